@@ -1,0 +1,60 @@
+"""Options of a stage as a frozen dataclass: one source for the flags, the TOML keys and the manifest.
+
+Floor 1: imports nothing of ours. Each stage declares its options beside its entry function:
+
+    @dataclass(frozen=True, kw_only=True)
+    class DedupeConfig(StageConfig):
+        val_fraction: float = option(0.01, "Share of captions in the validation split.", low=0, high=1)
+
+`pipeline.cli` makes a flag ``--val-fraction``, an environment variable and a TOML key of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002  (the word typer and click use)
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    runtime: bool = False,
+) -> Any:
+    """Declare a field of a config with its line of documentation.
+
+    `low` and `high` are inclusive bounds. `runtime` marks an option that changes how the work is
+    done and never what comes out (worker counts, ports): it stays out of the manifest.
+    """
+    metadata = {"help": help, "low": low, "high": high, "runtime": runtime}
+    if isinstance(default, (list, dict, set)):
+        raise TypeError("defaults of options are immutable: use a tuple")
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage is told."""
+
+    workspace: Path = option(Path("data"), "The dataset's folder.", runtime=True)
+
+
+def resolved(config: StageConfig) -> dict[str, Any]:
+    """What of a config decides the output, as JSON values: the `config` of a manifest."""
+    return {
+        field.name: _plain(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("runtime", False)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

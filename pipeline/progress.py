@@ -1,0 +1,21 @@
+"""How a stage tells how far it is, without knowing who listens. Floor 1: imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told now and then by a stage; the command line draws it, tests record it."""
+
+    def __call__(
+        self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        """`done` of `total` items (None: not known yet); `notes` are failures by reason, a loss…"""
+
+
+def no_progress(
+    done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+) -> None:
+    """Listen to nothing."""

@@ -1,0 +1,349 @@
+"""Reading and writing: the workspace, its lock, atomic files, manifests, hashes.
+
+Floor 2. Everything is written to a temporary name in the same folder, flushed, synced and renamed;
+a stage's manifest comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from pipeline.contracts import (
+    CONTRACT_VERSIONS,
+    WORKSPACE_VERSION,
+    Column,
+    FileEntry,
+    Manifest,
+)
+from pipeline.errors import ContractError, LockedError, StorageError, WorkspaceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST_NAME = "manifest.json"
+TEMPORARY_SUFFIX = ".partial"
+
+
+# --- Atomic files --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open `path` for writing so that it appears whole or not at all.
+
+    Raises StorageError when the disk is full or refuses.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: sorted keys, two spaces, a newline at the end."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def empty_folder(folder: Path) -> None:
+    """Leave `folder` there and empty: its manifest goes first, so that it counts as unfinished."""
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def storage_error(error: OSError, path: Path | str) -> StorageError:
+    """Say in a sentence what the system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"The disk is full: no room to write {path}. What was finished before is safe; "
+            "free some space and give the same command again."
+        )
+    return StorageError(f"Can't read or write {path}: {error.strerror or error}.")
+
+
+# --- Hashes --------------------------------------------------------------------------------------
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hash of `data`, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hash of a file's bytes, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entry(path: Path, root: Path, rows: int | None = None) -> FileEntry:
+    """Describe a finished file for a manifest; its path is relative to `root`."""
+    return FileEntry(
+        path=path.relative_to(root).as_posix(),
+        bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+        rows=rows,
+    )
+
+
+# --- Manifests -----------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Declare `folder` finished."""
+    write_json(folder / MANIFEST_NAME, dataclasses.asdict(manifest))
+
+
+def make_manifest(
+    contract: str,
+    *,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    counts: Mapping[str, int],
+    files: tuple[FileEntry, ...],
+    details: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Fill in a manifest of the current version of `contract`, its files sorted by path."""
+    return Manifest(
+        contract=contract,
+        version=CONTRACT_VERSIONS[contract],
+        config=config,
+        inputs=inputs,
+        counts=counts,
+        files=tuple(sorted(files, key=lambda entry: entry.path)),
+        details=details or {},
+    )
+
+
+def read_manifest(folder: Path, contract: str) -> Manifest:
+    """Read the manifest of a finished folder.
+
+    Raises ContractError where there is none, or where it belongs to another contract or version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ContractError(
+            f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
+        ) from None
+    except ValueError as error:
+        raise ContractError(f"{path} is not JSON ({error}). Run the stage that makes it again.") from error
+    found = (raw.get("contract"), raw.get("version"))
+    expected = (contract, CONTRACT_VERSIONS[contract])
+    if found != expected:
+        raise ContractError(
+            f"{path} holds contract {found[0]} version {found[1]}, expected {expected[0]} version "
+            f"{expected[1]}. Run the stage that makes it again with this version of the pipeline."
+        )
+    raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
+    return Manifest(**raw)
+
+
+def manifest_digest(folder: Path) -> str:
+    """The hash by which a later stage names this folder as its input."""
+    return sha256_file(folder / MANIFEST_NAME)
+
+
+def find_current(
+    folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> Manifest | None:
+    """The manifest of `folder` if it was made from just this config and these inputs, else None."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(folder, contract)
+    except ContractError:
+        return None
+    same = dict(manifest.config) == dict(config) and dict(manifest.inputs) == dict(inputs)
+    return manifest if same else None
+
+
+# --- Tables --------------------------------------------------------------------------------------
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of a table of `contracts`, each column's meaning in its metadata."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field(c.name, pa.type_for_alias(c.type), metadata={"doc": c.doc})
+            if not c.type.startswith("list<")
+            else pa.field(c.name, pa.list_(pa.type_for_alias(c.type[5:-1])), metadata={"doc": c.doc})
+            for c in columns
+        ]
+    )
+
+
+# --- The workspace -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One dataset's folder: the paths of `contracts`, nothing else.
+
+    `Workspace.open` makes or checks it; the constructor touches nothing.
+    """
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """Says that the folder is ours and which version wrote it."""
+        return self.root / "workspace.json"
+
+    @property
+    def raw(self) -> Path:
+        """The raw store: `ledger.sqlite` and `segments/`."""
+        return self.root / "raw"
+
+    @property
+    def ledger(self) -> Path:
+        """One row a URL."""
+        return self.raw / "ledger.sqlite"
+
+    @property
+    def segments(self) -> Path:
+        """The bytes as fetched, in append-only tars."""
+        return self.raw / "segments"
+
+    @property
+    def dedupe(self) -> Path:
+        """Kept, rejected and caption tables."""
+        return self.root / "dedupe"
+
+    def codec(self, name: str) -> Path:
+        """A codec trained here."""
+        return self.root / "codecs" / name
+
+    def tokenizer(self, name: str) -> Path:
+        """A tokenizer trained here."""
+        return self.root / "tokenizers" / name
+
+    def codes(self, codec: str, fingerprint: str) -> Path:
+        """Image codes of one codec; `fingerprint` is its full hash."""
+        return self.root / "codes" / f"{codec}-{fingerprint[:12]}"
+
+    def shards(self, name: str) -> Path:
+        """One set of WebDataset shards."""
+        return self.root / "shards" / name
+
+    def run(self, name: str) -> Path:
+        """One training run."""
+        return self.root / "runs" / name
+
+    def generated(self, name: str) -> Path:
+        """Pictures made from prompts."""
+        return self.root / "generated" / name
+
+    def open(self, source: str | None = None) -> Workspace:
+        """Check that this is a workspace; with `source` given, make it where nothing is yet.
+
+        Raises WorkspaceError for a folder that holds something else, another version or source.
+        """
+        if self.marker.exists():
+            _check_marker(self.marker, source)
+            return self
+        if source is None:
+            raise WorkspaceError(
+                f"{self.root} is not a workspace: no {self.marker.name} in it. "
+                "Begin with `pipeline scrape SOURCE --workspace DIR`, or give the right --workspace."
+            )
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise WorkspaceError(
+                f"{self.root} holds something that is not a workspace (no {self.marker.name}). "
+                "Nothing was touched; give an empty or a new folder as --workspace."
+            )
+        write_json(
+            self.marker,
+            {"format": "dalle-pipeline/workspace", "version": WORKSPACE_VERSION, "source": source},
+        )
+        return self
+
+
+def _check_marker(marker: Path, source: str | None) -> None:
+    try:
+        found = json.loads(marker.read_bytes())
+        if found["format"] != "dalle-pipeline/workspace":
+            raise ValueError("another format")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise WorkspaceError(
+            f"{marker} can't be read as the mark of a workspace ({error}). "
+            "Give another --workspace, or mend the file."
+        ) from error
+    if found["version"] != WORKSPACE_VERSION:
+        raise WorkspaceError(
+            f"{marker.parent} was written by workspace version {found['version']}, this pipeline reads "
+            f"version {WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
+        )
+    if source is not None and found["source"] != source:
+        raise WorkspaceError(
+            f"{marker.parent} belongs to the source {found['source']!r}, not {source!r}. "
+            "One workspace holds one source: give another --workspace."
+        )
+
+
+@contextlib.contextmanager
+def lock_workspace(root: Path, command: str) -> Iterator[None]:
+    """Hold the workspace alone; the lock goes with the process, however it ends.
+
+    Raises LockedError that names the process which holds it.
+    """
+    path = root / ".lock"
+    file = path.open("a+")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise LockedError(
+                f"{root} is in use by {holder}. Wait until it has finished, or stop it, "
+                "then give the command again."
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"`{command}` (process {os.getpid()} on {socket.gethostname()})")
+        file.flush()
+        yield
+    finally:
+        file.close()
