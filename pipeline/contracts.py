@@ -195,8 +195,9 @@ class FileEntry:
 class Manifest:
     """The last file a stage writes. A folder without it is unfinished.
 
-    `config` is the resolved config, `inputs` the sha256 of the manifests (or files) that this folder
-    was made from, by name; `counts` obey *rows in = kept + rejected + failed*.
+    `config` is the resolved config; `inputs` holds the `storage.input_digest` of each folder that this
+    one was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and
+    the sha256 of outside files by name; `counts` obey `COUNT_LAWS`.
     """
 
     contract: str
@@ -206,3 +207,20 @@ class Manifest:
     counts: Mapping[str, int]
     files: tuple[FileEntry, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CountLaw(NamedTuple):
+    """Rows in = the sum of what became of them: names of counts in a manifest."""
+
+    total: str
+    parts: tuple[str, ...]
+
+
+# What `pipeline verify` proves of the counts of each item stage.
+COUNT_LAWS: Mapping[str, CountLaw] = {
+    "raw": CountLaw("urls", URL_STATES),
+    "dedupe": CountLaw("rows", ("kept", "rejected", "failed")),
+    "codes": CountLaw("images", ("encoded", "failed")),
+    "shards": CountLaw("images", ("written", "rejected", "failed")),
+    "generated": CountLaw("images", ("written", "failed")),
+}

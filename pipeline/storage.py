@@ -183,6 +183,19 @@ def manifest_digest(folder: Path) -> str:
     return sha256_file(folder / MANIFEST_NAME)
 
 
+def input_digest(folder: Path) -> str:
+    """`manifest_digest`, or the order-independent `content` digest where the manifest gives one.
+
+    The raw store keeps images in the order in which they came, so its files differ between two crawls
+    that brought the same set. Raises ContractError where there is no manifest.
+    """
+    try:
+        details = json.loads((folder / MANIFEST_NAME).read_bytes())["details"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ContractError(f"{folder} has no readable {MANIFEST_NAME}.") from error
+    return str(details.get("content") or manifest_digest(folder))
+
+
 def find_current(
     folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:

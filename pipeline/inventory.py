@@ -1,0 +1,80 @@
+"""What stands in a workspace: every folder with a contract, its manifest, and what went stale. Floor 2.
+
+`verify`, `status` and the report look through this; it reads manifests and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.contracts import CONTRACT_VERSIONS, Manifest
+from pipeline.errors import ContractError
+from pipeline.storage import input_digest, read_manifest
+
+# Where the folders of each contract stand in a workspace, in the order of the road.
+_PLACES: tuple[tuple[str, str], ...] = (
+    ("raw", "raw"),
+    ("dedupe", "dedupe"),
+    ("tokenizer", "tokenizers/*"),
+    ("codec", "codecs/*"),
+    ("codes", "codes/*"),
+    ("shards", "shards/*"),
+    ("run", "runs/*"),
+    ("generated", "generated/*"),
+)
+assert {contract for contract, _ in _PLACES} == set(CONTRACT_VERSIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder that a stage wrote or is writing.
+
+    `manifest` is None where it is unfinished or unreadable, and `problem` then says why. `stale` names
+    the inputs that have changed since, by their path in the workspace.
+    """
+
+    contract: str
+    name: str
+    path: Path
+    manifest: Manifest | None
+    problem: str | None
+    stale: tuple[str, ...]
+
+
+def find_folders(root: Path) -> list[Folder]:
+    """All folders of the workspace `root` that belong to a contract, in the order of the road."""
+    found = []
+    for contract, pattern in _PLACES:
+        for path in sorted(root.glob(pattern)):
+            if path.is_dir():
+                found.append(_look_at(root, path, contract))
+    return found
+
+
+def _look_at(root: Path, path: Path, contract: str) -> Folder:
+    name = path.relative_to(root).as_posix()
+    try:
+        manifest = read_manifest(path, contract)
+    except ContractError as error:
+        return Folder(
+            contract=contract, name=name, path=path, manifest=None, problem=str(error), stale=()
+        )
+    stale = tuple(
+        source for source, digest in sorted(manifest.inputs.items())
+        if _changed(root, source, digest)
+    )
+    return Folder(
+        contract=contract, name=name, path=path, manifest=manifest, problem=None, stale=stale
+    )
+
+
+def _changed(root: Path, source: str, digest: str) -> bool:
+    """Whether the input named by its path in the workspace is another one now."""
+    folder = root / source
+    if not folder.is_dir():
+        return False  # an outside file, named for the record
+    try:
+        return input_digest(folder) != digest
+    except ContractError:
+        return True
