@@ -1,0 +1,188 @@
+"""Caption ⇄ URL: how the images of the DALL·E blog post are addressed.
+
+    {cdn}/samples/{section}/{key}_{rank}.png        an image
+    {cdn}/image_prompts/{section}.png               the picture that primed a section
+
+A base64 key is standard base64 of the caption's UTF-8 bytes with its padding, written into the
+path as it is. Its alphabet has `/`, which then looks like one more folder: `ab/cd_0.png`. Nothing
+escapes it, because that is the address a browser asks for; on the way back the slashes belong to
+the key if the whole decodes to a caption. Keys that are no base64 are percent-encoded whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+from pipeline.errors import SourceError
+from scrapers.source import KeyKind
+
+# nginx and most CDNs refuse a longer request line.
+MAX_URL_CHARS = 8_000
+RANKS = tuple(range(32))
+
+_BASE64 = re.compile(
+    r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
+)
+_HEX128 = re.compile(r"[0-9a-f]{32}")
+_UINT32 = re.compile(r"0|[1-9][0-9]{0,9}")
+_FILE = re.compile(
+    r"(?P<key>.*?)(?:_(?P<rank>0|[1-9][0-9]{0,5}))?\.(?P<suffix>png|jpe?g|webp)", re.S
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleUrl:
+    """An image's address, taken apart.
+
+    `cdn` is what stands above `samples/`; `rank` is None if the name ends in no number; `caption`
+    is what a base64 key says, None for other kinds of key.
+    """
+
+    cdn: str
+    section: str
+    key: str
+    kind: KeyKind
+    rank: int | None
+    caption: str | None
+    suffix: str = "png"
+
+    @property
+    def template(self) -> str:
+        """The address with `{rank}` left to fill in."""
+        rank = "" if self.rank is None else "_{rank}"
+        return _join(self.cdn, self.section, f"{_quote_key(self.key)}{rank}.{self.suffix}")
+
+    def url(self) -> str:
+        """The way back: the address, as `sample_url` would write it."""
+        head, _, tail = self.template.rpartition("{rank}")
+        return tail if self.rank is None else f"{head}{self.rank}{tail}"
+
+
+def base64_key(caption: str) -> str:
+    """The key of a caption in the sections whose keys can be computed."""
+    return base64.b64encode(caption.encode()).decode()
+
+
+def caption_of_key(key: str) -> str | None:
+    """The caption that a base64 key spells, None if it is no such key.
+
+    A key counts only if it is canonical base64 of UTF-8 without control characters: encoding the
+    caption gives it back. So a name of four letters is not taken for a caption.
+    """
+    if not _BASE64.fullmatch(key):
+        return None
+    try:
+        caption = base64.b64decode(key, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    is_text = caption and not _CONTROL.search(caption)
+    return caption if is_text and base64_key(caption) == key else None
+
+
+def key_kind(key: str) -> KeyKind:
+    """The kind of a key, told by its looks.
+
+    Hex digits and decimals come first: some of them are also valid base64 of some strange text.
+    """
+    if _HEX128.fullmatch(key):
+        return "hex128"
+    if _UINT32.fullmatch(key) and int(key) < 2**32:
+        return "uint32"
+    return "name" if caption_of_key(key) is None else "base64"
+
+
+def url_template(cdn: str, section: str, key: str) -> str:
+    """The address of a key's images, `{rank}` left to fill in.
+
+    Raises SourceError if the address is longer than servers accept.
+    """
+    template = _join(cdn, section, f"{_quote_key(key)}_{{rank}}.png")
+    if len(template) > MAX_URL_CHARS:
+        raise SourceError(
+            f"An image of section '{section}' would need an address of {len(template):,} "
+            f"characters; servers accept {MAX_URL_CHARS:,}. Leave out its caption, whose key starts "
+            f"'{key[:20]}'."
+        )
+    return template
+
+
+def sample_url(cdn: str, section: str, key: str, rank: int) -> str:
+    """The address of the image of this rank, `cdn` being the folder above `samples/`."""
+    return url_template(cdn, section, key).replace("{rank}", str(rank))
+
+
+def image_prompt_url(cdn: str, section: str) -> str:
+    """The address of the picture that primed a section."""
+    return f"{_quote_cdn(cdn)}/image_prompts/{quote(section, safe='')}.png"
+
+
+def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
+    """Take an image's address apart; None if it is not one.
+
+    Without `cdn` the section is what follows the last `/samples/`. Query and fragment are dropped.
+    Addresses that are too long, hold control characters, or whose section is no plain name (`..`, a
+    slash) are refused.
+    """
+    if len(url) > MAX_URL_CHARS or _UNSAFE.search(url):
+        return None
+    parts = _split(url, cdn=cdn)
+    if parts is None:
+        return None
+    found_cdn, section, file = parts
+    match = _FILE.fullmatch(unquote(file))
+    if match is None or not match["key"] or not is_plain_name(section):
+        return None
+    key, kind = match["key"], key_kind(match["key"])
+    if "/" in file and kind != "base64":
+        return None
+    return SampleUrl(
+        cdn=found_cdn,
+        section=section,
+        key=key,
+        kind=kind,
+        rank=None if match["rank"] is None else int(match["rank"]),
+        caption=caption_of_key(key) if kind == "base64" else None,
+        suffix=match["suffix"],
+    )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a section's name is one folder: printable, no slash, no `.` or `..`, not too long."""
+    return 0 < len(name) <= 200 and name.isprintable() and "/" not in name and name.strip(".") != ""
+
+
+def _split(url: str, *, cdn: str | None) -> tuple[str, str, str] | None:
+    """(what stands above `samples/`, section, the rest), None if the address has no such parts."""
+    try:
+        address = urlsplit(url)
+    except ValueError:  # '[' with no ']' in the host
+        return None
+    path = address.path
+    if cdn is None:
+        above, _, below = path.rpartition("/samples/")
+    else:
+        above = urlsplit(cdn).path.rstrip("/")
+        below = path[len(above) + 9 :] if path.startswith(f"{above}/samples/") else ""
+    section, slash, file = below.partition("/")
+    if not slash:
+        return None
+    origin = f"{address.scheme}://{address.netloc}" if address.netloc else ""
+    return origin + above, unquote(section), file
+
+
+def _join(cdn: str, section: str, file: str) -> str:
+    return f"{_quote_cdn(cdn)}/samples/{quote(section, safe='')}/{file}"
+
+
+def _quote_cdn(cdn: str) -> str:
+    return cdn.rstrip("/").replace("{", "%7B").replace("}", "%7D")
+
+
+def _quote_key(key: str) -> str:
+    return quote(key, safe="") if caption_of_key(key) is None else key
