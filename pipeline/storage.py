@@ -124,6 +124,24 @@ def file_entry(path: Path, root: Path, rows: int | None = None) -> FileEntry:
     )
 
 
+def read_slice(path: Path, *, offset: int, length: int) -> bytes:
+    """`length` bytes of a file from `offset`: an image in a segment.
+
+    Raises ContractError that names the file where it is missing or shorter than that.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(length)
+    except FileNotFoundError:
+        raise ContractError(f"{path} is gone, and a table says that images lie in it.") from None
+    if len(data) != length:
+        raise ContractError(
+            f"{path} ends before byte {offset + length}, where a table says that an image lies."
+        )
+    return data
+
+
 # --- Manifests -----------------------------------------------------------------------------------
 
 
