@@ -1,0 +1,1 @@
+"""Caption table → a byte-pair tokenizer of its own."""

@@ -1,0 +1,17 @@
+"""Options of `pipeline train-tokenizer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config import StageConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizerConfig(StageConfig):
+    """What `train_tokenizer.run` is told."""
+
+    name: str = option("bpe", "Name of the tokenizer: tokenizers/NAME in the workspace.")
+    vocab_size: int = option(
+        2048, "Ids at most, padding and the 256 bytes among them.", low=257, high=65536
+    )

@@ -1,0 +1,86 @@
+"""dedupe/captions.parquet → tokenizers/NAME/tokenizer.json: a byte-level BPE of the training captions.
+
+Only captions of the training split are learnt from. The same captions and options give the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+
+from pipeline.config import resolved
+from pipeline.contracts import StageReport
+from pipeline.errors import ContractError
+from pipeline.models.text import TOKENIZER_FILE, train_bpe
+from pipeline.progress import Progress, no_progress
+from pipeline.storage import (
+    Workspace,
+    empty_folder,
+    file_entry,
+    find_current,
+    make_manifest,
+    manifest_digest,
+    read_manifest,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.train_tokenizer.config import TrainTokenizerConfig
+
+
+def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> StageReport:
+    """Train the tokenizer and write its folder; nothing to do if captions and options are the same.
+
+    Raises ContractError where dedupe has not finished, or left no training caption.
+    """
+    workspace = Workspace(config.workspace)
+    folder = workspace.tokenizer(config.name)
+    read_manifest(workspace.dedupe, "dedupe")
+    inputs = {"dedupe": manifest_digest(workspace.dedupe)}
+    plan = resolved(config)
+    current = find_current(folder, "tokenizer", config=plan, inputs=inputs)
+    outputs = (str(folder),)
+    if current is not None:
+        return StageReport(
+            stage="train-tokenizer",
+            outcome="unchanged",
+            counts=current.counts,
+            outputs=outputs,
+            details=current.details,
+        )
+    captions = _training_captions(workspace)
+    progress(0, len(captions), None)
+    tokenizer = train_bpe(captions, config.vocab_size)
+    empty_folder(folder)
+    write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
+    counts = {"captions": len(captions), "vocab_size": tokenizer.vocab_size}
+    details = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
+    files = (file_entry(folder / TOKENIZER_FILE, folder),)
+    write_manifest(
+        folder,
+        make_manifest(
+            "tokenizer", config=plan, inputs=inputs, counts=counts, files=files, details=details
+        ),
+    )
+    progress(len(captions), len(captions), None)
+    return StageReport(
+        stage="train-tokenizer",
+        outcome="done",
+        counts=counts,
+        outputs=outputs,
+        details=details,
+    )
+
+
+def _training_captions(workspace: Workspace) -> list[str]:
+    """Captions of the training split, in the table's order."""
+    path = workspace.dedupe / "captions.parquet"
+    try:
+        table = pq.read_table(path, columns=["caption", "split"], filters=[("split", "=", "train")])
+    except (OSError, KeyError, ValueError) as error:
+        raise ContractError(
+            f"{path} can't be read ({error}). Run `pipeline dedupe` again."
+        ) from error
+    captions: list[str] = table.column("caption").to_pylist()
+    if not captions:
+        raise ContractError(f"{path} has no caption in the training split: nothing to learn from.")
+    return captions

@@ -1,0 +1,36 @@
+"""One-dimensional `.npy` members with little work: the header is the same for a whole dataset.
+
+Format: NEP 1, version 1.0, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+
+import numpy as np
+import numpy.typing as npt
+
+
+@functools.lru_cache(maxsize=64)
+def npy_header(dtype: str, length: int) -> bytes:
+    """The bytes before the data of an array [length] of a little-endian `dtype` such as `<u2`."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(length, dtype=dtype), allow_pickle=False)
+    return file.getvalue()[: -length * np.dtype(dtype).itemsize]
+
+
+def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
+    """An array [length ≥ 1] as the bytes of an `.npy` file."""
+    return npy_header(array.dtype.str, len(array)) + array.tobytes()
+
+
+def decode_npy(data: bytes) -> npt.NDArray[np.generic]:
+    """The array in the bytes of an `.npy` file; pickles are refused with ValueError."""
+    array: npt.NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def smallest_dtype(values: int) -> str:
+    """The dtype for ids 0..values-1: `<u2` up to 65,536 of them, else `<i4`."""
+    return "<u2" if values <= 1 << 16 else "<i4"

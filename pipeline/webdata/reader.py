@@ -1,0 +1,237 @@
+"""Reading shards: maps each tar and gathers token ids and codes by row, in any order.
+
+Reads `index.json`, the tars it lists and their tables of offsets; numpy only. A row is a sample's
+place in its split, counted through the shards in the order of the index.
+
+Legend: B batch size of one rank, T text_seq_len, N num_codes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contracts import Split
+from pipeline.errors import ContractError
+from pipeline.storage import sha256_file, storage_error
+from pipeline.webdata.index import IMAGE_MEMBER, ShardEntry, ShardIndex, read_index
+from pipeline.webdata.npy import npy_header
+from pipeline.webdata.order import cut_batches, permute
+from pipeline.webdata.tar import BLOCK
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids int32 [B, T], codes int32 [B, N] and the rows int64 [B] they come from."""
+
+    tokens_BT: npt.NDArray[np.int32]
+    codes_BN: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All of one sample; `image` is None where the shards carry no pictures."""
+
+    key: str
+    caption: str
+    record: dict[str, Any]
+    tokens: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.int32]
+    image: bytes | None
+
+
+class ShardReader:
+    """The samples of one split of `folder`.
+
+    Every file is checked against the index when the reader opens: its size, and with `check_hashes`
+    its sha256 (reads everything once, about 1.5 GB/s; other ranks of a run may leave it to the
+    first). Raises ContractError that names a file which is missing, cut short or changed; with
+    `skip_corrupt` such shards are left out, logged, and counted in `skipped` (file name → samples).
+    """
+
+    index: ShardIndex
+    skipped: dict[str, int]
+
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        *,
+        skip_corrupt: bool = False,
+        check_hashes: bool = True,
+    ) -> None:
+        self.folder = folder
+        self.split = split
+        self.index = read_index(folder)
+        self.skipped = {}
+        self._entries = self._whole_shards(skip_corrupt=skip_corrupt, check_hashes=check_hashes)
+        self._maps: dict[int, memoryview] = {}
+        self._load_offsets()
+
+    def __len__(self) -> int:
+        return len(self._shard_of_row)
+
+    def gather(self, rows: npt.ArrayLike) -> Batch:
+        """Token ids and codes of `rows`, in their order; any integers in 0..len-1."""
+        rows = np.asarray(rows, dtype=np.int64)
+        tokens = bytearray(len(rows) * self._tokens_bytes)
+        codes = bytearray(len(rows) * self._codes_bytes)
+        tokens_view, codes_view = memoryview(tokens), memoryview(codes)
+        tokens_at = codes_at = 0
+        for shard, tokens_offset, codes_offset in zip(
+            self._shard_of_row[rows].tolist(),
+            self._tokens_offset[rows].tolist(),
+            self._codes_offset[rows].tolist(),
+            strict=True,
+        ):
+            data = self._maps.get(shard) or self._map(shard)
+            tokens_end, codes_end = tokens_at + self._tokens_bytes, codes_at + self._codes_bytes
+            tokens_view[tokens_at:tokens_end] = data[
+                tokens_offset : tokens_offset + self._tokens_bytes
+            ]
+            codes_view[codes_at:codes_end] = data[codes_offset : codes_offset + self._codes_bytes]
+            tokens_at, codes_at = tokens_end, codes_end
+        shape = (len(rows), -1)
+        return Batch(
+            np.frombuffer(tokens, self.index.tokens_dtype).reshape(shape).astype(np.int32),
+            np.frombuffer(codes, self.index.codes_dtype).reshape(shape).astype(np.int32),
+            rows,
+        )
+
+    def sample(self, row: int) -> Sample:
+        """Everything about one row: key, caption, record, token ids, codes, picture if there is one."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        shard = int(self._shard_of_row[row])
+        table = self._table(self._entries[shard])[row - int(self._first_row[shard])]
+        data = self._maps.get(shard) or self._map(shard)
+        parts = {
+            member: bytes(data[offset : offset + size])
+            for member, (offset, size) in zip(self.index.members, table.tolist(), strict=True)
+            if offset
+        }
+        header = bytes(data[int(table[0, 0]) - BLOCK : int(table[0, 0])])
+        batch = self.gather(np.array([row]))
+        return Sample(
+            key=header[:100].rstrip(b"\0").decode().split(".")[0],
+            caption=parts["txt"].decode(),
+            record=json.loads(parts["json"]),
+            tokens=batch.tokens_BT[0],
+            codes=batch.codes_BN[0],
+            image=parts.get(IMAGE_MEMBER),
+        )
+
+    def order(self, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The rows shuffled for one epoch: the same for every rank and every number of ranks."""
+        return permute(len(self), seed=seed, epoch=epoch)
+
+    def batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+    ) -> Iterator[Batch]:
+        """One epoch for one rank: its slice of consecutive global batches of the epoch's order.
+
+        `start` is how many samples of the order all ranks together have consumed: a run goes on
+        exactly there, under any other `batch_size` and `world_size`. With `drop_last` a last global
+        batch that is not full is left out, else it is shared out evenly.
+        """
+        order = self.order(seed=seed, epoch=epoch)
+        for rows in cut_batches(
+            order,
+            batch_size=batch_size,
+            start=start,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+        ):
+            yield self.gather(rows)
+
+    def _whole_shards(self, *, skip_corrupt: bool, check_hashes: bool) -> list[ShardEntry]:
+        """The shards that are what the index says."""
+        entries = self.index.shards[self.split]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            faults = list(pool.map(lambda entry: self._fault(entry, check_hashes), entries))
+        for entry, fault in zip(entries, faults, strict=True):
+            if fault and not skip_corrupt:
+                raise ContractError(
+                    f"{fault} Run `pipeline shard` again, or leave such shards out (skip corrupt)."
+                )
+            if fault:
+                self.skipped[entry.url] = entry.nsamples
+                logger.warning("Left out %s with %d samples: %s", entry.url, entry.nsamples, fault)
+        return [entry for entry, fault in zip(entries, faults, strict=True) if not fault]
+
+    def _fault(self, entry: ShardEntry, check_hashes: bool) -> str | None:
+        for name, size, sha256 in (
+            (entry.table, entry.table_bytes, entry.table_sha256),
+            (entry.url, entry.filesize, entry.sha256),
+        ):
+            path = self.folder / name
+            try:
+                found = path.stat().st_size
+                if found != size:
+                    return f"{path} has {found} bytes, its index expects {size}."
+                if (check_hashes or name == entry.table) and sha256_file(path) != sha256:
+                    return f"{path} is not the file that its index describes (sha256 differs)."
+            except OSError as error:
+                return f"{path} can't be read: {error.strerror}."
+        return None
+
+    def _table(self, entry: ShardEntry) -> npt.NDArray[np.int64]:
+        table: npt.NDArray[np.int64] = np.load(self.folder / entry.table, allow_pickle=False)
+        return table
+
+    def _load_offsets(self) -> None:
+        """Keep per row: its shard, and where its ids and codes start, after their npy headers."""
+        index = self.index
+        self._tokens_bytes = index.text_seq_len * np.dtype(index.tokens_dtype).itemsize
+        self._codes_bytes = index.num_codes * np.dtype(index.codes_dtype).itemsize
+        counts = np.array([entry.nsamples for entry in self._entries], dtype=np.int64)
+        self._first_row = np.cumsum(counts) - counts
+        self._shard_of_row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        tokens_head = len(npy_header(index.tokens_dtype, index.text_seq_len))
+        codes_head = len(npy_header(index.codes_dtype, index.num_codes))
+        self._tokens_offset = self._offsets("tokens.npy", tokens_head, self._tokens_bytes)
+        self._codes_offset = self._offsets("codes.npy", codes_head, self._codes_bytes)
+
+    def _offsets(self, member: str, head: int, data_bytes: int) -> npt.NDArray[np.int64]:
+        column = self.index.members.index(member)
+        parts = [np.zeros(0, np.int64)]
+        for entry in self._entries:
+            table = self._table(entry)[:, column]
+            if len(table) != entry.nsamples or (table[:, 1] != head + data_bytes).any():
+                raise ContractError(
+                    f"{self.folder / entry.table} does not describe {entry.nsamples} members "
+                    f"{member} of {head + data_bytes} bytes. Run `pipeline shard` again."
+                )
+            parts.append(table[:, 0] + head)
+        return np.concatenate(parts)
+
+    def _map(self, shard: int) -> memoryview:
+        path = self.folder / self._entries[shard].url
+        try:
+            with path.open("rb") as file:
+                view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise storage_error(error, path) from error
+        self._maps[shard] = view
+        return view

@@ -1,0 +1,156 @@
+"""Writing one shard: a plain ustar file whose bytes depend on its samples alone.
+
+Every member is one 512-byte header and its data rounded up to 512 bytes: no pax headers (they cost
+1 kB a member), time, owner and group 0, mode 0644. Beside `NNNNNN.tar` lies `NNNNNN.idx.npy`, an
+int64 array [samples, members, 2] of (offset of the data in the tar, bytes), its columns in the order
+of `index.json`'s `members`; (0, 0) where a sample lacks the member. With it a reader maps the tar
+and gathers without parsing a header.
+
+Format: POSIX.1-1988 ustar, https://www.gnu.org/software/tar/manual/html_node/Standard.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import ContractError
+from pipeline.storage import atomic_write
+
+BLOCK = 512
+MAX_MEMBER_BYTES = 8**11 - 1
+_END = b"\0" * (2 * BLOCK)
+_FLUSH_BYTES = 1 << 20
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
+_MODE_OWNER = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"00000000000\0"
+_REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 64 + b"0000000\0" * 2 + b"\0" * 167
+
+
+def is_key(key: str) -> bool:
+    """Whether `key` can name a sample: 1..80 of A-Z a-z 0-9 _ -; a dot would split it, a slash nest it."""
+    return _KEY.fullmatch(key) is not None
+
+
+def member_bytes(size: int) -> int:
+    """Bytes that a member with `size` bytes of data takes in a tar."""
+    return BLOCK + size + -size % BLOCK
+
+
+def tar_bytes(payload: int) -> int:
+    """Bytes of a finished tar whose members take `payload` bytes."""
+    return payload + len(_END)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _size_field(size: int) -> tuple[bytes, int, bytes]:
+    """The octal size, the header's checksum without its name, and the padding after the data."""
+    if size > MAX_MEMBER_BYTES:
+        raise ContractError(f"A member of {size} bytes: ustar holds at most {MAX_MEMBER_BYTES}.")
+    field = b"%011o\0" % size
+    checksum = sum(_MODE_OWNER) + sum(field) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
+    return field, checksum, b"\0" * (-size % BLOCK)
+
+
+class ShardWriter:
+    """Appends samples to one tar and keeps its hash and its table of offsets.
+
+    `columns` is how many members a sample has at most. Use `open_shard`, which writes atomically.
+    """
+
+    def __init__(self, file: IO[bytes], columns: int) -> None:
+        self._file = file
+        self._columns = columns
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._hash = hashlib.sha256()
+        self._offsets: list[int] = []
+        self._keys: set[str] = set()
+        self.bytes = 0
+
+    @property
+    def samples(self) -> int:
+        """Samples added."""
+        return len(self._keys)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the finished tar."""
+        return self._hash.hexdigest()
+
+    @property
+    def table(self) -> npt.NDArray[np.int64]:
+        """Offsets and bytes [samples, members, 2]."""
+        return np.array(self._offsets, dtype=np.int64).reshape(-1, self._columns, 2)
+
+    def add(self, key: str, members: Sequence[tuple[str, bytes]]) -> None:
+        """Append a sample: pairs of (extension, data), one for each column from the first on.
+
+        Raises ContractError for a key that can't name members, or that the shard has already.
+        """
+        if not is_key(key):
+            raise ContractError(
+                f"The key {key!r} can't name a sample: 1 to 80 letters, digits, _ and - were expected."
+            )
+        if key in self._keys:
+            raise ContractError(f"Two samples with the key {key!r}: a key names one sample.")
+        self._keys.add(key)
+        parts = self._pending
+        start = end = self.bytes
+        for extension, data in members:
+            name = f"{key}.{extension}".encode()
+            size = len(data)
+            field, checksum, padding = _size_field(size)
+            parts += (
+                name.ljust(100, b"\0") + _MODE_OWNER + field + _TIME,
+                b"%06o\0 " % (checksum + sum(name)) + _REST,
+                data,
+                padding,
+            )
+            self._offsets += (end + BLOCK, size)
+            end += BLOCK + size + len(padding)
+        self._offsets += (0, 0) * (self._columns - len(members))
+        self.bytes = end
+        self._pending_bytes += end - start
+        if self._pending_bytes >= _FLUSH_BYTES:
+            self._flush()
+
+    def finish(self) -> None:
+        """Write the two empty blocks that end an archive."""
+        self._pending.append(_END)
+        self.bytes += len(_END)
+        self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._pending)
+        self._hash.update(data)
+        self._file.write(data)
+        self._pending.clear()
+        self._pending_bytes = 0
+
+
+def table_path(tar: Path) -> Path:
+    """Where the table of offsets of a tar lies."""
+    return tar.with_suffix(".idx.npy")
+
+
+@contextlib.contextmanager
+def open_shard(path: Path, columns: int) -> Iterator[ShardWriter]:
+    """Write the tar `path` and its table so that both appear whole, the tar last.
+
+    Raises StorageError when the disk is full or refuses; nothing half-written stays then.
+    """
+    with atomic_write(path) as file:
+        writer = ShardWriter(file, columns)
+        yield writer
+        writer.finish()
+        with atomic_write(table_path(path)) as table_file:
+            np.save(table_file, writer.table, allow_pickle=False)
