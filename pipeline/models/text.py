@@ -97,8 +97,8 @@ def load_tokenizer(spec: str | Path) -> TextTokenizer:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"The tokenizer {path} can't be read: {error.strerror}. Give a tokenizers JSON as hf:FILE, "
-            "or make one with `pipeline train-tokenizer`."
+            f"The tokenizer {path} can't be read: {error.strerror}. "
+            "Give a tokenizers JSON as hf:FILE, or make one with `pipeline train-tokenizer`."
         ) from error
     return TextTokenizer(data, str(path))
 

@@ -1,4 +1,4 @@
-"""dedupe/captions.parquet → tokenizers/NAME/tokenizer.json: a byte-level BPE of the training captions.
+"""dedupe/captions.parquet → tokenizers/NAME/tokenizer.json: a byte-level BPE of the captions.
 
 Only captions of the training split are learnt from. The same captions and options give the same
 bytes.
@@ -18,8 +18,8 @@ from pipeline.storage import (
     empty_folder,
     file_entry,
     find_current,
+    input_digest,
     make_manifest,
-    manifest_digest,
     read_manifest,
     write_bytes,
     write_manifest,
@@ -35,7 +35,7 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
     workspace = Workspace(config.workspace)
     folder = workspace.tokenizer(config.name)
     read_manifest(workspace.dedupe, "dedupe")
-    inputs = {"dedupe": manifest_digest(workspace.dedupe)}
+    inputs = {"dedupe": input_digest(workspace.dedupe)}
     plan = resolved(config)
     current = find_current(folder, "tokenizer", config=plan, inputs=inputs)
     outputs = (str(folder),)

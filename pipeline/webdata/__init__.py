@@ -1,1 +1,1 @@
-"""The shard format: plain ustar files of samples, a table of offsets beside each, an index, a reader."""
+"""The shard format: plain ustar files, a table of offsets beside each, an index, a reader."""

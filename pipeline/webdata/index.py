@@ -1,8 +1,8 @@
 """`index.json`: what a set of shards holds, and how to know that it is whole.
 
 A JSON object that `wids` reads too (`wids_version`, `shardlist`: the training shards); validation
-shards stand in `shardlist_val`. Written after all shards; it lists each tar and its table of offsets
-with bytes and sha256.
+shards stand in `shardlist_val`. Written after all shards; it lists each tar and its table of
+offsets with bytes and sha256.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.errors import ContractError
 from pipeline.storage import write_json
 
 INDEX_NAME = "index.json"
+FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACT_VERSIONS["shards"]}
 IMAGE_MEMBER = "image"
 _LISTS: Mapping[Split, str] = {"train": "shardlist", "val": "shardlist_val"}
 
@@ -60,8 +61,9 @@ class ShardEntry:
 class ShardIndex:
     """What a reader must know before it opens a shard.
 
-    `grid` is (rows, columns) of a picture's codes, rows × columns = `num_codes`; `members` names the
-    columns of the tables of offsets, where `image` stands for png, jpg…; dtypes are numpy's names.
+    `grid` is (rows, columns) of a picture's codes, rows × columns = `num_codes`; `members` names
+    the columns of the tables of offsets, where `image` stands for png, jpg…; dtypes are numpy's.
+    `lineage` is a hash of all that decides a sample's bytes beside the sample itself.
     """
 
     name: str
@@ -88,11 +90,7 @@ def write_index(folder: Path, index: ShardIndex) -> None:
     """Write `index.json` atomically; the shards it lists must be there already."""
     body = asdict(index)
     shards = body.pop("shards")
-    head = {
-        "wids_version": 1,
-        "format": "dalle-pipeline/shards",
-        "version": CONTRACT_VERSIONS["shards"],
-    }
+    head = {"wids_version": 1, **FORMAT}
     lists = {_LISTS[split]: list(shards[split]) for split in SPLITS}
     write_json(folder / INDEX_NAME, {**head, **body, **lists, "samples": index.samples})
 
@@ -105,19 +103,17 @@ def read_index(folder: Path) -> ShardIndex:
     path = folder / INDEX_NAME
     try:
         raw = json.loads(path.read_bytes())
-        if (
-            raw["format"] != "dalle-pipeline/shards"
-            or raw["version"] != CONTRACT_VERSIONS["shards"]
-        ):
+        if {name: raw[name] for name in FORMAT} != FORMAT:
             raise ValueError(f"format {raw['format']!r} version {raw['version']!r}")
         return _parse(raw)
     except (FileNotFoundError, NotADirectoryError):
         raise ContractError(
-            f"{folder} has no {INDEX_NAME}: these are no finished shards. Run `pipeline shard` first."
+            f"{folder} has no {INDEX_NAME}: no finished shards are there. Run `pipeline shard` first."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ContractError(
-            f"{path} is not an index of this version of the pipeline ({error!r}). Run `pipeline shard`."
+            f"{path} is not an index of this version of the pipeline ({error!r}). "
+            "Run `pipeline shard` again."
         ) from error
 
 

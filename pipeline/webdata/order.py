@@ -42,8 +42,8 @@ def cut_batches(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """This rank's slice [B] of each global batch of `batch_size` × `world_size` rows after `start`.
 
-    Without `drop_last` the last global batch is shared out evenly, ranks from 0 on first: slices may
-    differ by one row, and be empty when fewer rows than ranks remain.
+    Without `drop_last` the last global batch is shared out evenly, ranks from 0 on first: slices
+    may differ by one row, and be empty when fewer rows than ranks remain.
     """
     whole = batch_size * world_size
     for begin in range(start, len(order_N), whole):

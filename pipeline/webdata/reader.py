@@ -111,7 +111,7 @@ class ShardReader:
         )
 
     def sample(self, row: int) -> Sample:
-        """Everything about one row: key, caption, record, token ids, codes, picture if there is one."""
+        """Everything about one row: key, caption, record, ids, codes, the picture if there is one."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         shard = int(self._shard_of_row[row])

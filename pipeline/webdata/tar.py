@@ -2,9 +2,9 @@
 
 Every member is one 512-byte header and its data rounded up to 512 bytes: no pax headers (they cost
 1 kB a member), time, owner and group 0, mode 0644. Beside `NNNNNN.tar` lies `NNNNNN.idx.npy`, an
-int64 array [samples, members, 2] of (offset of the data in the tar, bytes), its columns in the order
-of `index.json`'s `members`; (0, 0) where a sample lacks the member. With it a reader maps the tar
-and gathers without parsing a header.
+int64 array [samples, members, 2] of (offset of the data in the tar, bytes), its columns in the
+order of `index.json`'s `members`; (0, 0) where a sample lacks the member. With it a reader maps the
+tar and gathers without parsing a header.
 
 Format: POSIX.1-1988 ustar, https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
@@ -36,7 +36,7 @@ _REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 64 + b"0000000\0" * 2 
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` can name a sample: 1..80 of A-Z a-z 0-9 _ -; a dot would split it, a slash nest it."""
+    """Whether `key` can name a sample: 1..80 of A-Z a-z 0-9 _ -, for a dot would split its name."""
     return _KEY.fullmatch(key) is not None
 
 
@@ -98,7 +98,7 @@ class ShardWriter:
         """
         if not is_key(key):
             raise ContractError(
-                f"The key {key!r} can't name a sample: 1 to 80 letters, digits, _ and - were expected."
+                f"The key {key!r} can't name a sample: expected 1 to 80 letters, digits, _ and -."
             )
         if key in self._keys:
             raise ContractError(f"Two samples with the key {key!r}: a key names one sample.")
