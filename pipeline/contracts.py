@@ -160,6 +160,9 @@ SHARD_MEMBERS: tuple[str, ...] = ("txt", "json", "tokens.npy", "codes.npy")
 # Id 0 is padding in every tokenizer of ours, as in DALLE-pytorch.
 PADDING_ID = 0
 
+# What a command may leave in a workspace for the report: a list of {"value": …, "label": …}.
+MEASUREMENTS = "measurements.json"
+
 # --- Reports and manifests -----------------------------------------------------------------------
 
 Outcome = Literal["done", "unchanged", "incomplete"]
