@@ -1,0 +1,202 @@
+"""The command line: one command a stage, and the few that look at or chain them. Floor 5.
+
+Exit codes: 0 done, 1 a stage failed, 2 wrong usage, 3 done but incomplete (failed items remain),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.cli_options import Common, build, configure_stage, options_of, use_preset, with_signature
+from pipeline.config import StageConfig
+from pipeline.console import Screen
+from pipeline.contracts import StageReport
+from pipeline.demo import DemoConfig, run_demo
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.road import Call, RunConfig, run_road
+from pipeline.stages import STAGES, Stage, default_workspace, load_door
+from pipeline.status import StatusConfig, show_status
+from pipeline.storage import Workspace, lock_workspace, storage_error
+from pipeline.verify import VerifyConfig, show_verify
+from scrapers.dalleblog.replica.config import ReplicaServeConfig
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    name="pipeline",
+    help="Bring an image–caption dataset home, prepare it, and train a DALL·E on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"dalle-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Bring an image–caption dataset home, prepare it, and train a DALL·E on it."""
+
+
+# --- How every command runs ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
+    """Turn what goes wrong into one sentence and an exit code."""
+    try:
+        with _termination_as_interrupt():
+            yield
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        screen.fail("stopped. What was finished is kept; give the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        _fail(error, screen, common, command)
+
+
+def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoReturn:
+    known: Exception = storage_error(error, error.filename or "a file") if (
+        isinstance(error, OSError)
+    ) else error
+    if common.debug:
+        logging.getLogger("pipeline").error("traceback", exc_info=error)
+    if isinstance(known, PipelineError):
+        screen.fail(str(known))
+    else:
+        screen.fail(
+            f"{type(error).__name__}: {error}. This is not an error we know: run the command with "
+            "--debug and report what it prints."
+        )
+    screen.emit(
+        {
+            "stage": command,
+            "outcome": "failed",
+            "error": {"type": type(known).__name__, "message": str(known)},
+        }
+    )
+    raise typer.Exit(EXIT_USAGE if isinstance(known, ConfigError) else EXIT_FAILED) from error
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a stage as cleanly as Ctrl-C does."""
+
+    def interrupt(signum: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _set_up_logging(common: Common) -> None:
+    level = logging.DEBUG if common.debug else logging.ERROR if common.quiet else logging.WARNING
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def _exit_with(report: StageReport, screen: Screen) -> None:
+    screen.report(report)
+    screen.emit(report.as_dict())
+    if report.outcome == "incomplete":
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _command(
+    name: str,
+    config: type[Any],
+    body: Callable[[Any, Call], StageReport | None],
+    *,
+    help: str,  # noqa: A002
+    arguments: tuple[str, ...] = (),
+) -> None:
+    """Add a command whose options are the fields of `config`."""
+
+    def function(ctx: typer.Context, **values: Any) -> None:
+        common = Common(json=values["json"], quiet=values["quiet"], debug=values["debug"])
+        screen = Screen(json_mode=common.json, quiet=common.quiet)
+        _set_up_logging(common)
+        with _explained(screen, common, name):
+            if values.get("workspace") is None:
+                values["workspace"] = default_workspace(values.get("source") or "dalleblog")
+            call = Call(
+                screen=screen,
+                configure=functools.partial(configure_stage, ctx),
+                use_preset=functools.partial(use_preset, ctx),
+            )
+            report = body(build(config, values), call)
+            if report is not None:
+                _exit_with(report, screen)
+
+    parameters = options_of(name, config, arguments=arguments)
+    app.command(name, help=help)(with_signature(function, name, parameters))
+
+
+# --- The stages ----------------------------------------------------------------------------------
+
+
+def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
+    def body(config: StageConfig, call: Call) -> StageReport:
+        source = getattr(config, "source", None) if stage.name == "scrape" else None
+        root = Workspace(config.workspace).open(source=source).root
+        with (
+            lock_workspace(root, f"pipeline {stage.name}"),
+            call.screen.progress(stage.name) as progress,
+        ):
+            return stage.run(config, progress)
+
+    return body
+
+
+_POSITIONAL: dict[str, tuple[str, ...]] = {"scrape": ("source",), "generate": ("prompts",)}
+
+for _stage in STAGES.values():
+    _command(
+        _stage.name,
+        _stage.config,
+        _stage_body(_stage),
+        help=_stage.help,
+        arguments=_POSITIONAL.get(_stage.name, ()),
+    )
+
+
+# --- Chaining and looking ------------------------------------------------------------------------
+
+
+def _replica_body(config: ReplicaServeConfig, call: Call) -> None:
+    def announce(address: str) -> None:
+        call.screen.say(f"The replica stands at {address} (Ctrl-C ends it).")
+        call.screen.emit({"address": address})
+
+    load_door("scrapers.dalleblog.replica.server:run_forever")(config, announce)  # type: ignore[arg-type]
+
+
+_command("run", RunConfig, run_road, help="All stages in order, each skipped when unchanged.", arguments=("source",))
+_command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
+_command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
+_command("demo", DemoConfig, run_demo, help="The whole road on a small replica of the blog, with a report.")
+_command("replica", ReplicaServeConfig, _replica_body, help="Serve a local stand-in for the blog and its CDN.")

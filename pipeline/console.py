@@ -1,0 +1,157 @@
+"""What the command line shows: progress, reports, errors. Floor 5; the only place that prints.
+
+With ``--json`` the last line on stdout is the report as one JSON object and everything else goes to
+stderr; with ``--quiet`` only errors are shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.contracts import StageReport
+from pipeline.progress import Progress, no_progress
+
+PLAIN_LINE_EVERY_S = 5.0
+
+
+class Screen:
+    """Where a command prints; one per command."""
+
+    def __init__(self, *, json_mode: bool = False, quiet: bool = False) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self.out = Console(stderr=json_mode, quiet=quiet, highlight=False, soft_wrap=True)
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print a line for a person."""
+        self.out.print(text, markup=False)
+
+    def fail(self, message: str) -> None:
+        """Print an error in one sentence."""
+        self.errors.print(f"Error: {message}", style="red", markup=False)
+
+    def emit(self, value: Mapping[str, Any]) -> None:
+        """Print the JSON line, if asked for."""
+        if self.json_mode:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.flush()
+
+    def report(self, report: StageReport) -> None:
+        """Show what a stage did."""
+        counts = ", ".join(f"{name} {number:,}" for name, number in report.counts.items() if number)
+        words = {
+            "done": "done",
+            "unchanged": "nothing to do: inputs and config are unchanged",
+            "incomplete": "done, but incomplete: failed items remain",
+        }
+        line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
+        self.say(f"{line} ({counts})" if counts else line)
+        for output in report.outputs:
+            self.say(f"  → {output}")
+
+    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+        """Show rows under headings; numbers stand at the right."""
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+            table.add_column(column, justify="right" if numeric else "left")
+        for row in rows:
+            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        self.out.print(table)
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """Give a stage something to tell its progress to: a bar on a terminal, else plain lines."""
+        if self.quiet:
+            yield no_progress
+        elif self.out.is_terminal:
+            with _bar(self.out, label) as bar:
+                yield bar
+        else:
+            yield _PlainProgress(label, self.say)
+
+
+class _PlainProgress:
+    def __init__(self, label: str, say: Callable[[str], None]) -> None:
+        self._label = label
+        self._say = say
+        self._started: float | None = None
+        self._spoken = 0.0
+        self._first = 0
+
+    def __call__(
+        self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        now = time.monotonic()
+        if self._started is None:
+            self._started, self._spoken, self._first = now, now, done
+            return
+        if now - self._spoken < PLAIN_LINE_EVERY_S:
+            return
+        self._spoken = now
+        rate = (done - self._first) / (now - self._started)
+        self._say(f"{self._label}: {_describe(done, total, rate)}{_format_notes(notes)}")
+
+
+def _describe(done: int, total: int | None, rate: float) -> str:
+    if not total:
+        return f"{done:,} done, {rate:.1f}/s"
+    text = f"{done:,} of {total:,} ({100 * done // total} %), {rate:.1f}/s"
+    if rate > 0 and done < total:
+        text += f", {_duration((total - done) / rate)} left"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _format_notes(notes: Mapping[str, int | float | str] | None) -> str:
+    if not notes:
+        return ""
+    parts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in notes.items()]
+    return "  " + ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _bar(console: Console, label: str) -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[notes]}"),
+    )
+    with RichProgress(*columns, console=console, transient=True) as rich_progress:
+        task = rich_progress.add_task(label, total=None, notes="", rate="")
+
+        def update(
+            done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+        ) -> None:
+            speed = rich_progress.tasks[0].speed
+            rich_progress.update(
+                task,
+                completed=done,
+                total=total,
+                notes=_format_notes(notes).strip(),
+                rate=f"{speed:.1f}/s" if speed else "",
+            )
+
+        yield update

@@ -1,0 +1,16 @@
+"""Options of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config import StageConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(StageConfig):
+    """What the page shows; it is written to `report.html` in the workspace."""
+
+    wall_captions: int = option(12, "Captions on the wall of scraped images.", low=1, high=200)
+    wall_ranks: int = option(8, "Images of each caption on that wall, best first.", low=1, high=32)
+    thumbnail: int = option(96, "Side of a picture on the page, pixels.", low=16, high=512)

@@ -1,0 +1,123 @@
+"""The page itself: HTML from values; no file is read here. Part of the report."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+_STYLE = """
+:root { --ink: #1c1917; --muted: #78716c; --line: #e7e5e4; --ground: #fafaf9; --card: #ffffff; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #f5f5f4; --muted: #a8a29e; --line: #44403c; --ground: #1c1917; --card: #292524; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1080px; padding: 24px 20px 64px; color: var(--ink);
+  background: var(--ground); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; }
+p.note { color: var(--muted); margin: 4px 0 12px; max-width: 75ch; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0; }
+nav a { color: inherit; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
+.tile b { display: block; font-size: 24px; } .tile span { color: var(--muted); font-size: 13px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; background: var(--card); font-size: 14px; }
+th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.wall td { padding: 3px 6px; } .wall img, .row img { display: inline-block; border-radius: 4px; }
+.wall td.caption { min-width: 220px; }
+.group { display: flex; flex-wrap: wrap; gap: 14px; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: 10px; max-width: 100%; }
+figcaption { font-size: 13px; margin-top: 6px; max-width: 410px; }
+figure img { max-width: 100%; border-radius: 4px; margin-right: 3px; }
+svg { width: 100%; max-width: 760px; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } svg .grid { stroke: var(--line); }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """A number with what it means."""
+
+    value: str
+    label: str
+
+
+def image_tag(data: bytes, *, kind: str, alt: str, width: int | None = None) -> str:
+    """An `<img>` that carries its own bytes; `kind` is jpeg or png."""
+    size = f' width="{width}" height="{width}"' if width else ""
+    encoded = base64.b64encode(data).decode()
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(alt)}"{size}>'
+
+
+def tiles(items: Iterable[Tile]) -> str:
+    """Numbers side by side."""
+    cards = "".join(
+        f'<div class="tile"><b>{escape(item.value)}</b><span>{escape(item.label)}</span></div>'
+        for item in items
+    )
+    return f'<div class="tiles">{cards}</div>'
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; whole numbers get separators and stand at the right."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int):
+        return f'<td class="number">{value:,}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Captions with their pictures in the order of the ranks; pictures are `<img>` elements."""
+    body = "".join(
+        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(pictures)}</td></tr>'
+        for caption, pictures in rows
+    )
+    return f'<div class="scroll"><table class="wall"><tbody>{body}</tbody></table></div>'
+
+
+def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
+    """Pictures above their words, as many side by side as fit."""
+    body = "".join(
+        f"<figure>{''.join(pictures)}<figcaption>{escape(words)}</figcaption></figure>"
+        for words, pictures in items
+    )
+    return f'<div class="group">{body}</div>'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page: a heading, a sentence in small print, and HTML."""
+
+    title: str
+    note: str
+    body: str
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The whole document; it needs no other file and no network."""
+    links = "".join(
+        f'<a href="#part-{number}">{escape(section.title)}</a>' for number, section in enumerate(sections)
+    )
+    parts = "".join(
+        f'<h2 id="part-{number}">{escape(section.title)}</h2>'
+        f'<p class="note">{escape(section.note)}</p>{section.body}'
+        for number, section in enumerate(sections)
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>{escape(title)}</h1><p class="note">{escape(lead)}</p><nav>{links}</nav>{parts}'
+        "</body></html>\n"
+    )

@@ -1,0 +1,133 @@
+"""The stages by name: their config, their door, what they are for. Floor 5.
+
+A door is imported only when its stage runs, so that `pipeline --help` needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import StageConfig
+from pipeline.contracts import StageReport
+from pipeline.dedupe.config import DedupeConfig
+from pipeline.encode.config import EncodeConfig
+from pipeline.errors import DependencyError
+from pipeline.generate.config import GenerateConfig
+from pipeline.progress import Progress, no_progress
+from pipeline.report.config import ReportConfig
+from pipeline.shard.config import ShardConfig
+from pipeline.train.config import TrainConfig
+from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.train_tokenizer.config import TrainTokenizerConfig
+from scrapers.config import ScrapeConfig
+
+_log = logging.getLogger(__name__)
+
+Door = Callable[[StageConfig, Progress], StageReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage: `door` is ``module:function``, called with its config and a progress."""
+
+    name: str
+    config: type[StageConfig]
+    door: str
+    help: str
+
+    def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
+        """Run the stage.
+
+        Raises DependencyError where a package of an extra is missing, and what the stage raises.
+        """
+        started = time.monotonic()
+        report = load_door(self.door)(config, progress)
+        return dataclasses.replace(report, seconds=round(time.monotonic() - started, 3))
+
+
+def load_door(door: str) -> Door:
+    """Import ``module:function``; a missing third party becomes a DependencyError."""
+    module, function = door.split(":")
+    try:
+        found: Door = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("pipeline", "scrapers"):
+            raise
+        raise DependencyError(
+            f"This command needs the package {error.name!r}, which is not installed. "
+            "Install it with: pip install 'dalle-pipeline[train]'."
+        ) from error
+    return found
+
+
+# In the order of the road.
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="scrape",
+            config=ScrapeConfig,
+            door="scrapers.scrape:scrape",
+            help="Fetch a source's captions and images into the raw store.",
+        ),
+        Stage(
+            name="dedupe",
+            config=DedupeConfig,
+            door="pipeline.dedupe.run:run",
+            help="Inspect every image once; leave tables of kept, rejected and captions.",
+        ),
+        Stage(
+            name="train-tokenizer",
+            config=TrainTokenizerConfig,
+            door="pipeline.train_tokenizer.run:run",
+            help="Train a BPE text tokenizer on the captions.",
+        ),
+        Stage(
+            name="train-codec",
+            config=TrainCodecConfig,
+            door="pipeline.train_codec.run:run",
+            help="Train a small image codec on the kept images.",
+        ),
+        Stage(
+            name="encode",
+            config=EncodeConfig,
+            door="pipeline.encode.run:run",
+            help="Turn the kept images into codes, once.",
+        ),
+        Stage(
+            name="shard",
+            config=ShardConfig,
+            door="pipeline.shard.run:run",
+            help="Join captions, token ids and codes into WebDataset shards.",
+        ),
+        Stage(
+            name="train",
+            config=TrainConfig,
+            door="pipeline.train.run:run",
+            help="Train a DALL·E on shards.",
+        ),
+        Stage(
+            name="generate",
+            config=GenerateConfig,
+            door="pipeline.generate.run:run",
+            help="Make pictures from prompts.",
+        ),
+        Stage(
+            name="report",
+            config=ReportConfig,
+            door="pipeline.report.run:run",
+            help="Write a page that shows the whole workspace.",
+        ),
+    )
+}
+
+
+def default_workspace(source: str) -> Path:
+    """Where a source's dataset lives unless told otherwise."""
+    return Path("data") / source

@@ -1,0 +1,161 @@
+"""Atomic files, manifests, the workspace and its lock."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.contracts import FileEntry
+from pipeline.errors import ContractError, LockedError, StorageError, WorkspaceError
+from pipeline.storage import (
+    Workspace,
+    atomic_write,
+    file_entry,
+    find_current,
+    input_digest,
+    lock_workspace,
+    make_manifest,
+    manifest_digest,
+    read_manifest,
+    read_slice,
+    sha256_bytes,
+    write_bytes,
+    write_json,
+    write_manifest,
+)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "file"
+    write_bytes(path, b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="disk is full"), atomic_write(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "b", b"bb")
+    write_bytes(tmp_path / "a", b"a")
+    entries = tuple(file_entry(tmp_path / name, tmp_path, rows=1) for name in ("b", "a"))
+    manifest = make_manifest("dedupe", config={"x": 1}, inputs={"raw": "0"}, counts={"rows": 2}, files=entries)
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path, "dedupe") == manifest
+    assert manifest.files[0] == FileEntry(path="a", bytes=1, sha256=sha256_bytes(b"a"), rows=1)
+
+
+def test_same_content_gives_the_same_manifest_bytes(tmp_path: Path) -> None:
+    digests = []
+    for counts in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
+        write_manifest(tmp_path, make_manifest("raw", config={}, inputs={}, counts=counts, files=()))
+        digests.append(manifest_digest(tmp_path))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("text", ["{", '{"contract": "dedupe", "version": 999}', '{"contract": "raw"}'])
+def test_a_manifest_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ContractError):
+        read_manifest(tmp_path, "dedupe")
+
+
+def test_an_unfinished_folder_says_which_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="has not finished"):
+        read_manifest(tmp_path, "dedupe")
+
+
+def test_current_means_same_config_and_same_inputs(tmp_path: Path) -> None:
+    manifest = make_manifest("dedupe", config={"x": 1}, inputs={"raw": "0"}, counts={}, files=())
+    assert find_current(tmp_path, "dedupe", config={"x": 1}, inputs={"raw": "0"}) is None
+    write_manifest(tmp_path, manifest)
+    assert find_current(tmp_path, "dedupe", config={"x": 1}, inputs={"raw": "0"}) == manifest
+    assert find_current(tmp_path, "dedupe", config={"x": 2}, inputs={"raw": "0"}) is None
+    assert find_current(tmp_path, "dedupe", config={"x": 1}, inputs={"raw": "1"}) is None
+
+
+def test_the_content_digest_stands_for_a_raw_store(tmp_path: Path) -> None:
+    for config in ({}, {"other": 1}):
+        write_manifest(
+            tmp_path,
+            make_manifest("raw", config=config, inputs={}, counts={}, files=(), details={"content": "abc"}),
+        )
+        assert input_digest(tmp_path) == "abc"
+
+
+def test_a_slice_beyond_the_end_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "00000.tar"
+    with pytest.raises(ContractError, match="gone"):
+        read_slice(path, offset=0, length=1)
+    path.write_bytes(b"0123456789")
+    assert read_slice(path, offset=3, length=4) == b"3456"
+    with pytest.raises(ContractError, match="00000.tar ends before"):
+        read_slice(path, offset=8, length=4)
+
+
+def test_a_new_workspace_is_made_only_for_a_source(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="not a workspace"):
+        Workspace(tmp_path / "new").open()
+    workspace = Workspace(tmp_path / "new").open(source="dalleblog")
+    assert workspace.open() == workspace
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(WorkspaceError, match="Nothing was touched"):
+        Workspace(tmp_path).open(source="dalleblog")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"),
+    [
+        ({"format": "dalle-pipeline/workspace", "version": 99, "source": "dalleblog"}, "version 99"),
+        ({"format": "dalle-pipeline/workspace", "version": 1, "source": "other"}, "belongs to the source"),
+        ({"format": "something"}, "can't be read"),
+        ([], "can't be read"),
+    ],
+)
+def test_a_foreign_marker_is_refused(tmp_path: Path, marker: object, said: str) -> None:
+    write_json(tmp_path / "workspace.json", marker)
+    with pytest.raises(WorkspaceError, match=said):
+        Workspace(tmp_path).open(source="dalleblog")
+
+
+def test_the_lock_names_its_holder_and_goes_with_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.storage import lock_workspace\n"
+        "with lock_workspace(Path(sys.argv[1]), 'pipeline scrape'):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(LockedError, match=rf"`pipeline scrape` \(process {holder.pid} on"),
+        lock_workspace(tmp_path, "pipeline dedupe"),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    with lock_workspace(tmp_path, "pipeline dedupe"):
+        assert "pipeline dedupe" in (tmp_path / ".lock").read_text()
+
+
+def test_json_is_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": "é", "a": 1})
+    text = (tmp_path / "x.json").read_text()
+    assert text == '{\n  "a": 1,\n  "b": "é"\n}\n'
+    assert json.loads(text) == {"a": 1, "b": "é"}
