@@ -96,7 +96,9 @@ _IMAGE: tuple[Column, ...] = (
     Column("url", "string", "Where it came from."),
     Column("source", "string", "Name of the source."),
     Column("section", "string", "Section of the page."),
-    Column("caption_id", "string", "Hash of the normalised caption, 16 hex digits, stable for ever."),
+    Column(
+        "caption_id", "string", "Hash of the normalised caption, 16 hex digits, stable for ever."
+    ),
     Column("caption", "string", "The caption: NFC, white space folded, the page's own quotes."),
     Column("rank", "int32", "Rank of the image by CLIP, 0 is the best."),
     Column("segment", "string", "Segment that holds the bytes."),
@@ -120,7 +122,9 @@ KEPT: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
-    Column("masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."),
+    Column(
+        "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
+    ),
     Column("cluster", "string", "Key of the row that stands for its near-duplicate cluster."),
     Column("split", "string", "train or val, by hash of the caption or its cluster."),
 )
@@ -157,6 +161,22 @@ CODES: tuple[Column, ...] = (
 
 # Members of a sample in shards/<name>/{train,val}/NNNNNN.tar, in this order.
 SHARD_MEMBERS: tuple[str, ...] = ("txt", "json", "tokens.npy", "codes.npy")
+
+ShardReason = Literal[
+    "no_codes",  # failed: the codec has no codes for its pixels
+    "bad_key",  # failed: its key can't name members of a tar
+    "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was asked for
+]
+SHARD_REASONS: tuple[str, ...] = get_args(ShardReason)
+
+# shards/<name>/left_out.parquet, one row a kept image that is in no shard, sorted by key.
+LEFT_OUT: tuple[Column, ...] = (
+    Column("key", "string", "The sample's key, as in `kept`."),
+    Column("status", "string", "failed or rejected."),
+    Column("reason", "string", "One of `ShardReason`."),
+    Column("detail", "string", "What exactly was found."),
+)
+
 # Id 0 is padding in every tokenizer of ours, as in DALLE-pytorch.
 PADDING_ID = 0
 
