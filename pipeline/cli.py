@@ -12,13 +12,19 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from pipeline import __version__
-from pipeline.cli_options import Common, build, configure_stage, options_of, use_preset, with_signature
+from pipeline.cli_options import (
+    Common,
+    build,
+    configure_stage,
+    options_of,
+    use_preset,
+    with_signature,
+)
 from pipeline.config import StageConfig
 from pipeline.console import Screen
 from pipeline.contracts import StageReport
@@ -76,9 +82,9 @@ def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
 
 
 def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoReturn:
-    known: Exception = storage_error(error, error.filename or "a file") if (
-        isinstance(error, OSError)
-    ) else error
+    known: Exception = (
+        storage_error(error, error.filename or "a file") if (isinstance(error, OSError)) else error
+    )
     if common.debug:
         logging.getLogger("pipeline").error("traceback", exc_info=error)
     if isinstance(known, PipelineError):
@@ -102,7 +108,7 @@ def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoR
 def _termination_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end a stage as cleanly as Ctrl-C does."""
 
-    def interrupt(signum: int, frame: object) -> NoReturn:
+    def interrupt(_signum: int, _frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)
@@ -195,8 +201,24 @@ def _replica_body(config: ReplicaServeConfig, call: Call) -> None:
     load_door("scrapers.dalleblog.replica.server:run_forever")(config, announce)  # type: ignore[arg-type]
 
 
-_command("run", RunConfig, run_road, help="All stages in order, each skipped when unchanged.", arguments=("source",))
+_command(
+    "run",
+    RunConfig,
+    run_road,
+    help="All stages in order, each skipped when unchanged.",
+    arguments=("source",),
+)
 _command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
 _command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
-_command("demo", DemoConfig, run_demo, help="The whole road on a small replica of the blog, with a report.")
-_command("replica", ReplicaServeConfig, _replica_body, help="Serve a local stand-in for the blog and its CDN.")
+_command(
+    "demo",
+    DemoConfig,
+    run_demo,
+    help="The whole road on a small replica of the blog, with a report.",
+)
+_command(
+    "replica",
+    ReplicaServeConfig,
+    _replica_body,
+    help="Serve a local stand-in for the blog and its CDN.",
+)

@@ -101,7 +101,10 @@ def _parameter(
     meta = field.metadata
     settings: dict[str, Any] = {
         "help": meta["help"],
-        "envvar": [f"PIPELINE_{_upper(command)}_{field.name.upper()}", f"PIPELINE_{field.name.upper()}"],
+        "envvar": [
+            f"PIPELINE_{_upper(command)}_{field.name.upper()}",
+            f"PIPELINE_{field.name.upper()}",
+        ],
         "show_envvar": False,
     }
     annotation, default = _typer_type(hint, field.default)
@@ -114,7 +117,9 @@ def _parameter(
     if positional:
         info = typer.Argument(default, **settings)
     elif annotation is bool:
-        info = typer.Option(default, f"--{_dashed(field.name)}/--no-{_dashed(field.name)}", **settings)
+        info = typer.Option(
+            default, f"--{_dashed(field.name)}/--no-{_dashed(field.name)}", **settings
+        )
     else:
         info = typer.Option(default, f"--{_dashed(field.name)}", **settings)
     return inspect.Parameter(
@@ -136,7 +141,9 @@ def _common_parameters(command: str) -> list[inspect.Parameter]:
     def flag(name: str, help: str) -> inspect.Parameter:  # noqa: A002
         envvar = [f"PIPELINE_{_upper(command)}_{name.upper()}", f"PIPELINE_{name.upper()}"]
         info = typer.Option(False, f"--{name}", help=help, envvar=envvar)
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool
+        )
 
     config_info = typer.Option(
         None,

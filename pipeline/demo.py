@@ -62,7 +62,9 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     with lock_workspace(workspace.root, "pipeline demo"):
         reports = _walk(workspace, call)
     page = workspace.root / "report.html"
-    reused = all(report.outcome == "unchanged" for name, report in reports.items() if name != "report")
+    reused = all(
+        report.outcome == "unchanged" for name, report in reports.items() if name != "report"
+    )
     if reused:
         call.screen.say("Nothing had changed: everything that was there is used again.")
     call.screen.say(f"Look at it: {page.resolve()}")
@@ -127,7 +129,16 @@ def replica_server(root: Path) -> Iterator[str]:
 
     Raises SourceError if it does not come up.
     """
-    command = [sys.executable, "-m", "pipeline", "replica", "--port", "0", "--json", *REPLICA_OPTIONS]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "replica",
+        "--port",
+        "0",
+        "--json",
+        *REPLICA_OPTIONS,
+    ]
     with (root / "replica.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         try:
@@ -153,8 +164,14 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     times |= {name: r.seconds for name, r in reports.items() if r.outcome != "unchanged"}
     write_json(path, times)
     numbers = [
-        (share_generated(workspace.generated("seen")), "of pictures for seen prompts have the named main colour"),
-        (share_generated(workspace.generated("unseen")), "of pictures for prompts never seen have it"),
+        (
+            share_generated(workspace.generated("seen")),
+            "of pictures for seen prompts have the named main colour",
+        ),
+        (
+            share_generated(workspace.generated("unseen")),
+            "of pictures for prompts never seen have it",
+        ),
         (share_scraped(workspace), "of the scraped originals have it, by the same measure"),
     ]
     tiles = [{"value": f"{share:.0%}", "label": label} for share, label in numbers]
@@ -166,5 +183,8 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
 
 def _peak_memory() -> int:
     """Bytes: the largest resident set of this process or of one of its children."""
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    usage = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return max(usage) * (1024 if sys.platform == "linux" else 1)

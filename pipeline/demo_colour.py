@@ -30,7 +30,9 @@ def main_colour(image: Image.Image) -> str:
 
     A pixel that is nearer to another colour of the palette than to any candidate does not count.
     """
-    small = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    small = np.asarray(
+        image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32
+    )
     pixels = small[MIDDLE, MIDDLE].reshape(-1, 1, 3)
     names = tuple(PALETTE)
     table = np.array([PALETTE[name] for name in names], dtype=np.float32)[None]
@@ -55,11 +57,17 @@ def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float
     kept = kept[kept["section"] == section]
     chosen = kept.iloc[:: max(1, len(kept) // SCRAPED_SAMPLE)]
     return _share(
-        (row.caption, read_slice(workspace.segments / row.segment, offset=row.offset, length=row.bytes))
+        (
+            row.caption,
+            read_slice(workspace.segments / row.segment, offset=row.offset, length=row.bytes),
+        )
         for row in chosen.itertuples()
     )
 
 
 def _share(pictures: Iterable[tuple[str, bytes]]) -> float:
-    right = [main_colour(Image.open(io.BytesIO(data))) == colours_named(text)[0] for text, data in pictures]
+    right = [
+        main_colour(Image.open(io.BytesIO(data))) == colours_named(text)[0]
+        for text, data in pictures
+    ]
     return sum(right) / max(1, len(right))

@@ -44,12 +44,12 @@ class Folder:
 
 def find_folders(root: Path) -> list[Folder]:
     """All folders of the workspace `root` that belong to a contract, in the order of the road."""
-    found = []
-    for contract, pattern in _PLACES:
-        for path in sorted(root.glob(pattern)):
-            if path.is_dir():
-                found.append(_look_at(root, path, contract))
-    return found
+    return [
+        _look_at(root, path, contract)
+        for contract, pattern in _PLACES
+        for path in sorted(root.glob(pattern))
+        if path.is_dir()
+    ]
 
 
 def _look_at(root: Path, path: Path, contract: str) -> Folder:
@@ -61,7 +61,8 @@ def _look_at(root: Path, path: Path, contract: str) -> Folder:
             contract=contract, name=name, path=path, manifest=None, problem=str(error), stale=()
         )
     stale = tuple(
-        source for source, digest in sorted(manifest.inputs.items())
+        source
+        for source, digest in sorted(manifest.inputs.items())
         if _changed(root, source, digest)
     )
     return Folder(

@@ -19,7 +19,9 @@ class StatusConfig(StageConfig):
 def show_status(config: StatusConfig, call: Call) -> StageReport:
     """Print a line a folder: its state, its counts and its size."""
     folders = find_folders(Workspace(config.workspace).open().root)
-    rows = [(folder.name, describe_state(folder), _counts(folder), _size(folder)) for folder in folders]
+    rows = [
+        (folder.name, describe_state(folder), _counts(folder), _size(folder)) for folder in folders
+    ]
     call.screen.table(str(config.workspace), ("folder", "state", "counts", "size"), rows)
     details = {
         folder.name: {
@@ -29,7 +31,9 @@ def show_status(config: StatusConfig, call: Call) -> StageReport:
         }
         for folder in folders
     }
-    return StageReport(stage="status", outcome="done", counts={"folders": len(folders)}, details=details)
+    return StageReport(
+        stage="status", outcome="done", counts={"folders": len(folders)}, details=details
+    )
 
 
 def describe_state(folder: Folder) -> str:

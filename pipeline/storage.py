@@ -184,7 +184,9 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
         ) from None
     except ValueError as error:
-        raise ContractError(f"{path} is not JSON ({error}). Run the stage that makes it again.") from error
+        raise ContractError(
+            f"{path} is not JSON ({error}). Run the stage that makes it again."
+        ) from error
     found = (raw.get("contract"), raw.get("version"))
     expected = (contract, CONTRACT_VERSIONS[contract])
     if found != expected:
@@ -239,7 +241,9 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
         [
             pa.field(c.name, pa.type_for_alias(c.type), metadata={"doc": c.doc})
             if not c.type.startswith("list<")
-            else pa.field(c.name, pa.list_(pa.type_for_alias(c.type[5:-1])), metadata={"doc": c.doc})
+            else pa.field(
+                c.name, pa.list_(pa.type_for_alias(c.type[5:-1])), metadata={"doc": c.doc}
+            )
             for c in columns
         ]
     )

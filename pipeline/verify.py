@@ -14,7 +14,6 @@ from pipeline.config import StageConfig, option
 from pipeline.contracts import COUNT_LAWS, FileEntry, StageReport
 from pipeline.errors import ContractError
 from pipeline.inventory import Folder, find_folders
-from pipeline.progress import Progress
 from pipeline.road import Call
 from pipeline.storage import Workspace, sha256_file
 
@@ -45,7 +44,9 @@ def show_verify(config: VerifyConfig, call: Call) -> StageReport:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ContractError(f"{problems[0]}{more}")
-    return StageReport(stage="verify", outcome="done", counts={"folders": len(folders), "files": files})
+    return StageReport(
+        stage="verify", outcome="done", counts={"folders": len(folders), "files": files}
+    )
 
 
 def check_folder(folder: Folder, *, stale: bool = True) -> Iterator[str]:
@@ -87,5 +88,7 @@ def _check_law(folder: Folder) -> Iterator[str]:
     counts = folder.manifest.counts
     total, parts = counts.get(law.total), [counts.get(part, 0) for part in law.parts]
     if total != sum(parts):
-        shown = " + ".join(f"{part} {number}" for part, number in zip(law.parts, parts, strict=True))
+        shown = " + ".join(
+            f"{part} {number}" for part, number in zip(law.parts, parts, strict=True)
+        )
         yield f"{folder.name}: {law.total} {total} is not {shown}"

@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 
-GROUND = {"pipeline.errors", "pipeline.contracts", "pipeline.config", "pipeline.progress", "pipeline"}
+GROUND = {
+    "pipeline.errors",
+    "pipeline.contracts",
+    "pipeline.config",
+    "pipeline.progress",
+    "pipeline",
+}
 SECOND = {"pipeline.storage", "pipeline.engine", "pipeline.inventory"}
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {
@@ -60,7 +66,9 @@ def imports_of(path: Path) -> Iterator[str]:
 
 def within(name: str, rooms: set[str]) -> str | None:
     """The room of `rooms` that the module belongs to."""
-    return next((r for r in rooms if r != "pipeline" and (name == r or name.startswith(f"{r}."))), None)
+    return next(
+        (r for r in rooms if r != "pipeline" and (name == r or name.startswith(f"{r}."))), None
+    )
 
 
 def floor(name: str) -> int:
@@ -119,7 +127,11 @@ def test_the_rules_catch_what_they_should(importer: str, imported: str) -> None:
 
 
 def test_torch_lives_only_in_its_rooms() -> None:
-    homes = {name for name, path in modules() if any(i.split(".")[0] == "torch" for i in imports_of(path))}
+    homes = {
+        name
+        for name, path in modules()
+        if any(i.split(".")[0] == "torch" for i in imports_of(path))
+    }
     assert homes
     assert {name for name in homes if not within(name, TORCH_HOMES)} == set()
 

@@ -107,7 +107,8 @@ class Section:
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The whole document; it needs no other file and no network."""
     links = "".join(
-        f'<a href="#part-{number}">{escape(section.title)}</a>' for number, section in enumerate(sections)
+        f'<a href="#part-{number}">{escape(section.title)}</a>'
+        for number, section in enumerate(sections)
     )
     parts = "".join(
         f'<h2 id="part-{number}">{escape(section.title)}</h2>'

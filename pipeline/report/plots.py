@@ -54,12 +54,16 @@ def _axes(scale: _Scale, x_label: str, y_label: str) -> list[str]:
         y = scale.y_low + scale.y_span * step / 4
         x = scale.x_low + scale.x_span * step / 4
         at = scale.y(y)
-        lines.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>')
+        lines.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>'
+        )
         lines.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{y:.3g}</text>')
         lines.append(
             f'<text x="{scale.x(x):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{x:,.0f}</text>'
         )
-    lines.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
+    lines.append(
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
+    )
     lines.append(f'<text x="4" y="{HEIGHT - 4}">{escape(y_label)}</text>')
     return lines
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +26,56 @@ from pipeline.storage import Workspace, read_slice, write_bytes
 PLOT_POINTS = 400
 
 
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """What every part of the page is made from."""
+
+    workspace: Workspace
+    folders: list[Folder]
+    config: ReportConfig
+
+
 def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     """Write `report.html` into the workspace."""
     workspace = Workspace(config.workspace)
-    folders = find_folders(workspace.root)
+    view = _View(workspace=workspace, folders=find_folders(workspace.root), config=config)
     sections = []
     makers = (_numbers, _stages, _rejections, _scraped_wall, _codecs, _losses, _generations)
     for number, maker in enumerate(makers, 1):
-        sections += maker(workspace, folders, config)
+        sections += maker(view)
         progress(number, len(makers))
     source = json.loads(workspace.marker.read_bytes())["source"]
     html = page(
         f"{source}: from URL to pictures",
-        "Written by pipeline report. Every number below comes from a manifest or a table in this workspace.",
+        "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
         sections,
     )
     target = workspace.root / "report.html"
     write_bytes(target, html.encode())
-    return StageReport(stage="report", outcome="done", counts={"sections": len(sections)}, outputs=(str(target),))
+    return StageReport(
+        stage="report", outcome="done", counts={"sections": len(sections)}, outputs=(str(target),)
+    )
 
 
-def _numbers(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
-    path = workspace.root / MEASUREMENTS
+def _numbers(view: _View) -> Iterator[Section]:
+    path = view.workspace.root / MEASUREMENTS
     if not path.exists():
         return
-    measured = [Tile(value=item["value"], label=item["label"]) for item in json.loads(path.read_bytes())]
+    measured = [
+        Tile(value=item["value"], label=item["label"]) for item in json.loads(path.read_bytes())
+    ]
     yield Section(title="Measured", note="What this run measured of itself.", body=tiles(measured))
 
 
-def _stages(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
+def _stages(view: _View) -> Iterator[Section]:
     rows = []
-    for folder in folders:
+    for folder in view.folders:
         if folder.manifest is None:
             rows.append((folder.name, "unfinished", "", ""))
             continue
-        counts = ", ".join(f"{name} {count:,}" for name, count in folder.manifest.counts.items() if count)
+        counts = ", ".join(
+            f"{name} {count:,}" for name, count in folder.manifest.counts.items() if count
+        )
         megabytes = sum(entry.bytes for entry in folder.manifest.files) / 1e6
         state = f"stale: {', '.join(folder.stale)} changed" if folder.stale else "fresh"
         rows.append((folder.name, state, counts, f"{megabytes:,.1f} MB"))
@@ -70,12 +86,12 @@ def _stages(workspace: Workspace, folders: list[Folder], config: ReportConfig) -
     )
 
 
-def _rejections(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
+def _rejections(view: _View) -> Iterator[Section]:
     import pandas as pd
 
-    if not _finished(folders, "dedupe"):
+    if not _finished(view.folders, "dedupe"):
         return
-    parts = sorted((workspace.dedupe / "rejected").glob("*.parquet"))
+    parts = sorted((view.workspace.dedupe / "rejected").glob("*.parquet"))
     if not parts:
         return
     columns = ["section", "reason"]
@@ -89,22 +105,32 @@ def _rejections(workspace: Workspace, folders: list[Folder], config: ReportConfi
     )
 
 
-def _scraped_wall(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
+def _scraped_wall(view: _View) -> Iterator[Section]:
     import pandas as pd
 
-    if not _finished(folders, "dedupe"):
+    if not _finished(view.folders, "dedupe"):
         return
-    parts = sorted((workspace.dedupe / "kept").glob("*.parquet"))
+    parts = sorted((view.workspace.dedupe / "kept").glob("*.parquet"))
     columns = ["caption", "section", "rank", "segment", "offset", "bytes"]
     kept = pd.concat([pd.read_parquet(part, columns=columns) for part in parts])
-    kept = kept[kept["rank"] < config.wall_ranks]
+    kept = kept[kept["rank"] < view.config.wall_ranks]
     captions = kept[["section", "caption"]].drop_duplicates().sort_values(["section", "caption"])
-    stride = max(1, len(captions) // config.wall_captions)
-    chosen = captions.iloc[::stride].head(config.wall_captions)
+    stride = max(1, len(captions) // view.config.wall_captions)
+    chosen = captions.iloc[::stride].head(view.config.wall_captions)
     rows = []
     for section, caption in chosen.itertuples(index=False):
-        images = kept[(kept["caption"] == caption) & (kept["section"] == section)].sort_values("rank")
-        rows.append((caption, [_thumbnail(workspace, row, config.thumbnail) for row in images.itertuples()]))
+        images = kept[(kept["caption"] == caption) & (kept["section"] == section)].sort_values(
+            "rank"
+        )
+        rows.append(
+            (
+                caption,
+                [
+                    _thumbnail(view.workspace, row, view.config.thumbnail)
+                    for row in images.itertuples()
+                ],
+            )
+        )
     yield Section(
         title="Scraped images",
         note="Captions as the page gives them; from the left the best by CLIP. A gap is a rejected image.",
@@ -126,14 +152,16 @@ def _shrink(data: bytes, side: int) -> bytes:
     return out.getvalue()
 
 
-def _codecs(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
-    for folder in _finished(folders, "codec"):
+def _codecs(view: _View) -> Iterator[Section]:
+    for folder in _finished(view.folders, "codec"):
         picture = folder.path / "reconstructions.png"
         if not picture.exists():
             continue
         assert folder.manifest is not None
         facts = ", ".join(_facts(folder.manifest.details))
-        body = figures([(facts, [image_tag(picture.read_bytes(), kind="png", alt="reconstructions")])])
+        body = figures(
+            [(facts, [image_tag(picture.read_bytes(), kind="png", alt="reconstructions")])]
+        )
         yield Section(
             title=f"Codec {folder.path.name}",
             note="Originals above, what the codec makes of their codes below.",
@@ -149,8 +177,8 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} {value}"
 
 
-def _losses(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
-    for folder in folders:
+def _losses(view: _View) -> Iterator[Section]:
+    for folder in view.folders:
         log = folder.path / "log.jsonl"
         if folder.contract not in ("run", "codec") or not log.exists():
             continue
@@ -171,13 +199,18 @@ def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
     return {name: points[:: max(1, len(points) // PLOT_POINTS)] for name, points in series.items()}
 
 
-def _generations(workspace: Workspace, folders: list[Folder], config: ReportConfig) -> Iterator[Section]:
-    for folder in _finished(folders, "generated"):
+def _generations(view: _View) -> Iterator[Section]:
+    for folder in _finished(view.folders, "generated"):
         prompts: dict[str, list[str]] = {}
         for line in (folder.path / "records.jsonl").read_text().splitlines():
             record = json.loads(line)
             data = (folder.path / record["file"]).read_bytes()
-            tag = image_tag(_shrink(data, config.thumbnail), kind="jpeg", alt="generated", width=config.thumbnail)
+            tag = image_tag(
+                _shrink(data, view.config.thumbnail),
+                kind="jpeg",
+                alt="generated",
+                width=view.config.thumbnail,
+            )
             prompts.setdefault(record["prompt"], []).append(tag)
         yield Section(
             title=f"Generated: {folder.path.name}",
