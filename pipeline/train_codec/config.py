@@ -1,0 +1,39 @@
+"""Options of `pipeline train-codec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import StageConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCodecConfig(StageConfig):
+    """What `train_codec.run` is told."""
+
+    name: str = option("small", "Name of the codec: codecs/NAME in the workspace.")
+    image_size: int = option(
+        128, "Side of the square images in pixels; a multiple of 16.", low=32, high=1024
+    )
+    num_tokens: int = option(512, "Entries of the codebook.", low=2, high=65536)
+    channels: int = option(
+        32, "Channels of the first level; the next ones have 2 and 4 times as many.", low=4, high=512
+    )
+    code_dim: int = option(16, "Numbers in a codebook entry.", low=1, high=1024)
+    steps: int = option(900, "Training steps.", low=2)
+    batch_size: int = option(16, "Images in a step.", low=1)
+    learning_rate: float = option(3e-3, "Peak of the one-cycle learning rate.", low=0.0)
+    max_images: int = option(
+        8000, "Training images at most, drawn by hash; they are held in memory.", low=1
+    )
+    seed: int = option(0, "Seed of weights, order and restarts.", low=0)
+    checkpoint_every: int = option(
+        100, "Steps between checkpoints, from which a killed run continues.", low=1, runtime=True
+    )
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Where to train; auto takes CUDA where it is.", runtime=True
+    )
+    workers: int | None = option(
+        None, "Threads that decode images; one a core if not given.", low=1, runtime=True
+    )
