@@ -108,7 +108,7 @@ def read_index(folder: Path) -> ShardIndex:
         return _parse(raw)
     except (FileNotFoundError, NotADirectoryError):
         raise ContractError(
-            f"{folder} has no {INDEX_NAME}: no finished shards are there. Run `pipeline shard` first."
+            f"{folder} has no {INDEX_NAME}: no finished shards there. Run `pipeline shard` first."
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ContractError(

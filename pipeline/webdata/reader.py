@@ -24,6 +24,7 @@ from pipeline.contracts import Split
 from pipeline.errors import ContractError
 from pipeline.storage import sha256_file, storage_error
 from pipeline.webdata.index import IMAGE_MEMBER, ShardEntry, ShardIndex, read_index
+from pipeline.webdata.keys import key_of_header
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.order import cut_batches, permute
 from pipeline.webdata.tar import BLOCK
@@ -111,7 +112,7 @@ class ShardReader:
         )
 
     def sample(self, row: int) -> Sample:
-        """Everything about one row: key, caption, record, ids, codes, the picture if there is one."""
+        """Everything about one row: key, caption, record, ids, codes, the picture if any."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         shard = int(self._shard_of_row[row])
@@ -125,7 +126,7 @@ class ShardReader:
         header = bytes(data[int(table[0, 0]) - BLOCK : int(table[0, 0])])
         batch = self.gather(np.array([row]))
         return Sample(
-            key=header[:100].rstrip(b"\0").decode().split(".")[0],
+            key=key_of_header(header),
             caption=parts["txt"].decode(),
             record=json.loads(parts["json"]),
             tokens=batch.tokens_BT[0],

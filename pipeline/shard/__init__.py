@@ -1,0 +1,1 @@
+"""Kept images + codes + token ids → WebDataset shards."""

@@ -1,0 +1,119 @@
+"""The dataset card: `README.md` beside the shards, written from their numbers. Pure.
+
+The head is what the Hugging Face hub reads:
+https://huggingface.co/docs/hub/datasets-cards
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.contracts import SPLITS
+from pipeline.webdata.index import ShardIndex
+
+_HUB_SPLITS = {"train": "train", "val": "validation"}
+_SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
+
+_BODY = """
+# {name}
+
+{images} image-caption pairs as WebDataset shards: captions, token ids and image codes, ready to
+train a text-to-image transformer on.
+
+| split | samples | shards | bytes |
+|---|---:|---:|---:|
+{splits}
+
+Each sample has the members {members}:
+
+| member | what |
+|---|---|
+| `txt` | the caption, UTF-8 |
+| `json` | caption id, section, rank, URL, hashes, size, rows of pixels that were given |
+| `tokens.npy` | {text_seq_len} token ids, {tokens_dtype}, padded with 0; below {vocab_size} |
+| `codes.npy` | {num_codes} codes ({rows} × {columns}, row by row), {codes_dtype}; below {codebook_size} |
+{image_row}
+- Tokenizer: `{tokenizer_file}`, sha256 `{tokenizer}`.
+- Codec: {codec} at {image_size} × {image_size} pixels, fingerprint `{fingerprint}`.
+- Of {images} kept images {written} are here; {rejected} were rejected and {failed} failed
+  (`left_out.parquet` says why); {long_captions} had captions of more than {text_seq_len} ids.
+
+## Reading
+
+```python
+import webdataset
+
+samples = webdataset.WebDataset("train/{{000000..{last:06d}}}.tar", shardshuffle=False).decode()
+```
+
+`index.json` lists every shard with samples, bytes and sha256, and reads as an index of `wids` (the
+training split). Beside each tar, `NNNNNN.idx.npy` is an int64 array [samples, members, 2] of the
+offset and the length of each member's data in the tar.
+"""
+
+
+def write_card(index: ShardIndex, counts: Mapping[str, int]) -> str:
+    """The card of the shards in `index`; `counts` as in their manifest."""
+    present = [split for split in SPLITS if index.shards[split]]
+    files = [f"  - split: {_HUB_SPLITS[s]}\n    path: {s}/*.tar" for s in present]
+    head = [
+        "---",
+        f"pretty_name: {index.name}",
+        "task_categories:",
+        "- text-to-image",
+        "size_categories:",
+        f"- {_size_category(sum(index.samples.values()))}",
+        "tags:",
+        "- webdataset",
+        "configs:",
+        "- config_name: default",
+        "  data_files:",
+        *files,
+        "---",
+    ]
+    return "\n".join(head) + "\n" + _body(index, counts)
+
+
+def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
+    image_row = "| `png`, `jpg`… | the picture |\n" if "image" in index.members else ""
+    return _BODY.format(
+        name=index.name,
+        images=counts["images"],
+        splits="\n".join(_split_row(index, split) for split in SPLITS),
+        members=", ".join(f"`{member}`" for member in index.members),
+        text_seq_len=index.text_seq_len,
+        tokens_dtype=index.tokens_dtype,
+        vocab_size=index.vocab_size,
+        num_codes=index.num_codes,
+        rows=index.grid[0],
+        columns=index.grid[1],
+        codes_dtype=index.codes_dtype,
+        codebook_size=index.codebook_size,
+        image_row=image_row,
+        tokenizer_file=index.tokenizer.file,
+        tokenizer=index.tokenizer.fingerprint,
+        codec=index.codec.name,
+        image_size=index.codec.image_size,
+        fingerprint=index.codec.fingerprint,
+        written=counts["written"],
+        rejected=counts["rejected"],
+        failed=counts["failed"],
+        long_captions=counts["long_captions"],
+        last=max(len(index.shards["train"]) - 1, 0),
+    )
+
+
+def _split_row(index: ShardIndex, split: str) -> str:
+    entries = [entry for s in SPLITS if s == split for entry in index.shards[s]]
+    size = sum(entry.filesize for entry in entries)
+    return f"| {split} | {sum(e.nsamples for e in entries)} | {len(entries)} | {size} |"
+
+
+def _size_category(samples: int) -> str:
+    return next((name for limit, name in _SIZES if samples < limit), "n>10M")

@@ -1,0 +1,30 @@
+"""Options of `pipeline shard`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import StageConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig(StageConfig):
+    """What `shard.run` is told."""
+
+    name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
+    codec: str | None = option(
+        None, "Which codes: NAME or NAME-HASH in codes/ (default: the only ones there)."
+    )
+    tokenizer: str = option("bpe", "A tokenizer of this workspace by name, a path, or hf:FILE.")
+    text_seq_len: int = option(256, "Token ids a caption; shorter ones are padded with 0.", low=1)
+    long_captions: Literal["truncate", "reject", "fail"] = option(
+        "truncate", "What to do with captions of more ids."
+    )
+    images: str = option("none", "Pictures in the shards: none, original, or jpg:QUALITY (jpg:90).")
+    order: Literal["shuffled", "sorted"] = option(
+        "shuffled", "By a hash of seed and key, so that a caption's images lie apart, or by key."
+    )
+    shuffle_seed: int = option(0, "Seed of the shuffled order.")
+    samples_per_shard: int = option(10_000, "Samples a shard at most.", low=1)
+    max_bytes: int = option(1_000_000_000, "Bytes a shard at most.", low=1024)

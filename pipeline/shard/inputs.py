@@ -1,0 +1,134 @@
+"""What `shard` reads: which codes, which tokenizer. Checks that they are whole before work begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.contracts import SHARD_MEMBERS, Manifest
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.text import TOKENIZER_FILE, TextTokenizer, load_tokenizer
+from pipeline.shard.config import ShardConfig
+from pipeline.storage import MANIFEST_NAME, Workspace, input_digest, read_manifest, sha256_bytes
+from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
+from pipeline.webdata.npy import smallest_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The folders and the tokenizer that shards are made from; `digests` as in a manifest."""
+
+    kept_files: tuple[Path, ...]
+    codes_files: tuple[Path, ...]
+    codec: CodecRef
+    codebook_size: int
+    grid: tuple[int, int]
+    tokenizer: TextTokenizer
+    members: tuple[str, ...]
+    digests: Mapping[str, str]
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of a picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens_dtype(self) -> str:
+        """The dtype of token ids in shards."""
+        return smallest_dtype(self.tokenizer.vocab_size)
+
+    def lineage(self, facts: Mapping[str, object]) -> str:
+        """Hash of codec, tokenizer and `facts`.
+
+        Of a resolved config: of all that decides a sample's bytes and place beside the sample.
+        """
+        everything = [facts, self.codec.fingerprint, self.tokenizer.fingerprint]
+        return sha256_bytes(json.dumps(everything, sort_keys=True).encode())
+
+
+def find_inputs(config: ShardConfig) -> Inputs:
+    """Resolve codec and tokenizer of `config`.
+
+    Raises ConfigError where a name fits nothing or too much, ContractError where a stage before this
+    one has not finished, ModelError for a file that is no tokenizer.
+    """
+    workspace = Workspace(config.workspace)
+    kept = read_manifest(workspace.dedupe, "dedupe")
+    codes_folder = _find_codes(workspace, config.codec)
+    codes = read_manifest(codes_folder, "codes")
+    tokenizer, tokenizer_digest = _find_tokenizer(workspace, config.tokenizer)
+    codec, codebook_size, grid = _describe_codec(codes_folder, codes)
+    return Inputs(
+        kept_files=_tables(workspace.dedupe, kept, "kept/"),
+        codes_files=_tables(codes_folder, codes, ""),
+        codec=codec,
+        codebook_size=codebook_size,
+        grid=grid,
+        tokenizer=tokenizer,
+        members=SHARD_MEMBERS if config.images == "none" else (*SHARD_MEMBERS, IMAGE_MEMBER),
+        digests={
+            "dedupe": input_digest(workspace.dedupe),
+            f"codes/{codes_folder.name}": input_digest(codes_folder),
+            **tokenizer_digest,
+        },
+    )
+
+
+def _tables(folder: Path, manifest: Manifest, prefix: str) -> tuple[Path, ...]:
+    names = [entry.path for entry in manifest.files if entry.path.startswith(prefix)]
+    return tuple(folder / name for name in names if name.endswith(".parquet"))
+
+
+def _find_codes(workspace: Workspace, codec: str | None) -> Path:
+    finished = sorted(path.parent for path in (workspace.root / "codes").glob(f"*/{MANIFEST_NAME}"))
+    if codec is None:
+        fitting = finished
+    else:
+        named = {
+            folder: read_manifest(folder, "codes").details["codec"]["name"] for folder in finished
+        }
+        fitting = [folder for folder in finished if codec in (folder.name, named[folder])]
+    if len(fitting) == 1:
+        return fitting[0]
+    there = ", ".join(folder.name for folder in finished) or "none"
+    if not finished:
+        raise ContractError(
+            f"{workspace.root / 'codes'} has no finished codes. Run `pipeline encode` first."
+        )
+    raise ConfigError(
+        f"{len(fitting)} sets of codes fit the codec {codec or '(none given)'}; there are: {there}. "
+        "Choose one with --codec."
+    )
+
+
+def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple[int, int]]:
+    try:
+        facts = codes.details["codec"]
+        rows, columns = facts["grid"]
+        codec = CodecRef(
+            name=facts["name"],
+            fingerprint=facts["fingerprint"],
+            image_size=int(facts["image_size"]),
+        )
+        return codec, int(facts["num_tokens"]), (int(rows), int(columns))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ContractError(
+            f"{folder / MANIFEST_NAME} does not describe its codec ({error!r}): expected name, "
+            "fingerprint, num_tokens, image_size and grid. Run `pipeline encode` again."
+        ) from error
+
+
+def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dict[str, str]]:
+    own = workspace.tokenizer(spec)
+    if not spec.startswith("hf:") and (own / MANIFEST_NAME).exists():
+        read_manifest(own, "tokenizer")
+        return load_tokenizer(own / TOKENIZER_FILE), {f"tokenizers/{spec}": input_digest(own)}
+    if not spec.startswith("hf:") and not Path(spec).exists():
+        raise ConfigError(
+            f"No tokenizer {spec!r}: neither {own} is finished nor a file of that name is there. "
+            "Run `pipeline train-tokenizer`, or give a tokenizers JSON as hf:FILE."
+        )
+    tokenizer = load_tokenizer(spec)
+    return tokenizer, {"tokenizer": tokenizer.fingerprint}

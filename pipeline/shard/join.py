@@ -1,0 +1,215 @@
+"""Kept images + codes + token ids, row by row: what a sample holds, or why it is left out.
+
+Streams `dedupe/kept/*.parquet`. Captions, records and token ids go to a scratch file; memory holds
+about 120 bytes a row: its key, its place in the scratch files and its split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contracts import SPLITS, ShardReason, Split
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.text import pad_ids
+from pipeline.progress import Progress
+from pipeline.shard.codes import CodesMatrix
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.inputs import Inputs
+from pipeline.shard.layout import Keys, Rows
+from pipeline.webdata.tar import is_key
+
+_BATCH_ROWS = 4096
+# What a sample's json says, in this order; with the blog's URLs it stays under 512 bytes.
+RECORD = (
+    *("caption_id", "section", "rank", "url", "bytes_sha256", "pixel_sha256"),
+    *("width", "height", "masked_rows"),
+)
+_IMAGE = ("segment", "offset", "bytes", "format")
+_COLUMNS = ("key", "caption", "split", *RECORD, *_IMAGE)
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class LeftOut(NamedTuple):
+    """A kept image that is in no shard: a row of `contracts.LEFT_OUT`."""
+
+    key: str
+    status: str
+    reason: ShardReason
+    detail: str
+
+
+class Text(NamedTuple):
+    """The scratch file's part of a sample; `image` says where its bytes lie in the raw store."""
+
+    caption: bytes
+    record: bytes
+    tokens: bytes
+    image: bytes
+
+
+class TextFile:
+    """Texts appended to a scratch file and read back by number."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b")
+        self._lengths: list[npt.NDArray[np.int32]] = []
+        self._bounds: npt.NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self._parts = np.zeros((0, len(Text._fields)), dtype=np.int32)
+
+    def append(self, texts: list[Text]) -> None:
+        """Add texts after those that are there."""
+        self._file.write(b"".join(part for text in texts for part in text))
+        lengths = [[len(part) for part in text] for text in texts]
+        self._lengths.append(np.array(lengths, dtype=np.int32).reshape(-1, len(Text._fields)))
+
+    def finish(self) -> None:
+        """No more will come."""
+        self._file.flush()
+        self._parts = np.concatenate([self._parts, *self._lengths])
+        self._bounds = np.concatenate([[0], np.cumsum(self._parts.sum(axis=1, dtype=np.int64))])
+        self._lengths.clear()
+
+    def read(self, row: int) -> Text:
+        """The text of a row."""
+        start, end = int(self._bounds[row]), int(self._bounds[row + 1])
+        data = os.pread(self._file.fileno(), end - start, start)
+        a, b, c, _ = np.cumsum(self._parts[row]).tolist()
+        return Text(data[:a], data[a:b], data[b:c], data[c:])
+
+    def close(self) -> None:
+        """Let go of the scratch file."""
+        self._file.close()
+
+
+@dataclass
+class Joined:
+    """Every sample that can be written, by row; and every image that can't."""
+
+    texts: TextFile
+    keys: Keys
+    codes_row: Rows
+    split_rows: dict[Split, Rows]
+    left_out: list[LeftOut] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def join(
+    config: ShardConfig, inputs: Inputs, codes: CodesMatrix, texts: TextFile, progress: Progress
+) -> Joined:
+    """Read every kept image once and decide what becomes of it; texts go to `texts`.
+
+    Raises ContractError for a key that comes twice, ConfigError for captions that are too long if
+    the config says so.
+    """
+    joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.int64), {})
+    keys, codes_rows, splits = [joined.keys], [joined.codes_row], [np.zeros(0, "S5")]
+    for batch in _read_kept(inputs):
+        ids = _ids_by_caption(inputs, batch["caption"])
+        found = codes.find(batch["pixel_sha256"])
+        good = [
+            i for i in range(len(found)) if _accept(config, joined, batch, i, ids, int(found[i]))
+        ]
+        joined.texts.append([_text(config, batch, i, ids, inputs.tokens_dtype) for i in good])
+        keys.append(np.array([batch["key"][i] for i in good], dtype=np.bytes_))
+        splits.append(np.array([batch["split"][i] for i in good], dtype=np.bytes_))
+        codes_rows.append(found[good])
+        progress(joined.counts["images"], None, _notes(joined))
+    joined.texts.finish()
+    joined.keys, joined.codes_row = np.concatenate(keys), np.concatenate(codes_rows)
+    split_of = np.concatenate(splits)
+    joined.split_rows = {s: np.flatnonzero(split_of == s.encode()) for s in SPLITS}
+    _check(config, joined)
+    return joined
+
+
+def _read_kept(inputs: Inputs) -> Iterator[dict[str, list[Any]]]:
+    for path in inputs.kept_files:
+        try:
+            with pq.ParquetFile(path, pre_buffer=False) as source:
+                for batch in source.iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
+                    yield batch.to_pydict()
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise ContractError(
+                f"{path} can't be read ({error}). Run `pipeline dedupe` again."
+            ) from error
+
+
+def _ids_by_caption(inputs: Inputs, captions: list[str]) -> dict[str, list[int]]:
+    """A caption has up to 32 images: its ids are made once a batch."""
+    different = list(dict.fromkeys(captions))
+    return dict(zip(different, inputs.tokenizer.ids(different), strict=True))
+
+
+def _accept(
+    config: ShardConfig,
+    joined: Joined,
+    batch: dict[str, list[Any]],
+    i: int,
+    ids: dict[str, list[int]],
+    codes_row: int,
+) -> bool:
+    """Count image `i`; False if it is left out."""
+    joined.counts["images"] += 1
+    key, tokens = batch["key"][i], len(ids[batch["caption"][i]])
+    if not is_key(key):
+        return _leave_out(joined, key, "failed", "bad_key", "expected letters, digits, _ and -")
+    if codes_row < 0:
+        return _leave_out(joined, key, "failed", "no_codes", batch["pixel_sha256"][i])
+    if tokens > config.text_seq_len:
+        joined.counts["long_captions"] += 1
+        if config.long_captions == "reject":
+            return _leave_out(joined, key, "rejected", "long_caption", f"{tokens} token ids")
+    return True
+
+
+def _leave_out(joined: Joined, key: str, status: str, reason: ShardReason, detail: str) -> bool:
+    joined.left_out.append(LeftOut(key, status, reason, detail))
+    joined.counts[status] += 1
+    return False
+
+
+def _text(
+    config: ShardConfig,
+    batch: dict[str, list[Any]],
+    i: int,
+    ids: dict[str, list[int]],
+    tokens_dtype: str,
+) -> Text:
+    caption = batch["caption"][i]
+    tokens = pad_ids([ids[caption]], config.text_seq_len).astype(tokens_dtype)
+    record = _encode_json({name: batch[name][i] for name in RECORD})
+    image = b""
+    if config.images != "none":
+        image = _encode_json([batch[name][i] for name in (*_IMAGE, "bytes_sha256")]).encode()
+    return Text(caption.encode(), record.encode(), tokens.tobytes(), image)
+
+
+def _notes(joined: Joined) -> dict[str, int | float | str]:
+    return dict(Counter(left.reason for left in joined.left_out))
+
+
+def _check(config: ShardConfig, joined: Joined) -> None:
+    order = np.sort(joined.keys)
+    twice = order[1:][order[1:] == order[:-1]]
+    if len(twice):
+        raise ContractError(
+            f"Two kept images have the key {twice[0].decode()!r}: a key names one sample. "
+            "Run `pipeline dedupe` again."
+        )
+    long = joined.counts["long_captions"]
+    if long and config.long_captions == "fail":
+        raise ConfigError(
+            f"{long} images have captions of more than {config.text_seq_len} token ids. "
+            "Raise --text-seq-len, or give --long-captions truncate or reject."
+        )

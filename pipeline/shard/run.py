@@ -1,0 +1,185 @@
+"""dedupe/kept + codes + a tokenizer → shards/NAME/{train,val}/NNNNNN.tar with index and card.
+
+Every kept image is written, rejected or failed; those left out are rows of `left_out.parquet`. The
+same sequence of inputs gives the same bytes, however often a run was killed on the way; new images
+go into new shards and no other is written again (see `layout`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import resolved
+from pipeline.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
+from pipeline.models.text import TOKENIZER_FILE
+from pipeline.progress import Progress, no_progress
+from pipeline.shard.card import write_card
+from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.images import jpeg_quality
+from pipeline.shard.inputs import Inputs, find_inputs
+from pipeline.shard.join import Joined, LeftOut, TextFile, join
+from pipeline.shard.layout import lay_out
+from pipeline.shard.scratch import Scratch
+from pipeline.shard.write import Shards
+from pipeline.storage import (
+    Workspace,
+    arrow_schema,
+    atomic_write,
+    file_entry,
+    find_current,
+    make_manifest,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
+
+CARD = "README.md"
+LEFT_OUT_TABLE = "left_out.parquet"
+Entries = Mapping[Split, Sequence[ShardEntry]]
+
+
+def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
+    """Write the shards; nothing to do if inputs and options are the same as last time.
+
+    Raises ConfigError for options that fit nothing here, ContractError for inputs that are not what
+    their contract says, StorageError when the disk refuses.
+    """
+    jpeg_quality(config.images)
+    folder = Workspace(config.workspace).shards(config.name)
+    inputs = find_inputs(config)
+    current = find_current(folder, "shards", config=resolved(config), inputs=inputs.digests)
+    if current is not None:
+        return dataclasses.replace(_report(folder, current), outcome="unchanged")
+    scratch = Scratch(folder, inputs.lineage(resolved(config)))
+    joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
+    index = _index(config, inputs, entries)
+    counts = _counts(index, joined)
+    files = _write_rest(folder, index, inputs, joined.left_out, counts)
+    scratch.end()
+    manifest = make_manifest(
+        "shards",
+        config=resolved(config),
+        inputs=inputs.digests,
+        counts=counts,
+        files=files,
+        details={
+            "codec": {"name": inputs.codec.name, "fingerprint": inputs.codec.fingerprint},
+            "tokenizer": {"fingerprint": inputs.tokenizer.fingerprint},
+        },
+    )
+    write_manifest(folder, manifest)
+    report = _report(folder, manifest)
+    return dataclasses.replace(report, details={**report.details, "shards_reused": reused})
+
+
+def _write_shards(
+    config: ShardConfig, inputs: Inputs, folder: Path, scratch: Scratch, progress: Progress
+) -> tuple[Joined, Entries, int]:
+    """Join, lay out, write: the samples, their shards, and how many shards were there already."""
+    base = scratch.begin()
+    with (
+        contextlib.closing(lay_out_codes(inputs, scratch.path / "codes")) as codes,
+        contextlib.closing(TextFile(scratch.path / "texts")) as texts,
+    ):
+        joined = join(config, inputs, codes, texts, progress)
+        seed = config.shuffle_seed if config.order == "shuffled" else None
+        layout = lay_out(base.keys, joined.keys, joined.split_rows, seed=seed)
+        shards = Shards(
+            folder=folder,
+            done=scratch.done,
+            config=config,
+            inputs=inputs,
+            joined=joined,
+            codes=codes,
+            progress=progress,
+        )
+        return joined, shards.write(layout, base.entries), shards.reused
+
+
+def _index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIndex:
+    return ShardIndex(
+        name=config.name,
+        text_seq_len=config.text_seq_len,
+        num_codes=inputs.num_codes,
+        codebook_size=inputs.codebook_size,
+        vocab_size=inputs.tokenizer.vocab_size,
+        grid=inputs.grid,
+        codec=inputs.codec,
+        tokenizer=TokenizerRef(fingerprint=inputs.tokenizer.fingerprint, file=TOKENIZER_FILE),
+        members=inputs.members,
+        tokens_dtype=inputs.tokens_dtype,
+        codes_dtype=CODES_DTYPE,
+        lineage=inputs.lineage(resolved(config)),
+        shards={split: tuple(entries[split]) for split in SPLITS},
+    )
+
+
+def _counts(index: ShardIndex, joined: Joined) -> dict[str, int]:
+    """Counted from what is written: images = written + rejected + failed."""
+    counts = {
+        name: joined.counts[name] for name in ("images", "rejected", "failed", "long_captions")
+    }
+    for split in SPLITS:
+        counts[split] = index.samples[split]
+    counts["written"] = sum(index.samples.values())
+    counts["shards"] = sum(len(index.shards[split]) for split in SPLITS)
+    return counts
+
+
+def _write_rest(
+    folder: Path,
+    index: ShardIndex,
+    inputs: Inputs,
+    left_out: list[LeftOut],
+    counts: Mapping[str, int],
+) -> tuple[FileEntry, ...]:
+    """Write all but tars and manifest, remove what no longer belongs, and list every file."""
+    write_index(folder, index)
+    write_bytes(folder / TOKENIZER_FILE, inputs.tokenizer.json_bytes)
+    write_bytes(folder / CARD, write_card(index, counts).encode())
+    _write_left_out(folder / LEFT_OUT_TABLE, left_out)
+    shards = [entry for split in SPLITS for entry in index.shards[split]]
+    _remove_others(folder, {name for entry in shards for name in (entry.url, entry.table)})
+    small = (INDEX_NAME, TOKENIZER_FILE, CARD)
+    return (
+        *(
+            FileEntry(path=e.url, bytes=e.filesize, sha256=e.sha256, rows=e.nsamples)
+            for e in shards
+        ),
+        *(FileEntry(path=e.table, bytes=e.table_bytes, sha256=e.table_sha256) for e in shards),
+        *(file_entry(folder / name, folder) for name in small),
+        file_entry(folder / LEFT_OUT_TABLE, folder, rows=len(left_out)),
+    )
+
+
+def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
+    columns = zip(*sorted(left_out), strict=True) if left_out else ([] for _ in LEFT_OUT)
+    schema = arrow_schema(LEFT_OUT)
+    table = pa.table([pa.array(list(c), pa.string()) for c in columns], schema=schema)
+    with atomic_write(path) as file:
+        pq.write_table(table, file)
+
+
+def _remove_others(folder: Path, belonging: set[str]) -> None:
+    """Remove shards of a layout that was given up."""
+    for split in SPLITS:
+        for path in sorted((folder / split).glob("*")):
+            if path.relative_to(folder).as_posix() not in belonging:
+                path.unlink()
+
+
+def _report(folder: Path, manifest: Manifest) -> StageReport:
+    return StageReport(
+        stage="shard",
+        outcome="incomplete" if manifest.counts["failed"] else "done",
+        counts=manifest.counts,
+        outputs=(str(folder),),
+        details=manifest.details,
+    )

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.contracts import COUNT_LAWS, Split
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.text import load_tokenizer
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.run import run
+from pipeline.storage import read_manifest, sha256_file
+from pipeline.webdata.reader import ShardReader
+
+
+def configure(world: Any, **options: Any) -> ShardConfig:
+    settings = {"workspace": world.root, "text_seq_len": 24, "samples_per_shard": 10} | options
+    return ShardConfig(**settings)
+
+
+def read_all(world: Any, name: str = "default") -> dict[str, Any]:
+    folder = world.workspace.shards(name)
+    splits: tuple[Split, ...] = ("train", "val")
+    samples = {}
+    for split in splits:
+        reader = ShardReader(folder, split)
+        for row in range(len(reader)):
+            sample = reader.sample(row)
+            samples[sample.key] = (split, sample)
+    return samples
+
+
+def test_every_image_becomes_a_sample_of_its_split(world: Any) -> None:
+    report = run(configure(world))
+    assert report.outcome == "done"
+    samples = read_all(world)
+    tokenizer = load_tokenizer(world.workspace.shards("default"))
+    assert set(samples) == {row["key"] for row in world.rows}
+    for row in world.rows:
+        split, sample = samples[row["key"]]
+        assert split == row["split"]
+        assert sample.caption == row["caption"]
+        assert tokenizer.decode(sample.tokens) == row["caption"]
+        assert sample.record["url"] == row["url"]
+        assert sample.record["pixel_sha256"] == row["pixel_sha256"]
+        assert sample.image is None
+
+
+def test_codes_are_those_of_the_same_pixels(world: Any) -> None:
+    from_table = {
+        row["pixel_sha256"]: row["codes"]
+        for row in pq.read_table(
+            world.workspace.codes("tiny", "f" * 64) / "00000.parquet"
+        ).to_pylist()
+    }
+    run(configure(world))
+    for _, sample in read_all(world).values():
+        assert sample.codes.tolist() == from_table[sample.record["pixel_sha256"]]
+
+
+def test_the_law_of_counts_holds_and_names_what_is_left_out(world: Any) -> None:
+    world.without_codes = {"key_00003", "key_00011"}
+    world.rows[5]["caption"] = "long " * 200
+    world.rows[7]["key"] = "with.dot"
+    world.save()
+    report = run(configure(world, long_captions="reject"))
+    law = COUNT_LAWS["shards"]
+    assert report.outcome == "incomplete"
+    assert report.counts[law.total] == 60 == sum(report.counts[part] for part in law.parts)
+    left_out = pq.read_table(world.workspace.shards("default") / "left_out.parquet").to_pylist()
+    assert [(row["key"], row["status"], row["reason"]) for row in left_out] == [
+        ("key_00003", "failed", "no_codes"),
+        ("key_00005", "rejected", "long_caption"),
+        ("key_00011", "failed", "no_codes"),
+        ("with.dot", "failed", "bad_key"),
+    ]
+
+
+def test_long_captions_are_cut_off_and_counted(world: Any) -> None:
+    world.rows[5]["caption"] = "long " * 200
+    world.save()
+    report = run(configure(world))
+    assert report.counts["long_captions"] == 1
+    assert (read_all(world)["key_00005"][1].tokens != 0).all()
+
+
+def test_long_captions_can_stop_the_stage(world: Any) -> None:
+    world.rows[5]["caption"] = "long " * 200
+    world.save()
+    with pytest.raises(ConfigError, match="1 images have captions of more than 24"):
+        run(configure(world, long_captions="fail"))
+
+
+def test_two_workspaces_give_the_same_bytes(make_world: Callable[..., Any]) -> None:
+    first, second = make_world("one"), make_world("two")
+    run(configure(first))
+    run(configure(second))
+    assert first.shard_bytes() == second.shard_bytes()
+
+
+def test_the_manifest_lists_every_file_with_its_hash(world: Any) -> None:
+    run(configure(world))
+    folder = world.workspace.shards("default")
+    manifest = read_manifest(folder, "shards")
+    listed = {entry.path: entry.sha256 for entry in manifest.files}
+    there = {
+        p.relative_to(folder).as_posix(): sha256_file(p) for p in folder.rglob("*") if p.is_file()
+    }
+    del there["manifest.json"]
+    assert listed == there
+    assert set(manifest.inputs) == {"dedupe", f"codes/tiny-{'f' * 12}", "tokenizers/bpe"}
+
+
+def test_nothing_is_done_twice(world: Any) -> None:
+    run(configure(world))
+    times = {p: p.stat().st_mtime_ns for p in world.workspace.shards("default").rglob("*")}
+    assert run(configure(world)).outcome == "unchanged"
+    assert times == {p: p.stat().st_mtime_ns for p in world.workspace.shards("default").rglob("*")}
+
+
+def test_new_images_go_into_new_shards(world: Any) -> None:
+    run(configure(world))
+    before = {name: data for name, data in world.shard_bytes().items() if "/" in name}
+    inodes = {name: (world.workspace.shards("default") / name).stat().st_ino for name in before}
+    world.add(range(100, 130))
+    world.save()
+    assert run(configure(world)).counts["written"] == 90
+    after = world.shard_bytes()
+    assert {name: after[name] for name in before} == before
+    assert inodes == {n: (world.workspace.shards("default") / n).stat().st_ino for n in before}
+    assert set(read_all(world)) == {row["key"] for row in world.rows}
+
+
+def test_a_vanished_and_a_changed_sample_touch_their_shards_alone(world: Any) -> None:
+    run(configure(world))
+    before = world.shard_bytes()
+    samples = read_all(world)
+    gone, changed = (r for r in list(world.rows) if r["key"] in ("key_00001", "key_00002"))
+    world.rows.remove(gone)
+    changed["caption"] = "another caption"
+    world.save()
+    run(configure(world))
+    assert set(read_all(world)) == set(samples) - {"key_00001"}
+    assert read_all(world)["key_00002"][1].caption == "another caption"
+    after = world.shard_bytes()
+    differ = [n for n in before if n.endswith(".tar") and after[n] != before[n]]
+    touched = [
+        n
+        for n, data in before.items()
+        if n.endswith(".tar") and (b"key_00001." in data or b"key_00002." in data)
+    ]
+    assert differ == touched
+    assert {n for n in before if n.endswith(".tar")} == {n for n in after if n.endswith(".tar")}
+
+
+def test_a_shard_that_would_be_empty_means_a_new_layout(world: Any) -> None:
+    run(configure(world, samples_per_shard=5))
+    reader = ShardReader(world.workspace.shards("default"), "train")
+    first = {reader.sample(row).key for row in range(5)}
+    world.rows = [row for row in world.rows if row["key"] not in first]
+    world.save()
+    run(configure(world, samples_per_shard=5))
+    assert set(read_all(world)) == {row["key"] for row in world.rows}
+    assert all(
+        e.nsamples
+        for e in ShardReader(world.workspace.shards("default"), "train").index.shards["train"]
+    )
+
+
+def test_another_config_lays_everything_out_anew(make_world: Callable[..., Any]) -> None:
+    world, fresh = make_world("one"), make_world("two")
+    run(configure(world))
+    run(configure(world, shuffle_seed=7, samples_per_shard=20))
+    run(configure(fresh, shuffle_seed=7, samples_per_shard=20))
+    assert world.shard_bytes() == fresh.shard_bytes()
+
+
+def test_shards_hold_no_more_than_asked(world: Any) -> None:
+    run(configure(world, max_bytes=20_000))
+    folder = world.workspace.shards("default")
+    tars = sorted(folder.glob("*/*.tar"))
+    assert len(tars) > 10
+    assert all(tar.stat().st_size <= 20_000 for tar in tars)
+
+
+def test_shuffled_order_differs_by_seed_and_sorted_order_is_by_key(world: Any) -> None:
+    def keys(name: str, **options: Any) -> list[str]:
+        run(configure(world, name=name, **options))
+        reader = ShardReader(world.workspace.shards(name), "train")
+        return [reader.sample(row).key for row in range(len(reader))]
+
+    first, second, in_order = keys("a"), keys("b", shuffle_seed=1), keys("c", order="sorted")
+    assert first != second
+    assert sorted(first) == sorted(second) == in_order
+
+
+def test_original_pictures_come_along(world: Any) -> None:
+    run(configure(world, images="original"))
+    for key, (_, sample) in read_all(world).items():
+        row = next(r for r in world.rows if r["key"] == key)
+        segment = (world.workspace.segments / "00000.tar").read_bytes()
+        assert sample.image == segment[row["offset"] : row["offset"] + row["bytes"]]
+    listing = subprocess.run(
+        ["tar", "tf", world.workspace.shards("default") / "train/000000.tar"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert [name.split(".", 1)[1] for name in listing[:5]] == [
+        "txt",
+        "json",
+        "tokens.npy",
+        "codes.npy",
+        "png",
+    ]
+
+
+def test_pictures_can_become_jpegs(world: Any) -> None:
+    run(configure(world, images="jpg:90"))
+    _, sample = next(iter(read_all(world).values()))
+    assert Image.open(io.BytesIO(sample.image)).format == "JPEG"
+
+
+@pytest.mark.parametrize("images", ["jpg", "jpg:0", "jpg:101", "webp", "jpg:x"])
+def test_unknown_pictures_are_refused(world: Any, images: str) -> None:
+    with pytest.raises(ConfigError, match="expected none, original"):
+        run(configure(world, images=images))
+
+
+def test_a_changed_segment_is_named(world: Any) -> None:
+    segment = world.workspace.segments / "00000.tar"
+    segment.write_bytes(segment.read_bytes()[::-1])
+    with pytest.raises(ContractError, match=r"00000\.tar holds other bytes"):
+        run(configure(world, images="original"))
+
+
+def test_codes_beyond_the_codebook_are_refused(world: Any) -> None:
+    folder = world.workspace.codes("tiny", "f" * 64)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["details"]["codec"]["num_tokens"] = 100
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ContractError, match="its codebook ends at 99"):
+        run(configure(world))
+
+
+def test_codes_of_another_grid_are_refused(world: Any) -> None:
+    folder = world.workspace.codes("tiny", "f" * 64)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["details"]["codec"]["grid"] = [8, 8]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ContractError, match="row of 16 codes, its codec makes 8 × 8"):
+        run(configure(world))
+
+
+def test_a_key_that_comes_twice_is_named(world: Any) -> None:
+    world.rows[3]["key"] = world.rows[4]["key"]
+    world.save()
+    with pytest.raises(ContractError, match="Two kept images have the key 'key_00004'"):
+        run(configure(world))
+
+
+def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
+    with pytest.raises(ConfigError, match="there are: tiny-ffffffffffff"):
+        run(configure(world, codec="vqgan"))
+
+
+def test_an_unknown_tokenizer_is_explained(world: Any) -> None:
+    with pytest.raises(ConfigError, match="No tokenizer 'clip'"):
+        run(configure(world, tokenizer="clip"))
+
+
+def test_a_foreign_tokenizer_is_taken_by_path(world: Any) -> None:
+    path = world.workspace.tokenizer("bpe") / "tokenizer.json"
+    run(configure(world, tokenizer=f"hf:{path}"))
+    copied = world.workspace.shards("default") / "tokenizer.json"
+    assert copied.read_bytes() == path.read_bytes()
+
+
+def test_the_card_has_a_head_that_the_hub_reads(world: Any) -> None:
+    run(configure(world))
+    card = (world.workspace.shards("default") / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "path: train/*.tar" in card
+    assert "| train | 52 | 6 |" in card
+
+
+def test_samples_stay_small(world: Any) -> None:
+    """txt, json, 24 ids and 16 codes: four headers and four blocks of data."""
+    run(configure(world))
+    tar = world.workspace.shards("default") / "train/000000.tar"
+    assert tar.stat().st_size == 10 * 8 * 512 + 1024
+
+
+def test_memory_of_a_row_is_its_key_and_place(tmp_path: Path) -> None:
+    from pipeline.shard.join import Text, TextFile
+
+    texts = TextFile(tmp_path / "texts")
+    texts.append([Text(b"caption", b"{}", b"\1\0", b""), Text(b"", b"{}", b"\2\0", b"x")])
+    texts.finish()
+    assert texts.read(0) == (b"caption", b"{}", b"\1\0", b"")
+    assert texts.read(1) == (b"", b"{}", b"\2\0", b"x")
+    texts.close()
+
+
+def test_tokens_and_codes_are_small_integers(world: Any) -> None:
+    run(configure(world))
+    index = ShardReader(world.workspace.shards("default"), "train").index
+    assert (index.tokens_dtype, index.codes_dtype) == ("<u2", "<u2")
+    assert np.dtype(index.codes_dtype).itemsize == 2
