@@ -1,0 +1,1 @@
+"""Image codecs: pictures ⇄ codes, one small file each behind one interface."""

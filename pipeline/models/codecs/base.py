@@ -1,0 +1,90 @@
+"""What every image codec can do: pictures → codes → pictures.
+
+Floor 3. A codec is a torch module whose weights and architecture together have one name, its
+fingerprint: codes made under one fingerprint are never mixed with those of another.
+
+Legend: B pictures of a batch, C = 3 colours, H = W = image_size pixels, N = rows × columns of the grid
+codes of a picture (row by row from the top left).
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Codec(nn.Module, abc.ABC):
+    """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook."""
+
+    @property
+    @abc.abstractmethod
+    def kind(self) -> str:
+        """Name of the family, as codec.json has it."""
+
+    @property
+    @abc.abstractmethod
+    def architecture(self) -> Mapping[str, Any]:
+        """All that decides the function beside the weights, as JSON values."""
+
+    @property
+    @abc.abstractmethod
+    def num_tokens(self) -> int:
+        """Entries of the codebook: codes lie in [0, num_tokens)."""
+
+    @property
+    @abc.abstractmethod
+    def image_size(self) -> int:
+        """Side of the square pictures in pixels."""
+
+    @property
+    @abc.abstractmethod
+    def downsampling(self) -> int:
+        """Side of the square of pixels that becomes one code."""
+
+    @abc.abstractmethod
+    def encode(self, images_BCHW: Tensor) -> Tensor:
+        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1].
+
+        Raises ModelError for pictures of another size.
+        """
+
+    @abc.abstractmethod
+    def decode(self, codes_BN: Tensor) -> Tensor:
+        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N].
+
+        Raises ModelError for another number of codes, or codes beyond the codebook.
+        """
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of codes."""
+        side = self.image_size // self.downsampling
+        return side, side
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of a picture: N."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over kind, architecture and the weights' names, types, shapes and bytes: 64 hex digits."""
+        facts = {"kind": self.kind, "architecture": dict(self.architecture)}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor_bytes(tensor))
+        return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The elements of `tensor` in row-major order, whatever its layout, type or device."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()

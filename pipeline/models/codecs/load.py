@@ -1,0 +1,105 @@
+"""A codec's folder: codec.json (family, architecture, fingerprint) and codec.safetensors (weights).
+
+Floor 3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from pipeline.errors import ModelError
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.storage import write_bytes, write_json
+
+CODEC_JSON = "codec.json"
+CODEC_WEIGHTS = "codec.safetensors"
+
+
+def save_codec(codec: Codec, folder: Path) -> None:
+    """Write both files of a codec; the same weights give the same bytes."""
+    weights = {name: tensor.contiguous().cpu() for name, tensor in codec.state_dict().items()}
+    write_bytes(folder / CODEC_WEIGHTS, safetensors.torch.save(weights))
+    facts = {
+        "kind": codec.kind,
+        "architecture": dict(codec.architecture),
+        "fingerprint": codec.fingerprint,
+        "num_tokens": codec.num_tokens,
+        "image_size": codec.image_size,
+        "downsampling": codec.downsampling,
+        "grid": list(codec.grid),
+    }
+    write_json(folder / CODEC_JSON, facts)
+
+
+def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
+    """Read the codec of `folder`, ready to encode and decode on `device`.
+
+    Raises ModelError where files are missing, of an unknown family, do not fit each other, or have
+    another fingerprint than they were written with.
+    """
+    facts = _read_facts(folder / CODEC_JSON)
+    codec = _build(facts, folder)
+    weights = _read_weights(folder / CODEC_WEIGHTS)
+    _check_fit(codec.state_dict(), weights, folder)
+    codec.load_state_dict(weights)
+    if codec.fingerprint != facts["fingerprint"]:
+        raise ModelError(
+            f"{folder} has the fingerprint {codec.fingerprint[:12]}, its {CODEC_JSON} says "
+            f"{str(facts['fingerprint'])[:12]}: a file was changed. Run `pipeline train-codec` again."
+        )
+    return codec.requires_grad_(False).eval().to(device)
+
+
+def _read_facts(path: Path) -> Mapping[str, Any]:
+    try:
+        facts = json.loads(path.read_bytes())
+        _ = facts["kind"], facts["architecture"], facts["fingerprint"]
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path} is not there, so {path.parent} is not the folder of a codec. "
+            "Run `pipeline train-codec`, or give another --codec."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} does not describe a codec ({error!r}). Make it again.") from error
+    return dict(facts)
+
+
+def _build(facts: Mapping[str, Any], folder: Path) -> Codec:
+    if facts["kind"] != "vq":
+        raise ModelError(f"{folder} holds a codec of the kind {facts['kind']!r}; known: vq.")
+    try:
+        return VQCodec(VQConfig(**facts["architecture"]))
+    except TypeError as error:
+        raise ModelError(
+            f"{folder / CODEC_JSON} has an architecture that this version does not know ({error})."
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{path} can't be read as weights ({error}). Make the codec again."
+        ) from error
+
+
+def _check_fit(
+    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], folder: Path
+) -> None:
+    """Name the first tensor that is missing, too many, or of another shape."""
+    for name in sorted({*expected, *found}):
+        shapes = [tuple(side[name].shape) if name in side else None for side in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise ModelError(
+                f"{folder / CODEC_WEIGHTS} does not fit its {CODEC_JSON}: tensor {name} has the shape "
+                f"{shapes[0]}, expected {shapes[1]} (None: not there)."
+            )
