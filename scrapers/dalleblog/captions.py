@@ -21,8 +21,11 @@ from math import prod
 from typing import Any
 
 from scrapers.dalleblog.articles import article_for
-from scrapers.dalleblog.urls import parse_sample_url
+from scrapers.dalleblog.urls import SampleUrl, parse_sample_url
 from scrapers.source import KeyKind
+
+# The template of a section that only has given captions: a slot never filled makes none.
+NO_TEMPLATE = "{}"
 
 _SLOT = re.compile(r"(?:\b(?P<article>an?) )?\{(?P<slot>[a-z_][a-z0-9_]*)\}")
 _QUOTES = str.maketrans("‘’‚‛“”„‟`´", "''''\"\"\"\"''")
@@ -30,16 +33,16 @@ _QUOTES = str.maketrans("‘’‚‛“”„‟`´", "''''\"\"\"\"''")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GivenCaption:
-    """A caption that is shown with its key, so that its images can be asked for.
+    """A caption that is shown with an image, so that all its images can be asked for.
 
-    `ranks` are the ranks (or frames) that were seen; empty for a caption without any address.
-    `url_template` is the address as the page has it, None to compute it.
+    `address` is that image's, its rank aside; `ranks` are the ranks (or frames) that were seen.
+    An address `from_catalogue` may stand on another host.
     """
 
     caption: str
-    key: str | None
+    address: SampleUrl
     ranks: tuple[int, ...] = ()
-    url_template: str | None = None
+    from_catalogue: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class Section:
     @property
     def has_unfilled_slot(self) -> bool:
         """Whether a brace would be left in every caption."""
-        return any(isinstance(part, str) and ("{" in part or "}" in part) for part in self._parts)
+        return any(isinstance(part, str) and ("{" in part or "}" in part) for part in self.parts)
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """The forms of every caption, in order of the slots: see `forms`."""
@@ -89,8 +92,8 @@ class Section:
 
         One form where both are the same.
         """
-        agreeing = "".join(_fill(part, chosen, agree=True) for part in self._parts)
-        written = "".join(_fill(part, chosen, agree=False) for part in self._parts)
+        agreeing = "".join(_fill(part, chosen, agree=True) for part in self.parts)
+        written = "".join(_fill(part, chosen, agree=False) for part in self.parts)
         return (agreeing,) if agreeing == written else (agreeing, written)
 
     def match(self, caption: str) -> dict[str, str] | None:
@@ -107,14 +110,15 @@ class Section:
         return next(option for option in self.slots[slot] if plain_quotes(option) == text)
 
     @cached_property
-    def _parts(self) -> tuple[str | _SlotPart, ...]:
+    def parts(self) -> tuple[str | SlotPart, ...]:
+        """The template taken apart: literal texts and slots in order."""
         return tuple(_parse_template(self.template, self.slots, article=self.article))
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         seen: set[str] = set()
         pattern = ""
-        for part in self._parts:
+        for part in self.parts:
             if isinstance(part, str):
                 pattern += re.escape(plain_quotes(part))
                 continue
@@ -128,10 +132,16 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class _SlotPart:
+class SlotPart:
+    """A slot's place in a template.
+
+    `written` is the article that the template has before it, with its space, or nothing; `agrees`
+    says that an article that follows the option stands there.
+    """
+
     slot: str
-    written: str  # the article that the template has before it, with its space; or nothing
-    agrees: bool  # an article that agrees with the option stands before it
+    written: str
+    agrees: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +210,14 @@ def _given_of(sample: Mapping[str, str]) -> GivenCaption:
     url = parse_sample_url(sample["url"])
     assert url is not None, sample["url"]
     ranks = () if url.rank is None else (url.rank,)
-    return GivenCaption(caption=fold(sample["caption"]), key=url.key, ranks=ranks)
+    return GivenCaption(
+        caption=fold(sample["caption"]), address=url, ranks=ranks, from_catalogue=True
+    )
 
 
 def _parse_template(
     template: str, slots: Mapping[str, tuple[str, ...]], *, article: str | None
-) -> Iterator[str | _SlotPart]:
+) -> Iterator[str | SlotPart]:
     end = 0
     for match in _SLOT.finditer(template):
         if match["slot"] not in slots:
@@ -213,12 +225,12 @@ def _parse_template(
         yield template[end : match.start()]
         written = "" if match["article"] is None else match["article"] + " "
         agrees = bool(written) or match["slot"] == article
-        yield _SlotPart(match["slot"], written, agrees)
+        yield SlotPart(match["slot"], written, agrees)
         end = match.end()
     yield template[end:]
 
 
-def _fill(part: str | _SlotPart, chosen: Mapping[str, str], *, agree: bool) -> str:
+def _fill(part: str | SlotPart, chosen: Mapping[str, str], *, agree: bool) -> str:
     if isinstance(part, str):
         return part
     option = chosen[part.slot]

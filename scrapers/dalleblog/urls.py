@@ -106,8 +106,8 @@ def url_template(cdn: str, section: str, key: str) -> str:
     if len(template) > MAX_URL_CHARS:
         raise SourceError(
             f"An image of section '{section}' would need an address of {len(template):,} "
-            f"characters; servers accept {MAX_URL_CHARS:,}. Leave out its caption, whose key starts "
-            f"'{key[:20]}'."
+            f"characters; servers accept {MAX_URL_CHARS:,}. Leave out its caption, whose key "
+            f"starts '{key[:20]}'."
         )
     return template
 

@@ -1,0 +1,208 @@
+"""Page + catalogue → the sections to fetch, and where the two disagree.
+
+The page is newer and has the spelling that addresses are made of; the catalogue remembers what the
+page may hide. So options of both are taken, in the page's spelling where they differ in quotes; a
+template that cannot be laid over the catalogue's stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from scrapers.dalleblog.captions import (
+    NO_TEMPLATE,
+    Catalogue,
+    GivenCaption,
+    Section,
+    fold,
+    make_section,
+    plain_quotes,
+)
+from scrapers.dalleblog.page import PageContent, PageSection
+from scrapers.dalleblog.page_captions import comparable
+from scrapers.source import Origin
+
+_SHOWN_IN_A_DIFFERENCE = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedSection:
+    """The templates of one section of the page, in order, and who named it."""
+
+    name: str
+    templates: tuple[Section, ...]
+    origin: Origin
+    catalogue_captions: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """What there is to fetch, the folder of its images, and the differences as sentences."""
+
+    sections: tuple[MergedSection, ...]
+    cdn: str
+    differences: tuple[str, ...]
+
+
+def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = None) -> Merged:
+    """Merge what page and catalogue say; `cdn` is the user's choice and wins.
+
+    Without a page the catalogue stands alone.
+    """
+    found_cdn = cdn or (page.cdn if page else None) or catalogue.cdn
+    known = {section.name: section for section in catalogue.sections}
+    on_page: dict[str, list[PageSection]] = {}
+    for shown in page.sections if page else ():
+        on_page.setdefault(shown.section.name, []).append(shown)
+    prompts = page.image_prompts if page else {}
+    sections, differences = [], list(_differences_of_names(known, on_page) if page else ())
+    for name in dict.fromkeys((*known, *on_page)):
+        shown_ones = on_page.get(name, [])
+        templates = _merge_section(known.get(name), shown_ones, differences)
+        origin: Origin = "both" if name in known else "page"
+        sections.append(
+            MergedSection(
+                name=name,
+                templates=tuple(_finish(t, prompts.get(name), found_cdn, cdn) for t in templates),
+                origin=origin if shown_ones else "catalogue",
+                catalogue_captions=known[name].num_captions if name in known else 0,
+            )
+        )
+    if page:
+        differences += _difference_of_cdn(page.cdn, catalogue.cdn, cdn)
+        differences += page.notes
+    return Merged(sections=tuple(sections), cdn=found_cdn, differences=tuple(differences))
+
+
+def _finish(section: Section, prompt: str | None, cdn: str, chosen_cdn: str | None) -> Section:
+    """A section with its image prompt, and addresses that are whole and on the chosen host."""
+    prompt = prompt or section.image_prompt
+    given = tuple(_on_host(one, cdn, always=chosen_cdn is not None) for one in section.given)
+    return replace(
+        section, given=given, image_prompt=prompt, masked=section.masked or prompt is not None
+    )
+
+
+def _on_host(given: GivenCaption, cdn: str, *, always: bool) -> GivenCaption:
+    if given.from_catalogue or always or not given.address.cdn.startswith("http"):
+        return replace(given, address=replace(given.address, cdn=cdn))
+    return given
+
+
+def _merge_section(
+    known: Section | None, shown: list[PageSection], differences: list[str]
+) -> list[Section]:
+    """The templates of one section: the catalogue's with the page's laid over it, then others."""
+    if known is None:
+        return [one.section for one in shown]
+    merged, others = known, []
+    for one in shown:
+        if one.aligned:
+            merged = _overlay(merged, one.section)
+        else:
+            others.append(one.section)
+            differences.append(
+                f"Section '{known.name}': the page has '{one.section.template}', which the "
+                f"catalogue's '{known.template}' does not fit; both are asked for."
+            )
+    if shown:
+        differences += _differences_of_slots(known, [s.section for s in shown if s.aligned])
+    kinds = {one.section.key for one in shown} - {known.key}
+    if kinds:
+        differences.append(
+            f"Section '{known.name}': the page shows {', '.join(sorted(kinds))} keys, the catalogue "
+            f"says {known.key}; the page is believed."
+        )
+        merged = replace(merged, key=min(kinds))
+    return [merged, *others]
+
+
+def _overlay(known: Section, page: Section) -> Section:
+    """The catalogue's section with the page's spelling, options and keys."""
+    if page.template == NO_TEMPLATE:
+        return replace(known, given=_union_given(page.given, known.given))
+    slots = {
+        slot: tuple(_union(page.slots.get(slot, ()), options))
+        for slot, options in known.slots.items()
+    }
+    has_all = all(f"{{{slot}}}" in page.template for slot in known.slots)
+    return make_section(
+        name=known.name,
+        key=known.key,
+        template=page.template if has_all else known.template,
+        slots=slots,
+        options_complete=known.options_complete,
+        axis=known.axis,
+        article=known.article,
+        masked=known.masked,
+        image_prompt=known.image_prompt,
+        given=_union_given(page.given, known.given),
+        note=known.note,
+    )
+
+
+def _union(page: Iterable[str], known: tuple[str, ...]) -> Iterator[str]:
+    """Options of both, the page's first and in its spelling."""
+    folded = [fold(option) for option in page]
+    yield from folded
+    on_page = {plain_quotes(option) for option in folded}
+    yield from (option for option in known if plain_quotes(option) not in on_page)
+
+
+def _union_given(
+    page: tuple[GivenCaption, ...], known: tuple[GivenCaption, ...]
+) -> tuple[GivenCaption, ...]:
+    """Captions with keys of both; the same key twice is one, with the ranks of both."""
+    found: dict[tuple[str, str], GivenCaption] = {}
+    for given in (*page, *known):
+        place = comparable(given.caption), given.address.key
+        before = found.get(place, given)
+        found[place] = replace(before, ranks=tuple(sorted({*before.ranks, *given.ranks})))
+    return tuple(found.values())
+
+
+def _differences_of_names(
+    known: Mapping[str, Section], on_page: Mapping[str, list[PageSection]]
+) -> Iterator[str]:
+    missing = [name for name in known if name not in on_page]
+    if missing:
+        yield f"Not on the page, taken from the catalogue: {', '.join(missing)}."
+    new = [name for name in on_page if name not in known]
+    if new:
+        yield f"Not in the catalogue, taken from the page: {', '.join(new)}."
+
+
+def _differences_of_slots(known: Section, shown: list[Section]) -> Iterator[str]:
+    """Options and literal text that only one of the two has."""
+    for slot, options in known.slots.items():
+        here = {fold(o) for section in shown for o in section.slots.get(slot, ())}
+        if not here:
+            continue
+        plain_here = {plain_quotes(option) for option in here}
+        plain_known = {plain_quotes(option) for option in options}
+        only_page = sorted(plain_here - plain_known)
+        only_known = sorted(plain_known - plain_here)
+        if only_page:
+            yield f"Section '{known.name}', {slot}: only the page has {_listed(only_page)}."
+        if only_known:
+            yield f"Section '{known.name}', {slot}: only the catalogue has {_listed(only_known)}."
+        respelt = sorted(here - set(options) - set(only_page))
+        if respelt:
+            yield f"Section '{known.name}', {slot}: the page's quotes are kept: {_listed(respelt)}."
+
+
+def _difference_of_cdn(page: str | None, catalogue: str, chosen: str | None) -> list[str]:
+    if page is None or page == (chosen or catalogue):
+        return []
+    if chosen is not None:
+        return [f"The page shows images of {page}; {chosen} is asked, as chosen."]
+    return [
+        f"The page shows images of {page}, the catalogue says {catalogue}; the page is believed."
+    ]
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:_SHOWN_IN_A_DIFFERENCE])
+    more = len(names) - _SHOWN_IN_A_DIFFERENCE
+    return f"{shown} and {more:,} more" if more > 0 else shown

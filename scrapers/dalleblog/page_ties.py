@@ -1,0 +1,267 @@
+"""Which picture belongs to which caption.
+
+A base64 key spells its caption. For the other keys the page's layout decides, and a key must never
+be tied to a wrong caption: it would label 32 images wrongly. In this order:
+
+1. an alternative text that is a caption of the picture's section;
+2. the caption in the smallest element that holds the picture and a caption that fits its section:
+   the nearest before the picture, or after it where pictures come first. Of a caption with choices
+   the picture shows the chosen options; where one slot is spread out over pictures, the label beside
+   the picture is its option;
+3. an alternative text that looks like a caption and stands with no other key.
+
+What is tied to two captions is dropped, and what fits none is left out; both are reported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scrapers.dalleblog.alignment import Alignment, align
+from scrapers.dalleblog.captions import Section, fold, plain_quotes
+from scrapers.dalleblog.page_captions import (
+    Entry,
+    Visual,
+    comparable,
+    looks_like_caption,
+    same_caption,
+)
+from scrapers.dalleblog.page_items import Line, Picture, show
+from scrapers.dalleblog.urls import SampleUrl, parse_sample_url
+
+# How far from a picture its caption is looked for, in lines and pictures, and in elements upwards.
+_NEAR = 400
+_MAX_CLIMB = 64
+# A caption that fits no template of its section's must share this part of its words.
+_MIN_SHARED_WORDS = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """A picture with its caption, and the visual of the page that it belongs to, if any."""
+
+    caption: str
+    url: SampleUrl
+    visual: Visual | None
+
+
+class Ties:
+    """Ties the pictures of a page to its captions. `untied` and `conflicts` are what was left out."""
+
+    def __init__(self, entries: list[Entry], sections: Mapping[str, Section]) -> None:
+        self.entries = entries
+        self.sections = sections
+        self.untied: list[SampleUrl] = []
+        self.conflicts: list[str] = []
+        self._extents: dict[Any, tuple[int, int]] = {}
+        self._alt_keys: dict[str, set[str]] = defaultdict(set)
+        self._pictures = list(self._samples())
+        for _, picture, url in self._pictures:
+            self._alt_keys[fold(picture.alt)].add(url.key)
+
+    def tie(self) -> list[Tie]:
+        """Every picture that has a caption, in order of the page."""
+        ties = []
+        for index, picture, url in self._pictures:
+            found = self._tie(index, picture, url)
+            if found is None:
+                self.untied.append(url)
+            else:
+                ties.append(found)
+        return self._without_conflicts(ties)
+
+    def _samples(self) -> Iterator[tuple[int, Picture, SampleUrl]]:
+        for index, entry in enumerate(self.entries):
+            if isinstance(entry, Picture):
+                url = parse_sample_url(entry.url)
+                if url is not None:
+                    yield index, entry, url
+
+    def _tie(self, index: int, picture: Picture, url: SampleUrl) -> Tie | None:
+        visual = self._visual_of(index, url)
+        if url.caption is not None:
+            belongs = visual is not None and _could_show(visual, url.caption, self._known(url))
+            return Tie(fold(url.caption), url, visual if belongs else None)
+        alt = fold(picture.alt)
+        if self._is_caption_of(alt, url, visual):
+            return Tie(alt, url, visual)
+        if visual is not None:
+            caption = self._caption_shown(index, visual, url)
+            return None if caption is None else Tie(caption, url, visual)
+        if looks_like_caption(alt) and len(self._alt_keys[alt]) == 1:
+            return Tie(alt, url, None)
+        return None
+
+    def _known(self, url: SampleUrl) -> Section | None:
+        return self.sections.get(url.section)
+
+    def _is_caption_of(self, alt: str, url: SampleUrl, visual: Visual | None) -> bool:
+        if not alt:
+            return False
+        known = self._known(url)
+        if known is not None and known.match(alt) is not None:
+            return True
+        return visual is not None and _could_show(visual, alt, known)
+
+    # --- The caption by layout ---------------------------------------------------------------
+
+    def _visual_of(self, index: int, url: SampleUrl) -> Visual | None:
+        """The caption in the smallest element around the picture that holds one that fits."""
+        low, high = index, index + 1
+        element = self.entries[index].element
+        for _ in range(_MAX_CLIMB):
+            if element is None:
+                return None
+            low, high = self._extent(element, low, high)
+            found = self._nearest(index, low, high, url)
+            if found is not None:
+                return found
+            element = element.getparent()
+        return self._nearest(index, 0, len(self.entries), url)
+
+    def _extent(self, element: Any, low: int, high: int) -> tuple[int, int]:
+        """The entries within an element, which are neighbours, grown from some that are."""
+        if element not in self._extents:
+            while low > 0 and _is_within(self.entries[low - 1].element, element):
+                low -= 1
+            while high < len(self.entries) and _is_within(self.entries[high].element, element):
+                high += 1
+            self._extents[element] = low, high
+        return self._extents[element]
+
+    def _nearest(self, index: int, low: int, high: int, url: SampleUrl) -> Visual | None:
+        known = self._known(url)
+        before = self._captions(range(index - 1, max(low, index - _NEAR) - 1, -1), known)
+        if before and not self._pictures_come_first(low, high):
+            return _strongest(before)
+        after = self._first(range(index + 1, min(high, index + _NEAR)), Visual)
+        is_clear = bool(before) or self._holds_one_caption(low, high)
+        if isinstance(after, Visual) and is_clear and fits_section(after, known):
+            return after
+        return None
+
+    def _pictures_come_first(self, low: int, high: int) -> bool:
+        """Whether an element starts with a picture and ends with a caption that is surely one."""
+        first = self._first(range(low, high), Visual | Picture)
+        last = self._first(range(high - 1, low - 1, -1), Visual | Picture)
+        return isinstance(first, Picture) and isinstance(last, Visual) and not last.weak
+
+    def _holds_one_caption(self, low: int, high: int) -> bool:
+        inside = self.entries[low : min(high, low + 2 * _NEAR)]
+        return sum(isinstance(entry, Visual) for entry in inside) == 1
+
+    def _first(self, indices: range, kind: Any) -> Entry | None:
+        """The first entry of a kind, looking no further than is near."""
+        near = (self.entries[i] for i in indices[:_NEAR])
+        return next((entry for entry in near if isinstance(entry, kind)), None)
+
+    def _captions(self, indices: range, known: Section | None) -> list[Visual]:
+        found = []
+        for i in indices:
+            entry = self.entries[i]
+            if isinstance(entry, Visual) and fits_section(entry, known):
+                found.append(entry)
+                if not entry.weak or len(found) == 3:
+                    break
+            elif isinstance(entry, Picture) and found:
+                break
+        return found
+
+    # --- What the picture shows of a caption with choices ---------------------------------------
+
+    def _caption_shown(self, index: int, visual: Visual, url: SampleUrl) -> str | None:
+        known = self._known(url)
+        alignment = visual.alignment if known is None else align(known, visual.tokens)
+        if alignment is None or alignment.gap is None:
+            return visual.shown
+        label = self._label(index, alignment)
+        if label is None:
+            return None
+        chosen = {**alignment.chosen, alignment.gap: label}
+        return alignment.section.forms(chosen)[0]
+
+    def _label(self, index: int, alignment: Alignment) -> str | None:
+        """The option of the spread-out slot that stands beside a picture."""
+        assert alignment.gap is not None
+        options = {plain_quotes(o): o for o in alignment.section.slots[alignment.gap]}
+        picture = self.entries[index]
+        if isinstance(picture, Picture) and plain_quotes(fold(picture.alt)) in options:
+            return options[plain_quotes(fold(picture.alt))]
+        low, high, element = index, index + 1, picture.element
+        while element is not None:
+            low, high = self._extent(element, low, high)
+            inside = range(max(low, index - _NEAR), min(high, index + _NEAR))
+            labels = [t for i in inside if (t := _label_text(self.entries[i])) in options]
+            pictures = [i for i in inside if isinstance(self.entries[i], Picture)]
+            if labels:
+                paired = len(labels) == len(pictures)
+                return options[labels[pictures.index(index)]] if paired else None
+            element = element.getparent()
+        return None
+
+    # --- Doubts ------------------------------------------------------------------------------------
+
+    def _without_conflicts(self, ties: list[Tie]) -> list[Tie]:
+        """The ties without the keys that would stand for two captions."""
+        captions: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for tie in ties:
+            captions[tie.url.section, tie.url.key].add(comparable(tie.caption))
+        doubtful = {key for key, said in captions.items() if len(said) > 1}
+        self.conflicts = sorted(f"{section}/{key}" for section, key in doubtful)
+        return [tie for tie in ties if (tie.url.section, tie.url.key) not in doubtful]
+
+
+def _strongest(before: list[Visual]) -> Visual:
+    """The nearest; but a caption with choices stands above plain lines that follow it."""
+    strong = [visual for visual in before if not visual.weak]
+    return strong[0] if strong else before[0]
+
+
+def fits_section(visual: Visual, known: Section | None) -> bool:
+    """Whether a caption can be one of a picture's section, as far as the catalogue knows it."""
+    if known is None:
+        return True
+    if align(known, visual.tokens) is not None:
+        return True
+    if visual.alignment is not None:
+        return False
+    literal = {w for part in known.parts if isinstance(part, str) for w in _words(part)}
+    shared = literal & set(_words(visual.shown))
+    return len(shared) >= _MIN_SHARED_WORDS * max(len(literal), 1)
+
+
+def _could_show(visual: Visual, caption: str, known: Section | None) -> bool:
+    """Whether a visual's choices can be set so that it shows this caption."""
+    if same_caption(visual.shown, fold(caption)):
+        return True
+    alignment = visual.alignment
+    if alignment is not None and alignment.gap is not None and known is not None:
+        return known.match(fold(caption)) is not None
+    pattern = "".join(
+        re.escape(comparable(token.lower()))
+        if isinstance(token, str)
+        else "(?:" + "|".join(re.escape(comparable(fold(o))) for o in token.options) + ")"
+        for token in visual.tokens
+    )
+    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern).strip()
+    return re.fullmatch(pattern, comparable(fold(caption))) is not None
+
+
+def _label_text(entry: Entry) -> str:
+    return plain_quotes(fold(show(entry.tokens))) if isinstance(entry, Line | Visual) else ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", plain_quotes(text))
+
+
+def _is_within(element: Any, ancestor: Any) -> bool:
+    for _ in range(2 * _MAX_CLIMB):
+        if element is None or element is ancestor:
+            break
+        element = element.getparent()
+    return element is ancestor
