@@ -1,0 +1,202 @@
+"""The command line: where values come from, exit codes, JSON, and errors in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import pipeline.cli
+from pipeline.cli import app
+from pipeline.config import StageConfig
+from pipeline.contracts import StageReport
+from pipeline.progress import Progress
+from pipeline.stages import STAGES
+from pipeline.storage import Workspace, lock_workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    return Workspace(tmp_path / "data").open(source="dalleblog").root
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[StageConfig]:
+    """Configs that reached the dedupe stage, whose work is left out."""
+    configs: list[StageConfig] = []
+
+    def door(config: StageConfig, progress: Progress) -> StageReport:
+        configs.append(config)
+        progress(1, 1)
+        return StageReport(stage="dedupe", outcome="done", counts={"rows": 3})
+
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    return configs
+
+
+def invoke(*args: str, env: Mapping[str, str] | None = None) -> Any:
+    return CliRunner().invoke(app, list(args), env=dict(env or {}))
+
+
+def pick(configs: list[StageConfig], name: str) -> Any:
+    return getattr(configs[-1], name)
+
+
+def test_flag_wins_over_environment_over_file_over_default(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig]
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("[dedupe]\nval-fraction = 0.2\n")
+    base = ("dedupe", "--workspace", str(workspace))
+    env = {"PIPELINE_DEDUPE_VAL_FRACTION": "0.3"}
+    assert invoke(*base).exit_code == 0
+    default = pick(seen, "val_fraction")
+    invoke(*base, "--config", str(file))
+    assert pick(seen, "val_fraction") == 0.2 != default
+    invoke(*base, "--config", str(file), env=env)
+    assert pick(seen, "val_fraction") == 0.3
+    invoke(*base, "--config", str(file), "--val-fraction", "0.4", env=env)
+    assert pick(seen, "val_fraction") == 0.4
+
+
+def test_common_keys_may_stand_at_the_top_of_the_file(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig]
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'workspace = "{workspace}"\njson = true\n')
+    result = invoke("dedupe", "--config", str(file))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["counts"] == {"rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[dedupe]\nval_fractoin = 1\n", "val_fraction"),
+        ("[dedup]\n", "dedupe"),
+        ("worksapce = 'x'\n", "workspace"),
+        ("[dedupe\n", "not TOML"),
+        ("[dedupe]\nval_fraction = 7\n", "0<=x<=1"),
+    ],
+)
+def test_a_wrong_file_is_wrong_usage(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig], text: str, said: str
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    result = invoke("dedupe", "--workspace", str(workspace), "--config", str(file))
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not seen
+
+
+def test_json_is_the_last_line_of_stdout_and_alone_there(
+    workspace: Path, seen: list[StageConfig]
+) -> None:
+    result = invoke("dedupe", "--workspace", str(workspace), "--json")
+    assert json.loads(result.stdout)["stage"] == "dedupe"
+    assert "dedupe: done" in result.stderr
+
+
+def test_quiet_says_nothing(workspace: Path, seen: list[StageConfig]) -> None:
+    result = invoke("dedupe", "--workspace", str(workspace), "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_failed_items_that_remain_are_exit_code_3(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = StageReport(stage="dedupe", outcome="incomplete", counts={"failed": 2})
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: lambda config, progress: report)
+    assert invoke("dedupe", "--workspace", str(workspace)).exit_code == 3
+
+
+def test_an_interrupt_is_told_and_has_its_code(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def door(config: StageConfig, progress: Progress) -> StageReport:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    result = invoke("dedupe", "--workspace", str(workspace))
+    assert result.exit_code == 130
+    assert "same command" in result.output
+
+
+def test_an_unknown_error_shows_its_traceback_only_when_asked(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def door(config: StageConfig, progress: Progress) -> StageReport:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    result = invoke("dedupe", "--workspace", str(workspace), "--json")
+    assert result.exit_code == 1
+    assert "boom" in result.stderr
+    assert "Traceback" not in result.output
+    assert json.loads(result.stdout.splitlines()[-1])["outcome"] == "failed"
+    debugged = invoke("dedupe", "--workspace", str(workspace), "--debug")
+    assert "Traceback" in debugged.output + capfd.readouterr().err
+
+
+def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, seen: list[StageConfig]) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for command in ("dedupe", "scrape", "status", "verify", "train"):
+        result = invoke(command, "--workspace", str(tmp_path))
+        assert result.exit_code == 1
+        assert "not a workspace" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_second_run_beside_a_running_one_names_it(
+    workspace: Path, seen: list[StageConfig]
+) -> None:
+    with lock_workspace(workspace, "pipeline scrape"):
+        result = invoke("dedupe", "--workspace", str(workspace))
+    assert result.exit_code == 1
+    assert f"(process {os.getpid()} on" in result.output
+    assert not seen
+
+
+def test_a_missing_package_names_the_extra(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith("pipeline.train")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = invoke("train", "--workspace", str(workspace))
+    assert result.exit_code == 1
+    assert "dalle-pipeline[train]" in result.output
+
+
+def test_every_stage_has_its_command_and_help_for_each_option() -> None:
+    for name in (*STAGES, "run", "verify", "status", "demo", "replica"):
+        result = invoke(name, "--help")
+        assert result.exit_code == 0, (name, result.output)
+        assert "--workspace" in result.output or name == "replica"
+
+
+@pytest.mark.parametrize("arguments", [["dedupe", "--nonsense"], ["nonsense"], ["dedupe", "extra"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert invoke(*arguments).exit_code == 2
+
+
+def test_an_empty_workspace_says_what_to_run_first(workspace: Path) -> None:
+    for command in ("dedupe", "train-codec", "encode", "shard", "train"):
+        result = invoke(command, "--workspace", str(workspace))
+        assert result.exit_code == 1, (command, result.output)
+        assert "not an error we know" not in result.output, (command, result.output)
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dalle-pipeline ")
+    assert pipeline.cli.app.info.name == "pipeline"

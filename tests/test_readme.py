@@ -1,0 +1,75 @@
+"""The README is true: commands and options exist, the floor plan is the tree, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pipeline.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = typer.main.get_group(app).commands
+
+
+def code_blocks() -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def shown_commands() -> list[str]:
+    """Every line of a code block that calls `pipeline` or `make`, continued lines joined."""
+    lines = "\n".join(code_blocks()).replace("\\\n", " ").splitlines()
+    return [
+        line.removeprefix("$ ").strip()
+        for line in lines
+        if re.match(r"(\$ )?(pipeline|make) ", line)
+    ]
+
+
+def test_the_readme_shows_every_command() -> None:
+    shown = {line.split()[1] for line in shown_commands() if line.startswith("pipeline")}
+    assert set(COMMANDS) <= shown
+
+
+@pytest.mark.parametrize("line", shown_commands())
+def test_a_shown_command_exists_with_its_options(line: str) -> None:
+    program, name, *rest = shlex.split(line, comments=True)
+    if program == "make":
+        assert re.search(rf"^{re.escape(name)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    assert name in COMMANDS
+    known = {
+        flag for param in COMMANDS[name].params for flag in (*param.opts, *param.secondary_opts)
+    }
+    given = {word.split("=")[0] for word in rest if word.startswith("--")}
+    assert given <= known | {"--help"}
+
+
+def test_the_floor_plan_is_the_tree() -> None:
+    plan = README.split("## The floor plan", 1)[1].split("```")[1]
+    paths: list[str] = []
+    stack: list[str] = []
+    for line in plan.splitlines():
+        if not line.strip():
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        stack[depth:] = [name]
+        paths.append("".join(stack))
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert missing == []
+    rooms = {
+        f"{p.parent.name}/{p.name}/"
+        for p in (ROOT / "pipeline").iterdir()
+        if (p / "__init__.py").exists()
+    }
+    assert rooms <= set(paths)
+
+
+def test_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
+    assert [target for target in targets if not (ROOT / target).exists()] == []

@@ -1,0 +1,115 @@
+"""`pipeline verify` and `status`: what is as promised passes, every broken promise is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.inventory import find_folders
+from pipeline.storage import (
+    Workspace,
+    file_entry,
+    input_digest,
+    make_manifest,
+    write_manifest,
+)
+from pipeline.verify import check_folder
+
+COUNTS = {"rows": 3, "kept": 2, "rejected": 1, "failed": 0}
+
+
+def write_raw(workspace: Workspace, content: str) -> None:
+    workspace.raw.mkdir(exist_ok=True)
+    counts = {"urls": 3, "done": 2, "missing": 1}
+    write_manifest(
+        workspace.raw,
+        make_manifest(
+            "raw", config={}, inputs={}, counts=counts, files=(), details={"content": content}
+        ),
+    )
+
+
+def write_dedupe(workspace: Workspace, counts: dict[str, int] | None = None) -> Path:
+    folder = workspace.dedupe / "kept"
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "00000.parquet"
+    pq.write_table(pa.table({"key": ["a", "b"]}), table)
+    manifest = make_manifest(
+        "dedupe",
+        config={},
+        inputs={"raw": input_digest(workspace.raw)},
+        counts=counts or COUNTS,
+        files=(file_entry(table, workspace.dedupe, rows=2),),
+    )
+    write_manifest(workspace.dedupe, manifest)
+    return table
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = Workspace(tmp_path / "data").open(source="dalleblog")
+    write_raw(workspace, "abc")
+    write_dedupe(workspace)
+    return workspace
+
+
+def problems(workspace: Workspace) -> list[str]:
+    return [text for folder in find_folders(workspace.root) for text in check_folder(folder)]
+
+
+def test_a_whole_workspace_passes(workspace: Workspace) -> None:
+    assert problems(workspace) == []
+    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["counts"] == {"folders": 2, "files": 1}
+
+
+def test_a_changed_byte_is_found(workspace: Workspace) -> None:
+    table = workspace.dedupe / "kept" / "00000.parquet"
+    data = bytearray(table.read_bytes())
+    data[10] ^= 1
+    table.write_bytes(data)
+    assert ["its bytes changed" in text for text in problems(workspace)] == [True]
+
+
+def test_a_missing_and_a_shortened_file_are_told_apart(workspace: Workspace) -> None:
+    table = workspace.dedupe / "kept" / "00000.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    assert "expected" in problems(workspace)[0]
+    table.unlink()
+    assert "is missing" in problems(workspace)[0]
+
+
+def test_counts_that_do_not_add_up_are_found(workspace: Workspace) -> None:
+    write_dedupe(workspace, counts={**COUNTS, "kept": 1})
+    assert problems(workspace) == ["dedupe: rows 3 is not kept 1 + rejected 1 + failed 0"]
+
+
+def test_an_older_input_makes_a_folder_stale(workspace: Workspace) -> None:
+    write_raw(workspace, "other")
+    assert "older raw" in problems(workspace)[0]
+    result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
+    details = json.loads(result.stdout)["details"]
+    assert details["dedupe"]["state"] == "stale: raw changed"
+    assert details["raw"]["state"] == "fresh"
+
+
+def test_a_folder_without_its_manifest_is_unfinished(workspace: Workspace) -> None:
+    (workspace.dedupe / "manifest.json").unlink()
+    assert "has not finished" in problems(workspace)[0]
+    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
+    assert result.exit_code == 1
+
+
+def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
+    path = workspace.dedupe / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0]["rows"] = 5
+    path.write_text(json.dumps(manifest))
+    assert problems(workspace) == ["dedupe/kept/00000.parquet has 2 rows, expected 5"]
