@@ -1,0 +1,72 @@
+"""What `pipeline scrape` is told. Light: imports nothing that asks or stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import StageConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrapeConfig(StageConfig):
+    """Options of the scrape: what to fetch, how politely, and what to ask again."""
+
+    source: str = option("dalleblog", "Where the captions and images come from.")
+    page_url: str | None = option(None, "Address of the page, if not the source's own.")
+    page: Path | None = option(
+        None, "A saved copy of the page, read instead of asking for it.", runtime=True
+    )
+    no_page: bool = option(False, "Ask for no page: use the built-in catalogue alone.")
+    cdn_url: str | None = option(
+        None, "Address under which the images lie, if not the source's own."
+    )
+    sections: tuple[str, ...] = option((), "Only these sections of the page.")
+    limit: int | None = option(None, "At most this many captions.", low=1)
+    captions: Path | None = option(
+        None, "Only the captions in this file, one a line.", runtime=True
+    )
+    ignore_opt_out: bool = option(
+        False, "Fetch even what robots.txt or X-Robots-Tag refuse; recorded in the manifest."
+    )
+
+    retry_failed: bool = option(False, "Ask again only for what failed.", runtime=True)
+    refresh: bool = option(
+        False, "Ask again for everything, and fetch only what has changed.", runtime=True
+    )
+
+    contact: str | None = option(
+        None,
+        "Mail or web address for the user agent, so that the host can reach you.",
+        runtime=True,
+    )
+    rate: float | None = option(
+        None, "At most this many requests a second to a host.", low=0.001, runtime=True
+    )
+    concurrency: int = option(
+        32, "At most this many requests at a time to a host.", low=1, high=1024, runtime=True
+    )
+    attempts: int = option(
+        6, "Requests for one image before it counts as failed.", low=1, high=100, runtime=True
+    )
+    timeout_s: float = option(
+        60.0, "Longest time for one answer, in seconds.", low=0.05, runtime=True
+    )
+    backoff_s: float = option(
+        0.5,
+        "First wait before an image is asked again, in seconds; it doubles.",
+        low=0.0,
+        runtime=True,
+    )
+    max_backoff_s: float = option(
+        60.0, "Longest of those waits, in seconds.", low=0.0, runtime=True
+    )
+    max_outage_s: float = option(
+        300.0,
+        "A host that gives no answer for so long is left for another run.",
+        low=0.0,
+        runtime=True,
+    )
+    segment_mb: int = option(
+        512, "Size at which a tar of the raw store is closed, in MiB.", low=1, runtime=True
+    )

@@ -1,0 +1,135 @@
+"""The hosts of a crawl: for each one its pace, its robots.txt and the jobs that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from scrapers.client import Client, FetchError
+from scrapers.plans import Job
+from scrapers.politeness import Backoff, HostPace, parse_retry_after
+from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status
+
+logger = logging.getLogger(__name__)
+
+_ROBOTS_ATTEMPTS = 4
+
+
+@dataclass
+class Host:
+    """One origin: scheme, name and port."""
+
+    origin: str
+    pace: HostPace
+    robots: Robots | None = None
+    # Why nothing more is asked in this run.
+    closed: str | None = None
+    ready: deque[Job] = field(default_factory=deque)
+    loading: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def allows(self, url: str) -> bool:
+        """Whether robots.txt, which must be loaded, lets us ask for `url`."""
+        assert self.robots is not None
+        if self.robots.policy == "open" or (
+            self.robots.policy == "rules" and not self.robots.rules
+        ):
+            return True
+        return self.robots.allows(path_of(url))
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    end = url.find("/", url.find("://") + 3)
+    return url if end < 0 else url[:end]
+
+
+def path_of(url: str) -> str:
+    """What the request line holds: path and query."""
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+
+@dataclass(kw_only=True)
+class Hosts:
+    """All hosts met so far; loads robots.txt once for each."""
+
+    client: Client
+    backoff: Backoff
+    rng: random.Random
+    max_slots: int
+    rate: float | None
+    ignore_opt_out: bool
+    monotonic: Callable[[], float]
+    _hosts: dict[str, Host] = field(default_factory=dict)
+
+    def of(self, url: str) -> Host:
+        """The host of a URL."""
+        origin = origin_of(url)
+        host = self._hosts.get(origin)
+        if host is None:
+            pace = HostPace(
+                max_slots=self.max_slots,
+                rate=self.rate,
+                outage=Backoff(base_s=self.backoff.base_s * 2, cap_s=self.backoff.cap_s),
+                rng=self.rng,
+                now=self.monotonic(),
+            )
+            host = self._hosts[origin] = Host(origin, pace, OPEN if self.ignore_opt_out else None)
+        return host
+
+    def all(self) -> list[Host]:
+        """Every host, in the order in which they were met."""
+        return list(self._hosts.values())
+
+    async def allows(self, url: str) -> bool:
+        """Whether robots.txt of the URL's host allows it; loads it where needed."""
+        host = self.of(url)
+        await self.load(host)
+        return host.allows(url)
+
+    async def load(self, host: Host) -> None:
+        """Make sure that `host.robots` is there; several may wait for it at a time."""
+        if host.robots is not None:
+            return
+        if host.loading is None:
+            host.loading = asyncio.get_running_loop().create_task(self._load(host))
+        await asyncio.shield(host.loading)
+
+    async def _load(self, host: Host) -> None:
+        robots = await self._ask_robots(f"{host.origin}/robots.txt")
+        host.robots = robots
+        if robots.policy == "closed":
+            host.closed = "robots_unreachable"
+            logger.warning(
+                "%s/robots.txt can't be had: nothing is asked of this host in this run.",
+                host.origin,
+            )
+        if robots.crawl_delay_s is not None:
+            host.pace.slow_to(robots.crawl_delay_s)
+
+    async def _ask_robots(self, url: str) -> Robots:
+        agent = self.client.user_agent.partition("/")[0]
+        for failures in range(1, _ROBOTS_ATTEMPTS + 1):
+            wait_s = self.backoff.delay_s(failures, self.rng)
+            try:
+                answer = await self.client.get(url, max_bytes=4 * MAX_ROBOTS_BYTES)
+            except FetchError as error:
+                if not error.retry:
+                    # Redirected in circles, or no text: as good as no robots.txt (RFC 9309, 2.3.1.2).
+                    return CLOSED if error.reason in ("tls", "too_large") else OPEN
+            else:
+                robots = robots_for_status(answer.status, answer.body, agent)
+                if robots.policy != "closed":
+                    return robots
+                wait_s = max(
+                    wait_s, min(parse_retry_after(answer.retry_after) or 0.0, self.backoff.cap_s)
+                )
+            if failures < _ROBOTS_ATTEMPTS:
+                await asyncio.sleep(wait_s)
+        return CLOSED

@@ -1,0 +1,321 @@
+"""The ledger: one row a URL in SQLite, what was asked and what came.
+
+A caption form is written once and its images refer to it, so that 1.1 million rows stay around
+150 MB; readers see the view `items` of `pipeline.contracts.LEDGER_ITEMS`. WAL mode: one thread
+writes, others read. Rows are committed after their bytes are on disk, never before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.contracts import LEDGER_ITEMS, URL_STATES, UrlState
+from pipeline.errors import ContractError, StorageError
+from scrapers.segments import SegmentState
+
+LEDGER_VERSION = 1
+STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
+
+_SCHEMA = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE forms(
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plan INTEGER NOT NULL, section TEXT NOT NULL,
+  caption TEXT NOT NULL, masked INTEGER NOT NULL, num_ranks INTEGER NOT NULL,
+  prefix TEXT NOT NULL, suffix TEXT);
+CREATE TABLE urls(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, state INTEGER NOT NULL, status_code INTEGER,
+  reason TEXT, attempts INTEGER NOT NULL, etag TEXT, last_modified TEXT, final_url TEXT,
+  sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER, version INTEGER NOT NULL,
+  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL,
+  PRIMARY KEY(form, rank)) WITHOUT ROWID;
+CREATE TABLE versions(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, version INTEGER NOT NULL, etag TEXT,
+  last_modified TEXT, sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER,
+  PRIMARY KEY(form, rank, version)) WITHOUT ROWID;
+CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
+"""
+
+_STATE_CASE = "CASE u.state " + " ".join(
+    f"WHEN {number} THEN '{name}'" for name, number in STATE_NUMBER.items()
+)
+_ITEM_EXPRESSIONS: dict[str, str] = {
+    "url": "CASE WHEN f.suffix IS NULL THEN f.prefix ELSE f.prefix || u.rank || f.suffix END",
+    "key": "f.key || printf('-%02d', u.rank) || CASE WHEN u.version > 1 THEN '-v' || u.version ELSE '' END",
+    "source": "(SELECT value FROM meta WHERE name = 'source')",
+    "section": "f.section",
+    "caption": "f.caption",
+    "masked": "f.masked",
+    "state": _STATE_CASE + " END",
+    "sha256": "lower(hex(u.sha256))",
+    "segment": "printf('%05d.tar', u.segment)",
+    "first_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.first_time, 'unixepoch')",
+    "last_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.last_time, 'unixepoch')",
+}
+_NULL_WITHOUT_BYTES = ("sha256", "segment")
+
+
+class FormRow(NamedTuple):
+    """A caption form. `plan` is the id of the first form of its caption."""
+
+    id: int
+    key: str
+    plan: int
+    section: str
+    caption: str
+    masked: bool
+    num_ranks: int
+    prefix: str
+    suffix: str | None
+
+
+class UrlRow(NamedTuple):
+    """The outcome of a URL, as it is written."""
+
+    form: int
+    rank: int
+    state: int
+    status_code: int | None
+    reason: str | None
+    attempts: int
+    etag: str | None
+    last_modified: str | None
+    final_url: str | None
+    sha256: bytes | None
+    bytes: int | None
+    segment: int | None
+    offset: int | None
+    version: int
+    time: int
+
+
+class Touch(NamedTuple):
+    """Asked again for bytes that we keep: unchanged, gone, or no answer this time."""
+
+    state: int
+    status_code: int | None
+    reason: str | None
+    attempts: int
+    time: int
+    etag: str | None
+    last_modified: str | None
+    form: int
+    rank: int
+
+
+class Known(NamedTuple):
+    """What a crawl needs to know of a URL that it has met."""
+
+    form: int
+    rank: int
+    state: UrlState
+    status_code: int | None
+    etag: str | None
+    last_modified: str | None
+    sha256: bytes | None
+    version: int
+    last_time: int
+
+
+_UPSERT = """
+INSERT INTO urls(form, rank, state, status_code, reason, attempts, etag, last_modified, final_url,
+  sha256, bytes, segment, offset, version, first_time, last_time)
+VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)
+ON CONFLICT(form, rank) DO UPDATE SET state = excluded.state, status_code = excluded.status_code,
+  reason = excluded.reason, attempts = attempts + excluded.attempts, etag = excluded.etag,
+  last_modified = excluded.last_modified, final_url = excluded.final_url, sha256 = excluded.sha256,
+  bytes = excluded.bytes, segment = excluded.segment, offset = excluded.offset,
+  version = excluded.version, last_time = excluded.last_time
+"""
+_TOUCH = """
+UPDATE urls SET state = ?1, status_code = ?2, reason = ?3, attempts = attempts + ?4, last_time = ?5,
+  etag = coalesce(?6, etag), last_modified = coalesce(?7, last_modified)
+WHERE form = ?8 AND rank = ?9
+"""
+_ARCHIVE = """
+INSERT OR REPLACE INTO versions
+SELECT form, rank, version, etag, last_modified, sha256, bytes, segment, offset
+FROM urls WHERE form = ? AND rank = ?
+"""
+_KNOWN = """
+SELECT form, rank, state, status_code, etag, last_modified, sha256, version, last_time
+FROM urls WHERE form = ?
+"""
+
+
+class Ledger:
+    """One connection to `ledger.sqlite`, for one thread at a time. Raises StorageError when the disk does."""
+
+    def __init__(self, path: Path, source: str | None = None) -> None:
+        """Open the ledger at `path`; with `source` given, make it where there is none."""
+        self.path = path
+        if source is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.exists():
+            raise ContractError(f"There is no ledger at {path}. Run `pipeline scrape` first.")
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # FULL: a committed row survives a power cut, as its bytes do.
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA cache_size = -16384")
+            if source is not None:
+                self._create(source)
+            self._check_version()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _create(self, source: str) -> None:
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return
+        script = f"BEGIN IMMEDIATE;{_SCHEMA}{items_view()};COMMIT;"
+        self._db.executescript(script)
+        self.set_meta("source", source)
+        self.set_meta("version", str(LEDGER_VERSION))
+
+    def _check_version(self) -> None:
+        found = self.meta("version")
+        if found not in (None, str(LEDGER_VERSION)):
+            raise ContractError(
+                f"{self.path} was written by ledger version {found}, this pipeline reads version "
+                f"{LEDGER_VERSION}. Use the pipeline that wrote it, or a new --workspace."
+            )
+
+    def _translate(self, error: sqlite3.Error) -> StorageError | ContractError:
+        if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+            return StorageError(
+                f"The disk is full: no room to write {self.path}. What was fetched before is safe; "
+                "free some space and give the same command again."
+            )
+        if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
+            return ContractError(
+                f"{self.path} is not a ledger ({error}). Move it away, or give another --workspace."
+            )
+        return StorageError(f"Can't read or write {self.path}: {error}.")
+
+    def meta(self, name: str) -> str | None:
+        """A note kept beside the rows."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, name: str, value: str | None) -> None:
+        """Keep a note, or with None forget it."""
+        with self._errors():
+            if value is None:
+                self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
+
+    def _errors(self) -> _Translating:
+        return _Translating(self)
+
+    def commit(
+        self,
+        *,
+        forms: Iterable[FormRow] = (),
+        changed: Iterable[tuple[int, int]] = (),
+        rows: Iterable[UrlRow] = (),
+        touched: Iterable[Touch] = (),
+        segments: Iterable[SegmentState] = (),
+    ) -> None:
+        """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
+
+        `changed` names the rows whose present version is kept in `versions`.
+        """
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", forms)
+                self._db.executemany(_ARCHIVE, changed)
+                self._db.executemany(_UPSERT, rows)
+                self._db.executemany(_TOUCH, touched)
+                self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def form_id(self, key: str) -> int | None:
+        """The id of the form with this key."""
+        row = self._db.execute("SELECT id FROM forms WHERE key = ?", (key,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def next_form_id(self) -> int:
+        """The first free id."""
+        return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM forms").fetchone()[0])
+
+    def known(self, form: int) -> list[Known]:
+        """All rows of a form, by rank."""
+        return [
+            Known(row[0], row[1], URL_STATES[row[2]], *row[3:])
+            for row in self._db.execute(_KNOWN, (form,))
+        ]
+
+    def count_states(self) -> Counter[str]:
+        """URLs by state; every state is named."""
+        counts = Counter(dict.fromkeys(URL_STATES, 0))
+        for state, number in self._db.execute("SELECT state, count(*) FROM urls GROUP BY state"):
+            counts[URL_STATES[state]] = number
+        return counts
+
+    def segment_states(self) -> list[SegmentState]:
+        """All segments, in order."""
+        rows = self._db.execute("SELECT number, bytes, sha256 FROM segments ORDER BY number")
+        return [SegmentState(*row) for row in rows]
+
+    def forget_lost(self, segment: int, size: int) -> int:
+        """Rows whose bytes lie behind `size` in a segment are pending again; how many there were.
+
+        The segment counts as closed at the end of its last whole image.
+        """
+        lost = self._db.execute(
+            "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL, segment = NULL,"
+            " offset = NULL WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
+            (segment, size),
+        ).rowcount
+        end = "SELECT coalesce(max((offset + bytes + 511) / 512 * 512), 0) FROM urls WHERE segment = ?1"
+        self._db.execute(f"UPDATE segments SET bytes = ({end}) WHERE number = ?1", (segment,))
+        return lost
+
+    def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """Rows of a read."""
+        with self._errors():
+            yield from self._db.execute(sql, values)
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and close it."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:
+            pass  # A full disk or a reader: the log stays beside the file, which is as good.
+        finally:
+            self._db.close()
+
+
+class _Translating:
+    """SQLite's errors become ours."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise self._ledger._translate(error) from error
+
+
+def items_view() -> str:
+    """The view that readers use, in the words of the contract."""
+    columns = []
+    for column in LEDGER_ITEMS:
+        expression = _ITEM_EXPRESSIONS.get(column.name, f"u.{column.name}")
+        if column.name in _NULL_WITHOUT_BYTES:
+            expression = f"CASE WHEN u.{column.name} IS NULL THEN NULL ELSE {expression} END"
+        columns.append(f'{expression} AS "{column.name}"')
+    listed = ",\n  ".join(columns)
+    return f"CREATE VIEW items AS SELECT\n  {listed}\nFROM urls u JOIN forms f ON f.id = u.form"

@@ -1,0 +1,165 @@
+"""From an answer to the rows of the ledger and the bytes of the segments."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pipeline.contracts import UrlState
+from scrapers.client import Answer
+from scrapers.keys import image_key
+from scrapers.ledger import STATE_NUMBER, Touch, UrlRow
+from scrapers.plans import Job
+from scrapers.store import Store
+from scrapers.verdict import Verdict, evidence_of
+
+WallClock = Callable[[], float]
+
+
+@dataclass
+class Tally:
+    """What one run did."""
+
+    requests: int = 0
+    bytes: int = 0
+    stored: int = 0
+    unchanged: int = 0
+    changed: int = 0
+    gone: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    # Asked again without an answer, while the bytes of before are kept.
+    kept: int = 0
+
+
+class Recorder:
+    """Writes what became of each job into the store."""
+
+    def __init__(self, store: Store, tally: Tally, *, clock: WallClock = time.time) -> None:
+        self._store = store
+        self._tally = tally
+        self._clock = clock
+
+    def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """The last word on a job: store its bytes, if they are new, and its row."""
+        known = job.known
+        if verdict.state == "done" and answer is not None:
+            if answer.status == 304:
+                self._touch(job, "done", answer, None)
+                self._tally.unchanged += 1
+            else:
+                self._store_bytes(job, verdict, answer)
+        elif known is not None and known.sha256 is not None:
+            self._keep(job, verdict, answer)
+        else:
+            self._count_failure(verdict.state, verdict.reason)
+            self._write_row(job, verdict, answer)
+
+    def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
+        assert job.known is not None
+        if verdict.state in ("missing", "opted_out"):
+            gone = verdict.state == "missing"
+            self._tally.gone += gone
+            self._touch(job, verdict.state, answer, "gone" if gone else verdict.reason)
+            return
+        self._tally.kept += 1
+        self._tally.failures[verdict.reason or verdict.state] += 1
+        self._touch(job, job.known.state, answer, None if job.known.state == "done" else "gone")
+
+    def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer) -> None:
+        digest = hashlib.sha256(answer.body)
+        known, version = job.known, 1
+        if known is not None:
+            if known.sha256 == digest.digest():
+                self._touch(job, "done", answer, None)
+                self._tally.unchanged += 1
+                return
+            version = known.version + (known.sha256 is not None)
+        form = job.plan.forms[job.form]
+        meta = {
+            "url": job.url,
+            "section": job.plan.section,
+            "caption": form.caption,
+            "rank": job.rank,
+            "masked": job.plan.masked,
+            "sha256": digest.hexdigest(),
+            "etag": answer.etag,
+            "last_modified": answer.last_modified,
+            "final_url": answer.final_url,
+        }
+        key = image_key(form.address.key, job.rank, version)
+        place = self._store.segments.place(key, verdict.format or "bin", answer.body, meta)
+        if version > 1:
+            self._store.batch.changed.append((form.id, job.rank))
+            self._tally.changed += 1
+        self._tally.stored += 1
+        self._tally.bytes += len(answer.body)
+        self._store.add_bytes(len(answer.body))
+        self._write_row(job, verdict, answer, digest.digest(), place, version)
+
+    def _write_row(
+        self,
+        job: Job,
+        verdict: Verdict,
+        answer: Answer | None,
+        sha256: bytes | None = None,
+        place: tuple[int, int] | None = None,
+        version: int = 1,
+    ) -> None:
+        segment, offset = place or (None, None)
+        stored = answer if sha256 is not None else None
+        row = UrlRow(
+            self._form_id(job),
+            job.rank,
+            STATE_NUMBER[verdict.state],
+            answer.status if answer else None,
+            verdict.reason,
+            job.failures + 1 if verdict.reason != "robots" else job.failures,
+            stored.etag if stored else None,
+            stored.last_modified if stored else None,
+            answer.final_url if answer and answer.final_url != job.url else None,
+            sha256,
+            len(stored.body) if stored else None,
+            segment,
+            offset,
+            version,
+            int(self._clock()),
+        )
+        self._store.add_row(row)
+        self._see(job, verdict.state, row.status_code)
+
+    def _touch(self, job: Job, state: UrlState, answer: Answer | None, reason: str | None) -> None:
+        """Asked again; the stored bytes are those of before."""
+        assert job.known is not None
+        self._store.add_touch(
+            Touch(
+                STATE_NUMBER[state],
+                answer.status if answer else job.known.status_code,
+                reason,
+                job.failures + 1,
+                int(self._clock()),
+                answer.etag if answer and state == "done" else None,
+                answer.last_modified if answer and state == "done" else None,
+                job.known.form,
+                job.rank,
+            )
+        )
+        self._see(job, state, None)
+
+    def _form_id(self, job: Job) -> int:
+        form = job.plan.forms[job.form]
+        if not form.id:
+            number = self._store.new_form_id()
+            self._store.add_form(job.plan.form_row(form, number))
+            form.id = number
+        return form.id
+
+    def _see(self, job: Job, state: UrlState, status: int | None) -> None:
+        job.plan.seen[(job.form, job.rank)] = evidence_of(state, status)
+
+    def _count_failure(self, state: UrlState, reason: str | None) -> None:
+        self._tally.failures[reason or state] += 1

@@ -1,0 +1,213 @@
+"""`pipeline scrape`: bring home what a source names, each image once, through kills and faults.
+
+Reads the network (and `raw/` of an earlier run); writes `raw/ledger.sqlite`, `raw/segments/*.tar`
+and, last, `raw/manifest.json`. A run that finds all of it there asks nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline import __version__
+from pipeline.contracts import StageReport
+from pipeline.errors import ConfigError
+from pipeline.progress import Progress, no_progress
+from pipeline.storage import Workspace
+from scrapers.client import Client
+from scrapers.config import ScrapeConfig
+from scrapers.crawl import Crawl
+from scrapers.hosts import Hosts
+from scrapers.plans import Mode, PlanOpener
+from scrapers.politeness import Backoff
+from scrapers.raw import RawStore, begin_refresh, end_refresh
+from scrapers.source import Discovery, Source, SourceOptions, open_source
+from scrapers.start_page import fetch_page, keep_page, kept_page
+from scrapers.store import Store
+
+logger = logging.getLogger(__name__)
+
+USER_AGENT = "dalle-pipeline"
+
+
+def scrape(
+    config: ScrapeConfig,
+    progress: Progress = no_progress,
+    *,
+    source: Source | None = None,
+    make_client: Callable[[ScrapeConfig], Client] | None = None,
+) -> StageReport:
+    """Fetch all that the source names and the raw store does not have.
+
+    `source` and `make_client` stand in for what the options name. Raises SourceError if the page
+    can't be had or read, ConfigError, StorageError; KeyboardInterrupt on SIGINT and SIGTERM, after
+    what came is on disk.
+    """
+    started = time.monotonic()
+    source = source or open_source(source_options(config))
+    raw = RawStore(config, Workspace(config.workspace))
+    run = _Run(config, source, raw, progress, (make_client or open_client)(config))
+    report = run.find_finished()
+    if report is None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run.fetch())
+        report = run.report
+    if report is None:
+        raise KeyboardInterrupt
+    return dataclasses.replace(report, seconds=time.monotonic() - started)
+
+
+def source_options(config: ScrapeConfig) -> SourceOptions:
+    """What of the options concerns the source."""
+    return SourceOptions(
+        name=config.source,
+        page_url=config.page_url,
+        page_file=config.page,
+        cdn_url=config.cdn_url,
+        sections=config.sections,
+        limit=config.limit,
+        captions_file=config.captions,
+        use_page=not config.no_page,
+    )
+
+
+def open_client(config: ScrapeConfig) -> Client:
+    """A client that says who it is."""
+    return Client(user_agent=user_agent(config.contact), timeout_s=config.timeout_s)
+
+
+def user_agent(contact: str | None) -> str:
+    """Name, version and, if given, whom to write to. Raises ConfigError for what no header can hold."""
+    if contact is not None and not (contact.isascii() and contact.isprintable()):
+        raise ConfigError(f"--contact {contact!r} can't stand in a header: use plain ASCII.")
+    return f"{USER_AGENT}/{__version__}" + (f" (+{contact})" if contact else "")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # The extra `fast`: twice the requests a second.
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+@dataclass
+class _Run:
+    """One run of the stage and what it learns on its way."""
+
+    config: ScrapeConfig
+    source: Source
+    raw: RawStore
+    progress: Progress
+    client: Client
+    page: bytes | None = None
+    interrupted: bool = False
+    crawled: Crawl | None = None
+    report: StageReport | None = None
+    main: asyncio.Task[None] | None = None
+
+    def find_finished(self) -> StageReport | None:
+        """The report of a run that has nothing to do, without a request; None if there may be work."""
+        if self.config.refresh:
+            return None
+        if self.source.start_url is not None:
+            self.page = kept_page(self.raw.workspace, self.source.start_url)
+            if self.page is None:
+                return None
+        return self.raw.find_finished(self.page)
+
+    async def fetch(self) -> None:
+        """Fetch the page if need be, then the images."""
+        self.main = asyncio.current_task()
+        with _signals(self._stop):
+            try:
+                async with self.client:
+                    await self._fetch()
+            except asyncio.CancelledError:
+                if not self.interrupted:
+                    raise
+
+    def _stop(self) -> None:
+        first, self.interrupted = not self.interrupted, True
+        if first and self.crawled is not None:
+            logger.warning("Stopping: what came is being written.")
+            self.crawled.stop()
+        elif self.main is not None:
+            self.main.cancel()
+
+    async def _fetch(self) -> None:
+        hosts = self._hosts()
+        url = self.source.start_url
+        if url is not None and self.page is None:
+            self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
+            discovery = self.source.discover(self.page)
+            keep_page(self.raw.workspace, url, self.page)
+        else:
+            discovery = self.source.discover(self.page)
+        for difference in discovery.differences:
+            logger.info("%s", difference)
+        with self.raw.open(self.source.name) as store:
+            await self._fetch_images(discovery, store, hosts)
+
+    def _hosts(self) -> Hosts:
+        config = self.config
+        return Hosts(
+            client=self.client,
+            backoff=Backoff(base_s=config.backoff_s, cap_s=config.max_backoff_s),
+            rng=random.Random(),
+            max_slots=config.concurrency,
+            rate=config.rate,
+            ignore_opt_out=config.ignore_opt_out,
+            monotonic=time.monotonic,
+        )
+
+    async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
+        opener = PlanOpener(ledger=store.reader, mode=self._mode())
+        if self.config.refresh:
+            opener.refresh_since = begin_refresh(store.ledger)
+        crawl = self.crawled = Crawl(
+            self.config,
+            hosts=hosts,
+            store=store,
+            opener=opener,
+            num_urls=discovery.num_urls,
+            progress=self.progress,
+        )
+        await crawl.run(discovery.plans)
+        if self.interrupted:
+            return
+        if self.config.refresh and not crawl.left:
+            end_refresh(store.ledger)
+        self.report = self.raw.finish(store, crawl, self.page, repeated=opener.repeated)
+
+    def _mode(self) -> Mode:
+        if self.config.refresh:
+            return "refresh"
+        return "retry_failed" if self.config.retry_failed else "continue"
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`, in the main thread (elsewhere signals are someone else's)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

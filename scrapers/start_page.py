@@ -1,0 +1,80 @@
+"""The page that a source starts from: asked for once, kept beside the ledger, read from there later.
+
+Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, which says whence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from pipeline.errors import SourceError
+from pipeline.storage import Workspace, sha256_bytes, write_bytes, write_json
+from scrapers.client import Answer, Client, FetchError
+from scrapers.hosts import Hosts
+from scrapers.politeness import parse_retry_after
+
+MAX_PAGE_BYTES = 64 * 2**20
+_MAX_WAIT_S = 60.0
+
+
+def kept_page(workspace: Workspace, url: str) -> bytes | None:
+    """The page of `url` as an earlier run got it, None if there is none."""
+    try:
+        note: Any = json.loads((workspace.raw / "page.json").read_bytes())
+        body = (workspace.raw / "page.html").read_bytes()
+    except (OSError, ValueError):
+        return None
+    same = (
+        isinstance(note, dict)
+        and note.get("url") == url
+        and note.get("sha256") == sha256_bytes(body)
+    )
+    return body if same else None
+
+
+def keep_page(workspace: Workspace, url: str, body: bytes) -> None:
+    """Keep the page for later runs."""
+    write_bytes(workspace.raw / "page.html", body)
+    write_json(workspace.raw / "page.json", {"url": url, "sha256": sha256_bytes(body)})
+
+
+async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> bytes:
+    """Ask for the page, again while it seems worth it.
+
+    Raises SourceError in a sentence if it can't be had.
+    """
+    if not await hosts.allows(url):
+        raise SourceError(
+            f"robots.txt of {hosts.of(url).origin} does not allow {url}, or can't be read. "
+            "Use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+        )
+    trouble = ""
+    for attempt in range(1, attempts + 1):
+        wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
+        try:
+            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allows)
+        except FetchError as error:
+            trouble = f"{error.reason} ({error})"
+            if not error.retry:
+                break
+        else:
+            if answer.status == 200 and (answer.opt_out is None or hosts.ignore_opt_out):
+                return answer.body
+            trouble = _say(answer)
+            if answer.status not in (408, 425, 429) and answer.status < 500:
+                break
+            wait_s = max(wait_s, min(parse_retry_after(answer.retry_after) or 0.0, _MAX_WAIT_S))
+        if attempt < attempts:
+            await asyncio.sleep(wait_s)
+    raise SourceError(
+        f"The page {url} can't be had: {trouble}. What was fetched before is untouched. Try again "
+        "later, or use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+    )
+
+
+def _say(answer: Answer) -> str:
+    if answer.status == 200:
+        return f"it asks robots to stay away ({answer.opt_out}); --ignore-opt-out would fetch it"
+    return f"status {answer.status}, expected 200"
