@@ -148,6 +148,26 @@ CAPTIONS: tuple[Column, ...] = (
     Column("split", "string", "train or val."),
 )
 
+# dedupe/inspections.parquet, one row a file of the ledger by its bytes, sorted by bytes_sha256: what
+# was found in it. The next run takes from here what it need not look at again.
+INSPECTIONS: tuple[Column, ...] = (
+    Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
+    Column("status", "string", "ok, not_decodable, too_large or decoder_crashed."),
+    Column("detail", "string", "What is wrong with it, null if ok."),
+    Column("format", "string", "png, jpeg, …; this and what follows is null unless ok."),
+    Column("width", "int32", "Pixels, after the EXIF orientation; also for too_large."),
+    Column("height", "int32", "Pixels, after the EXIF orientation; also for too_large."),
+    Column("mode", "string", "Pillow's mode of the file."),
+    Column("has_alpha", "bool", "The file carries transparency."),
+    Column("pixel_sha256", "string", "Hash of the RGB raster with its size, hex."),
+    Column("phash", "uint64", "64-bit DCT perceptual hash."),
+    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
+    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
+    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
+    Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."),
+)
+
 # --- Codes -----------------------------------------------------------------------------------------
 
 # codes/<codec>-<fingerprint>/*.parquet, one row an image and view, sorted by pixel_sha256, view.
