@@ -112,8 +112,7 @@ class _Pool(Generic[P, R]):
                 yield finished.pop(order.popleft())
             if exhausted and not order:
                 return
-            for index, result in self._collect():
-                finished[index] = result
+            finished.update(self._collect())
 
     def close(self) -> None:
         """End the workers, whatever they are at."""

@@ -1,0 +1,104 @@
+"""Parts come back in order, and a worker that dies costs its part only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.engine import PartResult, map_parts
+from pipeline.errors import ContractError
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def slow_first(number: int) -> int:
+    time.sleep(0.2 if number == 0 else 0)
+    return number
+
+
+def die_of_three(number: int) -> int:
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return number
+
+
+def leave_at_three(number: int) -> int:
+    if number == 3:
+        os._exit(7)
+    return number
+
+
+def hang_at_one(number: int) -> int:
+    if number == 1:
+        time.sleep(60)
+    return number
+
+
+def refuse(number: int) -> int:
+    raise ContractError(f"part {number} is broken")
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_parts(workers: int) -> None:
+    results = list(map_parts(slow_first, range(8), workers=workers))
+    assert [r.result for r in results] == list(range(8))
+    assert [r.part for r in results] == list(range(8))
+
+
+def test_no_parts_give_no_results() -> None:
+    assert list(map_parts(square, [], workers=2)) == []
+
+
+def test_zero_workers_stay_in_this_process() -> None:
+    assert [r.result for r in map_parts(process_of, [1], workers=0)] == [os.getpid()]
+
+
+def test_one_worker_is_another_process() -> None:
+    assert [r.result for r in map_parts(process_of, [1], workers=1)] != [os.getpid()]
+
+
+def test_a_worker_that_dies_fails_its_part_and_no_other() -> None:
+    results = list(map_parts(die_of_three, range(8), workers=2))
+    assert [r.part for r in results if r.failure] == [3]
+    assert results[3].failure == "its process died of SIGSEGV"
+    assert [r.result for r in results if not r.failure] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_a_worker_that_exits_is_told_by_its_exit_code() -> None:
+    results = list(map_parts(leave_at_three, [3], workers=1))
+    assert results == [PartResult(part=3, failure="its process ended with exit code 7")]
+
+
+def test_a_part_that_takes_too_long_fails() -> None:
+    results = list(map_parts(hang_at_one, range(3), workers=2, timeout_s=1.5))
+    assert [r.failure for r in results] == [None, "no answer in 1.5 s", None]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_the_function_raises_is_raised_here(workers: int) -> None:
+    with pytest.raises(ContractError, match="part 5 is broken"):
+        list(map_parts(refuse, [5], workers=workers))
+
+
+def test_parts_are_read_as_they_are_needed() -> None:
+    read: list[int] = []
+
+    def parts() -> Iterator[int]:
+        for number in range(1000):
+            read.append(number)
+            yield number
+
+    results = map_parts(square, parts(), workers=1)
+    assert next(results).result == 0
+    assert len(read) < 20
+    results.close()  # type: ignore[attr-defined]
