@@ -1,0 +1,194 @@
+"""From the bytes of a file to its RGB raster, or to the reason why there is none.
+
+The raster of a file is: its first frame, turned as its EXIF orientation says, 8 bits a channel (of
+16 the upper 8), transparency laid over white, colours taken as sRGB (profiles and gamma are not
+applied). PNGs of the common kind (8-bit RGB) are decoded by pyspng, the fastest decoder that gives
+the same pixels as Pillow (see bench/dedupe.py); everything else by Pillow. pyspng looks at no CRC
+and Pillow at none of the image data, so the chunks of every PNG are checked here first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyspng
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import PipelineError
+
+# What the web shows. Others stay shut: some run interpreters (EPS), few are tested by anyone.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_SPECIAL_CHUNKS = frozenset({b"tRNS", b"eXIf"})  # transparency and orientation: Pillow's business
+_PLAIN_RGB = (8, 2)  # bit depth and colour type
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class DecodeError(PipelineError):
+    """A file that has no raster; the message says what was found. Never leaves this stage."""
+
+
+class TooLargeError(DecodeError):
+    """A file whose header promises more pixels than we decode."""
+
+    def __init__(self, width: int, height: int, max_pixels: int) -> None:
+        super().__init__(f"{width}×{height} is more than {max_pixels} pixels: not decoded")
+        self.width, self.height = width, height
+
+
+class Raster(NamedTuple):
+    """An image as its file holds it and as RGB, uint8 [height, width, 3]."""
+
+    format: str
+    mode: str
+    has_alpha: bool
+    pixels_HWC: Pixels
+
+
+def decode_image(data: bytes, *, max_pixels: int) -> Raster:
+    """Decode a file; more than `max_pixels` by its header and it is left alone.
+
+    Raises DecodeError (TooLargeError) with the reason, which is the same on every machine.
+    """
+    if data.startswith(_PNG_SIGNATURE):
+        header = read_png_header(data)
+        _check_size(header.width, header.height, max_pixels)
+        if header.is_plain_rgb:
+            return Raster("png", "RGB", False, _decode_plain_png(data))
+    elif (other := _name_other_content(data)) is not None:
+        raise DecodeError(other)
+    return _decode_with_pillow(data, max_pixels)
+
+
+class PngHeader(NamedTuple):
+    """What the chunks of a PNG say before anything is decoded."""
+
+    width: int
+    height: int
+    is_plain_rgb: bool
+
+
+def read_png_header(data: bytes) -> PngHeader:
+    """Walk through the chunks of a PNG and check each CRC.
+
+    Raises DecodeError where a CRC is wrong, a chunk is cut off or IHDR and IEND are not where the
+    format has them (W3C PNG, third edition, section 5).
+    """
+    position, end, special = len(_PNG_SIGNATURE), len(data), False
+    header = b""
+    view = memoryview(data)
+    while True:
+        if position + 12 > end:
+            raise DecodeError(f"the PNG ends early, after {end} bytes")
+        length = int.from_bytes(view[position : position + 4], "big")
+        after = position + 12 + length
+        if after > end:
+            raise DecodeError(f"the PNG ends early, after {end} bytes")
+        name = data[position + 4 : position + 8]
+        if zlib.crc32(view[position + 4 : after - 4]) != int.from_bytes(
+            view[after - 4 : after], "big"
+        ):
+            raise DecodeError(f"wrong CRC in PNG chunk {name.decode('latin-1')} at byte {position}")
+        if not header:
+            if name != b"IHDR" or length != 13:
+                raise DecodeError("the PNG does not begin with its header")
+            header = data[position + 8 : position + 21]
+        special = special or name in _SPECIAL_CHUNKS
+        position = after
+        if name == b"IEND":
+            break
+    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
+    return PngHeader(width, height, (depth, colour) == _PLAIN_RGB and not special)
+
+
+def _decode_plain_png(data: bytes) -> Pixels:
+    try:
+        pixels: Pixels = pyspng.load(data)
+    except RuntimeError as error:
+        raise DecodeError(f"broken PNG: {_tidy(error)}") from error
+    return pixels
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> Raster:
+    try:
+        with _own_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(*image.size, max_pixels)
+            has_alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
+            kind, mode = (image.format or "").lower(), image.mode
+            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image), has_alpha))
+    except UnidentifiedImageError:
+        raise DecodeError(f"no image format we read begins with {data[:8].hex(' ')}") from None
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
+        raise DecodeError(f"broken image: {_tidy(error)}") from error
+    return Raster(kind, mode, has_alpha, pixels)
+
+
+def _to_rgb(image: Image.Image, has_alpha: bool) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_to_8_bits(np.asarray(image), image.mode)).convert("RGB")
+    if has_alpha:
+        overlay = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", overlay.size, "white"), overlay).convert(
+            "RGB"
+        )
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:
+    """16-bit grey by its upper byte, floats and 32-bit integers cut to 0..255 or 0..65535."""
+    if mode == "F":
+        return np.nan_to_num(values.astype(np.float64)).clip(0, 255).astype(np.uint8)
+    wide = values.astype(np.int64).clip(0, 65535)
+    return (wide >> 8).astype(np.uint8)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise DecodeError(f"an image of {width}×{height} pixels")
+    if width * height > max_pixels:
+        raise TooLargeError(width, height, max_pixels)
+
+
+def _name_other_content(data: bytes) -> str | None:
+    """Name what is often found instead of an image, None for what may be one."""
+    if not data:
+        return "an empty file"
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in start:
+        return "an SVG drawing, not a raster image"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page, not an image"
+    return None
+
+
+@contextlib.contextmanager
+def _own_pixel_limit() -> Iterator[None]:
+    """Let `max_pixels` be the limit, not Pillow's own, and keep its warnings to ourselves."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _tidy(error: Exception) -> str:
+    """An error's own words without what changes from run to run."""
+    text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "the file", str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

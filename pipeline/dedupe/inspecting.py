@@ -1,0 +1,59 @@
+"""Have the images that no one has looked at yet inspected by worker processes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.dedupe.config import DedupeConfig
+from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
+from pipeline.dedupe.rows import in_chunks
+from pipeline.dedupe.store import Store
+from pipeline.engine import map_parts
+from pipeline.progress import Progress
+from pipeline.storage import Workspace
+
+log = logging.getLogger(__name__)
+
+PART_IMAGES = 64
+# No sane image takes so long; a decoder that hangs must not hang the stage.
+_PART_TIMEOUT_S = 900.0
+_IMAGE_TIMEOUT_S = 120.0
+
+
+def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> None:
+    """Inspect what the store has no inspection of; each finished part is kept at once."""
+    store.forget_outdated(max_pixels=config.max_pixels)
+    total = store.find_work()
+    parts = _cut(store, Workspace(config.workspace).segments, config.max_pixels)
+    done, faults = 0, Counter[str]()
+    for result in map_parts(inspect_part, parts, workers=config.workers, timeout_s=_PART_TIMEOUT_S):
+        if result.failure is None:
+            found = result.result
+        else:
+            log.warning("A decoder's process failed (%s): trying its images apart.", result.failure)
+            found = inspect_apart(result.part, workers=config.workers)
+        store.add(found)
+        done += len(found)
+        faults.update(i.status for i in found if i.status != "ok")
+        progress(done, total, dict(faults))
+
+
+def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspection]:
+    """Inspect the images of a part whose process died one by one, to find the one it died of."""
+    singles = [part._replace(places=(place,)) for place in part.places]
+    found: list[Inspection] = []
+    for result in map_parts(inspect_part, singles, workers=workers, timeout_s=_IMAGE_TIMEOUT_S):
+        if result.failure is None:
+            found += result.result
+        else:
+            sha256 = result.part.places[0].sha256
+            found.append(Inspection(sha256, "decoder_crashed", result.failure))
+    return found
+
+
+def _cut(store: Store, segments: Path, max_pixels: int) -> Iterator[InspectionPart]:
+    for places in in_chunks(store.read_work(), PART_IMAGES):
+        yield InspectionPart(segments, max_pixels, tuple(places))

@@ -1,0 +1,114 @@
+"""The perceptual hash of an image, and what else its 32×32 miniature tells.
+
+The hash is the DCT hash of Christoph Zauner, "Implementation and Benchmarking of Perceptual Image
+Hash Functions" (2010), section 3.2, known as pHash: luminance, smoothed and shrunk to 32×32; its
+two-dimensional DCT-II; the 8×8 coefficients of the lowest frequencies without the first row and
+column (those hold the mean); a bit each, set where the coefficient exceeds the median of the 64.
+
+Two things are pinned down so that every machine gets the same bits. The image is shrunk by area
+means (Zauner: a 7×7 mean, then every eighth pixel). And all arithmetic is on integers: luminance
+299 R + 587 G + 114 B (ITU-R BT.601), miniature cells in 1/256 of its 0..255 range, cosines rounded
+to 1/4096; so an image of one colour has the hash 0, not noise.
+
+Shapes: H height, W width, C = 3 channels, G = 32 cells along a side, K = 8 coefficients.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+GRID = 32
+SIDE = 8
+_LUMA_C = np.array([299, 587, 114], dtype=np.int64)
+_COSINE_SCALE = 4096
+
+Pixels = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+
+
+class Portrait(NamedTuple):
+    """What the miniature tells of an image: 64-bit hash, mean colour (0..255), one colour or not."""
+
+    phash: int
+    mean: tuple[float, float, float]
+    is_blank: bool
+
+
+def portray(pixels_HWC: Pixels) -> Portrait:
+    """Hash an RGB raster of any size ≥ 1×1 and take its mean colour."""
+    height, width = pixels_HWC.shape[:2]
+    cells_GGC = shrink(pixels_HWC)
+    area = height * width * GRID * GRID
+    red, green, blue = (float(s) / area for s in cells_GGC.sum(axis=(0, 1)))
+    luma_GG = (cells_GGC @ _LUMA_C) * 256 // (1000 * height * width)
+    return Portrait(hash_luma(luma_GG), (red, green, blue), _is_blank(pixels_HWC, cells_GGC))
+
+
+def hash_luma(luma_GG: Integers) -> int:
+    """The 64 bits of a miniature, the lowest frequencies first (most significant)."""
+    cosines_KG = _cosines()
+    coefficients = (cosines_KG @ luma_GG @ cosines_KG.T).ravel()
+    median_doubled = np.sort(coefficients)[31:33].sum()
+    bits = np.packbits(2 * coefficients > median_doubled)
+    return int.from_bytes(bits.tobytes(), "big")
+
+
+def shrink(pixels_HWC: Pixels) -> Integers:
+    """Sums over a 32×32 grid of cells, [G, G, C]; every cell counts H·W units of area.
+
+    A pixel that lies in two cells counts in each by its share.
+    """
+    height, width, channels = pixels_HWC.shape
+    if height % GRID == 0 and width % GRID == 0:
+        return _shrink_evenly(pixels_HWC) * (GRID * GRID)
+    rows_GH, columns_GW = _shares(height), _shares(width)
+    rows = np.empty((GRID, width, channels), dtype=np.int64)
+    for cell, shares_H in enumerate(rows_GH):
+        touched = np.flatnonzero(shares_H)
+        band = pixels_HWC[touched[0] : touched[-1] + 1]
+        rows[cell] = np.tensordot(shares_H[touched], band.astype(np.int64), axes=1)
+    cells: Integers = np.einsum("gw,rwc->rgc", columns_GW, rows)
+    return cells
+
+
+def _shrink_evenly(pixels_HWC: Pixels) -> Integers:
+    """`shrink` in units of a pixel, where whole pixels fall into cells."""
+    height, width, channels = pixels_HWC.shape
+    tall, wide = height // GRID, width // GRID
+    bands = pixels_HWC.reshape(GRID, tall, width * channels)
+    narrow = np.uint16 if tall <= 256 else np.uint32
+    sums = np.add.reduce(bands, axis=1, dtype=narrow).reshape(GRID, GRID, wide, channels)
+    total: Integers = sums[:, :, 0].astype(np.int64)
+    for column in range(1, wide):
+        total += sums[:, :, column]
+    return total
+
+
+@functools.lru_cache(maxsize=16)
+def _shares(length: int) -> Integers:
+    """How much of each of `length` pixels lies in each of the 32 cells, [G, length], in 1/32."""
+    edges = np.arange(GRID + 1) * length
+    starts, ends = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(length) * GRID
+    shares = np.minimum(ends, pixels + GRID) - np.maximum(starts, pixels)
+    result: Integers = np.maximum(shares, 0).astype(np.int64)
+    return result
+
+
+@functools.cache
+def _cosines() -> Integers:
+    """DCT-II basis of the frequencies 1..8 over 32 cells, [K, G]."""
+    frequency, cell = np.arange(1, SIDE + 1)[:, None], np.arange(GRID)
+    cosines = np.cos((2 * cell + 1) * frequency * np.pi / (2 * GRID))
+    rounded: Integers = np.rint(cosines * _COSINE_SCALE).astype(np.int64)
+    return rounded
+
+
+def _is_blank(pixels_HWC: Pixels, cells_GGC: Integers) -> bool:
+    if (cells_GGC != cells_GGC[0, 0]).any():
+        return False
+    return bool((pixels_HWC == pixels_HWC[0, 0]).all())

@@ -1,0 +1,124 @@
+"""`pipeline dedupe`: look at every scraped image once, and say what is used, what not, and why.
+
+Reads `raw/ledger.sqlite` (its view `items`) and the bytes in `raw/segments/`. Writes `dedupe/kept/`,
+`dedupe/rejected/`, `dedupe/captions.parquet`, `dedupe/inspections.parquet` and the manifest. It works
+on a crawl that is not finished, too: rows without bytes are rejected as `not_fetched`, and a later run
+looks at what is new only. The tables depend on the ledger and the options alone: not on the history,
+not on the number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+
+from pipeline.config import resolved
+from pipeline.contracts import CAPTIONS, Manifest, StageReport
+from pipeline.dedupe.config import DedupeConfig
+from pipeline.dedupe.decisions import decide
+from pipeline.dedupe.inspecting import inspect_new
+from pipeline.dedupe.rows import load_rows
+from pipeline.dedupe.store import Store, remove_store
+from pipeline.dedupe.summary import Summary
+from pipeline.dedupe.tables import read_old_inspections, write_inspections, write_table
+from pipeline.dedupe.writing import caption_rows, write_images
+from pipeline.errors import ContractError
+from pipeline.progress import Progress, no_progress
+from pipeline.storage import (
+    MANIFEST_NAME,
+    Workspace,
+    arrow_schema,
+    file_entry,
+    find_current,
+    make_manifest,
+    write_manifest,
+)
+
+log = logging.getLogger(__name__)
+
+_WORK = "work.sqlite"
+_INSPECTIONS = "inspections.parquet"
+_CAPTIONS = "captions.parquet"
+
+
+def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
+    """Make the tables of the workspace, or find that they are up to date.
+
+    Raises ContractError where the ledger can't be read or a segment has lost bytes (it names the
+    segment), StorageError where the disk refuses.
+    """
+    started = time.monotonic()
+    workspace = Workspace(config.workspace)
+    folder = workspace.dedupe
+    folder.mkdir(parents=True, exist_ok=True)
+    with Store(folder / _WORK, workspace.ledger) as store:
+        inputs = _inputs(workspace, store)
+        current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
+        if current is None:
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            manifest = _make_tables(config, store, inputs, progress)
+            write_manifest(folder, manifest)
+    remove_store(folder / _WORK)
+    return StageReport(
+        stage="dedupe",
+        outcome="done" if current is None else "unchanged",
+        counts=(current or manifest).counts,
+        seconds=time.monotonic() - started,
+        outputs=("dedupe",),
+        details=(current or manifest).details,
+    )
+
+
+def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
+    """What the tables are made from: the content of the raw store, and where its bytes lie.
+
+    The raw store's own digest says what was scraped, whatever the order; ours also holds the places
+    in the segments, which the tables repeat. An unfinished crawl has only ours.
+    """
+    rows = store.digest_rows()
+    try:
+        details = json.loads((workspace.raw / MANIFEST_NAME).read_bytes())["details"]
+        content = str(details["content"])
+    except (OSError, ValueError, KeyError, TypeError):
+        log.info("The raw store has no finished manifest: working on what the ledger has so far.")
+        content = rows
+    return {"raw": content, "ledger": rows}
+
+
+def _make_tables(
+    config: DedupeConfig, store: Store, inputs: Mapping[str, str], progress: Progress
+) -> Manifest:
+    folder = Workspace(config.workspace).dedupe
+    for batch in read_old_inspections(folder / _INSPECTIONS):
+        store.add_missing(batch)
+    inspect_new(store, config, progress)
+    rows = load_rows(store.read_rows(), drop_masked=config.masked == "drop")
+    decisions = decide(rows, store, config)
+    summary = Summary()
+    files = write_images(folder, store.read_rows(), decisions, summary)
+    write_table(
+        folder / _CAPTIONS, arrow_schema(CAPTIONS), caption_rows(store.read_captions(), decisions)
+    )
+    write_inspections(folder / _INSPECTIONS, store.read_inspections())
+    counts = summary.counts()
+    check_law(store.count_rows(), counts)
+    return make_manifest(
+        "dedupe",
+        config=resolved(config),
+        inputs=inputs,
+        counts=counts,
+        files=(*files, *(file_entry(folder / n, folder) for n in (_CAPTIONS, _INSPECTIONS))),
+        details=summary.details(decisions),
+    )
+
+
+def check_law(in_ledger: int, counts: Mapping[str, int]) -> None:
+    """Raise ContractError unless rows in the ledger = kept + rejected + failed."""
+    written = counts["kept"] + counts["rejected"] + counts["failed"]
+    if not in_ledger == counts["rows"] == written:
+        raise ContractError(
+            f"The ledger has {in_ledger} rows, the tables {written}: it changed while this stage "
+            "read it. Let the crawl stop, then give the command again."
+        )
