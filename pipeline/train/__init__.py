@@ -1,0 +1,1 @@
+"""Shards → checkpoints: training a DALL·E."""

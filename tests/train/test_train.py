@@ -1,0 +1,269 @@
+"""Training on real shards with a tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.checkpoints import list_checkpoints, load_dalle, read_info
+from pipeline.models.dalle import Dalle, DalleLoss
+from pipeline.models.sampling import sample_codes
+from pipeline.models.text import load_tokenizer
+from pipeline.storage import Workspace, read_manifest, write_json
+from pipeline.train.config import TrainConfig
+from pipeline.train.run import Trainer, run
+from pipeline.train.schedule import learning_rate
+from pipeline.webdata.index import read_index, write_index
+
+MakeConfig = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file of a folder with its hash."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_at(step: int) -> Callable[..., None]:
+    def progress(done: int, total: int | None, notes: object = None) -> None:
+        if done == step:
+            raise StoppedError
+
+    return progress
+
+
+def test_a_model_learns_which_codes_a_caption_means(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    report = run(make_config(steps=120, ff_dropout=0.0, attn_dropout=0.0))
+    assert report.outcome == "done"
+    folder = workspace.run("tiny")
+    model = load_dalle(folder / str(report.details["checkpoint"]), device=CPU)
+    captions = ["a red cube", "a green cube", "a blue cube", "a white cube"]
+    tokens_BT = torch.from_numpy(load_tokenizer(folder).encode_batch(captions, 6)).long()
+    codes_BN = sample_codes(
+        model, tokens_BT, image_seeds=[0, 1, 2, 3], filter_thres=0.0, temperature=0.7
+    )
+    right = (codes_BN // 4 == torch.arange(4)[:, None]).float().mean()
+    assert right > 0.9
+
+
+def test_the_folder_holds_plan_tokenizer_log_checkpoints_and_manifest(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    folder = workspace.run("tiny")
+    assert [path.name for path in list_checkpoints(folder / "checkpoints")] == [
+        "step-000010",
+        "step-000012",
+    ]
+    manifest = read_manifest(folder, "run")
+    assert set(manifest.inputs) == {"shards/default"}
+    assert {entry.path: entry.sha256 for entry in manifest.files} == {
+        name: digest for name, digest in tree(folder).items() if name != "manifest.json"
+    }
+    records = log_of(folder)
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 13))
+    assert [r["step"] for r in records if "val_loss" in r] == [4, 8, 12]
+    assert manifest.details["val_loss_image"] == records[-1]["val_loss_image"]
+
+
+def test_the_same_run_twice_leaves_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    first = tree(workspace.run("tiny"))
+    (workspace.run("tiny")).rename(workspace.root / "elsewhere")
+    run(make_config())
+    assert tree(workspace.run("tiny")) == first
+
+
+def test_a_finished_run_is_left_alone(workspace: Workspace, make_config: MakeConfig) -> None:
+    done = run(make_config())
+    before = tree(workspace.run("tiny"))
+    again = run(make_config())
+    assert (again.outcome, again.counts) == ("unchanged", done.counts)
+    assert tree(workspace.run("tiny")) == before
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 11, 12])
+def test_a_run_stopped_at_any_step_ends_in_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig, step: int
+) -> None:
+    run(make_config())
+    whole = tree(workspace.run("tiny"))
+    workspace.run("tiny").rename(workspace.root / "elsewhere")
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(step))
+    run(make_config())
+    assert tree(workspace.run("tiny")) == whole
+
+
+def test_a_run_that_steps_across_epochs_by_accumulation_resumes_exactly(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    config = make_config(ga_steps=3, batch_size=7)
+    run(config)
+    whole = tree(workspace.run("tiny"))
+    workspace.run("tiny").rename(workspace.root / "elsewhere")
+    with pytest.raises(StoppedError):
+        run(config, stop_at(6))
+    run(config)
+    assert tree(workspace.run("tiny")) == whole
+
+
+def test_more_steps_go_on_from_the_last_checkpoint_as_if_asked_for_at_once(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(lr_decay="constant", steps=23, log_every=2))
+    whole = tree(workspace.run("tiny"))
+    workspace.run("tiny").rename(workspace.root / "elsewhere")
+    run(make_config(lr_decay="constant", steps=13, log_every=2))
+    steps: list[int] = []
+    run(
+        make_config(lr_decay="constant", steps=23, log_every=2),
+        lambda done, total, notes=None: steps.append(done),
+    )
+    assert steps[0] == 14
+    assert tree(workspace.run("tiny")) == whole
+
+
+def test_another_plan_is_refused_and_nothing_touched(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    before = tree(workspace.run("tiny"))
+    with pytest.raises(ConfigError, match=r"learning_rate 0.01 → 0.02.*--on-change restart"):
+        run(make_config(learning_rate=2e-2))
+    with pytest.raises(ConfigError, match="steps 12 → 13"):
+        run(make_config(steps=13))
+    assert tree(workspace.run("tiny")) == before
+
+
+def test_another_plan_begins_anew_when_asked_to(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(steps=20))
+    report = run(make_config(steps=6, on_change="restart"))
+    assert report.counts["steps"] == 6
+    assert [p.name for p in list_checkpoints(workspace.run("tiny") / "checkpoints")] == [
+        "step-000005",
+        "step-000006",
+    ]
+
+
+def test_new_shards_are_another_plan(workspace: Workspace, make_config: MakeConfig) -> None:
+    run(make_config())
+    write_json(workspace.shards("default") / "manifest.json", {"details": {"content": "new"}})
+    with pytest.raises(ConfigError, match="shards/default"):
+        run(make_config())
+
+
+def test_epochs_make_steps(make_config: MakeConfig) -> None:
+    report = run(make_config(steps=None, epochs=2, batch_size=16, ga_steps=2))
+    assert report.counts["steps"] == 2  # 40 samples: 2 batches of 16 an epoch
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy = Trainer.loss
+    calls = itertools.count(1)
+
+    def broken(self: Trainer, model: Dalle, tensors: tuple[Tensor, Tensor]) -> DalleLoss:
+        loss = healthy(self, model, tensors)
+        return loss._replace(total=loss.total * math.nan) if next(calls) == 7 else loss
+
+    monkeypatch.setattr(Trainer, "loss", broken)
+    with pytest.raises(ModelError, match=r"before step 7: the loss is nan.*train_00\d\d"):
+        run(make_config(val_every=0))
+    checkpoint = list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]
+    assert read_info(checkpoint).step == 5
+    assert not (workspace.run("tiny") / "manifest.json").exists()
+
+
+def test_a_damaged_checkpoint_is_named(workspace: Workspace, make_config: MakeConfig) -> None:
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(7))
+    weights = workspace.run("tiny") / "checkpoints/step-000005/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"step-000005/model.safetensors.*cut short"):
+        run(make_config())
+
+
+def test_an_empty_split_is_refused(workspace: Workspace, make_config: MakeConfig) -> None:
+    folder = workspace.shards("default")
+    index = read_index(folder)
+    write_index(
+        folder, dataclasses.replace(index, shards={"train": (), "val": index.shards["val"]})
+    )
+    with pytest.raises(ContractError, match="no training samples"):
+        run(make_config())
+
+
+def test_a_run_without_validation_samples_has_no_validation(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    folder = workspace.shards("default")
+    index = read_index(folder)
+    write_index(
+        folder, dataclasses.replace(index, shards={"train": index.shards["train"], "val": ()})
+    )
+    report = run(make_config())
+    assert report.outcome == "done"
+    assert "val_loss" not in report.details
+
+
+def test_a_batch_that_the_split_can_not_fill_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="--batch-size 40 or less"):
+        run(make_config(batch_size=41))
+
+
+def test_pictures_that_are_not_square_are_refused(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    folder = workspace.shards("default")
+    write_index(folder, dataclasses.replace(read_index(folder), grid=(1, 9)))
+    with pytest.raises(ModelError, match="1×9"):
+        run(make_config())
+
+
+def test_missing_shards_are_refused(workspace: Workspace, make_config: MakeConfig) -> None:
+    with pytest.raises(ContractError):
+        run(make_config(shards="nothing"))
+
+
+def test_bf16_trains_too(make_config: MakeConfig) -> None:
+    report = run(make_config(precision="bf16", steps=3))
+    assert math.isfinite(report.details["loss"])
+
+
+def test_the_learning_rate_rises_then_falls(make_config: MakeConfig) -> None:
+    config = make_config(learning_rate=1.0, warmup_steps=4)
+    rates = [learning_rate(step, total_steps=20, config=config) for step in range(1, 21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
+    assert 0 < rates[-1] < 0.02
