@@ -86,9 +86,9 @@ class ShardReader:
 
     def gather(self, rows: npt.ArrayLike) -> Batch:
         """Token ids and codes of `rows`, in their order; any integers in 0..len-1."""
+        index, tokens_size, codes_size = self.index, self._tokens_bytes, self._codes_bytes
         rows = np.asarray(rows, dtype=np.int64)
-        tokens = bytearray(len(rows) * self._tokens_bytes)
-        codes = bytearray(len(rows) * self._codes_bytes)
+        tokens, codes = bytearray(len(rows) * tokens_size), bytearray(len(rows) * codes_size)
         tokens_view, codes_view = memoryview(tokens), memoryview(codes)
         tokens_at = codes_at = 0
         for shard, tokens_offset, codes_offset in zip(
@@ -98,18 +98,13 @@ class ShardReader:
             strict=True,
         ):
             data = self._maps.get(shard) or self._map(shard)
-            tokens_end, codes_end = tokens_at + self._tokens_bytes, codes_at + self._codes_bytes
-            tokens_view[tokens_at:tokens_end] = data[
-                tokens_offset : tokens_offset + self._tokens_bytes
-            ]
-            codes_view[codes_at:codes_end] = data[codes_offset : codes_offset + self._codes_bytes]
+            tokens_end, codes_end = tokens_at + tokens_size, codes_at + codes_size
+            tokens_view[tokens_at:tokens_end] = data[tokens_offset : tokens_offset + tokens_size]
+            codes_view[codes_at:codes_end] = data[codes_offset : codes_offset + codes_size]
             tokens_at, codes_at = tokens_end, codes_end
-        shape = (len(rows), -1)
-        return Batch(
-            np.frombuffer(tokens, self.index.tokens_dtype).reshape(shape).astype(np.int32),
-            np.frombuffer(codes, self.index.codes_dtype).reshape(shape).astype(np.int32),
-            rows,
-        )
+        tokens_BT = np.frombuffer(tokens, index.tokens_dtype).reshape(-1, index.text_seq_len)
+        codes_BN = np.frombuffer(codes, index.codes_dtype).reshape(-1, index.num_codes)
+        return Batch(tokens_BT.astype(np.int32), codes_BN.astype(np.int32), rows)
 
     def sample(self, row: int) -> Sample:
         """Everything about one row: key, caption, record, ids, codes, the picture if any."""

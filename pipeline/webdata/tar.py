@@ -32,7 +32,7 @@ _FLUSH_BYTES = 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _MODE_OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"00000000000\0"
-_REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 64 + b"0000000\0" * 2 + b"\0" * 167
+_REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 247
 
 
 def is_key(key: str) -> bool:

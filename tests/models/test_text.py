@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pipeline.errors import ModelError
+from pipeline.models.text import TextTokenizer, load_tokenizer, pad_ids, train_bpe
+
+CAPTIONS = [
+    f"a {colour} {thing} on the {place}"
+    for colour in ("red", "green", "blue", "yellow")
+    for thing in ("cube", "sphere", "armchair", "café")
+    for place in ("table", "floor", "moon")
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TextTokenizer:
+    return train_bpe(CAPTIONS, 320)
+
+
+def test_captions_come_back(tokenizer: TextTokenizer) -> None:
+    for caption, ids in zip(CAPTIONS, tokenizer.encode_batch(CAPTIONS, 24), strict=True):
+        assert tokenizer.decode(ids) == caption
+
+
+def test_any_text_encodes_and_decodes_to_its_folded_form(tokenizer: TextTokenizer) -> None:
+    ids = tokenizer.encode("  A\u201cRed\u201d\n  CUBE\u2019s — 漢字 😀 e\u0301", 64)
+    assert tokenizer.decode(ids) == 'a"red" cube\'s — 漢字 😀 é'
+
+
+def test_ids_are_int32_cut_off_and_padded_with_zero(tokenizer: TextTokenizer) -> None:
+    (words,) = tokenizer.ids([CAPTIONS[0]])
+    long = tokenizer.encode(CAPTIONS[0], 32)
+    short = tokenizer.encode(CAPTIONS[0], 2)
+    assert long.dtype == np.int32
+    assert long.shape == (32,)
+    assert long.tolist() == words + [0] * (32 - len(words))
+    assert short.tolist() == words[:2]
+
+
+def test_no_word_has_the_id_of_padding(tokenizer: TextTokenizer) -> None:
+    assert all(
+        0 not in ids for ids in tokenizer.ids([*CAPTIONS, "<pad", bytes(range(1, 128)).decode()])
+    )
+    assert tokenizer.ids([""]) == [[]]
+
+
+def test_a_batch_is_its_captions_one_by_one(tokenizer: TextTokenizer) -> None:
+    batch = tokenizer.encode_batch(CAPTIONS, 16)
+    assert (batch == np.stack([tokenizer.encode(c, 16) for c in CAPTIONS])).all()
+
+
+def test_the_vocabulary_is_no_larger_than_asked(tokenizer: TextTokenizer) -> None:
+    assert 257 < tokenizer.vocab_size <= 320
+    assert max(max(ids) for ids in tokenizer.ids(CAPTIONS)) < tokenizer.vocab_size
+
+
+def test_ids_beyond_the_vocabulary_are_refused(tokenizer: TextTokenizer) -> None:
+    with pytest.raises(ModelError, match="Token id 9999"):
+        tokenizer.decode([1, 9999])
+
+
+def test_training_gives_the_same_bytes_in_any_process() -> None:
+    code = (
+        "from pipeline.models.text import train_bpe; import sys;"
+        "print(train_bpe(sys.argv[1].split('|'), 320).fingerprint)"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, "|".join(CAPTIONS)],
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for threads in ("1", "4")
+    }
+    assert found == {train_bpe(CAPTIONS, 320).fingerprint}
+
+
+def test_a_tokenizer_is_the_same_after_loading(tmp_path: Path, tokenizer: TextTokenizer) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(tokenizer.json_bytes)
+    for spec in (path, f"hf:{path}", tmp_path):
+        loaded = load_tokenizer(spec)
+        assert loaded.fingerprint == tokenizer.fingerprint
+        assert loaded.ids(CAPTIONS) == tokenizer.ids(CAPTIONS)
+
+
+def test_a_foreign_file_keeps_its_ids_without_its_padding_and_marks(tmp_path: Path) -> None:
+    foreign = Tokenizer(models.WordLevel({"zero": 0, "a": 1, "cube": 2, "[U]": 3}, unk_token="[U]"))
+    foreign.pre_tokenizer = pre_tokenizers.Whitespace()
+    foreign.enable_padding(length=9, pad_id=3)
+    foreign.enable_truncation(2)
+    foreign.save(str(tmp_path / "foreign.json"))
+    loaded = load_tokenizer(f"hf:{tmp_path / 'foreign.json'}")
+    assert loaded.ids(["a cube a cube"]) == [[1, 2, 1, 2]]
+    assert loaded.vocab_size == 4
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", json.dumps({"version": "1.0"}).encode()])
+def test_files_that_are_no_tokenizer_are_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "some.json").write_bytes(data)
+    with pytest.raises(ModelError, match=r"some\.json is not a tokenizer"):
+        load_tokenizer(tmp_path / "some.json")
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nothing\.json can't be read"):
+        load_tokenizer(f"hf:{tmp_path / 'nothing.json'}")
+
+
+def test_padding_needs_no_tokenizer() -> None:
+    assert pad_ids([[1, 2, 3], []], 2).tolist() == [[1, 2], [0, 0]]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.run import run
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+def configure(world: Any) -> ShardConfig:
+    return ShardConfig(workspace=world.root, text_seq_len=24, samples_per_shard=15)
+
+
+def kill_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process die instead of its `number`-th rename."""
+    rename = Path.replace
+    left = [number]
+
+    def replace(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+            raise KilledError  # the dead don't clean up: the temporary file stays
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+
+def run_killed_everywhere(make: Callable[[str], Any], expected: dict[str, bytes]) -> int:
+    """Kill a run at each of its renames in turn; each time the next run ends in `expected`."""
+    for number in range(1, 1000):
+        world = make(f"killed-{number}")
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at_rename(patch, number)
+            try:
+                run(configure(world))
+                return number - 1
+            except KilledError:
+                pass
+        run(configure(world))
+        assert world.shard_bytes() == expected, f"killed at rename {number}"
+    raise AssertionError("a run of a thousand renames")
+
+
+def test_killed_at_any_rename_the_same_command_ends_in_the_same_bytes(
+    make_world: Callable[..., Any],
+) -> None:
+    whole = make_world("whole", images=40)
+    run(configure(whole))
+    renames = run_killed_everywhere(lambda name: make_world(name, images=40), whole.shard_bytes())
+    assert renames >= 3 * 4 + 5
+
+
+def test_killed_while_adding_and_removing_it_ends_in_the_same_bytes(
+    make_world: Callable[..., Any],
+) -> None:
+    def make(name: str) -> Any:
+        world = make_world(name, images=40)
+        run(configure(world))
+        world.rows = [r for r in world.rows if r["key"] not in ("key_00003", "key_00008")]
+        world.rows[10]["caption"] += " again"
+        world.add(range(50, 70))
+        world.save()
+        return world
+
+    whole = make("whole")
+    run(configure(whole))
+    run_killed_everywhere(make, whole.shard_bytes())
+
+
+def test_a_killed_run_keeps_the_shards_that_it_finished(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world("data", images=60)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at_rename(patch, 9)  # the base, then table, tar and note of two shards, …
+        with pytest.raises(KilledError):
+            run(configure(world))
+    assert run(configure(world)).details["shards_reused"] == 2
+
+
+def test_a_finished_shard_that_was_damaged_since_is_written_again(
+    make_world: Callable[..., Any],
+) -> None:
+    whole, world = make_world("whole"), make_world("data")
+    for one in (whole, world):
+        run(configure(one))
+        one.add(range(80, 90))
+        one.save()
+    tar = world.workspace.shards("default") / "train/000001.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    run(configure(whole))
+    run(configure(world))
+    assert world.shard_bytes() == whole.shard_bytes()
+
+
+def test_inputs_that_come_back_find_their_shards_right(make_world: Callable[..., Any]) -> None:
+    """A kill in the middle of other inputs must not leave their bytes under the old index."""
+    whole, world = make_world("whole"), make_world("data")
+    run(configure(whole))
+    run(configure(world))
+    row = next(r for r in world.rows if r["split"] == "train")
+    caption = row["caption"]
+    row["caption"] = caption[:-1] + "x"
+    world.save()
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at_rename(patch, 5)
+        with pytest.raises(KilledError):
+            run(configure(world))
+    row["caption"] = caption
+    world.save()
+    run(configure(world))
+    assert world.shard_bytes() == whole.shard_bytes()
