@@ -78,6 +78,28 @@ def is_public_address(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
+class FixedResolver(AbstractResolver):
+    """Every name lives at one address: what `--connect-to HOST:PORT` means."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The fixed address, whatever was asked for."""
+        del port
+        return [
+            ResolveResult(
+                hostname=host, host=self.host, port=self.port, family=family, proto=0, flags=0
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 class _Resolver(AbstractResolver):
     """Resolves through another resolver, and refuses private addresses if `public_only`."""
 
@@ -162,6 +184,8 @@ class Client:
                 auto_decompress=False,
                 read_bufsize=_READ_BUFFER_BYTES,
             )
+            # aiohttp would repeat a request silently; each one is ours to count and to space out.
+            session._retry_connection = False
             self._sessions[public_only] = (session, resolver)
         return self._sessions[public_only]
 

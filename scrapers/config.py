@@ -70,3 +70,8 @@ class ScrapeConfig(StageConfig):
     segment_mb: int = option(
         512, "Size at which a tar of the raw store is closed, in MiB.", low=1, runtime=True
     )
+    connect_to: str | None = option(
+        None,
+        "Send every request to this HOST:PORT, whatever host its URL names (a mirror, a replica).",
+        runtime=True,
+    )

@@ -22,7 +22,7 @@ from pipeline.contracts import StageReport
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace
-from scrapers.client import Client
+from scrapers.client import Client, FixedResolver
 from scrapers.config import ScrapeConfig
 from scrapers.crawl import Crawl
 from scrapers.hosts import Hosts
@@ -81,7 +81,18 @@ def source_options(config: ScrapeConfig) -> SourceOptions:
 
 def open_client(config: ScrapeConfig) -> Client:
     """A client that says who it is."""
-    return Client(user_agent=user_agent(config.contact), timeout_s=config.timeout_s)
+    return Client(
+        user_agent=user_agent(config.contact),
+        timeout_s=config.timeout_s,
+        resolver=_fixed_resolver(config.connect_to) if config.connect_to else None,
+    )
+
+
+def _fixed_resolver(address: str) -> FixedResolver:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--connect-to {address!r} is not HOST:PORT, such as 127.0.0.1:8000.")
+    return FixedResolver(host.strip("[]"), int(port))
 
 
 def user_agent(contact: str | None) -> str:
