@@ -280,6 +280,7 @@ class Crawl:
         started = self._now()
         answer: Answer | None = None
         self.tally.requests += 1
+        job.requests += 1
         try:
             answer = await self._client.get(
                 job.url, headers=_validators(job), allow_hop=self._allow_hop
@@ -295,7 +296,9 @@ class Crawl:
         now = self._now()
         host.pace.finish(verdict.sign, started=started, now=now, retry_after_s=wait_s)
         self._check_outage(host, verdict.sign, now)
-        if verdict.retry and job.failures + 1 < self._config.attempts:
+        # While a host is out, it is not the image's fault: such a request is no attempt.
+        job.failures += not host.pace.strikes
+        if verdict.retry and job.failures < self._config.attempts:
             self._ask_again(host, job, verdict, wait_s)
         else:
             self._settle(job, verdict, answer)
@@ -308,9 +311,8 @@ class Crawl:
             host.closed = "no_answer"
 
     def _ask_again(self, host: Host, job: Job, verdict: Verdict, wait_s: float | None) -> None:
-        job.failures += 1
         self.tally.retries[verdict.reason or verdict.state] += 1
-        delay_s = max(self._backoff.delay_s(job.failures, self._rng), wait_s or 0.0)
+        delay_s = max(self._backoff.delay_s(max(1, job.failures), self._rng), wait_s or 0.0)
         asyncio.get_running_loop().call_later(delay_s, self._requeue, host, job)
 
     def _requeue(self, host: Host, job: Job) -> None:

@@ -73,7 +73,7 @@ class OpenPlan:
 class Job:
     """One URL to ask for."""
 
-    __slots__ = ("failures", "form", "known", "plan", "rank", "url")
+    __slots__ = ("failures", "form", "known", "plan", "rank", "requests", "url")
 
     def __init__(self, plan: OpenPlan, form: int, rank: int, url: str, known: Known | None) -> None:
         self.plan = plan
@@ -82,6 +82,7 @@ class Job:
         self.url = url
         self.known = known
         self.failures = 0
+        self.requests = 0
 
 
 @dataclass(kw_only=True)
