@@ -1,0 +1,1 @@
+"""What the replica can draw: canvas, produce, animals, things, media, people, rooms, places."""
