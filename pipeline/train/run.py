@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import StageReport
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ModelError
 from pipeline.models.checkpoints import CheckpointInfo
 from pipeline.models.dalle import Dalle, DalleLoss
+from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace, find_current, input_digest
 from pipeline.train.config import TrainConfig
@@ -96,7 +97,9 @@ class Trainer:
     def start(self) -> TrainState:
         """A new state, or the one of the last checkpoint."""
         torch.manual_seed(self.config.seed)
-        model = Dalle(model_config(self.reader.index, self.config)).to(pick_device(self.config))
+        model = Dalle(model_config(self.reader.index, self.config)).to(
+            pick_device(self.config.device)
+        )
         state = TrainState(model=model, optimizer=make_optimizer(model, self.config))
         checkpoint = self.folder.last_checkpoint()
         if checkpoint is not None:
@@ -206,17 +209,6 @@ class Trainer:
             f"Training stopped before step {state.step + 1}: {what} on the samples {keys}. The last "
             "checkpoint is safe; look at these samples, or train anew with a lower --learning-rate."
         )
-
-
-def pick_device(config: TrainConfig) -> torch.device:
-    """The device asked for; `auto` is CUDA where there is any. Raises ConfigError where it is not."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda: torch sees no CUDA device here. Use --device cpu or auto."
-        )
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
 
 
 def loss_values(loss: DalleLoss) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Checkpoint → images: drawing pictures from prompts."""

@@ -1,0 +1,183 @@
+"""Drawing pictures from a checkpoint, into files that say how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.generate.config import GenerateConfig
+from pipeline.generate.run import run
+from pipeline.storage import Workspace, read_manifest, write_bytes
+
+MakeConfig = Callable[..., GenerateConfig]
+
+
+def records_of(workspace: Workspace, name: str = "default") -> list[dict[str, Any]]:
+    path = workspace.generated(name) / "records.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def hashes_by_prompt(workspace: Workspace, name: str = "default") -> dict[tuple[str, int], str]:
+    """Pixels' hashes by prompt and number."""
+    folder = workspace.generated(name)
+    return {
+        (record["prompt"], record["index"]): hashlib.sha256(
+            Image.open(folder / record["file"]).tobytes()
+        ).hexdigest()
+        for record in records_of(workspace, name)
+    }
+
+
+def test_every_prompt_gets_its_pictures_and_every_picture_its_record(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    report = run(make_config())
+    assert report.outcome == "done"
+    assert report.counts == {"images": 6, "written": 6, "failed": 0, "prompts": 2}
+    folder = workspace.generated("default")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(f"{number:04d}-{index:02d}.png" for number in range(2) for index in range(3)),
+        "contact.png",
+        "manifest.json",
+        "records.jsonl",
+    ]
+    for record in records_of(workspace):
+        data = (folder / record["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == record["sha256"]
+        picture = Image.open(folder / record["file"])
+        assert picture.size == (64, 64)
+        assert picture.info["prompt"] == record["prompt"]
+        assert picture.info["seed"] == str(record["seed"])
+        assert picture.info["checkpoint"] == record["checkpoint"]
+    listed = {entry.path: entry.sha256 for entry in read_manifest(folder, "generated").files}
+    assert listed.pop("records.jsonl")
+    assert listed.pop("contact.png")
+    assert listed == {record["file"]: record["sha256"] for record in records_of(workspace)}
+
+
+def test_the_same_seed_draws_the_same_pictures_in_any_batch(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    run(make_config(name="small", batch_size=2))
+    whole, small = hashes_by_prompt(workspace), hashes_by_prompt(workspace, "small")
+    assert whole == small
+    assert len(set(whole.values())) == 6
+
+
+def test_a_picture_does_not_depend_on_the_prompts_beside_it(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    run(make_config(name="alone", prompts=("a blue cube",), num_images=2))
+    both, alone = hashes_by_prompt(workspace), hashes_by_prompt(workspace, "alone")
+    assert alone == {key: both[key] for key in alone}
+
+
+def test_another_seed_draws_other_pictures(workspace: Workspace, make_config: MakeConfig) -> None:
+    run(make_config())
+    run(make_config(name="other", seed=1))
+    first, second = hashes_by_prompt(workspace), hashes_by_prompt(workspace, "other")
+    assert all(first[key] != second[key] for key in first)
+
+
+def test_drawing_the_likeliest_forgets_the_seed(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(top_k=1.0))
+    for prompt in ("a red cube", "a blue cube"):
+        drawn = {h for (p, _), h in hashes_by_prompt(workspace).items() if p == prompt}
+        assert len(drawn) == 1
+
+
+def test_the_same_command_again_changes_nothing(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    before = {p: p.stat().st_mtime_ns for p in workspace.generated("default").iterdir()}
+    assert run(make_config(batch_size=1)).outcome == "unchanged"
+    assert {p: p.stat().st_mtime_ns for p in workspace.generated("default").iterdir()} == before
+
+
+def test_fewer_prompts_leave_no_old_pictures(workspace: Workspace, make_config: MakeConfig) -> None:
+    run(make_config())
+    run(make_config(prompts=("a red cube",), num_images=1))
+    pictures = sorted(p.name for p in workspace.generated("default").glob("*-*.png"))
+    assert pictures == ["0000-00.png"]
+
+
+def test_prompts_come_from_bars_and_files(
+    workspace: Workspace, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    write_bytes(file, "ein grüner Würfel\n\na red cube | a teapot\n".encode())
+    run(make_config(prompts=("a blue cube|a white cube ",), prompts_file=file, num_images=1))
+    assert [record["prompt"] for record in records_of(workspace)] == [
+        "a blue cube",
+        "a white cube",
+        "ein grüner Würfel",
+        "a red cube",
+        "a teapot",
+    ]
+    write_bytes(file, b"a red cube\n")
+    assert run(make_config(prompts_file=file)).outcome == "done"
+
+
+def test_no_prompt_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No prompt"):
+        run(make_config(prompts=(" | ",)))
+    with pytest.raises(ConfigError, match="can't be read"):
+        run(make_config(prompts_file=tmp_path / "nothing.txt"))
+
+
+def test_a_checkpoint_can_be_given_by_its_folder(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    folder = workspace.run("dalle")
+    (folder / "manifest.json").unlink()
+    run(make_config(name="given", checkpoint=folder / "checkpoints/step-000003"))
+    assert hashes_by_prompt(workspace, "given") == hashes_by_prompt(workspace)
+
+
+def test_an_unfinished_run_is_refused(workspace: Workspace, make_config: MakeConfig) -> None:
+    (workspace.run("dalle") / "manifest.json").unlink()
+    with pytest.raises(ContractError, match="has not finished"):
+        run(make_config())
+
+
+def test_a_missing_codec_is_named_with_those_that_are_there(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    shutil.rmtree(workspace.codec("mine"))
+    with pytest.raises(ModelError, match=r"trained on codes of the codec .*another \(.*third \("):
+        run(make_config())
+
+
+def test_another_tokenizer_is_refused(workspace: Workspace, make_config: MakeConfig) -> None:
+    path = workspace.run("dalle") / "tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ModelError, match="trained with"):
+        run(make_config())
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        run(make_config(checkpoint=tmp_path))
+
+
+def test_the_contact_sheet_shows_the_pictures(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    sheet = Image.open(workspace.generated("default") / "contact.png").convert("RGB")
+    assert sheet.height >= 2 * 128
+    assert len(sheet.getcolors(1 << 24) or ()) > 10
