@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ContractError
@@ -80,7 +81,7 @@ def _lay_out_table(
             for batch in source.iter_batches(
                 _BATCH_ROWS, columns=["pixel_sha256", "view", "codes"]
             ):
-                rows = batch.filter(pa.compute.equal(batch["view"], VIEW))
+                rows = batch.filter(pc.equal(batch["view"], VIEW))
                 if rows.num_rows:
                     file.write(_codes_of(inputs, rows, table).tobytes())
                     yield np.array(rows["pixel_sha256"].to_pylist(), dtype=np.bytes_)
