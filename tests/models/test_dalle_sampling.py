@@ -1,0 +1,86 @@
+"""Drawing codes: filters, seeds, and independence from the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.sampling import draw, image_seed, kept_codes, sample_codes, uniform_streams
+
+CONFIG = DalleConfig(
+    dim=16,
+    depth=2,
+    heads=2,
+    dim_head=8,
+    text_seq_len=4,
+    num_text_tokens=9,
+    num_image_tokens=32,
+    image_fmap_size=4,
+)
+
+
+@pytest.fixture
+def model() -> Dalle:
+    torch.manual_seed(0)
+    model = Dalle(CONFIG).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model
+
+
+def sample(model: Dalle, tokens_BT: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    return sample_codes(model, tokens_BT, image_seeds=seeds, filter_thres=0.5, temperature=1.0)
+
+
+def test_an_image_depends_on_its_own_seed_and_caption_only(model: Dalle) -> None:
+    tokens_BT = torch.tensor([[1, 2, 3, 0], [4, 5, 0, 0], [1, 2, 3, 0]])
+    together = sample(model, tokens_BT, [7, 8, 9])
+    assert together.shape == (3, 16)
+    for row in range(3):
+        alone = sample(model, tokens_BT[row : row + 1], [[7, 8, 9][row]])
+        assert torch.equal(together[row], alone[0])
+    assert not torch.equal(together[0], together[2])
+
+
+def test_codes_are_drawn_as_often_as_their_probability_says() -> None:
+    probabilities = torch.tensor([0.1, 0.2, 0.0, 0.7])
+    uniform_B = uniform_streams([3], 20_000)[0]
+    logits_BV = probabilities.log().expand(20_000, 4)
+    shares = draw(logits_BV, uniform_B, kept=4).bincount(minlength=4) / 20_000
+    torch.testing.assert_close(shares, probabilities, atol=0.02, rtol=0)
+    assert shares[2] == 0
+
+
+def test_only_the_best_codes_are_drawn() -> None:
+    logits_BV = torch.tensor([2.0, 1.0, 3.0, 0.0]).expand(1000, 4)
+    drawn = draw(logits_BV, uniform_streams([3], 1000)[0], kept=2)
+    assert set(drawn.tolist()) == {0, 2}
+    assert set(draw(logits_BV, uniform_streams([3], 1000)[0], kept=1).tolist()) == {2}
+
+
+def test_a_number_next_to_one_draws_the_last_code() -> None:
+    almost = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    assert draw(torch.zeros(1, 5), almost, kept=5).tolist() == [4]
+
+
+def test_the_threshold_counts_text_ids_as_dalle_pytorch_does() -> None:
+    # 65,888 ids of which 16,384 are codes: half of all is more than there are codes
+    assert kept_codes(0.5, total_tokens=65_888, num_image_tokens=16_384) == 16_384
+    assert kept_codes(0.9, total_tokens=65_888, num_image_tokens=16_384) == 6_588
+    assert kept_codes(1.0, total_tokens=65_888, num_image_tokens=16_384) == 1
+
+
+def test_a_low_temperature_draws_the_likeliest(model: Dalle) -> None:
+    tokens_BT = torch.tensor([[1, 2, 3, 0]] * 2)
+    cold = sample_codes(model, tokens_BT, image_seeds=[1, 2], filter_thres=0.0, temperature=1e-3)
+    best = sample_codes(model, tokens_BT, image_seeds=[1, 2], filter_thres=1.0, temperature=1.0)
+    assert torch.equal(cold, best)
+
+
+def test_seeds_differ_by_seed_prompt_and_number() -> None:
+    seeds = {image_seed(s, p, i) for s in (0, 1) for p in ("a", "b", "1") for i in (0, 1, 11)}
+    assert len(seeds) == 18
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert image_seed(0, "a red cube", 0) == image_seed(0, "a red cube", 0)
