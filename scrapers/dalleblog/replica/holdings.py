@@ -102,11 +102,28 @@ class _Shelf:
         every = tuple(self.entries())
         if self.section.key in ("base64", "name"):
             return every
-        given = [entry for entry in every if entry.caption in self._given]
-        others = [entry for entry in every if entry.caption not in self._given]
-        others.sort(key=lambda entry: digest_of("shown", self._config.seed, entry.caption))
-        wanted = {entry.caption for entry in (given + others)[: self._config.shown_captions]}
+        first = sorted(every, key=self._showing_order)[: self._config.shown_captions]
+        wanted = {entry.caption for entry in first}
         return tuple(entry for entry in every if entry.caption in wanted)
+
+    def _showing_order(self, entry: Entry) -> tuple[int, bytes]:
+        """What the real page is known to show, then its row of pictures, then by chance."""
+        known = entry.caption in self._given
+        beside = not known and self._row_of(entry.caption) in self._given_rows
+        return 0 if known else 1 if beside else 2, digest_of(
+            "shown", self._config.seed, entry.caption
+        )
+
+    def _row_of(self, caption: str) -> tuple[str, ...] | None:
+        """What a caption has in common with the row of pictures that it stands in, if there is one."""
+        chosen = None if self.section.axis is None else self.section.match(caption)
+        if chosen is None:
+            return None
+        return tuple(option for slot, option in chosen.items() if slot != self.section.axis)
+
+    @cached_property
+    def _given_rows(self) -> set[tuple[str, ...]]:
+        return {row for caption in self._given if (row := self._row_of(caption)) is not None}
 
     def find(self, key: str) -> Entry | None:
         if self.section.key != "base64":

@@ -20,15 +20,17 @@ def draw_animal(pen: Pen, animal: Animal, *, colour: RGB | None = None) -> None:
 
 def draw_chimera(pen: Pen, head: Animal, body: Animal, *, colour: RGB | None = None) -> None:
     """One animal's head on another's body, each in its colour unless one is given for both."""
-    below = tone(colour or body.colour)
-    _draw_body(pen, body, below)
-    x, y = HEAD_PLACES.get(body.body, (-0.42, -0.38))
-    if "neck" in body.extras:
-        pen.line([(x * 0.6, 0.15), (x, y - 0.15)], below.main, 0.26)
-        y -= 0.15
-    draw_head(pen.at(x, y, 0.46), head, colour=colour)
+    draw_body(pen, body, tone(colour or body.colour))
+    draw_head(head_of(pen, body), head, colour=colour)
 
 
+def head_of(pen: Pen, animal: Animal) -> Pen:
+    """The square of an animal's head in the square of the whole animal."""
+    x, y = HEAD_PLACES.get(animal.body, (-0.42, -0.38))
+    return pen.at(x, y - _NECK if "neck" in animal.extras else y, 0.46)
+
+
+_NECK = 0.15
 HEAD_PLACES: Mapping[str, tuple[float, float]] = {
     "upright": (0, -0.45), "wings": (0, -0.35), "fan": (0, -0.2), "tentacles": (0, -0.3),
     "star": (0, -0.05), "box": (0, -0.45), "snake": (-0.5, -0.45), "bug": (-0.5, -0.15),
@@ -36,10 +38,14 @@ HEAD_PLACES: Mapping[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
-def _draw_body(pen: Pen, animal: Animal, ink: Tone) -> None:
+def draw_body(pen: Pen, animal: Animal, ink: Tone) -> None:
+    """An animal without its head."""
     if "tail" in animal.extras:
         pen.line([(0.5, 0.35), (0.85, 0.1), (0.85, -0.35)], ink.dark, 0.16)
     BODIES[animal.body](pen, ink)
+    if "neck" in animal.extras:
+        x, y = HEAD_PLACES.get(animal.body, (-0.42, -0.38))
+        pen.line([(x * 0.6, 0.15), (x, y - _NECK)], ink.main, 0.26)
     if "wings" in animal.extras:
         pen.polygon([(0, 0), (0.95, -0.6), (0.6, 0.3)], ink.dark)
     if "belly" in animal.extras:

@@ -22,7 +22,7 @@ def draw_blocks(sheet: Sheet, words: re.Match[str]) -> None:
     first, second = _SCALES[words["size1"]], _SCALES[words["size2"]]
     colours = PALETTE[words["color1"]], PALETTE[words["color2"]]
     sheet.ground_for(*colours)
-    sheet.page.box(-1, 0.55, 1, 1, sheet.tint((198, 200, 204)))
+    sheet.page.box(-1, 0.12, 1, 1, sheet.tint((206, 207, 210)))
     places = _places(words["position"], first, second)
     figures = [(places[0], first, colours[0]), (places[1], second, colours[1])]
     behind = words["position"] in ("standing in front of", "sitting on")

@@ -12,9 +12,10 @@ from scrapers.dalleblog.replica.shapes.canvas import PALE, Pen, mix, tone
 from scrapers.dalleblog.replica.shapes.heads import draw_face
 from scrapers.dalleblog.replica.shapes.lettering import write_word
 from scrapers.dalleblog.replica.shapes.media import LIGHT, MEDIA
-from scrapers.dalleblog.replica.shapes.people import ATTIRE
+from scrapers.dalleblog.replica.shapes.people import ATTIRE, wear
 from scrapers.dalleblog.replica.shapes.sheet import Sheet
 from scrapers.dalleblog.replica.shapes.subjects import find_subject
+from scrapers.dalleblog.replica.shapes.traits import Animal
 
 _GRAY: RGB = (150, 152, 156)
 _CARRIERS = {"stamp": "postage stamp", "card": "business card", "phone": "cell phone case"}
@@ -33,7 +34,7 @@ def draw_same_again(sheet: Sheet, words: re.Match[str]) -> None:
     below = _place_below(sheet, change)
     recolour = PALETTE[colours[0]] if colours and "strawberry" not in change else None
     subject.draw(below, _GRAY if "gray" in change or "sketch" in change else recolour)
-    _dress(below, change)
+    _dress(below, subject.animal, change)
     _decorate(below, change)
     if "upside-down" in change:
         _turn_bottom(sheet.image)
@@ -55,10 +56,10 @@ def _turn_bottom(image: Image.Image) -> None:
     image.paste(bottom.transpose(Image.Transpose.FLIP_TOP_BOTTOM), (0, middle))
 
 
-def _dress(pen: Pen, change: str) -> None:
-    for word, attire in ATTIRE.items():
-        if re.search(rf"\b{word}\b", change):
-            attire(pen)
+def _dress(pen: Pen, animal: Animal | None, change: str) -> None:
+    for attire in ATTIRE:
+        if re.search(rf"\b{attire}\b", change):
+            wear(pen, animal, attire)
 
 
 def _decorate(pen: Pen, change: str) -> None:

@@ -21,7 +21,8 @@ class Grays:
     edge: RGB
 
 
-LIGHT = Grays(ground=(240, 240, 242), face=(218, 220, 224), edge=(112, 116, 124))
+# The light face is nearer to gray and beige than to white: only what is carried is white.
+LIGHT = Grays(ground=(240, 240, 242), face=(190, 192, 196), edge=(104, 108, 116))
 DARK = Grays(ground=(44, 46, 52), face=(74, 78, 86), edge=(164, 168, 176))
 
 Medium = Callable[[Pen, Grays], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from scrapers.dalleblog.replica.palette import PALETTE, RGB
+from scrapers.dalleblog.replica.shapes.animals import head_of
 from scrapers.dalleblog.replica.shapes.canvas import INK, PALE, Pen, tone
 from scrapers.dalleblog.replica.shapes.heads import draw_head
 from scrapers.dalleblog.replica.shapes.traits import Animal
@@ -25,8 +26,6 @@ def dressed_baby(
     pen.box(-0.44, 0.42, 0.44, 0.66, pants)
     pen.box(-0.48, 0.0, 0.48, 0.48, shirt, round_=0.1)
     draw_head(pen.at(0, -0.3, 0.5), animal, colour=ink.main)
-    pen.ellipse(0, -0.22, 0.2, 0.16, PALE) if "belly" in animal.extras else None
-    pen.polygon([(-0.08, -0.26), (0.08, -0.26), (0, -0.12)], (246, 168, 36))
     pen.polygon([(-0.42, -0.52), (-0.3, -0.9), (0.3, -0.9), (0.42, -0.52)], hat)
     pen.box(-0.52, -0.6, 0.52, -0.46, hat)
     pen.circle(0, -0.92, 0.1, hat)
@@ -176,3 +175,14 @@ ATTIRE: Mapping[str, Attire] = {
     "wizard hat": _wizard_hat, "pajamas": _pajamas, "mustache": _mustache,
     "headphones": _headphones, "sunglasses": _sunglasses, "bow tie": _bow_tie,
 }  # fmt: skip
+_ON_THE_HEAD = frozenset(
+    {"beanie", "hat", "helmet", "wizard hat", "mustache", "headphones", "sunglasses", "bow tie"}
+)
+
+
+def wear(pen: Pen, animal: Animal | None, attire: str) -> None:
+    """Put clothes on a figure: an animal has some of them on its head, wherever that is."""
+    if attire not in ATTIRE:
+        return
+    on_head = animal is not None and attire in _ON_THE_HEAD
+    ATTIRE[attire](head_of(pen, animal).at(0, 0.06, 1.25) if animal and on_head else pen)

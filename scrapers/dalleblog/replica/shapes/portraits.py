@@ -6,12 +6,12 @@ import re
 
 from scrapers.dalleblog.replica.palette import PALETTE, RGB, colours_named
 from scrapers.dalleblog.replica.shapes import things
-from scrapers.dalleblog.replica.shapes.animals import draw_chimera
+from scrapers.dalleblog.replica.shapes.animals import draw_body, draw_chimera
 from scrapers.dalleblog.replica.shapes.canvas import INK, PALE, mix, tone
 from scrapers.dalleblog.replica.shapes.heads import draw_face, draw_head
 from scrapers.dalleblog.replica.shapes.lettering import write_word
 from scrapers.dalleblog.replica.shapes.media import DARK, LIGHT, MEDIA
-from scrapers.dalleblog.replica.shapes.people import ATTIRE, dressed_baby, mannequin
+from scrapers.dalleblog.replica.shapes.people import dressed_baby, mannequin, wear
 from scrapers.dalleblog.replica.shapes.sheet import Sheet, pattern_of
 from scrapers.dalleblog.replica.shapes.subjects import Subject, digest_of, find_subject, seeded_hue
 from scrapers.dalleblog.replica.shapes.traits import ANIMALS, Animal
@@ -24,7 +24,10 @@ def draw_medium(sheet: Sheet, words: re.Match[str]) -> None:
     sheet.fill(grays.ground)
     medium = MEDIA.get(words["medium"], MEDIA["business card"])
     medium(sheet.pen.at(0, 0, 0.86), grays)
-    find_subject(words["object"]).draw(sheet.pen.at(0, 0.02, 0.56), colour)
+    find_subject(words["object"]).draw(sheet.pen.at(0, 0.02, 0.58), colour)
+
+
+_ALL_FACE = frozenset({"star", "tentacles"})
 
 
 def draw_emoji(sheet: Sheet, words: re.Match[str]) -> None:
@@ -33,11 +36,15 @@ def draw_emoji(sheet: Sheet, words: re.Match[str]) -> None:
     subject = find_subject(words["subject"])
     mood = words["mood"]
     pen = sheet.pen.at(0, 0.06, 0.82)
-    if subject.animal is not None and subject.animal.body not in ("star", "tentacles", "snake"):
+    if subject.animal is not None and subject.animal.body not in _ALL_FACE:
         draw_head(pen, subject.animal, mood=mood)
         return
-    subject.draw(pen.at(0, 0, 1.08))
-    draw_face(pen.at(0, 0.12, 0.62), tone(subject.colour), mood=mood)
+    if subject.animal is not None:
+        draw_body(pen, subject.animal, tone(subject.colour))
+    else:
+        subject.draw(pen.at(0, 0, 1.08))
+    centre = (0, -0.2, 0.55) if subject.animal is not None else (0, 0.12, 0.62)
+    draw_face(pen.at(*centre), tone(subject.colour), mood=mood)
 
 
 def draw_dressed_baby(sheet: Sheet, words: re.Match[str]) -> None:
@@ -105,7 +112,7 @@ def draw_dressed_up(sheet: Sheet, words: re.Match[str]) -> None:
     subject.draw(pen)
     if subject.animal is None:
         draw_face(pen.at(0, -0.05, 0.5), tone(subject.colour))
-    ATTIRE[words["attire"]](pen) if words["attire"] in ATTIRE else None
+    wear(pen, subject.animal, words["attire"])
     _draw_prop(sheet, words["action"])
 
 
