@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def answer(
-    body: bytes = b"", status: int = 200, length: int | None = None, **headers: str
+    body: bytes = b"", status: int = 200, length: int | None = None, **headers: Any
 ) -> bytes:
     """An HTTP/1.1 answer as bytes; `length` is what Content-Length claims."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}"]
@@ -67,6 +68,7 @@ class Server:
     robots: bytes = b""
     robots_answer: bytes | None = None
     port: int = 0
+    host: str = "127.0.0.1"
     most_at_once: int = 0
     _at_once: int = 0
 
@@ -80,7 +82,7 @@ class Server:
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            asyncio.start_server(self._serve, self.host, self.port)
         )
         self.port = server.sockets[0].getsockname()[1]
         started.set()

@@ -9,13 +9,14 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pipeline.errors import SourceError
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.scrapers.conftest import Ask, Behaviour, PlainSource, Server, answer, png, states, stored
 
 HTML = answer(b"<!DOCTYPE html><html>Try again</html>", Content_Type="image/png")
 
@@ -46,7 +47,7 @@ async def nothing(ask: Ask) -> bytes:
     return answer(b"")
 
 
-def with_status(status: int, **headers: str):  # type: ignore[no-untyped-def]
+def with_status(status: int, **headers: Any) -> Behaviour:
     async def answers(ask: Ask) -> bytes:
         return answer(b"no", status, **headers)
 
@@ -61,7 +62,7 @@ async def not_http(ask: Ask) -> None:
     await ask.send(b"SSH-2.0-OpenSSH\r\n\r\n")
 
 
-PASSING = {
+PASSING: dict[str, tuple[Behaviour, str]] = {
     "closes": (closes, "disconnected"),
     "half": (half, "truncated"),
     "half_and_says_so": (half_and_says_so, "ends_early"),
@@ -85,7 +86,7 @@ def test_a_fault_that_passes_costs_one_more_request(
 
     async def once(ask: Ask) -> bytes | None:
         if ask.turn == 1:
-            return await misbehave(ask)  # type: ignore[no-any-return]
+            return await misbehave(ask)
         return answer(png(ask.path))
 
     server.behaviour = once
@@ -96,7 +97,7 @@ def test_a_fault_that_passes_costs_one_more_request(
     assert set(server.image_hits.values()) == {2}
 
 
-LASTING = {
+LASTING: dict[str, tuple[Behaviour, str, str, int]] = {
     "closes": (closes, "failed", "disconnected", 3),
     "half": (half, "truncated", "truncated", 3),
     "half_and_says_so": (half_and_says_so, "truncated", "ends_early", 3),
@@ -126,7 +127,7 @@ def test_a_fault_that_lasts_is_counted_by_its_reason(
             return answer(png(ask.path))
         if fault == "too_large":
             return answer(b"\x89PNG\r\n\x1a\n", length=26 * 2**20)
-        return await misbehave(ask)  # type: ignore[no-any-return]
+        return await misbehave(ask)
 
     server.behaviour = rank_two
     report = scrape(replace(quick, attempts=3), source=PlainSource(server.url, captions=2))
@@ -219,12 +220,18 @@ def test_redirects_are_followed_at_most_five_times(server: Server, quick: Scrape
 
 
 def test_all_faults_at_once_lose_nothing(server: Server, quick: ScrapeConfig) -> None:
-    kinds = [closes, half, half_and_says_so, html, *(with_status(s) for s in (429, 500, 503))]
+    kinds: list[Behaviour] = [
+        closes,
+        half,
+        half_and_says_so,
+        html,
+        *(with_status(s) for s in (429, 500, 503)),
+    ]
 
     async def one_in_five(ask: Ask) -> bytes | None:
         dice = hashlib.sha256(f"{ask.path}{ask.turn}".encode()).digest()
         if dice[0] < 51:
-            return await kinds[dice[1] % len(kinds)](ask)  # type: ignore[no-any-return]
+            return await kinds[dice[1] % len(kinds)](ask)
         return answer(png(ask.path))
 
     server.behaviour = one_in_five
@@ -290,7 +297,7 @@ def test_the_page_is_asked_for_once(server: Server, quick: ScrapeConfig) -> None
 
     async def serves(ask: Ask) -> bytes | None:
         if ask.path == "/page":
-            return answer(page) if ask.turn > 1 else await closes(ask)
+            return answer(page) if ask.turn > 1 else None
         return answer(png(ask.path))
 
     server.behaviour = serves

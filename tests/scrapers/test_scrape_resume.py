@@ -1,0 +1,218 @@
+"""Killed, cut off, out of disk: the same command again ends in the same set of images, each once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.contracts import StageReport
+from pipeline.errors import StorageError
+from pipeline.storage import sha256_file
+from scrapers import segments
+from scrapers.config import ScrapeConfig
+from scrapers.ledger import Ledger
+from scrapers.scrape import scrape
+from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
+
+ROOT = Path(__file__).parents[2]
+CHILD = """
+import sys
+from pathlib import Path
+from scrapers.config import ScrapeConfig
+from scrapers.scrape import scrape
+from scrapers import store
+from tests.scrapers.conftest import PlainSource
+store.BATCH_ROWS = 50
+config = ScrapeConfig(workspace=Path(sys.argv[2]), segment_mb=1, backoff_s=0.01)
+report = scrape(config, source=PlainSource(sys.argv[1], captions=int(sys.argv[3]), ranks=32))
+print(report.outcome, flush=True)
+"""
+
+
+def start_child(server: Server, root: Path, captions: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", CHILD, server.url, str(root), str(captions)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+
+
+def check_whole(root: Path, server: Server, captions: int) -> None:
+    found = stored(root)
+    assert len(found) == captions * 32
+    assert all(body == big(url.removeprefix(server.url)) for url, body in found.items())
+    named = members(root)
+    assert len(named) == 2 * captions * 32
+
+
+def big(path: str) -> bytes:
+    return png(path, 3000)
+
+
+async def serves_big(ask: Ask) -> bytes:
+    await asyncio.sleep(0.004)
+    return answer(big(ask.path))
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(12, marks=pytest.mark.slow)], ids=lambda kills: f"{kills}-kills"
+)
+def test_killed_at_any_moment_it_continues(kills: int, server: Server, tmp_path: Path) -> None:
+    captions = 16 * kills
+    server.behaviour = serves_big
+    rng = random.Random(kills)
+    root = tmp_path / "data"
+    for _ in range(kills):
+        before = sum(server.image_hits.values())
+        child = start_child(server, root, captions)
+        wanted = before + rng.randrange(1, 512)
+        while sum(server.image_hits.values()) < wanted and child.poll() is None:
+            time.sleep(0.001)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    last = start_child(server, root, captions)
+    assert last.communicate(timeout=120)[0].strip() == b"done"
+    check_whole(root, server, captions)
+    # Lost with each kill: what was in flight or not committed yet (a batch, and one behind it).
+    assert sum(server.image_hits.values()) - captions * 32 <= kills * 250
+    again = start_child(server, root, captions)
+    assert again.communicate(timeout=60)[0].strip() == b"unchanged"
+
+
+def interrupted(server: Server, config: ScrapeConfig, captions: int) -> None:
+    """A crawl that stops in its middle, with a segment open."""
+    half = replace(config, limit=captions // 2)
+    scrape(half, source=PlainSource(server.url, captions=captions // 2, ranks=32))
+
+
+def finish(server: Server, config: ScrapeConfig, captions: int) -> StageReport:
+    return scrape(config, source=PlainSource(server.url, captions=captions, ranks=32))
+
+
+def big_server(server: Server) -> None:
+    async def behaves(ask: Ask) -> bytes:
+        return answer(big(ask.path))
+
+    server.behaviour = behaves
+
+
+def test_a_torn_tail_is_cut_off(server: Server, quick: ScrapeConfig) -> None:
+    big_server(server)
+    interrupted(server, quick, 8)
+    last = max((quick.workspace / "raw" / "segments").glob("*.tar"))
+    with last.open("ab") as file:
+        file.write(b"torn" * 5000)
+    (last.parent / "00007.tar").write_bytes(b"never committed")
+    finish(server, quick, 8)
+    check_whole(quick.workspace, server, 8)
+    assert set(server.image_hits.values()) == {1}
+    assert not (last.parent / "00007.tar").exists()
+
+
+def test_bytes_lost_behind_the_ledgers_back_are_fetched_again(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    big_server(server)
+    config = replace(quick, segment_mb=1)
+    report = finish(server, config, 24)
+    names = sorted((quick.workspace / "raw" / "segments").glob("*.tar"))
+    assert len(names) > 3
+    names[0].unlink()
+    os.truncate(names[1], names[1].stat().st_size // 2)
+    os.truncate(names[-1], 5000)
+    assert finish(server, config, 24).outcome == "done"
+    found = stored(quick.workspace)
+    assert len(found) == 24 * 32
+    assert all(body == big(url.removeprefix(server.url)) for url, body in found.items())
+    assert members(quick.workspace)
+    again = finish(server, config, 24)
+    assert again.outcome == "unchanged"
+    assert again.details["content"] == report.details["content"]
+
+
+def test_the_manifest_names_every_segment_with_its_hash(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    from pipeline.storage import read_manifest
+
+    big_server(server)
+    config = replace(quick, segment_mb=1)
+    interrupted(server, config, 24)
+    finish(server, config, 24)
+    raw = quick.workspace / "raw"
+    files = read_manifest(raw, "raw").files
+    assert [entry.path for entry in files] == [
+        f"segments/{path.name}" for path in sorted((raw / "segments").glob("*.tar"))
+    ]
+    for entry in files:
+        assert (raw / entry.path).stat().st_size == entry.bytes <= 2**20
+        assert sha256_file(raw / entry.path) == entry.sha256
+
+
+@pytest.mark.parametrize("room", [0, 1000, 40_000, 200_000, 600_000])
+def test_a_full_disk_loses_nothing_that_was_committed(
+    room: int, server: Server, quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big_server(server)
+    monkeypatch.setattr("scrapers.store.BATCH_ROWS", 20)
+    left = room
+
+    def writev(file: int, buffers: list[bytes]) -> int:
+        nonlocal left
+        data = b"".join(buffers)
+        if left <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = os.write(file, data[:left])
+        left -= written
+        return written
+
+    def write(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(segments, "os", _FullDisk(writev, write))
+        with pytest.raises(StorageError, match="disk is full"):
+            finish(server, quick, 12)
+    assert finish(server, quick, 12).outcome == "done"
+    check_whole(quick.workspace, server, 12)
+
+
+class _FullDisk:
+    """`os` with two functions that refuse."""
+
+    def __init__(self, writev: object, write: object) -> None:
+        self.writev = writev
+        self.write = write
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+
+def test_a_full_disk_under_the_ledger_is_said_in_a_sentence(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    big_server(server)
+    interrupted(server, quick, 4)
+    ledger = Ledger(quick.workspace / "raw" / "ledger.sqlite")
+    pages = next(ledger.query("PRAGMA page_count"))[0]
+    ledger.close()
+    original = Ledger.__init__
+
+    def small(self: Ledger, path: Path, source: str | None = None) -> None:
+        original(self, path, source)
+        self._db.execute(f"PRAGMA max_page_count = {pages}")
+
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(Ledger, "__init__", small)
+        with pytest.raises(StorageError, match="disk is full"):
+            finish(server, quick, 100)
+    assert finish(server, quick, 8).counts["done"] >= 8 * 32
