@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,13 +58,20 @@ class Text(NamedTuple):
     image: bytes
 
 
+class Caption(NamedTuple):
+    """How many ids a caption has, and those that are kept of them, padded, as bytes."""
+
+    length: int
+    tokens: bytes
+
+
 class TextFile:
     """Texts appended to a scratch file and read back by number."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w+b")
         self._lengths: list[npt.NDArray[np.int32]] = []
-        self._bounds: npt.NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self._starts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._parts = np.zeros((0, len(Text._fields)), dtype=np.int32)
 
     def append(self, texts: list[Text]) -> None:
@@ -77,15 +84,18 @@ class TextFile:
         """No more will come."""
         self._file.flush()
         self._parts = np.concatenate([self._parts, *self._lengths])
-        self._bounds = np.concatenate([[0], np.cumsum(self._parts.sum(axis=1, dtype=np.int64))])
+        self._starts = np.cumsum(self._parts.sum(axis=1, dtype=np.int64)) - self._parts.sum(axis=1)
         self._lengths.clear()
 
     def read(self, row: int) -> Text:
         """The text of a row."""
-        start, end = int(self._bounds[row]), int(self._bounds[row + 1])
-        data = os.pread(self._file.fileno(), end - start, start)
-        a, b, c, _ = np.cumsum(self._parts[row]).tolist()
-        return Text(data[:a], data[a:b], data[b:c], data[c:])
+        start, (caption, record, tokens, image) = int(self._starts[row]), self._parts[row].tolist()
+        data = os.pread(self._file.fileno(), caption + record + tokens + image, start)
+        text_end = caption + record
+        tokens_end = text_end + tokens
+        return Text(
+            data[:caption], data[caption:text_end], data[text_end:tokens_end], data[tokens_end:]
+        )
 
     def close(self) -> None:
         """Let go of the scratch file."""
@@ -115,17 +125,15 @@ def join(
     joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.int64), {})
     keys, codes_rows, splits = [joined.keys], [joined.codes_row], [np.zeros(0, "S5")]
     for batch in _read_kept(inputs):
-        ids = _ids_by_caption(inputs, batch["caption"])
+        captions = _encode_captions(config, inputs, batch["caption"])
         found = codes.find(batch["pixel_sha256"])
-        good = [
-            i for i in range(len(found)) if _accept(config, joined, batch, i, ids, int(found[i]))
-        ]
-        joined.texts.append([_text(config, batch, i, ids, inputs.tokens_dtype) for i in good])
+        good = _choose(config, joined, batch, captions, found)
+        texts.append([_text(config, batch, i, captions[batch["caption"][i]]) for i in good])
         keys.append(np.array([batch["key"][i] for i in good], dtype=np.bytes_))
         splits.append(np.array([batch["split"][i] for i in good], dtype=np.bytes_))
         codes_rows.append(found[good])
         progress(joined.counts["images"], None, _notes(joined))
-    joined.texts.finish()
+    texts.finish()
     joined.keys, joined.codes_row = np.concatenate(keys), np.concatenate(codes_rows)
     split_of = np.concatenate(splits)
     joined.split_rows = {s: np.flatnonzero(split_of == s.encode()) for s in SPLITS}
@@ -145,54 +153,57 @@ def _read_kept(inputs: Inputs) -> Iterator[dict[str, list[Any]]]:
             ) from error
 
 
-def _ids_by_caption(inputs: Inputs, captions: list[str]) -> dict[str, list[int]]:
+def _encode_captions(
+    config: ShardConfig, inputs: Inputs, captions: list[str]
+) -> dict[str, Caption]:
     """A caption has up to 32 images: its ids are made once a batch."""
     different = list(dict.fromkeys(captions))
-    return dict(zip(different, inputs.tokenizer.ids(different), strict=True))
+    ids = inputs.tokenizer.ids(different)
+    padded = pad_ids(ids, config.text_seq_len).astype(inputs.tokens_dtype)
+    return {
+        caption: Caption(len(words), row.tobytes())
+        for caption, words, row in zip(different, ids, padded, strict=True)
+    }
 
 
-def _accept(
+def _choose(
     config: ShardConfig,
     joined: Joined,
     batch: dict[str, list[Any]],
-    i: int,
-    ids: dict[str, list[int]],
-    codes_row: int,
-) -> bool:
-    """Count image `i`; False if it is left out."""
-    joined.counts["images"] += 1
-    key, tokens = batch["key"][i], len(ids[batch["caption"][i]])
-    if not is_key(key):
-        return _leave_out(joined, key, "failed", "bad_key", "expected letters, digits, _ and -")
-    if codes_row < 0:
-        return _leave_out(joined, key, "failed", "no_codes", batch["pixel_sha256"][i])
-    if tokens > config.text_seq_len:
-        joined.counts["long_captions"] += 1
-        if config.long_captions == "reject":
-            return _leave_out(joined, key, "rejected", "long_caption", f"{tokens} token ids")
-    return True
+    captions: Mapping[str, Caption],
+    codes_rows: Rows,
+) -> list[int]:
+    """The places in `batch` of the images that can be written; counts them and all others."""
+    good = []
+    rows = zip(
+        batch["key"], batch["pixel_sha256"], batch["caption"], codes_rows.tolist(), strict=True
+    )
+    for i, (key, pixels, caption, codes_row) in enumerate(rows):
+        length = captions[caption].length
+        joined.counts["images"] += 1
+        joined.counts["long_captions"] += length > config.text_seq_len
+        if not is_key(key):
+            _leave_out(joined, LeftOut(key, "failed", "bad_key", "expected A-Z a-z 0-9 _ -"))
+        elif codes_row < 0:
+            _leave_out(joined, LeftOut(key, "failed", "no_codes", f"pixels {pixels}"))
+        elif length > config.text_seq_len and config.long_captions == "reject":
+            _leave_out(joined, LeftOut(key, "rejected", "long_caption", f"{length} token ids"))
+        else:
+            good.append(i)
+    return good
 
 
-def _leave_out(joined: Joined, key: str, status: str, reason: ShardReason, detail: str) -> bool:
-    joined.left_out.append(LeftOut(key, status, reason, detail))
-    joined.counts[status] += 1
-    return False
+def _leave_out(joined: Joined, image: LeftOut) -> None:
+    joined.left_out.append(image)
+    joined.counts[image.status] += 1
 
 
-def _text(
-    config: ShardConfig,
-    batch: dict[str, list[Any]],
-    i: int,
-    ids: dict[str, list[int]],
-    tokens_dtype: str,
-) -> Text:
-    caption = batch["caption"][i]
-    tokens = pad_ids([ids[caption]], config.text_seq_len).astype(tokens_dtype)
+def _text(config: ShardConfig, batch: dict[str, list[Any]], i: int, caption: Caption) -> Text:
     record = _encode_json({name: batch[name][i] for name in RECORD})
     image = b""
     if config.images != "none":
         image = _encode_json([batch[name][i] for name in (*_IMAGE, "bytes_sha256")]).encode()
-    return Text(caption.encode(), record.encode(), tokens.tobytes(), image)
+    return Text(batch["caption"][i].encode(), record.encode(), caption.tokens, image)
 
 
 def _notes(joined: Joined) -> dict[str, int | float | str]:
