@@ -18,7 +18,10 @@ class TrainCodecConfig(StageConfig):
     )
     num_tokens: int = option(512, "Entries of the codebook.", low=2, high=65536)
     channels: int = option(
-        32, "Channels of the first level; the next ones have 2 and 4 times as many.", low=4, high=512
+        32,
+        "Channels of the first level; the next ones have 2 and 4 times as many.",
+        low=4,
+        high=512,
     )
     code_dim: int = option(16, "Numbers in a codebook entry.", low=1, high=1024)
     steps: int = option(900, "Training steps.", low=2)

@@ -1,0 +1,137 @@
+"""A codes folder on disk: parts that are only ever added, and the list of what failed.
+
+NNNNN.parquet is a part and its commit mark; while a run is under way, NNNNN.failed.jsonl beside it
+holds the images of that part that could not be decoded. At the end they become one failed.jsonl, and
+parts without a row disappear.
+
+Legend: N codes of an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contracts import CODES, FileEntry, Manifest
+from pipeline.errors import ContractError
+from pipeline.storage import (
+    MANIFEST_NAME,
+    arrow_schema,
+    atomic_write,
+    file_entry,
+    write_bytes,
+    write_manifest,
+)
+
+FAILED_NAME = "failed.jsonl"
+VIEW = "center"
+
+FailedRow = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CodesFolder:
+    """The parts and failures of one codes folder; the constructor touches nothing."""
+
+    path: Path
+
+    def reopen(self, manifest: Manifest | None) -> None:
+        """Go on with the folder: sweep what its last run left over, and declare it unfinished."""
+        if manifest is not None:
+            self.sweep(manifest)
+        (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+
+    def encoded(self) -> set[str]:
+        """Pixel hashes that have codes.
+
+        Raises ContractError that names a part which can't be read.
+        """
+        return {pixel_sha256 for path in self._parts() for pixel_sha256 in _read_hashes(path)}
+
+    def failed(self) -> dict[str, FailedRow]:
+        """What the parts of the run under way could not decode, by pixel hash."""
+        rows: dict[str, FailedRow] = {}
+        for part in self._parts():
+            path = self._failed_path(part)
+            for line in path.read_text().splitlines() if path.exists() else ():
+                row = json.loads(line)
+                rows[row["pixel_sha256"]] = row
+        return rows
+
+    def add_part(
+        self, hashes: Sequence[str], codes_BN: npt.NDArray[np.uint16], failed: Sequence[FailedRow]
+    ) -> Path:
+        """Write the next part: codes of `hashes` in their order, and what failed beside them."""
+        parts = self._parts()
+        number = int(parts[-1].stem) + 1 if parts else 0
+        path = self.path / f"{number:05d}.parquet"
+        failures = self._failed_path(path)
+        if failed:
+            write_bytes(failures, _lines(failed))
+        else:
+            failures.unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            pq.write_table(_table(hashes, codes_BN), file, compression="zstd")
+        return path
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """The parts with rows, for the manifest."""
+        rows = {path: pq.read_metadata(path).num_rows for path in self._parts()}
+        return tuple(
+            file_entry(path, self.path, rows=count) for path, count in rows.items() if count
+        )
+
+    def write_failed(self, rows: Sequence[FailedRow]) -> tuple[FileEntry, ...]:
+        """Leave one list of failures, or none where nothing failed."""
+        path = self.path / FAILED_NAME
+        if not rows:
+            path.unlink(missing_ok=True)
+            return ()
+        write_bytes(path, _lines(rows))
+        return (file_entry(path, self.path, rows=len(rows)),)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Declare the folder finished."""
+        write_manifest(self.path, manifest)
+        self.sweep(manifest)
+
+    def sweep(self, manifest: Manifest) -> None:
+        """Remove what only a run under way needs."""
+        named = {entry.path for entry in manifest.files}
+        for path in sorted(self.path.glob("[0-9]*")):
+            if path.name not in named:
+                path.unlink()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.glob("[0-9]*.parquet"))
+
+    def _failed_path(self, part: Path) -> Path:
+        return part.with_name(f"{part.stem}.{FAILED_NAME}")
+
+
+def _read_hashes(path: Path) -> list[str]:
+    try:
+        hashes: list[str] = pq.read_table(path, columns=["pixel_sha256"])[0].to_pylist()
+    except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+        raise ContractError(
+            f"{path} can't be read ({error}). Delete it and run `pipeline encode` again."
+        ) from error
+    return hashes
+
+
+def _table(hashes: Sequence[str], codes_BN: npt.NDArray[np.uint16]) -> pa.Table:
+    offsets = np.arange(len(codes_BN) + 1, dtype=np.int32) * codes_BN.shape[1]
+    codes = pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes_BN.reshape(-1)))
+    columns = [pa.array(hashes, pa.string()), pa.array([VIEW] * len(hashes), pa.string()), codes]
+    return pa.Table.from_arrays(columns, schema=arrow_schema(CODES))
+
+
+def _lines(rows: Sequence[FailedRow]) -> bytes:
+    return "".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows).encode()

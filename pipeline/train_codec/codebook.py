@@ -1,0 +1,79 @@
+"""How a codebook learns: k-means once, then moving averages; entries that nobody uses start anew.
+
+van den Oord et al. 2017, appendix A.1 (moving averages instead of a loss on the codebook);
+Dhariwal et al. 2020, "Jukebox" (arXiv:2005.00341), section 3.1 (restart of dead entries).
+
+Legend: M latents of a batch, D numbers of a latent, K entries of the codebook.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_DECAY = 0.97
+_DEAD_SHARE = 0.03  # of the share that every entry would have if all were used alike
+_FRESH_SHARE = 0.3
+_KMEANS_ROUNDS = 10
+
+
+class CodebookLearner:
+    """Moving averages of which entries are used, and by what; writes into `codebook_KD` in place."""
+
+    def __init__(self, codebook_KD: Tensor) -> None:
+        self.codebook_KD = codebook_KD
+        self.share_K = codebook_KD.new_zeros(len(codebook_KD))
+        self.sum_KD = torch.zeros_like(codebook_KD)
+
+    @torch.no_grad()
+    def start(self, latents_MD: Tensor, generator: torch.Generator) -> None:
+        """Place the entries by k-means on `latents_MD`."""
+        entries = len(self.codebook_KD)
+        self.codebook_KD.copy_(_draw(latents_MD, entries, generator))
+        for _ in range(_KMEANS_ROUNDS):
+            share_K, sum_KD = self._gather(latents_MD, self._nearest(latents_MD))
+            used_K = share_K > 0
+            self.codebook_KD[used_K] = sum_KD[used_K] / share_K[used_K, None]
+            self.codebook_KD[~used_K] = _draw(latents_MD, int((~used_K).sum()), generator)
+        self.share_K.fill_(1 / entries)
+        self.sum_KD.copy_(self.codebook_KD / entries)
+
+    @torch.no_grad()
+    def update(self, latents_MD: Tensor, codes_M: Tensor, generator: torch.Generator) -> int:
+        """Move the entries towards the latents that chose them; returns how many were started anew."""
+        share_K, sum_KD = self._gather(latents_MD, codes_M)
+        self.share_K.lerp_(share_K, 1 - _DECAY)
+        self.sum_KD.lerp_(sum_KD, 1 - _DECAY)
+        dead_X = (self.share_K < _DEAD_SHARE / len(self.share_K)).nonzero()[:, 0]
+        if len(dead_X):
+            fresh = _FRESH_SHARE / len(self.share_K)
+            self.share_K[dead_X] = fresh
+            self.sum_KD[dead_X] = fresh * _draw(latents_MD, len(dead_X), generator)
+        self.codebook_KD.copy_(self.sum_KD / self.share_K[:, None])
+        return len(dead_X)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs beside the codebook."""
+        return {"share_K": self.share_K, "sum_KD": self.sum_KD}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.share_K.copy_(state["share_K"])
+        self.sum_KD.copy_(state["sum_KD"])
+
+    def _nearest(self, latents_MD: Tensor) -> Tensor:
+        norms_K = self.codebook_KD.square().sum(1)
+        return (norms_K - 2 * latents_MD @ self.codebook_KD.T).argmin(1)
+
+    def _gather(self, latents_MD: Tensor, codes_M: Tensor) -> tuple[Tensor, Tensor]:
+        """Share of the latents that chose each entry [K], and the sum of them by the same measure."""
+        count_K = torch.bincount(codes_M, minlength=len(self.codebook_KD))
+        sum_KD = torch.zeros_like(self.sum_KD).index_add_(0, codes_M, latents_MD)
+        return count_K / len(codes_M), sum_KD / len(codes_M)
+
+
+def _draw(latents_MD: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the latents, each as often as it must be where there are fewer."""
+    order = torch.randperm(len(latents_MD), generator=generator)
+    repeats = -(-count // len(order))
+    return latents_MD[order.repeat(repeats)[:count].to(latents_MD.device)]

@@ -1,0 +1,192 @@
+"""`pipeline train-codec`: kept images → codecs/NAME: codec.json, codec.safetensors, a log, a picture.
+
+Reads dedupe/kept (split train; val to measure) and raw/segments. While it works, checkpoint.pt lies in
+the folder; the same command continues from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import resolved
+from pipeline.contracts import Manifest, Outcome, StageReport
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
+from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
+from pipeline.progress import Progress, no_progress
+from pipeline.storage import (
+    Workspace,
+    empty_folder,
+    file_entry,
+    find_current,
+    input_digest,
+    make_manifest,
+    read_manifest,
+    sha256_bytes,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.train_codec.images import ImageSet, choose_rows, load_images
+from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
+from pipeline.train_codec.training import Training, begin_training
+
+log = logging.getLogger(__name__)
+
+_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT_PLAN = "checkpoint.json"
+_LOG = "log.jsonl"
+_PICTURE = "reconstructions.png"
+_MEASURED_IMAGES = 256
+
+
+def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageReport:
+    """Train the codec, or find that it is there, made from the same images and options.
+
+    Raises ContractError where dedupe has not finished or left nothing to learn from, ModelError where
+    the image size does not fit, ConfigError for CUDA where there is none.
+    """
+    workspace = Workspace(config.workspace)
+    folder = workspace.codec(config.name)
+    read_manifest(workspace.dedupe, "dedupe")
+    plan, inputs = resolved(config), {"dedupe": input_digest(workspace.dedupe)}
+    manifest = find_current(folder, "codec", config=plan, inputs=inputs)
+    outcome: Outcome = "done" if manifest is None else "unchanged"
+    if manifest is None:
+        manifest = _make_codec(config, folder, inputs, progress)
+    _drop_checkpoint(folder)
+    return StageReport(
+        stage="train-codec",
+        outcome=outcome,
+        counts=manifest.counts,
+        outputs=(str(folder),),
+        details=manifest.details,
+    )
+
+
+def _make_codec(
+    config: TrainCodecConfig, folder: Path, inputs: Mapping[str, str], progress: Progress
+) -> Manifest:
+    device = choose_device(config.device)
+    training = begin_training(config, device)
+    _take_up(training, folder, _plan_digest(config, inputs))
+    images, measured = _load(config, progress)
+    _train(training, images.pixels_MHWC, folder, progress)
+    codec = training.codec.eval()
+    save_codec(codec, folder)
+    quality = measure_codec(codec, measured, device)
+    lines = [json.dumps(dataclasses.asdict(entry)) for entry in training.logs]
+    write_bytes(folder / _LOG, ("\n".join(lines) + "\n").encode())
+    write_bytes(folder / _PICTURE, draw_reconstructions(codec, measured, device))
+    manifest = make_manifest(
+        "codec",
+        config=resolved(config),
+        inputs=inputs,
+        counts={
+            "images": len(images.pixels_MHWC) + images.failed,
+            "learnt_from": len(images.pixels_MHWC),
+            "failed": images.failed,
+        },
+        files=tuple(
+            file_entry(folder / name, folder)
+            for name in (CODEC_JSON, CODEC_WEIGHTS, _LOG, _PICTURE)
+        ),
+        details={
+            "fingerprint": codec.fingerprint,
+            "num_tokens": codec.num_tokens,
+            "image_size": codec.image_size,
+            "downsampling": codec.downsampling,
+            "num_codes": codec.num_codes,
+            "loss": training.logs[-1].loss,
+            **dataclasses.asdict(quality),
+            "preprocessing": PREPROCESSING,
+        },
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of an option auto, cpu or cuda.
+
+    Raises ConfigError for cuda where torch finds none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda was asked for, and torch finds no CUDA device here. Use auto or cpu."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
+    """The training images, and those to measure on: of the split val, or of train where it is empty."""
+    workspace = Workspace(config.workspace)
+    rows = choose_rows(workspace, "train", config.max_images)
+    images = load_images(
+        workspace.segments,
+        rows,
+        side=config.image_size,
+        workers=config.workers,
+        tell=lambda done: progress(0, config.steps, {"images": done}),
+    )
+    if not len(images.pixels_MHWC):
+        raise ContractError(
+            f"{workspace.dedupe} has no readable image in the training split ({images.failed} could not "
+            "be decoded): nothing to learn from."
+        )
+    held_out = choose_rows(workspace, "val", _MEASURED_IMAGES)
+    measured = load_images(
+        workspace.segments, held_out, side=config.image_size, workers=config.workers
+    )
+    return images, measured.pixels_MHWC if len(measured.pixels_MHWC) else images.pixels_MHWC[
+        :_MEASURED_IMAGES
+    ]
+
+
+def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
+    config = training.config
+    while training.step < config.steps:
+        entry = training.advance(pixels)
+        progress(training.step, config.steps, {"loss": entry.loss})
+        if training.step % config.checkpoint_every == 0 or training.step == config.steps:
+            write_bytes(folder / _CHECKPOINT, training.to_bytes())
+
+
+# --- Checkpoints ---------------------------------------------------------------------------------
+
+
+def _plan_digest(config: TrainCodecConfig, inputs: Mapping[str, str]) -> str:
+    plan: Mapping[str, Any] = {
+        "config": resolved(config),
+        "inputs": dict(inputs),
+        "torch": torch.__version__,
+    }
+    return sha256_bytes(json.dumps(plan, sort_keys=True).encode())
+
+
+def _take_up(training: Training, folder: Path, plan_digest: str) -> None:
+    """Continue from the folder's checkpoint if it is of the same plan; else start with an empty one."""
+    plan = folder / _CHECKPOINT_PLAN
+    if plan.exists() and plan.read_text() == plan_digest and (folder / _CHECKPOINT).exists():
+        try:
+            training.continue_from((folder / _CHECKPOINT).read_bytes())
+            log.info("Continuing at step %d.", training.step)
+            return
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
+            log.warning("The checkpoint can't be read (%s): training starts anew.", error)
+    empty_folder(folder)
+    write_bytes(plan, plan_digest.encode())
+
+
+def _drop_checkpoint(folder: Path) -> None:
+    for name in (_CHECKPOINT, _CHECKPOINT_PLAN):
+        (folder / name).unlink(missing_ok=True)

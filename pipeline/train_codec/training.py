@@ -1,0 +1,198 @@
+"""The training loop of a VQ codec as a value that can be saved and continued at any step.
+
+What happens in a step depends on the seed, the step's number and the state alone: every draw has its
+own generator. So a run that was killed and continued ends in the same weights as one that was not
+(on the same CPU with the same number of threads).
+
+At first the codebook is left out, so that encoder and decoder find each other; then it is placed by
+k-means among the latents and learns by moving averages. Measured on drawings at equal time: X dB.
+
+Legend: B pictures of a batch, M = pictures at hand, C colours, H W pixels, R S grid, D code width,
+K entries, X latents.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.models.codecs.pixels import Pixels, to_images
+from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.train_codec.codebook import CodebookLearner
+from pipeline.train_codec.config import TrainCodecConfig
+
+_FREE_SHARE = 0.15  # of the steps, before the codebook comes in
+_SQUARED_WEIGHT = 4.0  # of the squared beside the absolute error: errors are mostly far below 1/4
+_COMMITMENT = 0.25
+_KMEANS_IMAGES = 256
+_WARMUP_STEPS = 30
+_LAST_RATE = 0.02  # of the peak learning rate
+_BETAS = (0.9, 0.95)
+_WEIGHT_DECAY = 1e-4
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """One line of log.jsonl."""
+
+    step: int
+    loss: float
+    restarted: int
+
+
+@dataclass
+class Training:
+    """A codec on its way: `step` steps are done, `logs` holds what each one said."""
+
+    config: TrainCodecConfig
+    codec: VQCodec
+    optimizer: torch.optim.Optimizer
+    learner: CodebookLearner
+    step: int = 0
+    logs: list[StepLog] = field(default_factory=list)
+
+    def advance(self, pixels_MHWC: Pixels) -> StepLog:
+        """Make one step on a batch of the images at hand; returns its log."""
+        if self.step == self.free_steps:
+            self._place_codebook(pixels_MHWC)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config)
+        rows = batch_rows(self.step, len(pixels_MHWC), self.config.batch_size, self.config.seed)
+        images_BCHW = to_images(pixels_MHWC[rows], self.learner.codebook_KD.device)
+        loss, restarted = self._losses(images_BCHW)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        record = StepLog(step=self.step, loss=round(loss.item(), 6), restarted=restarted)
+        self.logs.append(record)
+        self.step += 1
+        return record
+
+    @property
+    def free_steps(self) -> int:
+        """Steps before the codebook comes in."""
+        return int(self.config.steps * _FREE_SHARE)
+
+    def _losses(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
+        latents_BDRS = self.codec.encode_latents(images_BCHW)
+        if self.step < self.free_steps:
+            return reconstruction_loss(self.codec.decode_latents(latents_BDRS), images_BCHW), 0
+        codes_BRS = self.codec.nearest(latents_BDRS.detach())
+        entries_BDRS = self.codec.look_up(codes_BRS)
+        # Straight through: the decoder sees the entries, the encoder gets the decoder's gradient.
+        quantized_BDRS = latents_BDRS + (entries_BDRS - latents_BDRS).detach()
+        loss = reconstruction_loss(self.codec.decode_latents(quantized_BDRS), images_BCHW)
+        loss = loss + _COMMITMENT * F.mse_loss(latents_BDRS, entries_BDRS)
+        restarted = self.learner.update(
+            _rows_of(latents_BDRS.detach()), codes_BRS.flatten(), self._generator("restart")
+        )
+        return loss, restarted
+
+    @torch.no_grad()
+    def _place_codebook(self, pixels_MHWC: Pixels) -> None:
+        count = min(_KMEANS_IMAGES, len(pixels_MHWC))
+        rows = torch.randperm(len(pixels_MHWC), generator=self._generator("images"))[:count]
+        latents = [
+            _rows_of(self.codec.encode_latents(to_images(part, self.learner.codebook_KD.device)))
+            for part in np.array_split(pixels_MHWC[rows.numpy()], -(-count // 32))
+        ]
+        self.learner.start(torch.cat(latents), self._generator("k-means"))
+
+    def _generator(self, purpose: str) -> torch.Generator:
+        return seeded_generator(f"{self.config.seed} {purpose} {self.step}")
+
+    def to_bytes(self) -> bytes:
+        """All that is needed to continue."""
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "step": self.step,
+                "codec": self.codec.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "learner": self.learner.state(),
+                "logs": [(entry.step, entry.loss, entry.restarted) for entry in self.logs],
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def continue_from(self, data: bytes) -> None:
+        """Take over what `to_bytes` gave; raises what torch raises for bytes that are not that."""
+        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
+        self.codec.load_state_dict(state["codec"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.load(state["learner"])
+        self.logs = [StepLog(*entry) for entry in state["logs"]]
+        self.step = state["step"]
+
+
+def begin_training(config: TrainCodecConfig, device: torch.device) -> Training:
+    """Fresh weights by the seed.
+
+    Raises ModelError where the image size does not fit the codec.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        codec = VQCodec(
+            VQConfig(
+                image_size=config.image_size,
+                num_tokens=config.num_tokens,
+                code_dim=config.code_dim,
+                channels=config.channels,
+            )
+        )
+    codec.to(device)
+    optimizer = torch.optim.AdamW(
+        codec.parameters(), lr=config.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY
+    )
+    learner = CodebookLearner(codec.codebook_KD)
+    return Training(config=config, codec=codec, optimizer=optimizer, learner=learner)
+
+
+def reconstruction_loss(decoded_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
+    """Mean absolute error plus `_SQUARED_WEIGHT` times the mean squared error."""
+    squared = F.mse_loss(decoded_BCHW, images_BCHW)
+    return F.l1_loss(decoded_BCHW, images_BCHW) + _SQUARED_WEIGHT * squared
+
+
+def learning_rate(step: int, config: TrainCodecConfig) -> float:
+    """Up in a straight line, down along half a cosine to `_LAST_RATE` of the peak."""
+    warmup = max(1, min(_WARMUP_STEPS, config.steps // 10))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    way = (step - warmup) / max(1, config.steps - warmup)
+    return config.learning_rate * (
+        _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * way)) / 2
+    )
+
+
+def batch_rows(step: int, images: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
+    """Which images step `step` sees: every epoch goes through all of them in an order of its own."""
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return np.array([_permutation(at // images, images, seed)[at % images] for at in positions])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(epoch: int, images: int, seed: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(images)
+
+
+def seeded_generator(words: str) -> torch.Generator:
+    """A generator of its own for every purpose."""
+    seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(seed)
+
+
+def _rows_of(latents_BDRS: Tensor) -> Tensor:
+    """Latents as rows [X, D]."""
+    return latents_BDRS.permute(0, 2, 3, 1).flatten(0, 2)

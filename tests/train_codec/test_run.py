@@ -1,0 +1,161 @@
+"""train-codec as a stage: what it leaves, killed and continued, the same bytes twice, bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.codecs.load import load_codec
+from pipeline.storage import Workspace, read_manifest
+from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.train_codec.run import run
+
+MakeWorkspace = Callable[..., Workspace]
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def make_config(workspace: Workspace, **options: int | str) -> TrainCodecConfig:
+    small: dict[str, int | str] = {
+        "image_size": 32,
+        "num_tokens": 16,
+        "channels": 8,
+        "code_dim": 4,
+        "steps": 24,
+        "batch_size": 4,
+        "checkpoint_every": 5,
+        "workers": 2,
+    }
+    return TrainCodecConfig(workspace=workspace.root, **{**small, **options})  # type: ignore[arg-type]
+
+
+def kill_at(step: int) -> Callable[..., None]:
+    def progress(
+        done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        if done == step:
+            raise KilledError
+
+    return progress
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_it_leaves_a_codec_its_log_and_a_picture(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    report = run(make_config(workspace))
+    folder = workspace.codec("small")
+    assert report.outcome == "done"
+    assert sorted(files_of(folder)) == [
+        "codec.json",
+        "codec.safetensors",
+        "log.jsonl",
+        "manifest.json",
+        "reconstructions.png",
+    ]
+    manifest = read_manifest(folder, "codec")
+    assert load_codec(folder).fingerprint == manifest.details["fingerprint"]
+    assert manifest.counts == {"images": 16, "learnt_from": 16, "failed": 0}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(24))
+    assert 0 < report.details["codebook_used"] <= 16
+
+
+def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    run(make_config(workspace))
+    before = files_of(workspace.codec("small"))
+    assert run(make_config(workspace, workers=1)).outcome == "unchanged"
+    assert files_of(workspace.codec("small")) == before
+    assert run(make_config(workspace, seed=1)).outcome == "done"
+    assert files_of(workspace.codec("small"))["codec.safetensors"] != before["codec.safetensors"]
+
+
+@pytest.mark.parametrize("step", [1, 7, 24])
+def test_killed_and_continued_it_ends_in_the_same_bytes(
+    make_workspace: MakeWorkspace, step: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, killed = make_workspace(name="whole"), make_workspace(name="killed")
+    run(make_config(whole))
+    with pytest.raises(KilledError):
+        run(make_config(killed), kill_at(step))
+    assert not (killed.codec("small") / "manifest.json").exists()
+    with caplog.at_level(logging.INFO):
+        run(make_config(killed))
+    assert ("Continuing at step 5" in caplog.text) == (step == 7)
+    assert files_of(killed.codec("small")) == files_of(whole.codec("small"))
+
+
+def test_a_checkpoint_of_other_options_is_not_taken_up(make_workspace: MakeWorkspace) -> None:
+    workspace, fresh = make_workspace(), make_workspace(name="fresh")
+    with pytest.raises(KilledError):
+        run(make_config(workspace), kill_at(12))
+    run(make_config(workspace, seed=3))
+    run(make_config(fresh, seed=3))
+    assert files_of(workspace.codec("small")) == files_of(fresh.codec("small"))
+
+
+def test_a_broken_checkpoint_costs_time_only(make_workspace: MakeWorkspace) -> None:
+    workspace, fresh = make_workspace(), make_workspace(name="fresh")
+    with pytest.raises(KilledError):
+        run(make_config(workspace), kill_at(12))
+    path = workspace.codec("small") / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    run(make_config(workspace))
+    run(make_config(fresh))
+    assert files_of(workspace.codec("small")) == files_of(fresh.codec("small"))
+
+
+def test_it_learns(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace(40)
+    start = run(make_config(workspace, name="start", steps=2))
+    end = run(make_config(workspace, name="end", steps=150, batch_size=8))
+    assert end.details["psnr_db"] > start.details["psnr_db"] + 4
+    assert end.details["perplexity"] > 2
+
+
+def test_images_that_do_not_decode_are_counted(make_workspace: MakeWorkspace) -> None:
+    report = run(make_config(make_workspace(broken=(0, 3)), steps=2))
+    assert report.counts == {"images": 16, "learnt_from": 14, "failed": 2}
+
+
+def test_at_most_max_images_are_taken(make_workspace: MakeWorkspace) -> None:
+    assert run(make_config(make_workspace(), steps=2, max_images=5)).counts["learnt_from"] == 5
+
+
+def test_without_images_it_says_so(make_workspace: MakeWorkspace) -> None:
+    with pytest.raises(ContractError, match="nothing to learn from"):
+        run(make_config(make_workspace(0)))
+
+
+def test_without_dedupe_it_names_the_missing_stage(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "data").open(source="dalleblog")
+    with pytest.raises(ContractError, match="not finished"):
+        run(make_config(workspace))
+
+
+def test_a_segment_that_lost_bytes_is_named(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    segment = workspace.segments / "00000.tar"
+    segment.write_bytes(segment.read_bytes()[:500])
+    with pytest.raises(ContractError, match=r"00000\.tar"):
+        run(make_config(workspace))
+
+
+def test_cuda_where_there_is_none_is_refused(
+    make_workspace: MakeWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = dataclasses.replace(make_config(make_workspace()), device="cuda")
+    with pytest.raises(ConfigError, match="--device cuda"):
+        run(config)
