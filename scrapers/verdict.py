@@ -13,6 +13,8 @@ from scrapers.sniff import ImageFormat, sniff
 HostSign = Literal["good", "neutral", "overload", "down"]
 
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+# Directives that have a colon of their own.
+_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _RETRIED = frozenset({408, 425, 429})
 _GONE = frozenset({404, 410})
 
@@ -78,7 +80,7 @@ def find_opt_out(tags: list[str], agent: str) -> str | None:
     """
     for tag in tags:
         name, colon, rest = tag.partition(":")
-        named = colon and "," not in name and name.strip().lower() != "unavailable_after"
+        named = colon and "," not in name and name.strip().lower() not in _VALUED
         if named and name.strip().lower() != agent.lower():
             continue
         for directive in (rest if named else tag).lower().split(","):

@@ -1,0 +1,108 @@
+"""The ledger as parquet, and the addresses that a crawl would ask for, without asking.
+
+Reads the ledger or a source; writes the file that was named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.contracts import LEDGER_ITEMS, Column
+from pipeline.errors import SourceError
+from pipeline.storage import Workspace, arrow_schema, atomic_write
+from scrapers.config import ScrapeConfig
+from scrapers.keys import address_of
+from scrapers.ledger import Ledger
+from scrapers.plans import OpenForm
+from scrapers.scrape import source_options
+from scrapers.source import Source, open_source
+from scrapers.start_page import kept_page
+
+_ROWS = 20_000
+_ORDERED = 'SELECT {columns} FROM items ORDER BY "section", "key"'
+
+URL_LIST: tuple[Column, ...] = (
+    Column("section", "string", "Section of the page."),
+    Column("caption", "string", "The caption in its first form."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("url", "string", "The address."),
+)
+
+
+class ListedUrl(NamedTuple):
+    """One address that a crawl would ask for."""
+
+    section: str
+    caption: str
+    rank: int
+    url: str
+
+
+def export_ledger(workspace: Workspace, out: Path) -> int:
+    """Write the ledger's view `items` as parquet, sorted by section and key; gives the rows.
+
+    Raises ContractError if there is no ledger, StorageError if `out` can't be written.
+    """
+    ledger = Ledger(workspace.ledger)
+    columns = ", ".join(f'"{column.name}"' for column in LEDGER_ITEMS)
+    try:
+        return write_table(ledger.query(_ORDERED.format(columns=columns)), LEDGER_ITEMS, out)
+    finally:
+        ledger.close()
+
+
+def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator[ListedUrl]:
+    """Every address by the first form of its caption, lazily and without touching the network.
+
+    A page that is needed is read from the raw store of an earlier run. Raises SourceError where
+    there is none.
+    """
+    source = source or open_source(source_options(config))
+    page = None
+    if source.start_url is not None:
+        page = kept_page(Workspace(config.workspace), source.start_url)
+        if page is None:
+            raise SourceError(
+                f"The page {source.start_url} was not fetched yet, and listing asks nothing of the "
+                "network. Use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+            )
+    for plan in source.discover(page).plans:
+        caption = plan.forms[0].caption
+        form = OpenForm(caption, address_of(plan.forms[0], plan.section))
+        ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
+        for rank in ranks:
+            yield ListedUrl(plan.section, caption, rank, form.url(rank))
+
+
+def write_url_lines(config: ScrapeConfig, stream: IO[str], *, source: Source | None = None) -> int:
+    """Write `section⇥caption⇥rank⇥url` lines; gives their number."""
+    number = 0
+    for number, listed in enumerate(list_urls(config, source=source), start=1):
+        stream.write("\t".join(map(str, listed)) + "\n")
+    return number
+
+
+def write_url_table(config: ScrapeConfig, out: Path, *, source: Source | None = None) -> int:
+    """Write the same as parquet; gives the number of rows."""
+    return write_table(list_urls(config, source=source), URL_LIST, out)
+
+
+def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...], out: Path) -> int:
+    """Write rows as parquet in batches, so that memory stays flat; gives their number."""
+    schema = arrow_schema(columns)
+    number = 0
+    with atomic_write(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _ROWS)):
+            number += len(batch)
+            arrays = [
+                pa.array(values, field.type)
+                for values, field in zip(zip(*batch, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return number

@@ -1,0 +1,56 @@
+"""The ledger as parquet, and lists of addresses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.contracts import LEDGER_ITEMS
+from pipeline.errors import ContractError, SourceError
+from pipeline.storage import Workspace
+from scrapers.config import ScrapeConfig
+from scrapers.export import export_ledger, list_urls, write_url_lines, write_url_table
+from scrapers.scrape import scrape
+from tests.scrapers.conftest import PlainSource, Server, stored
+
+
+def test_the_ledger_is_exported_row_by_row(
+    server: Server, quick: ScrapeConfig, tmp_path: Path
+) -> None:
+    scrape(quick, source=PlainSource(server.url, captions=2))
+    out = tmp_path / "ledger.parquet"
+    assert export_ledger(Workspace(quick.workspace), out) == 8
+    table = pq.read_table(out)
+    assert table.column_names == [column.name for column in LEDGER_ITEMS]
+    assert set(table["url"].to_pylist()) == set(stored(quick.workspace))
+    assert table["key"].to_pylist() == sorted(table["key"].to_pylist())
+    first = out.read_bytes()
+    export_ledger(Workspace(quick.workspace), out)
+    assert out.read_bytes() == first
+
+
+def test_no_ledger_is_said_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="Run `pipeline scrape` first"):
+        export_ledger(Workspace(tmp_path), tmp_path / "x.parquet")
+
+
+def test_addresses_are_listed_without_a_request(
+    server: Server, quick: ScrapeConfig, tmp_path: Path
+) -> None:
+    source = PlainSource(server.url, captions=2, ranks=2)
+    stream = io.StringIO()
+    assert write_url_lines(quick, stream, source=source) == 4
+    first = stream.getvalue().splitlines()[1].split("\t")
+    assert first == ["things", "caption 0", "1", f"{server.url}/samples/things/c0_1.png"]
+    assert write_url_table(quick, tmp_path / "urls.parquet", source=source) == 4
+    assert pq.read_table(tmp_path / "urls.parquet")["rank"].to_pylist() == [0, 1, 0, 1]
+    assert server.asked == []
+
+
+def test_a_page_that_was_never_fetched_can_not_be_listed(quick: ScrapeConfig) -> None:
+    source = PlainSource("http://example.org", start_url="http://example.org/page")
+    with pytest.raises(SourceError, match="--no-page"):
+        list(list_urls(quick, source=source))
