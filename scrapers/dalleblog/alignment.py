@@ -57,11 +57,15 @@ def skeleton(tokens: tuple[Token, ...]) -> tuple[str, list[Choice]]:
 def align(section: Section, tokens: tuple[Token, ...]) -> Alignment | None:
     """Lay a line over the section's template; None if it does not fit."""
     text, choices = skeleton(tokens)
-    pattern, names = _pattern(_ById(section))
-    match = pattern.fullmatch(plain_quotes(text))
+    return _align(section, text, plain_quotes(text), choices)
+
+
+def _align(section: Section, text: str, plain: str, choices: list[Choice]) -> Alignment | None:
+    form = _form(_ById(section))
+    match = form.pattern.fullmatch(plain)
     if match is None:
         return None
-    places = [(slot, match.span(f"g{n}")) for n, slot in enumerate(names)]
+    places = [(slot, match.span(f"g{n}")) for n, slot in enumerate(form.slots)]
     found = _Found(section, choices)
     for slot, (start, end) in places:
         found.meet(slot, text[start:end])
@@ -74,9 +78,32 @@ def align(section: Section, tokens: tuple[Token, ...]) -> Alignment | None:
     )
 
 
-def align_any(sections: tuple[Section, ...], tokens: tuple[Token, ...]) -> Alignment | None:
-    """The first section whose template fits the line, None if none does."""
-    return next((found for s in sections if (found := align(s, tokens)) is not None), None)
+class Templates:
+    """The templates that a line may be a caption of."""
+
+    def __init__(self, sections: tuple[Section, ...]) -> None:
+        self.sections = sections
+        self._needs = [(_form(_ById(section)).needs, section) for section in sections]
+
+    def align(self, tokens: tuple[Token, ...]) -> Alignment | None:
+        """The section whose template fits the line, None if none does.
+
+        Two sections may have the same words around their slots; the one that knows more of the
+        line's options is meant.
+        """
+        text, choices = skeleton(tokens)
+        plain = plain_quotes(text)
+        near = [section for needs, section in self._needs if needs in plain]
+        found = [a for s in near if (a := _align(s, text, plain, choices)) is not None]
+        return max(found, key=_known_options, default=None)
+
+
+def _known_options(alignment: Alignment) -> int:
+    return sum(
+        len({plain_quotes(fold(o)) for o in options} & {*map(plain_quotes, known)})
+        for slot, options in alignment.slots.items()
+        if (known := alignment.section.slots[slot])
+    )
 
 
 class _ById:
@@ -125,9 +152,17 @@ class _Found:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a line must look like: a pattern, the slots of its groups g0, g1…, words it needs."""
+
+    pattern: re.Pattern[str]
+    slots: tuple[str, ...]
+    needs: str
+
+
 @lru_cache(maxsize=512)
-def _pattern(section: _ById) -> tuple[re.Pattern[str], list[str]]:
-    """A section's pattern and the slot of each of its groups g0, g1…"""
+def _form(section: _ById) -> _Form:
     parts = section.section.parts
     names = [part.slot for part in parts if isinstance(part, SlotPart)]
     pattern, n = "", 0
@@ -139,7 +174,8 @@ def _pattern(section: _ById) -> tuple[re.Pattern[str], list[str]]:
         meets = "|".join(_what_meets(section.section, part.slot, names.count(part.slot) > 1))
         pattern += f"{article}(?P<g{n}>{meets})"
         n += 1
-    return re.compile(pattern), names
+    literals = (plain_quotes(part).strip() for part in parts if isinstance(part, str))
+    return _Form(re.compile(pattern), tuple(names), max(literals, key=len))
 
 
 def _what_meets(section: Section, slot: str, repeated: bool) -> list[str]:

@@ -19,7 +19,7 @@ _VOWEL = re.compile(r"[aeiouáàâäãåæéèêëíìîïóòôöõøœúùûü
 # "you" and "w" sounds. `uni…` is one of them unless it is un- before in or im: unimpressed.
 _CONSONANT_SOUND = re.compile(
     r"uni(?!n|m)|unanim|u(?:k|t[ei]|s[aeiu]|r[aeiou]n|biq|fo\b|ganda|ruguay|zbek)"
-    r"|eu|ewe|one(?![a-z])|once\b|ouija"
+    r"|eu|ewe|one(?![a-z])|onesie|once\b|ouija"
 )
 _SILENT_H = re.compile(r"hour|honest|honou?r|heir")
 _SPOKEN_VOWEL = re.compile(

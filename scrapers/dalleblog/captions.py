@@ -178,7 +178,7 @@ def fold(text: str) -> str:
 
 def plain_quotes(text: str) -> str:
     """The same text with ASCII quotes, to compare captions; never to address an image."""
-    return text.translate(_QUOTES)
+    return text.replace("`", "'") if text.isascii() else text.translate(_QUOTES)
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import SourceError
-from scrapers.dalleblog.alignment import Alignment, align
+from scrapers.dalleblog.alignment import Alignment, Templates, align
 from scrapers.dalleblog.captions import (
     NO_TEMPLATE,
     Catalogue,
@@ -59,7 +59,9 @@ def read_page(body: bytes, *, base_url: str, catalogue: Catalogue) -> PageConten
     items = read_items(body, base_url=base_url)
     by_name = {section.name: section for section in catalogue.sections}
     entries = list(
-        find_captions([i for i in items if not isinstance(i, Script)], catalogue.sections)
+        find_captions(
+            [item for item in items if not isinstance(item, Script)], Templates(catalogue.sections)
+        )
     )
     facts = ScriptFacts()
     kinds = {section.name: section.key for section in catalogue.sections}
@@ -73,7 +75,7 @@ def read_page(body: bytes, *, base_url: str, catalogue: Catalogue) -> PageConten
     prompts = [entry.url for entry in entries if isinstance(entry, Picture)] + facts.prompts
     content = builder.content(dict(_prompts(prompts)))
     if not content.sections and not content.image_prompts:
-        raise SourceError(_nothing_found(body, base_url))
+        raise SourceError(" ".join((_nothing_found(body, base_url), *content.notes)))
     return content
 
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scrapers.dalleblog.alignment import Alignment, align_any
-from scrapers.dalleblog.captions import Section, fold, plain_quotes
+from scrapers.dalleblog.alignment import Alignment, Templates
+from scrapers.dalleblog.captions import fold, plain_quotes
 from scrapers.dalleblog.page_items import Choice, Item, Line, Picture, Token, show
 from scrapers.dalleblog.urls import parse_sample_url
 
@@ -52,7 +52,7 @@ class Visual:
 Entry = Visual | Line | Picture
 
 
-def find_captions(items: list[Item], sections: tuple[Section, ...]) -> Iterator[Entry]:
+def find_captions(items: list[Item], templates: Templates) -> Iterator[Entry]:
     """The page's captions, its other lines and its pictures, in order."""
     lines: list[Line] = []
     following = _hints(items)
@@ -61,10 +61,10 @@ def find_captions(items: list[Item], sections: tuple[Section, ...]) -> Iterator[
             lines.append(item)
         elif isinstance(item, Picture):
             if lines:
-                yield from _captions_among(lines, sections, following(index))
+                yield from _captions_among(lines, templates, following(index))
                 lines.clear()
             yield item
-    yield from _captions_among(lines, sections, frozenset())
+    yield from _captions_among(lines, templates, frozenset())
 
 
 def same_caption(first: str, second: str) -> bool:
@@ -94,16 +94,16 @@ def _hints(items: list[Item]) -> Callable[[int], frozenset[str]]:
 
 
 def _captions_among(
-    lines: list[Line], sections: tuple[Section, ...], hints: Collection[str]
+    lines: list[Line], templates: Templates, hints: Collection[str]
 ) -> Iterator[Entry]:
     """Captions and other lines of a stretch without pictures."""
     index = 0
     while index < len(lines):
         line = lines[index]
-        visual = _recognise(line.tokens, line.element, sections, hints)
+        visual = _recognise(line.tokens, line.element, templates, hints)
         last = index
         if visual is None and line.has_choice:
-            visual, last = _around(lines, index, sections, hints)
+            visual, last = _around(lines, index, templates, hints)
         elif visual is None and looks_like_caption(show(line.tokens)):
             visual = Visual(line.tokens, line.element, weak=True)
         yield line if visual is None else visual
@@ -111,19 +111,19 @@ def _captions_among(
 
 
 def _recognise(
-    tokens: tuple[Token, ...], element: Any, sections: tuple[Section, ...], hints: Collection[str]
+    tokens: tuple[Token, ...], element: Any, templates: Templates, hints: Collection[str]
 ) -> Visual | None:
     text = show(tokens)
     if not text or len(text) > _MAX_CAPTION_CHARS:
         return None
-    alignment = align_any(sections, tokens)
-    if alignment is not None or comparable(fold(text)) in hints:
+    alignment = templates.align(tokens)
+    if alignment is not None or (hints and comparable(fold(text)) in hints):
         return Visual(tokens, element, alignment)
     return None
 
 
 def _around(
-    lines: list[Line], index: int, sections: tuple[Section, ...], hints: Collection[str]
+    lines: list[Line], index: int, templates: Templates, hints: Collection[str]
 ) -> tuple[Visual, int]:
     """The caption that a line with choices belongs to, and the last line that it takes up."""
     tokens, owners = _neighbours(lines, index)
@@ -134,7 +134,7 @@ def _around(
     for low in lows:
         for high in highs:
             run = tuple(tokens[low : high + 1])
-            visual = _recognise(run, lines[index].element, sections, hints)
+            visual = _recognise(run, lines[index].element, templates, hints)
             if visual is not None:
                 return visual, max(index, owners[high])
     return _by_structure(lines, index)

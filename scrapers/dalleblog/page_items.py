@@ -26,7 +26,7 @@ _INLINE = frozenset(
         "q s samp small span strong sub sup time tt u var wbr",
     )
 )
-_SILENT = frozenset({"script", "style", "head", "title", "template"})
+_SILENT = frozenset({"script", "style", "title", "template"})
 # Where an address may stand; anything else (a caption in `title`, say) is no picture.
 _ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
 _ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
@@ -126,65 +126,65 @@ class _Reader:
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.tokens: list[Token] = []
+        self.says_something = False
 
     def read(self, root: Any) -> Iterator[Item]:
-        walk: list[tuple[Any, bool]] = [(root, False)]
-        while walk:
-            element, leaving = walk.pop()
+        """The items below an element, in reading order."""
+        for figure in root.iter("figure"):
+            _put_caption_first(figure)
+        walk = etree.iterwalk(root, events=("start", "end"))
+        skipping: Any = None
+        for event, element in walk:
             tag = element.tag
-            is_block = tag not in _INLINE
-            if leaving:
-                yield from self._line(element, is_block)
+            if event == "end":
+                if tag not in _INLINE and element is not skipping:
+                    yield from self._line(element)
                 self._text(element.tail)
+                skipping = None
                 continue
-            if is_choice(element):
+            if tag == "select" or element.get("role") == "listbox":
                 self._choice(element)
-                self._text(element.tail)
-                continue
-            yield from self._line(element.getparent(), is_block)
-            yield from self._pictures(element)
-            walk.append((element, True))
-            if tag in _SILENT:
-                yield from _script(element)
-                if tag != "head":
+            else:
+                if tag not in _INLINE:
+                    yield from self._line(element.getparent())
+                yield from self._pictures(element)
+                if tag not in _SILENT:
+                    self._text(element.text)
                     continue
-            self._text(element.text)
-            walk.extend((child, False) for child in reversed(_children(element)))
+                yield from _script(element)
+            skipping = element
+            walk.skip_subtree()
 
     def _text(self, text: str | None) -> None:
         if text:
             self.tokens.append(text)
+            self.says_something = self.says_something or not text.isspace()
 
-    def _line(self, element: Any, is_block: bool) -> Iterator[Line]:
-        if not is_block:
-            return
-        if any(isinstance(token, Choice) or token.strip() for token in self.tokens):
+    def _line(self, element: Any) -> Iterator[Line]:
+        if self.says_something:
             yield Line(tuple(self.tokens), element)
         self.tokens.clear()
+        self.says_something = False
 
     def _choice(self, element: Any) -> None:
         choice = read_choice(element)
         if choice is not None:
             self.tokens.append(choice)
+            self.says_something = True
 
     def _pictures(self, element: Any) -> Iterator[Item]:
-        found = dict.fromkeys(
+        found = [
             address
-            for value in element.attrib.values()
+            for value in element.values()
             if _ADDRESS.search(value)
             for address in addresses_in(value, base_url=self.base_url)
-        )
+        ]
+        if not found:
+            return
+        yield from self._line(element.getparent())
         alt = element.get("alt") or element.get("aria-label") or element.get("title") or ""
-        if found and any(isinstance(token, Choice) or token.strip() for token in self.tokens):
-            yield Line(tuple(self.tokens), element.getparent())
-            self.tokens.clear()
-        for address in found:
+        for address in dict.fromkeys(found):
             yield Picture(address, alt, element)
-
-
-def is_choice(element: Any) -> bool:
-    """Whether an element lets the reader choose: `<select>` or an ARIA listbox."""
-    return bool(element.tag == "select" or element.get("role") == "listbox")
 
 
 def read_choice(element: Any) -> Choice | None:
@@ -224,12 +224,16 @@ def addresses_in(value: str, *, base_url: str) -> Iterator[str]:
             continue
 
 
-def _children(element: Any) -> list[Any]:
-    """The children in reading order, comments left out, a figure's caption first."""
-    children = [child for child in element if isinstance(child.tag, str)]
-    if element.tag == "figure":
-        children.sort(key=lambda child: child.tag != "figcaption")
-    return children
+def _put_caption_first(figure: Any) -> None:
+    """Move a figure's caption before its pictures; the text after it stays where it is."""
+    caption = figure.find("figcaption")
+    if caption is None:
+        return
+    before, tail = caption.getprevious(), caption.tail or ""
+    if before is None:
+        return
+    before.tail, caption.tail = (before.tail or "") + tail, None
+    figure.insert(0, caption)
 
 
 def _script(element: Any) -> Iterator[Script]:

@@ -99,7 +99,8 @@ def _beyond_templates(section: MergedSection, template: Section) -> Iterator[Giv
     """The given captions that no template of the section makes, in exactly this spelling."""
     computing = [t for t in section.templates if t.key == "base64"]
     for given in template.given:
-        if not any(_makes(t, given) for t in computing):
+        has_unfilled_slot = "{" in given.caption or "}" in given.caption
+        if not has_unfilled_slot and not any(_makes(t, given) for t in computing):
             yield given
 
 

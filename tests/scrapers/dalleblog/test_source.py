@@ -1,0 +1,248 @@
+"""The blog as a source: page and catalogue merged, chosen from, listed."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, SourceError
+from scrapers.dalleblog.source import DalleBlogSource, list_urls
+from scrapers.dalleblog.urls import base64_key, parse_sample_url
+from scrapers.source import CaptionPlan, Discovery, SourceOptions
+
+CDN = "https://cdn.openai.com/dall-e/v2"
+HEX = "0123456789abcdef0123456789abcdef"
+
+
+def discover(html: str | None = None, **options: object) -> Discovery:
+    values = {"name": "dalleblog", "use_page": html is not None, **options}
+    source = DalleBlogSource(SourceOptions(**values))  # type: ignore[arg-type]
+    return source.discover(None if html is None else html.encode())
+
+
+def plans(discovery: Discovery, section: str) -> list[CaptionPlan]:
+    return [plan for plan in discovery.plans if plan.section == section]
+
+
+# --- The catalogue alone -------------------------------------------------------------------------
+
+
+def test_without_a_page_there_is_nothing_to_fetch_first() -> None:
+    assert DalleBlogSource(SourceOptions(name="dalleblog", use_page=False)).start_url is None
+    assert (
+        DalleBlogSource(SourceOptions(name="dalleblog")).start_url
+        == "https://openai.com/blog/dall-e/"
+    )
+    custom = SourceOptions(name="dalleblog", page_url="http://127.0.0.1:9/blog/dall-e/")
+    assert DalleBlogSource(custom).start_url == custom.page_url
+
+
+def test_the_catalogue_alone_offers_what_can_be_computed_and_its_samples() -> None:
+    found = discover()
+    assert found.num_captions == sum(1 for _ in found.plans)
+    assert found.num_urls == sum(1 for _ in list_urls(found))
+    counts = {s.name: (s.captions, s.catalogue_captions, s.origin) for s in found.sections}
+    assert counts["location_and_setting"] == (5040, 5040, "catalogue")
+    assert counts["countries"] == (1, 1960, "catalogue")
+    assert found.differences == ()
+
+
+def test_plans_can_be_iterated_again_and_are_the_same() -> None:
+    found = discover(limit=50)
+    assert list(found.plans) == list(found.plans)
+
+
+def test_every_listed_address_is_one_image_and_says_its_caption() -> None:
+    seen = set()
+    for section, caption, rank, url in list_urls(discover(sections=("product_design", "emojis"))):
+        parsed = parse_sample_url(url)
+        assert parsed is not None
+        assert (parsed.section, parsed.caption, parsed.rank) == (section, caption, rank)
+        seen.add(url)
+    assert len(seen) == (627 + 396) * 32
+
+
+def test_forms_agree_first_and_are_as_written_second() -> None:
+    first = plans(discover(sections=("product_design",)), "product_design")[1]
+    assert [form.caption.split(" in ")[0] for form in first.forms] == ["an armchair"] * len(
+        first.forms
+    )
+    bench = next(
+        p for p in discover(sections=("product_design",)).plans if "bench" in p.forms[0].caption
+    )
+    assert [form.caption[:9] for form in bench.forms] == ["a bench i", "an bench "]
+    assert base64_key(bench.forms[1].caption) in bench.forms[1].url(7)
+    assert bench.forms[1].url(7).endswith("_7.png")
+
+
+def test_a_hand_made_name_serves_what_was_linked_and_no_more() -> None:
+    (plan,) = plans(discover(), "rpm")
+    assert plan.ranks == (3,)
+    assert plan.forms[0].url(3) == f"{CDN}/samples/rpm/set_b_masked_3.png"
+    assert plan.masked
+
+
+def test_what_was_primed_is_masked() -> None:
+    masked = {plan.section for plan in discover().plans if plan.masked}
+    assert {"bedroom_design", "female_fashion_design", "im2im_animal", "landmarks"} <= masked
+    assert not masked & {"emojis", "countries"}
+
+
+def test_the_whole_catalogue_is_listed_within_seconds() -> None:
+    start = time.perf_counter()
+    assert sum(1 for _ in list_urls(discover())) > 390_000
+    assert time.perf_counter() - start < 10
+
+
+# --- Page and catalogue ----------------------------------------------------------------------------
+
+
+PAGE = f"""
+<p>a cross-section view of a <select><option>Walnut<option>geode’s core</select></p>
+<img src="/dall-e/v2/samples/cross_sections/{base64_key("a cross-section view of a walnut")}_0.png">
+<p>a photo of the <select><option>food of</select> <select><option>China</select></p>
+<img src="/dall-e/v2/samples/countries/752777210_0.png">
+<p>a {{}} of <select><option>tin</select></p>
+<img src="/dall-e/v2/samples/new/{base64_key("a {} of tin")}_0.png">
+"""
+
+
+def test_page_and_catalogue_are_merged_and_their_differences_told() -> None:
+    found = discover(PAGE, page_url="http://127.0.0.1:8000/blog/dall-e/")
+    sections = {section.name: section for section in found.sections}
+    assert (sections["cross_sections"].origin, sections["cross_sections"].captions) == ("both", 19)
+    assert sections["emojis"].origin == "catalogue"
+    assert sections["new"].captions == 0
+    told = " ".join(found.differences)
+    assert "only the page has 'geode's core'" in told
+    assert "only the catalogue has 'airplane', 'beehive'" in told
+    assert "Not in the catalogue, taken from the page: new." in told
+    assert "Not on the page, taken from the catalogue: material, " in told
+    assert "The page shows images of http://127.0.0.1:8000/dall-e/v2" in told
+
+
+def test_the_host_that_the_page_shows_is_asked() -> None:
+    found = discover(PAGE, page_url="http://127.0.0.1:8000/blog/dall-e/")
+    assert {form.url(0).split("/samples/")[0] for p in found.plans for form in p.forms} == {
+        "http://127.0.0.1:8000/dall-e/v2"
+    }
+    chosen = discover(PAGE, cdn_url="http://mirror:1/x/")
+    assert {form.url(0).split("/samples/")[0] for p in chosen.plans for form in p.forms} == {
+        "http://mirror:1/x"
+    }
+
+
+def test_one_image_opens_all_ranks_of_its_caption() -> None:
+    both = plans(discover(PAGE, page_url="http://h/"), "countries")
+    assert [plan.ranks for plan in both] == [tuple(range(32))] * 2
+    assert both[0].forms[0].url(31) == "http://h/dall-e/v2/samples/countries/752777210_31.png"
+    assert both[0].forms[0].caption == "a photo of the food of china"
+
+
+def test_frames_beyond_32_are_asked_for() -> None:
+    html = """<p>a photograph of a bust of <select><option>Homer</select></p>
+        <img src="/samples/rotating_head/1980579866_40.png">"""
+    (plan,) = plans(discover(html), "rotating_head")
+    assert plan.ranks == (*range(32), 40)
+
+
+def test_the_quotes_of_the_page_make_the_addresses() -> None:
+    html = "<p>a macro photograph of <select><option>Knife’s edge<option>leaf</select></p>"
+    captions = [plan.forms[0].caption for plan in plans(discover(html), "macro_photos")]
+    assert "a macro photograph of knife’s edge" in captions
+    assert "a macro photograph of knife's edge" not in captions
+    assert len(captions) == 19
+
+
+def test_a_saved_page_is_read_without_fetching(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(PAGE, encoding="utf-8")
+    source = DalleBlogSource(SourceOptions(name="dalleblog", page_file=file))
+    assert source.start_url is None
+    assert len(plans(source.discover(None), "countries")) == 2
+    with pytest.raises(ConfigError, match="can't be read"):
+        discover(None, use_page=True, page_file=tmp_path / "none.html")
+
+
+def test_a_trillion_captions_are_refused_with_their_number_unless_limited() -> None:
+    options = "".join(f"<option>thing{i}</option>" for i in range(10_000))
+    selects = " and ".join(f"<select name=s{i}>{options}</select>" for i in range(3))
+    key = base64_key("one thing0 and thing0 and thing0 here")
+    html = f"<p>one {selects} here</p><img src='{CDN}/samples/new/{key}_0.png'>"
+    with pytest.raises(SourceError, match=r"1,000,000,0\d\d,\d+ captions.*section 'new'.*--limit"):
+        discover(html)
+    limited = discover(html, sections=("new",), limit=3)
+    assert [p.forms[0].caption for p in limited.plans] == [
+        f"one thing0 and thing0 and thing{i} here" for i in range(3)
+    ]
+    assert (limited.num_captions, limited.num_urls) == (3, 96)
+
+
+def test_a_page_of_fifty_megabytes_is_read() -> None:
+    prose = (
+        "<div><p>We trained a transformer on <b>text</b> and images, and <i>so</i> on.</p></div>\n"
+    )
+    html = prose * (50_000_000 // len(prose)) + PAGE
+    start = time.perf_counter()
+    assert len(plans(discover(html), "countries")) == 2
+    assert time.perf_counter() - start < 60
+
+
+# --- Choosing ------------------------------------------------------------------------------------------
+
+
+def test_a_limit_takes_the_first_captions_in_order() -> None:
+    found = discover(limit=30)
+    assert (found.num_captions, found.num_urls) == (30, 960)
+    assert list(found.plans) == list(islice(discover().plans, 30))
+    assert sum(section.captions for section in found.sections) == 30
+
+
+def test_a_section_that_is_not_there_is_named_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"'emoji'.*emojis"):
+        discover(sections=("emoji",))
+
+
+def test_captions_of_a_file_are_taken_in_its_order(tmp_path: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text(
+        "\ufeffA photo of the food of China\n\n"
+        "a cross-section view of an walnut\r\n"
+        "emojis\ta caption of my own\n"
+        "a photo of the food of china\n",
+        encoding="utf-8",
+    )
+    found = discover(captions_file=file)
+    assert [(p.section, p.forms[0].caption) for p in found.plans] == [
+        ("countries", "a photo of the food of china"),
+        ("cross_sections", "a cross-section view of a walnut"),
+        ("emojis", "a caption of my own"),
+    ]
+    assert found.num_urls == 96
+    assert [s.name for s in found.sections] == ["cross_sections", "emojis", "countries"]
+    assert discover(captions_file=file, limit=1).num_captions == 1
+
+
+def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "captions.txt"
+    lines = [
+        "no such caption",
+        "countries\ta photo of the food of peru",
+        "a {} cat",
+        "emojis\t" + "x" * 9_000,
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"4 captions .*line 1: 'no such caption'; line 2"):
+        discover(captions_file=file)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        discover(captions_file=file)
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"cdn_url": "ftp://x"}, {"page_url": "blog"}])
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        discover(None, **options)  # type: ignore[arg-type]
