@@ -95,7 +95,7 @@ def load_images(
         try:
             pixels_MHWC[number] = read_square(data, side)
             whole[number] = True
-        except (OSError, ValueError, SyntaxError) as error:
+        except ValueError as error:
             log.warning("Image %s can't be decoded: %s", row.pixel_sha256, error)
 
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as threads:

@@ -13,7 +13,7 @@ import io
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 # What `read_square` does, for manifests; raise the number when its pixels change.
@@ -26,10 +26,16 @@ def read_square(data: bytes, side: int) -> Pixels:
     """Decode an image file to uint8 [side, side, 3].
 
     The shorter side is resized to `side` pixels, then the middle is cut out. Transparency is dropped,
-    as everywhere on the road. Raises OSError, ValueError or SyntaxError where Pillow can't read it.
+    as everywhere on the road. Raises ValueError where Pillow can't or won't read it; its words are the
+    same on every run.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        return square_pixels(image.convert("RGB"), side)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return square_pixels(image.convert("RGB"), side)
+    except UnidentifiedImageError as error:  # its own words hold an address in memory
+        raise ValueError("no image format that Pillow knows") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
 
 
 def square_pixels(image: Image.Image, side: int) -> Pixels:
@@ -39,7 +45,7 @@ def square_pixels(image: Image.Image, side: int) -> Pixels:
     box = (left, top, left + shorter, top + shorter)
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(image)
+    return np.array(image)
 
 
 def to_images(pixels_BHWC: Pixels, device: torch.device | str = "cpu") -> Tensor:

@@ -42,12 +42,12 @@ def test_a_code_is_the_entry_with_the_least_distance() -> None:
     assert torch.equal(codec.nearest(latents_BDRS).flatten(), distances.argmin(1))
 
 
-def test_codes_run_row_by_row_from_the_top_left() -> None:
+def test_codes_run_row_by_row_from_the_top_left(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = make_codec()
     image_BCHW = torch.zeros(1, 3, 32, 32)
     latents_BDRS = codec.look_up(torch.tensor([[[1, 2], [3, 4]]]))
     assert torch.equal(latents_BDRS[0, :, 0, 1], codec.codebook_KD[2])
-    codec.encode_latents = lambda images: latents_BDRS  # type: ignore[method-assign]
+    monkeypatch.setattr(codec, "encode_latents", lambda images_BCHW: latents_BDRS)
     assert codec.encode(image_BCHW).tolist() == [[1, 2, 3, 4]]
 
 

@@ -1,0 +1,236 @@
+"""encode as a stage: codes by pixel hash, killed and continued, new images only, failures as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.contracts import CODES, COUNT_LAWS
+from pipeline.encode.config import EncodeConfig
+from pipeline.encode.run import run
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.codecs.load import CODEC_WEIGHTS, load_codec, save_codec
+from pipeline.models.codecs.pixels import read_square, to_images
+from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.storage import Workspace, arrow_schema, read_manifest
+
+MakeWorkspace = Callable[..., Workspace]
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> Path:
+    """The folder of a codec with random weights."""
+    return make_codec(tmp_path / "random")
+
+
+def make_codec(folder: Path, seed: int = 0) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = VQCodec(VQConfig(image_size=32, num_tokens=16, code_dim=4, channels=4))
+        latents_BDRS = made.encode_latents(torch.rand(16, 3, 32, 32)).detach()
+        made.codebook_KD.copy_(latents_BDRS.permute(0, 2, 3, 1).reshape(-1, 4)[:16])
+    save_codec(made, folder)
+    return folder
+
+
+def make_config(workspace: Workspace, codec: Path, **options: int) -> EncodeConfig:
+    return EncodeConfig(
+        workspace=workspace.root,
+        codec=str(codec),
+        **{"part_rows": 6, "batch_size": 4, "workers": 2, **options},  # type: ignore[arg-type]
+    )
+
+
+def codes_folder(workspace: Workspace) -> Path:
+    (folder,) = (workspace.root / "codes").iterdir()
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def read_codes(folder: Path) -> dict[str, list[int]]:
+    rows = [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+    codes = {row["pixel_sha256"]: row["codes"] for row in rows}
+    assert len(codes) == len(rows)
+    return codes
+
+
+def kill_at(images: int) -> Callable[..., None]:
+    def progress(
+        done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        if done >= images:
+            raise KilledError
+
+    return progress
+
+
+def test_every_image_gets_the_codes_of_its_own_pixels(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace()
+    report = run(make_config(workspace, codec))
+    assert report.outcome == "done"
+    assert report.counts == {"images": 20, "encoded": 20, "failed": 0, "spare": 0, "new": 20}
+    found = read_codes(codes_folder(workspace))
+    reference = load_codec(codec)
+    kept = pq.read_table(workspace.dedupe / "kept" / "00000.parquet").to_pylist()
+    segment = (workspace.segments / "00000.tar").read_bytes()
+    for row in kept:
+        data = segment[row["offset"] : row["offset"] + row["bytes"]]
+        codes_BN = reference.encode(to_images(read_square(data, 32)[None]))
+        assert found[row["pixel_sha256"]] == codes_BN[0].tolist()
+    assert len({tuple(codes) for codes in found.values()}) > 1
+
+
+def test_the_tables_keep_the_contract(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace()
+    run(make_config(workspace, codec))
+    folder = codes_folder(workspace)
+    manifest = read_manifest(folder, "codes")
+    assert folder.name == f"random-{load_codec(codec).fingerprint[:12]}"
+    assert [(entry.path, entry.rows) for entry in manifest.files] == [
+        ("00000.parquet", 6),
+        ("00001.parquet", 6),
+        ("00002.parquet", 6),
+        ("00003.parquet", 2),
+    ]
+    law = COUNT_LAWS["codes"]
+    assert manifest.counts[law.total] == sum(manifest.counts[part] for part in law.parts)
+    for entry in manifest.files:
+        table = pq.read_table(folder / entry.path)
+        assert table.schema.equals(arrow_schema(CODES))
+        hashes = table["pixel_sha256"].to_pylist()
+        assert hashes == sorted(hashes)
+
+
+def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace()
+    run(make_config(workspace, codec))
+    before = files_of(codes_folder(workspace))
+    assert run(make_config(workspace, codec)).outcome == "unchanged"
+    assert files_of(codes_folder(workspace)) == before
+
+
+@pytest.mark.parametrize("images", [0, 5, 12, 20])
+def test_killed_and_continued_it_ends_in_the_same_bytes(
+    make_workspace: MakeWorkspace, codec: Path, images: int
+) -> None:
+    whole = make_workspace(name="whole", broken=(3, 11))
+    killed = make_workspace(name="killed", broken=(3, 11))
+    run(make_config(whole, codec))
+    with pytest.raises(KilledError):
+        run(make_config(killed, codec), kill_at(images))
+    run(make_config(killed, codec))
+    assert files_of(codes_folder(killed)) == files_of(codes_folder(whole))
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace()
+    with pytest.raises(KilledError):
+        run(make_config(workspace, codec), kill_at(14))
+    assert run(make_config(workspace, codec)).counts["new"] == 8
+
+
+def test_new_images_make_new_parts_and_touch_no_old_ones(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace(13)
+    run(make_config(workspace, codec))
+    folder = codes_folder(workspace)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+    make_workspace(20)
+    report = run(make_config(workspace, codec))
+    assert (report.outcome, report.counts["new"]) == ("done", 7)
+    assert len(read_codes(folder)) == 20
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_images_no_longer_kept_keep_their_codes(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace(20)
+    run(make_config(workspace, codec))
+    make_workspace(13)
+    counts = run(make_config(workspace, codec)).counts
+    assert (counts["images"], counts["encoded"], counts["spare"], counts["new"]) == (13, 13, 7, 0)
+
+
+def test_an_image_that_fails_is_a_row_and_is_tried_again(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace(20, broken=(3, 11))
+    report = run(make_config(workspace, codec))
+    assert (report.outcome, report.counts["failed"], report.counts["encoded"]) == (
+        "incomplete",
+        2,
+        18,
+    )
+    folder = codes_folder(workspace)
+    failed = [json.loads(line) for line in (folder / "failed.jsonl").read_text().splitlines()]
+    assert {row["key"] for row in failed} == {"key_00003", "key_00011"}
+    assert all(row["detail"] == "no image format that Pillow knows" for row in failed)
+
+    before = files_of(folder)
+    assert run(make_config(workspace, codec)).outcome == "incomplete"
+    assert files_of(folder) == before
+
+    make_workspace(20)
+    report = run(make_config(workspace, codec))
+    assert (report.outcome, report.counts["new"]) == ("done", 2)
+    assert not (folder / "failed.jsonl").exists()
+    assert len(read_codes(folder)) == 20
+
+
+def test_two_codecs_are_kept_apart(
+    make_workspace: MakeWorkspace, codec: Path, tmp_path: Path
+) -> None:
+    workspace = make_workspace()
+    run(make_config(workspace, codec))
+    run(make_config(workspace, make_codec(tmp_path / "other" / "random", seed=1)))
+    assert len(list((workspace.root / "codes").iterdir())) == 2
+
+
+def test_a_codec_that_is_nowhere_is_named(make_workspace: MakeWorkspace) -> None:
+    with pytest.raises(ConfigError, match="No codec 'missing'"):
+        run(make_config(make_workspace(), Path("missing")))
+
+
+def test_an_unfinished_codec_of_the_workspace_is_refused(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    make_codec(workspace.codec("small"))
+    with pytest.raises(ContractError, match="has not finished"):
+        run(make_config(workspace, Path("small")))
+
+
+def test_broken_weights_are_refused(make_workspace: MakeWorkspace, codec: Path) -> None:
+    (codec / CODEC_WEIGHTS).write_bytes(b"x")
+    with pytest.raises(ModelError, match="can't be read as weights"):
+        run(make_config(make_workspace(), codec))
+
+
+def test_a_broken_part_is_named(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace()
+    run(make_config(workspace, codec))
+    (codes_folder(workspace) / "00001.parquet").write_bytes(b"x")
+    make_workspace(21)
+    with pytest.raises(ContractError, match=r"00001\.parquet can't be read"):
+        run(make_config(workspace, codec))
+
+
+def test_without_images_there_are_no_codes(make_workspace: MakeWorkspace, codec: Path) -> None:
+    report = run(make_config(make_workspace(0), codec))
+    assert (report.outcome, report.counts["images"]) == ("done", 0)
