@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib import resources
 
 from pipeline.errors import ConfigError
-from scrapers.dalleblog.captions import Section, load_catalogue
+from scrapers.dalleblog.captions import Section, load_catalogue, plain_quotes
 from scrapers.dalleblog.replica.config import ReplicaConfig
 from scrapers.dalleblog.replica.shapes.subjects import digest_of
 from scrapers.dalleblog.urls import RANKS, base64_key, caption_of_key
@@ -82,6 +82,8 @@ class _Shelf:
         self.section = section
         self._config = config
         self._given = {given.caption: given.address.key for given in section.given}
+        # The page may have typographic quotes where the template has none.
+        self._given_as = {plain_quotes(caption): caption for caption in self._given}
 
     def entries(self) -> Iterator[Entry]:
         if self.section.name in _NAMED:
@@ -143,7 +145,7 @@ class _Shelf:
         return {entry.key: entry for entry in self.entries()}
 
     def _entry(self, forms: tuple[str, ...]) -> Entry | None:
-        given = next((form for form in forms if form in self._given), None)
+        given = next((g for form in forms if (g := self._given_as.get(plain_quotes(form)))), None)
         if given is not None:
             return self._make(given)
         written = self._share("written", forms[0]) < self._config.as_written

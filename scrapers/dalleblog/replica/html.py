@@ -107,9 +107,10 @@ def _axis_row(
     labels: Mapping[str, str],
 ) -> Iterator[str]:
     assert section.axis is not None
+    shown = {entry.key for entry in holdings.shown(section.name)}
     for option in section.slots[section.axis]:
         entry = holdings.entry_for(section.name, {**chosen, section.axis: option})
-        if entry is not None:
+        if entry is not None and entry.key in shown:
             label = escape(labels.get(option, option))
             picture = _images(entry, cdn, count=1, alt="")
             yield f"<figure>{picture}<figcaption>{label}</figcaption></figure>"

@@ -199,8 +199,8 @@ class Replica:
             for number, entry in enumerate(self.site.holdings.shown(name)):
                 if limit is not None and number >= limit:
                     break
-                for rank in entry.ranks:
-                    yield sample_url(self.cdn, name, entry.key, rank)
+                urls = (sample_url(self.cdn, name, entry.key, rank) for rank in entry.ranks)
+                yield from (url for url in urls if self.path_of(url) not in self.site.removed)
 
     def expected(self, *sections: str, limit: int | None = None) -> dict[str, str]:
         """The truth: address → sha256 of the whole picture, for `urls`, whatever its faults."""

@@ -65,7 +65,7 @@ def draw_collection(sheet: Sheet, words: re.Match[str]) -> None:
     for index in range(count):
         lift = 0.06 * (sheet.chance(4 + index) - 0.5)
         subject.draw(
-            sheet.pen.at(-0.85 + width * (index + 0.5), 0.28 + lift, min(0.32, width * 0.52))
+            sheet.pen.at(-0.85 + width * (index + 0.5), 0.28 + lift, min(0.32, width * 0.46))
         )
 
 
