@@ -53,7 +53,7 @@ def options_of(
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
     """Make the config from what typer resolved."""
     names = {field.name for field in dataclasses.fields(config)}
-    chosen = {
+    chosen: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
         if name in names

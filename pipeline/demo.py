@@ -83,8 +83,8 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     write_bytes(root / "captions.txt", "".join(f"{s}\t{c}\n" for s, c in scraped).encode())
     reports: dict[str, StageReport] = {}
 
-    def run(name: str, label: str = "", **overrides: Any) -> None:
-        reports[label or name] = run_stage(name, call, {"workspace": root, **overrides})
+    def run(stage: str, label: str = "", **overrides: Any) -> None:
+        reports[label or stage] = run_stage(stage, call, {"workspace": root, **overrides})
 
     with replica_server(root) as address:
         run(
@@ -94,8 +94,8 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
             connect_to=address,
             captions=root / "captions.txt",
         )
-    for name in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
-        run(name)
+    for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
+        run(stage)
     seen = [caption for section, caption in scraped if section == COLOUR_SECTION]
     run("generate", "generate seen", name="seen", prompts=tuple(seen[:PROMPTS]))
     run("generate", "generate unseen", name="unseen", prompts=tuple(unseen[:PROMPTS]))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,20 +50,20 @@ def share_generated(folder: Path) -> float:
 
 def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:
     """The same share among kept images of a section, every n-th up to some hundred."""
-    import pandas as pd
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    parts = sorted((workspace.dedupe / "kept").glob("*.parquet"))
-    columns = ["section", "caption", "segment", "offset", "bytes"]
-    kept = pd.concat([pd.read_parquet(part, columns=columns) for part in parts])
-    kept = kept[kept["section"] == section]
-    chosen = kept.iloc[:: max(1, len(kept) // SCRAPED_SAMPLE)]
-    return _share(
-        (
-            row.caption,
-            read_slice(workspace.segments / row.segment, offset=row.offset, length=row.bytes),
-        )
-        for row in chosen.itertuples()
+    columns = ["caption", "segment", "offset", "bytes"]
+    kept = pq.read_table(
+        workspace.dedupe / "kept", columns=columns, filters=pc.field("section") == section
     )
+    rows = kept.take(list(range(0, len(kept), max(1, len(kept) // SCRAPED_SAMPLE)))).to_pylist()
+    return _share((row["caption"], _image_bytes(workspace, row)) for row in rows)
+
+
+def _image_bytes(workspace: Workspace, row: Mapping[str, Any]) -> bytes:
+    segment = workspace.segments / row["segment"]
+    return read_slice(segment, offset=row["offset"], length=row["bytes"])
 
 
 def _share(pictures: Iterable[tuple[str, bytes]]) -> float:

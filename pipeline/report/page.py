@@ -64,7 +64,7 @@ def tiles(items: Iterable[Tile]) -> str:
     return f'<div class="tiles">{cards}</div>'
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; whole numbers get separators and stand at the right."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)

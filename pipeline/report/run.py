@@ -7,6 +7,7 @@ not there yet is left out. The page carries its pictures and needs no network.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.inventory import Folder, find_folders
 from pipeline.progress import Progress, no_progress
 from pipeline.report.config import ReportConfig
-from pipeline.report.page import Section, Tile, figures, image_tag, page, table, tiles, wall
+from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
 from pipeline.storage import Workspace, read_slice, write_bytes
 
@@ -39,7 +40,7 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     """Write `report.html` into the workspace."""
     workspace = Workspace(config.workspace)
     view = _View(workspace=workspace, folders=find_folders(workspace.root), config=config)
-    sections = []
+    sections: list[Section] = []
     makers = (_numbers, _stages, _rejections, _scraped_wall, _codecs, _losses, _generations)
     for number, maker in enumerate(makers, 1):
         sections += maker(view)
@@ -82,65 +83,70 @@ def _stages(view: _View) -> Iterator[Section]:
     yield Section(
         title="Stages",
         note="A folder a stage; rows in = kept + rejected + failed, proved by pipeline verify.",
-        body=table(("folder", "state", "counts", "size"), rows),
+        body=html_table(("folder", "state", "counts", "size"), rows),
     )
 
 
 def _rejections(view: _View) -> Iterator[Section]:
-    import pandas as pd
+    import pyarrow.parquet as pq
 
     if not _finished(view.folders, "dedupe"):
         return
-    parts = sorted((view.workspace.dedupe / "rejected").glob("*.parquet"))
-    if not parts:
-        return
-    columns = ["section", "reason"]
-    rejected = pd.concat([pd.read_parquet(part, columns=columns) for part in parts])
-    counts = rejected.value_counts(["reason", "section"]).sort_index()
-    rows = [(reason, section, int(number)) for (reason, section), number in counts.items()]
+    table = pq.read_table(view.workspace.dedupe / "rejected", columns=["reason", "section"])
+    counts = table.group_by(["reason", "section"]).aggregate([([], "count_all")])
+    order = [("reason", "ascending"), ("section", "ascending")]
+    rows = [
+        (row["reason"], row["section"], row["count_all"])
+        for row in counts.sort_by(order).to_pylist()
+    ]
     yield Section(
         title="Not used, and why",
         note="Rows of dedupe/rejected by reason and section.",
-        body=table(("reason", "section", "images"), rows),
+        body=html_table(("reason", "section", "images"), rows),
     )
 
 
 def _scraped_wall(view: _View) -> Iterator[Section]:
-    import pandas as pd
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     if not _finished(view.folders, "dedupe"):
         return
-    parts = sorted((view.workspace.dedupe / "kept").glob("*.parquet"))
     columns = ["caption", "section", "rank", "segment", "offset", "bytes"]
-    kept = pd.concat([pd.read_parquet(part, columns=columns) for part in parts])
-    kept = kept[kept["rank"] < view.config.wall_ranks]
-    captions = kept[["section", "caption"]].drop_duplicates().sort_values(["section", "caption"])
-    stride = max(1, len(captions) // view.config.wall_captions)
-    chosen = captions.iloc[::stride].head(view.config.wall_captions)
+    kept = pq.read_table(
+        view.workspace.dedupe / "kept",
+        columns=columns,
+        filters=pc.field("rank") < view.config.wall_ranks,
+    )
+    captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
+    captions.sort(key=lambda row: (row["section"], row["caption"]))
     rows = []
-    for section, caption in chosen.itertuples(index=False):
-        images = kept[(kept["caption"] == caption) & (kept["section"] == section)].sort_values(
-            "rank"
-        )
-        rows.append(
-            (
-                caption,
-                [
-                    _thumbnail(view.workspace, row, view.config.thumbnail)
-                    for row in images.itertuples()
-                ],
-            )
-        )
+    for row in _spread(captions, view.config.wall_captions):
+        same = (pc.field("caption") == row["caption"]) & (pc.field("section") == row["section"])
+        images = kept.filter(same).sort_by("rank").to_pylist()
+        rows.append((row["caption"], [_thumbnail(view, image) for image in images]))
     yield Section(
         title="Scraped images",
-        note="Captions as the page gives them; from the left the best by CLIP. A gap is a rejected image.",
+        note="Captions as the page gives them; from the left the best by CLIP.",
         body=wall(rows),
     )
 
 
-def _thumbnail(workspace: Workspace, row: Any, side: int) -> str:
-    data = read_slice(workspace.segments / row.segment, offset=row.offset, length=row.bytes)
-    return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row.rank}", width=side)
+def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """At most `number` of the rows, the sections in turn."""
+    by_section: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_section.setdefault(row["section"], []).append(row)
+    turns = itertools.zip_longest(*by_section.values())
+    chosen = [row for turn in turns for row in turn if row is not None][:number]
+    return sorted(chosen, key=lambda row: (row["section"], row["caption"]))
+
+
+def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
+    segment = view.workspace.segments / row["segment"]
+    data = read_slice(segment, offset=row["offset"], length=row["bytes"])
+    side = view.config.thumbnail
+    return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row['rank']}", width=side)
 
 
 def _shrink(data: bytes, side: int) -> bytes:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bs4 import BeautifulSoup
 
-from pipeline.report.page import Section, Tile, figures, image_tag, page, table, tiles, wall
+from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
 
 
 def test_words_of_others_never_become_markup() -> None:
     evil = "<script>alert('x')</script>"
-    body = tiles([Tile(value=evil, label=evil)]) + table((evil,), [(evil,)]) + wall([(evil, [])])
+    body = (
+        tiles([Tile(value=evil, label=evil)]) + html_table((evil,), [(evil,)]) + wall([(evil, [])])
+    )
     body += figures([(evil, [image_tag(b"x", kind="png", alt=evil + '"')])])
     html = page(evil, evil, [Section(title=evil, note=evil, body=body)])
     soup = BeautifulSoup(html, "lxml")
