@@ -8,19 +8,24 @@ checked on the addresses that the connector is about to connect to.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from scrapers.answer import Answer, FetchError
+from scrapers.redirects import (
+    AddressCheck,
+    is_public_address,
+    redirect_target,
+    refuse_private_literal,
+)
 from scrapers.verdict import HostSign, find_opt_out
 
 MAX_REDIRECTS = 5
@@ -31,51 +36,10 @@ _READ_BUFFER_BYTES = 256 * 1024
 _PIECE_BYTES = 64 * 1024
 
 HopCheck = Callable[[str], Awaitable[bool]]
-AddressCheck = Callable[[str], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back. `body` is decoded and within the limit; empty unless the status is 200."""
-
-    status: int
-    body: bytes
-    final_url: str
-    etag: str | None
-    last_modified: str | None
-    retry_after: str | None
-    opt_out: str | None
-
-
-class FetchError(Exception):
-    """No answer, or one that was refused.
-
-    `reason` is a short word for the ledger; `retry` says that asking again may help; `sign` what it
-    says of the host.
-    """
-
-    def __init__(
-        self, reason: str, detail: str = "", *, retry: bool = False, sign: HostSign = "neutral"
-    ) -> None:
-        super().__init__(detail or reason)
-        self.reason = reason
-        self.retry = retry
-        self.sign: HostSign = sign
 
 
 class PrivateAddressError(OSError):
     """A name resolved to an address that a public host may not send us to."""
-
-
-def is_public_address(address: str) -> bool:
-    """Whether an IP address is one of the public internet."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
 
 
 class FixedResolver(AbstractResolver):
@@ -227,9 +191,9 @@ class Client:
             if location is None:
                 raise FetchError("redirect_without_location")
             public = public or self._is_public_host(current)
-            current = _redirect_target(current, location)
+            current = redirect_target(current, location)
             if public:
-                self._refuse_private_literal(current)
+                refuse_private_literal(current, self._is_public)
                 session, _ = self._open_session(public_only=True)
             if allow_hop is not None and not await allow_hop(current):
                 raise FetchError("robots")
@@ -238,16 +202,6 @@ class Client:
     def _is_public_host(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
         return host in self._resolver.public_names or self._is_public(host)
-
-    def _refuse_private_literal(self, url: str) -> None:
-        # Literal addresses never reach the resolver.
-        host = urlsplit(url).hostname or ""
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return
-        if not self._is_public(host):
-            raise FetchError("redirect_to_private", f"a public host redirects to {host}")
 
     async def _read(self, response: aiohttp.ClientResponse, url: str, max_bytes: int) -> Answer:
         headers = response.headers
@@ -327,19 +281,6 @@ def _exact_url(url: str) -> URL:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise FetchError("bad_url", f"not a web address: {url[:200]!r}")
     return parsed
-
-
-def _redirect_target(base: str, location: str) -> str:
-    try:
-        target = urljoin(base, location)
-        scheme = urlsplit(target).scheme
-    except ValueError as error:
-        raise FetchError("bad_redirect", str(error)) from error
-    if scheme not in ("http", "https"):
-        raise FetchError("bad_redirect", f"to the scheme {scheme!r}")
-    if base.startswith("https:") and scheme == "http":
-        raise FetchError("bad_redirect", "from https to http")
-    return target.partition("#")[0]
 
 
 def translate_error(error: BaseException) -> FetchError:

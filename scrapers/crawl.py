@@ -14,9 +14,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from pipeline.contracts import UrlState
 from pipeline.progress import Progress, no_progress
-from scrapers.client import Answer, FetchError
+from scrapers.answer import Answer
+from scrapers.attempt import ask_once
 from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts
 from scrapers.outcome import Recorder, Tally
@@ -24,7 +24,7 @@ from scrapers.plans import Job, OpenPlan, PlanOpener
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan
 from scrapers.store import Store
-from scrapers.verdict import HostSign, Verdict, judge_answer
+from scrapers.verdict import HostSign, Verdict
 
 # Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
 _READY_PER_SLOT = 4
@@ -278,17 +278,15 @@ class Crawl:
 
     async def _attempt(self, host: Host, job: Job) -> None:
         started = self._now()
-        answer: Answer | None = None
         self.tally.requests += 1
         job.requests += 1
         try:
-            answer = await self._client.get(
-                job.url, headers=_validators(job), allow_hop=self._allow_hop
+            verdict, answer = await ask_once(
+                self._client,
+                job,
+                allow_hop=self._allow_hop,
+                ignore_opt_out=self._config.ignore_opt_out,
             )
-            opt_out = None if self._config.ignore_opt_out else answer.opt_out
-            verdict = judge_answer(answer.status, opt_out, answer.body, stored=_has_bytes(job))
-        except FetchError as error:
-            verdict = _verdict_of(error)
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
             raise
@@ -333,28 +331,3 @@ class Crawl:
         if plan.outstanding == 0:
             then(plan)
         self._check_end()
-
-
-def _has_bytes(job: Job) -> bool:
-    return job.known is not None and job.known.sha256 is not None
-
-
-def _validators(job: Job) -> dict[str, str] | None:
-    """Headers that ask only for what has changed since."""
-    known = job.known
-    if known is None or known.sha256 is None:
-        return None
-    headers = {}
-    if known.etag:
-        headers["If-None-Match"] = known.etag
-    if known.last_modified:
-        headers["If-Modified-Since"] = known.last_modified
-    return headers or None
-
-
-_STATES_OF_REASON: dict[str, UrlState] = {"truncated": "truncated", "robots": "opted_out"}
-
-
-def _verdict_of(error: FetchError) -> Verdict:
-    state = _STATES_OF_REASON.get(error.reason, "failed")
-    return Verdict(state, error.reason, error.retry, error.sign)

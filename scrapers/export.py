@@ -83,8 +83,9 @@ def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator
 def write_url_lines(config: ScrapeConfig, stream: IO[str], *, source: Source | None = None) -> int:
     """Write `section⇥caption⇥rank⇥url` lines; gives their number."""
     number = 0
-    for number, listed in enumerate(list_urls(config, source=source), start=1):
+    for listed in list_urls(config, source=source):
         stream.write("\t".join(map(str, listed)) + "\n")
+        number += 1
     return number
 
 

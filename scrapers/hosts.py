@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from scrapers.client import Client, FetchError
+from scrapers.answer import FetchError
+from scrapers.client import Client
 from scrapers.plans import Job
 from scrapers.politeness import Backoff, HostPace, parse_retry_after
 from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status

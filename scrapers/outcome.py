@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.contracts import UrlState
-from scrapers.client import Answer
+from scrapers.answer import Answer
 from scrapers.keys import image_key
-from scrapers.ledger import STATE_NUMBER, Touch, UrlRow
+from scrapers.ledger import Touch, UrlRow
+from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.plans import Job
 from scrapers.store import Store
 from scrapers.verdict import Verdict, evidence_of

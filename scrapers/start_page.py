@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.errors import SourceError
 from pipeline.storage import Workspace, sha256_bytes, write_bytes, write_json
-from scrapers.client import Answer, Client, FetchError
+from scrapers.answer import Answer, FetchError
+from scrapers.client import Client
 from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
 

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 from pipeline.contracts import URL_STATES
-from scrapers.ledger import STATE_NUMBER, Ledger
+from scrapers.ledger import Ledger
+from scrapers.ledger_schema import STATE_NUMBER
 
 UNFINISHED_STATES = ("pending", "failed", "truncated", "not_an_image")
 

@@ -1,0 +1,38 @@
+"""One request for one job, and what to make of what came."""
+
+from __future__ import annotations
+
+from pipeline.contracts import UrlState
+from scrapers.answer import Answer, FetchError
+from scrapers.client import Client, HopCheck
+from scrapers.plans import Job
+from scrapers.verdict import Verdict, judge_answer
+
+_STATES_OF_REASON: dict[str, UrlState] = {"truncated": "truncated", "robots": "opted_out"}
+
+
+async def ask_once(
+    client: Client, job: Job, *, allow_hop: HopCheck, ignore_opt_out: bool
+) -> tuple[Verdict, Answer | None]:
+    """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network."""
+    stored = job.known is not None and job.known.sha256 is not None
+    try:
+        answer = await client.get(
+            job.url, headers=_validators(job) if stored else None, allow_hop=allow_hop
+        )
+    except FetchError as error:
+        state = _STATES_OF_REASON.get(error.reason, "failed")
+        return Verdict(state, error.reason, error.retry, error.sign), None
+    opt_out = None if ignore_opt_out else answer.opt_out
+    return judge_answer(answer.status, opt_out, answer.body, stored=stored), answer
+
+
+def _validators(job: Job) -> dict[str, str] | None:
+    """Headers that ask only for what has changed since."""
+    assert job.known is not None
+    headers = {}
+    if job.known.etag:
+        headers["If-None-Match"] = job.known.etag
+    if job.known.last_modified:
+        headers["If-Modified-Since"] = job.known.last_modified
+    return headers or None
