@@ -6,6 +6,7 @@ https://huggingface.co/docs/hub/datasets-cards
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from pipeline.contracts import SPLITS
@@ -64,7 +65,7 @@ def write_card(index: ShardIndex, counts: Mapping[str, int]) -> str:
     files = [f"  - split: {_HUB_SPLITS[s]}\n    path: {s}/*.tar" for s in present]
     head = [
         "---",
-        f"pretty_name: {index.name}",
+        f"pretty_name: {json.dumps(index.name)}",
         "task_categories:",
         "- text-to-image",
         "size_categories:",

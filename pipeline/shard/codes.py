@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +62,9 @@ def lay_out_codes(inputs: Inputs, path: Path) -> CodesMatrix:
     hashes = [np.zeros(0, dtype="S1")]
     with path.open("wb") as file:
         for table in inputs.codes_files:
-            hashes += _lay_out_table(inputs, table, file)
+            for found, codes in _read_table(inputs, table):
+                hashes.append(found)
+                file.write(codes.tobytes())
     everything = np.concatenate(hashes)
     if len(np.unique(everything)) != len(everything):
         raise ContractError(
@@ -73,9 +74,10 @@ def lay_out_codes(inputs: Inputs, path: Path) -> CodesMatrix:
     return CodesMatrix(path, everything, inputs.num_codes)
 
 
-def _lay_out_table(
-    inputs: Inputs, table: Path, file: IO[bytes]
-) -> Iterator[npt.NDArray[np.bytes_]]:
+def _read_table(
+    inputs: Inputs, table: Path
+) -> Iterator[tuple[npt.NDArray[np.bytes_], npt.NDArray[np.uint16]]]:
+    """Pixel hashes and codes [rows × N] of a table, some rows at a time."""
     try:
         with pq.ParquetFile(table, pre_buffer=False) as source:
             for batch in source.iter_batches(
@@ -83,8 +85,8 @@ def _lay_out_table(
             ):
                 rows = batch.filter(pc.equal(batch["view"], VIEW))
                 if rows.num_rows:
-                    file.write(_codes_of(inputs, rows, table).tobytes())
-                    yield np.array(rows["pixel_sha256"].to_pylist(), dtype=np.bytes_)
+                    hashes = np.array(rows["pixel_sha256"].to_pylist(), dtype=np.bytes_)
+                    yield hashes, _codes_of(inputs, rows, table)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise ContractError(
             f"{table} can't be read ({error}). Run `pipeline encode` again."

@@ -54,6 +54,8 @@ def find_inputs(config: ShardConfig) -> Inputs:
     Raises ConfigError where a name fits nothing or too much, ContractError where a stage before this
     one has not finished, ModelError for a file that is no tokenizer.
     """
+    if Path(config.name).name != config.name or config.name in ("", ".."):
+        raise ConfigError(f"--name {config.name!r} can't name a folder of shards: no / and no ..")
     workspace = Workspace(config.workspace)
     kept = read_manifest(workspace.dedupe, "dedupe")
     codes_folder = _find_codes(workspace, config.codec)
@@ -86,10 +88,7 @@ def _find_codes(workspace: Workspace, codec: str | None) -> Path:
     if codec is None:
         fitting = finished
     else:
-        named = {
-            folder: read_manifest(folder, "codes").details["codec"]["name"] for folder in finished
-        }
-        fitting = [folder for folder in finished if codec in (folder.name, named[folder])]
+        fitting = [folder for folder in finished if codec in (folder.name, _codec_name(folder))]
     if len(fitting) == 1:
         return fitting[0]
     there = ", ".join(folder.name for folder in finished) or "none"
@@ -101,6 +100,11 @@ def _find_codes(workspace: Workspace, codec: str | None) -> Path:
         f"{len(fitting)} sets of codes fit the codec {codec or '(none given)'}; there are: {there}. "
         "Choose one with --codec."
     )
+
+
+def _codec_name(codes: Path) -> str | None:
+    name: str | None = read_manifest(codes, "codes").details.get("codec", {}).get("name")
+    return name
 
 
 def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple[int, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ from pipeline.storage import (
     file_entry,
     find_current,
     make_manifest,
+    storage_error,
     write_bytes,
     write_manifest,
 )
@@ -85,6 +86,7 @@ def _write_shards(
     """Join, lay out, write: the samples, their shards, and how many shards were there already."""
     base = scratch.begin()
     with (
+        _disk_errors(scratch.path),
         contextlib.closing(lay_out_codes(inputs, scratch.path / "codes")) as codes,
         contextlib.closing(TextFile(scratch.path / "texts")) as texts,
     ):
@@ -101,6 +103,15 @@ def _write_shards(
             progress=progress,
         )
         return joined, shards.write(layout, base.entries), shards.reused
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say in a sentence what the disk refused while the scratch files in `path` were written."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 def _index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIndex:

@@ -57,9 +57,10 @@ class ShardReader:
     """The samples of one split of `folder`.
 
     Every file is checked against the index when the reader opens: its size, and with `check_hashes`
-    its sha256 (reads everything once, about 1.5 GB/s; other ranks of a run may leave it to the
-    first). Raises ContractError that names a file which is missing, cut short or changed; with
-    `skip_corrupt` such shards are left out, logged, and counted in `skipped` (file name → samples).
+    its sha256 (reads everything once, about 0.5 GB a second and core; other ranks of a run may
+    leave it to the first). Raises ContractError that names a file which is missing, cut short or
+    changed; with `skip_corrupt` such shards are left out, logged, and counted in `skipped` (file
+    name → samples).
     """
 
     index: ShardIndex

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +16,10 @@ import pytest
 from PIL import Image
 
 from pipeline.contracts import COUNT_LAWS, Split
-from pipeline.errors import ConfigError, ContractError
+from pipeline.errors import ConfigError, ContractError, StorageError
 from pipeline.models.text import load_tokenizer
 from pipeline.shard.config import ShardConfig
+from pipeline.shard.join import Text, TextFile
 from pipeline.shard.run import run
 from pipeline.storage import read_manifest, sha256_file
 from pipeline.webdata.reader import ShardReader
@@ -272,6 +276,64 @@ def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
         run(configure(world, codec="vqgan"))
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a"])
+def test_a_name_that_is_no_folder_is_refused(world: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match="can't name a folder"):
+        run(configure(world, name=name))
+
+
+def test_a_codec_is_chosen_by_name_or_folder(world: Any) -> None:
+    other = world.workspace.codes("other", "0" * 64)
+    shutil.copytree(world.workspace.codes("tiny", "f" * 64), other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["details"]["codec"]["name"] = "other"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match="2 sets of codes fit"):
+        run(configure(world))
+    for codec in ("tiny", "tiny-ffffffffffff"):
+        report = run(configure(world, name=codec, codec=codec))
+        assert report.details["codec"]["name"] == "tiny"
+
+
+def test_codes_that_are_not_there_yet_are_asked_for(world: Any) -> None:
+    shutil.rmtree(world.root / "codes")
+    with pytest.raises(ContractError, match="Run `pipeline encode` first"):
+        run(configure(world))
+
+
+@pytest.mark.parametrize("calls", [1, 3, 6, 12])
+def test_a_full_disk_is_said_and_survived(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    whole, world = make_world("one"), make_world("two")
+    run(configure(whole))
+    left, sync = [calls], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(StorageError, match="The disk is full"):
+            run(configure(world))
+    run(configure(world))
+    assert world.shard_bytes() == whole.shard_bytes()
+
+
+def test_a_full_disk_under_the_scratch_files_is_said(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(self: TextFile, texts: list[Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TextFile, "append", append)
+    with pytest.raises(StorageError, match="The disk is full"):
+        run(configure(world))
+
+
 def test_an_unknown_tokenizer_is_explained(world: Any) -> None:
     with pytest.raises(ConfigError, match="No tokenizer 'clip'"):
         run(configure(world, tokenizer="clip"))
@@ -300,8 +362,6 @@ def test_samples_stay_small(world: Any) -> None:
 
 
 def test_memory_of_a_row_is_its_key_and_place(tmp_path: Path) -> None:
-    from pipeline.shard.join import Text, TextFile
-
     texts = TextFile(tmp_path / "texts")
     texts.append([Text(b"caption", b"{}", b"\1\0", b""), Text(b"", b"{}", b"\2\0", b"x")])
     texts.finish()
