@@ -83,7 +83,7 @@ def test_common_keys_may_stand_at_the_top_of_the_file(
         ("[dedup]\n", "dedupe"),
         ("worksapce = 'x'\n", "workspace"),
         ("[dedupe\n", "not TOML"),
-        ("[dedupe]\nval_fraction = 7\n", "0<=x<=1"),
+        ("[dedupe]\nval_fraction = 7\n", "--val-fraction"),
     ],
 )
 def test_a_wrong_file_is_wrong_usage(

@@ -61,7 +61,14 @@ def imports_of(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path}: relative imports hide the floor"
             assert node.module is not None
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (module_of(f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def module_of(imported: str) -> str:
+    """The module in a dotted name that may end in something of the module."""
+    path = ROOT.joinpath(*imported.split("."))
+    is_module = path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+    return imported if is_module else imported.rpartition(".")[0] or imported
 
 
 def within(name: str, rooms: set[str]) -> str | None:
