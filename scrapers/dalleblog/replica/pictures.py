@@ -27,6 +27,7 @@ class Pictures:
         self._cache_dir = cache_dir
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
+        self._tops: dict[str, Image.Image] = {}
 
     def sample(self, entry: Entry, rank: int, *, edition: int = 0) -> bytes:
         """The PNG of a caption's image; another `edition` is another picture."""
@@ -55,8 +56,10 @@ class Pictures:
 
     def _given_top(self, section: Section) -> Image.Image:
         """The upper part that all of a section's pictures share: its first caption's."""
-        caption = next(section.captions())[0]
-        return draw_prompt(caption, size=self._size, rows=_given_rows(section, self._size))
+        if section.name not in self._tops:
+            caption, rows = next(section.captions())[0], _given_rows(section, self._size)
+            self._tops[section.name] = draw_prompt(caption, size=self._size, rows=rows)
+        return self._tops[section.name]
 
     def _name(self, section: str, caption: str, seed: int) -> str:
         parts = (DRAWING_VERSION, self._size, section, caption, seed)

@@ -11,12 +11,12 @@ import hashlib
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from pipeline.errors import SourceError
 from scrapers.dalleblog.replica.answers import answer_fault, conditional
@@ -26,6 +26,8 @@ from scrapers.dalleblog.replica.holdings import Entry, Holdings
 from scrapers.dalleblog.replica.html import render_page
 from scrapers.dalleblog.replica.pictures import Pictures
 from scrapers.dalleblog.urls import parse_sample_url, sample_url
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HOST = "127.0.0.1"
 CDN_PATH = "/dall-e/v2"
@@ -38,6 +40,13 @@ _ROBOTS = {
     "missing": (404, "not found\n"),
     "error": (500, "internal server error\n"),
 }
+
+
+class Middleware(Protocol):
+    """What stands around every handler."""
+
+    def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Answer a request, with the handler's help."""
 
 
 class Site:
