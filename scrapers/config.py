@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import StageConfig, option
+from scrapers.source import SourceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,18 @@ class ScrapeConfig(StageConfig):
     retry_failed: bool = option(False, "Ask again only for what failed.", runtime=True)
     refresh: bool = option(
         False, "Ask again for everything, and fetch only what has changed.", runtime=True
+    )
+
+    list_urls: bool = option(
+        False,
+        "Only list section, caption, rank and address of what would be fetched; ask nothing.",
+        runtime=True,
+    )
+    out: Path | None = option(
+        None, "With --list-urls: a parquet file for the list, instead of lines.", runtime=True
+    )
+    export: Path | None = option(
+        None, "Only write the ledger of an earlier run to this parquet file.", runtime=True
     )
 
     contact: str | None = option(
@@ -74,4 +87,18 @@ class ScrapeConfig(StageConfig):
         None,
         "Send every request to this HOST:PORT, whatever host its URL names (a mirror, a replica).",
         runtime=True,
+    )
+
+
+def source_options(config: ScrapeConfig) -> SourceOptions:
+    """What of the options concerns the source."""
+    return SourceOptions(
+        name=config.source,
+        page_url=config.page_url,
+        page_file=config.page,
+        cdn_url=config.cdn_url,
+        sections=config.sections,
+        limit=config.limit,
+        captions_file=config.captions,
+        use_page=not config.no_page,
     )

@@ -5,6 +5,7 @@ Reads the ledger or a source; writes the file that was named.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,14 +14,13 @@ from typing import IO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.contracts import LEDGER_ITEMS, Column
+from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
 from pipeline.errors import SourceError
 from pipeline.storage import Workspace, arrow_schema, atomic_write
-from scrapers.config import ScrapeConfig
+from scrapers.config import ScrapeConfig, source_options
 from scrapers.keys import address_of
 from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
-from scrapers.scrape import source_options
 from scrapers.source import Source, open_source
 from scrapers.start_page import kept_page
 
@@ -42,6 +42,23 @@ class ListedUrl(NamedTuple):
     caption: str
     rank: int
     url: str
+
+
+def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport:
+    """Do what `--export` or `--list-urls` ask for; lines go to standard output."""
+    if config.export is not None:
+        rows = export_ledger(Workspace(config.workspace), config.export)
+    elif config.out is not None:
+        rows = write_url_table(config, config.out, source=source)
+    else:
+        rows = write_url_lines(config, sys.stdout, source=source)
+    written = config.export or config.out
+    return StageReport(
+        stage="scrape",
+        outcome="done",
+        counts={"urls": rows},
+        outputs=(str(written),) if written else (),
+    )
 
 
 def export_ledger(workspace: Workspace, out: Path) -> int:

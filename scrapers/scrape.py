@@ -23,13 +23,13 @@ from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace
 from scrapers.client import Client, FixedResolver
-from scrapers.config import ScrapeConfig
+from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
 from scrapers.hosts import Hosts
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
-from scrapers.source import Discovery, Source, SourceOptions, open_source
+from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
 from scrapers.store import Store
 
@@ -45,13 +45,17 @@ def scrape(
     source: Source | None = None,
     make_client: Callable[[ScrapeConfig], Client] | None = None,
 ) -> StageReport:
-    """Fetch all that the source names and the raw store does not have.
+    """Fetch all that the source names and the raw store does not have (or only list or export it).
 
     `source` and `make_client` stand in for what the options name. Raises SourceError if the page
     can't be had or read, ConfigError, StorageError; KeyboardInterrupt on SIGINT and SIGTERM, after
     what came is on disk.
     """
     started = time.monotonic()
+    if config.export is not None or config.list_urls:
+        from scrapers.export import export  # pyarrow: 50 MB that a crawl has no use for.
+
+        return export(config, source=source)
     source = source or open_source(source_options(config))
     raw = RawStore(config, Workspace(config.workspace))
     run = _Run(config, source, raw, progress, (make_client or open_client)(config))
@@ -63,20 +67,6 @@ def scrape(
     if report is None:
         raise KeyboardInterrupt
     return dataclasses.replace(report, seconds=time.monotonic() - started)
-
-
-def source_options(config: ScrapeConfig) -> SourceOptions:
-    """What of the options concerns the source."""
-    return SourceOptions(
-        name=config.source,
-        page_url=config.page_url,
-        page_file=config.page,
-        cdn_url=config.cdn_url,
-        sections=config.sections,
-        limit=config.limit,
-        captions_file=config.captions,
-        use_page=not config.no_page,
-    )
 
 
 def open_client(config: ScrapeConfig) -> Client:

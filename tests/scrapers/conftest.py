@@ -136,7 +136,7 @@ class Server:
 
     @property
     def image_hits(self) -> Counter[str]:
-        return Counter({path: n for path, n in self.hits.items() if path != "/robots.txt"})
+        return Counter({path: n for path, n in dict(self.hits).items() if path != "/robots.txt"})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -54,3 +55,19 @@ def test_a_page_that_was_never_fetched_can_not_be_listed(quick: ScrapeConfig) ->
     source = PlainSource("http://example.org", start_url="http://example.org/page")
     with pytest.raises(SourceError, match="--no-page"):
         list(list_urls(quick, source=source))
+
+
+def test_the_stage_lists_and_exports_without_a_request(
+    server: Server, quick: ScrapeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = PlainSource(server.url, captions=2)
+    report = scrape(replace(quick, list_urls=True), source=source)
+    assert (report.counts["urls"], len(capsys.readouterr().out.splitlines())) == (8, 8)
+    scrape(replace(quick, list_urls=True, out=tmp_path / "urls.parquet"), source=source)
+    assert pq.read_table(tmp_path / "urls.parquet").num_rows == 8
+    assert server.asked == []
+    scrape(quick, source=source)
+    asked = len(server.asked)
+    report = scrape(replace(quick, export=tmp_path / "ledger.parquet"))
+    assert report.outputs == (str(tmp_path / "ledger.parquet"),)
+    assert len(server.asked) == asked
