@@ -23,7 +23,8 @@ from scrapers.dalleblog.page_items import Choice, Token
 
 # A choice in a skeleton: its number between two characters that no page keeps.
 _CHOICE = re.compile("\0([0-9]+)\0")
-_GAP = r"[^\w\0]{0,12}"
+# What marks a place left open: "…", "___", "[ ]", or nothing at all.
+_GAP = r"(?:(?:[^\w\s\0]|_)(?:(?:[^\w\0]|_){0,10}(?:[^\w\s\0]|_))?)?"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,10 @@ def _align(section: Section, text: str, plain: str, choices: list[Choice]) -> Al
     if not found.fits():
         return None
     for slot, (start, end) in reversed(places):
-        text = f"{text[:start]}{{{slot}}}{text[end:]}"
+        space = " " if start == end else ""
+        text = f"{text[:start]}{space}{{{slot}}}{space}{text[end:]}"
     return Alignment(
-        section=section, template=text, slots=found.slots, chosen=found.chosen, gap=found.gap
+        section=section, template=fold(text), slots=found.slots, chosen=found.chosen, gap=found.gap
     )
 
 
@@ -136,7 +138,7 @@ class _Found:
             choice = self.choices[int(number[1])]
             self.slots[slot] = tuple(dict.fromkeys((*self.slots.get(slot, ()), *choice.options)))
             self.chosen[slot] = fold(choice.text)
-        elif slot == self.section.axis and not re.search(r"\w", text):
+        elif slot == self.section.axis and not re.search(r"[^\W_]", text):
             self.gap = slot
         else:
             self.texts.append((slot, text))

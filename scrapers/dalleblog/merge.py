@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from scrapers.dalleblog.captions import (
-    NO_TEMPLATE,
     Catalogue,
     GivenCaption,
     Section,
@@ -96,66 +96,48 @@ def _merge_section(
     """The templates of one section: the catalogue's with the page's laid over it, then others."""
     if known is None:
         return [one.section for one in shown]
-    merged, others = known, []
-    for one in shown:
-        if one.aligned:
-            merged = _overlay(merged, one.section)
-        else:
-            others.append(one.section)
-            differences.append(
-                f"Section '{known.name}': the page has '{one.section.template}', which the "
-                f"catalogue's '{known.template}' does not fit; both are asked for."
-            )
-    if shown:
-        differences += _differences_of_slots(known, [s.section for s in shown if s.aligned])
+    aligned = [one for one in shown if one.aligned]
+    others = [one for one in shown if not one.aligned]
+    differences += _differences_of_templates(known, others)
+    differences += _differences_of_slots(known, aligned)
     kinds = {one.section.key for one in shown} - {known.key}
     if kinds:
         differences.append(
             f"Section '{known.name}': the page shows {', '.join(sorted(kinds))} keys, the catalogue "
             f"says {known.key}; the page is believed."
         )
-        merged = replace(merged, key=min(kinds))
-    return [merged, *others]
+        known = replace(known, key=min(kinds))
+    return [_overlay(known, aligned), *(one.section for one in others)]
 
 
-def _overlay(known: Section, page: Section) -> Section:
+def _overlay(known: Section, shown: list[PageSection]) -> Section:
     """The catalogue's section with the page's spelling, options and keys."""
-    if page.template == NO_TEMPLATE:
-        return replace(known, given=_union_given(page.given, known.given))
     slots = {
-        slot: tuple(_union(page.slots.get(slot, ()), options))
+        slot: _union([o for one in shown for o in one.section.slots.get(slot, ())], options)
         for slot, options in known.slots.items()
     }
-    has_all = all(f"{{{slot}}}" in page.template for slot in known.slots)
-    return make_section(
-        name=known.name,
-        key=known.key,
-        template=page.template if has_all else known.template,
-        slots=slots,
-        options_complete=known.options_complete,
-        axis=known.axis,
-        article=known.article,
-        masked=known.masked,
-        image_prompt=known.image_prompt,
-        given=_union_given(page.given, known.given),
-        note=known.note,
+    spelt = (one.section.template for one in shown if one.has_choice)
+    whole = (t for t in spelt if all(f"{{{slot}}}" in t for slot in known.slots))
+    given = _union_given([one.section.given for one in shown], known.given)
+    merged = make_section(
+        name=known.name, key=known.key, template=next(whole, known.template), slots=slots
     )
+    return replace(known, template=merged.template, slots=merged.slots, given=given)
 
 
-def _union(page: Iterable[str], known: tuple[str, ...]) -> Iterator[str]:
+def _union(page: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
     """Options of both, the page's first and in its spelling."""
-    folded = [fold(option) for option in page]
-    yield from folded
+    folded = dict.fromkeys(fold(option) for option in page)
     on_page = {plain_quotes(option) for option in folded}
-    yield from (option for option in known if plain_quotes(option) not in on_page)
+    return (*folded, *(option for option in known if plain_quotes(option) not in on_page))
 
 
 def _union_given(
-    page: tuple[GivenCaption, ...], known: tuple[GivenCaption, ...]
+    page: Iterable[tuple[GivenCaption, ...]], known: tuple[GivenCaption, ...]
 ) -> tuple[GivenCaption, ...]:
     """Captions with keys of both; the same key twice is one, with the ranks of both."""
     found: dict[tuple[str, str], GivenCaption] = {}
-    for given in (*page, *known):
+    for given in chain(*page, known):
         place = comparable(given.caption), given.address.key
         before = found.get(place, given)
         found[place] = replace(before, ranks=tuple(sorted({*before.ranks, *given.ranks})))
@@ -173,23 +155,41 @@ def _differences_of_names(
         yield f"Not in the catalogue, taken from the page: {', '.join(new)}."
 
 
-def _differences_of_slots(known: Section, shown: list[Section]) -> Iterator[str]:
-    """Options and literal text that only one of the two has."""
+def _differences_of_templates(known: Section, others: list[PageSection]) -> Iterator[str]:
+    """Captions of the page that the catalogue's template does not make."""
+    for one in others:
+        if one.has_choice:
+            yield (
+                f"Section '{known.name}': the page has '{one.section.template}', which the "
+                f"catalogue's '{known.template}' does not fit; both are asked for."
+            )
+    plain = [one.section.template for one in others if not one.has_choice]
+    if plain:
+        yield (
+            f"Section '{known.name}': the catalogue's template does not make {len(plain):,} of the "
+            f"page's captions: {_listed(plain)}."
+        )
+
+
+def _differences_of_slots(known: Section, shown: list[PageSection]) -> Iterator[str]:
+    """Options that only one of the two has, where the page offers a choice."""
     for slot, options in known.slots.items():
-        here = {fold(o) for section in shown for o in section.slots.get(slot, ())}
+        lists = [one.section.slots.get(slot, ()) for one in shown if one.has_choice]
+        here = {fold(option) for offered in lists for option in offered}
         if not here:
             continue
-        plain_here = {plain_quotes(option) for option in here}
+        plain_here = {plain_quotes(option): option for option in here}
         plain_known = {plain_quotes(option) for option in options}
-        only_page = sorted(plain_here - plain_known)
-        only_known = sorted(plain_known - plain_here)
-        if only_page:
-            yield f"Section '{known.name}', {slot}: only the page has {_listed(only_page)}."
-        if only_known:
-            yield f"Section '{known.name}', {slot}: only the catalogue has {_listed(only_known)}."
+        only_page = sorted(o for plain, o in plain_here.items() if plain not in plain_known)
+        only_known = sorted(plain_known - set(plain_here))
         respelt = sorted(here - set(options) - set(only_page))
+        place = f"Section '{known.name}', {slot}"
+        if only_page:
+            yield f"{place}: only the page has {_listed(only_page)}."
+        if only_known:
+            yield f"{place}: only the catalogue has {_listed(only_known)}."
         if respelt:
-            yield f"Section '{known.name}', {slot}: the page's quotes are kept: {_listed(respelt)}."
+            yield f"{place}: the page's quotes are kept: {_listed(respelt)}."
 
 
 def _difference_of_cdn(page: str | None, catalogue: str, chosen: str | None) -> list[str]:

@@ -35,10 +35,14 @@ _MAX_KEYS_OF_A_CAPTION = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PageSection:
-    """A caption template as the page shows it; `aligned` if its slots are those of the catalogue."""
+    """A caption template as the page shows it; `aligned` if its slots are those of the catalogue.
+
+    `has_choice`: it can be set, so its articles are the template's and not those of one caption.
+    """
 
     section: Section
     aligned: bool
+    has_choice: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +240,13 @@ class _Builder:
             axis=None if alignment is None else alignment.gap,
             given=_given(ties),
         )
-        self.sections.append(PageSection(section=section, aligned=alignment is not None))
+        self.sections.append(
+            PageSection(
+                section=section,
+                aligned=alignment is not None,
+                has_choice=any(isinstance(token, Choice) for token in tokens),
+            )
+        )
 
     def _add_loose(self, ties: list[Tie]) -> None:
         """Captions that stand with their keys and under no template."""

@@ -378,7 +378,8 @@ def test_malformed_html_is_read_as_a_browser_would() -> None:
 def test_relative_addresses_and_the_image_prompt_are_made_whole() -> None:
     html = (
         '<base href="/mirror/"><img src="v2/image_prompts/bedroom_design.png">'
-        f"<p>a cross-section view of a walnut</p><img src='v2/samples/cross_sections/{base64_key('a cross-section view of a walnut')}_0.png'>"
+        "<p>a cross-section view of a walnut</p><img src='v2/samples/cross_sections/"
+        f"{base64_key('a cross-section view of a walnut')}_0.png'>"
     )
     content = read(html, "http://127.0.0.1:8000/blog/")
     assert content.cdn == "http://127.0.0.1:8000/mirror/v2"

@@ -117,7 +117,7 @@ def test_page_and_catalogue_are_merged_and_their_differences_told() -> None:
     assert sections["emojis"].origin == "catalogue"
     assert sections["new"].captions == 0
     told = " ".join(found.differences)
-    assert "only the page has 'geode's core'" in told
+    assert "only the page has 'geode’s core'" in told
     assert "only the catalogue has 'airplane', 'beehive'" in told
     assert "Not in the catalogue, taken from the page: new." in told
     assert "Not on the page, taken from the catalogue: material, " in told
@@ -245,4 +245,4 @@ def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> N
 @pytest.mark.parametrize("options", [{"limit": 0}, {"cdn_url": "ftp://x"}, {"page_url": "blog"}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        discover(None, **options)  # type: ignore[arg-type]
+        discover(None, **options)
