@@ -84,9 +84,9 @@ RejectReason = Literal[
     "decoder_crashed",  # a decoder's process died of it
     "too_large",  # more pixels than we decode: a decompression bomb
     "bad_caption",  # empty, or with a left-over `{}`
-    "duplicate_bytes",  # the same bytes as the row that stands for it
-    "duplicate_pixels",  # the same RGB raster as the row that stands for it
-    "near_duplicate",  # within the radius of the row that stands for it
+    "duplicate_bytes",  # the same bytes as a better row
+    "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
+    "near_duplicate",  # its perceptual hash is within the radius of the row that stands for it
     "masked",  # its upper part was given and `--masked drop` was asked for
 ]
 REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
@@ -100,7 +100,7 @@ _IMAGE: tuple[Column, ...] = (
         "caption_id", "string", "Hash of the normalised caption, 16 hex digits, stable for ever."
     ),
     Column("caption", "string", "The caption: NFC, white space folded, the page's own quotes."),
-    Column("rank", "int32", "Rank of the image by CLIP, 0 is the best."),
+    Column("rank", "int32", "Rank of the image by CLIP, 0 is the best; null if it has none."),
     Column("segment", "string", "Segment that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("bytes", "int64", "Length of the bytes."),
@@ -125,8 +125,14 @@ KEPT: tuple[Column, ...] = (
     Column(
         "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
     ),
-    Column("cluster", "string", "Key of the row that stands for its near-duplicate cluster."),
-    Column("split", "string", "train or val, by hash of the caption or its cluster."),
+    Column(
+        "cluster",
+        "string",
+        "Key of the row that leads its cluster of near duplicates, its own if it leads.",
+    ),
+    Column(
+        "split", "string", "train or val: by hash of the caption, the same for all that is alike."
+    ),
 )
 
 # dedupe/rejected/*.parquet, one row an image, sorted by key.
@@ -165,7 +171,9 @@ INSPECTIONS: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
-    Column("bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."),
+    Column(
+        "bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."
+    ),
 )
 
 # --- Codes -----------------------------------------------------------------------------------------

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.contracts import REJECT_REASONS, Split
+from pipeline.dedupe.alike import AlikeFacts, summarize_clusters
+from pipeline.dedupe.clusters import find_clusters
 from pipeline.dedupe.config import DedupeConfig
-from pipeline.dedupe.masks import HALF, measure_masks
-from pipeline.dedupe.rows import KEPT_CODE, Rows
+from pipeline.dedupe.masks import HALF
+from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 from pipeline.dedupe.splits import draw_val, split_captions
-from pipeline.dedupe.store import Store
 from pipeline.dedupe.survivors import Indices, order_survivors, reject_exact_duplicates
 
 
@@ -37,7 +39,7 @@ class Decisions:
     is_val: npt.NDArray[np.bool_]
     masks: Mapping[tuple[str, str], int]
     captions: CaptionFacts
-    val_fraction: float
+    alike: AlikeFacts
 
     def reason(self, index: int) -> str | None:
         """Why a row is rejected, None if it is kept."""
@@ -53,15 +55,25 @@ class Decisions:
         return self.masks.get((section, caption_id), HALF) * height // (2 * HALF)
 
 
-def decide(rows: Rows, store: Store, config: DedupeConfig) -> Decisions:
-    """Reject duplicates, find clusters and split; fills the reasons in `rows`."""
+def decide(
+    rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfig, *, scratch: Path
+) -> Decisions:
+    """Reject duplicates, find clusters and split; fills the reasons in `rows`.
+
+    `scratch` names a file to work with while the search for near duplicates runs.
+    """
     table = rows.table
     usable = np.flatnonzero(table["reason"] == KEPT_CODE)
     place = order_survivors(table)
     stands_for = reject_exact_duplicates(rows, place)
-    cluster = stands_for.copy()
-    groups = np.searchsorted(usable, stands_for[usable])
+    cluster, group = _find_alike(rows, place, config, scratch)
+    alike = summarize_clusters(table, cluster)
+    if config.near_duplicates == "drop":
+        follows = (table["reason"] == KEPT_CODE) & (cluster != np.arange(len(table)))
+        table["reason"][follows] = reason_code("near_duplicate")
+        stands_for = cluster[stands_for]
     is_val = np.zeros(len(table), dtype=np.bool_)
+    _, groups = np.unique(group[stands_for[usable]], return_inverse=True)
     is_val[usable] = split_captions(
         table["caption"][usable], groups, val_fraction=config.val_fraction
     )
@@ -70,10 +82,28 @@ def decide(rows: Rows, store: Store, config: DedupeConfig) -> Decisions:
         stands_for=stands_for,
         cluster=cluster,
         is_val=is_val,
-        masks=measure_masks(store.read_masked()),
+        masks=masks,
         captions=_gather_captions(rows, usable, is_val, config.val_fraction),
-        val_fraction=config.val_fraction,
+        alike=alike,
     )
+
+
+def _find_alike(
+    rows: Rows, place: Indices, config: DedupeConfig, scratch: Path
+) -> tuple[Indices, Indices]:
+    """For each row its cluster's leader and its group's first row; itself where it is alone."""
+    table = rows.table
+    cluster = np.arange(len(table))
+    group = cluster.copy()
+    if config.near_duplicates == "off":
+        return cluster, group
+    unique = np.flatnonzero(table["reason"] == KEPT_CODE)
+    unique = unique[np.argsort(place[unique])]
+    found = find_clusters(
+        table["phash"][unique], config.radius, scratch=scratch, workers=config.workers
+    )
+    cluster[unique], group[unique] = unique[found.leader], unique[found.group]
+    return cluster, group
 
 
 def _gather_captions(

@@ -19,6 +19,7 @@ from pipeline.contracts import CAPTIONS, Manifest, StageReport
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.decisions import decide
 from pipeline.dedupe.inspecting import inspect_new
+from pipeline.dedupe.masks import measure_masks
 from pipeline.dedupe.rows import load_rows
 from pipeline.dedupe.store import Store, remove_store
 from pipeline.dedupe.summary import Summary
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 _WORK = "work.sqlite"
 _INSPECTIONS = "inspections.parquet"
 _CAPTIONS = "captions.parquet"
+_SCRATCH = "hashes.partial"
 
 
 def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
@@ -61,6 +63,7 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
             manifest = _make_tables(config, store, inputs, progress)
             write_manifest(folder, manifest)
     remove_store(folder / _WORK)
+    (folder / _SCRATCH).unlink(missing_ok=True)
     return StageReport(
         stage="dedupe",
         outcome="done" if current is None else "unchanged",
@@ -95,7 +98,8 @@ def _make_tables(
         store.add_missing(batch)
     inspect_new(store, config, progress)
     rows = load_rows(store.read_rows(), drop_masked=config.masked == "drop")
-    decisions = decide(rows, store, config)
+    masks = measure_masks(store.read_masked())
+    decisions = decide(rows, masks, config, scratch=folder / _SCRATCH)
     summary = Summary()
     files = write_images(folder, store.read_rows(), decisions, summary)
     write_table(

@@ -17,6 +17,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.dedupe.linking import link, new_groups
+
 Numbers = npt.NDArray[np.uint64]
 
 
@@ -36,11 +38,7 @@ def split_captions(
     `groups` holds equal numbers (0 ≤ group < number of images) for linked images.
     """
     numbers, caption = np.unique(captions, return_inverse=True)
-    trains = ~draw_val(numbers, val_fraction)
-    while True:
-        held = trains.sum()
-        group_trains = np.zeros(len(groups), dtype=np.bool_)
-        group_trains[groups[trains[caption]]] = True
-        trains[caption[group_trains[groups]]] = True
-        if trains.sum() == held:
-            return ~trains[caption]
+    joined = link(new_groups(len(numbers) + len(groups)), caption, len(numbers) + groups)
+    trains = np.zeros(len(joined), dtype=np.bool_)
+    trains[joined[: len(numbers)][~draw_val(numbers, val_fraction)]] = True
+    return ~trains[joined[caption]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from pipeline.contracts import REJECT_REASONS
@@ -57,8 +58,18 @@ class Summary:
             "formats": dict(self.formats),
             "splits": {split: self.splits[split] for split in ("train", "val")},
             "traits": dict(self.traits),
+            "near_duplicates": _describe(decisions),
             "captions": {
                 "with_images": int((captions.images > 0).sum()),
                 "val_with_images": int((captions.is_val & (captions.images > 0)).sum()),
             },
         }
+
+
+def _describe(decisions: Decisions) -> dict[str, Any]:
+    facts = asdict(decisions.alike)
+    largest = [
+        {"cluster": decisions.rows.key(leader), "images": images, "captions": captions}
+        for leader, images, captions in decisions.alike.largest
+    ]
+    return facts | {"largest": largest}

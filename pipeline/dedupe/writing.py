@@ -106,18 +106,14 @@ def _rejected_row(row: Row, index: int, reason: str, decisions: Decisions) -> di
     columns = _image_columns(row)
     if reason in _LIKENESS:
         other = decisions.rows.key(int(decisions.stands_for[index]))
-        return columns | {
-            "reason": reason,
-            "detail": f"{_LIKENESS[reason]} {other}",
-            "stands_for": other,
-        }
+        return columns | {"reason": reason, "detail": _LIKENESS[reason], "stands_for": other}
     fault = find_fault(row, drop_masked=True)
     assert fault is not None
     return columns | {"reason": reason, "detail": fault[1], "stands_for": None}
 
 
 _LIKENESS = {
-    "duplicate_bytes": "the same bytes as",
-    "duplicate_pixels": "the same pixels as",
-    "near_duplicate": "looks like",
+    "duplicate_bytes": "the same bytes as a better row",
+    "duplicate_pixels": "the same pixels as a better row, in another file",
+    "near_duplicate": "within the radius of a better row",
 }

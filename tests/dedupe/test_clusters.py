@@ -1,0 +1,146 @@
+"""Clusters and groups are exactly what comparing every pair would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipeline.dedupe import crowds, neighbours
+from pipeline.dedupe.bands import Plan, plan_bands
+from pipeline.dedupe.clusters import Clusters, find_clusters
+from pipeline.dedupe.crowds import find_leaders, link_crowd
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def random_hashes(count: int, seed: int = 0) -> Hashes:
+    return np.random.default_rng(seed).integers(0, 2**64, count, dtype=np.uint64)
+
+
+def flip(hashes: Hashes, bits: int, seed: int) -> Hashes:
+    """Each hash with up to `bits` bits flipped."""
+    rng = np.random.default_rng(seed)
+    flipped = hashes.copy()
+    for _ in range(bits):
+        flipped ^= np.uint64(1) << rng.integers(0, 64, len(hashes), dtype=np.uint64)
+    return flipped
+
+
+def blob(count: int, bits: int, seed: int = 0) -> Hashes:
+    """Hashes around one."""
+    return flip(np.full(count, 0x0123456789ABCDEF, dtype=np.uint64), bits, seed)
+
+
+def compare_all(hashes: Hashes, radius: int) -> Clusters:
+    """The definition, pair by pair."""
+    count = len(hashes)
+    close = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= radius
+    leader = np.full(count, -1)
+    for one in range(count):
+        leads = [other for other in np.flatnonzero(close[one, :one]) if leader[other] == other]
+        leader[one] = leads[0] if leads else one
+    group = np.arange(count)
+    while True:
+        smallest = np.array([group[close[one]].min() for one in range(count)])
+        if (smallest == group).all():
+            return Clusters(leader=leader, group=group)
+        group = smallest
+
+
+def same(found: Clusters, expected: Clusters) -> None:
+    np.testing.assert_array_equal(found.leader, expected.leader)
+    np.testing.assert_array_equal(found.group, expected.group)
+
+
+CASES = {
+    "spread": random_hashes(700),
+    "equal": np.repeat(random_hashes(20), 30),
+    "pairs": np.concatenate([random_hashes(300), flip(random_hashes(300), 4, 1)]),
+    "tight crowd": blob(700, 2),
+    "loose crowd": blob(700, 9),
+    "chains": np.concatenate(
+        [flip(random_hashes(12, 5).repeat(60), bits, bits) for bits in (3, 6)]
+    ),
+    "crowd among others": np.concatenate([random_hashes(300), blob(400, 4), blob(60, 12, 3)]),
+    "few": random_hashes(1),
+    "none": random_hashes(0),
+}
+
+
+@pytest.mark.parametrize("radius", [0, 1, 4, 8])
+@pytest.mark.parametrize("name", CASES)
+def test_clusters_are_those_of_comparing_all_pairs(name: str, radius: int, tmp_path: Path) -> None:
+    hashes = np.random.default_rng(9).permutation(CASES[name])
+    found = find_clusters(hashes, radius, scratch=tmp_path / "hashes")
+    same(found, compare_all(hashes, radius))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_crowds_are_exact_however_small_the_blocks(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowds, "_LEAF_HASHES", 8)
+    monkeypatch.setattr(crowds, "_FEW_LEADERS", 3)
+    monkeypatch.setattr(crowds, "_BLOCK_PAIRS", 50)
+    monkeypatch.setattr(crowds, "_FIRST_STEPS", range(1, 2))
+    monkeypatch.setattr(crowds, "_MORE_STEPS", range(2, 4))
+    hashes = np.unique(CASES[name])
+    found = Clusters(leader=find_leaders(hashes, 4), group=link_crowd(hashes, 4))
+    same(found, compare_all(hashes, 4))
+
+
+def test_slices_and_processes_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = np.concatenate([random_hashes(3000), flip(random_hashes(3000), 4, 1), blob(3000, 5)])
+    whole = find_clusters(hashes, 4, scratch=tmp_path / "hashes")
+    monkeypatch.setattr(neighbours, "SLICE_HASHES", 700)
+    monkeypatch.setattr(neighbours, "_READ_HASHES", 1000)
+    same(find_clusters(hashes, 4, scratch=tmp_path / "hashes"), whole)
+    monkeypatch.setattr(neighbours, "_WORTH_PROCESSES", 0)
+    same(find_clusters(hashes, 4, scratch=tmp_path / "hashes", workers=2), whole)
+
+
+def test_planted_pairs_are_found_among_many(tmp_path: Path) -> None:
+    many = random_hashes(100_000, 3)
+    planted = flip(many[:2000], 4, 4)
+    found = find_clusters(np.concatenate([many, planted]), 4, scratch=tmp_path / "hashes")
+    np.testing.assert_array_equal(found.group[100_000:], found.group[:2000])
+
+
+def test_everyone_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
+    hashes = blob(5000, 10)
+    leader = find_clusters(hashes, 4, scratch=tmp_path / "hashes").leader
+    assert np.bitwise_count(hashes ^ hashes[leader]).max() <= 4
+    assert (leader[leader] == leader).all()
+    assert (leader <= np.arange(5000)).all()
+
+
+def test_new_hashes_join_groups_and_never_part_them(tmp_path: Path) -> None:
+    hashes = np.concatenate([blob(300, 10), random_hashes(300)])
+    before = find_clusters(hashes[:400], 4, scratch=tmp_path / "hashes").group
+    after = find_clusters(hashes, 4, scratch=tmp_path / "hashes").group[:400]
+    for group in np.unique(before):
+        assert len(np.unique(after[before == group])) == 1
+
+
+@pytest.mark.parametrize("radius", [1, 4, 8])
+@pytest.mark.parametrize("count", [10, 100_000, 1_100_000, 11_000_000])
+def test_a_plan_covers_all_bits_and_leaves_room_in_buckets(count: int, radius: int) -> None:
+    plan = plan_bands(count, radius)
+    assert plan.bands - plan.agreeing == radius
+    assert sum(length for _, length in plan._places()) == 64
+    assert count <= 20 * 2**plan.key_bits
+
+
+def test_a_near_pair_is_listed_by_one_choice_only() -> None:
+    plan = Plan(4, 6, 2)
+    differences = flip(np.zeros(1000, dtype=np.uint64), 4, 2)
+    first = plan.first_choice(differences)
+    assert first.min() >= 0
+    for number, difference in zip(first, differences, strict=True):
+        keys = [int(plan.key(np.array([difference]), choice)[0]) for choice in plan.choices]
+        assert keys.index(0) == number
