@@ -102,10 +102,9 @@ def _make_tables(
     decisions = decide(rows, masks, config, scratch=folder / _SCRATCH)
     summary = Summary()
     files = write_images(folder, store.read_rows(), decisions, summary)
-    write_table(
-        folder / _CAPTIONS, arrow_schema(CAPTIONS), caption_rows(store.read_captions(), decisions)
-    )
-    write_inspections(folder / _INSPECTIONS, store.read_inspections())
+    captions = caption_rows(store.read_captions(), decisions)
+    in_captions = write_table(folder / _CAPTIONS, arrow_schema(CAPTIONS), captions)
+    inspected = write_inspections(folder / _INSPECTIONS, store.read_inspections())
     counts = summary.counts()
     check_law(store.count_rows(), counts)
     return make_manifest(
@@ -113,7 +112,11 @@ def _make_tables(
         config=resolved(config),
         inputs=inputs,
         counts=counts,
-        files=(*files, *(file_entry(folder / n, folder) for n in (_CAPTIONS, _INSPECTIONS))),
+        files=(
+            *files,
+            file_entry(folder / _CAPTIONS, folder, in_captions),
+            file_entry(folder / _INSPECTIONS, folder, inspected),
+        ),
         details=summary.details(decisions),
     )
 

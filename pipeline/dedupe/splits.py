@@ -35,10 +35,11 @@ def split_captions(
 ) -> npt.NDArray[np.bool_]:
     """Whether each image is in val, given its caption and the group of linked images it is in.
 
-    `groups` holds equal numbers (0 ≤ group < number of images) for linked images.
+    `groups` holds equal numbers (0, 1, …) for linked images.
     """
     numbers, caption = np.unique(captions, return_inverse=True)
-    joined = link(new_groups(len(numbers) + len(groups)), caption, len(numbers) + groups)
+    nodes = len(numbers) + int(groups.max(initial=-1)) + 1
+    joined = link(new_groups(nodes), caption, len(numbers) + groups)
     trains = np.zeros(len(joined), dtype=np.bool_)
     trains[joined[: len(numbers)][~draw_val(numbers, val_fraction)]] = True
     return ~trains[joined[caption]]

@@ -56,13 +56,13 @@ def same(found: Clusters, expected: Clusters) -> None:
 
 
 CASES = {
-    "spread": random_hashes(700),
+    "spread": random_hashes(400),
     "equal": np.repeat(random_hashes(20), 30),
     "pairs": np.concatenate([random_hashes(300), flip(random_hashes(300), 4, 1)]),
-    "tight crowd": blob(700, 2),
-    "loose crowd": blob(700, 9),
+    "tight crowd": blob(400, 2),
+    "loose crowd": blob(500, 9),
     "chains": np.concatenate(
-        [flip(random_hashes(12, 5).repeat(60), bits, bits) for bits in (3, 6)]
+        [flip(random_hashes(12, 5).repeat(30), bits, bits) for bits in (3, 6)]
     ),
     "crowd among others": np.concatenate([random_hashes(300), blob(400, 4), blob(60, 12, 3)]),
     "few": random_hashes(1),

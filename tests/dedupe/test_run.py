@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECTED
+from pipeline.dedupe import inspecting, tables
+from pipeline.dedupe.config import DedupeConfig
+from pipeline.dedupe.run import check_law, run
 from pipeline.errors import ContractError
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import Workspace, arrow_schema, read_manifest
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 
@@ -120,3 +125,168 @@ def test_the_same_pixels_in_another_file_are_found(raw: RawStore) -> None:
     dedupe(workspace)
     assert rejected(workspace)["again"]["reason"] == "duplicate_pixels"
     assert rejected(workspace)["again"]["stands_for"] == "best"
+
+
+def test_a_caption_of_several_sections_is_one_row(raw: RawStore) -> None:
+    raw.add("a", photo_png(1), "a ‘cat’", rank=0, section="b-section")
+    raw.add("b", photo_png(2), "A  'cat'", rank=5, section="a-section")
+    raw.add("c", None, "a dog", section="a-section")
+    raw.add("d", photo_png(3), "a {}")
+    workspace = raw.write()
+    dedupe(workspace)
+    rows = {r["caption_normalized"]: r for r in read_captions(workspace)}
+    assert set(rows) == {"a 'cat'", "a dog"}
+    cat = rows["a 'cat'"]
+    assert (cat["sections"], cat["images"], cat["ranks"]) == (
+        ["a-section", "b-section"],
+        2,
+        0b100001,
+    )
+    assert cat["caption"] == "A 'cat'"
+    assert (rows["a dog"]["images"], rows["a dog"]["ranks"]) == (0, 0)
+    assert kept(workspace)["a"]["caption"] == "a ‘cat’"
+
+
+def test_a_killed_run_keeps_its_inspections_and_ends_in_the_same_bytes(
+    raw: RawStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(raw, 40)
+    workspace = raw.write()
+    dedupe(workspace)
+    expected = folder_bytes(workspace.dedupe)
+    for path in ("manifest.json", "inspections.parquet"):
+        (workspace.dedupe / path).unlink()
+    monkeypatch.setattr(inspecting, "PART_IMAGES", 8)
+    seen: list[int] = []
+
+    def stop_after_three(done: int, total: int | None, notes: object = None) -> None:
+        seen.append(done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(DedupeConfig(workspace=workspace.root, workers=0), stop_after_three)
+    totals: list[int | None] = []
+    run(
+        DedupeConfig(workspace=workspace.root, workers=0),
+        lambda done, total, notes=None: totals.append(total),
+    )
+    assert totals[0] == 40 - 24
+    assert folder_bytes(workspace.dedupe) == expected
+
+
+def test_old_inspections_are_not_made_again(raw: RawStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(raw, 12)
+    dedupe(raw.write())
+    raw.add("new", photo_png(50), "a dog")
+    inspected: list[int] = []
+    run(
+        DedupeConfig(workspace=raw.write().root, workers=0),
+        lambda done, total, notes=None: inspected.append(done),
+    )
+    assert inspected == [1]
+
+
+def test_rows_that_went_leave_no_trace(raw: RawStore, tmp_path: Path) -> None:
+    fill(raw, 12)
+    raw.add("masked", photo_png(60), masked=1)
+    dedupe(raw.write())
+    raw.rows = [row | {"masked": 0} for row in raw.rows[4:]]
+    workspace = raw.write()
+    dedupe(workspace)
+    scratch = Workspace(tmp_path / "scratch")
+    scratch.root.mkdir()
+    workspace.raw.rename(scratch.raw)
+    dedupe(scratch)
+    assert folder_bytes(workspace.dedupe) == folder_bytes(scratch.dedupe)
+
+
+@pytest.mark.parametrize("limits", [(100, 40_000_000), (40_000_000, 100)])
+def test_another_limit_of_pixels_is_a_run_from_scratch(
+    raw: RawStore, tmp_path: Path, limits: tuple[int, int]
+) -> None:
+    fill(raw, 8)
+    workspace = raw.write()
+    for limit in limits:
+        dedupe(workspace, max_pixels=limit)
+    scratch = Workspace(tmp_path / "scratch")
+    scratch.root.mkdir()
+    workspace.raw.rename(scratch.raw)
+    dedupe(scratch, max_pixels=limits[1])
+    assert folder_bytes(workspace.dedupe) == folder_bytes(scratch.dedupe)
+
+
+def test_the_order_of_the_ledger_changes_nothing(raw: RawStore, tmp_path: Path) -> None:
+    fill(raw, 30)
+    other = RawStore(tmp_path / "other", list(reversed(raw.rows)), raw.files)
+    first, second = raw.write(), other.write()
+    dedupe(first)
+    dedupe(second)
+    assert folder_bytes(first.dedupe) == folder_bytes(second.dedupe)
+
+
+def test_splits_stay_when_data_is_added(raw: RawStore) -> None:
+    fill(raw, 60)
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.4)
+    before = {key: row["split"] for key, row in kept(workspace).items()}
+    for number in range(60, 160):
+        raw.add(f"n{number}", photo_png(number), f"a dog in {number // 4} coats")
+    dedupe(raw.write(), val_fraction=0.4)
+    after = {key: row["split"] for key, row in kept(workspace).items()}
+    assert {"train", "val"} == set(before.values())
+    assert {key: after[key] for key in before} == before
+
+
+def test_no_caption_stands_on_both_sides(raw: RawStore) -> None:
+    fill(raw, 80)
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.5)
+    sides: dict[str, set[str]] = {}
+    for row in kept(workspace).values():
+        sides.setdefault(row["caption_id"], set()).add(row["split"])
+    assert {len(side) for side in sides.values()} == {1}
+    assert {r["caption_id"]: {r["split"]} for r in read_captions(workspace)} == sides
+
+
+def test_a_ledger_that_changes_underneath_breaks_the_law() -> None:
+    with pytest.raises(ContractError, match="it changed"):
+        check_law(3, {"rows": 2, "kept": 1, "rejected": 1, "failed": 0})
+
+
+def test_no_ledger_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match="Run `scrape` first"):
+        dedupe(Workspace(tmp_path))
+
+
+def test_tables_follow_their_contract_and_name_their_files(raw: RawStore) -> None:
+    fill(raw, 8)
+    workspace = raw.write()
+    dedupe(workspace)
+    manifest = read_manifest(workspace.dedupe, "dedupe")
+    assert [entry.path for entry in manifest.files] == [
+        "captions.parquet",
+        "inspections.parquet",
+        "kept/00000.parquet",
+        "rejected/00000.parquet",
+    ]
+    for entry, columns in zip(manifest.files, (CAPTIONS, INSPECTIONS, KEPT, REJECTED), strict=True):
+        schema = pq.read_schema(workspace.dedupe / entry.path)
+        assert schema.equals(arrow_schema(columns))
+        assert entry.rows == pq.read_metadata(workspace.dedupe / entry.path).num_rows
+
+
+def test_many_rows_go_to_several_files(raw: RawStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_FILE", 8)
+    monkeypatch.setattr(tables, "ROWS_PER_GROUP", 4)
+    fill(raw, 18)
+    workspace = raw.write()
+    dedupe(workspace)
+    files = sorted(path.name for path in (workspace.dedupe / "kept").iterdir())
+    assert files == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    assert list(kept(workspace)) == [f"k{number:03}" for number in range(18)]
+
+
+def read_captions(workspace: Workspace) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(workspace.dedupe / "captions.parquet").to_pylist()
+    return rows

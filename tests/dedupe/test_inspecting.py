@@ -1,0 +1,68 @@
+"""Images are inspected in processes, and one that kills its process is found out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.dedupe import inspecting
+from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
+from tests.dedupe.conftest import RawStore, dedupe, kept, photo_png, rejected
+
+KILLER, HANGER = b"this file kills the decoder", b"this file hangs the decoder"
+
+
+def inspect_fragile(part: InspectionPart) -> list[Inspection]:
+    """Inspect with a decoder that dies of one file and hangs in another."""
+    for place in part.places:
+        data = (part.segments / place.segment).read_bytes()[place.offset :][: place.bytes]
+        if data == KILLER:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if data == HANGER:
+            time.sleep(60)
+    return inspect_part(part)
+
+
+def test_a_file_that_kills_its_process_is_rejected_and_the_others_are_not(
+    raw: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
+    for number in range(10):
+        raw.add(f"k{number}", photo_png(number), rank=number)
+    raw.add("killer", KILLER)
+    workspace = raw.write()
+    report = dedupe(workspace, workers=2)
+    assert len(kept(workspace)) == 10
+    row = rejected(workspace)["killer"]
+    assert (row["reason"], row["detail"]) == ("decoder_crashed", "its process died of SIGSEGV")
+    assert report.counts["decoder_crashed"] == 1
+
+
+def test_a_file_that_hangs_its_process_is_rejected(
+    raw: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
+    monkeypatch.setattr(inspecting, "_PART_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(inspecting, "_IMAGE_TIMEOUT_S", 3.0)
+    raw.add("good", photo_png(1))
+    raw.add("hanger", HANGER)
+    workspace = raw.write()
+    dedupe(workspace, workers=2)
+    assert set(kept(workspace)) == {"good"}
+    assert rejected(workspace)["hanger"]["reason"] == "decoder_crashed"
+
+
+def test_a_crash_is_tried_again_by_the_next_run(
+    raw: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(inspecting, "inspect_part", inspect_fragile)
+        raw.add("killer", KILLER)
+        dedupe(raw.write(), workers=1)
+    raw.add("new", photo_png(1))
+    workspace = raw.write()
+    dedupe(workspace)
+    assert rejected(workspace)["killer"]["reason"] == "not_decodable"
