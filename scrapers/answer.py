@@ -23,8 +23,8 @@ class Answer:
 class FetchError(Exception):
     """No answer, or one that was refused.
 
-    `reason` is a short word for the ledger; `retry` says that asking again may help; `sign` what it
-    says of the host.
+    `reason` is a short word for the ledger; `retry` says that asking again may help (a refused body
+    or redirect may be a passing mistake of the server's); `sign` what it says of the host.
     """
 
     def __init__(

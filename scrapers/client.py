@@ -189,7 +189,7 @@ class Client:
                     return await self._read(response, current if hop else url, max_bytes)
                 location = response.headers.get("Location")
             if location is None:
-                raise FetchError("redirect_without_location")
+                raise FetchError("redirect_without_location", retry=True)
             public = public or self._is_public_host(current)
             current = redirect_target(current, location)
             if public:
@@ -197,7 +197,7 @@ class Client:
                 session, _ = self._open_session(public_only=True)
             if allow_hop is not None and not await allow_hop(current):
                 raise FetchError("robots")
-        raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects")
+        raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects", retry=True)
 
     def _is_public_host(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
@@ -225,7 +225,7 @@ class Client:
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     length = response.content_length
     if length is not None and length > max_bytes:
-        raise FetchError("too_large", f"{length} bytes, at most {max_bytes} are taken")
+        raise FetchError("too_large", f"{length} bytes, at most {max_bytes} are taken", retry=True)
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if length is not None:
         body = await response.read()  # aiohttp reads no more than the Content-Length.
@@ -242,7 +242,7 @@ async def _read_up_to(response: aiohttp.ClientResponse, max_bytes: int) -> bytes
     async for piece in response.content.iter_any():
         size += len(piece)
         if size > max_bytes:
-            raise FetchError("too_large", f"more than {max_bytes} bytes")
+            raise FetchError("too_large", f"more than {max_bytes} bytes", retry=True)
         pieces.append(piece)
     return b"".join(pieces)
 
@@ -251,15 +251,20 @@ def _decode(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Undo a Content-Encoding that was not asked for, never to more than `max_bytes`."""
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise FetchError(
-            "encoded_body", f"Content-Encoding {encoding}, only identity was asked for"
+            "encoded_body", f"Content-Encoding {encoding}, only identity was asked for", retry=True
         )
-    inflater = zlib.decompressobj(47 if encoding != "deflate" else 15)
-    decoded = inflater.decompress(body, max_bytes + 1)
-    if len(decoded) > max_bytes:
-        raise FetchError("too_large", f"inflates to more than {max_bytes} bytes")
-    if not inflater.eof:
-        raise FetchError("truncated", "the encoded body ends early", retry=True)
-    return decoded
+    pieces: list[bytes] = []
+    room, rest = max_bytes, body
+    while rest:  # gzip may have several members, one after the other.
+        inflater = zlib.decompressobj(47 if encoding != "deflate" else 15)
+        pieces.append(inflater.decompress(rest, room + 1))
+        room -= len(pieces[-1])
+        if room < 0:
+            raise FetchError("too_large", f"inflates to more than {max_bytes} bytes", retry=True)
+        if not inflater.eof:
+            raise FetchError("truncated", "the encoded body ends early", retry=True)
+        rest = inflater.unused_data
+    return b"".join(pieces)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
@@ -290,7 +295,7 @@ def translate_error(error: BaseException) -> FetchError:
         if isinstance(error, kinds):
             return FetchError(reason, detail, retry=retry, sign=sign)
     if isinstance(error, OSError) and _caused_by_private(error):
-        return FetchError("redirect_to_private", detail)
+        return FetchError("redirect_to_private", detail, retry=True)
     return FetchError("connection", detail, retry=True, sign="down")
 
 

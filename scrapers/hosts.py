@@ -19,6 +19,8 @@ from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_s
 logger = logging.getLogger(__name__)
 
 _ROBOTS_ATTEMPTS = 4
+# Redirected in circles or to nowhere is as good as no robots.txt (RFC 9309, 2.3.1.2).
+_NO_ROBOTS = frozenset({"redirects", "bad_redirect", "redirect_without_location"})
 
 
 @dataclass
@@ -121,9 +123,10 @@ class Hosts:
             try:
                 answer = await self.client.get(url, max_bytes=4 * MAX_ROBOTS_BYTES)
             except FetchError as error:
-                if not error.retry:
-                    # Redirected in circles, or no text: as good as no robots.txt (RFC 9309, 2.3.1.2).
-                    return CLOSED if error.reason in ("tls", "too_large") else OPEN
+                if error.reason in _NO_ROBOTS:
+                    return OPEN
+                if not error.retry or error.reason == "too_large":
+                    return CLOSED
             else:
                 robots = robots_for_status(answer.status, answer.body, agent)
                 if robots.policy != "closed":

@@ -28,11 +28,11 @@ def redirect_target(base: str, location: str) -> str:
         target = urljoin(base, location)
         scheme = urlsplit(target).scheme
     except ValueError as error:
-        raise FetchError("bad_redirect", str(error)) from error
+        raise FetchError("bad_redirect", str(error), retry=True) from error
     if scheme not in ("http", "https"):
-        raise FetchError("bad_redirect", f"to the scheme {scheme!r}")
+        raise FetchError("bad_redirect", f"to the scheme {scheme!r}", retry=True)
     if base.startswith("https:") and scheme == "http":
-        raise FetchError("bad_redirect", "from https to http")
+        raise FetchError("bad_redirect", "from https to http", retry=True)
     return target.partition("#")[0]
 
 
@@ -44,4 +44,4 @@ def refuse_private_literal(url: str, is_public: AddressCheck) -> None:
     except ValueError:
         return
     if not is_public(host):
-        raise FetchError("redirect_to_private", f"a public host redirects to {host}")
+        raise FetchError("redirect_to_private", f"a public host redirects to {host}", retry=True)

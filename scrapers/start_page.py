@@ -58,7 +58,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
             answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allows)
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
-            if not error.retry:
+            if not error.retry or error.reason == "too_large":
                 break
         else:
             if answer.status == 200 and (answer.opt_out is None or hosts.ignore_opt_out):

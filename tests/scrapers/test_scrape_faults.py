@@ -111,7 +111,7 @@ LASTING: dict[str, tuple[Behaviour, str, str, int]] = {
     "http_410": (with_status(410), "missing", "http_410", 1),
     "http_418": (with_status(418), "failed", "http_418", 1),
     "noai": (with_status(200, X_Robots_Tag="noindex, noai"), "opted_out", "x_robots_noindex", 1),
-    "too_large": (with_status(200), "failed", "too_large", 1),
+    "too_large": (with_status(200), "failed", "too_large", 3),
     "not_modified": (not_modified, "failed", "http_304", 1),
 }
 
@@ -172,7 +172,9 @@ def test_an_endless_body_is_dropped_at_the_limit(server: Server, quick: ScrapeCo
         return None
 
     server.behaviour = endless
-    report = scrape(replace(quick, timeout_s=20), source=PlainSource(server.url, captions=1))
+    report = scrape(
+        replace(quick, timeout_s=20, attempts=1), source=PlainSource(server.url, captions=1)
+    )
     assert report.details["reasons"] == {"too_large": 1}
     assert sum(sent.values()) < 60 * 2**20
 
@@ -190,7 +192,7 @@ def test_a_compressed_bomb_is_not_unpacked(server: Server, quick: ScrapeConfig) 
         return answer(png(ask.path))
 
     server.behaviour = bombs
-    report = scrape(quick, source=PlainSource(server.url, captions=1))
+    report = scrape(replace(quick, attempts=2), source=PlainSource(server.url, captions=1))
     found = {url[-5:]: state for url, state in states(quick.workspace).items()}
     assert found["1.png"] == ("failed", "too_large")
     assert found["2.png"] == ("done", None)
