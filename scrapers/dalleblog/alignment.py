@@ -97,14 +97,17 @@ class Templates:
         plain = plain_quotes(text)
         near = [section for needs, section in self._needs if needs in plain]
         found = [a for s in near if (a := _align(s, text, plain, choices)) is not None]
-        return max(found, key=_known_options, default=None)
+        if len(found) > 1:
+            return max(found, key=_known_options)
+        return found[0] if found else None
 
 
 def _known_options(alignment: Alignment) -> int:
+    known = alignment.section.plain_options
     return sum(
-        len({plain_quotes(fold(o)) for o in options} & {*map(plain_quotes, known)})
+        plain_quotes(fold(option)) in known[slot]
         for slot, options in alignment.slots.items()
-        if (known := alignment.section.slots[slot])
+        for option in options
     )
 
 
@@ -146,7 +149,7 @@ class _Found:
     def fits(self) -> bool:
         """Whether every text that met a slot is one of its options."""
         for slot, text in self.texts:
-            known = {plain_quotes(option) for option in self.section.slots[slot]}
+            known = self.section.plain_options[slot]
             if self.chosen.get(slot) != text and plain_quotes(text) not in known:
                 return False
             self.chosen.setdefault(slot, text)

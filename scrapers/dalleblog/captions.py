@@ -104,10 +104,15 @@ class Section:
         match = self._pattern.fullmatch(plain_quotes(caption))
         if match is None:
             return None
-        return {name: self._option_of(name, match[name]) for name in self.slots}
+        return {name: self.plain_options[name][match[name]] for name in self.slots}
 
-    def _option_of(self, slot: str, text: str) -> str:
-        return next(option for option in self.slots[slot] if plain_quotes(option) == text)
+    @cached_property
+    def plain_options(self) -> Mapping[str, Mapping[str, str]]:
+        """Each slot's options by their spelling with ASCII quotes."""
+        return {
+            slot: {plain_quotes(option): option for option in reversed(options)}
+            for slot, options in self.slots.items()
+        }
 
     @cached_property
     def parts(self) -> tuple[str | SlotPart, ...]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from scrapers.dalleblog.alignment import Alignment, Templates
 from scrapers.dalleblog.captions import fold, plain_quotes
-from scrapers.dalleblog.page_items import Choice, Item, Line, Picture, Token, show
+from scrapers.dalleblog.page_items import Choice, Item, Line, Node, Picture, Token, show
 from scrapers.dalleblog.urls import parse_sample_url
 
 # How many text nodes on each side of a choice may belong to its caption.
@@ -34,7 +33,7 @@ class Visual:
     """A caption of the page: its text and choices, and the template that it fits, if any."""
 
     tokens: tuple[Token, ...]
-    element: Any = None
+    node: Node | None = None
     alignment: Alignment | None = None
     weak: bool = False
 
@@ -100,25 +99,25 @@ def _captions_among(
     index = 0
     while index < len(lines):
         line = lines[index]
-        visual = _recognise(line.tokens, line.element, templates, hints)
+        visual = _recognise(line.tokens, line.node, templates, hints)
         last = index
         if visual is None and line.has_choice:
             visual, last = _around(lines, index, templates, hints)
         elif visual is None and looks_like_caption(show(line.tokens)):
-            visual = Visual(line.tokens, line.element, weak=True)
+            visual = Visual(line.tokens, line.node, weak=True)
         yield line if visual is None else visual
         index = last + 1
 
 
 def _recognise(
-    tokens: tuple[Token, ...], element: Any, templates: Templates, hints: Collection[str]
+    tokens: tuple[Token, ...], node: Node | None, templates: Templates, hints: Collection[str]
 ) -> Visual | None:
     text = show(tokens)
     if not text or len(text) > _MAX_CAPTION_CHARS:
         return None
     alignment = templates.align(tokens)
     if alignment is not None or (hints and comparable(fold(text)) in hints):
-        return Visual(tokens, element, alignment)
+        return Visual(tokens, node, alignment)
     return None
 
 
@@ -134,7 +133,7 @@ def _around(
     for low in lows:
         for high in highs:
             run = tuple(tokens[low : high + 1])
-            visual = _recognise(run, lines[index].element, templates, hints)
+            visual = _recognise(run, lines[index].node, templates, hints)
             if visual is not None:
                 return visual, max(index, owners[high])
     return _by_structure(lines, index)
@@ -155,19 +154,19 @@ def _neighbours(lines: list[Line], index: int) -> tuple[list[Token], list[int]]:
 def _by_structure(lines: list[Line], index: int) -> tuple[Visual, int]:
     """A choice with no text beside it takes the text of the smallest element that has some."""
     line, last = lines[index], index
-    tokens, element = line.tokens, line.element
-    while element is not None and not any(isinstance(t, str) and t.strip() for t in tokens):
-        inside = [k for k in range(index, len(lines)) if _is_inside(lines[k].element, element)]
+    tokens, node = line.tokens, line.node
+    while node is not None and not any(isinstance(t, str) and t.strip() for t in tokens):
+        inside = [k for k in range(index, len(lines)) if _is_inside(lines[k].node, node)]
         tokens = tuple(token for k in inside for token in (" ", *lines[k].tokens))
         last = inside[-1] if inside else index
-        element = element.getparent()
-    return Visual(tokens or line.tokens, line.element), last
+        node = node.parent
+    return Visual(tokens or line.tokens, line.node), last
 
 
-def _is_inside(element: Any, ancestor: Any) -> bool:
-    while element is not None and element is not ancestor:
-        element = element.getparent()
-    return element is ancestor
+def _is_inside(node: Node | None, ancestor: Node) -> bool:
+    while node is not None and node is not ancestor:
+        node = node.parent
+    return node is ancestor
 
 
 def looks_like_caption(text: str) -> bool:

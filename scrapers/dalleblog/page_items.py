@@ -8,10 +8,10 @@ address of a sample or an image prompt: `src`, `srcset`, `data-src`, a backgroun
 
 from __future__ import annotations
 
+import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from lxml import etree
@@ -27,6 +27,7 @@ _INLINE = frozenset(
     )
 )
 _SILENT = frozenset({"script", "style", "title", "template"})
+_CHUNK_BYTES = 1 << 20
 # Where an address may stand; anything else (a caption in `title`, say) is no picture.
 _ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
 _ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
@@ -55,7 +56,7 @@ class Line:
     """Text nodes and choices between two block boundaries."""
 
     tokens: tuple[Token, ...]
-    element: Any
+    node: Node | None
 
     @property
     def has_choice(self) -> bool:
@@ -69,7 +70,7 @@ class Picture:
 
     url: str
     alt: str
-    element: Any
+    node: Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,124 +89,219 @@ def show(tokens: tuple[Token, ...]) -> str:
     return " ".join(text.split())
 
 
+class Node:
+    """An element that an item stands in: its tag and its parent. The rest of the tree is not kept."""
+
+    __slots__ = ("parent", "tag")
+
+    def __init__(self, tag: str, parent: Node | None) -> None:
+        self.tag = tag
+        self.parent = parent
+
+
 def read_items(body: bytes, *, base_url: str) -> list[Item]:
     """The lines, pictures and scripts of a page, in reading order.
 
-    `base_url` is what relative addresses are relative to, unless the page has a `<base>`. Raises
-    SourceError if the bytes are no HTML at all.
+    `base_url` is what relative addresses are relative to, unless the page has a `<base>`. Memory is
+    that of the items: no tree is built. Raises SourceError if the bytes are no HTML at all.
     """
-    root = _parse(body)
-    base = root.find(".//base[@href]")
-    if base is not None:
-        base_url = urljoin(base_url, base.get("href"))
-    return list(_Reader(base_url).read(root))
-
-
-def _parse(body: bytes) -> Any:
-    body = body.replace(b"\0", b"")
-    try:
-        body.decode()
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = None  # what its <meta> says
+    reader = _Reader(base_url)
     parser = etree.HTMLParser(
-        encoding=encoding, huge_tree=True, remove_comments=True, remove_pis=True
+        target=reader, encoding="utf-8" if _is_utf8(body) else None, huge_tree=True
     )
     try:
-        root = etree.fromstring(body, parser) if body.strip() else None
-    except (etree.XMLSyntaxError, ValueError) as error:
+        for start in range(0, len(body), _CHUNK_BYTES):
+            parser.feed(body[start : start + _CHUNK_BYTES].replace(b"\0", b""))
+        items: list[Item] = parser.close() if body.strip(b"\0 \t\r\n") else []
+    except (etree.LxmlError, ValueError) as error:
         raise SourceError(f"The page is not HTML: {error}. Save it from a browser.") from error
-    if root is None:
-        raise SourceError("The page is empty; expected HTML. Save it from a browser.")
-    return root
+    return items
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether the bytes are UTF-8; else the page's `<meta>` says what they are."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(body), _CHUNK_BYTES):
+            decoder.decode(body[start : start + _CHUNK_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Reader:
-    """Walks the tree once, without recursion: pages nest deeper than Python's stack."""
+    """Told by the parser of tags and text, it gathers the items."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
+        self.has_base = False
+        self.items: list[Item] = []
+        self.node = Node("", None)
+        self.text: list[str] = []
         self.tokens: list[Token] = []
         self.says_something = False
+        self.silent: Node | None = None
+        self.choosing: _Choosing | None = None
+        self.figures: list[int | None] = []  # where each open figure starts, None once it has moved
 
-    def read(self, root: Any) -> Iterator[Item]:
-        """The items below an element, in reading order."""
-        for figure in root.iter("figure"):
-            _put_caption_first(figure)
-        walk = etree.iterwalk(root, events=("start", "end"))
-        skipping: Any = None
-        for event, element in walk:
-            tag = element.tag
-            if event == "end":
-                if tag not in _INLINE and element is not skipping:
-                    yield from self._line(element)
-                self._text(element.tail)
-                skipping = None
-                continue
-            if tag == "select" or element.get("role") == "listbox":
-                self._choice(element)
-            else:
-                if tag not in _INLINE:
-                    yield from self._line(element.getparent())
-                yield from self._pictures(element)
-                if tag not in _SILENT:
-                    self._text(element.text)
-                    continue
-                yield from _script(element)
-            skipping = element
-            walk.skip_subtree()
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """An element opens."""
+        self.node = Node(tag, self.node)
+        if self.silent is not None or self._chooses(tag, attributes):
+            return
+        self._end_text()
+        if tag == "select" or attributes.get("role") == "listbox":
+            self.choosing = _Choosing(self.node, attributes)
+            return
+        if tag not in _INLINE:
+            self._end_line(self.node.parent)
+        if tag in _SILENT:
+            self.silent = self.node
+        elif tag == "figure":
+            self.figures.append(len(self.items))
+        elif tag == "base" and attributes.get("href") and not self.has_base:
+            self.base_url, self.has_base = urljoin(self.base_url, attributes["href"]), True
+        if attributes:
+            self._pictures(attributes)
 
-    def _text(self, text: str | None) -> None:
-        if text:
+    def end(self, tag: str) -> None:
+        """An element closes."""
+        node, self.node = self.node, self.node.parent or self.node
+        if self.silent is not None:
+            self._end_silence(node)
+        elif self.choosing is not None:
+            if self.choosing.node is node:
+                self._end_choice()
+        else:
+            self._end_text()
+            if tag not in _INLINE:
+                self._end_line(node)
+            self._end_figure(tag)
+
+    def data(self, text: str) -> None:
+        """Some text; a text node may come in several pieces."""
+        if self.choosing is not None:
+            self.choosing.add_text(text)
+        else:
+            self.text.append(text)
+
+    def comment(self, text: str) -> None:
+        """A comment says nothing."""
+
+    def pi(self, target: str, data: str | None = None) -> None:
+        """A processing instruction says nothing."""
+
+    def close(self) -> list[Item]:
+        """The page ends."""
+        if self.choosing is not None:
+            self._end_choice()
+        self._end_text()
+        self._end_line(self.node)
+        return self.items
+
+    def _end_text(self) -> None:
+        if self.text:
+            text = "".join(self.text)
+            self.text.clear()
             self.tokens.append(text)
             self.says_something = self.says_something or not text.isspace()
 
-    def _line(self, element: Any) -> Iterator[Line]:
+    def _end_line(self, node: Node | None) -> None:
         if self.says_something:
-            yield Line(tuple(self.tokens), element)
+            self.items.append(Line(tuple(self.tokens), node))
         self.tokens.clear()
         self.says_something = False
 
-    def _choice(self, element: Any) -> None:
-        choice = read_choice(element)
+    def _end_silence(self, node: Node) -> None:
+        if node is not self.silent:
+            return
+        text = "".join(self.text)
+        self.text.clear()
+        self.silent = None
+        if node.tag == "script" and any(mark in text for mark in ("samples", "{", "[")):
+            self.items.append(Script(text))
+
+    def _end_figure(self, tag: str) -> None:
+        """Puts a figure's first caption before its pictures."""
+        if tag == "figure" and self.figures:
+            self.figures.pop()
+        elif tag == "figcaption" and self.figures and self.figures[-1] is not None:
+            start = self.figures[-1]
+            inside = self.items[start:]
+            pictures = [k for k, item in enumerate(inside) if isinstance(item, Picture)]
+            caption = pictures[-1] + 1 if pictures else 0
+            self.items[start:] = inside[caption:] + inside[:caption]
+            self.figures[-1] = None
+
+    def _chooses(self, tag: str, attributes: Mapping[str, str]) -> bool:
+        """Whether a tag belongs to an open choice. One that cannot ends a `<select>` left open."""
+        if self.choosing is None:
+            return False
+        if self.choosing.takes(tag, attributes):
+            return True
+        self._end_choice()
+        return False
+
+    def _end_choice(self) -> None:
+        choice = self.choosing.choice() if self.choosing is not None else None
+        self.choosing = None
         if choice is not None:
             self.tokens.append(choice)
             self.says_something = True
 
-    def _pictures(self, element: Any) -> Iterator[Item]:
+    def _pictures(self, attributes: Mapping[str, str]) -> None:
         found = [
             address
-            for value in element.values()
-            if _ADDRESS.search(value)
+            for value in attributes.values()
+            if value and _ADDRESS.search(value)
             for address in addresses_in(value, base_url=self.base_url)
         ]
         if not found:
             return
-        yield from self._line(element.getparent())
-        alt = element.get("alt") or element.get("aria-label") or element.get("title") or ""
-        for address in dict.fromkeys(found):
-            yield Picture(address, alt, element)
+        self._end_line(self.node.parent)
+        names = (attributes.get(name) for name in ("alt", "aria-label", "title"))
+        alt = next((name for name in names if name), "")
+        self.items.extend(Picture(url, alt, self.node) for url in dict.fromkeys(found))
 
 
-def read_choice(element: Any) -> Choice | None:
-    """The options of a `<select>` or listbox; None if it has none to choose from.
+class _Choosing:
+    """The options of an open `<select>` or listbox.
 
-    An option is its label, not its `value`, which may be a number. A first option that is disabled
-    or empty is an invitation to choose, not an option.
+    An option is its label, not its `value`, which may be a number. One that is disabled or empty is
+    an invitation to choose, not an option.
     """
-    options: list[str] = []
-    chosen, explicit = 0, False
-    for option in element.iter():
-        if option.tag != "option" and option.get("role") != "option":
-            continue
-        label = " ".join(("".join(option.itertext()) or option.get("label") or "").split())
-        if not label or option.get("disabled") is not None:
-            continue
-        if option.get("selected") is not None or option.get("aria-selected") == "true":
-            chosen, explicit = len(options), True
-        options.append(label)
-    name = element.get("name") or element.get("data-slot") or element.get("data-name")
-    return Choice(tuple(options), chosen, name, explicit) if options else None
+
+    def __init__(self, node: Node, attributes: Mapping[str, str]) -> None:
+        self.node = node
+        names = (attributes.get(name) for name in ("name", "data-slot", "data-name"))
+        self.name = next((name for name in names if name), None)
+        self.options: list[tuple[Mapping[str, str], list[str]]] = []
+
+    def takes(self, tag: str, attributes: Mapping[str, str]) -> bool:
+        """Whether a tag is an option or may stand in one."""
+        if tag == "option" or attributes.get("role") == "option":
+            self.options.append((dict(attributes), []))
+            return True
+        return self.node.tag != "select" or tag == "optgroup" or tag in _INLINE
+
+    def add_text(self, text: str) -> None:
+        """Text of the option that opened last."""
+        if self.options:
+            self.options[-1][1].append(text)
+
+    def choice(self) -> Choice | None:
+        """What can be chosen, None if nothing can."""
+        labels: list[str] = []
+        chosen, is_marked = 0, False
+        for attributes, texts in self.options:
+            label = " ".join("".join(texts).split()) or attributes.get("label") or ""
+            if not label or "disabled" in attributes:
+                continue
+            if "selected" in attributes or attributes.get("aria-selected") == "true":
+                chosen, is_marked = len(labels), True
+            labels.append(label)
+        return Choice(tuple(labels), chosen, self.name, is_marked) if labels else None
 
 
 def addresses_in(value: str, *, base_url: str) -> Iterator[str]:
@@ -222,21 +318,3 @@ def addresses_in(value: str, *, base_url: str) -> Iterator[str]:
                 yield urljoin(base_url, part)
         except ValueError:  # no address at all: '[' in the host
             continue
-
-
-def _put_caption_first(figure: Any) -> None:
-    """Move a figure's caption before its pictures; the text after it stays where it is."""
-    caption = figure.find("figcaption")
-    if caption is None:
-        return
-    before, tail = caption.getprevious(), caption.tail or ""
-    if before is None:
-        return
-    before.tail, caption.tail = (before.tail or "") + tail, None
-    figure.insert(0, caption)
-
-
-def _script(element: Any) -> Iterator[Script]:
-    text = element.text if element.tag == "script" else None
-    if text and any(mark in text for mark in ("samples", "{", "[")):
-        yield Script(text)

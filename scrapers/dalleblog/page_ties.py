@@ -30,7 +30,7 @@ from scrapers.dalleblog.page_captions import (
     looks_like_caption,
     same_caption,
 )
-from scrapers.dalleblog.page_items import Line, Picture, show
+from scrapers.dalleblog.page_items import Line, Node, Picture, show
 from scrapers.dalleblog.urls import SampleUrl, parse_sample_url
 
 # How far from a picture its caption is looked for, in lines and pictures, and in elements upwards.
@@ -57,7 +57,7 @@ class Ties:
         self.sections = sections
         self.untied: list[SampleUrl] = []
         self.conflicts: list[str] = []
-        self._extents: dict[Any, tuple[int, int]] = {}
+        self._extents: dict[Node, tuple[int, int]] = {}
         self._alt_keys: dict[str, set[str]] = defaultdict(set)
         self._pictures = list(self._samples())
         for _, picture, url in self._pictures:
@@ -112,26 +112,26 @@ class Ties:
     def _visual_of(self, index: int, url: SampleUrl) -> Visual | None:
         """The caption in the smallest element around the picture that holds one that fits."""
         low, high = index, index + 1
-        element = self.entries[index].element
+        node = self.entries[index].node
         for _ in range(_MAX_CLIMB):
-            if element is None:
+            if node is None:
                 return None
-            low, high = self._extent(element, low, high)
+            low, high = self._extent(node, low, high)
             found = self._nearest(index, low, high, url)
             if found is not None:
                 return found
-            element = element.getparent()
+            node = node.parent
         return self._nearest(index, 0, len(self.entries), url)
 
-    def _extent(self, element: Any, low: int, high: int) -> tuple[int, int]:
+    def _extent(self, node: Node, low: int, high: int) -> tuple[int, int]:
         """The entries within an element, which are neighbours, grown from some that are."""
-        if element not in self._extents:
-            while low > 0 and _is_within(self.entries[low - 1].element, element):
+        if node not in self._extents:
+            while low > 0 and _is_within(self.entries[low - 1].node, node):
                 low -= 1
-            while high < len(self.entries) and _is_within(self.entries[high].element, element):
+            while high < len(self.entries) and _is_within(self.entries[high].node, node):
                 high += 1
-            self._extents[element] = low, high
-        return self._extents[element]
+            self._extents[node] = low, high
+        return self._extents[node]
 
     def _nearest(self, index: int, low: int, high: int, url: SampleUrl) -> Visual | None:
         known = self._known(url)
@@ -191,16 +191,16 @@ class Ties:
         picture = self.entries[index]
         if isinstance(picture, Picture) and plain_quotes(fold(picture.alt)) in options:
             return options[plain_quotes(fold(picture.alt))]
-        low, high, element = index, index + 1, picture.element
-        while element is not None:
-            low, high = self._extent(element, low, high)
+        low, high, node = index, index + 1, picture.node
+        while node is not None:
+            low, high = self._extent(node, low, high)
             inside = range(max(low, index - _NEAR), min(high, index + _NEAR))
             labels = [t for i in inside if (t := _label_text(self.entries[i])) in options]
             pictures = [i for i in inside if isinstance(self.entries[i], Picture)]
             if labels:
                 paired = len(labels) == len(pictures)
                 return options[labels[pictures.index(index)]] if paired else None
-            element = element.getparent()
+            node = node.parent
         return None
 
     # --- Doubts ------------------------------------------------------------------------------------
@@ -259,9 +259,9 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", plain_quotes(text))
 
 
-def _is_within(element: Any, ancestor: Any) -> bool:
+def _is_within(node: Node | None, ancestor: Node) -> bool:
     for _ in range(2 * _MAX_CLIMB):
-        if element is None or element is ancestor:
+        if node is None or node is ancestor:
             break
-        element = element.getparent()
-    return element is ancestor
+        node = node.parent
+    return node is ancestor

@@ -118,12 +118,13 @@ def _count(section: MergedSection, *, cdn: str, limit: int | None) -> tuple[int,
         sizes = [len(plan.ranks) for plan in plans]
         return len(sizes), sum(sizes)
     computed = sum(t.num_captions for t in section.templates if t.key == "base64")
+    ranks = _ranks(section)
     given = [
-        len(given_plan(t, one, ranks=_ranks(section)).ranks)
+        len(given_plan(t, one, ranks=ranks).ranks)
         for t in section.templates
         for one in _beyond_templates(section, t)
     ]
-    return computed + len(given), computed * len(_ranks(section)) + sum(given)
+    return computed + len(given), computed * len(ranks) + sum(given)
 
 
 def _too_many(counts: dict[str, tuple[int, int]], total: int) -> str:

@@ -416,4 +416,13 @@ def test_broken_addresses_are_passed_over() -> None:
 
 def test_deep_nesting_does_not_exhaust_the_stack() -> None:
     deep = "<div>" * 5_000 + f"a cross-section view of a {select('walnut')}" + "</div>" * 5_000
-    assert one(read("<p>a cross-section view of a brain</p>" + deep), "cross_sections")
+    content = read("<p>a cross-section view of a brain</p>" + deep)
+    assert {s.section.slots["object"] for s in content.sections} >= {("brain",)}
+
+
+def test_a_select_left_open_ends_where_no_option_can_stand() -> None:
+    html = f"<p>a cross-section view of a <select><option>walnut<option>brain<div>{image('countries', '7')}"
+    html += "<p>a photo of the food of china</p></div>"
+    content = read(html)
+    assert one(content, "cross_sections").slots == {"object": ("walnut", "brain")}
+    assert keys(content, "countries") == {"a photo of the food of china": "7"}
