@@ -87,6 +87,11 @@ class Templates:
         self.sections = sections
         self._needs = [(_form(_ById(section)).needs, section) for section in sections]
 
+    def near(self, tokens: tuple[Token, ...]) -> Templates:
+        """The templates whose longest piece of text is somewhere in these tokens."""
+        plain = plain_quotes(skeleton(tokens)[0])
+        return Templates(tuple(section for needs, section in self._needs if needs in plain))
+
     def align(self, tokens: tuple[Token, ...]) -> Alignment | None:
         """The section whose template fits the line, None if none does.
 

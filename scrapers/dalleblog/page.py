@@ -31,6 +31,7 @@ from scrapers.source import KeyKind
 
 # A caption with more keys than this is no caption but a headline over many pictures.
 _MAX_KEYS_OF_A_CAPTION = 8
+_MAX_NOTES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +144,14 @@ class _Builder:
             self._add_template(template)
 
     def content(self, prompts: Mapping[str, str]) -> PageContent:
+        notes = list(dict.fromkeys(self.notes))
+        if len(notes) > _MAX_NOTES:
+            notes[_MAX_NOTES:] = [f"And {len(notes) - _MAX_NOTES:,} more of the like."]
         return PageContent(
             sections=tuple(self.sections),
             cdn=self._cdn(),
             image_prompts=prompts,
-            notes=tuple(dict.fromkeys(self.notes)),
+            notes=tuple(notes),
         )
 
     def _cdn(self) -> str | None:

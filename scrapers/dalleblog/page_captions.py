@@ -130,7 +130,8 @@ def _around(
     choices = [k for k in own if isinstance(tokens[k], Choice)]
     lows = range(choices[0], max(choices[0] - _REACH, 0) - 1, -1)
     highs = range(choices[-1], min(choices[-1] + _REACH, len(tokens) - 1) + 1)
-    for low in lows:
+    templates = templates.near(tuple(tokens))
+    for low in lows if templates.sections or hints else ():
         for high in highs:
             run = tuple(tokens[low : high + 1])
             visual = _recognise(run, lines[index].node, templates, hints)
