@@ -8,7 +8,7 @@ Either article fits before a slot, straight quotes fit typographic ones. A slot 
   that the page left no choice about;
 - a gap (`…`, `___`, nothing), if the template spreads the slot out as a row of pictures.
 
-Two choices that meet the same slot are one.
+Two choices that meet the same slot are one. A line that no known template fits makes its own.
 """
 
 from __future__ import annotations
@@ -114,6 +114,39 @@ def _known_options(alignment: Alignment) -> int:
         for slot, options in alignment.slots.items()
         for option in options
     )
+
+
+def name_slots(tokens: tuple[Token, ...]) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """A template from a line that no known template fits, and the options of its slots.
+
+    Two choices with the same options are one slot if the page gives them the same name, or no names
+    and the same marked option; and so is a text of its own that repeats a chosen option.
+    """
+    template = ""
+    slots: dict[str, tuple[str, ...]] = {}
+    named: list[tuple[str, Choice]] = []
+    for token in tokens:
+        if isinstance(token, Choice):
+            slot = next((s for s, other in named if _is_same(token, other)), None)
+            slot = slot or f"slot{len(slots) + 1}"
+            slots[slot] = token.options
+            named.append((slot, token))
+            template += f"{{{slot}}}"
+        else:
+            said = fold(token)
+            repeated = next((s for s, c in named if len(said) > 2 and fold(c.text) == said), None)
+            template += (
+                token if repeated is None else token.lower().replace(said, f"{{{repeated}}}")
+            )
+    return template, slots
+
+
+def _is_same(first: Choice, second: Choice) -> bool:
+    if first.options != second.options:
+        return False
+    if first.name is not None or second.name is not None:
+        return first.name == second.name
+    return first.explicit and second.explicit and first.chosen == second.chosen
 
 
 class _ById:

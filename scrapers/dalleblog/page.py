@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import SourceError
-from scrapers.dalleblog.alignment import Alignment, Templates, align
+from scrapers.dalleblog.alignment import Alignment, Templates, align, name_slots
 from scrapers.dalleblog.captions import (
     NO_TEMPLATE,
     Catalogue,
@@ -267,39 +267,6 @@ class _Builder:
         if self.kinds.get(name):
             return self.kinds[name].most_common(1)[0][0]
         return self.known[name].key
-
-
-def name_slots(tokens: tuple[Token, ...]) -> tuple[str, dict[str, tuple[str, ...]]]:
-    """A template from a line that no known template fits, and the options of its slots.
-
-    Two choices with the same options are one slot if the page gives them the same name, or no names
-    and the same marked option; and so is a text of its own that repeats a chosen option.
-    """
-    template = ""
-    slots: dict[str, tuple[str, ...]] = {}
-    named: list[tuple[str, Choice]] = []
-    for token in tokens:
-        if isinstance(token, Choice):
-            slot = next((s for s, other in named if _is_same(token, other)), None)
-            slot = slot or f"slot{len(slots) + 1}"
-            slots[slot] = token.options
-            named.append((slot, token))
-            template += f"{{{slot}}}"
-        else:
-            said = fold(token)
-            repeated = next((s for s, c in named if len(said) > 2 and fold(c.text) == said), None)
-            template += (
-                token if repeated is None else token.lower().replace(said, f"{{{repeated}}}")
-            )
-    return template, slots
-
-
-def _is_same(first: Choice, second: Choice) -> bool:
-    if first.options != second.options:
-        return False
-    if first.name is not None or second.name is not None:
-        return first.name == second.name
-    return first.explicit and second.explicit and first.chosen == second.chosen
 
 
 def _given(ties: list[Tie]) -> tuple[GivenCaption, ...]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urljoin, urlsplit
+from urllib.parse import urljoin
 
 from lxml import etree
 
 from pipeline.errors import SourceError
-from scrapers.dalleblog.urls import MAX_URL_CHARS
+from scrapers.dalleblog.urls import ADDRESS, addresses_in
 
 _INLINE = frozenset(
     re.findall(
@@ -28,9 +28,6 @@ _INLINE = frozenset(
 )
 _SILENT = frozenset({"script", "style", "title", "template"})
 _CHUNK_BYTES = 1 << 20
-# Where an address may stand; anything else (a caption in `title`, say) is no picture.
-_ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
-_ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +251,7 @@ class _Reader:
         found = [
             address
             for value in attributes.values()
-            if value and _ADDRESS.search(value)
+            if value and ADDRESS.search(value)
             for address in addresses_in(value, base_url=self.base_url)
         ]
         if not found:
@@ -302,19 +299,3 @@ class _Choosing:
                 chosen, is_marked = len(labels), True
             labels.append(label)
         return Choice(tuple(labels), chosen, self.name, is_marked) if labels else None
-
-
-def addresses_in(value: str, *, base_url: str) -> Iterator[str]:
-    """The sample and image-prompt addresses in an attribute or a string, made absolute."""
-    for part in _ADDRESS_ENDS.split(value):
-        if len(part) > MAX_URL_CHARS or not _ADDRESS.search(part):
-            continue
-        try:
-            path = urlsplit(part).path
-            if not _ADDRESS.search(path):  # an image resizer: …?url=https%3A%2F%2F…&w=640
-                queries = parse_qsl(urlsplit(part).query)
-                yield from (urljoin(base_url, v) for _, v in queries if _ADDRESS.search(v))
-            else:
-                yield urljoin(base_url, part)
-        except ValueError:  # no address at all: '[' in the host
-            continue

@@ -22,8 +22,14 @@ from typing import Any
 
 from scrapers.dalleblog.captions import fold
 from scrapers.dalleblog.page_captions import looks_like_caption
-from scrapers.dalleblog.page_items import Choice, Token, addresses_in
-from scrapers.dalleblog.urls import SampleUrl, is_plain_name, key_kind, parse_sample_url
+from scrapers.dalleblog.page_items import Choice, Token
+from scrapers.dalleblog.urls import (
+    SampleUrl,
+    addresses_in,
+    is_plain_name,
+    key_kind,
+    parse_sample_url,
+)
 from scrapers.source import KeyKind
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*([\w-]+)\s*\}?\}|\[([\w-]+)\]|<([\w-]+)>")

@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urljoin, urlsplit
 
 from pipeline.errors import SourceError
 from scrapers.source import KeyKind
@@ -23,6 +24,10 @@ from scrapers.source import KeyKind
 # nginx and most CDNs refuse a longer request line.
 MAX_URL_CHARS = 8_000
 RANKS = tuple(range(32))
+
+# Where an address may stand; anything else (a caption in `title`, say) is no address of ours.
+ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
+_ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
 
 _BASE64 = re.compile(
     r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
@@ -150,6 +155,22 @@ def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
         caption=caption_of_key(key) if kind == "base64" else None,
         suffix=match["suffix"],
     )
+
+
+def addresses_in(text: str, *, base_url: str) -> Iterator[str]:
+    """The sample and image-prompt addresses in an attribute, a string or a script, made absolute."""
+    for part in _ADDRESS_ENDS.split(text):
+        if len(part) > MAX_URL_CHARS or not ADDRESS.search(part):
+            continue
+        try:
+            path = urlsplit(part).path
+            if not ADDRESS.search(path):  # an image resizer: …?url=https%3A%2F%2F…&w=640
+                queries = parse_qsl(urlsplit(part).query)
+                yield from (urljoin(base_url, v) for _, v in queries if ADDRESS.search(v))
+            else:
+                yield urljoin(base_url, part)
+        except ValueError:  # no address at all: '[' in the host
+            continue
 
 
 def is_plain_name(name: str) -> bool:
