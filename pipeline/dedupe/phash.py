@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 GRID = 32
 SIDE = 8
-_LUMA_C = np.array([299, 587, 114], dtype=np.int64)
+_LUMA = (299, 587, 114)
 _COSINE_SCALE = 4096
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,11 +41,12 @@ class Portrait(NamedTuple):
 def portray(pixels_HWC: Pixels) -> Portrait:
     """Hash an RGB raster of any size ≥ 1×1 and take its mean colour."""
     height, width = pixels_HWC.shape[:2]
-    cells_GGC = shrink(pixels_HWC)
-    area = height * width * GRID * GRID
-    red, green, blue = (float(s) / area for s in cells_GGC.sum(axis=(0, 1)))
-    luma_GG = (cells_GGC @ _LUMA_C) * 256 // (1000 * height * width)
-    return Portrait(hash_luma(luma_GG), (red, green, blue), _is_blank(pixels_HWC, cells_GGC))
+    cells_CGG = shrink(pixels_HWC)
+    red, green, blue = (float(s) / (GRID * GRID) for s in cells_CGG.sum(axis=(1, 2)))
+    area = height * width
+    luma_GG = sum(weight * cells_GG for weight, cells_GG in zip(_LUMA, cells_CGG, strict=True))
+    mean = (red / area, green / area, blue / area)
+    return Portrait(hash_luma(luma_GG * 256 // (1000 * area)), mean, _is_blank(pixels_HWC, cells_CGG))
 
 
 def hash_luma(luma_GG: Integers) -> int:
@@ -58,7 +59,7 @@ def hash_luma(luma_GG: Integers) -> int:
 
 
 def shrink(pixels_HWC: Pixels) -> Integers:
-    """Sums over a 32×32 grid of cells, [G, G, C]; every cell counts H·W units of area.
+    """Sums over a 32×32 grid of cells, [C, G, G]; every cell counts H·W units of area.
 
     A pixel that lies in two cells counts in each by its share.
     """
@@ -71,7 +72,7 @@ def shrink(pixels_HWC: Pixels) -> Integers:
         touched = np.flatnonzero(shares_H)
         band = pixels_HWC[touched[0] : touched[-1] + 1]
         rows[cell] = np.tensordot(shares_H[touched], band.astype(np.int64), axes=1)
-    cells: Integers = np.einsum("gw,rwc->rgc", columns_GW, rows)
+    cells: Integers = np.einsum("gw,rwc->crg", columns_GW, rows)
     return cells
 
 
@@ -80,12 +81,12 @@ def _shrink_evenly(pixels_HWC: Pixels) -> Integers:
     height, width, channels = pixels_HWC.shape
     tall, wide = height // GRID, width // GRID
     bands = pixels_HWC.reshape(GRID, tall, width * channels)
+    # numpy adds fastest along long rows of small numbers: cells last, 16 bits where they fit.
     narrow = np.uint16 if tall <= 256 else np.uint32
-    sums = np.add.reduce(bands, axis=1, dtype=narrow).reshape(GRID, GRID, wide, channels)
-    total: Integers = sums[:, :, 0].astype(np.int64)
-    for column in range(1, wide):
-        total += sums[:, :, column]
-    return total
+    sums = np.add.reduce(bands, axis=1, dtype=narrow).reshape(GRID * GRID, wide * channels)
+    turned = np.ascontiguousarray(sums.T).reshape(wide, channels, GRID * GRID)
+    cells: Integers = np.add.reduce(turned, axis=0, dtype=np.uint32).astype(np.int64)
+    return cells.reshape(channels, GRID, GRID)
 
 
 @functools.lru_cache(maxsize=16)
@@ -108,7 +109,7 @@ def _cosines() -> Integers:
     return rounded
 
 
-def _is_blank(pixels_HWC: Pixels, cells_GGC: Integers) -> bool:
-    if (cells_GGC != cells_GGC[0, 0]).any():
+def _is_blank(pixels_HWC: Pixels, cells_CGG: Integers) -> bool:
+    if (cells_CGG != cells_CGG[:, :1, :1]).any():
         return False
     return bool((pixels_HWC == pixels_HWC[0, 0]).all())
