@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -74,6 +75,9 @@ def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
             yield
     except (typer.Exit, typer.BadParameter):
         raise
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
     except KeyboardInterrupt:
         screen.fail("stopped. What was finished is kept; give the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -144,7 +148,8 @@ def _command(
 
     def function(ctx: typer.Context, **values: Any) -> None:
         common = Common(json=values["json"], quiet=values["quiet"], debug=values["debug"])
-        screen = Screen(json_mode=common.json, quiet=common.quiet)
+        data_on_stdout = values.get("list_urls", False) and values.get("out") is None
+        screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
             if values.get("workspace") is None:
@@ -167,6 +172,8 @@ def _command(
 
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
+        if getattr(config, "list_urls", False):  # touches neither network nor workspace
+            return stage.run(config)
         source = getattr(config, "source", None) if stage.name == "scrape" else None
         root = Workspace(config.workspace).open(source=source).root
         with (

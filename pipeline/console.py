@@ -25,10 +25,13 @@ PLAIN_LINE_EVERY_S = 5.0
 class Screen:
     """Where a command prints; one per command."""
 
-    def __init__(self, *, json_mode: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, *, json_mode: bool = False, quiet: bool = False, data_on_stdout: bool = False
+    ) -> None:
         self.json_mode = json_mode
         self.quiet = quiet
-        self.out = Console(stderr=json_mode, quiet=quiet, highlight=False, soft_wrap=True)
+        to_stderr = json_mode or data_on_stdout
+        self.out = Console(stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

@@ -5,6 +5,7 @@ Reads the ledger or a source; writes the file that was named.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
-from pipeline.errors import SourceError
 from pipeline.storage import Workspace, arrow_schema, atomic_write
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.keys import address_of
@@ -23,6 +23,8 @@ from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
 from scrapers.source import Source, open_source
 from scrapers.start_page import kept_page
+
+_log = logging.getLogger(__name__)
 
 _ROWS = 20_000
 _ORDERED = 'SELECT {columns} FROM items ORDER BY "section", "key"'
@@ -77,17 +79,17 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
 def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator[ListedUrl]:
     """Every address by the first form of its caption, lazily and without touching the network.
 
-    A page that is needed is read from the raw store of an earlier run. Raises SourceError where
-    there is none.
+    The page is read from the raw store of an earlier run; without one, what is built in is listed.
     """
     source = source or open_source(source_options(config))
     page = None
     if source.start_url is not None:
         page = kept_page(Workspace(config.workspace), source.start_url)
         if page is None:
-            raise SourceError(
-                f"The page {source.start_url} was not fetched yet, and listing asks nothing of the "
-                "network. Use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+            _log.warning(
+                "%s was not fetched yet: this lists what is built in. Give a saved page with "
+                "--page FILE to list what it shows.",
+                source.start_url,
             )
     for plan in source.discover(page).plans:
         caption = plan.forms[0].caption

@@ -200,3 +200,23 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dalle-pipeline ")
     assert pipeline.cli.app.info.name == "pipeline"
+
+
+def test_listed_addresses_stand_alone_on_stdout_and_leave_no_workspace(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    result = invoke(
+        *("scrape", "--list-urls", "--no-page", "--sections", "emojis", "--limit", "1"),
+        *("--workspace", str(folder)),
+    )
+    assert result.exit_code == 0
+    assert [line.split("\t")[:3:2] for line in result.stdout.splitlines()] == [
+        ["emojis", str(rank)] for rank in range(32)
+    ]
+    assert not folder.exists()
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m pipeline scrape --list-urls --no-page | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("material\t")
+    assert "rror" not in done.stderr

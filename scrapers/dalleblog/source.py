@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import ConfigError, SourceError
@@ -58,15 +58,6 @@ class DalleBlogSource:
 def open_dalleblog(options: SourceOptions) -> DalleBlogSource:
     """The source for these options. Raises ConfigError if they contradict each other."""
     return DalleBlogSource(options)
-
-
-def list_urls(discovery: Discovery) -> Iterator[tuple[str, str, int, str]]:
-    """Section, caption, rank and address of every image, by the first form of each caption."""
-    for plan in discovery.plans:
-        form = plan.forms[0]
-        head, has_rank, tail = form.url_template.rpartition("{rank}")
-        for rank in plan.ranks:
-            yield plan.section, form.caption, rank, f"{head}{rank}{tail}" if has_rank else tail
 
 
 def _check(options: SourceOptions) -> None:

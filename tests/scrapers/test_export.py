@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.contracts import LEDGER_ITEMS
-from pipeline.errors import ContractError, SourceError
+from pipeline.errors import ContractError
 from pipeline.storage import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.export import export_ledger, list_urls, write_url_lines, write_url_table
@@ -51,10 +51,14 @@ def test_addresses_are_listed_without_a_request(
     assert server.asked == []
 
 
-def test_a_page_that_was_never_fetched_can_not_be_listed(quick: ScrapeConfig) -> None:
-    source = PlainSource("http://example.org", start_url="http://example.org/page")
-    with pytest.raises(SourceError, match="--no-page"):
-        list(list_urls(quick, source=source))
+def test_without_a_fetched_page_what_is_built_in_is_listed_and_said_so(
+    quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = PlainSource(
+        "http://example.org", start_url="http://example.org/page", captions=2, ranks=2
+    )
+    assert len(list(list_urls(quick, source=source))) == 4
+    assert "--page FILE" in caplog.text
 
 
 def test_the_stage_lists_and_exports_without_a_request(

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError, SourceError
-from scrapers.dalleblog.source import DalleBlogSource, list_urls
+from scrapers.dalleblog.source import DalleBlogSource
 from scrapers.dalleblog.urls import base64_key, parse_sample_url
 from scrapers.source import CaptionPlan, Discovery, SourceOptions
 
 CDN = "https://cdn.openai.com/dall-e/v2"
 HEX = "0123456789abcdef0123456789abcdef"
+
+
+def list_urls(discovery: Discovery) -> Iterator[tuple[str, str, int, str]]:
+    """Section, caption, rank and address of every image, by the first form of each caption."""
+    for plan in discovery.plans:
+        form = plan.forms[0]
+        for rank in plan.ranks:
+            yield plan.section, form.caption, rank, form.url(rank)
 
 
 def discover(html: str | None = None, **options: object) -> Discovery:
