@@ -96,7 +96,7 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
         )
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
         run(stage)
-    seen = [caption for section, caption in scraped if section == COLOUR_SECTION]
+    seen = trained_captions(workspace, COLOUR_SECTION)
     run("generate", "generate seen", name="seen", prompts=tuple(seen[:PROMPTS]))
     run("generate", "generate unseen", name="unseen", prompts=tuple(unseen[:PROMPTS]))
     measure(workspace, reports)
@@ -121,6 +121,19 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
         if name == COLOUR_SECTION:
             unseen = captions[number:]
     return scraped, unseen
+
+
+def trained_captions(workspace: Workspace, section: str) -> list[str]:
+    """The captions of a section that the model was trained on, in an order drawn by hash."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(workspace.dedupe / "captions.parquet").to_pylist()
+    used = [
+        row
+        for row in rows
+        if row["split"] == "train" and row["images"] and section in row["sections"]
+    ]
+    return [row["caption"] for row in sorted(used, key=lambda row: row["caption_id"])]
 
 
 @contextlib.contextmanager

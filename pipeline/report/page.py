@@ -28,7 +28,8 @@ table { border-collapse: collapse; width: 100%; background: var(--card); font-si
 th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .wall td { padding: 3px 6px; } .wall img, .row img { display: inline-block; border-radius: 4px; }
-.wall td.caption { min-width: 220px; }
+.wall td.caption { width: 30%; min-width: 180px; } .wall td.row { white-space: nowrap; }
+th.number { text-align: right; }
 .group { display: flex; flex-wrap: wrap; gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 10px; max-width: 100%; }
@@ -66,7 +67,12 @@ def tiles(items: Iterable[Tile]) -> str:
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table; whole numbers get separators and stand at the right."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    rows = list(rows)
+    numeric = [
+        bool(rows) and all(isinstance(v, int) for v in values) for values in zip(*rows, strict=True)
+    ]
+    marks = [' class="number"' if is_number else "" for is_number in numeric] or [""] * len(columns)
+    head = "".join(f"<th{mark}>{escape(c)}</th>" for mark, c in zip(marks, columns, strict=True))
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
