@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_DECAY = 0.97
+_DECAY = 0.99
 _DEAD_SHARE = 0.03  # of the share that every entry would have if all were used alike
 _FRESH_SHARE = 0.3
-_KMEANS_ROUNDS = 10
+_KMEANS_ROUNDS = 15
+_ROWS = 4096  # latents compared with the codebook at once
 
 
 class CodebookLearner:
@@ -63,7 +64,8 @@ class CodebookLearner:
 
     def _nearest(self, latents_MD: Tensor) -> Tensor:
         norms_K = self.codebook_KD.square().sum(1)
-        return (norms_K - 2 * latents_MD @ self.codebook_KD.T).argmin(1)
+        parts = latents_MD.split(_ROWS)
+        return torch.cat([(norms_K - 2 * part @ self.codebook_KD.T).argmin(1) for part in parts])
 
     def _gather(self, latents_MD: Tensor, codes_M: Tensor) -> tuple[Tensor, Tensor]:
         """Share of the latents that chose each entry [K], and the sum of them by the same measure."""

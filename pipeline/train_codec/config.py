@@ -18,15 +18,17 @@ class TrainCodecConfig(StageConfig):
     )
     num_tokens: int = option(512, "Entries of the codebook.", low=2, high=65536)
     channels: int = option(
-        32,
-        "Channels of the first level; the next ones have 2 and 4 times as many.",
-        low=4,
-        high=512,
+        64, "Channels of the finer level; the coarser has half as many more.", low=4, high=512
     )
-    code_dim: int = option(16, "Numbers in a codebook entry.", low=1, high=1024)
-    steps: int = option(900, "Training steps.", low=2)
-    batch_size: int = option(16, "Images in a step.", low=1)
-    learning_rate: float = option(3e-3, "Peak of the one-cycle learning rate.", low=0.0)
+    code_dim: int = option(32, "Numbers in a codebook entry.", low=1, high=768)
+    encoder: Literal["patches", "convolutional"] = option(
+        "convolutional",
+        "patches: an image's codes come from the principal components of its patches, and only the "
+        "decoder learns (half the time); convolutional: the encoder learns, too.",
+    )
+    steps: int = option(3000, "Training steps.", low=2)
+    batch_size: int = option(8, "Images in a step.", low=1)
+    learning_rate: float = option(2e-3, "Peak of the one-cycle learning rate.", low=0.0)
     max_images: int = option(
         8000, "Training images at most, drawn by hash; they are held in memory.", low=1
     )

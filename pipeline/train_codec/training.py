@@ -4,8 +4,11 @@ What happens in a step depends on the seed, the step's number and the state alon
 own generator. So a run that was killed and continued ends in the same weights as one that was not
 (on the same CPU with the same number of threads).
 
-At first the codebook is left out, so that encoder and decoder find each other; then it is placed by
-k-means among the latents and learns by moving averages. Measured on drawings at equal time: X dB.
+Before the first step the codec's linear path is set to the principal components of patches, and the
+codebook is placed by k-means. Held-out drawings at 128 pixels and 512 codes: 20.0 dB before any
+training and 21.0 dB after 75 seconds of one core, with the right colours; the same network from random
+weights reached 20.8 dB after 146 seconds, with wrong ones (and with Gumbel softmax or FSQ in place of
+the codebook less than that: 16.4 and 17.1 dB where it had 17.9).
 
 Legend: B pictures of a batch, M = pictures at hand, C colours, H W pixels, R S grid, D code width,
 K entries, X latents.
@@ -31,10 +34,10 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
 
-_FREE_SHARE = 0.15  # of the steps, before the codebook comes in
 _SQUARED_WEIGHT = 4.0  # of the squared beside the absolute error: errors are mostly far below 1/4
-_COMMITMENT = 0.25
-_KMEANS_IMAGES = 256
+_COMMITMENT = 1.0
+_START_IMAGES = 512  # from which components and codebook are found
+_ENCODER_RATE = 0.3  # of the learning rate: the encoder moves under the codebook
 _WARMUP_STEPS = 30
 _LAST_RATE = 0.02  # of the peak learning rate
 _BETAS = (0.9, 0.95)
@@ -63,10 +66,10 @@ class Training:
 
     def advance(self, pixels_MHWC: Pixels) -> StepLog:
         """Make one step on a batch of the images at hand; returns its log."""
-        if self.step == self.free_steps:
-            self._place_codebook(pixels_MHWC)
+        if self.step == 0:
+            self._start(pixels_MHWC)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+            group["lr"] = group["share"] * learning_rate(self.step, self.config)
         rows = batch_rows(self.step, len(pixels_MHWC), self.config.batch_size, self.config.seed)
         images_BCHW = to_images(pixels_MHWC[rows], self.learner.codebook_KD.device)
         loss, restarted = self._losses(images_BCHW)
@@ -78,17 +81,12 @@ class Training:
         self.step += 1
         return record
 
-    @property
-    def free_steps(self) -> int:
-        """Steps before the codebook comes in."""
-        return int(self.config.steps * _FREE_SHARE)
-
     def _losses(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         latents_BDRS = self.codec.encode_latents(images_BCHW)
-        if self.step < self.free_steps:
-            return reconstruction_loss(self.codec.decode_latents(latents_BDRS), images_BCHW), 0
         codes_BRS = self.codec.nearest(latents_BDRS.detach())
         entries_BDRS = self.codec.look_up(codes_BRS)
+        if self.codec.encoder is None:  # nothing to learn before the decoder: k-means was all
+            return reconstruction_loss(self.codec.decode_latents(entries_BDRS), images_BCHW), 0
         # Straight through: the decoder sees the entries, the encoder gets the decoder's gradient.
         quantized_BDRS = latents_BDRS + (entries_BDRS - latents_BDRS).detach()
         loss = reconstruction_loss(self.codec.decode_latents(quantized_BDRS), images_BCHW)
@@ -99,14 +97,13 @@ class Training:
         return loss, restarted
 
     @torch.no_grad()
-    def _place_codebook(self, pixels_MHWC: Pixels) -> None:
-        count = min(_KMEANS_IMAGES, len(pixels_MHWC))
+    def _start(self, pixels_MHWC: Pixels) -> None:
+        count = min(_START_IMAGES, len(pixels_MHWC))
         rows = torch.randperm(len(pixels_MHWC), generator=self._generator("images"))[:count]
-        latents = [
-            _rows_of(self.codec.encode_latents(to_images(part, self.learner.codebook_KD.device)))
-            for part in np.array_split(pixels_MHWC[rows.numpy()], -(-count // 32))
-        ]
-        self.learner.start(torch.cat(latents), self._generator("k-means"))
+        images_BCHW = to_images(pixels_MHWC[rows.numpy()], self.learner.codebook_KD.device)
+        self.codec.set_patches(images_BCHW)
+        latents_XD = _rows_of(self.codec.encode_latents(images_BCHW))
+        self.learner.start(latents_XD, self._generator("k-means"))
 
     def _generator(self, purpose: str) -> torch.Generator:
         return seeded_generator(f"{self.config.seed} {purpose} {self.step}")
@@ -149,11 +146,17 @@ def begin_training(config: TrainCodecConfig, device: torch.device) -> Training:
                 num_tokens=config.num_tokens,
                 code_dim=config.code_dim,
                 channels=config.channels,
+                deep_encoder=config.encoder == "convolutional",
             )
         )
+    codec.patch_encoder.requires_grad_(False)
+    codec.patch_decoder.requires_grad_(False)
     codec.to(device)
+    groups = [{"params": list(codec.decoder.parameters()), "share": 1.0}]
+    if codec.encoder is not None:
+        groups.append({"params": list(codec.encoder.parameters()), "share": _ENCODER_RATE})
     optimizer = torch.optim.AdamW(
-        codec.parameters(), lr=config.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY
+        groups, lr=config.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY
     )
     learner = CodebookLearner(codec.codebook_KD)
     return Training(config=config, codec=codec, optimizer=optimizer, learner=learner)

@@ -1,18 +1,17 @@
-"""Our own small codec: a convolutional autoencoder with a codebook in its middle (VQ-VAE).
+"""Our own small codec: a codebook of patches, found by statistics, refined by convolutions (VQ-VAE).
 
-Floor 3. van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937). The
-shape is chosen for a few minutes on a CPU: 4×4 patches at the door instead of convolutions at full
-size, two levels more, residual blocks whose second convolution is 1×1. Trained by
-`pipeline.train_codec`, which owns the codebook's learning; here is only what a finished codec needs.
+Floor 3. van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937), with
+a linear path beside the convolutions at both ends: a patch of 16×16 pixels ⇄ its principal components.
+`pipeline.train_codec` sets that path and the codebook from the images before the first step, so that
+the convolutions, which start at zero, only learn what is left: what neighbours say about a patch.
 
 Legend: B pictures, C colours or channels, H W pixels, R S rows and columns of the grid, N = R·S codes,
-D numbers of a codebook entry, K entries.
+D numbers of a codebook entry, K entries, X patches, P = 768 numbers of a patch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,24 +23,27 @@ from torch.nn import functional as F
 from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec
 
-_PATCH = 4  # pixels of the first patch's side
-_LEVELS = (1, 2, 4)  # channels of a level, in multiples of `channels`; each level halves the side
+_DOWNSAMPLING = 16  # pixels of a code's side
+_DOOR = (
+    8  # pixels of the patches that the convolutions see: at full size they would cost 30 times more
+)
 _CENTRE = 0.5  # pictures are shifted to be centred on zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
-    """Architecture of a `VQCodec`: image side in pixels, entries and width of the codebook, channels."""
+    """Architecture of a `VQCodec`.
+
+    `image_size`: pixels of a side; `num_tokens` and `code_dim`: entries of the codebook and numbers of
+    each; `channels`: of the finer of the two levels, the coarser has half as many more;
+    `deep_encoder`: whether the encoder has convolutions beside its linear path.
+    """
 
     image_size: int = 128
     num_tokens: int = 512
-    code_dim: int = 16
-    channels: int = 32
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels of a code's side."""
-        return int(_PATCH * 2 ** (len(_LEVELS) - 1))
+    code_dim: int = 32
+    channels: int = 64
+    deep_encoder: bool = True
 
 
 class ResidualBlock(nn.Module):
@@ -69,13 +71,16 @@ class VQCodec(Codec):
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
-        if config.image_size % config.downsampling:
+        if config.image_size % _DOWNSAMPLING:
             raise ModelError(
                 f"This codec was asked for images of {config.image_size} pixels; expected a multiple of "
-                f"{config.downsampling}."
+                f"{_DOWNSAMPLING}."
             )
         self.config = config
-        self.encoder = _build_encoder(config)
+        side, dim = _DOWNSAMPLING, config.code_dim
+        self.patch_encoder = nn.Conv2d(3, dim, side, stride=side, bias=False)
+        self.patch_decoder = nn.ConvTranspose2d(dim, 3, side, stride=side, bias=False)
+        self.encoder = _build_encoder(config) if config.deep_encoder else None
         self.decoder = _build_decoder(config)
         self.register_buffer("codebook_KD", torch.zeros(config.num_tokens, config.code_dim))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5–4× faster convolutions on a CPU
@@ -103,7 +108,7 @@ class VQCodec(Codec):
     @property
     def downsampling(self) -> int:
         """Pixels of a code's side."""
-        return self.config.downsampling
+        return _DOWNSAMPLING
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
@@ -134,13 +139,29 @@ class VQCodec(Codec):
 
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:
         """What the codebook is to come close to, float32 [B, D, R, S]."""
-        latents_BDRS: Tensor = self.encoder(images_BCHW - _CENTRE)
-        return latents_BDRS
+        centred_BCHW = images_BCHW - _CENTRE
+        latents_BDRS: Tensor = self.patch_encoder(centred_BCHW)
+        return latents_BDRS if self.encoder is None else latents_BDRS + self.encoder(centred_BCHW)
 
     def decode_latents(self, latents_BDRS: Tensor) -> Tensor:
         """Pictures float32 [B, 3, H, W], not yet clamped to [0, 1]."""
-        images_BCHW: Tensor = self.decoder(latents_BDRS) + _CENTRE
-        return images_BCHW
+        images_BCHW: Tensor = self.patch_decoder(latents_BDRS) + self.decoder(latents_BDRS)
+        return images_BCHW + _CENTRE
+
+    @torch.no_grad()
+    def set_patches(self, images_BCHW: Tensor) -> None:
+        """Set the linear path to the first D principal components of the patches of pictures.
+
+        One scale for all: latents are of unit size on average, and their distances are those of pixels.
+        """
+        side, dim = _DOWNSAMPLING, self.config.code_dim
+        patches = F.unfold((images_BCHW - _CENTRE).double(), side, stride=side)
+        patches_XP = patches.transpose(1, 2).flatten(0, 1)
+        spread_P, components_PP = torch.linalg.eigh(patches_XP.T @ patches_XP / len(patches_XP))
+        scale = spread_P[-dim:].mean().clamp(min=1e-12).sqrt()
+        components_DP = components_PP[:, -dim:].T.flip(0)
+        self.patch_encoder.weight.copy_((components_DP / scale).view(dim, 3, side, side))
+        self.patch_decoder.weight.copy_((components_DP * scale).view(dim, 3, side, side))
 
     def nearest(self, latents_BDRS: Tensor) -> Tensor:
         """Codes int64 [B, R, S] of the nearest entries; |z|² is the same for all, so it is left out."""
@@ -154,19 +175,31 @@ class VQCodec(Codec):
 
 
 def _build_encoder(config: VQConfig) -> nn.Sequential:
-    widths = [config.channels * multiple for multiple in _LEVELS]
-    layers: list[nn.Module] = [nn.Conv2d(3, widths[0], _PATCH, stride=_PATCH)]
-    for width, below in itertools.pairwise(widths):
-        layers += [ResidualBlock(width), nn.Conv2d(width, below, 2, stride=2)]
-    layers += [ResidualBlock(widths[-1]), nn.Conv2d(widths[-1], config.code_dim, 1)]
-    return nn.Sequential(*layers)
+    fine, coarse = config.channels, config.channels * 3 // 2
+    return nn.Sequential(
+        nn.Conv2d(3, fine, _DOOR, stride=_DOOR),
+        ResidualBlock(fine),
+        nn.Conv2d(fine, coarse, 2, stride=2),
+        ResidualBlock(coarse),
+        _zeroed(nn.Conv2d(coarse, config.code_dim, 1)),
+    )
 
 
 def _build_decoder(config: VQConfig) -> nn.Sequential:
-    widths = [config.channels * multiple for multiple in reversed(_LEVELS)]
-    layers: list[nn.Module] = [nn.Conv2d(config.code_dim, widths[0], 1)]
-    for width, above in itertools.pairwise(widths):
-        layers += [ResidualBlock(width), nn.ConvTranspose2d(width, above, 2, stride=2)]
-    layers += [ResidualBlock(widths[-1]), nn.GroupNorm(1, widths[-1]), nn.ReLU()]
-    layers += [nn.ConvTranspose2d(widths[-1], 3, _PATCH, stride=_PATCH)]
-    return nn.Sequential(*layers)
+    fine, coarse = config.channels, config.channels * 3 // 2
+    return nn.Sequential(
+        nn.Conv2d(config.code_dim, coarse, 1),
+        ResidualBlock(coarse),
+        nn.ConvTranspose2d(coarse, fine, 2, stride=2),
+        ResidualBlock(fine),
+        nn.GroupNorm(1, fine),
+        nn.ReLU(),
+        _zeroed(nn.ConvTranspose2d(fine, 3, _DOOR, stride=_DOOR)),
+    )
+
+
+def _zeroed(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
+    """The layer with all its parameters zero: a path that says nothing at first."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -51,6 +51,25 @@ def test_codes_run_row_by_row_from_the_top_left(monkeypatch: pytest.MonkeyPatch)
     assert codec.encode(image_BCHW).tolist() == [[1, 2, 3, 4]]
 
 
+def test_the_linear_path_gives_back_what_its_components_span() -> None:
+    codec = make_codec()
+    shades_B3 = torch.rand(8, 3)
+    images_BCHW = shades_B3[:, :, None, None].expand(8, 3, 32, 32)
+    codec.set_patches(images_BCHW)
+    latents_BDRS = codec.patch_encoder(images_BCHW - 0.5)
+    assert latents_BDRS.square().mean().item() == pytest.approx(1, rel=0.01)
+    torch.testing.assert_close(codec.patch_decoder(latents_BDRS) + 0.5, images_BCHW)
+
+
+def test_the_convolutions_are_silent_before_training() -> None:
+    codec = make_codec()
+    assert codec.encoder is not None
+    images_BCHW = torch.rand(2, 3, 32, 32)
+    assert torch.equal(codec.encode_latents(images_BCHW), codec.patch_encoder(images_BCHW - 0.5))
+    latents_BDRS = torch.randn(2, 3, 2, 2)
+    assert torch.equal(codec.decode_latents(latents_BDRS), codec.patch_decoder(latents_BDRS) + 0.5)
+
+
 @pytest.mark.parametrize("codes", [[[0, 1, 2]], [[0, 1, 2, 11]], [[0, 1, 2, -1]]])
 def test_codes_that_do_not_fit_are_refused(codes: list[list[int]]) -> None:
     with pytest.raises(ModelError, match=r"codebook|expected"):
