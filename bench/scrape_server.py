@@ -1,0 +1,108 @@
+"""The server of `bench/scrape.py`: nginx with a config of its own and a pool of real PNGs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+NUM_RANKS = 32
+_CONFIG = """
+worker_processes auto;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+daemon off;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
+  uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  types {{ image/png png; }}
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 1000000000;
+  open_file_cache max=1000;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    root {folder};
+    location = /status {{ stub_status; }}
+    location ~ "^/(?<pool>[a-z0-9]+)/samples/.*_(?<rank>[0-9]+)\\.png$" {{
+      alias {folder}/$pool/$rank.png;
+    }}
+  }}
+}}
+"""
+
+
+def make_pool(folder: Path, size: int) -> int:
+    """Write 32 PNGs of noise, one a rank, of about `size` bytes; gives their mean size in bytes."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    side = max(4, round((size / 3) ** 0.5))
+    total = 0
+    for rank in range(NUM_RANKS):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "PNG")
+        total += (folder / f"{rank}.png").write_bytes(buffer.getvalue())
+    return total // NUM_RANKS
+
+
+class Nginx:
+    """Serves `<pool>/samples/…_<rank>.png` from `folder/<pool>/<rank>.png`, whatever the caption."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Nginx]:
+        """Run it on a free port until the end of the block."""
+        self.port = _free_port()
+        config = self.folder / "nginx.conf"
+        config.write_text(_CONFIG.format(folder=self.folder, port=self.port))
+        command = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", self.folder, "-c", config]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            self._wait(process)
+            yield self
+        finally:
+            process.terminate()
+            process.wait()
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                self.requests()
+                return
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise SystemExit(f"nginx did not start: {(self.folder / 'error.log').read_text()}")
+
+    def requests(self) -> int:
+        """Requests served so far, this one included."""
+        with urllib.request.urlopen(f"{self.url}/status", timeout=5) as answer:
+            found = re.search(rb"\n *\d+ +\d+ +(\d+)", answer.read())
+        assert found is not None, "stub_status has another form"
+        return int(found[1])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
