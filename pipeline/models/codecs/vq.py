@@ -12,7 +12,7 @@ D numbers of a codebook entry, K entries, X patches, P = 768 numbers of a patch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,15 +149,20 @@ class VQCodec(Codec):
         return images_BCHW + _CENTRE
 
     @torch.no_grad()
-    def set_patches(self, images_BCHW: Tensor) -> None:
-        """Set the linear path to the first D principal components of the patches of pictures.
+    def set_patches(self, batches: Iterable[Tensor]) -> None:
+        """Set the linear path to the first D principal components of the patches of pictures [B, 3, H, W].
 
         One scale for all: latents are of unit size on average, and their distances are those of pixels.
         """
         side, dim = _DOWNSAMPLING, self.config.code_dim
-        patches = F.unfold((images_BCHW - _CENTRE).double(), side, stride=side)
-        patches_XP = patches.transpose(1, 2).flatten(0, 1)
-        spread_P, components_PP = torch.linalg.eigh(patches_XP.T @ patches_XP / len(patches_XP))
+        moment_PP = self.codebook_KD.new_zeros((3 * side**2,) * 2, dtype=torch.float64)
+        patches = 0
+        for images_BCHW in batches:
+            patches_BPN = F.unfold(images_BCHW - _CENTRE, side, stride=side)
+            patches_XP = patches_BPN.transpose(1, 2).flatten(0, 1).double()
+            moment_PP += patches_XP.T @ patches_XP
+            patches += len(patches_XP)
+        spread_P, components_PP = torch.linalg.eigh(moment_PP / patches)
         scale = spread_P[-dim:].mean().clamp(min=1e-12).sqrt()
         components_DP = components_PP[:, -dim:].T.flip(0)
         self.patch_encoder.weight.copy_((components_DP / scale).view(dim, 3, side, side))

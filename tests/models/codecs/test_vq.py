@@ -55,7 +55,7 @@ def test_the_linear_path_gives_back_what_its_components_span() -> None:
     codec = make_codec()
     shades_B3 = torch.rand(8, 3)
     images_BCHW = shades_B3[:, :, None, None].expand(8, 3, 32, 32)
-    codec.set_patches(images_BCHW)
+    codec.set_patches(images_BCHW.split(3))
     latents_BDRS = codec.patch_encoder(images_BCHW - 0.5)
     assert latents_BDRS.square().mean().item() == pytest.approx(1, rel=0.01)
     torch.testing.assert_close(codec.patch_decoder(latents_BDRS) + 0.5, images_BCHW)
