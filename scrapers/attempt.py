@@ -7,6 +7,7 @@ from scrapers.answer import Answer, FetchError
 from scrapers.client import Client, HopCheck
 from scrapers.plans import Job
 from scrapers.verdict import Verdict, judge_answer
+from scrapers.wayback_captures import judge_capture
 
 _STATES_OF_REASON: dict[str, UrlState] = {"truncated": "truncated", "robots": "opted_out"}
 
@@ -18,13 +19,18 @@ async def ask_once(
     stored = job.known is not None and job.known.sha256 is not None
     try:
         answer = await client.get(
-            job.url, headers=_validators(job) if stored else None, allow_hop=allow_hop
+            job.address,
+            headers=_validators(job) if stored and not job.captures else None,
+            allow_hop=allow_hop,
         )
     except FetchError as error:
         state = _STATES_OF_REASON.get(error.reason, "failed")
         return Verdict(state, error.reason, error.retry, error.sign), None
     opt_out = None if ignore_opt_out else answer.opt_out
-    return judge_answer(answer.status, opt_out, answer.body, stored=stored), answer
+    verdict = judge_answer(answer.status, opt_out, answer.body, stored=stored)
+    if job.captures:
+        verdict = judge_capture(job.captures[0], verdict, answer)
+    return verdict, answer
 
 
 def _validators(job: Job) -> dict[str, str] | None:

@@ -35,6 +35,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ_BUFFER_BYTES = 256 * 1024
 _PIECE_BYTES = 64 * 1024
 
+_ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
+
 HopCheck = Callable[[str], Awaitable[bool]]
 
 
@@ -210,7 +212,8 @@ class Client:
             body = await _read_body(response, max_bytes)
         elif response.status != 304:
             await _drain(response)
-        tags = headers.getall("X-Robots-Tag", None)
+        # An archive passes on what the site said when it was recorded.
+        tags = [*headers.getall("X-Robots-Tag", ()), *headers.getall(_ARCHIVED_ROBOTS_TAG, ())]
         return Answer(
             status=response.status,
             body=body,

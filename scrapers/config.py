@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.config import StageConfig, option
 from scrapers.source import SourceOptions
@@ -26,6 +27,12 @@ class ScrapeConfig(StageConfig):
     limit: int | None = option(None, "At most this many captions.", low=1)
     captions: Path | None = option(
         None, "Only the captions in this file, one a line.", runtime=True
+    )
+    via: Literal["wayback"] | None = option(
+        None, "Fetch the same captions from a web archive instead of the site: 'wayback'."
+    )
+    archive_url: str = option(
+        "https://web.archive.org", "With --via: the address of the web archive."
     )
     ignore_opt_out: bool = option(
         False, "Fetch even what robots.txt or X-Robots-Tag refuse; recorded in the manifest."
@@ -58,6 +65,12 @@ class ScrapeConfig(StageConfig):
     )
     concurrency: int = option(
         32, "At most this many requests at a time to a host.", low=1, high=1024, runtime=True
+    )
+    archive_rate: float = option(
+        1.0, "With --via: at most this many requests a second.", low=0.001, runtime=True
+    )
+    archive_concurrency: int = option(
+        2, "With --via: at most this many requests at a time.", low=1, high=64, runtime=True
     )
     attempts: int = option(
         6, "Requests for one image before it counts as failed.", low=1, high=100, runtime=True

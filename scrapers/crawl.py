@@ -176,7 +176,7 @@ class Crawl:
         for job in jobs:
             self._enqueue(job)
         # Not now: who settles jobs without a request would come back here, ever deeper.
-        asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].url))
+        asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
 
     def _finish(self, plan: OpenPlan) -> None:
         self._total += len(plan.seen) - len(plan.ranks)
@@ -201,7 +201,7 @@ class Crawl:
     # --- Hosts ------------------------------------------------------------------------------------
 
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
-        host = self.hosts.of(job.url)
+        host = self.hosts.of(job.address)
         (host.ready.appendleft if first else host.ready.append)(job)
         self._num_ready += 1
 
@@ -231,10 +231,13 @@ class Crawl:
     def _take(self, host: Host) -> Job | None:
         """The next job, its slot taken; None if none may start now (a timer looks again)."""
         while host.ready and not self._stopped:
+            if (foregone := host.ready[0].foregone) is not None:
+                self._settle(self._pop(host), foregone, None)
+                continue
             if host.closed is not None:
                 self._drop(self._pop(host))
                 continue
-            if not host.allows(host.ready[0].url):
+            if not host.allows(host.ready[0].address):
                 job = self._pop(host)
                 self._settle(job, Verdict("opted_out", "robots", False, "neutral"), None)
                 continue
@@ -296,10 +299,11 @@ class Crawl:
         self._check_outage(host, verdict.sign, now)
         # While a host is out, it is not the image's fault: such a request is no attempt.
         job.failures += not host.pace.strikes
-        if verdict.retry and job.failures < self._config.attempts:
+        again = verdict.retry and job.failures < self._config.attempts
+        if again or job.turn_to_older(verdict, answer):
             self._ask_again(host, job, verdict, wait_s)
         else:
-            self._settle(job, verdict, answer)
+            self._settle(job, *job.last_word(verdict, answer))
 
     async def _allow_hop(self, url: str) -> bool:
         return self._config.ignore_opt_out or await self.hosts.allows(url)

@@ -79,6 +79,8 @@ class Known(NamedTuple):
     sha256: bytes | None
     version: int
     last_time: int
+    reason: str | None
+    final_url: str | None
 
 
 _UPSERT = """
@@ -102,7 +104,8 @@ SELECT form, rank, version, etag, last_modified, sha256, bytes, segment, offset
 FROM urls WHERE form = ? AND rank = ?
 """
 _KNOWN = """
-SELECT form, rank, state, status_code, etag, last_modified, sha256, version, last_time
+SELECT form, rank, state, status_code, etag, last_modified, sha256, version, last_time, reason,
+  final_url
 FROM urls WHERE form = ?
 """
 

@@ -6,14 +6,16 @@ Reads the ledger; asks nothing and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from scrapers.answer import Answer
 from scrapers.keys import Address, address_of
 from scrapers.ledger import FormRow, Known, Ledger
 from scrapers.probe import next_asks
 from scrapers.source import CaptionPlan
-from scrapers.verdict import Evidence, evidence_of
+from scrapers.verdict import Evidence, Verdict, evidence_of
+from scrapers.wayback_captures import NOT_ARCHIVED, Capture, older_captures, replayed_url
 
 Mode = Literal["continue", "retry_failed", "refresh"]
 FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
@@ -71,18 +73,61 @@ class OpenPlan:
 
 
 class Job:
-    """One URL to ask for."""
+    """One URL to ask for.
 
-    __slots__ = ("failures", "form", "known", "plan", "rank", "requests", "url")
+    `address` is where it is asked for: at itself, or in an archive, which holds `captures` of it,
+    the one at `address` first. `foregone` is what became of it without a request.
+    """
+
+    __slots__ = (
+        "address",
+        "captures",
+        "failures",
+        "foregone",
+        "form",
+        "known",
+        "plan",
+        "rank",
+        "requests",
+        "trouble",
+        "url",
+    )
 
     def __init__(self, plan: OpenPlan, form: int, rank: int, url: str, known: Known | None) -> None:
         self.plan = plan
         self.form = form
         self.rank = rank
         self.url = url
+        self.address = url
         self.known = known
         self.failures = 0
         self.requests = 0
+        self.captures: tuple[Capture, ...] = ()
+        self.foregone: Verdict | None = None
+        self.trouble: tuple[Verdict, Answer | None] | None = None
+
+    def turn_to_older(self, verdict: Verdict, answer: Answer | None) -> bool:
+        """Turn from a capture that is no good to one before it; False if there is none."""
+        older = older_captures(self.captures, verdict)
+        if not older:
+            return False
+        if verdict.state != "missing":
+            self.trouble = verdict, replace(answer, body=b"") if answer is not None else None
+        self.captures = older
+        self.address = older[0].address
+        self.failures = 0
+        return True
+
+    def last_word(self, verdict: Verdict, answer: Answer | None) -> tuple[Verdict, Answer | None]:
+        """What became of it: that its last capture is missing says less than trouble with others."""
+        if verdict.state == "missing" and self.trouble is not None:
+            return self.trouble
+        return verdict, answer
+
+
+def came_from_archive(row: Known) -> bool:
+    """Whether the bytes of a row are an archive's."""
+    return replayed_url(row.final_url) is not None
 
 
 @dataclass(kw_only=True)
@@ -139,10 +184,21 @@ class PlanOpener:
             if self._asks_again(row):
                 opened.again[place] = row
             else:
-                opened.seen[place] = evidence_of(row.state, row.status_code)
+                self._note_seen(opened, place, row)
         return failed
 
+    def _note_seen(self, opened: OpenPlan, place: tuple[int, int], row: Known) -> None:
+        opened.seen[place] = evidence_of(row.state, row.status_code)
+
     def _asks_again(self, row: Known) -> bool:
+        """What an archive did not have is asked for; what came from there is not compared."""
+        if row.state == "missing" and row.reason == NOT_ARCHIVED.reason:
+            return True
+        if row.sha256 is not None and came_from_archive(row):
+            return False
+        return self._is_due(row)
+
+    def _is_due(self, row: Known) -> bool:
         if row.state == "pending":
             return True
         if self.mode == "refresh":

@@ -32,6 +32,8 @@ from scrapers.raw import RawStore, begin_refresh, end_refresh
 from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
 from scrapers.store import Store
+from scrapers.wayback import Archive, check_archive, request_limits
+from scrapers.wayback_opener import ArchiveOpener
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ def scrape(
         from scrapers.export import export  # pyarrow: 50 MB that a crawl has no use for.
 
         return export(config, source=source)
+    check_archive(config)
     source = source or open_source(source_options(config))
     raw = RawStore(config, Workspace(config.workspace))
     run = _Run(config, source, raw, progress, (make_client or open_client)(config))
@@ -113,6 +116,7 @@ class _Run:
     page: bytes | None = None
     interrupted: bool = False
     crawled: Crawl | None = None
+    archive: Archive | None = None
     report: StageReport | None = None
     main: asyncio.Task[None] | None = None
 
@@ -148,10 +152,10 @@ class _Run:
     async def _fetch(self) -> None:
         hosts = self._hosts()
         url = self.source.start_url
+        if self.config.via is not None:
+            self.archive = Archive(config=self.config, hosts=hosts, progress=self.progress)
         if url is not None and self.page is None:
-            self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
-            discovery = self.source.discover(self.page)
-            keep_page(self.raw.workspace, url, self.page)
+            discovery = await self._fetch_page(url, hosts)
         else:
             discovery = self.source.discover(self.page)
         for difference in discovery.differences:
@@ -159,22 +163,45 @@ class _Run:
         with self.raw.open(self.source.name) as store:
             await self._fetch_images(discovery, store, hosts)
 
+    async def _fetch_page(self, url: str, hosts: Hosts) -> Discovery:
+        address = None
+        if self.archive is not None:
+            self.page, discovery, address = await self.archive.fetch_page(url, self.source.discover)
+        else:
+            self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
+            discovery = self.source.discover(self.page)
+        keep_page(self.raw.workspace, url, self.page, address=address)
+        return discovery
+
     def _hosts(self) -> Hosts:
         config = self.config
+        slots, rate = request_limits(config)
         return Hosts(
             client=self.client,
             backoff=Backoff(base_s=config.backoff_s, cap_s=config.max_backoff_s),
             rng=random.Random(),
-            max_slots=config.concurrency,
-            rate=config.rate,
+            max_slots=slots,
+            rate=rate,
             ignore_opt_out=config.ignore_opt_out,
             monotonic=time.monotonic,
         )
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
-        opener = PlanOpener(ledger=store.reader, mode=self._mode())
-        if self.config.refresh:
-            opener.refresh_since = begin_refresh(store.ledger)
+        since = begin_refresh(store.ledger) if self.config.refresh else 0
+        with contextlib.ExitStack() as stack:
+            if self.archive is None:
+                opener = PlanOpener(ledger=store.reader, mode=self._mode(), refresh_since=since)
+            else:
+                index = stack.enter_context(self.archive.open_index())
+                await self.archive.load_index(index, discovery, newer_than=since)
+                opener = ArchiveOpener(
+                    ledger=store.reader, mode=self._mode(), refresh_since=since, index=index
+                )
+            await self._crawl(discovery, store, hosts, opener)
+
+    async def _crawl(
+        self, discovery: Discovery, store: Store, hosts: Hosts, opener: PlanOpener
+    ) -> None:
         crawl = self.crawled = Crawl(
             self.config,
             hosts=hosts,
@@ -189,6 +216,9 @@ class _Run:
         if self.config.refresh and not crawl.left:
             end_refresh(store.ledger)
         self.report = self.raw.finish(store, crawl, self.page, repeated=opener.repeated)
+        if self.archive is not None:
+            details = {**self.report.details, "archive": self.archive.describe()}
+            self.report = dataclasses.replace(self.report, details=details)
 
     def _mode(self) -> Mode:
         if self.config.refresh:

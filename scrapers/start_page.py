@@ -35,10 +35,13 @@ def kept_page(workspace: Workspace, url: str) -> bytes | None:
     return body if same else None
 
 
-def keep_page(workspace: Workspace, url: str, body: bytes) -> None:
-    """Keep the page for later runs."""
+def keep_page(workspace: Workspace, url: str, body: bytes, *, address: str | None = None) -> None:
+    """Keep the page for later runs; `address` is where it came from, if not from its `url`."""
     write_bytes(workspace.raw / "page.html", body)
-    write_json(workspace.raw / "page.json", {"url": url, "sha256": sha256_bytes(body)})
+    note = {"url": url, "sha256": sha256_bytes(body)}
+    write_json(
+        workspace.raw / "page.json", note if address is None else {**note, "final_url": address}
+    )
 
 
 async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> bytes:
