@@ -79,7 +79,10 @@ WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 
 
 class Row(NamedTuple):
-    """A row of the ledger with the inspection of its bytes (null where there is none)."""
+    """A row of the ledger with the inspection of its bytes (null where there is none).
+
+    `phash` is as SQLite keeps it, signed: modulo 2**64 it is the hash.
+    """
 
     key: str
     url: str
@@ -181,9 +184,7 @@ class Store:
 
     def read_rows(self) -> Iterator[Row]:
         """Every row of the ledger, sorted by key, with its inspection."""
-        for values in self._connection.execute(_ROWS):
-            row = Row._make(values)
-            yield row if row.phash is None else row._replace(phash=row.phash % 2**64)
+        return map(Row._make, self._connection.execute(_ROWS))
 
     def read_inspections(self) -> Iterator[Inspection]:
         """The inspections of the ledger's images, sorted by hash."""

@@ -91,7 +91,7 @@ def _kept_row(row: Row, index: int, decisions: Decisions) -> dict[str, Any]:
         "mode": row.mode,
         "has_alpha": bool(row.has_alpha),
         "pixel_sha256": row.pixel_sha256,
-        "phash": row.phash,
+        "phash": (row.phash or 0) % 2**64,
         "mean_red": row.mean_red,
         "mean_green": row.mean_green,
         "mean_blue": row.mean_blue,
