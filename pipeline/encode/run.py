@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
@@ -30,6 +29,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, to_images
+from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     Workspace,
@@ -52,7 +52,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     workspace = Workspace(config.workspace)
     read_manifest(workspace.dedupe, "dedupe")
     source = _find_codec(workspace, config.codec)
-    codec = load_codec(source.folder, _choose_device(config.device))
+    codec = load_codec(source.folder, pick_device(config.device))
     if codec.num_tokens > _MOST_TOKENS:
         raise ModelError(
             f"The codec in {source.folder} has {codec.num_tokens} codes, expected {_MOST_TOKENS} at most."
@@ -111,16 +111,6 @@ def _find_codec(workspace: Workspace, wanted: str) -> CodecSource:
         )
     fingerprint = load_codec(folder).fingerprint
     return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})
-
-
-def _choose_device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda was asked for, and torch finds no CUDA device. Use auto or cpu."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 # --- Encoding ------------------------------------------------------------------------------------

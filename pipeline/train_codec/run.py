@@ -17,9 +17,10 @@ import torch
 
 from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
-from pipeline.errors import ConfigError, ContractError
+from pipeline.errors import ContractError
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
+from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     Workspace,
@@ -74,7 +75,7 @@ def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageRepo
 def _make_codec(
     config: TrainCodecConfig, folder: Path, inputs: Mapping[str, str], progress: Progress
 ) -> Manifest:
-    device = choose_device(config.device)
+    device = pick_device(config.device)
     training = begin_training(config, device)
     _take_up(training, folder, _plan_digest(config, inputs))
     images, measured = _load(config, progress)
@@ -111,20 +112,6 @@ def _make_codec(
     )
     write_manifest(folder, manifest)
     return manifest
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of an option auto, cpu or cuda.
-
-    Raises ConfigError for cuda where torch finds none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "--device cuda was asked for, and torch finds no CUDA device here. Use auto or cpu."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
