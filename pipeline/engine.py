@@ -80,6 +80,7 @@ class _Worker(Generic[P]):
     pipe: Connection
     index: int | None = None
     part: P | None = None
+    is_ready: bool = False  # it has imported what it needs: the clock runs from here
     since: float = 0.0
 
 
@@ -149,28 +150,34 @@ class _Pool(Generic[P, R]):
             return []
         ready = wait(list(busy), timeout=self._patience(list(busy.values())))
         answers = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, Connection)]
-        return answers + [self._give_up(w) for w in list(busy.values()) if self._overdue(w)]
+        return [answer for answer in answers if answer is not None] + [
+            self._give_up(w) for w in list(busy.values()) if self._overdue(w)
+        ]
 
-    def _receive(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]]:
+    def _receive(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]] | None:
         assert worker.index is not None
         index, part = worker.index, worker.part
         try:
             value, error = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             return index, self._bury(worker, None)
+        if not worker.is_ready:
+            worker.is_ready, worker.since = True, time.monotonic()
+            return None
         if error is not None:
             raise error
         worker.index = worker.part = None
         return index, PartResult(part=part, value=value)  # type: ignore[arg-type]
 
     def _patience(self, busy: list[_Worker[P]]) -> float | None:
-        if self._timeout_s is None:
+        started = [worker.since for worker in busy if worker.is_ready]
+        if self._timeout_s is None or not started:
             return None
-        first = min(worker.since for worker in busy)
+        first = min(started)
         return max(0.0, first + self._timeout_s - time.monotonic())
 
     def _overdue(self, worker: _Worker[P]) -> bool:
-        if self._timeout_s is None or worker.index is None:
+        if self._timeout_s is None or worker.index is None or not worker.is_ready:
             return False
         return time.monotonic() - worker.since >= self._timeout_s
 
@@ -182,6 +189,7 @@ class _Pool(Generic[P, R]):
         """Take a dead or stuck worker out; its part failed."""
         _end(worker, gently=reason is None)
         self._workers.remove(worker)
+        worker.index = None
         failure = reason or _cause_of_death(worker.process.exitcode)
         return PartResult(part=worker.part, failure=failure)  # type: ignore[arg-type]
 
@@ -196,6 +204,7 @@ def _context() -> ForkServerContext | SpawnContext:
 def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
     """The life of a worker: take a part, answer, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends us
+    pipe.send((None, None))  # ready
     while True:
         try:
             part = pipe.recv()

@@ -46,7 +46,9 @@ def portray(pixels_HWC: Pixels) -> Portrait:
     area = height * width
     luma_GG = sum(weight * cells_GG for weight, cells_GG in zip(_LUMA, cells_CGG, strict=True))
     mean = (red / area, green / area, blue / area)
-    return Portrait(hash_luma(luma_GG * 256 // (1000 * area)), mean, _is_blank(pixels_HWC, cells_CGG))
+    return Portrait(
+        hash_luma(luma_GG * 256 // (1000 * area)), mean, _is_blank(pixels_HWC, cells_CGG)
+    )
 
 
 def hash_luma(luma_GG: Integers) -> int:
