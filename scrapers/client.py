@@ -1,15 +1,16 @@
 """One GET at a time over HTTP: the only place that knows aiohttp's client.
 
-Limits of size, time and redirects are kept here, and aiohttp's errors become `FetchError`. Redirects
-are followed by hand, so that each hop can be refused: never from a public host to a private one,
-checked on the addresses that the connector is about to connect to.
+aiohttp resolves names, connects, speaks TLS and parses heads; the rest of its session (cookies,
+redirects, timers, a stream a body) costs three times as much as a crawl needs, so that requests go
+over `Lane`s instead. Limits of size, time and redirects are kept here, and aiohttp's errors become
+`FetchError`. Redirects are followed by hand, so that each hop can be refused: never from a public
+host to a private one, checked on the addresses that the connector is about to connect to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -17,9 +18,13 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpResponseParser
 
 from scrapers.answer import Answer, FetchError
+from scrapers.decoding import decode_body
+from scrapers.endpoint import Endpoint, exact_url, make_endpoint, split_url
+from scrapers.lane import SCRATCH_BYTES, Lane, Parser, Reply
 from scrapers.redirects import (
     AddressCheck,
     is_public_address,
@@ -31,9 +36,10 @@ from scrapers.verdict import HostSign, find_opt_out
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# Read in big pieces: aiohttp pauses the socket at twice this size.
-_READ_BUFFER_BYTES = 256 * 1024
-_PIECE_BYTES = 64 * 1024
+_CONNECT_S = 15.0
+_KEEP_IDLE_S = 15.0
+# Streams of aiohttp's pause the connection beyond this size; a lane empties them at once.
+_NO_LIMIT = 2**30
 
 _ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
 
@@ -95,7 +101,8 @@ class _Resolver(AbstractResolver):
 class Client:
     """Asks politely named and with limits; use as an async context manager.
 
-    `resolver` and `is_public` are seams for tests. Certificates are always verified.
+    Connections are made by aiohttp and kept for the next request to the same origin. `resolver` and
+    `is_public` are seams for tests. Certificates are always verified.
     """
 
     def __init__(
@@ -103,20 +110,28 @@ class Client:
         *,
         user_agent: str,
         timeout_s: float = 60.0,
-        max_connections: int = 0,
         resolver: AbstractResolver | None = None,
         is_public: AddressCheck = is_public_address,
     ) -> None:
         self.user_agent = user_agent
         self.timeout_s = timeout_s
-        self.max_connections = max_connections
         self._inner_resolver = resolver
         self._is_public = is_public
-        self._sessions: dict[bool, tuple[aiohttp.ClientSession, _Resolver]] = {}
+        self._connectors: dict[bool, tuple[aiohttp.TCPConnector, _Resolver]] = {}
+        self._endpoints: dict[tuple[str, bool], Endpoint] = {}
+        self._lanes: set[Lane] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self._timeout = aiohttp.ClientTimeout(
+            total=timeout_s, sock_connect=min(_CONNECT_S, timeout_s)
+        )
 
     async def __aenter__(self) -> Client:
+        self._loop = asyncio.get_running_loop()
         self._inner_resolver = self._inner_resolver or aiohttp.ThreadedResolver()
-        self._session, self._resolver = self._open_session(public_only=False)
+        self._no_protocol = BaseProtocol(self._loop)
+        self._connector(public_only=False)
+        self._sweep()
         return self
 
     async def __aexit__(
@@ -125,35 +140,14 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for session, _ in self._sessions.values():
-            await session.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for lane in list(self._lanes):
+            lane.close()
+        for connector, _ in self._connectors.values():
+            await connector.close()
         if self._inner_resolver is not None:
             await self._inner_resolver.close()
-
-    def _open_session(self, *, public_only: bool) -> tuple[aiohttp.ClientSession, _Resolver]:
-        if public_only not in self._sessions:
-            assert self._inner_resolver is not None, "used outside of `async with`"
-            resolver = _Resolver(self._inner_resolver, self._is_public, public_only=public_only)
-            session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self.max_connections, resolver=resolver, ttl_dns_cache=300
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(
-                    total=self.timeout_s, sock_connect=min(15.0, self.timeout_s)
-                ),
-                headers={
-                    "User-Agent": self.user_agent,
-                    "Accept-Encoding": "identity",
-                    "Accept": "*/*",
-                },
-                auto_decompress=False,
-                read_bufsize=_READ_BUFFER_BYTES,
-            )
-            # aiohttp would repeat a request silently; each one is ours to count and to space out.
-            session._retry_connection = False
-            self._sessions[public_only] = (session, resolver)
-        return self._sessions[public_only]
 
     async def get(
         self,
@@ -167,55 +161,32 @@ class Client:
 
         Raises FetchError where no answer came or it had to be refused.
         """
-        try:
-            return await self._follow(url, headers, max_bytes, allow_hop)
-        except FetchError:
-            raise
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error) as error:
-            raise translate_error(error) from error
-
-    async def _follow(
-        self,
-        url: str,
-        headers: Mapping[str, str] | None,
-        max_bytes: int,
-        allow_hop: HopCheck | None,
-    ) -> Answer:
-        session, public = self._session, False
+        public = False
         current = url
-        for hop in range(MAX_REDIRECTS + 1):
-            async with session.get(
-                _exact_url(current), headers=headers, allow_redirects=False
-            ) as response:
-                if response.status not in _REDIRECTS:
-                    return await self._read(response, current if hop else url, max_bytes)
-                location = response.headers.get("Location")
+        for _ in range(MAX_REDIRECTS + 1):
+            reply = await self._ask(current, headers, max_bytes, public_only=public)
+            if reply.status not in _REDIRECTS:
+                return self._answer(reply, current, max_bytes)
+            location = reply.headers.get("Location")
             if location is None:
                 raise FetchError("redirect_without_location", retry=True)
             public = public or self._is_public_host(current)
             current = redirect_target(current, location)
             if public:
                 refuse_private_literal(current, self._is_public)
-                session, _ = self._open_session(public_only=True)
             if allow_hop is not None and not await allow_hop(current):
                 raise FetchError("robots")
         raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects", retry=True)
 
-    def _is_public_host(self, url: str) -> bool:
-        host = urlsplit(url).hostname or ""
-        return host in self._resolver.public_names or self._is_public(host)
-
-    async def _read(self, response: aiohttp.ClientResponse, url: str, max_bytes: int) -> Answer:
-        headers = response.headers
-        body = b""
-        if response.status == 200:
-            body = await _read_body(response, max_bytes)
-        elif response.status != 304:
-            await _drain(response)
+    def _answer(self, reply: Reply, url: str, max_bytes: int) -> Answer:
+        status, headers, body = reply
+        encoding = headers.get("Content-Encoding")
+        if encoding is not None and body:
+            body = decode_body(body, encoding, max_bytes)
         # An archive passes on what the site said when it was recorded.
         tags = [*headers.getall("X-Robots-Tag", ()), *headers.getall(_ARCHIVED_ROBOTS_TAG, ())]
         return Answer(
-            status=response.status,
+            status=status,
             body=body,
             final_url=url,
             etag=headers.get("ETag"),
@@ -224,71 +195,100 @@ class Client:
             opt_out=find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None,
         )
 
+    def _is_public_host(self, url: str) -> bool:
+        host = urlsplit(url).hostname or ""
+        names = self._connectors[False][1].public_names
+        return host in names or self._is_public(host)
 
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    length = response.content_length
-    if length is not None and length > max_bytes:
-        raise FetchError("too_large", f"{length} bytes, at most {max_bytes} are taken", retry=True)
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if length is not None:
-        body = await response.read()  # aiohttp reads no more than the Content-Length.
-    else:
-        body = await _read_up_to(response, max_bytes)
-    if encoding in ("", "identity"):
-        return body
-    return _decode(body, encoding, max_bytes)
+    # --- Connections ------------------------------------------------------------------------------
 
+    async def _ask(
+        self, url: str, headers: Mapping[str, str] | None, max_bytes: int, *, public_only: bool
+    ) -> Reply:
+        endpoint, target = self._find(url, public_only=public_only)
+        request = endpoint.request(target, headers)
+        deadline = self._loop.time() + self.timeout_s
+        lane = endpoint.free_lane() or await self._connect(endpoint)
+        try:
+            reply = await lane.ask(request, max_bytes=max_bytes, deadline=deadline)
+        except BaseException:
+            lane.close()
+            raise
+        if lane.free:
+            endpoint.lanes.append(lane)
+        return reply
 
-async def _read_up_to(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_any():
-        size += len(piece)
-        if size > max_bytes:
-            raise FetchError("too_large", f"more than {max_bytes} bytes", retry=True)
-        pieces.append(piece)
-    return b"".join(pieces)
+    def _find(self, url: str, *, public_only: bool) -> tuple[Endpoint, str]:
+        """The endpoint that a URL is asked at, and the target that names it there."""
+        origin, target = split_url(url)
+        endpoint = self._endpoints.get((origin, public_only))
+        if endpoint is None or target is None:
+            exact = exact_url(url)
+            target = exact.raw_path_qs
+            if endpoint is None:
+                endpoint = make_endpoint(exact, self.user_agent, public_only=public_only)
+                self._endpoints[origin, public_only] = endpoint
+        return endpoint, target
 
+    async def _connect(self, endpoint: Endpoint) -> Lane:
+        connector = self._connector(public_only=endpoint.public_only)
+        try:
+            request = aiohttp.ClientRequest("GET", endpoint.url, loop=self._loop)
+            async with asyncio.timeout(self.timeout_s):
+                connection = await connector.connect(request, [], self._timeout)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise translate_error(error) from error
+        return self._take_over(connection)
 
-def _decode(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Undo a Content-Encoding that was not asked for, never to more than `max_bytes`."""
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise FetchError(
-            "encoded_body", f"Content-Encoding {encoding}, only identity was asked for", retry=True
+    def _take_over(self, connection: aiohttp.connector.Connection) -> Lane:
+        """Put a lane in the place of aiohttp's protocol, which still hears of the end."""
+        handler, transport = connection.protocol, connection.transport
+        assert handler is not None
+
+        def lost(error: Exception | None) -> None:
+            self._lanes.discard(lane)
+            connection.close()
+            handler.connection_lost(error)
+
+        lane = Lane(self._scratch, self._make_parser, lost)
+        if transport is None or transport.is_closing() or handler.should_close:
+            connection.close()
+            raise FetchError("disconnected", "closed at once", retry=True, sign="down")
+        transport.set_protocol(lane)
+        lane.connection_made(transport)
+        self._lanes.add(lane)
+        return lane
+
+    def _make_parser(self, with_body: bool) -> Parser:
+        parser: Parser = HttpResponseParser(
+            self._no_protocol,
+            self._loop,
+            _NO_LIMIT,
+            payload_exception=aiohttp.ClientPayloadError,
+            response_with_body=with_body,
+            read_until_eof=with_body,
+            auto_decompress=False,
         )
-    pieces: list[bytes] = []
-    room, rest = max_bytes, body
-    while rest:  # gzip may have several members, one after the other.
-        inflater = zlib.decompressobj(47 if encoding != "deflate" else 15)
-        pieces.append(inflater.decompress(rest, room + 1))
-        room -= len(pieces[-1])
-        if room < 0:
-            raise FetchError("too_large", f"inflates to more than {max_bytes} bytes", retry=True)
-        if not inflater.eof:
-            raise FetchError("truncated", "the encoded body ends early", retry=True)
-        rest = inflater.unused_data
-    return b"".join(pieces)
+        return parser
 
+    def _connector(self, *, public_only: bool) -> aiohttp.TCPConnector:
+        if public_only not in self._connectors:
+            assert self._inner_resolver is not None, "used outside of `async with`"
+            resolver = _Resolver(self._inner_resolver, self._is_public, public_only=public_only)
+            connector = aiohttp.TCPConnector(limit=0, resolver=resolver, ttl_dns_cache=300)
+            self._connectors[public_only] = connector, resolver
+        return self._connectors[public_only][0]
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read a short error body, so that the connection can serve again; drop a long one."""
-    length = response.content_length
-    if length is None or length > _PIECE_BYTES:
-        response.close()
-        return
-    await response.read()
-
-
-def _exact_url(url: str) -> URL:
-    """The URL with its path as the source wrote it: re-quoting would ask for another object."""
-    plain = url.isascii() and url.isprintable() and " " not in url
-    try:
-        parsed = URL(url, encoded=plain)
-    except ValueError as error:
-        raise FetchError("bad_url", str(error)) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise FetchError("bad_url", f"not a web address: {url[:200]!r}")
-    return parsed
+    def _sweep(self) -> None:
+        """Give up answers whose time has come, and connections that nobody used for a while."""
+        now = self._loop.time()
+        for lane in list(self._lanes):
+            if not lane.free and lane.deadline < now:
+                detail = f"no whole answer in {self.timeout_s} s"
+                lane.fail(FetchError("timeout", detail, retry=True, sign="overload"))
+            elif lane.free and lane.deadline < now - _KEEP_IDLE_S:
+                lane.close()
+        self._timer = self._loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)
 
 
 def translate_error(error: BaseException) -> FetchError:
@@ -315,16 +315,8 @@ def _caused_by_private(error: BaseException | None) -> bool:
 
 # Tried in order; what is left over is a connection that failed.
 _TRANSLATIONS: tuple[tuple[Any, str, bool, HostSign], ...] = (
-    ((TimeoutError, asyncio.TimeoutError), "timeout", True, "overload"),
-    (
-        (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError),
-        "tls",
-        False,
-        "neutral",
-    ),
-    (aiohttp.ServerDisconnectedError, "disconnected", True, "down"),
-    (aiohttp.ClientPayloadError, "truncated", True, "neutral"),
-    (aiohttp.InvalidURL, "bad_url", False, "neutral"),
-    (aiohttp.ClientResponseError, "bad_http", True, "neutral"),
-    ((ValueError, zlib.error), "bad_body", True, "neutral"),
+    (TimeoutError, "timeout", True, "overload"),
+    (aiohttp.ClientConnectorCertificateError, "tls", False, "neutral"),
+    (aiohttp.ClientConnectorSSLError, "tls", False, "neutral"),
+    (ValueError, "bad_url", False, "neutral"),
 )

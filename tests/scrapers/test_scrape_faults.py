@@ -320,7 +320,7 @@ def test_an_interrupt_stops_asking_and_keeps_what_came(server: Server, quick: Sc
         return answer(png(ask.path))
 
     server.behaviour = slow
-    source = PlainSource(server.url, captions=80, ranks=32)
+    source = PlainSource(server.url, captions=240, ranks=32)
     for number in (signal.SIGINT, signal.SIGTERM):
         timer = threading.Timer(0.6, os.kill, (os.getpid(), number))
         timer.start()
@@ -328,8 +328,8 @@ def test_an_interrupt_stops_asking_and_keeps_what_came(server: Server, quick: Sc
             scrape(quick, source=source)
         timer.join()
     kept = stored(quick.workspace)
-    assert 0 < len(kept) < 2560
+    assert 0 < len(kept) < 7680
     server.behaviour = None
-    assert scrape(quick, source=source).counts["done"] == 2560
-    extra = sum(server.image_hits.values()) - 2560
+    assert scrape(quick, source=source).counts["done"] == 7680
+    extra = sum(server.image_hits.values()) - 7680
     assert extra <= 2 * quick.concurrency
