@@ -104,7 +104,7 @@ class Archive:
         address = index_query(self.base, url, prefix=False, collapse="timestamp:6")
         page = await self._ask(address, parse_index)
         wanted = _pages_to_try(page.rows)
-        trouble = "its index holds no good capture of it"
+        trouble = "its index holds no good capture of it."
         for row in wanted:
             address = replay_address(self.base, row)
             try:
