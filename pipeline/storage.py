@@ -198,22 +198,23 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
     return Manifest(**raw)
 
 
-def manifest_digest(folder: Path) -> str:
-    """The hash by which a later stage names this folder as its input."""
-    return sha256_file(folder / MANIFEST_NAME)
-
-
 def input_digest(folder: Path) -> str:
-    """`manifest_digest`, or the order-independent `content` digest where the manifest gives one.
+    """The hash by which a later stage names a finished folder as its input: its content, 64 hex digits.
 
-    The raw store keeps images in the order in which they came, so its files differ between two crawls
-    that brought the same set. Raises ContractError where there is no manifest.
+    It covers the contract and the path and hash of every file, and neither options nor inputs: a stage
+    that was run again and made the same files leaves the later ones fresh. A manifest may give a
+    `content` digest of its own: the raw store keeps images in the order in which they came, so its
+    files differ between two crawls that brought the same set.
+    Raises ContractError where there is no manifest.
     """
     try:
-        details = json.loads((folder / MANIFEST_NAME).read_bytes())["details"]
-    except (OSError, ValueError, KeyError) as error:
+        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
+        files = [[entry["path"], entry["sha256"]] for entry in manifest["files"]]
+        named = [manifest["contract"], manifest["version"], files]
+        own = manifest["details"].get("content")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ContractError(f"{folder} has no readable {MANIFEST_NAME}.") from error
-    return str(details.get("content") or manifest_digest(folder))
+    return str(own or sha256_bytes(json.dumps(named).encode()))
 
 
 def find_current(

@@ -21,7 +21,6 @@ from pipeline.storage import (
     input_digest,
     lock_workspace,
     make_manifest,
-    manifest_digest,
     read_manifest,
     read_slice,
     sha256_bytes,
@@ -59,13 +58,27 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_same_content_gives_the_same_manifest_bytes(tmp_path: Path) -> None:
-    digests = []
+    written = []
     for counts in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
         write_manifest(
             tmp_path, make_manifest("raw", config={}, inputs={}, counts=counts, files=())
         )
-        digests.append(manifest_digest(tmp_path))
-    assert digests[0] == digests[1]
+        written.append((tmp_path / "manifest.json").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_digest_of_an_input_follows_its_files_alone(tmp_path: Path) -> None:
+    def digest(data: bytes, inputs: dict[str, str]) -> str:
+        write_bytes(tmp_path / "table", data)
+        files = (file_entry(tmp_path / "table", tmp_path),)
+        write_manifest(
+            tmp_path, make_manifest("dedupe", config={}, inputs=inputs, counts={}, files=files)
+        )
+        return input_digest(tmp_path)
+
+    first = digest(b"rows", {"raw": "0"})
+    assert digest(b"rows", {"raw": "1"}) == first
+    assert digest(b"other", {"raw": "0"}) != first
 
 
 @pytest.mark.parametrize(
