@@ -155,8 +155,9 @@ class Archive:
         host = self.hosts.of(url)
         if not await self.hosts.allows(url):
             raise SourceError(
-                f"robots.txt of {host.origin} does not allow {url}, or can't be read. Use another "
-                "archive (--archive-url); --ignore-opt-out would ask all the same, and is recorded."
+                f"robots.txt of {host.origin} can't be read, or does not allow {_short(url)}. Try "
+                "again later, or use another archive (--archive-url); --ignore-opt-out would ask all "
+                "the same, and is recorded."
             )
         trouble = ""
         for attempt in range(1, self.config.attempts + 1):
@@ -169,8 +170,8 @@ class Archive:
             if attempt < self.config.attempts:
                 await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
         raise SourceError(
-            f"The archive {self.base} does not answer as expected: {trouble}, asked for {url}. What "
-            "was fetched before is untouched. Try again later, or use another archive (--archive-url)."
+            f"The archive {self.base} does not answer as expected: {trouble}, asked for {_short(url)}. "
+            "What was fetched before is untouched. Try again later, or use another archive (--archive-url)."
         )
 
     async def _ask_once(
@@ -211,6 +212,11 @@ class Archive:
 class _Trouble:
     text: str
     retry: bool
+
+
+def _short(url: str) -> str:
+    """An address of the index without the details of its query."""
+    return url.partition("&")[0]
 
 
 def _sign(status: int) -> HostSign:

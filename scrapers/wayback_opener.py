@@ -73,12 +73,9 @@ class ArchiveOpener(PlanOpener):
         """Keep a row out of the questions if the archive can't say anything new of it."""
         found = plan.captures.get(place[1], ()) if place[0] == plan.form else ()
         if row.state == "done":
-            # Captures older than the one we have are no news.
-            addresses = [capture.address for capture in found]
-            if row.final_url in addresses:
-                found = found[: addresses.index(row.final_url) + 1]
-                plan.captures[place[1]] = found
-            leave = len(found) == 1 and found[0].address == row.final_url
+            found = _news(found, row.final_url)
+            plan.captures[place[1]] = found
+            leave = [capture.address for capture in found] == [row.final_url]
         else:
             leave = not found and row.state != "pending"
         if leave:
@@ -91,6 +88,16 @@ class ArchiveOpener(PlanOpener):
         if row.sha256 is not None and not came_from_archive(row):
             return False
         return self._is_due(row)
+
+
+def _news(captures: tuple[Capture, ...], address: str | None) -> tuple[Capture, ...]:
+    """What is newer than the capture at `address`, which we have, and differs from it; then itself."""
+    places = [number for number, capture in enumerate(captures) if capture.address == address]
+    if not places:
+        return captures
+    ours = captures[places[0]]
+    newer = captures[: places[0]]
+    return *(c for c in newer if c.digest is None or c.digest != ours.digest), ours
 
 
 def _weight(plan: OpenPlan, form: int, held: dict[int, tuple[Capture, ...]]) -> tuple[bool, int]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 
 from tests.scrapers.conftest import Ask, answer
@@ -31,14 +32,14 @@ class Recorded:
     digest: str = ""
     headers: tuple[tuple[str, str], ...] = ()
 
-    @property
+    @cached_property
     def urlkey(self) -> str:
         """The key as archives make it: host backwards, all in lower case, no escapes."""
         parts = urlsplit(self.original.lower())
         host = ",".join(reversed((parts.hostname or "").split(".")))
         return f"{host}){unquote(parts.path)}"
 
-    @property
+    @cached_property
     def row(self) -> dict[str, str]:
         digest = self.digest or digest_of(self.body)
         values = (self.urlkey, self.timestamp, self.original, self.mimetype, self.statuscode)
