@@ -20,7 +20,7 @@ GROUND = {
     "pipeline.progress",
     "pipeline",
 }
-SECOND = {"pipeline.storage", "pipeline.engine", "pipeline.inventory"}
+SECOND = {"pipeline.storage", "pipeline.engine", "pipeline.inventory", "pipeline.raster"}
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {
     "scrapers",

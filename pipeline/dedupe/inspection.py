@@ -13,11 +13,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from pipeline.dedupe.decode import DecodeError, Pixels, TooLargeError, decode_image
 from pipeline.dedupe.phash import portray
 from pipeline.errors import ContractError
+from pipeline.raster import DecodeError, Pixels, TooLargeError, decode_image, hash_pixels
 
 # Raised when the same bytes would give another `Inspection`: old ones are then made again.
 INSPECTION_VERSION = 1
@@ -108,14 +106,6 @@ def inspect_image(place: Place, data: bytes, *, max_pixels: int) -> Inspection:
         portrait.is_blank,
         hash_bands(pixels_HWC) if place.masked else None,
     )
-
-
-def hash_pixels(pixels_HWC: Pixels) -> str:
-    """SHA-256 of `RGB {width}x{height}`, a newline and the raster, 64 hex digits."""
-    height, width = pixels_HWC.shape[:2]
-    digest = hashlib.sha256(b"RGB %dx%d\n" % (width, height))
-    digest.update(np.ascontiguousarray(pixels_HWC).data)
-    return digest.hexdigest()
 
 
 def hash_bands(pixels_HWC: Pixels) -> bytes:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.encode.rows import ImageRow
-from pipeline.models.codecs.pixels import Pixels, read_square
+from pipeline.models.codecs.pixels import Pixels, square_pixels
+from pipeline.raster import DecodeError, decode_image
 from pipeline.storage import read_slice
 
 _AHEAD = 4  # batches that may wait for the codec
@@ -66,8 +68,9 @@ def _decode(segments: Path, rows: Sequence[ImageRow], side: int) -> Batch:
     for row in rows:
         data = read_slice(segments / row.segment, offset=row.offset, length=row.bytes)
         try:
-            pixels_BHWC[len(whole)] = read_square(data, side)
+            image = Image.fromarray(decode_image(data).pixels_HWC)
+            pixels_BHWC[len(whole)] = square_pixels(image, side)
             whole.append(row)
-        except ValueError as error:
+        except DecodeError as error:
             failures.append(Failure(row=row, detail=str(error)))
     return Batch(rows=tuple(whole), pixels_BHWC=pixels_BHWC[: len(whole)], failures=tuple(failures))

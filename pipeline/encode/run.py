@@ -31,6 +31,7 @@ from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, to_images
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
+from pipeline.raster import RASTER
 from pipeline.storage import (
     Workspace,
     find_current,
@@ -231,6 +232,7 @@ def _describe(
                 "downsampling": codec.downsampling,
                 "grid": list(codec.grid),
             },
+            "raster": RASTER,
             "preprocessing": PREPROCESSING,
             "precision": "fp32",
         },

@@ -1,5 +1,8 @@
 """From the bytes of a file to its RGB raster, or to the reason why there is none.
 
+Floor 2, pure. Whoever hashes, hashes this raster, and whoever encodes, encodes it: codes are found by
+the hash of the pixels that they were made from.
+
 The raster of a file is: its first frame, turned as its EXIF orientation says, 8 bits a channel (of
 16 the upper 8), transparency laid over white, colours taken as sRGB (profiles and gamma are not
 applied). PNGs of the common kind (8-bit RGB) are decoded by pyspng, the fastest decoder that gives
@@ -9,13 +12,15 @@ and Pillow at none of the image data, so the chunks of every PNG are checked her
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import re
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +29,9 @@ import pyspng
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import PipelineError
+
+# What `decode_image` does, for manifests; raise the number when its pixels change.
+RASTER = "first frame, EXIF turned, over white, upper 8 bits, RGB; 1"
 
 # What the web shows. Others stay shut: some run interpreters (EPS), few are tested by anyone.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -37,7 +45,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class DecodeError(PipelineError):
-    """A file that has no raster; the message says what was found. Never leaves this stage."""
+    """A file that has no raster; the message says what was found. In a stage it becomes a row."""
 
 
 class TooLargeError(DecodeError):
@@ -57,8 +65,10 @@ class Raster(NamedTuple):
     pixels_HWC: Pixels
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Raster:
+def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
     """Decode a file; more than `max_pixels` by its header and it is left alone.
+
+    None is for files that were found fit before. Safe in threads.
 
     Raises DecodeError (TooLargeError) with the reason, which is the same on every machine.
     """
@@ -70,6 +80,14 @@ def decode_image(data: bytes, *, max_pixels: int) -> Raster:
     elif (other := _name_other_content(data)) is not None:
         raise DecodeError(other)
     return _decode_with_pillow(data, max_pixels)
+
+
+def hash_pixels(pixels_HWC: Pixels) -> str:
+    """SHA-256 of `RGB {width}x{height}`, a newline and the raster, 64 hex digits."""
+    height, width = pixels_HWC.shape[:2]
+    digest = hashlib.sha256(b"RGB %dx%d\n" % (width, height))
+    digest.update(np.ascontiguousarray(pixels_HWC).data)
+    return digest.hexdigest()
 
 
 class PngHeader(NamedTuple):
@@ -121,15 +139,16 @@ def _decode_plain_png(data: bytes) -> Pixels:
     return pixels
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> Raster:
+def _decode_with_pillow(data: bytes, max_pixels: int | None) -> Raster:
     try:
-        with _own_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _PILLOW, Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size, max_pixels)
             has_alpha = image.mode in _ALPHA_MODES or "transparency" in image.info
             kind, mode = (image.format or "").lower(), image.mode
             pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image), has_alpha))
     except UnidentifiedImageError:
-        raise DecodeError(f"no image format we read begins with {data[:8].hex(' ')}") from None
+        # Pillow's own words hold an address in memory.
+        raise DecodeError("no image format that Pillow knows") from None
     except (DecodeError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
@@ -156,10 +175,10 @@ def _to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:
     return (wide >> 8).astype(np.uint8)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(width: int, height: int, max_pixels: int | None) -> None:
     if width < 1 or height < 1:
         raise DecodeError(f"an image of {width}×{height} pixels")
-    if width * height > max_pixels:
+    if max_pixels is not None and width * height > max_pixels:
         raise TooLargeError(width, height, max_pixels)
 
 
@@ -175,17 +194,40 @@ def _name_other_content(data: bytes) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _own_pixel_limit() -> Iterator[None]:
-    """Let `max_pixels` be the limit, not Pillow's own, and keep its warnings to ourselves."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+class _OwnPixelLimit:
+    """Let `max_pixels` be the limit, not Pillow's own, and keep its warnings to ourselves.
+
+    Both are settings of the whole process: the first thread to come in changes them, the last one to
+    leave sets them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
+_PILLOW = _OwnPixelLimit()
 
 
 def _tidy(error: Exception) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.dedupe.decode import DecodeError, Raster, TooLargeError, decode_image
+from pipeline.raster import DecodeError, Raster, TooLargeError, decode_image
 from tests.dedupe.conftest import Pixels, encode, photo
 
 LIMIT = 1_000_000
@@ -192,4 +193,12 @@ def test_pillows_own_limit_is_as_it_was() -> None:
     decode(encode(photo(1), "JPEG"))
     with pytest.raises(DecodeError):
         decode(io.BytesIO(b"GIF89a").getvalue())
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_pillows_own_limit_comes_back_after_threads() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    files = [encode(photo(seed), "JPEG") for seed in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(decode, files))
     assert before == Image.MAX_IMAGE_PIXELS

@@ -1,0 +1,66 @@
+"""What the codecs are fed is what `pixel_sha256` was taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.encode.batches import decode_batches
+from pipeline.encode.rows import read_kept
+from pipeline.raster import hash_pixels
+from pipeline.storage import Workspace
+from pipeline.train_codec.images import choose_rows, load_images
+from tests.dedupe.conftest import Pixels, RawStore, dedupe, encode, kept, photo
+
+SIDE = 64
+
+
+def turned() -> bytes:
+    """A PNG whose EXIF says that it lies on its side."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encode(photo(1), exif=exif)
+
+
+def see_through() -> bytes:
+    """A PNG whose transparent pixels have colours of their own."""
+    alpha = photo(3)[..., :1]
+    return encode(np.concatenate([photo(2), alpha], axis=2))
+
+
+def deep() -> bytes:
+    """A PNG of 16 bits a pixel."""
+    grey = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) * 16 + 7
+    return encode(Image.fromarray(grey))
+
+
+def fed_to_encode(workspace: Workspace) -> Pixels:
+    rows = list(read_kept(workspace).values())
+    with ThreadPoolExecutor(1) as threads:
+        (batch,) = decode_batches(
+            workspace.segments, rows, side=SIDE, batch_size=8, threads=threads
+        )
+    return batch.pixels_BHWC
+
+
+def fed_to_train_codec(workspace: Workspace) -> Pixels:
+    return load_images(
+        workspace.segments, choose_rows(workspace, "train", 8), side=SIDE
+    ).pixels_MHWC
+
+
+@pytest.mark.parametrize("fed", [fed_to_encode, fed_to_train_codec])
+@pytest.mark.parametrize("image", [turned, see_through, deep])
+def test_codecs_see_the_pixels_that_were_hashed(
+    raw: RawStore, image: Callable[[], bytes], fed: Callable[[Workspace], Pixels]
+) -> None:
+    raw.add("odd", image())
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.0)
+    (pixels_HWC,) = fed(workspace)
+    assert pixels_HWC.shape == (SIDE, SIDE, 3)
+    assert hash_pixels(pixels_HWC) == kept(workspace)["odd"]["pixel_sha256"]
