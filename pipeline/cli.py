@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -115,11 +116,19 @@ def _termination_as_interrupt() -> Iterator[None]:
     def interrupt(_signum: int, _frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    def repeat(unraisable: Any) -> None:
+        # Raised inside a callback of the interpreter, an interrupt would be printed and forgotten.
+        if unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    previous, sys.unraisablehook = signal.signal(signal.SIGTERM, interrupt), repeat
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+        sys.unraisablehook = sys.__unraisablehook__
 
 
 def _set_up_logging(common: Common) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,21 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("material\t")
     assert "rror" not in done.stderr
+
+
+def test_an_interrupt_that_the_interpreter_swallows_comes_again(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Swallowing:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    def door(config: StageConfig, progress: Progress) -> StageReport:
+        Swallowing()
+        time.sleep(10)
+        return StageReport(stage="dedupe", outcome="done")
+
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    result = invoke("dedupe", "--workspace", str(workspace))
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
