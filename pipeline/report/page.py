@@ -30,10 +30,11 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .wall td { padding: 3px 6px; } .wall img, .row img { display: inline-block; border-radius: 4px; }
 .wall td.caption { width: 30%; min-width: 180px; } .wall td.row { white-space: nowrap; }
 th.number { text-align: right; }
-.group { display: flex; flex-wrap: wrap; gap: 14px; }
+.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px; }
+.group.single { display: block; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 10px; max-width: 100%; }
-figcaption { font-size: 13px; margin-top: 6px; max-width: 410px; }
+figcaption { font-size: 13px; margin-top: 6px; }
 figure img { max-width: 100%; border-radius: 4px; margin-right: 3px; }
 svg { width: 100%; max-width: 760px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; }
@@ -94,11 +95,13 @@ def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Pictures above their words, as many side by side as fit."""
+    items = list(items)
     body = "".join(
         f"<figure>{''.join(pictures)}<figcaption>{escape(words)}</figcaption></figure>"
         for words, pictures in items
     )
-    return f'<div class="group">{body}</div>'
+    kind = "group single" if len(items) == 1 else "group"
+    return f'<div class="{kind}">{body}</div>'
 
 
 @dataclass(frozen=True, kw_only=True)
