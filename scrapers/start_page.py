@@ -50,9 +50,15 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     Raises SourceError in a sentence if it can't be had.
     """
     if not await hosts.allows(url):
+        host = hosts.of(url)
+        why = (
+            f"{host.origin}/robots.txt does not allow {url}"
+            if host.closed is None
+            else f"{host.origin} can't be reached, or gives no robots.txt"
+        )
         raise SourceError(
-            f"robots.txt of {hosts.of(url).origin} does not allow {url}, or can't be read. "
-            "Use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+            f"{why}. Check the address and try again later, or use a saved page (--page FILE) or the "
+            "built-in catalogue (--no-page)."
         )
     trouble = ""
     for attempt in range(1, attempts + 1):
