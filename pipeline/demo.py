@@ -41,7 +41,7 @@ CAPTIONS_OF = {
 }
 PROMPTS = 40
 # A little of what a real server does: some ranks are missing, some files corrupt, some answers late.
-REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01", "--busy", "0.002")
+REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01", "--busy", "0.0005")
 
 
 @dataclass(frozen=True, kw_only=True)
