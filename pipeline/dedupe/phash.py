@@ -42,22 +42,32 @@ def portray(pixels_HWC: Pixels) -> Portrait:
     """Hash an RGB raster of any size ≥ 1×1 and take its mean colour."""
     height, width = pixels_HWC.shape[:2]
     cells_CGG = shrink(pixels_HWC)
-    red, green, blue = (float(s) / (GRID * GRID) for s in cells_CGG.sum(axis=(1, 2)))
     area = height * width
-    luma_GG = sum(weight * cells_GG for weight, cells_GG in zip(_LUMA, cells_CGG, strict=True))
-    mean = (red / area, green / area, blue / area)
-    return Portrait(
-        hash_luma(luma_GG * 256 // (1000 * area)), mean, _is_blank(pixels_HWC, cells_CGG)
-    )
+    sums = cells_CGG.reshape(3, -1).sum(axis=1).tolist()
+    red, green, blue = (total / (GRID * GRID) / area for total in sums)
+    luma_GG = _weigh(cells_CGG) * 256 // (1000 * area)
+    phash = hash_luma(luma_GG)
+    # One colour has the hash 0, so nearly every image is seen not to be blank for nothing.
+    is_blank = phash == 0 and bool((pixels_HWC == pixels_HWC[0, 0]).all())
+    return Portrait(phash, (red, green, blue), is_blank)
 
 
 def hash_luma(luma_GG: Integers) -> int:
     """The 64 bits of a miniature, the lowest frequencies first (most significant)."""
     cosines_KG = _cosines()
-    coefficients = (cosines_KG @ luma_GG @ cosines_KG.T).ravel()
-    median_doubled = np.sort(coefficients)[31:33].sum()
-    bits = np.packbits(2 * coefficients > median_doubled)
+    # Integers below 2**53 (65535 · 32² · 4096² is 2**50): floats hold them exactly, in any order of sums.
+    coefficients = (cosines_KG @ luma_GG.astype(np.float64) @ cosines_KG.T).ravel()
+    middle = np.partition(coefficients, (31, 32))[31:33]
+    bits = np.packbits(2 * coefficients > middle.sum())
     return int.from_bytes(bits.tobytes(), "big")
+
+
+def _weigh(cells_CGG: Integers) -> Integers:
+    red_GG, green_GG, blue_GG = cells_CGG
+    luma_GG: Integers = red_GG * _LUMA[0]
+    luma_GG += green_GG * _LUMA[1]
+    luma_GG += blue_GG * _LUMA[2]
+    return luma_GG
 
 
 def shrink(pixels_HWC: Pixels) -> Integers:
@@ -103,15 +113,9 @@ def _shares(length: int) -> Integers:
 
 
 @functools.cache
-def _cosines() -> Integers:
+def _cosines() -> npt.NDArray[np.float64]:
     """DCT-II basis of the frequencies 1..8 over 32 cells, [K, G]."""
     frequency, cell = np.arange(1, SIDE + 1)[:, None], np.arange(GRID)
     cosines = np.cos((2 * cell + 1) * frequency * np.pi / (2 * GRID))
-    rounded: Integers = np.rint(cosines * _COSINE_SCALE).astype(np.int64)
+    rounded: npt.NDArray[np.float64] = np.rint(cosines * _COSINE_SCALE)
     return rounded
-
-
-def _is_blank(pixels_HWC: Pixels, cells_CGG: Integers) -> bool:
-    if (cells_CGG != cells_CGG[:, :1, :1]).any():
-        return False
-    return bool((pixels_HWC == pixels_HWC[0, 0]).all())
