@@ -60,6 +60,18 @@ class Screen:
         self.say(f"{line} ({counts})" if counts else line)
         for output in report.outputs:
             self.say(f"  → {output}")
+        by_section = report.details.get("sections")
+        if by_section and report.outcome != "unchanged":
+            self._section_table(f"{report.stage} by section", by_section)
+
+    def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
+        """A row a section, a column a count, and their sums."""
+        names = sorted({name for counts in sections.values() for name in counts})
+        rows = [
+            (section, *(counts.get(n, 0) for n in names)) for section, counts in sections.items()
+        ]
+        sums = (sum(counts.get(n, 0) for counts in sections.values()) for n in names)
+        self.table(title, ("section", *names), [*rows, ("all", *sums)] if len(rows) > 1 else rows)
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         """Show rows under headings; numbers stand at the right."""

@@ -239,3 +239,14 @@ def test_an_interrupt_that_the_interpreter_swallows_comes_again(
     result = invoke("dedupe", "--workspace", str(workspace))
     assert result.exit_code == 130
     assert "Traceback" not in result.output
+
+
+def test_counts_by_section_are_shown_with_their_sums(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {"emojis": {"done": 1000, "complete": 30}, "shape": {"done": 5, "absent": 2}}
+    report = StageReport(stage="scrape", outcome="done", details={"sections": sections})
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: lambda config, progress: report)
+    lines = invoke("dedupe", "--workspace", str(workspace)).output.splitlines()
+    (last,) = [line for line in lines if line.startswith("│ all")]
+    assert [cell.strip() for cell in last.strip("│").split("│")] == ["all", "2", "30", "1,005"]
