@@ -169,13 +169,17 @@ def replica_server(root: Path) -> Iterator[str]:
 
 
 def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
-    """Leave the numbers of this run for the report; times of stages that did nothing are kept."""
+    """Leave the numbers of this run for the report; those of stages that did nothing are kept."""
     from pipeline.demo_colour import share_generated, share_scraped
 
     path = workspace.root / "demo.json"
-    times = json.loads(path.read_bytes()) if path.exists() else {}
+    record: dict[str, Any] = (
+        json.loads(path.read_bytes()) if path.exists() else {"seconds": {}, "peak_bytes": 0}
+    )
+    times = record["seconds"]
     times |= {name: r.seconds for name, r in reports.items() if r.outcome != "unchanged"}
-    write_json(path, times)
+    record["peak_bytes"] = max(record["peak_bytes"], _peak_memory())
+    write_json(path, record)
     numbers = [
         (
             share_generated(workspace.generated("seen")),
@@ -190,7 +194,9 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     tiles = [{"value": f"{share:.0%}", "label": label} for share, label in numbers]
     tiles.append({"value": f"{sum(times.values()):.0f} s", "label": "in the stages"})
     tiles += [{"value": f"{seconds:.0f} s", "label": name} for name, seconds in times.items()]
-    tiles.append({"value": f"{_peak_memory() / 1e9:.1f} GB", "label": "peak memory of one process"})
+    tiles.append(
+        {"value": f"{record['peak_bytes'] / 1e9:.1f} GB", "label": "peak memory of one process"}
+    )
     write_json(workspace.root / MEASUREMENTS, tiles)
 
 
