@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NO_RANK = np.iinfo(np.int32).max
 KEPT_CODE = 0
-_CHUNK_ROWS = 16_384
+_CHUNK_ROWS = 4_096
 _CODES = {reason: code for code, reason in enumerate(REJECT_REASONS, start=1)}
 
 _DTYPE = np.dtype(

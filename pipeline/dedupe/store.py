@@ -226,7 +226,7 @@ def _open(path: Path) -> sqlite3.Connection:
         with contextlib.suppress(sqlite3.DatabaseError):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -65536")
+            connection.execute("PRAGMA cache_size = -32768")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version in (0, INSPECTION_VERSION):
                 connection.execute(f"PRAGMA user_version = {INSPECTION_VERSION}")

@@ -17,6 +17,8 @@ from pipeline.storage import arrow_schema, atomic_write, file_entry
 
 ROWS_PER_FILE = 262_144
 ROWS_PER_GROUP = 16_384
+# Rows as Python objects take ten times the memory of columns: few at a time.
+ROWS_AT_ONCE = 1_024
 _VERSION_KEY = b"inspection_version"
 
 
@@ -30,6 +32,7 @@ class TableWriter:
         self._folder = folder
         self._schema = arrow_schema(columns)
         self._rows: list[Mapping[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
         self._files: list[tuple[Path, int]] = []
         self._open_file: ExitStack | None = None
         self._writer: pq.ParquetWriter | None = None
@@ -54,22 +57,30 @@ class TableWriter:
         """Write a row: a value for each column of the contract; other names are left out."""
         self._rows.append(row)
         self.written += 1
-        if len(self._rows) >= ROWS_PER_GROUP:
-            self._flush()
+        if len(self._rows) >= min(ROWS_AT_ONCE, ROWS_PER_GROUP):
+            self._pack()
+            if sum(len(batch) for batch in self._batches) >= ROWS_PER_GROUP:
+                self._flush()
 
     def entries(self, root: Path) -> list[FileEntry]:
         """The finished files, for the manifest."""
         return [file_entry(path, root, rows) for path, rows in self._files]
 
+    def _pack(self) -> None:
+        self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        self._rows.clear()
+
     def _flush(self) -> None:
-        if not self._rows:
+        self._pack()
+        table = pa.Table.from_batches(self._batches).combine_chunks()
+        self._batches.clear()
+        if not len(table):
             return
         if self._writer is None:
             self._begin_file()
         assert self._writer is not None
-        self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
-        self._in_file += len(self._rows)
-        self._rows.clear()
+        self._writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        self._in_file += len(table)
         if self._in_file >= ROWS_PER_FILE:
             self._end_file()
 
@@ -92,10 +103,12 @@ class TableWriter:
 def write_table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one file of rows and return how many there were."""
     written = 0
+    few = (pa.RecordBatch.from_pylist(c, schema=schema) for c in in_chunks(rows, ROWS_AT_ONCE))
     with atomic_write(path) as file, _parquet(file, schema) as writer:
-        for chunk in in_chunks(rows, ROWS_PER_GROUP):
-            writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema=schema))
-            written += len(chunk)
+        for batches in in_chunks(few, ROWS_PER_GROUP // ROWS_AT_ONCE):
+            table = pa.Table.from_batches(batches).combine_chunks()
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            written += len(table)
     return written
 
 
@@ -117,7 +130,7 @@ def read_old_inspections(path: Path) -> Iterator[list[Inspection]]:
         metadata = file.schema_arrow.metadata or {}
         if metadata.get(_VERSION_KEY) != b"%d" % INSPECTION_VERSION:
             return
-        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP):
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
             columns = [column.to_pylist() for column in batch.columns]
             yield [Inspection._make(values) for values in zip(*columns, strict=True)]
 
