@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ModelError
+
 
 class Codec(nn.Module, abc.ABC):
     """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook."""
@@ -73,6 +75,28 @@ class Codec(nn.Module, abc.ABC):
         rows, columns = self.grid
         return rows * columns
 
+    def check_images(self, images_BCHW: Tensor) -> None:
+        """Raise ModelError for pictures that are not [B, 3, image_size, image_size]."""
+        size = (3, self.image_size, self.image_size)
+        if tuple(images_BCHW.shape[1:]) != size:
+            raise ModelError(
+                f"Got images of shape {tuple(images_BCHW.shape)}, expected [B, {size}]."
+            )
+
+    def check_codes(self, codes_BN: Tensor) -> None:
+        """Raise ModelError for codes that are not [B, N], or lie beyond the codebook."""
+        if codes_BN.ndim != 2 or codes_BN.shape[1] != self.num_codes:
+            raise ModelError(
+                f"Got codes of shape {tuple(codes_BN.shape)}, expected [B, {self.num_codes}]."
+            )
+        if (
+            codes_BN.numel()
+            and not 0 <= int(codes_BN.min()) <= int(codes_BN.max()) < self.num_tokens
+        ):
+            raise ModelError(
+                f"Got a code outside [0, {self.num_tokens}), the codebook of this codec."
+            )
+
     @property
     def fingerprint(self) -> str:
         """sha256 over kind, architecture and the weights' names, types, shapes and bytes: 64 hex digits."""
@@ -82,6 +106,15 @@ class Codec(nn.Module, abc.ABC):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
+
+
+def check_image_size(image_size: int, downsampling: int) -> None:
+    """Raise ModelError where pictures of that side can't be cut into whole squares."""
+    if image_size < downsampling or image_size % downsampling:
+        raise ModelError(
+            f"This codec was asked for images of {image_size} pixels; expected a multiple of "
+            f"{downsampling}."
+        )
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:

@@ -6,7 +6,7 @@ Floor 3.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,22 @@ from safetensors import SafetensorError
 
 from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
+from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
 from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
+from pipeline.models.codecs.weights import load_weights
 from pipeline.storage import write_bytes, write_json
 
 CODEC_JSON = "codec.json"
 CODEC_WEIGHTS = "codec.safetensors"
+
+_FAMILIES: Mapping[str, tuple[Callable[..., Codec], Callable[..., Any]]] = {
+    "vq": (VQCodec, VQConfig),
+    "vqgan": (VQGAN, VQGANConfig),
+    "openai-dvae": (OpenAIDVAE, OpenAIDVAEConfig),
+    "discrete-vae": (DiscreteVAE, DiscreteVAEConfig),
+}
 
 
 def save_codec(codec: Codec, folder: Path) -> None:
@@ -47,9 +58,11 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     """
     facts = _read_facts(folder / CODEC_JSON)
     codec = _build(facts, folder)
-    weights = _read_weights(folder / CODEC_WEIGHTS)
-    _check_fit(codec.state_dict(), weights, folder)
-    codec.load_state_dict(weights)
+    load_weights(
+        codec,
+        _read_weights(folder / CODEC_WEIGHTS),
+        f"{folder / CODEC_WEIGHTS} does not fit its {CODEC_JSON}",
+    )
     if codec.fingerprint != facts["fingerprint"]:
         raise ModelError(
             f"{folder} has the fingerprint {codec.fingerprint[:12]}, its {CODEC_JSON} says "
@@ -73,10 +86,14 @@ def _read_facts(path: Path) -> Mapping[str, Any]:
 
 
 def _build(facts: Mapping[str, Any], folder: Path) -> Codec:
-    if facts["kind"] != "vq":
-        raise ModelError(f"{folder} holds a codec of the kind {facts['kind']!r}; known: vq.")
+    if facts["kind"] not in _FAMILIES:
+        raise ModelError(
+            f"{folder} holds a codec of the kind {facts['kind']!r}; known: {', '.join(_FAMILIES)}."
+        )
+    make_codec, make_config = _FAMILIES[facts["kind"]]
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["architecture"].items()}
     try:
-        return VQCodec(VQConfig(**facts["architecture"]))
+        return make_codec(make_config(**fields))
     except TypeError as error:
         raise ModelError(
             f"{folder / CODEC_JSON} has an architecture that this version does not know ({error})."
@@ -90,16 +107,3 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(
             f"{path} can't be read as weights ({error}). Make the codec again."
         ) from error
-
-
-def _check_fit(
-    expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], folder: Path
-) -> None:
-    """Name the first tensor that is missing, too many, or of another shape."""
-    for name in sorted({*expected, *found}):
-        shapes = [tuple(side[name].shape) if name in side else None for side in (found, expected)]
-        if shapes[0] != shapes[1]:
-            raise ModelError(
-                f"{folder / CODEC_WEIGHTS} does not fit its {CODEC_JSON}: tensor {name} has the shape "
-                f"{shapes[0]}, expected {shapes[1]} (None: not there)."
-            )

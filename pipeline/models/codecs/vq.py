@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import ModelError
-from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.base import Codec, check_image_size
 
 _DOWNSAMPLING = 16  # pixels of a code's side
 _DOOR = (
@@ -71,11 +70,7 @@ class VQCodec(Codec):
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
-        if config.image_size % _DOWNSAMPLING:
-            raise ModelError(
-                f"This codec was asked for images of {config.image_size} pixels; expected a multiple of "
-                f"{_DOWNSAMPLING}."
-            )
+        check_image_size(config.image_size, _DOWNSAMPLING)
         self.config = config
         side, dim = _DOWNSAMPLING, config.code_dim
         self.patch_encoder = nn.Conv2d(3, dim, side, stride=side, bias=False)
@@ -112,27 +107,13 @@ class VQCodec(Codec):
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
-        size = (3, self.image_size, self.image_size)
-        if tuple(images_BCHW.shape[1:]) != size:
-            raise ModelError(
-                f"Got images of shape {tuple(images_BCHW.shape)}, expected [B, {size}]."
-            )
+        self.check_images(images_BCHW)
         with torch.no_grad():
             return self.nearest(self.encode_latents(images_BCHW)).flatten(1)
 
     def decode(self, codes_BN: Tensor) -> Tensor:
         """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
-        if codes_BN.ndim != 2 or codes_BN.shape[1] != self.num_codes:
-            raise ModelError(
-                f"Got codes of shape {tuple(codes_BN.shape)}, expected [B, {self.num_codes}]."
-            )
-        if (
-            codes_BN.numel()
-            and not 0 <= int(codes_BN.min()) <= int(codes_BN.max()) < self.num_tokens
-        ):
-            raise ModelError(
-                f"Got a code outside [0, {self.num_tokens}), the codebook of this codec."
-            )
+        self.check_codes(codes_BN)
         with torch.no_grad():
             latents_BDRS = self.look_up(codes_BN.unflatten(1, self.grid))
             return self.decode_latents(latents_BDRS).clamp(0, 1)

@@ -1,0 +1,223 @@
+"""The discrete VAE that OpenAI published beside DALL·E: one code for 8×8 pixels, 8,192 entries.
+
+Floor 3. Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A. Its
+files `encoder.pkl` and `decoder.pkl` are pickled modules; only their tensors are taken.
+
+Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D channels
+behind the codebook, K entries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.errors import ModelError
+from pipeline.models.codecs.base import Codec, check_image_size
+from pipeline.models.codecs.torch_files import Husk, read_torch_file, tensors_of
+from pipeline.models.codecs.weights import load_weights
+
+_DOWNSAMPLING = 8
+_GROUPS = 4  # of blocks; three of them end in a change of size
+_MARGIN = (
+    0.1  # pixels lie in [0.1, 0.9] inside, away from where a logit-Laplace density is infinite
+)
+_HUSKS = ("dall_e.", "torch.nn.modules.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAIDVAEConfig:
+    """Architecture of an `OpenAIDVAE`; the defaults are the published one.
+
+    `num_tokens`: entries of the codebook; `encoder_channels`, `decoder_channels`: of the finest group,
+    the coarsest has 8 times as many; `code_channels`: behind the codebook; `blocks`: of each of the 4
+    groups; `image_size`: pixels of a side.
+    """
+
+    num_tokens: int = 8192
+    encoder_channels: int = 256
+    decoder_channels: int = 256
+    code_channels: int = 128
+    blocks: int = 2
+    image_size: int = 256
+
+
+class Block(nn.Module):
+    """x + gain · four convolutions, of a quarter of the channels inside."""
+
+    def __init__(self, fan_in: int, fan_out: int, *, kernels: Sequence[int], gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        self.id_path = nn.Conv2d(fan_in, fan_out, 1) if fan_in != fan_out else nn.Identity()
+        inner = fan_out // 4
+        fans = [fan_in, inner, inner, inner, fan_out]
+        self.res_path = nn.Sequential()
+        for index, kernel in enumerate(kernels):
+            layer = nn.Conv2d(fans[index], fans[index + 1], kernel, padding=kernel // 2)
+            self.res_path.add_module(f"relu_{index + 1}", nn.ReLU())
+            self.res_path.add_module(f"conv_{index + 1}", layer)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Tensor of the same height and width with `fan_out` channels."""
+        return self.id_path(x_BCHW) + self.gain * self.res_path(x_BCHW)
+
+
+class OpenAIDVAE(Codec):
+    """Encoder to logits over the codebook, and decoder; see `Codec` for the interface."""
+
+    def __init__(self, config: OpenAIDVAEConfig) -> None:
+        super().__init__()
+        check_image_size(config.image_size, _DOWNSAMPLING)
+        self.config = config
+        wide, deep = config.encoder_channels, config.decoder_channels
+        self.encoder = _network(
+            nn.Conv2d(3, wide, 7, padding=3),
+            [wide, wide, 2 * wide, 4 * wide, 8 * wide],
+            config.num_tokens,
+            blocks=config.blocks,
+            kernels=(3, 3, 3, 1),
+            resample=("pool", nn.MaxPool2d(2)),
+        )
+        self.decoder = _network(
+            nn.Conv2d(config.num_tokens, config.code_channels, 1),
+            [config.code_channels, 8 * deep, 4 * deep, 2 * deep, deep],
+            6,  # a mean and a scale for each colour; the means are the picture
+            blocks=config.blocks,
+            kernels=(1, 3, 3, 3),
+            resample=("upsample", nn.Upsample(scale_factor=2, mode="nearest")),
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def kind(self) -> str:
+        """Name of the family."""
+        return "openai-dvae"
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """The config as JSON values."""
+        return dataclasses.asdict(self.config)
+
+    @property
+    def num_tokens(self) -> int:
+        """K."""
+        return self.config.num_tokens
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return self.config.image_size
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of a code's side."""
+        return _DOWNSAMPLING
+
+    @torch.no_grad()
+    def encode(self, images_BCHW: Tensor) -> Tensor:
+        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        self.check_images(images_BCHW)
+        inner_BCHW = ((1 - 2 * _MARGIN) * images_BCHW + _MARGIN).contiguous(
+            memory_format=torch.channels_last
+        )
+        return self.encoder(inner_BCHW).argmax(1).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, codes_BN: Tensor) -> Tensor:
+        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        self.check_codes(codes_BN)
+        entries_BDRS = self._look_up(codes_BN.unflatten(1, self.grid))
+        statistics_BCHW = self.decoder[1:](entries_BDRS)
+        inner_BCHW = statistics_BCHW[:, :3].sigmoid()
+        return ((inner_BCHW - _MARGIN) / (1 - 2 * _MARGIN)).clamp(0, 1)
+
+    def _look_up(self, codes_BRS: Tensor) -> Tensor:
+        """The first layer on one-hot codes: columns of its weight [D, K, 1, 1]."""
+        first = self.decoder[0]
+        assert isinstance(first, nn.Conv2d)
+        assert first.bias is not None
+        entries_BRSD = F.embedding(codes_BRS, first.weight.flatten(1).T) + first.bias
+        return entries_BRSD.permute(0, 3, 1, 2)
+
+
+def load_openai_dvae(
+    encoder_path: Path,
+    decoder_path: Path,
+    *,
+    image_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> OpenAIDVAE:
+    """The codec of `encoder.pkl` and `decoder.pkl`, ready to encode and decode on `device`.
+
+    Sizes are taken from the tensors. Raises ModelError for files that can't be read, do not fit each
+    other, or want to run code.
+    """
+    weights = _read_half(encoder_path, "encoder") | _read_half(decoder_path, "decoder")
+    complaint = f"{encoder_path} and {decoder_path} are not the two halves of OpenAI's discrete VAE"
+    try:
+        config = OpenAIDVAEConfig(
+            num_tokens=len(weights["encoder.output.conv.weight"]),
+            encoder_channels=len(weights["encoder.input.weight"]),
+            decoder_channels=weights["decoder.output.conv.weight"].shape[1],
+            code_channels=len(weights["decoder.input.weight"]),
+            blocks=sum(
+                f"encoder.group_1.block_{index}.res_path.conv_1.weight" in weights
+                for index in range(1, 100)
+            ),
+            image_size=image_size,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise ModelError(f"{complaint}: tensor {error} is missing or has no such side.") from error
+    codec = OpenAIDVAE(config)
+    load_weights(codec, weights, complaint)
+    return codec.requires_grad_(False).eval().to(device)
+
+
+def _network(
+    first: nn.Module,
+    widths: Sequence[int],
+    outputs: int,
+    *,
+    blocks: int,
+    kernels: Sequence[int],
+    resample: tuple[str, nn.Module],
+) -> nn.Sequential:
+    """`first`, groups of blocks with `resample` between them, a 1×1 convolution to `outputs`."""
+    gain = 1 / (_GROUPS * blocks) ** 2
+    layers = OrderedDict[str, nn.Module](input=first)
+    for group, (fan_in, width) in enumerate(pairwise(widths), 1):
+        fans = [fan_in, *[width] * blocks]
+        members = OrderedDict[str, nn.Module](
+            (f"block_{index}", Block(fan, width, kernels=kernels, gain=gain))
+            for index, fan in enumerate(fans[:-1], 1)
+        )
+        if group < _GROUPS:
+            members[resample[0]] = resample[1]
+        layers[f"group_{group}"] = nn.Sequential(members)
+    head = OrderedDict[str, nn.Module](relu=nn.ReLU(), conv=nn.Conv2d(widths[-1], outputs, 1))
+    layers["output"] = nn.Sequential(head)
+    return nn.Sequential(layers)
+
+
+def _read_half(path: Path, half: str) -> dict[str, Tensor]:
+    """The tensors of a pickled module, `blocks.input.w` becoming `encoder.input.weight`."""
+    module = read_torch_file(path, husks=_HUSKS)
+    if not isinstance(module, Husk):
+        raise ModelError(
+            f"{path} holds a {type(module).__name__}, expected OpenAI's pickled {half}."
+        )
+    endings = {"w": "weight", "b": "bias"}
+    weights = {}
+    for name, tensor in tensors_of(module).items():
+        stem, _, ending = name.removeprefix("blocks.").rpartition(".")
+        weights[f"{half}.{stem}.{endings.get(ending, ending)}"] = tensor
+    return weights

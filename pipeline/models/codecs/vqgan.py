@@ -1,0 +1,182 @@
+"""The codec of taming-transformers: VQGAN with a codebook of nearest entries, or one of Gumbel logits.
+
+Floor 3. Esser, Rombach, Ommer 2021 (arXiv:2012.09841). `vqgan_files` reads the published files.
+
+Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D numbers
+of a codebook entry, K entries, X = B·N latents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+from pipeline.models.codecs.base import Codec, check_image_size
+from pipeline.models.codecs.vqgan_network import GROUPS, Decoder, Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Architecture of a `VQGAN`, and in brackets what a published YAML calls it.
+
+    `gumbel`: whether codes are the greatest logits (`GumbelVQ`) or the nearest entries (`VQModel`);
+    `num_tokens`, `code_dim`: entries of the codebook and numbers of each (n_embed, embed_dim);
+    `channels`, `multipliers`: of the convolutions, and of each level (ch, ch_mult); `blocks`: residual
+    blocks of a level (num_res_blocks); `attention_sizes`: of the levels with attention, in pixels of a
+    side at the training size (attn_resolutions, resolution); `latents`: channels before the codebook
+    (z_channels); `convolve`: whether levels are joined by convolutions (resamp_with_conv);
+    `image_size`: pixels of a side.
+    """
+
+    gumbel: bool = False
+    num_tokens: int
+    code_dim: int
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention_sizes: tuple[int, ...]
+    training_size: int
+    latents: int
+    convolve: bool = True
+    image_size: int
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of a code's side: each level but the last halves."""
+        return 1 << (len(self.multipliers) - 1)
+
+
+class NearestEntries(nn.Module):
+    """The codebook of a `VQModel`: a latent becomes the entry at the least distance."""
+
+    def __init__(self, num_tokens: int, code_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_tokens, code_dim)
+
+    def codes(self, latents_BDRS: Tensor) -> Tensor:
+        """Codes int64 [B, R, S]; |z|² is the same for all entries, so it is left out."""
+        entries_KD = self.embedding.weight
+        latents_BRSD = latents_BDRS.permute(0, 2, 3, 1)
+        latents_XD = latents_BRSD.reshape(-1, entries_KD.shape[1])
+        distances_XK = torch.addmm(entries_KD.square().sum(1), latents_XD, entries_KD.T, alpha=-2)
+        return distances_XK.argmin(1).view(latents_BRSD.shape[:3])
+
+    def entries(self, codes_BN: Tensor) -> Tensor:
+        """Float32 [B, N, D]."""
+        return self.embedding(codes_BN)
+
+
+class GumbelEntries(nn.Module):
+    """The codebook of a `GumbelVQ`: a latent has a logit for each entry; the greatest wins.
+
+    The reference draws from the logits even when it encodes, so its codes differ from call to call;
+    these are the most probable ones, what it gives with the noise left out.
+    """
+
+    def __init__(self, num_tokens: int, code_dim: int, latents: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(latents, num_tokens, 1)
+        self.embed = nn.Embedding(num_tokens, code_dim)
+
+    def codes(self, latents_BDRS: Tensor) -> Tensor:
+        """Codes int64 [B, R, S]."""
+        return self.proj(latents_BDRS).argmax(1)
+
+    def entries(self, codes_BN: Tensor) -> Tensor:
+        """Float32 [B, N, D]."""
+        return self.embed(codes_BN)
+
+
+class VQGAN(Codec):
+    """Encoder, codebook and decoder; see `Codec` for the interface.
+
+    Raises ModelError for a config of which no network can be built.
+    """
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        attends = [
+            config.training_size >> level in config.attention_sizes for level in range(len(widths))
+        ]
+        shape: dict[str, Any] = {
+            "blocks": config.blocks,
+            "latents": config.latents,
+            "convolve": config.convolve,
+        }
+        self.encoder = Encoder(widths, attends, first=config.channels, **shape)
+        self.decoder = Decoder(widths, attends, **shape)
+        self.quantize = (
+            GumbelEntries(config.num_tokens, config.code_dim, config.latents)
+            if config.gumbel
+            else NearestEntries(config.num_tokens, config.code_dim)
+        )
+        self.quant_conv = nn.Conv2d(config.latents, config.code_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.code_dim, config.latents, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def kind(self) -> str:
+        """Name of the family."""
+        return "vqgan"
+
+    @property
+    def architecture(self) -> Mapping[str, Any]:
+        """The config as JSON values."""
+        return dataclasses.asdict(self.config)
+
+    @property
+    def num_tokens(self) -> int:
+        """K."""
+        return self.config.num_tokens
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return self.config.image_size
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels of a code's side."""
+        return self.config.downsampling
+
+    @torch.no_grad()
+    def encode(self, images_BCHW: Tensor) -> Tensor:
+        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        self.check_images(images_BCHW)
+        return self.quantize.codes(self.encode_latents(images_BCHW)).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, codes_BN: Tensor) -> Tensor:
+        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        self.check_codes(codes_BN)
+        entries_BDRS = self.quantize.entries(codes_BN).transpose(1, 2).unflatten(2, self.grid)
+        images_BCHW = self.decoder(self.post_quant_conv(entries_BDRS))
+        return (images_BCHW.clamp(-1, 1) + 1) / 2
+
+    def encode_latents(self, images_BCHW: Tensor) -> Tensor:
+        """What the codebook is asked about, float32 [B, D, R, S]."""
+        centred_BCHW = (2 * images_BCHW - 1).contiguous(memory_format=torch.channels_last)
+        return self.quant_conv(self.encoder(centred_BCHW))
+
+
+def _check(config: VQGANConfig) -> None:
+    check_image_size(config.image_size, config.downsampling)
+    channels = [config.channels * multiplier for multiplier in (1, *config.multipliers)]
+    if any(number % GROUPS for number in channels):
+        raise ModelError(
+            f"This VQGAN has levels of {channels} channels; expected multiples of {GROUPS}."
+        )
+    if config.gumbel and config.code_dim != config.latents:
+        raise ModelError(
+            f"This GumbelVQ has embed_dim {config.code_dim} and z_channels {config.latents}; expected "
+            "the same number."
+        )
