@@ -23,6 +23,7 @@ from pipeline.cli_options import (
     Common,
     build,
     configure_stage,
+    lists_from_environment,
     options_of,
     use_preset,
     with_signature,
@@ -32,11 +33,12 @@ from pipeline.console import Screen
 from pipeline.contracts import StageReport
 from pipeline.demo import DemoConfig, run_demo
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.road import Call, RunConfig, run_road
+from pipeline.road import Call, RunConfig, run_road, source_to_open
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
 from pipeline.storage import Workspace, lock_workspace, storage_error
 from pipeline.verify import VerifyConfig, show_verify
+from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -161,6 +163,7 @@ def _command(
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
+            values |= lists_from_environment(ctx, name, config)
             if values.get("workspace") is None:
                 values["workspace"] = default_workspace(values.get("source") or "dalleblog")
             call = Call(
@@ -183,7 +186,7 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         if getattr(config, "list_urls", False):  # touches neither network nor workspace
             return stage.run(config)
-        source = getattr(config, "source", None) if stage.name == "scrape" else None
+        source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
         root = Workspace(config.workspace).open(source=source).root
         with (
             lock_workspace(root, f"pipeline {stage.name}"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import tomllib
 import types
 from collections.abc import Callable, Mapping
@@ -50,6 +51,25 @@ def options_of(
     return [*stage, *_common_parameters(command)]
 
 
+def lists_from_environment(
+    ctx: typer.Context, command: str, config: type[StageConfig]
+) -> dict[str, tuple[str, ...]]:
+    """Options of several values that stand in the environment, and not on the command line.
+
+    Values are parted by `|`, as captions hold blanks and commas.
+    """
+    hints = get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        source = ctx.get_parameter_source(field.name)
+        if get_origin(hints[field.name]) is not tuple or (source and source.name == "COMMANDLINE"):
+            continue
+        values = (os.environ.get(name) for name in _variables(command, field.name))
+        if given := next((value for value in values if value), None):
+            found[field.name] = tuple(part.strip() for part in given.split("|") if part.strip())
+    return found
+
+
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
     """Make the config from what typer resolved."""
     names = {field.name for field in dataclasses.fields(config)}
@@ -70,7 +90,9 @@ def configure_stage(ctx: typer.Context, stage: str, overrides: Mapping[str, Any]
     command: Any = root.command.commands[stage]  # type: ignore[attr-defined]
     table = ctx.meta.get("pipeline.tables", {}).get(stage, {})
     inner = command.make_context(stage, [], parent=root, default_map=table)
-    return build(STAGES[stage].config, {**inner.params, **overrides})
+    config = STAGES[stage].config
+    listed = lists_from_environment(inner, stage, config)
+    return build(config, {**inner.params, **listed, **overrides})
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:
@@ -101,10 +123,7 @@ def _parameter(
     meta = field.metadata
     settings: dict[str, Any] = {
         "help": meta["help"],
-        "envvar": [
-            f"PIPELINE_{_upper(command)}_{field.name.upper()}",
-            f"PIPELINE_{field.name.upper()}",
-        ],
+        "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
         "show_envvar": False,
     }
     annotation, default = _typer_type(hint, field.default)
@@ -117,9 +136,8 @@ def _parameter(
     if positional:
         info = typer.Argument(default, **settings)
     elif annotation is bool:
-        info = typer.Option(
-            default, f"--{_dashed(field.name)}/--no-{_dashed(field.name)}", **settings
-        )
+        negative = "" if field.name.startswith("no_") else f"/--no-{_dashed(field.name)}"
+        info = typer.Option(default, f"--{_dashed(field.name)}{negative}", **settings)
     else:
         info = typer.Option(default, f"--{_dashed(field.name)}", **settings)
     return inspect.Parameter(
@@ -139,8 +157,7 @@ def _typer_type(hint: Any, default: Any) -> tuple[Any, Any]:
 
 def _common_parameters(command: str) -> list[inspect.Parameter]:
     def flag(name: str, help: str) -> inspect.Parameter:  # noqa: A002
-        envvar = [f"PIPELINE_{_upper(command)}_{name.upper()}", f"PIPELINE_{name.upper()}"]
-        info = typer.Option(False, f"--{name}", help=help, envvar=envvar)
+        info = typer.Option(False, f"--{name}", help=help, envvar=_variables(command, name))
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool
         )
@@ -194,7 +211,11 @@ def load_tables(ctx: typer.Context, path: Path) -> dict[str, Any]:
     known = _known_options(ctx)
     tables: dict[str, Any] = {}
     for key, value in raw.items():
-        if isinstance(value, dict) and key in known:
+        if key in known and not isinstance(value, dict):
+            raise typer.BadParameter(
+                f"{path}: {key} is a command; its options stand in a table [{key}]."
+            )
+        if key in known:
             tables[key] = {_checked(path, k, known[key], f"[{key}] "): v for k, v in value.items()}
         else:
             tables[_checked(path, key, COMMON_KEYS | known.keys(), "")] = value
@@ -225,6 +246,11 @@ def _checked(path: Path, key: str, known: frozenset[str] | set[str], where: str)
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
+
+
+def _variables(command: str, option: str) -> list[str]:
+    """The environment variables of an option, the stronger one first."""
+    return [f"PIPELINE_{_upper(command)}_{option.upper()}", f"PIPELINE_{option.upper()}"]
 
 
 def _upper(name: str) -> str:

@@ -20,6 +20,7 @@ from pipeline.contracts import StageReport
 from pipeline.progress import Progress, no_progress
 
 PLAIN_LINE_EVERY_S = 5.0
+PLAIN_WIDTH = 140  # columns of what is not a terminal
 
 
 class Screen:
@@ -31,7 +32,11 @@ class Screen:
         self.json_mode = json_mode
         self.quiet = quiet
         to_stderr = json_mode or data_on_stdout
-        self.out = Console(stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        stream = sys.stderr if to_stderr else sys.stdout
+        width = None if stream.isatty() else PLAIN_WIDTH
+        self.out = Console(
+            stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=True, width=width
+        )
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -60,13 +65,17 @@ class Screen:
         self.say(f"{line} ({counts})" if counts else line)
         for output in report.outputs:
             self.say(f"  → {output}")
+        if report.outcome == "incomplete" and report.stage == "scrape":
+            self.say("  pipeline scrape --retry-failed asks again for what failed.")
         by_section = report.details.get("sections")
         if by_section and report.outcome != "unchanged":
             self._section_table(f"{report.stage} by section", by_section)
 
     def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
         """A row a section, a column a count, and their sums."""
-        names = sorted({name for counts in sections.values() for name in counts})
+        names = sorted(
+            {n for counts in sections.values() for n, number in counts.items() if number}
+        )
         rows = [
             (section, *(counts.get(n, 0) for n in names)) for section, counts in sections.items()
         ]

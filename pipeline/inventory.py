@@ -23,6 +23,7 @@ _PLACES: tuple[tuple[str, str], ...] = (
     ("run", "runs/*"),
     ("generated", "generated/*"),
 )
+_TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PLACES)
 assert {contract for contract, _ in _PLACES} == set(CONTRACT_VERSIONS)
 
 
@@ -73,7 +74,7 @@ def _look_at(root: Path, path: Path, contract: str) -> Folder:
 def _changed(root: Path, source: str, digest: str) -> bool:
     """Whether the input named by its path in the workspace is another one now."""
     folder = root / source
-    if not folder.is_dir():
+    if source.split("/")[0] not in _TOPS:
         return False  # an outside file, named for the record
     try:
         return input_digest(folder) != digest

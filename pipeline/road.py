@@ -16,8 +16,10 @@ from typing import Any, Protocol
 from pipeline.config import StageConfig, option
 from pipeline.console import Screen
 from pipeline.contracts import Outcome, StageReport
+from pipeline.errors import ConfigError
 from pipeline.stages import STAGES
 from pipeline.storage import Workspace, lock_workspace
+from scrapers.config import ScrapeConfig, source_options
 
 
 class Configure(Protocol):
@@ -48,12 +50,15 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
     Raises what the first failing stage raises; the stages before it stay done.
     """
     started = time.monotonic()
-    root = Workspace(config.workspace).open(source=config.source).root
-    overrides = {"workspace": root, "source": config.source}
+    overrides = {"workspace": config.workspace, "source": config.source}
+    configs = {name: call.configure(name, {}) for name in STAGES}  # wrong options are told first
+    scrape = call.configure("scrape", overrides)
+    assert isinstance(scrape, ScrapeConfig)
+    root = Workspace(config.workspace).open(source=source_to_open(scrape)).root
     reports: dict[str, StageReport] = {}
     with lock_workspace(root, "pipeline run"):
         for name in STAGES:
-            if name == "generate" and not getattr(call.configure(name, {}), "prompts", ()):
+            if name == "generate" and not getattr(configs[name], "prompts", ()):
                 continue
             reports[name] = run_stage(name, call, overrides)
     return StageReport(
@@ -62,6 +67,22 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
+
+
+def source_to_open(config: ScrapeConfig) -> str | None:
+    """The source that a workspace may be made for; None where it must be there already.
+
+    Raises ConfigError for options that no source can be opened with, before a workspace is made.
+    """
+    from scrapers.source import open_source
+
+    if config.export is not None:
+        return None
+    for flag, path in (("--captions", config.captions), ("--page", config.page)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{flag} {path} is not a file that can be read.")
+    open_source(source_options(config))
+    return config.source
 
 
 def run_stage(name: str, call: Call, overrides: Mapping[str, Any]) -> StageReport:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import StageConfig, option
+from pipeline.errors import ConfigError
 from scrapers.source import SourceOptions
 
 
@@ -101,6 +102,23 @@ class ScrapeConfig(StageConfig):
         "Send every request to this HOST:PORT, whatever host its URL names (a mirror, a replica).",
         runtime=True,
     )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for options that contradict each other."""
+        if self.out is not None and not self.list_urls:
+            raise ConfigError("--out says where --list-urls writes to: give both, or neither.")
+        chosen = [
+            flag
+            for flag, given in (
+                ("--list-urls", self.list_urls),
+                ("--export", self.export is not None),
+                ("--retry-failed", self.retry_failed),
+                ("--refresh", self.refresh),
+            )
+            if given
+        ]
+        if len(chosen) > 1:
+            raise ConfigError(f"{' and '.join(chosen)} ask for different things: give one of them.")
 
 
 def source_options(config: ScrapeConfig) -> SourceOptions:

@@ -170,7 +170,8 @@ def test_a_missing_package_names_the_extra(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith("pipeline.train")]:
+    doors = [name for name in sys.modules if name.startswith("pipeline.train.")]
+    for name in (name for name in doors if not name.endswith(".config")):
         monkeypatch.delitem(sys.modules, name)
     result = invoke("train", "--workspace", str(workspace))
     assert result.exit_code == 1
@@ -250,3 +251,64 @@ def test_counts_by_section_are_shown_with_their_sums(
     lines = invoke("dedupe", "--workspace", str(workspace)).output.splitlines()
     (last,) = [line for line in lines if line.startswith("│ all")]
     assert [cell.strip() for cell in last.strip("│").split("│")] == ["all", "2", "30", "1,005"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--out", "z.parquet"),
+        ("--list-urls", "--export", "z.parquet"),
+        ("--retry-failed", "--refresh"),
+        ("--captions", "/nonexistent"),
+        ("nosuch",),
+    ],
+)
+def test_options_that_make_no_sense_leave_no_workspace(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "new"
+    result = invoke("scrape", *options, "--workspace", str(folder))
+    assert result.exit_code in (1, 2), result.output
+    assert "not an error we know" not in result.output
+    assert not folder.exists()
+
+
+def test_an_export_needs_a_workspace_that_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    result = invoke("scrape", "--export", str(tmp_path / "x.parquet"), "--workspace", str(folder))
+    assert result.exit_code == 1
+    assert "is not a workspace" in result.output
+    assert not folder.exists()
+
+
+def test_a_command_that_is_no_table_is_wrong_usage(tmp_path: Path, workspace: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text("scrape = 3\n")
+    result = invoke("status", "--workspace", str(workspace), "--config", str(file))
+    assert result.exit_code == 2
+    assert "[scrape]" in result.output
+
+
+def test_several_values_in_the_environment_are_parted_by_bars(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[StageConfig] = []
+
+    def door(config: StageConfig, progress: Progress) -> StageReport:
+        configs.append(config)
+        return StageReport(stage="generate", outcome="done")
+
+    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    env = {"PIPELINE_GENERATE_PROMPTS": "a red cube | a cat, asleep"}
+    invoke("generate", "--workspace", str(workspace), env=env)
+    assert pick(configs, "prompts") == ("a red cube", "a cat, asleep")
+    invoke("generate", "--workspace", str(workspace), "a dog", env=env)
+    assert pick(configs, "prompts") == ("a dog",)
+
+
+def test_run_tells_of_a_wrong_option_before_it_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    env = {"PIPELINE_DEDUPE_VAL_FRACTION": "2"}
+    result = invoke("run", "--workspace", str(folder), env=env)
+    assert result.exit_code == 2
+    assert not folder.exists()

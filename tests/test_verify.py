@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,3 +114,8 @@ def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
     manifest["files"][0]["rows"] = 5
     path.write_text(json.dumps(manifest))
     assert problems(workspace) == ["dedupe/kept/00000.parquet has 2 rows, expected 5"]
+
+
+def test_an_input_that_was_deleted_is_a_problem(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.raw)
+    assert "older raw" in problems(workspace)[0]
