@@ -226,6 +226,21 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
+def refuse_unknown(folder: Path, begun: int) -> None:
+    """Raise StorageError if the folder holds a segment after number `begun`, the last we began.
+
+    A kill can't leave such a one; a ledger that was lost, or an older copy of it, can.
+    """
+    numbers = [int(path.stem) for path in folder.glob("*.tar") if path.stem.isdigit()]
+    unknown = sorted(number for number in numbers if number > begun)
+    if unknown:
+        raise StorageError(
+            f"{folder} holds {len(unknown)} segments that the ledger does not know, "
+            f"{segment_name(unknown[0])} the first: bring {folder.parent / 'ledger.sqlite'} back, or "
+            f"move {folder} away to fetch all again."
+        )
+
+
 def check_segments(folder: Path, states: list[SegmentState]) -> dict[int, int]:
     """Segments that are shorter than the ledger says, with the bytes that are left of them.
 

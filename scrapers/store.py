@@ -22,6 +22,7 @@ from scrapers.segments import (
     SegmentState,
     SegmentWriter,
     check_segments,
+    refuse_unknown,
     segment_name,
 )
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 BATCH_BYTES = 16 * 2**20
 BATCH_ROWS = 2000
 BATCH_SECONDS = 1.0
+_BEGUN = "last_segment_begun"
 
 
 @dataclass(slots=True)
@@ -52,12 +54,16 @@ class Store:
 
     def __init__(self, workspace: Workspace, source: str, *, segment_bytes: int) -> None:
         self.folder = workspace.segments
+        if not workspace.ledger.exists():
+            refuse_unknown(self.folder, -1)
         self.ledger = Ledger(workspace.ledger, source)
         self.reader = Ledger(workspace.ledger)
-        states = repair_segments(self.ledger, self.folder)
-        self.segments = SegmentWriter(
-            self.folder, states[-1] if states else None, max_bytes=segment_bytes
-        )
+        try:
+            self.segments = self._open_segments(segment_bytes)
+        except BaseException:
+            self.reader.close()
+            self.ledger.close()
+            raise
         self.batch = Batch()
         self.seconds_s = BATCH_SECONDS
         self._next_form = self.ledger.next_form_id()
@@ -67,6 +73,13 @@ class Store:
         self.failed: Callable[[BaseException], None] | None = None
         # Called once, before anything is written: the raw store is unfinished from now on.
         self.first_write: Callable[[], None] | None = None
+
+    def _open_segments(self, max_bytes: int) -> SegmentWriter:
+        last = max((state.number for state in self.ledger.segment_states()), default=-1)
+        self._begun = max(last, int(self.ledger.meta(_BEGUN) or -1))
+        refuse_unknown(self.folder, self._begun)
+        states = repair_segments(self.ledger, self.folder)
+        return SegmentWriter(self.folder, states[-1] if states else None, max_bytes=max_bytes)
 
     # --- What the crawl tells ---------------------------------------------------------------------
 
@@ -148,6 +161,7 @@ class Store:
             self._start_writing()
 
     def _write(self, batch: Batch, pieces: list[Pieces]) -> None:
+        self._begin_segments(pieces)
         states = self.segments.write(pieces)
         self.ledger.commit(
             forms=batch.forms,
@@ -156,6 +170,13 @@ class Store:
             touched=batch.touched,
             segments=states,
         )
+
+    def _begin_segments(self, pieces: list[Pieces]) -> None:
+        """Note in the ledger which segments may be there from now on, before they are."""
+        last = max((part.segment for part in pieces if part.buffers), default=-1)
+        if last > self._begun:
+            self.ledger.set_meta(_BEGUN, str(last))
+            self._begun = last
 
     async def flush(self) -> None:
         """Write and commit all that was added."""

@@ -111,11 +111,51 @@ def test_a_torn_tail_is_cut_off(server: Server, quick: ScrapeConfig) -> None:
     last = max((quick.workspace / "raw" / "segments").glob("*.tar"))
     with last.open("ab") as file:
         file.write(b"torn" * 5000)
-    (last.parent / "00007.tar").write_bytes(b"never committed")
     finish(server, quick, 8)
     check_whole(quick.workspace, server, 8)
     assert set(server.image_hits.values()) == {1}
-    assert not (last.parent / "00007.tar").exists()
+
+
+def test_segments_of_a_batch_that_was_not_committed_are_begun_anew(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    big_server(server)
+    config = replace(quick, segment_mb=1)
+    interrupted(server, config, 8)
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("killed here")
+
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(Ledger, "commit", fail)
+        with pytest.raises(StorageError, match="killed here"):
+            finish(server, config, 32)
+    assert len(list((quick.workspace / "raw" / "segments").glob("*.tar"))) > 3
+    assert finish(server, config, 32).outcome == "done"
+    check_whole(quick.workspace, server, 32)
+
+
+def test_without_its_ledger_a_store_is_left_as_it_is(server: Server, quick: ScrapeConfig) -> None:
+    big_server(server)
+    config = replace(quick, segment_mb=1)
+    interrupted(server, config, 16)
+    raw = quick.workspace / "raw"
+    older = (raw / "ledger.sqlite").read_bytes()
+    finish(server, config, 32)
+    present = (raw / "ledger.sqlite").read_bytes()
+    names = sorted((raw / "segments").glob("*.tar"))
+    hashes = [sha256_file(path) for path in names]
+    (raw / "ledger.sqlite").unlink()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=f"{raw / 'segments'} holds {len(names)} segments"):
+            finish(server, config, 32)
+    (raw / "ledger.sqlite").write_bytes(older)
+    (raw / "manifest.json").unlink()
+    with pytest.raises(StorageError, match="does not know"):
+        finish(server, config, 32)
+    assert [sha256_file(path) for path in names] == hashes
+    (raw / "ledger.sqlite").write_bytes(present)
+    assert finish(server, config, 32).outcome == "unchanged"
 
 
 def test_bytes_lost_behind_the_ledgers_back_are_fetched_again(
