@@ -82,10 +82,10 @@ class Ties:
                     yield index, entry, url
 
     def _tie(self, index: int, picture: Picture, url: SampleUrl) -> Tie | None:
-        visual = self._visual_of(index, url)
+        known = self._known(url)
         if url.caption is not None:
-            belongs = visual is not None and _could_show(visual, url.caption, self._known(url))
-            return Tie(fold(url.caption), url, visual if belongs else None)
+            return Tie(fold(url.caption), url, self._visual_spelt(index, url.caption, known))
+        visual = self._visual_of(index, known)
         alt = fold(picture.alt)
         if self._is_caption_of(alt, url, visual):
             return Tie(alt, url, visual)
@@ -109,7 +109,18 @@ class Ties:
 
     # --- The caption by layout ---------------------------------------------------------------
 
-    def _visual_of(self, index: int, url: SampleUrl) -> Visual | None:
+    def _visual_spelt(self, index: int, caption: str, known: Section | None) -> Visual | None:
+        """The caption near a picture that can be set to what the picture's key spells.
+
+        The key proves it: where the catalogue's template does not fit, the page's own is meant.
+        """
+        for section in (None,) if known is None else (known, None):
+            visual = self._visual_of(index, section)
+            if visual is not None and _could_show(visual, caption, section):
+                return visual
+        return None
+
+    def _visual_of(self, index: int, known: Section | None) -> Visual | None:
         """The caption in the smallest element around the picture that holds one that fits."""
         low, high = index, index + 1
         node = self.entries[index].node
@@ -117,11 +128,11 @@ class Ties:
             if node is None:
                 return None
             low, high = self._extent(node, low, high)
-            found = self._nearest(index, low, high, url)
+            found = self._nearest(index, low, high, known)
             if found is not None:
                 return found
             node = node.parent
-        return self._nearest(index, 0, len(self.entries), url)
+        return self._nearest(index, 0, len(self.entries), known)
 
     def _extent(self, node: Node, low: int, high: int) -> tuple[int, int]:
         """The entries within an element, which are neighbours, grown from some that are."""
@@ -133,8 +144,7 @@ class Ties:
             self._extents[node] = low, high
         return self._extents[node]
 
-    def _nearest(self, index: int, low: int, high: int, url: SampleUrl) -> Visual | None:
-        known = self._known(url)
+    def _nearest(self, index: int, low: int, high: int, known: Section | None) -> Visual | None:
         before = self._captions(range(index - 1, max(low, index - _NEAR) - 1, -1), known)
         if before and not self._pictures_come_first(low, high):
             return _strongest(before)

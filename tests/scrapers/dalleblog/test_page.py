@@ -258,6 +258,24 @@ def test_a_key_is_never_tied_to_the_caption_of_another_section() -> None:
     assert content.notes == ("Section 'landmarks': 1 images stand with no caption: left out.",)
 
 
+def test_a_template_that_the_catalogue_does_not_know_is_taken_in_a_known_section() -> None:
+    line = f"<p>an emoji of {select('wa0', 'wa1', 'wa2')} with {select('vb0', 'vb1', 'vb2')}</p>"
+    key = base64_key("an emoji of wa0 with vb1")
+    content = read(line + "<p>a line between the two</p>" + image("emojis", key))
+    section = one(content, "emojis")
+    assert section.template == "an emoji of {slot1} with {slot2}"
+    assert section.num_captions == 9
+    assert keys(content, "emojis") == {"an emoji of wa0 with vb1": key}
+    assert content.notes == ()
+
+
+def test_a_template_that_cannot_spell_the_key_is_not_taken_in_a_known_section() -> None:
+    line = f"<p>an emoji of {select('wa0', 'wa1')}</p>"
+    content = read(line + image("emojis", base64_key("another caption altogether")))
+    assert one(content, "emojis").num_captions == 0
+    assert "shows no image and fits no known template" in content.notes[0]
+
+
 def test_prose_is_no_caption() -> None:
     html = f"<p>edit the prompt or view more images</p>{image('landmarks', '99')}"
     with pytest.raises(SourceError, match="'landmarks': 1 images stand with no caption"):

@@ -176,18 +176,34 @@ def test_a_saved_page_is_read_without_fetching(tmp_path: Path) -> None:
         discover(None, use_page=True, page_file=tmp_path / "none.html")
 
 
-def test_a_trillion_captions_are_refused_with_their_number_unless_limited() -> None:
+def test_a_known_section_with_another_template_offers_both_and_tells() -> None:
+    html = f"""<p>an emoji of <select><option>wa<option>wb</select></p>
+        <img src="{CDN}/samples/emojis/{base64_key("an emoji of wa")}_0.png">"""
+    found = discover(html)
+    captions = [plan.forms[0].caption for plan in plans(found, "emojis")]
+    assert captions[-2:] == ["an emoji of wa", "an emoji of wb"]
+    assert len(captions) == len(set(captions)) == 396 + 2
+    assert "the page has 'an emoji of {slot1}', which the catalogue's" in " ".join(
+        found.differences
+    )
+
+
+@pytest.mark.parametrize(("section", "known"), [("new", 0), ("emojis", 396)])
+def test_a_trillion_captions_are_refused_with_their_number_unless_limited(
+    section: str, known: int
+) -> None:
     options = "".join(f"<option>thing{i}</option>" for i in range(10_000))
     selects = " and ".join(f"<select name=s{i}>{options}</select>" for i in range(3))
     key = base64_key("one thing0 and thing0 and thing0 here")
-    html = f"<p>one {selects} here</p><img src='{CDN}/samples/new/{key}_0.png'>"
-    with pytest.raises(SourceError, match=r"1,000,000,0\d\d,\d+ captions.*section 'new'.*--limit"):
+    html = f"<p>one {selects} here</p><img src='{CDN}/samples/{section}/{key}_0.png'>"
+    refusal = rf"1,000,000,0\d\d,\d+ captions.*section '{section}'.*--limit"
+    with pytest.raises(SourceError, match=refusal):
         discover(html)
-    limited = discover(html, sections=("new",), limit=3)
-    assert [p.forms[0].caption for p in limited.plans] == [
+    limited = discover(html, sections=(section,), limit=known + 3)
+    assert [p.forms[0].caption for p in limited.plans][known:] == [
         f"one thing0 and thing0 and thing{i} here" for i in range(3)
     ]
-    assert (limited.num_captions, limited.num_urls) == (3, 96)
+    assert (limited.num_captions, limited.num_urls) == (known + 3, (known + 3) * 32)
 
 
 @pytest.mark.slow
