@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.encode.rows import ImageRow
-from pipeline.models.codecs.pixels import Pixels, square_pixels
-from pipeline.raster import DecodeError, decode_image
+from pipeline.models.codecs.pixels import Pixels, read_square
+from pipeline.raster import DecodeError
 from pipeline.storage import read_slice
 
 _AHEAD = 4  # batches that may wait for the codec
@@ -68,8 +67,7 @@ def _decode(segments: Path, rows: Sequence[ImageRow], side: int) -> Batch:
     for row in rows:
         data = read_slice(segments / row.segment, offset=row.offset, length=row.bytes)
         try:
-            image = Image.fromarray(decode_image(data).pixels_HWC)
-            pixels_BHWC[len(whole)] = square_pixels(image, side)
+            pixels_BHWC[len(whole)] = read_square(data, side)
             whole.append(row)
         except DecodeError as error:
             failures.append(Failure(row=row, detail=str(error)))

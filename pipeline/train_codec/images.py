@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from pipeline.contracts import Split
 from pipeline.errors import ContractError
-from pipeline.models.codecs.pixels import Pixels, square_pixels
-from pipeline.raster import DecodeError, decode_image
+from pipeline.models.codecs.pixels import Pixels, read_square
+from pipeline.raster import DecodeError
 from pipeline.storage import Workspace, read_manifest, read_slice
 
 log = logging.getLogger(__name__)
@@ -95,8 +94,7 @@ def load_images(
         row = rows[number]
         data = read_slice(segments / row.segment, offset=row.offset, length=row.bytes)
         try:
-            image = Image.fromarray(decode_image(data).pixels_HWC)
-            pixels_MHWC[number] = square_pixels(image, side)
+            pixels_MHWC[number] = read_square(data, side)
             whole[number] = True
         except DecodeError as error:
             log.warning("Image %s can't be decoded: %s", row.pixel_sha256, error)

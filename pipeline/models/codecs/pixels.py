@@ -8,34 +8,26 @@ Legend: B pictures, C = 3 colours, H = W pixels.
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from pipeline.raster import decode_image
+
 # What `read_square` does, for manifests; raise the number when its pixels change.
-PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 1"
+PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 2"
 
 Pixels = npt.NDArray[np.uint8]
 
 
 def read_square(data: bytes, side: int) -> Pixels:
-    """Decode an image file to uint8 [side, side, 3].
+    """Decode an image file to uint8 [side, side, 3]: the shorter side resized to `side`, the middle cut.
 
-    The shorter side is resized to `side` pixels, then the middle is cut out. Transparency is dropped,
-    as everywhere on the road. Raises ValueError where Pillow can't or won't read it; its words are the
-    same on every run.
+    The pixels are those of `raster.decode_image`, which dedupe hashed. Raises DecodeError.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return square_pixels(image.convert("RGB"), side)
-    except UnidentifiedImageError as error:  # its own words hold an address in memory
-        raise ValueError("no image format that Pillow knows") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    return square_pixels(Image.fromarray(decode_image(data).pixels_HWC), side)
 
 
 def square_pixels(image: Image.Image, side: int) -> Pixels:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.models.codecs.pixels import read_square, to_images, to_pixels
+from pipeline.raster import DecodeError
 
 
 def png_of(image: Image.Image) -> bytes:
@@ -39,22 +40,16 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60])
-def test_a_file_that_is_no_whole_image_is_a_value_error_with_steady_words(keep: int) -> None:
+def test_a_file_that_is_no_whole_image_is_told_in_steady_words(keep: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     data = png_of(Image.fromarray(noise))[:keep]
     words = []
     for _ in range(2):
-        with pytest.raises(ValueError, match=r".+") as caught:
+        with pytest.raises(DecodeError, match=r".+") as caught:
             read_square(data, 8)
         words.append(str(caught.value))
     assert words[0] == words[1]
     assert "0x" not in words[0]
-
-
-def test_a_decompression_bomb_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ValueError, match="decompression bomb"):
-        read_square(png_of(Image.new("RGB", (8, 8))), 8)
 
 
 def test_pixels_survive_the_way_to_images_and_back() -> None:
