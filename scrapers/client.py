@@ -164,7 +164,15 @@ class Client:
         public = False
         current = url
         for _ in range(MAX_REDIRECTS + 1):
-            reply = await self._ask(current, headers, max_bytes, public_only=public)
+            endpoint, target = self._find(current, public_only=public)
+            request = endpoint.request(target, headers)
+            deadline = self._loop.time() + self.timeout_s
+            lane = endpoint.free_lane() or await self._connect(endpoint)
+            try:
+                reply = await lane.ask(request, max_bytes, deadline)
+            except BaseException:
+                lane.close()
+                raise
             if reply.status not in _REDIRECTS:
                 return self._answer(reply, current, max_bytes)
             location = reply.headers.get("Location")
@@ -180,20 +188,26 @@ class Client:
 
     def _answer(self, reply: Reply, url: str, max_bytes: int) -> Answer:
         status, headers, body = reply
-        encoding = headers.get("Content-Encoding")
+        find = headers.get
+        encoding = find("Content-Encoding")
         if encoding is not None and body:
             body = decode_body(body, encoding, max_bytes)
-        # An archive passes on what the site said when it was recorded.
-        tags = [*headers.getall("X-Robots-Tag", ()), *headers.getall(_ARCHIVED_ROBOTS_TAG, ())]
         return Answer(
-            status=status,
-            body=body,
-            final_url=url,
-            etag=headers.get("ETag"),
-            last_modified=headers.get("Last-Modified"),
-            retry_after=headers.get("Retry-After"),
-            opt_out=find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None,
+            status,
+            body,
+            url,
+            etag=find("ETag"),
+            last_modified=find("Last-Modified"),
+            retry_after=find("Retry-After"),
+            opt_out=self._opt_out(headers),
         )
+
+    def _opt_out(self, headers: Any) -> str | None:
+        tags = headers.getall("X-Robots-Tag", ())
+        # An archive passes on what the site said when it was recorded.
+        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG, ()):
+            tags = [*tags, *archived]
+        return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
 
     def _is_public_host(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
@@ -201,22 +215,6 @@ class Client:
         return host in names or self._is_public(host)
 
     # --- Connections ------------------------------------------------------------------------------
-
-    async def _ask(
-        self, url: str, headers: Mapping[str, str] | None, max_bytes: int, *, public_only: bool
-    ) -> Reply:
-        endpoint, target = self._find(url, public_only=public_only)
-        request = endpoint.request(target, headers)
-        deadline = self._loop.time() + self.timeout_s
-        lane = endpoint.free_lane() or await self._connect(endpoint)
-        try:
-            reply = await lane.ask(request, max_bytes=max_bytes, deadline=deadline)
-        except BaseException:
-            lane.close()
-            raise
-        if lane.free:
-            endpoint.lanes.append(lane)
-        return reply
 
     def _find(self, url: str, *, public_only: bool) -> tuple[Endpoint, str]:
         """The endpoint that a URL is asked at, and the target that names it there."""
@@ -238,9 +236,9 @@ class Client:
                 connection = await connector.connect(request, [], self._timeout)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise translate_error(error) from error
-        return self._take_over(connection)
+        return self._take_over(connection, endpoint)
 
-    def _take_over(self, connection: aiohttp.connector.Connection) -> Lane:
+    def _take_over(self, connection: aiohttp.connector.Connection, endpoint: Endpoint) -> Lane:
         """Put a lane in the place of aiohttp's protocol, which still hears of the end."""
         handler, transport = connection.protocol, connection.transport
         assert handler is not None
@@ -250,7 +248,7 @@ class Client:
             connection.close()
             handler.connection_lost(error)
 
-        lane = Lane(self._scratch, self._make_parser, lost)
+        lane = Lane(self._scratch, self._make_parser, lost, endpoint.lanes)
         if transport is None or transport.is_closing() or handler.should_close:
             connection.close()
             raise FetchError("disconnected", "closed at once", retry=True, sign="down")

@@ -276,7 +276,7 @@ class Crawl:
             if self._store.is_full:
                 await self._store.room()
             job = self._take(host)
-            if host.ready:
+            if host.pace.in_flight < int(host.pace.slots) and host.ready:
                 self._wake(host)
 
     async def _attempt(self, host: Host, job: Job) -> None:
@@ -300,7 +300,7 @@ class Crawl:
         # While a host is out, it is not the image's fault: such a request is no attempt.
         job.failures += not host.pace.strikes
         again = verdict.retry and job.failures < self._config.attempts
-        if again or job.turn_to_older(verdict, answer):
+        if again or (job.captures and job.turn_to_older(verdict, answer)):
             self._ask_again(host, job, verdict, wait_s)
         else:
             self._settle(job, *job.last_word(verdict, answer))

@@ -34,10 +34,15 @@ class Endpoint:
 
     def request(self, target: str, headers: Mapping[str, str] | None) -> bytes:
         """The request for `target`. Raises FetchError for headers that no request can hold."""
-        more = "" if headers is None else "".join(f"{k}: {v}\r\n" for k, v in headers.items())
-        if "\n" in more.replace("\r\n", "") or more.count("\r") != len(headers or ()):
-            raise FetchError("bad_header", f"a line break in {more!r}")
+        more = "" if headers is None else _header_lines(headers)
         return f"GET {target}{self.head}{more}\r\n".encode("utf-8", "surrogateescape")
+
+
+def _header_lines(headers: Mapping[str, str]) -> str:
+    for name, value in headers.items():
+        if "\r" in value or "\n" in value:
+            raise FetchError("bad_header", f"a line break in {name}: {value!r}")
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def make_endpoint(url: URL, user_agent: str, *, public_only: bool) -> Endpoint:
@@ -58,8 +63,9 @@ def split_url(url: str) -> tuple[str, str | None]:
     slash = url.find("/", url.find("://") + 3)
     if slash < 0:
         return url, None
-    plain = url.isascii() and url.isprintable() and " " not in url
-    return url[:slash], url[slash:].partition("#")[0] if plain else None
+    if "#" in url or " " in url or not (url.isascii() and url.isprintable()):
+        return url[:slash], None
+    return url[:slash], url[slash:]
 
 
 def exact_url(url: str) -> URL:

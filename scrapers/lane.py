@@ -44,13 +44,17 @@ MakeParser = Callable[[bool], Parser]
 
 
 class Lane(asyncio.BufferedProtocol):
-    """The protocol of one connection. `free` says whether it can be asked (again)."""
+    """The protocol of one connection.
+
+    `free` says whether it can be asked (again); when it has become so it puts itself into `home`.
+    """
 
     def __init__(
         self,
         scratch: memoryview,
         make_parser: MakeParser,
         lost: Callable[[Exception | None], None],
+        home: list[Lane],
     ) -> None:
         self.free = False
         # By the loop's clock: when the present answer, or the last one, is given up.
@@ -58,13 +62,12 @@ class Lane(asyncio.BufferedProtocol):
         self._scratch = scratch
         self._make_parser = make_parser
         self._lost = lost
+        self._home = home
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Reply] | None = None
         self._max_bytes = 0
-        self._start_over()
-
-    def _start_over(self) -> None:
+        self._heads: Parser | None = None
         self._part = b""  # Of a head that is not whole yet.
         self._head: Any = None
         self._body: bytearray | None = None
@@ -73,7 +76,7 @@ class Lane(asyncio.BufferedProtocol):
         self._payload: Any = None
         self._pieces: list[bytes] = []
 
-    def ask(self, request: bytes, *, max_bytes: int, deadline: float) -> asyncio.Future[Reply]:
+    def ask(self, request: bytes, max_bytes: int, deadline: float) -> asyncio.Future[Reply]:
         """Send a request; gives its answer, or FetchError for what is none or too large."""
         assert self._transport is not None, "asked although it is not free"
         self.free = False
@@ -86,8 +89,7 @@ class Lane(asyncio.BufferedProtocol):
     def close(self) -> None:
         """End the connection; whoever waits for an answer has given it up."""
         self.free = False
-        self._waiting = None
-        self._start_over()
+        self._waiting = self._body = self._stream = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -119,7 +121,7 @@ class Lane(asyncio.BufferedProtocol):
         if self._waiting is None:
             self.close()  # Nothing was asked: what comes now is no answer.
             return
-        data = self._part + bytes(self._scratch[:nbytes])
+        data = bytes(self._scratch[:nbytes])
         try:
             if self._stream is None:
                 self._read_head(data)
@@ -154,15 +156,18 @@ class Lane(asyncio.BufferedProtocol):
 
     def _read_head(self, data: bytes) -> None:
         """Parse the head that `data` begins with, if it is whole, and begin with its body."""
+        if self._part:
+            data, self._part = self._part + data, b""
         end = _end_of_head(data)
         if end < 0:
             if len(data) > MAX_HEAD_BYTES:
                 raise FetchError("bad_http", "the head does not end", retry=True)
             self._part = data
             return
-        self._part = b""
-        messages, _, _ = self._make_parser(False).feed_data(data[:end])
-        if not messages or (100 <= messages[0][0].code < 200 and messages[0][0].code != 101):
+        if self._heads is None:
+            self._heads = self._make_parser(False)
+        messages, _, _ = self._heads.feed_data(data[:end])
+        if not messages or (messages[0][0].code < 200 and messages[0][0].code != 101):
             if end < len(data):
                 self._read_head(data[end:])
             return
@@ -178,6 +183,8 @@ class Lane(asyncio.BufferedProtocol):
             return
         if length is None:
             self._stream = self._make_parser(True)
+            self._pieces = []
+            self._filled = 0
             self._read_stream(data)
             return
         if length > self._max_bytes and wanted:
@@ -216,12 +223,12 @@ class Lane(asyncio.BufferedProtocol):
 
     def _finish(self, body: bytes, *, keep: bool = True) -> None:
         head, waiting = self._head, self._waiting
-        self._waiting = None
-        self._start_over()
+        self._head = self._waiting = self._body = self._stream = self._payload = None
         if not keep or head.should_close or head.code == 101:
             self.close()
         elif self._transport is not None:
             self.free = True
+            self._home.append(self)
         if waiting is not None and not waiting.done():
             waiting.set_result(Reply(head.code, head.headers, body if head.code == 200 else b""))
 

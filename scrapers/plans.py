@@ -6,7 +6,7 @@ Reads the ledger; asks nothing and writes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from scrapers.answer import Answer
@@ -112,7 +112,7 @@ class Job:
         if not older:
             return False
         if verdict.state != "missing":
-            self.trouble = verdict, replace(answer, body=b"") if answer is not None else None
+            self.trouble = verdict, answer._replace(body=b"") if answer is not None else None
         self.captures = older
         self.address = older[0].address
         self.failures = 0

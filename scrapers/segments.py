@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.errors import StorageError
 from pipeline.storage import sha256_file, storage_error, sync_folder
@@ -28,7 +26,7 @@ _HEADER_TAIL = (
 _HEADER_META = b"0000644\x000000000\x000000000\x00"
 _MTIME = b"%011o\x00" % 1609804800
 _CONSTANT_SUM = sum(_HEADER_META) + sum(_MTIME) + 8 * 32 + sum(_HEADER_TAIL)
-_encode_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_ZEROS = [bytes(-size % _BLOCK) for size in range(_BLOCK)]
 
 
 class Place(NamedTuple):
@@ -62,13 +60,20 @@ def segment_name(number: int) -> str:
 def tar_header(name: bytes, size: int) -> bytes:
     """A ustar header of a regular file; POSIX 1003.1, `pax`, "ustar Interchange Format"."""
     length = b"%011o\x00" % size
-    checksum = b"%06o\x00 " % (_CONSTANT_SUM + sum(name) + sum(length))
-    return name.ljust(100, b"\x00") + _HEADER_META + length + _MTIME + checksum + _HEADER_TAIL
+    checksum = _CONSTANT_SUM + sum(name) + sum(length)
+    return b"%b%b%b%b%06o\x00 %b" % (
+        name.ljust(100, b"\x00"),
+        _HEADER_META,
+        length,
+        _MTIME,
+        checksum,
+        _HEADER_TAIL,
+    )
 
 
 def padding(size: int) -> bytes:
     """Zeros up to the next block."""
-    return bytes(-size % _BLOCK)
+    return _ZEROS[size % _BLOCK]
 
 
 class SegmentWriter:
@@ -106,9 +111,12 @@ class SegmentWriter:
             self._hash = hashlib.file_digest(file, "sha256")
         os.lseek(self._file, 0, os.SEEK_END)
 
-    def place(self, key: str, extension: str, body: bytes, meta: Mapping[str, Any]) -> Place:
-        """Lay out one image behind the others; its bytes are written by the next `write`."""
-        text = _encode_json(meta).encode("utf-8", "surrogatepass")
+    def place(self, key: str, extension: str, body: bytes, sidecar: str) -> Place:
+        """Lay out one image behind the others; its bytes are written by the next `write`.
+
+        `sidecar` is the JSON that lies beside it.
+        """
+        text = sidecar.encode("utf-8", "surrogatepass")
         name = key.encode("ascii")
         head = b"".join(
             (
