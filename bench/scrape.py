@@ -165,7 +165,7 @@ def compare(options: argparse.Namespace, folder: Path, nginx: Nginx, size: int) 
         OURS: lambda out: ours(base, captions, out, options.concurrency),
         BARE: lambda out: bare(listed, out, options.concurrency),
     }
-    if options.img2dataset is not None:
+    if options.img2dataset:
         commands[PEER] = lambda out: peer(options.img2dataset, listed, out)
     runs: dict[str, list[Result]] = {name: [] for name in commands}
     for _ in range(options.repeats):
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", type=int, default=64, help="connections, ours and pycurl's"
     )
-    parser.add_argument("--img2dataset", default=shutil.which("img2dataset"), help="its program")
+    parser.add_argument("--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without it)")
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: /tmp)")
     parser.add_argument("--sync", action="store_true", help="the others' time includes `sync`")
     options = parser.parse_args()

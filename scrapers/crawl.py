@@ -66,6 +66,7 @@ class Crawl:
         self._num_open = 0
         self._num_done = 0
         self._total = num_urls
+        self._came: list[tuple[Job, Verdict, Answer | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._error: BaseException | None = None
@@ -86,6 +87,7 @@ class Crawl:
             telling.cancel()
             await self._cancel_requests()
         if self._error is None:
+            self._settle_all()
             await self._store.flush()
         if self._error is not None:
             raise self._error
@@ -303,7 +305,7 @@ class Crawl:
         if again or (job.captures and job.turn_to_older(verdict, answer)):
             self._ask_again(host, job, verdict, wait_s)
         else:
-            self._settle(job, *job.last_word(verdict, answer))
+            self._settle_soon(job, *job.last_word(verdict, answer))
 
     async def _allow_hop(self, url: str) -> bool:
         return self._config.ignore_opt_out or await self.hosts.allows(url)
@@ -320,6 +322,17 @@ class Crawl:
     def _requeue(self, host: Host, job: Job) -> None:
         self._enqueue(job, first=True)
         self._wake(host)
+
+    def _settle_soon(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """Settle it with what else has come by then: first the next request goes on its way."""
+        if not self._came:
+            asyncio.get_running_loop().call_soon(self._settle_all)
+        self._came.append((job, verdict, answer))
+
+    def _settle_all(self) -> None:
+        came, self._came = self._came, []
+        for job, verdict, answer in came:
+            self._settle(job, verdict, answer)
 
     def _settle(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         self._recorder.record(job, verdict, answer)

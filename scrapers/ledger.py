@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,13 +86,18 @@ class Known(NamedTuple):
 _UPSERT = """
 INSERT INTO urls(form, rank, state, status_code, reason, attempts, etag, last_modified, final_url,
   sha256, bytes, segment, offset, version, first_time, last_time)
-VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?15)
+VALUES{values}
 ON CONFLICT(form, rank) DO UPDATE SET state = excluded.state, status_code = excluded.status_code,
   reason = excluded.reason, attempts = attempts + excluded.attempts, etag = excluded.etag,
   last_modified = excluded.last_modified, final_url = excluded.final_url, sha256 = excluded.sha256,
   bytes = excluded.bytes, segment = excluded.segment, offset = excluded.offset,
   version = excluded.version, last_time = excluded.last_time
 """
+_ROW_VALUES = "(" + ",".join("?" * 16) + ")"
+# Rows a statement: each one waits for the interpreter's lock. SQLite may take 999 values at most.
+_ROWS_AT_ONCE = 60
+_UPSERT_ONE = _UPSERT.format(values=_ROW_VALUES)
+_UPSERT_MANY = _UPSERT.format(values=",".join([_ROW_VALUES] * _ROWS_AT_ONCE))
 _TOUCH = """
 UPDATE urls SET state = ?1, status_code = ?2, reason = ?3, attempts = attempts + ?4, last_time = ?5,
   etag = coalesce(?6, etag), last_modified = coalesce(?7, last_modified)
@@ -181,7 +186,7 @@ class Ledger:
         *,
         forms: Iterable[FormRow] = (),
         changed: Iterable[tuple[int, int]] = (),
-        rows: Iterable[UrlRow] = (),
+        rows: Sequence[UrlRow] = (),
         touched: Iterable[Touch] = (),
         segments: Iterable[SegmentState] = (),
     ) -> None:
@@ -194,7 +199,7 @@ class Ledger:
             try:
                 self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", forms)
                 self._db.executemany(_ARCHIVE, changed)
-                self._db.executemany(_UPSERT, rows)
+                self._upsert(rows)
                 self._db.executemany(_TOUCH, touched)
                 self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
                 self._db.execute("COMMIT")
@@ -202,6 +207,13 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    def _upsert(self, rows: Sequence[UrlRow]) -> None:
+        whole = len(rows) - len(rows) % _ROWS_AT_ONCE
+        for start in range(0, whole, _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            self._db.execute(_UPSERT_MANY, [value for row in some for value in (*row, row.time)])
+        self._db.executemany(_UPSERT_ONE, ((*row, row.time) for row in rows[whole:]))
 
     def form_id(self, key: str) -> int | None:
         """The id of the form with this key."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from pipeline.storage import sha256_file, storage_error, sync_folder
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
-_MAX_PIECES = 512  # Buffers per writev; Linux takes 1,024.
+_PIECE_BYTES = 256 * 1024
+_LARGE_BYTES = 64 * 1024  # Not worth a copy.
 # One fixed time for all members: same images, same bytes. tar warns of the year 1970.
 _HEADER_TAIL = (
     b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(155 + 12)
@@ -186,15 +188,10 @@ class SegmentWriter:
 
     def _append(self, buffers: list[bytes]) -> None:
         assert self._file is not None
-        for start in range(0, len(buffers), _MAX_PIECES):
-            some = buffers[start : start + _MAX_PIECES]
-            wanted = sum(map(len, some))
-            written = os.writev(self._file, some)
-            if written < wanted:
-                _write_all(self._file, b"".join(some)[written:])
-            for buffer in some:
-                self._hash.update(buffer)
-            self._written_bytes += wanted
+        for data in _joined(buffers):
+            _write_all(self._file, data)
+            self._hash.update(data)
+            self._written_bytes += len(data)
 
     def seal(self) -> tuple[str, int, str] | None:
         """Put the end mark behind an open segment, so that every tool reads it to its end.
@@ -226,6 +223,28 @@ class SegmentWriter:
             with contextlib.suppress(OSError):
                 os.close(self._file)
             self._file = None
+
+
+def _joined(buffers: list[bytes]) -> Iterator[bytes]:
+    """The same bytes, small buffers put together.
+
+    Each write and each hash has to wait for the interpreter's lock when it returns, while the thread
+    that fetches is busy; with one for each small image they would wait longer than they work.
+    """
+    small: list[bytes] = []
+    size = 0
+    for buffer in buffers:
+        large = len(buffer) >= _LARGE_BYTES
+        if small and (large or size + len(buffer) > _PIECE_BYTES):
+            yield b"".join(small)
+            small, size = [], 0
+        if large:
+            yield buffer
+        else:
+            small.append(buffer)
+            size += len(buffer)
+    if small:
+        yield b"".join(small)
 
 
 def _write_all(file: int, data: bytes) -> None:

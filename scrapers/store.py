@@ -125,7 +125,7 @@ class Store:
     def is_full(self) -> bool:
         """A batch is being written and the next one is full: wait for `room`."""
         return self._writing is not None and (
-            self.batch.bytes >= BATCH_BYTES or len(self.batch) >= 2 * BATCH_ROWS
+            self.batch.bytes >= 2 * BATCH_BYTES or len(self.batch) >= 2 * BATCH_ROWS
         )
 
     async def room(self) -> None:

@@ -206,20 +206,16 @@ def test_a_full_disk_loses_nothing_that_was_committed(
     monkeypatch.setattr("scrapers.store.BATCH_ROWS", 20)
     left = room
 
-    def writev(file: int, buffers: list[bytes]) -> int:
+    def write(file: int, data: bytes) -> int:
         nonlocal left
-        data = b"".join(buffers)
         if left <= 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         written = os.write(file, data[:left])
         left -= written
         return written
 
-    def write(file: int, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as full:
-        full.setattr(segments, "os", _FullDisk(writev, write))
+        full.setattr(segments, "os", _FullDisk(write))
         with pytest.raises(StorageError, match="disk is full"):
             finish(server, quick, 12)
     assert finish(server, quick, 12).outcome == "done"
@@ -227,10 +223,9 @@ def test_a_full_disk_loses_nothing_that_was_committed(
 
 
 class _FullDisk:
-    """`os` with two functions that refuse."""
+    """`os` with a function that refuses."""
 
-    def __init__(self, writev: object, write: object) -> None:
-        self.writev = writev
+    def __init__(self, write: object) -> None:
         self.write = write
 
     def __getattr__(self, name: str) -> object:
