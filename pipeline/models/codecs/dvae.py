@@ -28,9 +28,7 @@ from pipeline.models.codecs.weights import load_weights
 
 _DOWNSAMPLING = 8
 _GROUPS = 4  # of blocks; three of them end in a change of size
-_MARGIN = (
-    0.1  # pixels lie in [0.1, 0.9] inside, away from where a logit-Laplace density is infinite
-)
+_MARGIN = 0.1  # pixels lie in [0.1, 0.9] inside: at 0 and 1 a logit-Laplace has no density
 _HUSKS = ("dall_e.", "torch.nn.modules.")
 
 
