@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
 from pipeline.storage import Workspace, arrow_schema, atomic_write
 from scrapers.config import ScrapeConfig, source_options
+from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.keys import address_of
 from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
-from scrapers.source import Source, open_source
+from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import kept_page
 
 _log = logging.getLogger(__name__)
@@ -48,18 +49,24 @@ class ListedUrl(NamedTuple):
 
 def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport:
     """Do what `--export` or `--list-urls` ask for; lines go to standard output."""
+    details = {}
     if config.export is not None:
         rows = export_ledger(Workspace(config.workspace), config.export)
-    elif config.out is not None:
-        rows = write_url_table(config, config.out, source=source)
     else:
-        rows = write_url_lines(config, sys.stdout, source=source)
+        discovery = discover_kept(config, source=source)
+        warn_of_differences(discovery.differences)
+        details = describe_differences(discovery.differences)
+        if config.out is not None:
+            rows = write_url_table(discovery, config.out)
+        else:
+            rows = write_url_lines(discovery, sys.stdout)
     written = config.export or config.out
     return StageReport(
         stage="scrape",
         outcome="done",
         counts={"urls": rows},
         outputs=(str(written),) if written else (),
+        details=details,
     )
 
 
@@ -76,8 +83,8 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
         ledger.close()
 
 
-def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator[ListedUrl]:
-    """Every address by the first form of its caption, lazily and without touching the network.
+def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Discovery:
+    """What the source offers, without touching the network.
 
     The page is read from the raw store of an earlier run; without one, what is built in is listed.
     """
@@ -91,7 +98,12 @@ def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator
                 "--page FILE to list what it shows.",
                 source.start_url,
             )
-    for plan in source.discover(page).plans:
+    return source.discover(page)
+
+
+def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
+    """Every address by the first form of its caption, lazily."""
+    for plan in discovery.plans:
         caption = plan.forms[0].caption
         form = OpenForm(caption, address_of(plan.forms[0], plan.section))
         ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
@@ -99,18 +111,18 @@ def list_urls(config: ScrapeConfig, *, source: Source | None = None) -> Iterator
             yield ListedUrl(plan.section, caption, rank, form.url(rank))
 
 
-def write_url_lines(config: ScrapeConfig, stream: IO[str], *, source: Source | None = None) -> int:
+def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
     """Write `section⇥caption⇥rank⇥url` lines; gives their number."""
     number = 0
-    for listed in list_urls(config, source=source):
+    for listed in list_urls(discovery):
         stream.write("\t".join(map(str, listed)) + "\n")
         number += 1
     return number
 
 
-def write_url_table(config: ScrapeConfig, out: Path, *, source: Source | None = None) -> int:
+def write_url_table(discovery: Discovery, out: Path) -> int:
     """Write the same as parquet; gives the number of rows."""
-    return write_table(list_urls(config, source=source), URL_LIST, out)
+    return write_table(list_urls(discovery), URL_LIST, out)
 
 
 def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...], out: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.storage import (
 )
 from scrapers.config import ScrapeConfig
 from scrapers.crawl import Crawl
+from scrapers.differences import describe_differences
 from scrapers.ledger import Ledger
 from scrapers.outcome import Tally
 from scrapers.segments import segment_name
@@ -90,7 +91,13 @@ class RawStore:
         sync_folder(self.workspace.raw)
 
     def finish(
-        self, store: Store, crawl: Crawl, page: bytes | None, *, repeated: int
+        self,
+        store: Store,
+        crawl: Crawl,
+        page: bytes | None,
+        *,
+        repeated: int,
+        differences: Sequence[str],
     ) -> StageReport:
         """Close the segments, write the manifest if it says anything new, and report."""
         files = self._files(store)
@@ -107,6 +114,7 @@ class RawStore:
                 "sections": table,
                 "completeness": completeness(table),
                 "reasons": reasons(store.ledger),
+                **describe_differences(differences),
             },
         )
         self._write_if_new(manifest)

@@ -25,6 +25,7 @@ from pipeline.storage import Workspace
 from scrapers.client import Client, FixedResolver
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
+from scrapers.differences import warn_of_differences
 from scrapers.hosts import Hosts
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
@@ -158,8 +159,7 @@ class _Run:
             discovery = await self._fetch_page(url, hosts)
         else:
             discovery = self.source.discover(self.page)
-        for difference in discovery.differences:
-            logger.info("%s", difference)
+        warn_of_differences(discovery.differences)
         with self.raw.open(self.source.name) as store:
             await self._fetch_images(discovery, store, hosts)
 
@@ -215,7 +215,13 @@ class _Run:
             return
         if self.config.refresh and not crawl.left:
             end_refresh(store.ledger)
-        self.report = self.raw.finish(store, crawl, self.page, repeated=opener.repeated)
+        self.report = self.raw.finish(
+            store,
+            crawl,
+            self.page,
+            repeated=opener.repeated,
+            differences=discovery.differences,
+        )
         if self.archive is not None:
             details = {**self.report.details, "archive": self.archive.describe()}
             self.report = dataclasses.replace(self.report, details=details)

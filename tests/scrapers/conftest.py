@@ -158,6 +158,7 @@ class PlainSource:
     section: str = "things"
     forms: tuple[str, ...] = ("",)
     pages: list[bytes | None] = field(default_factory=list)
+    differences: tuple[str, ...] = ()
 
     def plans(self) -> Iterator[CaptionPlan]:
         for number in range(self.captions):
@@ -179,7 +180,7 @@ class PlainSource:
             num_captions=self.captions,
             num_urls=self.captions * self.ranks,
             sections=(),
-            differences=(),
+            differences=self.differences,
         )
 
 

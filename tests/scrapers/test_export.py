@@ -13,7 +13,13 @@ from pipeline.contracts import LEDGER_ITEMS
 from pipeline.errors import ContractError
 from pipeline.storage import Workspace
 from scrapers.config import ScrapeConfig
-from scrapers.export import export_ledger, list_urls, write_url_lines, write_url_table
+from scrapers.export import (
+    discover_kept,
+    export_ledger,
+    list_urls,
+    write_url_lines,
+    write_url_table,
+)
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import PlainSource, Server, stored
 
@@ -41,12 +47,12 @@ def test_no_ledger_is_said_in_a_sentence(tmp_path: Path) -> None:
 def test_addresses_are_listed_without_a_request(
     server: Server, quick: ScrapeConfig, tmp_path: Path
 ) -> None:
-    source = PlainSource(server.url, captions=2, ranks=2)
+    discovery = discover_kept(quick, source=PlainSource(server.url, captions=2, ranks=2))
     stream = io.StringIO()
-    assert write_url_lines(quick, stream, source=source) == 4
+    assert write_url_lines(discovery, stream) == 4
     first = stream.getvalue().splitlines()[1].split("\t")
     assert first == ["things", "caption 0", "1", f"{server.url}/samples/things/c0_1.png"]
-    assert write_url_table(quick, tmp_path / "urls.parquet", source=source) == 4
+    assert write_url_table(discovery, tmp_path / "urls.parquet") == 4
     assert pq.read_table(tmp_path / "urls.parquet")["rank"].to_pylist() == [0, 1, 0, 1]
     assert server.asked == []
 
@@ -57,7 +63,7 @@ def test_without_a_fetched_page_what_is_built_in_is_listed_and_said_so(
     source = PlainSource(
         "http://example.org", start_url="http://example.org/page", captions=2, ranks=2
     )
-    assert len(list(list_urls(quick, source=source))) == 4
+    assert len(list(list_urls(discover_kept(quick, source=source)))) == 4
     assert "--page FILE" in caplog.text
 
 
@@ -75,3 +81,21 @@ def test_the_stage_lists_and_exports_without_a_request(
     report = scrape(replace(quick, export=tmp_path / "ledger.parquet"))
     assert report.outputs == (str(tmp_path / "ledger.parquet"),)
     assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize("listing", [False, True], ids=["crawled", "listed"])
+def test_differences_are_counted_in_one_warning_and_told_in_the_report(
+    listing: bool, server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = tuple(f"The page lacks '{number}'." for number in range(250))
+    source = PlainSource(server.url, captions=1, differences=told)
+    config = replace(quick, list_urls=listing)
+    report = scrape(config, source=source)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "250 differences between page and catalogue, the first: The page lacks '0'. "
+        "More in the report (--json)."
+    ]
+    assert report.details["num_differences"] == 250
+    assert report.details["differences"] == list(told[:200])
+    again = scrape(config, source=source)
+    assert again.details["num_differences"] == 250
