@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST_NAME = "manifest.json"
+LEDGER_NAME = "ledger.sqlite"
 TEMPORARY_SUFFIX = ".partial"
 
 
@@ -275,7 +276,7 @@ class Workspace:
     @property
     def ledger(self) -> Path:
         """One row a URL."""
-        return self.raw / "ledger.sqlite"
+        return self.raw / LEDGER_NAME
 
     @property
     def segments(self) -> Path:

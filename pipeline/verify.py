@@ -1,8 +1,8 @@
 """`pipeline verify`: prove that a workspace is what its manifests say. Floor 5.
 
 Checked: every manifest is readable and of our version; every file it names is there, with its size and
-sha256; every table has its rows; *rows in = kept + rejected + failed* at each stage; every input is still
-the one that a stage was made from.
+sha256; every table has its rows; the ledger holds what the crawl said; *rows in = kept + rejected +
+failed* at each stage; every input is still the one that a stage was made from.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config import StageConfig, option
-from pipeline.contracts import COUNT_LAWS, FileEntry, StageReport
-from pipeline.errors import ContractError
+from pipeline.contracts import COUNT_LAWS, URL_STATES, FileEntry, StageReport
+from pipeline.errors import ContractError, PipelineError
 from pipeline.inventory import Folder, find_folders
 from pipeline.road import Call
-from pipeline.storage import Workspace, sha256_file
+from pipeline.storage import LEDGER_NAME, Workspace, sha256_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ def check_folder(folder: Folder, *, stale: bool = True) -> Iterator[str]:
     for entry in folder.manifest.files:
         yield from _check_file(folder, entry)
     yield from _check_law(folder)
+    if folder.contract == "raw":
+        yield from _check_ledger(folder)
     if stale and folder.stale:
         yield f"{folder.name} was made from an older {', '.join(folder.stale)}: run its stage again"
 
@@ -78,6 +80,25 @@ def _check_file(folder: Folder, entry: FileEntry) -> Iterator[str]:
         rows = pq.read_metadata(path).num_rows
         if rows != entry.rows:
             yield f"{folder.name}/{entry.path} has {rows} rows, expected {entry.rows}"
+
+
+def _check_ledger(folder: Folder) -> Iterator[str]:
+    from scrapers.summary import read_ledger
+
+    assert folder.manifest is not None
+    name = f"{folder.name}/{LEDGER_NAME}"
+    try:
+        content, found = read_ledger(folder.path / LEDGER_NAME)
+    except PipelineError as error:
+        yield f"{name} can't be proved: {error}"
+        return
+    if content != folder.manifest.details.get("content"):
+        yield f"{name} has another content than its manifest says: it was changed or replaced"
+    for state in URL_STATES:
+        expected = folder.manifest.counts.get(state, 0)
+        # What was planned and not asked for is pending in the manifest, and in no row.
+        if found[state] > expected or (found[state] < expected and state != "pending"):
+            yield f"{name} has {found[state]} URLs that are {state}, expected {expected}"
 
 
 def _check_law(folder: Folder) -> Iterator[str]:

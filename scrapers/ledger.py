@@ -234,8 +234,8 @@ class Ledger:
     def count_states(self) -> Counter[str]:
         """URLs by state; every state is named."""
         counts = Counter(dict.fromkeys(URL_STATES, 0))
-        for state, number in self._db.execute("SELECT state, count(*) FROM urls GROUP BY state"):
-            counts[URL_STATES[state]] = number
+        for state, number in self.query("SELECT state, count(*) FROM urls GROUP BY state"):
+            counts[URL_STATES[state]] = number  # type: ignore[call-overload, assignment]
         return counts
 
     def segment_states(self) -> list[SegmentState]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import URL_STATES
@@ -48,6 +49,18 @@ def content_digest(ledger: Ledger) -> str:
         )
         digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def read_ledger(path: Path) -> tuple[str, Counter[str]]:
+    """`content_digest` of the ledger at `path`, and its URLs by state.
+
+    Raises ContractError if there is none, that or StorageError if it can't be read.
+    """
+    ledger = Ledger(path)
+    try:
+        return content_digest(ledger), ledger.count_states()
+    finally:
+        ledger.close()
 
 
 def section_table(ledger: Ledger) -> dict[str, dict[str, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,19 +22,34 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.verify import check_folder
+from scrapers.ledger import FormRow, Ledger, UrlRow
+from scrapers.ledger_schema import STATE_NUMBER
+from scrapers.summary import content_digest, counts_of
 
 COUNTS = {"rows": 3, "kept": 2, "rejected": 1, "failed": 0}
 
 
 def write_raw(workspace: Workspace, content: str) -> None:
-    workspace.raw.mkdir(exist_ok=True)
-    counts = {"urls": 3, "done": 2, "missing": 1}
+    """A ledger of three URLs, whose caption is `content`, and the manifest of its crawl."""
+    workspace.ledger.unlink(missing_ok=True)
+    ledger = Ledger(workspace.ledger, "dalleblog")
+    form = FormRow(1, "things-0", 1, "things", content, False, 3, "http://blog.test/", ".png")
+    ledger.commit(
+        forms=[form], rows=[url_row(0, "done"), url_row(1, "done"), url_row(2, "missing")]
+    )
+    counts = counts_of(ledger, 0)
+    details = {"content": content_digest(ledger)}
+    ledger.close()
     write_manifest(
         workspace.raw,
-        make_manifest(
-            "raw", config={}, inputs={}, counts=counts, files=(), details={"content": content}
-        ),
+        make_manifest("raw", config={}, inputs={}, counts=counts, files=(), details=details),
     )
+
+
+def url_row(rank: int, state: str) -> UrlRow:
+    row: dict[str, Any] = dict.fromkeys(UrlRow._fields)
+    row |= {"form": 1, "rank": rank, "state": STATE_NUMBER[state], "attempts": 1}
+    return UrlRow(**(row | {"sha256": bytes(32), "version": 1, "time": 0}))
 
 
 def write_dedupe(workspace: Workspace, counts: dict[str, int] | None = None) -> Path:
@@ -119,3 +135,28 @@ def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
 def test_an_input_that_was_deleted_is_a_problem(workspace: Workspace) -> None:
     shutil.rmtree(workspace.raw)
     assert "older raw" in problems(workspace)[0]
+
+
+def test_a_missing_and_an_unreadable_ledger_are_found(workspace: Workspace) -> None:
+    workspace.ledger.unlink()
+    assert ["There is no ledger" in text for text in problems(workspace)] == [True]
+    assert not workspace.ledger.exists()
+    for garbage in (b"garbage" * 1000, b""):
+        workspace.ledger.write_bytes(garbage)
+        assert ["raw/ledger.sqlite can't be proved" in text for text in problems(workspace)] == [
+            True
+        ]
+
+
+def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace(tmp_path / "other").open(source="dalleblog")
+    write_raw(other, "another caption")
+    shutil.copy(other.ledger, workspace.ledger)
+    assert ["another content" in text for text in problems(workspace)] == [True]
+    ledger = Ledger(workspace.ledger)
+    ledger.commit(rows=[url_row(1, "failed")])
+    ledger.close()
+    assert problems(workspace)[1:] == [
+        "raw/ledger.sqlite has 1 URLs that are done, expected 2",
+        "raw/ledger.sqlite has 1 URLs that are failed, expected 0",
+    ]
