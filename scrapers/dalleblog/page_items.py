@@ -145,10 +145,13 @@ class _Reader:
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element opens."""
         self.node = Node(tag, self.node)
-        if self.silent is not None or self._chooses(tag, attributes):
+        if self.silent is not None:
+            return
+        if self.choosing is not None and self._chooses(self.choosing, tag, attributes):
             return
         self._end_text()
-        if tag == "select" or attributes.get("role") == "listbox":
+        # A tag without attributes has no dict but a mapping that is slow to ask.
+        if tag == "select" or (attributes and attributes.get("role") == "listbox"):
             self.choosing = _Choosing(self.node, attributes)
             return
         if tag not in _INLINE:
@@ -231,11 +234,9 @@ class _Reader:
             self.items[start:] = inside[caption:] + inside[:caption]
             self.figures[-1] = None
 
-    def _chooses(self, tag: str, attributes: Mapping[str, str]) -> bool:
+    def _chooses(self, choosing: _Choosing, tag: str, attributes: Mapping[str, str]) -> bool:
         """Whether a tag belongs to an open choice. One that cannot ends a `<select>` left open."""
-        if self.choosing is None:
-            return False
-        if self.choosing.takes(tag, attributes):
+        if choosing.takes(tag, attributes):
             return True
         self._end_choice()
         return False
