@@ -69,7 +69,7 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
         outcome="done" if current is None else "unchanged",
         counts=(current or manifest).counts,
         seconds=time.monotonic() - started,
-        outputs=("dedupe",),
+        outputs=(str(folder),),
         details=(current or manifest).details,
     )
 
@@ -85,7 +85,7 @@ def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
         details = json.loads((workspace.raw / MANIFEST_NAME).read_bytes())["details"]
         content = str(details["content"])
     except (OSError, ValueError, KeyError, TypeError):
-        log.info("The raw store has no finished manifest: working on what the ledger has so far.")
+        log.warning("The crawl is not finished: working on what %s has so far.", workspace.ledger)
         content = rows
     return {"raw": content, "ledger": rows}
 

@@ -121,16 +121,23 @@ class Store:
             raise ContractError(
                 f"{ledger} is missing: nothing was scraped yet. Run `scrape` first."
             )
-        self._path = path
+        self._path, self._ledger = path, ledger
         self._connection = _open(path)
-        self._connection.execute("ATTACH ? AS raw", (f"{ledger.absolute().as_uri()}?mode=ro",))
-        _check_ledger(self._connection, ledger)
+        _attach(self._connection, ledger)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageError(
+                f"Can't read {self._ledger} or write {self._path}: {error}."
+            ) from error
+        if isinstance(error, sqlite3.DatabaseError):
+            raise ContractError(
+                f"{self._ledger} is damaged ({error}). Bring back a whole copy of it."
+            ) from error
 
     def destroy(self) -> None:
         """Close the store and remove its files."""
@@ -237,8 +244,9 @@ def _open(path: Path) -> sqlite3.Connection:
     raise StorageError(f"Can't make the working store {path}. Is its folder writable?")
 
 
-def _check_ledger(connection: sqlite3.Connection, ledger: Path) -> None:
+def _attach(connection: sqlite3.Connection, ledger: Path) -> None:
     try:
+        connection.execute("ATTACH ? AS raw", (f"{ledger.absolute().as_uri()}?mode=ro",))
         connection.execute("SELECT key FROM raw.items LIMIT 1")
     except sqlite3.DatabaseError as error:
         connection.close()

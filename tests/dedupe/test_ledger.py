@@ -1,0 +1,37 @@
+"""What the stage says of a ledger that is damaged or not finished."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.errors import ContractError
+from tests.dedupe.conftest import RawStore, dedupe, photo_png
+
+
+def test_a_ledger_that_is_none_is_said_in_a_sentence(raw: RawStore) -> None:
+    raw.add("a", photo_png(0))
+    workspace = raw.write()
+    workspace.ledger.write_bytes(b"garbage" * 1000)
+    with pytest.raises(ContractError, match=r"ledger\.sqlite has no view `items`"):
+        dedupe(workspace)
+
+
+def test_a_ledger_damaged_in_its_middle_is_said_in_a_sentence(raw: RawStore) -> None:
+    for number in range(200):
+        raw.add(f"key{number:03}", None)
+    workspace = raw.write()
+    data = bytearray(workspace.ledger.read_bytes())
+    data[3 * 4096 : 6 * 4096] = bytes(range(256)) * 48
+    workspace.ledger.write_bytes(data)
+    with pytest.raises(ContractError, match=r"ledger\.sqlite is damaged"):
+        dedupe(workspace)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_unfinished_crawl_is_warned_of(
+    finished: bool, raw: RawStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw.add("a", photo_png(0))
+    workspace = raw.write(finished=finished)
+    assert dedupe(workspace).outputs == (str(workspace.dedupe),)
+    assert ("The crawl is not finished" in caplog.text) is not finished
