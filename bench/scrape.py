@@ -250,7 +250,9 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", type=int, default=64, help="connections, ours and pycurl's"
     )
-    parser.add_argument("--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without it)")
+    parser.add_argument(
+        "--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without)"
+    )
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: /tmp)")
     parser.add_argument("--sync", action="store_true", help="the others' time includes `sync`")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """One crawl of `bench/scrape.py`, a process of its own: `scrape` over captions that only differ in name.
 
-    python bench/scrape_ours.py BASE_URL CAPTIONS WORKSPACE CONCURRENCY
+python bench/scrape_ours.py BASE_URL CAPTIONS WORKSPACE CONCURRENCY
 """
 
 from __future__ import annotations

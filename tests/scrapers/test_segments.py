@@ -18,7 +18,9 @@ from tests.scrapers.conftest import png
 def fill(folder: Path, sizes: list[int], max_bytes: int = 10**9) -> list[SegmentState]:
     writer = SegmentWriter(folder, None, max_bytes=max_bytes)
     for number, size in enumerate(sizes):
-        writer.place(f"things-{number:016x}-00", "png", png(f"{number}", size), f'{{"rank": {number}}}')
+        writer.place(
+            f"things-{number:016x}-00", "png", png(f"{number}", size), f'{{"rank": {number}}}'
+        )
     states = writer.write(writer.take())
     writer.seal()
     return states
