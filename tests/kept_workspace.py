@@ -1,4 +1,4 @@
-"""A small workspace as scraping and dedupe would leave it, made by the contracts."""
+"""Fixtures of more than one area: a small workspace as scraping and dedupe would leave it."""
 
 from __future__ import annotations
 
