@@ -176,7 +176,10 @@ def test_another_plan_begins_anew_when_asked_to(
 
 def test_new_shards_are_another_plan(workspace: Workspace, make_config: MakeConfig) -> None:
     run(make_config())
-    write_json(workspace.shards("default") / "manifest.json", {"details": {"content": "new"}})
+    path = workspace.shards("default") / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["files"][0]["sha256"] = "0" * 64
+    write_json(path, manifest)
     with pytest.raises(ConfigError, match="shards/default"):
         run(make_config())
 
