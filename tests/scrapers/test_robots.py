@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from scrapers.robots import parse_robots, robots_for_status
@@ -63,9 +61,8 @@ def test_statuses(status: int, allowed: bool) -> None:
     assert robots.allows("/a") is allowed
 
 
+@pytest.mark.timeout(60)  # years, where patterns backtrack
 def test_a_hostile_pattern_costs_no_time() -> None:
     text = "User-agent: *\nDisallow: /" + "*" * 5000 + "x$\nDisallow: /" + "a*" * 25 + "b"
-    started = time.monotonic()
-    parse_robots(text, AGENT).allows("/" + "a" * 60)
+    assert parse_robots(text, AGENT).allows("/" + "a" * 60)
     parse_robots("\xff\x00" * 200_000, AGENT)
-    assert time.monotonic() - started < 2.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import pytest
 
@@ -106,11 +105,9 @@ def test_a_slot_never_filled_is_never_asked_for() -> None:
 
 def test_ten_to_the_twelve_captions_are_counted_and_not_made() -> None:
     options = tuple(f"o{i}" for i in range(10_000))
-    start = time.process_time()
     huge = section("{a} {b} {c}", a=options, b=options, c=options)
     assert huge.num_captions == 10**12
     assert next(huge.captions()) == ("o0 o0 o0",)
-    assert time.process_time() - start < 2
 
 
 def test_folding_leaves_one_space() -> None:

