@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scale", type=_numbers, default=[], help="URLs in one run")
     parser.add_argument(
-        "--concurrency", type=int, default=64, help="connections, ours and pycurl's"
+        "--concurrency", type=int, default=32, help="connections, ours and pycurl's"
     )
     parser.add_argument(
         "--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without)"
