@@ -284,7 +284,7 @@ class Client:
             if not lane.free and lane.deadline < now:
                 detail = f"no whole answer in {self.timeout_s} s"
                 lane.fail(FetchError("timeout", detail, retry=True, sign="overload"))
-            elif lane.free and lane.deadline < now - _KEEP_IDLE_S:
+            elif lane.free and lane.deadline - self.timeout_s < now - _KEEP_IDLE_S:
                 lane.close()
         self._timer = self._loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)
 

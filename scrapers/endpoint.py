@@ -76,8 +76,9 @@ def exact_url(url: str) -> URL:
     plain = url.isascii() and url.isprintable() and " " not in url
     try:
         parsed = URL(url, encoded=plain)
+        whole = parsed.scheme in ("http", "https") and parsed.host and parsed.port
     except ValueError as error:
         raise FetchError("bad_url", str(error)) from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if not whole:
         raise FetchError("bad_url", f"not a web address: {url[:200]!r}")
     return parsed

@@ -98,7 +98,7 @@ def user_agent(contact: str | None) -> str:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # The extra `fast`: twice the requests a second.
+        import uvloop  # Twice the requests a second.
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
