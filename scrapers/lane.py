@@ -67,7 +67,6 @@ class Lane(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Reply] | None = None
         self._max_bytes = 0
-        self._heads: Parser | None = None
         self._part = b""  # Of a head that is not whole yet.
         self._head: Any = None
         self._body: bytearray | None = None
@@ -164,9 +163,8 @@ class Lane(asyncio.BufferedProtocol):
                 raise FetchError("bad_http", "the head does not end", retry=True)
             self._part = data
             return
-        if self._heads is None:
-            self._heads = self._make_parser(False)
-        messages, _, _ = self._heads.feed_data(data[:end])
+        # A parser a head: not every version of aiohttp's takes a second one behind a skipped body.
+        messages, _, _ = self._make_parser(False).feed_data(data[:end])
         if not messages or (messages[0][0].code < 200 and messages[0][0].code != 101):
             if end < len(data):
                 self._read_head(data[end:])
