@@ -30,7 +30,7 @@ from pipeline.errors import ContractError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.pictures import contact_sheet, encode_png
 from pipeline.generate.prompts import Order, list_orders, list_prompts
-from pipeline.models.checkpoints import INFO_FILE, CheckpointInfo, load_dalle, read_info
+from pipeline.models.checkpoints.ours import INFO_FILE, CheckpointInfo, load_dalle, read_info
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.dalle import Dalle

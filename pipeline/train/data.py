@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.dalle import DalleConfig
+from pipeline.models.dalle_config import DalleConfig
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import ShardIndex
 from pipeline.webdata.reader import Batch, ShardReader

@@ -21,7 +21,7 @@ from typing import Any
 from pipeline.config import resolved
 from pipeline.contracts import FileEntry
 from pipeline.errors import ConfigError
-from pipeline.models.checkpoints import CheckpointInfo, list_checkpoints, write_checkpoint
+from pipeline.models.checkpoints.ours import CheckpointInfo, list_checkpoints, write_checkpoint
 from pipeline.storage import (
     MANIFEST_NAME,
     empty_folder,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.contracts import StageReport
 from pipeline.errors import ModelError
-from pipeline.models.checkpoints import CheckpointInfo
+from pipeline.models.checkpoints.ours import CheckpointInfo
 from pipeline.models.dalle import Dalle, DalleLoss
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress

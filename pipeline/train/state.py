@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.models.checkpoints import (
+from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     RNG_FILE,

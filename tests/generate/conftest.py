@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from pipeline.generate.config import GenerateConfig
-from pipeline.models.checkpoints import MODEL_FILE, CheckpointInfo, write_checkpoint
+from pipeline.models.checkpoints.ours import MODEL_FILE, CheckpointInfo, write_checkpoint
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
 from pipeline.storage import Workspace, make_manifest, write_bytes, write_manifest
 

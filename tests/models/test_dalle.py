@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.errors import ModelError
-from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.transformer import initial_layer_scale
 
 SMALL = DalleConfig(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.checkpoints import (
+from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     CheckpointInfo,
     list_checkpoints,
@@ -18,7 +18,8 @@ from pipeline.models.checkpoints import (
     read_tensors,
     write_checkpoint,
 )
-from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
 
 CPU = torch.device("cpu")
 CONFIG = DalleConfig(
@@ -93,7 +94,7 @@ def test_weights_of_other_hyper_parameters_are_refused(tmp_path: Path, model: Da
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"version": 99}, "version 99"), ({"step": None, "model": {}}, "lacks or doubles")],
+    [({"version": 99}, "version 99"), ({"model": {}}, "hyper-parameters")],
 )
 def test_another_description_is_refused(
     folder: Path, change: dict[str, object], message: str

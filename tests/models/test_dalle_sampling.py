@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.sampling import draw, image_seed, kept_codes, sample_codes, uniform_streams
 
 CONFIG = DalleConfig(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.checkpoints import list_checkpoints, load_dalle, read_info
+from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle, read_info
 from pipeline.models.dalle import Dalle, DalleLoss
 from pipeline.models.sampling import sample_codes
 from pipeline.models.text import load_tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.checkpoints import list_checkpoints
+from pipeline.models.checkpoints.ours import list_checkpoints
 from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.errors import ModelError
-from pipeline.models.dalle import Dalle, DalleConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
 from pipeline.storage import (
     TEMPORARY_SUFFIX,
     sha256_bytes,
@@ -95,8 +96,8 @@ def read_info(folder: Path) -> CheckpointInfo:
     raw = _read_description(folder)
     fields = {name: raw[name] for name in CheckpointInfo.__dataclass_fields__ if name in raw}
     try:
-        return CheckpointInfo(**{**fields, "model": DalleConfig(**raw["model"])})
-    except (KeyError, TypeError) as error:
+        return CheckpointInfo(**{**fields, "model": DalleConfig.from_dict(raw["model"])})
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder / INFO_FILE} lacks or doubles a field ({error}). Use another checkpoint."
         ) from error

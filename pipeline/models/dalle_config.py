@@ -1,0 +1,125 @@
+"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6. Floor 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from typing import Any, Literal, get_args
+
+from pipeline.errors import ModelError
+
+AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
+ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
+LayerId = int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DalleConfig:
+    """What makes a model, whatever its weights.
+
+    `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the positions' own
+    padding ids. The image is `image_fmap_size` × `image_fmap_size` codes. `attn_types` and the shared
+    ids go round in a cycle over the layers; layers of the same id share their weights. Dropouts are
+    shares of 0..1. Raises ModelError for values that make no model.
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    dim_head: int
+    text_seq_len: int
+    num_text_tokens: int
+    num_image_tokens: int
+    image_fmap_size: int
+    attn_dropout: float = 0.0
+    ff_dropout: float = 0.0
+    loss_img_weight: float = 7.0
+    reversible: bool = False
+    attn_types: tuple[AttentionType, ...] = ("full",)
+    stable: bool = False
+    sandwich_norm: bool = False
+    shift_tokens: bool = False
+    rotary_emb: bool = False
+    shared_attn_ids: tuple[LayerId, ...] | None = None
+    shared_ff_ids: tuple[LayerId, ...] | None = None
+    share_input_output_emb: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.attn_types if kind not in ATTENTION_TYPES]
+        if unknown or not self.attn_types:
+            raise ModelError(
+                f"attn_types is {list(self.attn_types)}; each is one of {', '.join(ATTENTION_TYPES)}."
+            )
+        if self.shared_attn_ids == () or self.shared_ff_ids == ():
+            raise ModelError(
+                "shared_attn_ids and shared_ff_ids name a layer at least, or are None."
+            )
+        self._check_shared_types()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
+        """The inverse of `as_dict`, also after JSON has made lists of the tuples.
+
+        Raises ModelError for a name that is unknown or missing.
+        """
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ModelError(f"These are not a model's hyper-parameters: {error}.") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The hyper-parameters as JSON values."""
+        return asdict(self)
+
+    @property
+    def image_seq_len(self) -> int:
+        """Codes an image."""
+        return self.image_fmap_size**2
+
+    @property
+    def total_seq_len(self) -> int:
+        """Positions of a sequence in training: BOS, the text, the image without its last code."""
+        return self.text_seq_len + self.image_seq_len
+
+    @property
+    def total_text_tokens(self) -> int:
+        """Text ids with one padding id for each position."""
+        return self.num_text_tokens + self.text_seq_len
+
+    @property
+    def total_tokens(self) -> int:
+        """Ids of the joint vocabulary: text, padding, image."""
+        return self.total_text_tokens + self.num_image_tokens
+
+    @property
+    def layer_types(self) -> tuple[AttentionType, ...]:
+        """The kind of attention in each layer."""
+        return tuple(islice(cycle(self.attn_types), self.depth))
+
+    @property
+    def layer_attn_ids(self) -> tuple[LayerId, ...]:
+        """Which attention's weights each layer uses."""
+        return self._spread(self.shared_attn_ids)
+
+    @property
+    def layer_ff_ids(self) -> tuple[LayerId, ...]:
+        """Which feed-forward's weights each layer uses."""
+        return self._spread(self.shared_ff_ids)
+
+    def _spread(self, ids: tuple[LayerId, ...] | None) -> tuple[LayerId, ...]:
+        return tuple(islice(cycle(ids or range(self.depth)), self.depth))
+
+    def _check_shared_types(self) -> None:
+        kinds: dict[LayerId, AttentionType] = {}
+        for layer, (kind, name) in enumerate(
+            zip(self.layer_types, self.layer_attn_ids, strict=True)
+        ):
+            if kinds.setdefault(name, kind) != kind:
+                raise ModelError(
+                    f"Layer {layer} is {kind} and shares the attention {name!r} with a layer that is "
+                    f"{kinds[name]}. Give attn_types and shared_attn_ids that go together."
+                )
