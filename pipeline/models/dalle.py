@@ -118,17 +118,33 @@ class Dalle(nn.Module):
         positions = torch.arange(start, start + codes_BN.shape[1], device=codes_BN.device)
         return self.image_emb(codes_BN) + self.image_pos_emb(positions)
 
-    def start_images(self, tokens_BT: Tensor) -> tuple[Tensor, KeyValueCache]:
-        """Read the captions: logits_BV of each image's first code, and the cache to go on with."""
+    def start_images(
+        self, tokens_BT: Tensor, codes_BP: Tensor | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Read captions, and the first P codes of each image if given (P < N), in one pass.
+
+        Returns logits_BV of each image's next code, and the cache to go on with.
+        """
         total = self.config.text_seq_len + self.config.image_seq_len
         cache = self.transformer.new_cache(batch_size=tokens_BT.shape[0], max_length=total)
-        x_BLD = self.transformer(self.embed_text(tokens_BT), cache)
+        x_BLD = self.embed_text(tokens_BT)
+        if codes_BP is not None:
+            x_BLD = torch.cat((x_BLD, self.embed_codes(codes_BP)), dim=1)
+        x_BLD = self.transformer(x_BLD, cache)
         return self._image_logits(self.norm_out(x_BLD[:, -1])), cache
 
     def next_logits(self, codes_B: Tensor, *, position: int, cache: KeyValueCache) -> Tensor:
         """Take the code chosen at `position`; return logits_BV of the one after it."""
         x_B1D = self.transformer(self.embed_codes(codes_B[:, None], position), cache)
         return self._image_logits(self.norm_out(x_B1D[:, -1]))
+
+    def next_text_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
+        """Logits_BV of the text id at `position`, of text ids and paddings.
+
+        It follows BOS and the ids before it; what `tokens_BT` holds from `position` on changes nothing.
+        """
+        x_BLD = self.transformer(self.embed_text(tokens_BT)[:, : position + 1])
+        return self._text_logits(self.norm_out(x_BLD[:, -1]))
 
     def _shrink_embeddings(self) -> None:
         # torch's N(0, 1) drowns what the first layers add: after 500 steps of a small model the

@@ -45,6 +45,15 @@ class KeyValueCache:
         self.values[layer][:, :, self.length : end] = value_BHLK
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
+    def select(self, rows: Tensor) -> KeyValueCache:
+        """A cache of its own for each of `rows` (int64 indices of samples, repeats allowed)."""
+        return KeyValueCache(
+            max_length=self.max_length,
+            keys=[key.index_select(0, rows) for key in self.keys],
+            values=[value.index_select(0, rows) for value in self.values],
+            length=self.length,
+        )
+
 
 class Attention(nn.Module):
     """Causal multi-head attention over all earlier positions."""

@@ -122,6 +122,42 @@ def test_the_cache_gives_the_logits_of_a_whole_pass() -> None:
     )
 
 
+def test_a_start_with_codes_goes_on_as_if_they_had_been_drawn() -> None:
+    model = make_model()
+    tokens_BT, codes_BN = make_batch()
+    with torch.no_grad():
+        _, expected_BNV = model.logits(tokens_BT, codes_BN)
+        logits_BV, cache = model.start_images(tokens_BT, codes_BN[:, :4])
+        after_BV = model.next_logits(codes_BN[:, 4], position=4, cache=cache)
+    torch.testing.assert_close(logits_BV, expected_BNV[:, 4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after_BV, expected_BNV[:, 5], rtol=1e-4, atol=1e-5)
+
+
+def test_a_selected_cache_is_that_of_captions_read_again() -> None:
+    model = make_model()
+    tokens_BT, codes_BN = make_batch()
+    rows = torch.tensor([2, 0, 0])
+    with torch.no_grad():
+        _, cache = model.start_images(tokens_BT)
+        logits_BV = model.next_logits(codes_BN[:3, 0], position=0, cache=cache.select(rows))
+        _, again = model.start_images(tokens_BT[rows])
+        expected_BV = model.next_logits(codes_BN[:3, 0], position=0, cache=again)
+        untouched_BV = model.next_logits(codes_BN[:, 0], position=0, cache=cache)
+    torch.testing.assert_close(logits_BV, expected_BV, rtol=1e-4, atol=1e-5)
+    assert untouched_BV.shape == (4, 7)
+
+
+def test_the_next_text_id_follows_those_before_it() -> None:
+    model = make_model()
+    tokens_BT, codes_BN = make_batch()
+    text_BTV, _ = model.logits(tokens_BT, codes_BN)
+    for position in range(5):
+        hidden_BT = tokens_BT.clone()
+        hidden_BT[:, position:] = 3
+        logits_BV = model.next_text_logits(hidden_BT, position)
+        torch.testing.assert_close(logits_BV, text_BTV[:, position], rtol=1e-4, atol=1e-5)
+
+
 def test_a_caption_of_another_length_is_refused() -> None:
     with pytest.raises(ModelError, match=r"4 tokens .* text_seq_len=5"):
         make_model()(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 9, dtype=torch.long))
