@@ -288,9 +288,14 @@ class Workspace:
         """Kept, rejected and caption tables."""
         return self.root / "dedupe"
 
+    @property
+    def codecs(self) -> Path:
+        """The codecs of this workspace, a folder each."""
+        return self.root / "codecs"
+
     def codec(self, name: str) -> Path:
         """A codec trained here."""
-        return self.root / "codecs" / name
+        return self.codecs / name
 
     def tokenizer(self, name: str) -> Path:
         """A tokenizer trained here."""

@@ -26,13 +26,13 @@ import torch
 
 from pipeline.config import resolved
 from pipeline.contracts import FileEntry, StageReport
-from pipeline.errors import ContractError, ModelError
+from pipeline.errors import ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.pictures import contact_sheet, encode_png
 from pipeline.generate.prompts import Order, list_orders, list_prompts
 from pipeline.models.checkpoints.ours import INFO_FILE, CheckpointInfo, load_dalle, read_info
 from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.load import CODEC_JSON, load_codec
+from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle import Dalle
 from pipeline.models.devices import pick_device
 from pipeline.models.sampling import sample_codes
@@ -66,7 +66,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     prompts = list_prompts(config.prompts, config.prompts_file)
     checkpoint, inputs = find_checkpoint(config, workspace)
     info = read_info(checkpoint)
-    codec_folder = find_codec(workspace, info.codec)
+    codec_folder = find_codec(workspace.codecs, info.codec)
     inputs |= {
         "prompts": sha256_bytes("\n".join(prompts).encode()),
         f"codecs/{codec_folder.name}": input_digest(codec_folder),
@@ -172,28 +172,6 @@ def find_tokenizer(checkpoint: Path, info: CheckpointInfo) -> TextTokenizer:
             f"checkpoint was trained with {info.tokenizer[:12]}. Put the run's own tokenizer.json there."
         )
     return tokenizer
-
-
-def find_codec(workspace: Workspace, fingerprint: str) -> Path:
-    """The folder of the workspace's codec that made the codes of the checkpoint.
-
-    Raises ModelError where none has its fingerprint.
-    """
-    found = {}
-    for path in sorted(workspace.codec("any").parent.glob(f"*/{CODEC_JSON}")):
-        try:
-            found[str(json.loads(path.read_bytes())["fingerprint"])] = path.parent
-        except (ValueError, KeyError, TypeError) as error:
-            raise ContractError(
-                f"{path} does not describe a codec ({error!r}). Make it again."
-            ) from error
-    if fingerprint not in found:
-        there = ", ".join(f"{path.name} ({key[:12]})" for key, path in found.items()) or "none"
-        raise ModelError(
-            f"The checkpoint was trained on codes of the codec {fingerprint[:12]}; the workspace has: "
-            f"{there}. Bring that codec back, or encode, shard and train again."
-        )
-    return found[fingerprint]
 
 
 # --- What is written -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@
       checkpoint.json        format, hyper-parameters, where training stood, what it was made from
       model.safetensors      the weights
       optimizer.safetensors  moments and steps, `<parameter>/<state>`
+      average.safetensors    the running mean of the weights, where one is kept: this is drawn with
       rng.safetensors        states of the random generators
 
 The folder appears by one rename, so what has the name is whole.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from pipeline.storage import (
 INFO_FILE = "checkpoint.json"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"
 RNG_FILE = "rng.safetensors"
 FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 1}
 
@@ -48,7 +50,8 @@ class CheckpointInfo:
     """What a checkpoint says of itself.
 
     `consumed` is how many samples of the order of `epoch` the run has read. `codec` and `tokenizer`
-    are the fingerprints of what the codes and token ids were made with.
+    are the fingerprints of what the codes and token ids were made with. `training` holds what else a
+    run needs to go on (learning rate, scaler) or tells of itself, as JSON values.
     """
 
     step: int
@@ -58,6 +61,7 @@ class CheckpointInfo:
     codec: str
     tokenizer: str
     shards: str
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(
@@ -122,12 +126,13 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def load_dalle(folder: Path, *, device: torch.device) -> Dalle:
-    """The model of a checkpoint, ready to draw.
+    """The model of a checkpoint, ready to draw, with the mean of its weights if it keeps one.
 
     Raises ModelError for weights that do not fit the hyper-parameters.
     """
     model = Dalle(read_info(folder).model)
-    load_weights(model, read_tensors(folder, MODEL_FILE), folder)
+    averaged = (folder / AVERAGE_FILE).exists()
+    load_weights(model, read_tensors(folder, AVERAGE_FILE if averaged else MODEL_FILE), folder)
     return model.to(device).eval()
 
 

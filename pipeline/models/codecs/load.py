@@ -71,6 +71,24 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     return codec.requires_grad_(False).eval().to(device)
 
 
+def find_codec(codecs: Path, fingerprint: str) -> Path:
+    """The folder in `codecs` of the codec with this fingerprint: the one that made some codes.
+
+    Raises ModelError where none has it.
+    """
+    found = {
+        str(_read_facts(path)["fingerprint"]): path.parent
+        for path in sorted(codecs.glob(f"*/{CODEC_JSON}"))
+    }
+    if fingerprint not in found:
+        there = ", ".join(f"{path.name} ({key[:12]})" for key, path in found.items()) or "none"
+        raise ModelError(
+            f"The checkpoint was trained on codes of the codec {fingerprint[:12]}; the workspace has: "
+            f"{there}. Bring that codec back, or encode, shard and train again."
+        )
+    return found[fingerprint]
+
+
 def _read_facts(path: Path) -> Mapping[str, Any]:
     try:
         facts = json.loads(path.read_bytes())
