@@ -1,4 +1,4 @@
-# `make test` and `make demo` need Python 3.11+, make and a C compiler; the rest is made in .venv.
+# `make test` and `make demo` need Python 3.11+, make, a C and a C++ compiler; the rest is made in .venv.
 # The first interpreter that runs and is new enough (a version manager's shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -6,8 +6,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# What the tests of the codecs compare with; their own requirements are old and not needed here.
-ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch taming-transformers-rom1504 DALL-E
+# What the tests of the codecs and tokenizers compare with; their own requirements are old and not needed here.
+ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch taming-transformers-rom1504 DALL-E regex
+# This one is built here, by a Cython that it does not ask for by itself.
+BUILT_ORACLES := youtokentome
 
 .PHONY: demo test lint types unit slow clean
 
@@ -37,6 +39,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(ORACLES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt cython setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --no-build-isolation $(BUILT_ORACLES)
 	touch $@
 
 clean:

@@ -1,132 +1,86 @@
-"""Captions to token ids and back, through Hugging Face `tokenizers`. Knows no torch.
+"""Captions to token ids and back: the tokenizer that a name or a file means. Floor 3. Knows no torch.
 
-Id 0 is padding: ids are padded with it on the right, and decoding leaves it out. A tokenizer that
-`train-tokenizer` made keeps id 0 free for it; a foreign file (`hf:FILE`) may have a word there, as
-CLIP's has, and then padding can't be told from that word, which is what DALLE-pytorch does too.
+    clip        CLIP's, which DALLE-pytorch takes by default; its vocabulary is looked for
+    clip:FILE   the same with this vocabulary
+    hf:FILE     a JSON of the library `tokenizers`, as `pipeline train-tokenizer` makes it
+    yttm:FILE   a model of youtokentome (`vocab.bpe`)
 
-Legend: N captions, T text_seq_len.
+A tokenizer travels with the data as `tokenizer.json`, whatever it was read from.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+import json
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
-
-from pipeline.contracts import PADDING_ID
 from pipeline.errors import ModelError
+from pipeline.models import text_clip, text_yttm
+from pipeline.models.text_base import TextTokenizer, pad_ids
+from pipeline.models.text_clip import ClipTokenizer
+from pipeline.models.text_clip_files import load_clip, load_clip_file
+from pipeline.models.text_hf import HuggingFaceTokenizer, train_bpe
+from pipeline.models.text_yttm import YttmTokenizer
+
+__all__ = [
+    "TOKENIZER_FILE",
+    "TextTokenizer",
+    "is_tokenizer_spec",
+    "load_tokenizer",
+    "pad_ids",
+    "train_bpe",
+]
 
 TOKENIZER_FILE = "tokenizer.json"
-_HF = "hf:"
+_KINDS = ("clip", "hf", "yttm")
 
 
-class TextTokenizer:
-    """A tokenizers JSON: `json_bytes` is the file as it was read, `fingerprint` its sha256.
+def is_tokenizer_spec(spec: str) -> bool:
+    """Whether `spec` says by itself what kind of tokenizer it is."""
+    kind, colon, _ = spec.partition(":")
+    return kind in _KINDS and (bool(colon) or kind == "clip")
 
-    Raises ModelError for bytes that are not a tokenizers JSON.
+
+def load_tokenizer(spec: str | Path, *, cache: Path | None = None) -> TextTokenizer:
+    """Load `clip`, `clip:FILE`, `hf:FILE`, `yttm:FILE`, a `tokenizer.json` or a folder that holds one.
+
+    `cache`: where a downloaded vocabulary is kept. Raises ModelError where nothing is, something else
+    is, or a vocabulary can't be fetched.
     """
-
-    json_bytes: bytes
-    fingerprint: str
-    vocab_size: int
-
-    def __init__(self, json_bytes: bytes, name: str = TOKENIZER_FILE) -> None:
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(json_bytes.decode())
-        except Exception as error:  # the Rust side raises bare Exception
-            raise ModelError(
-                f"{name} is not a tokenizer of the `tokenizers` library ({error}). "
-                "Expected the JSON that its `Tokenizer.save` writes."
-            ) from error
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self.json_bytes = json_bytes
-        self.fingerprint = hashlib.sha256(json_bytes).hexdigest()
-        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-
-    def ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The ids of each caption, whole and unpadded, without begin and end marks."""
-        encodings = self._tokenizer.encode_batch_fast(list(captions), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def encode(self, caption: str, text_seq_len: int) -> npt.NDArray[np.int32]:
-        """Ids int32 [T]: cut off after `text_seq_len`, padded with 0."""
-        return self.encode_batch([caption], text_seq_len)[0]
-
-    def encode_batch(self, captions: Sequence[str], text_seq_len: int) -> npt.NDArray[np.int32]:
-        """Ids int32 [N, T]: cut off after `text_seq_len`, padded with 0."""
-        return pad_ids(self.ids(captions), text_seq_len)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; padding is left out.
-
-        Raises ModelError for an id beyond the vocabulary.
-        """
-        words = [int(i) for i in ids if int(i) != PADDING_ID]
-        beyond = [i for i in words if not 0 <= i < self.vocab_size]
-        if beyond:
-            raise ModelError(
-                f"Token id {beyond[0]}: this tokenizer has ids 0..{self.vocab_size - 1}."
-            )
-        return str(self._tokenizer.decode(words, skip_special_tokens=False)).strip()
-
-
-def pad_ids(ids: Sequence[Sequence[int]], text_seq_len: int) -> npt.NDArray[np.int32]:
-    """Ids of captions as int32 [N, T]: cut off after `text_seq_len`, padded with 0."""
-    padded = np.full((len(ids), text_seq_len), PADDING_ID, dtype=np.int32)
-    for row, words in zip(padded, ids, strict=True):
-        words = words[:text_seq_len]
-        row[: len(words)] = words
-    return padded
-
-
-def load_tokenizer(spec: str | Path) -> TextTokenizer:
-    """Load `hf:FILE`, a tokenizers JSON, or a folder that holds `tokenizer.json`.
-
-    Raises ModelError where nothing is, or something else.
-    """
-    path = Path(str(spec).removeprefix(_HF))
+    kind, colon, file = str(spec).partition(":")
+    if spec == "clip":
+        return load_clip(cache)
+    if colon and kind == "clip":
+        return load_clip_file(Path(file))
+    if colon and kind == "yttm":
+        return YttmTokenizer(_read(Path(file)).decode("utf-8", errors="replace"), file)
+    path = Path(file) if colon and kind == "hf" else Path(spec)
     if path.is_dir():
         path = path / TOKENIZER_FILE
+    return _from_json(_read(path), str(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"The tokenizer {path} can't be read: {error.strerror}. "
-            "Give a tokenizers JSON as hf:FILE, or make one with `pipeline train-tokenizer`."
+            f"The tokenizer {path} can't be read: {error.strerror}. Give clip, clip:FILE, hf:FILE or "
+            "yttm:FILE, or make one with `pipeline train-tokenizer`."
         ) from error
-    return TextTokenizer(data, str(path))
 
 
-def train_bpe(captions: Iterable[str], vocab_size: int) -> TextTokenizer:
-    """Learn a byte-level BPE of at most `vocab_size` ids (257 at least: padding and 256 bytes).
-
-    Text is folded as captions are: NFC, lower case, ASCII quotes, one space between words; any text
-    encodes, and decodes to its folded form. The same captions give the same bytes.
-    """
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex("[\u2018\u2019]"), "'"),
-            normalizers.Replace(Regex("[\u201c\u201d]"), '"'),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
+def _from_json(data: bytes, name: str) -> TextTokenizer:
+    """The tokenizer that travels in these bytes: ours say their kind first, all others are Hugging Face's."""
+    if not data.startswith(b'{"kind": '):
+        return HuggingFaceTokenizer(data, name)
+    try:
+        saved = json.loads(data)
+        if saved["kind"] == text_clip.KIND:
+            return ClipTokenizer(list(map(str, saved["merges"])), name)
+        if saved["kind"] == text_yttm.KIND:
+            return YttmTokenizer(str(saved["model"]), name)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{name} is not a tokenizer ({error!r}). Make it again.") from error
+    raise ModelError(
+        f"{name} is a tokenizer of the kind {saved['kind']!r}, which is not known here."
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    return TextTokenizer((tokenizer.to_str(pretty=True) + "\n").encode())

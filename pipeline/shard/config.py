@@ -16,7 +16,11 @@ class ShardConfig(StageConfig):
     codec: str | None = option(
         None, "Which codes: NAME or NAME-HASH in codes/ (default: the only ones there)."
     )
-    tokenizer: str = option("bpe", "A tokenizer of this workspace by name, a path, or hf:FILE.")
+    tokenizer: str = option(
+        "bpe",
+        "A tokenizer of this workspace by name, or clip, clip:FILE, hf:FILE (a tokenizers JSON), "
+        "yttm:FILE (a vocab.bpe).",
+    )
     text_seq_len: int = option(256, "Token ids a caption; shorter ones are padded with 0.", low=1)
     long_captions: Literal["truncate", "reject", "fail"] = option(
         "truncate", "What to do with captions of more ids."

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from pipeline.contracts import SHARD_MEMBERS, Manifest
 from pipeline.errors import ConfigError, ContractError
-from pipeline.models.text import TOKENIZER_FILE, TextTokenizer, load_tokenizer
+from pipeline.models.text import (
+    TOKENIZER_FILE,
+    TextTokenizer,
+    is_tokenizer_spec,
+    load_tokenizer,
+)
 from pipeline.shard.config import ShardConfig
 from pipeline.storage import MANIFEST_NAME, Workspace, input_digest, read_manifest, sha256_bytes
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
@@ -126,13 +131,14 @@ def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple
 
 def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dict[str, str]]:
     own = workspace.tokenizer(spec)
-    if not spec.startswith("hf:") and (own / MANIFEST_NAME).exists():
+    foreign = is_tokenizer_spec(spec)
+    if not foreign and (own / MANIFEST_NAME).exists():
         read_manifest(own, "tokenizer")
         return load_tokenizer(own / TOKENIZER_FILE), {f"tokenizers/{spec}": input_digest(own)}
-    if not spec.startswith("hf:") and not Path(spec).exists():
+    if not foreign and not Path(spec).exists():
         raise ConfigError(
             f"No tokenizer {spec!r}: neither {own} is finished nor a file of that name is there. "
-            "Run `pipeline train-tokenizer`, or give a tokenizers JSON as hf:FILE."
+            "Run `pipeline train-tokenizer`, or give clip, hf:FILE or yttm:FILE."
         )
     tokenizer = load_tokenizer(spec)
     return tokenizer, {"tokenizer": tokenizer.fingerprint}

@@ -22,6 +22,7 @@ from pipeline.shard.config import ShardConfig
 from pipeline.shard.join import Text, TextFile
 from pipeline.shard.run import run
 from pipeline.storage import read_manifest, sha256_file
+from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 
 
@@ -335,8 +336,29 @@ def test_a_full_disk_under_the_scratch_files_is_said(
 
 
 def test_an_unknown_tokenizer_is_explained(world: Any) -> None:
-    with pytest.raises(ConfigError, match="No tokenizer 'clip'"):
-        run(configure(world, tokenizer="clip"))
+    with pytest.raises(ConfigError, match="No tokenizer 'klip'"):
+        run(configure(world, tokenizer="klip"))
+
+
+CLIP_FILE = "#version: 0.2\nt a\nta b\ntab l\ntabl e</w>\n"
+YTTM_FILE = "4 1\n9601 4\n97 5\n98 6\n99 7\n4 5 8\n1 0 2 3\n"
+
+
+@pytest.mark.parametrize(("kind", "content"), [("clip", CLIP_FILE), ("yttm", YTTM_FILE)])
+def test_a_tokenizer_of_another_kind_travels_with_the_shards(
+    world: Any, tmp_path: Path, kind: str, content: str
+) -> None:
+    if kind == "clip":
+        pytest.importorskip("ftfy")
+    (tmp_path / "vocabulary").write_text(content)
+    spec = f"{kind}:{tmp_path / 'vocabulary'}"
+    run(configure(world, tokenizer=spec))
+    folder = world.workspace.shards("default")
+    carried = load_tokenizer(folder)
+    assert carried.fingerprint == load_tokenizer(spec).fingerprint
+    assert read_index(folder).tokenizer.fingerprint == carried.fingerprint
+    for _, sample in read_all(world).values():
+        assert sample.tokens.tolist() == carried.encode(sample.caption, 24).tolist()
 
 
 def test_a_foreign_tokenizer_is_taken_by_path(world: Any) -> None:
