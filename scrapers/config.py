@@ -44,6 +44,21 @@ class ScrapeConfig(StageConfig):
         False, "Ask again for everything, and fetch only what has changed.", runtime=True
     )
 
+    update: bool = option(
+        False, "Ask for the page again, and fetch only the images that are new on it.", runtime=True
+    )
+    gone_after: int = option(
+        3,
+        "With --refresh: an image that was there is gone only after so many refreshes that miss it.",
+        low=1,
+        runtime=True,
+    )
+
+    plan: bool = option(
+        False,
+        "Only ask for the page; say which sections there are, and which have changed.",
+        runtime=True,
+    )
     list_urls: bool = option(
         False,
         "Only list section, caption, rank and address of what would be fetched; ask nothing.",
@@ -114,6 +129,8 @@ class ScrapeConfig(StageConfig):
                 ("--export", self.export is not None),
                 ("--retry-failed", self.retry_failed),
                 ("--refresh", self.refresh),
+                ("--update", self.update),
+                ("--plan", self.plan),
             )
             if given
         ]

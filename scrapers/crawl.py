@@ -10,6 +10,7 @@ depend on how many URLs there are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from scrapers.answer import Answer
 from scrapers.attempt import ask_once
 from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts
-from scrapers.outcome import Recorder, Tally
+from scrapers.outcome import Recorder, Tally, WallClock
 from scrapers.plans import Job, OpenPlan, PlanOpener
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan
@@ -45,6 +46,7 @@ class Crawl:
         opener: PlanOpener,
         num_urls: int,
         progress: Progress = no_progress,
+        clock: WallClock = time.time,
     ) -> None:
         self.tally = Tally()
         self.left = 0  # URLs that a closed host left for another run.
@@ -57,7 +59,13 @@ class Crawl:
         self._store = store
         self._opener = opener
         self._progress = progress
-        self._recorder = Recorder(store, self.tally)
+        self._recorder = Recorder(
+            store,
+            self.tally,
+            clock=clock,
+            refresh_since=opener.refresh_since,
+            gone_after=config.gone_after,
+        )
         self._plans: Iterator[CaptionPlan] = iter(())
         self._filling = False
         self._exhausted = False

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pipeline.contracts import URL_STATES, UrlState
 from pipeline.errors import ContractError, StorageError
-from scrapers.ledger_schema import LEDGER_VERSION, TABLES, items_view
+from scrapers.ledger_schema import ABSENCES, LEDGER_VERSION, TABLES, items_view
 from scrapers.segments import SegmentState
 
 
@@ -139,8 +139,9 @@ class Ledger:
 
     def _create(self, source: str) -> None:
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            self._db.execute(ABSENCES)  # Ledgers of 0.1 were made without it.
             return
-        script = f"BEGIN IMMEDIATE;{TABLES}{items_view()};COMMIT;"
+        script = f"BEGIN IMMEDIATE;{TABLES}{ABSENCES};{items_view()};COMMIT;"
         self._db.executescript(script)
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
@@ -188,11 +189,13 @@ class Ledger:
         changed: Iterable[tuple[int, int]] = (),
         rows: Sequence[UrlRow] = (),
         touched: Iterable[Touch] = (),
+        absences: Iterable[tuple[int, int, int]] = (),
         segments: Iterable[SegmentState] = (),
     ) -> None:
         """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
 
-        `changed` names the rows whose present version is kept in `versions`.
+        `changed` names the rows whose present version is kept in `versions`; `absences` are (form,
+        rank, refreshes that missed it), 0 where it was there.
         """
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
@@ -201,6 +204,8 @@ class Ledger:
                 self._db.executemany(_ARCHIVE, changed)
                 self._upsert(rows)
                 self._db.executemany(_TOUCH, touched)
+                self._db.executemany("INSERT OR REPLACE INTO absences VALUES(?, ?, ?)", absences)
+                self._db.execute("DELETE FROM absences WHERE refreshes = 0")
                 self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
                 self._db.execute("COMMIT")
             except BaseException:
@@ -230,6 +235,15 @@ class Ledger:
             Known(row[0], row[1], URL_STATES[row[2]], *row[3:])
             for row in self._db.execute(_KNOWN, (form,))
         ]
+
+    def last_time(self) -> int:
+        """The latest time that a row was asked for, in seconds; 0 where there is none."""
+        return int(self._db.execute("SELECT coalesce(max(last_time), 0) FROM urls").fetchone()[0])
+
+    def absences(self) -> dict[tuple[int, int], int]:
+        """By form and rank: how many refreshes in a row missed an image that counts as there."""
+        rows = self.query("SELECT form, rank, refreshes FROM absences")
+        return {(form, rank): number for form, rank, number in rows}  # type: ignore[misc]
 
     def count_states(self) -> Counter[str]:
         """URLs by state; every state is named."""

@@ -26,6 +26,13 @@ CREATE TABLE versions(
 CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
 """
 
+# Images that are there by their row, and that the last refreshes missed.
+ABSENCES = """
+CREATE TABLE IF NOT EXISTS absences(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, refreshes INTEGER NOT NULL,
+  PRIMARY KEY(form, rank)) WITHOUT ROWID
+"""
+
 _STATE_CASE = "CASE u.state " + " ".join(
     f"WHEN {number} THEN '{name}'" for name, number in STATE_NUMBER.items()
 )

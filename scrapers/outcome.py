@@ -31,6 +31,8 @@ class Tally:
     stored: int = 0
     unchanged: int = 0
     changed: int = 0
+    # Missed by a refresh, and not yet by enough of them.
+    absent: int = 0
     gone: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -41,15 +43,28 @@ class Tally:
 class Recorder:
     """Writes what became of each job into the store."""
 
-    def __init__(self, store: Store, tally: Tally, *, clock: WallClock = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tally: Tally,
+        *,
+        clock: WallClock = time.time,
+        refresh_since: int = 0,
+        gone_after: int = 1,
+    ) -> None:
+        """`refresh_since` is when the refresh began, 0 for none: no row gets a time before it."""
         self._store = store
         self._tally = tally
         self._clock = clock
+        self._refresh_since = refresh_since
+        self._gone_after = gone_after
+        self._absences = store.ledger.absences() if refresh_since else {}
 
     def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         """The last word on a job: store its bytes, if they are new, and its row."""
         known = job.known
         if verdict.state == "done" and answer is not None:
+            self._note_presence(job)
             if answer.status == 304:
                 self._touch(job, "done", answer, None)
                 self._tally.unchanged += 1
@@ -64,6 +79,10 @@ class Recorder:
     def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
         assert job.known is not None
+        if verdict.state == "missing" and not self._is_gone(job):
+            self._tally.absent += 1
+            self._touch(job, job.known.state, answer, None)
+            return
         if verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
             self._tally.gone += gone
@@ -72,6 +91,21 @@ class Recorder:
         self._tally.kept += 1
         self._tally.failures[verdict.reason or verdict.state] += 1
         self._touch(job, job.known.state, answer, None if job.known.state == "done" else "gone")
+
+    def _is_gone(self, job: Job) -> bool:
+        """Whether enough refreshes in a row have missed an image that was there."""
+        assert job.known is not None
+        place = job.known.form, job.known.rank
+        absences = self._absences.get(place, 0) + 1
+        self._store.add_absence(*place, absences)
+        return job.known.state == "missing" or absences >= self._gone_after
+
+    def _note_presence(self, job: Job) -> None:
+        if job.known is not None and (job.known.form, job.known.rank) in self._absences:
+            self._store.add_absence(job.known.form, job.known.rank, 0)
+
+    def _now(self) -> int:
+        return max(int(self._clock()), self._refresh_since + 1 if self._refresh_since else 0)
 
     def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer) -> None:
         digest = hashlib.sha256(answer.body).digest()
@@ -121,7 +155,7 @@ class Recorder:
             segment,
             offset,
             version,
-            int(self._clock()),
+            self._now(),
         )
         self._store.add_row(row)
         self._see(job, verdict.state, row.status_code)
@@ -129,15 +163,17 @@ class Recorder:
     def _touch(self, job: Job, state: UrlState, answer: Answer | None, reason: str | None) -> None:
         """Asked again; the stored bytes are those of before."""
         assert job.known is not None
+        # The validators of an error page say nothing of the bytes.
+        fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
         self._store.add_touch(
             Touch(
                 STATE_NUMBER[state],
                 answer.status if answer else job.known.status_code,
                 reason,
                 job.requests,
-                int(self._clock()),
-                answer.etag if answer and state == "done" else None,
-                answer.last_modified if answer and state == "done" else None,
+                self._now(),
+                fresh.etag if fresh else None,
+                fresh.last_modified if fresh else None,
                 job.known.form,
                 job.rank,
             )

@@ -27,7 +27,7 @@ from scrapers.config import ScrapeConfig
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences
 from scrapers.ledger import Ledger
-from scrapers.outcome import Tally
+from scrapers.outcome import Tally, WallClock
 from scrapers.segments import segment_name
 from scrapers.store import Store
 from scrapers.summary import (
@@ -42,11 +42,14 @@ from scrapers.summary import (
 _REFRESH = "refresh_since"
 
 
-def begin_refresh(ledger: Ledger) -> int:
-    """When the refresh that is under way began, in seconds; rows asked for later are fresh."""
+def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:
+    """When the refresh that is under way began, in seconds; rows asked for later are fresh.
+
+    Never before a time that a row has: whoever sets the clock back would else skip rows.
+    """
     found = ledger.meta(_REFRESH)
     if found is None:
-        found = str(int(time.time()))
+        found = str(max(int(clock()), ledger.last_time()))
         ledger.set_meta(_REFRESH, found)
     return int(found)
 
@@ -171,6 +174,7 @@ def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
         "bytes": tally.bytes,
         "unchanged": tally.unchanged,
         "changed": tally.changed,
+        "absent": tally.absent,
         "gone": tally.gone,
         "kept": tally.kept,
         "repeated_captions": repeated,

@@ -25,11 +25,13 @@ from pipeline.storage import Workspace
 from scrapers.client import Client, FixedResolver
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
-from scrapers.differences import warn_of_differences
+from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.hosts import Hosts
+from scrapers.outcome import WallClock
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
+from scrapers.sections import describe_page, keep_sections
 from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
 from scrapers.store import Store
@@ -47,10 +49,12 @@ def scrape(
     *,
     source: Source | None = None,
     make_client: Callable[[ScrapeConfig], Client] | None = None,
+    clock: WallClock = time.time,
 ) -> StageReport:
     """Fetch all that the source names and the raw store does not have (or only list or export it).
 
-    `source` and `make_client` stand in for what the options name. Raises SourceError if the page
+    `source` and `make_client` stand in for what the options name; `clock` tells the time of day that
+    the ledger notes, on which nothing hangs. Raises SourceError if the page
     can't be had or read, ConfigError, StorageError; KeyboardInterrupt on SIGINT and SIGTERM, after
     what came is on disk.
     """
@@ -62,7 +66,7 @@ def scrape(
     check_archive(config)
     source = source or open_source(source_options(config))
     raw = RawStore(config, Workspace(config.workspace))
-    run = _Run(config, source, raw, progress, (make_client or open_client)(config))
+    run = _Run(config, source, raw, progress, (make_client or open_client)(config), clock)
     report = run.find_finished()
     if report is None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -71,6 +75,13 @@ def scrape(
     if report is None:
         raise KeyboardInterrupt
     return dataclasses.replace(report, seconds=time.monotonic() - started)
+
+
+def find_finished(config: ScrapeConfig) -> StageReport | None:
+    """The report of a scrape that has nothing to do; None if there may be work. Asks nothing."""
+    source = open_source(source_options(config))
+    raw = RawStore(config, Workspace(config.workspace))
+    return _Run(config, source, raw, no_progress, open_client(config)).find_finished()
 
 
 def open_client(config: ScrapeConfig) -> Client:
@@ -114,6 +125,7 @@ class _Run:
     raw: RawStore
     progress: Progress
     client: Client
+    clock: WallClock = time.time
     page: bytes | None = None
     interrupted: bool = False
     crawled: Crawl | None = None
@@ -123,7 +135,7 @@ class _Run:
 
     def find_finished(self) -> StageReport | None:
         """The report of a run that has nothing to do, without a request; None if there may be work."""
-        if self.config.refresh:
+        if self.config.refresh or self.config.update or self.config.plan:
             return None
         if self.source.start_url is not None:
             self.page = kept_page(self.raw.workspace, self.source.start_url)
@@ -160,8 +172,31 @@ class _Run:
         else:
             discovery = self.source.discover(self.page)
         warn_of_differences(discovery.differences)
-        with self.raw.open(self.source.name) as store:
-            await self._fetch_images(discovery, store, hosts)
+        changes = describe_page(self.raw.workspace, discovery.sections)
+        if self.config.plan:
+            self.report = self._describe_plan(discovery)
+        else:
+            self.report = self.raw.find_finished(self.page) if self.config.update else None
+            if self.report is None:
+                with self.raw.open(self.source.name) as store:
+                    await self._fetch_images(discovery, store, hosts)
+        if self.report is not None:
+            details = {**self.report.details, "page": changes}
+            self.report = dataclasses.replace(self.report, details=details)
+            keep_sections(self.raw.workspace, discovery.sections)
+
+    def _describe_plan(self, discovery: Discovery) -> StageReport:
+        sections = {s.name: {"captions": s.captions} for s in discovery.sections}
+        return StageReport(
+            stage="scrape",
+            outcome="done",
+            counts={
+                "sections": len(sections),
+                "captions": discovery.num_captions,
+                "urls": discovery.num_urls,
+            },
+            details={"sections": sections, **describe_differences(discovery.differences)},
+        )
 
     async def _fetch_page(self, url: str, hosts: Hosts) -> Discovery:
         address = None
@@ -187,7 +222,7 @@ class _Run:
         )
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
-        since = begin_refresh(store.ledger) if self.config.refresh else 0
+        since = begin_refresh(store.ledger, self.clock) if self.config.refresh else 0
         with contextlib.ExitStack() as stack:
             if self.archive is None:
                 opener = PlanOpener(ledger=store.reader, mode=self._mode(), refresh_since=since)
@@ -209,6 +244,7 @@ class _Run:
             opener=opener,
             num_urls=discovery.num_urls,
             progress=self.progress,
+            clock=self.clock,
         )
         await crawl.run(discovery.plans)
         if self.interrupted:

@@ -42,6 +42,7 @@ class Batch:
     changed: list[tuple[int, int]] = field(default_factory=list)
     rows: list[UrlRow] = field(default_factory=list)
     touched: list[Touch] = field(default_factory=list)
+    absences: list[tuple[int, int, int]] = field(default_factory=list)
     bytes: int = 0
     committed: list[Callable[[], None]] = field(default_factory=list)
 
@@ -106,6 +107,10 @@ class Store:
         self.batch.touched.append(touch)
         self._added()
 
+    def add_absence(self, form: int, rank: int, refreshes: int) -> None:
+        """How many refreshes in a row missed an image; 0: it is there. Goes with the next row."""
+        self.batch.absences.append((form, rank, refreshes))
+
     def when_committed(self, call: Callable[[], None]) -> None:
         """Call when all that was added so far is on disk."""
         self.batch.committed.append(call)
@@ -168,6 +173,7 @@ class Store:
             changed=batch.changed,
             rows=batch.rows,
             touched=batch.touched,
+            absences=batch.absences,
             segments=states,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 
 from scrapers.config import ScrapeConfig
@@ -84,7 +85,7 @@ def test_a_refresh_fetches_only_what_has_changed(server: Server, quick: ScrapeCo
 
     served.changed = {"c0_1.png"}
     served.gone = {"c1_3.png"}
-    report = scrape(replace(quick, refresh=True), source=source)
+    report = scrape(replace(quick, refresh=True, gone_after=1), source=source)
     assert report.outcome == "done"
     assert (report.details["changed"], report.details["gone"]) == (1, 1)
     assert report.details["content"] != first.details["content"]
@@ -132,6 +133,77 @@ def test_a_refresh_that_gets_no_answer_keeps_what_is_there(
     assert report.details["kept"] == 2
     assert report.counts["done"] == 8
     assert scrape(quick, source=source).outcome == "unchanged"
+
+
+def test_an_image_is_gone_only_after_enough_refreshes_in_a_row_missed_it(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    served = Changing()
+    server.behaviour = served
+    source = PlainSource(server.url, captions=1)
+    first = scrape(quick, source=source)
+    url = f"{server.url}/samples/things/c0_2.png"
+    refresh = replace(quick, refresh=True, gone_after=2)
+
+    def seen(*gone: str) -> tuple[int, int, str]:
+        served.gone = set(gone)
+        report = scrape(refresh, source=source)
+        return report.details["absent"], report.details["gone"], states(quick.workspace)[url][0]
+
+    assert seen("c0_2.png") == (1, 0, "done")
+    assert scrape(quick, source=source).details["content"] == first.details["content"]
+    assert seen() == (0, 0, "done")  # It was there again: counted anew.
+    assert seen("c0_2.png") == (1, 0, "done")
+    assert seen("c0_2.png") == (0, 1, "missing")
+    assert seen("c0_2.png") == (0, 1, "missing")
+    assert seen() == (0, 0, "done")
+    assert len(stored(quick.workspace)) == 4
+    assert len([status for _, _, status in served.requests if status == 200]) == 4
+
+
+def test_a_ledger_without_absences_is_taken_on(server: Server, quick: ScrapeConfig) -> None:
+    served = Changing()
+    server.behaviour = served
+    source = PlainSource(server.url, captions=1)
+    scrape(quick, source=source)
+    with sqlite3.connect(quick.workspace / "raw" / "ledger.sqlite") as db:
+        db.execute("DROP TABLE absences")  # As 0.1 made it.
+    served.gone = {"c0_0.png"}
+    assert scrape(replace(quick, refresh=True), source=source).details["absent"] == 1
+
+
+def test_a_clock_that_was_set_back_hides_nothing_from_a_refresh(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    served = Changing()
+    server.behaviour = served
+    source = PlainSource(server.url, captions=2)
+    scrape(quick, source=source, clock=lambda: 2e9)
+    served.requests.clear()
+    served.changed = {"c1_1.png"}
+    report = scrape(replace(quick, refresh=True), source=source, clock=lambda: 1e9)
+    assert len(served.requests) == 8
+    assert report.details["changed"] == 1
+    ledger = Ledger(quick.workspace / "raw" / "ledger.sqlite")
+    times = {int(str(row[0])) for row in ledger.query("SELECT last_time FROM urls")}
+    ledger.close()
+    assert times == {2_000_000_001}
+
+
+def test_the_validators_of_an_error_page_are_not_kept(server: Server, quick: ScrapeConfig) -> None:
+    async def gone_with_a_tag(ask: Ask) -> bytes:
+        return answer(b"", 404, ETag='"error"')
+
+    served = Changing()
+    server.behaviour = served
+    source = PlainSource(server.url, captions=1, ranks=1)
+    scrape(quick, source=source)
+    server.behaviour = gone_with_a_tag
+    scrape(replace(quick, refresh=True), source=source)
+    ledger = Ledger(quick.workspace / "raw" / "ledger.sqlite")
+    rows = list(ledger.query("SELECT state, etag FROM items"))
+    ledger.close()
+    assert rows == [("done", '"1"')]
 
 
 def test_a_refresh_goes_on_where_it_was_stopped(server: Server, quick: ScrapeConfig) -> None:

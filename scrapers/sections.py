@@ -1,0 +1,81 @@
+"""Which sections the page showed last time, and what is otherwise now: somebody should be told.
+
+Reads and writes `raw/sections.json`. Nothing is deleted because a section is no longer shown.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.storage import Workspace, write_json
+from scrapers.source import SectionSummary
+
+logger = logging.getLogger(__name__)
+
+_NAME = "sections.json"
+Sections = dict[str, dict[str, Any]]
+
+
+def describe_page(workspace: Workspace, sections: Iterable[SectionSummary]) -> dict[str, Any]:
+    """What has changed on the page since `keep_sections`, for a report: JSON values.
+
+    `sections_added` and `sections_removed` compare what the page shows, whatever the catalogue knows
+    beside it; `captions` holds [before, now] where their number changed. All are empty the first time.
+    """
+    before, now = _read(workspace), _facts(sections)
+    known = {name: before[name] for name in now if name in before}
+    shown = {name for name, facts in now.items() if facts["shown"]}
+    shown_before = {name for name, facts in before.items() if facts["shown"]}
+    changes = {
+        "sections_added": sorted(shown - shown_before) if before else [],
+        "sections_removed": sorted(shown_before & set(now) - shown),
+        "captions": {
+            name: [facts["captions"], now[name]["captions"]]
+            for name, facts in sorted(known.items())
+            if facts["captions"] != now[name]["captions"]
+        },
+    }
+    if any(changes.values()):
+        logger.warning("The page has changed: %s.", _sentence(changes))
+    return {"changed": any(changes.values()), **changes}
+
+
+def keep_sections(workspace: Workspace, sections: Iterable[SectionSummary]) -> None:
+    """Remember these sections, beside others that were not looked at this time."""
+    before = _read(workspace)
+    now = before | _facts(sections)
+    if now != before:
+        write_json(workspace.raw / _NAME, now)
+
+
+def _facts(sections: Iterable[SectionSummary]) -> Sections:
+    return {
+        section.name: {"captions": section.captions, "shown": section.origin != "catalogue"}
+        for section in sections
+    }
+
+
+def _read(workspace: Workspace) -> Sections:
+    try:
+        found: Sections = json.loads((workspace.raw / _NAME).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _sentence(changes: Mapping[str, Any]) -> str:
+    parts = [
+        f"{word} {', '.join(changes[name])}"
+        for name, word in (
+            ("sections_added", "new sections"),
+            ("sections_removed", "gone sections"),
+        )
+        if changes[name]
+    ]
+    parts += [
+        f"{name} has {now} captions, had {was}" for name, (was, now) in changes["captions"].items()
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,110 @@
+"""The page asked for again: what is new on it is fetched, what has changed is told, nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SourceError
+from scrapers.config import ScrapeConfig
+from scrapers.dalleblog.replica.config import ReplicaConfig
+from scrapers.dalleblog.replica.server import Replica
+from scrapers.scrape import scrape
+from tests.scrapers.conftest import stored
+
+# Keys of this section can't be computed: the page alone says which captions there are.
+SECTION = "text_rendering"
+
+
+def serve(config: ScrapeConfig, shown: int, *more: str, page_status: int = 200) -> Replica:
+    return Replica(
+        ReplicaConfig(
+            sections=(SECTION, *more), shown_captions=shown, size=16, page_status=page_status
+        )
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ScrapeConfig:
+    return ScrapeConfig(
+        workspace=tmp_path / "data",
+        page_url="http://dalleblog.localhost/blog/dall-e/",
+        sections=(SECTION,),
+        attempts=2,
+        backoff_s=0.01,
+    )
+
+
+def at(config: ScrapeConfig, replica: Replica) -> ScrapeConfig:
+    return replace(config, connect_to=replica.url.removeprefix("http://").strip("/"))
+
+
+def test_an_update_fetches_what_is_new_on_the_page_and_asks_for_nothing_else(
+    config: ScrapeConfig,
+) -> None:
+    with serve(config, 11) as replica:
+        first = scrape(at(config, replica))
+        assert first.details["page"] == {
+            "changed": False, "sections_added": [], "sections_removed": [], "captions": {}
+        }  # fmt: skip
+        before = first.counts["done"]
+        asked = sum(replica.requests.values())
+        same = scrape(replace(at(config, replica), update=True))
+        assert same.outcome == "unchanged"
+        assert sum(replica.requests.values()) == asked + 2  # robots.txt and the page
+    with serve(config, 12) as replica:
+        more = scrape(replace(at(config, replica), update=True))
+        assert more.outcome == "done"
+        assert more.counts["done"] == before + 32
+        assert more.details["page"]["captions"] == {SECTION: [11, 12]}
+        assert replica.statuses[200] == 32 + 2
+    with serve(config, 12) as replica:
+        assert scrape(at(config, replica)).outcome == "unchanged"
+        assert not replica.requests
+
+
+def test_a_plan_names_the_sections_and_what_became_of_them(
+    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, sections=(), plan=True)
+    with serve(config, 11) as replica:
+        first = scrape(at(config, replica))
+        assert first.details["sections"][SECTION] == {"captions": 11}
+        assert first.counts["sections"] == len(first.details["sections"]) > 1
+        assert not first.details["page"]["changed"]
+        assert not [path for path in replica.requests if path.endswith(".png")]
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert not scrape(at(config, replica)).details["page"]["changed"]
+        assert "has changed" not in caplog.text
+    with serve(config, 10, "emojis") as replica:
+        second = scrape(at(config, replica)).details["page"]
+    assert second["changed"]
+    assert second["sections_added"] == ["emojis"]
+    assert second["captions"][SECTION] == [11, 10]
+    assert "The page has changed: new sections emojis" in caplog.text
+    with serve(config, 10) as replica:
+        third = scrape(at(config, replica)).details["page"]
+    assert third["sections_removed"] == ["emojis"]
+
+
+def test_a_section_that_left_the_page_keeps_its_images(config: ScrapeConfig) -> None:
+    with serve(config, 11, "emojis") as replica:
+        first = scrape(at(config, replica))
+    with Replica(ReplicaConfig(sections=("emojis",), size=16)) as replica:
+        report = scrape(replace(at(config, replica), update=True))
+    assert report.details["page"]["sections_removed"] == [SECTION]
+    assert len(stored(config.workspace)) == first.counts["done"]
+
+
+def test_a_page_that_fails_leaves_everything_as_it_was(config: ScrapeConfig) -> None:
+    with serve(config, 11) as replica:
+        scrape(at(config, replica))
+    files = {path: path.read_bytes() for path in (config.workspace / "raw").rglob("*.*")}
+    for how in ({"update": True}, {"refresh": True}, {"plan": True}):
+        with serve(config, 11, page_status=503) as replica, pytest.raises(SourceError):
+            scrape(replace(at(config, replica), **how))  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in (config.workspace / "raw").rglob("*.*")} == files
