@@ -7,12 +7,14 @@ Exit codes: 0 done, 1 a stage failed, 2 wrong usage, 3 done but incomplete (fail
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -33,10 +35,13 @@ from pipeline.console import Screen
 from pipeline.contracts import StageReport
 from pipeline.demo import DemoConfig, run_demo
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.road import Call, RunConfig, run_road, source_to_open
+from pipeline.metrics import HOST as METRICS_HOST
+from pipeline.metrics import serve_metrics
+from pipeline.records import keep_record
+from pipeline.road import Call, RunConfig, run_road, source_to_open, watch_stage
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
-from pipeline.storage import Workspace, lock_workspace, storage_error
+from pipeline.storage import Workspace, storage_error
 from pipeline.verify import VerifyConfig, show_verify
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
@@ -154,6 +159,7 @@ def _command(
     *,
     help: str,  # noqa: A002
     arguments: tuple[str, ...] = (),
+    metrics: bool = False,
 ) -> None:
     """Add a command whose options are the fields of `config`."""
 
@@ -170,12 +176,16 @@ def _command(
                 screen=screen,
                 configure=functools.partial(configure_stage, ctx),
                 use_preset=functools.partial(use_preset, ctx),
+                clock=time.time,
             )
-            report = body(build(config, values), call)
+            with serve_metrics(call.metrics, values.get("metrics_port")) as port:
+                if port is not None:
+                    screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
+                report = body(build(config, values), call)
             if report is not None:
                 _exit_with(report, screen)
 
-    parameters = options_of(name, config, arguments=arguments)
+    parameters = options_of(name, config, arguments=arguments, metrics=metrics)
     app.command(name, help=help)(with_signature(function, name, parameters))
 
 
@@ -188,11 +198,11 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
             return stage.run(config)
         source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
         root = Workspace(config.workspace).open(source=source).root
-        with (
-            lock_workspace(root, f"pipeline {stage.name}"),
-            call.screen.progress(stage.name) as progress,
-        ):
-            return stage.run(config, progress)
+        with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
+            inner = dataclasses.replace(call, record=record)
+            report = watch_stage(stage.name, config, inner)
+            record.outcome = report.outcome
+            return report
 
     return body
 
@@ -206,6 +216,7 @@ for _stage in STAGES.values():
         _stage_body(_stage),
         help=_stage.help,
         arguments=_POSITIONAL.get(_stage.name, ()),
+        metrics=True,
     )
 
 
@@ -226,6 +237,7 @@ _command(
     run_road,
     help="All stages in order, each skipped when unchanged.",
     arguments=("source",),
+    metrics=True,
 )
 _command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
 _command("status", StatusConfig, show_status, help="Show what stands in a workspace.")

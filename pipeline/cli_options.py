@@ -36,11 +36,15 @@ class Common:
 
 
 def options_of(
-    command: str, config: type[StageConfig], *, arguments: tuple[str, ...] = ()
+    command: str,
+    config: type[StageConfig],
+    *,
+    arguments: tuple[str, ...] = (),
+    metrics: bool = False,
 ) -> list[inspect.Parameter]:
     """Parameters for typer: the fields of `config` and the common ones.
 
-    `arguments` names fields that are positional on the command line.
+    `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
     """
     hints = get_type_hints(config)
     fields = dataclasses.fields(config)
@@ -48,7 +52,8 @@ def options_of(
         _parameter(command, field, hints[field.name], positional=field.name in arguments)
         for field in fields
     ]
-    return [*stage, *_common_parameters(command)]
+    served = [_metrics_parameter(command)] if metrics else []
+    return [*stage, *served, *_common_parameters(command)]
 
 
 def lists_from_environment(
@@ -155,6 +160,21 @@ def _typer_type(hint: Any, default: Any) -> tuple[Any, Any]:
     return hint, default
 
 
+def _metrics_parameter(command: str) -> inspect.Parameter:
+    info = typer.Option(
+        None,
+        "--metrics-port",
+        min=0,
+        max=65535,
+        help="Tell Prometheus how far it is, on this port of 127.0.0.1; 0: any free one.",
+        envvar=_variables(command, "metrics_port"),
+        show_envvar=False,
+    )
+    return inspect.Parameter(
+        "metrics_port", inspect.Parameter.KEYWORD_ONLY, default=info, annotation=int | None
+    )
+
+
 def _common_parameters(command: str) -> list[inspect.Parameter]:
     def flag(name: str, help: str) -> inspect.Parameter:  # noqa: A002
         info = typer.Option(False, f"--{name}", help=help, envvar=_variables(command, name))
@@ -236,7 +256,7 @@ def _checked(path: Path, key: str, known: frozenset[str] | set[str], where: str)
     import difflib
 
     name = key.replace("-", "_")
-    for candidate in (name, key):
+    for candidate in (name, key, f"{name}_"):  # from_: `from` is a word of Python's
         if candidate in known:
             return candidate
     close = difflib.get_close_matches(name, sorted(known), n=1)
@@ -245,12 +265,13 @@ def _checked(path: Path, key: str, known: frozenset[str] | set[str], where: str)
 
 
 def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+    return name.rstrip("_").replace("_", "-")
 
 
 def _variables(command: str, option: str) -> list[str]:
     """The environment variables of an option, the stronger one first."""
-    return [f"PIPELINE_{_upper(command)}_{option.upper()}", f"PIPELINE_{option.upper()}"]
+    name = option.rstrip("_").upper()
+    return [f"PIPELINE_{_upper(command)}_{name}", f"PIPELINE_{name}"]
 
 
 def _upper(name: str) -> str:

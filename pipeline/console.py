@@ -11,13 +11,15 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import StageReport
 from pipeline.progress import Progress, no_progress
+
+T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 140  # columns of what is not a terminal
@@ -93,6 +95,28 @@ class Screen:
         self.out.print(table)
 
     @contextlib.contextmanager
+    def redraw(self) -> Iterator[Callable[[Callable[[], T]], T]]:
+        """Give a function that calls another one and shows what it prints in place of the last time.
+
+        What is not a terminal gets it all, one below the other.
+        """
+        if not self.out.is_terminal:
+            yield lambda show: show()
+            return
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=self.out, auto_refresh=False, screen=True) as live:
+
+            def draw(show: Callable[[], T]) -> T:
+                with self.out.capture() as shown:
+                    value = show()
+                live.update(Text.from_ansi(shown.get()), refresh=True)
+                return value
+
+            yield draw
+
+    @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
         """Give a stage something to tell its progress to: a bar on a terminal, else plain lines."""
         if self.quiet:
@@ -123,7 +147,17 @@ class _PlainProgress:
             return
         self._spoken = now
         rate = (done - self._first) / (now - self._started)
-        self._say(f"{self._label}: {_describe(done, total, rate)}{_format_notes(notes)}")
+        self._say(f"{self._label}: {describe_progress(done, total, rate, notes)}")
+
+
+def describe_progress(
+    done: int,
+    total: int | None,
+    rate: float,
+    notes: Mapping[str, int | float | str] | None = None,
+) -> str:
+    """How far it is, how fast (`rate` items a second), how long still, and the notes, in a line."""
+    return _describe(done, total, rate) + _format_notes(notes)
 
 
 def _describe(done: int, total: int | None, rate: float) -> str:

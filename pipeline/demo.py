@@ -8,6 +8,7 @@ and measures how often the main colour of a picture is the one that its prompt n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import resource
@@ -22,8 +23,9 @@ from typing import Any
 from pipeline.config import StageConfig, option
 from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.errors import SourceError
-from pipeline.road import Call, run_stage
-from pipeline.storage import Workspace, lock_workspace, write_bytes, write_json
+from pipeline.records import keep_record
+from pipeline.road import Call, overall, run_stage
+from pipeline.storage import Workspace, write_bytes, write_json
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 # The name under which the replica is asked; it is reached by --connect-to, whatever its port, so that
@@ -59,12 +61,11 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     started = time.monotonic()
     workspace = Workspace(config.workspace).open(source="dalleblog")
     call.use_preset(PRESET)
-    with lock_workspace(workspace.root, "pipeline demo"):
-        reports = _walk(workspace, call)
+    with keep_record(workspace.root, "pipeline demo", clock=call.clock) as record:
+        reports = _walk(workspace, dataclasses.replace(call, record=record))
+        record.outcome = overall(reports)
     page = workspace.root / "report.html"
-    reused = all(
-        report.outcome == "unchanged" for name, report in reports.items() if name != "report"
-    )
+    reused = all(report.outcome == "unchanged" for report in reports.values())
     if reused:
         call.screen.say("Nothing had changed: everything that was there is used again.")
     call.screen.say(f"Look at it: {page.resolve()}")

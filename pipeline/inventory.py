@@ -23,6 +23,8 @@ _PLACES: tuple[tuple[str, str], ...] = (
     ("run", "runs/*"),
     ("generated", "generated/*"),
 )
+# What is trained once and then taken as it is: what it learnt from may grow since.
+TRAINED_ONCE = frozenset({"tokenizer", "codec"})
 _TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PLACES)
 assert {contract for contract, _ in _PLACES} == set(CONTRACT_VERSIONS)
 
@@ -32,7 +34,8 @@ class Folder:
     """A folder that a stage wrote or is writing.
 
     `manifest` is None where it is unfinished or unreadable, and `problem` then says why. `stale` names
-    the inputs that have changed since, by their path in the workspace.
+    the inputs that have changed since, by their path in the workspace; for a tokenizer or a codec, which
+    stay as they were trained, these stand in `outgrown` instead.
     """
 
     contract: str
@@ -40,7 +43,8 @@ class Folder:
     path: Path
     manifest: Manifest | None
     problem: str | None
-    stale: tuple[str, ...]
+    stale: tuple[str, ...] = ()
+    outgrown: tuple[str, ...] = ()
 
 
 def find_folders(root: Path) -> list[Folder]:
@@ -58,16 +62,21 @@ def _look_at(root: Path, path: Path, contract: str) -> Folder:
     try:
         manifest = read_manifest(path, contract)
     except ContractError as error:
-        return Folder(
-            contract=contract, name=name, path=path, manifest=None, problem=str(error), stale=()
-        )
-    stale = tuple(
+        return Folder(contract=contract, name=name, path=path, manifest=None, problem=str(error))
+    changed = tuple(
         source
         for source, digest in sorted(manifest.inputs.items())
         if _changed(root, source, digest)
     )
+    once = contract in TRAINED_ONCE
     return Folder(
-        contract=contract, name=name, path=path, manifest=manifest, problem=None, stale=stale
+        contract=contract,
+        name=name,
+        path=path,
+        manifest=manifest,
+        problem=None,
+        stale=() if once else changed,
+        outgrown=changed if once else (),
     )
 
 

@@ -1,7 +1,8 @@
 """All stages in order: `pipeline run`. Floor 5.
 
 Each stage decides by its manifest whether there is anything to do. The options of the stages come from
-the tables of the TOML file and the environment, just as if each had been called by hand.
+the tables of the TOML file and the environment, just as if each had been called by hand. A tokenizer
+and a codec are trained once: codes and shards hang on them, so new images alone don't train them anew.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,11 @@ from pipeline.config import StageConfig, option
 from pipeline.console import Screen
 from pipeline.contracts import Outcome, StageReport
 from pipeline.errors import ConfigError
+from pipeline.metrics import Metrics
+from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
+from pipeline.records import Clock, RunRecord, keep_record, tee
 from pipeline.stages import STAGES
-from pipeline.storage import Workspace, lock_workspace
+from pipeline.storage import Workspace
 from scrapers.config import ScrapeConfig, source_options
 
 
@@ -30,11 +34,14 @@ class Configure(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a command that chains others is given."""
+    """What a command that chains others is given; `record` is set while it holds a workspace."""
 
     screen: Screen
     configure: Configure
     use_preset: Callable[[Path], None]
+    clock: Clock = time.time
+    metrics: Metrics = field(default_factory=Metrics)
+    record: RunRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,30 +49,94 @@ class RunConfig(StageConfig):
     """All stages in order."""
 
     source: str = option("dalleblog", "Name of the source.")
+    from_: str | None = option(None, "First stage; those before it are not looked at.")
+    until: str | None = option(None, "Last stage.")
+    update: bool = option(False, "Scrape: ask for the page again, and fetch what is new on it.")
+    refresh: bool = option(False, "Scrape: ask again for everything, and fetch what has changed.")
+    retry_failed: bool = option(False, "Scrape: ask again only for what failed.")
+    retrain: bool = option(
+        False, "Train tokenizer and codec anew where their captions and images have changed."
+    )
+    dry_run: bool = option(False, "Only say what would be done, and why.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for stages that don't exist or stand the other way round."""
+        names = list(STAGES)
+        for flag, name in (("--from", self.from_), ("--until", self.until)):
+            if name is not None and name not in names:
+                raise ConfigError(f"{flag} {name!r} is no stage. There are: {', '.join(names)}.")
+        if not self.stages():
+            raise ConfigError(f"--from {self.from_} comes after --until {self.until}.")
+
+    def stages(self) -> list[str]:
+        """The stages from first to last."""
+        names = list(STAGES)
+        first = names.index(self.from_) if self.from_ else 0
+        last = names.index(self.until) if self.until else len(names)
+        return names[first : last + 1]
 
 
 def run_road(config: RunConfig, call: Call) -> StageReport:
-    """Run every stage that has something to do.
+    """Run every stage that has something to do, or with `dry_run` only say which those are.
 
     Raises what the first failing stage raises; the stages before it stay done.
     """
+    plan = make_plan(config, call)
+    if config.dry_run:
+        return show_outlook(plan, call)
     started = time.monotonic()
-    overrides = {"workspace": config.workspace, "source": config.source}
-    configs = {name: call.configure(name, {}) for name in STAGES}  # wrong options are told first
-    scrape = call.configure("scrape", overrides)
-    assert isinstance(scrape, ScrapeConfig)
-    root = Workspace(config.workspace).open(source=source_to_open(scrape)).root
+    root = open_workspace(plan).root
     reports: dict[str, StageReport] = {}
-    with lock_workspace(root, "pipeline run"):
-        for name in STAGES:
-            if name == "generate" and not getattr(configs[name], "prompts", ()):
-                continue
-            reports[name] = run_stage(name, call, overrides)
+    with keep_record(root, "pipeline run", clock=call.clock) as record:
+        inner = dataclasses.replace(call, record=record)
+        for name in plan.stages:
+            reason = skip_reason(plan, name)
+            reports[name] = (
+                run_stage(name, inner, config=plan.configs[name])
+                if reason is None
+                else _skip_stage(name, reason, inner)
+            )
+        record.outcome = overall(reports)
     return StageReport(
         stage="run",
-        outcome=_overall(reports),
+        outcome=overall(reports),
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
+    )
+
+
+def make_plan(config: RunConfig, call: Call) -> Plan:
+    """The chosen stages, and every stage's options: wrong ones are told before anything is done."""
+    asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
+    common = {"workspace": config.workspace, "source": config.source}
+    configs = {}
+    for name, stage in STAGES.items():
+        fields = {field.name for field in dataclasses.fields(stage.config)}
+        overrides = common | (asked if name == "scrape" else {})
+        configs[name] = call.configure(name, {k: v for k, v in overrides.items() if k in fields})
+    return Plan(
+        root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
+    )
+
+
+def open_workspace(plan: Plan) -> Workspace:
+    """The plan's workspace; made where the plan begins with the scrape. Raises WorkspaceError."""
+    scrape = plan.configs["scrape"]
+    assert isinstance(scrape, ScrapeConfig)
+    source = source_to_open(scrape) if "scrape" in plan.stages else None
+    return Workspace(plan.root).open(source=source)
+
+
+def show_outlook(plan: Plan, call: Call) -> StageReport:
+    """Say of every stage whether it would be run, and why; nothing is written and nobody asked."""
+    outlook = look_ahead(plan)
+    rows = [(name, view.action, view.why) for name, view in outlook.items()]
+    call.screen.table(f"{plan.root}: what would be done", ("stage", "action", "why"), rows)
+    idle = all(view.action == "skip" for view in outlook.values())
+    return StageReport(
+        stage="run",
+        outcome="unchanged" if idle else "done",
+        details={name: dataclasses.asdict(view) for name, view in outlook.items()},
     )
 
 
@@ -85,18 +156,52 @@ def source_to_open(config: ScrapeConfig) -> str | None:
     return config.source
 
 
-def run_stage(name: str, call: Call, overrides: Mapping[str, Any]) -> StageReport:
-    """Run one stage and show its report; `overrides` are set where its config has such a field."""
-    fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
-    config = call.configure(name, {k: v for k, v in overrides.items() if k in fields})
-    with call.screen.progress(name) as progress:
-        report = STAGES[name].run(config, progress)
+def run_stage(
+    name: str,
+    call: Call,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    config: StageConfig | None = None,
+) -> StageReport:
+    """Run one stage and show its report.
+
+    `config` is what it runs with, else what `call.configure` says, with `overrides` set where its
+    config has such a field.
+    """
+    if config is None:
+        fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
+        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in fields})
+    report = watch_stage(name, config, call)
     call.screen.report(report)
     return report
 
 
-def _overall(reports: Mapping[str, StageReport]) -> Outcome:
-    outcomes = {report.outcome for name, report in reports.items() if name != "report"}
+def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
+    """Run one stage while screen, record and metrics are told how far it is."""
+    meter = call.metrics.begin(name)
+    with call.screen.progress(name) as shown:
+        if call.record is None:
+            report = STAGES[name].run(config, tee(shown, meter))
+        else:
+            with call.record.stage(name) as run:
+                run.report = report = STAGES[name].run(config, tee(shown, meter, run))
+    meter.end(report)
+    return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+
+
+def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:
+    call.screen.say(f"{name}: {reason.why}")
+    report = StageReport(
+        stage=name, outcome="unchanged", counts=reason.counts, details={"skipped": reason.why}
+    )
+    if call.record is not None:
+        call.record.pass_over(name, reason.why)
+    return report
+
+
+def overall(reports: Mapping[str, StageReport]) -> Outcome:
+    """What the stages did together."""
+    outcomes = {report.outcome for report in reports.values()}
     if "incomplete" in outcomes:
         return "incomplete"
     return "unchanged" if outcomes == {"unchanged"} else "done"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import StageConfig
 from pipeline.contracts import StageReport
@@ -34,12 +35,16 @@ Door = Callable[[StageConfig, Progress], StageReport]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage: `door` is ``module:function``, called with its config and a progress."""
+    """A stage: `door` is ``module:function``, called with its config and a progress.
+
+    `contract` names what it leaves in the workspace, None where that has no manifest.
+    """
 
     name: str
     config: type[StageConfig]
     door: str
     help: str
+    contract: str | None = None
 
     def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
         """Run the stage.
@@ -52,10 +57,16 @@ class Stage:
 
 
 def load_door(door: str) -> Door:
+    """Import the door of a stage."""
+    found: Door = load_function(door)
+    return found
+
+
+def load_function(name: str) -> Any:
     """Import ``module:function``; a missing third party becomes a DependencyError."""
-    module, function = door.split(":")
+    module, function = name.split(":")
     try:
-        found: Door = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("pipeline", "scrapers"):
             raise
@@ -63,7 +74,6 @@ def load_door(door: str) -> Door:
             f"This command needs the package {error.name!r}, which is not installed. "
             "Install it with: pip install 'dalle-pipeline[train]'."
         ) from error
-    return found
 
 
 # In the order of the road.
@@ -72,48 +82,56 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="scrape",
+            contract="raw",
             config=ScrapeConfig,
             door="scrapers.scrape:scrape",
             help="Fetch a source's captions and images into the raw store.",
         ),
         Stage(
             name="dedupe",
+            contract="dedupe",
             config=DedupeConfig,
             door="pipeline.dedupe.run:run",
             help="Inspect every image once; leave tables of kept, rejected and captions.",
         ),
         Stage(
             name="train-tokenizer",
+            contract="tokenizer",
             config=TrainTokenizerConfig,
             door="pipeline.train_tokenizer.run:run",
             help="Train a BPE text tokenizer on the captions.",
         ),
         Stage(
             name="train-codec",
+            contract="codec",
             config=TrainCodecConfig,
             door="pipeline.train_codec.run:run",
             help="Train a small image codec on the kept images.",
         ),
         Stage(
             name="encode",
+            contract="codes",
             config=EncodeConfig,
             door="pipeline.encode.run:run",
             help="Turn the kept images into codes, once.",
         ),
         Stage(
             name="shard",
+            contract="shards",
             config=ShardConfig,
             door="pipeline.shard.run:run",
             help="Join captions, token ids and codes into WebDataset shards.",
         ),
         Stage(
             name="train",
+            contract="run",
             config=TrainConfig,
             door="pipeline.train.run:run",
             help="Train a DALL·E on shards.",
         ),
         Stage(
             name="generate",
+            contract="generated",
             config=GenerateConfig,
             door="pipeline.generate.run:run",
             help="Make pictures from prompts.",

@@ -113,7 +113,7 @@ def test_an_older_input_makes_a_folder_stale(workspace: Workspace) -> None:
     assert "older raw" in problems(workspace)[0]
     result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
     details = json.loads(result.stdout)["details"]
-    assert details["dedupe"]["state"] == "stale: raw changed"
+    assert (details["dedupe"]["state"], details["dedupe"]["why"]) == ("stale", "raw changed")
     assert details["raw"]["state"] == "fresh"
 
 

@@ -74,6 +74,12 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     )
 
 
+def read_inputs(workspace: Workspace) -> dict[str, str]:
+    """What the tables would be made from today; writes nothing."""
+    with Store(None, workspace.ledger) as store:
+        return _inputs(workspace, store)
+
+
 def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
     """What the tables are made from: the content of the raw store, and where its bytes lie.
 

@@ -116,13 +116,14 @@ class Row(NamedTuple):
 class Store:
     """One connection to the working store with the ledger attached; use it in a `with`."""
 
-    def __init__(self, path: Path, ledger: Path) -> None:
+    def __init__(self, path: Path | None, ledger: Path) -> None:
+        """Open the store at `path`; None: one in memory, to look at the ledger alone."""
         if not ledger.exists():
             raise ContractError(
                 f"{ledger} is missing: nothing was scraped yet. Run `scrape` first."
             )
-        self._path, self._ledger = path, ledger
-        self._connection = _open(path)
+        self._path, self._ledger = path or Path(":memory:"), ledger
+        self._connection = _open(path) if path else sqlite3.connect(":memory:", uri=True)
         _attach(self._connection, ledger)
 
     def __enter__(self) -> Store:

@@ -113,8 +113,8 @@ class Section:
     body: str
 
 
-def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole document; it needs no other file and no network."""
+def page(title: str, lead: str, sections: Sequence[Section], *, made_from: str = "") -> str:
+    """The whole document; it needs no other file and no network. `made_from` goes into its head."""
     links = "".join(
         f'<a href="#part-{number}">{escape(section.title)}</a>'
         for number, section in enumerate(sections)
@@ -126,6 +126,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="made-from" content="{escape(made_from)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
         f'<h1>{escape(title)}</h1><p class="note">{escape(lead)}</p><nav>{links}</nav>{parts}'

@@ -16,15 +16,25 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.config import resolved
 from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.inventory import Folder, find_folders
 from pipeline.progress import Progress, no_progress
 from pipeline.report.config import ReportConfig
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import Workspace, read_slice, write_bytes
+from pipeline.storage import (
+    MANIFEST_NAME,
+    Workspace,
+    read_slice,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+)
 
 PLOT_POINTS = 400
+PAGE_NAME = "report.html"
+PAGE_VERSION = 2  # raised when the same workspace comes to look otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +49,10 @@ class _View:
 def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     """Write `report.html` into the workspace."""
     workspace = Workspace(config.workspace)
-    view = _View(workspace=workspace, folders=find_folders(workspace.root), config=config)
+    view = _look(config)
+    made_from, target = _digest(view), workspace.root / PAGE_NAME
+    if _shows(target, made_from):
+        return StageReport(stage="report", outcome="unchanged", outputs=(str(target),))
     sections: list[Section] = []
     makers = (_numbers, _stages, _rejections, _scraped_wall, _codecs, _losses, _generations)
     for number, maker in enumerate(makers, 1):
@@ -50,12 +63,43 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
         f"{source}: from URL to pictures",
         "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
         sections,
+        made_from=made_from,
     )
-    target = workspace.root / "report.html"
     write_bytes(target, html.encode())
     return StageReport(
         stage="report", outcome="done", counts={"sections": len(sections)}, outputs=(str(target),)
     )
+
+
+def is_current(config: ReportConfig) -> bool:
+    """Whether the page shows what stands in the workspace now."""
+    view = _look(config)
+    return _shows(view.workspace.root / PAGE_NAME, _digest(view))
+
+
+def _look(config: ReportConfig) -> _View:
+    workspace = Workspace(config.workspace)
+    return _View(workspace=workspace, folders=find_folders(workspace.root), config=config)
+
+
+def _digest(view: _View) -> str:
+    """Hash of all that the page is made from: options, manifests, logs, measurements."""
+    paths = [view.workspace.root / MEASUREMENTS]
+    for folder in view.folders:
+        paths += [folder.path / MANIFEST_NAME, folder.path / "log.jsonl"]
+    hashes = [
+        (str(p.relative_to(view.workspace.root)), sha256_file(p)) for p in paths if p.exists()
+    ]
+    states = [(f.name, f.problem is None, f.stale, f.outgrown) for f in view.folders]
+    return sha256_bytes(repr((PAGE_VERSION, resolved(view.config), hashes, states)).encode())
+
+
+def _shows(page_file: Path, made_from: str) -> bool:
+    try:
+        with page_file.open("rb") as file:
+            return made_from.encode() in file.read(1024)
+    except FileNotFoundError:
+        return False
 
 
 def _numbers(view: _View) -> Iterator[Section]:
