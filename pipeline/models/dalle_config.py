@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from typing import Any, Literal, get_args
 
 from pipeline.errors import ModelError
+from pipeline.models.sparse_layout import Layout, check_layout, draw_layout
 
 AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
@@ -21,7 +22,9 @@ class DalleConfig:
     `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the positions' own
     padding ids. The image is `image_fmap_size` × `image_fmap_size` codes. `attn_types` and the shared
     ids go round in a cycle over the layers; layers of the same id share their weights. Dropouts are
-    shares of 0..1. Raises ModelError for values that make no model.
+    shares of 0..1. `sparse_layout` is what all `sparse` layers look at (`sparse_layout.py`); where none
+    is given, the one of seed 0. `conv_centred` is `conv_like` of versions before 1.5.0. Raises ModelError
+    for values that make no model.
     """
 
     dim: int
@@ -44,6 +47,8 @@ class DalleConfig:
     shared_attn_ids: tuple[LayerId, ...] | None = None
     shared_ff_ids: tuple[LayerId, ...] | None = None
     share_input_output_emb: bool = False
+    sparse_layout: Layout | None = None
+    conv_centred: bool = False
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.attn_types if kind not in ATTENTION_TYPES]
@@ -56,6 +61,7 @@ class DalleConfig:
                 "shared_attn_ids and shared_ff_ids name a layer at least, or are None."
             )
         self._check_shared_types()
+        self._settle_layout()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
@@ -112,6 +118,13 @@ class DalleConfig:
 
     def _spread(self, ids: tuple[LayerId, ...] | None) -> tuple[LayerId, ...]:
         return tuple(islice(cycle(ids or range(self.depth)), self.depth))
+
+    def _settle_layout(self) -> None:
+        layout = None
+        if "sparse" in self.attn_types:
+            layout = self.sparse_layout or draw_layout(self.total_seq_len)
+            check_layout(layout, self.total_seq_len)
+        object.__setattr__(self, "sparse_layout", layout)
 
     def _check_shared_types(self) -> None:
         kinds: dict[LayerId, AttentionType] = {}

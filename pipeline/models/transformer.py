@@ -1,95 +1,39 @@
-"""The causal transformer inside DALL·E: pre-norm, GEGLU, LayerScale, a key/value cache. Floor 3.
+"""The causal transformer inside DALL·E: pre-norm, GEGLU, LayerScale, with or without two streams. Floor 3.
 
-The parts and the names of their parameters follow DALLE-pytorch's `transformer.py` and
-`attention.py` (version 1.6.6), so that checkpoints can be converted by renaming.
+The parts follow DALLE-pytorch's `transformer.py` and `reversible.py` (version 1.6.6), so that checkpoints
+can be converted by renaming.
 
-Shapes: B samples, L positions, D model width, H heads, K width of a head, S cached positions.
+Shapes: B samples, L positions, D model width, C channels that token shift moves, R turned channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.models.attention import Attention, KeyValueCache, Pattern, Turn
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.rotary import rotary_angles
+from pipeline.models.token_shift import TokenShift
 
 FEED_FORWARD_MULT = 4
 
-
-@dataclass
-class KeyValueCache:
-    """Keys and values of the positions seen so far, BHSK a layer, room for `max_length`."""
-
-    max_length: int
-    keys: list[Tensor]
-    values: list[Tensor]
-    length: int = 0
-
-    @classmethod
-    def empty(cls, *, depth: int, shape: tuple[int, int, int, int], like: Tensor) -> KeyValueCache:
-        """Room for `shape` = (B, H, positions, K) in each of `depth` layers, typed as `like`."""
-        return cls(
-            max_length=shape[2],
-            keys=[like.new_empty(shape) for _ in range(depth)],
-            values=[like.new_empty(shape) for _ in range(depth)],
-        )
-
-    def extend(self, layer: int, key_BHLK: Tensor, value_BHLK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new positions; return all of its positions so far.
-
-        `length` moves on once a step, after the last layer.
-        """
-        end = self.length + key_BHLK.shape[2]
-        self.keys[layer][:, :, self.length : end] = key_BHLK
-        self.values[layer][:, :, self.length : end] = value_BHLK
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def select(self, rows: Tensor) -> KeyValueCache:
-        """A cache of its own for each of `rows` (int64 indices of samples, repeats allowed)."""
-        return KeyValueCache(
-            max_length=self.max_length,
-            keys=[key.index_select(0, rows) for key in self.keys],
-            values=[value.index_select(0, rows) for value in self.values],
-            length=self.length,
-        )
-
-
-class Attention(nn.Module):
-    """Causal multi-head attention over all earlier positions."""
-
-    def __init__(self, *, dim: int, heads: int, dim_head: int, dropout: float, layer: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.layer = layer
-        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Mix positions. With a cache, `x_BLD` holds the new ones: all of the prompt, or one."""
-        # One product a part: the gradients of slices of one product would be copied together again.
-        parts = (F.linear(x_BLD, weight) for weight in self.to_qkv.weight.chunk(3))
-        query_BHLK, key_BHLK, value_BHLK = (
-            part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part_BLD in parts
-        )
-        first_step = cache is None or cache.length == 0
-        if cache is not None:
-            key_BHLK, value_BHLK = cache.extend(self.layer, key_BHLK, value_BHLK)
-        mixed_BHLK = F.scaled_dot_product_attention(
-            query_BHLK, key_BHLK, value_BHLK, is_causal=first_step
-        )
-        return self.dropout(self.to_out(mixed_BHLK.transpose(1, 2).flatten(2)))
+Change = Callable[[Tensor], Tensor]
 
 
 class FeedForward(nn.Module):
-    """A gated (GEGLU) two-layer network on each position."""
+    """A gated (GEGLU) two-layer network on each position; its weights may serve several layers."""
 
-    def __init__(self, *, dim: int, dropout: float) -> None:
+    def __init__(self, config: DalleConfig) -> None:
         super().__init__()
-        self.to_hidden = nn.Linear(dim, 2 * FEED_FORWARD_MULT * dim)
-        self.dropout = nn.Dropout(dropout)
-        self.to_out = nn.Linear(FEED_FORWARD_MULT * dim, dim)
+        self.to_hidden = nn.Linear(config.dim, 2 * FEED_FORWARD_MULT * config.dim)
+        self.dropout = nn.Dropout(config.ff_dropout)
+        self.to_out = nn.Linear(FEED_FORWARD_MULT * config.dim, config.dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Transform each position by itself."""
@@ -98,71 +42,157 @@ class FeedForward(nn.Module):
         return self.to_out(self.dropout(value_BLD * F.gelu(gate_BLD)))
 
 
-class Block(nn.Module):
-    """One layer: attention, then feed-forward, each normed before and scaled per channel after."""
+class Branch(nn.Module):
+    """Half a layer: what its attention or feed-forward gets is normed, what it gives is scaled."""
 
-    def __init__(
-        self, *, dim: int, attention: Attention, feed_forward: FeedForward, scale: float
-    ) -> None:
+    def __init__(self, config: DalleConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = attention
-        self.attention_scale = nn.Parameter(torch.full((dim,), scale))
-        self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = feed_forward
-        self.feed_forward_scale = nn.Parameter(torch.full((dim,), scale))
+        self.norm = nn.LayerNorm(config.dim)
+        self.norm_out = nn.LayerNorm(config.dim) if config.sandwich_norm else nn.Identity()
+        self.scale = nn.Parameter(torch.full((config.dim,), initial_layer_scale(layer)))
 
-    def forward(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Add both parts to the residual stream."""
-        mixed_BLD = self.attention(self.attention_norm(x_BLD), cache)
-        x_BLD = x_BLD + self.attention_scale * mixed_BLD
-        return x_BLD + self.feed_forward_scale * self.feed_forward(self.feed_forward_norm(x_BLD))
+    def forward(self, residual_BLD: Tensor, x_BLD: Tensor, change: Change) -> Tensor:
+        """Add to the residual what `change` makes of x."""
+        return torch.addcmul(residual_BLD, self.norm_out(change(self.norm(x_BLD))), self.scale)
+
+
+class Layer(nn.Module):
+    """The two branches of a layer."""
+
+    def __init__(self, config: DalleConfig, layer: int) -> None:
+        super().__init__()
+        self.reversible = config.reversible
+        self.attention = Branch(config, layer)
+        self.feed_forward = Branch(config, layer)
+
+    def forward(
+        self, first_BLD: Tensor, second_BLD: Tensor, attend: Change, feed_forward: Change
+    ) -> tuple[Tensor, Tensor]:
+        """Change both streams, the first by what the second holds; where there is one, it is both."""
+        first_BLD = self.attention(first_BLD, second_BLD, attend)
+        if self.reversible:
+            return first_BLD, self.feed_forward(second_BLD, first_BLD, feed_forward)
+        out_BLD = self.feed_forward(first_BLD, first_BLD, feed_forward)
+        return out_BLD, out_BLD
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass: the angles of its positions, and the cache of those before them."""
+
+    turn: Turn | None
+    cache: KeyValueCache | None
+
+    @property
+    def start(self) -> int:
+        """The first of its positions."""
+        return self.cache.length if self.cache else 0
 
 
 class Transformer(nn.Module):
-    """`depth` blocks in a row; the final norm belongs to the heads."""
+    """`depth` layers in a row; the final norm belongs to the heads.
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        depth: int,
-        heads: int,
-        dim_head: int,
-        attn_dropout: float,
-        ff_dropout: float,
-    ) -> None:
+    `reversible` has two streams, one that attention changes and one that the feed-forwards change, whose
+    mean comes out. With `checkpointing` a training pass keeps only what goes into each layer and computes
+    the rest again for the gradients: less memory, a third more time.
+    """
+
+    angles_LR: Tensor
+
+    def __init__(self, config: DalleConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.dim_head = dim_head
-        self.layers = nn.ModuleList(
-            Block(
-                dim=dim,
-                attention=Attention(
-                    dim=dim, heads=heads, dim_head=dim_head, dropout=attn_dropout, layer=layer
-                ),
-                feed_forward=FeedForward(dim=dim, dropout=ff_dropout),
-                scale=initial_layer_scale(layer),
-            )
-            for layer in range(depth)
+        self.config = config
+        self.checkpointing = config.reversible
+        attention_of, feed_forward_of = config.layer_attn_ids, config.layer_ff_ids
+        self.attentions = nn.ModuleList(Attention(config) for _ in set(attention_of))
+        self.feed_forwards = nn.ModuleList(FeedForward(config) for _ in set(feed_forward_of))
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.depth))
+        self.patterns = nn.ModuleDict(
+            {kind: Pattern(kind, config) for kind in sorted(set(config.layer_types))}
         )
+        self.shift = TokenShift(config) if config.shift_tokens else None
+        if config.rotary_emb:
+            self.register_buffer("angles_LR", rotary_angles(config))
+        self._attention_of = number_by_first_use(attention_of)
+        self._feed_forward_of = number_by_first_use(feed_forward_of)
 
     def forward(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Run all layers; with a cache, over the new positions only, which it then holds too."""
         length = x_BLD.shape[1]
-        for block in self.layers:
-            x_BLD = block(x_BLD, cache)
+        step = Step(turn=self._turn(cache, length), cache=cache)
+        first_BLD = second_BLD = x_BLD
+        for layer in range(self.config.depth):
+            first_BLD, second_BLD = self._run_layer(layer, first_BLD, second_BLD, step)
         if cache is not None:
             cache.length += length
-        return x_BLD
+        return (first_BLD + second_BLD) / 2 if self.config.reversible else second_BLD
 
     def new_cache(self, *, batch_size: int, max_length: int) -> KeyValueCache:
         """An empty cache for `batch_size` sequences of at most `max_length` positions."""
-        return KeyValueCache.empty(
-            depth=len(self.layers),
-            shape=(batch_size, self.heads, max_length, self.dim_head),
-            like=next(self.parameters()),
+        config, like = self.config, next(self.parameters())
+        shape = (batch_size, config.heads, max_length, config.dim_head)
+        moved = self.shift.moved if self.shift else 0
+        return KeyValueCache(
+            max_length=max_length,
+            keys=[like.new_empty(shape) for _ in range(config.depth)],
+            values=[like.new_empty(shape) for _ in range(config.depth)],
+            rows=[
+                like.new_zeros(batch_size, max_length + 1, moved)
+                for _ in range(2 * config.depth if self.shift else 0)
+            ],
         )
+
+    def _run_layer(
+        self, layer: int, first_BLD: Tensor, second_BLD: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            streams: tuple[Tensor, Tensor] = checkpoint(
+                self._layer, layer, first_BLD, second_BLD, step, use_reentrant=False
+            )
+            return streams
+        return self._layer(layer, first_BLD, second_BLD, step)
+
+    def _layer(
+        self, layer: int, first_BLD: Tensor, second_BLD: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        def attend(x_BLD: Tensor) -> Tensor:
+            return self.attentions[self._attention_of[layer]](
+                self._shifted(x_BLD, 2 * layer, step),
+                self.patterns[self.config.layer_types[layer]],
+                turn=step.turn,
+                cache=step.cache,
+                layer=layer,
+            )
+
+        def feed_forward(x_BLD: Tensor) -> Tensor:
+            number = self._feed_forward_of[layer]
+            return self.feed_forwards[number](self._shifted(x_BLD, 2 * layer + 1, step))
+
+        streams: tuple[Tensor, Tensor] = self.layers[layer](
+            first_BLD, second_BLD, attend, feed_forward
+        )
+        return streams
+
+    def _shifted(self, x_BLD: Tensor, branch: int, step: Step) -> Tensor:
+        if self.shift is None:
+            return x_BLD
+        rows = None
+        if step.cache is not None:
+            rows = step.cache.extend_rows(branch, x_BLD[..., : self.shift.moved])
+        return self.shift(x_BLD, rows, step.start)
+
+    def _turn(self, cache: KeyValueCache | None, length: int) -> Turn | None:
+        if not self.config.rotary_emb:
+            return None
+        start = cache.length if cache else 0
+        angles_LR = self.angles_LR[start : start + length]
+        return angles_LR.cos(), angles_LR.sin()
+
+
+def number_by_first_use(names: Sequence[Hashable]) -> tuple[int, ...]:
+    """Each name's number, in the order in which they first come."""
+    numbers: dict[Hashable, int] = {}
+    return tuple(numbers.setdefault(name, len(numbers)) for name in names)
 
 
 def initial_layer_scale(layer: int) -> float:

@@ -15,7 +15,7 @@ SHAPE: dict[str, Any] = {
     "depth": 4,
     "heads": 1,
     "dim_head": 8,
-    "text_seq_len": 2,
+    "text_seq_len": 12,
     "num_text_tokens": 5,
     "num_image_tokens": 6,
     "image_fmap_size": 2,

@@ -42,7 +42,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 AVERAGE_FILE = "average.safetensors"
 RNG_FILE = "rng.safetensors"
-FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 1}
+FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
