@@ -145,20 +145,27 @@ def test_the_cache_gives_the_logits_of_a_whole_pass(model: Dalle, given: int) ->
     assert_same(drawn_BNV, expected_BNV[:, given:])
 
 
-def test_text_goes_on_from_its_beginning(model: Dalle) -> None:
-    """The rows of a whole pass, padding drawn as the id of its position, and then the first code's."""
+def test_the_next_text_id_follows_those_before_it(model: Dalle) -> None:
     model.eval()
     tokens_BT, codes_BN = make_batch()
-    ids_BT = model.unique_padding(tokens_BT)
     with torch.no_grad():
-        text_BTV, image_BNV = model.logits(tokens_BT, codes_BN)
-        logits_BV, cache = model.start_texts(tokens_BT[:, :2])
-        assert_same(logits_BV, text_BTV[:, 2])
-        for position in range(2, 5):
-            logits_BV = model.next_text_logits(ids_BT[:, position], position=position, cache=cache)
-            assert_same(logits_BV, text_BTV[:, position + 1] if position < 4 else image_BNV[:, 0])
-        logits_BV = model.next_logits(codes_BN[:, 0], position=0, cache=cache)
-        assert_same(logits_BV, image_BNV[:, 1])
+        text_BTV, _ = model.logits(tokens_BT, codes_BN)
+        for position in range(5):
+            assert_same(model.next_text_logits(tokens_BT, position), text_BTV[:, position])
+
+
+def test_a_selected_cache_goes_on_as_its_own(model: Dalle) -> None:
+    model.eval()
+    tokens_BT, codes_BN = make_batch()
+    samples = torch.tensor([2, 0, 0, 1])
+    with torch.no_grad():
+        _, expected_BNV = model.logits(tokens_BT[samples], codes_BN[samples])
+        _, cache = model.start_images(tokens_BT)
+        cache = cache.select(samples)
+        for position in range(10):
+            codes_B = codes_BN[samples, position]
+            logits_BV = model.next_logits(codes_B, position=position, cache=cache)
+            assert_same(logits_BV, expected_BNV[:, position + 1])
 
 
 def test_a_text_of_padding_is_the_stock_null_condition() -> None:
