@@ -1,8 +1,9 @@
-"""Options of `pipeline train`; the model's are named as in DALLE-pytorch."""
+"""Options of `pipeline train` and `pipeline export`; the model's are named as in DALLE-pytorch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.config import StageConfig, option
@@ -12,30 +13,79 @@ from pipeline.config import StageConfig, option
 class TrainConfig(StageConfig):
     """What `train.run` is told. A step is one change of the weights."""
 
-    name: str = option("dalle", "Name of the run: runs/NAME in the workspace.")
+    name: str = option(
+        "dalle",
+        "Name of the run: runs/NAME in the workspace; auto makes it as in the DALLE-models zoo, "
+        "such as taming/12L_64HD_16H_544I_96T_dalleblog_5E.",
+    )
+    dataset: str | None = option(None, "The data's name in the run's name and card.")
     shards: str = option("default", "Name of the shards to train on: shards/NAME.")
+    resume_from: Path | None = option(
+        None,
+        "Begin with the weights and moments of a checkpoint: ours, a dalle.pt, or a folder of "
+        "DeepSpeed. Its hyper-parameters win over the options.",
+    )
+    redraw_layout: bool = option(
+        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+    )
 
+    model: Literal["dalle", "dalle-pytorch"] = option(
+        "dalle", "Our model, or the class of the installed package dalle-pytorch (slower)."
+    )
     dim: int = option(512, "Width of the model.", low=1)
     depth: int = option(2, "Layers.", low=1)
     heads: int = option(8, "Attention heads.", low=1)
     dim_head: int = option(64, "Width of a head.", low=1)
+    text_seq_len: int | None = option(
+        None, "Token ids of a caption; must be that of the shards (default: theirs).", low=1
+    )
+    num_text_tokens: int | None = option(
+        None, "Text ids, at least the tokenizer's vocabulary (default: just that).", low=1
+    )
+    reversible: bool = option(False, "Reversible layers: memory of one layer, some more time.")
+    attn_types: tuple[str, ...] = option(
+        ("full",), "full, sparse, axial_row, axial_col, conv_like; layers take them in turn."
+    )
     attn_dropout: float = option(0.0, "Dropout after attention.", low=0, high=1)
     ff_dropout: float = option(0.0, "Dropout inside the feed-forward layers.", low=0, high=1)
     loss_img_weight: float = option(7.0, "Weight of the image's loss; the text's is 1.", low=0)
+    stable: bool = option(False, "Softmax and output that can't overflow in fp16.")
+    sandwich_norm: bool = option(False, "Norms after the layers too.")
+    shift_tokens: bool = option(False, "Mix in channels of the neighbours above and to the left.")
+    rotary_emb: bool = option(False, "Rotary embeddings instead of learnt positions.")
+    shared_attn_ids: str | None = option(
+        None, "Ids of attention by layer, as 0,1,0,1: layers of one id share weights."
+    )
+    shared_ff_ids: str | None = option(None, "The same of feed-forward layers.")
+    share_input_output_emb: bool = option(False, "Embed with the weights of the logits.")
 
     steps: int | None = option(None, "Steps to train for (default: what --epochs makes).", low=1)
     epochs: int = option(20, "Passes through the shards, where --steps is not given.", low=1)
-    batch_size: int = option(4, "Samples of one forward pass.", low=1)
+    batch_size: int = option(4, "Samples of one forward pass of one process.", low=1)
     ga_steps: int = option(1, "Forward passes whose gradients make one step.", low=1)
+    optimizer: Literal["adamw", "adam"] = option(
+        "adamw", "How weight decay is done; without any, both are the reference's Adam."
+    )
     learning_rate: float = option(3e-4, "Highest learning rate.", low=0)
     warmup_steps: int = option(100, "Steps in which the learning rate rises to it.", low=0)
-    lr_decay: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "How the learning rate falls to 0 afterwards; constant lets --steps grow later."
+    warmup_type: Literal["linear", "log"] = option(
+        "linear", "How it rises; log is what DeepSpeed does unless told otherwise."
     )
-    weight_decay: float = option(0.0, "AdamW's weight decay, of matrices only.", low=0)
-    beta2: float = option(0.999, "AdamW's second beta.", low=0, high=1)
-    clip_grad_norm: float = option(0.5, "Longest gradient that is not shortened.", low=0)
-    precision: Literal["fp32", "bf16"] = option(
+    lr_decay: Literal["cosine", "linear", "constant", "plateau"] = option(
+        "cosine",
+        "How it falls to 0 afterwards. linear is DeepSpeed's WarmupDecayLR; plateau halves it after "
+        "epochs without gain, as the reference does; constant lets --steps grow later.",
+    )
+    weight_decay: float = option(0.0, "Weight decay, of matrices only.", low=0)
+    beta2: float = option(0.999, "Adam's second beta.", low=0, high=1)
+    clip_grad_norm: float = option(0.5, "Longer gradients are cut to this; 0: never.", low=0)
+    ema_decay: float = option(
+        0.0,
+        "Keep a running mean of the weights, such as 0.999, and use it; 0: none.",
+        low=0,
+        high=1,
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = option(
         "fp32", "bf16 pays on processors that have it, and is far slower on those that don't."
     )
     seed: int = option(0, "Seed of weights, order and dropout.", low=0)
@@ -47,11 +97,38 @@ class TrainConfig(StageConfig):
         1000, "Steps between checkpoints; also at the end; 0: there only.", low=0
     )
     keep_n_checkpoints: int = option(2, "Checkpoints that are kept, the last ones.", low=1)
+    sample_every: int = option(
+        0, "Steps between grids of pictures, where the codec is at hand; 0: never.", low=0
+    )
+    sample_prompts: tuple[str, ...] = option(
+        (), "Captions to draw for the grids and the card (default: from the validation split)."
+    )
 
     on_change: Literal["refuse", "restart"] = option(
         "refuse",
         "What to do where the run exists with other options or shards: stop, or begin it anew.",
         runtime=True,
     )
+    tensorboard: bool = option(True, "Write event files to runs/NAME/tensorboard.", runtime=True)
+    wandb: str | None = option(None, "Log to this project of W&B, too.", runtime=True)
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = option(
+        "auto",
+        "How the processes of torchrun share the work: ddp, or fsdp for what does not fit.",
+        runtime=True,
+    )
+    compile: Literal["auto", "no", "yes"] = option(
+        "auto", "Compile the model: auto does so on CUDA, where it pays.", runtime=True
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
     threads: int = option(0, "Threads on the CPU; 0 leaves it to torch.", low=0, runtime=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(StageConfig):
+    """Which checkpoint to write as a dalle.pt, and where to."""
+
+    run: str = option("dalle", "Name of the run: its last checkpoint is taken.", runtime=True)
+    checkpoint: Path | None = option(
+        None, "A checkpoint's folder, instead of a run's last one.", runtime=True
+    )
+    out: Path = option(Path("dalle.pt"), "The file to write.", runtime=True)

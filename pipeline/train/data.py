@@ -1,42 +1,58 @@
-"""Batches from shards, endlessly, with the place to go on from.
+"""Batches from shards, endlessly, with the place to go on from, each checked before it is used.
 
 Legend: B samples of a batch, T text positions, N codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.errors import ConfigError, ContractError
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.train.config import TrainConfig
-from pipeline.webdata.index import ShardIndex
 from pipeline.webdata.reader import Batch, ShardReader
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run has read: `consumed` samples of the order of `epoch`."""
+    """How far a run has read: `epoch` whole passes, and `consumed` samples of the next one's order."""
 
     epoch: int
     consumed: int
 
 
-def stream_batches(
-    reader: ShardReader, *, batch_size: int, seed: int, position: Position
-) -> Iterator[tuple[Batch, Position]]:
-    """Batches from `position` on, epoch after epoch, each with the position after it."""
+def stream_steps(
+    reader: ShardReader,
+    config: TrainConfig,
+    position: Position,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[tuple[list[Batch], Position]]:
+    """The `ga_steps` batches of each step for one rank, with the position after it, endlessly."""
+    whole = config.batch_size * world_size
     epoch, consumed = position.epoch, position.consumed
+    batches: list[Batch] = []
     while True:
         for batch in reader.batches(
-            batch_size=batch_size, seed=seed, epoch=epoch, start=consumed, drop_last=True
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            start=consumed,
+            rank=rank,
+            world_size=world_size,
         ):
-            consumed += batch_size
-            yield batch, Position(epoch=epoch, consumed=consumed)
+            consumed += whole
+            batches.append(batch)
+            if len(batches) == config.ga_steps:
+                ended = consumed + whole > len(reader)
+                after = Position(epoch=epoch + ended, consumed=0 if ended else consumed)
+                yield batches, after
+                batches = []
         epoch, consumed = epoch + 1, 0
 
 
@@ -46,53 +62,44 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
     return tokens_BT, torch.from_numpy(batch.codes_BN).to(device, torch.int64)
 
 
-def batch_keys(reader: ShardReader, batch: Batch) -> list[str]:
-    """The keys of a batch's samples."""
-    return [reader.sample(int(row)).key for row in batch.rows]
+def batch_keys(reader: ShardReader, batches: Sequence[Batch]) -> list[str]:
+    """The keys of the samples of batches."""
+    return [reader.sample(int(row)).key for batch in batches for row in batch.rows]
 
 
-def check_samples(reader: ShardReader, config: TrainConfig) -> None:
+def check_ids(reader: ShardReader, batch: Batch, model: DalleConfig) -> None:
+    """Raise ContractError, with the sample's key, for an id that the model's vocabularies lack."""
+    for name, ids, size in (
+        ("token id", batch.tokens_BT, model.num_text_tokens),
+        ("code", batch.codes_BN, model.num_image_tokens),
+    ):
+        if ids.max(initial=0) < size:
+            continue
+        row = batch.rows[int(ids.max(axis=1).argmax())]
+        raise ContractError(
+            f"Sample {reader.sample(int(row)).key} holds the {name} {ids.max()}, the model knows 0 to "
+            f"{size - 1}. Train with a larger vocabulary, or shard with the right tokenizer and codec."
+        )
+
+
+def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1) -> None:
     """Raise ContractError for an empty split, ConfigError for a batch that it can't fill."""
     if len(reader) == 0:
         raise ContractError(
             f"{reader.folder} has no training samples. Shard a dataset that has some."
         )
-    if config.batch_size > len(reader):
+    if config.batch_size * world_size > len(reader):
+        of_all = f" in each of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
-            f"A batch of {config.batch_size} can't be filled from {len(reader)} training samples. "
-            f"Give --batch-size {len(reader)} or less."
+            f"A batch of {config.batch_size}{of_all} can't be filled from {len(reader)} training "
+            f"samples. Give --batch-size {len(reader) // world_size or 1} or less"
+            f"{', or fewer processes' if of_all else ''}."
         )
 
 
-def count_steps(samples: int, config: TrainConfig) -> int:
+def count_steps(samples: int, config: TrainConfig, world_size: int = 1) -> int:
     """How many steps the run takes: `steps`, or what `epochs` whole passes make."""
     if config.steps is not None:
         return config.steps
-    batches = samples // config.batch_size
+    batches = samples // (config.batch_size * world_size)
     return max(1, config.epochs * batches // config.ga_steps)
-
-
-def model_config(index: ShardIndex, config: TrainConfig) -> DalleConfig:
-    """The hyper-parameters of a model that fits the shards.
-
-    Raises ModelError where the picture's codes are not a square.
-    """
-    rows, columns = index.grid
-    if rows != columns:
-        raise ModelError(
-            f"The shards hold {rows}×{columns} codes a picture, the model takes square ones. "
-            "Encode with a codec of square pictures."
-        )
-    return DalleConfig(
-        dim=config.dim,
-        depth=config.depth,
-        heads=config.heads,
-        dim_head=config.dim_head,
-        attn_dropout=config.attn_dropout,
-        ff_dropout=config.ff_dropout,
-        loss_img_weight=config.loss_img_weight,
-        text_seq_len=index.text_seq_len,
-        num_text_tokens=index.vocab_size,
-        num_image_tokens=index.codebook_size,
-        image_fmap_size=rows,
-    )

@@ -5,6 +5,9 @@ runs/<name>/
   tokenizer.json   the shards' tokenizer, so that a run can be taken along
   log.jsonl        losses by step
   checkpoints/     step-NNNNNN/
+  samples/         step-NNNNNN.png, grids of drawn pictures, where they are asked for
+  tensorboard/     event files, not in the manifest: they hold times
+  README.md        the model's card
   manifest.json    last
 """
 
@@ -32,11 +35,12 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.train.config import TrainConfig
-from pipeline.train.state import TrainState, state_files
+from pipeline.train.state import Files
 
 logger = logging.getLogger(__name__)
 
 Plan = dict[str, Any]
+TRACKERS = frozenset({"tensorboard", "wandb"})  # folders of files that hold times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +60,24 @@ class RunFolder:
         """Losses by step, one JSON object a line."""
         return self.root / "log.jsonl"
 
+    @property
+    def samples(self) -> Path:
+        """The folder of drawn pictures."""
+        return self.root / "samples"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of event files."""
+        return self.root / "tensorboard"
+
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, if there is one."""
         found = list_checkpoints(self.checkpoints)
         return found[-1] if found else None
 
-    def save(self, state: TrainState, info: CheckpointInfo, *, total_steps: int) -> None:
+    def save(self, files: Files, info: CheckpointInfo, *, total_steps: int) -> None:
         """Write a checkpoint, then remove those that are no longer kept."""
-        write_checkpoint(self._at(info.step), info, state_files(state))
+        write_checkpoint(self._at(info.step), info, files)
         kept = {self._at(step) for step in self.kept_steps(info.step, total_steps)}
         for path in list_checkpoints(self.checkpoints):
             if path not in kept:
@@ -116,7 +130,11 @@ class RunFolder:
 
     def _files(self) -> tuple[FileEntry, ...]:
         paths = (path for path in sorted(self.root.rglob("*")) if path.is_file())
-        return tuple(file_entry(p, self.root) for p in paths if p.name != MANIFEST_NAME)
+        return tuple(
+            file_entry(path, self.root)
+            for path in paths
+            if path.name != MANIFEST_NAME and path.relative_to(self.root).parts[0] not in TRACKERS
+        )
 
 
 def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:

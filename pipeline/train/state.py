@@ -2,93 +2,185 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import (
+    AVERAGE_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     RNG_FILE,
-    load_weights,
-    read_info,
+    CheckpointInfo,
     read_tensors,
 )
-from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.train.average import WeightAverage
 from pipeline.train.config import TrainConfig
+from pipeline.train.data import Position
+from pipeline.train.ranks import Ranks, parted_like, whole
+from pipeline.train.schedule import Plateau
+
+Files = dict[str, dict[str, Tensor]]
 
 
 @dataclass
 class TrainState:
-    """Model, optimizer, and where the run stands in its data."""
+    """The model as it lies in memory, what trains it, and where the run stands in its data.
 
-    model: Dalle
-    optimizer: torch.optim.AdamW
+    `module` is what is called in training: the model, or DDP around it. `passes` counts earlier passes
+    through named datasets, of the checkpoint that the run began with.
+    """
+
+    hyperparameters: DalleConfig
+    model: nn.Module
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plateau: Plateau | None
+    average: WeightAverage | None
     step: int = 0
-    epoch: int = 0
-    consumed: int = 0
+    position: Position = field(default_factory=lambda: Position(epoch=0, consumed=0))
+    passes: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        return self.model.to_logits.weight.device
+    def weights_to_use(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights to draw with: their mean, where one is kept."""
+        if self.average is None:
+            return nullcontext()
+        return self.average.in_place_of_weights(self.model)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is neither a tensor nor the position, as JSON values."""
+        values: dict[str, Any] = {"passes": self.passes}
+        if self.scaler.is_enabled():
+            values["scaler"] = self.scaler.state_dict()
+        if self.plateau is not None:
+            values["plateau"] = self.plateau.as_dict()
+        return values
 
 
-def make_optimizer(model: Dalle, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with the matrices decayed; norms, biases and scales are left alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+def make_state(
+    model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
+) -> TrainState:
+    """The state before the first step of a model that lies on its device."""
+    module = ranks.wrap(model)
+    return TrainState(
+        hyperparameters=hyperparameters,
+        model=model,
+        module=module,
+        optimizer=make_optimizer(model, config),
+        scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16"),
+        plateau=Plateau(config.learning_rate) if config.lr_decay == "plateau" else None,
+        average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
+    )
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW with the matrices decayed; norms, biases and scales are left alone."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
 
 
-def state_files(state: TrainState) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint, by file."""
+def state_files(state: TrainState, ranks: Ranks) -> Files:
+    """The tensors of a checkpoint, by file; all ranks must call this together."""
     moments = {
-        f"{name}/{key}": value
+        f"{name}/{key}": whole(value)
         for name, parameter in state.model.named_parameters()
-        for key, value in state.optimizer.state[parameter].items()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
     }
-    return {
-        MODEL_FILE: state.model.state_dict(),
+    files = {
+        MODEL_FILE: {name: whole(value) for name, value in state.model.state_dict().items()},
         OPTIMIZER_FILE: moments,
-        RNG_FILE: dict(_random_states()),
+        RNG_FILE: _random_states(ranks),
     }
+    if state.average is not None:
+        files[AVERAGE_FILE] = {n: whole(value) for n, value in state.average.tensors.items()}
+    return files
 
 
-def restore(state: TrainState, folder: Path) -> None:
+def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks) -> None:
     """Make `state` what it was when the checkpoint in `folder` was written.
 
     Raises ModelError for a checkpoint that is damaged or of another model.
     """
-    info = read_info(folder)
-    load_weights(state.model, read_tensors(folder, MODEL_FILE), folder)
-    _restore_moments(state, read_tensors(folder, OPTIMIZER_FILE))
-    _restore_random(read_tensors(folder, RNG_FILE))
-    state.step, state.epoch, state.consumed = info.step, info.epoch, info.consumed
+    load_weights(state.model, read_tensors(folder, MODEL_FILE), str(folder))
+    load_moments(state, read_tensors(folder, OPTIMIZER_FILE))
+    if state.average is not None:
+        load_average(state.average, read_tensors(folder, AVERAGE_FILE))
+    _restore_random(read_tensors(folder, RNG_FILE), ranks)
+    state.step = info.step
+    state.position = Position(epoch=info.epoch, consumed=info.consumed)
+    state.passes = dict(info.training.get("passes", {}))
+    if "scaler" in info.training:
+        state.scaler.load_state_dict(dict(info.training["scaler"]))
+    if state.plateau is not None and "plateau" in info.training:
+        state.plateau.restore(info.training["plateau"])
 
 
-def _restore_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put whole weights into a model; raises ModelError where names or shapes differ."""
+    own = model.state_dict()
+    differing = sorted(own.keys() ^ weights.keys()) or sorted(
+        name for name, value in own.items() if value.shape != weights[name].shape
+    )
+    if differing:
+        raise ModelError(
+            f"The weights of {source} don't fit their hyper-parameters: {', '.join(differing[:3])}"
+            f"{' and more' if len(differing) > 3 else ''}. Use another checkpoint."
+        )
+    for name, value in own.items():
+        value.copy_(parted_like(weights[name], value))
+
+
+def load_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
+    """Give the optimizer its moments and step counts, `<parameter>/<state>`."""
     parameters = dict(state.model.named_parameters())
     for name, value in moments.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        state.optimizer.state[parameter][key] = value.to(parameter.device)
+        of_parameter = state.optimizer.state[parameter]
+        fits = value.shape == parameter.shape
+        of_parameter[key] = parted_like(value, parameter) if fits else value.to(parameter.device)
 
 
-def _random_states() -> Iterator[tuple[str, Tensor]]:
+def load_average(average: WeightAverage, tensors: Mapping[str, Tensor]) -> None:
+    """Go on with a mean of weights."""
+    for name, tensor in average.tensors.items():
+        tensor.copy_(parted_like(tensors[name], tensor))
+
+
+def device_states(device: torch.device) -> Iterable[tuple[str, Tensor]]:
+    """The states of this process's random generators, by name."""
     yield "cpu", torch.get_rng_state()
-    if torch.cuda.is_available():
-        yield "cuda", torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        yield "cuda", torch.cuda.get_rng_state(device)
 
 
-def _restore_random(states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+def _random_states(ranks: Ranks) -> dict[str, Tensor]:
+    """`cpu`, `cuda` of rank 0; `cpu.1`, … of the others."""
+    return {
+        name if rank == 0 else f"{name}.{rank}": value
+        for name, mine in device_states(ranks.device)
+        for rank, value in enumerate(ranks.gather(mine))
+    }
+
+
+def _restore_random(states: Mapping[str, Tensor], ranks: Ranks) -> None:
+    """Ranks that the checkpoint doesn't know keep the state they have."""
+    suffix = f".{ranks.rank}" if ranks.rank else ""
+    if f"cpu{suffix}" in states:
+        torch.set_rng_state(states[f"cpu{suffix}"])
+    if f"cuda{suffix}" in states and ranks.device.type == "cuda":
+        torch.cuda.set_rng_state(states[f"cuda{suffix}"], ranks.device)

@@ -133,6 +133,7 @@ def make_config(workspace: Workspace) -> MakeConfig:
             "save_every": 5,
             "threads": 1,
             "device": "cpu",
+            "tensorboard": False,
         }
         return TrainConfig(**{**small, **options})
 

@@ -1,0 +1,44 @@
+"""A running mean of the weights: what is validated, drawn with and exported where it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """mean ← decay · mean + (1 - decay) · weights, after every step; it begins as the weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.tensors = {name: tensor.detach().clone() for name, tensor in _floating(model)}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take a step's weights in."""
+        for name, tensor in _floating(model):
+            self.tensors[name].lerp_(tensor, 1 - self.decay)
+
+    @contextlib.contextmanager
+    def in_place_of_weights(self, model: nn.Module) -> Iterator[None]:
+        """Within, `model` has the mean's weights."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        for name, tensor in _floating(model):
+            kept = tensor.detach().clone()
+            tensor.copy_(self.tensors[name])
+            self.tensors[name].copy_(kept)
+
+
+def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by name; a shared one once."""
+    yield from model.named_parameters()

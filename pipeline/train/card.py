@@ -1,0 +1,121 @@
+"""The model's card: README.md of a run, in the form of the DALLE-models zoo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.storage import write_bytes
+from pipeline.train.config import TrainConfig
+from pipeline.train.samples import choose_prompts
+
+if TYPE_CHECKING:
+    from pipeline.train.trainer import Trainer
+
+
+def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
+    """Write README.md: hyper-parameters, data, losses, prompts and what was drawn for them."""
+    text = "\n".join(
+        (
+            f"# {trainer.config.name}",
+            "",
+            *_introduction(trainer),
+            "## Hyperparameters",
+            "",
+            "```",
+            *(
+                f"{name} = {value}"
+                for name, value in zoo_form(trainer.config, trainer.state.hyperparameters)
+            ),
+            "```",
+            "",
+            *_data(trainer, inputs),
+            *_losses(trainer),
+            *_generations(trainer),
+        )
+    )
+    write_bytes(trainer.folder.root / "README.md", text.encode())
+
+
+def zoo_form(config: TrainConfig, model: DalleConfig) -> Iterator[tuple[str, str]]:
+    """Names and values as the zoo lists them, then what it has no names for."""
+    yield "16_BIT_PRECISION", str(config.precision != "fp32")
+    yield "EPOCHS" if config.steps is None else "STEPS", str(config.steps or config.epochs)
+    yield "BATCH_SIZE", str(config.batch_size * config.ga_steps)
+    yield "LEARNING_RATE", f"{config.learning_rate:g}"
+    yield "GRAD_CLIP_NORM", f"{config.clip_grad_norm:g}"
+    yield "MODEL_DIM", str(model.dim)
+    yield "TEXT_SEQ_LEN", str(model.text_seq_len)
+    yield "DEPTH", str(model.depth)
+    yield "HEADS", str(model.heads)
+    yield "DIM_HEAD", str(model.dim_head)
+    yield "REVERSIBLE", str(model.reversible)
+    yield "LOSS_IMG_WEIGHT", f"{model.loss_img_weight:g}"
+    yield "LR_DECAY", str(config.lr_decay == "plateau")
+    yield "ATTN_TYPES", str(tuple(model.attn_types))
+    rest = ("attn_dropout", "ff_dropout", "shift_tokens", "rotary_emb", "stable", "sandwich_norm")
+    shared = ("shared_attn_ids", "shared_ff_ids", "share_input_output_emb")
+    for name in (*rest, *shared):
+        yield name.upper(), str(getattr(model, name))
+    for name in ("lr_decay", "warmup_steps", "warmup_type", "weight_decay", "beta2", "ema_decay"):
+        yield f"{name.upper()}{'_KIND' if name == 'lr_decay' else ''}", str(getattr(config, name))
+    yield "PRECISION", config.precision
+
+
+def _introduction(trainer: Trainer) -> Iterator[str]:
+    counts, details = trainer.summary()
+    yield (
+        f"A DALL·E of {counts['parameters']:,} parameters after {counts['steps']:,} steps on "
+        f"{counts['samples']:,} samples. Its last checkpoint is `{details['checkpoint']}`; "
+        "`pipeline export` makes a `dalle.pt` of it."
+    )
+    yield ""
+
+
+def _data(trainer: Trainer, inputs: Mapping[str, str]) -> Iterator[str]:
+    index = trainer.reader.index
+    yield "## Data"
+    yield ""
+    yield "| what | name | fingerprint |"
+    yield "|---|---|---|"
+    for name, digest in inputs.items():
+        yield f"| input | {name} | `{digest}` |"
+    yield f"| codec | {index.codec.name} | `{index.codec.fingerprint}` |"
+    yield f"| tokenizer | {index.tokenizer.file} | `{index.tokenizer.fingerprint}` |"
+    yield ""
+    yield f"{index.samples['train']:,} samples to train on, {index.samples['val']:,} to validate with."
+    earlier = ", ".join(f"{name} ({n} epochs)" for name, n in trainer.state.passes.items())
+    if earlier:
+        yield f"Trained before on {earlier}."
+    yield ""
+
+
+def _losses(trainer: Trainer) -> Iterator[str]:
+    yield "## Losses"
+    yield ""
+    yield "| loss, nats a position | last |"
+    yield "|---|---|"
+    for name, value in trainer.folder.last_losses().items():
+        yield f"| {name} | {value:.4f} |"
+    yield ""
+
+
+def _generations(trainer: Trainer) -> Iterator[str]:
+    prompts = choose_prompts(trainer.config, trainer.reader.folder)
+    grid = trainer.folder.samples / f"step-{trainer.state.step:06d}.png"
+    yield "## Generations"
+    yield ""
+    if grid.exists():
+        yield "A row for each prompt, drawn by the last checkpoint, nothing picked:"
+        yield ""
+        yield from (f'* "{prompt}"' for prompt in prompts)
+        yield ""
+        yield f"![generations](samples/{grid.name})"
+    else:
+        yield "None were drawn in training (`--sample-every`). To draw:"
+        yield ""
+        yield "```"
+        yield from (f'pipeline generate --run {trainer.config.name} "{p}"' for p in prompts)
+        yield "```"
+    yield ""

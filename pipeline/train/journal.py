@@ -1,0 +1,137 @@
+"""Where a run tells its numbers: log.jsonl always, TensorBoard by default, W&B when asked.
+
+log.jsonl holds losses alone, so that the same run leaves the same bytes; speeds go to the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import resolved
+from pipeline.errors import DependencyError
+from pipeline.train.config import TrainConfig
+from pipeline.train.folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Sink(Protocol):
+    """A tracker of experiments."""
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Take scalars of a step."""
+
+    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """Take an RGB picture of a step."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+class Journal:
+    """All sinks of one run; a rank that doesn't lead has none."""
+
+    def __init__(self, folder: RunFolder | None, sinks: tuple[Sink, ...] = ()) -> None:
+        self._folder, self._sinks = folder, sinks
+
+    def losses(self, step: int, values: Mapping[str, int | float]) -> None:
+        """Tell what training came to: numbers that the same run has again."""
+        if self._folder is not None:
+            self._folder.append({"step": step, **values})
+        self.speeds(step, values)
+
+    def speeds(self, step: int, values: Mapping[str, float]) -> None:
+        """Tell numbers that differ from run to run."""
+        for sink in self._sinks:
+            sink.numbers(step, values)
+
+    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """Show an RGB picture."""
+        for sink in self._sinks:
+            sink.picture(step, name, pixels_HWC)
+
+    def close(self) -> None:
+        """End all sinks."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def open_journal(folder: RunFolder, config: TrainConfig, step: int) -> Journal:
+    """The journal of a run that goes on after `step`; what was told of later steps is taken back.
+
+    Raises DependencyError where W&B is asked for and not installed.
+    """
+    folder.cut_log(step)
+    sinks: list[Sink] = []
+    if config.tensorboard:
+        try:
+            sinks.append(TensorBoard(folder, step))
+        except ImportError:
+            logger.warning("No event files: the package tensorboard is not installed")
+    if config.wandb is not None:
+        sinks.append(WeightsAndBiases(folder, config, config.wandb))
+    return Journal(folder, tuple(sinks))
+
+
+class TensorBoard:
+    """Event files in runs/NAME/tensorboard."""
+
+    def __init__(self, folder: RunFolder, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar a name."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """An image."""
+        self._writer.add_image(name, pixels_HWC, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write the last events."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """A run of a W&B project, gone on with under the same id."""
+
+    def __init__(self, folder: RunFolder, config: TrainConfig, project: str) -> None:
+        try:
+            self._wandb: Any = importlib.import_module("wandb")
+        except ImportError as error:
+            raise DependencyError(
+                "--wandb needs the package 'wandb', which is not installed. "
+                "Install it with: pip install wandb."
+            ) from error
+        name = config.name.replace("/", "-")
+        self._run = self._wandb.init(
+            project=project,
+            name=name,
+            id=name,
+            resume="allow",
+            dir=str(folder.root),
+            config=resolved(config),
+        )
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars of a step."""
+        self._run.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """An image."""
+        self._run.log({name: self._wandb.Image(pixels_HWC)}, step=step)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._run.finish()

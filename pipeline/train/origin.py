@@ -1,0 +1,100 @@
+"""The checkpoint that a run begins with: ours, or one of DALLE-pytorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.checkpoints.ours import (
+    INFO_FILE,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    CheckpointInfo,
+    list_checkpoints,
+    read_info,
+    read_tensors,
+)
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.storage import sha256_bytes, sha256_file
+from pipeline.train.naming import read_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Weights and moments to go on with, under our names.
+
+    `moments` may be empty; `codec` and `tokenizer` are fingerprints, "" where they are not known;
+    `passes` counts the passes through named datasets so far.
+    """
+
+    source: str
+    model: DalleConfig
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    codec: str = ""
+    tokenizer: str = ""
+    passes: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_origin(path: Path, *, redraw_layout: bool) -> Origin:
+    """Read a checkpoint of ours (its folder, or its run's), a dalle.pt or a folder of DeepSpeed.
+
+    Raises ConfigError where nothing is, ModelError where it can't be used.
+    """
+    own = find_own(path)
+    if own is None:
+        raise ModelError(f"{path} is no checkpoint of ours.")
+    info = read_info(own)
+    return Origin(
+        source=str(path),
+        model=info.model,
+        weights=read_tensors(own, MODEL_FILE),
+        moments=read_tensors(own, OPTIMIZER_FILE),
+        codec=info.codec,
+        tokenizer=info.tokenizer,
+        passes=passes_of(info) or named_passes(path),
+    )
+
+
+def passes_of(info: CheckpointInfo) -> dict[str, int]:
+    """The passes that our checkpoint tells of: those before its run, and its run's own."""
+    passes = dict(info.training.get("passes", {}))
+    name = info.training.get("dataset")
+    return passes | ({name: passes.get(name, 0) + info.epoch} if name and info.epoch else {})
+
+
+def find_own(path: Path) -> Path | None:
+    """The folder of our checkpoint at `path`, which may be its run's folder; None if there is none."""
+    if (path / INFO_FILE).exists():
+        return path
+    found = list_checkpoints(path / "checkpoints")
+    return found[-1] if found else None
+
+
+def origin_digest(path: Path) -> str:
+    """The hash that names a checkpoint to begin with in the manifest.
+
+    Raises ConfigError where nothing is.
+    """
+    own = find_own(path)
+    if own is not None:
+        return sha256_file(own / INFO_FILE)
+    if path.is_file():
+        return sha256_file(path)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    if not files:
+        raise ConfigError(
+            f"--resume-from {path}: nothing is there. Give a checkpoint's folder, a dalle.pt, or a "
+            "folder that DeepSpeed wrote."
+        )
+    return sha256_bytes("".join(sha256_file(file) for file in files).encode())
+
+
+def named_passes(path: Path) -> dict[str, int]:
+    """The passes that the names of a path claim, from its end; none where no name does."""
+    hints = (read_name(part) for part in (path.name, *(parent.name for parent in path.parents)))
+    return next((dict(hint.passes) for hint in hints if hint is not None), {})

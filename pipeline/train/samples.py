@@ -1,0 +1,113 @@
+"""Grids of drawn pictures, while training goes on and for the model's card."""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.errors import ModelError
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.load import find_codec, load_codec
+from pipeline.models.dalle import Dalle
+from pipeline.models.sampling import image_seed, sample_codes
+from pipeline.models.text import load_tokenizer
+from pipeline.storage import Workspace, write_bytes
+from pipeline.train.config import TrainConfig
+from pipeline.train.ranks import Ranks
+from pipeline.webdata.index import ShardIndex
+from pipeline.webdata.reader import ShardReader
+
+logger = logging.getLogger(__name__)
+
+PROMPTS = 4  # rows of a grid, where none are given
+COLUMNS = 4
+FILTER_THRES, TEMPERATURE = 0.9, 1.0  # what DALLE-pytorch's train_dalle.py draws with
+
+# What the DALLE-models zoo asks of a model that was trained on general data.
+GENERAL_PROMPTS = (
+    "An armchair in the shape of an avocado. An armchair imitating an avocado.",
+    "A red tshirt with a black circle drawn on it.",
+    "People playing soccer on a field.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painter:
+    """Draws the same prompts with the same random numbers whenever it is asked to."""
+
+    prompts: tuple[str, ...]
+    tokens_BT: torch.Tensor
+    codec: Codec
+    seeds: tuple[int, ...]
+
+    def draw(self, model: nn.Module) -> npt.NDArray[np.uint8]:
+        """A row of pictures for each prompt, as one RGB picture [H, W, 3]."""
+        assert isinstance(model, Dalle)
+        model.eval()
+        codes_BN = sample_codes(
+            model,
+            self.tokens_BT,
+            image_seeds=self.seeds,
+            filter_thres=FILTER_THRES,
+            temperature=TEMPERATURE,
+        )
+        with torch.inference_mode():
+            images_BCHW = self.codec.decode(codes_BN).clamp(0, 1)
+        model.train()
+        pixels = (images_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        rows = [np.hstack(list(row)) for row in np.split(pixels, len(self.prompts))]
+        return np.vstack(rows)
+
+    def write(self, pixels_HWC: npt.NDArray[np.uint8], path: Path) -> None:
+        """Write a grid as PNG."""
+        file = io.BytesIO()
+        Image.fromarray(pixels_HWC).save(file, "PNG")
+        write_bytes(path, file.getvalue())
+
+
+def find_painter(
+    config: TrainConfig, workspace: Workspace, index: ShardIndex, ranks: Ranks
+) -> Painter | None:
+    """The painter of a run that wants grids; None where it does not, or can't have them."""
+    if not config.sample_every or ranks.kind == "fsdp" or config.model != "dalle":
+        return None
+    try:
+        folder = find_codec(workspace.codecs, index.codec.fingerprint)
+    except ModelError as error:
+        logger.warning("No grids of pictures: %s", error)
+        return None
+    shards = workspace.shards(config.shards)
+    prompts = choose_prompts(config, shards)
+    tokenizer = load_tokenizer(shards / index.tokenizer.file)
+    repeated = [prompt for prompt in prompts for _ in range(COLUMNS)]
+    tokens = torch.from_numpy(tokenizer.encode_batch(repeated, index.text_seq_len))
+    seeds = tuple(image_seed(config.seed, p, i % COLUMNS) for i, p in enumerate(repeated))
+    return Painter(
+        prompts=prompts,
+        tokens_BT=tokens.to(ranks.device, torch.int64),
+        codec=load_codec(folder, ranks.device),
+        seeds=seeds,
+    )
+
+
+def choose_prompts(config: TrainConfig, shards: Path) -> tuple[str, ...]:
+    """The captions to draw: those given (`general`: the zoo's), else some that training never sees."""
+    if config.sample_prompts == ("general",):
+        return GENERAL_PROMPTS
+    if config.sample_prompts:
+        return config.sample_prompts
+    for split in ("val", "train"):
+        reader = ShardReader(shards, split, check_hashes=False)
+        rows = reader.order(seed=config.seed, epoch=0).tolist() if len(reader) else []
+        captions = dict.fromkeys(reader.sample(row).caption for row in rows[: 16 * PROMPTS])
+        if captions:
+            return tuple(captions)[:PROMPTS]
+    return ()

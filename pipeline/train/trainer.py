@@ -1,0 +1,256 @@
+"""The loop: step by step from a state to the last step, told top to bottom in `Trainer.train`.
+
+Legend: S batches of a step, R ranks, 3 losses (all, text, image).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+from pipeline.models.checkpoints.ours import CheckpointInfo
+from pipeline.models.dalle import DalleLoss
+from pipeline.progress import Progress
+from pipeline.train.config import TrainConfig
+from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
+from pipeline.train.folder import RunFolder
+from pipeline.train.journal import Journal
+from pipeline.train.losses import NAMES, loss_values, mean_losses
+from pipeline.train.memory import is_out_of_memory, out_of_memory
+from pipeline.train.meter import DTYPES, Meter
+from pipeline.train.ranks import Ranks, whole
+from pipeline.train.samples import Painter
+from pipeline.train.schedule import learning_rate
+from pipeline.train.state import TrainState, state_files
+from pipeline.train.validation import validate
+from pipeline.webdata.reader import Batch, ShardReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """The loop and what it reads and writes."""
+
+    config: TrainConfig
+    ranks: Ranks
+    reader: ShardReader
+    validation: ShardReader
+    folder: RunFolder
+    journal: Journal
+    painter: Painter | None
+    state: TrainState
+    total_steps: int
+    shards_digest: str
+
+    def train(self, progress: Progress) -> None:
+        """Step until `total_steps`."""
+        state, ranks = self.state, self.ranks
+        meter = self.make_meter()
+        steps = stream_steps(
+            self.reader, self.config, state.position, rank=ranks.rank, world_size=ranks.size
+        )
+        state.module.train()
+        while state.step < self.total_steps:
+            meter.begin_step()
+            batches, position = next(steps)
+            rate = self.set_learning_rate()
+            losses = self.accumulate(batches)
+            self.refuse_broken(losses, batches)
+            self.update(batches)
+            self.advance(position, losses)
+            meter.end_step()
+            self.after_step(losses, rate, meter, progress)
+
+    # --- One step ------------------------------------------------------------------------------------
+
+    def set_learning_rate(self) -> float:
+        """Give the optimizer the rate of the step that begins."""
+        state = self.state
+        rate = learning_rate(state.step + 1, total_steps=self.total_steps, config=self.config)
+        rate *= state.plateau.factor if state.plateau is not None else 1.0
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def accumulate(self, batches: Sequence[Batch]) -> Tensor:
+        """Add up the gradients of a step's batches; their losses on all ranks as float64 [R, S, 3]."""
+        state, losses = self.state, []
+        for number, batch in enumerate(batches):
+            check_ids(self.reader, batch, state.hyperparameters)
+            last = number == len(batches) - 1
+            with self.ranks.share_gradients(state.module, last):
+                losses.append(loss_values(self.backward(state.module, batch)))
+        return self.ranks.gather(torch.stack(losses))
+
+    def backward(self, module: nn.Module, batch: Batch) -> DalleLoss:
+        """Add a batch's gradients; raises ModelError that names a batch size that fits the memory."""
+        try:
+            return self._backward(module, batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            cause = error
+        # Outside of the except clause, whose traceback would keep the activations alive.
+        config = self.config
+        raise out_of_memory(
+            cause.with_traceback(None),
+            lambda samples: self._try_samples(batch, samples),
+            batch_size=config.batch_size,
+            ga_steps=config.ga_steps,
+        )
+
+    def refuse_broken(self, losses_RS3: Tensor, batches: Sequence[Batch]) -> None:
+        """Raise ModelError, with the keys of the samples, where a loss is not finite."""
+        finite_RS = losses_RS3.isfinite().all(dim=-1)
+        if finite_RS.all():
+            return
+        mine = finite_RS[self.ranks.rank].tolist()
+        broken = [batch for batch, finite in zip(batches, mine, strict=True) if not finite]
+        value = losses_RS3[~finite_RS][0].tolist()
+        named = ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, value, strict=True))
+        raise self.diverged(f"a loss is not finite ({named})", broken)
+
+    def update(self, batches: Sequence[Batch]) -> None:
+        """Change the weights; raises ModelError, with the samples' keys, on a broken gradient."""
+        state, longest = self.state, self.config.clip_grad_norm or float("inf")
+        state.scaler.unscale_(state.optimizer)
+        norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), longest))
+        if (
+            state.scaler.is_enabled()
+        ):  # leaves the step out and lowers its scale, when they overflow
+            if state.scaler.get_scale() < 1:
+                raise self.diverged("gradients overflow in fp16 at any scale", batches)
+        elif not torch.isfinite(norm):
+            raise self.diverged(f"the gradient's norm is {norm.item()}", batches)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update(state.model)
+
+    def advance(self, position: Position, losses_RS3: Tensor) -> None:
+        """Count the step; an epoch's end is told to the plateau."""
+        state = self.state
+        if state.plateau is not None and position.epoch > state.position.epoch:
+            state.plateau.end_epoch(mean_losses(losses_RS3)["loss"])
+        state.step += 1
+        state.position = position
+
+    # --- After a step --------------------------------------------------------------------------------
+
+    def after_step(self, losses_RS3: Tensor, rate: float, meter: Meter, progress: Progress) -> None:
+        """Log, validate, draw and save where it is due."""
+        config, state, step = self.config, self.state, self.state.step
+        last = step == self.total_steps
+        means = mean_losses(losses_RS3)
+        if last or step % config.log_every == 0:
+            self.journal.losses(step, {"epoch": state.position.epoch, "lr": rate, **means})
+            self.journal.speeds(step, meter.values())
+        if config.val_every and len(self.validation) and (last or step % config.val_every == 0):
+            self.journal.losses(step, self.validate())
+        if self.painter and config.sample_every and (last or step % config.sample_every == 0):
+            self.paint(self.painter)
+        if last or (config.save_every and step % config.save_every == 0):
+            self.save()
+        if self.ranks.leads:
+            progress(step, self.total_steps, {"loss": round(means["loss"], 4), **meter.notes()})
+
+    def validate(self) -> dict[str, float]:
+        """Losses on the validation split, with the mean of the weights where one is kept."""
+        with self.state.weights_to_use():
+            return validate(
+                self.validation,
+                self.ranks,
+                lambda batch: self.loss(self.state.model, batch),
+                self.state.module,
+                config=self.config,
+            )
+
+    def paint(self, painter: Painter) -> None:
+        """Draw the grid of this step; all ranks wait for it."""
+        step = self.state.step
+        if self.ranks.leads:
+            with self.state.weights_to_use():
+                pixels = painter.draw(self.state.model)
+            painter.write(pixels, self.folder.samples / f"step-{step:06d}.png")
+            self.journal.picture(step, "samples", pixels)
+        self.ranks.wait()
+
+    def save(self) -> None:
+        """Write a checkpoint: all ranks gather, the first writes."""
+        files = state_files(self.state, self.ranks)
+        if self.ranks.leads:
+            self.folder.save(files, self.describe(), total_steps=self.total_steps)
+        self.ranks.wait()
+
+    def describe(self) -> CheckpointInfo:
+        """What the checkpoint of this step says of itself."""
+        index, state = self.reader.index, self.state
+        return CheckpointInfo(
+            step=state.step,
+            epoch=state.position.epoch,
+            consumed=state.position.consumed,
+            model=state.hyperparameters,
+            codec=index.codec.fingerprint,
+            tokenizer=index.tokenizer.fingerprint,
+            shards=self.shards_digest,
+            training={
+                **state.as_dict(),
+                "dataset": self.config.dataset,
+                "ranks": self.ranks.size,
+            },
+        )
+
+    def summary(self) -> tuple[dict[str, int], dict[str, Any]]:
+        """Counts and details of the manifest."""
+        config, state = self.config, self.state
+        counts = {
+            "steps": state.step,
+            "samples": state.step * config.batch_size * config.ga_steps * self.ranks.size,
+            "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
+        }
+        losses: Mapping[str, float] = self.folder.last_losses() if self.ranks.leads else {}
+        return counts, {"checkpoint": f"checkpoints/step-{state.step:06d}", **losses}
+
+    # --- Parts ---------------------------------------------------------------------------------------
+
+    def loss(self, module: nn.Module, batch: Batch) -> DalleLoss:
+        """The loss of a batch, in the precision asked for."""
+        precision = self.config.precision
+        tokens_BT, codes_BN = to_tensors(batch, self.ranks.device)
+        with torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
+            loss: DalleLoss = module(tokens_BT, codes_BN)
+            return loss
+
+    def diverged(self, what: str, batches: Sequence[Batch]) -> ModelError:
+        """The error that stops training; `batches` are this rank's part of those to look at."""
+        keys = ", ".join(self.ranks.gather_texts(batch_keys(self.reader, batches)))
+        return ModelError(
+            f"Training stopped before step {self.state.step + 1}: {what} on the samples {keys}. The last "
+            "checkpoint is safe; look at these samples, or train anew with a lower --learning-rate."
+        )
+
+    def make_meter(self) -> Meter:
+        """The meter of this run's steps."""
+        config = self.config
+        return Meter(
+            self.state.hyperparameters,
+            samples=config.batch_size * config.ga_steps * self.ranks.size,
+            size=self.ranks.size,
+            precision=config.precision,
+            device=self.ranks.device,
+        )
+
+    def _backward(self, module: nn.Module, batch: Batch) -> DalleLoss:
+        loss = self.loss(module, batch)
+        self.state.scaler.scale(loss.total / self.config.ga_steps).backward()
+        return loss
+
+    def _try_samples(self, batch: Batch, samples: int) -> None:
+        self.state.optimizer.zero_grad(set_to_none=True)
+        part = Batch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
+        self._backward(self.state.model, part)

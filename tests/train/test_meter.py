@@ -1,0 +1,50 @@
+"""FLOPs are counted as torch counts those of the model's matrix products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.train.meter import Meter, matmul_rate, training_flops
+
+CPU = torch.device("cpu")
+MODEL = DalleConfig(
+    dim=32,
+    depth=3,
+    heads=2,
+    dim_head=24,
+    text_seq_len=8,
+    num_text_tokens=100,
+    num_image_tokens=200,
+    image_fmap_size=4,
+)
+
+
+def test_the_formula_counts_the_products_that_torch_counts() -> None:
+    tokens_BT, codes_BN = torch.ones(2, 8, dtype=torch.long), torch.ones(2, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        Dalle(MODEL)(tokens_BT, codes_BN).total.backward()
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(n for operation, n in counts.items() if "attention" not in str(operation))
+    length, inner = MODEL.total_seq_len, MODEL.heads * MODEL.dim_head
+    attention = 3 * MODEL.depth * 2 * inner * length**2  # causal, which torch does not look at
+    assert products == 2 * (training_flops(MODEL) - attention)
+
+
+def test_mfu_is_work_by_time_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 2.0, 10.0])
+    monkeypatch.setattr("pipeline.train.meter.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.train.meter.matmul_rate", lambda device, dtype: 1e6)
+    meter = Meter(MODEL, samples=8, size=2, precision="fp32", device=CPU)
+    meter.begin_step()
+    meter.end_step()
+    values = meter.values()
+    assert values["tokens_per_s"] == 8 * 24 / 2.0
+    assert values["mfu"] == pytest.approx(8 * training_flops(MODEL) / 2 / 2.0 / 1e6)
+
+
+def test_the_speed_of_products_is_measured() -> None:
+    assert matmul_rate(CPU, torch.float32) > 1e8
