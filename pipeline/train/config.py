@@ -24,9 +24,7 @@ class TrainConfig(StageConfig):
         None,
         "Begin with the weights and moments of a checkpoint: ours, a dalle.pt, or a folder of "
         "DeepSpeed. Its hyper-parameters win over the options.",
-    )
-    redraw_layout: bool = option(
-        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+        runtime=True,  # the inputs of the manifest name it, by its hash
     )
 
     model: Literal["dalle", "dalle-pytorch"] = option(

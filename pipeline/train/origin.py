@@ -40,10 +40,10 @@ class Origin:
     passes: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_origin(path: Path, *, redraw_layout: bool) -> Origin:
-    """Read a checkpoint of ours (its folder, or its run's), a dalle.pt or a folder of DeepSpeed.
+def read_origin(path: Path) -> Origin:
+    """Read a checkpoint of ours: its folder, or its run's.
 
-    Raises ConfigError where nothing is, ModelError where it can't be used.
+    Raises ModelError where it can't be used.
     """
     own = find_own(path)
     if own is None:

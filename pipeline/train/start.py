@@ -32,7 +32,7 @@ def choose_name(config: TrainConfig, index: ShardIndex) -> str:
     if config.resume_from is None:
         model, earlier = new_model(index, config), {}
     else:
-        origin = read_origin(config.resume_from, redraw_layout=config.redraw_layout)
+        origin = read_origin(config.resume_from)
         model, earlier = origin.model, dict(origin.passes)
     passes = add_passes(earlier, config, index)
     return zoo_name(model, codec=index.codec.name, passes=passes)
@@ -78,7 +78,7 @@ def start_state(
         return make_state(
             make_model(hyperparameters, config, ranks), hyperparameters, config, ranks
         )
-    origin = read_origin(config.resume_from, redraw_layout=config.redraw_layout)
+    origin = read_origin(config.resume_from)
     return state_from(origin, config, index, ranks)
 
 

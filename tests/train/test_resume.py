@@ -103,7 +103,7 @@ def test_fp16_leaves_out_steps_whose_gradients_overflow(
 ) -> None:
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(
-        torch.amp, "GradScaler", lambda *args, **kw: scaler(*args, **kw, init_scale=2.0**60)
+        torch.amp, "GradScaler", lambda kind, enabled: scaler(kind, 2.0**60, enabled=enabled)
     )
     report = run(make_config(precision="fp16", steps=3, save_every=1, keep_n_checkpoints=3))
     assert report.counts["steps"] == 3

@@ -43,7 +43,7 @@ def test_a_single_step_of_warmup_divides_by_nothing() -> None:
 
 def test_no_warmup_begins_at_the_top() -> None:
     for decay in ("linear", "cosine", "constant", "plateau"):
-        config = TrainConfig(warmup_steps=0, lr_decay=decay)  # type: ignore[arg-type]
+        config = TrainConfig(warmup_steps=0, lr_decay=decay)
         assert learning_rate(1, total_steps=10, config=config) == config.learning_rate
 
 

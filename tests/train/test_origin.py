@@ -1,0 +1,110 @@
+"""Runs that begin with a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.checkpoints.ours import (
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    list_checkpoints,
+    read_info,
+    read_tensors,
+)
+from pipeline.storage import Workspace
+from pipeline.train.config import TrainConfig
+from pipeline.train.origin import read_origin
+from pipeline.train.run import run
+from pipeline.webdata.index import CodecRef, read_index, write_index
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def first(workspace: Workspace, make_config: MakeConfig) -> Workspace:
+    """The workspace after the run `first`."""
+    run(make_config(name="first", steps=10, lr_decay="constant", dataset="colours"))
+    return workspace
+
+
+def test_a_run_begins_with_the_weights_and_moments_of_another(
+    first: Workspace, make_config: MakeConfig
+) -> None:
+    origin = list_checkpoints(first.run("first") / "checkpoints")[-1]
+    config = make_config(
+        resume_from=origin, dim=999, learning_rate=0.0, steps=1, lr_decay="constant", warmup_steps=0
+    )
+    run(config)
+    after = list_checkpoints(first.run("tiny") / "checkpoints")[-1]
+    before, now = read_tensors(origin, MODEL_FILE), read_tensors(after, MODEL_FILE)
+    assert all(torch.equal(before[name], now[name]) for name in before)
+    steps = {
+        v.item() for k, v in read_tensors(after, OPTIMIZER_FILE).items() if k.endswith("/step")
+    }
+    assert steps == {11.0}
+    assert read_info(after).model.dim == 16
+
+
+def test_the_folder_of_a_run_stands_for_its_last_checkpoint(first: Workspace) -> None:
+    origin = read_origin(first.run("first"))
+    assert origin.passes == {"colours": 2}  # 10 steps of 8 of 40 samples
+    assert origin.codec == "c" * 64
+
+
+def test_a_run_names_the_data_of_all_its_past(first: Workspace, make_config: MakeConfig) -> None:
+    report = run(
+        make_config(
+            name="auto", resume_from=first.run("first"), dataset="wit", steps=None, epochs=1
+        )
+    )
+    assert report.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours-2E_wit-1E")
+    again = run(
+        make_config(
+            name="auto", resume_from=first.run("first"), dataset="colours", steps=None, epochs=3
+        )
+    )
+    assert again.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours_5E")
+
+
+def test_shards_of_another_codec_are_refused(first: Workspace, make_config: MakeConfig) -> None:
+    folder = first.shards("default")
+    index = read_index(folder)
+    other = CodecRef(name="other", fingerprint="d" * 64, image_size=24)
+    write_index(folder, dataclasses.replace(index, codec=other))
+    with pytest.raises(
+        ContractError, match="the codec: cccccccccccc, the shards 'default' have dddd"
+    ):
+        run(make_config(resume_from=first.run("first")))
+
+
+def test_a_checkpoint_cut_short_is_refused(first: Workspace, make_config: MakeConfig) -> None:
+    origin = list_checkpoints(first.run("first") / "checkpoints")[-1]
+    path = origin / OPTIMIZER_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"optimizer.safetensors.*cut short"):
+        run(make_config(resume_from=origin))
+
+
+def test_nothing_to_begin_with_is_said(workspace: Workspace, make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="nothing is there"):
+        run(make_config(resume_from=workspace.root / "nowhere"))
+
+
+def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
+    first: Workspace, make_config: MakeConfig
+) -> None:
+    config = make_config(resume_from=first.run("first"), steps=8, save_every=3)
+    from tests.train.test_train import StoppedError, stop_at, tree
+
+    run(config)
+    whole = tree(first.run("tiny"))
+    first.run("tiny").rename(first.root / "elsewhere")
+    with pytest.raises(StoppedError):
+        run(config, stop_at(7))
+    run(config)
+    assert tree(first.run("tiny")) == whole
