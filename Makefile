@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-tests
 
 # What the tests of the codecs and tokenizers compare with; their own requirements are old and not needed here.
-ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch taming-transformers-rom1504 DALL-E regex
+ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch taming-transformers-rom1504 DALL-E regex wids
 # This one is built here, by a Cython that it does not ask for by itself, where a C++ compiler is at hand;
 # elsewhere the tests beside it are skipped.
 BUILT_ORACLES := youtokentome

@@ -30,5 +30,5 @@ class ShardConfig(StageConfig):
         "shuffled", "By a hash of seed and key, so that a caption's images lie apart, or by key."
     )
     shuffle_seed: int = option(0, "Seed of the shuffled order.")
-    samples_per_shard: int = option(10_000, "Samples a shard at most.", low=1)
+    max_samples: int = option(10_000, "Samples a shard at most.", low=1)
     max_bytes: int = option(1_000_000_000, "Bytes a shard at most.", low=1024)

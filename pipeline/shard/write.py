@@ -147,7 +147,7 @@ class Shards:
     def _is_full(self, writer: ShardWriter, members: Members) -> bool:
         more = sum(member_bytes(len(data)) for _, data in members)
         too_large = tar_bytes(writer.bytes + more) > self.config.max_bytes
-        return writer.samples >= self.config.samples_per_shard or (writer.samples > 0 and too_large)
+        return writer.samples >= self.config.max_samples or (writer.samples > 0 and too_large)
 
     def _entry(self, path: Path, writer: ShardWriter, recipe: str) -> ShardEntry:
         table = table_path(path)

@@ -27,7 +27,7 @@ from pipeline.webdata.reader import ShardReader
 
 
 def configure(world: Any, **options: Any) -> ShardConfig:
-    settings = {"workspace": world.root, "text_seq_len": 24, "samples_per_shard": 10} | options
+    settings = {"workspace": world.root, "text_seq_len": 24, "max_samples": 10} | options
     return ShardConfig(**settings)
 
 
@@ -167,12 +167,12 @@ def test_a_vanished_and_a_changed_sample_touch_their_shards_alone(world: Any) ->
 
 
 def test_a_shard_that_would_be_empty_means_a_new_layout(world: Any) -> None:
-    run(configure(world, samples_per_shard=5))
+    run(configure(world, max_samples=5))
     reader = ShardReader(world.workspace.shards("default"), "train")
     first = {reader.sample(row).key for row in range(5)}
     world.rows = [row for row in world.rows if row["key"] not in first]
     world.save()
-    run(configure(world, samples_per_shard=5))
+    run(configure(world, max_samples=5))
     assert set(read_all(world)) == {row["key"] for row in world.rows}
     assert all(
         e.nsamples
@@ -183,8 +183,8 @@ def test_a_shard_that_would_be_empty_means_a_new_layout(world: Any) -> None:
 def test_another_config_lays_everything_out_anew(make_world: Callable[..., Any]) -> None:
     world, fresh = make_world("one"), make_world("two")
     run(configure(world))
-    run(configure(world, shuffle_seed=7, samples_per_shard=20))
-    run(configure(fresh, shuffle_seed=7, samples_per_shard=20))
+    run(configure(world, shuffle_seed=7, max_samples=20))
+    run(configure(fresh, shuffle_seed=7, max_samples=20))
     assert world.shard_bytes() == fresh.shard_bytes()
 
 

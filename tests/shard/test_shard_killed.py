@@ -15,7 +15,7 @@ class KilledError(BaseException):
 
 
 def configure(world: Any) -> ShardConfig:
-    return ShardConfig(workspace=world.root, text_seq_len=24, samples_per_shard=15)
+    return ShardConfig(workspace=world.root, text_seq_len=24, max_samples=15)
 
 
 def kill_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

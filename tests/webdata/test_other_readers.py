@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import webdataset
+import wids
 
 Expected = Callable[[int], tuple[Any, Any]]
 
@@ -37,7 +37,6 @@ def test_tar_unpacks_them(shards: Path, tmp_path: Path) -> None:
 
 
 def test_wids_takes_the_index(shards: Path, tmp_path: Path) -> None:
-    wids = pytest.importorskip("wids")
     dataset = wids.ShardListDataset(
         str(shards / "index.json"), base=str(shards), cache_dir=str(tmp_path), keep=True
     )
