@@ -7,7 +7,7 @@ https://huggingface.co/docs/hub/datasets-cards
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pipeline.contracts import SPLITS
 from pipeline.webdata.index import ShardIndex
@@ -38,7 +38,7 @@ Each sample has the members {members}:
 | `txt` | the caption, UTF-8 |
 | `json` | caption id, section, rank, URL, hashes, size, rows of pixels that were given |
 | `tokens.npy` | {text_seq_len} token ids, {tokens_dtype}, padded with 0; below {vocab_size} |
-| `codes.npy` | {num_codes} codes ({rows} × {columns}, row by row), {codes_dtype}; below {codebook_size} |
+| `codes.npy` | {views}{num_codes} codes ({rows} × {columns}, by rows), {codes_dtype}; below {codebook_size} |
 {image_row}
 - Tokenizer: `{tokenizer_file}`, sha256 `{tokenizer}`.
 - Codec: {codec} at {image_size} × {image_size} pixels, fingerprint `{fingerprint}`.
@@ -91,6 +91,7 @@ def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
         text_seq_len=index.text_seq_len,
         tokens_dtype=index.tokens_dtype,
         vocab_size=index.vocab_size,
+        views=_name_views(index.views),
         num_codes=index.num_codes,
         rows=index.grid[0],
         columns=index.grid[1],
@@ -108,6 +109,10 @@ def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
         long_captions=counts["long_captions"],
         last=max(len(index.shards["train"]) - 1, 0),
     )
+
+
+def _name_views(views: Sequence[str]) -> str:
+    return "" if len(views) == 1 else f"{len(views)} views ({', '.join(views)}) of "
 
 
 def _split_row(index: ShardIndex, split: str) -> str:

@@ -1,96 +1,101 @@
-"""The codes of a workspace as one matrix on disk, found by pixel hash.
+"""The codes of a workspace as one array on disk, found by pixel hash.
 
 Codes come sorted by hash, shards need them in a shuffled order: they are laid out row by row in a
 scratch file and read back one by one. The file is read with `pread`, not mapped: 1.1 million
 pictures of 1,024 codes are 2.2 GB, and mapped pages would count as memory.
 
-Legend: N codes of a picture.
+Legend: V views of a picture, N codes of a view.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.errors import ContractError
+from pipeline.shard.code_tables import read_batches
 from pipeline.shard.inputs import Inputs
 
-VIEW = "center"
 CODES_DTYPE = "<u2"
-_BATCH_ROWS = 4096
+_HASH = "S64"
+
+Hashes = npt.NDArray[np.bytes_]
 
 
-class CodesMatrix:
-    """Rows of uint16 [N] in the scratch file `path`, found by pixel hash."""
+class CodesFile:
+    """Rows of uint16 [V, N] in the scratch file `path`, one for each of the sorted `hashes`."""
 
-    def __init__(self, path: Path, hashes: npt.NDArray[np.bytes_], num_codes: int) -> None:
-        self._order = np.argsort(hashes, kind="stable")
-        self._sorted = hashes[self._order]
-        self._row_bytes = 2 * num_codes
-        self._file = path.open("rb")
+    def __init__(self, path: Path, hashes: Hashes, views: tuple[str, ...], num_codes: int) -> None:
+        self._hashes = hashes
+        self._views = views
+        self._view_bytes = 2 * num_codes
+        self._has_view = np.zeros((len(hashes), len(views)), dtype=bool)
+        self._file = path.open("w+b")
+
+    def write(self, hashes: Hashes, views: npt.NDArray[np.int64], codes: bytes) -> str | None:
+        """Lay down codes of some pictures and views; returns a hash that has come twice, or None."""
+        rows, size = np.searchsorted(self._hashes, hashes), self._view_bytes
+        if twice := np.flatnonzero(self._has_view[rows, views]).tolist():
+            return str(hashes[twice[0]].decode())
+        self._has_view[rows, views] = True
+        places = (rows * len(self._views) + views) * size
+        for number, place in enumerate(places.tolist()):
+            os.pwrite(self._file.fileno(), codes[number * size : (number + 1) * size], place)
+        return None
 
     def find(self, hashes: list[str]) -> npt.NDArray[np.int64]:
-        """The row of each pixel hash, int64, -1 where there are no codes."""
-        if not len(self._sorted):
+        """The row of each pixel hash, int64, -1 where a view or all codes are missing."""
+        if not len(self._hashes):
             return np.full(len(hashes), -1, dtype=np.int64)
         wanted = np.array(hashes, dtype=np.bytes_)
-        place = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
-        return np.where(self._sorted[place] == wanted, self._order[place], -1)
+        place = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
+        whole = (self._hashes[place] == wanted) & self._has_view[place].all(axis=1)
+        return np.where(whole, place, -1)
 
     def read(self, row: int) -> bytes:
-        """The codes of a row as the bytes of little-endian uint16 [N]."""
-        return os.pread(self._file.fileno(), self._row_bytes, row * self._row_bytes)
+        """The codes of a row as the bytes of little-endian uint16 [V, N]."""
+        size = self._view_bytes * len(self._views)
+        return os.pread(self._file.fileno(), size, row * size)
 
     def close(self) -> None:
         """Let go of the scratch file."""
         self._file.close()
 
 
-def lay_out_codes(inputs: Inputs, path: Path) -> CodesMatrix:
-    """Write the codes of the whole pictures (view `center`) to `path`, row after row.
+def lay_out_codes(inputs: Inputs, path: Path) -> CodesFile:
+    """Write the codes of all pictures and views to `path`.
 
     Raises ContractError that names a table whose codes have another number than the grid, lie
-    beyond the codebook, or come twice for the same pixels.
+    beyond the codebook, or come twice for the same view of the same pixels.
     """
-    hashes = [np.zeros(0, dtype="S1")]
-    with path.open("wb") as file:
-        for table in inputs.codes_files:
-            for found, codes in _read_table(inputs, table):
-                hashes.append(found)
-                file.write(codes.tobytes())
-    everything = np.concatenate(hashes)
-    if len(np.unique(everything)) != len(everything):
-        raise ContractError(
-            f"{inputs.codes_files[0].parent} holds codes of the same pixels twice. "
-            "Run `pipeline encode` again."
-        )
-    return CodesMatrix(path, everything, inputs.num_codes)
+    hashes = [np.zeros(0, dtype=_HASH), *(_read_hashes(table) for table in inputs.codes_files)]
+    file = CodesFile(path, np.unique(np.concatenate(hashes)), inputs.views, inputs.num_codes)
+    for table in inputs.codes_files:
+        for rows in read_batches(table, ["pixel_sha256", "view", "codes"]):
+            views = pc.index_in(rows["view"], pa.array(inputs.views)).to_numpy()
+            codes = _codes_of(inputs, rows, table)
+            twice = file.write(_hashes_of(rows), views.astype(np.int64), codes.tobytes())
+            if twice:
+                raise ContractError(
+                    f"{table} holds codes of the pixels {twice} a second time. "
+                    "Run `pipeline encode` again."
+                )
+    return file
 
 
-def _read_table(
-    inputs: Inputs, table: Path
-) -> Iterator[tuple[npt.NDArray[np.bytes_], npt.NDArray[np.uint16]]]:
-    """Pixel hashes and codes [rows × N] of a table, some rows at a time."""
-    try:
-        with pq.ParquetFile(table, pre_buffer=False) as source:
-            for batch in source.iter_batches(
-                _BATCH_ROWS, columns=["pixel_sha256", "view", "codes"]
-            ):
-                rows = batch.filter(pc.equal(batch["view"], VIEW))
-                if rows.num_rows:
-                    hashes = np.array(rows["pixel_sha256"].to_pylist(), dtype=np.bytes_)
-                    yield hashes, _codes_of(inputs, rows, table)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ContractError(
-            f"{table} can't be read ({error}). Run `pipeline encode` again."
-        ) from error
+def _read_hashes(table: Path) -> Hashes:
+    """Each pixel hash of a table once."""
+    parts = [_hashes_of(rows) for rows in read_batches(table, ["pixel_sha256"])]
+    return np.unique(np.concatenate([np.zeros(0, dtype=_HASH), *parts]))
+
+
+def _hashes_of(rows: pa.RecordBatch) -> Hashes:
+    return np.array(rows["pixel_sha256"].to_pylist(), dtype=_HASH)
 
 
 def _codes_of(inputs: Inputs, rows: pa.RecordBatch, table: Path) -> npt.NDArray[np.uint16]:

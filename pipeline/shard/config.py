@@ -27,8 +27,14 @@ class ShardConfig(StageConfig):
     )
     images: str = option("none", "Pictures in the shards: none, original, or jpg:QUALITY (jpg:90).")
     order: Literal["shuffled", "sorted"] = option(
-        "shuffled", "By a hash of seed and key, so that a caption's images lie apart, or by key."
+        "shuffled", "By the seed, with a caption's images spread out, or sorted by key."
     )
     shuffle_seed: int = option(0, "Seed of the shuffled order.")
     max_samples: int = option(10_000, "Samples a shard at most.", low=1)
     max_bytes: int = option(1_000_000_000, "Bytes a shard at most.", low=1024)
+    workers: int | None = option(
+        None,
+        "Threads that read and convert pictures; one a core if not given.",
+        low=1,
+        runtime=True,
+    )

@@ -15,6 +15,7 @@ from pipeline.models.text import (
     is_tokenizer_spec,
     load_tokenizer,
 )
+from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
 from pipeline.storage import MANIFEST_NAME, Workspace, input_digest, read_manifest, sha256_bytes
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
@@ -30,13 +31,14 @@ class Inputs:
     codec: CodecRef
     codebook_size: int
     grid: tuple[int, int]
+    views: tuple[str, ...]
     tokenizer: TextTokenizer
     members: tuple[str, ...]
     digests: Mapping[str, str]
 
     @property
     def num_codes(self) -> int:
-        """Codes of a picture."""
+        """Codes of a view of a picture."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -49,7 +51,7 @@ class Inputs:
 
         Of a resolved config: of all that decides a sample's bytes and place beside the sample.
         """
-        everything = [facts, self.codec.fingerprint, self.tokenizer.fingerprint]
+        everything = [facts, self.codec.fingerprint, self.tokenizer.fingerprint, self.views]
         return sha256_bytes(json.dumps(everything, sort_keys=True).encode())
 
 
@@ -67,12 +69,14 @@ def find_inputs(config: ShardConfig) -> Inputs:
     codes = read_manifest(codes_folder, "codes")
     tokenizer, tokenizer_digest = _find_tokenizer(workspace, config.tokenizer)
     codec, codebook_size, grid = _describe_codec(codes_folder, codes)
+    codes_files = _tables(codes_folder, codes, "")
     return Inputs(
         kept_files=_tables(workspace.dedupe, kept, "kept/"),
-        codes_files=_tables(codes_folder, codes, ""),
+        codes_files=codes_files,
         codec=codec,
         codebook_size=codebook_size,
         grid=grid,
+        views=find_views(codes_files),
         tokenizer=tokenizer,
         members=SHARD_MEMBERS if config.images == "none" else (*SHARD_MEMBERS, IMAGE_MEMBER),
         digests={

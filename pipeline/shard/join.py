@@ -1,11 +1,12 @@
 """Kept images + codes + token ids, row by row: what a sample holds, or why it is left out.
 
 Streams `dedupe/kept/*.parquet`. Captions, records and token ids go to a scratch file; memory holds
-about 120 bytes a row: its key, its place in the scratch files and its split.
+about 130 bytes a row: its key, its caption's number, its place in the scratch files and its split.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -23,10 +24,10 @@ from pipeline.contracts import SPLITS, ShardReason, Split
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.text import pad_ids
 from pipeline.progress import Progress
-from pipeline.shard.codes import CodesMatrix
+from pipeline.shard.codes import CodesFile
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.inputs import Inputs
-from pipeline.shard.layout import Keys, Rows
+from pipeline.shard.layout import Captions, Keys, Rows
 from pipeline.webdata.tar import is_key
 
 _BATCH_ROWS = 4096
@@ -108,6 +109,7 @@ class Joined:
 
     texts: TextFile
     keys: Keys
+    captions: Captions
     codes_row: Rows
     split_rows: dict[Split, Rows]
     left_out: list[LeftOut] = field(default_factory=list)
@@ -115,26 +117,29 @@ class Joined:
 
 
 def join(
-    config: ShardConfig, inputs: Inputs, codes: CodesMatrix, texts: TextFile, progress: Progress
+    config: ShardConfig, inputs: Inputs, codes: CodesFile, texts: TextFile, progress: Progress
 ) -> Joined:
     """Read every kept image once and decide what becomes of it; texts go to `texts`.
 
     Raises ContractError for a key that comes twice, ConfigError for captions that are too long if
     the config says so.
     """
-    joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.int64), {})
+    joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.uint64), np.zeros(0, np.int64), {})
     keys, codes_rows, splits = [joined.keys], [joined.codes_row], [np.zeros(0, "S5")]
+    caption_numbers = [joined.captions]
     for batch in _read_kept(inputs):
         captions = _encode_captions(config, inputs, batch["caption"])
         found = codes.find(batch["pixel_sha256"])
-        good = _choose(config, joined, batch, captions, found)
+        good = _choose(config, inputs, joined, batch, captions, found)
         texts.append([_text(config, batch, i, captions[batch["caption"][i]]) for i in good])
         keys.append(np.array([batch["key"][i] for i in good], dtype=np.bytes_))
         splits.append(np.array([batch["split"][i] for i in good], dtype=np.bytes_))
+        caption_numbers.append(_number_captions([batch["caption_id"][i] for i in good]))
         codes_rows.append(found[good])
         progress(joined.counts["images"], None, _notes(joined))
     texts.finish()
     joined.keys, joined.codes_row = np.concatenate(keys), np.concatenate(codes_rows)
+    joined.captions = np.concatenate(caption_numbers)
     split_of = np.concatenate(splits)
     joined.split_rows = {s: np.flatnonzero(split_of == s.encode()) for s in SPLITS}
     _check(config, joined)
@@ -168,6 +173,7 @@ def _encode_captions(
 
 def _choose(
     config: ShardConfig,
+    inputs: Inputs,
     joined: Joined,
     batch: dict[str, list[Any]],
     captions: Mapping[str, Caption],
@@ -175,6 +181,7 @@ def _choose(
 ) -> list[int]:
     """The places in `batch` of the images that can be written; counts them and all others."""
     good = []
+    views = "views " + ", ".join(inputs.views)
     rows = zip(
         batch["key"], batch["pixel_sha256"], batch["caption"], codes_rows.tolist(), strict=True
     )
@@ -185,12 +192,20 @@ def _choose(
         if not is_key(key):
             _leave_out(joined, LeftOut(key, "failed", "bad_key", "expected A-Z a-z 0-9 _ -"))
         elif codes_row < 0:
-            _leave_out(joined, LeftOut(key, "failed", "no_codes", f"pixels {pixels}"))
+            _leave_out(joined, LeftOut(key, "failed", "no_codes", f"pixels {pixels}, {views}"))
         elif length > config.text_seq_len and config.long_captions == "reject":
             _leave_out(joined, LeftOut(key, "rejected", "long_caption", f"{length} token ids"))
         else:
             good.append(i)
     return good
+
+
+def _number_captions(caption_ids: list[str]) -> Captions:
+    """A number for each caption id, the same everywhere."""
+    numbers = {
+        name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(caption_ids)
+    }
+    return np.frombuffer(b"".join(numbers[name] for name in caption_ids), dtype="<u8")
 
 
 def _leave_out(joined: Joined, image: LeftOut) -> None:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Keys = npt.NDArray[np.bytes_]
 Rows = npt.NDArray[np.int64]
+Captions = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +37,15 @@ class Layout:
 def lay_out(
     base: Mapping[Split, Sequence[Keys]],
     keys: Keys,
+    captions: Captions,
     split_rows: Mapping[Split, Rows],
     *,
     seed: int | None,
 ) -> Layout:
     """Give every row of `split_rows` its place.
 
-    `base` holds the keys of each finished shard, `keys` the unique key of every row. New rows are
-    ordered by a hash of `seed` and key, or by key where `seed` is None.
+    `base` holds the keys of each finished shard, `keys` the unique key of every row, `captions` the
+    number of its caption. New rows are spread out by `seed`, or ordered by key where it is None.
     """
     old: dict[Split, list[Rows]] = {}
     new: dict[Split, Rows] = {}
@@ -52,10 +54,10 @@ def lay_out(
         old[split] = [_present(shard, keys, rows) for shard in base[split]]
         if any(len(shard) == 0 for shard in old[split]):
             logger.warning("A shard lost all its samples: everything is laid out anew.")
-            return lay_out(dict.fromkeys(SPLITS, ()), keys, split_rows, seed=seed)
+            return lay_out(dict.fromkeys(SPLITS, ()), keys, captions, split_rows, seed=seed)
         taken = np.concatenate([np.zeros(0, np.int64), *old[split]])
         fresh = rows[~np.isin(rows, taken)]
-        new[split] = fresh if seed is None else fresh[_shuffled(keys[fresh], seed)]
+        new[split] = fresh if seed is None else fresh[spread(keys[fresh], captions[fresh], seed)]
     return Layout(old=old, new=new)
 
 
@@ -69,8 +71,34 @@ def _present(shard: Keys, keys: Keys, rows: Rows) -> Rows:
     return present
 
 
-def _shuffled(keys: Keys, seed: int) -> Rows:
-    """The order of a hash of seed and key; every key has its own."""
+def spread(keys: Keys, captions: Captions, seed: int) -> Rows:
+    """An order in which the images of a caption lie far apart, decided by `seed`: int64 [rows].
+
+    Think of the shards as a circle. A caption has a place on it; its m images follow from there in an
+    order of their own, each somewhere in the first half of its own m-th of the circle. So two of them
+    are never nearer than half an m-th, and no two parts of the circle hold captions in the same order.
+    """
+    if not len(keys):
+        return np.zeros(0, np.int64)
+    hashes = _hash(keys.tolist(), seed)
+    order = np.lexsort((hashes, captions))
+    _, starts, group, sizes = np.unique(
+        captions[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    begin = _unit(_hash([caption.tobytes() for caption in captions[order][starts]], seed))
+    number = np.arange(len(order)) - starts[group]
+    place = (
+        begin[group] + (number + _unit(hashes[order] << np.uint64(32)) / 2) / sizes[group]
+    ) % 1.0
+    return order[np.argsort(place, kind="stable")]
+
+
+def _hash(names: Sequence[bytes], seed: int) -> npt.NDArray[np.uint64]:
     salt = seed.to_bytes(16, "little", signed=True)
-    hashes = [hashlib.blake2b(key, digest_size=8, key=salt).digest() for key in keys.tolist()]
-    return np.argsort(np.frombuffer(b"".join(hashes), dtype="<u8"), kind="stable")
+    hashes = [hashlib.blake2b(name, digest_size=8, key=salt).digest() for name in names]
+    return np.frombuffer(b"".join(hashes), dtype="<u8")
+
+
+def _unit(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Hashes as numbers in [0, 1)."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53

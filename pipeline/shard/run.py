@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import resolved
 from pipeline.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
+from pipeline.engine import count_cores
 from pipeline.models.text import TOKENIZER_FILE
 from pipeline.progress import Progress, no_progress
 from pipeline.shard.card import write_card
@@ -89,10 +91,11 @@ def _write_shards(
         _disk_errors(scratch.path),
         contextlib.closing(lay_out_codes(inputs, scratch.path / "codes")) as codes,
         contextlib.closing(TextFile(scratch.path / "texts")) as texts,
+        ThreadPoolExecutor(config.workers or count_cores()) as threads,
     ):
         joined = join(config, inputs, codes, texts, progress)
         seed = config.shuffle_seed if config.order == "shuffled" else None
-        layout = lay_out(base.keys, joined.keys, joined.split_rows, seed=seed)
+        layout = lay_out(base.keys, joined.keys, joined.captions, joined.split_rows, seed=seed)
         shards = Shards(
             folder=folder,
             done=scratch.done,
@@ -100,6 +103,7 @@ def _write_shards(
             inputs=inputs,
             joined=joined,
             codes=codes,
+            threads=threads,
             progress=progress,
         )
         return joined, shards.write(layout, base.entries), shards.reused
@@ -122,6 +126,7 @@ def _index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIndex:
         codebook_size=inputs.codebook_size,
         vocab_size=inputs.tokenizer.vocab_size,
         grid=inputs.grid,
+        views=inputs.views,
         codec=inputs.codec,
         tokenizer=TokenizerRef(fingerprint=inputs.tokenizer.fingerprint, file=TOKENIZER_FILE),
         members=inputs.members,

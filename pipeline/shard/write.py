@@ -10,25 +10,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import SHARD_MEMBERS, SPLITS, Split
 from pipeline.progress import Progress
-from pipeline.shard.codes import CODES_DTYPE, CodesMatrix
+from pipeline.shard.codes import CODES_DTYPE, CodesFile
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import jpeg_quality, load_image
 from pipeline.shard.inputs import Inputs
 from pipeline.shard.join import Joined, Text
 from pipeline.shard.layout import Layout, Rows
 from pipeline.storage import Workspace, sha256_bytes, sha256_file, write_json
-from pipeline.webdata.index import ShardEntry
+from pipeline.webdata.index import ShardEntry, codes_shape
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.tar import ShardWriter, member_bytes, open_shard, table_path, tar_bytes
 
 Members = list[tuple[str, bytes]]
+Picture = Future[tuple[str, bytes]]
+_PICTURES_AHEAD = 64
 
 
 @dataclass(kw_only=True)
@@ -40,7 +44,8 @@ class Shards:
     config: ShardConfig
     inputs: Inputs
     joined: Joined
-    codes: CodesMatrix
+    codes: CodesFile
+    threads: ThreadPoolExecutor
     progress: Progress
     reused: int = field(default=0, init=False)
     written: int = field(default=0, init=False)
@@ -49,7 +54,9 @@ class Shards:
         self._segments = Workspace(self.config.workspace).segments
         self._quality = jpeg_quality(self.config.images)
         self._tokens_head = npy_header(self.inputs.tokens_dtype, self.config.text_seq_len)
-        self._codes_head = npy_header(CODES_DTYPE, self.inputs.num_codes)
+        self._codes_head = npy_header(
+            CODES_DTYPE, *codes_shape(self.inputs.views, self.inputs.num_codes)
+        )
         self._made_from = self.inputs.lineage(self.inputs.digests)
 
     def write(
@@ -111,9 +118,10 @@ class Shards:
         path = self.folder / split / f"{number:06d}.tar"
         recipe = hashlib.sha256()
         with open_shard(path, len(self.inputs.members)) as writer:
-            for row in rows.tolist():
-                text, codes = self.joined.texts.read(row), self._codes_of(row)
+            for row, text, codes, picture in self._read_ahead(rows):
                 members = self._members_of(text, codes)
+                if picture:
+                    members.append(picture.result())
                 if cut and self._is_full(writer, members):
                     break
                 writer.add(self.joined.keys[row].decode(), members)
@@ -123,6 +131,19 @@ class Shards:
         write_json(self._note_path(split, number), note)
         self._tell(entry)
         return entry
+
+    def _read_ahead(self, rows: Rows) -> Iterator[tuple[int, Text, bytes, Picture | None]]:
+        """Each row with its text, its codes and, where shards carry pictures, one under way."""
+        ahead: deque[tuple[int, Text, bytes, Picture | None]] = deque()
+        for row in rows.tolist():
+            text = self.joined.texts.read(row)
+            picture = None
+            if text.image:
+                picture = self.threads.submit(load_image, self._segments, text.image, self._quality)
+            ahead.append((row, text, self._codes_of(row), picture))
+            if picture is None or len(ahead) > _PICTURES_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
 
     def _extend(self, recipe: hashlib._Hash, row: int, text: Text, codes: bytes) -> None:
         """Add a sample to a recipe; its picture is in there by the hash that its record holds."""
@@ -139,10 +160,7 @@ class Shards:
             self._tokens_head + text.tokens,
             self._codes_head + codes,
         )
-        members = list(zip(SHARD_MEMBERS, contents, strict=True))
-        if text.image:
-            members.append(load_image(self._segments, text.image, self._quality))
-        return members
+        return list(zip(SHARD_MEMBERS, contents, strict=True))
 
     def _is_full(self, writer: ShardWriter, members: Members) -> bool:
         more = sum(member_bytes(len(data)) for _, data in members)

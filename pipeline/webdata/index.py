@@ -8,7 +8,7 @@ offsets with bytes and sha256.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class ShardEntry:
 class ShardIndex:
     """What a reader must know before it opens a shard.
 
-    `grid` is (rows, columns) of a picture's codes, rows × columns = `num_codes`; `members` names
+    `grid` is (rows, columns) of the codes of a view, rows × columns = `num_codes`. With one of `views`
+    codes.npy is [num_codes], with more it is [views, num_codes]; `members` names
     the columns of the tables of offsets, where `image` stands for png, jpg…; dtypes are numpy's.
     `lineage` is a hash of all that decides a sample's bytes beside the sample itself.
     """
@@ -79,11 +80,17 @@ class ShardIndex:
     codes_dtype: str
     lineage: str
     shards: Mapping[Split, tuple[ShardEntry, ...]]
+    views: tuple[str, ...] = ("center",)
 
     @property
     def samples(self) -> dict[Split, int]:
         """Samples of each split."""
         return {s: sum(entry.nsamples for entry in self.shards[s]) for s in SPLITS}
+
+
+def codes_shape(views: Sequence[str], num_codes: int) -> tuple[int, ...]:
+    """The shape of codes.npy: [num_codes] of one view, [views, num_codes] of several."""
+    return (num_codes,) if len(views) == 1 else (len(views), num_codes)
 
 
 def write_index(folder: Path, index: ShardIndex) -> None:
@@ -124,6 +131,7 @@ def _parse(raw: dict[str, Any]) -> ShardIndex:
     return ShardIndex(
         **{field: raw[field] for field in plain},
         grid=(rows, columns),
+        views=tuple(raw["views"]),
         codec=CodecRef(**raw["codec"]),
         tokenizer=TokenizerRef(**raw["tokenizer"]),
         members=tuple(raw["members"]),

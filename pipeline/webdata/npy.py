@@ -1,4 +1,4 @@
-"""One-dimensional `.npy` members with little work: the header is the same for a whole dataset.
+"""`.npy` members with little work: the header is the same for a whole dataset.
 
 Format: NEP 1, version 1.0, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 
 import numpy as np
 import numpy.typing as npt
 
 
 @functools.lru_cache(maxsize=64)
-def npy_header(dtype: str, length: int) -> bytes:
-    """The bytes before the data of an array [length] of a little-endian `dtype` such as `<u2`."""
+def npy_header(dtype: str, *shape: int) -> bytes:
+    """The bytes before the data of an array [*shape] of a little-endian `dtype` such as `<u2`."""
     file = io.BytesIO()
-    np.save(file, np.zeros(length, dtype=dtype), allow_pickle=False)
-    return file.getvalue()[: -length * np.dtype(dtype).itemsize]
+    np.save(file, np.zeros(shape, dtype=dtype), allow_pickle=False)
+    return file.getvalue()[: -math.prod(shape) * np.dtype(dtype).itemsize]
 
 
 def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
-    """An array [length ≥ 1] as the bytes of an `.npy` file."""
-    return npy_header(array.dtype.str, len(array)) + array.tobytes()
+    """An array that is not empty as the bytes of an `.npy` file."""
+    return npy_header(array.dtype.str, *array.shape) + array.tobytes()
 
 
 def decode_npy(data: bytes) -> npt.NDArray[np.generic]:

@@ -26,9 +26,20 @@ def permute(samples: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     Rows are sorted by a hash of (seed, epoch, row). numpy's generators may change their streams
     between versions, which would break an exact resume; a hash can't.
     """
+    return np.argsort(_hash_rows(np.arange(samples), seed=seed, epoch=epoch), kind="stable")
+
+
+def choose_views(
+    rows: npt.NDArray[np.int64], views: int, *, seed: int, epoch: int
+) -> npt.NDArray[np.int64]:
+    """Which of 0..views-1 of each row to show in an epoch: int64 [rows]."""
+    return (_hash_rows(rows, seed=seed, epoch=~epoch) % np.uint64(views)).astype(np.int64)
+
+
+def _hash_rows(rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
     words = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
     start = _mix(_mix(words[:1] + np.uint64(0x9E3779B97F4A7C15)) + words[1:])
-    return np.argsort(_mix(_mix(np.arange(samples, dtype=np.uint64)) + start), kind="stable")
+    return _mix(_mix(rows.astype(np.uint64)) + start)
 
 
 def cut_batches(
@@ -38,15 +49,20 @@ def cut_batches(
     start: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    worker: int = 0,
+    workers: int = 1,
     drop_last: bool = True,
 ) -> Iterator[npt.NDArray[np.int64]]:
     """This rank's slice [B] of each global batch of `batch_size` × `world_size` rows after `start`.
+
+    Of a rank's `workers`, `worker` takes every `workers`-th batch from its own number on: taken in
+    turns, as a DataLoader does, theirs are the rank's batches in order.
 
     Without `drop_last` the last global batch is shared out evenly, ranks from 0 on first: slices
     may differ by one row, and be empty when fewer rows than ranks remain.
     """
     whole = batch_size * world_size
-    for begin in range(start, len(order_N), whole):
+    for begin in range(start + worker * whole, len(order_N), whole * workers):
         rows = order_N[begin : begin + whole]
         if len(rows) == whole:
             yield rows[rank * batch_size : (rank + 1) * batch_size]

@@ -23,10 +23,16 @@ import numpy.typing as npt
 from pipeline.contracts import Split
 from pipeline.errors import ContractError
 from pipeline.storage import sha256_file, storage_error
-from pipeline.webdata.index import IMAGE_MEMBER, ShardEntry, ShardIndex, read_index
+from pipeline.webdata.index import (
+    IMAGE_MEMBER,
+    ShardEntry,
+    ShardIndex,
+    codes_shape,
+    read_index,
+)
 from pipeline.webdata.keys import key_of_header
 from pipeline.webdata.npy import npy_header
-from pipeline.webdata.order import cut_batches, permute
+from pipeline.webdata.order import choose_views, cut_batches, permute
 from pipeline.webdata.tar import BLOCK
 
 logger = logging.getLogger(__name__)
@@ -43,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """All of one sample; `image` is None where the shards carry no pictures."""
+    """All of one sample, codes of its first view; `image` is None where shards carry no pictures."""
 
     key: str
     caption: str
@@ -85,8 +91,11 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self._shard_of_row)
 
-    def gather(self, rows: npt.ArrayLike) -> Batch:
-        """Token ids and codes of `rows`, in their order; any integers in 0..len-1."""
+    def gather(self, rows: npt.ArrayLike, views: npt.ArrayLike = 0) -> Batch:
+        """Token ids and codes of `rows`, in their order; any integers in 0..len-1.
+
+        `views` is the number of the view of each row, or of all; 0 is the first of `index.views`.
+        """
         index, tokens_size, codes_size = self.index, self._tokens_bytes, self._codes_bytes
         rows = np.asarray(rows, dtype=np.int64)
         tokens, codes = bytearray(len(rows) * tokens_size), bytearray(len(rows) * codes_size)
@@ -95,7 +104,7 @@ class ShardReader:
         for shard, tokens_offset, codes_offset in zip(
             self._shard_of_row[rows].tolist(),
             self._tokens_offset[rows].tolist(),
-            self._codes_offset[rows].tolist(),
+            (self._codes_offset[rows] + np.asarray(views) * codes_size).tolist(),
             strict=True,
         ):
             data = self._maps.get(shard) or self._map(shard)
@@ -143,10 +152,14 @@ class ShardReader:
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        worker: int = 0,
+        workers: int = 1,
         drop_last: bool = True,
     ) -> Iterator[Batch]:
         """One epoch for one rank: its slice of consecutive global batches of the epoch's order.
 
+        Its `workers`, if it has some, take these batches in turns; this is number `worker`. Of several
+        views the training split shows one each epoch, by seed and epoch; validation shows the first.
         `start` is how many samples of the order all ranks together have consumed: a run goes on
         exactly there, under any other `batch_size` and `world_size`. With `drop_last` a last global
         batch that is not full is left out, else it is shared out evenly.
@@ -158,9 +171,17 @@ class ShardReader:
             start=start,
             rank=rank,
             world_size=world_size,
+            worker=worker,
+            workers=workers,
             drop_last=drop_last,
         ):
-            yield self.gather(rows)
+            yield self.gather(rows, self._views(rows, seed=seed, epoch=epoch))
+
+    def _views(self, rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.ArrayLike:
+        count = len(self.index.views)
+        if count == 1 or self.split == "val":
+            return 0
+        return choose_views(rows, count, seed=seed, epoch=epoch)
 
     def _whole_shards(self, *, skip_corrupt: bool, check_hashes: bool) -> list[ShardEntry]:
         """The shards that are what the index says."""
@@ -206,9 +227,10 @@ class ShardReader:
         self._first_row = np.cumsum(counts) - counts
         self._shard_of_row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         tokens_head = len(npy_header(index.tokens_dtype, index.text_seq_len))
-        codes_head = len(npy_header(index.codes_dtype, index.num_codes))
+        codes_head = len(npy_header(index.codes_dtype, *codes_shape(index.views, index.num_codes)))
+        all_codes = self._codes_bytes * len(index.views)
         self._tokens_offset = self._offsets("tokens.npy", tokens_head, self._tokens_bytes)
-        self._codes_offset = self._offsets("codes.npy", codes_head, self._codes_bytes)
+        self._codes_offset = self._offsets("codes.npy", codes_head, all_codes)
 
     def _offsets(self, member: str, head: int, data_bytes: int) -> npt.NDArray[np.int64]:
         column = self.index.members.index(member)

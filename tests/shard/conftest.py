@@ -68,8 +68,8 @@ def make_row(number: int, offset: int, png: bytes) -> dict[str, Any]:
     }
 
 
-def codes_of(pixel_sha256: str) -> list[int]:
-    seed = int(pixel_sha256[:8], 16)
+def codes_of(pixel_sha256: str, view: str = "center") -> list[int]:
+    seed = int(pixel_sha256[:8], 16) + (0 if view == "center" else sum(view.encode()))
     rng = np.random.default_rng(seed)
     return [int(code) for code in rng.integers(0, NUM_TOKENS, GRID[0] * GRID[1])]
 
@@ -81,6 +81,8 @@ class World:
     root: Path
     rows: list[dict[str, Any]] = field(default_factory=list)
     without_codes: set[str] = field(default_factory=set)
+    views: tuple[str, ...] = ("center",)
+    without_view: dict[str, str] = field(default_factory=dict)
 
     @property
     def workspace(self) -> Workspace:
@@ -122,7 +124,12 @@ class World:
         folder = self.workspace.codes("tiny", "f" * 64)
         empty_folder(folder)
         hashes = {row["pixel_sha256"] for row in self.rows if row["key"] not in self.without_codes}
-        rows = [{"pixel_sha256": h, "view": "center", "codes": codes_of(h)} for h in sorted(hashes)]
+        rows = [
+            {"pixel_sha256": h, "view": view, "codes": codes_of(h, view)}
+            for h in sorted(hashes)
+            for view in sorted(self.views)
+            if self.without_view.get(h) != view
+        ]
         self._write(folder / "00000.parquet", rows, CODES)
         facts = {
             "name": "tiny",

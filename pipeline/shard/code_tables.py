@@ -1,0 +1,41 @@
+"""The tables of `codes/<codec>-<fingerprint>/`, read some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ContractError
+
+_BATCH_ROWS = 4096
+
+
+def find_views(tables: tuple[Path, ...]) -> tuple[str, ...]:
+    """The views that the tables of codes hold: `center` first, the others by name."""
+    found = {
+        view for table in tables for rows in read_batches(table, ["view"]) for view in _names(rows)
+    }
+    return tuple(sorted(found, key=lambda view: (view != "center", view))) or ("center",)
+
+
+def _names(rows: pa.RecordBatch) -> list[str]:
+    names: list[str] = pc.unique(rows["view"]).to_pylist()
+    return names
+
+
+def read_batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of a table.
+
+    Raises ContractError that names a table which can't be read or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(table, pre_buffer=False) as source:
+            yield from source.iter_batches(_BATCH_ROWS, columns=columns)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ContractError(
+            f"{table} can't be read ({error}). Run `pipeline encode` again."
+        ) from error
