@@ -1,0 +1,219 @@
+"""Read the folder that DeepSpeed wrote while it trained a DALLE of DALLE-pytorch. Floor 3.
+
+    dalle-ds-cp/
+      latest                        the name of the last step's folder
+      auxiliary.pt                  hyper-parameters; no weights
+      global_step1200/
+        mp_rank_00_model_states.pt  weights in the precision of training; without ZeRO the optimizer too
+        zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's share of float32 weights and moments
+
+With ZeRO 1 and 2 each group of parameters is one flat vector, cut into equal shares; with ZeRO 3 each
+parameter is cut by itself. Format: DeepSpeed 0.3 to 0.9, `zero/stage2.py`, `utils/zero_to_fp32.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ModelError
+from pipeline.models.checkpoints.stock_file import (
+    Moments,
+    StockCheckpoint,
+    adam_moments,
+    is_frozen,
+    read_pickle,
+    trainable_names,
+)
+
+LATEST = "latest"
+AUXILIARY = "auxiliary.pt"
+KEYS = ("exp_avg", "exp_avg_sq")
+
+Shapes = Mapping[str, torch.Size]
+# Float32 weights, Adam's moments of each, the learning rate.
+Merged = tuple[dict[str, Tensor], Mapping[str, Moments] | None, float | None]
+
+
+def read_deepspeed(folder: Path) -> StockCheckpoint:
+    """Read a folder with `latest`, or the folder of one step.
+
+    Raises ModelError for a folder without one of its files, or of a layout that is not known.
+    """
+    step = _step_folder(folder)
+    states = read_pickle(_model_file(step))
+    auxiliary = _auxiliary(step)
+    facts = {**auxiliary, **{k: states[k] for k in ("epoch", "version") if k in states}}
+    hparams = states.get("hparams") or auxiliary.get("hparams")
+    weights = states.get("module")
+    if not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
+        raise ModelError(f"{step} has no weights, or no `hparams` ({AUXILIARY} is missing).")
+    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    shapes = _group_shapes(states.get("param_shapes"), weights)
+    shares = [read_pickle(path).get("optimizer_state_dict", {}) for path in _share_files(step)]
+    masters, moments, rate = (
+        _merge_shares(shares, shapes, step)
+        if shares
+        else _whole_optimizer(states.get("optimizer"), shapes)
+    )
+    if masters:  # in their place: weights in half precision, or with ZeRO 3 none
+        weights = {name: t for name, t in weights.items() if is_frozen(name)} | masters
+    return StockCheckpoint(
+        hparams=hparams,
+        weights=weights,
+        moments=moments,
+        learning_rate=rate,
+        facts=facts,
+    )
+
+
+def _step_folder(folder: Path) -> Path:
+    latest = folder / LATEST
+    if not latest.exists():
+        return folder
+    step = folder / latest.read_text().strip()
+    if not step.is_dir():
+        raise ModelError(f"{latest} names {step.name}, which is not there. Copy the whole folder.")
+    return step
+
+
+def _model_file(step: Path) -> Path:
+    found = sorted(step.glob("*mp_rank_00_model_states.pt"))
+    if not found:
+        raise ModelError(
+            f"{step} holds no mp_rank_00_model_states.pt. Give a DeepSpeed folder: the one with the "
+            f"file `{LATEST}`, or one step's."
+        )
+    return found[0]
+
+
+def _share_files(step: Path) -> list[Path]:
+    """The shares of ZeRO, in the order of their ranks."""
+    found = {
+        int(match[1]): path
+        for path in step.glob("*optim_states.pt")
+        if (match := re.search(r"zero_pp_rank_(\d+)_mp_rank_00_?optim_states\.pt$", path.name))
+    }
+    missing = sorted(set(range(len(found))) - set(found))
+    if missing:
+        raise ModelError(f"{step} lacks the share of rank {missing[0]}. Copy the whole folder.")
+    return [found[rank] for rank in sorted(found)]
+
+
+def _auxiliary(step: Path) -> Mapping[str, Any]:
+    for folder in (step, step.parent):
+        if (folder / AUXILIARY).exists():
+            saved = read_pickle(folder / AUXILIARY)
+            return saved if isinstance(saved, Mapping) else {}
+    return {}
+
+
+def _group_shapes(given: Any, weights: Mapping[str, Tensor]) -> list[Shapes]:
+    """The parameters of each group, in the order in which they lie in its flat vector."""
+    if given:
+        return list(given) if isinstance(given, Sequence) else [given]
+    return [{name: weights[name].shape for name in trainable_names(weights)}]
+
+
+# --- ZeRO ----------------------------------------------------------------------------------------
+
+
+def _merge_shares(
+    shares: Sequence[Mapping[str, Any]], shapes: Sequence[Shapes], step: Path
+) -> Merged:
+    count = shares[0].get("partition_count", len(shares))
+    count = max(count) if isinstance(count, Sequence) else count
+    if count != len(shares):
+        raise ModelError(f"{step} holds {len(shares)} shares of {count}. Copy the whole folder.")
+    by_parameter = shares[0].get("zero_stage") == 3
+    key = "fp32_flat_groups" if by_parameter else "single_partition_of_fp32_groups"
+    if any(key not in share for share in shares):
+        raise ModelError(
+            f"{step} was written by a ZeRO whose shares have no {key}; stages 1 to 3 of DeepSpeed "
+            "0.3.16 and later are known. Convert it with the zero_to_fp32.py that lies beside it."
+        )
+    merge = _merge_parameters if by_parameter else _merge_groups
+    masters = merge([list(share[key]) for share in shares], shapes)
+    states = [_group_states(share) for share in shares]
+    vectors = {
+        name: merge([[group[name] for group in share] for share in states], shapes) for name in KEYS
+    }
+    steps = states[0][0].get("step", 0)
+    moments = {
+        name: {**{key: vectors[key][name] for key in KEYS}, "step": steps} for name in masters
+    }
+    return masters, moments, _learning_rate(shares[0])
+
+
+def _group_states(share: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What Adam keeps of each group: a list of its own, or within the optimizer's `state_dict`."""
+    state = share.get("base_optimizer_state", share.get("optimizer_state_dict"))
+    if isinstance(state, Mapping):
+        return [state["state"][number] for number in sorted(state["state"])]
+    return list(state or [])
+
+
+def _merge_groups(
+    shares: Sequence[Sequence[Tensor]], shapes: Sequence[Shapes]
+) -> dict[str, Tensor]:
+    """Parameters from flat vectors of which each rank has a stretch."""
+    merged: dict[str, Tensor] = {}
+    for group, group_shapes in enumerate(shapes):
+        vector = torch.cat([share[group].flatten() for share in shares])
+        merged |= dict(_cut(vector, group_shapes))
+    return merged
+
+
+def _merge_parameters(
+    shares: Sequence[Sequence[Tensor]], shapes: Sequence[Shapes]
+) -> dict[str, Tensor]:
+    """Parameters of which each rank has a stretch, one after the other in its own vector."""
+    vectors = [torch.cat([part.flatten() for part in share]) for share in shares]
+    merged, start = {}, 0
+    for name, shape in (item for group in shapes for item in group.items()):
+        size = -(-shape.numel() // len(shares))
+        parts = [vector[start : start + size] for vector in vectors]
+        merged[name] = torch.cat(parts)[: shape.numel()].view(shape)
+        start += size
+    return merged
+
+
+def _cut(vector: Tensor, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
+    start = 0
+    for name, shape in shapes.items():
+        yield name, vector[start : start + shape.numel()].view(shape)
+        start += shape.numel()
+
+
+# --- Without ZeRO --------------------------------------------------------------------------------
+
+
+def _whole_optimizer(state: Any, shapes: Sequence[Shapes]) -> Merged:
+    """Masters and moments of an optimizer that was saved in one piece, flat where it was fp16."""
+    if not isinstance(state, Mapping):
+        return {}, None, None
+    names = [name for group in shapes for name in group]
+    if "fp32_groups_flat" not in state:
+        moments, rate = adam_moments(state.get("optimizer_state_dict", state), names)
+        return {}, moments, rate
+    masters = _merge_groups([state["fp32_groups_flat"]], shapes)
+    groups = _group_states(state)
+    if not groups:
+        return masters, None, _learning_rate(state)
+    vectors = {key: _merge_groups([[group[key] for group in groups]], shapes) for key in KEYS}
+    moments = {
+        name: {**{key: vectors[key][name] for key in KEYS}, "step": groups[0].get("step", 0)}
+        for name in masters
+    }
+    return masters, moments, _learning_rate(state)
+
+
+def _learning_rate(state: Mapping[str, Any]) -> float | None:
+    optimizer = state.get("base_optimizer_state", state.get("optimizer_state_dict"))
+    groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
+    return groups[0].get("lr") if groups else None
