@@ -179,11 +179,21 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        raw = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ContractError(
             f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
         ) from None
+    return parse_manifest(data, str(path), contract)
+
+
+def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
+    """The manifest in `data`, read from `path`.
+
+    Raises ContractError for what is no manifest, or one of another contract or version.
+    """
+    try:
+        raw = json.loads(data)
     except ValueError as error:
         raise ContractError(
             f"{path} is not JSON ({error}). Run the stage that makes it again."

@@ -20,7 +20,13 @@ GROUND = {
     "pipeline.progress",
     "pipeline",
 }
-SECOND = {"pipeline.storage", "pipeline.engine", "pipeline.inventory", "pipeline.raster"}
+SECOND = {
+    "pipeline.storage",
+    "pipeline.engine",
+    "pipeline.inventory",
+    "pipeline.raster",
+    "pipeline.cache",
+}
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {
     "scrapers",

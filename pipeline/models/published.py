@@ -8,12 +8,9 @@ from then on.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import logging
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import ModelError, StorageError
+from pipeline.cache import alone, default_cache
+from pipeline.errors import ModelError
 from pipeline.storage import atomic_write, sha256_file, write_bytes
 
 log = logging.getLogger(__name__)
@@ -40,12 +38,6 @@ class PublishedFile:
     sha256: str | None = None
 
 
-def default_cache() -> Path:
-    """Where published files are kept: `dalle-pipeline` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dalle-pipeline"
-
-
 def fetch_published(file: PublishedFile, cache: Path | None = None) -> Path:
     """The file in the cache, downloaded if it is not there.
 
@@ -53,27 +45,13 @@ def fetch_published(file: PublishedFile, cache: Path | None = None) -> Path:
     StorageError where the disk refuses.
     """
     path = (cache or default_cache()) / file.name
-    with _alone(path):
+    with alone(path):
         if path.exists():
             _check(path, sha256_file(path), file.sha256 or _recorded(path))
         else:
             log.warning("Fetching %s from %s", file.name, file.url)
             _download(file, path)
     return path
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time look for `path` and fetch it."""
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise StorageError(f"The cache {path.parent} can't be used: {error.strerror}.") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _download(file: PublishedFile, path: Path) -> None:

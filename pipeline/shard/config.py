@@ -32,6 +32,11 @@ class ShardConfig(StageConfig):
     shuffle_seed: int = option(0, "Seed of the shuffled order.")
     max_samples: int = option(10_000, "Samples a shard at most.", low=1)
     max_bytes: int = option(1_000_000_000, "Bytes a shard at most.", low=1024)
+    out: str | None = option(
+        None,
+        "Copy the finished shards to this address too: s3://BUCKET/PREFIX, gs://…, any of fsspec.",
+        runtime=True,
+    )
     workers: int | None = option(
         None,
         "Threads that read and convert pictures; one a core if not given.",

@@ -42,6 +42,7 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
+from pipeline.webdata.remote import publish
 
 CARD = "README.md"
 LEFT_OUT_TABLE = "left_out.parquet"
@@ -49,11 +50,30 @@ Entries = Mapping[Split, Sequence[ShardEntry]]
 
 
 def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
-    """Write the shards; nothing to do if inputs and options are the same as last time.
+    """Write the shards and copy them to `config.out`; nothing to do if nothing changed since.
 
     Raises ConfigError for options that fit nothing here, ContractError for inputs that are not what
-    their contract says, StorageError when the disk refuses.
+    their contract says, StorageError when the disk or the object store refuses, DependencyError
+    where a package for the store is missing.
     """
+    report = make_shards(config, progress)
+    return report if config.out is None else _publish(report, config.out, progress)
+
+
+def _publish(report: StageReport, address: str, progress: Progress) -> StageReport:
+    (folder,) = report.outputs
+    published = publish(Path(folder), address, progress)
+    unchanged = report.outcome == "unchanged" and not (published.uploaded or published.removed)
+    return dataclasses.replace(
+        report,
+        outcome="done" if report.outcome == "unchanged" and not unchanged else report.outcome,
+        outputs=(folder, address),
+        details={**report.details, "published": dataclasses.asdict(published)},
+    )
+
+
+def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
+    """Write the shards into the workspace."""
     jpeg_quality(config.images)
     folder = Workspace(config.workspace).shards(config.name)
     inputs = find_inputs(config)

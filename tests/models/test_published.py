@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cache import default_cache
 from pipeline.errors import ModelError, StorageError
-from pipeline.models.published import PublishedFile, default_cache, fetch_published
+from pipeline.models.published import PublishedFile, fetch_published
 
 DATA = b"weights " * 500_000
 SHA256 = hashlib.sha256(DATA).hexdigest()
