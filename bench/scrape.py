@@ -3,11 +3,14 @@
     python bench/scrape.py [--sizes 17000,100000] [--images 20000] [--repeats 5]
                            [--scale 10000,100000,880000] [--img2dataset PATH] [--folder DIR]
 
+`--sizes ''` only scales; `--img2dataset ''` leaves the peer out.
+
 All three in turn, in one run, `--repeats` times; medians and ratios. Seconds run from the first
 request that nginx sees to the end of the process, so that start-up is nobody's loss; processor time
 likewise, of the process and its children. Memory is the peak of Pss, which counts shared pages once.
-Ours syncs before it counts an image as done, the others never do: `--sync` adds to their time what
-`sync` takes. What a client wrote is synced and deleted before the next one begins.
+Ours syncs before it counts an image as done, the others never do: the column "on disk" adds, to the
+time of each, what `sync` takes when its process has ended. What a client wrote is deleted before the
+next one begins.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +44,7 @@ class Result(NamedTuple):
 
     images: int
     seconds: float
+    synced_s: float
     cpu_s: float
     peak_mb: float
 
@@ -47,6 +52,11 @@ class Result(NamedTuple):
     def rate(self) -> float:
         """Images a second."""
         return self.images / self.seconds
+
+    @property
+    def synced_rate(self) -> float:
+        """Images a second that are on disk at the end."""
+        return self.images / self.synced_s
 
     @property
     def cpu_per_1000(self) -> float:
@@ -57,31 +67,54 @@ class Result(NamedTuple):
 # --- Measuring -----------------------------------------------------------------------------------
 
 
-def measure(command: list[str], images: int, nginx: Nginx | None, *, sync: bool = False) -> Result:
+def measure(command: list[str], images: int, nginx: Nginx | None) -> Result:
     """Run a command and watch it and its children; SystemExit if it fails.
 
     Without `nginx` all of it counts, from its start.
     """
-    peak = cpu = cpu_before = 0.0
+    os.sync()
+    cpu_before = 0.0
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         if nginx is not None:
             _wait_for_request(process, nginx)
             started, cpu_before = time.perf_counter(), _cpu_s(_family(process.pid))
-        while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            family = _family(process.pid)
-            cpu = max(cpu, _cpu_s(family))
-            peak = max(peak, sum(map(_pss_mb, family)))
-            time.sleep(0.05)
-        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        with Watch(process.pid) as watch:
+            _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
             raise SystemExit(f"{command} failed:\n{output.read()[-3000:].decode()}")
-    if sync:
-        os.sync()
-    cpu = max(cpu, ended[2].ru_utime + ended[2].ru_stime)
-    return Result(images, time.perf_counter() - started, cpu - cpu_before, peak)
+    os.sync()
+    synced_s = time.perf_counter() - started
+    cpu_s = max(watch.cpu_s, usage.ru_utime + usage.ru_stime) - cpu_before
+    return Result(images, seconds, synced_s, cpu_s, watch.peak_mb)
+
+
+class Watch:
+    """Looks at a process and its children, in a thread, as long as the block lasts."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.cpu_s = self.peak_mb = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.1):
+            family = _family(self.pid)
+            self.cpu_s = max(self.cpu_s, _cpu_s(family))
+            self.peak_mb = max(self.peak_mb, sum(map(_pss_mb, family)))
 
 
 def _wait_for_request(process: subprocess.Popen[bytes], nginx: Nginx) -> None:
@@ -171,12 +204,10 @@ def compare(options: argparse.Namespace, folder: Path, nginx: Nginx, size: int) 
     for _ in range(options.repeats):
         for name, command in commands.items():
             out = folder / "out"
-            sync = options.sync and name != OURS
-            runs[name].append(measure(command(out), images, nginx, sync=sync))
+            runs[name].append(measure(command(out), images, nginx))
             if name == PEER:
                 _check_peer(out, images)
             shutil.rmtree(out)
-            os.sync()
     show(f"{images:,} PNGs of {mean:,} bytes", {k: median(v) for k, v in runs.items()})
 
 
@@ -195,15 +226,16 @@ def median(runs: list[Result]) -> Result:
 
 def show(title: str, results: dict[str, Result]) -> None:
     """Print one table; ratios are ours to the other's."""
-    print(f"\n{title:42s}{'images/s':>10s}{'CPU s/1,000':>13s}{'peak MB':>9s}", flush=True)
+    heads = ("images/s", "on disk/s", "CPU s/1,000", "peak MB")
+    print(f"\n{title:32s}" + "".join(f"{head:>13s}" for head in heads), flush=True)
     mine = results[OURS]
     for name, found in results.items():
-        line = f"  {name:40s}{found.rate:10,.0f}{found.cpu_per_1000:13.3f}{found.peak_mb:9,.0f}"
+        line = f"  {name:30s}{found.rate:13,.0f}{found.synced_rate:13,.0f}"
+        line += f"{found.cpu_per_1000:13.3f}{found.peak_mb:13,.0f}"
         if name != OURS:
-            line += f"   ours: {mine.rate / found.rate:.2f}× images/s"
-            line += (
-                f", {mine.cpu_s / found.cpu_s:.2f}× CPU, {mine.peak_mb / found.peak_mb:.2f}× memory"
-            )
+            line += f"   ours: {mine.rate / found.rate:.2f}×"
+            line += f", {mine.synced_rate / found.synced_rate:.2f}×"
+            line += f", {mine.cpu_s / found.cpu_s:.2f}×, {mine.peak_mb / found.peak_mb:.2f}×"
         print(line, flush=True)
 
 
@@ -213,20 +245,18 @@ def show(title: str, results: dict[str, Result]) -> None:
 def scale(options: argparse.Namespace, folder: Path, nginx: Nginx) -> None:
     """Crawl more and more, and ask a finished crawl again."""
     mean = make_pool(folder / "small", CATALOGUE_PNG)
-    print(
-        f"\n{f'One run, PNGs of {mean:,} bytes':42s}{'images/s':>10s}{'CPU s/1,000':>13s}", end=""
-    )
-    print(f"{'peak MB':>9s}{'minutes':>9s}{'again, s':>10s}", flush=True)
-    for images in options.scale:
-        command = ours(
-            f"{nginx.url}/small", images // NUM_RANKS, folder / "out", options.concurrency
-        )
+    heads = ("images/s", "CPU s/1,000", "peak MB", "minutes", "again, s")
+    title = f"One run, PNGs of {mean:,} bytes"
+    print(f"\n{title:32s}" + "".join(f"{head:>13s}" for head in heads), flush=True)
+    for wanted in options.scale:
+        captions = wanted // NUM_RANKS
+        images = captions * NUM_RANKS
+        command = ours(f"{nginx.url}/small", captions, folder / "out", options.concurrency)
         first = measure(command, images, nginx)
         again = measure(command, images, None)
-        line = f"  {f'{images:,} URLs':40s}{first.rate:10,.0f}{first.cpu_per_1000:13.3f}"
-        print(
-            f"{line}{first.peak_mb:9,.0f}{first.seconds / 60:9.1f}{again.seconds:10.1f}", flush=True
-        )
+        line = f"  {f'{images:,} URLs':30s}{first.rate:13,.0f}{first.cpu_per_1000:13.3f}"
+        line += f"{first.peak_mb:13,.0f}{first.seconds / 60:13.2f}{again.seconds:13.1f}"
+        print(line, flush=True)
         shutil.rmtree(folder / "out")
         os.sync()
 
@@ -254,7 +284,6 @@ def main() -> None:
         "--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without)"
     )
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: /tmp)")
-    parser.add_argument("--sync", action="store_true", help="the others' time includes `sync`")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

@@ -1,40 +1,45 @@
-"""One crawl of `bench/scrape.py`, a process of its own: `scrape` over captions that only differ in name.
+"""One crawl of `bench/scrape.py`, a process of its own: `scrape` over captions of the catalogue.
 
 python bench/scrape_ours.py BASE_URL CAPTIONS WORKSPACE CONCURRENCY
 """
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scrapers.config import ScrapeConfig
+from scrapers.dalleblog.captions import load_catalogue
+from scrapers.dalleblog.plans import computed_plan
 from scrapers.scrape import scrape
-from scrapers.source import CaptionForm, CaptionPlan, Discovery
+from scrapers.source import CaptionPlan, Discovery
 
 NUM_RANKS = 32
 
 
 class Plans:
-    """Captions of the blog's length, each with 32 ranks, their keys in base64."""
+    """The first captions of the catalogue's complete lists (27,553 in all), 32 ranks each.
+
+    All keys are computed, those of sections with hashed keys too: no page has to be asked.
+    """
 
     def __init__(self, base: str, captions: int) -> None:
         self.base = base
         self.captions = captions
 
     def __iter__(self) -> Iterator[CaptionPlan]:
-        for number in range(self.captions):
-            caption = f"a professional high quality illustration of a giraffe number {number:06d}."
-            key = base64.urlsafe_b64encode(caption.encode()).decode()
-            template = f"{self.base}/samples/chimera/{key}_{{rank}}.png"
-            form = CaptionForm(caption=caption, url_template=template)
-            yield CaptionPlan(
-                section="chimera", forms=(form,), ranks=tuple(range(NUM_RANKS)), masked=False
-            )
+        whole = (s for s in load_catalogue().sections if s.options_complete)
+        every = (
+            computed_plan(section, forms, cdn=self.base)
+            for section in (replace(s, key="base64") for s in whole)
+            for forms in section.captions()
+        )
+        return islice(every, self.captions)
 
 
 class PoolSource:
