@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from scrapers.dalleblog.captions import Section, SlotPart, fold, plain_quotes
-from scrapers.dalleblog.page_items import Choice, Token
+from scrapers.dalleblog.page_choices import Choice
+from scrapers.dalleblog.page_items import Token
 
 # A choice in a skeleton: its number between two characters that no page keeps.
 _CHOICE = re.compile("\0([0-9]+)\0")

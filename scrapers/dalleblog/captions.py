@@ -120,6 +120,11 @@ class Section:
         return tuple(_parse_template(self.template, self.slots, article=self.article))
 
     @cached_property
+    def literal_words(self) -> frozenset[str]:
+        """The words of the template outside of its slots."""
+        return frozenset(w for part in self.parts if isinstance(part, str) for w in words_of(part))
+
+    @cached_property
     def _pattern(self) -> re.Pattern[str]:
         seen: set[str] = set()
         pattern = ""
@@ -184,6 +189,11 @@ def fold(text: str) -> str:
 def plain_quotes(text: str) -> str:
     """The same text with ASCII quotes, to compare captions; never to address an image."""
     return text.replace("`", "'") if text.isascii() else text.translate(_QUOTES)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, to compare captions."""
+    return re.findall(r"\w+", plain_quotes(text))
 
 
 @lru_cache(maxsize=1)

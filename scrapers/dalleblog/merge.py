@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 from scrapers.dalleblog.captions import (
@@ -34,6 +35,24 @@ class MergedSection:
     templates: tuple[Section, ...]
     origin: Origin
     catalogue_captions: int
+
+    def makes(self, given: GivenCaption) -> bool:
+        """Whether a template whose keys are computed makes a caption, in exactly this spelling."""
+        if given.address.kind != "base64":
+            return False
+        return given.caption in self._plain_captions or any(
+            (chosen := template.match(given.caption)) is not None
+            and given.caption in template.forms(chosen)
+            for template in self._templates_with_slots
+        )
+
+    @cached_property
+    def _plain_captions(self) -> frozenset[str]:
+        return frozenset(t.template for t in self.templates if t.key == "base64" and not t.slots)
+
+    @cached_property
+    def _templates_with_slots(self) -> tuple[Section, ...]:
+        return tuple(t for t in self.templates if t.key == "base64" and t.slots)
 
 
 @dataclass(frozen=True, kw_only=True)

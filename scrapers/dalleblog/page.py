@@ -23,7 +23,8 @@ from scrapers.dalleblog.captions import (
     make_section,
 )
 from scrapers.dalleblog.page_captions import Visual, comparable, find_captions
-from scrapers.dalleblog.page_items import Choice, Picture, Script, Token, read_items
+from scrapers.dalleblog.page_choices import Choice
+from scrapers.dalleblog.page_items import Picture, Script, Token, read_items
 from scrapers.dalleblog.page_json import DataTemplate, ScriptFacts, read_script
 from scrapers.dalleblog.page_ties import Tie, Ties, fits_section
 from scrapers.dalleblog.urls import SampleUrl, is_plain_name, key_kind
@@ -61,12 +62,15 @@ def read_page(body: bytes, *, base_url: str, catalogue: Catalogue) -> PageConten
 
     `base_url` is the page's address. Raises SourceError if neither captions nor images are found.
     """
-    items = read_items(body, base_url=base_url)
+    templates = Templates(catalogue.sections)
+    items = read_items(
+        body,
+        base_url=base_url,
+        is_wanted=lambda line: templates.align(line.tokens) is not None,
+    )
     by_name = {section.name: section for section in catalogue.sections}
     entries = list(
-        find_captions(
-            [item for item in items if not isinstance(item, Script)], Templates(catalogue.sections)
-        )
+        find_captions([item for item in items if not isinstance(item, Script)], templates)
     )
     facts = ScriptFacts()
     kinds = {section.name: section.key for section in catalogue.sections}

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from scrapers.dalleblog.alignment import Alignment, Templates
 from scrapers.dalleblog.captions import fold, plain_quotes
-from scrapers.dalleblog.page_items import Choice, Item, Line, Node, Picture, Token, show
+from scrapers.dalleblog.page_choices import Choice
+from scrapers.dalleblog.page_items import Item, Line, Node, Picture, Token, show
 from scrapers.dalleblog.urls import parse_sample_url
 
 # How many text nodes on each side of a choice may belong to its caption.

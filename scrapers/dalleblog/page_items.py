@@ -9,40 +9,24 @@ address of a sample or an image prompt: `src`, `srcset`, `data-src`, a backgroun
 from __future__ import annotations
 
 import codecs
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
 from lxml import etree
 
 from pipeline.errors import SourceError
+from scrapers.dalleblog.page_choices import INLINE, Choice, Choosing
 from scrapers.dalleblog.urls import ADDRESS, addresses_in
 
-_INLINE = frozenset(
-    re.findall(
-        r"\w+",
-        "a abbr b bdi bdo big button cite code data del dfn em font i ins kbd label mark nobr output "
-        "q s samp small span strong sub sup time tt u var wbr",
-    )
-)
 _SILENT = frozenset({"script", "style", "title", "template"})
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A `<select>` in a line: its options, the index of the chosen one, and a name that links it."""
-
-    options: tuple[str, ...]
-    chosen: int
-    name: str | None = None
-    explicit: bool = False  # an option is marked as selected
-
-    @property
-    def text(self) -> str:
-        """The option that the page shows."""
-        return self.options[self.chosen]
+# Of a long stretch of plain lines, so many at each end are kept; nobody looks further than that.
+KEPT_LINES = 800
+# The blog has about 70 choices and 30,000 captions, and no design nests elements so deep.
+_MAX_CHOICES = 1_000
+_MAX_PICTURES = 100_000
+_MAX_DEPTH = 20_000
 
 
 Token = str | Choice
@@ -96,13 +80,15 @@ class Node:
         self.parent = parent
 
 
-def read_items(body: bytes, *, base_url: str) -> list[Item]:
+def read_items(body: bytes, *, base_url: str, is_wanted: Callable[[Line], bool]) -> list[Item]:
     """The lines, pictures and scripts of a page, in reading order.
 
     `base_url` is what relative addresses are relative to, unless the page has a `<base>`. Memory is
-    that of the items: no tree is built. Raises SourceError if the bytes are no HTML at all.
+    that of the items: no tree is built, and of plain lines far from any picture or choice only those
+    are kept that `is_wanted` wants. Raises SourceError if the bytes are no HTML at all, or hold more
+    than any blog post would.
     """
-    reader = _Reader(base_url)
+    reader = _Reader(base_url, is_wanted)
     parser = etree.HTMLParser(
         target=reader, encoding="utf-8" if _is_utf8(body) else None, huge_tree=True
     )
@@ -130,21 +116,27 @@ def _is_utf8(body: bytes) -> bool:
 class _Reader:
     """Told by the parser of tags and text, it gathers the items."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, is_wanted: Callable[[Line], bool]) -> None:
         self.base_url = base_url
+        self.is_wanted = is_wanted
         self.has_base = False
+        self.depth = self.num_choices = self.num_pictures = 0
+        self.plain_from = 0  # where the present stretch of plain lines starts
         self.items: list[Item] = []
         self.node = Node("", None)
         self.text: list[str] = []
         self.tokens: list[Token] = []
         self.says_something = False
         self.silent: Node | None = None
-        self.choosing: _Choosing | None = None
+        self.choosing: Choosing | None = None
         self.figures: list[int | None] = []  # where each open figure starts, None once it has moved
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element opens."""
         self.node = Node(tag, self.node)
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise _too_much("elements nested in each other", _MAX_DEPTH)
         if self.silent is not None:
             return
         if self.choosing is not None and self._chooses(self.choosing, tag, attributes):
@@ -152,14 +144,15 @@ class _Reader:
         self._end_text()
         # A tag without attributes has no dict but a mapping that is slow to ask.
         if tag == "select" or (attributes and attributes.get("role") == "listbox"):
-            self.choosing = _Choosing(self.node, attributes)
+            self.choosing = Choosing(self.node, tag, attributes)
             return
-        if tag not in _INLINE:
+        if tag not in INLINE:
             self._end_line(self.node.parent)
         if tag in _SILENT:
             self.silent = self.node
         elif tag == "figure":
             self.figures.append(len(self.items))
+            self.plain_from = len(self.items)
         elif tag == "base" and attributes.get("href") and not self.has_base:
             self.base_url, self.has_base = urljoin(self.base_url, attributes["href"]), True
         if attributes:
@@ -168,6 +161,7 @@ class _Reader:
     def end(self, tag: str) -> None:
         """An element closes."""
         node, self.node = self.node, self.node.parent or self.node
+        self.depth -= 1
         if self.silent is not None:
             self._end_silence(node)
         elif self.choosing is not None:
@@ -175,7 +169,7 @@ class _Reader:
                 self._end_choice()
         else:
             self._end_text()
-            if tag not in _INLINE:
+            if tag not in INLINE:
                 self._end_line(node)
             self._end_figure(tag)
 
@@ -209,9 +203,24 @@ class _Reader:
 
     def _end_line(self, node: Node | None) -> None:
         if self.says_something:
-            self.items.append(Line(tuple(self.tokens), node))
+            line = Line(tuple(self.tokens), node)
+            self.items.append(line)
+            if line.has_choice:
+                self.plain_from = len(self.items)
+            elif len(self.items) - self.plain_from >= 4 * KEPT_LINES:
+                self._thin_out()
         self.tokens.clear()
         self.says_something = False
+
+    def _thin_out(self) -> None:
+        """Drop what nobody wants from the middle of the present stretch of plain lines."""
+        first, last = self.plain_from + KEPT_LINES, len(self.items) - KEPT_LINES
+        wanted = [item for item in self.items[first:last] if self._is_wanted(item)]
+        self.items[first:last] = wanted
+        self.plain_from += len(wanted)
+
+    def _is_wanted(self, item: Item) -> bool:
+        return not isinstance(item, Line) or self.is_wanted(item)
 
     def _end_silence(self, node: Node) -> None:
         if node is not self.silent:
@@ -221,6 +230,7 @@ class _Reader:
         self.silent = None
         if node.tag == "script" and any(mark in text for mark in ("samples", "{", "[")):
             self.items.append(Script(text))
+            self.plain_from = len(self.items)
 
     def _end_figure(self, tag: str) -> None:
         """Puts a figure's first caption before its pictures."""
@@ -233,8 +243,9 @@ class _Reader:
             caption = pictures[-1] + 1 if pictures else 0
             self.items[start:] = inside[caption:] + inside[:caption]
             self.figures[-1] = None
+            self.plain_from = len(self.items)
 
-    def _chooses(self, choosing: _Choosing, tag: str, attributes: Mapping[str, str]) -> bool:
+    def _chooses(self, choosing: Choosing, tag: str, attributes: Mapping[str, str]) -> bool:
         """Whether a tag belongs to an open choice. One that cannot ends a `<select>` left open."""
         if choosing.takes(tag, attributes):
             return True
@@ -247,6 +258,9 @@ class _Reader:
         if choice is not None:
             self.tokens.append(choice)
             self.says_something = True
+            self.num_choices += 1
+            if self.num_choices > _MAX_CHOICES:
+                raise _too_much("choices", _MAX_CHOICES)
 
     def _pictures(self, attributes: Mapping[str, str]) -> None:
         found = [
@@ -261,42 +275,14 @@ class _Reader:
         names = (attributes.get(name) for name in ("alt", "aria-label", "title"))
         alt = next((name for name in names if name), "")
         self.items.extend(Picture(url, alt, self.node) for url in dict.fromkeys(found))
+        self.plain_from = len(self.items)
+        self.num_pictures += len(found)
+        if self.num_pictures > _MAX_PICTURES:
+            raise _too_much("pictures", _MAX_PICTURES)
 
 
-class _Choosing:
-    """The options of an open `<select>` or listbox.
-
-    An option is its label, not its `value`, which may be a number. One that is disabled or empty is
-    an invitation to choose, not an option.
-    """
-
-    def __init__(self, node: Node, attributes: Mapping[str, str]) -> None:
-        self.node = node
-        names = (attributes.get(name) for name in ("name", "data-slot", "data-name"))
-        self.name = next((name for name in names if name), None)
-        self.options: list[tuple[Mapping[str, str], list[str]]] = []
-
-    def takes(self, tag: str, attributes: Mapping[str, str]) -> bool:
-        """Whether a tag is an option or may stand in one."""
-        if tag == "option" or attributes.get("role") == "option":
-            self.options.append((dict(attributes), []))
-            return True
-        return self.node.tag != "select" or tag == "optgroup" or tag in _INLINE
-
-    def add_text(self, text: str) -> None:
-        """Text of the option that opened last."""
-        if self.options:
-            self.options[-1][1].append(text)
-
-    def choice(self) -> Choice | None:
-        """What can be chosen, None if nothing can."""
-        labels: list[str] = []
-        chosen, is_marked = 0, False
-        for attributes, texts in self.options:
-            label = " ".join("".join(texts).split()) or attributes.get("label") or ""
-            if not label or "disabled" in attributes:
-                continue
-            if "selected" in attributes or attributes.get("aria-selected") == "true":
-                chosen, is_marked = len(labels), True
-            labels.append(label)
-        return Choice(tuple(labels), chosen, self.name, is_marked) if labels else None
+def _too_much(what: str, most: int) -> SourceError:
+    return SourceError(
+        f"The page has more than {most:,} {what}, which no blog post has. Save the right page from a "
+        "browser and pass --page FILE, or leave it out (--no-page)."
+    )

@@ -22,7 +22,8 @@ from typing import Any
 
 from scrapers.dalleblog.captions import fold
 from scrapers.dalleblog.page_captions import looks_like_caption
-from scrapers.dalleblog.page_items import Choice, Token
+from scrapers.dalleblog.page_choices import Choice
+from scrapers.dalleblog.page_items import Token
 from scrapers.dalleblog.urls import (
     SampleUrl,
     addresses_in,
@@ -39,6 +40,9 @@ _LABEL_NAMES = ("label", "text", "name", "value", "title")
 # A number of this name is no key.
 _NO_KEY = re.compile(r"time|date|creat|width|height|size|seed|version|count", re.IGNORECASE)
 _MAX_DEPTH = 60
+# Something assigned or passed that begins as JSON does: code mostly goes on in another way.
+_VALUE_STARTS = re.compile(r"""[=(,]\s*(?=\{\s*["}]|\[\s*(?:["\[{\]]|-?[0-9]|null|true|false))""")
+_MAX_SPENT_CHARS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +102,17 @@ def _json_values(text: str) -> Iterator[Any]:
         return
     except (ValueError, RecursionError):
         pass
-    decoder, start = json.JSONDecoder(), 0
-    while (match := re.compile(r"[=(,]\s*(?=[\[{])").search(text, start)) is not None:
+    decoder, start, spent_chars = json.JSONDecoder(), 0, 0
+    while (match := _VALUE_STARTS.search(text, start)) is not None:
         try:
             value, start = decoder.raw_decode(text, match.end())
             yield value
         except (ValueError, RecursionError):
             start = match.end()
+            # The error counts the lines before it: in a long program that is no data, for ever.
+            spent_chars += start
+            if spent_chars > _MAX_SPENT_CHARS:
+                return
 
 
 def _add_picture(facts: ScriptFacts, address: str, caption: str | None) -> None:

@@ -16,13 +16,13 @@ What is tied to two captions is dropped, and what fits none is left out; both ar
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from scrapers.dalleblog.alignment import Alignment, align
-from scrapers.dalleblog.captions import Section, fold, plain_quotes
+from scrapers.dalleblog.captions import Section, fold, plain_quotes, words_of
 from scrapers.dalleblog.page_captions import (
     Entry,
     Visual,
@@ -33,8 +33,10 @@ from scrapers.dalleblog.page_captions import (
 from scrapers.dalleblog.page_items import Line, Node, Picture, show
 from scrapers.dalleblog.urls import SampleUrl, parse_sample_url
 
-# How far from a picture its caption is looked for, in lines and pictures, and in elements upwards.
+# How far from a picture its caption is looked for: in lines and pictures, in captions of other
+# sections on the way, and in elements upwards.
 _NEAR = 400
+_MAX_STRANGERS = 64
 _MAX_CLIMB = 64
 # A caption that fits no template of its section's must share this part of its words.
 _MIN_SHARED_WORDS = 0.6
@@ -58,6 +60,9 @@ class Ties:
         self.untied: list[SampleUrl] = []
         self.conflicts: list[str] = []
         self._extents: dict[Node, tuple[int, int]] = {}
+        self._fits: dict[tuple[int, str], bool] = {}
+        self._at_visuals = [i for i, entry in enumerate(entries) if isinstance(entry, Visual)]
+        self._at_pictures = [i for i, entry in enumerate(entries) if isinstance(entry, Picture)]
         self._alt_keys: dict[str, set[str]] = defaultdict(set)
         self._pictures = list(self._samples())
         for _, picture, url in self._pictures:
@@ -75,11 +80,12 @@ class Ties:
         return self._without_conflicts(ties)
 
     def _samples(self) -> Iterator[tuple[int, Picture, SampleUrl]]:
-        for index, entry in enumerate(self.entries):
-            if isinstance(entry, Picture):
-                url = parse_sample_url(entry.url)
-                if url is not None:
-                    yield index, entry, url
+        for index in self._at_pictures:
+            picture = self.entries[index]
+            assert isinstance(picture, Picture)
+            url = parse_sample_url(picture.url)
+            if url is not None:
+                yield index, picture, url
 
     def _tie(self, index: int, picture: Picture, url: SampleUrl) -> Tie | None:
         known = self._known(url)
@@ -127,8 +133,9 @@ class Ties:
         for _ in range(_MAX_CLIMB):
             if node is None:
                 return None
+            before = low, high
             low, high = self._extent(node, low, high)
-            found = self._nearest(index, low, high, known)
+            found = None if before == (low, high) else self._nearest(index, low, high, known)
             if found is not None:
                 return found
             node = node.parent
@@ -145,41 +152,64 @@ class Ties:
         return self._extents[node]
 
     def _nearest(self, index: int, low: int, high: int, known: Section | None) -> Visual | None:
-        before = self._captions(range(index - 1, max(low, index - _NEAR) - 1, -1), known)
+        before = self._captions_before(index, max(low, index - _NEAR), known)
         if before and not self._pictures_come_first(low, high):
             return _strongest(before)
-        after = self._first(range(index + 1, min(high, index + _NEAR)), Visual)
-        is_clear = bool(before) or self._holds_one_caption(low, high)
-        if isinstance(after, Visual) and is_clear and fits_section(after, known):
-            return after
-        return None
+        place = _first(self._at_visuals, index + 1, min(high, index + _NEAR))
+        if place is None:
+            return None
+        after = self._visual(place)
+        is_clear = (
+            bool(before) or self._count(self._at_visuals, low, min(high, low + 2 * _NEAR)) == 1
+        )
+        return after if is_clear and self._fits_section(after, known) else None
+
+    def _captions_before(self, index: int, low: int, known: Section | None) -> list[Visual]:
+        """Captions that fit, nearest first: up to three weak ones, a strong one, or a picture."""
+        found: list[int] = []
+        at = bisect_left(self._at_visuals, index)
+        for place in reversed(self._at_visuals[max(at - _MAX_STRANGERS, 0) : at]):
+            if place < low or (found and self._count(self._at_pictures, place, found[0])):
+                break
+            visual = self._visual(place)
+            if self._fits_section(visual, known):
+                found.append(place)
+                if not visual.weak or len(found) == 3:
+                    break
+        return [self._visual(place) for place in found]
 
     def _pictures_come_first(self, low: int, high: int) -> bool:
         """Whether an element starts with a picture and ends with a caption that is surely one."""
-        first = self._first(range(low, high), Visual | Picture)
-        last = self._first(range(high - 1, low - 1, -1), Visual | Picture)
-        return isinstance(first, Picture) and isinstance(last, Visual) and not last.weak
+        near = min(high, low + _NEAR)
+        picture, caption = (
+            _first(places, low, near) for places in (self._at_pictures, self._at_visuals)
+        )
+        if picture is None or (caption is not None and caption < picture):
+            return False
+        near = max(low, high - _NEAR)
+        picture, caption = (
+            _last(places, near, high) for places in (self._at_pictures, self._at_visuals)
+        )
+        if caption is None or (picture is not None and picture > caption):
+            return False
+        return not self._visual(caption).weak
 
-    def _holds_one_caption(self, low: int, high: int) -> bool:
-        inside = self.entries[low : min(high, low + 2 * _NEAR)]
-        return sum(isinstance(entry, Visual) for entry in inside) == 1
+    def _visual(self, place: int) -> Visual:
+        visual = self.entries[place]
+        assert isinstance(visual, Visual)
+        return visual
 
-    def _first(self, indices: range, kind: Any) -> Entry | None:
-        """The first entry of a kind, looking no further than is near."""
-        near = (self.entries[i] for i in indices[:_NEAR])
-        return next((entry for entry in near if isinstance(entry, kind)), None)
+    def _count(self, places: list[int], low: int, high: int) -> int:
+        return bisect_left(places, high) - bisect_left(places, low)
 
-    def _captions(self, indices: range, known: Section | None) -> list[Visual]:
-        found = []
-        for i in indices:
-            entry = self.entries[i]
-            if isinstance(entry, Visual) and fits_section(entry, known):
-                found.append(entry)
-                if not entry.weak or len(found) == 3:
-                    break
-            elif isinstance(entry, Picture) and found:
-                break
-        return found
+    def _fits_section(self, visual: Visual, known: Section | None) -> bool:
+        """`fits_section`, each pair looked at once."""
+        if known is None:
+            return True
+        place = id(visual), known.name
+        if place not in self._fits:
+            self._fits[place] = fits_section(visual, known)
+        return self._fits[place]
 
     # --- What the picture shows of a caption with choices ---------------------------------------
 
@@ -225,6 +255,18 @@ class Ties:
         return [tie for tie in ties if (tie.url.section, tie.url.key) not in doubtful]
 
 
+def _first(places: list[int], low: int, high: int) -> int | None:
+    """The first of sorted places within [low, high)."""
+    at = bisect_left(places, low)
+    return places[at] if at < len(places) and places[at] < high else None
+
+
+def _last(places: list[int], low: int, high: int) -> int | None:
+    """The last of sorted places within [low, high)."""
+    at = bisect_left(places, high)
+    return places[at - 1] if at and places[at - 1] >= low else None
+
+
 def _strongest(before: list[Visual]) -> Visual:
     """The nearest; but a caption with choices stands above plain lines that follow it."""
     strong = [visual for visual in before if not visual.weak]
@@ -239,9 +281,8 @@ def fits_section(visual: Visual, known: Section | None) -> bool:
         return True
     if visual.alignment is not None:
         return False
-    literal = {w for part in known.parts if isinstance(part, str) for w in _words(part)}
-    shared = literal & set(_words(visual.shown))
-    return len(shared) >= _MIN_SHARED_WORDS * max(len(literal), 1)
+    shared = known.literal_words & set(words_of(visual.shown))
+    return len(shared) >= _MIN_SHARED_WORDS * max(len(known.literal_words), 1)
 
 
 def _could_show(visual: Visual, caption: str, known: Section | None) -> bool:
@@ -263,10 +304,6 @@ def _could_show(visual: Visual, caption: str, known: Section | None) -> bool:
 
 def _label_text(entry: Entry) -> str:
     return plain_quotes(fold(show(entry.tokens))) if isinstance(entry, Line | Visual) else ""
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", plain_quotes(text))
 
 
 def _is_within(node: Node | None, ancestor: Node) -> bool:

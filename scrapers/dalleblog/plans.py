@@ -97,18 +97,10 @@ def _ranks(section: MergedSection) -> tuple[int, ...]:
 
 def _beyond_templates(section: MergedSection, template: Section) -> Iterator[GivenCaption]:
     """The given captions that no template of the section makes, in exactly this spelling."""
-    computing = [t for t in section.templates if t.key == "base64"]
     for given in template.given:
         has_unfilled_slot = "{" in given.caption or "}" in given.caption
-        if not has_unfilled_slot and not any(_makes(t, given) for t in computing):
+        if not has_unfilled_slot and not section.makes(given):
             yield given
-
-
-def _makes(template: Section, given: GivenCaption) -> bool:
-    if given.address.kind != "base64":
-        return False
-    chosen = template.match(given.caption)
-    return chosen is not None and given.caption in template.forms(chosen)
 
 
 def _count(section: MergedSection, *, cdn: str, limit: int | None) -> tuple[int, int]:

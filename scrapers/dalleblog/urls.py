@@ -159,12 +159,14 @@ def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
 
 def addresses_in(text: str, *, base_url: str) -> Iterator[str]:
     """The sample and image-prompt addresses in an attribute, a string or a script, made absolute."""
-    for part in _ADDRESS_ENDS.split(text):
+    for part in _ADDRESS_ENDS.split(text) if ADDRESS.search(text) else ():
         if len(part) > MAX_URL_CHARS or not ADDRESS.search(part):
             continue
         try:
             path = urlsplit(part).path
-            if not ADDRESS.search(path):  # an image resizer: …?url=https%3A%2F%2F…&w=640
+            if part.startswith("https://") and ADDRESS.search(path):
+                yield part
+            elif not ADDRESS.search(path):  # an image resizer: …?url=https%3A%2F%2F…&w=640
                 queries = parse_qsl(urlsplit(part).query)
                 yield from (urljoin(base_url, v) for _, v in queries if ADDRESS.search(v))
             else:

@@ -203,15 +203,6 @@ def test_a_trillion_captions_are_refused_with_their_number_unless_limited(
     assert (limited.num_captions, limited.num_urls) == (known + 3, (known + 3) * 32)
 
 
-@pytest.mark.slow
-def test_a_page_of_fifty_megabytes_is_read() -> None:
-    prose = (
-        "<div><p>We trained a transformer on <b>text</b> and images, and <i>so</i> on.</p></div>\n"
-    )
-    html = prose * (50_000_000 // len(prose)) + PAGE
-    assert len(plans(discover(html), "countries")) == 2
-
-
 # --- Choosing ------------------------------------------------------------------------------------------
 
 
