@@ -34,6 +34,7 @@ from pipeline.models.checkpoints.stock_file import (
 LATEST = "latest"
 AUXILIARY = "auxiliary.pt"
 KEYS = ("exp_avg", "exp_avg_sq")
+BY_GROUP, BY_PARAMETER = "single_partition_of_fp32_groups", "fp32_flat_groups"
 
 Shapes = Mapping[str, torch.Size]
 # Float32 weights, Adam's moments of each, the learning rate.
@@ -130,8 +131,8 @@ def _merge_shares(
     count = max(count) if isinstance(count, Sequence) else count
     if count != len(shares):
         raise ModelError(f"{step} holds {len(shares)} shares of {count}. Copy the whole folder.")
-    by_parameter = shares[0].get("zero_stage") == 3
-    key = "fp32_flat_groups" if by_parameter else "single_partition_of_fp32_groups"
+    by_parameter = BY_PARAMETER in shares[0]  # the stage is a number, or an object of DeepSpeed's
+    key = BY_PARAMETER if by_parameter else BY_GROUP
     if any(key not in share for share in shares):
         raise ModelError(
             f"{step} was written by a ZeRO whose shares have no {key}; stages 1 to 3 of DeepSpeed "
@@ -194,13 +195,14 @@ def _cut(vector: Tensor, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole_optimizer(state: Any, shapes: Sequence[Shapes]) -> Merged:
-    """Masters and moments of an optimizer that was saved in one piece, flat where it was fp16."""
+    """Masters and moments of an optimizer that was saved in one piece, flat where it was fused fp16."""
     if not isinstance(state, Mapping):
         return {}, None, None
     names = [name for group in shapes for name in group]
     if "fp32_groups_flat" not in state:
         moments, rate = adam_moments(state.get("optimizer_state_dict", state), names)
-        return {}, moments, rate
+        unfused = (tensor for group in state.get("fp32_groups", []) for tensor in group)
+        return dict(zip(names, unfused, strict=False)), moments, rate
     masters = _merge_groups([state["fp32_groups_flat"]], shapes)
     groups = _group_states(state)
     if not groups:
