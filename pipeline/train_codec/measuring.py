@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import Pixels, to_images, to_pixels
+from pipeline.models.codecs.reconstruct import psnr
 
 _BATCH = 64
 _COLUMNS = 10
@@ -45,13 +46,6 @@ def measure_codec(codec: Codec, pixels_MHWC: Pixels, device: torch.device) -> Qu
         codebook_used=int((counts_K > 0).sum()),
         perplexity=round(perplexity(counts_K), 2),
     )
-
-
-def psnr(original_BHWC: Pixels, decoded_BHWC: Pixels) -> list[float]:
-    """Peak signal-to-noise ratio of each image in dB, at most 60 (no difference would be infinite)."""
-    error_BHWC = original_BHWC.astype(np.float64) - decoded_BHWC.astype(np.float64)
-    mean_squares_B = np.square(error_BHWC).mean(axis=(1, 2, 3))
-    return [min(60.0, 10 * float(np.log10(255**2 / max(mean, 1e-9)))) for mean in mean_squares_B]
 
 
 def perplexity(counts_K: Tensor) -> float:

@@ -139,6 +139,21 @@ class ShardReader:
             image=parts.get(IMAGE_MEMBER),
         )
 
+    def url_of(self, row: int) -> str:
+        """The tar that holds a row, relative to the folder."""
+        return self._entries[int(self._shard_of_row[row])].url
+
+    def rows_of(self, url: str) -> range:
+        """The rows of a tar.
+
+        Raises ContractError where the index has no such tar in this split.
+        """
+        for entry, first in zip(self._entries, self._first_row.tolist(), strict=True):
+            if entry.url == url:
+                return range(first, first + entry.nsamples)
+        there = f"{self._entries[0].url} … {self._entries[-1].url}" if self._entries else "none"
+        raise ContractError(f"{self.folder} has no shard {url} with samples; there are: {there}.")
+
     def order(self, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
         """The rows shuffled for one epoch: the same for every rank and every number of ranks."""
         return permute(len(self), seed=seed, epoch=epoch)

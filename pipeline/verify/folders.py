@@ -1,52 +1,13 @@
-"""`pipeline verify`: prove that a workspace is what its manifests say. Floor 5.
-
-Checked: every manifest is readable and of our version; every file it names is there, with its size and
-sha256; every table has its rows; the ledger holds what the crawl said; *rows in = kept + rejected +
-failed* at each stage; every input is still the one that a stage was made from.
-"""
+"""What every folder promises: its files, its rows, its counts, its inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from pipeline.config import StageConfig, option
-from pipeline.contracts import COUNT_LAWS, URL_STATES, FileEntry, StageReport
-from pipeline.errors import ContractError, PipelineError
-from pipeline.inventory import Folder, find_folders
-from pipeline.road import Call
-from pipeline.storage import LEDGER_NAME, Workspace, sha256_file
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig(StageConfig):
-    """What to prove."""
-
-    stale: bool = option(True, "Count a folder made from older inputs as a problem.")
-
-
-def show_verify(config: VerifyConfig, call: Call) -> StageReport:
-    """Check everything and print what was found.
-
-    Raises ContractError if anything is not as promised.
-    """
-    folders = find_folders(Workspace(config.workspace).open().root)
-    total = sum(len(folder.manifest.files) for folder in folders if folder.manifest)
-    rows, problems, files = [], [], 0
-    with call.screen.progress("verify") as progress:
-        for folder in folders:
-            found = list(check_folder(folder, stale=config.stale))
-            problems += found
-            files += len(folder.manifest.files) if folder.manifest else 0
-            progress(files, total)
-            rows.append((folder.name, "ok" if not found else "; ".join(found)))
-    call.screen.table("Verified", ("folder", "result"), rows)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ContractError(f"{problems[0]}{more}")
-    return StageReport(
-        stage="verify", outcome="done", counts={"folders": len(folders), "files": files}
-    )
+from pipeline.contracts import COUNT_LAWS, URL_STATES, FileEntry
+from pipeline.errors import PipelineError
+from pipeline.inventory import Folder
+from pipeline.storage import LEDGER_NAME, sha256_file
 
 
 def check_folder(folder: Folder, *, stale: bool = True) -> Iterator[str]:

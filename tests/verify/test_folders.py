@@ -21,7 +21,7 @@ from pipeline.storage import (
     make_manifest,
     write_manifest,
 )
-from pipeline.verify import check_folder
+from pipeline.verify.folders import check_folder
 from scrapers.ledger import FormRow, Ledger, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.summary import content_digest, counts_of

@@ -1,0 +1,1 @@
+"""`pipeline verify`: prove that a workspace is what its manifests say."""

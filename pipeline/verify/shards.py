@@ -1,0 +1,89 @@
+"""A folder of shards: each row has the ids and codes that the index says, and as many as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.contracts import SPLITS, Split
+from pipeline.inventory import Folder
+from pipeline.storage import Workspace
+from pipeline.verify.usage import CodebookUse
+from pipeline.webdata.reader import ShardReader
+
+Facts = Mapping[str, object]
+_ROWS = 4096
+
+
+def look_into_shards(
+    folder: Folder, workspace: Workspace, pictures: int
+) -> tuple[list[str], list[Facts]]:
+    """Problems of the shards and what was measured, a row for each split."""
+    del workspace, pictures  # codes of shards are those of the codes folder, decoded there
+    problems: list[str] = []
+    facts: list[Facts] = []
+    for split in SPLITS:
+        found, measured = _look_into_split(folder, split)
+        problems += found
+        facts.append(measured)
+    return problems, facts
+
+
+def _look_into_split(folder: Folder, split: Split) -> tuple[list[str], Facts]:
+    assert folder.manifest is not None
+    reader = ShardReader(folder.path, split, check_hashes=False)
+    use, ids = CodebookUse(reader.index.codebook_size), CodebookUse(reader.index.vocab_size)
+    lengths = [np.zeros(0, np.int64)]
+    problems: dict[str, str] = {}
+    if len(reader) != folder.manifest.counts.get(split):
+        told = folder.manifest.counts.get(split)
+        problems[split] = f"{folder.name}/{split} has {len(reader)} samples, expected {told}"
+    for rows, tokens, codes in _read(reader):
+        lengths.append(_lengths(tokens))
+        for name, highest, end in (
+            ("code", use.add(codes), use.num_tokens),
+            ("token id", ids.add(tokens), ids.num_tokens),
+        ):
+            if highest >= end:
+                url = reader.url_of(int(rows[0]))
+                problems[url + name] = (
+                    f"{folder.name}/{url} has the {name} {highest}, the last one is {end - 1}"
+                )
+    return list(problems.values()), _facts(folder, reader, np.concatenate(lengths), use)
+
+
+def _read(
+    reader: ShardReader,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
+    """Rows of one shard with their ids [rows, T] and the codes of all views [views, rows, N]."""
+    views = range(len(reader.index.views))
+    for entry in reader.index.shards[reader.split]:
+        of_shard = reader.rows_of(entry.url)
+        for start in range(of_shard.start, of_shard.stop, _ROWS):
+            rows = np.arange(start, min(start + _ROWS, of_shard.stop))
+            batches = [reader.gather(rows, view) for view in views]
+            yield rows, batches[0].tokens_BT, np.stack([batch.codes_BN for batch in batches])
+
+
+def _lengths(tokens_BT: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Ids of each caption up to the last that is not padding."""
+    last = tokens_BT.shape[1] - np.argmax(tokens_BT[:, ::-1] != 0, axis=1)
+    return np.where((tokens_BT != 0).any(axis=1), last, 0)
+
+
+def _facts(
+    folder: Folder, reader: ShardReader, lengths: npt.NDArray[np.int64], use: CodebookUse
+) -> Facts:
+    limit = reader.index.text_seq_len
+    none = not len(lengths)
+    return {
+        "shards": f"{folder.name}/{reader.split}",
+        "samples": len(reader),
+        "token ids, median": 0 if none else int(np.median(lengths)),
+        "most": 0 if none else int(lengths.max()),
+        f"of {limit}": f"{0 if none else 100 * float((lengths == limit).mean()):.1f} % full",
+        "codebook used": str(use),
+        "perplexity": round(use.perplexity, 1),
+    }

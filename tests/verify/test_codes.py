@@ -1,0 +1,161 @@
+"""Codes are counted, held to their codebook, and decoded beside their pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.encode.config import EncodeConfig
+from pipeline.encode.run import run
+from pipeline.inventory import Folder, find_folders
+from pipeline.models.codecs.load import save_codec
+from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.storage import Workspace, file_entry, make_manifest, read_manifest, write_manifest
+from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.train_codec.run import run as train_codec
+from pipeline.verify.run import look_inside
+from pipeline.verify.usage import CodebookUse
+
+MakeWorkspace = Callable[..., Workspace]
+
+
+@pytest.fixture
+def workspace(make_workspace: MakeWorkspace) -> Workspace:
+    """20 images, a codec with random weights, and their codes."""
+    workspace = make_workspace(20)
+    folder = workspace.codec("small")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        codec = VQCodec(VQConfig(image_size=32, num_tokens=16, code_dim=4, channels=4))
+    save_codec(codec, folder)
+    files = tuple(file_entry(path, folder) for path in sorted(folder.iterdir()))
+    write_manifest(folder, make_manifest("codec", config={}, inputs={}, counts={}, files=files))
+    run(EncodeConfig(workspace=workspace.root, codec="small", workers=1))
+    return workspace
+
+
+def codes_folder(workspace: Workspace) -> Folder:
+    (folder,) = (f for f in find_folders(workspace.root) if f.contract == "codes")
+    return folder
+
+
+def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[int]]]) -> None:
+    """Change the table of codes and let its manifest tell the new hash."""
+    folder = codes_folder(workspace)
+    path = folder.path / "00000.parquet"
+    table = pq.read_table(path)
+    codes = pa.array(change(table["codes"].to_pylist()), pa.list_(pa.uint16()))
+    pq.write_table(table.set_column(2, table.schema.field("codes"), codes), path)
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    entry = file_entry(path, folder.path, rows=20)
+    manifest["files"] = [vars(entry)]
+    (folder.path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
+    problems, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+    assert problems == []
+    assert facts["rows"] == 20
+    assert str(facts["codebook used"]).endswith("of 16")
+    assert 1 <= float(str(facts["perplexity"])) <= 16
+    assert "dB (5 pictures" in str(facts["PSNR"])
+
+
+def test_the_command_prints_what_it_measured(workspace: Workspace) -> None:
+    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
+    assert "Measured in codes" in result.output
+    assert "16 pictures" in result.output
+
+
+def test_a_code_beyond_the_codebook_is_found_though_the_hash_is_right(workspace: Workspace) -> None:
+    def change(codes: list[list[int]]) -> list[list[int]]:
+        codes[7][3] = 16
+        return codes
+
+    rewrite(workspace, change)
+    folder = codes_folder(workspace)
+    problems, _ = look_inside(folder, workspace, 5)
+    assert problems == [f"{folder.name}/00000.parquet has the code 16, its codebook ends at 15"]
+
+
+def test_a_row_of_another_length_is_found(workspace: Workspace) -> None:
+    rewrite(workspace, lambda codes: [codes[0][:-1], *codes[1:]])
+    problems, _ = look_inside(codes_folder(workspace), workspace, 5)
+    assert ["has a row of 3 codes, expected 4" in problem for problem in problems] == [True]
+
+
+def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace(20)
+    root = workspace.root
+    options = {"image_size": 32, "num_tokens": 32, "code_dim": 8, "channels": 8, "batch_size": 8}
+    train_codec(TrainCodecConfig(workspace=root, steps=60, encoder="patches", **options))  # type: ignore[arg-type]
+    run(EncodeConfig(workspace=root, codec="small", workers=1))
+
+    def psnr() -> tuple[float, float]:
+        _, (facts,) = look_inside(codes_folder(workspace), workspace, 20)
+        right, wrong = (str(facts[name]).split()[0] for name in ("PSNR", "against others"))
+        return float(right), float(wrong)
+
+    right, wrong = psnr()
+    assert right > wrong + 1
+    rewrite(workspace, lambda codes: [*codes[1:], codes[0]])
+    assert psnr()[0] < right - 1
+
+
+def test_no_codec_at_hand_is_said_and_no_problem(workspace: Workspace) -> None:
+    (workspace.codec("small") / "codec.json").unlink()
+    problems, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+    assert problems == []
+    assert facts["PSNR"] == "codec not in codecs/"
+
+
+def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from pathlib import Path; from pipeline.storage import Workspace\n"
+        "from pipeline.inventory import find_folders; from pipeline.verify.run import look_inside\n"
+        "w = Workspace(Path(sys.argv[1]))\n"
+        "print([look_inside(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workspace.root)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[[], [], [], []] False"
+
+
+def test_perplexity_is_the_size_of_a_codebook_used_evenly() -> None:
+    use = CodebookUse(8)
+    assert use.add(np.array([[0, 1], [2, 3]], dtype=np.uint16)) == 3
+    assert (use.used, round(use.perplexity, 6), str(use)) == (4, 4.0, "4 of 8")
+    use.add(np.zeros(10_000, dtype=np.uint16))
+    assert use.perplexity < 1.02
+    assert use.add(np.array([300], dtype=np.uint16)) == 300
+    assert use.used == 4
+
+
+def test_an_empty_codebook_use_has_no_highest_code() -> None:
+    assert CodebookUse(8).add(np.zeros(0, np.uint16)) == -1
+
+
+def test_the_manifest_must_describe_the_codec(workspace: Workspace) -> None:
+    path: Path = codes_folder(workspace).path
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["details"]["codec"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    problems, _ = look_inside(codes_folder(workspace), workspace, 5)
+    assert ["does not describe its codec" in problem for problem in problems] == [True]
+    assert read_manifest(path, "codes").files

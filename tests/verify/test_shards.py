@@ -1,0 +1,82 @@
+"""Shards are read through: ids and codes in range, as many samples as told, lengths measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.inventory import Folder, find_folders
+from pipeline.shard.config import ShardConfig
+from pipeline.shard.run import run
+from pipeline.storage import Workspace
+from pipeline.verify.run import look_inside
+from pipeline.verify.shards import _lengths
+
+
+@pytest.fixture
+def workspace(world: Any) -> Workspace:
+    run(ShardConfig(workspace=world.root, text_seq_len=24, max_samples=20))
+    found: Workspace = world.workspace
+    return found
+
+
+def shards_folder(workspace: Workspace) -> Folder:
+    (folder,) = (f for f in find_folders(workspace.root) if f.contract == "shards")
+    return folder
+
+
+def look(workspace: Workspace) -> tuple[list[str], list[Any]]:
+    problems, facts = look_inside(shards_folder(workspace), workspace, 0)
+    return problems, list(facts)
+
+
+def test_whole_shards_are_measured(workspace: Workspace) -> None:
+    problems, (train, val) = look(workspace)
+    assert problems == []
+    assert (train["samples"], val["samples"]) == (52, 8)
+    assert 0 < train["token ids, median"] <= train["most"] <= 24
+    assert train["codebook used"].endswith("of 512")
+    assert 1 < train["perplexity"] <= 512
+
+
+def patch(path: Path, what: bytes, beyond: int) -> None:
+    """Set the first number after the npy header that follows `what` to `beyond`."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\x93NUMPY", data.index(what))
+    place = start + 10 + int.from_bytes(data[start + 8 : start + 10], "little")
+    data[place : place + 2] = beyond.to_bytes(2, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("member", "what", "last"), [(b".codes.npy", "code", 511), (b".tokens.npy", "token id", 299)]
+)
+def test_what_lies_beyond_is_named_with_its_shard(
+    workspace: Workspace, member: bytes, what: str, last: int
+) -> None:
+    folder = shards_folder(workspace)
+    patch(folder.path / "val/000000.tar", member, 600)
+    problems, _ = look(workspace)
+    assert problems == [f"shards/default/val/000000.tar has the {what} 600, the last one is {last}"]
+
+
+def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> None:
+    path = shards_folder(workspace).path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["counts"]["train"] = 51
+    path.write_text(json.dumps(manifest))
+    assert look(workspace)[0] == ["shards/default/train has 52 samples, expected 51"]
+
+
+def test_a_damaged_index_is_a_problem_and_no_crash(workspace: Workspace) -> None:
+    (shards_folder(workspace).path / "index.json").write_text("{}")
+    assert ["can't be looked into" in problem for problem in look(workspace)[0]] == [True]
+
+
+def test_lengths_end_at_the_last_id_that_is_no_padding() -> None:
+    tokens = np.array([[5, 0, 7, 0], [0, 0, 0, 0], [1, 2, 3, 4]], dtype=np.int32)
+    assert _lengths(tokens).tolist() == [3, 0, 4]
