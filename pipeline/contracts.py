@@ -273,5 +273,5 @@ COUNT_LAWS: Mapping[str, CountLaw] = {
     "dedupe": CountLaw("rows", ("kept", "rejected", "failed")),
     "codes": CountLaw("images", ("encoded", "failed")),
     "shards": CountLaw("images", ("written", "rejected", "failed")),
-    "generated": CountLaw("images", ("written", "failed")),
+    "generated": CountLaw("images", ("written", "outranked", "failed")),
 }

@@ -18,11 +18,16 @@ class GenerateConfig(StageConfig):
     checkpoint: Path | None = option(
         None, "Folder of another checkpoint, also of a run that has not finished.", runtime=True
     )
+
     prompts: tuple[str, ...] = option((), "Prompts; `|` inside one separates several.")
     prompts_file: Path | None = option(
         None, "File with one prompt a line, drawn after those above.", runtime=True
     )
+    gentxt: bool = option(
+        False, "Let the model complete each prompt, or write one where none is given."
+    )
     num_images: int = option(1, "Pictures of each prompt.", low=1)
+
     top_k: float = option(
         0.9,
         "DALLE-pytorch's threshold: 0.9 draws from the best tenth of the vocabulary, 0 from all of it.",
@@ -32,7 +37,44 @@ class GenerateConfig(StageConfig):
     temperature: float = option(
         1.0, "Above 1 draws more daringly, towards 0 the likeliest.", low=0.001
     )
+    cond_scale: float = option(
+        1.0,
+        "Above 1 follows the prompt more closely than the model would, at twice the time; "
+        "for models that were trained with captions left out.",
+        low=0,
+    )
     seed: int = option(0, "Seed: the same one draws the same pictures.")
-    batch_size: int = option(32, "Pictures drawn at once.", low=1, runtime=True)
+
+    prime: Path | None = option(
+        None, "Picture whose upper part every picture begins with.", runtime=True
+    )
+    prime_rows: int | None = option(
+        None, "Rows of codes to take from it (default: DALLE-pytorch's 7/16 of the codes).", low=1
+    )
+
+    clip: str | None = option(
+        None,
+        "CLIP that scores and ranks the pictures: a folder, or a name on the Hugging Face Hub.",
+        runtime=True,
+    )
+    best: int | None = option(None, "Keep that many of each prompt, the best by CLIP.", low=1)
+    of: int | None = option(None, "Pictures of each prompt to choose them from.", low=1)
+
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32", "What the transformer computes in; other than fp32 draws other pictures."
+    )
+    batch_size: int = option(
+        32, "Pictures drawn at once; halved where memory runs out.", low=1, runtime=True
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
     threads: int = option(0, "Threads on the CPU; 0 leaves it to torch.", low=0, runtime=True)
+
+    @property
+    def drawn(self) -> int:
+        """Pictures that are drawn of each prompt."""
+        return self.of or self.num_images
+
+    @property
+    def kept(self) -> int:
+        """Pictures that are kept of each prompt."""
+        return self.best or self.drawn

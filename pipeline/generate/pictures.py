@@ -1,4 +1,4 @@
-"""Writing pictures: PNGs that say how they were made, and the sheet that shows them all. Pure.
+"""Pictures as files: PNGs that say how they were made, and the sheet that shows them all. Pure.
 
 Legend: H rows, W columns of pixels.
 """
@@ -16,7 +16,8 @@ THUMBNAIL_PX = 128
 CAPTION_PX = 16
 MARGIN_PX = 4
 SHEET_COLUMNS = 8
-SHEET_ROWS = 64
+SHEET_LINES = 64
+LINES_OF_A_PROMPT = 4
 
 
 def encode_png(pixels_HWC: npt.NDArray[np.uint8], record: Mapping[str, str]) -> bytes:
@@ -27,19 +28,29 @@ def encode_png(pixels_HWC: npt.NDArray[np.uint8], record: Mapping[str, str]) -> 
     return _png_bytes(Image.fromarray(pixels_HWC), text)
 
 
+def pictures_shown(prompts: int) -> int:
+    """How many pictures of each prompt a sheet of so many prompts has room for."""
+    return SHEET_COLUMNS * min(LINES_OF_A_PROMPT, max(1, SHEET_LINES // prompts))
+
+
 def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
-    """A PNG that shows prompts with their pictures beneath: at most 64 prompts, 8 pictures of each."""
-    shown = [(prompt, pictures[:SHEET_COLUMNS]) for prompt, pictures in rows[:SHEET_ROWS]]
-    columns = max(len(pictures) for _, pictures in shown)
-    cell, line = THUMBNAIL_PX + MARGIN_PX, THUMBNAIL_PX + CAPTION_PX + MARGIN_PX
-    width = max(columns * cell, 4 * cell) + MARGIN_PX
-    sheet = Image.new("RGB", (width, len(shown) * line + MARGIN_PX), "white")
+    """A PNG that shows prompts with their pictures beneath: 64 lines of 8 pictures at most."""
+    rows = rows[:SHEET_LINES]
+    shown = [(prompt, pictures[: pictures_shown(len(rows))]) for prompt, pictures in rows]
+    columns = min(SHEET_COLUMNS, max(len(pictures) for _, pictures in shown))
+    cell = THUMBNAIL_PX + MARGIN_PX
+    width = max(columns, 4) * cell + MARGIN_PX
+    heights = [CAPTION_PX + -(-len(pictures) // SHEET_COLUMNS) * cell for _, pictures in shown]
+    sheet = Image.new("RGB", (width, sum(heights) + MARGIN_PX), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (prompt, pictures) in enumerate(shown):
-        top = MARGIN_PX + row * line
+    top = MARGIN_PX
+    for (prompt, pictures), height in zip(shown, heights, strict=True):
         draw.text((MARGIN_PX, top), _shorten(prompt, width // 7), fill="black")
-        for column, picture in enumerate(pictures):
-            sheet.paste(_thumbnail(picture), (MARGIN_PX + column * cell, top + CAPTION_PX))
+        for number, picture in enumerate(pictures):
+            line, column = divmod(number, SHEET_COLUMNS)
+            corner = (MARGIN_PX + column * cell, top + CAPTION_PX + line * cell)
+            sheet.paste(_thumbnail(picture), corner)
+        top += height
     return _png_bytes(sheet, None)
 
 
@@ -51,11 +62,7 @@ def _thumbnail(picture: bytes) -> Image.Image:
 def _shorten(text: str, letters: int) -> str:
     # The font that Pillow carries in every build has Latin-1 only.
     plain = text.encode("latin-1", "replace").decode("latin-1")
-    return (
-        plain
-        if len(plain) <= letters
-        else plain[: letters - 1] + "…".encode("latin-1", "replace").decode()
-    )
+    return plain if len(plain) <= letters else f"{plain[: letters - 3]}..."
 
 
 def _png_bytes(image: Image.Image, text: PngImagePlugin.PngInfo | None) -> bytes:

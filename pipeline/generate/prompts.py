@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.generate.config import GenerateConfig
 from pipeline.models.sampling import image_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What is drawn; `given` is what the model completed it from, None where it did not."""
+
+    text: str
+    given: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,41 +25,71 @@ class Order:
 
     number: int
     index: int
-    prompt: str
+    prompt: Prompt
     seed: int
 
-    @property
-    def file(self) -> str:
-        """Name of the picture's file."""
-        return f"{self.number:04d}-{self.index:02d}.png"
 
-
-def list_prompts(prompts: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts in order, split at `|`, without empty ones.
-
-    Raises ConfigError where none are given, or the file can't be read.
-    """
-    lines = list(prompts)
-    if file is not None:
-        try:
-            lines += file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"The file of prompts {file} can't be read ({error}). Give a UTF-8 text file."
-            ) from error
-    found = [part.strip() for line in lines for part in line.split("|")]
-    found = [prompt for prompt in found if prompt]
-    if not found:
+def check_options(config: GenerateConfig) -> None:
+    """Raise ConfigError for options that contradict each other."""
+    if config.prime_rows is not None and config.prime is None:
         raise ConfigError(
-            'No prompt is given. Expected --prompts "a red cube" or --prompts-file FILE.'
+            "--prime-rows says how much of a picture to begin with. Add --prime FILE."
         )
-    return found
+    if (config.best is None) != (config.of is None):
+        raise ConfigError(
+            "--best and --of belong together: --best 32 --of 512 draws 512 and keeps 32."
+        )
+    if config.best is None or config.of is None:
+        return
+    if config.best > config.of:
+        raise ConfigError(f"--best {config.best} --of {config.of} keeps more than it draws.")
+    if config.clip is None:
+        raise ConfigError(
+            "--best needs something that tells the best: --clip openai/clip-vit-base-patch32, "
+            "or the folder of a CLIP."
+        )
+    if config.num_images != 1:
+        raise ConfigError(
+            "--best and --of say how many pictures there are. Leave --num-images out."
+        )
 
 
-def list_orders(prompts: Sequence[str], *, num_images: int, seed: int) -> list[Order]:
-    """`num_images` pictures of every prompt, prompt by prompt."""
+def list_prompts(config: GenerateConfig) -> list[str]:
+    """The prompts in order, split at `|`; with `gentxt` one empty prompt where none is given.
+
+    Raises ConfigError where there are none, one is empty, or the file can't be read.
+    """
+    parts = [part.strip() for line in config.prompts for part in line.split("|")]
+    if config.prompts_file is not None:
+        lines = _read_lines(config.prompts_file)
+        parts += [part.strip() for line in lines if line.strip() for part in line.split("|")]
+    if config.gentxt:
+        return parts or [""]
+    if not parts:
+        raise ConfigError(
+            'No prompt is given. Expected: pipeline generate "a red cube", or --prompts-file FILE.'
+        )
+    if "" in parts:
+        raise ConfigError(
+            f"Prompt {parts.index('') + 1} of {len(parts)} is empty. Give it words, or --gentxt to let "
+            "the model find some."
+        )
+    return parts
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The file of prompts {file} can't be read ({error}). Give a UTF-8 text file."
+        ) from error
+
+
+def list_orders(prompts: Sequence[Prompt], *, count: int, seed: int) -> list[Order]:
+    """`count` pictures of every prompt, prompt by prompt."""
     return [
-        Order(number=number, index=index, prompt=prompt, seed=image_seed(seed, prompt, index))
+        Order(number=number, index=index, prompt=prompt, seed=image_seed(seed, prompt.text, index))
         for number, prompt in enumerate(prompts)
-        for index in range(num_images)
+        for index in range(count)
     ]

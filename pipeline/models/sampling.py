@@ -1,55 +1,139 @@
-"""Draw image codes from a DALL·E, one position at a time. Floor 3.
+"""Draw image codes, or the rest of a caption, from a DALL·E, one position at a time. Floor 3.
 
 Every image has its own stream of random numbers, so what is drawn depends on its seed alone and not
-on what else is in the batch.
+on what else is in the batch. A caption is read once, however many images it gets.
 
-Shapes: B images, T text positions, N codes an image, V codes of the codebook.
+Shapes: U captions, B images, T text positions, N codes an image, P codes given, V ids of a vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.contracts import PADDING_ID
+from pipeline.errors import ModelError
+from pipeline.models.attention import KeyValueCache
 from pipeline.models.dalle import Dalle
+from pipeline.models.devices import fill_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How an id is chosen from logits, in the terms of DALLE-pytorch's `generate_images`.
+
+    The best (1 - `filter_thres`) share of the joint vocabulary is kept, at least one id, then the logits
+    are divided by `temperature` (> 0). `cond_scale` (≥ 1) is that of classifier-free guidance
+    (arXiv 2207.12598): 1 draws by the caption alone, more moves away from what would be drawn without.
+    """
+
+    filter_thres: float = 0.9
+    temperature: float = 1.0
+    cond_scale: float = 1.0
+
+    def draw(self, logits_BV: Tensor, uniform_B: Tensor, *, total_tokens: int) -> Tensor:
+        """Choose an id for each row, of logits of a part of a vocabulary of `total_tokens`."""
+        kept = kept_ids(self.filter_thres, total_tokens=total_tokens, allowed=logits_BV.shape[-1])
+        return draw(logits_BV / self.temperature, uniform_B, kept=kept)
 
 
 @torch.inference_mode()
 def sample_codes(
     model: Dalle,
-    tokens_BT: Tensor,
+    captions_UT: Tensor,
     *,
+    rows: Sequence[int],
     image_seeds: Sequence[int],
-    filter_thres: float,
-    temperature: float,
+    choice: Choice,
+    first_codes_P: Tensor | None = None,
 ) -> Tensor:
-    """Images of captions, as codes_BN (int64).
+    """Images of captions, as codes_BN (int64), one for each of `rows`, indices of `captions_UT`.
 
-    `image_seeds` holds a seed in 0..2^63-1 for each caption; `filter_thres` and `temperature` as in
-    DALLE-pytorch's `generate_images`: the best (1 - filter_thres) share of the joint vocabulary is
-    kept, then the logits are divided by `temperature` (> 0).
+    `image_seeds` holds a seed in 0..2^63-1 for each. Every image begins with `first_codes_P` (int64,
+    0 < P < N) where they are given.
+
+    Raises ModelError for as many first codes as an image has, or more.
     """
     count = model.config.image_seq_len
-    kept = kept_codes(
-        filter_thres,
-        total_tokens=model.config.total_tokens,
-        num_image_tokens=model.config.num_image_tokens,
-    )
-    uniform_BN = uniform_streams(image_seeds, count).to(tokens_BT.device)
-    logits_BV, cache = model.start_images(tokens_BT)
-    drawn = [draw(logits_BV / temperature, uniform_BN[:, 0], kept=kept)]
-    for position in range(count - 1):
-        logits_BV = model.next_logits(drawn[-1], position=position, cache=cache)
-        drawn.append(draw(logits_BV / temperature, uniform_BN[:, position + 1], kept=kept))
-    return torch.stack(drawn, dim=1)
+    device = captions_UT.device
+    uniform_BN = uniform_streams(fill_rows(image_seeds), count).to(device)
+    rows_B = torch.tensor(fill_rows(rows), device=device)
+    drawn = [] if first_codes_P is None else list(first_codes_P.expand(len(rows_B), -1).unbind(1))
+    if len(drawn) >= count:
+        raise ModelError(
+            f"{len(drawn)} codes are given, and an image has {count}. Give fewer: the rest is drawn."
+        )
+    guided = choice.cond_scale != 1
+    logits_BV, cache = _start(model, captions_UT, rows_B, first_codes_P, guided=guided)
+    while True:
+        if guided:
+            logits_BV = guide(logits_BV, choice.cond_scale)
+        codes_B = choice.draw(
+            logits_BV, uniform_BN[:, len(drawn)], total_tokens=model.config.total_tokens
+        )
+        drawn.append(codes_B)
+        if len(drawn) == count:
+            return torch.stack(drawn, dim=1)[: len(rows)]
+        codes_B = codes_B.repeat(2) if guided else codes_B
+        logits_BV = model.next_logits(codes_B, position=len(drawn) - 1, cache=cache)
 
 
-def kept_codes(filter_thres: float, *, total_tokens: int, num_image_tokens: int) -> int:
-    """How many of the best codes may be drawn: at least 1, at most all of the codebook."""
-    return min(max(int((1 - filter_thres) * total_tokens), 1), num_image_tokens)
+def _start(
+    model: Dalle, captions_UT: Tensor, rows_B: Tensor, first_codes_P: Tensor | None, *, guided: bool
+) -> tuple[Tensor, KeyValueCache]:
+    """Read each caption once; for guidance, the empty one too, whose images stand in a second half."""
+    if guided:
+        captions_UT = torch.cat((captions_UT, torch.full_like(captions_UT[:1], PADDING_ID)))
+        rows_B = torch.cat((rows_B, torch.full_like(rows_B, len(captions_UT) - 1)))
+    first_codes_UP = None if first_codes_P is None else first_codes_P.expand(len(captions_UT), -1)
+    logits_UV, cache = model.start_images(captions_UT, first_codes_UP)
+    return logits_UV.index_select(0, rows_B), cache.select(rows_B)
+
+
+def guide(logits_BV: Tensor, cond_scale: float) -> Tensor:
+    """Logits of the images whose captioned logits are the first half, uncaptioned ones the second."""
+    captioned_BV, null_BV = logits_BV.chunk(2)
+    return null_BV + (captioned_BV - null_BV) * cond_scale
+
+
+@torch.inference_mode()
+def complete_captions(
+    model: Dalle, beginnings: Sequence[Sequence[int]], *, seeds: Sequence[int], choice: Choice
+) -> list[list[int]]:
+    """The ids of each beginning and the model's continuation of it, `text_seq_len` in all at most.
+
+    A caption ends where the model puts padding, as captions ended in training. (DALLE-pytorch's
+    `generate_texts` draws on behind it, and reads given words without the BOS that training had.)
+    """
+    config = model.config
+    device = next(model.parameters()).device
+    lengths_U = torch.tensor(fill_rows([len(words) for words in beginnings]), device=device)
+    tokens_UT = lengths_U.new_full((len(lengths_U), config.text_seq_len), PADDING_ID)
+    for row_T, words in zip(tokens_UT, beginnings, strict=False):
+        row_T[: len(words)] = torch.tensor(words[: config.text_seq_len], device=device)
+    uniform_UT = uniform_streams(fill_rows(seeds), config.text_seq_len).to(device)
+    ended_U = torch.zeros_like(lengths_U, dtype=torch.bool)
+    for position in range(int(lengths_U.min()), config.text_seq_len):
+        logits_UV = model.next_text_logits(tokens_UT, position)
+        drawn_U = choice.draw(logits_UV, uniform_UT[:, position], total_tokens=config.total_tokens)
+        is_word_U = (drawn_U != PADDING_ID) & (drawn_U < config.num_text_tokens)
+        open_U = (lengths_U <= position) & ~ended_U
+        ended_U |= open_U & ~is_word_U
+        tokens_UT[:, position] = torch.where(open_U & is_word_U, drawn_U, tokens_UT[:, position])
+        if bool(ended_U.all()):
+            break
+    return [[word for word in row if word != PADDING_ID] for row in tokens_UT.tolist()][
+        : len(beginnings)
+    ]
+
+
+def kept_ids(filter_thres: float, *, total_tokens: int, allowed: int) -> int:
+    """How many of the best ids may be drawn: at least 1, at most the `allowed` of a position."""
+    return min(max(int((1 - filter_thres) * total_tokens), 1), allowed)
 
 
 def uniform_streams(image_seeds: Sequence[int], count: int) -> Tensor:
@@ -59,13 +143,16 @@ def uniform_streams(image_seeds: Sequence[int], count: int) -> Tensor:
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, *, kept: int) -> Tensor:
-    """Draw a code among the `kept` best by inverting the cumulative distribution at `uniform_B`."""
-    threshold_B1 = logits_BV.topk(kept, dim=-1).values[:, -1:]
-    filtered_BV = logits_BV.masked_fill(logits_BV < threshold_B1, float("-inf"))
-    cumulative_BV = filtered_BV.double().softmax(dim=-1).cumsum(dim=-1)
+    """Draw an id among the `kept` best by inverting the cumulative distribution at `uniform_B`."""
+    logits_BV = logits_BV.float()
+    if kept < logits_BV.shape[-1]:
+        # Unsorted takes a third of the time; only the threshold is wanted.
+        threshold_B1 = logits_BV.topk(kept, sorted=False).values.amin(dim=-1, keepdim=True)
+        logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, float("-inf"))
+    cumulative_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
-    codes_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
-    return codes_B.clamp(max=logits_BV.shape[-1] - 1)
+    ids_B = torch.searchsorted(cumulative_BV, target_B1, right=True)[:, 0]
+    return ids_B.clamp(max=logits_BV.shape[-1] - 1)
 
 
 def image_seed(seed: int, prompt: str, index: int) -> int:

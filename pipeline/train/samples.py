@@ -17,7 +17,7 @@ from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle import Dalle
-from pipeline.models.sampling import image_seed, sample_codes
+from pipeline.models.sampling import Choice, image_seed, sample_codes
 from pipeline.models.text import load_tokenizer
 from pipeline.storage import Workspace, write_bytes
 from pipeline.train.config import TrainConfig
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PROMPTS = 4  # rows of a grid, where none are given
 COLUMNS = 4
-FILTER_THRES, TEMPERATURE = 0.9, 1.0  # what DALLE-pytorch's train_dalle.py draws with
+CHOICE = Choice(filter_thres=0.9, temperature=1.0)  # what DALLE-pytorch's train_dalle.py draws with
 
 # What the DALLE-models zoo asks of a model that was trained on general data.
 GENERAL_PROMPTS = (
@@ -55,9 +55,9 @@ class Painter:
         codes_BN = sample_codes(
             model,
             self.tokens_BT,
+            rows=range(len(self.seeds)),
             image_seeds=self.seeds,
-            filter_thres=FILTER_THRES,
-            temperature=TEMPERATURE,
+            choice=CHOICE,
         )
         with torch.inference_mode():
             images_BCHW = self.codec.decode(codes_BN).clamp(0, 1)

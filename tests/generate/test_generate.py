@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.errors import ContractError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.storage import Workspace, read_manifest, write_bytes
+from tests.generate.pictures import hashes_by_prompt, records_of
 
 MakeConfig = Callable[..., GenerateConfig]
-
-
-def records_of(workspace: Workspace, name: str = "default") -> list[dict[str, Any]]:
-    path = workspace.generated(name) / "records.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def hashes_by_prompt(workspace: Workspace, name: str = "default") -> dict[tuple[str, int], str]:
-    """Pixels' hashes by prompt and number."""
-    folder = workspace.generated(name)
-    return {
-        (record["prompt"], record["index"]): hashlib.sha256(
-            Image.open(folder / record["file"]).tobytes()
-        ).hexdigest()
-        for record in records_of(workspace, name)
-    }
 
 
 def test_every_prompt_gets_its_pictures_and_every_picture_its_record(
@@ -41,7 +24,8 @@ def test_every_prompt_gets_its_pictures_and_every_picture_its_record(
 ) -> None:
     report = run(make_config())
     assert report.outcome == "done"
-    assert report.counts == {"images": 6, "written": 6, "failed": 0, "prompts": 2}
+    counts = {"images": 6, "written": 6, "outranked": 0, "failed": 0}
+    assert report.counts == {**counts, "prompts": 2, "prompts_cut": 0}
     folder = workspace.generated("default")
     assert sorted(path.name for path in folder.iterdir()) == [
         *(f"{number:04d}-{index:02d}.png" for number in range(2) for index in range(3)),
@@ -118,24 +102,22 @@ def test_prompts_come_from_bars_and_files(
     workspace: Workspace, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     file = tmp_path / "prompts.txt"
-    write_bytes(file, "ein grüner Würfel\n\na red cube | a teapot\n".encode())
-    run(make_config(prompts=("a blue cube|a white cube ",), prompts_file=file, num_images=1))
+    write_bytes(file, "ein grüner Würfel\n\na red cube | a mug\n".encode())
+    run(
+        make_config(
+            prompts=("a blue cube|a white cube ", "a teapot"), prompts_file=file, num_images=1
+        )
+    )
     assert [record["prompt"] for record in records_of(workspace)] == [
         "a blue cube",
         "a white cube",
+        "a teapot",
         "ein grüner Würfel",
         "a red cube",
-        "a teapot",
+        "a mug",
     ]
     write_bytes(file, b"a red cube\n")
     assert run(make_config(prompts_file=file)).outcome == "done"
-
-
-def test_no_prompt_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No prompt"):
-        run(make_config(prompts=(" | ",)))
-    with pytest.raises(ConfigError, match="can't be read"):
-        run(make_config(prompts_file=tmp_path / "nothing.txt"))
 
 
 def test_a_checkpoint_can_be_given_by_its_folder(

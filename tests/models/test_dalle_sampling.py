@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.errors import ModelError
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.sampling import draw, image_seed, kept_codes, sample_codes, uniform_streams
+from pipeline.models.sampling import (
+    Choice,
+    complete_captions,
+    draw,
+    image_seed,
+    kept_ids,
+    sample_codes,
+    uniform_streams,
+)
 
 CONFIG = DalleConfig(
     dim=16,
@@ -31,18 +40,57 @@ def model() -> Dalle:
     return model
 
 
-def sample(model: Dalle, tokens_BT: torch.Tensor, seeds: list[int]) -> torch.Tensor:
-    return sample_codes(model, tokens_BT, image_seeds=seeds, filter_thres=0.5, temperature=1.0)
+HALF = Choice(filter_thres=0.5)
+TOKENS = torch.tensor([[1, 2, 3, 0], [4, 5, 0, 0]])
 
 
-def test_an_image_depends_on_its_own_seed_and_caption_only(model: Dalle) -> None:
-    tokens_BT = torch.tensor([[1, 2, 3, 0], [4, 5, 0, 0], [1, 2, 3, 0]])
-    together = sample(model, tokens_BT, [7, 8, 9])
+def sample(model: Dalle, rows: list[int], seeds: list[int], choice: Choice = HALF) -> torch.Tensor:
+    return sample_codes(model, TOKENS, rows=rows, image_seeds=seeds, choice=choice)
+
+
+@pytest.mark.parametrize("choice", [HALF, Choice(filter_thres=0.5, cond_scale=2.0)])
+def test_an_image_depends_on_its_own_seed_and_caption_only(model: Dalle, choice: Choice) -> None:
+    together = sample(model, [0, 1, 0], [7, 8, 9], choice)
     assert together.shape == (3, 16)
     for row in range(3):
-        alone = sample(model, tokens_BT[row : row + 1], [[7, 8, 9][row]])
+        alone = sample(model, [[0, 1, 0][row]], [[7, 8, 9][row]], choice)
         assert torch.equal(together[row], alone[0])
     assert not torch.equal(together[0], together[2])
+
+
+def test_as_many_given_codes_as_an_image_has_are_refused(model: Dalle) -> None:
+    with pytest.raises(ModelError, match="16 codes are given, and an image has 16"):
+        sample_codes(
+            model,
+            TOKENS,
+            rows=[0],
+            image_seeds=[1],
+            choice=HALF,
+            first_codes_P=torch.zeros(16, dtype=torch.long),
+        )
+
+
+def test_a_completed_caption_depends_on_its_own_seed_and_beginning_only(model: Dalle) -> None:
+    beginnings, seeds = [[1, 2], [], [3]], [5, 6, 7]
+    together = complete_captions(model, beginnings, seeds=seeds, choice=HALF)
+    for words, seed, completed in zip(beginnings, seeds, together, strict=True):
+        assert completed[: len(words)] == words
+        assert len(completed) <= 4
+        assert all(0 < word < 9 for word in completed)
+        assert complete_captions(model, [words], seeds=[seed], choice=HALF) == [completed]
+
+
+def test_a_completed_caption_ends_at_the_first_padding(model: Dalle) -> None:
+    with torch.no_grad():
+        model.to_logits.bias[9:13] = 1e4
+    assert complete_captions(model, [[1, 2], []], seeds=[5, 6], choice=HALF) == [[1, 2], []]
+
+
+def test_a_whole_caption_stays_as_it_is(model: Dalle) -> None:
+    whole, cut = complete_captions(
+        model, [[1, 2, 3, 4], [1, 2, 3, 4, 5]], seeds=[5, 6], choice=HALF
+    )
+    assert whole == cut == [1, 2, 3, 4]
 
 
 def test_codes_are_drawn_as_often_as_their_probability_says() -> None:
@@ -68,15 +116,14 @@ def test_a_number_next_to_one_draws_the_last_code() -> None:
 
 def test_the_threshold_counts_text_ids_as_dalle_pytorch_does() -> None:
     # 65,888 ids of which 16,384 are codes: half of all is more than there are codes
-    assert kept_codes(0.5, total_tokens=65_888, num_image_tokens=16_384) == 16_384
-    assert kept_codes(0.9, total_tokens=65_888, num_image_tokens=16_384) == 6_588
-    assert kept_codes(1.0, total_tokens=65_888, num_image_tokens=16_384) == 1
+    assert kept_ids(0.5, total_tokens=65_888, allowed=16_384) == 16_384
+    assert kept_ids(0.9, total_tokens=65_888, allowed=16_384) == 6_588
+    assert kept_ids(1.0, total_tokens=65_888, allowed=16_384) == 1
 
 
 def test_a_low_temperature_draws_the_likeliest(model: Dalle) -> None:
-    tokens_BT = torch.tensor([[1, 2, 3, 0]] * 2)
-    cold = sample_codes(model, tokens_BT, image_seeds=[1, 2], filter_thres=0.0, temperature=1e-3)
-    best = sample_codes(model, tokens_BT, image_seeds=[1, 2], filter_thres=1.0, temperature=1.0)
+    cold = sample(model, [0, 0], [1, 2], Choice(filter_thres=0.0, temperature=1e-3))
+    best = sample(model, [0, 0], [1, 2], Choice(filter_thres=1.0))
     assert torch.equal(cold, best)
 
 

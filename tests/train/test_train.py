@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.errors import ConfigError, ContractError, ModelError
 from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle, read_info
 from pipeline.models.dalle import DalleLoss
-from pipeline.models.sampling import sample_codes
+from pipeline.models.sampling import Choice, sample_codes
 from pipeline.models.text import load_tokenizer
 from pipeline.storage import Workspace, read_manifest, write_json
 from pipeline.train.config import TrainConfig
@@ -66,7 +66,11 @@ def test_a_model_learns_which_codes_a_caption_means(
     captions = ["a red cube", "a green cube", "a blue cube", "a white cube"]
     tokens_BT = torch.from_numpy(load_tokenizer(folder).encode_batch(captions, 6)).long()
     codes_BN = sample_codes(
-        model, tokens_BT, image_seeds=[0, 1, 2, 3], filter_thres=0.0, temperature=0.7
+        model,
+        tokens_BT,
+        rows=range(4),
+        image_seeds=[0, 1, 2, 3],
+        choice=Choice(filter_thres=0.0, temperature=0.7),
     )
     right = (codes_BN // 4 == torch.arange(4)[:, None]).float().mean()
     assert right > 0.9

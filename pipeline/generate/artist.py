@@ -1,0 +1,178 @@
+"""A checkpoint with its tokenizer and its codec, ready to complete prompts and to draw them.
+
+Legend: B pictures of a batch, U prompts, T text positions, N codes, P codes of a primed picture.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.config import GenerateConfig
+from pipeline.generate.materials import Materials
+from pipeline.generate.prompts import Order, Prompt
+from pipeline.models.checkpoints.ours import load_dalle
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.load import load_codec
+from pipeline.models.codecs.pixels import read_square, to_images, to_pixels
+from pipeline.models.dalle import Dalle
+from pipeline.models.devices import is_out_of_memory, pick_device
+from pipeline.models.sampling import Choice, complete_captions, image_seed, sample_codes
+from pipeline.models.text import TextTokenizer
+from pipeline.progress import Progress
+from pipeline.raster import DecodeError
+
+logger = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRIMED_SHARE = 0.4375  # of the codes, in DALLE-pytorch's `generate_images`: "OpenAI used 14 * 32"
+WORDS = -1  # the number of the seed that a prompt is completed with; pictures have 0, 1, 2 …
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artist:
+    """Draws by the options of `config`; every picture begins with `first_codes_P`, if any."""
+
+    config: GenerateConfig
+    model: Dalle
+    tokenizer: TextTokenizer
+    codec: Codec
+    device: torch.device
+    first_codes_P: Tensor | None
+
+    @property
+    def choice(self) -> Choice:
+        """How codes and words are chosen."""
+        return Choice(
+            filter_thres=self.config.top_k,
+            temperature=self.config.temperature,
+            cond_scale=self.config.cond_scale,
+        )
+
+    def too_long(self, prompts: Sequence[Prompt]) -> list[bool]:
+        """Which prompts have more tokens than the model reads."""
+        ids = self.tokenizer.ids([prompt.text for prompt in prompts])
+        return [len(words) > self.model.config.text_seq_len for words in ids]
+
+    def complete(self, prompts: Sequence[str]) -> list[Prompt]:
+        """The prompts as the model goes on with them."""
+        completed: list[Prompt] = []
+        for start in range(0, len(prompts), self.config.batch_size):
+            given = prompts[start : start + self.config.batch_size]
+            seeds = [image_seed(self.config.seed, prompt, WORDS) for prompt in given]
+            words = complete_captions(
+                self.model, self.tokenizer.ids(given), seeds=seeds, choice=self.choice
+            )
+            completed += [
+                Prompt(text=self.tokenizer.decode(ids), given=prompt)
+                for prompt, ids in zip(given, words, strict=True)
+            ]
+        return completed
+
+    def draw_all(
+        self, orders: Sequence[Order], progress: Progress
+    ) -> Iterator[tuple[Sequence[Order], Pixels]]:
+        """Every order, in batches of all prompts together with their pixels uint8 [B, H, W, 3].
+
+        Where memory runs out, batches are halved: a picture does not depend on its batch.
+        """
+        start, size = 0, self.config.batch_size
+        while start < len(orders):
+            batch = orders[start : start + size]
+            pixels_BHWC = self._try_to_draw(batch)
+            if pixels_BHWC is None:
+                size = len(batch) // 2
+                logger.warning(
+                    "Memory ran out with %d pictures at once; trying %d.", len(batch), size
+                )
+                continue
+            yield batch, pixels_BHWC
+            start += len(batch)
+            progress(start, len(orders), None)
+
+    def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
+        """The pictures, or None where there is no room for them but might be for fewer."""
+        try:
+            return self.draw(orders)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(orders) == 1:
+                raise ModelError(
+                    f"Memory ran out with a single picture ({error}). Use --precision bf16, or another "
+                    "--device."
+                ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def draw(self, orders: Sequence[Order]) -> Pixels:
+        """The pictures of one batch, uint8 [B, H, W, 3]."""
+        texts = list(dict.fromkeys(order.prompt.text for order in orders))
+        tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
+        codes_BN = sample_codes(
+            self.model,
+            torch.from_numpy(tokens_UT).to(self.device, torch.int64),
+            rows=[texts.index(order.prompt.text) for order in orders],
+            image_seeds=[order.seed for order in orders],
+            choice=self.choice,
+            first_codes_P=self.first_codes_P,
+        )
+        return to_pixels(self.codec.decode(codes_BN))
+
+
+def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
+    """Load everything that a picture needs.
+
+    Raises ModelError where files are damaged or do not fit each other, ConfigError for a picture to begin
+    with that can't be read or leaves nothing to draw.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = pick_device(config.device)
+    codec = load_codec(materials.codec, device)
+    model = load_dalle(materials.checkpoint, device=device).to(PRECISIONS[config.precision])
+    return Artist(
+        config=config,
+        model=model,
+        tokenizer=materials.tokenizer,
+        codec=codec,
+        device=device,
+        first_codes_P=_read_first_codes(config, codec, device),
+    )
+
+
+def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device) -> Tensor | None:
+    """The codes of the upper part of the picture that is given, int64 [P]."""
+    if config.prime is None:
+        return None
+    rows, columns = codec.grid
+    if config.prime_rows is not None and config.prime_rows >= rows:
+        raise ConfigError(
+            f"--prime-rows {config.prime_rows} leaves nothing to draw: a picture has {rows} rows of "
+            "codes. Give fewer."
+        )
+    pixels_HWC = _read_prime(config.prime, codec.image_size)
+    codes_1N = codec.encode(to_images(pixels_HWC[None], device))
+    count = config.prime_rows * columns if config.prime_rows else int(PRIMED_SHARE * rows * columns)
+    return codes_1N[0, :count]
+
+
+def _read_prime(file: Path, side: int) -> Pixels:
+    try:
+        return read_square(file.read_bytes(), side)
+    except (OSError, DecodeError) as error:
+        raise ConfigError(
+            f"--prime {file} can't be read ({error}). Give the file of a picture."
+        ) from error

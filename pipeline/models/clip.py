@@ -1,0 +1,194 @@
+"""How well a picture shows what a text says, by a CLIP of `transformers`. Floor 3.
+
+A CLIP is a folder as `CLIPModel.save_pretrained` leaves it, with its tokenizer and, where its pictures
+are not prepared as OpenAI's, `preprocessor_config.json`. They are prepared here, with Pillow, as
+transformers' own CLIPImageProcessor does without torchvision.
+
+Shapes: B pictures, U texts, L tokens, C = 3 colours, H = W pixels, D numbers of an embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import DependencyError, ModelError
+from pipeline.models.devices import fill_rows
+from pipeline.storage import sha256_file
+
+PREPARATION_FILE = "preprocessor_config.json"
+# OpenAI's CLIPs, `openai/clip-vit-base-patch32` and others.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+_MEANINGFUL = ("*.json", "*.txt", "*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFolder:
+    """Where a CLIP lies; `fingerprint` is the sha256 over its files."""
+
+    path: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How pixels become CLIP's: resized to `resize` pixels a side, the middle `side` cut, normalised."""
+
+    resize: int
+    side: int
+    resample: int = int(Image.Resampling.BICUBIC)
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
+        """float32 [B, 3, side, side] of square pictures uint8 [B, H, W, 3]."""
+        corner = (self.resize - self.side) // 2
+        end = corner + self.side
+        size, filter_ = (self.resize, self.resize), Image.Resampling(self.resample)
+        resized = [Image.fromarray(pixels).resize(size, filter_) for pixels in pixels_BHWC]
+        cut_BHWC = np.stack([np.asarray(image)[corner:end, corner:end] for image in resized])
+        images_BHWC = torch.from_numpy(cut_BHWC).to(torch.float32) / 255
+        normal_BHWC = (images_BHWC - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return normal_BHWC.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A CLIP, ready to judge."""
+
+    model: Any
+    tokenizer: Any
+    prepare: Preparation
+    device: torch.device
+
+    @torch.inference_mode()
+    def score(self, texts: Sequence[str], pixels_BHWC: npt.NDArray[np.uint8]) -> list[float]:
+        """`logits_per_image` of each picture and its own text: their cosine times CLIP's scale."""
+        different = list(dict.fromkeys(texts))
+        rows = fill_rows(range(len(texts)))
+        # Always as many tokens and never too few rows, so that a score does not depend on its batch.
+        tokens = self.tokenizer(
+            [different[row] for row in fill_rows(range(len(different)))],
+            padding="max_length",
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        outputs = self.model(
+            input_ids=tokens["input_ids"].to(self.device),
+            attention_mask=tokens["attention_mask"].to(self.device),
+            pixel_values=self.prepare(pixels_BHWC[rows]).to(self.device),
+        )
+        scores_BU: Tensor = outputs.logits_per_image
+        scores = scores_BU.tolist()
+        return [scores[row][different.index(text)] for row, text in enumerate(texts)]
+
+
+def find_clip(spec: str) -> ClipFolder:
+    """The folder `spec`, or that of a name on the Hugging Face Hub, downloaded once.
+
+    Raises ModelError where there is none, DependencyError where transformers is missing.
+    """
+    path = Path(spec) if Path(spec).is_dir() else _download(spec)
+    files = sorted({file for pattern in _MEANINGFUL for file in path.glob(pattern)})
+    if not (path / "config.json").exists():
+        raise ModelError(
+            f"{path} is not the folder of a CLIP: it has no config.json. Give one that "
+            "transformers' CLIPModel.save_pretrained has written."
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {sha256_file(file)}\n".encode())
+    return ClipFolder(path=path, fingerprint=digest.hexdigest())
+
+
+def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
+    """Load a CLIP with its tokenizer.
+
+    Raises ModelError where files are missing, cut short or of another model.
+    """
+    transformers = _import_transformers()
+    transformers.utils.logging.disable_progress_bar()
+    path = folder.path
+    try:
+        model, report = transformers.CLIPModel.from_pretrained(
+            path, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # transformers, safetensors and tokenizers raise many kinds
+        raise ModelError(f"The CLIP in {path} can't be loaded ({error}). Give another.") from error
+    if report["missing_keys"]:
+        raise ModelError(
+            f"The weights in {path} are not a CLIP's: {len(report['missing_keys'])} are missing, "
+            f"{sorted(report['missing_keys'])[0]} among them. Give the folder of a CLIPModel."
+        )
+    prepare = read_preparation(path, default_side=model.config.vision_config.image_size)
+    return Clip(model=model.eval().to(device), tokenizer=tokenizer, prepare=prepare, device=device)
+
+
+def read_preparation(path: Path, *, default_side: int) -> Preparation:
+    """What `preprocessor_config.json` says; OpenAI's way to `default_side` pixels where there is none.
+
+    Raises ModelError for one that can't be read, or is for pictures that are not square.
+    """
+    file = path / PREPARATION_FILE
+    if not file.exists():
+        return Preparation(resize=default_side, side=default_side)
+    try:
+        facts = json.loads(file.read_bytes())
+        return Preparation(
+            resize=_side(facts.get("size", default_side)),
+            side=_side(facts.get("crop_size", default_side)),
+            resample=int(facts.get("resample", Image.Resampling.BICUBIC)),
+            mean=tuple(facts.get("image_mean", MEAN)),
+            std=tuple(facts.get("image_std", STD)),
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ModelError(f"{file} can't be used ({error!r}). Give another CLIP.") from error
+
+
+def _side(size: int | Mapping[str, int]) -> int:
+    """Pixels of a side: old files have a number, new ones `shortest_edge`, or `height` and `width`."""
+    if not isinstance(size, Mapping):
+        return int(size)
+    if "shortest_edge" in size:
+        return int(size["shortest_edge"])
+    if size["height"] != size["width"]:
+        raise ValueError(f"pictures of {size['width']}×{size['height']} pixels are not square")
+    return int(size["height"])
+
+
+def _download(name: str) -> Path:
+    _import_transformers()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_MEANINGFUL)))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise ModelError(
+            f"--clip {name} is neither a folder nor a model of the Hugging Face Hub that can be had "
+            f"({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from error
+
+
+def _import_transformers() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            "Scoring pictures needs the package 'transformers', which is not installed. "
+            "Install it with: pip install 'dalle-pipeline[clip]'."
+        ) from error
+    return transformers

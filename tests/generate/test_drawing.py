@@ -1,0 +1,296 @@
+"""More than prompts: primed pictures, completed captions, CLIP's choice, guidance, too little memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.artist import Artist
+from pipeline.generate.config import GenerateConfig
+from pipeline.generate.prompts import Order
+from pipeline.generate.run import run
+from pipeline.generate.writing import Sketchbook
+from pipeline.models.clip import find_clip, load_clip
+from pipeline.models.codecs.load import load_codec
+from pipeline.models.codecs.pixels import read_square, to_images
+from pipeline.models.codecs.vq import VQCodec
+from pipeline.models.dalle import Dalle
+from pipeline.storage import Workspace, input_digest, read_manifest
+from tests.generate.pictures import hashes_by_prompt, records_of
+from tests.oracles.clip import write_clip
+
+MakeConfig = Callable[..., GenerateConfig]
+
+
+# --- Primed pictures -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(4).integers(0, 256, (80, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "prime.png")
+    return tmp_path / "prime.png"
+
+
+def drawn_codes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The codes of every batch that is decoded from now on."""
+    seen: list[torch.Tensor] = []
+    decode = VQCodec.decode
+
+    def look_and_decode(codec: VQCodec, codes_BN: torch.Tensor) -> torch.Tensor:
+        seen.append(codes_BN)
+        return decode(codec, codes_BN)
+
+    monkeypatch.setattr(VQCodec, "decode", look_and_decode)
+    return seen
+
+
+@pytest.mark.parametrize(("rows", "given"), [(None, 7), (1, 4), (3, 12)])
+def test_every_picture_begins_with_the_codes_of_the_one_given(
+    rows: int | None,
+    given: int,
+    workspace: Workspace,
+    make_config: MakeConfig,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codec = load_codec(workspace.codec("mine"))
+    codes_1N = codec.encode(to_images(read_square(picture.read_bytes(), 64)[None]))
+    seen = drawn_codes(workspace, monkeypatch)
+    run(make_config(prime=picture, prime_rows=rows))
+    (codes_BN,) = seen
+    assert torch.equal(codes_BN[:, :given], codes_1N[:, :given].expand(6, -1))
+    assert len({tuple(row) for row in codes_BN[:, given:].tolist()}) > 1
+
+
+def test_another_picture_to_begin_with_draws_anew(make_config: MakeConfig, picture: Path) -> None:
+    assert run(make_config(prime=picture)).outcome == "done"
+    assert run(make_config(prime=picture)).outcome == "unchanged"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    assert run(make_config(prime=picture)).outcome == "done"
+
+
+def test_a_picture_that_leaves_nothing_to_draw_is_refused(
+    make_config: MakeConfig, picture: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"--prime-rows 4 leaves nothing to draw: .* 4 rows"):
+        run(make_config(prime=picture, prime_rows=4))
+    with pytest.raises(ConfigError, match=r"nothing\.png can't be read"):
+        run(make_config(prime=tmp_path / "nothing.png"))
+    picture.write_bytes(picture.read_bytes()[:100])
+    with pytest.raises(ConfigError, match=r"prime\.png can't be read"):
+        run(make_config(prime=picture))
+
+
+# --- Guidance, precision -------------------------------------------------------------------------
+
+
+def test_guidance_draws_other_pictures_the_same_in_any_batch(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config())
+    run(make_config(name="guided", cond_scale=4.0))
+    run(make_config(name="small", cond_scale=4.0, batch_size=1))
+    guided = hashes_by_prompt(workspace, "guided")
+    assert guided == hashes_by_prompt(workspace, "small")
+    assert guided != hashes_by_prompt(workspace)
+
+
+def test_half_precision_draws(workspace: Workspace, make_config: MakeConfig) -> None:
+    run(make_config(precision="bf16"))
+    assert {record["precision"] for record in records_of(workspace)} == {"bf16"}
+
+
+# --- Captions ------------------------------------------------------------------------------------
+
+
+def test_a_completed_caption_is_drawn_and_says_what_it_was_made_from(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(gentxt=True, prompts=("a red",), num_images=2))
+    first, second = records_of(workspace)
+    assert first["given"] == second["given"] == "a red"
+    assert first["prompt"] == second["prompt"]
+    assert first["prompt"].startswith("a red")
+    assert len(first["prompt"]) > len("a red")
+    picture = Image.open(workspace.generated("default") / first["file"])
+    assert picture.info["given"] == "a red"
+    run(make_config(name="again", prompts=(first["prompt"],), num_images=2))
+    assert hashes_by_prompt(workspace, "again") == hashes_by_prompt(workspace)
+
+
+def test_the_model_finds_a_caption_where_none_is_given(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(gentxt=True, prompts=(), num_images=1))
+    (record,) = records_of(workspace)
+    assert record["given"] == ""
+    assert record["prompt"]
+
+
+def test_a_prompt_that_is_too_long_is_cut_told_and_counted(
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = "a red cube on a blue cube on a red cube"
+    with caplog.at_level(logging.WARNING):
+        report = run(make_config(prompts=("a red cube", long), num_images=1))
+    assert report.counts["prompts_cut"] == 1
+    assert "1 of 2 prompts have more than the 6 tokens" in caplog.text
+    assert long in caplog.text
+
+
+# --- CLIP ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_clip(tmp_path_factory.mktemp("clip")))
+
+
+def test_the_best_by_clip_are_kept_in_the_order_of_their_scores(
+    workspace: Workspace, make_config: MakeConfig, clip: str
+) -> None:
+    run(make_config(name="all", num_images=9))
+    report = run(make_config(num_images=1, clip=clip, best=2, of=9, batch_size=4))
+    assert report.counts == {
+        "images": 18,
+        "written": 4,
+        "outranked": 14,
+        "failed": 0,
+        "prompts": 2,
+        "prompts_cut": 0,
+    }
+    judge = load_clip(find_clip(clip), torch.device("cpu"))
+    scores: dict[str, list[float]] = {}
+    for record in records_of(workspace, "all"):
+        pixels = np.asarray(Image.open(workspace.generated("all") / record["file"]))[None]
+        scores.setdefault(record["prompt"], []).append(judge.score([record["prompt"]], pixels)[0])
+    expected = {prompt: sorted(found, reverse=True)[:2] for prompt, found in scores.items()}
+    kept = records_of(workspace)
+    assert [record["file"] for record in kept] == [
+        "0000-00.png",
+        "0000-01.png",
+        "0001-00.png",
+        "0001-01.png",
+    ]
+    for record in kept:
+        score = expected[record["prompt"]][record["rank"]]
+        assert record["clip_score"] == pytest.approx(score, abs=1e-3)
+        assert scores[record["prompt"]][record["index"]] == pytest.approx(score, abs=1e-3)
+        png = Image.open(workspace.generated("default") / record["file"])
+        assert float(png.info["clip_score"]) == record["clip_score"]
+    drawn = hashes_by_prompt(workspace, "all")
+    assert all(drawn[key] == value for key, value in hashes_by_prompt(workspace).items())
+
+
+def test_clip_alone_orders_all_pictures(
+    workspace: Workspace, make_config: MakeConfig, clip: str
+) -> None:
+    run(make_config(clip=clip))
+    for prompt in ("a red cube", "a blue cube"):
+        found = [r["clip_score"] for r in records_of(workspace) if r["prompt"] == prompt]
+        assert found == sorted(found, reverse=True)
+        assert len(found) == 3
+
+
+def test_another_clip_chooses_anew(make_config: MakeConfig, clip: str, tmp_path: Path) -> None:
+    other = str(write_clip(tmp_path / "other", seed=1))
+    assert run(make_config(clip=clip)).outcome == "done"
+    assert run(make_config(clip=clip, batch_size=1)).outcome == "unchanged"
+    assert run(make_config(clip=other)).outcome == "done"
+
+
+# --- Memory, kills -------------------------------------------------------------------------------
+
+
+def test_too_little_memory_halves_the_batch_and_changes_no_picture(
+    workspace: Workspace,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run(make_config())
+    decode = VQCodec.decode
+
+    def decode_few(codec: VQCodec, codes_BN: torch.Tensor) -> torch.Tensor:
+        if len(codes_BN) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return decode(codec, codes_BN)
+
+    monkeypatch.setattr(VQCodec, "decode", decode_few)
+    with caplog.at_level(logging.WARNING):
+        run(make_config(name="few"))
+    assert "Memory ran out with 6 pictures at once; trying 3." in caplog.text
+    assert "Memory ran out with 3 pictures at once; trying 1." in caplog.text
+    assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace)
+
+
+def test_no_memory_for_a_single_picture_is_said(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> None:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
+
+    monkeypatch.setattr(Dalle, "start_images", refuse)
+    with pytest.raises(ModelError, match="Memory ran out with a single picture"):
+        run(make_config())
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(Dalle, "start_images", fail)
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(make_config())
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(
+    torn: bool, workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ("a red cube", "a blue cube", "a red cube on a blue cube")
+    config = make_config(prompts=prompts, batch_size=3)
+    run(make_config(prompts=prompts, batch_size=3, name="whole"))
+    draw = Artist.draw
+    drawn: list[int] = []
+
+    def draw_two_batches(artist: Artist, orders: Sequence[Order]) -> object:
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(len(orders))
+        return draw(artist, orders)
+
+    monkeypatch.setattr(Artist, "draw", draw_two_batches)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    folder = workspace.generated("default")
+    assert not (folder / "manifest.json").exists()
+    if torn:
+        with (folder / "unfinished.jsonl").open("ab") as file:
+            file.write(b'[{"file": "0001-00.p')
+    drawn.clear()
+    run(config)
+    assert drawn == [3]  # the third prompt's pictures
+    assert not (folder / "unfinished.jsonl").exists()
+    whole = read_manifest(workspace.generated("whole"), "generated")
+    assert read_manifest(folder, "generated").files == whole.files
+    assert input_digest(folder) == input_digest(workspace.generated("whole"))
+
+
+def test_pictures_of_another_command_are_not_gone_on_with(tmp_path: Path) -> None:
+    Sketchbook(tmp_path / "book", "one")
+    (tmp_path / "book" / "0000-00.png").write_bytes(b"picture")
+    assert Sketchbook(tmp_path / "book", "two").records == []
+    assert not (tmp_path / "book" / "0000-00.png").exists()
