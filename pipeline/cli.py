@@ -194,7 +194,8 @@ def _command(
 
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
-        if getattr(config, "list_urls", False):  # touches neither network nor workspace
+        # Listing and inspecting change nothing: they need no lock and leave no record.
+        if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
             return stage.run(config)
         source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
         root = Workspace(config.workspace).open(source=source).root

@@ -65,6 +65,8 @@ class Screen:
         }
         line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
         self.say(f"{line} ({counts})" if counts else line)
+        for name, value in report.details.get("shown", {}).items():
+            self.say(f"  {name}: {value}")
         for output in report.outputs:
             self.say(f"  → {output}")
         if report.outcome == "incomplete" and report.stage == "scrape":

@@ -37,6 +37,11 @@ class ShardConfig(StageConfig):
         "Copy the finished shards to this address too: s3://BUCKET/PREFIX, gs://…, any of fsspec.",
         runtime=True,
     )
+    inspect: tuple[str, str] | None = option(
+        None,
+        "Show one sample, SHARD KEY, and write its picture beside its codes' (to --out, a PNG).",
+        runtime=True,
+    )
     workers: int | None = option(
         None,
         "Threads that read and convert pictures; one a core if not given.",

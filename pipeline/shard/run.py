@@ -26,6 +26,7 @@ from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import jpeg_quality
 from pipeline.shard.inputs import Inputs, find_inputs
+from pipeline.shard.inspecting import inspect_sample
 from pipeline.shard.join import Joined, LeftOut, TextFile, join
 from pipeline.shard.layout import lay_out
 from pipeline.shard.scratch import Scratch
@@ -54,8 +55,10 @@ def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
 
     Raises ConfigError for options that fit nothing here, ContractError for inputs that are not what
     their contract says, StorageError when the disk or the object store refuses, DependencyError
-    where a package for the store is missing.
+    where a package for the store is missing. With `config.inspect` it only shows that sample.
     """
+    if config.inspect is not None:
+        return inspect_sample(config, *config.inspect)
     report = make_shards(config, progress)
     return report if config.out is None else _publish(report, config.out, progress)
 

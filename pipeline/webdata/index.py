@@ -131,7 +131,7 @@ def _parse(raw: dict[str, Any]) -> ShardIndex:
     return ShardIndex(
         **{field: raw[field] for field in plain},
         grid=(rows, columns),
-        views=tuple(raw["views"]),
+        views=tuple(raw.get("views", ["center"])),
         codec=CodecRef(**raw["codec"]),
         tokenizer=TokenizerRef(**raw["tokenizer"]),
         members=tuple(raw["members"]),

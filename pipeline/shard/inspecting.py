@@ -1,0 +1,144 @@
+"""`pipeline shard --inspect SHARD KEY`: one sample as a person wants to see it.
+
+Prints caption, record, ids and the text that they give back; leaves a PNG with the original at the
+left and what the codec makes of each view's codes beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.contracts import SPLITS, Split, StageReport
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.text import load_tokenizer
+from pipeline.shard.config import ShardConfig
+from pipeline.storage import Workspace, atomic_write, read_manifest, read_slice
+from pipeline.webdata.index import INDEX_NAME
+from pipeline.webdata.keys import read_keys
+from pipeline.webdata.reader import Sample, ShardReader
+
+_SIDE = 256  # pixels that a picture of the PNG has at least
+_GAP = 8
+Square = npt.NDArray[np.uint8]
+
+
+def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
+    """Show the sample `key` of `shard`: the path of a tar, or a name such as `train/000000`.
+
+    The PNG goes to `config.out` or to `inspect/KEY.png` in the workspace; without the codec or torch
+    there is none, and the report says so. Raises ConfigError where there is no such shard or key,
+    ContractError for shards that are not what their index says.
+    """
+    workspace = Workspace(config.workspace)
+    folder, split, url = _find_shard(workspace.shards(config.name), shard)
+    reader = ShardReader(folder, split, check_hashes=False)
+    row = _find_row(reader, url, key)
+    sample = reader.sample(row)
+    shown = {"key": key, "caption": sample.caption, **sample.record, **_show_ids(reader, sample)}
+    path = Path(config.out) if config.out else workspace.root / "inspect" / f"{key}.png"
+    try:
+        pictures = _draw(reader, row, sample, workspace)
+    except (ModelError, ModuleNotFoundError) as error:
+        shown["picture"] = f"none: {error}"
+        return StageReport(stage="shard", outcome="done", details={"shown": shown})
+    if len(pictures) > len(reader.index.views):
+        shown["PSNR"] = _compare(*pictures)
+    _write_png(path, pictures)
+    return StageReport(
+        stage="shard", outcome="done", outputs=(str(path),), details={"shown": shown}
+    )
+
+
+def _find_shard(default: Path, shard: str) -> tuple[Path, Split, str]:
+    """Folder, split and url of a shard."""
+    name = shard if shard.endswith(".tar") else f"{shard}.tar"
+    for tar in (Path(name), default / name, default / SPLITS[0] / name):
+        folder = tar.parent.parent
+        if tar.is_file() and tar.parent.name in SPLITS and (folder / INDEX_NAME).is_file():
+            return folder, tar.parent.name, f"{tar.parent.name}/{tar.name}"
+    raise ConfigError(
+        f"No shard {shard!r}: neither a tar beside an {INDEX_NAME} nor one of {default}. "
+        "Give a path, or a name such as train/000000."
+    )
+
+
+def _find_row(reader: ShardReader, url: str, key: str) -> int:
+    rows = reader.rows_of(url)
+    (entry,) = (entry for entry in reader.index.shards[reader.split] if entry.url == url)
+    keys = read_keys(reader.folder, entry)
+    found = np.flatnonzero(keys == key.encode())
+    if not len(found):
+        raise ConfigError(
+            f"{url} has no sample {key!r}; its {len(keys)} keys begin with {keys[0].decode()}."
+        )
+    return rows[int(found[0])]
+
+
+def _show_ids(reader: ShardReader, sample: Sample) -> dict[str, str]:
+    tokenizer = load_tokenizer(reader.folder / reader.index.tokenizer.file)
+    ids = np.trim_zeros(sample.tokens, "b").tolist()
+    rows, columns = reader.index.grid
+    return {
+        "ids": " ".join(map(str, ids)),
+        "ids as text": tokenizer.decode(ids),
+        "codes": f"{rows} × {columns}, {len(set(sample.codes.tolist()))} different, "
+        f"beginning with {' '.join(map(str, sample.codes[:8].tolist()))}",
+    }
+
+
+def _draw(reader: ShardReader, row: int, sample: Sample, workspace: Workspace) -> list[Square]:
+    """The original, where it is at hand, and the reconstruction of each view: [side, side, 3]."""
+    from pipeline.models.codecs.load import find_codec, load_codec
+    from pipeline.models.codecs.pixels import read_square
+    from pipeline.models.codecs.reconstruct import reconstruct
+
+    codec = load_codec(find_codec(workspace.codecs, reader.index.codec.fingerprint))
+    views = range(len(reader.index.views))
+    codes = np.concatenate([reader.gather([row], view).codes_BN for view in views])
+    original = sample.image or _original(workspace, sample)
+    first = [] if original is None else [read_square(original, codec.image_size)]
+    return [*first, *reconstruct(codec, codes)]
+
+
+def _compare(original: Square, *views: Square) -> str:
+    from pipeline.models.codecs.reconstruct import psnr
+
+    return f"{psnr(original[None], views[0][None])[0]:.2f} dB"
+
+
+def _original(workspace: Workspace, sample: Sample) -> bytes | None:
+    """The bytes as fetched, if the workspace still has them."""
+    try:
+        files = read_manifest(workspace.dedupe, "dedupe").files
+    except ContractError:
+        return None
+    columns, wanted = ["segment", "offset", "bytes"], [("key", "==", sample.key)]
+    for entry in files:
+        if entry.path.startswith("kept/"):
+            table = pq.read_table(workspace.dedupe / entry.path, columns=columns, filters=wanted)
+            for place in table.to_pylist():
+                return _read_image(workspace, place)
+    return None
+
+
+def _read_image(workspace: Workspace, place: dict[str, Any]) -> bytes:
+    path = workspace.segments / place["segment"]
+    return read_slice(path, offset=place["offset"], length=place["bytes"])
+
+
+def _write_png(path: Path, pictures: list[Square]) -> None:
+    """Put pictures side by side, small ones enlarged so that their pixels can be seen."""
+    scale = max(1, _SIDE // pictures[0].shape[0])
+    side = pictures[0].shape[0] * scale
+    sheet = Image.new("RGB", (len(pictures) * (side + _GAP) - _GAP, side), "white")
+    for number, pixels in enumerate(pictures):
+        picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(picture, (number * (side + _GAP), 0))
+    with atomic_write(path) as file:
+        sheet.save(file, "PNG")
