@@ -14,11 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.encode.rows import ImageRow
-from pipeline.models.codecs.pixels import Pixels, read_square
+from pipeline.models.codecs.pixels import Pixels, read_views
 from pipeline.raster import DecodeError
 from pipeline.storage import read_slice
 
 _AHEAD = 4  # batches that may wait for the codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """An image, and the views of it that have no codes yet."""
+
+    row: ImageRow
+    views: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,28 +39,29 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Decoded images uint8 [B, H, W, 3] with their rows, and those that failed."""
+    """Decoded views uint8 [B, H, W, 3], each with its image's hash and its name, and what failed."""
 
-    rows: tuple[ImageRow, ...]
+    images: int
+    views: tuple[tuple[str, str], ...]
     pixels_BHWC: Pixels
     failures: tuple[Failure, ...]
 
 
 def decode_batches(
     segments: Path,
-    rows: Sequence[ImageRow],
+    tasks: Sequence[Task],
     *,
     side: int,
     batch_size: int,
     threads: ThreadPoolExecutor,
 ) -> Iterator[Batch]:
-    """Decode `rows` in batches of `batch_size`, in order, a few batches ahead of the consumer.
+    """Decode `tasks` in batches of `batch_size` images, in order, a few batches ahead of the consumer.
 
     Raises ContractError where a segment is gone or too short.
     """
     waiting: deque[Future[Batch]] = deque()
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
+    for start in range(0, len(tasks), batch_size):
+        part = tasks[start : start + batch_size]
         waiting.append(threads.submit(_decode, segments, part, side))
         if len(waiting) > _AHEAD:
             yield waiting.popleft().result()
@@ -60,15 +69,22 @@ def decode_batches(
         yield waiting.popleft().result()
 
 
-def _decode(segments: Path, rows: Sequence[ImageRow], side: int) -> Batch:
-    pixels_BHWC = np.empty((len(rows), side, side, 3), dtype=np.uint8)
-    whole: list[ImageRow] = []
+def _decode(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
+    pixels: list[Pixels] = [np.empty((0, side, side, 3), dtype=np.uint8)]
+    views: list[tuple[str, str]] = []
     failures: list[Failure] = []
-    for row in rows:
+    for task in tasks:
+        row = task.row
         data = read_slice(segments / row.segment, offset=row.offset, length=row.bytes)
         try:
-            pixels_BHWC[len(whole)] = read_square(data, side)
-            whole.append(row)
+            pixels.append(read_views(data, side, task.views))
         except DecodeError as error:
             failures.append(Failure(row=row, detail=str(error)))
-    return Batch(rows=tuple(whole), pixels_BHWC=pixels_BHWC[: len(whole)], failures=tuple(failures))
+        else:
+            views += [(row.pixel_sha256, view) for view in task.views]
+    return Batch(
+        images=len(tasks) - len(failures),
+        views=tuple(views),
+        pixels_BHWC=np.concatenate(pixels),
+        failures=tuple(failures),
+    )

@@ -10,7 +10,7 @@ Legend: N codes of an image.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,6 @@ from pipeline.storage import (
 )
 
 FAILED_NAME = "failed.jsonl"
-VIEW = "center"
 
 FailedRow = Mapping[str, str]
 
@@ -48,12 +47,18 @@ class CodesFolder:
             self.sweep(manifest)
         (self.path / MANIFEST_NAME).unlink(missing_ok=True)
 
-    def encoded(self) -> set[str]:
-        """Pixel hashes that have codes.
+    def encoded(self) -> dict[str, frozenset[str]]:
+        """The views that have codes, by pixel hash.
 
         Raises ContractError that names a part which can't be read.
         """
-        return {pixel_sha256 for path in self._parts() for pixel_sha256 in _read_hashes(path)}
+        found: dict[str, frozenset[str]] = {}
+        sets: dict[frozenset[str], frozenset[str]] = {}  # the few that occur, each once in memory
+        for path in self._parts():
+            for pixel_sha256, view in _read_views(path):
+                views = found.get(pixel_sha256, frozenset()) | {view}
+                found[pixel_sha256] = sets.setdefault(views, views)
+        return found
 
     def failed(self) -> dict[str, FailedRow]:
         """What the parts of the run under way could not decode, by pixel hash."""
@@ -66,9 +71,12 @@ class CodesFolder:
         return rows
 
     def add_part(
-        self, hashes: Sequence[str], codes_BN: npt.NDArray[np.uint16], failed: Sequence[FailedRow]
+        self,
+        views: Sequence[tuple[str, str]],
+        codes_BN: npt.NDArray[np.uint16],
+        failed: Sequence[FailedRow],
     ) -> Path:
-        """Write the next part: codes of `hashes` in their order, and what failed beside them."""
+        """Write the next part: codes of `views` (hash, name) in their order, and what failed."""
         parts = self._parts()
         number = int(parts[-1].stem) + 1 if parts else 0
         path = self.path / f"{number:05d}.parquet"
@@ -78,7 +86,7 @@ class CodesFolder:
         else:
             failures.unlink(missing_ok=True)
         with atomic_write(path) as file:
-            pq.write_table(_table(hashes, codes_BN), file, compression="zstd")
+            pq.write_table(_table(views, codes_BN), file, compression="zstd")
         return path
 
     def files(self) -> tuple[FileEntry, ...]:
@@ -116,20 +124,23 @@ class CodesFolder:
         return part.with_name(f"{part.stem}.{FAILED_NAME}")
 
 
-def _read_hashes(path: Path) -> list[str]:
+def _read_views(path: Path) -> Iterator[tuple[str, str]]:
+    """Hash and name of each view of a part."""
     try:
-        hashes: list[str] = pq.read_table(path, columns=["pixel_sha256"])[0].to_pylist()
+        table = pq.read_table(path, columns=["pixel_sha256", "view"])
+        columns = (table["pixel_sha256"].to_pylist(), table["view"].to_pylist())
     except (OSError, KeyError, IndexError, pa.ArrowException) as error:
         raise ContractError(
             f"{path} can't be read ({error}). Delete it and run `pipeline encode` again."
         ) from error
-    return hashes
+    return zip(*columns, strict=True)
 
 
-def _table(hashes: Sequence[str], codes_BN: npt.NDArray[np.uint16]) -> pa.Table:
+def _table(views: Sequence[tuple[str, str]], codes_BN: npt.NDArray[np.uint16]) -> pa.Table:
     offsets = np.arange(len(codes_BN) + 1, dtype=np.int32) * codes_BN.shape[1]
     codes = pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes_BN.reshape(-1)))
-    columns = [pa.array(hashes, pa.string()), pa.array([VIEW] * len(hashes), pa.string()), codes]
+    columns = [pa.array([row[place] for row in views], pa.string()) for place in (0, 1)]
+    columns.append(codes)
     return pa.Table.from_arrays(columns, schema=arrow_schema(CODES))
 
 

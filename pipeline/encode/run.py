@@ -1,34 +1,50 @@
-"""`pipeline encode`: kept images → codes/CODEC-FINGERPRINT/NNNNN.parquet, each image once.
+"""`pipeline encode`: kept images → codes/CODEC-FINGERPRINT/NNNNN.parquet, each view of an image once.
 
-Reads dedupe/kept, raw/segments and a codec's folder. Images are taken in the order of their pixel
-hashes and cut into parts; a part is written whole. Killed anywhere, the same command goes on with the
-next part. New images become new parts; parts that are there stay as they are.
+Reads dedupe/kept, raw/segments and a codec. Images are taken in the order of their pixel hashes and
+cut into parts; a part is written whole. Killed anywhere, the same command goes on with the next part.
+New images, and new views of old ones, become new parts; parts that are there stay as they are. Codes of
+another codec, precision or preprocessing lie in another folder.
 
-Legend: B images of a batch, N codes of an image.
+Legend: B views of a batch, N codes of a view.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
-from pipeline.encode.batches import Batch, Failure, decode_batches
+from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
+from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
 from pipeline.encode.parts import CodesFolder
+from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
 from pipeline.encode.rows import ImageRow, read_kept
-from pipeline.errors import ConfigError, ModelError
+from pipeline.encode.sources import CodecSource, find_codec
+from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.load import CODEC_JSON, load_codec
-from pipeline.models.codecs.pixels import PREPROCESSING, to_images
+from pipeline.models.codecs.load import load_codec
+from pipeline.models.codecs.pixels import PREPROCESSING, VIEWS
+from pipeline.models.codecs.precision import (
+    Precision,
+    pick_precision,
+    use_huge_pages,
+    use_precision,
+)
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.raster import RASTER
@@ -38,7 +54,10 @@ from pipeline.storage import (
     input_digest,
     make_manifest,
     read_manifest,
+    sha256_bytes,
 )
+
+log = logging.getLogger(__name__)
 
 _MOST_TOKENS = 65536  # codes are uint16
 
@@ -50,133 +69,180 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     then "incomplete". Raises ContractError where dedupe has not finished or a segment lost bytes,
     ModelError for a codec that can't be used, ConfigError where the codec or the device is not there.
     """
+    use_huge_pages()
     workspace = Workspace(config.workspace)
     read_manifest(workspace.dedupe, "dedupe")
-    source = _find_codec(workspace, config.codec)
-    codec = load_codec(source.folder, pick_device(config.device))
-    if codec.num_tokens > _MOST_TOKENS:
-        raise ModelError(
-            f"The codec in {source.folder} has {codec.num_tokens} codes, expected {_MOST_TOKENS} at most."
-        )
-    inputs = {"dedupe": input_digest(workspace.dedupe), **source.digest}
-    folder = CodesFolder(workspace.codes(source.name, codec.fingerprint))
-    manifest = find_current(folder.path, "codes", config=resolved(config), inputs=inputs)
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
+    work = _begin(config, find_codec(config, workspace), device, precision)
+    inputs = {"dedupe": input_digest(workspace.dedupe), **work.source.digest}
+    manifest = find_current(work.folder.path, "codes", config=resolved(config), inputs=inputs)
     if manifest is not None and not manifest.counts["failed"]:
-        folder.sweep(manifest)
-        return _report("unchanged", folder.path, manifest)
-    folder.reopen(manifest)
+        work.folder.sweep(manifest)
+        return _report("unchanged", work.folder, manifest)
+    work.folder.reopen(manifest)
     kept = read_kept(workspace)
-    new = _encode_missing(config, codec, folder, kept, progress)
-    manifest = _describe(config, codec, source.name, folder, kept, inputs)
-    folder.finish(manifest)
+    price = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
+    new = _encode_missing(work, kept, progress)
+    manifest = _describe(work, kept, inputs, price)
+    work.folder.finish(manifest)
     outcome: Outcome = "incomplete" if manifest.counts["failed"] else "done"
-    return _report(outcome, folder.path, manifest, new)
+    return _report(outcome, work.folder, manifest, new)
 
 
-def _report(outcome: Outcome, path: Path, manifest: Manifest, new: int = 0) -> StageReport:
+def _report(outcome: Outcome, folder: CodesFolder, manifest: Manifest, new: int = 0) -> StageReport:
     return StageReport(
         stage="encode",
         outcome=outcome,
         counts={**manifest.counts, "new": new},
-        outputs=(str(path),),
+        outputs=(str(folder.path),),
         details=manifest.details,
     )
 
 
-# --- Inputs --------------------------------------------------------------------------------------
+# --- What encodes, and where to ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecSource:
-    """Where a codec lies, and its digest as an input by name."""
+class _Work:
+    """A codec and the folder for its codes; `facts` describe it, its fingerprint that of its files."""
 
-    name: str
-    folder: Path
-    digest: Mapping[str, str]
+    config: EncodeConfig
+    source: CodecSource
+    codec: Codec
+    facts: Mapping[str, Any]
+    precision: Precision
+    fingerprint: str
+    folder: CodesFolder
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return VIEWS[self.config.views]
+
+    @property
+    def segments(self) -> Path:
+        return Workspace(self.config.workspace).segments
 
 
-def _find_codec(workspace: Workspace, wanted: str) -> CodecSource:
-    """A codec of the workspace by name, else the folder `wanted`.
-
-    Raises ConfigError where there is neither.
-    """
-    own = workspace.codec(wanted)
-    if own.is_dir() and own.parent == workspace.root / "codecs":
-        read_manifest(own, "codec")
-        return CodecSource(name=wanted, folder=own, digest={f"codecs/{wanted}": input_digest(own)})
-    folder = Path(wanted)
-    if not (folder / CODEC_JSON).exists():
-        raise ConfigError(
-            f"No codec {wanted!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
-            "Run `pipeline train-codec`, or give another --codec."
+def _begin(
+    config: EncodeConfig, source: CodecSource, device: torch.device, precision: Precision
+) -> _Work:
+    codec = load_codec(source.folder, device)
+    if codec.num_tokens > _MOST_TOKENS:
+        raise ModelError(
+            f"The codec in {source.folder} has {codec.num_tokens} codes, expected {_MOST_TOKENS} at most."
         )
-    fingerprint = load_codec(folder).fingerprint
-    return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})
+    facts = {
+        "name": source.name,
+        "kind": codec.kind,
+        "fingerprint": codec.fingerprint,
+        "num_tokens": codec.num_tokens,
+        "image_size": codec.image_size,
+        "downsampling": codec.downsampling,
+        "grid": list(codec.grid),
+    }
+    # All that decides codes beside the image; precision among it, so that codes are never mixed.
+    recipe = [facts["fingerprint"], precision, PREPROCESSING, RASTER]
+    fingerprint = sha256_bytes(json.dumps(recipe).encode())
+    folder = CodesFolder(Workspace(config.workspace).codes(source.name, fingerprint))
+    return _Work(
+        config=config,
+        source=source,
+        codec=codec,
+        facts=facts,
+        precision=precision,
+        fingerprint=fingerprint,
+        folder=folder,
+    )
+
+
+def _set_precision(work: _Work, first: Sequence[ImageRow]) -> Price | None:
+    """Set the precision of the encoder; what it costs on the first images, None for fp32."""
+    if work.precision == "fp32":
+        use_precision(work.codec, "fp32")
+        return None
+    tasks = [Task(row=row, views=("center",)) for row in first]
+    with ThreadPoolExecutor(1) as thread:
+        batches = decode_batches(
+            work.segments, tasks, side=work.codec.image_size, batch_size=1, threads=thread
+        )
+        pixels = [batch.pixels_BHWC for batch in batches]
+    side = work.codec.image_size
+    pixels_BHWC = np.concatenate([np.empty((0, side, side, 3), np.uint8), *pixels])
+    price = lower_precision(work.codec, work.precision, pixels_BHWC)
+    log.warning("%s %s", work.precision, price)
+    return price
 
 
 # --- Encoding ------------------------------------------------------------------------------------
 
 
-def _encode_missing(
-    config: EncodeConfig,
-    codec: Codec,
-    folder: CodesFolder,
-    kept: Mapping[str, ImageRow],
-    progress: Progress,
-) -> int:
+def _encode_missing(work: _Work, kept: Mapping[str, ImageRow], progress: Progress) -> int:
     """Add parts until every kept image has codes or a failure; returns how many got codes."""
-    past = folder.encoded() | set(folder.failed())
-    missing = [row for pixel_sha256, row in kept.items() if pixel_sha256 not in past]
-    with ThreadPoolExecutor(config.workers or len(os.sched_getaffinity(0))) as threads:
-        encoder = _Encoder(
-            config, codec, folder, threads, progress, len(kept), len(kept) - len(missing)
-        )
-        for start in range(0, len(missing), config.part_rows):
-            encoder.encode_part(missing[start : start + config.part_rows])
-    return encoder.new
+    tasks = list(_tasks(work, kept))
+    encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
+    if pays_to_compile(work.config.compile, len(tasks), encoder.device):
+        encoder.compile()
+    part_rows = work.config.part_rows
+    with ThreadPoolExecutor(work.config.workers or len(os.sched_getaffinity(0))) as threads:
+        writer = _PartWriter(work, encoder, threads, progress, len(kept), len(kept) - len(tasks))
+        for start in range(0, len(tasks), part_rows):
+            writer.write(tasks[start : start + part_rows])
+    return writer.new
+
+
+def _tasks(work: _Work, kept: Mapping[str, ImageRow]) -> Iterator[Task]:
+    """What each image still lacks, in the order of pixel hashes, its views in the order of names."""
+    encoded, failed = work.folder.encoded(), work.folder.failed()
+    for pixel_sha256, row in kept.items():
+        views = frozenset(work.views) - encoded.get(pixel_sha256, frozenset())
+        if views and pixel_sha256 not in failed:
+            yield Task(row=row, views=tuple(sorted(views)))
 
 
 @dataclass
-class _Encoder:
-    """What encodes part after part, and the counts as they grow; `before` had been done already."""
+class _PartWriter:
+    """Encodes part after part, and counts images; `before` had been done already."""
 
-    config: EncodeConfig
-    codec: Codec
-    folder: CodesFolder
+    work: _Work
+    encoder: Encoder
     threads: ThreadPoolExecutor
     progress: Progress
     total: int
     before: int
     new: int = 0
     failed: int = 0
+    _codes: list[npt.NDArray[np.uint16]] = field(default_factory=list)
 
-    def encode_part(self, part: Sequence[ImageRow]) -> None:
-        """Encode `part` and write it."""
-        hashes: list[str] = []
-        codes = [np.empty((0, self.codec.num_codes), dtype=np.uint16)]
+    def write(self, part: Sequence[Task]) -> None:
+        """Encode `part` and write it. A batch's codes are fetched while the next one is computed."""
+        views: list[tuple[str, str]] = []
         failures: list[Failure] = []
+        self._codes = [np.empty((0, self.work.codec.num_codes), dtype=np.uint16)]
+        computing: Tensor | None = None
         for batch in self._decoded(part):
+            codes_BN = self.encoder.encode(batch.pixels_BHWC)
+            self._fetch(computing)
+            computing = codes_BN
+            views += batch.views
             failures += batch.failures
-            if batch.rows:
-                hashes += [row.pixel_sha256 for row in batch.rows]
-                codes.append(self._encode(batch))
-            self._tell(len(batch.rows), len(batch.failures))
+            self._tell(batch.images, len(batch.failures))
+        self._fetch(computing)
         failed = [_failed_row(failure) for failure in failures]
-        self.folder.add_part(hashes, np.concatenate(codes), failed)
+        self.work.folder.add_part(views, np.concatenate(self._codes), failed)
 
-    def _decoded(self, part: Sequence[ImageRow]) -> Iterator[Batch]:
+    def _fetch(self, codes_BN: Tensor | None) -> None:
+        if codes_BN is not None:
+            self._codes.append(codes_BN.cpu().numpy().astype(np.uint16))
+
+    def _decoded(self, part: Sequence[Task]) -> Iterator[Batch]:
         return decode_batches(
-            Workspace(self.config.workspace).segments,
+            self.work.segments,
             part,
-            side=self.codec.image_size,
-            batch_size=self.config.batch_size,
+            side=self.work.codec.image_size,
+            batch_size=self.encoder.batch_size,
             threads=self.threads,
         )
-
-    def _encode(self, batch: Batch) -> npt.NDArray[np.uint16]:
-        device = next(self.codec.parameters()).device
-        codes_BN = self.codec.encode(to_images(batch.pixels_BHWC, device))
-        return codes_BN.cpu().numpy().astype(np.uint16)
 
     def _tell(self, new: int, failed: int) -> None:
         self.new += new
@@ -199,41 +265,35 @@ def _failed_row(failure: Failure) -> dict[str, str]:
 
 
 def _describe(
-    config: EncodeConfig,
-    codec: Codec,
-    name: str,
-    folder: CodesFolder,
+    work: _Work,
     kept: Mapping[str, ImageRow],
     inputs: Mapping[str, str],
+    price: Price | None,
 ) -> Manifest:
     """The manifest; images = encoded + failed. Codes of images no longer kept stay, as `spare`."""
-    encoded = folder.encoded()
-    failed = [row for pixel_sha256, row in sorted(folder.failed().items()) if pixel_sha256 in kept]
-    present = sum(pixel_sha256 in encoded for pixel_sha256 in kept)
-    files = tuple(itertools.chain(folder.files(), folder.write_failed(failed)))
+    encoded = work.folder.encoded()
+    failed = [row for key, row in sorted(work.folder.failed().items()) if key in kept]
+    whole = frozenset(work.views)
+    present = sum(whole <= encoded.get(pixel_sha256, frozenset()) for pixel_sha256 in kept)
+    files = (*work.folder.files(), *work.folder.write_failed(failed))
     return make_manifest(
         "codes",
-        config=resolved(config),
+        config=resolved(work.config),
         inputs=inputs,
         counts={
             "images": len(kept),
             "encoded": present,
             "failed": len(failed),
-            "spare": len(encoded) - present,
+            "spare": sum(pixel_sha256 not in kept for pixel_sha256 in encoded),
         },
         files=files,
         details={
-            "codec": {
-                "name": name,
-                "kind": codec.kind,
-                "fingerprint": codec.fingerprint,
-                "num_tokens": codec.num_tokens,
-                "image_size": codec.image_size,
-                "downsampling": codec.downsampling,
-                "grid": list(codec.grid),
-            },
+            "codec": work.facts,
+            "fingerprint": work.fingerprint,
             "raster": RASTER,
             "preprocessing": PREPROCESSING,
-            "precision": "fp32",
+            "views": list(work.views),
+            "precision": work.precision,
+            "price": dataclasses.asdict(price) if price else None,
         },
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.encode.batches import decode_batches
+from pipeline.encode.batches import Task, decode_batches
 from pipeline.encode.rows import read_kept
 from pipeline.raster import hash_pixels
 from pipeline.storage import Workspace
@@ -39,10 +39,10 @@ def deep() -> bytes:
 
 
 def fed_to_encode(workspace: Workspace) -> Pixels:
-    rows = list(read_kept(workspace).values())
+    tasks = [Task(row=row, views=("center",)) for row in read_kept(workspace).values()]
     with ThreadPoolExecutor(1) as threads:
         (batch,) = decode_batches(
-            workspace.segments, rows, side=SIDE, batch_size=8, threads=threads
+            workspace.segments, tasks, side=SIDE, batch_size=8, threads=threads
         )
     return batch.pixels_BHWC
 

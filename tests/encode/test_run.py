@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,12 +43,9 @@ def make_codec(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def make_config(workspace: Workspace, codec: Path, **options: int) -> EncodeConfig:
-    return EncodeConfig(
-        workspace=workspace.root,
-        codec=str(codec),
-        **{"part_rows": 6, "batch_size": 4, "workers": 2, **options},  # type: ignore[arg-type]
-    )
+def make_config(workspace: Workspace, codec: Path, **options: Any) -> EncodeConfig:
+    settings = {"part_rows": 6, "batch_size": "4", "workers": 2, **options}
+    return EncodeConfig(workspace=workspace.root, codec=str(codec), **settings)
 
 
 def codes_folder(workspace: Workspace) -> Path:
@@ -101,7 +99,8 @@ def test_the_tables_keep_the_contract(make_workspace: MakeWorkspace, codec: Path
     run(make_config(workspace, codec))
     folder = codes_folder(workspace)
     manifest = read_manifest(folder, "codes")
-    assert folder.name == f"random-{load_codec(codec).fingerprint[:12]}"
+    assert folder.name == f"random-{manifest.details['fingerprint'][:12]}"
+    assert manifest.details["codec"]["fingerprint"] == load_codec(codec).fingerprint
     assert [(entry.path, entry.rows) for entry in manifest.files] == [
         ("00000.parquet", 6),
         ("00001.parquet", 6),

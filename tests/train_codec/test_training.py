@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.models.codecs.reconstruct import psnr
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.measuring import perplexity, psnr
+from pipeline.train_codec.measuring import perplexity
 from pipeline.train_codec.training import batch_rows, learning_rate, seeded_generator
 
 CENTRES_KD = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])

@@ -49,6 +49,16 @@ class Codec(nn.Module, abc.ABC):
     def downsampling(self) -> int:
         """Side of the square of pixels that becomes one code."""
 
+    @property
+    @abc.abstractmethod
+    def trunk(self) -> nn.Module:
+        """The deep part of the encoder, which may compute in lower precision than float32."""
+
+    @property
+    @abc.abstractmethod
+    def widest_layer(self) -> int:
+        """Numbers of the largest layer for one picture: what the size of a batch hangs on."""
+
     @abc.abstractmethod
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1].
@@ -74,6 +84,11 @@ class Codec(nn.Module, abc.ABC):
         """Codes of a picture: N."""
         rows, columns = self.grid
         return rows * columns
+
+    def through_trunk(self, x_BCHW: Tensor) -> Tensor:
+        """What the trunk makes of its input, float32; what decides between entries comes after it."""
+        first = next(self.trunk.parameters(), x_BCHW)
+        return self.trunk(x_BCHW.to(first.dtype)).to(torch.float32)
 
     def check_images(self, images_BCHW: Tensor) -> None:
         """Raise ModelError for pictures that are not [B, 3, image_size, image_size]."""

@@ -73,6 +73,7 @@ class DiscreteVAE(Codec):
         self.config = config
         self.codebook = nn.Embedding(config.num_tokens, config.codebook_dim)
         self.encoder = _build_encoder(config)
+        self._halves = (self.encoder[:-1], self.encoder[-1])  # in a tuple they get no second name
         self.decoder = _build_decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -101,6 +102,16 @@ class DiscreteVAE(Codec):
         """Pixels of a code's side."""
         return 1 << self.config.num_layers
 
+    @property
+    def trunk(self) -> nn.Module:
+        """The encoder up to its last convolution, which gives the logits."""
+        return self._halves[0]
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers of the first layer."""
+        return self.config.hidden_dim * (self.image_size // 2) ** 2
+
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
@@ -109,7 +120,7 @@ class DiscreteVAE(Codec):
         normal_BCHW = ((images_BCHW - means_C11) / stds_C11).contiguous(
             memory_format=torch.channels_last
         )
-        return self.encoder(normal_BCHW).argmax(1).flatten(1)
+        return self._halves[1](self.through_trunk(normal_BCHW)).argmax(1).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:
@@ -128,10 +139,13 @@ class DiscreteVAE(Codec):
         return means_C11, stds_C11
 
 
-def load_discrete_vae(path: Path, *, device: torch.device | str = "cpu") -> DiscreteVAE:
+def load_discrete_vae(
+    path: Path, *, image_size: int | None = None, device: torch.device | str = "cpu"
+) -> DiscreteVAE:
     """The codec of a `vae.pt`, ready to encode and decode on `device`.
 
-    Raises ModelError for a file that can't be read, does not fit its own `hparams`, or wants to run code.
+    `image_size`: pixels of a side; by default the one that it was trained with. Raises
+    ModelError for a file that can't be read, does not fit its own `hparams`, or wants to run code.
     """
     saved = read_torch_file(path)
     parts = [
@@ -142,7 +156,8 @@ def load_discrete_vae(path: Path, *, device: torch.device | str = "cpu") -> Disc
         raise ModelError(
             f"{path} has no `hparams` and `weights`; expected a vae.pt of train_vae.py."
         )
-    codec = DiscreteVAE(_read_config(hparams, path))
+    config = _read_config(hparams, path)
+    codec = DiscreteVAE(dataclasses.replace(config, image_size=image_size or config.image_size))
     tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     load_weights(codec, tensors, f"The weights of {path} do not fit its hparams")
     return codec.requires_grad_(False).eval().to(device)

@@ -85,6 +85,7 @@ class OpenAIDVAE(Codec):
             kernels=(3, 3, 3, 1),
             resample=("pool", nn.MaxPool2d(2)),
         )
+        self._halves = (self.encoder[:-1], self.encoder[-1])  # in a tuple they get no second name
         self.decoder = _network(
             nn.Conv2d(config.num_tokens, config.code_channels, 1),
             [config.code_channels, 8 * deep, 4 * deep, 2 * deep, deep],
@@ -120,6 +121,16 @@ class OpenAIDVAE(Codec):
         """Pixels of a code's side."""
         return _DOWNSAMPLING
 
+    @property
+    def trunk(self) -> nn.Module:
+        """The encoder up to its last convolution, which gives the logits."""
+        return self._halves[0]
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers of the first layer."""
+        return self.config.encoder_channels * self.image_size**2
+
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
@@ -127,7 +138,7 @@ class OpenAIDVAE(Codec):
         inner_BCHW = ((1 - 2 * _MARGIN) * images_BCHW + _MARGIN).contiguous(
             memory_format=torch.channels_last
         )
-        return self.encoder(inner_BCHW).argmax(1).flatten(1)
+        return self._halves[1](self.through_trunk(inner_BCHW)).argmax(1).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ Legend: B pictures, C = 3 colours, H = W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -18,6 +20,18 @@ from pipeline.raster import decode_image
 
 # What `read_square` does, for manifests; raise the number when its pixels change.
 PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 2"
+_ZOOM = 1.1  # of the corners' image
+_CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+_MIRRORED = "_flip"
+# What `--views` means: the names of an image's squares.
+VIEWS: Mapping[str, tuple[str, ...]] = {
+    "center": ("center",),
+    "flip": ("center", "flip"),
+    "ten-crop": (
+        *("center", "flip"),
+        *(corner + mirrored for corner in _CORNERS for mirrored in ("", _MIRRORED)),
+    ),
+}
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,6 +42,31 @@ def read_square(data: bytes, side: int) -> Pixels:
     The pixels are those of `raster.decode_image`, which dedupe hashed. Raises DecodeError.
     """
     return square_pixels(Image.fromarray(decode_image(data).pixels_HWC), side)
+
+
+def read_views(data: bytes, side: int, views: Sequence[str]) -> Pixels:
+    """Decode an image file once to uint8 [views, side, side, 3].
+
+    `center` is what `read_square` gives; a corner is one of the whole image with its shorter side at 1.1
+    times `side`; `flip` and `…_flip` are mirror images. Raises DecodeError.
+    """
+    image = Image.fromarray(decode_image(data).pixels_HWC)
+    return np.stack([_view(image, side, view) for view in views])
+
+
+def _view(image: Image.Image, side: int, view: str) -> Pixels:
+    name = "center" if view == "flip" else view.removesuffix(_MIRRORED)
+    pixels = square_pixels(image, side) if name == "center" else _corner(image, side, name)
+    return pixels[:, ::-1] if view.endswith("flip") else pixels
+
+
+def _corner(image: Image.Image, side: int, name: str) -> Pixels:
+    zoom = _ZOOM * side / min(image.size)
+    width, height = (max(side, round(length * zoom)) for length in image.size)
+    left = 0 if name.endswith("left") else width - side
+    top = 0 if name.startswith("top") else height - side
+    zoomed = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(zoomed.crop((left, top, left + side, top + side)))
 
 
 def square_pixels(image: Image.Image, side: int) -> Pixels:
@@ -42,7 +81,10 @@ def square_pixels(image: Image.Image, side: int) -> Pixels:
 
 def to_images(pixels_BHWC: Pixels, device: torch.device | str = "cpu") -> Tensor:
     """Float32 [B, 3, H, W] in [0, 1] of uint8 [B, H, W, 3]; in channels_last layout, as it lies."""
-    images_BCHW = torch.from_numpy(pixels_BHWC).to(device).permute(0, 3, 1, 2)
+    batch_BHWC = torch.from_numpy(pixels_BHWC)
+    if torch.device(device).type == "cuda":  # from pinned memory, while the device computes
+        batch_BHWC = batch_BHWC.pin_memory()
+    images_BCHW = batch_BHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images_BCHW.to(torch.float32) / 255
 
 

@@ -76,6 +76,7 @@ class VQCodec(Codec):
         self.patch_encoder = nn.Conv2d(3, dim, side, stride=side, bias=False)
         self.patch_decoder = nn.ConvTranspose2d(dim, 3, side, stride=side, bias=False)
         self.encoder = _build_encoder(config) if config.deep_encoder else None
+        self._no_trunk = nn.Identity()
         self.decoder = _build_decoder(config)
         self.register_buffer("codebook_KD", torch.zeros(config.num_tokens, config.code_dim))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5–4× faster convolutions on a CPU
@@ -105,6 +106,16 @@ class VQCodec(Codec):
         """Pixels of a code's side."""
         return _DOWNSAMPLING
 
+    @property
+    def trunk(self) -> nn.Module:
+        """The convolutions of the encoder; its linear path stays in float32."""
+        return self._no_trunk if self.encoder is None else self.encoder
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers of the picture, or of the finer level where that is wider."""
+        return max(3, self.config.channels // _DOOR**2) * self.image_size**2
+
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
@@ -122,7 +133,9 @@ class VQCodec(Codec):
         """What the codebook is to come close to, float32 [B, D, R, S]."""
         centred_BCHW = images_BCHW - _CENTRE
         latents_BDRS: Tensor = self.patch_encoder(centred_BCHW)
-        return latents_BDRS if self.encoder is None else latents_BDRS + self.encoder(centred_BCHW)
+        if self.encoder is None:
+            return latents_BDRS
+        return latents_BDRS + self.through_trunk(centred_BCHW)
 
     def decode_latents(self, latents_BDRS: Tensor) -> Tensor:
         """Pictures float32 [B, 3, H, W], not yet clamped to [0, 1]."""

@@ -20,6 +20,8 @@ from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec, check_image_size
 from pipeline.models.codecs.vqgan_network import GROUPS, Decoder, Encoder
 
+_SEARCHED_TOGETHER = 2048  # latents: their distances to 16,384 entries are 134 MB
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
@@ -60,12 +62,16 @@ class NearestEntries(nn.Module):
         self.embedding = nn.Embedding(num_tokens, code_dim)
 
     def codes(self, latents_BDRS: Tensor) -> Tensor:
-        """Codes int64 [B, R, S]; |z|² is the same for all entries, so it is left out."""
+        """Codes int64 [B, R, S], of equal distances the first; |z|², the same for all, is left out."""
         entries_KD = self.embedding.weight
         latents_BRSD = latents_BDRS.permute(0, 2, 3, 1)
         latents_XD = latents_BRSD.reshape(-1, entries_KD.shape[1])
-        distances_XK = torch.addmm(entries_KD.square().sum(1), latents_XD, entries_KD.T, alpha=-2)
-        return distances_XK.argmin(1).view(latents_BRSD.shape[:3])
+        norms_K = entries_KD.square().sum(1)
+        codes = [
+            torch.addmm(norms_K, part_XD, entries_KD.T, alpha=-2).argmin(1)
+            for part_XD in latents_XD.split(_SEARCHED_TOGETHER)
+        ]
+        return torch.cat(codes).view(latents_BRSD.shape[:3])
 
     def entries(self, codes_BN: Tensor) -> Tensor:
         """Float32 [B, N, D]."""
@@ -148,6 +154,17 @@ class VQGAN(Codec):
         """Pixels of a code's side."""
         return self.config.downsampling
 
+    @property
+    def trunk(self) -> nn.Module:
+        """All of the encoder: the 1×1 convolution behind it stays in float32."""
+        return self.encoder
+
+    @property
+    def widest_layer(self) -> int:
+        """Numbers of the finest level, or of another one where that is wider."""
+        widths = [m >> (2 * level) for level, m in enumerate(self.config.multipliers)]
+        return self.config.channels * max(1, *widths) * self.image_size**2
+
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
@@ -165,7 +182,7 @@ class VQGAN(Codec):
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:
         """What the codebook is asked about, float32 [B, D, R, S]."""
         centred_BCHW = (2 * images_BCHW - 1).contiguous(memory_format=torch.channels_last)
-        return self.quant_conv(self.encoder(centred_BCHW))
+        return self.quant_conv(self.through_trunk(centred_BCHW))
 
 
 def _check(config: VQGANConfig) -> None:

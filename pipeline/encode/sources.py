@@ -1,0 +1,120 @@
+"""Which codec encodes: one of the workspace, one of a folder, or one of others, which is brought in.
+
+A codec that was made elsewhere becomes `codecs/NAME-FINGERPRINT` of the workspace, with a manifest that
+names its files by their hash: later stages decode with it, and its pickles are opened only once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.encode.config import EncodeConfig
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
+from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.storage import (
+    Workspace,
+    empty_folder,
+    file_entry,
+    find_current,
+    input_digest,
+    make_manifest,
+    read_manifest,
+    sha256_file,
+    write_manifest,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSource:
+    """Where a codec lies, and its digest as an input by name."""
+
+    name: str
+    folder: Path
+    digest: Mapping[str, str]
+
+
+def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
+    """The codec that `config` asks for, brought into the workspace where it is one of others.
+
+    Raises ConfigError where there is none, ModelError for files that don't fit, can't be fetched or want
+    to run code, ContractError where `train-codec` has not finished.
+    """
+    for family, files in config.foreign_files().items():
+        paths = {flag: path for flag, path in files.items() if path is not None}
+        return _bring_in(config, workspace, family, paths)
+    own = workspace.codec(config.codec)
+    if own.is_dir() and own.parent == workspace.root / "codecs":
+        read_manifest(own, "codec")
+        return _own(workspace, own, config.codec)
+    if config.codec in PUBLISHED_CODECS:
+        fetched = fetch_codec(config.codec, config.cache)
+        family = PUBLISHED_CODECS[config.codec].family
+        return _bring_in(config, workspace, family, {path.name: path for path in fetched})
+    folder = Path(config.codec)
+    if not (folder / CODEC_JSON).exists():
+        raise ConfigError(
+            f"No codec {config.codec!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
+            f"Run `pipeline train-codec`, or give another --codec ({', '.join(PUBLISHED_CODECS)}, or "
+            "files: --vqgan-config with --vqgan-checkpoint, --dvae-encoder with --dvae-decoder, --vae)."
+        )
+    fingerprint = load_codec(folder).fingerprint
+    return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})
+
+
+def _own(workspace: Workspace, folder: Path, name: str) -> CodecSource:
+    place = folder.relative_to(workspace.root).as_posix()
+    return CodecSource(name=name, folder=folder, digest={place: input_digest(folder)})
+
+
+def _bring_in(
+    config: EncodeConfig, workspace: Workspace, family: str, paths: Mapping[str, Path]
+) -> CodecSource:
+    """The codec of these files in the workspace; nothing is read but their hashes if it is there."""
+    if Path(config.codec).name != config.codec or config.codec in ("", ".."):
+        raise ConfigError(f"--codec {config.codec!r} can't name a codec: no / and no ..")
+    plan = {"family": family, "name": config.codec, "image_size": config.image_size}
+    inputs = {name: _hash(path) for name, path in paths.items()}
+    for folder in sorted(workspace.codec("any").parent.glob(f"{config.codec}-*")):
+        if find_current(folder, "codec", config=plan, inputs=inputs) is not None:
+            return _own(workspace, folder, config.codec)
+    codec = LOADERS[family](*paths.values(), image_size=config.image_size)
+    folder = workspace.codec(f"{config.codec}-{codec.fingerprint[:12]}")
+    log.warning("Bringing the codec %s into the workspace as %s", config.codec, folder)
+    _save(codec, folder, plan, inputs)
+    return _own(workspace, folder, config.codec)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _save(
+    codec: Codec, folder: Path, plan: Mapping[str, object], inputs: Mapping[str, str]
+) -> None:
+    empty_folder(folder)
+    save_codec(codec, folder)
+    manifest = make_manifest(
+        "codec",
+        config=plan,
+        inputs=inputs,
+        counts={},
+        files=tuple(file_entry(folder / name, folder) for name in (CODEC_JSON, CODEC_WEIGHTS)),
+        details={
+            "fingerprint": codec.fingerprint,
+            "num_tokens": codec.num_tokens,
+            "image_size": codec.image_size,
+            "downsampling": codec.downsampling,
+            "num_codes": codec.num_codes,
+        },
+    )
+    write_manifest(folder, manifest)
