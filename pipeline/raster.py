@@ -5,9 +5,10 @@ the hash of the pixels that they were made from.
 
 The raster of a file is: its first frame, turned as its EXIF orientation says, 8 bits a channel (of
 16 the upper 8), transparency laid over white, colours taken as sRGB (profiles and gamma are not
-applied). PNGs of the common kind (8-bit RGB) are decoded by pyspng, the fastest decoder that gives
-the same pixels as Pillow (see bench/dedupe.py); everything else by Pillow. pyspng looks at no CRC
-and Pillow at none of the image data, so the chunks of every PNG are checked here first.
+applied). PNGs of the common kind (8-bit RGB) are decoded by kornia-rs, whose Rust decoder is the
+fastest that gives the same pixels as Pillow (see bench/dedupe.py) and checks the CRCs of the image
+data on its way; everything else by Pillow, which checks none of those. What the decoder does not
+check of a PNG's chunks is checked here.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import struct
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyspng
+from kornia_rs.io import decode_image_png_u8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import PipelineError
@@ -76,7 +78,8 @@ def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
         header = read_png_header(data)
         _check_size(header.width, header.height, max_pixels)
         if header.is_plain_rgb:
-            return Raster("png", "RGB", False, _decode_plain_png(data))
+            return Raster("png", "RGB", False, _decode_plain_png(data, header))
+        check_image_data(data)
     elif (other := _name_other_content(data)) is not None:
         raise DecodeError(other)
     return _decode_with_pillow(data, max_pixels)
@@ -99,42 +102,60 @@ class PngHeader(NamedTuple):
 
 
 def read_png_header(data: bytes) -> PngHeader:
-    """Walk through the chunks of a PNG and check each CRC.
+    """Walk through the chunks of a PNG and check each CRC but those of the image data.
 
     Raises DecodeError where a CRC is wrong, a chunk is cut off or IHDR and IEND are not where the
     format has them (W3C PNG, third edition, section 5).
     """
-    position, end, special = len(_PNG_SIGNATURE), len(data), False
-    header = b""
-    view = memoryview(data)
-    while True:
-        if position + 12 > end:
-            raise DecodeError(f"the PNG ends early, after {end} bytes")
-        length = int.from_bytes(view[position : position + 4], "big")
-        after = position + 12 + length
-        if after > end:
-            raise DecodeError(f"the PNG ends early, after {end} bytes")
-        name = data[position + 4 : position + 8]
-        if zlib.crc32(view[position + 4 : after - 4]) != int.from_bytes(
-            view[after - 4 : after], "big"
-        ):
-            raise DecodeError(f"wrong CRC in PNG chunk {name.decode('latin-1')} at byte {position}")
+    header, special = b"", False
+    for name, position, after in _walk_chunks(data):
+        if name == b"IDAT":
+            continue
+        _check_crc(data, name, position, after)
         if not header:
-            if name != b"IHDR" or length != 13:
+            if name != b"IHDR" or after - position != 25:
                 raise DecodeError("the PNG does not begin with its header")
             header = data[position + 8 : position + 21]
         special = special or name in _SPECIAL_CHUNKS
-        position = after
-        if name == b"IEND":
-            break
     width, height, depth, colour = struct.unpack(">IIBB", header[:10])
     return PngHeader(width, height, (depth, colour) == _PLAIN_RGB and not special)
 
 
-def _decode_plain_png(data: bytes) -> Pixels:
+def check_image_data(data: bytes) -> None:
+    """Raise DecodeError where a CRC of a PNG's image data is wrong."""
+    for name, position, after in _walk_chunks(data):
+        if name == b"IDAT":
+            _check_crc(data, name, position, after)
+
+
+def _walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name of each chunk up to IEND, where it begins and where it ends."""
+    position, end = len(_PNG_SIGNATURE), len(data)
+    while True:
+        if position + 12 > end:
+            raise DecodeError(f"the PNG ends early, after {end} bytes")
+        after = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if after > end:
+            raise DecodeError(f"the PNG ends early, after {end} bytes")
+        name = data[position + 4 : position + 8]
+        yield name, position, after
+        if name == b"IEND":
+            return
+        position = after
+
+
+def _check_crc(data: bytes, name: bytes, position: int, after: int) -> None:
+    with memoryview(data) as view:
+        found = zlib.crc32(view[position + 4 : after - 4])
+    if found != int.from_bytes(data[after - 4 : after], "big"):
+        raise DecodeError(f"wrong CRC in PNG chunk {name.decode('latin-1')} at byte {position}")
+
+
+def _decode_plain_png(data: bytes, header: PngHeader) -> Pixels:
     try:
-        pixels: Pixels = pyspng.load(data)
-    except RuntimeError as error:
+        pixels: Pixels = decode_image_png_u8(data, (header.height, header.width), "rgb")
+    except Exception as error:  # it raises nothing finer
+        check_image_data(data)  # says it better
         raise DecodeError(f"broken PNG: {_tidy(error)}") from error
     return pixels
 

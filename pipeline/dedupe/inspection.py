@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.dedupe.phash import portray
+from pipeline.dedupe.phash import Miniature, make_miniature, portray
 from pipeline.errors import ContractError
 from pipeline.raster import DecodeError, Pixels, TooLargeError, decode_image, hash_pixels
 
@@ -70,42 +70,57 @@ def inspect_part(part: InspectionPart) -> list[Inspection]:
 
     Raises ContractError where a segment does not hold the bytes that the ledger promises.
     """
-    found: list[Inspection] = []
+    looks: list[_Look] = []
     for segment, places in _by_segment(part.places):
         with _open_segment(part.segments / segment) as descriptor:
             for place in places:
                 data = _read_place(descriptor, place, part.segments)
-                found.append(inspect_image(place, data, max_pixels=part.max_pixels))
-    return found
+                looks.append(_look_at(place, data, max_pixels=part.max_pixels))
+    return list(_with_portraits(looks))
 
 
-def inspect_image(place: Place, data: bytes, *, max_pixels: int) -> Inspection:
+class _Look(NamedTuple):
+    """An inspection that lacks its portrait, which many images get together."""
+
+    found: Inspection
+    miniature: Miniature | None
+
+
+def _with_portraits(looks: Sequence[_Look]) -> Iterator[Inspection]:
+    portraits = iter(portray([look.miniature for look in looks if look.miniature is not None]))
+    for found, miniature in looks:
+        if miniature is None:
+            yield found
+        else:
+            phash, (red, green, blue), is_blank = next(portraits)
+            yield found._replace(
+                phash=phash, mean_red=red, mean_green=green, mean_blue=blue, is_blank=is_blank
+            )
+
+
+def _look_at(place: Place, data: bytes, *, max_pixels: int) -> _Look:
     """Decode one file and describe it."""
+    sha256 = place.sha256
     try:
         raster = decode_image(data, max_pixels=max_pixels)
     except TooLargeError as error:
-        return Inspection(
-            place.sha256, "too_large", str(error), width=error.width, height=error.height
-        )
+        found = Inspection(sha256, "too_large", str(error), width=error.width, height=error.height)
+        return _Look(found, None)
     except DecodeError as error:
-        return Inspection(place.sha256, "not_decodable", str(error))
+        return _Look(Inspection(sha256, "not_decodable", str(error)), None)
     pixels_HWC = raster.pixels_HWC
-    portrait = portray(pixels_HWC)
-    return Inspection(
-        place.sha256,
+    found = Inspection(
+        sha256,
         "ok",
-        None,
-        raster.format,
-        pixels_HWC.shape[1],
-        pixels_HWC.shape[0],
-        raster.mode,
-        raster.has_alpha,
-        hash_pixels(pixels_HWC),
-        portrait.phash,
-        *portrait.mean,
-        portrait.is_blank,
-        hash_bands(pixels_HWC) if place.masked else None,
+        format=raster.format,
+        width=pixels_HWC.shape[1],
+        height=pixels_HWC.shape[0],
+        mode=raster.mode,
+        has_alpha=raster.has_alpha,
+        pixel_sha256=hash_pixels(pixels_HWC),
+        bands=hash_bands(pixels_HWC) if place.masked else None,
     )
+    return _Look(found, make_miniature(pixels_HWC))
 
 
 def hash_bands(pixels_HWC: Pixels) -> bytes:

@@ -10,12 +10,14 @@ means (Zauner: a 7×7 mean, then every eighth pixel). And all arithmetic is on i
 299 R + 587 G + 114 B (ITU-R BT.601), miniature cells in 1/256 of its 0..255 range, cosines rounded
 to 1/4096; so an image of one colour has the hash 0, not noise.
 
-Shapes: H height, W width, C = 3 channels, G = 32 cells along a side, K = 8 coefficients.
+Shapes: N images, H height, W width, C = 3 channels, G = 32 cells along a side, K = 8 coefficients,
+B = 64 bits.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,14 @@ Pixels = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 
 
+class Miniature(NamedTuple):
+    """What is kept of a raster to portray it: sums over 32×32 cells (see `shrink`), its pixels."""
+
+    cells_CGG: Integers
+    area: int
+    is_blank: bool
+
+
 class Portrait(NamedTuple):
     """What the miniature tells of an image: 64-bit hash, mean colour (0..255), one colour or not."""
 
@@ -38,36 +48,47 @@ class Portrait(NamedTuple):
     is_blank: bool
 
 
-def portray(pixels_HWC: Pixels) -> Portrait:
-    """Hash an RGB raster of any size ≥ 1×1 and take its mean colour."""
+def make_miniature(pixels_HWC: Pixels) -> Miniature:
+    """Shrink an RGB raster of any size ≥ 1×1."""
     height, width = pixels_HWC.shape[:2]
-    cells_CGG = shrink(pixels_HWC)
-    area = height * width
-    sums = cells_CGG.reshape(3, -1).sum(axis=1).tolist()
-    red, green, blue = (total / (GRID * GRID) / area for total in sums)
-    luma_GG = _weigh(cells_CGG) * 256 // (1000 * area)
-    phash = hash_luma(luma_GG)
-    # One colour has the hash 0, so nearly every image is seen not to be blank for nothing.
-    is_blank = phash == 0 and bool((pixels_HWC == pixels_HWC[0, 0]).all())
-    return Portrait(phash, (red, green, blue), is_blank)
+    corner_C = pixels_HWC[0, 0]
+    # The first row settles it for nearly every image.
+    is_blank = bool((pixels_HWC[0] == corner_C).all()) and bool((pixels_HWC == corner_C).all())
+    return Miniature(shrink(pixels_HWC), height * width, is_blank)
 
 
-def hash_luma(luma_GG: Integers) -> int:
-    """The 64 bits of a miniature, the lowest frequencies first (most significant)."""
+def portray(miniatures: Sequence[Miniature]) -> list[Portrait]:
+    """Hash images and take their mean colours: many at once, for each costs little."""
+    if not miniatures:
+        return []
+    cells_NCGG = np.stack([miniature.cells_CGG for miniature in miniatures])
+    area_N = np.array([miniature.area for miniature in miniatures])
+    means_NC = cells_NCGG.sum(axis=(2, 3)) / (GRID * GRID) / area_N[:, None]
+    luma_NGG = _weigh(cells_NCGG) * 256 // (1000 * area_N[:, None, None])
+    hashes, means = hash_luma(luma_NGG).tolist(), means_NC.tolist()
+    return [
+        Portrait(phash, tuple(mean), miniature.is_blank)
+        for phash, mean, miniature in zip(hashes, means, miniatures, strict=True)
+    ]
+
+
+def hash_luma(luma_NGG: Integers) -> npt.NDArray[np.uint64]:
+    """The 64 bits of each miniature, [N], the lowest frequencies first (most significant)."""
     cosines_KG = _cosines()
     # Integers below 2**53 (65535 · 32² · 4096² is 2**50): floats hold them exactly, in any order of sums.
-    coefficients = (cosines_KG @ luma_GG.astype(np.float64) @ cosines_KG.T).ravel()
-    middle = np.partition(coefficients, (31, 32))[31:33]
-    bits = np.packbits(2 * coefficients > middle.sum())
-    return int.from_bytes(bits.tobytes(), "big")
+    coefficients_NKK = cosines_KG @ luma_NGG.astype(np.float64) @ cosines_KG.T
+    coefficients_NB = coefficients_NKK.reshape(len(luma_NGG), SIDE * SIDE)
+    middle_N2 = np.partition(coefficients_NB, (31, 32), axis=1)[:, 31:33]
+    bits_NB = 2 * coefficients_NB > middle_N2.sum(axis=1, keepdims=True)
+    return np.packbits(bits_NB, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
-def _weigh(cells_CGG: Integers) -> Integers:
-    red_GG, green_GG, blue_GG = cells_CGG
-    luma_GG: Integers = red_GG * _LUMA[0]
-    luma_GG += green_GG * _LUMA[1]
-    luma_GG += blue_GG * _LUMA[2]
-    return luma_GG
+def _weigh(cells_NCGG: Integers) -> Integers:
+    red, green, blue = (cells_NCGG[:, channel] for channel in range(3))
+    luma_NGG: Integers = red * _LUMA[0]
+    luma_NGG += green * _LUMA[1]
+    luma_NGG += blue * _LUMA[2]
+    return luma_NGG
 
 
 def shrink(pixels_HWC: Pixels) -> Integers:

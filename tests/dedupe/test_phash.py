@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.dedupe.phash import GRID, portray, shrink
+from pipeline.dedupe.phash import GRID, Portrait, make_miniature, shrink
+from pipeline.dedupe.phash import portray as portray_all
 from tests.dedupe.conftest import Pixels, photo
+
+
+def portray(pixels: Pixels) -> Portrait:
+    (portrait,) = portray_all([make_miniature(pixels)])
+    return portrait
 
 
 def distance(first: Pixels, second: Pixels) -> int:
@@ -85,3 +91,10 @@ def test_a_pattern_within_cells_is_not_blank() -> None:
 def test_the_mean_colour_is_exact() -> None:
     pixels = photo(2, 48, 50)
     np.testing.assert_allclose(portray(pixels).mean, pixels.mean(axis=(0, 1)), rtol=1e-12)
+
+
+def test_images_of_all_sizes_are_portrayed_together_as_apart() -> None:
+    images = [photo(1), photo(2, 33, 70), np.zeros((1, 1, 3), dtype=np.uint8), photo(3, 128, 64)]
+    together = portray_all([make_miniature(pixels) for pixels in images])
+    assert together == [portray(pixels) for pixels in images]
+    assert portray_all([]) == []

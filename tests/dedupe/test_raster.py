@@ -46,17 +46,44 @@ def test_the_fast_decoder_gives_the_pixels_of_pillow(shape: tuple[int, int]) -> 
     np.testing.assert_array_equal(raster.pixels_HWC, pixels)
 
 
-def interlaced_png() -> tuple[bytes, Pixels]:
-    """An Adam7 PNG of 1×1, where the first pass is all there is."""
-    pixels = np.array([[[1, 2, 3]]], dtype=np.uint8)
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 1)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0\1\2\3")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + data, pixels
+# Where each pass of Adam7 begins and its steps, (y, x, dy, dx); W3C PNG, third edition, section 8.1.
+ADAM7 = [
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+]
 
 
-def test_an_interlaced_png_is_read() -> None:
-    data, pixels = interlaced_png()
+def interlaced_png(pixels: Pixels) -> bytes:
+    """An Adam7 PNG without filters."""
+    height, width = pixels.shape[:2]
+    passes = [pixels[y::dy, x::dx] for y, x, dy, dx in ADAM7]
+    rows = b"".join(b"\0" + row.tobytes() for part in passes if part.size for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 1)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (64, 70)])
+def test_an_interlaced_png_is_read(shape: tuple[int, int]) -> None:
+    pixels = photo(4, *shape)
+    data = interlaced_png(pixels)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
     np.testing.assert_array_equal(decode(data).pixels_HWC, pixels)
+
+
+def test_image_data_in_many_chunks_is_read() -> None:
+    png = encode(photo(5))
+    at = png.index(b"IDAT")
+    length = int.from_bytes(png[at - 4 : at], "big")
+    body = png[at + 4 : at + 4 + length]
+    pieces = b"".join(chunk(b"IDAT", body[n : n + 37]) for n in range(0, length, 37))
+    data = png[: at - 4] + pieces + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode(data).pixels_HWC, photo(5))
 
 
 @pytest.mark.parametrize("name", [b"IHDR", b"IDAT", b"IEND", b"tEXt"])
