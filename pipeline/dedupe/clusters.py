@@ -18,10 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dedupe.bands import Hashes, Positions
-from pipeline.dedupe.crowds import find_leaders, link_crowd
+from pipeline.dedupe.bands import Hashes, Positions, plan_longest
+from pipeline.dedupe.crowds import find_leaders, link_crowd, measure_thickness, split_around
 from pipeline.dedupe.linking import link, new_groups
 from pipeline.dedupe.neighbours import Pairs, find_neighbours
+
+# Near pairs within crowds that are listed after all (8 bytes each): so many for a hash, and in all.
+_FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000
+# So many are looked for one by one; what is left is taken for one crowd.
+_MOST_CROWDS = 32
+# More choices than for hashes that are spread evenly: the longer the keys, the thinner a crowd.
+_CROWD_CHOICES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +58,54 @@ def find_clusters(
 def _cluster_distinct(
     hashes: Hashes, radius: int, *, scratch: Path, workers: int | None
 ) -> tuple[Positions, Positions]:
+    """Leaders and groups of hashes that all differ."""
     found = find_neighbours(hashes, radius, scratch=scratch, workers=workers)
-    group = link(new_groups(len(hashes)), found.pairs[:, 0], found.pairs[:, 1])
-    crowded = found.crowded.astype(np.int64)
-    if len(crowded):
-        among = crowded[link_crowd(hashes[crowded], radius)]
-        group = link(group, crowded, among)
-    is_crowd = np.zeros(len(hashes), dtype=np.bool_)
-    is_crowd[group[crowded]] = True
-    in_crowd = is_crowd[group]
-    leader = lead_by_pairs(found.pairs[~in_crowd[found.pairs[:, 0]]], len(hashes))
-    thick = np.flatnonzero(in_crowd)
-    leader[thick] = thick[find_leaders(hashes[thick], radius)]
+    thick, thin = _part_crowds(hashes, found.crowded.astype(np.int64), radius)
+    plan = plan_longest(radius, choices=_CROWD_CHOICES)
+    among = find_neighbours(
+        hashes[thin], radius, scratch=scratch, workers=workers, plan=plan, crowd=len(thin)
+    )
+    pairs = np.concatenate([found.pairs, thin[among.pairs].astype(np.int32)])
+    group = link(new_groups(len(hashes)), pairs[:, 0], pairs[:, 1])
+    if not len(thick):
+        return lead_by_pairs(pairs, len(hashes)), group
+    return _cluster_crowded(hashes, radius, pairs=pairs, crowded=thick, group=group)
+
+
+def _part_crowds(hashes: Hashes, crowded: Positions, radius: int) -> tuple[Positions, Positions]:
+    """The positions that are in thick crowds, and those whose few near pairs can be listed.
+
+    Hashes may share bits with a crowd without being alike: those are told from it by their distance
+    from its centre. Every near pair of two that are `crowded` is within one of the two parts.
+    """
+    thick, rest = [crowded[:0]], crowded
+    for _ in range(_MOST_CROWDS):
+        if not len(rest):
+            break
+        near_pairs, centre = measure_thickness(hashes[rest], radius)
+        if near_pairs <= min(_FEW_PAIRS, _FEW_PAIRS_EACH * len(rest)):
+            return np.unique(np.concatenate(thick)), rest
+        around, away = split_around(hashes[rest], centre, radius)
+        thick.append(rest[around])
+        rest = rest[away]
+    return np.unique(np.concatenate([*thick, rest])), rest[:0]
+
+
+def _cluster_crowded(
+    hashes: Hashes, radius: int, *, pairs: Pairs, crowded: Positions, group: Positions
+) -> tuple[Positions, Positions]:
+    """`pairs` holds every near pair but those of two that are `crowded`."""
+    has_crowd = np.zeros(len(hashes), dtype=np.bool_)
+    has_crowd[group[crowded]] = True
+    is_thick = has_crowd[group]
+    leader = lead_by_pairs(pairs[~is_thick[pairs[:, 0]]], len(hashes))
+    thick = np.flatnonzero(is_thick)
+    leads = find_leaders(hashes[thick], radius)
+    leader[thick] = thick[leads]
+    heads, own = np.unique(group[thick], return_inverse=True)
+    first = np.searchsorted(thick, heads)  # the smallest position of a group names it
+    linked = link_crowd(hashes[thick], leads, first[own], radius)
+    group[thick] = thick[linked]
     return leader, group
 
 
@@ -92,11 +135,10 @@ def _take_equal_together(hashes: Hashes) -> tuple[Hashes, Positions, Positions]:
     order = np.argsort(hashes, kind="stable")
     new = np.ones(len(hashes), dtype=np.bool_)
     new[1:] = hashes[order[1:]] != hashes[order[:-1]]
-    first_by_value = order[new]
-    by_first = np.argsort(first_by_value)
-    renumber = np.empty(len(by_first), dtype=np.int64)
-    renumber[by_first] = np.arange(len(by_first))
+    is_first = np.zeros(len(hashes), dtype=np.bool_)
+    is_first[order[new]] = True
+    first = np.flatnonzero(is_first)
+    by_value = (np.cumsum(is_first) - 1)[order[new]]
     number = np.empty(len(hashes), dtype=np.int64)
-    number[order] = renumber[np.cumsum(new) - 1]
-    first = first_by_value[by_first]
+    number[order] = by_value[np.cumsum(new) - 1]
     return hashes[first], first, number

@@ -2,10 +2,13 @@
 
 A hundred thousand images of nearly one hash have five thousand million near pairs. What is asked of
 them needs no pairs: a **leader** for each hash (`find_leaders`) and the **linked groups**
-(`link_crowd`). Both are exact: they give what listing every pair would.
+(`link_crowd`). Both grow from representatives, each of which is compared with all the others at once,
+and both are exact: they give what listing every pair would.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,114 +23,184 @@ from pipeline.dedupe.bands import (
 )
 from pipeline.dedupe.linking import link, new_groups
 
+# A leader's turn costs a comparison with all that have none yet; it pays while it takes this share of
+# them. What is spread more thinly is looked up in buckets.
+_WORTH_A_TURN = 1 / 20_000
+_TURNS_BETWEEN_LOOKS = 64
 _LEAF_HASHES = 512
 # Pairs that are compared at once: 8 bytes each, a few times over.
 _BLOCK_PAIRS = 2_000_000
 # As many leaders are compared with everything rather than looked up in buckets.
 _FEW_LEADERS = 200
-# How far apart in a bucket hashes are compared at first; and then, where some are not linked yet.
-_FIRST_STEPS, _MORE_STEPS = range(1, 9), range(9, 65)
-# Crowds are thick: longer keys than for evenly spread hashes.
-_CROWD_AGREEING = 4
+# Comparisons that are spent on joining the groups of leaders before their buckets are gone through.
+_BALL_PAIRS = 300_000_000
+# In buckets of no more hashes than this, all pairs of which any may still be apart are compared.
+_STEPS = range(1, 65)
+_SAMPLE = 64
+# What differs in no more bits from its centre is a crowd's core.
+_CORE_BITS = 8
+
+
+class Thickness(NamedTuple):
+    """About how many pairs are within the radius, and the hash that has most within its own."""
+
+    near_pairs: float
+    centre: np.uint64
+
+
+def measure_thickness(hashes: Hashes, radius: int) -> Thickness:
+    """Compare a few of the hashes with all of them."""
+    sample = hashes[:: max(1, len(hashes) // _SAMPLE)]
+    found = [int(near(hashes, one, radius).sum()) - 1 for one in sample]
+    return Thickness(sum(found) / len(found) * len(hashes) / 2, sample[np.argmax(found)])
+
+
+def split_around(hashes: Hashes, centre: np.uint64, radius: int) -> tuple[Positions, Positions]:
+    """Cut hashes in what lies around `centre` and the rest, so that every near pair is within one.
+
+    What lies between is in both: of two near hashes the distances from the centre differ by no more
+    than `radius`.
+    """
+    distances = np.bitwise_count(hashes ^ centre)
+    around = np.flatnonzero(distances <= _CORE_BITS + radius)
+    return around, np.flatnonzero(distances > _CORE_BITS)
 
 
 def find_leaders(hashes: Hashes, radius: int) -> Positions:
     """The leader of each hash, by position: the first leader within `radius`, itself if it leads.
 
-    Defined one after another: a hash leads if no leader before it is within the radius. Found by
-    halves: the leaders of the first half take from the second half what is near them, and the rest
-    of the second half finds its leaders among itself. Leaders are more than `radius` apart, so they
-    never crowd however thick the hashes are.
+    Defined one after another: a hash leads if no leader before it is within the radius. Done so while
+    leaders take many each; what is left is cut in halves (`_lead_by_halves`).
+    """
+    leader = np.empty(len(hashes), dtype=np.int64)
+    rest, left = np.arange(len(hashes)), hashes
+    turns, before = 0, len(rest)
+    while len(rest):
+        close = near(left, left[0], radius)
+        leader[rest[close]] = rest[0]
+        rest, left = rest[~close], left[~close]
+        turns += 1
+        if turns % _TURNS_BETWEEN_LOOKS == 0:
+            taken, before = before - len(rest), len(rest)
+            if taken < _TURNS_BETWEEN_LOOKS * _WORTH_A_TURN * len(rest):
+                leader[rest] = rest[_lead_by_halves(left, radius)]
+                break
+    return leader
+
+
+def _lead_by_halves(hashes: Hashes, radius: int) -> Positions:
+    """`find_leaders` of hashes of which few lead many.
+
+    The leaders of the first half take from the second half what is near them, and the rest of the
+    second half finds its leaders among itself. Leaders are more than `radius` apart, so they never
+    crowd however thick the hashes are.
     """
     count = len(hashes)
     if count <= _LEAF_HASHES:
         return _lead_one_by_one(hashes, radius)
     half = count // 2
     leader = np.full(count, -1, dtype=np.int64)
-    leader[:half] = find_leaders(hashes[:half], radius)
+    leader[:half] = _lead_by_halves(hashes[:half], radius)
     leaders = np.flatnonzero(leader[:half] == np.arange(half))
     nearest = _find_first_near(hashes[half:], hashes[leaders], radius)
     taken = nearest >= 0
     leader[half:][taken] = leaders[nearest[taken]]
     rest = half + np.flatnonzero(~taken)
-    leader[rest] = rest[find_leaders(hashes[rest], radius)]
+    leader[rest] = rest[_lead_by_halves(hashes[rest], radius)]
     return leader
 
 
-def link_crowd(hashes: Hashes, radius: int) -> Positions:
-    """Groups of hashes linked through pairs within `radius`: the smallest position of each group.
+def link_crowd(hashes: Hashes, leader: Positions, group: Positions, radius: int) -> Positions:
+    """Link all hashes within `radius`: the smallest position of each group.
 
-    First neighbours in sorted buckets are linked, which joins nearly all of a thick crowd; then, in
-    each bucket, what is not in its largest group is compared with the whole bucket.
+    `leader` holds the leader of each hash, `group` the groups of what is linked already. First each
+    leader that is not linked to one before it is linked with all that is near it, which joins nearly
+    all of a thick crowd. Then, in each bucket, what is not in its largest group is compared with the
+    whole bucket, so that nothing is missed.
     """
-    plan = Plan(radius, radius + _CROWD_AGREEING, _CROWD_AGREEING)
-    parent = new_groups(len(hashes))
-    everyone = np.arange(len(hashes))
+    group = link(group, np.arange(len(hashes)), leader)
+    group = _link_balls(hashes, leader, group, radius)
+    if not len(group) or (group == group[0]).all():
+        return group
+    plan = plan_bands(len(hashes), radius)
     for choice in plan.choices:
-        bucket = _sort_choice(hashes, plan, choice)
-        parent = _link_steps(parent, hashes, bucket, at=everyone, steps=_FIRST_STEPS, radius=radius)
-        if not parent.any():
-            return parent
-    for choice in plan.choices:
-        parent = _link_rest(parent, hashes, _sort_choice(hashes, plan, choice), radius)
-    return parent
+        buckets = _sort_choice(hashes, plan, choice)
+        group = _link_buckets(group, hashes, buckets, radius)
+    return group
 
 
-def _link_rest(
-    parent: Positions, hashes: Hashes, buckets: tuple[Hashes, Positions], radius: int
+def _link_balls(hashes: Hashes, leader: Positions, group: Positions, radius: int) -> Positions:
+    leaders, followers = np.unique(leader, return_counts=True)
+    rename, seen = new_groups(len(hashes)), np.zeros(len(hashes), dtype=np.bool_)
+    budget = _BALL_PAIRS
+    for one in leaders[np.argsort(-followers, kind="stable")]:
+        if budget < len(hashes):
+            break
+        if seen[group[one]]:
+            continue
+        budget -= len(hashes)
+        heads = np.unique(group[near(hashes, hashes[one], radius)])
+        if len(heads) > 1:
+            rename[heads] = heads[0]
+            group = rename[group]
+            rename[heads] = heads
+        seen[heads[0]] = True
+    return group
+
+
+def _link_buckets(
+    group: Positions, hashes: Hashes, buckets: tuple[Hashes, Positions], radius: int
 ) -> Positions:
-    """Link what the first steps left apart: by further steps, in large buckets all at once."""
+    """Link what lies in one bucket and in different groups: in large buckets all at once."""
     keys, order = buckets
     edges = bucket_edges(keys)
     sizes = np.diff(edges)
-    group = parent[order]
-    differ = np.minimum.reduceat(group, edges[:-1]) != np.maximum.reduceat(group, edges[:-1])
-    small = differ & (sizes > _FIRST_STEPS.stop) & (sizes <= _MORE_STEPS.stop)
+    in_order = group[order]
+    differ = np.minimum.reduceat(in_order, edges[:-1]) != np.maximum.reduceat(in_order, edges[:-1])
+    small = differ & (sizes <= _STEPS.stop)
     at = np.flatnonzero(np.repeat(small, sizes))
-    parent = _link_steps(parent, hashes, buckets, at=at, steps=_MORE_STEPS, radius=radius)
-    for large in np.flatnonzero(differ & (sizes > _MORE_STEPS.stop)):
-        parent = _link_bucket(parent, hashes, order[edges[large] : edges[large + 1]], radius)
-    return parent
+    group = _link_steps(group, hashes, buckets, at=at, radius=radius)
+    for large in np.flatnonzero(differ & ~small):
+        group = _link_bucket(group, hashes, order[edges[large] : edges[large + 1]], radius)
+    return group
 
 
 def _link_steps(
-    parent: Positions,
+    group: Positions,
     hashes: Hashes,
     buckets: tuple[Hashes, Positions],
     *,
     at: Positions,
-    steps: range,
     radius: int,
 ) -> Positions:
-    """Link each of the sorted places `at` with those `steps` further on in its bucket."""
+    """Link each of the sorted places `at` with those after it in its bucket."""
     keys, order = buckets
-    group, sorted_hashes = parent[order], hashes[order]
+    in_order, sorted_hashes = group[order], hashes[order]
     links = [(order[:0], order[:0])]
-    for step in steps:
+    for step in _STEPS:
         at = at[at + step < len(keys)]
         at = at[keys[at + step] == keys[at]]
         if not len(at):
             break
-        open_ = at[group[at + step] != group[at]]
-        close = open_[near(sorted_hashes[open_], sorted_hashes[open_ + step], radius)]
+        apart = at[in_order[at + step] != in_order[at]]
+        close = apart[near(sorted_hashes[apart], sorted_hashes[apart + step], radius)]
         links.append((order[close], order[close + step]))
     firsts, seconds = zip(*links, strict=True)
-    return link(parent, np.concatenate(firsts), np.concatenate(seconds))
+    return link(group, np.concatenate(firsts), np.concatenate(seconds))
 
 
-def _link_bucket(parent: Positions, hashes: Hashes, members: Positions, radius: int) -> Positions:
-    group = parent[members]
-    groups, sizes = np.unique(group, return_counts=True)
+def _link_bucket(group: Positions, hashes: Hashes, members: Positions, radius: int) -> Positions:
+    groups, sizes = np.unique(group[members], return_counts=True)
     if len(groups) == 1:
-        return parent
-    apart = members[group != groups[np.argmax(sizes)]]
+        return group
+    apart = members[group[members] != groups[np.argmax(sizes)]]
     for block in _blocks(apart, len(members)):
         close = near(hashes[block][:, None], hashes[members][None, :], radius)
-        close &= parent[block][:, None] != parent[members][None, :]
+        close &= group[block][:, None] != group[members][None, :]
         first, second = np.nonzero(close)
         if len(first):
-            parent = link(parent, block[first], members[second])
-    return parent
+            group = link(group, block[first], members[second])
+    return group
 
 
 def _sort_choice(hashes: Hashes, plan: Plan, choice: tuple[int, ...]) -> tuple[Hashes, Positions]:

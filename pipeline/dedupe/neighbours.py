@@ -1,9 +1,13 @@
 """Find all pairs of hashes within a radius, by parts; crowds are told apart, not listed.
 
-A part is one choice of bands (see `bands`) and one slice of its keys. In a small
-bucket every pair is compared, and a near one listed by the first of the choices on which it agrees,
-so once. A larger bucket is a crowd: its members are handed on to `crowds`, which never lists
-pairs. So the memory of a part is bounded by its slice, and the pairs of a hash are bounded.
+A part is one choice of bands (see `bands`) and one slice of its keys. In a small bucket every pair is
+compared, and a near one listed by the first of the choices on which it agrees, so once. A larger
+bucket is a crowd: its members are named, and `crowds` sees to them. So the memory of a part is
+bounded by its slice, and the pairs of a hash are bounded.
+
+The hashes of a part are laid in the order of their keys, and each is compared with the next, with the
+next but one, and so on as far as the buckets reach: long runs of numbers, for which numpy uses the
+processor's vector instructions. What is compared across the end of a bucket is compared for nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +25,23 @@ from pipeline.dedupe.bands import (
     Plan,
     Positions,
     bucket_edges,
+    even_bucket,
     plan_bands,
+    search_cost_ns,
     sort_into_buckets,
 )
 from pipeline.engine import map_parts
 from pipeline.errors import PipelineError
 
-# A bucket with more hashes than this, or than four times what even spreading puts there, is a crowd.
+# A bucket with more hashes than this, or than twice what even spreading puts there, is a crowd.
 CROWD = 32
 SLICE_HASHES = 2_000_000
-# Below this many hashes, starting processes takes longer than the work.
-_WORTH_PROCESSES = 200_000
+# Hashes that are compared at once: they and their differences stay in the processor's cache.
+_BLOCK_HASHES = 32_768
+# A bucket with more is compared apart, lest the others of its block be compared as far as it reaches.
+_LARGE_BUCKET = 256
+# Less work than this takes less time than to start processes for it.
+_WORTH_PROCESSES_NS = 0.3e9
 _READ_HASHES = 1_000_000
 
 Pairs = npt.NDArray[np.int32]
@@ -56,90 +66,134 @@ class Found:
     crowded: Pairs
 
 
+class _Layout(NamedTuple):
+    """Hashes in the order of their keys, their positions, and how many are in each bucket."""
+
+    hashes: Hashes
+    positions: Positions
+    sizes: Positions
+
+
 def find_neighbours(
-    hashes: Hashes, radius: int, *, scratch: Path, workers: int | None = 0
+    hashes: Hashes,
+    radius: int,
+    *,
+    scratch: Path,
+    workers: int | None = 0,
+    plan: Plan | None = None,
+    crowd: int | None = None,
 ) -> Found:
     """Find every pair of different `hashes` within `radius` bits that is not within a crowd.
 
     `scratch` is a file that the worker processes read the hashes from; it is removed at the end.
+    `plan`, and `crowd`, the hashes of a bucket above which it is one, are for hashes that are known
+    not to be spread evenly.
     """
-    plan = plan_bands(len(hashes), radius)
-    slices = -(-len(hashes) // SLICE_HASHES) if len(hashes) else 0
-    hashes.tofile(scratch)
-    crowd = max(CROWD, 4 * len(hashes) // 2**plan.key_bits)
+    count = len(hashes)
+    plan = plan or plan_bands(count, radius)
+    crowd = crowd or max(CROWD, int(2 * even_bucket(plan, count)))
+    slices = -(-count // SLICE_HASHES)
     parts = (
         SearchPart(scratch, plan, choice, number, slices, crowd)
         for choice in range(len(plan.choices))
         for number in range(slices)
     )
-    few = len(hashes) < _WORTH_PROCESSES
-    pairs, crowded = [np.empty((0, 2), np.int32)], np.zeros(len(hashes), dtype=np.bool_)
+    if search_cost_ns(plan, count) < _WORTH_PROCESSES_NS:
+        workers = 0
+    hashes.tofile(scratch)
     try:
-        for result in map_parts(search_part, parts, workers=0 if few else workers):
-            if result.failure is not None:
-                raise PipelineError(
-                    f"The search for near duplicates stopped: {result.failure}. It may have run out "
-                    "of memory: give the command again with fewer --workers."
-                )
-            pairs.append(result.result.pairs)
-            crowded[result.result.crowded] = True
+        return _gather(parts, count, workers)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _gather(parts: Iterator[SearchPart], count: int, workers: int | None) -> Found:
+    pairs, crowded = [np.empty((0, 2), np.int32)], np.zeros(count, dtype=np.bool_)
+    for result in map_parts(search_part, parts, workers=workers):
+        if result.failure is not None:
+            raise PipelineError(
+                f"The search for near duplicates stopped: {result.failure}. It may have run out "
+                "of memory: give the command again with fewer --workers."
+            )
+        pairs.append(result.result.pairs)
+        crowded[result.result.crowded] = True
     return Found(pairs=np.concatenate(pairs), crowded=np.flatnonzero(crowded).astype(np.int32))
 
 
 def search_part(part: SearchPart) -> Found:
     """Search one slice of one choice."""
+    layout, crowded = _set_crowds_apart(_lay_out(part), part.crowd)
+    hashes, positions, _ = layout
+    pairs = [np.empty((0, 2), np.int32)]
+    for places in _close_by(layout, part.plan.radius):
+        first, second = hashes[places.T]
+        places = places[part.plan.is_first(first ^ second, part.choice)]
+        pairs.append(np.sort(positions[places], axis=1).astype(np.int32))
+    return Found(pairs=np.concatenate(pairs), crowded=crowded.astype(np.int32))
+
+
+def _lay_out(part: SearchPart) -> _Layout:
     choice = part.plan.choices[part.choice]
     key_bits = part.plan.widest(choice)
     hashes, positions, keys = _read_slice(part, choice, key_bits)
     keys, order = sort_into_buckets(keys, key_bits)
-    in_crowd = _find_crowds(keys, part.crowd)
-    pairs = [np.empty((0, 2), np.int32)]
-    for step, at in _close_by(keys, in_crowd):
-        first, second = order[at], order[at + step]
-        difference = hashes[first] ^ hashes[second]
-        close = np.flatnonzero(np.bitwise_count(difference) <= part.plan.radius)
-        close = close[part.plan.first_choice(difference[close]) == part.choice]
-        ends = positions[np.stack([first[close], second[close]], axis=1)]
-        pairs.append(np.sort(ends, axis=1).astype(np.int32))
-    crowded = np.empty(0, np.int32)
-    if in_crowd is not None:
-        crowded = positions[order[in_crowd]].astype(np.int32)
-    return Found(pairs=np.concatenate(pairs), crowded=crowded)
+    positions = order if positions is None else positions[order]
+    return _Layout(hashes[order], positions, np.diff(bucket_edges(keys)))
 
 
-def _find_crowds(keys: Hashes, crowd: int) -> npt.NDArray[np.bool_] | None:
-    """Which of the sorted places are in buckets of more than `crowd`, None if there are none."""
-    if not (keys[crowd:] == keys[:-crowd]).any():
-        return None
-    sizes = np.diff(bucket_edges(keys))
-    return np.repeat(sizes > crowd, sizes)
+def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Positions]:
+    """What is in buckets of at most `crowd`, and the positions of the rest."""
+    hashes, positions, sizes = layout
+    is_crowd = sizes > crowd
+    if not is_crowd.any():
+        return layout, positions[:0]
+    apart = np.repeat(is_crowd, sizes)
+    return _Layout(hashes[~apart], positions[~apart], sizes[~is_crowd]), positions[apart]
 
 
-def _close_by(
-    keys: Hashes, in_crowd: npt.NDArray[np.bool_] | None
-) -> Iterator[tuple[int, Positions]]:
-    """Every two places of one bucket: how far apart, and the first of each; crowds left out."""
-    at = np.flatnonzero(keys[1:] == keys[:-1])
-    if in_crowd is not None:
-        at = at[~in_crowd[at]]
-    step = 1
-    while len(at):
-        yield step, at
-        step += 1
-        at = at[at + step < len(keys)]
-        at = at[keys[at + step] == keys[at]]
+def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
+    """Every two places [pairs, 2] within `radius` that lie in one bucket, and some that don't."""
+    hashes, _, sizes = layout
+    edges = np.concatenate(([0], np.cumsum(sizes)))
+    large = np.flatnonzero(sizes > _LARGE_BUCKET)
+    for bucket in large:
+        start, stop = edges[bucket], edges[bucket + 1]
+        yield start + _compare_block(hashes[start:stop], stop - start, int(sizes[bucket]), radius)
+    begins, ends = [0, *edges[large + 1]], [*edges[large], len(hashes)]
+    for begin, end in zip(begins, ends, strict=True):
+        for start in range(begin, end, _BLOCK_HASHES):
+            stop = min(start + _BLOCK_HASHES, end)
+            first, last = np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, stop)
+            reach = int(sizes[first:last].max())
+            yield start + _compare_block(hashes[start:end], stop - start, reach, radius)
+
+
+def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Positions:
+    """The places within `radius` among the first `block` and less than `reach` after them."""
+    differences = np.empty(block, dtype=np.uint64)
+    distances = np.empty(block, dtype=np.uint8)
+    found = [np.empty((0, 2), dtype=np.int64)]
+    for step in range(1, min(reach, len(hashes))):
+        some = min(block, len(hashes) - step)
+        np.bitwise_xor(hashes[:some], hashes[step : step + some], out=differences[:some])
+        np.bitwise_count(differences[:some], out=distances[:some])
+        first = np.flatnonzero(distances[:some] <= radius)
+        if len(first):
+            found.append(np.stack([first, first + step], axis=1))
+    return np.concatenate(found)
 
 
 def _read_slice(
     part: SearchPart, choice: tuple[int, ...], key_bits: int
-) -> tuple[Hashes, Positions, Hashes]:
-    """The hashes whose keys fall in the slice, their positions and keys; reads a bit at a time."""
+) -> tuple[Hashes, Positions | None, Hashes]:
+    """The hashes whose keys fall in the slice, their positions (None: all) and keys.
+
+    Reads a bit at a time.
+    """
     everything = np.memmap(part.hashes, dtype=np.uint64, mode="r")
     if part.slices == 1:
         hashes = np.asarray(everything)
-        return hashes, np.arange(len(hashes)), part.plan.key(hashes, choice)
+        return hashes, None, part.plan.key(hashes, choice)
     low, high = ((part.slice_number + n) * 2**key_bits // part.slices for n in (0, 1))
     read: list[tuple[Hashes, Positions, Hashes]] = []
     for start in range(0, len(everything), _READ_HASHES):

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.dedupe import crowds, neighbours
-from pipeline.dedupe.bands import Plan, plan_bands
+from pipeline.dedupe import clusters, crowds, neighbours
+from pipeline.dedupe.bands import _plans, plan_bands, sort_into_buckets
 from pipeline.dedupe.clusters import Clusters, find_clusters
 from pipeline.dedupe.crowds import find_leaders, link_crowd
 
@@ -78,18 +78,38 @@ def test_clusters_are_those_of_comparing_all_pairs(name: str, radius: int, tmp_p
     same(found, compare_all(hashes, radius))
 
 
+@pytest.mark.parametrize("few_pairs", [-1, 5, 10**9])
+@pytest.mark.parametrize("radius", [1, 4, 8])
+@pytest.mark.parametrize("name", CASES)
+def test_crowds_are_exact_listed_or_not(
+    name: str, radius: int, few_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "_FEW_PAIRS", few_pairs)
+    monkeypatch.setattr(clusters, "_FEW_PAIRS_EACH", few_pairs)
+    monkeypatch.setattr(clusters, "_MOST_CROWDS", 3)
+    monkeypatch.setattr(neighbours, "CROWD", 2)
+    monkeypatch.setattr(neighbours, "even_bucket", lambda plan, count: 1.0)
+    hashes = np.random.default_rng(9).permutation(CASES[name])
+    found = find_clusters(hashes, radius, scratch=tmp_path / "hashes")
+    same(found, compare_all(hashes, radius))
+
+
+@pytest.mark.parametrize("balls", [0, 10**9])
 @pytest.mark.parametrize("name", CASES)
 def test_crowds_are_exact_however_small_the_blocks(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, balls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(crowds, "_WORTH_A_TURN", 1.0)
+    monkeypatch.setattr(crowds, "_TURNS_BETWEEN_LOOKS", 1)
     monkeypatch.setattr(crowds, "_LEAF_HASHES", 8)
     monkeypatch.setattr(crowds, "_FEW_LEADERS", 3)
     monkeypatch.setattr(crowds, "_BLOCK_PAIRS", 50)
-    monkeypatch.setattr(crowds, "_FIRST_STEPS", range(1, 2))
-    monkeypatch.setattr(crowds, "_MORE_STEPS", range(2, 4))
+    monkeypatch.setattr(crowds, "_BALL_PAIRS", balls)
+    monkeypatch.setattr(crowds, "_STEPS", range(1, 3))
     hashes = np.unique(CASES[name])
-    found = Clusters(leader=find_leaders(hashes, 4), group=link_crowd(hashes, 4))
-    same(found, compare_all(hashes, 4))
+    leader = find_leaders(hashes, 4)
+    group = link_crowd(hashes, leader, np.arange(len(hashes)), 4)
+    same(Clusters(leader=leader, group=group), compare_all(hashes, 4))
 
 
 def test_slices_and_processes_find_the_same(
@@ -100,7 +120,7 @@ def test_slices_and_processes_find_the_same(
     monkeypatch.setattr(neighbours, "SLICE_HASHES", 700)
     monkeypatch.setattr(neighbours, "_READ_HASHES", 1000)
     same(find_clusters(hashes, 4, scratch=tmp_path / "hashes"), whole)
-    monkeypatch.setattr(neighbours, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(neighbours, "_WORTH_PROCESSES_NS", 0.0)
     same(find_clusters(hashes, 4, scratch=tmp_path / "hashes", workers=2), whole)
 
 
@@ -127,20 +147,31 @@ def test_new_hashes_join_groups_and_never_part_them(tmp_path: Path) -> None:
         assert len(np.unique(after[before == group])) == 1
 
 
-@pytest.mark.parametrize("radius", [1, 4, 8])
+@pytest.mark.parametrize("radius", range(1, 9))
 @pytest.mark.parametrize("count", [10, 100_000, 1_100_000, 11_000_000])
-def test_a_plan_covers_all_bits_and_leaves_room_in_buckets(count: int, radius: int) -> None:
+def test_a_plan_covers_all_bits(count: int, radius: int) -> None:
     plan = plan_bands(count, radius)
-    assert plan.bands - plan.agreeing == radius
     assert sum(length for _, length in plan._places()) == 64
-    assert count <= 20 * 2**plan.key_bits
+    assert sum(bands - plan.agreeing + 1 for bands in plan._bands_by_group()) == radius + 1
 
 
-def test_a_near_pair_is_listed_by_one_choice_only() -> None:
-    plan = Plan(4, 6, 2)
-    differences = flip(np.zeros(1000, dtype=np.uint64), 4, 2)
-    first = plan.first_choice(differences)
-    assert first.min() >= 0
-    for number, difference in zip(first, differences, strict=True):
-        keys = [int(plan.key(np.array([difference]), choice)[0]) for choice in plan.choices]
-        assert keys.index(0) == number
+@pytest.mark.parametrize("radius", range(1, 9))
+def test_whatever_is_near_agrees_on_a_choice_of_every_plan(radius: int) -> None:
+    differences = flip(np.zeros(2000, dtype=np.uint64), radius, 2)
+    for plan in _plans(radius):
+        if len(plan.choices) <= 70:
+            keys = np.array([plan.key(differences, choice) for choice in plan.choices])
+            agrees = keys == 0
+            assert agrees.any(axis=0).all()
+            for number in range(len(plan.choices)):
+                first = plan.is_first(differences, number)
+                np.testing.assert_array_equal(first, agrees.argmax(axis=0) == number)
+
+
+@pytest.mark.parametrize("bits", [13, 16, 20, 32])
+def test_buckets_are_sorted_by_key_and_then_by_position(bits: int) -> None:
+    keys = random_hashes(2000) >> np.uint64(64 - bits) & np.uint64(0xFFFF_F0F3)
+    found, order = sort_into_buckets(keys, bits)
+    expected = np.argsort(keys, kind="stable")
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(found, keys[expected])
