@@ -13,7 +13,12 @@ ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch tamin
 # elsewhere the tests beside it are skipped.
 BUILT_ORACLES := youtokentome
 
-.PHONY: demo test lint types unit slow clean
+# Airflow has an environment of its own: its requirements and ours don't mix.
+AIRFLOW_VENV ?= .venv-airflow
+AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
+AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
+
+.PHONY: demo test lint types unit slow airflow test-airflow clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -34,6 +39,20 @@ unit: $(TEST_STAMP)
 slow: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# The DAGs in a real Airflow: read, run whole on a replica, and through the API of a started one.
+test-airflow: $(STAMP) $(AIRFLOW_STAMP)
+	$(AIRFLOW_BIN)/python -m pytest tests/dags
+
+# Airflow on 127.0.0.1, with a replica as the source; says where it is. Ctrl-C ends it.
+airflow: $(STAMP) $(AIRFLOW_STAMP)
+	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline
+
+$(AIRFLOW_STAMP): constraints-airflow.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	test -x $(AIRFLOW_BIN)/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
+	$(AIRFLOW_BIN)/python -m pip install --quiet --constraint constraints-airflow.txt apache-airflow pytest pytest-timeout
+	touch $@
+
 # torch first and alone: the pinned version is the one whose CPU build may be at hand.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
@@ -51,4 +70,4 @@ $(TEST_STAMP): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) data dist build
+	rm -rf $(VENV) $(AIRFLOW_VENV) data dist build

@@ -85,7 +85,7 @@ class Recorder:
             return
         if verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
-            self._tally.gone += gone
+            self._tally.gone += gone and job.known.state != "missing"
             self._touch(job, verdict.state, answer, "gone" if gone else verdict.reason)
             return
         self._tally.kept += 1
