@@ -1,14 +1,16 @@
-"""How fast shards are written and read, beside the `webdataset` library on the same samples.
+"""How fast shards are written and read, beside `webdataset` and others on the same samples.
 
     python bench/shard.py [--samples 20000] [--repeats 3] [--folder DIR]
 
 Prints medians of `--repeats` runs and ratios. Samples are token-only (txt, json, tokens.npy,
-codes.npy) with 96 token ids and 256 codes, as the blog's; reading is in random order, one process.
+codes.npy) with 96 token ids and 256 codes, as the blog's; reading is in random order, one process,
+in batches of 64 as int32 tensors. litdata is measured where it is installed (it needs torch).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import statistics
@@ -155,6 +157,34 @@ def read_theirs(folder: Path) -> Iterator[Any]:
     yield from torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=0)
 
 
+def write_litdata(rows: list[Row], folder: Path) -> None:
+    """Ids and codes of the same samples by litdata's own writer, in chunks of as many samples."""
+    from litdata.streaming.writer import BinaryWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = BinaryWriter(str(folder), chunk_size=SAMPLES_PER_SHARD)
+    for number, (_, _, _, tokens, codes) in enumerate(rows):
+        writer[number] = {"tokens": tokens, "codes": codes}
+    writer.done()
+    writer.merge()
+
+
+def read_litdata(folder: Path) -> Iterator[Any]:
+    """Batches in random order by litdata, through its own loader in this process."""
+    import litdata
+
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True)
+    for batch in litdata.StreamingDataLoader(dataset, batch_size=64, num_workers=0):
+        yield batch["tokens"].to(torch.int32), batch["codes"].to(torch.int32)
+
+
+def read_litdata_bare(folder: Path) -> Iterator[Any]:
+    """Its samples one by one, neither stacked nor made tensors: the least that it can do."""
+    import litdata
+
+    yield from litdata.StreamingDataset(str(folder), shuffle=True)
+
+
 def load_npy(data: bytes) -> torch.Tensor:
     """An npy member as int32."""
     return torch.from_numpy(np.load(io.BytesIO(data)).astype(np.int32))
@@ -217,6 +247,12 @@ def main() -> None:
             "ours, random order": lambda _: drain(read_ours(root / "ours0")),
             "webdataset + DataLoader, shuffle buffer": lambda _: drain(read_theirs(root / "ours0")),
         }
+        if importlib.util.find_spec("litdata"):
+            write_litdata(rows, root / "litdata")
+            readers |= {
+                "litdata + StreamingDataLoader": lambda _: drain(read_litdata(root / "litdata")),
+                "litdata, bare samples": lambda _: drain(read_litdata_bare(root / "litdata")),
+            }
         show(
             "Reading", {k: measure(w, options.samples, options.repeats) for k, w in readers.items()}
         )
