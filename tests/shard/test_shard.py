@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -397,3 +398,28 @@ def test_tokens_and_codes_are_small_integers(world: Any) -> None:
     index = ShardReader(world.workspace.shards("default"), "train").index
     assert (index.tokens_dtype, index.codes_dtype) == ("<u2", "<u2")
     assert np.dtype(index.codes_dtype).itemsize == 2
+
+
+def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
+    """The same codec's name, other weights: both sets stay, and shards hold the codes of one."""
+    run(configure(world))
+    codes, other = world.workspace.codes("tiny", "f" * 64), world.workspace.codes("tiny", "0" * 64)
+    shutil.copytree(codes, other)
+    table = pq.read_table(other / "00000.parquet")
+    turned = [[511 - code for code in row] for row in table["codes"].to_pylist()]
+    column = pa.array(turned, table.schema.field("codes").type)
+    pq.write_table(
+        table.set_column(2, table.schema.field("codes"), column), other / "00000.parquet"
+    )
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["details"]["codec"]["fingerprint"] = "0" * 64
+    manifest["files"][0]["sha256"] = sha256_file(other / "00000.parquet")
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    for codec in (None, "tiny"):
+        with pytest.raises(ConfigError, match="there are: tiny-000000000000, tiny-ffffffffffff"):
+            run(configure(world, codec=codec))
+    report = run(configure(world, codec="tiny-000000000000"))
+    assert report.details["codec"]["fingerprint"] == "0" * 64
+    by_pixels = dict(zip(table["pixel_sha256"].to_pylist(), turned, strict=True))
+    for _, sample in read_all(world).values():
+        assert sample.codes.tolist() == by_pixels[sample.record["pixel_sha256"]]
