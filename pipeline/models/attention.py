@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from pipeline.models.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle_config import AttentionType, DalleConfig
+from pipeline.models.feed_forward import Dropout
 from pipeline.models.rotary import rotate
 
 # Queries that look at the same stretch of keys: fewer keys for the first ones against fewer calls.
@@ -116,7 +117,7 @@ class Attention(nn.Module):
         inner = config.heads * config.dim_head
         self.to_qkv = nn.Linear(config.dim, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, config.dim)
-        self.dropout = nn.Dropout(config.attn_dropout)
+        self.dropout = Dropout(config.attn_dropout)
 
     def forward(
         self,

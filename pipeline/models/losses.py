@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# 64 MiB of float32: large enough that the products are as fast as whole ones.
-MAX_LOGITS = 2**24
+# 32 MiB of float32: large enough that the products are as fast as whole ones.
+MAX_LOGITS = 2**23
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,12 @@ def split_cross_entropy(
 ) -> tuple[Tensor, ...]:
     """The mean cross-entropy of each part, float32, in nats a row.
 
-    A row's logits are those of its part's ids alone. Gradients can be taken once.
+    A row's logits are those of its part's ids alone; the parts share the vocabulary out, in order.
+    Gradients can be taken once.
     """
+    ends = [0, *(part.high for part in parts)]
+    assert [part.low for part in parts] == ends[:-1]
+    assert ends[-1] == len(bias_V)
     losses: tuple[Tensor, ...] = _SplitCrossEntropy.apply(
         [(part.low, part.high) for part in parts],
         [part.targets_M for part in parts],
@@ -63,7 +67,11 @@ class _SplitCrossEntropy(torch.autograd.Function):
         ctx.bounds, ctx.counts = bounds, [len(targets_M) for targets_M in targets]
         ctx.grads = None
         if any(ctx.needs_input_grad):
-            ctx.grads = [torch.zeros_like(tensor) for tensor in (weight_VD, bias_V, *rows)]
+            ctx.grads = [
+                torch.empty_like(weight_VD),  # every part writes its own stretch
+                torch.zeros_like(bias_V),
+                *(torch.empty_like(x_MD) for x_MD in rows),
+            ]
         losses = []
         for part, ((low, high), targets_M, x_MD) in enumerate(
             zip(bounds, targets, rows, strict=True)
@@ -98,22 +106,30 @@ def _sum_losses(
     bias_W: Tensor,
     grads: tuple[Tensor, Tensor, Tensor] | None,
 ) -> Tensor:
-    """The summed loss of a part; its gradients are added to `grads` of weight, bias and rows."""
+    """The summed loss of a part; its gradients are written to `grads` of weight, bias and rows."""
     total = torch.zeros((), device=x_MD.device)
+    device = x_MD.device.type
+    mixed = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if mixed else weight_WD.dtype
+    weight_WD, bias_W = weight_WD.to(dtype), bias_W.to(dtype)  # once, not for each chunk
     size = max(1, MAX_LOGITS // len(bias_W))
     for start in range(0, len(x_MD), size):
-        rows = slice(start, start + size)
-        logits_RW = F.linear(x_MD[rows], weight_WD, bias_W)
-        logprobs_RW = logits_RW.float().log_softmax(dim=-1)
-        target_R1 = targets_M[rows, None]
+        x_RD = x_MD[start : start + size].to(dtype)
+        target_R1 = targets_M[start : start + size, None]
+        logprobs_RW = F.linear(x_RD, weight_WD, bias_W).log_softmax(dim=-1, dtype=torch.float32)
         total -= logprobs_RW.gather(1, target_R1).sum()
         if grads is None:
             continue
-        weight_grad, bias_grad, x_grad = grads
         errors_RW = logprobs_RW.exp_()
         errors_RW.scatter_add_(1, target_R1, errors_RW.new_full(target_R1.shape, -1.0))
-        errors_RW = errors_RW.to(logits_RW.dtype)  # the products run in the precision of the head
-        bias_grad += errors_RW.sum(dim=0, dtype=torch.float32)
-        weight_grad += errors_RW.T @ x_MD[rows].to(errors_RW.dtype)
-        x_grad[rows] = errors_RW @ weight_WD.to(errors_RW.dtype)
+        weight_grad, bias_grad, x_grad = grads
+        bias_grad += errors_RW.sum(dim=0)
+        errors_RW = errors_RW.to(dtype)
+        x_grad[start : start + size] = errors_RW @ weight_WD
+        if weight_grad.dtype == dtype:
+            weight_grad.addmm_(errors_RW.T, x_RD, beta=min(start, 1))
+        elif start == 0:
+            weight_grad.copy_(errors_RW.T @ x_RD)
+        else:
+            weight_grad += errors_RW.T @ x_RD
     return total

@@ -13,33 +13,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.models.attention import Attention, KeyValueCache, Pattern, Turn
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.feed_forward import FeedForward
 from pipeline.models.rotary import rotary_angles
 from pipeline.models.token_shift import TokenShift
 
-FEED_FORWARD_MULT = 4
-
 Change = Callable[[Tensor], Tensor]
-
-
-class FeedForward(nn.Module):
-    """A gated (GEGLU) two-layer network on each position; its weights may serve several layers."""
-
-    def __init__(self, config: DalleConfig) -> None:
-        super().__init__()
-        self.to_hidden = nn.Linear(config.dim, 2 * FEED_FORWARD_MULT * config.dim)
-        self.dropout = nn.Dropout(config.ff_dropout)
-        self.to_out = nn.Linear(FEED_FORWARD_MULT * config.dim, config.dim)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Transform each position by itself."""
-        weights, biases = self.to_hidden.weight.chunk(2), self.to_hidden.bias.chunk(2)
-        value_BLD, gate_BLD = (F.linear(x_BLD, w, b) for w, b in zip(weights, biases, strict=True))
-        return self.to_out(self.dropout(value_BLD * F.gelu(gate_BLD)))
 
 
 class Branch(nn.Module):
