@@ -43,7 +43,8 @@ _NO_LIMIT = 2**30
 
 _ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
 
-HopCheck = Callable[[str], Awaitable[bool]]
+# Asked with the address of a redirect and whether only public addresses may be connected to for it.
+HopCheck = Callable[[str, bool], Awaitable[bool]]
 
 
 class PrivateAddressError(OSError):
@@ -87,11 +88,11 @@ class _Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        public = bool(found) and all(self._is_public(entry["host"]) for entry in found)
-        if public:
-            self.public_names.add(host)
-        elif self._public_only:
+        public = [self._is_public(entry["host"]) for entry in found]
+        if self._public_only and not all(public):
             raise PrivateAddressError(f"{host} is at a private address")
+        if any(public):
+            self.public_names.add(host)
         return found
 
     async def close(self) -> None:
@@ -156,12 +157,14 @@ class Client:
         headers: Mapping[str, str] | None = None,
         max_bytes: int = MAX_IMAGE_BYTES,
         allow_hop: HopCheck | None = None,
+        public_only: bool = False,
     ) -> Answer:
         """Ask for `url`, following up to five redirects; `allow_hop` may refuse each one.
 
+        `public_only`: connect to public addresses only, as behind a redirect of a public host.
         Raises FetchError where no answer came or it had to be refused.
         """
-        public = False
+        public = public_only
         current = url
         for _ in range(MAX_REDIRECTS + 1):
             endpoint, target = self._find(current, public_only=public)
@@ -181,8 +184,8 @@ class Client:
             public = public or self._is_public_host(current)
             current = redirect_target(current, location)
             if public:
-                refuse_private_literal(current, self._is_public)
-            if allow_hop is not None and not await allow_hop(current):
+                await self._refuse_private(current)
+            if allow_hop is not None and not await allow_hop(current, public):
                 raise FetchError("robots")
         raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects", retry=True)
 
@@ -213,6 +216,18 @@ class Client:
         host = urlsplit(url).hostname or ""
         names = self._connectors[False][1].public_names
         return host in names or self._is_public(host)
+
+    async def _refuse_private(self, url: str) -> None:
+        """Raise FetchError for a private host before anything, be it its robots.txt, is asked of it."""
+        refuse_private_literal(url, self._is_public)
+        if (url[: url.find("/", url.find("://") + 3)], True) in self._endpoints:
+            return  # Connections there are made to public addresses only.
+        self._connector(public_only=True)
+        resolver = self._connectors[True][1]
+        try:
+            await resolver.resolve(urlsplit(url).hostname or "", family=socket.AF_UNSPEC)
+        except OSError as error:
+            raise translate_error(error) from error
 
     # --- Connections ------------------------------------------------------------------------------
 

@@ -315,8 +315,8 @@ class Crawl:
         else:
             self._settle_soon(job, *job.last_word(verdict, answer))
 
-    async def _allow_hop(self, url: str) -> bool:
-        return self._config.ignore_opt_out or await self.hosts.allows(url)
+    async def _allow_hop(self, url: str, public_only: bool) -> bool:
+        return self._config.ignore_opt_out or await self.hosts.allows(url, public_only)
 
     def _check_outage(self, host: Host, sign: HostSign, now: float) -> None:
         if sign in ("down", "overload") and host.pace.silent_s(now) > self._config.max_outage_s:

@@ -6,6 +6,9 @@ import zlib
 
 from scrapers.answer import FetchError
 
+# No server sends so many; each one costs a copy of what follows it.
+_MAX_MEMBERS = 16
+
 
 def decode_body(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Undo a Content-Encoding, never to more than `max_bytes`.
@@ -28,7 +31,9 @@ def decode_body(body: bytes, encoding: str, max_bytes: int) -> bytes:
 def _inflate(body: bytes, window_bits: int, max_bytes: int) -> bytes:
     pieces: list[bytes] = []
     room, rest = max_bytes, body
-    while rest:  # gzip may have several members, one after the other.
+    for _ in range(_MAX_MEMBERS):  # gzip may have several, one after the other.
+        if not rest:
+            return b"".join(pieces)
         inflater = zlib.decompressobj(window_bits)
         pieces.append(inflater.decompress(rest, room + 1))
         room -= len(pieces[-1])
@@ -37,4 +42,4 @@ def _inflate(body: bytes, window_bits: int, max_bytes: int) -> bytes:
         if not inflater.eof:
             raise FetchError("truncated", "the encoded body ends early", retry=True)
         rest = inflater.unused_data
-    return b"".join(pieces)
+    raise FetchError("bad_body", f"more than {_MAX_MEMBERS} gzip members", retry=True)

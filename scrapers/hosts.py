@@ -90,22 +90,26 @@ class Hosts:
         """Every host, in the order in which they were met."""
         return list(self._hosts.values())
 
-    async def allows(self, url: str) -> bool:
-        """Whether robots.txt of the URL's host allows it; loads it where needed."""
+    async def allows(self, url: str, public_only: bool = False) -> bool:
+        """Whether robots.txt of the URL's host allows it; loads it where needed.
+
+        `public_only`: from a public address, or not at all.
+        """
         host = self.of(url)
-        await self.load(host)
+        await self.load(host, public_only=public_only)
         return host.allows(url)
 
-    async def load(self, host: Host) -> None:
+    async def load(self, host: Host, *, public_only: bool = False) -> None:
         """Make sure that `host.robots` is there; several may wait for it at a time."""
         if host.robots is not None:
             return
         if host.loading is None:
-            host.loading = asyncio.get_running_loop().create_task(self._load(host))
+            load = self._load(host, public_only=public_only)
+            host.loading = asyncio.get_running_loop().create_task(load)
         await asyncio.shield(host.loading)
 
-    async def _load(self, host: Host) -> None:
-        robots = await self._ask_robots(f"{host.origin}/robots.txt")
+    async def _load(self, host: Host, *, public_only: bool) -> None:
+        robots = await self._ask_robots(f"{host.origin}/robots.txt", public_only=public_only)
         host.robots = robots
         if robots.policy == "closed":
             host.closed = "robots_unreachable"
@@ -116,12 +120,14 @@ class Hosts:
         if robots.crawl_delay_s is not None:
             host.pace.slow_to(robots.crawl_delay_s)
 
-    async def _ask_robots(self, url: str) -> Robots:
+    async def _ask_robots(self, url: str, *, public_only: bool) -> Robots:
         agent = self.client.user_agent.partition("/")[0]
         for failures in range(1, _ROBOTS_ATTEMPTS + 1):
             wait_s = self.backoff.delay_s(failures, self.rng)
             try:
-                answer = await self.client.get(url, max_bytes=4 * MAX_ROBOTS_BYTES)
+                answer = await self.client.get(
+                    url, max_bytes=4 * MAX_ROBOTS_BYTES, public_only=public_only
+                )
             except FetchError as error:
                 if error.reason in _NO_ROBOTS:
                     return OPEN

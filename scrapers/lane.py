@@ -18,6 +18,8 @@ SCRATCH_BYTES = 256 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 # The body of an answer that is not wanted is read up to this length, to keep the connection.
 _DRAINED_BYTES = 64 * 1024
+# Room made for a body at once; more is made as it comes, whatever length the head claims.
+_ROOM_BYTES = 1024 * 1024
 _BODILESS = frozenset({204, 304})
 
 
@@ -70,6 +72,7 @@ class Lane(asyncio.BufferedProtocol):
         self._part = b""  # Of a head that is not whole yet.
         self._head: Any = None
         self._body: bytearray | None = None
+        self._length = 0
         self._filled = 0
         self._stream: Parser | None = None
         self._payload: Any = None
@@ -114,8 +117,10 @@ class Lane(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self._body is not None:
             self._filled += nbytes
-            if self._filled == len(self._body):
+            if self._filled == self._length:
                 self._finish(bytes(self._body))
+            elif self._filled == len(self._body):
+                self._make_room(self._body)
             return
         if self._waiting is None:
             self.close()  # Nothing was asked: what comes now is no answer.
@@ -190,9 +195,15 @@ class Lane(asyncio.BufferedProtocol):
         if len(data) - start >= length:
             self._finish(data[start : start + length], keep=len(data) - start == length)
             return
-        self._body = bytearray(length)
+        self._length = length
+        self._body = bytearray(min(length, _ROOM_BYTES))
         self._filled = len(data) - start
         self._body[: self._filled] = data[start:]
+
+    def _make_room(self, body: bytearray) -> None:
+        # A new one: the event loop may still hold a view of the old one.
+        self._body = bytearray(min(self._length, 2 * len(body)))
+        self._body[: len(body)] = body
 
     def _read_stream(self, data: bytes) -> None:
         """Take more of a body that doesn't say how long it is."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tracemalloc
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
+from scrapers.decoding import decode_body
 from tests.scrapers.conftest import Ask, Server, answer, png
 
 BODY = png("body", 5000)
@@ -101,6 +104,38 @@ def test_a_body_beyond_the_limit_is_not_taken(chunked: bool, server: Server) -> 
         ask(server, "/a.png", max_bytes=4999)
     assert error.value.reason == "too_large"
     assert ask(server, "/a.png", max_bytes=len(BODY))[0].body == BODY
+
+
+def test_a_large_body_comes_whole(server: Server) -> None:
+    body = png("large", 5_000_000)
+    server.behaviour = answers_with(answer(body))
+    assert ask(server, "/a.png")[0].body == body
+
+
+def test_a_claimed_length_takes_no_memory_before_its_bytes_come(server: Server) -> None:
+    server.behaviour = answers_with(answer(BODY, length=24 * 2**20), close=True)
+
+    async def run() -> None:
+        async with Client(user_agent="dalle-pipeline/test") as client:
+            asked = (client.get(f"{server.url}/{n}.png") for n in range(8))
+            for error in await asyncio.gather(*asked, return_exceptions=True):
+                assert isinstance(error, FetchError)
+                assert error.reason == "truncated"
+
+    tracemalloc.start()
+    try:
+        asyncio.run(run())
+        assert tracemalloc.get_traced_memory()[1] < 24 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_body_of_countless_gzip_members_is_refused_at_once() -> None:
+    member = gzip.compress(b"")
+    assert decode_body(member * 9 + gzip.compress(BODY), "gzip", 10_000) == BODY
+    with pytest.raises(FetchError) as error:
+        decode_body(member * 1_000_000, "gzip", 10_000)
+    assert error.value.reason == "bad_body"
 
 
 def connections(server: Server, *paths: str) -> int:

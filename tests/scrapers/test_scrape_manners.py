@@ -169,6 +169,9 @@ def test_a_public_host_can_not_send_us_inside(target: str, quick: ScrapeConfig) 
     assert found["1.png"] == ("failed", "redirect_to_private")
     assert found["2.png"] == ("done", None)
     assert "/secret.png" not in everywhere.hits
+    # Not even its robots.txt.
+    asked = {headers["host"].rpartition(":")[0] for _, headers in everywhere.asked}
+    assert asked == {"page.test", "cdn.test"}
     assert "/open.png" in everywhere.hits
 
 
