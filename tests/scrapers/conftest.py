@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import ssl
 import tarfile
 import threading
 import zlib
@@ -70,6 +71,8 @@ class Server:
     port: int = 0
     host: str = "127.0.0.1"
     most_at_once: int = 0
+    # With a certificate and its key in this file it speaks TLS.
+    certificate: Path | None = None
     _at_once: int = 0
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class Server:
     def _run(self, started: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, self.host, self.port)
+            asyncio.start_server(self._serve, self.host, self.port, ssl=self._tls())
         )
         self.port = server.sockets[0].getsockname()[1]
         started.set()
@@ -93,6 +96,13 @@ class Server:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate)
+        return context
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -173,6 +174,17 @@ def test_a_public_host_can_not_send_us_inside(target: str, quick: ScrapeConfig) 
     asked = {headers["host"].rpartition(":")[0] for _, headers in everywhere.asked}
     assert asked == {"page.test", "cdn.test"}
     assert "/open.png" in everywhere.hits
+
+
+def test_a_certificate_that_nobody_signed_is_not_trusted(quick: ScrapeConfig) -> None:
+    sealed = Server(certificate=Path(__file__).parent / "self_signed.pem")
+    base = sealed.url.replace("http:", "https:")
+    asked = replace(quick, ignore_opt_out=True)  # no robots.txt first, which would fail likewise
+    report = scrape(asked, source=PlainSource(base, captions=1, ranks=2))
+    sealed.close()
+    assert report.details["reasons"] == {"tls": 2}
+    assert report.details["requests"] == 2
+    assert not sealed.hits
 
 
 def test_a_private_host_may_redirect_to_itself(server: Server, quick: ScrapeConfig) -> None:
