@@ -45,7 +45,8 @@ class Ranks:
         if self.kind == "fsdp":
             for layer in _layers(model):
                 fully_shard(layer)
-            fully_shard(model)
+            # Without the flag the root stays whole after a forward pass without a backward one.
+            fully_shard(model, reshard_after_forward=True)
         return model
 
     @contextlib.contextmanager
