@@ -7,6 +7,7 @@ Rank 0 alone writes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ def join_ranks(parallel: str, device: torch.device) -> Iterator[Ranks]:
         kind: Kind = "fsdp" if parallel == "fsdp" else "ddp"
         yield Ranks(kind=kind, rank=dist.get_rank(), size=size, device=device)
     finally:
+        gc.collect()  # DDP that outlives its process group may wait for it forever when it goes
         dist.destroy_process_group()
 
 

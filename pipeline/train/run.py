@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -58,17 +59,24 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if config.threads:
         torch.set_num_threads(config.threads)
     with join_ranks(config.parallel, pick_device(config.device)) as ranks:
-        trainer = prepare(config, workspace, folder, plan, ranks)
-        try:
-            trainer.train(progress)
-        finally:
-            trainer.journal.close()
-        counts, details = trainer.summary()
-        if ranks.leads:
-            write_card(trainer, plan["inputs"])
-            folder.finish(plan, counts, details)
-        ranks.wait()
+        counts, details = train(prepare(config, workspace, folder, plan, ranks), plan, progress)
     return _report("done", str(folder.root), counts, details)
+
+
+def train(
+    trainer: Trainer, plan: Plan, progress: Progress
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Train to the end and finish the folder; returns counts and details of its manifest."""
+    try:
+        trainer.train(progress)
+    finally:
+        trainer.journal.close()
+    counts, details = trainer.summary()
+    if trainer.ranks.leads:
+        write_card(trainer, plan["inputs"])
+        trainer.folder.finish(plan, counts, details)
+    trainer.ranks.wait()
+    return counts, details
 
 
 def prepare(

@@ -49,7 +49,7 @@ def torchrun(config: TrainConfig, *, ranks: int = 2) -> subprocess.CompletedProc
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(ranks), str(script), json.dumps(options)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
 def losses_of(folder: Path) -> list[list[float]]:

@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "plateau": {"lr_decay": "plateau", "learning_rate": 1.0, "steps": 70, "save_every": 30},
     "adam": {"optimizer": "adam", "weight_decay": 0.1, "lr_decay": "linear", "warmup_type": "log"},
     "accumulated": {"ga_steps": 3, "batch_size": 7},
-    # "deep": {"attn_types": ("full,axial_row",), "rotary_emb": True, "shift_tokens": True},
+    "deep": {"attn_types": ("full,axial_row",), "rotary_emb": True, "shift_tokens": True},
 }
 
 
