@@ -12,8 +12,14 @@ from torch import Tensor, nn
 class WeightAverage:
     """mean ← decay · mean + (1 - decay) · weights, after every step; it begins as the weights."""
 
+    tensors: dict[str, Tensor]
+
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.begin(model)
+
+    def begin(self, model: nn.Module) -> None:
+        """Take a model's weights as the mean."""
         self.tensors = {name: tensor.detach().clone() for name, tensor in _floating(model)}
 
     @torch.no_grad()

@@ -27,6 +27,10 @@ class TrainConfig(StageConfig):
         runtime=True,  # the inputs of the manifest name it, by its hash
     )
 
+    redraw_layout: bool = option(
+        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+    )
+
     model: Literal["dalle", "dalle-pytorch"] = option(
         "dalle", "Our model, or the class of the installed package dalle-pytorch (slower)."
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError
+from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.ours import (
     INFO_FILE,
     MODEL_FILE,
@@ -40,14 +41,22 @@ class Origin:
     passes: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_origin(path: Path) -> Origin:
-    """Read a checkpoint of ours: its folder, or its run's.
+def read_origin(path: Path, *, layout_seed: int | None = None) -> Origin:
+    """Read a checkpoint of ours (its folder, or its run's), a dalle.pt or a folder of DeepSpeed.
 
-    Raises ModelError where it can't be used.
+    `layout_seed` draws a new layout for sparse attention where the checkpoint carries none. Raises
+    ModelError for a checkpoint that can't be used.
     """
     own = find_own(path)
     if own is None:
-        raise ModelError(f"{path} is no checkpoint of ours.")
+        found = read_foreign(path, redraw_layout=layout_seed)
+        return Origin(
+            source=str(path),
+            model=found.config,
+            weights=found.weights,
+            moments=found.moments or {},
+            passes=named_passes(path),
+        )
     info = read_info(own)
     return Origin(
         source=str(path),

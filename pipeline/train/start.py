@@ -20,6 +20,7 @@ from pipeline.train.naming import read_name, wrong_hints, zoo_name
 from pipeline.train.origin import Origin, read_origin
 from pipeline.train.ranks import Ranks
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
+from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import ShardIndex
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def choose_name(config: TrainConfig, index: ShardIndex) -> str:
     if config.resume_from is None:
         model, earlier = new_model(index, config), {}
     else:
-        origin = read_origin(config.resume_from)
+        origin = read_origin(config.resume_from, layout_seed=layout_seed(config))
         model, earlier = origin.model, dict(origin.passes)
     passes = add_passes(earlier, config, index)
     return zoo_name(model, codec=index.codec.name, passes=passes)
@@ -59,6 +60,11 @@ def dataset_name(config: TrainConfig, workspace: Workspace) -> str:
     return str(json.loads(workspace.marker.read_bytes())["source"])
 
 
+def layout_seed(config: TrainConfig) -> int | None:
+    """The seed of a new layout for sparse attention, where one may be drawn."""
+    return config.seed if config.redraw_layout else None
+
+
 def start_state(
     config: TrainConfig, index: ShardIndex, checkpoint: Path | None, ranks: Ranks
 ) -> TrainState:
@@ -78,7 +84,7 @@ def start_state(
         return make_state(
             make_model(hyperparameters, config, ranks), hyperparameters, config, ranks
         )
-    origin = read_origin(config.resume_from)
+    origin = read_origin(config.resume_from, layout_seed=layout_seed(config))
     return state_from(origin, config, index, ranks)
 
 
@@ -93,16 +99,19 @@ def state_from(origin: Origin, config: TrainConfig, index: ShardIndex, ranks: Ra
     )
     _warn_of_name(origin)
     model = make_model(origin.model, config, ranks)
-    load_weights(model, origin.weights, origin.source)
     state = make_state(model, origin.model, config, ranks)
+    load_weights(state, origin.weights, origin.source)
     load_moments(state, origin.moments)
+    if state.average is not None:
+        state.average.begin(model)
     state.passes = dict(origin.passes)
     return state
 
 
 def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) -> nn.Module:
     """A new model on its device; the same weights on every rank, other random numbers after them."""
-    model = Dalle(hyperparameters).to(ranks.device)
+    kind = StockDalle if config.model == "dalle-pytorch" else Dalle
+    model = kind(hyperparameters).to(ranks.device)
     if config.compile == "yes" or (config.compile == "auto" and ranks.device.type == "cuda"):
         model.compile()
     if ranks.rank:

@@ -26,6 +26,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
 from pipeline.train.ranks import Ranks, parted_like, whole
 from pipeline.train.schedule import Plateau
+from pipeline.train.stock import StockDalle, files_under_our_names, tensors_under_stock_names
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -54,6 +55,12 @@ class TrainState:
         if self.average is None:
             return nullcontext()
         return self.average.in_place_of_weights(self.model)
+
+    def names_of_model(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors under our names, under those that the model itself has."""
+        if isinstance(self.model, StockDalle):
+            return tensors_under_stock_names(tensors, self.hyperparameters)
+        return tensors
 
     def as_dict(self) -> dict[str, Any]:
         """What is neither a tensor nor the position, as JSON values."""
@@ -105,7 +112,10 @@ def state_files(state: TrainState, ranks: Ranks) -> Files:
         RNG_FILE: _random_states(ranks),
     }
     if state.average is not None:
-        files[AVERAGE_FILE] = {n: whole(value) for n, value in state.average.tensors.items()}
+        means = {name: whole(value) for name, value in state.average.tensors.items()}
+        files[AVERAGE_FILE] = files[MODEL_FILE] | means  # with the buffers, which have no mean
+    if isinstance(state.model, StockDalle):
+        return files_under_our_names(files, state.hyperparameters)
     return files
 
 
@@ -114,10 +124,10 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
 
     Raises ModelError for a checkpoint that is damaged or of another model.
     """
-    load_weights(state.model, read_tensors(folder, MODEL_FILE), str(folder))
+    load_weights(state, read_tensors(folder, MODEL_FILE), str(folder))
     load_moments(state, read_tensors(folder, OPTIMIZER_FILE))
     if state.average is not None:
-        load_average(state.average, read_tensors(folder, AVERAGE_FILE))
+        load_average(state, state.average, read_tensors(folder, AVERAGE_FILE))
     _restore_random(read_tensors(folder, RNG_FILE), ranks)
     state.step = info.step
     state.position = Position(epoch=info.epoch, consumed=info.consumed)
@@ -129,9 +139,9 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put whole weights into a model; raises ModelError where names or shapes differ."""
-    own = model.state_dict()
+def load_weights(state: TrainState, weights: Mapping[str, Tensor], source: str) -> None:
+    """Put whole weights, under our names, into the model; raises ModelError where they don't fit."""
+    own, weights = state.model.state_dict(), state.names_of_model(weights)
     differing = sorted(own.keys() ^ weights.keys()) or sorted(
         name for name, value in own.items() if value.shape != weights[name].shape
     )
@@ -147,16 +157,19 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -
 def load_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
     """Give the optimizer its moments and step counts, `<parameter>/<state>`."""
     parameters = dict(state.model.named_parameters())
-    for name, value in moments.items():
+    for name, value in state.names_of_model(moments).items():
         parameter_name, _, key = name.rpartition("/")
+        if parameter_name not in parameters:  # another name of a shared one
+            continue
         parameter = parameters[parameter_name]
         of_parameter = state.optimizer.state[parameter]
         fits = value.shape == parameter.shape
         of_parameter[key] = parted_like(value, parameter) if fits else value.to(parameter.device)
 
 
-def load_average(average: WeightAverage, tensors: Mapping[str, Tensor]) -> None:
+def load_average(state: TrainState, average: WeightAverage, tensors: Mapping[str, Tensor]) -> None:
     """Go on with a mean of weights."""
+    tensors = state.names_of_model(tensors)
     for name, tensor in average.tensors.items():
         tensor.copy_(parted_like(tensors[name], tensor))
 

@@ -32,7 +32,19 @@ KINDS: dict[str, dict[str, Any]] = {
     "plateau": {"lr_decay": "plateau", "learning_rate": 1.0, "steps": 70, "save_every": 30},
     "adam": {"optimizer": "adam", "weight_decay": 0.1, "lr_decay": "linear", "warmup_type": "log"},
     "accumulated": {"ga_steps": 3, "batch_size": 7},
-    "deep": {"attn_types": ("full,axial_row",), "rotary_emb": True, "shift_tokens": True},
+    "shared": {
+        "shared_attn_ids": "0,0",
+        "shared_ff_ids": "0",
+        "share_input_output_emb": True,
+        "ema_decay": 0.5,
+    },
+    "reversible": {"reversible": True, "sandwich_norm": True, "stable": True},
+    "deep": {
+        "attn_types": ("full,axial_row",),
+        "rotary_emb": True,
+        "shift_tokens": True,
+        "dim_head": 24,
+    },
 }
 
 
