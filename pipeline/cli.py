@@ -37,11 +37,13 @@ from pipeline.demo import DemoConfig, run_demo
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
+from pipeline.progress import no_progress
 from pipeline.records import keep_record
 from pipeline.road import Call, RunConfig, run_road, source_to_open, watch_stage
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
 from pipeline.storage import Workspace, storage_error
+from pipeline.train.config import ExportConfig
 from pipeline.verify.run import VerifyConfig, show_verify
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
@@ -166,6 +168,8 @@ def _command(
     def function(ctx: typer.Context, **values: Any) -> None:
         common = Common(json=values["json"], quiet=values["quiet"], debug=values["debug"])
         data_on_stdout = values.get("list_urls", False) and values.get("out") is None
+        if _follows_another():
+            common = dataclasses.replace(common, json=False, quiet=True)
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
@@ -192,6 +196,11 @@ def _command(
 # --- The stages ----------------------------------------------------------------------------------
 
 
+def _follows_another() -> bool:
+    """Whether torchrun started this process beside one that holds the workspace and speaks for it."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         # Listing and inspecting change nothing: they need no lock and leave no record.
@@ -199,6 +208,8 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
             return stage.run(config)
         source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
         root = Workspace(config.workspace).open(source=source).root
+        if _follows_another():
+            return stage.run(config)
         with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
             inner = dataclasses.replace(call, record=record)
             report = watch_stage(stage.name, config, inner)
@@ -239,6 +250,18 @@ _command(
     help="All stages in order, each skipped when unchanged.",
     arguments=("source",),
     metrics=True,
+)
+
+
+def _export_body(config: ExportConfig, _call: Call) -> StageReport:
+    return load_door("pipeline.train.export:export")(config, no_progress)
+
+
+_command(
+    "export",
+    ExportConfig,
+    _export_body,
+    help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
 )
 _command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
 _command("status", StatusConfig, show_status, help="Show what stands in a workspace.")

@@ -21,6 +21,7 @@ import typer
 from pipeline.config import StageConfig
 from pipeline.stages import STAGES
 
+PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
 # Keys that may stand at the top of a TOML file: they hold for every command.
 COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug"})
@@ -185,7 +186,7 @@ def _common_parameters(command: str) -> list[inspect.Parameter]:
     config_info = typer.Option(
         None,
         "--config",
-        help="A TOML file: a table per command, an option per key.",
+        help="A TOML file (a table per command, an option per key), or a preset: cc12m, dalleblog, demo.",
         envvar="PIPELINE_CONFIG",
         is_eager=True,
         callback=read_config_file,
@@ -207,12 +208,18 @@ def read_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
     """Option callback: make the file's values the defaults of the command that runs."""
     if path is None:
         return None
-    tables = load_tables(ctx, path)
+    tables = load_tables(ctx, find_preset(path))
     name = ctx.info_name or ""
     own = {key: value for key, value in tables.items() if key in COMMON_KEYS}
     ctx.default_map = {**own, **tables.get(name, {})}
     ctx.meta["pipeline.tables"] = tables
     return path
+
+
+def find_preset(path: Path) -> Path:
+    """The file of a preset that is called by its name alone, as `dalleblog`; else `path` itself."""
+    preset = PRESETS / f"{path}.toml"
+    return preset if path.name == str(path) and not path.exists() and preset.exists() else path
 
 
 def load_tables(ctx: typer.Context, path: Path) -> dict[str, Any]:

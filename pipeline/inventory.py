@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,16 @@ def find_folders(root: Path) -> list[Folder]:
     return [
         _look_at(root, path, contract)
         for contract, pattern in _PLACES
-        for path in sorted(root.glob(pattern))
+        for path in _places(root, pattern)
         if path.is_dir()
     ]
+
+
+def _places(root: Path, pattern: str) -> Iterator[Path]:
+    """The folders of a pattern; a run's may stand one deeper, as runs/taming/12L_…."""
+    for path in sorted(root.glob(pattern)):
+        deeper = sorted(path.glob("*/plan.json")) if pattern == "runs/*" else []
+        yield from (plan.parent for plan in deeper) if deeper else (path,)
 
 
 def _look_at(root: Path, path: Path, contract: str) -> Folder:
