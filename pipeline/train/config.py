@@ -111,6 +111,11 @@ class TrainConfig(StageConfig):
         "What to do where the run exists with other options or shards: stop, or begin it anew.",
         runtime=True,
     )
+    skip_corrupt: bool = option(
+        False,
+        "Leave out shards that are damaged or missing, and say how many samples that costs.",
+        runtime=True,
+    )
     tensorboard: bool = option(True, "Write event files to runs/NAME/tensorboard.", runtime=True)
     wandb: str | None = option(None, "Log to this project of W&B, too.", runtime=True)
     parallel: Literal["auto", "none", "ddp", "fsdp"] = option(

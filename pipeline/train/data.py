@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pipeline.contracts import Split
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.train.config import TrainConfig
@@ -80,6 +82,14 @@ def check_ids(reader: ShardReader, batch: Batch, model: DalleConfig) -> None:
             f"Sample {reader.sample(int(row)).key} holds the {name} {ids.max()}, the model knows 0 to "
             f"{size - 1}. Train with a larger vocabulary, or shard with the right tokenizer and codec."
         )
+
+
+def open_split(folder: Path, split: Split, *, skip_corrupt: bool, leads: bool) -> ShardReader:
+    """The reader of a split. Hashes are the leading rank's to check, but all must skip the same shards.
+
+    Raises ContractError that names a damaged shard, unless such are skipped.
+    """
+    return ShardReader(folder, split, skip_corrupt=skip_corrupt, check_hashes=leads or skip_corrupt)
 
 
 def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1) -> None:

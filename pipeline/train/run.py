@@ -21,7 +21,7 @@ from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace, find_current, input_digest
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import check_samples, count_steps
+from pipeline.train.data import check_samples, count_steps, open_split
 from pipeline.train.folder import Plan, RunFolder, open_run, resolved_plan
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.origin import origin_digest
@@ -30,7 +30,6 @@ from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, start_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
-from pipeline.webdata.reader import ShardReader
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,8 @@ def prepare(
 ) -> Trainer:
     """Check the shards, open the run's folder, and make the state to go on from."""
     shards = workspace.shards(config.shards)
-    reader = ShardReader(shards, "train", check_hashes=ranks.leads)
+    skip_corrupt, leads = config.skip_corrupt, ranks.leads
+    reader = open_split(shards, "train", skip_corrupt=skip_corrupt, leads=leads)
     check_samples(reader, config, ranks.size)
     if ranks.leads:
         tokenizer = (shards / reader.index.tokenizer.file).read_bytes()
@@ -96,7 +96,7 @@ def prepare(
         config=config,
         ranks=ranks,
         reader=reader,
-        validation=ShardReader(shards, "val", check_hashes=ranks.leads),
+        validation=open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads),
         folder=folder,
         journal=journal,
         painter=find_painter(config, workspace, reader.index, ranks),

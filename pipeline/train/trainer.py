@@ -213,6 +213,9 @@ class Trainer:
             "samples": state.step * config.batch_size * config.ga_steps * self.ranks.size,
             "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
         }
+        skipped = sum((self.reader.skipped | self.validation.skipped).values())
+        if skipped:
+            counts["samples_skipped"] = skipped
         losses: Mapping[str, float] = self.folder.last_losses() if self.ranks.leads else {}
         return counts, {"checkpoint": f"checkpoints/step-{state.step:06d}", **losses}
 
