@@ -293,6 +293,7 @@ def test_the_layout_of_the_first_sparse_layer_serves_all(tmp_path: Path) -> None
     imported = read_foreign(tmp_path / "dalle.pt")
     assert imported.config.attn_types == ("full", "sparse", "sparse")
     assert imported.config.sparse_layout == ("10", "01")
+    assert read_foreign(tmp_path / "dalle.pt", redraw_layout=3).config == imported.config
     write_dalle_pt(tmp_path / "again.pt", config=imported.config, weights=imported.weights)
     again = torch.load(tmp_path / "again.pt", weights_only=True)["weights"]
     for layer in (1, 2):

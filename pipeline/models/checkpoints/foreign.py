@@ -63,7 +63,7 @@ class Imported:
 def read_foreign(path: Path, *, redraw_layout: int | None = None) -> Imported:
     """Read a `dalle.pt`, or a DeepSpeed folder (the one with `latest`, or one step's).
 
-    `redraw_layout` is the seed of a new layout for sparse attention, in place of the checkpoint's.
+    `redraw_layout` is the seed of a layout for sparse attention where the checkpoint carries none.
     Raises ModelError for a file that is cut short or holds code, for tensors that make no model or are
     not all there, and for sparse attention whose layout is missing while none is to be drawn.
     """

@@ -71,8 +71,8 @@ def settle_config(
     """The hyper-parameters of the model that the tensors are.
 
     `version` is of the dalle-pytorch that wrote them, where it is known; `redraw_layout` the seed of a
-    new layout for sparse attention. Raises ModelError for tensors that make no model, and for sparse
-    attention without its layout where no new one is asked for.
+    layout for sparse attention where they carry none. Raises ModelError for tensors that make no model,
+    and for sparse attention without its layout where none is to be drawn.
     """
     layers = [place.layer for place in tensors.places.values()]
     shown = _sizes(hparams, tensors)
@@ -199,15 +199,15 @@ def _layout(
     """The layout of the first sparse layer, which DeepSpeed used for all of them."""
     if "sparse" not in attn_types:
         return None
+    if tensors.layouts:
+        return next(iter(tensors.layouts.values()))
     if redraw_layout is not None:
         return draw_layout(seq_len, redraw_layout)
-    if not tensors.layouts:
-        raise ModelError(
-            "The model has sparse attention and the checkpoint doesn't carry its layout "
-            "(attn_fn.master_layout): what it looked at was drawn at random and is lost. A new layout "
-            "changes what it gives; --redraw-layout takes one all the same, best with some training."
-        )
-    return next(iter(tensors.layouts.values()))
+    raise ModelError(
+        "The model has sparse attention and the checkpoint doesn't carry its layout "
+        "(attn_fn.master_layout): what it looked at was drawn at random and is lost. A new layout "
+        "changes what it gives; --redraw-layout takes one all the same, best with some training."
+    )
 
 
 def _is_centred(version: str | None, tensors: StockTensors) -> bool:
