@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.metrics import Metrics
 from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
 from pipeline.records import Clock, RunRecord, keep_record, tee
+from pipeline.shard.config import ShardConfig
 from pipeline.stages import STAGES
 from pipeline.storage import Workspace
 from scrapers.config import ScrapeConfig, source_options
@@ -178,6 +179,7 @@ def run_stage(
 
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     """Run one stage while screen, record and metrics are told how far it is."""
+    config = encode_first(config, call)
     meter = call.metrics.begin(name)
     with call.screen.progress(name) as shown:
         if call.record is None:
@@ -187,6 +189,23 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
                 run.report = report = STAGES[name].run(config, tee(shown, meter, run))
     meter.end(report)
     return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+
+
+def encode_first(config: StageConfig, call: Call) -> StageConfig:
+    """For `shard --encode-vqgan`: encode, and let the shards be made of just those codes.
+
+    Any other config is given back as it is.
+    """
+    if not isinstance(config, ShardConfig) or not config.encode_vqgan:
+        return config
+    asked = {
+        "workspace": config.workspace,
+        "codec": config.codec,
+        "vqgan_config": config.vqgan_config,
+        "vqgan_checkpoint": config.vqgan_checkpoint,
+    }
+    report = run_stage("encode", call, {k: v for k, v in asked.items() if v is not None})
+    return dataclasses.replace(config, codec=Path(report.outputs[0]).name)
 
 
 def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pipeline.config import StageConfig, option
@@ -14,7 +15,21 @@ class ShardConfig(StageConfig):
 
     name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
     codec: str | None = option(
-        None, "Which codes: NAME or NAME-HASH in codes/ (default: the only ones there)."
+        None,
+        "Which codes: NAME or NAME-HASH in codes/ (default: the only ones there). With --encode-vqgan: "
+        "what to encode with, as --codec of `pipeline encode`.",
+    )
+    encode_vqgan: bool = option(
+        False,
+        "Encode first, as `pipeline encode` with its own options and the three beside this one would, "
+        "and make shards of just those codes.",
+        runtime=True,
+    )
+    vqgan_config: Path | None = option(
+        None, "With --encode-vqgan: YAML of a taming VQGAN.", runtime=True
+    )
+    vqgan_checkpoint: Path | None = option(
+        None, "With --encode-vqgan: the checkpoint that belongs to --vqgan-config.", runtime=True
     )
     tokenizer: str = option(
         "bpe",
