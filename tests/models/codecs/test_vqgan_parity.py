@@ -109,15 +109,33 @@ def test_so_are_they_at_a_size_it_was_not_trained_at(
 
 
 @pytest.mark.parametrize("gumbel", [False, True], ids=["nearest", "gumbel"])
+@pytest.mark.parametrize(
+    ("side", "network"),
+    [
+        (32, {}),
+        (48, {}),  # another size than it was trained at
+        (64, {"resolution": 64, "attn_resolutions": [16]}),
+        # The reference guesses the downsampling from attn_resolutions, here as 1 and 4 instead of 4 and 8.
+        (32, {"attn_resolutions": [32]}),
+        (32, {"ch_mult": [1, 1, 2, 2], "attn_resolutions": [8]}),
+    ],
+    ids=str,
+)
 def test_codes_and_pictures_are_those_of_dalle_pytorch(
-    tmp_path: Path, gumbel: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    side: int,
+    network: dict[str, Any],
+    gumbel: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    images_BCHW = torch.rand(6, 3, 32, 32)
-    settings = vqgan_settings(gumbel=gumbel)
+    images_BCHW = torch.rand(6, 3, side, side)
+    settings = vqgan_settings(gumbel=gumbel, **network)
     reference = make_reference(settings, images_BCHW)
     files = write_files(tmp_path, settings, reference)
     theirs = dalle_pytorch().VQGanVAE(str(files[1]), str(files[0])).eval()
-    codec = load_vqgan(*files)
+    codec = load_vqgan(*files, image_size=side)
+    levels = len(settings["model"]["params"]["ddconfig"]["ch_mult"])
+    assert codec.downsampling == 2 ** (levels - 1)
     with without_noise(monkeypatch):
         codes_BN = theirs.get_codebook_indices(images_BCHW)
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_of(reference, images_BCHW))
