@@ -84,9 +84,7 @@ def bench_large(folder: Path) -> None:
     place = ("--workspace", workspace.root, "--config", config)
     if not workspace.root.exists():
         write_large(workspace)
-        report(
-            "first run (dedupe, tokenizer, encode's manifest, shards, report)", place, first=True
-        )
+        report("first run", place, first=True)
     for name, *arguments in (
         ("`pipeline run`, unchanged", "run", "--until", "shard"),
         ("`pipeline report`, unchanged", "report"),

@@ -36,6 +36,8 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
   padding: 10px; max-width: 100%; }
 figcaption { font-size: 13px; margin-top: 6px; }
 figure img { max-width: 100%; border-radius: 4px; margin-right: 3px; }
+.single figure img { min-width: min(100%, 640px); image-rendering: pixelated; }
+.scroll + .scroll { margin-top: 12px; } ul { margin: 4px 0; padding-left: 20px; }
 svg { width: 100%; max-width: 760px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } svg .grid { stroke: var(--line); }

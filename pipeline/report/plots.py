@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 150, 12, 34
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed")
 
 Points = Sequence[tuple[float, float]]
@@ -70,7 +70,7 @@ def _axes(scale: _Scale, x_label: str, y_label: str) -> list[str]:
 
 def _legend(name: str, colour: str, index: int) -> str:
     y = TOP + 12 + 16 * index
-    x = WIDTH - RIGHT - 150
+    x = WIDTH - RIGHT + 10
     return (
         f'<rect x="{x}" y="{y - 8}" width="12" height="4" fill="{colour}"/>'
         f'<text x="{x + 18}" y="{y - 2}">{escape(name)}</text>'

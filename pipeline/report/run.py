@@ -21,6 +21,7 @@ from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.inventory import Folder, find_folders
 from pipeline.progress import Progress, no_progress
 from pipeline.report.config import ReportConfig
+from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
 from pipeline.storage import (
@@ -34,7 +35,7 @@ from pipeline.storage import (
 
 PLOT_POINTS = 400
 PAGE_NAME = "report.html"
-PAGE_VERSION = 2  # raised when the same workspace comes to look otherwise
+PAGE_VERSION = 3  # raised when the same workspace comes to look otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,16 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     if _shows(target, made_from):
         return StageReport(stage="report", outcome="unchanged", outputs=(str(target),))
     sections: list[Section] = []
-    makers = (_numbers, _stages, _rejections, _scraped_wall, _codecs, _losses, _generations)
+    makers = (
+        _numbers,
+        _stages,
+        _counted,
+        _rejections,
+        _scraped_wall,
+        _codecs,
+        _losses,
+        _generations,
+    )
     for number, maker in enumerate(makers, 1):
         sections += maker(view)
         progress(number, len(makers))
@@ -113,22 +123,18 @@ def _numbers(view: _View) -> Iterator[Section]:
 
 
 def _stages(view: _View) -> Iterator[Section]:
-    rows = []
-    for folder in view.folders:
-        if folder.manifest is None:
-            rows.append((folder.name, "unfinished", "", ""))
-            continue
-        counts = ", ".join(
-            f"{name} {count:,}" for name, count in folder.manifest.counts.items() if count
-        )
-        megabytes = sum(entry.bytes for entry in folder.manifest.files) / 1e6
-        state = f"stale: {', '.join(folder.stale)} changed" if folder.stale else "fresh"
-        rows.append((folder.name, state, counts, f"{megabytes:,.1f} MB"))
     yield Section(
         title="Stages",
         note="A folder a stage; rows in = kept + rejected + failed, proved by pipeline verify.",
-        body=html_table(("folder", "state", "counts", "size"), rows),
+        body=html_table(("folder", "state", "counts", "size"), state_rows(view.folders)),
     )
+
+
+def _counted(view: _View) -> Iterator[Section]:
+    for contract, tell in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
+        for folder in _finished(view.folders, contract):
+            assert folder.manifest is not None
+            yield from tell(folder.manifest)
 
 
 def _rejections(view: _View) -> Iterator[Section]:
@@ -143,6 +149,8 @@ def _rejections(view: _View) -> Iterator[Section]:
         (row["reason"], row["section"], row["count_all"])
         for row in counts.sort_by(order).to_pylist()
     ]
+    if not rows:
+        return
     yield Section(
         title="Not used, and why",
         note="Rows of dedupe/rejected by reason and section.",

@@ -1,0 +1,88 @@
+"""What the manifests' details say of scrape, dedupe, shards and training, as tables of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from html import escape
+from typing import Any
+
+from pipeline.contracts import Manifest
+from pipeline.report.page import Section, html_table
+
+_MOST_SENTENCES = 10
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def scrape_sections(manifest: Manifest) -> Iterator[Section]:
+    """What was asked for and what came, by section; why not; where page and catalogue differ."""
+    details = manifest.details
+    body = count_table("section", details.get("sections", {}))
+    if reasons := details.get("reasons"):
+        body += html_table(("why an image did not come", "images"), sorted(reasons.items()))
+    yield Section(
+        title="Scraped",
+        note="URLs by state; captions with all of their images (complete), some (partial), none (absent).",
+        body=body,
+    )
+    sentences = details.get("differences", ())
+    if sentences:
+        items = "".join(f"<li>{escape(str(text))}</li>" for text in sentences[:_MOST_SENTENCES])
+        yield Section(
+            title="Page and catalogue",
+            note=f"{details.get('num_differences', len(sentences)):,} differences; the first of them.",
+            body=f"<ul>{items}</ul>",
+        )
+
+
+def dedupe_sections(manifest: Manifest) -> Iterator[Section]:
+    """What is kept and rejected by section, what kept images are like, and which look alike."""
+    details = manifest.details
+    yield Section(
+        title="Kept and rejected",
+        note="Rows of the tables of dedupe by section: kept, or rejected for the reason named.",
+        body=count_table("section", details.get("sections", {})),
+    )
+    groups = ("splits", "formats", "sizes", "traits")
+    rows = [(g, name, n) for g in groups for name, n in details.get(g, {}).items() if n]
+    alike = {k: v for k, v in details.get("near_duplicates", {}).items() if isinstance(v, int)}
+    rows += [("near duplicates", _words(name), number) for name, number in alike.items()]
+    rows += [("captions", _words(name), n) for name, n in details.get("captions", {}).items()]
+    yield Section(
+        title="Kept images",
+        note="How many of each kind.",
+        body=html_table(("", "", "images"), rows),
+    )
+
+
+def count_table(first: str, table: Counts) -> str:
+    """A row a name, a column a count that occurs, and their sums."""
+    names = sorted({name for counts in table.values() for name, n in counts.items() if n})
+    rows = [(row, *(counts.get(n, 0) for n in names)) for row, counts in table.items()]
+    if len(rows) > 1:
+        rows.append(("all", *(sum(counts.get(n, 0) for counts in table.values()) for n in names)))
+    return html_table((first, *names), rows)
+
+
+def state_rows(folders: Iterable[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Folder, state, counts and size of each folder of the workspace."""
+    for folder in folders:
+        if folder.manifest is None:
+            yield folder.name, "unfinished", "", ""
+            continue
+        counts = ", ".join(f"{_words(k)} {n:,}" for k, n in folder.manifest.counts.items() if n)
+        size = sum(entry.bytes for entry in folder.manifest.files)
+        yield folder.name, _state(folder), counts, _size(size)
+
+
+def _state(folder: Any) -> str:
+    if folder.stale:
+        return f"stale: {', '.join(folder.stale)} changed"
+    return f"fresh; {', '.join(folder.outgrown)} has grown since" if folder.outgrown else "fresh"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
