@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ DONE, WRONG_USAGE, INCOMPLETE = 0, 2, 3
 # What the report of a stage may weigh in the database of the scheduler.
 _LARGE_DETAILS = ("differences", "metrics", "reasons", "near_duplicates", "sizes")
 _STOP_WITHIN_S = 60
+# A workspace holds one command at a time, and a training may hold it for long.
+LOCK_WAIT_S, LOCK_POLL_S = 24 * 3600.0, 15.0
 
 SHARDS = Asset("dalleblog_shards")
 
@@ -65,7 +68,12 @@ class PipelineOperator(BaseOperator):
     def execute(self, context: Any) -> dict[str, Any]:
         """Run the command; its log becomes the task's."""
         params = context["params"]
-        code, report = self._run(command_line(params, self.arguments), environment_of(params))
+        line, environment = command_line(params, self.arguments), environment_of(params)
+        code, report = self._run(line, environment)
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while is_locked(report) and time.monotonic() < deadline_s:
+            time.sleep(LOCK_POLL_S)
+            code, report = self._run(line, environment)
         if code in (DONE, INCOMPLETE) and report is not None:
             return small(report)
         message = (report or {}).get("error", {}).get("message", f"exit code {code}")
@@ -134,6 +142,11 @@ def read_report(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and "stage" in found else None
+
+
+def is_locked(report: Mapping[str, Any] | None) -> bool:
+    """Whether another command holds the workspace: nothing has failed, it is only not our turn."""
+    return (report or {}).get("error", {}).get("type") == "LockedError"
 
 
 def small(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,20 @@ def test_only_wrong_usage_is_never_tried_again(tmp_path: Path, code: int, kind: 
     assert isinstance(caught.value, AirflowFailException) == (code == 2)
 
 
+def test_a_locked_workspace_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline_calls.LOCK_POLL_S", 0.01)
+    locked = report_line(outcome="failed", error={"type": "LockedError", "message": "in use"})
+    free = tmp_path / "free"
+    script = f"if [ ! -e {free} ]; then touch {free}; {locked}; exit 1; fi\n"
+    command = fake_command(tmp_path, script + report_line(outcome="done", counts={"kept": 1}))
+    operator = PipelineOperator(task_id="page", arguments=["scrape"])
+    assert operator.execute(context(command))["counts"] == {"kept": 1}
+    monkeypatch.setattr("pipeline_calls.LOCK_WAIT_S", -1.0)
+    free.unlink()
+    with pytest.raises(AirflowException, match="in use"):
+        operator.execute(context(command))
+
+
 def test_a_command_that_is_not_there_says_which_param_names_it(tmp_path: Path) -> None:
     operator = PipelineOperator(task_id="page", arguments=["scrape"])
     with pytest.raises(AirflowFailException, match="param `command`"):
