@@ -154,7 +154,7 @@ def test_a_refresh_fetches_newer_captures_and_nothing_else(
     archive.record(NEW, url(0, 2), png(url(0, 2)))
     archive.record(NEW, url(1, 3), png("at last"))
     archive.captures = [c for c in archive.captures if c.original != url(1, 0)]
-    report = scrape(replace(via, refresh=True), source=source)
+    report = scrape(replace(via, refresh=True, gone_after=1), source=source)
     assert asks(archive) == (1, 2)  # The newer capture of what did not change is no news.
     assert report.details["changed"] == 1
     assert report.details["gone"] == 1
