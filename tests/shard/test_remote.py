@@ -33,7 +33,9 @@ def stored(address: str) -> dict[str, bytes]:
     """Every file below an address."""
     store, root = fsspec.core.url_to_fs(address)
     store.invalidate_cache()
-    return {path[len(root) + 1 :]: store.cat_file(path) for path in sorted(store.find(root))}
+    # An address at which the first object appears while it is listed is given as if it were one.
+    paths = sorted(path for path in store.find(root) if path != root)
+    return {path[len(root) + 1 :]: store.cat_file(path) for path in paths}
 
 
 def modified(address: str) -> dict[str, Any]:
