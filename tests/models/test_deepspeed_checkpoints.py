@@ -1,0 +1,155 @@
+"""Folders that DeepSpeed wrote: with every kind of optimizer, and with parts missing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.errors import ModelError
+from pipeline.models.checkpoints.foreign import read_foreign
+from tests.oracles.checkpoints import (
+    PLAIN,
+    assert_same_after_a_step,
+    assert_same_logits,
+    ours,
+    saved_dict,
+    trained_stock,
+)
+
+
+def shapes_of(stock: Any) -> OrderedDict[str, torch.Size]:
+    return OrderedDict((n, p.shape) for n, p in stock.named_parameters() if p.requires_grad)
+
+
+def flat(tensors: list[Tensor], *, ranks: int, align: bool) -> list[Tensor]:
+    """One vector of all, in equal shares; the padding of the last is kept or cut as DeepSpeed does."""
+    vector = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    size = -(-len(vector) // (2 * ranks)) * 2
+    padded = torch.nn.functional.pad(vector, (0, size * ranks - len(vector)))
+    shares = list(padded.split(size))
+    if not align:
+        shares[-1] = shares[-1][: len(vector) - size * (ranks - 1)]
+    return shares
+
+
+def by_parameter(tensors: list[Tensor], *, ranks: int) -> list[Tensor]:
+    """Each tensor in equal shares, padded, one after the other: ZeRO 3."""
+    shares: list[list[Tensor]] = [[] for _ in range(ranks)]
+    for tensor in tensors:
+        size = -(-tensor.numel() // ranks)
+        padded = torch.nn.functional.pad(
+            tensor.detach().flatten(), (0, size * ranks - tensor.numel())
+        )
+        for rank, part in enumerate(padded.split(size)):
+            shares[rank].append(part)
+    return [torch.cat(parts) for parts in shares]
+
+
+def write_deepspeed(folder: Path, stock: Any, optimizer: Any, *, kind: str) -> None:
+    """A checkpoint folder as DeepSpeed lays it out, with fp16 weights where masters lie beside them."""
+    step = folder / "global_step2"
+    step.mkdir(parents=True)
+    (folder / "latest").write_text("global_step2")
+    client = {"hparams": saved_dict(PLAIN, stock)["hparams"], "vae_params": None, "epoch": 4}
+    torch.save({**client, "weights": "look into consolidating"}, folder / "auxiliary.pt")
+    module = stock.state_dict()
+    states: dict[str, Any] = {**client, "module": module, "global_steps": 2, "optimizer": None}
+    parameters = [p for p in stock.parameters() if p.requires_grad]
+    moments = {
+        key: [optimizer.state[p][key] for p in parameters] for key in ("exp_avg", "exp_avg_sq")
+    }
+    ranks = 3
+    if kind == "fp32":
+        states["optimizer"] = optimizer.state_dict()
+    else:
+        states["module"] = {name: tensor.half() for name, tensor in module.items()}
+    if kind == "fp16":
+        whole = {key: flat(tensors, ranks=1, align=False)[0] for key, tensors in moments.items()}
+        states["optimizer"] = {
+            "fp32_groups_flat": flat(parameters, ranks=1, align=False),
+            "optimizer_state_dict": {
+                "state": {0: {"step": 2, **whole}},
+                "param_groups": [{"lr": 1e-3, "params": [0]}],
+            },
+        }
+    if kind == "fp16, unfused":
+        states["optimizer"] = {
+            "fp32_groups": [[p.detach() for p in parameters]],
+            "optimizer_state_dict": optimizer.state_dict(),
+        }
+    if kind.startswith("zero"):
+        states["param_shapes"] = [shapes_of(stock)]
+        write_shares(step, parameters, moments, kind=kind, ranks=ranks)
+    if kind == "zero3":
+        states["module"] = {name: t.new_zeros(0) for name, t in module.items()}
+    torch.save(states, step / "mp_rank_00_model_states.pt")
+
+
+def write_shares(
+    step: Path, parameters: list[Tensor], moments: dict[str, list[Tensor]], *, kind: str, ranks: int
+) -> None:
+    def cut(tensors: list[Tensor]) -> list[Tensor]:
+        if kind == "zero3":
+            return by_parameter(tensors, ranks=ranks)
+        return flat(tensors, ranks=ranks, align=kind == "zero2, rigid")
+
+    masters, vectors = cut(parameters), {key: cut(tensors) for key, tensors in moments.items()}
+    for rank in range(ranks):
+        state = {"step": 2, **{key: shares[rank].clone() for key, shares in vectors.items()}}
+        whole = {"state": {0: state}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+        share: dict[str, Any] = {
+            "partition_count": ranks,
+        }
+        if kind == "zero3":
+            share |= {"fp32_flat_groups": [masters[rank]], "optimizer_state_dict": whole}
+        else:
+            base = whole if kind == "zero2, rigid" else [state]
+            share |= {
+                "single_partition_of_fp32_groups": [masters[rank].clone()],
+                "base_optimizer_state": base,
+            }
+        between = "" if kind == "zero2" else "_"
+        name = f"zero_pp_rank_{rank}_mp_rank_00{between}optim_states.pt"
+        torch.save({"optimizer_state_dict": share}, step / name)
+
+
+@pytest.mark.parametrize(
+    "kind", ["fp32", "fp16", "fp16, unfused", "zero2", "zero2, rigid", "zero3"]
+)
+def test_training_goes_on_from_a_deepspeed_folder(kind: str, tmp_path: Path) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path / "dalle-ds-cp", stock, optimizer, kind=kind)
+    if kind == "zero3":  # the buffers and the codec are not needed
+        assert (tmp_path / "dalle-ds-cp/global_step2/mp_rank_00_model_states.pt").exists()
+    imported = read_foreign(tmp_path / "dalle-ds-cp")
+    assert imported.config == PLAIN
+    assert imported.epoch == 4
+    assert_same_logits(ours(imported), stock)
+    assert_same_after_a_step(imported, stock, optimizer)
+
+
+def test_the_folder_of_a_step_can_be_given(tmp_path: Path) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path / "ds", stock, optimizer, kind="zero2")
+    assert read_foreign(tmp_path / "ds/global_step2").config == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("global_step2/zero_pp_rank_1_mp_rank_00optim_states.pt", "lacks the share of rank 1"),
+        ("global_step2/zero_pp_rank_2_mp_rank_00optim_states.pt", "holds 2 shares of 3"),
+        ("global_step2/mp_rank_00_model_states.pt", r"no mp_rank_00_model_states\.pt"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused(gone: str, message: str, tmp_path: Path) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path, stock, optimizer, kind="zero2")
+    (tmp_path / gone).unlink()
+    with pytest.raises(ModelError, match=message):
+        read_foreign(tmp_path)
