@@ -281,12 +281,12 @@ def list_jobs(options: argparse.Namespace, folder: Path, device: str) -> list[Jo
     batches = [int(batch) for batch in options.batches.split(",")]
     stock = batches if has_peer() else []
     jobs = [Job(name="stock", batch=batch, compiled=False, **common) for batch in stock]
-    ours = options.our_batch or (4 if device == "cpu" else max(batches))
+    ours = options.our_batch or (1 if device == "cpu" else max(batches))
     names = ["fp32", "bf16"] if device == "cpu" else ["fp32", "tf32", "bf16"]
     jobs += [Job(name=name, batch=ours, compiled=False, **common) for name in names]
     if options.compile or device == "cuda":
         jobs.append(Job(name="bf16", batch=ours, compiled=True, **common))
-    return jobs
+    return sorted(jobs, key=lambda job: job.batch)  # the peer's on either side of ours: machines drift
 
 
 def show_ratios(jobs: list[Job], results: list[dict[str, Any]]) -> None:

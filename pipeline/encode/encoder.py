@@ -18,8 +18,8 @@ from pipeline.models.devices import is_out_of_memory
 log = logging.getLogger(__name__)
 
 _LAYERS_AT_ONCE = 6  # of the widest ones, that lie in memory together
-# 4 pictures of a VQGAN at 256 pixels; more of them are no faster on a CPU, and take their memory.
-_CPU_NUMBERS = 1 << 25
+# One picture of a VQGAN at 256 pixels; more of them are no faster on a CPU, and take their memory.
+_CPU_NUMBERS = 1 << 23
 _CPU_MOST, _CUDA_MOST = 64, 256
 _WORTH_COMPILING = 5000  # images: what a minute of compiling takes on a CUDA device
 
