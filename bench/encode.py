@@ -286,7 +286,9 @@ def list_jobs(options: argparse.Namespace, folder: Path, device: str) -> list[Jo
     jobs += [Job(name=name, batch=ours, compiled=False, **common) for name in names]
     if options.compile or device == "cuda":
         jobs.append(Job(name="bf16", batch=ours, compiled=True, **common))
-    return sorted(jobs, key=lambda job: job.batch)  # the peer's on either side of ours: machines drift
+    return sorted(
+        jobs, key=lambda job: job.batch
+    )  # the peer's on either side of ours: machines drift
 
 
 def show_ratios(jobs: list[Job], results: list[dict[str, Any]]) -> None:
