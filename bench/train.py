@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -86,9 +87,9 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
     if what == "stock":
         trained = [p for p in model.parameters() if p.requires_grad]
         state.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
-    seconds, losses = [], []
+    seconds, cpu_seconds, losses = [], [], []
     for tokens, codes in make_batches(steps, batch_size):
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         tokens_BT, codes_BN = tokens.to(device), codes.to(device)
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
             if what == "stock":
@@ -103,14 +104,22 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
         state.optimizer.zero_grad(set_to_none=True)
         losses.append(float(loss.detach()))
         seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "losses": losses, "bytes": peak_bytes(device)}
+        cpu_seconds.append(time.process_time() - cpu_began)
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "losses": losses,
+        "bytes": peak_bytes(device),
+    }
 
 
 def in_child(what: str, precision: str, batch_size: int, steps: int, device: str) -> Result | None:
     """The same in a process of its own; None where it ran out of memory."""
     arguments = [what, precision, str(batch_size), str(steps), device]
     command = [sys.executable, __file__, "--child", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Threads that wait must not count as work.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         if "out of memory" in done.stderr.lower() or "can't allocate" in done.stderr:
             return None
@@ -119,16 +128,17 @@ def in_child(what: str, precision: str, batch_size: int, steps: int, device: str
     return result
 
 
-def median_step(result: Result) -> float:
-    """Seconds of a step, without the first."""
-    return statistics.median(result["seconds"][1:] or result["seconds"])
+def median_step(result: Result, clock: str = "seconds") -> float:
+    """Seconds of a step, without the first; `cpu_seconds` are those of the processor."""
+    return statistics.median(result[clock][1:] or result[clock])
 
 
 def measure(cases: list[tuple[str, str]], batch: int, steps: int, device: str) -> dict[str, Result]:
     """Run the cases and print their table; ratios are against the first."""
     results: dict[str, Result] = {}
     print(
-        f"\nbatch {batch}: {'s a step':>26s}{'× first':>9s}{'peak GB':>9s}{'× first':>9s}  losses"
+        f"\nbatch {batch}: {'processor s':>15s}{'clock s':>10s}{'× first':>9s}"
+        f"{'peak GB':>9s}{'× first':>9s}  losses"
     )
     rate = matmul_rate(torch.device(device), torch.bfloat16)
     for what, precision in cases:
@@ -141,7 +151,8 @@ def measure(cases: list[tuple[str, str]], batch: int, steps: int, device: str) -
         step = median_step(result)
         mfu = batch * training_flops(SHAPE) / step / rate
         print(
-            f"  {what:6s} {precision:5s}{step:22.2f}{median_step(first) / step:8.2f}×"
+            f"  {what:6s} {precision:5s}{median_step(result, 'cpu_seconds'):12.2f}"
+            f"{step:10.2f}{median_step(first) / step:8.2f}×"
             f"{result['bytes'] / 1e9:9.2f}{result['bytes'] / first['bytes']:8.2f}×  "
             f"{' '.join(f'{loss:.5f}' for loss in result['losses'])}  "
             f"{batch * SHAPE.total_seq_len / step:,.0f} tokens/s, {mfu:.0%} of the bf16 rate",
@@ -158,7 +169,13 @@ def compare(results: dict[str, Result]) -> None:
             ratio = median_step(results[theirs]) / median_step(results[mine])
             curves = zip(results[mine]["losses"], results[theirs]["losses"], strict=True)
             apart = max(abs(a - b) for a, b in curves)
-            print(f"  {mine} against {theirs}: {ratio:.2f}×, losses at most {apart:.1e} apart")
+            cpu = median_step(results[theirs], "cpu_seconds") / median_step(
+                results[mine], "cpu_seconds"
+            )
+            print(
+                f"  {mine} against {theirs}: {ratio:.2f}× by the clock, {cpu:.2f}× of the processor, "
+                f"losses at most {apart:.1e} apart"
+            )
 
 
 def largest_batch(what: str, precision: str, device: str) -> int:
