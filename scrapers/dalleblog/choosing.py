@@ -49,7 +49,12 @@ def choose_captions(
     for number, line in _lines(file):
         found = list(_find(sections, line, cdn=cdn))
         if not found:
-            unknown.append(f"line {number}: '{line[:80]}'")
+            why = (
+                f" (too long for an address: {len(line):,} characters)"
+                if _is_too_long(line)
+                else ""
+            )
+            unknown.append(f"line {number}: '{line[:80]}'{why}")
         for plan in found:
             plans.setdefault(plan.forms[0].url_template, plan)
     if unknown:
@@ -73,11 +78,15 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 def _find(sections: tuple[MergedSection, ...], line: str, *, cdn: str) -> Iterator[CaptionPlan]:
     name, tab, rest = line.partition("\t")
     caption = fold(rest if tab else line)
-    has_address = len(caption.encode()) <= _MAX_CAPTION_BYTES and not {"{", "}"} & set(caption)
+    has_address = not _is_too_long(caption) and not {"{", "}"} & set(caption)
     for section in sections if has_address and caption else ():
         if tab and section.name != name.strip():
             continue
         yield from _plans_of(section, caption, cdn=cdn, is_named=bool(tab))
+
+
+def _is_too_long(caption: str) -> bool:
+    return len(caption.encode()) > _MAX_CAPTION_BYTES
 
 
 def _plans_of(
