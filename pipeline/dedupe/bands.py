@@ -88,9 +88,13 @@ class Plan(NamedTuple):
 
     def _places(self) -> list[tuple[int, int]]:
         """(shift, length) of each band; together they are all bits."""
-        bands = sum(self._bands_by_group())
-        edges = [HASH_BITS * band // bands for band in range(bands + 1)]
-        return [(a, b - a) for a, b in itertools.pairwise(edges)]
+        return _cut_evenly(sum(self._bands_by_group()))
+
+
+@functools.cache
+def _cut_evenly(bands: int) -> list[tuple[int, int]]:
+    edges = [HASH_BITS * band // bands for band in range(bands + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 @functools.cache

@@ -29,6 +29,8 @@ _FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000
 _MOST_CROWDS = 32
 # More choices than for hashes that are spread evenly: the longer the keys, the thinner a crowd.
 _CROWD_CHOICES = 100
+# Of so few hashes all of a bucket may be compared, however full it is.
+_FEW_HASHES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,8 @@ def _cluster_distinct(
     """Leaders and groups of hashes that all differ."""
     found = find_neighbours(hashes, radius, scratch=scratch, workers=workers)
     thick, thin = _part_crowds(hashes, found.crowded.astype(np.int64), radius)
-    plan = plan_longest(radius, choices=_CROWD_CHOICES)
+    many = len(thin) > _FEW_HASHES
+    plan = plan_longest(radius, choices=_CROWD_CHOICES) if many else None
     among = find_neighbours(
         hashes[thin], radius, scratch=scratch, workers=workers, plan=plan, crowd=len(thin)
     )

@@ -38,7 +38,7 @@ _BALL_PAIRS = 300_000_000
 _STEPS = range(1, 65)
 _SAMPLE = 64
 # What differs in no more bits from its centre is a crowd's core.
-_CORE_BITS = 8
+_CORE_BITS = 12
 
 
 class Thickness(NamedTuple):
