@@ -143,6 +143,7 @@ def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
     device = pick_device(config.device)
     codec = load_codec(materials.codec, device)
     model = load_dalle(materials.checkpoint, device=device).to(PRECISIONS[config.precision])
+    model.pack()
     return Artist(
         config=config,
         model=model,

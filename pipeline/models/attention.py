@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pipeline.models.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle_config import AttentionType, DalleConfig
 from pipeline.models.feed_forward import Dropout
+from pipeline.models.linear import Linear
 from pipeline.models.rotary import rotate
 
 # Queries that look at the same stretch of keys: fewer keys for the first ones against fewer calls.
@@ -115,8 +116,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = config.heads
         inner = config.heads * config.dim_head
-        self.to_qkv = nn.Linear(config.dim, 3 * inner, bias=False)
-        self.to_out = nn.Linear(inner, config.dim)
+        self.to_qkv = Linear(config.dim, 3 * inner, bias=False)
+        self.to_out = Linear(inner, config.dim)
         self.dropout = Dropout(config.attn_dropout)
 
     def forward(
@@ -129,10 +130,9 @@ class Attention(nn.Module):
         layer: int,
     ) -> Tensor:
         """Mix positions. With a cache, `x_BLD` holds the new ones, which follow those of the cache."""
-        # One product a part: the gradients of slices of one product would be copied together again.
-        parts = (F.linear(x_BLD, weight) for weight in self.to_qkv.weight.chunk(3))
         query_BHLK, key_BHLK, value_BHLK = (
-            part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part_BLD in parts
+            part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part_BLD in self.to_qkv.chunks(x_BLD, 3)
         )
         if turn is not None:
             query_BHLK, key_BHLK, value_BHLK = (
@@ -140,5 +140,6 @@ class Attention(nn.Module):
             )
         if cache is not None:
             key_BHLK, value_BHLK = cache.extend(layer, key_BHLK, value_BHLK)
+            query_BHLK = query_BHLK.to(key_BHLK.dtype)
         mixed_BHLK = pattern.attend(query_BHLK, key_BHLK, value_BHLK)
-        return self.dropout(self.to_out(mixed_BHLK.transpose(1, 2).flatten(2)))
+        return self.dropout(self.to_out(mixed_BHLK.transpose(1, 2).flatten(2).to(x_BLD.dtype)))

@@ -21,6 +21,7 @@ from pipeline.contracts import PADDING_ID
 from pipeline.errors import ModelError
 from pipeline.models.attention import KeyValueCache
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.linear import Linear, can_pack
 from pipeline.models.losses import Part, split_cross_entropy
 from pipeline.models.transformer import Transformer
 
@@ -59,7 +60,7 @@ class Dalle(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.norm_out = nn.LayerNorm(config.dim)
-        self.to_logits = nn.Linear(config.dim, config.total_tokens)
+        self.to_logits = Linear(config.dim, config.total_tokens)
         if not config.share_input_output_emb:
             self.text_emb = nn.Embedding(config.total_text_tokens, config.dim)
             self.image_emb = nn.Embedding(config.num_image_tokens, config.dim)
@@ -124,6 +125,14 @@ class Dalle(nn.Module):
         positions = torch.arange(start, start + codes_BN.shape[1], device=codes_BN.device)
         return x_BND + self.image_pos_emb(positions)
 
+    def pack(self) -> None:
+        """Keep packed copies of the weights where that makes drawing faster; they may change no more."""
+        if not can_pack(self.to_logits.weight):
+            return
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(self.config.total_text_tokens if module is self.to_logits else 0)
+
     def start_images(
         self, tokens_BT: Tensor, codes_BP: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache]:
@@ -186,5 +195,4 @@ class Dalle(nn.Module):
         return F.linear(x_D, self.to_logits.weight[:split], self.to_logits.bias[:split])
 
     def _image_logits(self, x_D: Tensor) -> Tensor:
-        split = self.config.total_text_tokens
-        return F.linear(x_D, self.to_logits.weight[split:], self.to_logits.bias[split:])
+        return self.to_logits.outputs_from(x_D, self.config.total_text_tokens)

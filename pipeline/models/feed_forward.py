@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.linear import Linear
 
 FEED_FORWARD_MULT = 4
 # Up to here a processor draws the places that are dropped faster than a number for every place: for 1 %
@@ -26,14 +27,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
-        self.to_hidden = nn.Linear(config.dim, 2 * FEED_FORWARD_MULT * config.dim)
+        self.to_hidden = Linear(config.dim, 2 * FEED_FORWARD_MULT * config.dim)
         self.dropout = Dropout(config.ff_dropout)
-        self.to_out = nn.Linear(FEED_FORWARD_MULT * config.dim, config.dim)
+        self.to_out = Linear(FEED_FORWARD_MULT * config.dim, config.dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Transform each position by itself."""
-        weights, biases = self.to_hidden.weight.chunk(2), self.to_hidden.bias.chunk(2)
-        value_BLF, gate_BLF = (F.linear(x_BLD, w, b) for w, b in zip(weights, biases, strict=True))
+        value_BLF, gate_BLF = self.to_hidden.chunks(x_BLD, 2)
         return self.to_out(self.dropout(_Gate.apply(value_BLF, gate_BLF)))
 
 

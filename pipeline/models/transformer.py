@@ -113,11 +113,13 @@ class Transformer(nn.Module):
         """An empty cache for `batch_size` sequences of at most `max_length` positions."""
         config, like = self.config, next(self.parameters())
         shape = (batch_size, config.heads, max_length, config.dim_head)
+        # A processor attends from one position in bf16 2 to 3 times slower than in fp32 (torch 2.13).
+        dtype = torch.float32 if like.device.type == "cpu" else like.dtype
         moved = self.shift.moved if self.shift else 0
         return KeyValueCache(
             max_length=max_length,
-            keys=[like.new_empty(shape) for _ in range(config.depth)],
-            values=[like.new_empty(shape) for _ in range(config.depth)],
+            keys=[like.new_empty(shape, dtype=dtype) for _ in range(config.depth)],
+            values=[like.new_empty(shape, dtype=dtype) for _ in range(config.depth)],
             rows=[
                 like.new_zeros(batch_size, max_length + 1, moved)
                 for _ in range(2 * config.depth if self.shift else 0)
