@@ -423,3 +423,34 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     by_pixels = dict(zip(table["pixel_sha256"].to_pylist(), turned, strict=True))
     for _, sample in read_all(world).values():
         assert sample.codes.tolist() == by_pixels[sample.record["pixel_sha256"]]
+
+
+@pytest.mark.parametrize("images", ["original", "jpg:90"])
+def test_the_number_of_threads_changes_no_byte(make_world: Callable[..., Any], images: str) -> None:
+    one, many = make_world("one"), make_world("many")
+    run(configure(one, images=images, workers=1))
+    run(configure(many, images=images, workers=7))
+    assert one.shard_bytes() == many.shard_bytes()
+
+
+def test_the_record_says_where_a_sample_comes_from(world: Any) -> None:
+    run(configure(world))
+    row = world.rows[9]
+    assert read_all(world)[row["key"]][1].record == {
+        name: row[name]
+        for name in (
+            *("caption_id", "section", "rank", "url", "bytes_sha256", "pixel_sha256"),
+            *("width", "height", "masked_rows"),
+        )
+    }
+
+
+def test_slashes_and_dots_in_a_key_leave_the_image_out_and_name_it(world: Any) -> None:
+    world.rows[2]["key"], world.rows[3]["key"] = "a/../b", "a.b"
+    world.save()
+    assert run(configure(world)).counts["failed"] == 2
+    left_out = pq.read_table(world.workspace.shards("default") / "left_out.parquet").to_pylist()
+    assert [(row["key"], row["reason"]) for row in left_out] == [
+        ("a.b", "bad_key"),
+        ("a/../b", "bad_key"),
+    ]
