@@ -19,7 +19,9 @@ class TrainConfig(StageConfig):
         "such as taming/12L_64HD_16H_544I_96T_dalleblog_5E.",
     )
     dataset: str | None = option(None, "The data's name in the run's name and card.")
-    shards: str = option("default", "Name of the shards to train on: shards/NAME.")
+    shards: str = option(
+        "default", "The shards to train on: NAME of shards/NAME, or an address (s3://…) to bring."
+    )
     resume_from: Path | None = option(
         None,
         "Begin with the weights and moments of a checkpoint: ours, a dalle.pt, or a folder of "

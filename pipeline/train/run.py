@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, start_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
+from pipeline.webdata.remote import find_shards, is_address
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     no longer finite or memory runs out.
     """
     workspace = Workspace(config.workspace)
-    shards = workspace.shards(config.shards)
-    inputs = {f"shards/{config.shards}": input_digest(shards)}
+    shards = find_shards(workspace, config.shards)
+    inputs = {_input_name(config): input_digest(shards)}
     if config.resume_from is not None:
         inputs["resume_from"] = origin_digest(config.resume_from)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
@@ -58,7 +60,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if config.threads:
         torch.set_num_threads(config.threads)
     with join_ranks(config.parallel, pick_device(config.device)) as ranks:
-        counts, details = train(prepare(config, workspace, folder, plan, ranks), plan, progress)
+        counts, details = train(prepare(config, shards, folder, plan, ranks), plan, progress)
     return _report("done", str(folder.root), counts, details)
 
 
@@ -79,10 +81,9 @@ def train(
 
 
 def prepare(
-    config: TrainConfig, workspace: Workspace, folder: RunFolder, plan: Plan, ranks: Ranks
+    config: TrainConfig, shards: Path, folder: RunFolder, plan: Plan, ranks: Ranks
 ) -> Trainer:
     """Check the shards, open the run's folder, and make the state to go on from."""
-    shards = workspace.shards(config.shards)
     skip_corrupt, leads = config.skip_corrupt, ranks.leads
     reader = open_split(shards, "train", skip_corrupt=skip_corrupt, leads=leads)
     check_samples(reader, config, ranks.size)
@@ -99,11 +100,16 @@ def prepare(
         validation=open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads),
         folder=folder,
         journal=journal,
-        painter=find_painter(config, workspace, reader.index, ranks),
+        painter=find_painter(config, reader, ranks),
         state=state,
         total_steps=count_steps(len(reader), config, ranks.size),
-        shards_digest=plan["inputs"][f"shards/{config.shards}"],
+        shards_digest=plan["inputs"][_input_name(config)],
     )
+
+
+def _input_name(config: TrainConfig) -> str:
+    """What a manifest calls the shards: their folder in the workspace, or their address."""
+    return config.shards if is_address(config.shards) else f"shards/{config.shards}"
 
 
 def _report(

@@ -22,7 +22,6 @@ from pipeline.models.text import load_tokenizer
 from pipeline.storage import Workspace, write_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks import Ranks
-from pipeline.webdata.index import ShardIndex
 from pipeline.webdata.reader import ShardReader
 
 logger = logging.getLogger(__name__)
@@ -73,18 +72,16 @@ class Painter:
         write_bytes(path, file.getvalue())
 
 
-def find_painter(
-    config: TrainConfig, workspace: Workspace, index: ShardIndex, ranks: Ranks
-) -> Painter | None:
+def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Painter | None:
     """The painter of a run that wants grids; None where it does not, or can't have them."""
+    index, shards = reader.index, reader.folder
     if not config.sample_every or ranks.kind == "fsdp" or config.model != "dalle":
         return None
     try:
-        folder = find_codec(workspace.codecs, index.codec.fingerprint)
+        folder = find_codec(Workspace(config.workspace).codecs, index.codec.fingerprint)
     except ModelError as error:
         logger.warning("No grids of pictures: %s", error)
         return None
-    shards = workspace.shards(config.shards)
     prompts = choose_prompts(config, shards)
     tokenizer = load_tokenizer(shards / index.tokenizer.file)
     repeated = [prompt for prompt in prompts for _ in range(COLUMNS)]

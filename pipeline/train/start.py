@@ -56,7 +56,7 @@ def dataset_name(config: TrainConfig, workspace: Workspace) -> str:
     if config.dataset is not None:
         return config.dataset
     if config.shards != "default" or not workspace.marker.exists():
-        return config.shards
+        return config.shards.rstrip("/").rpartition("/")[2]
     return str(json.loads(workspace.marker.read_bytes())["source"])
 
 

@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError, ContractError, DependencyError, Pipelin
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     MANIFEST_NAME,
+    Workspace,
     atomic_write,
     parse_manifest,
     read_manifest,
@@ -73,6 +74,11 @@ def publish(folder: Path, address: str, progress: Progress = no_progress) -> Pub
         for path in others:
             place.remove(path)
     return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
+
+
+def find_shards(workspace: Workspace, place: str) -> Path:
+    """The folder of shards: `place` is a name in the workspace, or an address to bring them from."""
+    return bring(place) if is_address(place) else workspace.shards(place)
 
 
 def bring(address: str, cache: Path | None = None, progress: Progress = no_progress) -> Path:
