@@ -19,9 +19,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import Materials
 from pipeline.generate.prompts import Order, Prompt
-from pipeline.models.checkpoints.ours import load_dalle
 from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images, to_pixels
 from pipeline.models.dalle import Dalle
 from pipeline.models.devices import is_out_of_memory, pick_device
@@ -141,9 +139,8 @@ def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
-    codec = load_codec(materials.codec, device)
-    model = load_dalle(materials.checkpoint, device=device).to(PRECISIONS[config.precision])
-    model.pack()
+    model, codec = materials.load(device)
+    model.to(PRECISIONS[config.precision]).pack()
     return Artist(
         config=config,
         model=model,

@@ -16,7 +16,24 @@ class GenerateConfig(StageConfig):
     name: str = option("default", "Name of the pictures: generated/NAME in the workspace.")
     run: str = option("dalle", "Name of the run whose last checkpoint draws: runs/NAME.")
     checkpoint: Path | None = option(
-        None, "Folder of another checkpoint, also of a run that has not finished.", runtime=True
+        None,
+        "Another checkpoint: a folder of ours, also of a run that has not finished; a dalle.pt, or a "
+        "folder of DeepSpeed.",
+        runtime=True,
+    )
+    codec: str | None = option(
+        None,
+        "With a dalle.pt: the codec of its codes, by its name in codecs/, its folder, or a published "
+        "name as for encode (default: the one that the file carries).",
+        runtime=True,
+    )
+    tokenizer: str | None = option(
+        None,
+        "With a dalle.pt: its tokenizer: clip, clip:FILE, hf:FILE or yttm:FILE.",
+        runtime=True,
+    )
+    redraw_layout: bool = option(
+        False, "Draw a new layout for sparse attention where the checkpoint carries none."
     )
 
     prompts: tuple[str, ...] = option((), "Prompts; `|` inside one separates several.")

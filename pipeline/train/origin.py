@@ -8,19 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.models.checkpoints.foreign import read_foreign
+from pipeline.models.checkpoints.found import find_own
 from pipeline.models.checkpoints.ours import (
-    INFO_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     CheckpointInfo,
-    list_checkpoints,
     read_info,
     read_tensors,
 )
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.storage import sha256_bytes, sha256_file
 from pipeline.train.naming import read_name
 
 
@@ -74,33 +71,6 @@ def passes_of(info: CheckpointInfo) -> dict[str, int]:
     passes = dict(info.training.get("passes", {}))
     name = info.training.get("dataset")
     return passes | ({name: passes.get(name, 0) + info.epoch} if name and info.epoch else {})
-
-
-def find_own(path: Path) -> Path | None:
-    """The folder of our checkpoint at `path`, which may be its run's folder; None if there is none."""
-    if (path / INFO_FILE).exists():
-        return path
-    found = list_checkpoints(path / "checkpoints")
-    return found[-1] if found else None
-
-
-def origin_digest(path: Path) -> str:
-    """The hash that names a checkpoint to begin with in the manifest.
-
-    Raises ConfigError where nothing is.
-    """
-    own = find_own(path)
-    if own is not None:
-        return sha256_file(own / INFO_FILE)
-    if path.is_file():
-        return sha256_file(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    if not files:
-        raise ConfigError(
-            f"--resume-from {path}: nothing is there. Give a checkpoint's folder, a dalle.pt, or a "
-            "folder that DeepSpeed wrote."
-        )
-    return sha256_bytes("".join(sha256_file(file) for file in files).encode())
 
 
 def named_passes(path: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.contracts import StageReport
+from pipeline.models.checkpoints.found import checkpoint_digest
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace, find_current, input_digest
@@ -25,7 +26,6 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, count_steps, open_split
 from pipeline.train.folder import Plan, RunFolder, open_run, resolved_plan
 from pipeline.train.journal import Journal, open_journal
-from pipeline.train.origin import origin_digest
 from pipeline.train.ranks import Ranks, join_ranks
 from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, start_state
@@ -48,7 +48,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     shards = find_shards(workspace, config.shards)
     inputs = {_input_name(config): input_digest(shards)}
     if config.resume_from is not None:
-        inputs["resume_from"] = origin_digest(config.resume_from)
+        inputs["resume_from"] = checkpoint_digest(config.resume_from)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
     config = dataclasses.replace(config, name=choose_name(config, read_index(shards)))
     plan = resolved_plan(config, inputs)

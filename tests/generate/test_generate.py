@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import ContractError, ModelError
+from pipeline.errors import ConfigError, ContractError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.storage import Workspace, read_manifest, write_bytes
@@ -152,7 +152,7 @@ def test_another_tokenizer_is_refused(workspace: Workspace, make_config: MakeCon
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not a checkpoint"):
+    with pytest.raises(ConfigError, match="is no checkpoint of ours"):
         run(make_config(checkpoint=tmp_path))
 
 

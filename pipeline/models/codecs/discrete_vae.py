@@ -156,11 +156,25 @@ def load_discrete_vae(
         raise ModelError(
             f"{path} has no `hparams` and `weights`; expected a vae.pt of train_vae.py."
         )
+    return build_discrete_vae(hparams, weights, path, image_size=image_size).to(device)
+
+
+def build_discrete_vae(
+    hparams: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    path: Path,
+    *,
+    image_size: int | None = None,
+) -> DiscreteVAE:
+    """The codec of what `path` says of it, a `vae.pt` or a `dalle.pt`, ready to encode and decode.
+
+    `image_size` as above. Raises ModelError where the weights don't fit the `hparams`.
+    """
     config = _read_config(hparams, path)
     codec = DiscreteVAE(dataclasses.replace(config, image_size=image_size or config.image_size))
     tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
     load_weights(codec, tensors, f"The weights of {path} do not fit its hparams")
-    return codec.requires_grad_(False).eval().to(device)
+    return codec.requires_grad_(False).eval()
 
 
 def _read_config(hparams: Mapping[str, Any], path: Path) -> DiscreteVAEConfig:

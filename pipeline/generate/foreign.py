@@ -1,0 +1,118 @@
+"""Drawing with a model of DALLE-pytorch, which names neither its tokenizer nor, mostly, its codec."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
+from pipeline.models.checkpoints.ours import load_weights
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.discrete_vae import build_discrete_vae
+from pipeline.models.codecs.load import CODEC_JSON, load_codec
+from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.dalle import Dalle
+from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.text import TextTokenizer
+from pipeline.storage import Workspace, sha256_bytes, sha256_file
+
+logger = logging.getLogger(__name__)
+
+LAYOUT_SEED = 0  # as `train --redraw-layout` has it by default; --seed is of the pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignCodec:
+    """The codec that was asked for: its name, the hash of its files, and how to load it."""
+
+    name: str
+    digest: str
+    load: Callable[[], Codec]
+
+
+def find_foreign_codec(name: str, workspace: Workspace) -> ForeignCodec:
+    """A codec of the workspace, the folder of one, or a published one, whose files are fetched once.
+
+    Raises ConfigError where there is none of that name, ModelError where it can't be fetched.
+    """
+    for folder in (workspace.codecs / name, Path(name)):
+        if (folder / CODEC_JSON).exists():
+            digest = sha256_file(folder / CODEC_JSON)
+            return ForeignCodec(name=name, digest=digest, load=partial(load_codec, folder))
+    if name in PUBLISHED_CODECS:
+        files = fetch_codec(name)
+        load = partial(LOADERS[PUBLISHED_CODECS[name].family], *files, image_size=None)
+        digest = sha256_bytes("".join(map(sha256_file, files)).encode())
+        return ForeignCodec(name=name, digest=digest, load=load)
+    raise ConfigError(
+        f"No codec {name!r}: neither {workspace.codecs / name} nor a folder of that name holds a "
+        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}."
+    )
+
+
+def load_foreign(
+    checkpoint: Path,
+    codec: ForeignCodec | None,
+    tokenizer: TextTokenizer,
+    *,
+    redraw_layout: bool,
+    device: torch.device,
+) -> tuple[Dalle, Codec]:
+    """The model of a `dalle.pt` or a DeepSpeed folder, and its codec, ready to draw on `device`.
+
+    Raises ModelError for a checkpoint that can't be read, carries no codec where none is given, or does
+    not fit the codec or the tokenizer.
+    """
+    found = read_foreign(checkpoint, redraw_layout=LAYOUT_SEED if redraw_layout else None)
+    _check_tokenizer(tokenizer, found.config)
+    loaded = codec.load() if codec else _carried_codec(found.codec, checkpoint)
+    _check_codec(loaded, codec.name if codec else f"in {checkpoint}", found.config)
+    model = Dalle(found.config)
+    load_weights(model, found.weights, checkpoint)
+    return model.to(device).eval(), loaded.to(device)
+
+
+def _carried_codec(carried: StockCodec, checkpoint: Path) -> Codec:
+    """The codec within a checkpoint: a DiscreteVAE, of whose architecture it tells.
+
+    Of the published ones it has the weights alone.
+    """
+    if carried.params is None or not carried.weights:
+        kind = f"a {carried.class_name}" if carried.class_name else "one that it does not name"
+        raise ModelError(
+            f"{checkpoint} does not carry its codec whole ({kind}). Give --codec: a name in codecs/, a "
+            f"folder, or {', '.join(PUBLISHED_CODECS)}."
+        )
+    return build_discrete_vae(carried.params, carried.weights, checkpoint)
+
+
+def _check_tokenizer(tokenizer: TextTokenizer, config: DalleConfig) -> None:
+    words = (tokenizer.vocab_size, config.num_text_tokens)
+    if words[0] > words[1]:
+        raise ModelError(
+            f"The tokenizer has {words[0]:,} ids, the checkpoint knows {words[1]:,}: it was trained with "
+            "another one. Give that as --tokenizer."
+        )
+    if words[0] < words[1]:
+        logger.warning(
+            "The tokenizer has %s ids, the checkpoint knows %s: make sure that it is the one of its "
+            "training; others give pictures of other words.",
+            *(f"{count:,}" for count in words),
+        )
+
+
+def _check_codec(codec: Codec, name: str, config: DalleConfig) -> None:
+    side = config.image_fmap_size
+    if codec.num_tokens == config.num_image_tokens and codec.grid == (side, side):
+        return
+    raise ModelError(
+        f"The codec {name} has {codec.num_tokens:,} codes, {codec.grid[0]} x {codec.grid[1]} a picture; "
+        f"the checkpoint draws with {config.num_image_tokens:,}, {side} x {side} a picture. Give the one "
+        "that it was trained with as --codec."
+    )

@@ -1,0 +1,206 @@
+"""Drawing from checkpoints of DALLE-pytorch: the pictures that our own checkpoint of the model gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.generate import foreign
+from pipeline.generate.config import GenerateConfig
+from pipeline.generate.run import run
+from pipeline.models.checkpoints.export import (
+    stock_codec,
+    stock_hparams,
+    stock_weights,
+    write_dalle_pt,
+)
+from pipeline.models.checkpoints.foreign import StockCodec
+from pipeline.models.checkpoints.ours import MODEL_FILE, read_info, read_tensors
+from pipeline.models.checkpoints.stock_names import LAYOUT_LEAF
+from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
+from pipeline.models.codecs.load import load_codec, save_codec
+from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.models.dalle import Dalle
+from pipeline.models.text import train_bpe
+from pipeline.storage import Workspace, sha256_file, write_bytes
+from tests.generate.conftest import finish, write_run
+from tests.generate.pictures import hashes_by_prompt, records_of
+
+MakeConfig = Callable[..., GenerateConfig]
+
+
+def write_stock(workspace: Workspace, path: Path, codec: StockCodec | None = None) -> Path:
+    """The model of runs/dalle as a dalle.pt."""
+    checkpoint = workspace.run("dalle") / "checkpoints/step-000003"
+    weights = read_tensors(checkpoint, MODEL_FILE)
+    write_dalle_pt(path, config=read_info(checkpoint).model, weights=weights, codec=codec)
+    return path
+
+
+@pytest.fixture
+def stock(workspace: Workspace, tmp_path: Path) -> dict[str, Any]:
+    """Options that draw with the model of runs/dalle, as DALLE-pytorch would have saved it."""
+    return {
+        "checkpoint": write_stock(workspace, tmp_path / "dalle.pt"),
+        "codec": "mine",
+        "tokenizer": f"hf:{workspace.run('dalle') / 'tokenizer.json'}",
+        "name": "stock",
+    }
+
+
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_a_dalle_pt_draws_the_pictures_of_our_checkpoint(
+    by_folder: bool, workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
+) -> None:
+    run(make_config())
+    codec = str(workspace.codec("mine")) if by_folder else "mine"
+    assert run(make_config(**{**stock, "codec": codec})).outcome == "done"
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
+    digests = {record["checkpoint"] for record in records_of(workspace, "stock")}
+    assert digests == {sha256_file(stock["checkpoint"])}
+
+
+def test_a_folder_of_deepspeed_draws_the_same(
+    workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = workspace.run("dalle") / "checkpoints/step-000003"
+    config = read_info(checkpoint).model
+    step = tmp_path / "dalle-ds-cp/global_step3"
+    step.mkdir(parents=True)
+    write_bytes(step.parent / "latest", b"global_step3")
+    weights = stock_weights(config, read_tensors(checkpoint, MODEL_FILE))
+    states = {"module": weights, "hparams": stock_hparams(config)}
+    torch.save(states, step / "mp_rank_00_model_states.pt")
+    run(make_config())
+    run(make_config(**{**stock, "checkpoint": step.parent}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
+
+
+def test_a_codec_within_the_checkpoint_is_used(
+    workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
+) -> None:
+    torch.manual_seed(5)
+    codec = DiscreteVAE(
+        DiscreteVAEConfig(image_size=16, num_tokens=16, codebook_dim=4, num_layers=2, hidden_dim=4)
+    )
+    save_codec(codec, workspace.codec("vae"))
+    finish(workspace.codec("vae"), "codec")
+    write_run(workspace, codec=codec.fingerprint)
+    write_stock(workspace, stock["checkpoint"], stock_codec(codec))
+    run(make_config())
+    run(make_config(**{**stock, "codec": None}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
+    run(make_config(**{**stock, "name": "other"}))
+    assert hashes_by_prompt(workspace, "other") != hashes_by_prompt(workspace)
+
+
+def test_a_published_codec_is_fetched(
+    workspace: Workspace,
+    make_config: MakeConfig,
+    stock: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = (workspace.codec("mine") / "codec.json",)
+    fetch = {"openai_dvae": files}.__getitem__
+    load = {"openai_dvae": lambda path, image_size: load_codec(path.parent)}
+    monkeypatch.setattr(foreign, "fetch_codec", fetch)
+    monkeypatch.setattr(foreign, "LOADERS", load)
+    run(make_config())
+    run(make_config(**{**stock, "codec": "openai_dvae"}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
+
+
+def test_the_same_command_again_changes_nothing_another_tokenizer_does(
+    make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
+) -> None:
+    assert run(make_config(**stock)).outcome == "done"
+    assert run(make_config(**stock)).outcome == "unchanged"
+    write_bytes(tmp_path / "other.json", train_bpe(["red a cube"] * 4, 270).json_bytes)
+    stock["tokenizer"] = f"hf:{tmp_path / 'other.json'}"
+    assert run(make_config(**stock)).outcome == "done"
+    assert run(make_config(**{**stock, "codec": "third"})).outcome == "done"
+
+
+def test_a_tokenizer_with_more_words_than_the_checkpoint_is_refused(
+    make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = train_bpe([f"the {n * 7919} things of {n * 104729}" for n in range(99)], 400)
+    write_bytes(tmp_path / "big.json", tokenizer.json_bytes)
+    stock["tokenizer"] = f"hf:{tmp_path / 'big.json'}"
+    with pytest.raises(ModelError, match=r"tokenizer has 400 ids, the checkpoint knows 2\d\d"):
+        run(make_config(**stock))
+
+
+def test_a_tokenizer_with_fewer_words_is_told_of(
+    make_config: MakeConfig,
+    stock: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_bytes(tmp_path / "small.json", train_bpe(["a"] * 4, 260).json_bytes)
+    with caplog.at_level(logging.WARNING):
+        run(make_config(**{**stock, "tokenizer": f"hf:{tmp_path / 'small.json'}"}))
+    assert "make sure that it is the one of its training" in caplog.text
+
+
+def test_a_codec_of_other_codes_is_refused(
+    workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
+) -> None:
+    few = VQCodec(VQConfig(image_size=128, num_tokens=16, code_dim=4, channels=4))
+    save_codec(few, workspace.codec("wide"))
+    with pytest.raises(ModelError, match=r"wide has 16 codes, 8 x 8 a picture; .* 16, 4 x 4"):
+        run(make_config(**{**stock, "codec": "wide"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"tokenizer": None}, ConfigError, "does not say which tokenizer"),
+        ({"codec": None}, ModelError, "does not carry its codec whole"),
+        ({"codec": "nothing"}, ConfigError, "No codec 'nothing'"),
+        ({"checkpoint": None}, ConfigError, "Leave --codec and --tokenizer out"),
+        ({"checkpoint": Path("nothing.pt")}, ConfigError, "nothing is there"),
+    ],
+)
+def test_what_is_missing_or_too_much_is_said(
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+    make_config: MakeConfig,
+    stock: dict[str, Any],
+) -> None:
+    with pytest.raises(error, match=message):
+        run(make_config(**{**stock, **changes}))
+
+
+def test_a_checkpoint_that_is_cut_short_is_refused(
+    make_config: MakeConfig, stock: dict[str, Any]
+) -> None:
+    stock["checkpoint"].write_bytes(stock["checkpoint"].read_bytes()[:-99])
+    with pytest.raises(ModelError, match="cut short"):
+        run(make_config(**stock))
+
+
+def test_sparse_attention_without_its_layout_is_drawn_with_a_new_one_if_told(
+    workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
+) -> None:
+    config = read_info(workspace.run("dalle") / "checkpoints/step-000003").model
+    sparse = dataclasses.replace(config, text_seq_len=16, attn_types=("sparse",))
+    path = stock["checkpoint"]
+    write_dalle_pt(path, config=sparse, weights=Dalle(sparse).state_dict())
+    saved = torch.load(path, weights_only=True)
+    kept = {k: v for k, v in saved["weights"].items() if not k.endswith(LAYOUT_LEAF)}
+    assert len(kept) < len(saved["weights"])
+    torch.save({**saved, "weights": kept}, path)
+    with pytest.raises(ModelError, match="--redraw-layout"):
+        run(make_config(**stock))
+    run(make_config(**stock, redraw_layout=True))
+    run(make_config(**{**stock, "name": "again"}, redraw_layout=True))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "again")
