@@ -182,12 +182,14 @@ def _command(
                 use_preset=functools.partial(use_preset, ctx),
                 clock=time.time,
             )
+            started = time.monotonic()
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:
                 if port is not None:
                     screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
                 report = body(build(config, values), call)
             if report is not None:
-                _exit_with(report, screen)
+                seconds = report.seconds or round(time.monotonic() - started, 3)
+                _exit_with(dataclasses.replace(report, seconds=seconds), screen)
 
     parameters = options_of(name, config, arguments=arguments, metrics=metrics)
     app.command(name, help=help)(with_signature(function, name, parameters))

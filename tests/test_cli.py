@@ -312,3 +312,8 @@ def test_run_tells_of_a_wrong_option_before_it_begins(tmp_path: Path) -> None:
     result = invoke("run", "--workspace", str(folder), env=env)
     assert result.exit_code == 2
     assert not folder.exists()
+
+
+def test_a_command_that_only_looks_tells_how_long_it_took(workspace: Path) -> None:
+    result = invoke("status", "--workspace", str(workspace), "--json")
+    assert json.loads(result.stdout.splitlines()[-1])["seconds"] > 0
