@@ -32,6 +32,7 @@ from pipeline.contracts import FileEntry
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.tables import write_inspections
 from pipeline.encode.parts import CodesFolder
+from pipeline.encode.run import recipe_digest
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.records import read_records
@@ -46,7 +47,7 @@ from scrapers.segments import SegmentState
 from scrapers.source import CaptionForm
 from scrapers.summary import completeness, content_digest, section_table
 
-CAPTIONS, RANKS = 27_500, 32
+RANKS = 32
 SECTION = "countries"  # its keys can't be computed: what the page shows is what there is
 SHOWN, MORE = 200, 202
 
@@ -56,11 +57,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pieces", nargs="*", choices=["large", "grown", []])
     parser.add_argument("--folder", type=Path, help="Keeps the workspaces (default: a new one).")
+    parser.add_argument("--captions", type=int, default=27_500, help="Of `large`, 32 URLs each.")
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
         for name in options.pieces or ("large", "grown"):
-            {"large": bench_large, "grown": bench_grown}[name](folder)
+            if name == "large":
+                bench_large(folder, options.captions)
+            else:
+                bench_grown(folder)
 
 
 def pipeline(*arguments: str | Path) -> tuple[float, float]:
@@ -76,14 +83,14 @@ def pipeline(*arguments: str | Path) -> tuple[float, float]:
 # --- 880,000 URLs --------------------------------------------------------------------------------
 
 
-def bench_large(folder: Path) -> None:
+def bench_large(folder: Path, captions: int) -> None:
     """Time a run, a dry run and the status of a large workspace in which nothing has changed."""
     workspace = Workspace(folder / "large")
     config = folder / "large.toml"
     config.write_text("[scrape]\nno_page = true\n\n[shard]\ntext_seq_len = 64\n")
     place = ("--workspace", workspace.root, "--config", config)
     if not workspace.root.exists():
-        write_large(workspace)
+        write_large(workspace, captions)
         report("first run", place, first=True)
     for name, *arguments in (
         ("`pipeline run`, unchanged", "run", "--until", "shard"),
@@ -101,13 +108,13 @@ def report(name: str, place: tuple[str | Path, ...], *, first: bool) -> None:
     print(f"| {name} | {wall_s + more[0]:.1f} s | {cpu_s + more[1]:.1f} s |", flush=True)
 
 
-def write_large(workspace: Workspace) -> None:
+def write_large(workspace: Workspace, wanted: int) -> None:
     """A workspace as a crawl of all captions, an inspection and an encoding would leave it."""
     workspace.open(source="dalleblog")
     workspace.segments.mkdir(parents=True)
     picture = workspace.segments / "00000.tar"
     Image.new("RGB", (64, 64), (200, 120, 40)).save(picture, "PNG")
-    captions = list(itertools.islice(all_captions(), CAPTIONS))
+    captions = list(itertools.islice(all_captions(), wanted))
     write_ledger(workspace, captions, picture)
     write_raw_manifest(workspace, picture)
     hashes = [
@@ -209,7 +216,8 @@ def write_codes(workspace: Workspace, hashes: list[str]) -> None:
         folder,
         make_manifest("codec", config=resolved(config), inputs={}, counts={}, files=files),
     )
-    parts = CodesFolder(workspace.codes(config.name, load_codec(folder).fingerprint))
+    recipe = recipe_digest(load_codec(folder).fingerprint, "fp32")
+    parts = CodesFolder(workspace.codes(config.name, recipe))
     parts.path.mkdir(parents=True)
     rng = np.random.default_rng(1)
     for start in range(0, len(hashes), 10_000):

@@ -1,7 +1,7 @@
 """The DAG `dalleblog_refresh`: once a week, what is new on the page comes home and into the shards.
 
-page → plan → scrape, a part after the other → dedupe → models → encode → shard → verify → report, and
-the asset `dalleblog_shards` where the shards have changed. Every task is a call of the `pipeline`
+page → plan → scrape, a part after the other → dedupe → models → shard, which encodes first → verify →
+report, and the asset `dalleblog_shards` where the shards have changed. Every task is a call of the `pipeline`
 command that can be given again: it does what is missing, and nothing twice.
 """
 
@@ -109,9 +109,8 @@ with DAG(
 
     dedupe = call("dedupe", "dedupe")
     models = call("models", "run", "--from", "train-tokenizer", "--until", "train-codec")
-    encode = call("encode", "encode")
-    shard = call("shard", "shard")
+    shard = call("shard", "shard", "--encode-vqgan")
     verify = call("verify", "verify", retries=0)  # What is broken stays broken: somebody must look.
     report = call("report", "report")
-    judge(scrape.output) >> dedupe >> models >> encode >> shard >> verify >> report
+    judge(scrape.output) >> dedupe >> models >> shard >> verify >> report
     verify >> publish(shard.output)

@@ -141,9 +141,7 @@ def _begin(
         "downsampling": codec.downsampling,
         "grid": list(codec.grid),
     }
-    # All that decides codes beside the image; precision among it, so that codes are never mixed.
-    recipe = [facts["fingerprint"], precision, PREPROCESSING, RASTER]
-    fingerprint = sha256_bytes(json.dumps(recipe).encode())
+    fingerprint = recipe_digest(codec.fingerprint, precision)
     folder = CodesFolder(Workspace(config.workspace).codes(source.name, fingerprint))
     return _Work(
         config=config,
@@ -154,6 +152,12 @@ def _begin(
         fingerprint=fingerprint,
         folder=folder,
     )
+
+
+def recipe_digest(codec_fingerprint: str, precision: Precision) -> str:
+    """The hash of all that decides codes beside the image, so that codes are never mixed."""
+    recipe = [codec_fingerprint, precision, PREPROCESSING, RASTER]
+    return sha256_bytes(json.dumps(recipe).encode())
 
 
 def _set_precision(work: _Work, first: Sequence[ImageRow]) -> Price | None:

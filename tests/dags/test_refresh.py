@@ -81,12 +81,12 @@ def test_they_have_no_cycles_and_run_one_at_a_time(bag: Any) -> None:
         "judge",
         "dedupe",
         "models",
-        "encode",
         "shard",
         "verify",
         "report",
     ]
     assert [name for name in order if name in road] == road
+    assert refresh.get_task("shard").arguments == ["shard", "--encode-vqgan"]
     assert refresh.get_task("scrape").max_active_tis_per_dagrun == 1
     assert [asset.name for asset in refresh.get_task("publish").outlets] == ["dalleblog_shards"]
     assert [asset.name for asset in train.schedule] == ["dalleblog_shards"]
