@@ -67,7 +67,7 @@ def finish(folder: Path, contract: str, **details: Any) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace with runs/dalle and, among others, the codec that it was trained with."""
-    workspace = Workspace(tmp_path / "workspace")
+    workspace = Workspace(tmp_path / "workspace").open("a source")
     write_codec(workspace, "another", seed=1)
     write_run(workspace, codec=write_codec(workspace, "mine", seed=2))
     write_codec(workspace, "third", seed=3)
