@@ -7,11 +7,7 @@ from collections.abc import Callable
 import torch
 
 from pipeline.errors import ModelError
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the CPU's allocator, had no room."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+from pipeline.models.devices import is_out_of_memory
 
 
 def out_of_memory(

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import CheckpointInfo
 from pipeline.models.dalle import DalleLoss
+from pipeline.models.devices import is_out_of_memory
 from pipeline.progress import Progress
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
 from pipeline.train.folder import RunFolder
 from pipeline.train.journal import Journal
 from pipeline.train.losses import NAMES, loss_values, mean_losses
-from pipeline.train.memory import is_out_of_memory, out_of_memory
+from pipeline.train.memory import out_of_memory
 from pipeline.train.meter import DTYPES, Meter
 from pipeline.train.ranks import Ranks, whole
 from pipeline.train.samples import Painter

@@ -11,9 +11,10 @@ from torch import Tensor
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import list_checkpoints
 from pipeline.models.dalle import Dalle, DalleLoss
+from pipeline.models.devices import is_out_of_memory
 from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.memory import is_out_of_memory, largest_that_fits
+from pipeline.train.memory import largest_that_fits
 from pipeline.train.run import run
 
 MakeConfig = Callable[..., TrainConfig]
