@@ -6,18 +6,22 @@ Legend: H rows, W columns of pixels.
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 THUMBNAIL_PX = 128
-CAPTION_PX = 16
+CAPTION_PX = 20
+FONT_PX = 14
 MARGIN_PX = 4
 SHEET_COLUMNS = 8
 SHEET_LINES = 64
 LINES_OF_A_PROMPT = 4
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def encode_png(pixels_HWC: npt.NDArray[np.uint8], record: Mapping[str, str]) -> bytes:
@@ -42,10 +46,11 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
     width = max(columns, 4) * cell + MARGIN_PX
     heights = [CAPTION_PX + -(-len(pictures) // SHEET_COLUMNS) * cell for _, pictures in shown]
     sheet = Image.new("RGB", (width, sum(heights) + MARGIN_PX), "white")
-    draw = ImageDraw.Draw(sheet)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
     top = MARGIN_PX
     for (prompt, pictures), height in zip(shown, heights, strict=True):
-        draw.text((MARGIN_PX, top), _shorten(prompt, width // 7), fill="black")
+        caption = _shorten(prompt, font, width - 2 * MARGIN_PX)
+        draw.text((MARGIN_PX, top), caption, fill="black", font=font)
         for number, picture in enumerate(pictures):
             line, column = divmod(number, SHEET_COLUMNS)
             corner = (MARGIN_PX + column * cell, top + CAPTION_PX + line * cell)
@@ -59,10 +64,22 @@ def _thumbnail(picture: bytes) -> Image.Image:
     return image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC)
 
 
-def _shorten(text: str, letters: int) -> str:
-    # The font that Pillow carries in every build has Latin-1 only.
-    plain = text.encode("latin-1", "replace").decode("latin-1")
-    return plain if len(plain) <= letters else f"{plain[: letters - 3]}..."
+def _shorten(text: str, font: Font, width: int) -> str:
+    """As much of `text` as has room in `width` pixels."""
+    plain = _in_ascii(text)
+    if len(plain) <= width and font.getlength(plain) <= width:
+        return plain
+    kept = plain[:width]
+    while font.getlength(f"{kept}...") > width:
+        kept = kept[:-1]
+    return f"{kept}..."
+
+
+def _in_ascii(text: str) -> str:
+    """What the font that Pillow carries in every build can show: letters without their accents."""
+    letters = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return bare.encode("ascii", "replace").decode("ascii")
 
 
 def _png_bytes(image: Image.Image, text: PngImagePlugin.PngInfo | None) -> bytes:
