@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.dedupe.bands import Hashes, Positions, plan_longest
 from pipeline.dedupe.crowds import find_leaders, link_crowd, measure_thickness, split_around
 from pipeline.dedupe.linking import link, new_groups
-from pipeline.dedupe.neighbours import Pairs, find_neighbours
+from pipeline.dedupe.neighbours import Pairs, Places, find_neighbours
 
 # Near pairs within crowds that are listed after all (8 bytes each): so many for a hash, and in all.
 _FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000
@@ -37,8 +37,8 @@ _FEW_HASHES = 20_000
 class Clusters:
     """For each hash, by position: its leader (itself if it leads) and the first of its group."""
 
-    leader: Positions
-    group: Positions
+    leader: Places
+    group: Places
 
 
 def find_clusters(
@@ -54,7 +54,9 @@ def find_clusters(
         leader = group = new_groups(len(distinct))
     else:
         leader, group = _cluster_distinct(distinct, radius, scratch=scratch, workers=workers)
-    return Clusters(leader=first[leader][number], group=first[group][number])
+    leads, joins = first[leader], first[group]
+    del distinct, leader, group  # the hashes may be tens of millions
+    return Clusters(leader=leads[number], group=joins[number])
 
 
 def _cluster_distinct(
@@ -133,15 +135,15 @@ def lead_by_pairs(pairs: Pairs, count: int) -> Positions:
     return leader
 
 
-def _take_equal_together(hashes: Hashes) -> tuple[Hashes, Positions, Positions]:
+def _take_equal_together(hashes: Hashes) -> tuple[Hashes, Places, Places]:
     """Distinct hashes by first occurrence, where each occurs first, and each hash's number."""
-    order = np.argsort(hashes, kind="stable")
+    order = np.argsort(hashes, kind="stable").astype(np.int32)
     new = np.ones(len(hashes), dtype=np.bool_)
     new[1:] = hashes[order[1:]] != hashes[order[:-1]]
     is_first = np.zeros(len(hashes), dtype=np.bool_)
     is_first[order[new]] = True
-    first = np.flatnonzero(is_first)
-    by_value = (np.cumsum(is_first) - 1)[order[new]]
-    number = np.empty(len(hashes), dtype=np.int64)
-    number[order] = by_value[np.cumsum(new) - 1]
+    first = np.flatnonzero(is_first).astype(np.int32)
+    by_value = (np.cumsum(is_first, dtype=np.int32) - 1)[order[new]]
+    number = np.empty(len(hashes), dtype=np.int32)
+    number[order] = by_value[np.cumsum(new, dtype=np.int32) - 1]
     return hashes[first], first, number

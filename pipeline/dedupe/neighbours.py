@@ -45,6 +45,8 @@ _WORTH_PROCESSES_NS = 0.3e9
 _READ_HASHES = 1_000_000
 
 Pairs = npt.NDArray[np.int32]
+# Positions of which many are kept, in half the memory: there are fewer than 2**31 hashes.
+Places = npt.NDArray[np.int32]
 
 
 class SearchPart(NamedTuple):
@@ -70,7 +72,7 @@ class _Layout(NamedTuple):
     """Hashes in the order of their keys, their positions, and how many are in each bucket."""
 
     hashes: Hashes
-    positions: Positions
+    positions: Places | Positions
     sizes: Positions
 
 
@@ -135,13 +137,13 @@ def search_part(part: SearchPart) -> Found:
 def _lay_out(part: SearchPart) -> _Layout:
     choice = part.plan.choices[part.choice]
     key_bits = part.plan.widest(choice)
-    hashes, positions, keys = _read_slice(part, choice, key_bits)
-    keys, order = sort_into_buckets(keys, key_bits)
-    positions = order if positions is None else positions[order]
+    hashes, places = _read_slice(part, choice, key_bits)
+    keys, order = sort_into_buckets(part.plan.key(hashes, choice), key_bits)
+    positions = order if places is None else places[order]
     return _Layout(hashes[order], positions, np.diff(bucket_edges(keys)))
 
 
-def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Positions]:
+def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places | Positions]:
     """What is in buckets of at most `crowd`, and the positions of the rest."""
     hashes, positions, sizes = layout
     is_crowd = sizes > crowd
@@ -185,22 +187,27 @@ def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Posit
 
 def _read_slice(
     part: SearchPart, choice: tuple[int, ...], key_bits: int
-) -> tuple[Hashes, Positions | None, Hashes]:
-    """The hashes whose keys fall in the slice, their positions (None: all) and keys.
+) -> tuple[Hashes, Places | None]:
+    """The hashes whose keys fall in the slice, and their positions (None: all).
 
-    Reads a bit at a time.
+    Reads a bit at a time, so that the rest of the file is never in memory.
     """
-    everything = np.memmap(part.hashes, dtype=np.uint64, mode="r")
     if part.slices == 1:
-        hashes = np.asarray(everything)
-        return hashes, None, part.plan.key(hashes, choice)
+        return np.fromfile(part.hashes, dtype=np.uint64), None
     low, high = ((part.slice_number + n) * 2**key_bits // part.slices for n in (0, 1))
-    read: list[tuple[Hashes, Positions, Hashes]] = []
-    for start in range(0, len(everything), _READ_HASHES):
-        hashes = np.asarray(everything[start : start + _READ_HASHES])
+    read: list[tuple[Hashes, Places]] = []
+    for start, hashes in _read_blocks(part.hashes):
         keys = part.plan.key(hashes, choice)
         inside = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high - 1)))
-        read.append((hashes[inside], inside + start, keys[inside]))
-    columns = zip(*read, strict=True)
-    hashes, positions, keys = (np.concatenate(column) for column in columns)
-    return hashes, positions, keys
+        read.append((hashes[inside], (inside + start).astype(np.int32)))
+    hashes, positions = (np.concatenate(column) for column in zip(*read, strict=True))
+    return hashes, positions
+
+
+def _read_blocks(path: Path) -> Iterator[tuple[int, Hashes]]:
+    """Blocks of hashes and where they start."""
+    start = 0
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, dtype=np.uint64, count=_READ_HASHES)):
+            yield start, block
+            start += len(block)

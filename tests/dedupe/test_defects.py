@@ -168,3 +168,38 @@ def test_one_odd_image_does_not_hide_what_the_others_share() -> None:
     tops = [bytes([row] * 8) for row in range(12)]
     images = {b"".join(tops) + bytes([100 + n] * 8 * 20) for n in range(5)} | {bytes(256)}
     assert shared_rows(images) == 12
+
+
+def odd_files() -> dict[str, tuple[bytes, str, tuple[int, int]]]:
+    """Files that are unusual but sound: their bytes, format and size (width, height)."""
+    picture = Image.fromarray(photo(200, 32, 48))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    frames = {"save_all": True, "append_images": [Image.fromarray(photo(201, 32, 48))]}
+    sixteen = Image.fromarray(photo(202, 32, 48)[..., 0].astype(np.uint16) * 257)
+    return {
+        "animated-gif": (encode(picture, "GIF", **frames), "gif", (48, 32)),
+        "animated-webp": (encode(picture, "WEBP", **frames, quality=5), "webp", (48, 32)),
+        "cmyk": (encode(Image.fromarray(photo(203, 32, 48)).convert("CMYK"), "JPEG"), "jpeg", (48, 32)),
+        "sixteen-bits": (encode(sixteen), "png", (48, 32)),
+        "palette": (
+            encode(Image.fromarray(photo(204, 32, 48)).quantize(16), transparency=0), "png", (48, 32),
+        ),
+        "turned": (encode(Image.fromarray(photo(205, 32, 48)), "JPEG", exif=turned), "jpeg", (32, 48)),
+        "one-pixel": (encode(Image.new("RGB", (1, 1), (1, 2, 3))), "png", (1, 1)),
+    }  # fmt: skip
+
+
+def test_unusual_files_are_kept_as_what_they_show(raw: RawStore) -> None:
+    files = odd_files()
+    for key, (data, _, _) in files.items():
+        raw.add(key, data, f"a picture of {key}")
+    workspace = raw.write()
+    dedupe(workspace)
+    rows = kept(workspace)
+    assert {key: (r["format"], (r["width"], r["height"])) for key, r in rows.items()} == {
+        key: (file_format, size) for key, (_, file_format, size) in files.items()
+    }
+    assert {key for key, row in rows.items() if row["has_alpha"]} == {"palette"}
+    assert {key for key, row in rows.items() if row["is_blank"]} == {"one-pixel"}
+    assert rows["cmyk"]["mode"] == "CMYK"
