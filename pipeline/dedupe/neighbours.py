@@ -190,10 +190,11 @@ def _read_slice(
 ) -> tuple[Hashes, Places | None]:
     """The hashes whose keys fall in the slice, and their positions (None: all).
 
-    Reads a bit at a time, so that the rest of the file is never in memory.
+    A single slice is shared by all workers; of several each reads its own, a bit at a time, so that
+    the rest of the file is never in memory.
     """
     if part.slices == 1:
-        return np.fromfile(part.hashes, dtype=np.uint64), None
+        return np.asarray(np.memmap(part.hashes, dtype=np.uint64, mode="r")), None
     low, high = ((part.slice_number + n) * 2**key_bits // part.slices for n in (0, 1))
     read: list[tuple[Hashes, Places]] = []
     for start, hashes in _read_blocks(part.hashes):
