@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.train.config import TrainConfig
+from pipeline.train.memory import keep_freed_memory
 from pipeline.train.meter import DTYPES, matmul_rate, peak_bytes, training_flops
 from pipeline.train.ranks import Ranks
 from pipeline.train.state import load_weights, make_state
@@ -78,6 +79,8 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
 
         model: torch.nn.Module = StockDalle(SHAPE).to(device)
     else:
+        if device.type == "cpu":
+            keep_freed_memory()
         model = Dalle(SHAPE).to(device)
         if device.type == "cuda":
             model.compile()

@@ -84,13 +84,18 @@ class Ranks:
             self.gather(torch.zeros(1))
 
 
+def count_ranks() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextlib.contextmanager
 def join_ranks(parallel: str, device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes of torchrun, if there are any.
 
     Raises ConfigError where `parallel` and the way the command was started don't go together.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = count_ranks()
     started = "WORLD_SIZE" in os.environ
     if parallel == "none" and size > 1:
         raise ConfigError(
@@ -130,6 +135,14 @@ def parted_like(value: Tensor, model: Tensor) -> Tensor:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The modules that FSDP gathers one at a time: those of the longest list of modules."""
-    lists = (list(module) for module in model.modules() if isinstance(module, nn.ModuleList))
-    return max(lists, key=len, default=[])
+    """The modules that FSDP gathers one at a time: those that lists of modules hold, with a matrix.
+
+    The others, embeddings and heads and all vectors, are gathered with the whole.
+    """
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    held = dict.fromkeys(module for one in lists for module in one)
+    return [
+        module
+        for module in held
+        if not isinstance(module, nn.ModuleList) and any(p.ndim > 1 for p in module.parameters())
+    ]

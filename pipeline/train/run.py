@@ -26,6 +26,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, count_steps, open_split
 from pipeline.train.folder import Plan, RunFolder, open_run, resolved_plan
 from pipeline.train.journal import Journal, open_journal
+from pipeline.train.memory import keep_freed_memory
 from pipeline.train.ranks import Ranks, join_ranks
 from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, start_state
@@ -57,6 +58,8 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if current is not None:
         return _report("unchanged", str(folder.root), current.counts, current.details)
 
+    if pick_device(config.device).type == "cpu":
+        keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     with join_ranks(config.parallel, pick_device(config.device)) as ranks:
@@ -91,6 +94,8 @@ def prepare(
         tokenizer = (shards / reader.index.tokenizer.file).read_bytes()
         open_run(config, folder.root, plan=plan, tokenizer=tokenizer)
     ranks.wait()
+    # First: reading a codec draws random numbers, and those of the state are to be gone on with.
+    painter = find_painter(config, reader, ranks)
     state = start_state(config, reader.index, folder.last_checkpoint(), ranks)
     journal = open_journal(folder, config, state.step) if ranks.leads else Journal(None)
     return Trainer(
@@ -100,7 +105,7 @@ def prepare(
         validation=open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads),
         folder=folder,
         journal=journal,
-        painter=find_painter(config, reader, ranks),
+        painter=painter,
         state=state,
         total_steps=count_steps(len(reader), config, ranks.size),
         shards_digest=plan["inputs"][_input_name(config)],

@@ -18,7 +18,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.hyperparameters import check_fit, new_model
 from pipeline.train.naming import read_name, wrong_hints, zoo_name
 from pipeline.train.origin import Origin, read_origin
-from pipeline.train.ranks import Ranks
+from pipeline.train.ranks import Ranks, count_ranks
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import ShardIndex
@@ -43,7 +43,7 @@ def add_passes(
     earlier: Mapping[str, int], config: TrainConfig, index: ShardIndex
 ) -> dict[str, int]:
     """Epochs by dataset after this run."""
-    samples = config.batch_size * config.ga_steps
+    samples = config.batch_size * config.ga_steps * count_ranks()
     epochs = config.epochs
     if config.steps is not None:
         epochs = max(1, round(config.steps * samples / max(1, index.samples["train"])))

@@ -22,7 +22,7 @@ from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, t
 from pipeline.train.folder import RunFolder
 from pipeline.train.journal import Journal
 from pipeline.train.losses import NAMES, loss_values, mean_losses
-from pipeline.train.memory import out_of_memory
+from pipeline.train.memory import out_of_memory, out_of_memory_of_ranks
 from pipeline.train.meter import DTYPES, Meter
 from pipeline.train.ranks import Ranks, whole
 from pipeline.train.samples import Painter
@@ -96,13 +96,15 @@ class Trainer:
                 raise
             cause = error
         # Outside of the except clause, whose traceback would keep the activations alive.
-        config = self.config
-        raise out_of_memory(
-            cause.with_traceback(None),
-            lambda samples: self._try_samples(batch, samples),
-            batch_size=config.batch_size,
-            ga_steps=config.ga_steps,
-        )
+        raise self.out_of_memory(cause.with_traceback(None), batch)
+
+    def out_of_memory(self, cause: RuntimeError, batch: Batch) -> ModelError:
+        """The error for a batch that does not fit; one process alone looks for one that does."""
+        config, ranks = self.config, self.ranks
+        sizes = {"batch_size": config.batch_size, "ga_steps": config.ga_steps}
+        if ranks.kind != "none":
+            return out_of_memory_of_ranks(cause, **sizes, ranks=ranks.size)
+        return out_of_memory(cause, lambda samples: self._try_samples(batch, samples), **sizes)
 
     def refuse_broken(self, losses_RS3: Tensor, batches: Sequence[Batch]) -> None:
         """Raise ModelError, with the keys of the samples, where a loss is not finite."""

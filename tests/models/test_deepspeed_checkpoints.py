@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.foreign import read_foreign
+from pipeline.models.dalle_config import DalleConfig
 from tests.oracles.checkpoints import (
     PLAIN,
     assert_same_after_a_step,
@@ -50,12 +51,14 @@ def by_parameter(tensors: list[Tensor], *, ranks: int) -> list[Tensor]:
     return [torch.cat(parts) for parts in shares]
 
 
-def write_deepspeed(folder: Path, stock: Any, optimizer: Any, *, kind: str) -> None:
+def write_deepspeed(
+    folder: Path, stock: Any, optimizer: Any, *, kind: str, config: DalleConfig = PLAIN
+) -> None:
     """A checkpoint folder as DeepSpeed lays it out, with fp16 weights where masters lie beside them."""
     step = folder / "global_step2"
     step.mkdir(parents=True)
     (folder / "latest").write_text("global_step2")
-    client = {"hparams": saved_dict(PLAIN, stock)["hparams"], "vae_params": None, "epoch": 4}
+    client = {"hparams": saved_dict(config, stock)["hparams"], "vae_params": None, "epoch": 4}
     torch.save({**client, "weights": "look into consolidating"}, folder / "auxiliary.pt")
     module = stock.state_dict()
     states: dict[str, Any] = {**client, "module": module, "global_steps": 2, "optimizer": None}

@@ -31,7 +31,12 @@ CODEBOOK = 16
 
 
 def write_split(
-    folder: Path, split: Split, samples: int, tokenizer: TextTokenizer
+    folder: Path,
+    split: Split,
+    samples: int,
+    tokenizer: TextTokenizer,
+    text_seq_len: int = TEXT_SEQ_LEN,
+    num_codes: int = GRID[0] * GRID[1],
 ) -> tuple[ShardEntry, ...]:
     if not samples:
         return ()
@@ -41,11 +46,11 @@ def write_split(
         for number in range(samples):
             colour = number % len(COLOURS)
             caption = f"a {COLOURS[colour]} cube"
-            codes = colour * 4 + random.integers(0, 2, GRID[0] * GRID[1])
+            codes = colour * 4 + random.integers(0, 2, num_codes)
             data = (
                 caption.encode(),
                 b"{}",
-                encode_npy(tokenizer.encode(caption, TEXT_SEQ_LEN).astype("<u2")),
+                encode_npy(tokenizer.encode(caption, text_seq_len).astype("<u2")),
                 encode_npy(codes.astype("<u2")),
             )
             writer.add(f"{split}_{number:04d}", list(zip(SHARD_MEMBERS, data, strict=True)))
@@ -65,27 +70,35 @@ def write_split(
 
 
 def write_shards(
-    workspace: Workspace, *, train: int = 40, val: int = 8, grid: tuple[int, int] = GRID
+    workspace: Workspace,
+    *,
+    train: int = 40,
+    val: int = 8,
+    grid: tuple[int, int] = GRID,
+    text_seq_len: int = TEXT_SEQ_LEN,
+    codec: str = "c" * 64,
 ) -> Path:
     folder = workspace.shards("default")
     tokenizer = train_bpe([f"a {colour} cube" for colour in COLOURS] * 4, 300)
     write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
     index = ShardIndex(
         name="default",
-        text_seq_len=TEXT_SEQ_LEN,
-        num_codes=GRID[0] * GRID[1],
+        text_seq_len=text_seq_len,
+        num_codes=grid[0] * grid[1],
         codebook_size=CODEBOOK,
         vocab_size=tokenizer.vocab_size,
         grid=grid,
-        codec=CodecRef(name="tiny", fingerprint="c" * 64, image_size=24),
+        codec=CodecRef(name="tiny", fingerprint=codec, image_size=24),
         tokenizer=TokenizerRef(fingerprint=tokenizer.fingerprint, file=TOKENIZER_FILE),
         members=SHARD_MEMBERS,
         tokens_dtype="<u2",
         codes_dtype="<u2",
         lineage="",
         shards={
-            "train": write_split(folder, "train", train, tokenizer),
-            "val": write_split(folder, "val", val, tokenizer),
+            "train": write_split(
+                folder, "train", train, tokenizer, text_seq_len, grid[0] * grid[1]
+            ),
+            "val": write_split(folder, "val", val, tokenizer, text_seq_len, grid[0] * grid[1]),
         },
     )
     write_index(folder, index)
@@ -97,6 +110,12 @@ def write_shards(
         ),
     )
     return folder
+
+
+def open_workspace(workspace: Workspace) -> None:
+    """Make of a folder of shards a workspace that commands take, of the source `colours`."""
+    begun = Workspace(workspace.root.parent / "begun").open(source="colours")
+    begun.marker.rename(workspace.marker)
 
 
 @pytest.fixture

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.errors import DependencyError, ModelError
 from pipeline.models.checkpoints.export import write_dalle_pt
+from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     list_checkpoints,
     load_dalle,
+    read_info,
     read_tensors,
 )
 from pipeline.models.dalle import Dalle
+from pipeline.models.sparse_layout import draw_layout
 from pipeline.storage import Workspace
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
@@ -27,8 +33,11 @@ from pipeline.train.run import run
 from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
+from tests.models.test_deepspeed_checkpoints import write_deepspeed
+from tests.oracles.checkpoints import saved_dict, trained_stock
 from tests.oracles.codecs import dalle_pytorch
-from tests.oracles.dalle import own_logits
+from tests.oracles.dalle import own_logits, stock_dalle
+from tests.train.conftest import open_workspace, write_shards
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -118,6 +127,51 @@ def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: Mak
     folder = workspace.run("custom/3L_8HD_2H_16I_6T_colours-3E_default-1E")
     weights = read_tensors(list_checkpoints(folder / "checkpoints")[-1], MODEL_FILE)
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+
+
+def test_training_goes_on_from_a_deepspeed_folder(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    """Its weights and moments are those of the first step."""
+    write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
+    config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN))
+    stock, optimizer = trained_stock(config)
+    folder = workspace.root / "dalle-ds-cp"
+    write_deepspeed(folder, stock, optimizer, kind="zero2", config=config)
+    flat = {"learning_rate": 0.0, "steps": 1, "warmup_steps": 0}
+    run(make_config(resume_from=folder, **PLAIN | flat))
+    saved = list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]
+    expected = read_foreign(folder)
+    weights, moments = read_tensors(saved, MODEL_FILE), read_tensors(saved, OPTIMIZER_FILE)
+    assert all(torch.equal(weights[name], value) for name, value in expected.weights.items())
+    assert {v.item() for name, v in moments.items() if name.endswith("/step")} == {3.0}
+    name = "to_logits.bias/exp_avg"  # 0.9 of the old and 0.1 of the step's gradient
+    before = (expected.moments or {})[name]
+    assert torch.cosine_similarity(moments[name], before, dim=0) > 0.5
+
+
+def test_the_command_draws_a_layout_where_it_is_told_to(
+    workspace: Workspace, make_config: MakeConfig, tmp_path: Path
+) -> None:
+    open_workspace(workspace)
+    write_shards(workspace, text_seq_len=16, grid=(4, 4))  # two blocks of 16 positions
+    index = read_index(workspace.shards("default"))
+    config = new_model(index, make_config(**PLAIN))
+    saved = saved_dict(config, stock_dalle(config))
+    saved["hparams"] |= {"attn_types": ("sparse",)}
+    torch.save(saved, tmp_path / "dalle.pt")
+    options = ["train", "--workspace", str(workspace.root), "--name", "tiny", "--steps", "2"]
+    options += ["--resume-from", str(tmp_path / "dalle.pt"), "--device", "cpu", "--no-tensorboard"]
+    refused = CliRunner().invoke(app, options)
+    assert refused.exit_code != 0
+    assert "--redraw-layout" in refused.stderr
+    assert (
+        CliRunner().invoke(app, [*options, "--redraw-layout", "--on-change", "restart"]).exit_code
+        == 0
+    )
+    model = read_info(list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]).model
+    assert model.attn_types == ("sparse",)
+    assert model.sparse_layout == draw_layout(32, 0)
 
 
 def test_a_run_is_exported_to_a_file_that_the_stock_class_loads(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import json
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from pipeline.models.checkpoints.ours import list_checkpoints
 from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.train.test_train import log_of, tree
 
 CHILD = """
 import json, sys, time
@@ -28,44 +29,37 @@ run(TrainConfig(**options), lambda done, total, notes=None: time.sleep(0.02))
 """
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
-
-
 def run_and_kill(config: TrainConfig, when: Callable[[], bool]) -> None:
     """Run `config` in a process of its own; kill it as soon as `when` holds."""
-    import dataclasses
-    import json
-
     options = {**dataclasses.asdict(config), "workspace": str(config.workspace)}
     process = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(options)])
-    while not when():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    try:
+        while not when():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_in_the_same_bytes(
+def test_a_run_killed_at_any_steps_ends_in_the_same_losses_and_bytes(
     workspace: Workspace, make_config: Callable[..., TrainConfig]
 ) -> None:
     config = make_config(steps=40, save_every=4)
     run(config)
     folder = workspace.run("tiny")
-    whole = hashes(folder)
+    whole, losses = tree(folder), log_of(folder)
     folder.rename(workspace.root / "elsewhere")
 
-    def lines() -> int:
+    def last_step() -> int:
         log = folder / "log.jsonl"
-        return log.read_bytes().count(b"\n") if log.exists() else 0
+        lines = log.read_bytes().splitlines(keepends=True) if log.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith(b"\n")), default=0)
 
-    run_and_kill(config, lambda: len(list_checkpoints(folder / "checkpoints")) >= 1)
-    before = lines()
-    run_and_kill(config, lambda: lines() >= before + 9)
+    for step in sorted(random.Random(6).sample(range(1, 39), 4)):
+        run_and_kill(config, lambda step=step: last_step() >= step)  # type: ignore[misc]
+        assert step <= last_step() < 40
     run(config)
-    assert hashes(folder) == whole
+    assert log_of(folder) == losses
+    assert tree(folder) == whole
