@@ -38,13 +38,13 @@ def compare_all(hashes: Hashes, radius: int) -> Clusters:
     """The definition, pair by pair."""
     count = len(hashes)
     close = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= radius
-    leader = np.full(count, -1)
+    leader = np.full(count, -1, dtype=np.int32)
     for one in range(count):
         leads = [other for other in np.flatnonzero(close[one, :one]) if leader[other] == other]
         leader[one] = leads[0] if leads else one
-    group = np.arange(count)
+    group = np.arange(count, dtype=np.int32)
     while True:
-        smallest = np.array([group[close[one]].min() for one in range(count)])
+        smallest = np.array([group[close[one]].min() for one in range(count)], dtype=np.int32)
         if (smallest == group).all():
             return Clusters(leader=leader, group=group)
         group = smallest
@@ -109,7 +109,8 @@ def test_crowds_are_exact_however_small_the_blocks(
     hashes = np.unique(CASES[name])
     leader = find_leaders(hashes, 4)
     group = link_crowd(hashes, leader, np.arange(len(hashes)), 4)
-    same(Clusters(leader=leader, group=group), compare_all(hashes, 4))
+    found = Clusters(leader=leader.astype(np.int32), group=group.astype(np.int32))
+    same(found, compare_all(hashes, 4))
 
 
 def test_slices_and_processes_find_the_same(
