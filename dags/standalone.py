@@ -97,6 +97,7 @@ def environment(home: Path, command: Path, config: Path, port: int) -> dict[str,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__CORE__PARALLELISM": "4",  # as many idle workers are forked; 32 are too many for two cores
         "DALLE_PIPELINE_COMMAND": str(command),
         "DALLE_PIPELINE_WORKSPACE": str(home / "workspace"),
         "DALLE_PIPELINE_CONFIG": str(config),
