@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.attention_blocks import attend_in_blocks, fits_blocks
 from pipeline.models.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle_config import AttentionType, DalleConfig
 from pipeline.models.feed_forward import Dropout
@@ -79,6 +80,9 @@ class Pattern(nn.Module):
     def attend(self, query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:
         """Mix the values for queries that are the last of all positions so far."""
         start, end = key_BHSK.shape[2] - query_BHLK.shape[2], key_BHSK.shape[2]
+        if fits_blocks(query_BHLK, key_BHSK):
+            mask = None if end <= self.prefix else self.mask_LL
+            return attend_in_blocks(query_BHLK, key_BHSK, value_BHSK, mask)
         if start == 0 and end <= self.prefix:
             return F.scaled_dot_product_attention(query_BHLK, key_BHSK, value_BHSK, is_causal=True)
         bounds = sorted({start, *range(max(self.prefix, start), end, MASKED_ROWS), end})

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from pipeline.models.products import has_onednn, linear
 
 
 class Linear(nn.Linear):
@@ -31,7 +32,7 @@ class Linear(nn.Linear):
         """The layer's numbers from `start` on."""
         bias = None if self.bias is None else self.bias[start:]
         if self._packed is None or self._packed_from != start:
-            return F.linear(x_XI, self.weight[start:], bias)
+            return linear(x_XI, self.weight[start:], bias)
         return torch.ops.mkldnn._linear_pointwise(x_XI, self._packed, bias, "none", [], "")
 
     def chunks(self, x_XI: Tensor, count: int) -> Sequence[Tensor]:
@@ -41,7 +42,7 @@ class Linear(nn.Linear):
         # One product a part: the gradients of slices of one product would be copied together again.
         weights = self.weight.chunk(count)
         biases = [None] * count if self.bias is None else self.bias.chunk(count)
-        return [F.linear(x_XI, w, b) for w, b in zip(weights, biases, strict=True)]
+        return [linear(x_XI, w, b) for w, b in zip(weights, biases, strict=True)]
 
     @torch.no_grad()
     def pack(self, start: int = 0) -> None:
@@ -53,9 +54,4 @@ class Linear(nn.Linear):
 def can_pack(weight: Tensor) -> bool:
     """Whether the operators are there for weights of this kind."""
     types = (torch.float32, torch.bfloat16)
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype in types
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+    return weight.device.type == "cpu" and weight.dtype in types and has_onednn()

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from pipeline.models.products import multiply
 
 # 32 MiB of float32: large enough that the products are as fast as whole ones.
 MAX_LOGITS = 2**23
@@ -112,11 +113,11 @@ def _sum_losses(
     mixed = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if mixed else weight_WD.dtype
     weight_WD, bias_W = weight_WD.to(dtype), bias_W.to(dtype)  # once, not for each chunk
-    size = max(1, MAX_LOGITS // len(bias_W))
+    size = _chunk_size(len(x_MD), len(bias_W))
     for start in range(0, len(x_MD), size):
         x_RD = x_MD[start : start + size].to(dtype)
         target_R1 = targets_M[start : start + size, None]
-        logprobs_RW = F.linear(x_RD, weight_WD, bias_W).log_softmax(dim=-1, dtype=torch.float32)
+        logprobs_RW = multiply(x_RD, weight_WD, bias_W).log_softmax(dim=-1, dtype=torch.float32)
         total -= logprobs_RW.gather(1, target_R1).sum()
         if grads is None:
             continue
@@ -125,7 +126,7 @@ def _sum_losses(
         weight_grad, bias_grad, x_grad = grads
         bias_grad += errors_RW.sum(dim=0)
         errors_RW = errors_RW.to(dtype)
-        x_grad[start : start + size] = errors_RW @ weight_WD
+        x_grad[start : start + size] = multiply(errors_RW, weight_WD.T)
         if weight_grad.dtype == dtype:
             weight_grad.addmm_(errors_RW.T, x_RD, beta=min(start, 1))
         elif start == 0:
@@ -133,3 +134,9 @@ def _sum_losses(
         else:
             weight_grad += errors_RW.T @ x_RD
     return total
+
+
+def _chunk_size(rows: int, width: int) -> int:
+    """Rows of a chunk: as few chunks of about the same size as MAX_LOGITS allows."""
+    most = max(1, MAX_LOGITS // width)
+    return -(-rows // -(-rows // most)) if rows else most
