@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from pipeline.train.parts import own_part, part_changed
+
 
 class WeightAverage:
     """mean ← decay · mean + (1 - decay) · weights, after every step; it begins as the weights."""
@@ -20,12 +22,12 @@ class WeightAverage:
 
     def begin(self, model: nn.Module) -> None:
         """Take a model's weights as the mean."""
-        self.tensors = {name: tensor.detach().clone() for name, tensor in _floating(model)}
+        self.tensors = {name: tensor.detach().clone() for name, tensor in _parts(model)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take a step's weights in."""
-        for name, tensor in _floating(model):
+        for name, tensor in _parts(model):
             self.tensors[name].lerp_(tensor, 1 - self.decay)
 
     @contextlib.contextmanager
@@ -39,12 +41,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        for name, tensor in _floating(model):
+        for name, parameter in model.named_parameters():
+            tensor = own_part(parameter)
             kept = tensor.detach().clone()
             tensor.copy_(self.tensors[name])
             self.tensors[name].copy_(kept)
+            part_changed(parameter)
 
 
-def _floating(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name; a shared one once."""
-    yield from model.named_parameters()
+def _parts(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What this process holds of every parameter, by name; of a shared one once."""
+    return ((name, own_part(parameter)) for name, parameter in model.named_parameters())

@@ -120,13 +120,27 @@ class TrainConfig(StageConfig):
     )
     tensorboard: bool = option(True, "Write event files to runs/NAME/tensorboard.", runtime=True)
     wandb: str | None = option(None, "Log to this project of W&B, too.", runtime=True)
-    parallel: Literal["auto", "none", "ddp", "fsdp"] = option(
+    parallel: Literal["auto", "none", "ddp", "fsdp", "deepspeed"] = option(
         "auto",
-        "How the processes of torchrun share the work: ddp, or fsdp for what does not fit.",
+        "How the processes of torchrun share the work: ddp, or fsdp or deepspeed for what does not "
+        "fit.",
         runtime=True,
     )
+    zero_stage: int | None = option(
+        None,
+        "What DeepSpeed parts: 1 the moments, 2 the gradients too, 3 the weights too, 0 nothing "
+        "(default: 1).",
+        low=0,
+        high=3,
+        runtime=True,
+    )
+    deepspeed_config: Path | None = option(
+        None, "JSON of DeepSpeed with what these options don't say.", runtime=True
+    )
     compile: Literal["auto", "no", "yes"] = option(
-        "auto", "Compile the model: auto does so on CUDA, where it pays.", runtime=True
+        "auto",
+        "Compile the model: auto does so on CUDA, where it pays, and not for deepspeed.",
+        runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
     threads: int = option(0, "Threads on the CPU; 0 leaves it to torch.", low=0, runtime=True)

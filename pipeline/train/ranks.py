@@ -1,7 +1,7 @@
 """The processes that train together: one, or those that torchrun started.
 
-Every rank reads its part of each global batch and holds the same weights (DDP) or a part of them (FSDP2).
-Rank 0 alone writes.
+Every rank reads its part of each global batch and holds the same weights (DDP) or a part of them (FSDP2,
+DeepSpeed's ZeRO). Rank 0 alone writes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import ConfigError
 
-Kind = Literal["none", "ddp", "fsdp"]
+Parallel = Literal["auto", "none", "ddp", "fsdp", "deepspeed"]
+Kind = Literal["none", "ddp", "fsdp", "deepspeed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,9 @@ class Ranks:
             return
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(share)
+        if self.kind == "deepspeed":
+            engine: Any = model
+            engine.set_gradient_accumulation_boundary(share)
         yield
 
     def gather(self, values: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def count_ranks() -> int:
 
 
 @contextlib.contextmanager
-def join_ranks(parallel: str, device: torch.device) -> Iterator[Ranks]:
+def join_ranks(parallel: Parallel, device: torch.device) -> Iterator[Ranks]:
     """Meet the other processes of torchrun, if there are any.
 
     Raises ConfigError where `parallel` and the way the command was started don't go together.
@@ -99,9 +102,10 @@ def join_ranks(parallel: str, device: torch.device) -> Iterator[Ranks]:
     started = "WORLD_SIZE" in os.environ
     if parallel == "none" and size > 1:
         raise ConfigError(
-            f"--parallel none, but torchrun started {size} processes. Use ddp or fsdp, or start one."
+            f"--parallel none, but torchrun started {size} processes. Use ddp, fsdp "
+            "or deepspeed, or start one."
         )
-    if parallel in ("ddp", "fsdp") and not started:
+    if parallel in ("ddp", "fsdp", "deepspeed") and not started:
         raise ConfigError(
             f"--parallel {parallel} needs processes that find each other. Start them with: "
             f"torchrun --nproc-per-node N -m pipeline train --parallel {parallel} …"
@@ -114,24 +118,11 @@ def join_ranks(parallel: str, device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        kind: Kind = "fsdp" if parallel == "fsdp" else "ddp"
+        kind: Kind = parallel if parallel in ("fsdp", "deepspeed") else "ddp"
         yield Ranks(kind=kind, rank=dist.get_rank(), size=size, device=device)
     finally:
         gc.collect()  # DDP that outlives its process group may wait for it forever when it goes
         dist.destroy_process_group()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP has parted, put together again; all ranks must call this together."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def parted_like(value: Tensor, model: Tensor) -> Tensor:
-    """`value`, the same on all ranks, on the device of `model` and parted as it is."""
-    value = value.to(model.device)
-    if isinstance(model, DTensor):
-        return distribute_tensor(value, model.device_mesh, model.placements)
-    return value
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

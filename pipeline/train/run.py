@@ -24,6 +24,7 @@ from pipeline.storage import Workspace, find_current, input_digest
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, count_steps, open_split
+from pipeline.train.deepspeed_options import check_engine
 from pipeline.train.folder import Plan, RunFolder, open_run, resolved_plan
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
@@ -45,6 +46,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     ConfigError for options that don't fit them or the run that lies there; ModelError when the loss is
     no longer finite or memory runs out.
     """
+    check_engine(config)
     workspace = Workspace(config.workspace)
     shards = find_shards(workspace, config.shards)
     inputs = {_input_name(config): input_digest(shards)}

@@ -112,7 +112,8 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
     """A new model on its device; the same weights on every rank, other random numbers after them."""
     kind = StockDalle if config.model == "dalle-pytorch" else Dalle
     model = kind(hyperparameters).to(ranks.device)
-    if config.compile == "yes" or (config.compile == "auto" and ranks.device.type == "cuda"):
+    pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
+    if config.compile == "yes" or (config.compile == "auto" and pays):
         model.compile()
     if ranks.rank:
         torch.manual_seed(config.seed + (ranks.rank << 32))

@@ -24,8 +24,11 @@ from pipeline.models.dalle_config import DalleConfig
 from pipeline.train.average import WeightAverage
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
-from pipeline.train.ranks import Ranks, parted_like, whole
+from pipeline.train.deepspeed_engine import engine_stepper, start_engine
+from pipeline.train.parts import part_of_whole, put, whole, whole_of_part, whole_shape
+from pipeline.train.ranks import Ranks
 from pipeline.train.schedule import Plateau
+from pipeline.train.stepping import Stepper, TorchStepper
 from pipeline.train.stock import StockDalle, files_under_our_names, tensors_under_stock_names
 
 Files = dict[str, dict[str, Tensor]]
@@ -35,8 +38,8 @@ Files = dict[str, dict[str, Tensor]]
 class TrainState:
     """The model as it lies in memory, what trains it, and where the run stands in its data.
 
-    `module` is what is called in training: the model, or DDP around it. `passes` counts earlier passes
-    through named datasets, of the checkpoint that the run began with.
+    `module` is what is called in training: the model, or DDP or DeepSpeed's engine around it. `passes`
+    counts earlier passes through named datasets, of the checkpoint that the run began with.
     """
 
     hyperparameters: DalleConfig
@@ -44,6 +47,7 @@ class TrainState:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    stepper: Stepper
     plateau: Plateau | None
     average: WeightAverage | None
     step: int = 0
@@ -65,8 +69,8 @@ class TrainState:
     def as_dict(self) -> dict[str, Any]:
         """What is neither a tensor nor the position, as JSON values."""
         values: dict[str, Any] = {"passes": self.passes}
-        if self.scaler.is_enabled():
-            values["scaler"] = self.scaler.state_dict()
+        if scaler := self.stepper.scaler_state():
+            values["scaler"] = scaler
         if self.plateau is not None:
             values["plateau"] = self.plateau.as_dict()
         return values
@@ -76,13 +80,25 @@ def make_state(
     model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
 ) -> TrainState:
     """The state before the first step of a model that lies on its device."""
-    module = ranks.wrap(model)
+    scaled = config.precision == "fp16" and ranks.kind != "deepspeed"
+    scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
+    optimizer: torch.optim.Optimizer
+    stepper: Stepper
+    if ranks.kind == "deepspeed":
+        module = start_engine(model, make_optimizer(model, config), config, ranks.device)
+        optimizer, stepper = module.optimizer, engine_stepper(module, model)
+    else:
+        module = ranks.wrap(model)
+        optimizer = make_optimizer(model, config)
+        longest = config.clip_grad_norm or float("inf")
+        stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, longest=longest)
     return TrainState(
         hyperparameters=hyperparameters,
         model=model,
         module=module,
-        optimizer=make_optimizer(model, config),
-        scaler=torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16"),
+        optimizer=optimizer,
+        scaler=scaler,
+        stepper=stepper,
         plateau=Plateau(config.learning_rate) if config.lr_decay == "plateau" else None,
         average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
     )
@@ -99,20 +115,20 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return kind(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
 
 
+@torch.no_grad()
 def state_files(state: TrainState, ranks: Ranks) -> Files:
     """The tensors of a checkpoint, by file; all ranks must call this together."""
-    moments = {
-        f"{name}/{key}": whole(value)
-        for name, parameter in state.model.named_parameters()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
-    }
+    weights = state.model.state_dict(keep_vars=True)
     files = {
-        MODEL_FILE: {name: whole(value) for name, value in state.model.state_dict().items()},
-        OPTIMIZER_FILE: moments,
+        MODEL_FILE: {name: whole(value).detach() for name, value in weights.items()},
+        OPTIMIZER_FILE: state.stepper.moments(),
         RNG_FILE: _random_states(ranks),
     }
     if state.average is not None:
-        means = {name: whole(value) for name, value in state.average.tensors.items()}
+        means = {
+            name: whole_of_part(state.average.tensors[name], parameter)
+            for name, parameter in state.model.named_parameters()
+        }
         files[AVERAGE_FILE] = files[MODEL_FILE] | means  # with the buffers, which have no mean
     if isinstance(state.model, StockDalle):
         return files_under_our_names(files, state.hyperparameters)
@@ -133,7 +149,7 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
     state.position = Position(epoch=info.epoch, consumed=info.consumed)
     state.passes = dict(info.training.get("passes", {}))
     if "scaler" in info.training:
-        state.scaler.load_state_dict(dict(info.training["scaler"]))
+        state.stepper.load_scaler(info.training["scaler"])
     if state.plateau is not None and "plateau" in info.training:
         state.plateau.restore(info.training["plateau"])
 
@@ -141,9 +157,10 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
 @torch.no_grad()
 def load_weights(state: TrainState, weights: Mapping[str, Tensor], source: str) -> None:
     """Put whole weights, under our names, into the model; raises ModelError where they don't fit."""
-    own, weights = state.model.state_dict(), state.names_of_model(weights)
+    own = state.model.state_dict(keep_vars=True)
+    weights = state.names_of_model(weights)
     differing = sorted(own.keys() ^ weights.keys()) or sorted(
-        name for name, value in own.items() if value.shape != weights[name].shape
+        name for name, value in own.items() if whole_shape(value) != weights[name].shape
     )
     if differing:
         raise ModelError(
@@ -151,27 +168,19 @@ def load_weights(state: TrainState, weights: Mapping[str, Tensor], source: str) 
             f"{' and more' if len(differing) > 3 else ''}. Use another checkpoint."
         )
     for name, value in own.items():
-        value.copy_(parted_like(weights[name], value))
+        put(weights[name], value)
 
 
 def load_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
-    """Give the optimizer its moments and step counts, `<parameter>/<state>`."""
-    parameters = dict(state.model.named_parameters())
-    for name, value in state.names_of_model(moments).items():
-        parameter_name, _, key = name.rpartition("/")
-        if parameter_name not in parameters:  # another name of a shared one
-            continue
-        parameter = parameters[parameter_name]
-        of_parameter = state.optimizer.state[parameter]
-        fits = value.shape == parameter.shape
-        of_parameter[key] = parted_like(value, parameter) if fits else value.to(parameter.device)
+    """Give the optimizer its moments and step counts, `<parameter>/<state>`, under our names."""
+    state.stepper.load_moments(state.names_of_model(moments))
 
 
 def load_average(state: TrainState, average: WeightAverage, tensors: Mapping[str, Tensor]) -> None:
     """Go on with a mean of weights."""
     tensors = state.names_of_model(tensors)
-    for name, tensor in average.tensors.items():
-        tensor.copy_(parted_like(tensors[name], tensor))
+    for name, parameter in state.model.named_parameters():
+        average.tensors[name].copy_(part_of_whole(tensors[name], parameter))
 
 
 def device_states(device: torch.device) -> Iterable[tuple[str, Tensor]]:

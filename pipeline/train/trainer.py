@@ -5,6 +5,7 @@ Legend: S batches of a step, R ranks, 3 losses (all, text, image).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ from pipeline.train.journal import Journal
 from pipeline.train.losses import NAMES, loss_values, mean_losses
 from pipeline.train.memory import out_of_memory, out_of_memory_of_ranks
 from pipeline.train.meter import DTYPES, Meter
-from pipeline.train.ranks import Ranks, whole
+from pipeline.train.parts import whole_shape
+from pipeline.train.ranks import Ranks
 from pipeline.train.samples import Painter
 from pipeline.train.schedule import learning_rate
 from pipeline.train.state import TrainState, state_files
@@ -119,19 +121,13 @@ class Trainer:
 
     def update(self, batches: Sequence[Batch]) -> None:
         """Change the weights; raises ModelError, with the samples' keys, on a broken gradient."""
-        state, longest = self.state, self.config.clip_grad_norm or float("inf")
-        state.scaler.unscale_(state.optimizer)
-        norm = whole(torch.nn.utils.clip_grad_norm_(state.model.parameters(), longest))
-        if (
-            state.scaler.is_enabled()
-        ):  # leaves the step out and lowers its scale, when they overflow
-            if state.scaler.get_scale() < 1:
-                raise self.diverged("gradients overflow in fp16 at any scale", batches)
-        elif not torch.isfinite(norm):
-            raise self.diverged(f"the gradient's norm is {norm.item()}", batches)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        state = self.state
+        norm = state.stepper.step()
+        scale = state.stepper.scale
+        if scale is None and not math.isfinite(norm):
+            raise self.diverged(f"the gradient's norm is {norm}", batches)
+        if scale is not None and scale < 1:  # it was lowered at every step that was left out
+            raise self.diverged("gradients overflow in fp16 at any scale", batches)
         if state.average is not None:
             state.average.update(state.model)
 
@@ -214,7 +210,9 @@ class Trainer:
         counts = {
             "steps": state.step,
             "samples": state.step * config.batch_size * config.ga_steps * self.ranks.size,
-            "parameters": sum(p.numel() for p in state.model.parameters() if p.requires_grad),
+            "parameters": sum(
+                whole_shape(p).numel() for p in state.model.parameters() if p.requires_grad
+            ),
         }
         skipped = sum((self.reader.skipped | self.validation.skipped).values())
         if skipped:
@@ -253,7 +251,7 @@ class Trainer:
 
     def _backward(self, module: nn.Module, batch: Batch) -> DalleLoss:
         loss = self.loss(module, batch)
-        self.state.scaler.scale(loss.total / self.config.ga_steps).backward()
+        self.state.stepper.backward(loss.total / self.config.ga_steps)
         return loss
 
     def _try_samples(self, batch: Batch, samples: int) -> None:

@@ -41,7 +41,8 @@ from pathlib import Path
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 options = json.loads(sys.argv[1])
-options["workspace"] = Path(options["workspace"])
+paths = ("workspace", "resume_from", "deepspeed_config")
+options |= {name: Path(options[name]) for name in paths if options[name]}
 run(TrainConfig(**options))
 """
 
@@ -63,7 +64,7 @@ def torchrun(
     config: TrainConfig, *, ranks: int = 2, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `before`, then `config`, in processes that the real torchrun starts."""
-    options = {**dataclasses.asdict(config), "workspace": str(config.workspace)}
+    options = {n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(config).items()}
     script = config.workspace / "train_child.py"
     script.write_text(before + CHILD)
     return start_ranks([str(script), json.dumps(options)], ranks=ranks)

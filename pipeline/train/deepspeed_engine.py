@@ -1,0 +1,214 @@
+"""DeepSpeed as what trains: ZeRO parts the moments (1), the gradients too (2), and the weights too (3).
+
+Weights and moments are gathered and given out whole, so that its checkpoints are those of any other run.
+Losses and weights are as with DDP: bf16 is autocast over float32 weights, as everywhere here. With fp16 the
+weights are halves beside float32 ones, and DeepSpeed scales the losses. It is imported when it is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, DependencyError
+from pipeline.train.config import TrainConfig
+from pipeline.train.deepspeed_options import engine_options, zero_stage
+from pipeline.train.parts import parted_by_zero, whole_shape, zero_share
+from pipeline.train.stepping import Stepper, TorchStepper
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def start_engine(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, device: torch.device
+) -> Any:
+    """DeepSpeed's engine around a model that lies whole on its device.
+
+    Raises DependencyError where DeepSpeed can't be imported, ConfigError for options that it refuses.
+    """
+    deepspeed = import_deepspeed(device)
+    options = engine_options(config)
+    if (
+        config.precision == "fp16"
+        and not deepspeed.accelerator.get_accelerator().is_fp16_supported()
+    ):
+        raise ConfigError(
+            f"--precision fp16: DeepSpeed has it not on this device ({device.type}). Use bf16 or fp32."
+        )
+    try:
+        engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=options, dist_init_required=False
+        )
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"DeepSpeed refuses its options ({type(error).__name__}: {error}). "
+            "Look at --deepspeed-config."
+        ) from error
+    if zero_stage(config):
+        _begin_moments(engine.optimizer)
+    return engine
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """The package, quiet, and told to compile nothing for processors.
+
+    Raises DependencyError where it is not installed.
+    """
+    # It would take a GPU that it finds, whatever --device says.
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    try:
+        package = importlib.import_module("deepspeed")
+    except ImportError as error:
+        raise DependencyError(
+            f"--parallel deepspeed needs the package deepspeed, which can't be imported ({error}). "
+            "Install it with: pip install 'dalle-pipeline[deepspeed]'."
+        ) from error
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)  # the command's own output is on stdout
+    # Of torch's, at every step, about functions that DeepSpeed calls.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+    if device.type == "cpu":
+        # An all-reduce for inference, that would be compiled here for a minute, or fail to be.
+        package.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return package
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStepper:
+    """A Stepper by DeepSpeed's ZeRO, stages 1 to 3."""
+
+    engine: Any
+    model: nn.Module
+
+    @property
+    def scale(self) -> float | None:
+        """See Stepper."""
+        return self._scaler.cur_scale if self.engine.fp16_enabled() else None
+
+    def backward(self, loss: Tensor) -> None:
+        """See Stepper."""
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """See Stepper."""
+        self.engine.step()
+        return float(self.engine.get_global_grad_norm())
+
+    def moments(self) -> dict[str, Tensor]:
+        """See Stepper."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        steps = next(state["step"] for _, state in _states(self.engine.optimizer))
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._trained():
+            for key in MOMENTS:
+                found[f"{name}/{key}"] = safe_get_full_optimizer_state(parameter, key)
+            found[f"{name}/step"] = steps.clone()
+        return found
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """See Stepper. All parameters get the step count of one: ZeRO keeps no more."""
+        for name, parameter in self._trained():
+            for key in MOMENTS:
+                if f"{name}/{key}" in moments:
+                    _put_moment(moments[f"{name}/{key}"], parameter, key)
+        steps = next((value for name, value in moments.items() if name.endswith("/step")), None)
+        if steps is not None:
+            for _, state in _states(self.engine.optimizer):
+                state["step"].copy_(steps)
+
+    def scaler_state(self) -> dict[str, Any]:
+        """See Stepper."""
+        if not self.engine.fp16_enabled():
+            return {}
+        return {name: getattr(self._scaler, name) for name in SCALER if hasattr(self._scaler, name)}
+
+    def load_scaler(self, state: Mapping[str, Any]) -> None:
+        """See Stepper."""
+        for name in SCALER:
+            if name in state and hasattr(self._scaler, name):
+                setattr(self._scaler, name, state[name])
+
+    @property
+    def _scaler(self) -> Any:
+        return self.engine.optimizer.loss_scaler
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeEngineStepper(TorchStepper):
+    """A Stepper by DeepSpeed without ZeRO, stage 0: torch's optimizer steps, with whole moments."""
+
+    engine: Any
+
+    def backward(self, loss: Tensor) -> None:
+        """See Stepper."""
+        self.engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """See Stepper."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))  # the engine tells none
+        if math.isfinite(norm):
+            self.engine.step()
+        return norm
+
+
+def engine_stepper(engine: Any, model: nn.Module) -> Stepper:
+    """What steps by an engine around `model`."""
+    if engine.zero_optimization():
+        return EngineStepper(engine=engine, model=model)
+    return WholeEngineStepper(
+        engine=engine,
+        model=model,
+        optimizer=engine.optimizer,
+        scaler=torch.amp.GradScaler(enabled=False),
+        longest=float("inf"),
+    )
+
+
+# --- Moments -----------------------------------------------------------------------------------------
+
+
+def _states(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """The flat vectors of this rank that ZeRO's optimizer changes, with Adam's state of each."""
+    vectors = getattr(optimizer, "fp32_partitioned_groups_flat", None)  # stage 3
+    for vector in optimizer.single_partition_of_fp32_groups if vectors is None else vectors:
+        yield vector, optimizer.optimizer.state[vector]
+
+
+def _begin_moments(optimizer: Any) -> None:
+    """Make the moments before the first step, as Adam would in it, so that they can be put and read.
+
+    DeepSpeed 0.19 links those of the first group of parameters alone when Adam makes them.
+    """
+    for vector, state in _states(optimizer):
+        state["step"] = torch.zeros((), dtype=torch.float32, device=vector.device)
+        for key in MOMENTS:
+            state[key] = torch.zeros_like(vector)
+    if hasattr(optimizer, "single_partition_of_fp32_groups"):
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _put_moment(value: Tensor, parameter: nn.Parameter, key: str) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+    assert value.shape == whole_shape(parameter)
+    if parted_by_zero(parameter):
+        safe_set_local_optimizer_state(parameter, zero_share(value, parameter), key)
+    else:
+        safe_set_full_optimizer_state(parameter, value.to(parameter.device, torch.float32), key)

@@ -1,0 +1,131 @@
+"""What DeepSpeed is told: the user's JSON, and what the options of `pipeline train` say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.train.config import TrainConfig
+
+DEFAULT_STAGE = 1  # parts the moments; no more is sent than without it
+# Sections and keys of the JSON that would do what is done here.
+TAKEN = {
+    "optimizer": "--optimizer, --learning-rate and --weight-decay",
+    "scheduler": "--lr-decay and --warmup-steps",
+    "train_batch_size": "--batch-size, --ga-steps and the number of processes",
+    "bfloat16": "--precision bf16",
+    "amp": "--precision",
+}
+
+
+def check_engine(config: TrainConfig) -> None:
+    """Raise ConfigError, before anything is done, for options of DeepSpeed that can't be used."""
+    if config.parallel != "deepspeed":
+        for name in ("zero_stage", "deepspeed_config"):
+            if getattr(config, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for --parallel deepspeed. Give that too, or leave "
+                    "it out."
+                )
+        return
+    if config.compile == "yes":
+        raise ConfigError("--compile yes: not with --parallel deepspeed. Leave it out.")
+    if config.precision == "fp16" and zero_stage(config) == 0:
+        raise ConfigError(
+            "--precision fp16 with DeepSpeed needs ZeRO: give --zero-stage 1, 2 or 3."
+        )
+    if config.precision == "fp16" and config.ema_decay:
+        raise ConfigError(
+            "--ema-decay with DeepSpeed's fp16 would be a mean of halves. Use --precision bf16."
+        )
+    engine_options(config)
+
+
+def zero_stage(config: TrainConfig) -> int:
+    """The stage of ZeRO: the one asked for, or the JSON's, or DEFAULT_STAGE."""
+    if config.zero_stage is not None:
+        return config.zero_stage
+    stage = _section(_read(config), "zero_optimization").get("stage", DEFAULT_STAGE)
+    return DEFAULT_STAGE if stage == "auto" else int(stage)
+
+
+def engine_options(config: TrainConfig) -> dict[str, Any]:
+    """The dict that `deepspeed.initialize` takes.
+
+    Raises ConfigError for a JSON that can't be read, or that says what the options say, and otherwise.
+    """
+    given = _read(config)
+    _refuse(given, config)
+    options = {
+        "steps_per_print": None,
+        # With offload to the CPU it else wants an Adam of its own, which must be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+        **given,
+    }
+    for path, (value, _) in _said_by_options(config).items():
+        section, _, key = path.rpartition(".")
+        if section:
+            options[section] = {**_section(options, section), key: value}
+        else:
+            options[key] = value
+    if config.precision == "fp16":  # a scale below 1 is told, with the samples, by the loop
+        options["fp16"] = {"min_loss_scale": 0, **options["fp16"]}
+    if config.precision == "bf16":  # with the sums of gradients in float32, as with DDP
+        autocast = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
+        options["torch_autocast"] = {**autocast, **options["torch_autocast"]}
+    return options
+
+
+def _said_by_options(config: TrainConfig) -> Mapping[str, tuple[object, str]]:
+    """Keys of the JSON that options decide: their values, and which options."""
+    return {
+        "train_micro_batch_size_per_gpu": (config.batch_size, "--batch-size"),
+        "gradient_accumulation_steps": (config.ga_steps, "--ga-steps"),
+        "gradient_clipping": (config.clip_grad_norm, "--clip-grad-norm"),
+        "zero_optimization.stage": (zero_stage(config), "--zero-stage"),
+        "fp16.enabled": (config.precision == "fp16", "--precision"),
+        "bf16.enabled": (False, "--precision bf16"),
+        "torch_autocast.enabled": (config.precision == "bf16", "--precision"),
+    }
+
+
+def _refuse(given: Mapping[str, Any], config: TrainConfig) -> None:
+    file = config.deepspeed_config
+    for key, option in TAKEN.items():
+        if key in given:
+            raise ConfigError(f"{file}: `{key}` is decided by {option}. Take it out of the file.")
+    for path, (value, option) in _said_by_options(config).items():
+        section, _, key = path.rpartition(".")
+        found = (_section(given, section) if section else given).get(key, "auto")
+        if found not in ("auto", value):
+            raise ConfigError(
+                f"{file}: `{path}` is {json.dumps(found)}, but {option} decides it, which makes it "
+                f'{json.dumps(value)}. Take it out of the file (or write "auto"), or give the option.'
+            )
+    zero = _section(given, "zero_optimization")
+    for name in ("offload_optimizer", "offload_param"):
+        if _section(zero, name).get("device") == "nvme":
+            raise ConfigError(f"{file}: `{name}` to nvme is not supported. Use the device cpu.")
+
+
+def _read(config: TrainConfig) -> dict[str, Any]:
+    if config.deepspeed_config is None:
+        return {}
+    try:
+        given = json.loads(config.deepspeed_config.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--deepspeed-config {config.deepspeed_config} can't be read ({error}). Give a JSON file."
+        ) from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"--deepspeed-config {config.deepspeed_config} holds no JSON object.")
+    return given
+
+
+def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = given.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"DeepSpeed's `{name}` is an object of options, not {section!r}.")
+    return section
