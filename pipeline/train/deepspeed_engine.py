@@ -55,6 +55,10 @@ def start_engine(
             f"DeepSpeed refuses its options ({type(error).__name__}: {error}). "
             "Look at --deepspeed-config."
         ) from error
+    if config.precision == "fp16":
+        engine.optimizer.loss_scaler.min_scale = (
+            0.5  # below 1 the loop stops, and names the samples
+        )
     if zero_stage(config):
         _begin_moments(engine.optimizer)
     return engine

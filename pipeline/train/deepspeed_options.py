@@ -70,8 +70,6 @@ def engine_options(config: TrainConfig) -> dict[str, Any]:
             options[section] = {**_section(options, section), key: value}
         else:
             options[key] = value
-    if config.precision == "fp16":  # a scale below 1 is told, with the samples, by the loop
-        options["fp16"] = {"min_loss_scale": 0, **options["fp16"]}
     if config.precision == "bf16":  # with the sums of gradients in float32, as with DDP
         autocast = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
         options["torch_autocast"] = {**autocast, **options["torch_autocast"]}

@@ -103,7 +103,10 @@ def write_shares(
 
     masters, vectors = cut(parameters), {key: cut(tensors) for key, tensors in moments.items()}
     for rank in range(ranks):
-        state = {"step": 2, **{key: shares[rank].clone() for key, shares in vectors.items()}}
+        state = {
+            "step": torch.tensor(2.0),
+            **{key: shares[rank].clone() for key, shares in vectors.items()},
+        }
         whole = {"state": {0: state}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
         share: dict[str, Any] = {
             "partition_count": ranks,
@@ -156,3 +159,25 @@ def test_a_folder_that_lacks_a_file_is_refused(gone: str, message: str, tmp_path
     (tmp_path / gone).unlink()
     with pytest.raises(ModelError, match=message):
         read_foreign(tmp_path)
+
+
+def test_every_parameter_counts_its_own_steps(tmp_path: Path) -> None:
+    """ZeRO keeps one count for all; were it shared, every parameter's step would add to it."""
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path, stock, optimizer, kind="zero2")
+    moments = read_foreign(tmp_path).moments or {}
+    steps = [value for name, value in moments.items() if name.endswith("/step")]
+    assert len({value.data_ptr() for value in steps}) == len(steps) > 10
+    assert {value.item() for value in steps} == {2.0}
+
+
+def test_moments_of_parameters_in_another_order_are_left_out(tmp_path: Path) -> None:
+    """Without ZeRO an optimizer numbers its parameters, by its groups."""
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path, stock, optimizer, kind="fp32")
+    path = tmp_path / "global_step2/mp_rank_00_model_states.pt"
+    states = torch.load(path, weights_only=False)
+    group = states["optimizer"]["param_groups"][0]
+    group["params"] = group["params"][::-1]
+    torch.save(states, path)
+    assert read_foreign(tmp_path).moments is None

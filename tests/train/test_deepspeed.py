@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, DependencyError
 from pipeline.models.checkpoints.ours import (
     AVERAGE_FILE,
     MODEL_FILE,
@@ -25,7 +22,9 @@ from pipeline.models.checkpoints.ours import (
 )
 from pipeline.storage import Workspace, read_manifest
 from pipeline.train.config import TrainConfig
+from pipeline.train.origin import read_origin
 from pipeline.train.run import run
+from tests.oracles.codecs import dalle_pytorch
 from tests.train.test_ranks import losses_of, torchrun
 from tests.train.test_train import tree
 
@@ -33,15 +32,20 @@ MakeConfig = Callable[..., TrainConfig]
 
 pytest.importorskip("deepspeed")
 
-SWITCHES: dict[str, dict[str, Any]] = {
-    "shared": {
-        "shared_attn_ids": "0,0",
-        "shared_ff_ids": "0,0",
-        "share_input_output_emb": True,
-        "weight_decay": 0.1,
-    },
-    "reversible": {"reversible": True, "rotary_emb": True, "shift_tokens": True},
-    "bf16": {"precision": "bf16"},
+# Kinds of model, and the stage to train them by.
+KINDS: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (0, {}),
+    "bf16": (1, {"precision": "bf16"}),
+    "shared": (
+        3,
+        {
+            "shared_attn_ids": "0,0",
+            "shared_ff_ids": "0,0",
+            "share_input_output_emb": True,
+            "weight_decay": 0.1,
+        },
+    ),
+    "reversible": (3, {"reversible": True, "rotary_emb": True, "shift_tokens": True}),
 }
 # Small parameters would else stay whole.
 PARTED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
@@ -82,7 +86,7 @@ def train_both(workspace: Workspace, make_config: MakeConfig, **options: Any) ->
     plain |= options
     done = torchrun(make_config(name="two", batch_size=4, parallel="deepspeed", **engine, **plain))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" # what DeepSpeed says is not the command's output
+    assert done.stdout == ""  # what DeepSpeed says is not the command's output
     run(make_config(name="one", batch_size=8, **plain))
 
 
@@ -94,21 +98,138 @@ def test_zero_trains_as_one_process_with_the_double_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_every_stage_trains_as_one_process(
-    workspace: Workspace, make_config: MakeConfig, stage: int
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_stage_and_model_trains_as_in_one_process(
+    workspace: Workspace, make_config: MakeConfig, kind: str
 ) -> None:
-    train_both(
-        workspace, make_config, zero_stage=stage, deepspeed_config=write_json(workspace, PARTED)
-    )
-    assert_trained_alike(workspace)
+    stage, options = KINDS[kind]
+    file = write_json(workspace, PARTED if kind == "reversible" else {})
+    train_both(workspace, make_config, zero_stage=stage, deepspeed_config=file, **options)
+    assert_trained_alike(workspace, half=kind == "bf16")
+
+
+# On processors DeepSpeed refuses fp16; its arithmetic works there.
+FP16 = """
+import os
+os.environ["DS_ACCELERATOR"] = "cpu"
+from deepspeed.accelerator import get_accelerator
+type(get_accelerator()).is_fp16_supported = lambda self: True
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 3])
-@pytest.mark.parametrize("switch", list(SWITCHES))
-def test_every_model_trains_as_in_one_process(
-    workspace: Workspace, make_config: MakeConfig, stage: int, switch: str
+@pytest.mark.parametrize(
+    ("stage", "precision", "zero"),
+    [
+        (0, "fp32", {}),
+        (1, "fp32", {"offload_optimizer": {"device": "cpu"}}),
+        (2, "fp16", {}),
+        (3, "bf16", PARTED["zero_optimization"]),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig, stage: int, precision: str, zero: dict[str, Any]
 ) -> None:
-    train_both(workspace, make_config, zero_stage=stage, **SWITCHES[switch])
-    assert_trained_alike(workspace, half=switch == "bf16")
+    """With dropout: each process has its own random numbers, and gets them back."""
+    config = make_config(
+        batch_size=4,
+        ga_steps=2,
+        steps=6,
+        save_every=3,
+        precision=precision,
+        ema_decay=0.0 if precision == "fp16" else 0.9,
+        parallel="deepspeed",
+        zero_stage=stage,
+        deepspeed_config=write_json(workspace, {"zero_optimization": zero}),
+    )
+    before = FP16 if precision == "fp16" else ""
+    assert torchrun(config, before=before).returncode == 0
+    folder = workspace.run("tiny")
+    whole = tree(folder)
+    (folder / "manifest.json").unlink()
+    shutil.rmtree(folder / "checkpoints/step-000006")
+    done = torchrun(config, before=before)
+    assert done.returncode == 0, done.stderr
+    assert tree(folder) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_broken_gradient_stops_all_before_the_step(
+    workspace: Workspace, make_config: MakeConfig, stage: int
+) -> None:
+    config = make_config(
+        batch_size=4, learning_rate=1e30, clip_grad_norm=0.0, parallel="deepspeed", zero_stage=stage
+    )
+    done = torchrun(config)
+    assert done.returncode != 0
+    assert "is not finite" in done.stderr or "the gradient's norm is" in done.stderr
+    assert "on the samples train_00" in done.stderr
+
+
+@pytest.mark.slow
+def test_gradients_that_overflow_at_any_scale_stop_all(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    options = {"parallel": "deepspeed", "zero_stage": 1, "precision": "fp16", "batch_size": 4}
+    scale = {"fp16": {"initial_scale_power": 1, "hysteresis": 1}}
+    broken = """
+from pipeline.train.trainer import Trainer
+healthy = Trainer.loss
+def loss(self, module, batch):
+    found = healthy(self, module, batch)
+    return found._replace(total=found.total * 1e30)
+Trainer.loss = loss
+"""
+    config = make_config(deepspeed_config=write_json(workspace, scale), val_every=0, **options)
+    done = torchrun(config, before=FP16 + broken)
+    assert done.returncode != 0
+    assert "before step 2: gradients overflow in fp16 at any scale on the samples" in done.stderr
+
+
+# A checkpoint of DeepSpeed's own beside each of ours, as the reference's train_dalle.py writes it.
+SAVE_BOTH = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.oracles.codecs import dalle_pytorch
+dalle_pytorch()
+from pipeline.models.checkpoints.export import stock_hparams
+from pipeline.train.trainer import Trainer
+own = Trainer.save
+def save(self):
+    own(self)
+    client = dict(hparams=stock_hparams(self.state.hyperparameters), epoch=3)
+    folder = self.folder.root.parent / "dalle-ds-cp"
+    self.state.module.save_checkpoint(str(folder), client_state=client)
+Trainer.save = save
+"""
+# Its optimizer has one group of parameters.
+ONE_GROUP = """
+import torch
+import pipeline.train.state as state
+def make_optimizer(model, config):
+    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
+state.make_optimizer = make_optimizer
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_what_this_deepspeed_saves_is_read_as_our_own_checkpoint(
+    workspace: Workspace, make_config: MakeConfig, stage: int
+) -> None:
+    dalle_pytorch()
+    options = {"model": "dalle-pytorch", "batch_size": 4, "save_every": 0}
+    engine = {"parallel": "deepspeed", "zero_stage": stage}
+    before = SAVE_BOTH + (ONE_GROUP if stage == 0 else "")
+    done = torchrun(make_config(steps=6, **engine, **options), before=before)
+    assert done.returncode == 0, done.stderr
+    folder = workspace.root / "runs/dalle-ds-cp"
+    assert (folder / "latest").read_text() == "global_step6"
+    theirs, ours = read_origin(folder), read_origin(workspace.run("tiny"))
+    assert theirs.model == ours.model
+    for found, expected in ((theirs.weights, ours.weights), (theirs.moments, ours.moments)):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+    run(make_config(name="further", steps=2, resume_from=folder))

@@ -64,7 +64,9 @@ def torchrun(
     config: TrainConfig, *, ranks: int = 2, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `before`, then `config`, in processes that the real torchrun starts."""
-    options = {n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(config).items()}
+    options = {
+        n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(config).items()
+    }
     script = config.workspace / "train_child.py"
     script.write_text(before + CHILD)
     return start_ranks([str(script), json.dumps(options)], ranks=ranks)

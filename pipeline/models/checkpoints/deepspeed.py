@@ -198,11 +198,11 @@ def _whole_optimizer(state: Any, shapes: Sequence[Shapes]) -> Merged:
     """Masters and moments of an optimizer that was saved in one piece, flat where it was fused fp16."""
     if not isinstance(state, Mapping):
         return {}, None, None
-    names = [name for group in shapes for name in group]
+    flat = {name: shape for group in shapes for name, shape in group.items()}
     if "fp32_groups_flat" not in state:
-        moments, rate = adam_moments(state.get("optimizer_state_dict", state), names)
+        moments, rate = adam_moments(state.get("optimizer_state_dict", state), flat)
         unfused = (tensor for group in state.get("fp32_groups", []) for tensor in group)
-        return dict(zip(names, unfused, strict=False)), moments, rate
+        return dict(zip(flat, unfused, strict=False)), moments, rate
     masters = _merge_groups([state["fp32_groups_flat"]], shapes)
     groups = _group_states(state)
     if not groups:

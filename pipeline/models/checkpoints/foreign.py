@@ -132,7 +132,8 @@ def _our_moments(stock: StockCheckpoint, config: DalleConfig) -> Mapping[str, Te
         assert name is not None
         for key in ("exp_avg", "exp_avg_sq"):
             moments[f"{name}/{key}"] = our_shape(name, states[key].float(), config)
-        moments[f"{name}/step"] = torch.as_tensor(states["step"], dtype=torch.float32)
+        # Of its own: ZeRO has one count for all, to which the step of every parameter would add.
+        moments[f"{name}/step"] = torch.tensor(float(states["step"]))
     return moments
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
@@ -88,7 +89,8 @@ def read_dalle_pt(path: Path) -> StockCheckpoint:
         raise ModelError(
             f"{path} is no checkpoint of DALLE-pytorch: it has no `hparams` and `weights`."
         )
-    moments, rate = adam_moments(saved.get("opt_state"), trainable_names(weights))
+    shapes = {name: weights[name].shape for name in trainable_names(weights)}
+    moments, rate = adam_moments(saved.get("opt_state"), shapes)
     return StockCheckpoint(
         hparams=hparams, weights=weights, moments=moments, learning_rate=rate, facts=saved
     )
@@ -112,20 +114,25 @@ def trainable_names(weights: Mapping[str, Tensor]) -> list[str]:
     return names
 
 
-def adam_moments(state: Any, names: list[str]) -> tuple[Mapping[str, Moments] | None, float | None]:
+def adam_moments(
+    state: Any, shapes: Mapping[str, torch.Size]
+) -> tuple[Mapping[str, Moments] | None, float | None]:
     """The moments in an optimizer's `state_dict` by parameter, and its learning rate.
 
-    None where there is none or it is of other parameters.
+    `shapes` are those of the parameters, in the order in which the optimizer was given them. None where
+    there is none or it is of others, or of these in another order.
     """
     if not isinstance(state, Mapping) or not state.get("param_groups"):
         return None, None
     groups = state["param_groups"]
     numbers = [number for group in groups for number in group["params"]]
     rate = groups[0].get("lr")
-    if len(numbers) != len(names) or not state.get("state"):
+    if len(numbers) != len(shapes) or not state.get("state"):
         return None, rate
-    return {
+    moments = {
         name: state["state"][number]
-        for name, number in zip(names, numbers, strict=True)
+        for name, number in zip(shapes, numbers, strict=True)
         if number in state["state"]
-    }, rate
+    }
+    fits = all(shapes[name] == states["exp_avg"].shape for name, states in moments.items())
+    return moments if fits else None, rate

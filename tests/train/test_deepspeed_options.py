@@ -1,0 +1,137 @@
+"""What DeepSpeed would be told; none of this needs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError, DependencyError
+from pipeline.storage import Workspace
+from pipeline.train.config import TrainConfig
+from pipeline.train.deepspeed_engine import import_deepspeed
+from pipeline.train.deepspeed_options import check_engine, engine_options, zero_stage
+from pipeline.train.run import run
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+def with_file(make_config: MakeConfig, given: Any, **options: Any) -> TrainConfig:
+    """A config with a JSON of DeepSpeed."""
+    path = make_config().workspace / "deepspeed.json"
+    path.write_text(given if isinstance(given, str) else json.dumps(given))
+    return make_config(parallel="deepspeed", deepspeed_config=path, **options)
+
+
+def test_deepspeed_is_told_what_the_options_say(make_config: MakeConfig) -> None:
+    config = make_config(parallel="deepspeed", zero_stage=2, batch_size=4, ga_steps=3)
+    options = engine_options(config)
+    assert options["train_micro_batch_size_per_gpu"] == 4
+    assert options["gradient_accumulation_steps"] == 3
+    assert options["gradient_clipping"] == 0.5
+    assert options["zero_optimization"] == {"stage": 2}
+    assert not options["torch_autocast"]["enabled"]
+
+
+def test_a_file_adds_what_the_options_do_not_say(make_config: MakeConfig) -> None:
+    given = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": 3, "overlap_comm": True},
+        "torch_autocast": {"lower_precision_safe_modules": ["torch.nn.Linear"]},
+        "fp16": {"enabled": "auto", "initial_scale_power": 12},
+        "wall_clock_breakdown": True,
+    }
+    config = with_file(make_config, given, precision="bf16")
+    assert zero_stage(config) == 3
+    options = engine_options(config)
+    assert options["train_micro_batch_size_per_gpu"] == 8
+    assert options["zero_optimization"] == {"stage": 3, "overlap_comm": True}
+    assert options["torch_autocast"] == {
+        "enabled": True,
+        "dtype": "bfloat16",
+        "lower_precision_safe_modules": ["torch.nn.Linear"],
+    }
+    assert options["fp16"] == {"enabled": False, "initial_scale_power": 12}
+    assert options["wall_clock_breakdown"]
+
+
+def test_the_stage_is_1_unless_told_otherwise(make_config: MakeConfig) -> None:
+    assert zero_stage(make_config(parallel="deepspeed")) == 1
+    assert zero_stage(with_file(make_config, {"zero_optimization": {"stage": "auto"}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gradient_clipping": 1.0}, r"`gradient_clipping` is 1\.0, but --clip-grad-norm decides"),
+        ({"train_micro_batch_size_per_gpu": 9}, "but --batch-size decides it, which makes it 8"),
+        ({"bf16": {"enabled": True}}, "`bf16.enabled` is true, but --precision bf16 decides it"),
+        ({"optimizer": {"type": "Adam"}}, "`optimizer` is decided by --optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, "`scheduler` is decided by --lr-decay"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+            "`offload_optimizer` to nvme is not supported",
+        ),
+        ({"zero_optimization": 3}, "is an object of options, not 3"),
+        ("[1, 2]", "holds no JSON object"),
+        ("{", r"deepspeed\.json can't be read"),
+    ],
+)
+def test_a_file_that_contradicts_is_refused(
+    make_config: MakeConfig, given: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_engine(with_file(make_config, given))
+
+
+def test_another_stage_than_the_files_is_refused(make_config: MakeConfig) -> None:
+    config = with_file(make_config, {"zero_optimization": {"stage": 3}}, zero_stage=2)
+    with pytest.raises(ConfigError, match=r"`zero_optimization.stage` is 3, but --zero-stage"):
+        check_engine(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parallel": "ddp", "zero_stage": 2}, "--zero-stage is for --parallel deepspeed"),
+        ({"deepspeed_config": Path("x.json")}, "--deepspeed-config is for --parallel deepspeed"),
+        ({"compile": "yes"}, "--compile yes: not with --parallel deepspeed"),
+        ({"precision": "fp16", "zero_stage": 0}, "give --zero-stage 1, 2 or 3"),
+        ({"precision": "fp16", "ema_decay": 0.9}, "would be a mean of halves"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_written(
+    workspace: Workspace, make_config: MakeConfig, options: dict[str, Any], message: str
+) -> None:
+    engine = {} if "deepspeed_config" in options else {"parallel": "deepspeed"}
+    with pytest.raises(ConfigError, match=message):
+        run(make_config(**{**engine, **options}))
+    assert not workspace.run("tiny").exists()
+
+
+def test_one_process_is_told_how_to_start(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match=r"torchrun .* --parallel deepspeed"):
+        run(make_config(parallel="deepspeed"))
+
+
+def test_the_extra_is_named_where_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    with pytest.raises(DependencyError, match=r"pip install 'dalle-pipeline\[deepspeed\]'"):
+        import_deepspeed(torch.device("cpu"))
+
+
+def test_deepspeed_is_not_imported_unless_it_is_chosen() -> None:
+    code = "import sys, pipeline.train.run; print('deepspeed' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
