@@ -67,6 +67,28 @@ class Plan(NamedTuple):
             key |= (hashes >> np.uint64(shift)) & np.uint64(2**length - 1)
         return key
 
+    def find_slice(
+        self, hashes: Hashes, choice: tuple[int, ...], number: int, slices: int
+    ) -> Positions:
+        """Which of `hashes` are in slice `number` of the keys; slices are even within a quarter.
+
+        By the first bits of the keys, as numbers of 16 bits: on those numpy is four times faster.
+        """
+        most = min((4 * slices - 1).bit_length(), _DIGIT_BITS)
+        keys, bits = np.zeros(len(hashes), dtype=np.uint16), 0
+        for band in choice:
+            shift, length = self._places()[band]
+            taken = min(length, most - bits)
+            if not taken:
+                break
+            keys <<= np.uint16(taken)
+            digits = (hashes >> np.uint64(shift + length - taken)).astype(np.uint16)
+            keys |= digits & np.uint16(2**taken - 1)
+            bits += taken
+        low, high = (-(-(number + n) * 2**bits // slices) for n in (0, 1))
+        keys -= np.uint16(low)
+        return np.flatnonzero(keys < high - low)
+
     def is_first(self, differences: Hashes, number: int) -> npt.NDArray[np.bool_]:
         """Whether pairs, given by their XOR, agree on choice `number` and on none before it."""
         agrees = np.stack(

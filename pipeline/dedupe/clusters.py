@@ -13,15 +13,25 @@ Both are exact and depend on the hashes and their order alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.dedupe.bands import Hashes, Positions, plan_longest
 from pipeline.dedupe.crowds import find_leaders, link_crowd, measure_thickness, split_around
+from pipeline.dedupe.numberfile import (
+    BLOCK,
+    POSITION,
+    NumberFile,
+    Places,
+    find_first_equal,
+    write_numbers,
+)
 from pipeline.dedupe.linking import link, new_groups
-from pipeline.dedupe.neighbours import Pairs, Places, find_neighbours
+from pipeline.dedupe.neighbours import Found, Pairs, find_neighbours
 
 # Near pairs within crowds that are listed after all (8 bytes each): so many for a hash, and in all.
 _FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000
@@ -41,40 +51,97 @@ class Clusters:
     group: Places
 
 
-def find_clusters(
-    hashes: Hashes, radius: int, *, scratch: Path, workers: int | None = 0
-) -> Clusters:
+class _Alike(NamedTuple):
+    """Hashes that are not alone: their positions, sorted, and by number their leaders and groups."""
+
+    positions: Places
+    leader: Positions
+    group: Positions
+
+
+def find_clusters(hashes: NumberFile, radius: int, *, workers: int | None = 0) -> Clusters:
     """Cluster `hashes`, in survivor order, by Hamming distance of at most `radius` bits.
 
-    `scratch` names a file to work with (see `find_neighbours`). Equal hashes are taken together
-    first, so a thousand equal ones cost what one does.
+    Files to work with are made beside that of the hashes, and removed. Equal hashes are taken
+    together first, so a thousand equal ones cost what one does. In memory there are the result, a
+    slice in each worker, and some 100 bytes for each hash that is not alone.
     """
-    distinct, first, number = _take_equal_together(hashes)
-    if radius == 0 or len(distinct) < 2:
-        leader = group = new_groups(len(distinct))
-    else:
-        leader, group = _cluster_distinct(distinct, radius, scratch=scratch, workers=workers)
-    leads, joins = first[leader], first[group]
-    del distinct, leader, group  # the hashes may be tens of millions
-    return Clusters(leader=leads[number], group=joins[number])
+    leader = find_first_equal(hashes)
+    distinct = hashes.path.with_name("distinct.partial")
+    numbers = hashes.path.with_name("numbers.partial")
+    try:
+        alike = _find_alike(*_tell_distinct(hashes, leader, distinct, numbers), radius, workers)
+    finally:
+        distinct.unlink(missing_ok=True)
+        numbers.unlink(missing_ok=True)
+    group = leader.copy()
+    for column, heads in ((leader, alike.leader), (group, alike.group)):
+        column[alike.positions] = alike.positions[heads]
+        for start in range(0, len(column), BLOCK):  # what equals another follows it
+            column[start : start + BLOCK] = column[column[start : start + BLOCK]]
+    return Clusters(leader=leader, group=group)
 
 
-def _cluster_distinct(
-    hashes: Hashes, radius: int, *, scratch: Path, workers: int | None
-) -> tuple[Positions, Positions]:
-    """Leaders and groups of hashes that all differ."""
-    found = find_neighbours(hashes, radius, scratch=scratch, workers=workers)
-    thick, thin = _part_crowds(hashes, found.crowded.astype(np.int64), radius)
-    many = len(thin) > _FEW_HASHES
-    plan = plan_longest(radius, choices=_CROWD_CHOICES) if many else None
-    among = find_neighbours(
-        hashes[thin], radius, scratch=scratch, workers=workers, plan=plan, crowd=len(thin)
+def _tell_distinct(
+    hashes: NumberFile, first: Places, distinct: Path, numbers: Path
+) -> tuple[NumberFile, NumberFile]:
+    """The hashes that are the first of their kind, and their positions."""
+
+    def read() -> Iterator[tuple[Hashes, Places]]:
+        for start, block in hashes.blocks():
+            here = np.arange(start, start + len(block), dtype=POSITION)
+            is_first = first[start : start + len(block)] == here
+            yield block[is_first], here[is_first]
+
+    left = write_numbers(distinct, (block for block, _ in read()))
+    return left, write_numbers(numbers, (here for _, here in read()), POSITION)
+
+
+def _find_alike(
+    hashes: NumberFile, positions: NumberFile, radius: int, workers: int | None
+) -> _Alike:
+    """Clusters and groups of hashes that all differ."""
+    if radius == 0:
+        return _Alike(np.empty(0, POSITION), new_groups(0), new_groups(0))
+    found = find_neighbours(hashes, radius, workers=workers)
+    touched = np.zeros(hashes.count, dtype=np.bool_)
+    touched[found.pairs] = touched[found.crowded] = True
+    numbers = np.flatnonzero(touched).astype(POSITION)
+    del touched
+    own = Found(
+        pairs=np.searchsorted(numbers, found.pairs).astype(POSITION),
+        crowded=np.searchsorted(numbers, found.crowded).astype(POSITION),
     )
-    pairs = np.concatenate([found.pairs, thin[among.pairs].astype(np.int32)])
+    del found
+    scratch = positions.path.with_name("crowds.partial")
+    leader, group = _cluster_alike(hashes.take(numbers), radius, own, scratch, workers)
+    return _Alike(positions.take(numbers), leader, group)
+
+
+def _cluster_alike(
+    hashes: Hashes, radius: int, found: Found, scratch: Path, workers: int | None
+) -> tuple[Positions, Positions]:
+    """Leaders and groups of hashes of which `found` names the pairs outside of crowds."""
+    thick, thin = _part_crowds(hashes, found.crowded.astype(np.int64), radius)
+    pairs = found.pairs
+    if len(thin):
+        among = _list_pairs(hashes[thin], radius, scratch, workers)
+        pairs = np.concatenate([pairs, thin[among].astype(POSITION)])
     group = link(new_groups(len(hashes)), pairs[:, 0], pairs[:, 1])
     if not len(thick):
         return lead_by_pairs(pairs, len(hashes)), group
     return _cluster_crowded(hashes, radius, pairs=pairs, crowded=thick, group=group)
+
+
+def _list_pairs(hashes: Hashes, radius: int, scratch: Path, workers: int | None) -> Pairs:
+    """Every near pair of hashes that crowd thinly."""
+    many = len(hashes) > _FEW_HASHES
+    plan = plan_longest(radius, choices=_CROWD_CHOICES) if many else None
+    try:
+        file = write_numbers(scratch, [hashes])
+        return find_neighbours(file, radius, workers=workers, plan=plan, crowd=len(hashes)).pairs
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _part_crowds(hashes: Hashes, crowded: Positions, radius: int) -> tuple[Positions, Positions]:
@@ -133,17 +200,3 @@ def lead_by_pairs(pairs: Pairs, count: int) -> Positions:
     leader[follows] = count
     np.minimum.at(leader, late[leads], early[leads].astype(np.int64))
     return leader
-
-
-def _take_equal_together(hashes: Hashes) -> tuple[Hashes, Places, Places]:
-    """Distinct hashes by first occurrence, where each occurs first, and each hash's number."""
-    order = np.argsort(hashes, kind="stable").astype(np.int32)
-    new = np.ones(len(hashes), dtype=np.bool_)
-    new[1:] = hashes[order[1:]] != hashes[order[:-1]]
-    is_first = np.zeros(len(hashes), dtype=np.bool_)
-    is_first[order[new]] = True
-    first = np.flatnonzero(is_first).astype(np.int32)
-    by_value = (np.cumsum(is_first, dtype=np.int32) - 1)[order[new]]
-    number = np.empty(len(hashes), dtype=np.int32)
-    number[order] = by_value[np.cumsum(new, dtype=np.int32) - 1]
-    return hashes[first], first, number

@@ -14,6 +14,7 @@ from pipeline.dedupe.alike import AlikeFacts, summarize_clusters
 from pipeline.dedupe.clusters import find_clusters
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.masks import HALF
+from pipeline.dedupe.numberfile import write_numbers
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 from pipeline.dedupe.splits import draw_val, split_captions
 from pipeline.dedupe.survivors import Indices, order_survivors, reject_exact_duplicates
@@ -99,9 +100,8 @@ def _find_alike(
         return cluster, group
     unique = np.flatnonzero(table["reason"] == KEPT_CODE)
     unique = unique[np.argsort(place[unique])]
-    found = find_clusters(
-        table["phash"][unique], config.radius, scratch=scratch, workers=config.workers
-    )
+    hashes = write_numbers(scratch, [table["phash"][unique]])
+    found = find_clusters(hashes, config.radius, workers=config.workers)
     cluster[unique], group[unique] = unique[found.leader], unique[found.group]
     return cluster, group
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,29 +29,26 @@ from pipeline.dedupe.bands import (
     search_cost_ns,
     sort_into_buckets,
 )
+from pipeline.dedupe.numberfile import POSITION, SLICE, NumberFile, Places
 from pipeline.engine import map_parts
 from pipeline.errors import PipelineError
 
 # A bucket with more hashes than this, or than twice what even spreading puts there, is a crowd.
 CROWD = 32
-SLICE_HASHES = 2_000_000
 # Hashes that are compared at once: they and their differences stay in the processor's cache.
 _BLOCK_HASHES = 32_768
 # A bucket with more is compared apart, lest the others of its block be compared as far as it reaches.
 _LARGE_BUCKET = 256
 # Less work than this takes less time than to start processes for it.
 _WORTH_PROCESSES_NS = 0.3e9
-_READ_HASHES = 1_000_000
 
 Pairs = npt.NDArray[np.int32]
-# Positions of which many are kept, in half the memory: there are fewer than 2**31 hashes.
-Places = npt.NDArray[np.int32]
 
 
 class SearchPart(NamedTuple):
     """Slice `slice_number` of `slices` of the keys of one choice of bands."""
 
-    hashes: Path
+    hashes: NumberFile
     plan: Plan
     choice: int
     slice_number: int
@@ -72,41 +68,35 @@ class _Layout(NamedTuple):
     """Hashes in the order of their keys, their positions, and how many are in each bucket."""
 
     hashes: Hashes
-    positions: Places | Positions
+    positions: Places
     sizes: Positions
 
 
 def find_neighbours(
-    hashes: Hashes,
+    hashes: NumberFile,
     radius: int,
     *,
-    scratch: Path,
     workers: int | None = 0,
     plan: Plan | None = None,
     crowd: int | None = None,
 ) -> Found:
     """Find every pair of different `hashes` within `radius` bits that is not within a crowd.
 
-    `scratch` is a file that the worker processes read the hashes from; it is removed at the end.
     `plan`, and `crowd`, the hashes of a bucket above which it is one, are for hashes that are known
     not to be spread evenly.
     """
-    count = len(hashes)
+    count = hashes.count
     plan = plan or plan_bands(count, radius)
     crowd = crowd or max(CROWD, int(2 * even_bucket(plan, count)))
-    slices = -(-count // SLICE_HASHES)
+    slices = -(-count // SLICE)
     parts = (
-        SearchPart(scratch, plan, choice, number, slices, crowd)
+        SearchPart(hashes, plan, choice, number, slices, crowd)
         for choice in range(len(plan.choices))
         for number in range(slices)
     )
     if search_cost_ns(plan, count) < _WORTH_PROCESSES_NS:
         workers = 0
-    hashes.tofile(scratch)
-    try:
-        return _gather(parts, count, workers)
-    finally:
-        scratch.unlink(missing_ok=True)
+    return _gather(parts, count, workers)
 
 
 def _gather(parts: Iterator[SearchPart], count: int, workers: int | None) -> Found:
@@ -136,14 +126,14 @@ def search_part(part: SearchPart) -> Found:
 
 def _lay_out(part: SearchPart) -> _Layout:
     choice = part.plan.choices[part.choice]
-    key_bits = part.plan.widest(choice)
-    hashes, places = _read_slice(part, choice, key_bits)
-    keys, order = sort_into_buckets(part.plan.key(hashes, choice), key_bits)
-    positions = order if places is None else places[order]
-    return _Layout(hashes[order], positions, np.diff(bucket_edges(keys)))
+    hashes, positions = _read_slice(part, choice)
+    keys, order = sort_into_buckets(part.plan.key(hashes, choice), part.plan.widest(choice))
+    sizes = np.diff(bucket_edges(keys))
+    del keys
+    return _Layout(hashes[order], positions[order], sizes)
 
 
-def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places | Positions]:
+def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places]:
     """What is in buckets of at most `crowd`, and the positions of the rest."""
     hashes, positions, sizes = layout
     is_crowd = sizes > crowd
@@ -185,30 +175,11 @@ def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Posit
     return np.concatenate(found)
 
 
-def _read_slice(
-    part: SearchPart, choice: tuple[int, ...], key_bits: int
-) -> tuple[Hashes, Places | None]:
-    """The hashes whose keys fall in the slice, and their positions (None: all).
-
-    A single slice is shared by all workers; of several each reads its own, a bit at a time, so that
-    the rest of the file is never in memory.
-    """
-    if part.slices == 1:
-        return np.asarray(np.memmap(part.hashes, dtype=np.uint64, mode="r")), None
-    low, high = ((part.slice_number + n) * 2**key_bits // part.slices for n in (0, 1))
+def _read_slice(part: SearchPart, choice: tuple[int, ...]) -> tuple[Hashes, Places]:
+    """The hashes whose keys fall in the slice, and their positions; the others are passed over."""
     read: list[tuple[Hashes, Places]] = []
-    for start, hashes in _read_blocks(part.hashes):
-        keys = part.plan.key(hashes, choice)
-        inside = np.flatnonzero((keys >= np.uint64(low)) & (keys <= np.uint64(high - 1)))
-        read.append((hashes[inside], (inside + start).astype(np.int32)))
+    for start, hashes in part.hashes.blocks():
+        inside = part.plan.find_slice(hashes, choice, part.slice_number, part.slices)
+        read.append((hashes[inside], (inside + start).astype(POSITION)))
     hashes, positions = (np.concatenate(column) for column in zip(*read, strict=True))
     return hashes, positions
-
-
-def _read_blocks(path: Path) -> Iterator[tuple[int, Hashes]]:
-    """Blocks of hashes and where they start."""
-    start = 0
-    with path.open("rb") as file:
-        while len(block := np.fromfile(file, dtype=np.uint64, count=_READ_HASHES)):
-            yield start, block
-            start += len(block)

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.dedupe import clusters, crowds, neighbours
+from pipeline.dedupe import clusters, crowds, neighbours, numberfile
 from pipeline.dedupe.bands import _plans, plan_bands, sort_into_buckets
 from pipeline.dedupe.clusters import Clusters, find_clusters
 from pipeline.dedupe.crowds import find_leaders, link_crowd
+from pipeline.dedupe.numberfile import write_numbers
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -50,6 +51,14 @@ def compare_all(hashes: Hashes, radius: int) -> Clusters:
         group = smallest
 
 
+def cluster(hashes: Hashes, radius: int, folder: Path, workers: int = 0) -> Clusters:
+    """`find_clusters` of hashes in memory; nothing stays beside their file."""
+    file = write_numbers(folder / "hashes", [hashes])
+    found = find_clusters(file, radius, workers=workers)
+    assert list(folder.iterdir()) == [file.path]
+    return found
+
+
 def same(found: Clusters, expected: Clusters) -> None:
     np.testing.assert_array_equal(found.leader, expected.leader)
     np.testing.assert_array_equal(found.group, expected.group)
@@ -74,7 +83,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_clusters_are_those_of_comparing_all_pairs(name: str, radius: int, tmp_path: Path) -> None:
     hashes = np.random.default_rng(9).permutation(CASES[name])
-    found = find_clusters(hashes, radius, scratch=tmp_path / "hashes")
+    found = cluster(hashes, radius, tmp_path)
     same(found, compare_all(hashes, radius))
 
 
@@ -90,7 +99,7 @@ def test_crowds_are_exact_listed_or_not(
     monkeypatch.setattr(neighbours, "CROWD", 2)
     monkeypatch.setattr(neighbours, "even_bucket", lambda plan, count: 1.0)
     hashes = np.random.default_rng(9).permutation(CASES[name])
-    found = find_clusters(hashes, radius, scratch=tmp_path / "hashes")
+    found = cluster(hashes, radius, tmp_path)
     same(found, compare_all(hashes, radius))
 
 
@@ -116,25 +125,29 @@ def test_crowds_are_exact_however_small_the_blocks(
 def test_slices_and_processes_find_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashes = np.concatenate([random_hashes(3000), flip(random_hashes(3000), 4, 1), blob(3000, 5)])
-    whole = find_clusters(hashes, 4, scratch=tmp_path / "hashes")
-    monkeypatch.setattr(neighbours, "SLICE_HASHES", 700)
-    monkeypatch.setattr(neighbours, "_READ_HASHES", 1000)
-    same(find_clusters(hashes, 4, scratch=tmp_path / "hashes"), whole)
+    others = random_hashes(3000)
+    equal = np.full(3000, others[7])
+    hashes = np.concatenate([others, flip(others, 4, 1), blob(3000, 5), equal, others[:500]])
+    whole = cluster(hashes, 4, tmp_path)
+    monkeypatch.setattr(neighbours, "SLICE", 700)
+    monkeypatch.setattr(numberfile, "SLICE", 400)
+    monkeypatch.setattr(numberfile, "BLOCK", 1000)
+    monkeypatch.setattr(clusters, "BLOCK", 1000)
+    same(cluster(hashes, 4, tmp_path), whole)
     monkeypatch.setattr(neighbours, "_WORTH_PROCESSES_NS", 0.0)
-    same(find_clusters(hashes, 4, scratch=tmp_path / "hashes", workers=2), whole)
+    same(cluster(hashes, 4, tmp_path, workers=2), whole)
 
 
 def test_planted_pairs_are_found_among_many(tmp_path: Path) -> None:
     many = random_hashes(100_000, 3)
     planted = flip(many[:2000], 4, 4)
-    found = find_clusters(np.concatenate([many, planted]), 4, scratch=tmp_path / "hashes")
+    found = cluster(np.concatenate([many, planted]), 4, tmp_path)
     np.testing.assert_array_equal(found.group[100_000:], found.group[:2000])
 
 
 def test_everyone_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
     hashes = blob(5000, 10)
-    leader = find_clusters(hashes, 4, scratch=tmp_path / "hashes").leader
+    leader = cluster(hashes, 4, tmp_path).leader
     assert np.bitwise_count(hashes ^ hashes[leader]).max() <= 4
     assert (leader[leader] == leader).all()
     assert (leader <= np.arange(5000)).all()
@@ -142,8 +155,8 @@ def test_everyone_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
 
 def test_new_hashes_join_groups_and_never_part_them(tmp_path: Path) -> None:
     hashes = np.concatenate([blob(300, 10), random_hashes(300)])
-    before = find_clusters(hashes[:400], 4, scratch=tmp_path / "hashes").group
-    after = find_clusters(hashes, 4, scratch=tmp_path / "hashes").group[:400]
+    before = cluster(hashes[:400], 4, tmp_path).group
+    after = cluster(hashes, 4, tmp_path).group[:400]
     for group in np.unique(before):
         assert len(np.unique(after[before == group])) == 1
 

@@ -1,0 +1,103 @@
+"""Numbers in files: hashes and positions of which there may be more than memory should hold.
+
+They are read a block at a time, with plain reads: pages of a mapped file would count as memory of
+every process that touches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dedupe.bands import Hashes
+
+BLOCK = 262_144
+# Numbers of a file that are worked on at once; a worker takes some 60 bytes for each.
+SLICE = 262_144
+
+# Equal hashes stay equal times this odd number (Knuth's, 2**64 / golden ratio), unequal ones spread evenly.
+_MIXER, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+
+HASH = np.dtype(np.uint64)
+POSITION = np.dtype(np.int32)  # there are fewer than 2**31 hashes
+
+# Positions of which many are kept, in half the memory.
+Places = npt.NDArray[np.int32]
+
+
+class NumberFile(NamedTuple):
+    """`count` numbers of one type, one after another."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    count: int
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Blocks of numbers and where they start."""
+        with self.path.open("rb") as file:
+            for start in range(0, self.count, BLOCK):
+                yield start, np.fromfile(file, self.dtype, BLOCK)
+
+    def take(self, places: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+        """The numbers at `places`, which are sorted."""
+        taken = [np.empty(0, self.dtype)]
+        for start, block in self.blocks():
+            low, high = np.searchsorted(places, [start, start + len(block)])
+            taken.append(block[places[low:high] - start])
+        return np.concatenate(taken)
+
+
+def write_numbers(
+    path: Path, blocks: Iterable[npt.NDArray[Any]], dtype: np.dtype[Any] = HASH
+) -> NumberFile:
+    """Write a file of numbers."""
+    count = 0
+    with path.open("wb") as file:
+        for block in blocks:
+            block.astype(dtype, copy=False).tofile(file)
+            count += len(block)
+    return NumberFile(path, dtype, count)
+
+
+def find_first_equal(hashes: NumberFile) -> Places:
+    """For each hash the position of the first that equals it: its own, if it is the first.
+
+    By slices of the values, so that besides the result one slice is in memory.
+    """
+    first = np.arange(hashes.count, dtype=POSITION)
+    slices = -(-hashes.count // SLICE)
+    for number in range(slices):
+        _tell_equal(hashes, number, slices, first)
+    return first
+
+
+def _tell_equal(hashes: NumberFile, number: int, slices: int, first: Places) -> None:
+    held: list[tuple[Hashes, Places]] = []
+    size, most = 0, 2 * SLICE
+    for start, block in hashes.blocks():
+        mixed = block * _MIXER >> _HALF
+        inside = np.flatnonzero(mixed * np.uint64(slices) >> _HALF == number)
+        held.append((block[inside], (inside + start).astype(POSITION)))
+        size += len(inside)
+        if size > most:  # many are equal
+            held = [_merge(held, first)]
+            size = len(held[0][0])
+            most = max(most, 2 * size)
+    _merge(held, first)
+
+
+def _merge(held: list[tuple[Hashes, Places]], first: Places) -> tuple[Hashes, Places]:
+    """Note what is equal in `first`; each value is left once, with its first position."""
+    values, places = (np.concatenate(column) for column in zip(*held, strict=True))
+    order = np.argsort(values)
+    values, places = values[order], places[order]
+    starts = np.concatenate(([0], np.flatnonzero(values[1:] != values[:-1]) + 1))[: len(values)]
+    if len(starts) == len(values):
+        return values, places
+    earliest = np.minimum.reduceat(places, starts)
+    first[places] = np.repeat(earliest, np.diff(starts, append=len(values)))
+    return values[starts], earliest
