@@ -102,13 +102,13 @@ class _Pool(Generic[P, R]):
         order: deque[int] = deque()
         exhausted = False
         while True:
-            while not exhausted and len(order) < self._count * _WINDOW and (w := self._idle()):
+            while not exhausted and len(order) < self._count * _WINDOW and self._can_take():
                 item = next(waiting, None)
                 if item is None:
                     exhausted = True
                 else:
                     order.append(item[0])
-                    self._hand_out(w, *item)
+                    self._hand_out(self._take_worker(), *item)
             while order and order[0] in finished:
                 yield finished.pop(order.popleft())
             if exhausted and not order:
@@ -121,14 +121,16 @@ class _Pool(Generic[P, R]):
             _end(worker)
         self._workers.clear()
 
-    def _idle(self) -> _Worker[P] | None:
+    def _can_take(self) -> bool:
+        return len(self._workers) < self._count or any(w.index is None for w in self._workers)
+
+    def _take_worker(self) -> _Worker[P]:
+        """An idle worker, or one more: none is started before there is a part for it."""
         for worker in self._workers:
             if worker.index is None:
                 return worker
-        if len(self._workers) < self._count:
-            self._workers.append(self._start())
-            return self._workers[-1]
-        return None
+        self._workers.append(self._start())
+        return self._workers[-1]
 
     def _start(self) -> _Worker[P]:
         ours, theirs = self._context.Pipe()

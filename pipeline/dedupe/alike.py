@@ -7,13 +7,12 @@ different captions are the ones that a person wants to see.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.rows import KEPT_CODE
-from pipeline.dedupe.survivors import Indices
+from pipeline.dedupe.numberfile import POSITION, Places
+from pipeline.dedupe.rows import KEPT_CODE, Rows
 
 _LARGEST = 20
 
@@ -32,26 +31,35 @@ class AlikeFacts:
     largest: tuple[tuple[int, int, int], ...]
 
 
-def summarize_clusters(table: npt.NDArray[Any], cluster: Indices) -> AlikeFacts:
-    """Count the clusters of the rows that nothing speaks against so far."""
-    unique = np.flatnonzero(table["reason"] == KEPT_CODE)
-    leaders, number, images = np.unique(cluster[unique], return_inverse=True, return_counts=True)
-    captions = _count_captions(table["caption"][unique], number, len(leaders))
-    several, across = images > 1, captions > 1
+def summarize_clusters(rows: Rows, cluster: Places, caption: Places) -> AlikeFacts:
+    """Count the clusters of the rows that nothing speaks against so far.
+
+    `cluster` is the index of each row's leader, `caption` the number of its caption.
+    """
+    members = _find_members(rows, cluster)
+    leaders, number, images = np.unique(cluster[members], return_inverse=True, return_counts=True)
+    captions = _count_captions(caption[members], number, len(leaders))
+    across = captions > 1
     order = np.lexsort((leaders, -images))[:_LARGEST]
     return AlikeFacts(
-        clusters_within_captions=int((several & ~across).sum()),
-        images_within_captions=int(images[several & ~across].sum()),
+        clusters_within_captions=int((~across).sum()),
+        images_within_captions=int(images[~across].sum()),
         clusters_across_captions=int(across.sum()),
         images_across_captions=int(images[across].sum()),
-        largest=tuple(
-            (int(leaders[n]), int(images[n]), int(captions[n])) for n in order if several[n]
-        ),
+        largest=tuple((int(leaders[n]), int(images[n]), int(captions[n])) for n in order),
     )
 
 
+def _find_members(rows: Rows, cluster: Places) -> Places:
+    """The rows of clusters of two and more."""
+    follows = np.flatnonzero(cluster != np.arange(len(cluster), dtype=POSITION))
+    kept = follows[rows.reason[follows] == KEPT_CODE]
+    members: Places = np.union1d(kept, cluster[kept])
+    return members
+
+
 def _count_captions(
-    captions: npt.NDArray[np.uint64], number: Indices, clusters: int
+    captions: Places, number: npt.NDArray[np.int64], clusters: int
 ) -> npt.NDArray[np.int64]:
     """The different captions of each cluster."""
     order = np.lexsort((captions, number))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
-from pipeline.dedupe.rows import in_chunks
 from pipeline.dedupe.store import Store
+from pipeline.dedupe.tables import in_chunks
 from pipeline.engine import map_parts
 from pipeline.progress import Progress
 from pipeline.storage import Workspace

@@ -7,8 +7,9 @@ every process that touches them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,8 @@ POSITION = np.dtype(np.int32)  # there are fewer than 2**31 hashes
 Places = npt.NDArray[np.int32]
 
 
-class NumberFile(NamedTuple):
+@dataclass(frozen=True)
+class NumberFile:
     """`count` numbers of one type, one after another."""
 
     path: Path
@@ -42,9 +44,13 @@ class NumberFile(NamedTuple):
             for start in range(0, self.count, BLOCK):
                 yield start, np.fromfile(file, self.dtype, BLOCK)
 
+    def read(self) -> npt.NDArray[Any]:
+        """All of them."""
+        return np.fromfile(self.path, self.dtype)
+
     def take(self, places: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
         """The numbers at `places`, which are sorted."""
-        taken = [np.empty(0, self.dtype)]
+        taken = [np.empty((0, *self.dtype.shape), self.dtype.base)]
         for start, block in self.blocks():
             low, high = np.searchsorted(places, [start, start + len(block)])
             taken.append(block[places[low:high] - start])

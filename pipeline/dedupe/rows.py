@@ -1,92 +1,152 @@
-"""The rows of the ledger as columns of numbers: what decisions about all rows at once are made from.
+"""The rows of the ledger, sorted by key, on disk: what decisions about all rows at once are made from.
 
-Some 60 bytes a row, so that a million rows take 60 MB; captions, URLs and image bytes are never all
-in memory. Index i is the i-th row by key, everywhere in this stage.
+Decisions need numbers of every row: each of them is a file of its own, read when it is asked for. The
+tables need captions, URLs and what was found in the images: they lie in a stream of Arrow batches. In
+memory there is one byte a row. Index i is the i-th row by key, everywhere in this stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
-from itertools import islice
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.contracts import REJECT_REASONS
+from pipeline.contracts import KEPT, REJECT_REASONS, Column
 from pipeline.dedupe.captions import Caption, find_defect, read_caption
-from pipeline.dedupe.store import Row
-
-T = TypeVar("T")
+from pipeline.dedupe.numberfile import NumberFile
+from pipeline.dedupe.store import ROW_FIELDS, LedgerRow
+from pipeline.dedupe.tables import as_array
+from pipeline.storage import arrow_schema
 
 NO_RANK = np.iinfo(np.int32).max
 KEPT_CODE = 0
-_CHUNK_ROWS = 4_096
 _CODES = {reason: code for code, reason in enumerate(REJECT_REASONS, start=1)}
 
-_DTYPE = np.dtype(
-    [
-        ("reason", np.uint8),  # 0: nothing against it, n: REJECT_REASONS[n - 1]
-        ("masked", np.bool_),
-        ("rank", np.int32),
-        ("caption", np.uint64),
-        ("pixels", np.int64),  # width × height
-        ("phash", np.uint64),
-        ("raster", np.uint64, 2),  # the first 128 bits of the pixels' hash
-        ("file", np.uint64, 2),  # the first 128 bits of the bytes' hash
-    ]
+_NUMBERS: Mapping[str, np.dtype[Any]] = {
+    "rank": np.dtype(np.int32),
+    "caption": np.dtype(np.uint64),
+    "pixels": np.dtype(np.int64),  # width × height
+    "phash": np.dtype(np.uint64),
+    "raster": np.dtype((np.uint64, 2)),  # the first 128 bits of the pixels' hash
+    "file": np.dtype((np.uint64, 2)),  # the first 128 bits of the bytes' hash
+}
+_DECIDED = {"masked_rows", "cluster", "split"}
+_IMAGES = arrow_schema(
+    (
+        *(column for column in KEPT if column.name not in _DECIDED),
+        Column("masked", "bool", "Its upper part was given."),
+        Column("detail", "string", "What speaks against it alone, null if nothing does."),
+    )
 )
+_END = np.dtype(np.int64)
+
+Columns = Mapping[str, Sequence[Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """All rows, sorted by key: `table` has one record a row, `keys` their keys."""
+    """All rows of the ledger in the files of a folder; use it in a `with`.
 
-    table: npt.NDArray[Any]
-    keys: pa.Array
+    `reason` [rows] holds what speaks against each: 0 nothing, n `REJECT_REASONS[n - 1]`.
+    """
+
+    def __init__(self, folder: Path, reason: npt.NDArray[np.uint8]) -> None:
+        self.folder = folder
+        self.reason = reason
+        self._keys = (folder / "keys").open("rb", buffering=0)
+        self._ends = (folder / "ends").open("rb", buffering=0)
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._keys.close()
+        self._ends.close()
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.reason)
+
+    def numbers(self, name: str) -> NumberFile:
+        """A number of each row: rank, caption, pixels, phash, raster or file."""
+        return NumberFile(self.folder / name, _NUMBERS[name], len(self))
 
     def key(self, index: int) -> str:
         """The key of row `index`."""
-        return str(self.keys[index].as_py())
+        ends = os.pread(self._ends.fileno(), 2 * _END.itemsize, index * _END.itemsize)
+        start, stop = np.frombuffer(ends, _END).tolist()
+        return os.pread(self._keys.fileno(), stop - start, start).decode()
+
+    def images(self) -> Iterator[pa.RecordBatch]:
+        """All that is known of each row by itself, a batch at a time."""
+        with pa.OSFile(str(self.folder / "images")) as file, pa.ipc.open_stream(file) as batches:
+            yield from batches
 
 
-def load_rows(rows: Iterable[Row], *, drop_masked: bool) -> Rows:
-    """Read the rows into columns, each with the first reason that speaks against it alone."""
-    tables, keys = [], []
-    for chunk in in_chunks(rows, _CHUNK_ROWS):
-        records = [_as_record(row, drop_masked) for row in chunk]
-        tables.append(np.array(records, dtype=_DTYPE))
-        keys.append(pa.array([row.key for row in chunk], type=pa.string()))
-    table = np.concatenate(tables) if tables else np.empty(0, dtype=_DTYPE)
-    return Rows(table=table, keys=pa.chunked_array(keys, type=pa.string()))
+def load_rows(chunks: Iterable[list[LedgerRow]], folder: Path, *, drop_masked: bool) -> Rows:
+    """Write the rows to files in `folder`, each with the first reason that speaks against it alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reasons = [np.empty(0, dtype=np.uint8)]
+    with ExitStack() as stack:
+        writer = _RowWriter(folder, stack)
+        for chunk in chunks:
+            columns = dict(zip(ROW_FIELDS, zip(*chunk, strict=True), strict=True))
+            captions = [caption_of(text) for text in columns["caption"]]
+            faults = _find_faults(columns, captions, drop_masked=drop_masked)
+            codes = [KEPT_CODE if fault is None else _CODES[fault[0]] for fault in faults]
+            reasons.append(np.array(codes, dtype=np.uint8))
+            writer.add(columns, captions, [fault and fault[1] for fault in faults])
+    return Rows(folder, np.concatenate(reasons))
+
+
+class _RowWriter:
+    """The files of `Rows` while they are written."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._files = {
+            name: stack.enter_context((folder / name).open("wb"))
+            for name in (*_NUMBERS, "keys", "ends")
+        }
+        images = stack.enter_context(pa.OSFile(str(folder / "images"), "wb"))
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        self._images = stack.enter_context(pa.ipc.new_stream(images, _IMAGES, options=options))
+        self._end = 0
+        np.zeros(1, dtype=_END).tofile(self._files["ends"])
+
+    def add(
+        self, columns: Columns, captions: Sequence[Caption], details: Sequence[str | None]
+    ) -> None:
+        """Write the next rows."""
+        self._add_keys([key.encode() for key in columns["key"]])
+        for name, values in _as_numbers(columns, captions).items():
+            values.astype(_NUMBERS[name].base, copy=False).tofile(self._files[name])
+        shown = dict(columns) | {
+            "bytes": columns["length"],
+            "bytes_sha256": columns["sha256"],
+            "caption_id": [caption.caption_id for caption in captions],
+            "caption": [caption.caption for caption in captions],
+            "caption_normalized": [caption.normalized for caption in captions],
+            "masked": [bool(masked) for masked in columns["masked"]],
+            "detail": details,
+        }
+        arrays = [as_array(shown[field.name], field.type) for field in _IMAGES]
+        self._images.write_batch(pa.record_batch(arrays, schema=_IMAGES))
+
+    def _add_keys(self, keys: Sequence[bytes]) -> None:
+        self._files["keys"].write(b"".join(keys))
+        ends = self._end + np.cumsum([len(key) for key in keys], dtype=_END)
+        ends.tofile(self._files["ends"])
+        self._end = int(ends[-1])
 
 
 def reason_code(reason: str) -> int:
-    """The number of a `RejectReason` in the column `reason`."""
+    """The number of a `RejectReason` in `Rows.reason`."""
     return _CODES[reason]
-
-
-def find_fault(row: Row, *, drop_masked: bool) -> tuple[str, str] | None:
-    """The reason and detail that speak against a row whatever the other rows are, or None.
-
-    The first of: not fetched, not decodable (or crashed, or too large), a bad caption, masked.
-    """
-    if row.state != "done":
-        return "not_fetched", ": ".join(filter(None, (row.state, row.reason)))
-    if row.status != "ok":
-        return str(row.status), str(row.detail)
-    defect = find_defect(caption_of(row.caption).caption)
-    if defect is not None:
-        return "bad_caption", defect
-    if row.masked and drop_masked:
-        return "masked", "its upper part was given by an image prompt"
-    return None
 
 
 @lru_cache(maxsize=4096)
@@ -95,26 +155,44 @@ def caption_of(text: str | None) -> Caption:
     return read_caption(text)
 
 
-def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    read: Callable[[], list[T]] = lambda: list(islice(iterator, size))  # noqa: E731
-    return iter(read, [])
+def _find_faults(
+    columns: Columns, captions: Sequence[Caption], *, drop_masked: bool
+) -> list[tuple[str, str] | None]:
+    """The reason and detail that speak against each row whatever the other rows are, or None.
+
+    The first of: not fetched, not decodable (or crashed, or too large), a bad caption, masked.
+    """
+    names = ("state", "reason", "status", "detail", "masked")
+    faults: list[tuple[str, str] | None] = []
+    for caption, state, reason, status, detail, masked in zip(
+        captions, *(columns[name] for name in names), strict=True
+    ):
+        fault = None
+        if state != "done":
+            fault = "not_fetched", ": ".join(filter(None, (state, reason)))
+        elif status != "ok":
+            fault = str(status), str(detail)
+        elif defect := find_defect(caption.caption):
+            fault = "bad_caption", defect
+        elif masked and drop_masked:
+            fault = "masked", "its upper part was given by an image prompt"
+        faults.append(fault)
+    return faults
 
 
-def _as_record(row: Row, drop_masked: bool) -> tuple[Any, ...]:
-    fault = find_fault(row, drop_masked=drop_masked)
-    return (
-        _CODES[fault[0]] if fault else KEPT_CODE,
-        bool(row.masked),
-        NO_RANK if row.rank is None else row.rank,
-        caption_of(row.caption).number,
-        (row.width or 0) * (row.height or 0),
-        (row.phash or 0) % 2**64,
-        _halves(row.pixel_sha256),
-        _halves(row.sha256),
-    )
+def _as_numbers(columns: Columns, captions: Sequence[Caption]) -> dict[str, npt.NDArray[Any]]:
+    sizes = zip(columns["width"], columns["height"], strict=True)
+    return {
+        "rank": np.array([NO_RANK if rank is None else rank for rank in columns["rank"]]),
+        "caption": np.array([caption.number for caption in captions], dtype=np.uint64),
+        "pixels": np.array([(width or 0) * (height or 0) for width, height in sizes]),
+        "phash": np.array([phash or 0 for phash in columns["phash"]], dtype=np.int64),
+        "raster": _halves(columns["pixel_sha256"]),
+        "file": _halves(columns["sha256"]),
+    }
 
 
-def _halves(digest: str | None) -> tuple[int, int]:
-    return (int(digest[:16], 16), int(digest[16:32], 16)) if digest else (0, 0)
+def _halves(digests: Sequence[str | None]) -> npt.NDArray[np.uint64]:
+    """The first 128 bits of hashes in hex [hashes, 2], 0 where there is none."""
+    digits = bytes.fromhex("".join(digest[:32] if digest else "0" * 32 for digest in digests))
+    return np.frombuffer(digits, dtype=">u8").astype(np.uint64).reshape(-1, 2)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 
 from pipeline.config import resolved
-from pipeline.contracts import CAPTIONS, Manifest, StageReport
+from pipeline.contracts import CAPTIONS, FileEntry, Manifest, StageReport
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.decisions import decide
 from pipeline.dedupe.inspecting import inspect_new
@@ -23,7 +24,7 @@ from pipeline.dedupe.masks import measure_masks
 from pipeline.dedupe.rows import load_rows
 from pipeline.dedupe.store import Store, remove_store
 from pipeline.dedupe.summary import Summary
-from pipeline.dedupe.tables import read_old_inspections, write_inspections, write_table
+from pipeline.dedupe.tables import as_batches, read_old_inspections, write_inspections, write_table
 from pipeline.dedupe.writing import caption_rows, write_images
 from pipeline.errors import ContractError
 from pipeline.progress import Progress, no_progress
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 _WORK = "work.sqlite"
 _INSPECTIONS = "inspections.parquet"
 _CAPTIONS = "captions.parquet"
-_SCRATCH = "hashes.partial"
+_SCRATCH = "rows.partial"
 
 
 def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
@@ -63,7 +64,6 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
             manifest = _make_tables(config, store, inputs, progress)
             write_manifest(folder, manifest)
     remove_store(folder / _WORK)
-    (folder / _SCRATCH).unlink(missing_ok=True)
     return StageReport(
         stage="dedupe",
         outcome="done" if current is None else "unchanged",
@@ -103,13 +103,11 @@ def _make_tables(
     for batch in read_old_inspections(folder / _INSPECTIONS):
         store.add_missing(batch)
     inspect_new(store, config, progress)
-    rows = load_rows(store.read_rows(), drop_masked=config.masked == "drop")
-    masks = measure_masks(store.read_masked())
-    decisions = decide(rows, masks, config, scratch=folder / _SCRATCH)
     summary = Summary()
-    files = write_images(folder, store.read_rows(), decisions, summary)
-    captions = caption_rows(store.read_captions(), decisions)
-    in_captions = write_table(folder / _CAPTIONS, arrow_schema(CAPTIONS), captions)
+    try:
+        files = _write_tables(config, store, summary)
+    finally:
+        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     inspected = write_inspections(folder / _INSPECTIONS, store.read_inspections())
     counts = summary.counts()
     check_law(store.count_rows(), counts)
@@ -118,13 +116,23 @@ def _make_tables(
         config=resolved(config),
         inputs=inputs,
         counts=counts,
-        files=(
-            *files,
-            file_entry(folder / _CAPTIONS, folder, in_captions),
-            file_entry(folder / _INSPECTIONS, folder, inspected),
-        ),
-        details=summary.details(decisions),
+        files=(*files, file_entry(folder / _INSPECTIONS, folder, inspected)),
+        details=summary.details(),
     )
+
+
+def _write_tables(config: DedupeConfig, store: Store, summary: Summary) -> list[FileEntry]:
+    """Write what is kept, what is rejected and the captions, and fill the summary."""
+    folder = Workspace(config.workspace).dedupe
+    drop_masked = config.masked == "drop"
+    with load_rows(store.read_rows(), folder / _SCRATCH, drop_masked=drop_masked) as rows:
+        decisions = decide(rows, measure_masks(store.read_masked()), config)
+        files = write_images(folder, decisions, summary)
+        summary.conclude(decisions)
+    schema = arrow_schema(CAPTIONS)
+    captions = as_batches(caption_rows(store.read_captions(), decisions), schema)
+    written = write_table(folder / _CAPTIONS, schema, captions)
+    return [*files, file_entry(folder / _CAPTIONS, folder, written)]
 
 
 def check_law(in_ledger: int, counts: Mapping[str, int]) -> None:

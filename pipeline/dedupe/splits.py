@@ -31,15 +31,13 @@ def draw_val(captions: Numbers, val_fraction: float) -> npt.NDArray[np.bool_]:
 
 
 def split_captions(
-    captions: Numbers, groups: npt.NDArray[np.int64], *, val_fraction: float
+    numbers: Numbers, links: npt.NDArray[np.integer], *, val_fraction: float
 ) -> npt.NDArray[np.bool_]:
-    """Whether each image is in val, given its caption and the group of linked images it is in.
+    """Whether each caption is in val, given the 64-bit numbers of their ids.
 
-    `groups` holds equal numbers (0, 1, …) for linked images.
+    `links` [links, 2] are indices of captions of which images are alike.
     """
-    numbers, caption = np.unique(captions, return_inverse=True)
-    nodes = len(numbers) + int(groups.max(initial=-1)) + 1
-    joined = link(new_groups(nodes), caption, len(numbers) + groups)
-    trains = np.zeros(len(joined), dtype=np.bool_)
-    trains[joined[: len(numbers)][~draw_val(numbers, val_fraction)]] = True
-    return ~trains[joined[caption]]
+    joined = link(new_groups(len(numbers)), links[:, 0], links[:, 1])
+    trains = np.zeros(len(numbers), dtype=np.bool_)
+    trains[joined[~draw_val(numbers, val_fraction)]] = True
+    return ~trains[joined]

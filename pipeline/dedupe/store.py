@@ -13,13 +13,14 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from pipeline.dedupe.captions import read_caption
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection, Place
 from pipeline.errors import ContractError, StorageError
 
 _FIELDS = Inspection._fields
+_PHASH = _FIELDS.index("phash")
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS inspections (
     {", ".join(_FIELDS)}, PRIMARY KEY (sha256)
@@ -27,20 +28,29 @@ CREATE TABLE IF NOT EXISTS inspections (
 """
 _INSERT = f"INSERT OR REPLACE INTO inspections VALUES ({', '.join('?' * len(_FIELDS))})"
 
-# The images to be inspected: each hash once, where it lies first.
-_FIND_WORK = """
-CREATE TEMP TABLE work AS
-SELECT sha256, segment, offset, bytes, masked FROM (
+# The images of the ledger: each hash once.
+_LIST_IMAGES = """
+DROP TABLE IF EXISTS temp.images;
+DROP TABLE IF EXISTS temp.wanted;
+CREATE TEMP TABLE images (sha256, masked, PRIMARY KEY (sha256)) WITHOUT ROWID;
+INSERT INTO temp.images
+SELECT sha256, MAX(COALESCE(masked, 0)) FROM raw.items WHERE state = 'done'
+GROUP BY sha256 ORDER BY sha256;
+CREATE TEMP TABLE wanted AS
+SELECT sha256, masked FROM temp.images AS i WHERE NOT EXISTS (
+    SELECT 1 FROM main.inspections AS old WHERE old.sha256 = i.sha256
+    AND (old.bands IS NOT NULL OR NOT i.masked OR old.status != 'ok')
+);
+"""
+
+# Those to be inspected, where they lie first.
+_READ_WORK = """
+SELECT w.sha256, p.segment, p.offset, p.bytes, w.masked FROM temp.wanted AS w JOIN (
     SELECT sha256, segment, offset, bytes,
-           ROW_NUMBER() OVER (PARTITION BY sha256 ORDER BY segment, offset) AS turn,
-           MAX(COALESCE(masked, 0)) OVER (PARTITION BY sha256) AS masked
-    FROM raw.items WHERE state = 'done'
-) AS places
-WHERE turn = 1 AND NOT EXISTS (
-    SELECT 1 FROM main.inspections AS old WHERE old.sha256 = places.sha256
-    AND (old.bands IS NOT NULL OR NOT places.masked OR old.status != 'ok')
-)
-ORDER BY segment, offset
+           ROW_NUMBER() OVER (PARTITION BY sha256 ORDER BY segment, offset) AS turn
+    FROM raw.items WHERE state = 'done' AND sha256 IN (SELECT sha256 FROM temp.wanted)
+) AS p ON p.sha256 = w.sha256 AND p.turn = 1
+ORDER BY p.segment, p.offset
 """
 
 # What an inspection would not say today: crashes are tried again, the limit may have moved.
@@ -53,7 +63,7 @@ _ROWS = """
 SELECT i.key, i.url, i.source, i.section, i.caption, i.rank, i.masked, i.state, i.reason,
        i.segment, i.offset, i.bytes, i.sha256,
        n.status, n.detail, n.format, n.width, n.height, n.mode, n.has_alpha, n.pixel_sha256,
-       n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank, n.bands
+       n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank
 FROM raw.items AS i LEFT JOIN main.inspections AS n ON i.state = 'done' AND n.sha256 = i.sha256
 ORDER BY i.key
 """
@@ -61,9 +71,9 @@ ORDER BY i.key
 # Inspections of what the ledger has today, as a run from scratch would have them.
 _CURRENT = f"""
 SELECT {", ".join(f"n.{name}" for name in _FIELDS[:-1])},
-       CASE WHEN MAX(COALESCE(i.masked, 0)) THEN n.bands END
-FROM main.inspections AS n JOIN raw.items AS i ON i.sha256 = n.sha256 AND i.state = 'done'
-GROUP BY n.sha256 ORDER BY n.sha256
+       CASE WHEN i.masked THEN n.bands END
+FROM temp.images AS i CROSS JOIN main.inspections AS n ON n.sha256 = i.sha256
+ORDER BY i.sha256
 """
 
 _CAPTIONS = """
@@ -78,39 +88,15 @@ WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 """
 
 
-class Row(NamedTuple):
-    """A row of the ledger with the inspection of its bytes (null where there is none).
-
-    `phash` is as SQLite keeps it, signed: modulo 2**64 it is the hash.
-    """
-
-    key: str
-    url: str
-    source: str
-    section: str
-    caption: str | None
-    rank: int | None
-    masked: int | None
-    state: str
-    reason: str | None
-    segment: str | None
-    offset: int | None
-    length: int | None
-    sha256: str | None
-    status: str | None
-    detail: str | None
-    format: str | None
-    width: int | None
-    height: int | None
-    mode: str | None
-    has_alpha: int | None
-    pixel_sha256: str | None
-    phash: int | None
-    mean_red: float | None
-    mean_green: float | None
-    mean_blue: float | None
-    is_blank: int | None
-    bands: bytes | None
+# The columns of `_ROWS` by name. `phash` is as SQLite keeps it, signed: modulo 2**64 it is the hash.
+ROW_FIELDS = (
+    "key", "url", "source", "section", "caption", "rank", "masked", "state", "reason",
+    "segment", "offset", "length", "sha256",
+    "status", "detail", "format", "width", "height", "mode", "has_alpha", "pixel_sha256",
+    "phash", "mean_red", "mean_green", "mean_blue", "is_blank",
+)  # fmt: skip
+LedgerRow = tuple[Any, ...]
+_CHUNK_ROWS = 2_048
 
 
 class Store:
@@ -162,14 +148,16 @@ class Store:
 
     def add(self, inspections: Iterable[Inspection]) -> None:
         """Keep inspections, for good once this returns."""
-        with self._connection:
-            self._connection.executemany(_INSERT, map(_with_signed_hash, inspections))
+        self._insert(_INSERT, inspections)
 
     def add_missing(self, inspections: Iterable[Inspection]) -> None:
         """Keep inspections of files that have none yet."""
+        self._insert(_INSERT.replace("OR REPLACE", "OR IGNORE"), inspections)
+
+    def _insert(self, statement: str, inspections: Iterable[Inspection]) -> None:
+        rows = ((*i[:_PHASH], _with_sign(i.phash), *i[_PHASH + 1 :]) for i in inspections)
         with self._connection:
-            statement = _INSERT.replace("OR REPLACE", "OR IGNORE")
-            self._connection.executemany(statement, map(_with_signed_hash, inspections))
+            self._connection.executemany(statement, rows)
 
     def forget_outdated(self, *, max_pixels: int) -> None:
         """Drop inspections that would come out otherwise today."""
@@ -177,28 +165,24 @@ class Store:
             self._connection.execute(_FORGET, {"max_pixels": max_pixels})
 
     def find_work(self) -> int:
-        """List the images without an inspection and return how many there are."""
-        self._connection.execute("DROP TABLE IF EXISTS temp.work")
-        self._connection.execute(_FIND_WORK)
-        return int(self._connection.execute("SELECT COUNT(*) FROM temp.work").fetchone()[0])
+        """List the images and those without an inspection, and return how many these are."""
+        self._connection.executescript(_LIST_IMAGES)
+        return int(self._connection.execute("SELECT COUNT(*) FROM temp.wanted").fetchone()[0])
 
     def read_work(self) -> Iterator[Place]:
-        """The images that `find_work` listed, in the order in which they lie."""
-        cursor = self._connection.execute(
-            "SELECT sha256, segment, offset, bytes, masked FROM temp.work ORDER BY rowid"
-        )
-        for sha256, segment, offset, size, masked in cursor:
+        """The images without an inspection that `find_work` listed, in the order in which they lie."""
+        for sha256, segment, offset, size, masked in self._connection.execute(_READ_WORK):
             yield Place(sha256, segment, offset, size, bool(masked))
 
-    def read_rows(self) -> Iterator[Row]:
-        """Every row of the ledger, sorted by key, with its inspection."""
-        return map(Row._make, self._connection.execute(_ROWS))
+    def read_rows(self) -> Iterator[list[LedgerRow]]:
+        """Every row of the ledger with its inspection (`ROW_FIELDS`), sorted by key, in chunks."""
+        cursor = self._connection.execute(_ROWS)
+        while chunk := cursor.fetchmany(_CHUNK_ROWS):
+            yield chunk
 
     def read_inspections(self) -> Iterator[Inspection]:
-        """The inspections of the ledger's images, sorted by hash."""
-        for values in self._connection.execute(_CURRENT):
-            found = Inspection._make(values)
-            yield found if found.phash is None else found._replace(phash=found.phash % 2**64)
+        """The inspections of the images that `find_work` listed, sorted by hash; `phash` has a sign."""
+        return map(Inspection._make, self._connection.execute(_CURRENT))
 
     def read_masked(self) -> Iterator[tuple[str, str, bytes]]:
         """(section, caption id, bands) of the masked images that could be decoded, sorted."""
@@ -217,10 +201,9 @@ def remove_store(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _with_signed_hash(inspection: Inspection) -> Inspection:
+def _with_sign(phash: int | None) -> int | None:
     """SQLite's integers have a sign."""
-    phash = inspection.phash
-    return inspection._replace(phash=phash - 2**64) if phash and phash >= 2**63 else inspection
+    return phash - 2**64 if phash and phash >= 2**63 else phash
 
 
 def _caption_id(text: str | None) -> str:
@@ -234,7 +217,7 @@ def _open(path: Path) -> sqlite3.Connection:
         with contextlib.suppress(sqlite3.DatabaseError):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA cache_size = -32768")
+            connection.execute("PRAGMA cache_size = -8192")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version in (0, INSPECTION_VERSION):
                 connection.execute(f"PRAGMA user_version = {INSPECTION_VERSION}")

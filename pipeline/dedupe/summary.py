@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.contracts import REJECT_REASONS
 from pipeline.dedupe.decisions import Decisions
-from pipeline.dedupe.store import Row
 
 _MOST_COMMON_SIZES = 50
 
@@ -23,19 +24,31 @@ class Summary:
         self.formats: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
         self.traits: Counter[str] = Counter()
+        self._decided: dict[str, Any] = {}
 
-    def add(self, row: Row, reason: str | None, split: str) -> None:
-        """Count a row that was written."""
-        verdict = reason or "kept"
-        self.reasons[verdict] += 1
-        self.sections.setdefault(row.section or "", Counter())[verdict] += 1
-        if reason is None:
-            self.sizes[f"{row.width}x{row.height}"] += 1
-            self.formats[f"{row.format} {row.mode}"] += 1
-            self.splits[split] += 1
-            self.traits["masked"] += bool(row.masked)
-            self.traits["blank"] += bool(row.is_blank)
-            self.traits["alpha"] += bool(row.has_alpha)
+    def add_kept(self, rows: pa.RecordBatch, *, masked: int) -> None:
+        """Count rows that were written to `kept`, of which `masked` had a part given."""
+        if not len(rows):
+            return
+        column = {name: rows[name].to_pylist() for name in rows.schema.names}
+        self._add_verdicts(column["section"], ["kept"] * len(rows))
+        sizes = zip(column["width"], column["height"], strict=True)
+        self.sizes.update(f"{width}x{height}" for width, height in sizes)
+        formats = zip(column["format"], column["mode"], strict=True)
+        self.formats.update(f"{file_format} {mode}" for file_format, mode in formats)
+        self.splits.update(column["split"])
+        self.traits["masked"] += masked
+        self.traits["blank"] += sum(column["is_blank"])
+        self.traits["alpha"] += sum(column["has_alpha"])
+
+    def add_rejected(self, rows: pa.RecordBatch) -> None:
+        """Count rows that were written to `rejected`."""
+        self._add_verdicts(rows["section"].to_pylist(), rows["reason"].to_pylist())
+
+    def _add_verdicts(self, sections: list[str], verdicts: list[str]) -> None:
+        self.reasons.update(verdicts)
+        for (section, verdict), count in Counter(zip(sections, verdicts, strict=True)).items():
+            self.sections.setdefault(section or "", Counter())[verdict] += count
 
     def counts(self) -> dict[str, int]:
         """For the manifest: *rows = kept + rejected + failed*, then the rejected by reason.
@@ -47,22 +60,28 @@ class Summary:
         reasons = {r: self.reasons[r] for r in REJECT_REASONS if self.reasons[r]}
         return {"rows": rows, "kept": kept, "rejected": rows - kept, "failed": 0, **reasons}
 
-    def details(self, decisions: Decisions) -> dict[str, Any]:
+    def conclude(self, decisions: Decisions) -> None:
+        """Take over what was counted while it was decided."""
+        captions = decisions.captions
+        self._decided = {
+            "near_duplicates": _describe(decisions),
+            "captions": {
+                "with_images": int((captions.images > 0).sum()),
+                "val_with_images": int((captions.is_val & (captions.images > 0)).sum()),
+            },
+        }
+
+    def details(self) -> dict[str, Any]:
         """For the manifest and the report, as JSON values."""
         usual = dict(self.sizes.most_common(_MOST_COMMON_SIZES))
         other = self.sizes.total() - sum(usual.values())
-        captions = decisions.captions
         return {
             "sections": {name: dict(c) for name, c in sorted(self.sections.items())},
             "sizes": usual | ({"other": other} if other else {}),
             "formats": dict(self.formats),
             "splits": {split: self.splits[split] for split in ("train", "val")},
             "traits": dict(self.traits),
-            "near_duplicates": _describe(decisions),
-            "captions": {
-                "with_images": int((captions.images > 0).sum()),
-                "val_with_images": int((captions.is_val & (captions.images > 0)).sum()),
-            },
+            **self._decided,
         }
 
 

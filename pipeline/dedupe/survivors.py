@@ -13,35 +13,68 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.dedupe.numberfile import POSITION, SLICE, NumberFile, Places
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 
-Indices = npt.NDArray[np.int64]
+
+def order_survivors(rows: Rows) -> Places:
+    """The indices of the rows in the survivor order."""
+    pixels, rank = (rows.numbers(name).read() for name in ("pixels", "rank"))
+    order = np.lexsort((-pixels, rank))  # stable: ties stay sorted by key
+    return order.astype(POSITION)
 
 
-def order_survivors(table: npt.NDArray[Any]) -> Indices:
-    """The place of each row in the survivor order, 0 the first."""
-    order = np.lexsort((-table["pixels"], table["rank"]))  # stable: ties stay sorted by key
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return place
+def reject_exact_duplicates(rows: Rows, order: Places) -> Places:
+    """Set the reason of rows whose pixels a better row has too; `order` is the survivor order.
 
-
-def reject_exact_duplicates(rows: Rows, place: Indices) -> Indices:
-    """Set the reason of rows whose pixels a better row has too.
-
-    Returns for each row the index of the row that stands for it, its own for those that stay.
+    Returns for each row the index of the row that stands for it, its own for those that stay. By
+    slices of the hashes: equal ones are in the same.
     """
-    table = rows.table
-    stands_for = np.arange(len(table))
-    usable = np.flatnonzero(table["reason"] == KEPT_CODE)
-    raster = table["raster"][usable]
+    stands_for = np.arange(len(rows), dtype=POSITION)
+    place = np.empty(len(rows), dtype=POSITION)
+    place[order] = stands_for
+    rasters, files = rows.numbers("raster"), rows.numbers("file")
+    slices = -(-len(rows) // SLICE)
+    for number in range(slices):
+        usable, raster = _read_slice(rows, rasters, number, slices)
+        copies, survivors = _find_copies(usable, raster, place)
+        same_file = (files.take(copies) == _take_any(files, survivors)).all(axis=1)
+        reasons = np.where(
+            same_file, reason_code("duplicate_bytes"), reason_code("duplicate_pixels")
+        )
+        rows.reason[copies] = reasons
+        stands_for[copies] = survivors
+    return stands_for
+
+
+def _read_slice(
+    rows: Rows, rasters: NumberFile, number: int, slices: int
+) -> tuple[Places, npt.NDArray[np.uint64]]:
+    """The usable rows whose hashes are in a slice, and their hashes [rows, 2]."""
+    usable, raster = [np.empty(0, POSITION)], [np.empty((0, 2), np.uint64)]
+    for start, block in rasters.blocks():
+        is_usable = rows.reason[start : start + len(block)] == KEPT_CODE
+        inside = np.flatnonzero(is_usable & (block[:, 0] % np.uint64(slices) == number))
+        usable.append((inside + start).astype(POSITION))
+        raster.append(block[inside])
+    return np.concatenate(usable), np.concatenate(raster)
+
+
+def _find_copies(
+    usable: Places, raster: npt.NDArray[np.uint64], place: Places
+) -> tuple[Places, Places]:
+    """The rows whose pixels a row before them in the order has too, sorted, and the first such row."""
     order = np.lexsort((place[usable], raster[:, 1], raster[:, 0]))
     usable, raster = usable[order], raster[order]
     is_first = np.ones(len(usable), dtype=np.bool_)
     is_first[1:] = (raster[1:] != raster[:-1]).any(axis=1)
-    survivors = usable[is_first][np.cumsum(is_first) - 1] if len(usable) else usable
-    stands_for[usable] = survivors
-    same_file = (table["file"][usable] == table["file"][survivors]).all(axis=1)
-    reasons = np.where(same_file, reason_code("duplicate_bytes"), reason_code("duplicate_pixels"))
-    table["reason"][usable] = np.where(is_first, KEPT_CODE, reasons)
-    return stands_for
+    survivors = usable[is_first][np.cumsum(is_first) - 1]
+    copies, survivors = usable[~is_first], survivors[~is_first]
+    by_key = np.argsort(copies)
+    return copies[by_key], survivors[by_key]
+
+
+def _take_any(numbers: NumberFile, places: Places) -> npt.NDArray[Any]:
+    """The numbers at places in any order."""
+    sorted_places, back = np.unique(places, return_inverse=True)
+    return numbers.take(sorted_places)[back]

@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from pipeline.contracts import KEPT, REJECTED, FileEntry
+from pipeline.contracts import KEPT, REJECT_REASONS, REJECTED, FileEntry
 from pipeline.dedupe.captions import find_defect
 from pipeline.dedupe.decisions import Decisions
-from pipeline.dedupe.rows import caption_of, find_fault
-from pipeline.dedupe.store import Row
+from pipeline.dedupe.numberfile import POSITION, Places
+from pipeline.dedupe.rows import KEPT_CODE, caption_of, reason_code
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import TableWriter
 from pipeline.storage import empty_folder
 
+_LIKENESS = {
+    "duplicate_bytes": "the same bytes as a better row",
+    "duplicate_pixels": "the same pixels as a better row, in another file",
+    "near_duplicate": "within the radius of a better row",
+}
+Columns = dict[str, list[Any]]
 
-def write_images(
-    folder: Path, rows: Iterable[Row], decisions: Decisions, summary: Summary
-) -> list[FileEntry]:
+_DETAILS = {reason_code(reason): detail for reason, detail in _LIKENESS.items()}
+
+
+def write_images(folder: Path, decisions: Decisions, summary: Summary) -> list[FileEntry]:
     """Write `kept/` and `rejected/`, counting as it goes."""
     empty_folder(folder / "kept")
     empty_folder(folder / "rejected")
@@ -29,19 +37,26 @@ def write_images(
         TableWriter(folder / "kept", KEPT) as kept,
         TableWriter(folder / "rejected", REJECTED) as rejected,
     ):
-        for index, row in enumerate(rows):
-            reason = decisions.reason(index)
-            if reason is None:
-                kept.add(_kept_row(row, index, decisions))
-            else:
-                rejected.add(_rejected_row(row, index, reason, decisions))
-            summary.add(row, reason, decisions.split(index))
+        start = 0
+        for batch in decisions.rows.images():
+            at = np.arange(start, start + len(batch), dtype=POSITION)
+            start += len(batch)
+            is_kept = decisions.rows.reason[at] == KEPT_CODE
+            images = batch.filter(pa.array(is_kept))
+            used = _with_columns(images, _kept_columns(images, at[is_kept], decisions), kept.schema)
+            kept.add(used)
+            summary.add_kept(used, masked=sum(images["masked"].to_pylist()))
+            images = batch.filter(pa.array(~is_kept))
+            columns = _rejected_columns(images, at[~is_kept], decisions)
+            unused = _with_columns(images, columns, rejected.schema)
+            rejected.add(unused)
+            summary.add_rejected(unused)
     return [*kept.entries(folder), *rejected.entries(folder)]
 
 
 def caption_rows(
     captions: Iterable[tuple[str, str, str]], decisions: Decisions
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[tuple[Any, ...]]:
     """The rows of `captions.parquet` from (caption id, section, text), sorted; bad ones are left out."""
     facts = decisions.captions
     for caption_id, found in groupby(captions, key=lambda each: each[0]):
@@ -50,70 +65,57 @@ def caption_rows(
         if find_defect(caption.caption) is not None:
             continue
         at = int(np.searchsorted(facts.numbers, np.uint64(caption.number)))
-        yield {
-            "caption_id": caption_id,
-            "caption": caption.caption,
-            "caption_normalized": caption.normalized,
-            "sections": sorted({section for _, section, _ in shown}),
-            "images": int(facts.images[at]),
-            "ranks": int(facts.ranks[at]),
-            "split": "val" if facts.is_val[at] else "train",
-        }
+        yield (
+            caption_id,
+            caption.caption,
+            caption.normalized,
+            sorted({section for _, section, _ in shown}),
+            int(facts.images[at]),
+            int(facts.ranks[at]),
+            "val" if facts.is_val[at] else "train",
+        )
 
 
-def _image_columns(row: Row) -> dict[str, Any]:
-    caption = caption_of(row.caption)
+def _with_columns(images: pa.RecordBatch, more: Columns, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of `schema`, taken from `more` or from `images`."""
+    arrays = [
+        pa.array(more[field.name], field.type) if field.name in more else images[field.name]
+        for field in schema
+    ]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def _kept_columns(images: pa.RecordBatch, at: Places, decisions: Decisions) -> Columns:
+    is_val = decisions.captions.is_val[decisions.caption[at]]
+    leader = decisions.cluster[at]
+    cluster = images["key"].to_pylist()
+    for n in np.flatnonzero(leader != at):
+        cluster[n] = decisions.rows.key(int(leader[n]))
     return {
-        "key": row.key,
-        "url": row.url,
-        "source": row.source,
-        "section": row.section,
-        "caption_id": caption.caption_id,
-        "caption": caption.caption,
-        "rank": row.rank,
-        "segment": row.segment,
-        "offset": row.offset,
-        "bytes": row.length,
-        "bytes_sha256": row.sha256,
+        "masked_rows": _masked_rows(images, decisions),
+        "cluster": cluster,
+        "split": np.where(is_val, "val", "train").tolist(),
     }
 
 
-def _kept_row(row: Row, index: int, decisions: Decisions) -> dict[str, Any]:
-    columns = _image_columns(row)
-    given = 0
-    if row.masked:
-        given = decisions.masked_rows(row.section, columns["caption_id"], row.height or 0)
-    return columns | {
-        "caption_normalized": caption_of(row.caption).normalized,
-        "format": row.format,
-        "width": row.width,
-        "height": row.height,
-        "mode": row.mode,
-        "has_alpha": bool(row.has_alpha),
-        "pixel_sha256": row.pixel_sha256,
-        "phash": (row.phash or 0) % 2**64,
-        "mean_red": row.mean_red,
-        "mean_green": row.mean_green,
-        "mean_blue": row.mean_blue,
-        "is_blank": bool(row.is_blank),
-        "masked_rows": given,
-        "cluster": decisions.rows.key(int(decisions.cluster[index])),
-        "split": decisions.split(index),
+def _masked_rows(images: pa.RecordBatch, decisions: Decisions) -> list[int]:
+    given = [0] * len(images)
+    for n in np.flatnonzero(images["masked"].to_numpy(zero_copy_only=False)):
+        section, caption_id, height = (
+            images[name][int(n)].as_py() for name in ("section", "caption_id", "height")
+        )
+        given[n] = decisions.masked_rows(section, caption_id, height)
+    return given
+
+
+def _rejected_columns(images: pa.RecordBatch, at: Places, decisions: Decisions) -> Columns:
+    codes = decisions.rows.reason[at].tolist()
+    faults = images["detail"].to_pylist()
+    return {
+        "reason": [REJECT_REASONS[code - 1] for code in codes],
+        "detail": [_DETAILS.get(code, fault) for code, fault in zip(codes, faults, strict=True)],
+        "stands_for": [
+            decisions.rows.key(int(other)) if code in _DETAILS else None
+            for code, other in zip(codes, decisions.stands_for[at], strict=True)
+        ],
     }
-
-
-def _rejected_row(row: Row, index: int, reason: str, decisions: Decisions) -> dict[str, Any]:
-    columns = _image_columns(row)
-    if reason in _LIKENESS:
-        other = decisions.rows.key(int(decisions.stands_for[index]))
-        return columns | {"reason": reason, "detail": _LIKENESS[reason], "stands_for": other}
-    fault = find_fault(row, drop_masked=True)
-    assert fault is not None
-    return columns | {"reason": reason, "detail": fault[1], "stands_for": None}
-
-
-_LIKENESS = {
-    "duplicate_bytes": "the same bytes as a better row",
-    "duplicate_pixels": "the same pixels as a better row, in another file",
-    "near_duplicate": "within the radius of a better row",
-}

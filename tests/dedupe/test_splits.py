@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.splits import draw_val, split_captions
+from pipeline.dedupe import splits
+from pipeline.dedupe.splits import draw_val
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -13,6 +14,16 @@ Numbers = npt.NDArray[np.uint64]
 def random_captions(count: int, images: int, seed: int = 0) -> Numbers:
     rng = np.random.default_rng(seed)
     return rng.choice(rng.integers(0, 2**64, count, dtype=np.uint64), images)
+
+
+def split_captions(
+    captions: Numbers, groups: npt.NDArray[np.int64], *, val_fraction: float
+) -> npt.NDArray[np.bool_]:
+    """Whether each image is in val, given its caption and the group of linked images it is in."""
+    numbers, caption = np.unique(captions, return_inverse=True)
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    links = np.stack([caption, caption[first[group]]], axis=1)
+    return splits.split_captions(numbers, links, val_fraction=val_fraction)[caption]
 
 
 def test_captions_without_links_keep_their_draw() -> None:
