@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -57,6 +58,14 @@ def test_results_come_in_the_order_of_the_parts(workers: int) -> None:
 
 def test_no_parts_give_no_results() -> None:
     assert list(map_parts(square, [], workers=2)) == []
+
+
+def test_no_process_is_started_before_there_is_a_part() -> None:
+    def parts() -> Iterator[int]:
+        assert multiprocessing.active_children() == []
+        yield from ()
+
+    assert list(map_parts(square, parts(), workers=2)) == []
 
 
 def test_zero_workers_stay_in_this_process() -> None:

@@ -15,6 +15,8 @@ import shutil
 import time
 from collections.abc import Mapping
 
+import pyarrow as pa
+
 from pipeline.config import resolved
 from pipeline.contracts import CAPTIONS, FileEntry, Manifest, StageReport
 from pipeline.dedupe.config import DedupeConfig
@@ -35,6 +37,7 @@ from pipeline.storage import (
     file_entry,
     find_current,
     make_manifest,
+    storage_error,
     write_manifest,
 )
 
@@ -53,6 +56,8 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     segment), StorageError where the disk refuses.
     """
     started = time.monotonic()
+    # Arrow's own allocator keeps what was freed: 45 MB more at the peak.
+    pa.set_memory_pool(pa.system_memory_pool())
     workspace = Workspace(config.workspace)
     folder = workspace.dedupe
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,8 @@ def _make_tables(
     summary = Summary()
     try:
         files = _write_tables(config, store, summary)
+    except OSError as error:
+        raise storage_error(error, folder / _SCRATCH) from error
     finally:
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     inspected = write_inspections(folder / _INSPECTIONS, store.read_inspections())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECTED
-from pipeline.dedupe import inspecting, tables
+from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, StorageError
 from pipeline.storage import Workspace, arrow_schema, read_manifest
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
@@ -110,6 +111,20 @@ def test_changed_bytes_are_an_error_that_names_the_segment(raw: RawStore) -> Non
     segment.write_bytes(data)
     with pytest.raises(ContractError, match=r"00000\.tar"):
         dedupe(workspace, workers=2)
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_what_was_written_goes(
+    raw: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    fill(raw, 4)
+    workspace = raw.write()
+    monkeypatch.setattr(rows._RowWriter, "add", fill_up)
+    with pytest.raises(StorageError, match="The disk is full"):
+        dedupe(workspace)
+    assert [path.name for path in workspace.dedupe.iterdir()] == ["work.sqlite"]
 
 
 def test_an_empty_ledger_gives_empty_tables(raw: RawStore) -> None:
