@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from pipeline.contracts import LEDGER_ITEMS, StageReport
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run
 from pipeline.storage import Workspace, make_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from tests.dedupe.planting import Crawl
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -138,3 +141,11 @@ def rejected(workspace: Workspace) -> dict[str, dict[str, Any]]:
 def raw(tmp_path: Path) -> RawStore:
     """An empty raw store."""
     return RawStore(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def crawl(tmp_path_factory: pytest.TempPathFactory) -> Crawl:
+    """A crawl of the replica with a defect of each kind."""
+    from tests.dedupe.planting import crawl_planted
+
+    return crawl_planted(tmp_path_factory.mktemp("crawl"))

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 
 from pipeline.dedupe import inspecting
-from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
 from tests.dedupe.conftest import RawStore, dedupe, kept, photo_png, rejected
-
-KILLER, HANGER = b"this file kills the decoder", b"this file hangs the decoder"
-
-
-def inspect_fragile(part: InspectionPart) -> list[Inspection]:
-    """Inspect with a decoder that dies of one file and hangs in another."""
-    for place in part.places:
-        data = (part.segments / place.segment).read_bytes()[place.offset :][: place.bytes]
-        if data == KILLER:
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if data == HANGER:
-            time.sleep(60)
-    return inspect_part(part)
+from tests.dedupe.fragile import HANGER, KILLER, inspect_fragile
 
 
 def test_a_file_that_kills_its_process_is_rejected_and_the_others_are_not(
