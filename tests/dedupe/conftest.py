@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 from pipeline.contracts import LEDGER_ITEMS, StageReport
+from pipeline.dedupe import inspecting
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run
 from pipeline.storage import Workspace, make_manifest, write_manifest
+from tests.dedupe.fragile import inspect_fragile
 
 if TYPE_CHECKING:
     from tests.dedupe.planting import Crawl
@@ -144,8 +146,15 @@ def raw(tmp_path: Path) -> RawStore:
 
 
 @pytest.fixture(scope="session")
-def crawl(tmp_path_factory: pytest.TempPathFactory) -> Crawl:
+def planted_crawl(tmp_path_factory: pytest.TempPathFactory) -> Crawl:
     """A crawl of the replica with a defect of each kind."""
     from tests.dedupe.planting import crawl_planted
 
     return crawl_planted(tmp_path_factory.mktemp("crawl"))
+
+
+@pytest.fixture
+def crawl(planted_crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> Crawl:
+    """The crawl, and a decoder that one of its files kills: dedupe it with `workers`."""
+    monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
+    return planted_crawl

@@ -237,7 +237,7 @@ def serve(replica: Replica, bodies: Mapping[str, bytes]) -> None:
     drawn = replica.site.true_bytes
     planted = {replica.path_of(url): body for url, body in bodies.items()}
 
-    def answer(path: str) -> bytes:
+    def answer(path: str) -> bytes | None:
         return planted[path] if path in planted else drawn(path)
 
     replica.site.true_bytes = answer  # type: ignore[method-assign]

@@ -8,25 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.contracts import StageReport
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.inspection import inspect_part
 from pipeline.errors import ContractError
 from pipeline.storage import Workspace
 from tests.dedupe.conftest import dedupe, kept, rejected
-from tests.dedupe.fragile import inspect_fragile
 from tests.dedupe.planting import CAPTIONS, FATES, Crawl, Expected, Shown
-
-
-@pytest.fixture(autouse=True)
-def fragile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the files kills the decoder."""
-    monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
-
-
-def inspect_and_dedupe(workspace: Workspace, **options: Any) -> StageReport:
-    """In processes, of which one dies."""
-    return dedupe(workspace, workers=2, **options)
 
 
 def found_in(workspace: Workspace) -> dict[str, Expected]:
@@ -39,7 +26,7 @@ def found_in(workspace: Workspace) -> dict[str, Expected]:
 
 
 def test_the_rejected_are_exactly_what_was_planted(crawl: Crawl) -> None:
-    report = inspect_and_dedupe(crawl.workspace)
+    report = dedupe(crawl.workspace, workers=2)
     found = found_in(crawl.workspace)
     assert set(found) == set(crawl.planted.expected)
     for url, expected in crawl.planted.expected.items():
@@ -51,7 +38,7 @@ def test_the_rejected_are_exactly_what_was_planted(crawl: Crawl) -> None:
 
 
 def test_of_look_alikes_the_best_stands_for_the_others(crawl: Crawl) -> None:
-    inspect_and_dedupe(crawl.workspace)
+    dedupe(crawl.workspace, workers=2)
     leaders: list[dict[str, Any]] = []
     follow: dict[str, str] = {}
     rows = kept(crawl.workspace).values()
@@ -62,7 +49,7 @@ def test_of_look_alikes_the_best_stands_for_the_others(crawl: Crawl) -> None:
             leaders.append(row)
         else:
             follow[row["url"]] = leader["url"]
-    inspect_and_dedupe(crawl.workspace, near_duplicates="drop")
+    dedupe(crawl.workspace, workers=2, near_duplicates="drop")
     found = found_in(crawl.workspace)
     dropped = {u: e.stands_for for u, e in found.items() if e.reason == "near_duplicate"}
     assert dropped == follow
@@ -72,7 +59,7 @@ def test_of_look_alikes_the_best_stands_for_the_others(crawl: Crawl) -> None:
 
 
 def test_blank_pictures_are_marked(crawl: Crawl) -> None:
-    inspect_and_dedupe(crawl.workspace)
+    dedupe(crawl.workspace, workers=2)
     blanks = {row["url"] for row in kept(crawl.workspace).values() if row["is_blank"]}
     one_pixel = {url for url, shown in crawl.planted.unusual.items() if shown.size == (1, 1)}
     assert blanks == {crawl.planted.blanks[0]} | one_pixel
@@ -84,7 +71,7 @@ def test_every_fault_was_met(crawl: Crawl) -> None:
 
 
 def test_unusual_files_are_kept_as_what_they_show(crawl: Crawl) -> None:
-    inspect_and_dedupe(crawl.workspace)
+    dedupe(crawl.workspace, workers=2)
     rows = {row["url"]: row for row in kept(crawl.workspace).values()}
     assert {url: shown_by(rows[url]) for url in crawl.planted.unusual} == crawl.planted.unusual
 
@@ -102,5 +89,5 @@ def test_a_segment_that_is_gone_is_named(
     (segment,) = copy.segments.iterdir()
     segment.unlink()
     with pytest.raises(ContractError, match=segment.name):
-        inspect_and_dedupe(copy)
+        dedupe(copy)
     assert not (copy.dedupe / "manifest.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Tables:
 
 @pytest.fixture
 def tables(crawl: Crawl) -> Tables:
-    dedupe(crawl.workspace, val_fraction=0.3)
+    dedupe(crawl.workspace, workers=2, val_fraction=0.3)
     write_report(ReportConfig(workspace=crawl.workspace.root))
     return Tables(crawl.workspace.dedupe)
 
@@ -49,10 +50,8 @@ def test_sections_and_reasons_are_those_of_the_tables(crawl: Crawl, tables: Tabl
     head, *rows = read_table(crawl, "Kept and rejected")
     assert head == ["section", *counted.columns]
     assert rows == [[name, *map(str, counted.loc[name])] for name in counted.index]
-    by_reason = tables.rejected.groupby(["reason", "section"]).size()
-    assert read_table(crawl, "Not used, and why")[1:] == [
-        [reason, section, str(images)] for (reason, section), images in by_reason.items()
-    ]
+    by_reason = tables.rejected.groupby(["reason", "section"], as_index=False).size()
+    assert read_table(crawl, "Not used, and why")[1:] == by_reason.astype(str).to_numpy().tolist()
     assert {"duplicate_bytes", "too_large", "not_fetched"} < set(tables.rejected["reason"])
 
 
@@ -92,7 +91,7 @@ def test_the_stage_is_told_as_it_is(crawl: Crawl, tables: Tables) -> None:
     told = {row[0]: row[2] for row in read_table(crawl, "Stages")[1:]}["dedupe"]
     counts = {name: int(n) for name, n in re.findall(r"(\w[\w ]*) (\d+)", told)}
     rows = {"kept": len(tables.kept), "rejected": len(tables.rejected)}
-    reasons = tables.rejected["reason"].str.replace("_", " ").value_counts().to_dict()
+    reasons = Counter(reason.replace("_", " ") for reason in tables.rejected["reason"])
     assert counts == {"rows": sum(rows.values()), **rows, **reasons}
 
 
@@ -110,7 +109,6 @@ def test_the_questions_of_the_readme_run_as_printed(
     printed = capsys.readouterr().out
     whole = (tables.captions["ranks"] == 2**32 - 1).sum()
     assert f"{whole} captions have all 32 images" in printed
-    by_split = tables.kept.groupby(["section", "split"]).size()
-    assert re.findall(r"(train|val) +(\d+)", printed)[: len(by_split)] == [
-        (split, str(images)) for (_, split), images in by_split.items()
-    ]
+    by_split = tables.kept.groupby(["section", "split"], as_index=False).size()
+    expected = by_split[["split", "size"]].astype(str).to_numpy().tolist()
+    assert re.findall(r"(train|val) +(\d+)", printed)[: len(expected)] == list(map(tuple, expected))
