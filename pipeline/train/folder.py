@@ -40,6 +40,7 @@ from pipeline.train.state import Files
 logger = logging.getLogger(__name__)
 
 Plan = dict[str, Any]
+PLAN_NAME = "plan.json"
 TRACKERS = frozenset({"tensorboard", "wandb"})  # folders of files that hold times
 
 
@@ -142,25 +143,31 @@ def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
     return {"config": resolved(config), "inputs": dict(inputs)}
 
 
-def open_run(config: TrainConfig, root: Path, *, plan: Plan, tokenizer: bytes) -> None:
-    """Begin a run, or go on with one of the same plan.
+def goes_on(config: TrainConfig, root: Path, plan: Plan) -> bool:
+    """Whether a run lies in `root` that `plan` goes on with; nothing is touched.
 
-    A run whose `steps` alone grew goes on where the learning rate does not depend on them
+    A run whose `steps` alone grew is gone on with where the learning rate does not depend on them
     (`lr_decay="constant"`): its bytes are those of a run that had the number from the beginning.
     Raises ConfigError where another plan's run lies there and `on_change` does not say "restart".
     """
-    path = root / "plan.json"
+    path = root / PLAN_NAME
     found = json.loads(path.read_bytes()) if path.exists() else None
-    if found is not None and not may_continue(found, plan):
-        if config.on_change == "refuse":
-            raise ConfigError(_changed(root, found, plan))
-        logger.warning("Began %s anew: its options or its shards have changed", root)
-        found = None
-    if found is None:
+    if found is None or may_continue(found, plan):
+        return found is not None
+    if config.on_change == "refuse":
+        raise ConfigError(_changed(root, found, plan))
+    return False
+
+
+def open_run(root: Path, *, plan: Plan, tokenizer: bytes, anew: bool) -> None:
+    """Begin a run, `anew` in an empty folder, or go on with the one that lies there."""
+    if anew:
+        if (root / PLAN_NAME).exists():
+            logger.warning("Began %s anew: its options or its shards have changed", root)
         empty_folder(root)
     (root / MANIFEST_NAME).unlink(missing_ok=True)
     write_bytes(root / "tokenizer.json", tokenizer)
-    write_json(path, plan)
+    write_json(root / PLAN_NAME, plan)
 
 
 def may_continue(found: Plan, plan: Plan) -> bool:

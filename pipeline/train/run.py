@@ -25,7 +25,7 @@ from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, count_steps, open_split
 from pipeline.train.deepspeed_options import check_engine
-from pipeline.train.folder import Plan, RunFolder, open_run, resolved_plan
+from pipeline.train.folder import Plan, RunFolder, goes_on, open_run, resolved_plan
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.ranks import Ranks, join_ranks
@@ -92,13 +92,16 @@ def prepare(
     skip_corrupt, leads = config.skip_corrupt, ranks.leads
     reader = open_split(shards, "train", skip_corrupt=skip_corrupt, leads=leads)
     check_samples(reader, config, ranks.size)
-    if ranks.leads:
-        tokenizer = (shards / reader.index.tokenizer.file).read_bytes()
-        open_run(config, folder.root, plan=plan, tokenizer=tokenizer)
-    ranks.wait()
+    begun = goes_on(config, folder.root, plan)
     # First: reading a codec draws random numbers, and those of the state are to be gone on with.
     painter = find_painter(config, reader, ranks)
-    state = start_state(config, reader.index, folder.last_checkpoint(), ranks)
+    # A checkpoint that can't be begun with is refused before anything is written.
+    checkpoint = folder.last_checkpoint() if begun else None
+    state = start_state(config, reader.index, checkpoint, ranks)
+    ranks.wait()
+    if ranks.leads:
+        tokenizer = (shards / reader.index.tokenizer.file).read_bytes()
+        open_run(folder.root, plan=plan, tokenizer=tokenizer, anew=not begun)
     journal = open_journal(folder, config, state.step) if ranks.leads else Journal(None)
     return Trainer(
         config=config,

@@ -21,6 +21,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.origin import read_origin
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
+from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -99,8 +100,6 @@ def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     config = make_config(resume_from=first.run("first"), steps=8, save_every=3)
-    from tests.train.test_train import StoppedError, stop_at, tree
-
     run(config)
     whole = tree(first.run("tiny"))
     first.run("tiny").rename(first.root / "elsewhere")
@@ -108,3 +107,21 @@ def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
         run(config, stop_at(7))
     run(config)
     assert tree(first.run("tiny")) == whole
+
+
+def test_a_refused_beginning_leaves_nothing_behind(
+    first: Workspace, make_config: MakeConfig
+) -> None:
+    with pytest.raises(ModelError):
+        run(make_config(resume_from=first.shards("default") / "index.json"))
+    assert not first.run("tiny").exists()
+
+
+def test_a_refused_beginning_leaves_the_run_that_lies_there(
+    first: Workspace, make_config: MakeConfig
+) -> None:
+    before = tree(first.run("first"))
+    broken = first.shards("default") / "index.json"
+    with pytest.raises(ModelError):
+        run(make_config(name="first", resume_from=broken, on_change="restart"))
+    assert tree(first.run("first")) == before

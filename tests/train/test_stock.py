@@ -165,10 +165,7 @@ def test_the_command_draws_a_layout_where_it_is_told_to(
     refused = CliRunner().invoke(app, options)
     assert refused.exit_code != 0
     assert "--redraw-layout" in refused.stderr
-    assert (
-        CliRunner().invoke(app, [*options, "--redraw-layout", "--on-change", "restart"]).exit_code
-        == 0
-    )
+    assert CliRunner().invoke(app, [*options, "--redraw-layout"]).exit_code == 0
     model = read_info(list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]).model
     assert model.attn_types == ("sparse",)
     assert model.sparse_layout == draw_layout(32, 0)
