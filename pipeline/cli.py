@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -35,6 +36,7 @@ from pipeline.console import Screen
 from pipeline.contracts import StageReport
 from pipeline.demo import DemoConfig, run_demo
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.generate.config import GenerateConfig
 from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
 from pipeline.progress import no_progress
@@ -48,6 +50,7 @@ from pipeline.verify.run import VerifyConfig, show_verify
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
 
+DEFAULT_WORKSPACE = default_workspace("dalleblog")
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
@@ -175,7 +178,8 @@ def _command(
         with _explained(screen, common, name):
             values |= lists_from_environment(ctx, name, config)
             if values.get("workspace") is None:
-                values["workspace"] = default_workspace(values.get("source") or "dalleblog")
+                source = values.get("source")
+                values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
             call = Call(
                 screen=screen,
                 configure=functools.partial(configure_stage, ctx),
@@ -203,11 +207,23 @@ def _follows_another() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
+def _without_workspace(config: StageConfig) -> GenerateConfig | None:
+    """The options of a command that draws from a checkpoint where no workspace is, nor was asked for."""
+    if not isinstance(config, GenerateConfig) or config.checkpoint is None:
+        return None
+    if config.workspace != DEFAULT_WORKSPACE or config.workspace.exists():
+        return None
+    return dataclasses.replace(config, out=config.out or Path("generated") / config.name)
+
+
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         # Listing and inspecting change nothing: they need no lock and leave no record.
         if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
             return stage.run(config)
+        alone = _without_workspace(config)
+        if alone is not None:
+            return watch_stage(stage.name, alone, call)
         source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
         root = Workspace(config.workspace).open(source=source).root
         if _follows_another():

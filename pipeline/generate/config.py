@@ -14,6 +14,12 @@ class GenerateConfig(StageConfig):
     """What `generate.run` is told."""
 
     name: str = option("default", "Name of the pictures: generated/NAME in the workspace.")
+    out: Path | None = option(
+        None,
+        "Folder to write to instead (without a workspace: generated/NAME here); what was drawn there "
+        "before is replaced.",
+        runtime=True,
+    )
     run: str = option("dalle", "Name of the run whose last checkpoint draws: runs/NAME.")
     checkpoint: Path | None = option(
         None,
@@ -26,6 +32,12 @@ class GenerateConfig(StageConfig):
         "With a dalle.pt: the codec of its codes, by its name in codecs/, its folder, or a published "
         "name as for encode (default: the one that the file carries).",
         runtime=True,
+    )
+    vqgan_config: Path | None = option(
+        None, "With a dalle.pt: YAML of the taming VQGAN of its codes.", runtime=True
+    )
+    vqgan_checkpoint: Path | None = option(
+        None, "Checkpoint (.ckpt) that belongs to --vqgan-config.", runtime=True
     )
     tokenizer: str | None = option(
         None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import ConfigError, ModelError
+from pipeline.generate.config import GenerateConfig
 from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
 from pipeline.models.checkpoints.ours import load_weights
 from pipeline.models.codecs.base import Codec
@@ -36,24 +37,39 @@ class ForeignCodec:
     load: Callable[[], Codec]
 
 
-def find_foreign_codec(name: str, workspace: Workspace) -> ForeignCodec:
-    """A codec of the workspace, the folder of one, or a published one, whose files are fetched once.
+def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignCodec | None:
+    """The codec that the options name, None where they name none.
 
-    Raises ConfigError where there is none of that name, ModelError where it can't be fetched.
+    One of the workspace, the folder of one, a published one, whose files are fetched once, or the files of
+    a VQGAN. Raises ConfigError where there is none of that name or files can't be read, ModelError where it
+    can't be fetched.
     """
+    if config.vqgan_config is not None and config.vqgan_checkpoint is not None:
+        files = (config.vqgan_config, config.vqgan_checkpoint)
+        return _codec_of_files("vqgan", files, name=str(config.vqgan_checkpoint))
+    name = config.codec
+    if name is None:
+        return None
     for folder in (workspace.codecs / name, Path(name)):
         if (folder / CODEC_JSON).exists():
             digest = sha256_file(folder / CODEC_JSON)
             return ForeignCodec(name=name, digest=digest, load=partial(load_codec, folder))
     if name in PUBLISHED_CODECS:
-        files = fetch_codec(name)
-        load = partial(LOADERS[PUBLISHED_CODECS[name].family], *files, image_size=None)
-        digest = sha256_bytes("".join(map(sha256_file, files)).encode())
-        return ForeignCodec(name=name, digest=digest, load=load)
+        return _codec_of_files(PUBLISHED_CODECS[name].family, fetch_codec(name), name=name)
     raise ConfigError(
         f"No codec {name!r}: neither {workspace.codecs / name} nor a folder of that name holds a "
-        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}."
+        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}; another VQGAN is given as "
+        "--vqgan-config with --vqgan-checkpoint."
     )
+
+
+def _codec_of_files(family: str, files: Sequence[Path], *, name: str) -> ForeignCodec:
+    try:
+        digest = sha256_bytes("".join(map(sha256_file, files)).encode())
+    except OSError as error:
+        raise ConfigError(f"{error.filename} can't be read ({error.strerror}).") from error
+    load = partial(LOADERS[family], *files, image_size=None)
+    return ForeignCodec(name=name, digest=digest, load=load)
 
 
 def load_foreign(
@@ -87,7 +103,7 @@ def _carried_codec(carried: StockCodec, checkpoint: Path) -> Codec:
         kind = f"a {carried.class_name}" if carried.class_name else "one that it does not name"
         raise ModelError(
             f"{checkpoint} does not carry its codec whole ({kind}). Give --codec: a name in codecs/, a "
-            f"folder, or {', '.join(PUBLISHED_CODECS)}."
+            f"folder, or {', '.join(PUBLISHED_CODECS)}; or --vqgan-config with --vqgan-checkpoint."
         )
     return build_discrete_vae(carried.params, carried.weights, checkpoint)
 

@@ -54,10 +54,10 @@ def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
 def _own(
     config: GenerateConfig, workspace: Workspace, checkpoint: Path, inputs: dict[str, str]
 ) -> Materials:
-    if config.codec or config.tokenizer:
+    if config.codec or config.vqgan_config or config.tokenizer:
         raise ConfigError(
-            f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec and "
-            "--tokenizer out."
+            f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec, "
+            "--vqgan-config and --tokenizer out."
         )
     info = read_info(checkpoint)
     folder = find_codec(workspace.codecs, info.codec)
@@ -93,7 +93,7 @@ def _foreign(
             "hf:FILE or yttm:FILE."
         )
     tokenizer = load_tokenizer(config.tokenizer)
-    codec = find_foreign_codec(config.codec, workspace) if config.codec else None
+    codec = find_foreign_codec(config, workspace)
 
     def load(device: torch.device) -> tuple[Dalle, Codec]:
         return load_foreign(

@@ -35,6 +35,12 @@ def check_options(config: GenerateConfig) -> None:
         raise ConfigError(
             "--prime-rows says how much of a picture to begin with. Add --prime FILE."
         )
+    if (config.vqgan_config is None) != (config.vqgan_checkpoint is None):
+        raise ConfigError(
+            "--vqgan-config and --vqgan-checkpoint belong together: a VQGAN has both files."
+        )
+    if config.vqgan_config is not None and config.codec is not None:
+        raise ConfigError("--vqgan-config names the codec. Leave --codec out, or give that alone.")
     if (config.best is None) != (config.of is None):
         raise ConfigError(
             "--best and --of belong together: --best 32 --of 512 draws 512 and keeps 32."

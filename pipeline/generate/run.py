@@ -1,4 +1,5 @@
-"""Checkpoint → images: draws pictures from prompts. Reads runs/NAME and codecs/*, writes generated/NAME.
+"""Checkpoint → images: draws pictures from prompts. Reads runs/NAME and codecs/*, writes generated/NAME
+or another folder.
 
     generated/<name>/
       NNNN-RR.png     picture RR of prompt NNNN, with CLIP by rank; its PNG text says how it was made
@@ -23,7 +24,7 @@ from pipeline.generate.artist import Artist, load_artist
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import find_materials
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
-from pipeline.generate.writing import Drawn, Sketchbook
+from pipeline.generate.writing import Drawn, Sketchbook, check_place
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
@@ -41,13 +42,15 @@ logger = logging.getLogger(__name__)
 def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport:
     """Draw every prompt; nothing to do if prompts, options and checkpoint are those of last time.
 
-    Raises ConfigError for options that can't be used, ContractError where the run has not finished,
-    ModelError where checkpoint, codec, tokenizer or CLIP are damaged or don't fit, DependencyError where
-    CLIP's package is missing.
+    Raises ConfigError for options that can't be used or a folder of other things, ContractError where the
+    run has not finished, ModelError where checkpoint, codec, tokenizer or CLIP are damaged or don't fit,
+    DependencyError where CLIP's package is missing.
     """
     check_options(config)
     workspace = Workspace(config.workspace)
-    folder = workspace.generated(config.name)
+    folder = config.out or workspace.generated(config.name)
+    if config.out is not None:
+        check_place(config.out)
     given = list_prompts(config)
     materials = find_materials(config, workspace)
     clip_folder = find_clip(config.clip) if config.clip else None

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contracts import FileEntry
+from pipeline.errors import ConfigError
 from pipeline.generate.pictures import SHEET_LINES, contact_sheet, encode_png, pictures_shown
 from pipeline.generate.prompts import Order
-from pipeline.storage import empty_folder, file_entry, sha256_bytes, write_bytes
+from pipeline.storage import MANIFEST_NAME, empty_folder, file_entry, sha256_bytes, write_bytes
 
 RECORDS = "records.jsonl"
 CONTACT = "contact.png"
@@ -100,6 +101,19 @@ class Sketchbook:
             records = list(group)
             names = [str(record["file"]) for record in records[:shown]]
             yield records[0]["prompt"], [(self.folder / name).read_bytes() for name in names]
+
+
+def check_place(folder: Path) -> None:
+    """Raise ConfigError for a folder that holds anything but pictures of ours: it would be lost."""
+    try:
+        known = json.loads((folder / MANIFEST_NAME).read_bytes())["contract"] == "generated"
+    except (OSError, ValueError, KeyError, TypeError):  # killed on the way, or at the end of it
+        known = any((folder / name).exists() for name in (UNFINISHED, RECORDS))
+    if not known and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} holds something that was not drawn by this command. Nothing was touched; give "
+            "a new folder, or an empty one."
+        )
 
 
 def _rank(group: Iterable[Drawn], keep: int) -> Iterator[tuple[int, Drawn]]:

@@ -21,6 +21,7 @@ from pipeline.models.sampling import Choice, image_seed, sample_codes
 from pipeline.models.text import load_tokenizer
 from pipeline.storage import Workspace, write_bytes
 from pipeline.train.config import TrainConfig
+from pipeline.train.deepspeed_options import zero_stage
 from pipeline.train.ranks import Ranks
 from pipeline.webdata.reader import ShardReader
 
@@ -75,7 +76,14 @@ class Painter:
 def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Painter | None:
     """The painter of a run that wants grids; None where it does not, or can't have them."""
     index, shards = reader.index, reader.folder
-    if not config.sample_every or ranks.kind == "fsdp" or config.model != "dalle":
+    if not config.sample_every:
+        return None
+    if (reason := why_not_drawn(config, ranks)) is not None:
+        logger.warning(
+            "No grids of pictures: %s. Draw from its checkpoints: pipeline generate --checkpoint %s …",
+            reason,
+            Workspace(config.workspace).run(config.name) / "checkpoints/step-NNNNNN",
+        )
         return None
     try:
         folder = find_codec(Workspace(config.workspace).codecs, index.codec.fingerprint)
@@ -93,6 +101,17 @@ def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Pain
         codec=load_codec(folder, ranks.device),
         seeds=seeds,
     )
+
+
+def why_not_drawn(config: TrainConfig, ranks: Ranks) -> str | None:
+    """Why a run can't draw while it trains, where it can't: rank 0 alone draws, with all weights."""
+    if ranks.kind == "fsdp":
+        return "--parallel fsdp parts the weights"
+    if ranks.kind == "deepspeed" and zero_stage(config) == 3:
+        return "--zero-stage 3 parts the weights"
+    if config.model != "dalle":
+        return f"--model {config.model} can't draw"
+    return None
 
 
 def choose_prompts(config: TrainConfig, shards: Path) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def test_a_codec_of_other_codes_is_refused(
         ({"tokenizer": None}, ConfigError, "does not say which tokenizer"),
         ({"codec": None}, ModelError, "does not carry its codec whole"),
         ({"codec": "nothing"}, ConfigError, "No codec 'nothing'"),
-        ({"checkpoint": None}, ConfigError, "Leave --codec and --tokenizer out"),
+        ({"checkpoint": None}, ConfigError, "Leave --codec, --vqgan-config and --tokenizer out"),
         ({"checkpoint": Path("nothing.pt")}, ConfigError, "nothing is there"),
     ],
 )

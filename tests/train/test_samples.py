@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.storage import Workspace, make_manifest, write_manifest
 from pipeline.train.config import TrainConfig
+from pipeline.train.ranks import Kind, Ranks
 from pipeline.train.run import run
+from pipeline.train.samples import find_painter
+from pipeline.webdata.reader import ShardReader
 from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
 
@@ -73,3 +77,41 @@ def test_no_grids_without_the_codec(
         run(make_config(sample_every=5))
     assert "No grids of pictures" in caplog.text
     assert not (workspace.run("tiny") / "samples").exists()
+
+
+@pytest.mark.usefixtures("codec")
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("fsdp", {}, "--parallel fsdp parts the weights"),
+        ("deepspeed", {"zero_stage": 3}, "--zero-stage 3 parts the weights"),
+        ("none", {"model": "dalle-pytorch"}, "--model dalle-pytorch can't draw"),
+    ],
+)
+def test_grids_that_are_left_out_are_told(
+    workspace: Workspace,
+    make_config: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+    kind: Kind,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    reader = ShardReader(workspace.shards("default"), "train")
+    ranks = Ranks(kind=kind, rank=0, size=2, device=torch.device("cpu"))
+    with caplog.at_level(logging.WARNING):
+        assert find_painter(make_config(sample_every=5, **options), reader, ranks) is None
+    assert "No grids of pictures" in caplog.text
+    assert message in caplog.text
+    assert "pipeline generate --checkpoint" in caplog.text
+    caplog.clear()
+    assert find_painter(make_config(sample_every=0, **options), reader, ranks) is None
+    assert not caplog.text
+
+
+@pytest.mark.usefixtures("codec")
+def test_grids_are_drawn_where_the_weights_are_whole(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    reader = ShardReader(workspace.shards("default"), "train")
+    ranks = Ranks(kind="deepspeed", rank=0, size=2, device=torch.device("cpu"))
+    assert find_painter(make_config(sample_every=5, zero_stage=2), reader, ranks) is not None
