@@ -32,6 +32,7 @@ _READY_PER_SLOT = 4
 _MAX_OPEN_JOBS = 16_384
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
+_RENEW_EVERY_S = 60.0
 
 
 class Crawl:
@@ -88,6 +89,7 @@ class Crawl:
         """
         self._plans = iter(plans)
         telling = asyncio.get_running_loop().create_task(self._tell())
+        self._spawn(self._renew_robots())
         try:
             self._fill()
             await self._ended.wait()
@@ -135,6 +137,11 @@ class Crawl:
         while True:
             self._progress(self._num_done, self._total, dict(self.tally.failures))
             await asyncio.sleep(_PROGRESS_EVERY_S)
+
+    async def _renew_robots(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_EVERY_S)
+            await self.hosts.renew_robots()
 
     # --- Plans ------------------------------------------------------------------------------------
 

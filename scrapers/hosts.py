@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_s
 
 logger = logging.getLogger(__name__)
 
+# RFC 9309, 2.4: what a robots.txt said should not be used longer.
+ROBOTS_S = 24 * 3600.0
 _ROBOTS_ATTEMPTS = 4
 # Redirected in circles or to nowhere is as good as no robots.txt (RFC 9309, 2.3.1.2).
 _NO_ROBOTS = frozenset({"redirects", "bad_redirect", "redirect_without_location"})
@@ -30,6 +33,9 @@ class Host:
     origin: str
     pace: HostPace
     robots: Robots | None = None
+    # When robots.txt is asked for again, by the crawl's clock; and whether from public addresses only.
+    renew_at: float = math.inf
+    public_only: bool = False
     # Why nothing more is asked in this run.
     closed: str | None = None
     ready: deque[Job] = field(default_factory=deque)
@@ -60,7 +66,7 @@ def path_of(url: str) -> str:
 
 @dataclass(kw_only=True)
 class Hosts:
-    """All hosts met so far; loads robots.txt once for each."""
+    """All hosts met so far; loads robots.txt of each, and once a day again."""
 
     client: Client
     backoff: Backoff
@@ -109,8 +115,9 @@ class Hosts:
         await asyncio.shield(host.loading)
 
     async def _load(self, host: Host, *, public_only: bool) -> None:
-        robots = await self._ask_robots(f"{host.origin}/robots.txt", public_only=public_only)
-        host.robots = robots
+        host.public_only = public_only
+        robots = host.robots = await self._ask_robots(host)
+        host.renew_at = self.monotonic() + ROBOTS_S
         if robots.policy == "closed":
             host.closed = "robots_unreachable"
             logger.warning(
@@ -120,13 +127,26 @@ class Hosts:
         if robots.crawl_delay_s is not None:
             host.pace.slow_to(robots.crawl_delay_s)
 
-    async def _ask_robots(self, url: str, *, public_only: bool) -> Robots:
-        agent = self.client.user_agent.partition("/")[0]
+    async def renew_robots(self) -> None:
+        """Ask again for each robots.txt that is a day old; one that can't be had stays as it was."""
+        for host in self.all():
+            if self.monotonic() < host.renew_at:
+                continue
+            host.renew_at = self.monotonic() + ROBOTS_S
+            robots = await self._ask_robots(host)
+            if robots.policy == "closed":
+                continue
+            host.robots = robots
+            if robots.crawl_delay_s is not None:
+                host.pace.slow_to(robots.crawl_delay_s)
+
+    async def _ask_robots(self, host: Host) -> Robots:
+        url, agent = f"{host.origin}/robots.txt", self.client.user_agent.partition("/")[0]
         for failures in range(1, _ROBOTS_ATTEMPTS + 1):
             wait_s = self.backoff.delay_s(failures, self.rng)
             try:
                 answer = await self.client.get(
-                    url, max_bytes=4 * MAX_ROBOTS_BYTES, public_only=public_only
+                    url, max_bytes=4 * MAX_ROBOTS_BYTES, public_only=host.public_only
                 )
             except FetchError as error:
                 if error.reason in _NO_ROBOTS:
