@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpResponseParser
 
@@ -31,6 +31,7 @@ from scrapers.redirects import (
     redirect_target,
     refuse_private_literal,
 )
+from scrapers.resolving import PrivateAddressError, PublicResolver
 from scrapers.verdict import HostSign, find_opt_out
 
 MAX_REDIRECTS = 5
@@ -45,58 +46,6 @@ _ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
 
 # Asked with the address of a redirect and whether only public addresses may be connected to for it.
 HopCheck = Callable[[str, bool], Awaitable[bool]]
-
-
-class PrivateAddressError(OSError):
-    """A name resolved to an address that a public host may not send us to."""
-
-
-class FixedResolver(AbstractResolver):
-    """Every name lives at one address: what `--connect-to HOST:PORT` means."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.host = host
-        self.port = port
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The fixed address, whatever was asked for."""
-        del port
-        return [
-            ResolveResult(
-                hostname=host, host=self.host, port=self.port, family=family, proto=0, flags=0
-            )
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-class _Resolver(AbstractResolver):
-    """Resolves through another resolver, and refuses private addresses if `public_only`."""
-
-    def __init__(
-        self, inner: AbstractResolver, is_public: AddressCheck, *, public_only: bool
-    ) -> None:
-        self._inner = inner
-        self._is_public = is_public
-        self._public_only = public_only
-        self.public_names: set[str] = set()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        public = [self._is_public(entry["host"]) for entry in found]
-        if self._public_only and not all(public):
-            raise PrivateAddressError(f"{host} is at a private address")
-        if any(public):
-            self.public_names.add(host)
-        return found
-
-    async def close(self) -> None:
-        """The inner resolver belongs to the client, which shares it."""
 
 
 class Client:
@@ -118,7 +67,7 @@ class Client:
         self.timeout_s = timeout_s
         self._inner_resolver = resolver
         self._is_public = is_public
-        self._connectors: dict[bool, tuple[aiohttp.TCPConnector, _Resolver]] = {}
+        self._connectors: dict[bool, tuple[aiohttp.TCPConnector, PublicResolver]] = {}
         self._endpoints: dict[tuple[str, bool], Endpoint] = {}
         self._lanes: set[Lane] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -287,7 +236,9 @@ class Client:
     def _connector(self, *, public_only: bool) -> aiohttp.TCPConnector:
         if public_only not in self._connectors:
             assert self._inner_resolver is not None, "used outside of `async with`"
-            resolver = _Resolver(self._inner_resolver, self._is_public, public_only=public_only)
+            resolver = PublicResolver(
+                self._inner_resolver, self._is_public, public_only=public_only
+            )
             connector = aiohttp.TCPConnector(limit=0, resolver=resolver, ttl_dns_cache=300)
             self._connectors[public_only] = connector, resolver
         return self._connectors[public_only][0]

@@ -22,7 +22,7 @@ from pipeline.contracts import StageReport
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import Workspace
-from scrapers.client import Client, FixedResolver
+from scrapers.client import Client
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences, warn_of_differences
@@ -31,6 +31,7 @@ from scrapers.outcome import WallClock
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
+from scrapers.resolving import FixedResolver
 from scrapers.sections import describe_page, keep_sections
 from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
