@@ -10,6 +10,15 @@ from pipeline.errors import ConfigError
 from pipeline.train.config import TrainConfig
 
 DEFAULT_STAGE = 1  # parts the moments; no more is sent than without it
+# Numbers of elements. DeepSpeed's own, of 0.05 to 1 billion, are for models of many billions: a buffer of
+# 2 GB to sum gradients in, and nothing let go of a model of a billion parameters.
+BUFFERS = {
+    "reduce_bucket_size": 2**24,
+    "allgather_bucket_size": 2**24,
+    "stage3_prefetch_bucket_size": 2**24,
+    "stage3_max_live_parameters": 2**27,
+    "stage3_max_reuse_distance": 2**27,
+}
 # Sections and keys of the JSON that would do what is done here.
 TAKEN = {
     "optimizer": "--optimizer, --learning-rate and --weight-decay",
@@ -63,6 +72,7 @@ def engine_options(config: TrainConfig) -> dict[str, Any]:
         # With offload to the CPU it else wants an Adam of its own, which must be compiled.
         "zero_force_ds_cpu_optimizer": False,
         **given,
+        "zero_optimization": {**BUFFERS, **_section(given, "zero_optimization")},
     }
     for path, (value, _) in _said_by_options(config).items():
         section, _, key = path.rpartition(".")

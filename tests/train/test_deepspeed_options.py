@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError, DependencyError
 from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_engine import import_deepspeed
-from pipeline.train.deepspeed_options import check_engine, engine_options, zero_stage
+from pipeline.train.deepspeed_options import BUFFERS, check_engine, engine_options, zero_stage
 from pipeline.train.run import run
 
 MakeConfig = Callable[..., TrainConfig]
@@ -35,7 +35,7 @@ def test_deepspeed_is_told_what_the_options_say(make_config: MakeConfig) -> None
     assert options["train_micro_batch_size_per_gpu"] == 4
     assert options["gradient_accumulation_steps"] == 3
     assert options["gradient_clipping"] == 0.5
-    assert options["zero_optimization"] == {"stage": 2}
+    assert options["zero_optimization"] == {**BUFFERS, "stage": 2}
     assert not options["torch_autocast"]["enabled"]
 
 
@@ -43,7 +43,7 @@ def test_a_file_adds_what_the_options_do_not_say(make_config: MakeConfig) -> Non
     given = {
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": 1,
-        "zero_optimization": {"stage": 3, "overlap_comm": True},
+        "zero_optimization": {"stage": 3, "overlap_comm": True, "reduce_bucket_size": 9},
         "torch_autocast": {"lower_precision_safe_modules": ["torch.nn.Linear"]},
         "fp16": {"enabled": "auto", "initial_scale_power": 12},
         "wall_clock_breakdown": True,
@@ -52,7 +52,8 @@ def test_a_file_adds_what_the_options_do_not_say(make_config: MakeConfig) -> Non
     assert zero_stage(config) == 3
     options = engine_options(config)
     assert options["train_micro_batch_size_per_gpu"] == 8
-    assert options["zero_optimization"] == {"stage": 3, "overlap_comm": True}
+    zero = {"stage": 3, "overlap_comm": True, "reduce_bucket_size": 9}
+    assert options["zero_optimization"] == BUFFERS | zero
     assert options["torch_autocast"] == {
         "enabled": True,
         "dtype": "bfloat16",
