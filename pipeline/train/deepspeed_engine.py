@@ -37,15 +37,13 @@ def start_engine(
 
     Raises DependencyError where DeepSpeed can't be imported, ConfigError for options that it refuses.
     """
+    if config.precision == "fp16" and not has_fp16(device):
+        raise ConfigError(
+            f"--precision fp16: DeepSpeed scales losses on CUDA alone, this is {device.type}. Use bf16 or "
+            "fp32, or --parallel ddp."
+        )
     deepspeed = import_deepspeed(device)
     options = engine_options(config)
-    if (
-        config.precision == "fp16"
-        and not deepspeed.accelerator.get_accelerator().is_fp16_supported()
-    ):
-        raise ConfigError(
-            f"--precision fp16: DeepSpeed has it not on this device ({device.type}). Use bf16 or fp32."
-        )
     try:
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=options, dist_init_required=False
@@ -56,12 +54,16 @@ def start_engine(
             "Look at --deepspeed-config."
         ) from error
     if config.precision == "fp16":
-        engine.optimizer.loss_scaler.min_scale = (
-            0.5  # below 1 the loop stops, and names the samples
-        )
+        # DeepSpeed would stop at 1 by itself; below it the loop does, and names the samples.
+        engine.optimizer.loss_scaler.min_scale = 0.5
     if zero_stage(config):
         _begin_moments(engine.optimizer)
     return engine
+
+
+def has_fp16(device: torch.device) -> bool:
+    """Whether DeepSpeed trains in fp16 on a device."""
+    return device.type == "cuda"
 
 
 def import_deepspeed(device: torch.device) -> Any:

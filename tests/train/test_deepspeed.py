@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from tests.train.test_train import tree
 
 MakeConfig = Callable[..., TrainConfig]
 
-pytest.importorskip("deepspeed")
+# Not imported here: it would be for all other tests of this process, too.
+pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed")
 
 # Kinds of model, and the stage to train them by.
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -119,6 +121,8 @@ FP16 = """
 import os
 os.environ["DS_ACCELERATOR"] = "cpu"
 from deepspeed.accelerator import get_accelerator
+import pipeline.train.deepspeed_engine as engine
+engine.has_fp16 = lambda device: True
 type(get_accelerator()).is_fp16_supported = lambda self: True
 """
 

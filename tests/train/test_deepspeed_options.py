@@ -15,9 +15,10 @@ import torch
 from pipeline.errors import ConfigError, DependencyError
 from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.deepspeed_engine import import_deepspeed
+from pipeline.train.deepspeed_engine import import_deepspeed, start_engine
 from pipeline.train.deepspeed_options import BUFFERS, check_engine, engine_options, zero_stage
 from pipeline.train.run import run
+from pipeline.train.state import make_optimizer
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -130,6 +131,13 @@ def test_the_extra_is_named_where_the_package_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(DependencyError, match=r"pip install 'dalle-pipeline\[deepspeed\]'"):
         import_deepspeed(torch.device("cpu"))
+
+
+def test_fp16_is_refused_on_a_processor(make_config: MakeConfig) -> None:
+    config = make_config(parallel="deepspeed", precision="fp16")
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="fp16: DeepSpeed scales losses on CUDA alone"):
+        start_engine(model, make_optimizer(model, config), config, torch.device("cpu"))
 
 
 def test_deepspeed_is_not_imported_unless_it_is_chosen() -> None:
