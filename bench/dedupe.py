@@ -123,13 +123,15 @@ def bench_skew(repeats: int) -> None:
     hashes = spread(MILLION)
     measure("all spread", lambda: cluster(hashes, 4), repeats)
     where = np.random.default_rng(5).choice(MILLION, CROWD, replace=False)
-    for bits in (0, 2, 3, 4, 6, 8):
+    crowds = [(f"up to {bits} bits from one", 1, bits) for bits in (0, 2, 3, 4, 6, 8)]
+    crowds += [(f"up to {bits} bits from one of 100", 100, bits) for bits in (2, 4, 6, 8)]
+    for name, centres, bits in crowds:
         skewed = hashes.copy()
-        skewed[where] = flip(np.full(CROWD, 0x0123456789ABCDEF, dtype=np.uint64), bits)
-        found, _ = measure(f"up to {bits} bits from one", lambda h=skewed: cluster(h, 4), repeats)
+        skewed[where] = flip(spread(centres, 6).repeat(CROWD // centres), bits)
+        found, _ = measure(name, lambda h=skewed: cluster(h, 4), repeats)
         leaders = len(np.unique(found.leader[where]))
         distinct = len(np.unique(skewed[where]))
-        print(f"  {'':<44} {distinct} different hashes in the crowd, {leaders} leaders")
+        print(f"  {'':<44} {distinct} different hashes in the crowds, {leaders} leaders")
 
 
 def bench_peers(repeats: int) -> None:

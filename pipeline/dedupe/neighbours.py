@@ -25,6 +25,7 @@ from pipeline.dedupe.bands import (
     Positions,
     bucket_edges,
     even_bucket,
+    near,
     plan_bands,
     search_cost_ns,
     sort_into_buckets,
@@ -39,6 +40,8 @@ CROWD = 32
 _BLOCK_HASHES = 32_768
 # A bucket with more is compared apart, lest the others of its block be compared as far as it reaches.
 _LARGE_BUCKET = 256
+# The largest bucket, in means, from which on it is worth while to order them by size.
+_UNEVEN = 8.0
 # Less work than this takes less time than to start processes for it.
 _WORTH_PROCESSES_NS = 0.3e9
 
@@ -115,6 +118,7 @@ def _gather(parts: Iterator[SearchPart], count: int, workers: int | None) -> Fou
 def search_part(part: SearchPart) -> Found:
     """Search one slice of one choice."""
     layout, crowded = _set_crowds_apart(_lay_out(part), part.crowd)
+    layout = _order_by_size(layout)
     hashes, positions, _ = layout
     pairs = [np.empty((0, 2), np.int32)]
     for places in _close_by(layout, part.plan.radius):
@@ -143,6 +147,21 @@ def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places]:
     return _Layout(hashes[~apart], positions[~apart], sizes[~is_crowd]), positions[apart]
 
 
+def _order_by_size(layout: _Layout) -> _Layout:
+    """Lay buckets of one size together, where some are much larger than most.
+
+    All of a block are compared as far as its largest bucket reaches.
+    """
+    hashes, positions, sizes = layout
+    if not len(sizes) or sizes.max() <= _UNEVEN * sizes.mean():
+        return layout
+    order = np.argsort(sizes, kind="stable")
+    starts = np.cumsum(sizes) - sizes
+    sizes = sizes[order]
+    moved = np.repeat(starts[order] - (np.cumsum(sizes) - sizes), sizes) + np.arange(len(hashes))
+    return _Layout(hashes[moved], positions[moved], sizes)
+
+
 def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
     """Every two places [pairs, 2] within `radius` that lie in one bucket, and some that don't."""
     hashes, _, sizes = layout
@@ -150,7 +169,7 @@ def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
     large = np.flatnonzero(sizes > _LARGE_BUCKET)
     for bucket in large:
         start, stop = edges[bucket], edges[bucket + 1]
-        yield start + _compare_block(hashes[start:stop], stop - start, int(sizes[bucket]), radius)
+        yield from (start + pairs for pairs in _compare_bucket(hashes[start:stop], radius))
     begins, ends = [0, *edges[large + 1]], [*edges[large], len(hashes)]
     for begin, end in zip(begins, ends, strict=True):
         for start in range(begin, end, _BLOCK_HASHES):
@@ -158,6 +177,16 @@ def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
             first, last = np.searchsorted(edges, start, "right") - 1, np.searchsorted(edges, stop)
             reach = int(sizes[first:last].max())
             yield start + _compare_block(hashes[start:end], stop - start, reach, radius)
+
+
+def _compare_bucket(hashes: Hashes, radius: int) -> Iterator[Positions]:
+    """The places within `radius` of a large bucket, some of its rows at a time."""
+    rows = max(1, _BLOCK_HASHES // len(hashes))
+    for start in range(0, len(hashes), rows):
+        close = near(hashes[start : start + rows, None], hashes[None, start:], radius)
+        first, second = np.divmod(np.flatnonzero(close), close.shape[1])
+        later = first < second
+        yield start + np.stack([first[later], second[later]], axis=1)
 
 
 def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Positions:
