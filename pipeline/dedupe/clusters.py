@@ -64,7 +64,7 @@ def find_clusters(hashes: NumberFile, radius: int, *, workers: int | None = 0) -
 
     Files to work with are made beside that of the hashes, and removed. Equal hashes are taken
     together first, so a thousand equal ones cost what one does. In memory there are the result, a
-    slice in each worker, and some 100 bytes for each hash that is not alone.
+    slice in each worker, and what is alike with its near pairs: nothing for a hash that is alone.
     """
     leader = find_first_equal(hashes)
     distinct = hashes.path.with_name("distinct.partial")
