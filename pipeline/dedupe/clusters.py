@@ -126,7 +126,7 @@ def _cluster_alike(
     pairs = found.pairs
     if len(thin):
         among = _list_pairs(hashes[thin], radius, scratch, workers)
-        pairs = np.concatenate([pairs, thin[among].astype(POSITION)])
+        pairs = np.concatenate([pairs, thin.astype(POSITION)[among]])
     group = link(new_groups(len(hashes)), pairs[:, 0], pairs[:, 1])
     if not len(thick):
         return lead_by_pairs(pairs, len(hashes)), group

@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Positions = npt.NDArray[np.int64]
 
+# Links that are looked at together: some 60 bytes each meanwhile.
+_LINKS = 2**19
+
 
 def new_groups(count: int) -> Positions:
     """`count` groups of one."""
@@ -20,6 +23,14 @@ def link(
 
     `parent` holds for every position the name of its group, and so does what is returned.
     """
+    for start in range(0, len(first), _LINKS):
+        parent = _link(parent, first[start : start + _LINKS], second[start : start + _LINKS])
+    return parent
+
+
+def _link(
+    parent: Positions, first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]
+) -> Positions:
     while True:
         one, other = parent[first], parent[second]
         apart = one != other
