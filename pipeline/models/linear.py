@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.products import has_onednn, linear
+from pipeline.models.products import has_onednn, linear, linear_parts
 
 
 class Linear(nn.Linear):
@@ -39,10 +39,7 @@ class Linear(nn.Linear):
         """The layer's numbers in `count` equal parts."""
         if self._packed_from == 0:
             return self(x_XI).chunk(count, dim=-1)
-        # One product a part: the gradients of slices of one product would be copied together again.
-        weights = self.weight.chunk(count)
-        biases = [None] * count if self.bias is None else self.bias.chunk(count)
-        return [linear(x_XI, w, b) for w, b in zip(weights, biases, strict=True)]
+        return linear_parts(x_XI, self.weight, self.bias, count)
 
     @torch.no_grad()
     def pack(self, start: int = 0) -> None:

@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.models.products import multiply
 
-# 32 MiB of float32: large enough that the products are as fast as whole ones.
-MAX_LOGITS = 2**23
+# 40 MiB of float32: every chunk adds its share to the gradient of all weights, which takes as long as some
+# 30 rows of products.
+MAX_LOGITS = 10 * 2**20
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.models import products
-from pipeline.models.products import linear, multiply
+from pipeline.models.products import linear, linear_parts, multiply
 
 X = torch.randn(3, 7, 24, generator=torch.Generator().manual_seed(1))
 
@@ -38,15 +38,26 @@ def test_the_numbers_and_gradients_are_those_of_torch(
         torch.testing.assert_close(multiply(*inputs), theirs)
 
 
-def test_only_float32_with_gradients_goes_its_own_way() -> None:
-    if not products.has_onednn():
-        pytest.skip("this build of torch has no oneDNN")
+@pytest.mark.parametrize("mixed", [True, False])
+def test_parts_are_those_of_one_product(mixed: bool) -> None:
+    torch.manual_seed(0)
+    inputs = [X.clone().requires_grad_(), torch.randn(12, 24, requires_grad=True)]
+    inputs.append(torch.randn(12, requires_grad=True))
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        ours = torch.cat(list(linear_parts(inputs[0], inputs[1], inputs[2], 3)), dim=-1)
+        theirs = F.linear(*inputs)
+    assert ours.dtype == theirs.dtype
+    rtol, atol = (2e-2, 6e-2) if mixed else (1e-5, 1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
+    for our, their in zip(gradients(ours, *inputs), gradients(theirs, *inputs), strict=True):
+        torch.testing.assert_close(our, their, rtol=rtol, atol=atol)  # and in their types
+
+
+def test_only_float32_weights_to_be_trained_go_their_own_way() -> None:
     weight = torch.randn(10, 24, requires_grad=True)
     plain, double = linear(X, weight), linear(X.double(), weight.double())
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = linear(X, weight)
-    names = [type(y.grad_fn).__name__ for y in (plain, mixed, double)]
-    assert [name.startswith("_Linear") for name in names] == [True, False, False]
+    names = [type(y.grad_fn).__name__ for y in (plain, double)]
+    assert [name.startswith("_Linear") for name in names] == [True, False]
     with torch.no_grad():
         assert linear(X, weight).grad_fn is None
 
