@@ -34,7 +34,7 @@ from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.run import run
 from pipeline.dedupe.tables import write_inspections
 from pipeline.engine import map_parts
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 RANKS = 32
 SIDE = 96

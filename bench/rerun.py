@@ -36,8 +36,9 @@ from pipeline.encode.run import recipe_digest
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.records import read_records
-from pipeline.storage import Workspace, file_entry, make_manifest, sha256_bytes, write_manifest
+from pipeline.storage import file_entry, make_manifest, sha256_bytes, write_manifest
 from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.keys import address_of

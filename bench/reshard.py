@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.contracts import CODES, KEPT
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
 from pipeline.storage import (
-    Workspace,
     arrow_schema,
     file_entry,
     make_manifest,
@@ -37,6 +36,7 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
+from pipeline.workspace import Workspace
 
 IMAGES_A_CAPTION, NUM_CODES, NUM_TOKENS = 32, 256, 16384
 PART = 32 * 1250  # images of a table

@@ -44,9 +44,10 @@ from pipeline.records import keep_record
 from pipeline.road import Call, RunConfig, run_road, source_to_open, watch_stage
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
-from pipeline.storage import Workspace, storage_error
+from pipeline.storage import storage_error
 from pipeline.train.config import ExportConfig
 from pipeline.verify.run import VerifyConfig, show_verify
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
 

@@ -25,7 +25,8 @@ from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.errors import SourceError
 from pipeline.records import keep_record
 from pipeline.road import Call, overall, run_stage
-from pipeline.storage import Workspace, write_bytes, write_json
+from pipeline.storage import write_bytes, write_json
+from pipeline.workspace import Workspace
 
 PRESET = Path(__file__).parent / "presets" / "demo.toml"
 # The name under which the replica is asked; it is reached by --connect-to, whatever its port, so that

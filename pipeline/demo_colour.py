@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import Workspace, read_slice
+from pipeline.storage import read_slice
+from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.palette import PALETTE, colours_named
 
 CANDIDATES = ("black", "blue", "magenta", "pink", "white")

@@ -15,7 +15,8 @@ from pipeline.contracts import Manifest
 from pipeline.errors import ContractError
 from pipeline.inventory import Folder, find_folders
 from pipeline.stages import STAGES, load_function
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
+from pipeline.workspace import Workspace
 
 Action = Literal["run", "maybe", "skip"]
 # Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.

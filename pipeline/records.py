@@ -22,7 +22,8 @@ from typing import IO, Any
 from pipeline.contracts import StageReport
 from pipeline.errors import ContractError, PipelineError
 from pipeline.progress import Progress
-from pipeline.storage import MANIFEST_NAME, input_digest, lock_workspace, storage_error
+from pipeline.storage import MANIFEST_NAME, input_digest, storage_error
+from pipeline.workspace import lock_workspace
 
 RUNS_NAME = "runs.jsonl"
 RUNNING_NAME = ".running"

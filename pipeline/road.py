@@ -23,7 +23,7 @@ from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
 from pipeline.records import Clock, RunRecord, keep_record, tee
 from pipeline.shard.config import ShardConfig
 from pipeline.stages import STAGES
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 
 

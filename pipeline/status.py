@@ -19,7 +19,7 @@ from pipeline.inventory import Folder, find_folders
 from pipeline.records import Record, read_records, read_running
 from pipeline.road import Call
 from pipeline.stages import STAGES
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 State = Literal["fresh", "stale", "running", "failed", "unfinished", "not run"]
 _ENDED_BADLY = ("failed", "killed", "interrupted")

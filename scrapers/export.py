@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
-from pipeline.storage import Workspace, arrow_schema, atomic_write
+from pipeline.storage import arrow_schema, atomic_write
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.keys import address_of

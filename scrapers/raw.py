@@ -15,7 +15,6 @@ from pipeline.contracts import FileEntry, Manifest, Outcome, StageReport
 from pipeline.errors import ConfigError
 from pipeline.storage import (
     MANIFEST_NAME,
-    Workspace,
     find_current,
     make_manifest,
     sha256_bytes,
@@ -23,6 +22,7 @@ from pipeline.storage import (
     sync_folder,
     write_manifest,
 )
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences

@@ -21,7 +21,7 @@ from pipeline import __version__
 from pipeline.contracts import StageReport
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.client import Client
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.storage import Workspace, write_json
+from pipeline.storage import write_json
+from pipeline.workspace import Workspace
 from scrapers.source import SectionSummary
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from pipeline.errors import SourceError
-from pipeline.storage import Workspace, sha256_bytes, write_bytes, write_json
+from pipeline.storage import sha256_bytes, write_bytes, write_json
+from pipeline.workspace import Workspace
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
 from scrapers.hosts import Hosts

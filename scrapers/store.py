@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.ledger import FormRow, Ledger, Touch, UrlRow
 from scrapers.segments import (
     Pieces,

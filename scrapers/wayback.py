@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.progress import Progress
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.answer import FetchError
 from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts

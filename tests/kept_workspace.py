@@ -14,14 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.contracts import KEPT
-from pipeline.storage import (
-    Workspace,
-    arrow_schema,
-    file_entry,
-    make_manifest,
-    sha256_bytes,
-    write_manifest,
-)
+from pipeline.storage import arrow_schema, file_entry, make_manifest, sha256_bytes, write_manifest
+from pipeline.workspace import Workspace
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
 MakeWorkspace = Callable[..., Workspace]

@@ -20,7 +20,7 @@ from pipeline.config import StageConfig
 from pipeline.contracts import StageReport
 from pipeline.progress import Progress
 from pipeline.stages import STAGES
-from pipeline.storage import Workspace, lock_workspace
+from pipeline.workspace import Workspace, lock_workspace
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ GROUND = {
 }
 SECOND = {
     "pipeline.storage",
+    "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",
     "pipeline.raster",

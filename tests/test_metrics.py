@@ -19,7 +19,7 @@ from pipeline.config import StageConfig
 from pipeline.contracts import StageReport
 from pipeline.metrics import Metrics, serve_metrics
 from pipeline.progress import Progress
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:

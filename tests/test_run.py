@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.records import keep_record, read_records, read_running
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.config import ReplicaConfig
 from scrapers.dalleblog.replica.server import Replica
 

@@ -14,12 +14,10 @@ import pytest
 from pipeline.contracts import FileEntry
 from pipeline.errors import ContractError, LockedError, StorageError, WorkspaceError
 from pipeline.storage import (
-    Workspace,
     atomic_write,
     file_entry,
     find_current,
     input_digest,
-    lock_workspace,
     make_manifest,
     read_manifest,
     read_slice,
@@ -28,6 +26,7 @@ from pipeline.storage import (
     write_json,
     write_manifest,
 )
+from pipeline.workspace import Workspace, lock_workspace
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -162,7 +161,7 @@ def test_a_foreign_marker_is_refused(tmp_path: Path, marker: object, said: str) 
 
 def test_the_lock_names_its_holder_and_goes_with_the_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.storage import lock_workspace\n"
+        "import sys, time; from pathlib import Path; from pipeline.workspace import lock_workspace\n"
         "with lock_workspace(Path(sys.argv[1]), 'pipeline scrape'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 WITHIN_S = 60.0
 LINE = [sys.executable, "-m", "pipeline", "status", "--watch", "--every-s", "0.1", "--workspace"]

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.inventory import find_folders
 from pipeline.records import read_records
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.config import ReplicaConfig
 from scrapers.dalleblog.replica.server import Replica
 from scrapers.ledger import Ledger

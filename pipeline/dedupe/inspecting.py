@@ -13,7 +13,7 @@ from pipeline.dedupe.store import Store
 from pipeline.dedupe.tables import in_chunks
 from pipeline.engine import map_parts
 from pipeline.progress import Progress
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,6 @@ from pipeline.errors import ContractError
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     MANIFEST_NAME,
-    Workspace,
     arrow_schema,
     file_entry,
     find_current,
@@ -40,6 +39,7 @@ from pipeline.storage import (
     storage_error,
     write_manifest,
 )
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

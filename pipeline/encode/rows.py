@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ContractError
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
+from pipeline.workspace import Workspace
 
 _COLUMNS = ["pixel_sha256", "key", "segment", "offset", "bytes"]
 

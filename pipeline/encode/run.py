@@ -48,14 +48,8 @@ from pipeline.models.codecs.precision import (
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.raster import RASTER
-from pipeline.storage import (
-    Workspace,
-    find_current,
-    input_digest,
-    make_manifest,
-    read_manifest,
-    sha256_bytes,
-)
+from pipeline.storage import find_current, input_digest, make_manifest, read_manifest, sha256_bytes
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

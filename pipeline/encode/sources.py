@@ -17,7 +17,6 @@ from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
 from pipeline.storage import (
-    Workspace,
     empty_folder,
     file_entry,
     find_current,
@@ -27,6 +26,7 @@ from pipeline.storage import (
     sha256_file,
     write_manifest,
 )
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

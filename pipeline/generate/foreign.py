@@ -21,7 +21,8 @@ from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_co
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.text import TextTokenizer
-from pipeline.storage import Workspace, sha256_bytes, sha256_file
+from pipeline.storage import sha256_bytes, sha256_file
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

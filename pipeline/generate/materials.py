@@ -17,7 +17,8 @@ from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle import Dalle
 from pipeline.models.text import TextTokenizer, load_tokenizer
-from pipeline.storage import Workspace, input_digest, read_manifest
+from pipeline.storage import input_digest, read_manifest
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,14 +27,8 @@ from pipeline.generate.prompts import Order, Prompt, check_options, list_orders,
 from pipeline.generate.writing import Drawn, Sketchbook, check_place
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import (
-    Workspace,
-    find_current,
-    make_manifest,
-    sha256_bytes,
-    sha256_file,
-    write_manifest,
-)
+from pipeline.storage import find_current, make_manifest, sha256_bytes, sha256_file, write_manifest
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

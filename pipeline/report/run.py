@@ -24,14 +24,8 @@ from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import (
-    MANIFEST_NAME,
-    Workspace,
-    read_slice,
-    sha256_bytes,
-    sha256_file,
-    write_bytes,
-)
+from pipeline.storage import MANIFEST_NAME, read_slice, sha256_bytes, sha256_file, write_bytes
+from pipeline.workspace import Workspace
 
 PLOT_POINTS = 400
 PAGE_NAME = "report.html"

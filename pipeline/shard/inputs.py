@@ -17,9 +17,10 @@ from pipeline.models.text import (
 )
 from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
-from pipeline.storage import MANIFEST_NAME, Workspace, input_digest, read_manifest, sha256_bytes
+from pipeline.storage import MANIFEST_NAME, input_digest, read_manifest, sha256_bytes
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
 from pipeline.webdata.npy import smallest_dtype
+from pipeline.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,11 @@ from pipeline.contracts import SPLITS, Split, StageReport
 from pipeline.errors import ConfigError, ContractError, ModelError
 from pipeline.models.text import load_tokenizer
 from pipeline.shard.config import ShardConfig
-from pipeline.storage import Workspace, atomic_write, read_manifest, read_slice
+from pipeline.storage import atomic_write, read_manifest, read_slice
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.keys import read_keys
 from pipeline.webdata.reader import Sample, ShardReader
+from pipeline.workspace import Workspace
 
 _SIDE = 256  # pixels that a picture of the PNG has at least
 _GAP = 8

@@ -32,7 +32,6 @@ from pipeline.shard.layout import lay_out
 from pipeline.shard.scratch import Scratch
 from pipeline.shard.write import Shards
 from pipeline.storage import (
-    Workspace,
     arrow_schema,
     atomic_write,
     file_entry,
@@ -44,6 +43,7 @@ from pipeline.storage import (
 )
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.remote import publish
+from pipeline.workspace import Workspace
 
 CARD = "README.md"
 LEFT_OUT_TABLE = "left_out.parquet"

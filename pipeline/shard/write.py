@@ -25,10 +25,11 @@ from pipeline.shard.images import jpeg_quality, load_image
 from pipeline.shard.inputs import Inputs
 from pipeline.shard.join import Joined, Text
 from pipeline.shard.layout import Layout, Rows
-from pipeline.storage import Workspace, sha256_bytes, sha256_file, write_json
+from pipeline.storage import sha256_bytes, sha256_file, write_json
 from pipeline.webdata.index import ShardEntry, codes_shape
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.tar import ShardWriter, member_bytes, open_shard, table_path, tar_bytes
+from pipeline.workspace import Workspace
 
 Members = list[tuple[str, bytes]]
 Picture = Future[tuple[str, bytes]]

@@ -14,8 +14,8 @@ from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle, read_info
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import Workspace
 from pipeline.train.config import ExportConfig
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pipeline.contracts import StageReport
 from pipeline.models.checkpoints.found import checkpoint_digest
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import Workspace, find_current, input_digest
+from pipeline.storage import find_current, input_digest
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, count_steps, open_split
@@ -34,6 +34,7 @@ from pipeline.train.start import choose_name, dataset_name, start_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
 from pipeline.webdata.remote import find_shards, is_address
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle import Dalle
 from pipeline.models.sampling import Choice, image_seed, sample_codes
 from pipeline.models.text import load_tokenizer
-from pipeline.storage import Workspace, write_bytes
+from pipeline.storage import write_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import zero_stage
 from pipeline.train.ranks import Ranks
 from pipeline.webdata.reader import ShardReader
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

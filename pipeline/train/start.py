@@ -13,7 +13,6 @@ from torch import nn
 from pipeline.models.checkpoints.ours import read_info
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.hyperparameters import check_fit, new_model
 from pipeline.train.naming import read_name, wrong_hints, zoo_name
@@ -22,6 +21,7 @@ from pipeline.train.ranks import Ranks, count_ranks
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import ShardIndex
+from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from pipeline.contracts import Split
 from pipeline.errors import ContractError
 from pipeline.models.codecs.pixels import Pixels, read_square
 from pipeline.raster import DecodeError
-from pipeline.storage import Workspace, read_manifest, read_slice
+from pipeline.storage import read_manifest, read_slice
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    Workspace,
     empty_folder,
     file_entry,
     find_current,
@@ -38,6 +37,7 @@ from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_rows, load_images
 from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
 from pipeline.train_codec.training import Training, begin_training
+from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

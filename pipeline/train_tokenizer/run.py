@@ -14,7 +14,6 @@ from pipeline.errors import ContractError
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    Workspace,
     empty_folder,
     file_entry,
     find_current,
@@ -25,6 +24,7 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
+from pipeline.workspace import Workspace
 
 
 def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> StageReport:

@@ -10,9 +10,9 @@ import pyarrow as pa
 from pipeline.errors import ContractError
 from pipeline.inventory import Folder
 from pipeline.shard.code_tables import read_batches
-from pipeline.storage import Workspace
 from pipeline.verify.pictures import compare_pictures
 from pipeline.verify.usage import CodebookUse
+from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
 

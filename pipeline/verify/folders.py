@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pipeline.contracts import COUNT_LAWS, URL_STATES, FileEntry
 from pipeline.errors import PipelineError
 from pipeline.inventory import Folder
-from pipeline.storage import LEDGER_NAME, sha256_file
+from pipeline.storage import sha256_file
+from pipeline.workspace import LEDGER_NAME
 
 
 def check_folder(folder: Folder, *, stale: bool = True) -> Iterator[str]:

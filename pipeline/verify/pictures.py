@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ContractError, DependencyError, ModelError
 from pipeline.inventory import Folder
-from pipeline.storage import Workspace, read_manifest, read_slice
+from pipeline.storage import read_manifest, read_slice
+from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
 

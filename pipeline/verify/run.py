@@ -19,8 +19,8 @@ from pipeline.contracts import StageReport
 from pipeline.errors import ContractError, PipelineError
 from pipeline.inventory import Folder, find_folders
 from pipeline.road import Call
-from pipeline.storage import Workspace
 from pipeline.verify.folders import check_folder
+from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
 Found = tuple[list[str], list[Facts]]

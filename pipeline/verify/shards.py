@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from pipeline.contracts import SPLITS, Split
 from pipeline.inventory import Folder
-from pipeline.storage import Workspace
 from pipeline.verify.usage import CodebookUse
 from pipeline.webdata.reader import ShardReader
+from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
 _ROWS = 4096

@@ -22,7 +22,6 @@ from pipeline.errors import ConfigError, ContractError, DependencyError, Pipelin
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     MANIFEST_NAME,
-    Workspace,
     atomic_write,
     parse_manifest,
     read_manifest,
@@ -31,6 +30,7 @@ from pipeline.storage import (
     write_bytes,
 )
 from pipeline.webdata.index import INDEX_NAME
+from pipeline.workspace import Workspace
 
 _TRANSFERS = 4
 _CHUNK_BYTES = 8 << 20

@@ -21,7 +21,8 @@ from pipeline.contracts import LEDGER_ITEMS, StageReport
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run
-from pipeline.storage import Workspace, make_manifest, write_manifest
+from pipeline.storage import make_manifest, write_manifest
+from pipeline.workspace import Workspace
 from tests.dedupe.fragile import inspect_fragile
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.dalleblog.replica.config import FaultPlan, ReplicaConfig
 from scrapers.dalleblog.replica.faults import FaultKind

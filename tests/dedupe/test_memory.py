@@ -14,7 +14,7 @@ import pytest
 from pipeline.contracts import LEDGER_ITEMS
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.tables import write_inspections
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from tests.dedupe.conftest import write_ledger
 
 FEW, MANY = 10_000, 100_000

@@ -11,7 +11,7 @@ import pytest
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.inspection import inspect_part
 from pipeline.errors import ContractError
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from tests.dedupe.conftest import dedupe, kept, rejected
 from tests.dedupe.planting import CAPTIONS, FATES, Crawl, Expected, Shown
 

@@ -15,7 +15,8 @@ from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
 from pipeline.errors import ContractError, StorageError
-from pipeline.storage import Workspace, arrow_schema, read_manifest
+from pipeline.storage import arrow_schema, read_manifest
+from pipeline.workspace import Workspace
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from pipeline.encode.batches import Task, decode_batches
 from pipeline.encode.rows import read_kept
 from pipeline.raster import hash_pixels
-from pipeline.storage import Workspace
 from pipeline.train_codec.images import choose_rows, load_images
+from pipeline.workspace import Workspace
 from tests.dedupe.conftest import Pixels, RawStore, dedupe, encode, kept, photo
 
 SIDE = 64

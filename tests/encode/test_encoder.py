@@ -32,7 +32,8 @@ from pipeline.models.codecs.pixels import (
 from pipeline.models.codecs.precision import pick_precision, use_precision
 from pipeline.models.codecs.reconstruct import psnr
 from pipeline.models.codecs.vqgan import VQGAN, NearestEntries, VQGANConfig
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
+from pipeline.workspace import Workspace
 from tests.encode.test_run import (
     KilledError,
     codec,

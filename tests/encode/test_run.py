@@ -18,7 +18,8 @@ from pipeline.errors import ConfigError, ContractError, ModelError
 from pipeline.models.codecs.load import CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.storage import Workspace, arrow_schema, read_manifest
+from pipeline.storage import arrow_schema, read_manifest
+from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 

@@ -26,7 +26,8 @@ from pipeline.models.codecs.published import PublishedCodec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.published import PublishedFile
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
+from pipeline.workspace import Workspace
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 
 MakeWorkspace = Callable[..., Workspace]

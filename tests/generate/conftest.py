@@ -16,7 +16,8 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
-from pipeline.storage import Workspace, make_manifest, write_bytes, write_manifest
+from pipeline.storage import make_manifest, write_bytes, write_manifest
+from pipeline.workspace import Workspace
 
 
 def write_codec(workspace: Workspace, name: str, seed: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 
 def records_of(workspace: Workspace, name: str = "default") -> list[dict[str, Any]]:

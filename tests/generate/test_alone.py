@@ -14,7 +14,8 @@ from pipeline.errors import ConfigError
 from pipeline.generate.run import run
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from pipeline.storage import Workspace, sha256_file
+from pipeline.storage import sha256_file
+from pipeline.workspace import Workspace
 from tests.generate.conftest import finish, write_run
 from tests.generate.pictures import hashes_by_prompt
 from tests.generate.test_foreign import MakeConfig, write_stock

@@ -22,7 +22,8 @@ from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec
 from pipeline.models.dalle import Dalle
-from pipeline.storage import Workspace, input_digest, read_manifest
+from pipeline.storage import input_digest, read_manifest
+from pipeline.workspace import Workspace
 from tests.generate.pictures import hashes_by_prompt, records_of
 from tests.oracles.clip import write_clip
 

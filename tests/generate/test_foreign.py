@@ -29,7 +29,8 @@ from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.dalle import Dalle
 from pipeline.models.text import train_bpe
-from pipeline.storage import Workspace, sha256_file, write_bytes
+from pipeline.storage import sha256_file, write_bytes
+from pipeline.workspace import Workspace
 from tests.generate.conftest import finish, write_run
 from tests.generate.pictures import hashes_by_prompt, records_of
 

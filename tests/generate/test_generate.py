@@ -13,7 +13,8 @@ from PIL import Image
 from pipeline.errors import ConfigError, ContractError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
-from pipeline.storage import Workspace, read_manifest, write_bytes
+from pipeline.storage import read_manifest, write_bytes
+from pipeline.workspace import Workspace
 from tests.generate.pictures import hashes_by_prompt, records_of
 
 MakeConfig = Callable[..., GenerateConfig]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.generate.writing import UNFINISHED
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 
 PROMPTS = tuple(f"a red cube on {n} blue cubes" for n in range(24))
 

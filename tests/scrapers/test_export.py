@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.contracts import LEDGER_ITEMS
 from pipeline.errors import ContractError
-from pipeline.storage import Workspace
+from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.export import (
     discover_kept,

@@ -19,7 +19,6 @@ from PIL import Image
 from pipeline.contracts import CAPTIONS, CODES, KEPT
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
 from pipeline.storage import (
-    Workspace,
     arrow_schema,
     empty_folder,
     file_entry,
@@ -28,6 +27,7 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
+from pipeline.workspace import Workspace
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 THINGS = ("cube", "teapot", "armchair", "clock")

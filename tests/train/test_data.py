@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, check_ids, check_samples, stream_steps
 from pipeline.train.hyperparameters import check_fit, new_model
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
+from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 START = Position(epoch=0, consumed=0)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import DependencyError
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, log_of, stop_at
 
 MakeConfig = Callable[..., TrainConfig]

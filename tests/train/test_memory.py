@@ -12,10 +12,10 @@ from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import list_checkpoints
 from pipeline.models.dalle import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.memory import largest_that_fits
 from pipeline.train.run import run
+from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -16,11 +16,11 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.origin import read_origin
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
+from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.cli_options import find_preset
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.storage import Workspace, read_manifest, write_json
+from pipeline.storage import read_manifest, write_json
 from pipeline.train.config import ExportConfig
+from pipeline.workspace import Workspace
 
 
 def train(workspace: Workspace, *options: str) -> tuple[int, str]:

@@ -24,12 +24,13 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks import join_ranks
 from pipeline.train.run import run
 from pipeline.train.start import choose_name
 from pipeline.webdata.index import read_index
+from pipeline.workspace import Workspace
 from tests.train.conftest import open_workspace
 from tests.train.test_train import log_of, tree
 

@@ -18,9 +18,9 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.errors import ContractError
-from pipeline.storage import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
+from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

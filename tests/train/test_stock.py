@@ -25,7 +25,6 @@ from pipeline.models.checkpoints.ours import (
 )
 from pipeline.models.dalle import Dalle
 from pipeline.models.sparse_layout import draw_layout
-from pipeline.storage import Workspace
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
@@ -33,6 +32,7 @@ from pipeline.train.run import run
 from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
+from pipeline.workspace import Workspace
 from tests.models.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import saved_dict, trained_stock
 from tests.oracles.codecs import dalle_pytorch

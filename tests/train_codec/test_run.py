@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.codecs.load import load_codec
-from pipeline.storage import Workspace, read_manifest
+from pipeline.storage import read_manifest
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run
+from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 

@@ -9,16 +9,10 @@ import pytest
 from pipeline.contracts import CAPTIONS
 from pipeline.errors import ContractError
 from pipeline.models.text import load_tokenizer
-from pipeline.storage import (
-    Workspace,
-    arrow_schema,
-    file_entry,
-    make_manifest,
-    read_manifest,
-    write_manifest,
-)
+from pipeline.storage import arrow_schema, file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
 from pipeline.train_tokenizer.run import run
+from pipeline.workspace import Workspace
 
 SPLITS = {"a red cube": "train", "a blue cube": "train", "zzzz zzzz zzzz": "val"}
 

@@ -19,11 +19,12 @@ from pipeline.encode.run import run
 from pipeline.inventory import Folder, find_folders
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.storage import Workspace, file_entry, make_manifest, read_manifest, write_manifest
+from pipeline.storage import file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run as train_codec
 from pipeline.verify.run import look_inside
 from pipeline.verify.usage import CodebookUse
+from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -123,7 +124,7 @@ def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from pipeline.storage import Workspace\n"
+        "import sys; from pathlib import Path; from pipeline.workspace import Workspace\n"
         "from pipeline.inventory import find_folders; from pipeline.verify.run import look_inside\n"
         "w = Workspace(Path(sys.argv[1]))\n"
         "print([look_inside(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"

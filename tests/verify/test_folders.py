@@ -14,14 +14,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.inventory import find_folders
-from pipeline.storage import (
-    Workspace,
-    file_entry,
-    input_digest,
-    make_manifest,
-    write_manifest,
-)
+from pipeline.storage import file_entry, input_digest, make_manifest, write_manifest
 from pipeline.verify.folders import check_folder
+from pipeline.workspace import Workspace
 from scrapers.ledger import FormRow, Ledger, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.summary import content_digest, counts_of

@@ -12,9 +12,9 @@ import pytest
 from pipeline.inventory import Folder, find_folders
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.storage import Workspace
 from pipeline.verify.run import look_inside
 from pipeline.verify.shards import _lengths
+from pipeline.workspace import Workspace
 
 
 @pytest.fixture

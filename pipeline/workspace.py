@@ -1,0 +1,155 @@
+"""One dataset's folder: where everything lies in it, its mark, its lock. Floor 2."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.contracts import WORKSPACE_VERSION
+from pipeline.errors import LockedError, WorkspaceError
+from pipeline.storage import write_json
+
+LEDGER_NAME = "ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One dataset's folder: the paths of `contracts`, nothing else.
+
+    `Workspace.open` makes or checks it; the constructor touches nothing.
+    """
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """Says that the folder is ours and which version wrote it."""
+        return self.root / "workspace.json"
+
+    @property
+    def raw(self) -> Path:
+        """The raw store: `ledger.sqlite` and `segments/`."""
+        return self.root / "raw"
+
+    @property
+    def ledger(self) -> Path:
+        """One row a URL."""
+        return self.raw / LEDGER_NAME
+
+    @property
+    def segments(self) -> Path:
+        """The bytes as fetched, in append-only tars."""
+        return self.raw / "segments"
+
+    @property
+    def dedupe(self) -> Path:
+        """Kept, rejected and caption tables."""
+        return self.root / "dedupe"
+
+    @property
+    def codecs(self) -> Path:
+        """The codecs of this workspace, a folder each."""
+        return self.root / "codecs"
+
+    def codec(self, name: str) -> Path:
+        """A codec trained here."""
+        return self.codecs / name
+
+    def tokenizer(self, name: str) -> Path:
+        """A tokenizer trained here."""
+        return self.root / "tokenizers" / name
+
+    def codes(self, codec: str, fingerprint: str) -> Path:
+        """Image codes of one codec; `fingerprint` is its full hash."""
+        return self.root / "codes" / f"{codec}-{fingerprint[:12]}"
+
+    def shards(self, name: str) -> Path:
+        """One set of WebDataset shards."""
+        return self.root / "shards" / name
+
+    def run(self, name: str) -> Path:
+        """One training run."""
+        return self.root / "runs" / name
+
+    def generated(self, name: str) -> Path:
+        """Pictures made from prompts."""
+        return self.root / "generated" / name
+
+    def open(self, source: str | None = None) -> Workspace:
+        """Check that this is a workspace; with `source` given, make it where nothing is yet.
+
+        Raises WorkspaceError for a folder that holds something else, another version or source.
+        """
+        if self.marker.exists():
+            _check_marker(self.marker, source)
+            return self
+        if source is None:
+            raise WorkspaceError(
+                f"{self.root} is not a workspace: no {self.marker.name} in it. "
+                "Begin with `pipeline scrape SOURCE --workspace DIR`, or give the right --workspace."
+            )
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise WorkspaceError(
+                f"{self.root} holds something that is not a workspace (no {self.marker.name}). "
+                "Nothing was touched; give an empty or a new folder as --workspace."
+            )
+        write_json(
+            self.marker,
+            {"format": "dalle-pipeline/workspace", "version": WORKSPACE_VERSION, "source": source},
+        )
+        return self
+
+
+def _check_marker(marker: Path, source: str | None) -> None:
+    try:
+        found = json.loads(marker.read_bytes())
+        if found["format"] != "dalle-pipeline/workspace":
+            raise ValueError("another format")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise WorkspaceError(
+            f"{marker} can't be read as the mark of a workspace ({error}). "
+            "Give another --workspace, or mend the file."
+        ) from error
+    if found["version"] != WORKSPACE_VERSION:
+        raise WorkspaceError(
+            f"{marker.parent} was written by workspace version {found['version']}, this pipeline reads "
+            f"version {WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
+        )
+    if source is not None and found["source"] != source:
+        raise WorkspaceError(
+            f"{marker.parent} belongs to the source {found['source']!r}, not {source!r}. "
+            "One workspace holds one source: give another --workspace."
+        )
+
+
+@contextlib.contextmanager
+def lock_workspace(root: Path, command: str) -> Iterator[None]:
+    """Hold the workspace alone; the lock goes with the process, however it ends.
+
+    Raises LockedError that names the process which holds it.
+    """
+    path = root / ".lock"
+    file = path.open("a+")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise LockedError(
+                f"{root} is in use by {holder}. Wait until it has finished, or stop it, "
+                "then give the command again."
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"`{command}` (process {os.getpid()} on {socket.gethostname()})")
+        file.flush()
+        yield
+    finally:
+        file.close()
