@@ -25,7 +25,8 @@ MAX_POSITIONS = 512
 def fits_blocks(query_BHLK: Tensor, key_BHSK: Tensor) -> bool:
     """Whether these are whole, short sequences to be trained on in bf16, on a processor."""
     return (
-        query_BHLK.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and query_BHLK.device.type == "cpu"
         and query_BHLK.dtype == torch.bfloat16
         and query_BHLK.requires_grad
         and query_BHLK.shape == key_BHSK.shape

@@ -34,7 +34,7 @@ def linear_parts(
     bf16, and its gradient float32, once for each part.
     """
     on_processor = x_XI.device.type == "cpu" and weight_OI.dtype == torch.float32
-    if on_processor and torch.is_grad_enabled():
+    if on_processor and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         parts: tuple[Tensor, ...] = _Linear.apply(x_XI, weight_OI, bias_O, count)
         return parts
     weights, biases = _parts(weight_OI, bias_O, count)
@@ -44,7 +44,13 @@ def linear_parts(
 def multiply(x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias of many rows; no gradients can be taken."""
     float32 = x_XI.dtype == weight_OI.dtype == torch.float32
-    if x_XI.device.type != "cpu" or not float32 or not has_onednn():
+    # torch's compiler takes these operators for its own alone, and chooses products by itself.
+    if (
+        torch.compiler.is_compiling()
+        or x_XI.device.type != "cpu"
+        or not float32
+        or not has_onednn()
+    ):
         return F.linear(x_XI, weight_OI, bias_O)
     y_XO: Tensor = torch.ops.mkldnn._linear_pointwise(x_XI, weight_OI, bias_O, "none", [], "")
     return y_XO

@@ -192,3 +192,23 @@ def test_a_new_model_knows_nothing() -> None:
 )
 def test_layer_scale_starts_smaller_in_deeper_layers(layer: int, scale: float) -> None:
     assert initial_layer_scale(layer) == scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "mixed"), [("full", True), ("axial_row", False)])
+def test_a_compiled_model_gives_the_same_losses_and_gradients(kind: str, mixed: bool) -> None:
+    torch._dynamo.reset()
+    model, (tokens_BT, codes_BN) = make_model(attn_types=(kind,)).train(), make_batch()
+
+    def step() -> list[torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = model(tokens_BT, codes_BN).total
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    expected = step()
+    model.compile()
+    rtol, atol = (5e-2, 5e-2) if mixed else (1e-4, 1e-5)
+    for found, wanted in zip(step(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=rtol, atol=atol)
