@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MANIFEST_NAME = "manifest.json"
+# The mark of a folder that a stage is writing (see `ownership`); the manifest takes its place.
+UNFINISHED_NAME = "unfinished.json"
 TEMPORARY_SUFFIX = ".partial"
 
 
@@ -142,8 +144,9 @@ def read_slice(path: Path, *, offset: int, length: int) -> bytes:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare `folder` finished."""
+    """Declare `folder` finished; its mark of an unfinished one goes."""
     write_json(folder / MANIFEST_NAME, dataclasses.asdict(manifest))
+    (folder / UNFINISHED_NAME).unlink(missing_ok=True)
 
 
 def make_manifest(

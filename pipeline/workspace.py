@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.contracts import WORKSPACE_VERSION
 from pipeline.errors import LockedError, WorkspaceError
+from pipeline.ownership import check_name
 from pipeline.storage import write_json
 
 LEDGER_NAME = "ledger.sqlite"
@@ -59,27 +60,27 @@ class Workspace:
 
     def codec(self, name: str) -> Path:
         """A codec trained here."""
-        return self.codecs / name
+        return self.codecs / check_name(name, option="the codec")
 
     def tokenizer(self, name: str) -> Path:
         """A tokenizer trained here."""
-        return self.root / "tokenizers" / name
+        return self.root / "tokenizers" / check_name(name, option="the tokenizer")
 
     def codes(self, codec: str, fingerprint: str) -> Path:
         """Image codes of one codec; `fingerprint` is its full hash."""
-        return self.root / "codes" / f"{codec}-{fingerprint[:12]}"
+        return self.root / "codes" / check_name(f"{codec}-{fingerprint[:12]}", option="the codec")
 
     def shards(self, name: str) -> Path:
         """One set of WebDataset shards."""
-        return self.root / "shards" / name
+        return self.root / "shards" / check_name(name)
 
     def run(self, name: str) -> Path:
-        """One training run."""
-        return self.root / "runs" / name
+        """One training run; `name` may have two levels, as taming/12L_64HD_…."""
+        return self.root / "runs" / check_name(name, levels=2)
 
     def generated(self, name: str) -> Path:
         """Pictures made from prompts."""
-        return self.root / "generated" / name
+        return self.root / "generated" / check_name(name)
 
     def open(self, source: str | None = None) -> Workspace:
         """Check that this is a workspace; with `source` given, make it where nothing is yet.

@@ -22,6 +22,7 @@ GROUND = {
 }
 SECOND = {
     "pipeline.storage",
+    "pipeline.ownership",
     "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",

@@ -1,0 +1,249 @@
+"""What a command may write, replace and delete: names, paths from files, and whose a file is. Core layer.
+
+The rules, for every stage:
+
+- A name is a slug, so that no name leads out of its folder (`check_name`).
+- A path that a file names is relative and stays in its folder (`path_inside`).
+- A folder is written only if it is new, empty, or carries our mark: the `manifest.json` of the same contract,
+  or `unfinished.json`, which a stage writes before anything else (`claim`, `begin_anew`, `reopen`).
+- Only a contract's own files are deleted: those that its manifest or mark lists and, while the folder is
+  unfinished, those with the names that the contract's stage writes. Any other file stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.contracts import CONTRACT_VERSIONS
+from pipeline.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, UNFINISHED_NAME, write_json
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST_PATH = 1024
+
+# What the stage of a contract writes into its folder: whole relative paths. They say which files of an
+# unfinished folder are ours; those of a finished one are listed in its manifest.
+_OWN_NAMES: Mapping[str, str] = {
+    "raw": r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
+    r"|sections\.json|archive\.sqlite(-wal|-shm|-journal)?",
+    "dedupe": r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
+    r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
+    "tokenizer": r"tokenizer\.json",
+    "codec": r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
+    "codes": r"\d+\.parquet|(\d+\.)?failed\.jsonl",
+    "shards": r"(train|val)/\d{6,}\.(tar|idx\.npy)"
+    r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
+    "run": r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
+    r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
+    r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
+    "generated": r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl",
+}
+# By these an unfinished folder that carries no mark yet is known: versions before 0.1.0 wrote none.
+_EARLIER_MARKS: Mapping[str, str] = {
+    "run": "plan.json",
+    "generated": "unfinished.jsonl",
+    "codec": "checkpoint.json",
+    "shards": "scratch/base.npz",
+}
+assert _OWN_NAMES.keys() == CONTRACT_VERSIONS.keys()
+
+
+# --- Names and paths -----------------------------------------------------------------------------
+
+
+def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
+    """`name` itself, if it can name a folder of ours: a slug, or up to `levels` of them with `/` between.
+
+    Raises ConfigError that states the rule.
+    """
+    parts = name.split("/")
+    if len(parts) <= levels and all(_NAME.fullmatch(part) and _is_plain(part) for part in parts):
+        return name
+    deeper = f", at most {levels} of them with / between" if levels > 1 else ""
+    raise ConfigError(
+        f"{option} {name!r} can't name a folder: use letters, digits, '.', '_' and '-', at most 128 of them, "
+        f"beginning with a letter or a digit{deeper}."
+    )
+
+
+def _is_plain(part: str) -> bool:
+    return not part.endswith((".", TEMPORARY_SUFFIX))
+
+
+def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
+    """The path below `folder` that the file `source` (a manifest, an index, a table) names.
+
+    It may not exist yet. Raises ContractError for a path that is not relative, holds `..`, leads out of
+    `folder` through a link, or is something other than a regular file.
+    """
+    path = folder / checked_relative(relative, source=source)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        other = path.exists() and not path.is_file()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise ContractError(f"{source} names the path {relative!r}: {error}.") from error
+    if not inside or other:
+        what = "a folder or a device" if inside else f"outside of {folder}"
+        raise ContractError(
+            f"{source} names the path {relative!r}, which is {what}. Expected a file inside the folder; "
+            "nothing was read or written."
+        )
+    return path
+
+
+def checked_relative(relative: object, *, source: Path | str) -> str:
+    """`relative` itself if it is a relative path without `..`; else a ContractError that names `source`."""
+    if isinstance(relative, str) and 0 < len(relative) <= _LONGEST_PATH and "\0" not in relative:
+        parts = relative.split("/")
+        if not any(part in ("", ".", "..") for part in parts):
+            return relative
+    raise ContractError(
+        f"{source} names the path {str(relative)[:200]!r}. Expected a relative path without '..': "
+        "nothing was read or written."
+    )
+
+
+# --- Whose folder it is --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """What a folder of ours says of itself: whether it is finished, and the files that it lists."""
+
+    finished: bool
+    files: frozenset[str]
+
+
+def claim(folder: Path, contract: str) -> None:
+    """Check that a stage of `contract` may write into `folder`; nothing is touched.
+
+    Raises WorkspaceError where it holds something else: files without our mark, or another contract's.
+    """
+    _find_claim(folder, contract)
+
+
+def begin_anew(folder: Path, contract: str) -> None:
+    """Leave `folder` there, marked unfinished and without the files of its last run; others' files stay.
+
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    files = own_files(folder, contract)
+    mark_unfinished(folder, contract, files)
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    _delete(folder, files)
+
+
+def reopen(folder: Path, contract: str) -> None:
+    """Mark `folder` unfinished and keep its files: a stage adds to them, or goes on with them.
+
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    mark_unfinished(folder, contract, own_files(folder, contract))
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+def mark_unfinished(folder: Path, contract: str, files: Iterable[str] = ()) -> None:
+    """Write the mark of an unfinished folder; `files` are those in it that are ours by a manifest."""
+    write_json(
+        folder / UNFINISHED_NAME,
+        {"contract": contract, "version": CONTRACT_VERSIONS[contract], "files": sorted(files)},
+    )
+
+
+def own_files(folder: Path, contract: str) -> list[str]:
+    """The files in `folder` that are the contract's own, relative, sorted; without manifest and mark.
+
+    Raises WorkspaceError where the folder is not ours.
+    """
+    found = _find_claim(folder, contract)
+    own = re.compile(f"(?:{_OWN_NAMES[contract]})(?:{re.escape(TEMPORARY_SUFFIX)})?")
+    return sorted(
+        name
+        for name in _files_below(folder)
+        if name in found.files or (not found.finished and own.fullmatch(name))
+    )
+
+
+def remove_own(folder: Path, contract: str) -> None:
+    """Delete what is the contract's own in `folder`, and folders that are empty then.
+
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    files = own_files(folder, contract)
+    reopen(folder, contract)  # killed on the way, it counts as unfinished, and can be removed again
+    _delete(folder, [*files, UNFINISHED_NAME])
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _find_claim(folder: Path, contract: str) -> _Claim:
+    """Raises WorkspaceError for a folder that is not ours, or of another contract."""
+    if folder.exists() and not folder.is_dir():
+        raise WorkspaceError(
+            f"{folder} is not a folder. Nothing was touched; give another name or place."
+        )
+    for name in (MANIFEST_NAME, UNFINISHED_NAME):
+        if os.path.lexists(folder / name):
+            said = _read_claim(folder / name, contract)
+            return _Claim(finished=name == MANIFEST_NAME, files=said)
+    others = sorted(n for n in _files_below(folder) if not n.endswith(TEMPORARY_SUFFIX))
+    if others and not _is_of_earlier_version(folder, contract, others):
+        raise WorkspaceError(
+            f"{folder} holds {others[0]}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+            f"{contract!r} that says it is ours. Nothing was touched: give another name or place, or move "
+            "what lies there."
+        )
+    return _Claim(finished=False, files=frozenset())
+
+
+def _read_claim(path: Path, contract: str) -> frozenset[str]:
+    try:
+        said: Any = json.loads(path.read_bytes())
+        found, files = said["contract"], said["files"]
+        names = [entry["path"] if isinstance(entry, dict) else entry for entry in files]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkspaceError(
+            f"{path} can't be read ({error}): it doesn't say whose the folder is. Nothing was touched; run "
+            "`pipeline verify --repair`, or give another name."
+        ) from error
+    if found != contract:
+        raise WorkspaceError(
+            f"{path.parent} holds {found!r}, not {contract!r}. Nothing was touched: give another name or "
+            "place."
+        )
+    return frozenset(checked_relative(name, source=path) for name in names)
+
+
+def _is_of_earlier_version(folder: Path, contract: str, files: Iterable[str]) -> bool:
+    if contract in _EARLIER_MARKS:
+        return (folder / _EARLIER_MARKS[contract]).is_file()
+    return all(re.fullmatch(_OWN_NAMES[contract], name) for name in files)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Every file and link below `folder`, relative; links are not followed."""
+    for parent, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114,PTH118
+        for name in [*names, *links]:
+            path = PurePosixPath(Path(parent).relative_to(folder)) / name
+            if path.as_posix() not in (MANIFEST_NAME, UNFINISHED_NAME):
+                yield path.as_posix()
+
+
+def _delete(folder: Path, names: Iterable[str]) -> None:
+    """Delete files by relative path, and the folders below `folder` that are empty then."""
+    parents: set[Path] = set()
+    for name in names:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        parents.update(folder / parent for parent in PurePosixPath(name).parents if parent.name)
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):  # something of the user's lies in it
+            parent.rmdir()
