@@ -110,6 +110,29 @@ def checked_relative(relative: object, *, source: Path | str) -> str:
     )
 
 
+def list_family(folder: Path) -> list[Path]:
+    """`folder` and what was made beside it under its name, as far as it is there: NAME, NAME-2, NAME-3, …"""
+    member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d+))?")
+    numbers = {
+        path: int(found[1] or 1)
+        for path in folder.parent.glob(f"{folder.name}*")
+        if (found := member.fullmatch(path.name)) and path.is_dir()
+    }
+    return sorted(numbers, key=lambda path: numbers[path])
+
+
+def next_free(folder: Path) -> Path:
+    """`folder` if nothing is there, else the first free one of NAME-2, NAME-3, … after the last one."""
+    family = list_family(folder)
+    if not os.path.lexists(folder):
+        return folder
+    last = family[-1].name.removeprefix(folder.name) if family else ""
+    number = int(last[1:]) if last else 1
+    while os.path.lexists(beside := folder.with_name(f"{folder.name}-{number + 1}")):
+        number += 1
+    return beside
+
+
 # --- Whose folder it is --------------------------------------------------------------------------
 
 

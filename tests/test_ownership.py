@@ -13,7 +13,9 @@ from pipeline.ownership import (
     begin_anew,
     check_name,
     claim,
+    list_family,
     mark_unfinished,
+    next_free,
     own_files,
     path_inside,
     remove_own,
@@ -93,6 +95,17 @@ def test_a_workspace_hands_out_no_folder_outside_its_places(
 def test_codes_are_named_by_a_slug(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         Workspace(tmp_path).codes("../raw", "0" * 64)
+
+
+def test_a_family_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for name in ("small", "small-10", "small-2", "small-1", "small-02", "small-x", "smaller"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in list_family(tmp_path / "small")] == ["small", "small-2", "small-10"]
+    assert next_free(tmp_path / "small").name == "small-11"
+    assert next_free(tmp_path / "small-x").name == "small-x-2"
+    assert next_free(tmp_path / "new").name == "new"
+    (tmp_path / "smaller-2").write_text("a file")
+    assert next_free(tmp_path / "smaller").name == "smaller-3"
 
 
 # --- Paths from files ----------------------------------------------------------------------------
