@@ -62,7 +62,7 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     started = time.monotonic()
     workspace = Workspace(config.workspace).open(source="dalleblog")
     call.use_preset(PRESET)
-    with keep_record(workspace.root, "pipeline demo", clock=call.clock) as record:
+    with keep_record(workspace.root, "pipeline demo", writes=("run",), clock=call.clock) as record:
         reports = _walk(workspace, dataclasses.replace(call, record=record))
         record.outcome = overall(reports)
     page = workspace.root / "report.html"

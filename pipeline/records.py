@@ -1,8 +1,8 @@
-"""What was run in a workspace, and what runs now. Floor 5.
+"""What was run in a workspace, and what is running now. Application layer.
 
-`runs.jsonl` has a line a run, appended when it ends, however it ends; times of day stand there for a
-person and decide nothing. `.running` says how far the present run is: it is locked by the process that
-works, so that nobody takes what a killed run left for a living one.
+`runs.jsonl` gets a line per run, appended when it ends, however it ends; its times of day are for people
+and decide nothing. Each running command has a file in `.active/` that says how far it is. The process
+that works holds a lock on it, so that nobody takes what a killed run left for a running one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.contracts import StageReport
 from pipeline.errors import ContractError, PipelineError
+from pipeline.locks import WHOLE_WORKSPACE, hold_folders
 from pipeline.progress import Progress
 from pipeline.storage import MANIFEST_NAME, input_digest, storage_error
-from pipeline.workspace import lock_workspace
 
 RUNS_NAME = "runs.jsonl"
-RUNNING_NAME = ".running"
+ACTIVE_NAME = ".active"
 _TELL_EVERY_S = 0.5
 
 Clock = Callable[[], float]
@@ -43,23 +43,40 @@ def time_of(clock: Clock) -> str:
 
 
 @contextlib.contextmanager
-def keep_record(root: Path, command: str, *, clock: Clock = time.time) -> Iterator[RunRecord]:
-    """Hold the workspace, tell others how far the run is, and leave a line of it, however it ends.
+def keep_record(
+    root: Path,
+    command: str,
+    *,
+    writes: Iterable[str] = (),
+    whole: bool = False,
+    clock: Clock = time.time,
+) -> Iterator[RunRecord]:
+    """Say in the workspace that a command runs, and leave a line of it, however it ends.
 
-    Raises LockedError, and touches nothing, where another process holds the workspace.
+    `writes` are folders that it holds alone until its end; with `whole` it has the workspace to itself.
+    Raises LockedError, and leaves nothing behind, where another process holds what it needs.
     """
-    with lock_workspace(root, command), _hold_running(root) as running:
-        _record_killed(root, running)
-        record = RunRecord(root=root, command=command, running=running, started=time_of(clock))
-        try:
-            record.tell()
-            yield record
-        except BaseException as error:
-            record.fail(error)
-            raise
-        finally:
-            _append(root, record.as_dict())
-            running.truncate(0)
+    held = {"writes": {*writes, WHOLE_WORKSPACE}} if whole else {"writes": {*writes}}
+    with hold_folders(
+        root, **held, reads={WHOLE_WORKSPACE}, describe=lambda folder: describe_holder(root, folder)
+    ):
+        _record_killed(root)
+        with _hold_active(root, command) as active:
+            record = RunRecord(
+                root=root,
+                command=command,
+                active=active,
+                started=time_of(clock),
+                writes=sorted(held["writes"]),
+            )
+            try:
+                record.tell()
+                yield record
+            except BaseException as error:
+                record.fail(error)
+                raise
+            finally:
+                _append(root, record.as_dict())
 
 
 @dataclass(kw_only=True)
@@ -68,8 +85,9 @@ class RunRecord:
 
     root: Path
     command: str
-    running: IO[str]
+    active: int
     started: str
+    writes: list[str] = field(default_factory=list)
     outcome: str = "done"
     stages: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, str] | None = None
@@ -78,29 +96,40 @@ class RunRecord:
     _told_s: float = 0.0
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[StageRun]:
-        """Note a stage: its report, or why it failed."""
-        run = StageRun(record=self, name=name)
-        self.tell(stage=name)
+    def stage(
+        self, name: str, *, writes: Sequence[str] = (), reads: Sequence[str] = ()
+    ) -> Iterator[StageRun]:
+        """Hold the folders that a stage writes and reads, and note its report, or why it failed.
+
+        Raises LockedError where another process holds one of them.
+        """
+        run = StageRun(record=self, name=name, writes=tuple(writes), reads=tuple(reads))
         try:
-            yield run
+            with hold_folders(
+                self.root, writes=writes, reads=reads, describe=self._describe_holder
+            ):
+                self.tell(**run.place())
+                yield run
         except BaseException as error:
             self.stages.append(run.entry() | _describe_error(error))
             raise
         self.stages.append(run.entry())
+
+    def _describe_holder(self, folder: str) -> str:
+        return describe_holder(self.root, folder)
 
     def pass_over(self, name: str, why: str) -> None:
         """Note a stage that was not called."""
         self.stages.append({"stage": name, "outcome": "unchanged", "skipped": why})
 
     def tell(self, **state: Any) -> None:
-        """Write what runs now into `.running`, over what stood there, in one call."""
+        """Write what is done now into the command's file in `.active/`, over what was there, in one call."""
         facts = {"command": self.command, "started": self.started, **_process(), **state}
+        facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
         data = json.dumps(facts, ensure_ascii=False).encode() + b"\n"
-        descriptor = self.running.fileno()
-        size = os.fstat(descriptor).st_size
+        size = os.fstat(self.active).st_size
         # Blanks over the rest of a longer line: a reader always finds one whole line.
-        os.pwrite(descriptor, data.ljust(size), 0)
+        os.pwrite(self.active, data.ljust(size), 0)
         self._told_s = time.monotonic()
 
     def is_due(self) -> bool:
@@ -132,6 +161,8 @@ class StageRun:
 
     record: RunRecord
     name: str
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     report: StageReport | None = None
     begun_s: float = field(default_factory=time.monotonic)
     cpu_s: float = field(default_factory=lambda: cpu_seconds())
@@ -139,20 +170,25 @@ class StageRun:
     def __call__(
         self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
-        """Be told of progress (a `Progress`)."""
+        """Note progress (a `Progress`)."""
         if self.record.is_due():
             self.record.tell(
-                stage=self.name,
+                **self.place(),
                 done=done,
                 total=total,
                 notes=dict(notes or {}),
                 seconds=round(time.monotonic() - self.begun_s, 1),
             )
 
+    def place(self) -> dict[str, Any]:
+        """The stage and the folders that it holds."""
+        return {"stage": self.name, "writes": list(self.writes), "reads": list(self.reads)}
+
     def entry(self) -> dict[str, Any]:
         """The stage's part of the line: what it was made from, what it made, what it counted."""
         line: dict[str, Any] = {
             "stage": self.name,
+            "writes": list(self.writes),
             "seconds": round(time.monotonic() - self.begun_s, 3),
             "cpu_seconds": round(cpu_seconds() - self.cpu_s, 3),
         }
@@ -213,22 +249,39 @@ def _process() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _hold_running(root: Path) -> Iterator[IO[str]]:
+def _hold_active(root: Path, command: str) -> Iterator[int]:
+    """The file of this command in `.active/`, locked as long as the process lives, then removed."""
+    name = f"{command.replace(' ', '-')}-{socket.gethostname()}-{os.getpid()}.json"
+    path = root / ACTIVE_NAME / name
+    path.parent.mkdir(exist_ok=True)
     # Not to append: Linux would then write at the end whatever place is named.
-    with os.fdopen(os.open(root / RUNNING_NAME, os.O_RDWR | os.O_CREAT, 0o666), "r+") as file:
-        # Whoever asks whether we live holds it for a moment: wait.
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # whoever asks whether we live holds it for a moment
+        yield descriptor
+        path.unlink(missing_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
 
 
-def _record_killed(root: Path, running: IO[str]) -> None:
-    """Give a run that was killed its line: it had no time to write one."""
-    left = _parse(_read(running))
-    if left is not None:
-        facts = {name: left[name] for name in ("command", "started") if name in left}
-        stage = {"stage": left["stage"], "outcome": "killed"} if "stage" in left else None
-        _append(root, facts | {"outcome": "killed", "stages": [stage] if stage else []})
-    running.truncate(0)
+def _record_killed(root: Path) -> None:
+    """Give runs that were killed their lines: they had no time to write them."""
+    for path in sorted((root / ACTIVE_NAME).glob("*.json")):
+        with contextlib.suppress(FileNotFoundError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            left = _parse(_read(file))
+            if left is not None:  # None: its command has only just begun
+                path.unlink(missing_ok=True)
+                facts = {name: left[name] for name in ("command", "started") if name in left}
+                stage = {name: left[name] for name in ("stage", "writes") if name in left}
+                stages = [stage | {"outcome": "killed"}] if "stage" in left else []
+                _append(root, facts | {"outcome": "killed", "stages": stages})
 
 
 def _append(root: Path, record: Record) -> None:
@@ -254,14 +307,36 @@ def read_records(root: Path) -> list[Record]:
     return [record for line in lines if (record := _parse(line)) is not None]
 
 
-def read_running(root: Path) -> tuple[Record | None, bool]:
-    """What the run that goes on says of itself (or one that was killed), and whether it lives."""
-    try:
-        with (root / RUNNING_NAME).open() as file:
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """What a command says of itself; `lives` is false for one that was killed."""
+
+    facts: Record
+    lives: bool
+
+
+def read_active(root: Path) -> list[Active]:
+    """The commands that are running in the workspace, and those that were killed since the last one."""
+    found = []
+    for path in sorted((root / ACTIVE_NAME).glob("*.json")):
+        with contextlib.suppress(OSError), path.open() as file:
             lives = _is_locked(file)
-            return _parse(_read(file)), lives
-    except FileNotFoundError:
-        return None, False
+            facts = _parse(_read(file))
+            if facts is not None:
+                found.append(Active(facts=facts, lives=lives))
+    return found
+
+
+def describe_holder(root: Path, folder: str) -> str:
+    """Who holds a folder of the workspace, in words."""
+    for active in read_active(root):
+        facts = active.facts
+        held = [*facts.get("writes", ()), *facts.get("reads", ()), WHOLE_WORKSPACE]
+        if active.lives and folder in held and facts.get("process") != os.getpid():
+            return (
+                f"`{facts.get('command')}` (process {facts.get('process')} on {facts.get('host')})"
+            )
+    return "another process"
 
 
 def _is_locked(file: IO[str]) -> bool:

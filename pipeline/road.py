@@ -88,7 +88,7 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
     started = time.monotonic()
     root = open_workspace(plan).root
     reports: dict[str, StageReport] = {}
-    with keep_record(root, "pipeline run", clock=call.clock) as record:
+    with keep_record(root, "pipeline run", writes=("run",), clock=call.clock) as record:
         inner = dataclasses.replace(call, record=record)
         for name in plan.stages:
             reason = skip_reason(plan, name)
@@ -185,7 +185,7 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
         if call.record is None:
             report = STAGES[name].run(config, tee(shown, meter))
         else:
-            with call.record.stage(name) as run:
+            with call.record.stage(name, **STAGES[name].holds(config)) as run:
                 run.report = report = STAGES[name].run(config, tee(shown, meter, run))
     meter.end(report)
     return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})

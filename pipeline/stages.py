@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ Door = Callable[[StageConfig, Progress], StageReport]
 class Stage:
     """A stage: `door` is ``module:function``, called with its config and a progress.
 
-    `contract` names what it leaves in the workspace, None where that has no manifest.
+    `contract` names what it leaves in the workspace, None where that has no manifest. `writes` and `reads`
+    are the folders that it holds meanwhile, alone or shared, with the names of its options in braces.
     """
 
     name: str
@@ -45,6 +46,19 @@ class Stage:
     door: str
     help: str
     contract: str | None = None
+    writes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+    def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
+        """The folders that a run with `config` writes and reads, by their paths in the workspace."""
+        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        writes = () if options.get("out") is not None and self.name == "generate" else self.writes
+        return {
+            kind: tuple(
+                name.format(**options) for name in names if not _is_elsewhere(name, options)
+            )
+            for kind, names in (("writes", writes), ("reads", self.reads))
+        }
 
     def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
         """Run the stage.
@@ -54,6 +68,11 @@ class Stage:
         started = time.monotonic()
         report = load_door(self.door)(config, progress)
         return dataclasses.replace(report, seconds=round(time.monotonic() - started, 3))
+
+
+def _is_elsewhere(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether the folder lies at an address outside of the workspace."""
+    return "://" in name.format(**options)
 
 
 def load_door(door: str) -> Door:
@@ -82,6 +101,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="scrape",
+            writes=("raw",),
             contract="raw",
             config=ScrapeConfig,
             door="scrapers.scrape:scrape",
@@ -89,6 +109,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="dedupe",
+            writes=("dedupe",),
+            reads=("raw",),
             contract="dedupe",
             config=DedupeConfig,
             door="pipeline.dedupe.run:run",
@@ -96,6 +118,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train-tokenizer",
+            writes=("tokenizers/{name}",),
+            reads=("dedupe",),
             contract="tokenizer",
             config=TrainTokenizerConfig,
             door="pipeline.train_tokenizer.run:run",
@@ -103,6 +127,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train-codec",
+            writes=("codecs/{name}",),
+            reads=("dedupe",),
             contract="codec",
             config=TrainCodecConfig,
             door="pipeline.train_codec.run:run",
@@ -110,6 +136,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="encode",
+            writes=("codes",),
+            reads=("dedupe",),
             contract="codes",
             config=EncodeConfig,
             door="pipeline.encode.run:run",
@@ -117,6 +145,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="shard",
+            writes=("shards/{name}",),
+            reads=("dedupe", "codes"),
             contract="shards",
             config=ShardConfig,
             door="pipeline.shard.run:run",
@@ -124,6 +154,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train",
+            writes=("runs/{name}",),
+            reads=("shards/{shards}",),
             contract="run",
             config=TrainConfig,
             door="pipeline.train.run:run",
@@ -131,6 +163,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="generate",
+            writes=("generated/{name}",),
             contract="generated",
             config=GenerateConfig,
             door="pipeline.generate.run:run",
@@ -138,6 +171,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="report",
+            writes=("report",),
             config=ReportConfig,
             door="pipeline.report.run:run",
             help="Write a page that shows the whole workspace.",

@@ -1,6 +1,7 @@
-"""`pipeline status`: what stands in a workspace, what runs there, what went wrong last. Floor 5.
+"""`pipeline status`: what is in a workspace, what is running there, what went wrong last. Application layer.
 
-Reads manifests, `runs.jsonl` and `.running`; waits for no lock.
+Each folder's state comes from its own manifest; a run that ended badly is shown at the folder that it left
+unfinished. Reads manifests, `runs.jsonl` and `.active/`; waits for no lock.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any, Literal
 from pipeline.config import StageConfig, option
 from pipeline.console import describe_progress
 from pipeline.contracts import StageReport
-from pipeline.inventory import Folder, find_folders
-from pipeline.records import Record, read_records, read_running
+from pipeline.inventory import TRAINED_ONCE, Folder, find_folders
+from pipeline.records import Active, Record, read_active, read_records
 from pipeline.road import Call
 from pipeline.stages import STAGES
 from pipeline.workspace import Workspace
@@ -75,27 +76,66 @@ def _show_once(root: Path, call: Call) -> StageReport:
 
 
 def find_rows(root: Path) -> list[Row]:
-    """A row a folder, in the order of the road; a stage without a folder has one row."""
+    """A row a folder, in the order of the pipeline; a stage without a folder has one row."""
     folders = find_folders(root)
-    last = _last_runs(read_records(root))
-    running, lives = read_running(root)
+    ended = _last_runs(read_records(root))
+    active = read_active(root)
+    outdated = _find_outdated(folders)
     rows: list[Row] = []
     for name, stage in STAGES.items():
         mine = [folder for folder in folders if folder.contract == stage.contract]
-        now = running if running and running.get("stage") == name else None
-        some: list[Folder | None] = [*mine] or [None]
-        rows += [_row(name, folder, last.get(name), (now, lives)) for folder in some]
+        facts = _StageFacts(
+            name=name,
+            ended=ended.get(name, []),
+            active=[each for each in active if each.facts.get("stage") == name],
+        )
+        rows += [_row(facts, folder, outdated.get(folder.name, ())) for folder in mine]
+        if attempt := _lone_attempt(facts, mine):
+            rows.append(attempt)
     return rows
 
 
-def _row(
-    name: str, folder: Folder | None, last: Record | None, now: tuple[Record | None, bool]
-) -> Row:
-    state, why = _state(folder, last, now)
-    manifest = folder.manifest if folder else None
+def _find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
+    """The inputs of each folder that have changed since, or that are outdated themselves, by its name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for folder in folders:  # in the order of the pipeline: inputs come first
+        inputs = folder.manifest.inputs if folder.manifest is not None else {}
+        inherited = [name for name in inputs if name in found]
+        names = dict.fromkeys([*folder.stale, *inherited])
+        if names and folder.contract not in TRAINED_ONCE:
+            found[folder.name] = tuple(names)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StageFacts:
+    """A stage's runs: those that ended, the oldest first, and those that are active or were killed."""
+
+    name: str
+    ended: list[Record]
+    active: list[Active]
+
+    def active_at(self, folder: str) -> Active | None:
+        """The run that is writing a folder, or was killed there."""
+        return next((a for a in self.active if _writes(a.facts, folder)), None)
+
+    def last_at(self, folder: str) -> Record | None:
+        """The last run that wrote a folder, or was meant to."""
+        return next((e for e in reversed(self.ended) if _writes(e, folder)), None)
+
+
+def _writes(run: Record, folder: str) -> bool:
+    """Whether a run wrote `folder`: by its outputs, or by the folder or group that it held alone."""
+    held = [*run.get("outputs", {}), *run.get("writes", ())]
+    return any(name == folder or folder.startswith((f"{name}/", f"{name}-")) for name in held)
+
+
+def _row(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> Row:
+    state, why = _state(facts, folder, outdated)
+    manifest, last = folder.manifest, facts.last_at(folder.name)
     return Row(
-        stage=name,
-        folder=folder.name if folder else "",
+        stage=facts.name,
+        folder=folder.name,
         state=state,
         why=why,
         counts={k: v for k, v in manifest.counts.items() if v} if manifest else {},
@@ -105,24 +145,58 @@ def _row(
     )
 
 
-def _state(
-    folder: Folder | None, last: Record | None, now: tuple[Record | None, bool]
-) -> tuple[State, str]:
-    running, lives = now
-    if running is not None and lives:
-        return "running", _describe_running(running)
-    if running is not None:
-        return "failed", "killed: the next run goes on"
-    if last is not None and last.get("outcome") in _ENDED_BADLY:
-        error = last.get("error") or {}
-        return "failed", str(error.get("message") or last["outcome"])
-    if folder is None:
-        return ("fresh", "") if last is not None else ("not run", "")
+def _state(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> tuple[State, str]:
+    active = facts.active_at(folder.name)
+    if active is not None and active.lives and folder.manifest is None:
+        return "running", _describe_running(active.facts)
     if folder.manifest is None:
-        return "unfinished", str(folder.problem)
-    if folder.stale:
-        return "stale", f"{', '.join(folder.stale)} changed"
+        return _state_of_unfinished(facts, folder, active)
+    if outdated:
+        return "stale", f"{', '.join(outdated)} changed"
     return "fresh", f"{', '.join(folder.outgrown)} has grown since" if folder.outgrown else ""
+
+
+def _state_of_unfinished(
+    facts: _StageFacts, folder: Folder, active: Active | None
+) -> tuple[State, str]:
+    if active is not None:
+        return "failed", "killed: the next run goes on"
+    last = facts.last_at(folder.name)
+    if last is not None and last.get("outcome") in _ENDED_BADLY:
+        return "failed", _describe_end(last)
+    return "unfinished", str(folder.problem)
+
+
+def _lone_attempt(facts: _StageFacts, folders: list[Folder]) -> Row | None:
+    """A row for a stage that has no folder, or whose last attempt ended badly and left none."""
+    last = facts.ended[-1] if facts.ended else None
+    unfinished = [folder for folder in folders if folder.manifest is None]
+    running = [
+        a for a in facts.active if not any(_writes(a.facts, folder.name) for folder in unfinished)
+    ]
+    if running:
+        state: State = "running" if running[0].lives else "failed"
+        why = (
+            _describe_running(running[0].facts)
+            if running[0].lives
+            else "killed: the next run goes on"
+        )
+    elif last is not None and last.get("outcome") in _ENDED_BADLY:
+        if any(_writes(last, folder.name) for folder in unfinished):
+            return None
+        state, why = "failed", _describe_end(last)
+    elif folders:
+        return None
+    else:
+        state, why = ("fresh", "") if last is not None else ("not run", "")
+    seconds = last.get("seconds") if last else None
+    began = last.get("started") if last else None
+    return Row(stage=facts.name, folder="", state=state, why=why, last_run=began, seconds=seconds)
+
+
+def _describe_end(run: Record) -> str:
+    error = run.get("error") or {}
+    return str(error.get("message") or run["outcome"])
 
 
 def _describe_running(running: Record) -> str:
@@ -134,12 +208,12 @@ def _describe_running(running: Record) -> str:
     return describe_progress(done, total, rate, running.get("notes"))
 
 
-def _last_runs(records: list[Record]) -> dict[str, Record]:
-    """The latest entry of each stage, with when its run began."""
-    found: dict[str, Record] = {}
+def _last_runs(records: list[Record]) -> dict[str, list[Record]]:
+    """The entries of each stage, the oldest first, each with when its run began."""
+    found: dict[str, list[Record]] = {}
     for record in records:
         for entry in _entries(record):
-            found[entry["stage"]] = {"started": record.get("started"), **entry}
+            found.setdefault(entry["stage"], []).append({"started": record.get("started"), **entry})
     return found
 
 

@@ -1,18 +1,13 @@
-"""One dataset's folder: where everything lies in it, its mark, its lock. Floor 2."""
+"""One dataset's folder: where everything is in it, and its marker. Core layer."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.contracts import WORKSPACE_VERSION
-from pipeline.errors import LockedError, WorkspaceError
+from pipeline.errors import WorkspaceError
 from pipeline.ownership import check_name
 from pipeline.storage import write_json
 
@@ -127,30 +122,3 @@ def _check_marker(marker: Path, source: str | None) -> None:
             f"{marker.parent} belongs to the source {found['source']!r}, not {source!r}. "
             "One workspace holds one source: give another --workspace."
         )
-
-
-@contextlib.contextmanager
-def lock_workspace(root: Path, command: str) -> Iterator[None]:
-    """Hold the workspace alone; the lock goes with the process, however it ends.
-
-    Raises LockedError that names the process which holds it.
-    """
-    path = root / ".lock"
-    file = path.open("a+")
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "an unknown process"
-            raise LockedError(
-                f"{root} is in use by {holder}. Wait until it has finished, or stop it, "
-                "then give the command again."
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"`{command}` (process {os.getpid()} on {socket.gethostname()})")
-        file.flush()
-        yield
-    finally:
-        file.close()

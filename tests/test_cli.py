@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipeline.config import StageConfig
 from pipeline.contracts import StageReport
 from pipeline.progress import Progress
 from pipeline.stages import STAGES
-from pipeline.workspace import Workspace, lock_workspace
+from pipeline.workspace import Workspace
 
 
 @pytest.fixture
@@ -159,11 +158,54 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path, seen: list[StageCo
 def test_a_second_run_beside_a_running_one_names_it(
     workspace: Path, seen: list[StageConfig]
 ) -> None:
-    with lock_workspace(workspace, "pipeline scrape"):
-        result = invoke("dedupe", "--workspace", str(workspace))
+    holder = start_holder(workspace, "scrape", writes=["raw"])
+    result = invoke("dedupe", "--workspace", str(workspace))
+    holder.kill()
+    holder.wait()
     assert result.exit_code == 1
-    assert f"(process {os.getpid()} on" in result.output
+    assert f"raw is in use by `pipeline scrape` (process {holder.pid} on" in " ".join(
+        result.output.split()
+    )
     assert not seen
+
+
+@pytest.mark.parametrize("command", ["dedupe", "generate", "report", "scrape", "encode"])
+def test_days_of_training_hold_only_the_run_and_its_shards(
+    workspace: Path, seen: list[StageConfig], command: str
+) -> None:
+    holder = start_holder(workspace, "train", writes=["runs/dalle"], reads=["shards/default"])
+    try:
+        assert (
+            invoke(command, "--workspace", str(workspace), *WANTED.get(command, ())).exit_code == 0
+        )
+        assert invoke("train", "--name", "other", "--workspace", str(workspace)).exit_code == 0
+        assert len(seen) == 2
+        for refused in (("train",), ("shard",)):
+            assert invoke(*refused, "--workspace", str(workspace)).exit_code == 1
+        assert invoke("shard", "--name", "other", "--workspace", str(workspace)).exit_code == 0
+        assert len(seen) == 3
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+WANTED = {"generate": ("a red cube on a table",)}
+
+
+def start_holder(
+    root: Path, stage: str, *, writes: list[str], reads: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """Another process that runs a stage, until it is killed."""
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.records import keep_record\n"
+        f"with keep_record(Path({str(root)!r}), 'pipeline {stage}') as record:\n"
+        f"    with record.stage({stage!r}, writes={writes!r}, reads={reads!r}):\n"
+        "        print('held', flush=True); time.sleep(120)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    return holder
 
 
 def test_a_missing_package_names_the_extra(

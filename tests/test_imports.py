@@ -23,6 +23,7 @@ GROUND = {
 SECOND = {
     "pipeline.storage",
     "pipeline.ownership",
+    "pipeline.locks",
     "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.records import keep_record, read_records, read_running
+from pipeline.records import keep_record, read_active, read_records
 from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.config import ReplicaConfig
 from scrapers.dalleblog.replica.server import Replica
@@ -198,7 +198,7 @@ def test_a_source_that_is_down_changes_nothing_and_is_told(
     assert failed["outcome"] == "failed"
     assert failed["error"]["type"] == "SourceError"
     status = CliRunner().invoke(app, ["status", "--workspace", str(workspace), "--json"])
-    row = json.loads(status.stdout)["details"]["raw"]
+    row = json.loads(status.stdout)["details"]["scrape"]
     assert row["state"] == "failed"
     assert "dalleblog.localhost" in row["why"]
     assert run(workspace, options, "--refresh", *SHORT)["outcome"] == "unchanged"
@@ -215,11 +215,10 @@ def test_a_killed_run_is_told_and_the_next_one_heals_it(
     command = [sys.executable, "-m", "pipeline", "run", "--workspace", str(workspace), "--quiet"]
     process = subprocess.Popen([*command, "--config", str(options), *SHORT])
     try:
-        wait_for(lambda: read_running(workspace)[0] or {}, "done")
-        running, lives = read_running(workspace)
-        assert lives
-        assert running is not None
-        assert (running["stage"], running["process"]) == ("scrape", process.pid)
+        wait_for(lambda: next((a.facts for a in read_active(workspace)), {}), "done")
+        (running,) = read_active(workspace)
+        assert running.lives
+        assert (running.facts["stage"], running.facts["process"]) == ("scrape", process.pid)
         row = status_of(workspace, "raw", "scrape")
         assert row["state"] == "running"
         assert " of 768" in row["why"]
@@ -233,7 +232,7 @@ def test_a_killed_run_is_told_and_the_next_one_heals_it(
     assert report["details"]["scrape"]["counts"]["done"] == 768
     killed, healed = read_records(workspace)
     assert killed["outcome"] == "killed"
-    assert killed["stages"] == [{"stage": "scrape", "outcome": "killed"}]
+    assert killed["stages"] == [{"stage": "scrape", "writes": ["raw", "run"], "outcome": "killed"}]
     assert healed["outcome"] == "done"
 
 
@@ -258,7 +257,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
         work()
     (line,) = read_records(root)
     assert line["outcome"] == line["stages"][0]["outcome"] == "interrupted"
-    assert read_running(root) == (None, False)
+    assert read_active(root) == []
 
 
 def status_of(workspace: Path, *names: str) -> dict[str, Any]:
@@ -278,11 +277,12 @@ def wait_for(read: Any, key: str) -> None:
 
 def contents(workspace: Path) -> dict[str, bytes]:
     """Every file but what tells of runs."""
-    left_out = ("runs.jsonl", ".running", ".lock")
+    left_out = ("runs.jsonl",)
     return {
         str(path.relative_to(workspace)): path.read_bytes()
         for path in sorted(workspace.rglob("*"))
         if path.is_file()
         and path.name not in left_out
+        and path.parent.name not in (".locks", ".active")
         and not path.name.startswith("ledger.sqlite-")
     }

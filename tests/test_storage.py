@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.contracts import FileEntry
 from pipeline.errors import ContractError, LockedError, StorageError, WorkspaceError
+from pipeline.locks import hold_folders
 from pipeline.storage import (
     atomic_write,
     file_entry,
@@ -26,7 +27,7 @@ from pipeline.storage import (
     write_json,
     write_manifest,
 )
-from pipeline.workspace import Workspace, lock_workspace
+from pipeline.workspace import Workspace
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -159,24 +160,27 @@ def test_a_foreign_marker_is_refused(tmp_path: Path, marker: object, said: str) 
         Workspace(tmp_path).open(source="dalleblog")
 
 
-def test_the_lock_names_its_holder_and_goes_with_the_process(tmp_path: Path) -> None:
+def test_a_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from pipeline.workspace import lock_workspace\n"
-        "with lock_workspace(Path(sys.argv[1]), 'pipeline scrape'):\n"
+        "import sys, time; from pathlib import Path; from pipeline.locks import hold_folders\n"
+        "with hold_folders(Path(sys.argv[1]), writes=['runs/a'], reads=['shards/a']):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with (
-        pytest.raises(LockedError, match=rf"`pipeline scrape` \(process {holder.pid} on"),
-        lock_workspace(tmp_path, "pipeline dedupe"),
-    ):
+    for needs in ({"writes": ["runs/a"]}, {"reads": ["runs/a"]}, {"writes": ["shards/a"]}):
+        with (
+            pytest.raises(LockedError, match=r"is in use by it\. Wait"),
+            hold_folders(tmp_path, **needs, describe=lambda _: "it"),
+        ):
+            pass
+    with hold_folders(tmp_path, reads=["shards/a"], writes=["runs/b"]):
         pass
     holder.kill()
     holder.wait()
-    with lock_workspace(tmp_path, "pipeline dedupe"):
-        assert "pipeline dedupe" in (tmp_path / ".lock").read_text()
+    with hold_folders(tmp_path, writes=["runs/a", "shards/a"]):
+        pass
 
 
 def test_json_is_sorted_and_ends_with_a_newline(tmp_path: Path) -> None:

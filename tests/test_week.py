@@ -243,9 +243,12 @@ def choose_images(workspace: Path, monday: dict[str, str]) -> tuple[tuple[str, .
 
 def everything(workspace: Path) -> dict[str, bytes]:
     """Every file but what tells of runs."""
-    told = ("runs.jsonl", ".running", ".lock")
     return {
         str(path.relative_to(workspace)): path.read_bytes()
         for path in sorted(workspace.rglob("*"))
-        if path.is_file() and path.name not in told and "sqlite-" not in path.name
+        if path.is_file() and "sqlite-" not in path.name and not about_runs(path)
     }
+
+
+def about_runs(path: Path) -> bool:
+    return path.name == "runs.jsonl" or path.parent.name in (".locks", ".active")
