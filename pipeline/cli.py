@@ -26,6 +26,7 @@ from pipeline.cli_options import (
     Common,
     build,
     configure_stage,
+    given_options,
     lists_from_environment,
     options_of,
     use_preset,
@@ -41,7 +42,7 @@ from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
 from pipeline.progress import no_progress
 from pipeline.records import keep_record
-from pipeline.road import Call, RunConfig, run_road, source_to_open, watch_stage
+from pipeline.road import Call, RunConfig, recall_aloud, run_road, source_to_open, watch_stage
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
 from pipeline.storage import storage_error
@@ -52,6 +53,8 @@ from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.replica.config import ReplicaServeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
+# Its prompts are the work itself: `pipeline run` alone draws again what was drawn before.
+_WITHOUT_MEMORY = frozenset({"generate"})
 EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(
@@ -170,22 +173,27 @@ def _command(
     """Add a command whose options are the fields of `config`."""
 
     def function(ctx: typer.Context, **values: Any) -> None:
-        common = Common(json=values["json"], quiet=values["quiet"], debug=values["debug"])
+        common = Common(**{name: values[name] for name in ("json", "quiet", "debug", "forget")})
         data_on_stdout = values.get("list_urls", False) and values.get("out") is None
         if _follows_another():
             common = dataclasses.replace(common, json=False, quiet=True)
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
-            values |= lists_from_environment(ctx, name, config)
+            listed = lists_from_environment(ctx, name, config)
+            values |= listed
             if values.get("workspace") is None:
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
+            if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
+                given = given_options(ctx, config, values) | listed
+                values |= recall_aloud(values["workspace"], name, config, given, screen)
             call = Call(
                 screen=screen,
                 configure=functools.partial(configure_stage, ctx),
                 use_preset=functools.partial(use_preset, ctx),
                 clock=time.time,
+                forget=common.forget,
             )
             started = time.monotonic()
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:

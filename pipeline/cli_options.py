@@ -19,12 +19,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import typer
 
 from pipeline.config import StageConfig
+from pipeline.remembered import recall
 from pipeline.stages import STAGES
 
 PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
 # Keys that may stand at the top of a TOML file: they hold for every command.
-COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug"})
+COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug", "forget"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Common:
     json: bool
     quiet: bool
     debug: bool
+    forget: bool = False
 
 
 def options_of(
@@ -76,6 +78,19 @@ def lists_from_environment(
     return found
 
 
+def given_options(
+    ctx: typer.Context, config: type[StageConfig], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of the resolved values of a stage's options, those that somebody gave: flag, environment or file."""
+    names = {field.name for field in dataclasses.fields(config)}
+    sources = {name: ctx.get_parameter_source(name) for name in names & values.keys()}
+    return {
+        name: values[name]
+        for name, source in sources.items()
+        if source and source.name != "DEFAULT"
+    }
+
+
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
     """Make the config from what typer resolved."""
     names = {field.name for field in dataclasses.fields(config)}
@@ -87,10 +102,17 @@ def build(config: type[Config], values: Mapping[str, Any]) -> Config:
     return config(**chosen)
 
 
-def configure_stage(ctx: typer.Context, stage: str, overrides: Mapping[str, Any]) -> StageConfig:
+def configure_stage(
+    ctx: typer.Context,
+    stage: str,
+    overrides: Mapping[str, Any],
+    *,
+    recalled_from: Path | None = None,
+) -> StageConfig:
     """The config that the command `stage` would have, called without flags in this context.
 
-    `overrides` win over environment and file.
+    `overrides` win over environment and file; what neither gives is recalled from the workspace
+    `recalled_from`.
     """
     root = ctx.find_root()
     command: Any = root.command.commands[stage]  # type: ignore[attr-defined]
@@ -98,7 +120,9 @@ def configure_stage(ctx: typer.Context, stage: str, overrides: Mapping[str, Any]
     inner = command.make_context(stage, [], parent=root, default_map=table)
     config = STAGES[stage].config
     listed = lists_from_environment(inner, stage, config)
-    return build(config, {**inner.params, **listed, **overrides})
+    given = given_options(inner, config, inner.params) | listed | dict(overrides)
+    recalled = recall(recalled_from, stage, config, given) if recalled_from is not None else {}
+    return build(config, {**inner.params, **recalled, **given})
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:
@@ -198,6 +222,9 @@ def _common_parameters(command: str) -> list[inspect.Parameter]:
         flag("json", "Print the report as one JSON object, the last line on stdout."),
         flag("quiet", "Print errors only."),
         flag("debug", "Log everything, and show tracebacks."),
+        flag(
+            "forget", "Start from the defaults, not from the options that the workspace remembers."
+        ),
     ]
 
 

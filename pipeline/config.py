@@ -24,13 +24,24 @@ def option(
     low: float | None = None,
     high: float | None = None,
     runtime: bool = False,
+    remember: bool | None = None,
+    instead_of: tuple[str, ...] = (),
 ) -> Any:
     """Declare a field of a config with its line of documentation.
 
     `low` and `high` are inclusive bounds. `runtime` marks an option that changes how the work is
-    done and never what comes out (worker counts, ports): it stays out of the manifest.
+    done and never what comes out (worker counts, ports): it stays out of the manifest. `remember` says
+    whether the workspace keeps it for later commands (default: unless it is a `runtime` option);
+    `instead_of` names options that are not recalled where this one is given.
     """
-    metadata = {"help": help, "low": low, "high": high, "runtime": runtime}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "runtime": runtime,
+        "remember": remember,
+        "instead_of": instead_of,
+    }
     if isinstance(default, (list, dict, set)):
         raise TypeError("defaults of options are immutable: use a tuple")
     return dataclasses.field(default=default, metadata=metadata)
@@ -46,15 +57,16 @@ class StageConfig:
 def resolved(config: StageConfig) -> dict[str, Any]:
     """What of a config decides the output, as JSON values: the `config` of a manifest."""
     return {
-        field.name: _plain(getattr(config, field.name))
+        field.name: plain_value(getattr(config, field.name))
         for field in dataclasses.fields(config)
         if not field.metadata.get("runtime", False)
     }
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """The value of an option as a JSON value."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     return value

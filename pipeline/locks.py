@@ -61,3 +61,11 @@ def _open(root: Path, folder: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_file(root: Path, name: str) -> Iterator[None]:
+    """Wait for the lock on a small file of the workspace, and hold it for the moment of a change."""
+    with _open(root, name) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

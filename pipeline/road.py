@@ -14,23 +14,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.config import StageConfig, option
+from pipeline.config import StageConfig, option, plain_value
 from pipeline.console import Screen
 from pipeline.contracts import Outcome, StageReport
 from pipeline.errors import ConfigError
 from pipeline.metrics import Metrics
 from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
 from pipeline.records import Clock, RunRecord, keep_record, tee
+from pipeline.remembered import (
+    describe_changes,
+    flag_of,
+    note_latest,
+    recall,
+    remembering,
+    shown,
+)
 from pipeline.shard.config import ShardConfig
-from pipeline.stages import STAGES
+from pipeline.stages import STAGES, Stage
 from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 
+_SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
+
 
 class Configure(Protocol):
-    """Resolves a stage's config from environment and file; `overrides` win over both."""
+    """Resolves a stage's config from environment, file and workspace; `overrides` win over all."""
 
-    def __call__(self, stage: str, overrides: Mapping[str, Any]) -> StageConfig: ...
+    def __call__(
+        self, stage: str, overrides: Mapping[str, Any], *, recalled_from: Path | None = None
+    ) -> StageConfig: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,7 @@ class Call:
     clock: Clock = time.time
     metrics: Metrics = field(default_factory=Metrics)
     record: RunRecord | None = None
+    forget: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +124,12 @@ def make_plan(config: RunConfig, call: Call) -> Plan:
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
     common = {"workspace": config.workspace, "source": config.source}
     configs = {}
+    remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
         fields = {field.name for field in dataclasses.fields(stage.config)}
         overrides = common | (asked if name == "scrape" else {})
-        configs[name] = call.configure(name, {k: v for k, v in overrides.items() if k in fields})
+        overrides = {k: v for k, v in overrides.items() if k in fields}
+        configs[name] = call.configure(name, overrides, recalled_from=remembering)
     return Plan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
@@ -181,14 +196,50 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     """Run one stage while screen, record and metrics are told how far it is."""
     config = encode_first(config, call)
     meter = call.metrics.begin(name)
-    with call.screen.progress(name) as shown:
-        if call.record is None:
+    if call.record is None:
+        with call.screen.progress(name) as shown:
             report = STAGES[name].run(config, tee(shown, meter))
-        else:
-            with call.record.stage(name, **STAGES[name].holds(config)) as run:
-                run.report = report = STAGES[name].run(config, tee(shown, meter, run))
+    else:
+        stage, root = STAGES[name], call.record.root
+        with call.record.stage(name, **stage.holds(config)) as run:
+            say_changes(root, stage, config, call.screen)
+            with remembering(root, name, config), call.screen.progress(name) as shown:
+                run.report = report = stage.run(config, tee(shown, meter, run))
+        if stage.contract is not None and report.outputs:
+            note_latest(root, stage.contract, Path(report.outputs[0]))
     meter.end(report)
     return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+
+
+def recall_aloud(
+    root: Path, name: str, config: type[StageConfig], given: Mapping[str, Any], screen: Screen
+) -> dict[str, Any]:
+    """The options that the workspace remembers of a stage and that are not `given`, printed in one line."""
+    found = recall(root, name, config, given)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    found = {option: value for option, value in found.items() if value != defaults[option]}
+    if found:
+        words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
+        screen.say(f"{name}: goes on with {words} (as before; --forget starts from the defaults)")
+    return found
+
+
+def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
+    """Print how the options of a stage differ from those before, and what follows.
+
+    Raises ConfigError where what failed is asked for again at another source than the workspace was made
+    from.
+    """
+    changes = describe_changes(root, stage.name, config)
+    if not changes:
+        return
+    elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
+    if elsewhere and getattr(config, "retry_failed", False):
+        raise ConfigError(
+            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed asks that "
+            "one alone. Leave these options out, or give another --workspace."
+        )
+    screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
 
 
 def encode_first(config: StageConfig, call: Call) -> StageConfig:

@@ -39,6 +39,7 @@ class Stage:
 
     `contract` names what it leaves in the workspace, None where that has no manifest. `writes` and `reads`
     are the folders that it holds meanwhile, alone or shared, with the names of its options in braces.
+    `on_change` says what becomes of what is there when it is run with other options.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     contract: str | None = None
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    on_change: str = ""
 
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
         """The folders that a run with `config` writes and reads, by their paths in the workspace."""
@@ -101,6 +103,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="scrape",
+            on_change="What is in the raw store stays; what is new in the plan is fetched.",
             writes=("raw",),
             contract="raw",
             config=ScrapeConfig,
@@ -109,6 +112,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="dedupe",
+            on_change="The tables are made anew; images are not decoded again.",
             writes=("dedupe",),
             reads=("raw",),
             contract="dedupe",
@@ -118,6 +122,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train-tokenizer",
+            on_change="A new tokenizer is trained; the one before stays under its name.",
             writes=("tokenizers/{name}",),
             reads=("dedupe",),
             contract="tokenizer",
@@ -127,6 +132,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train-codec",
+            on_change="A new codec is trained; the one before stays under its name.",
             writes=("codecs/{name}",),
             reads=("dedupe",),
             contract="codec",
@@ -136,6 +142,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="encode",
+            on_change="Codes that are there stay; images without codes of this kind are encoded.",
             writes=("codes",),
             reads=("dedupe",),
             contract="codes",
@@ -145,6 +152,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="shard",
+            on_change="The shards of this name are written anew.",
             writes=("shards/{name}",),
             reads=("dedupe", "codes"),
             contract="shards",
@@ -171,6 +179,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="report",
+            on_change="The page is written anew.",
             writes=("report",),
             config=ReportConfig,
             door="pipeline.report.run:run",

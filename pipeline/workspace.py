@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.contracts import WORKSPACE_VERSION
 from pipeline.errors import WorkspaceError
@@ -77,13 +78,20 @@ class Workspace:
         """Pictures made from prompts."""
         return self.root / "generated" / check_name(name)
 
+    def latest(self, contract: str) -> str | None:
+        """The name of the folder of a contract (a codec, a tokenizer, codes) that was made last, if known."""
+        name = (
+            read_marker(self.root).get("latest", {}).get(contract) if self.marker.exists() else None
+        )
+        return name if isinstance(name, str) else None
+
     def open(self, source: str | None = None) -> Workspace:
         """Check that this is a workspace; with `source` given, make it where nothing is yet.
 
         Raises WorkspaceError for a folder that holds something else, another version or source.
         """
         if self.marker.exists():
-            _check_marker(self.marker, source)
+            _check_source(self.root, source)
             return self
         if source is None:
             raise WorkspaceError(
@@ -102,23 +110,36 @@ class Workspace:
         return self
 
 
-def _check_marker(marker: Path, source: str | None) -> None:
+def read_marker(root: Path) -> dict[str, Any]:
+    """What `workspace.json` says. Raises WorkspaceError where it is not a workspace's of this version."""
+    marker = Workspace(root).marker
     try:
-        found = json.loads(marker.read_bytes())
+        found: Any = json.loads(marker.read_bytes())
         if found["format"] != "dalle-pipeline/workspace":
             raise ValueError("another format")
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        version, _ = found["version"], found["source"]
+        if any(
+            not isinstance(found.get(name, {}), dict)
+            for name in ("options", "latest", "last_named")
+        ):
+            raise ValueError("options, latest or last_named is not a table")
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise WorkspaceError(
             f"{marker} can't be read as the mark of a workspace ({error}). "
             "Give another --workspace, or mend the file."
         ) from error
-    if found["version"] != WORKSPACE_VERSION:
+    if version != WORKSPACE_VERSION:
         raise WorkspaceError(
-            f"{marker.parent} was written by workspace version {found['version']}, this pipeline reads "
+            f"{marker.parent} was written by workspace version {version}, this pipeline reads "
             f"version {WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
         )
-    if source is not None and found["source"] != source:
+    return dict(found)
+
+
+def _check_source(root: Path, source: str | None) -> None:
+    found = read_marker(root)["source"]
+    if source is not None and found != source:
         raise WorkspaceError(
-            f"{marker.parent} belongs to the source {found['source']!r}, not {source!r}. "
+            f"{root} belongs to the source {found!r}, not {source!r}. "
             "One workspace holds one source: give another --workspace."
         )

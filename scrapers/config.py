@@ -18,16 +18,22 @@ class ScrapeConfig(StageConfig):
     source: str = option("dalleblog", "Where the captions and images come from.")
     page_url: str | None = option(None, "Address of the page, if not the source's own.")
     page: Path | None = option(
-        None, "A saved copy of the page, read instead of asking for it.", runtime=True
+        None,
+        "A saved copy of the page, read instead of asking for it.",
+        runtime=True,
+        remember=True,
+        instead_of=("no_page",),
     )
-    no_page: bool = option(False, "Ask for no page: use the built-in catalogue alone.")
+    no_page: bool = option(
+        False, "Ask for no page: use the built-in catalogue alone.", instead_of=("page",)
+    )
     cdn_url: str | None = option(
         None, "Address under which the images lie, if not the source's own."
     )
     sections: tuple[str, ...] = option((), "Only these sections of the page.")
     limit: int | None = option(None, "At most this many captions.", low=1)
     captions: Path | None = option(
-        None, "Only the captions in this file, one a line.", runtime=True
+        None, "Only the captions in this file, one a line.", runtime=True, remember=True
     )
     via: Literal["wayback"] | None = option(
         None, "Fetch the same captions from a web archive instead of the site: 'wayback'."
@@ -75,12 +81,22 @@ class ScrapeConfig(StageConfig):
         None,
         "Mail or web address for the user agent, so that the host can reach you.",
         runtime=True,
+        remember=True,
     )
     rate: float | None = option(
-        None, "At most this many requests a second to a host.", low=0.001, runtime=True
+        None,
+        "At most this many requests a second to a host.",
+        low=0.001,
+        runtime=True,
+        remember=True,
     )
     concurrency: int = option(
-        32, "At most this many requests at a time to a host.", low=1, high=1024, runtime=True
+        32,
+        "At most this many requests at a time to a host.",
+        low=1,
+        high=1024,
+        runtime=True,
+        remember=True,
     )
     archive_rate: float = option(
         1.0, "With --via: at most this many requests a second.", low=0.001, runtime=True
@@ -116,6 +132,7 @@ class ScrapeConfig(StageConfig):
         None,
         "Send every request to this HOST:PORT, whatever host its URL names (a mirror, a replica).",
         runtime=True,
+        remember=True,
     )
 
     def __post_init__(self) -> None:

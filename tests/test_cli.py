@@ -180,7 +180,7 @@ def test_days_of_training_hold_only_the_run_and_its_shards(
         )
         assert invoke("train", "--name", "other", "--workspace", str(workspace)).exit_code == 0
         assert len(seen) == 2
-        for refused in (("train",), ("shard",)):
+        for refused in (("train", "--name", "dalle"), ("shard",)):
             assert invoke(*refused, "--workspace", str(workspace)).exit_code == 1
         assert invoke("shard", "--name", "other", "--workspace", str(workspace)).exit_code == 0
         assert len(seen) == 3

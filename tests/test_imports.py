@@ -24,6 +24,7 @@ SECOND = {
     "pipeline.storage",
     "pipeline.ownership",
     "pipeline.locks",
+    "pipeline.remembered",
     "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",

@@ -51,6 +51,7 @@ class ShardConfig(StageConfig):
         None,
         "Copy the finished shards to this address too: s3://BUCKET/PREFIX, gs://…, any of fsspec.",
         runtime=True,
+        remember=True,
     )
     inspect: tuple[str, str] | None = option(
         None,

@@ -27,6 +27,7 @@ class TrainConfig(StageConfig):
         "Begin with the weights and moments of a checkpoint: ours, a dalle.pt, or a folder of "
         "DeepSpeed. Its hyper-parameters win over the options.",
         runtime=True,  # the inputs of the manifest name it, by its hash
+        remember=True,
     )
 
     redraw_layout: bool = option(
@@ -63,8 +64,12 @@ class TrainConfig(StageConfig):
     shared_ff_ids: str | None = option(None, "The same of feed-forward layers.")
     share_input_output_emb: bool = option(False, "Embed with the weights of the logits.")
 
-    steps: int | None = option(None, "Steps to train for (default: what --epochs makes).", low=1)
-    epochs: int = option(20, "Passes through the shards, where --steps is not given.", low=1)
+    steps: int | None = option(
+        None, "Steps to train for (default: what --epochs makes).", low=1, instead_of=("epochs",)
+    )
+    epochs: int = option(
+        20, "Passes through the shards, where --steps is not given.", low=1, instead_of=("steps",)
+    )
     batch_size: int = option(4, "Samples of one forward pass of one process.", low=1)
     ga_steps: int = option(1, "Forward passes whose gradients make one step.", low=1)
     optimizer: Literal["adamw", "adam"] = option(
