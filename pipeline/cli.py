@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import typer
 
 from pipeline import __version__
+from pipeline.clean import CleanConfig, clean
 from pipeline.cli_options import (
     Common,
     build,
@@ -292,6 +293,12 @@ _command(
 )
 _command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
 _command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
+_command(
+    "clean",
+    CleanConfig,
+    clean,
+    help="List what nothing in a workspace needs any more; --yes removes it.",
+)
 _command(
     "demo",
     DemoConfig,

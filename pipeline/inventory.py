@@ -1,17 +1,22 @@
-"""What stands in a workspace: every folder with a contract, its manifest, and what went stale. Floor 2.
+"""What is in a workspace: every folder with a contract, its manifest, and what is outdated. Core layer.
 
 `verify`, `status` and the report look through this; it reads manifests and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.contracts import CONTRACT_VERSIONS, Manifest
 from pipeline.errors import ContractError
-from pipeline.storage import input_digest, read_manifest
+from pipeline.ownership import list_family, next_free
+from pipeline.storage import MANIFEST_NAME, find_current, input_digest, read_manifest
+
+log = logging.getLogger(__name__)
 
 # Where the folders of each contract stand in a workspace, in the order of the road.
 _PLACES: tuple[tuple[str, str], ...] = (
@@ -46,6 +51,33 @@ class Folder:
     problem: str | None
     stale: tuple[str, ...] = ()
     outgrown: tuple[str, ...] = ()
+
+
+def find_trained(
+    folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[Path, Manifest] | None:
+    """What was trained as `folder` (NAME, NAME-2, …) from just this config and these inputs."""
+    for member in reversed(list_family(folder)):
+        manifest = find_current(member, contract, config=config, inputs=inputs)
+        if manifest is not None:
+            return member, manifest
+    return None
+
+
+def free_place(folder: Path, goes_on: Callable[[Path], bool] = lambda _: True) -> Path:
+    """Where something is trained under the name of `folder`: there, or NAME-2, … beside what is there.
+
+    An unfinished folder is taken again if `goes_on` says that it was begun for the same work.
+    """
+    for member in reversed(list_family(folder)):
+        if not (member / MANIFEST_NAME).exists() and goes_on(member):
+            return member
+    place = next_free(folder)
+    if place != folder:
+        log.warning(
+            "%s stays: others may have been made with it. The new one is %s.", folder, place
+        )
+    return place
 
 
 def find_folders(root: Path) -> list[Folder]:

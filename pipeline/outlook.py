@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.config import StageConfig, resolved
 from pipeline.contracts import Manifest
 from pipeline.errors import ContractError
 from pipeline.inventory import Folder, find_folders
+from pipeline.ownership import list_family
 from pipeline.stages import STAGES, load_function
 from pipeline.storage import read_manifest
 from pipeline.workspace import Workspace
@@ -21,6 +23,8 @@ from pipeline.workspace import Workspace
 Action = Literal["run", "maybe", "skip"]
 # Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
+# What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
+_CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer"})
 _UNCHANGED = "inputs and options are unchanged"
 
 
@@ -60,13 +64,19 @@ def skip_reason(plan: Plan, name: str) -> Reason | None:
     if name not in _TRAINED_FOR:
         return None
     taker, field_name = _TRAINED_FOR[name]
-    own, taken = getattr(config, "name", None), getattr(plan.configs[taker], field_name, None)
-    if taken is not None and taken != own:
+    own, taken = getattr(config, "name", ""), getattr(plan.configs[taker], field_name, None)
+    if taken is not None and not _is_of_family(taken, own):
         return Reason(why=f"not needed: {taker} takes the {field_name} {taken}")
     manifest = None if plan.retrain else _manifest_of(plan, name)
-    if manifest is None or dict(manifest.config) != resolved(config):
+    if manifest is None:
         return None
-    return Reason(why="trained already; --retrain trains it anew", counts=manifest.counts)
+    changed = _changed_options(manifest, config)
+    others = f" with other options ({'; '.join(changed)})" if changed else ""
+    return Reason(why=f"trained already{others}; --retrain trains it anew", counts=manifest.counts)
+
+
+def _is_of_family(name: str, own: str) -> bool:
+    return bool(re.fullmatch(re.escape(own) + r"(-\d{1,6})?", name))
 
 
 def look_ahead(plan: Plan) -> dict[str, View]:
@@ -181,9 +191,14 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
     mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
     own = getattr(config, "name", None)
     if own is not None:
+        if name in _TRAINED_FOR:  # the last one of NAME, NAME-2, … is the one to take
+            family = list_family(plan.root / STAGES[name].top / own)
+            return sorted((f for f in mine if f.path in family), key=lambda f: family.index(f.path))
         return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
     if name == "encode":
-        codec = Path(getattr(config, "codec", "")).name
+        codec = Path(
+            getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
+        ).name
         return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
     return mine
 
@@ -201,6 +216,8 @@ def _manifest_of(plan: Plan, name: str) -> Manifest | None:
 
 def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
     before, after = dict(manifest.config), resolved(config)
+    chosen_later = [name for name, value in after.items() if value is None and before.get(name)]
+    after |= {name: before[name] for name in chosen_later if name in _CHOSEN_BY_THE_STAGE}
     names = sorted(name for name in before | after if before.get(name) != after.get(name))
     return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]
 

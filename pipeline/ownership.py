@@ -58,23 +58,24 @@ assert _OWN_NAMES.keys() == CONTRACT_VERSIONS.keys()
 # --- Names and paths -----------------------------------------------------------------------------
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name a folder of ours: it is a slug, not a path or an address."""
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".", TEMPORARY_SUFFIX))
+
+
 def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
     """`name` itself, if it can name a folder of ours: a slug, or up to `levels` of them with `/` between.
 
     Raises ConfigError that states the rule.
     """
     parts = name.split("/")
-    if len(parts) <= levels and all(_NAME.fullmatch(part) and _is_plain(part) for part in parts):
+    if len(parts) <= levels and all(map(is_name, parts)):
         return name
     deeper = f", at most {levels} of them with / between" if levels > 1 else ""
     raise ConfigError(
         f"{option} {name!r} can't name a folder: use letters, digits, '.', '_' and '-', at most 128 of them, "
         f"beginning with a letter or a digit{deeper}."
     )
-
-
-def _is_plain(part: str) -> bool:
-    return not part.endswith((".", TEMPORARY_SUFFIX))
 
 
 def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
@@ -112,7 +113,7 @@ def checked_relative(relative: object, *, source: Path | str) -> str:
 
 def list_family(folder: Path) -> list[Path]:
     """`folder` and what was made beside it under its name, as far as it is there: NAME, NAME-2, NAME-3, …"""
-    member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d+))?")
+    member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d{1,5}))?")  # 12 digits: a hash
     numbers = {
         path: int(found[1] or 1)
         for path in folder.parent.glob(f"{folder.name}*")

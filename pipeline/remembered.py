@@ -73,7 +73,7 @@ def recall(
     type than the stage's.
     """
     fields = {field.name: field for field in dataclasses.fields(config)}
-    default = fields["name"].default if "name" in fields else ""
+    default = str(fields["name"].default) if "name" in fields else ""
     kept, name = _find_kept(root, stage, given, default=default)
     if kept is None:
         return {}

@@ -18,6 +18,7 @@ from pipeline.config import StageConfig, option, plain_value
 from pipeline.console import Screen
 from pipeline.contracts import Outcome, StageReport
 from pipeline.errors import ConfigError
+from pipeline.inventory import TRAINED_ONCE, find_folders
 from pipeline.metrics import Metrics
 from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
 from pipeline.records import Clock, RunRecord, keep_record, tee
@@ -194,7 +195,7 @@ def run_stage(
 
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     """Run one stage while screen, record and metrics are told how far it is."""
-    config = encode_first(config, call)
+    asked, config = config, encode_first(config, call)
     meter = call.metrics.begin(name)
     if call.record is None:
         with call.screen.progress(name) as shown:
@@ -202,11 +203,10 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     else:
         stage, root = STAGES[name], call.record.root
         with call.record.stage(name, **stage.holds(config)) as run:
-            say_changes(root, stage, config, call.screen)
-            with remembering(root, name, config), call.screen.progress(name) as shown:
+            say_changes(root, stage, asked, call.screen)
+            with remembering(root, name, asked), call.screen.progress(name) as shown:
                 run.report = report = stage.run(config, tee(shown, meter, run))
-        if stage.contract is not None and report.outputs:
-            note_latest(root, stage.contract, Path(report.outputs[0]))
+        note_made(root, report)
     meter.end(report)
     return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
 
@@ -222,6 +222,18 @@ def recall_aloud(
         words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
         screen.say(f"{name}: goes on with {words} (as before; --forget starts from the defaults)")
     return found
+
+
+def note_made(root: Path, report: StageReport) -> None:
+    """Keep as the latest what a stage made and the trained codec, tokenizer or codes that it made it with."""
+    folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
+    made = folders.get(Path(report.outputs[0])) if report.outputs else None
+    if made is None or made.manifest is None:
+        return
+    note_latest(root, made.contract, made.path)
+    for folder in folders.values():
+        if folder.name in made.manifest.inputs and folder.contract in TRAINED_ONCE:
+            note_latest(root, folder.contract, folder.path)
 
 
 def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:

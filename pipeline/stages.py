@@ -51,6 +51,11 @@ class Stage:
     reads: tuple[str, ...] = ()
     on_change: str = ""
 
+    @property
+    def top(self) -> str:
+        """The folder of the workspace in which its own are."""
+        return self.writes[0].split("/")[0]
+
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
         """The folders that a run with `config` writes and reads, by their paths in the workspace."""
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}

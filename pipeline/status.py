@@ -20,6 +20,7 @@ from pipeline.inventory import TRAINED_ONCE, Folder, find_folders
 from pipeline.records import Active, Record, read_active, read_records
 from pipeline.road import Call
 from pipeline.stages import STAGES
+from pipeline.uses import find_uses
 from pipeline.workspace import Workspace
 
 State = Literal["fresh", "stale", "running", "failed", "unfinished", "not run"]
@@ -36,7 +37,10 @@ class StatusConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A folder of a stage, or a stage that has none; `bytes` are those of its manifest's files."""
+    """A folder of a stage, or a stage that has none; `bytes` are those of its manifest's files.
+
+    `used_by` are the folders that were made with a codec, a tokenizer or codes.
+    """
 
     stage: str
     folder: str
@@ -46,6 +50,7 @@ class Row:
     bytes: int = 0
     last_run: str | None = None
     seconds: float | None = None
+    used_by: tuple[str, ...] = ()
 
 
 def show_status(config: StatusConfig, call: Call) -> StageReport:
@@ -65,7 +70,7 @@ def show_status(config: StatusConfig, call: Call) -> StageReport:
 
 def _show_once(root: Path, call: Call) -> StageReport:
     rows = find_rows(root)
-    columns = ("stage", "folder", "state", "why", "counts", "size", "last run")
+    columns = ("stage", "folder", "state", "why", "used by", "counts", "size", "last run")
     call.screen.table(str(root), columns, [_cells(row) for row in rows])
     return StageReport(
         stage="status",
@@ -81,6 +86,7 @@ def find_rows(root: Path) -> list[Row]:
     ended = _last_runs(read_records(root))
     active = read_active(root)
     outdated = _find_outdated(folders)
+    uses = {use.folder.name: use.used_by for use in find_uses(root)}
     rows: list[Row] = []
     for name, stage in STAGES.items():
         mine = [folder for folder in folders if folder.contract == stage.contract]
@@ -89,7 +95,9 @@ def find_rows(root: Path) -> list[Row]:
             ended=ended.get(name, []),
             active=[each for each in active if each.facts.get("stage") == name],
         )
-        rows += [_row(facts, folder, outdated.get(folder.name, ())) for folder in mine]
+        for folder in mine:
+            row = _row(facts, folder, outdated.get(folder.name, ()))
+            rows.append(dataclasses.replace(row, used_by=uses.get(folder.name, ())))
         if attempt := _lone_attempt(facts, mine):
             rows.append(attempt)
     return rows
@@ -229,4 +237,5 @@ def _cells(row: Row) -> tuple[str, ...]:
     size = f"{row.bytes / 1e6:,.1f} MB" if row.bytes else ""
     took = f" ({row.seconds:,.1f} s)" if row.seconds is not None else ""
     last = f"{row.last_run}{took}" if row.last_run else ""
-    return row.stage, row.folder, row.state, row.why, counts, size, last
+    used = ", ".join(row.used_by)
+    return row.stage, row.folder, row.state, row.why, used, counts, size, last

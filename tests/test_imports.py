@@ -25,6 +25,7 @@ SECOND = {
     "pipeline.ownership",
     "pipeline.locks",
     "pipeline.remembered",
+    "pipeline.uses",
     "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",

@@ -98,7 +98,16 @@ def test_codes_are_named_by_a_slug(tmp_path: Path) -> None:
 
 
 def test_a_family_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
-    for name in ("small", "small-10", "small-2", "small-1", "small-02", "small-x", "smaller"):
+    for name in (
+        "small",
+        "small-10",
+        "small-2",
+        "small-1",
+        "small-02",
+        "small-x",
+        "smaller",
+        "small-123456789012",
+    ):
         (tmp_path / name).mkdir()
     assert [p.name for p in list_family(tmp_path / "small")] == ["small", "small-2", "small-10"]
     assert next_free(tmp_path / "small").name == "small-11"

@@ -44,7 +44,13 @@ def keep(root: Path, config: StageConfig, stage: str = "stage") -> None:
 
 
 def test_options_come_back_in_their_types(root: Path) -> None:
-    given = {"words": ("a", "b"), "limit": 3, "share": 1.0, "kind": "b", "file": Path("/x")}
+    given: dict[str, Any] = {
+        "words": ("a", "b"),
+        "limit": 3,
+        "share": 1.0,
+        "kind": "b",
+        "file": Path("/x"),
+    }
     keep(root, Options(**given))
     assert recall(root, "stage", Options, {}) == given
 

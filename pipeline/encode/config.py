@@ -16,11 +16,12 @@ OWN_CODEC = "small"
 class EncodeConfig(StageConfig):
     """What `encode.run` is told."""
 
-    codec: str = option(
-        OWN_CODEC,
+    codec: str | None = option(
+        None,
         "Name of a codec in the workspace (codecs/NAME), the folder of one, or a published name: "
-        "vqgan_imagenet_f16_1024, vqgan_imagenet_f16_16384, vqgan_openimages_f8_8192, openai_dvae. "
-        "Beside files of a codec: what to call it.",
+        "vqgan_imagenet_f16_1024, vqgan_imagenet_f16_16384, vqgan_openimages_f8_8192, openai_dvae "
+        "(default: the workspace's latest codec). Beside files of a codec: what to call it.",
+        instead_of=("image_size",),
     )
     vqgan_config: Path | None = option(None, "YAML of a taming VQGAN.", runtime=True)
     vqgan_checkpoint: Path | None = option(
@@ -79,7 +80,7 @@ class EncodeConfig(StageConfig):
             for flag, path in files.items():
                 if path is None:
                     raise ConfigError(f"--{flag} is missing: the codec has {len(files)} files.")
-            if self.codec == OWN_CODEC:
+            if self.codec is None:
                 object.__setattr__(self, "codec", family)
         if self.batch_size != "auto" and not (self.batch_size.isdecimal() and int(self.batch_size)):
             raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")

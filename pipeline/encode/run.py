@@ -34,7 +34,7 @@ from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
 from pipeline.encode.parts import CodesFolder
 from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
 from pipeline.encode.rows import ImageRow, read_kept
-from pipeline.encode.sources import CodecSource, find_codec
+from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
 from pipeline.errors import ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
@@ -65,6 +65,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     """
     use_huge_pages()
     workspace = Workspace(config.workspace)
+    config = dataclasses.replace(config, codec=chosen_codec(config, workspace))
     read_manifest(workspace.dedupe, "dedupe")
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encode.config import EncodeConfig
+from pipeline.encode.config import OWN_CODEC, EncodeConfig
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.ownership import begin_anew, check_name, is_name
 from pipeline.storage import (
-    empty_folder,
     file_entry,
     find_current,
     input_digest,
@@ -49,23 +49,35 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
     for family, files in config.foreign_files().items():
         paths = {flag: path for flag, path in files.items() if path is not None}
         return _bring_in(config, workspace, family, paths)
-    own = workspace.codec(config.codec)
-    if own.is_dir() and own.parent == workspace.root / "codecs":
+    name = chosen_codec(config, workspace)
+    own = workspace.codecs / name
+    if is_name(name) and own.is_dir():
         read_manifest(own, "codec")
-        return _own(workspace, own, config.codec)
-    if config.codec in PUBLISHED_CODECS:
-        fetched = fetch_codec(config.codec, config.cache)
-        family = PUBLISHED_CODECS[config.codec].family
+        return _own(workspace, own, name)
+    if name in PUBLISHED_CODECS:
+        fetched = fetch_codec(name, config.cache)
+        family = PUBLISHED_CODECS[name].family
         return _bring_in(config, workspace, family, {path.name: path for path in fetched})
-    folder = Path(config.codec)
+    folder = Path(name)
     if not (folder / CODEC_JSON).exists():
         raise ConfigError(
-            f"No codec {config.codec!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
+            f"No codec {name!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
             f"Run `pipeline train-codec`, or give another --codec ({', '.join(PUBLISHED_CODECS)}, or "
             "files: --vqgan-config with --vqgan-checkpoint, --dvae-encoder with --dvae-decoder, --vae)."
         )
     fingerprint = load_codec(folder).fingerprint
     return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})
+
+
+def chosen_codec(config: EncodeConfig, workspace: Workspace) -> str:
+    """What `--codec` says, or else the name of the codec that the workspace took last.
+
+    Beside files of a codec it is what the codec is called.
+    """
+    if config.codec is not None:
+        return config.codec
+    latest = None if config.foreign_files() else workspace.latest("codec")
+    return latest or OWN_CODEC
 
 
 def _own(workspace: Workspace, folder: Path, name: str) -> CodecSource:
@@ -77,18 +89,17 @@ def _bring_in(
     config: EncodeConfig, workspace: Workspace, family: str, paths: Mapping[str, Path]
 ) -> CodecSource:
     """The codec of these files in the workspace; nothing is read but their hashes if it is there."""
-    if Path(config.codec).name != config.codec or config.codec in ("", ".."):
-        raise ConfigError(f"--codec {config.codec!r} can't name a codec: no / and no ..")
-    plan = {"family": family, "name": config.codec, "image_size": config.image_size}
+    called = check_name(chosen_codec(config, workspace), option="--codec")
+    plan = {"family": family, "name": called, "image_size": config.image_size}
     inputs = {name: _hash(path) for name, path in paths.items()}
-    for folder in sorted(workspace.codec("any").parent.glob(f"{config.codec}-*")):
+    for folder in sorted(workspace.codecs.glob(f"{called}-*")):
         if find_current(folder, "codec", config=plan, inputs=inputs) is not None:
-            return _own(workspace, folder, config.codec)
+            return _own(workspace, folder, called)
     codec = LOADERS[family](*paths.values(), image_size=config.image_size)
-    folder = workspace.codec(f"{config.codec}-{codec.fingerprint[:12]}")
-    log.warning("Bringing the codec %s into the workspace as %s", config.codec, folder)
+    folder = workspace.codec(f"{called}-{codec.fingerprint[:12]}")
+    log.warning("Bringing the codec %s into the workspace as %s", called, folder)
     _save(codec, folder, plan, inputs)
-    return _own(workspace, folder, config.codec)
+    return _own(workspace, folder, called)
 
 
 def _hash(path: Path) -> str:
@@ -101,7 +112,7 @@ def _hash(path: Path) -> str:
 def _save(
     codec: Codec, folder: Path, plan: Mapping[str, object], inputs: Mapping[str, str]
 ) -> None:
-    empty_folder(folder)
+    begin_anew(folder, "codec")
     save_codec(codec, folder)
     manifest = make_manifest(
         "codec",

@@ -16,8 +16,8 @@ class ShardConfig(StageConfig):
     name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
     codec: str | None = option(
         None,
-        "Which codes: NAME or NAME-HASH in codes/ (default: the only ones there). With --encode-vqgan: "
-        "what to encode with, as --codec of `pipeline encode`.",
+        "Which codes: NAME or NAME-HASH in codes/ (default: the latest, or the only ones there). With "
+        "--encode-vqgan: what to encode with, as --codec of `pipeline encode`.",
     )
     encode_vqgan: bool = option(
         False,
@@ -31,10 +31,10 @@ class ShardConfig(StageConfig):
     vqgan_checkpoint: Path | None = option(
         None, "With --encode-vqgan: the checkpoint that belongs to --vqgan-config.", runtime=True
     )
-    tokenizer: str = option(
-        "bpe",
-        "A tokenizer of this workspace by name, or clip, clip:FILE, hf:FILE (a tokenizers JSON), "
-        "yttm:FILE (a vocab.bpe).",
+    tokenizer: str | None = option(
+        None,
+        "A tokenizer of this workspace by name (default: the latest), or clip, clip:FILE, hf:FILE (a "
+        "tokenizers JSON), yttm:FILE (a vocab.bpe).",
     )
     text_seq_len: int = option(256, "Token ids a caption; shorter ones are padded with 0.", low=1)
     long_captions: Literal["truncate", "reject", "fail"] = option(

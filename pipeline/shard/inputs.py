@@ -15,12 +15,15 @@ from pipeline.models.text import (
     is_tokenizer_spec,
     load_tokenizer,
 )
+from pipeline.ownership import is_name
 from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
 from pipeline.storage import MANIFEST_NAME, input_digest, read_manifest, sha256_bytes
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
 from pipeline.webdata.npy import smallest_dtype
 from pipeline.workspace import Workspace
+
+_OWN_TOKENIZER = "bpe"  # what `train-tokenizer` calls its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +65,11 @@ def find_inputs(config: ShardConfig) -> Inputs:
     Raises ConfigError where a name fits nothing or too much, ContractError where a stage before this
     one has not finished, ModelError for a file that is no tokenizer.
     """
-    if Path(config.name).name != config.name or config.name in ("", ".."):
-        raise ConfigError(f"--name {config.name!r} can't name a folder of shards: no / and no ..")
     workspace = Workspace(config.workspace)
     kept = read_manifest(workspace.dedupe, "dedupe")
     codes_folder = _find_codes(workspace, config.codec)
     codes = read_manifest(codes_folder, "codes")
-    tokenizer, tokenizer_digest = _find_tokenizer(workspace, config.tokenizer)
+    tokenizer, tokenizer_digest = _find_tokenizer(workspace, chosen_tokenizer(config))
     codec, codebook_size, grid = _describe_codec(codes_folder, codes)
     codes_files = _tables(codes_folder, codes, "")
     return Inputs(
@@ -96,7 +97,8 @@ def _tables(folder: Path, manifest: Manifest, prefix: str) -> tuple[Path, ...]:
 def _find_codes(workspace: Workspace, codec: str | None) -> Path:
     finished = sorted(path.parent for path in (workspace.root / "codes").glob(f"*/{MANIFEST_NAME}"))
     if codec is None:
-        fitting = finished
+        latest = [folder for folder in finished if folder.name == workspace.latest("codes")]
+        fitting = latest or finished
     else:
         fitting = [folder for folder in finished if codec in (folder.name, _codec_name(folder))]
     if len(fitting) == 1:
@@ -134,10 +136,17 @@ def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple
         ) from error
 
 
+def chosen_tokenizer(config: ShardConfig) -> str:
+    """What `--tokenizer` says, or else the tokenizer that the workspace trained last."""
+    if config.tokenizer is not None:
+        return config.tokenizer
+    return Workspace(config.workspace).latest("tokenizer") or _OWN_TOKENIZER
+
+
 def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dict[str, str]]:
-    own = workspace.tokenizer(spec)
+    own = workspace.root / "tokenizers" / spec
     foreign = is_tokenizer_spec(spec)
-    if not foreign and (own / MANIFEST_NAME).exists():
+    if not foreign and is_name(spec) and (own / MANIFEST_NAME).exists():
         read_manifest(own, "tokenizer")
         return load_tokenizer(own / TOKENIZER_FILE), {f"tokenizers/{spec}": input_digest(own)}
     if not foreign and not Path(spec).exists():

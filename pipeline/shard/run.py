@@ -25,7 +25,7 @@ from pipeline.shard.card import write_card
 from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import jpeg_quality
-from pipeline.shard.inputs import Inputs, find_inputs
+from pipeline.shard.inputs import Inputs, chosen_tokenizer, find_inputs
 from pipeline.shard.inspecting import inspect_sample
 from pipeline.shard.join import Joined, LeftOut, TextFile, join
 from pipeline.shard.layout import lay_out
@@ -79,6 +79,7 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     """Write the shards into the workspace."""
     jpeg_quality(config.images)
     folder = Workspace(config.workspace).shards(config.name)
+    config = dataclasses.replace(config, tokenizer=chosen_tokenizer(config))
     inputs = find_inputs(config)
     current = find_current(folder, "shards", config=resolved(config), inputs=inputs.digests)
     if current is not None:

@@ -18,14 +18,14 @@ import torch
 from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
 from pipeline.errors import ContractError
+from pipeline.inventory import find_trained, free_place
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
+from pipeline.ownership import begin_anew
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    empty_folder,
     file_entry,
-    find_current,
     input_digest,
     make_manifest,
     read_manifest,
@@ -51,17 +51,24 @@ _MEASURED_IMAGES = 256
 def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageReport:
     """Train the codec, or find that it is there, made from the same images and options.
 
-    Raises ContractError where dedupe has not finished or left nothing to learn from, ModelError where
-    the image size does not fit, ConfigError for CUDA where there is none.
+    A finished codec is never replaced, since codes were made with it: another one is written to NAME-2,
+    NAME-3, ….
+
+    Raises ContractError where dedupe has not finished or left nothing to learn from, ModelError where the
+    image size does not fit, ConfigError for CUDA where there is none.
     """
     workspace = Workspace(config.workspace)
-    folder = workspace.codec(config.name)
+    named = workspace.codec(config.name)
     read_manifest(workspace.dedupe, "dedupe")
     plan, inputs = resolved(config), {"dedupe": input_digest(workspace.dedupe)}
-    manifest = find_current(folder, "codec", config=plan, inputs=inputs)
-    outcome: Outcome = "done" if manifest is None else "unchanged"
-    if manifest is None:
+    found = find_trained(named, "codec", config=plan, inputs=inputs)
+    outcome: Outcome = "done" if found is None else "unchanged"
+    if found is None:
+        digest = _plan_digest(config, inputs)
+        folder = free_place(named, lambda begun: _begun_plan(begun) in (None, digest))
         manifest = _make_codec(config, folder, inputs, progress)
+    else:
+        folder, manifest = found
     _drop_checkpoint(folder)
     return StageReport(
         stage="train-codec",
@@ -160,18 +167,23 @@ def _plan_digest(config: TrainCodecConfig, inputs: Mapping[str, str]) -> str:
     return sha256_bytes(json.dumps(plan, sort_keys=True).encode())
 
 
+def _begun_plan(folder: Path) -> str | None:
+    """The digest of the plan that an unfinished folder was begun with, None where it has no checkpoint."""
+    plan = folder / _CHECKPOINT_PLAN
+    return plan.read_text() if plan.exists() and (folder / _CHECKPOINT).exists() else None
+
+
 def _take_up(training: Training, folder: Path, plan_digest: str) -> None:
     """Continue from the folder's checkpoint if it is of the same plan; else start with an empty one."""
-    plan = folder / _CHECKPOINT_PLAN
-    if plan.exists() and plan.read_text() == plan_digest and (folder / _CHECKPOINT).exists():
+    if _begun_plan(folder) == plan_digest:
         try:
             training.continue_from((folder / _CHECKPOINT).read_bytes())
             log.info("Continuing at step %d.", training.step)
             return
         except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
             log.warning("The checkpoint can't be read (%s): training starts anew.", error)
-    empty_folder(folder)
-    write_bytes(plan, plan_digest.encode())
+    begin_anew(folder, "codec")
+    write_bytes(folder / _CHECKPOINT_PLAN, plan_digest.encode())
 
 
 def _drop_checkpoint(folder: Path) -> None:

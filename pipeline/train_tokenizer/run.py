@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from pipeline.config import resolved
 from pipeline.contracts import StageReport
 from pipeline.errors import ContractError
+from pipeline.inventory import find_trained, free_place
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
+from pipeline.ownership import begin_anew
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    empty_folder,
     file_entry,
-    find_current,
     input_digest,
     make_manifest,
     read_manifest,
@@ -30,27 +30,29 @@ from pipeline.workspace import Workspace
 def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> StageReport:
     """Train the tokenizer and write its folder; nothing to do if captions and options are the same.
 
-    Raises ContractError where dedupe has not finished, or left no training caption.
+    A finished tokenizer is never replaced, since token ids were made with it: another one is written to
+    NAME-2, NAME-3, …. Raises ContractError where dedupe has not finished, or left no training caption.
     """
     workspace = Workspace(config.workspace)
-    folder = workspace.tokenizer(config.name)
+    named = workspace.tokenizer(config.name)
     read_manifest(workspace.dedupe, "dedupe")
     inputs = {"dedupe": input_digest(workspace.dedupe)}
     plan = resolved(config)
-    current = find_current(folder, "tokenizer", config=plan, inputs=inputs)
-    outputs = (str(folder),)
-    if current is not None:
+    found = find_trained(named, "tokenizer", config=plan, inputs=inputs)
+    if found is not None:
+        folder, current = found
         return StageReport(
             stage="train-tokenizer",
             outcome="unchanged",
             counts=current.counts,
-            outputs=outputs,
+            outputs=(str(folder),),
             details=current.details,
         )
+    folder = free_place(named)
     captions = _training_captions(workspace)
     progress(0, len(captions), None)
     tokenizer = train_bpe(captions, config.vocab_size)
-    empty_folder(folder)
+    begin_anew(folder, "tokenizer")
     write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
     counts = {"captions": len(captions), "vocab_size": tokenizer.vocab_size}
     details = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
@@ -66,7 +68,7 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
         stage="train-tokenizer",
         outcome="done",
         counts=counts,
-        outputs=outputs,
+        outputs=(str(folder),),
         details=details,
     )
 

@@ -78,8 +78,21 @@ def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
     before = files_of(workspace.codec("small"))
     assert run(make_config(workspace, workers=1)).outcome == "unchanged"
     assert files_of(workspace.codec("small")) == before
-    assert run(make_config(workspace, seed=1)).outcome == "done"
-    assert files_of(workspace.codec("small"))["codec.safetensors"] != before["codec.safetensors"]
+    report = run(make_config(workspace, seed=1))
+    assert (report.outcome, report.outputs) == ("done", (str(workspace.codec("small-2")),))
+    assert files_of(workspace.codec("small")) == before
+    other = files_of(workspace.codec("small-2"))
+    assert other["codec.safetensors"] != before["codec.safetensors"]
+    assert run(make_config(workspace)).outputs == (str(workspace.codec("small")),)
+    assert run(make_config(workspace, seed=1)).outcome == "unchanged"
+
+
+def test_what_was_begun_with_other_options_is_left_for_them(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    with pytest.raises(KilledError):
+        run(make_config(workspace), kill_at(7))
+    assert run(make_config(workspace, seed=1)).outputs == (str(workspace.codec("small-2")),)
+    assert run(make_config(workspace)).outputs == (str(workspace.codec("small")),)
 
 
 @pytest.mark.parametrize("encoder", ["patches", "convolutional"])
@@ -104,7 +117,7 @@ def test_a_checkpoint_of_other_options_is_not_taken_up(make_workspace: MakeWorks
         run(make_config(workspace), kill_at(12))
     run(make_config(workspace, seed=3))
     run(make_config(fresh, seed=3))
-    assert files_of(workspace.codec("small")) == files_of(fresh.codec("small"))
+    assert files_of(workspace.codec("small-2")) == files_of(fresh.codec("small"))
 
 
 def test_a_broken_checkpoint_costs_time_only(make_workspace: MakeWorkspace) -> None:
