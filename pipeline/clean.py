@@ -45,7 +45,7 @@ def clean(config: CleanConfig, call: Call) -> StageReport:
     counts = {said: len(unneeded), "bytes": sum(sizes.values())}
     return StageReport(
         stage="clean",
-        outcome="done" if unneeded and config.yes else "unchanged",
+        outcome="done",
         counts=counts,
         details={"folders": sizes},
     )

@@ -93,7 +93,7 @@ def test_clean_lists_first_and_removes_when_told(root: Path) -> None:
     assert not (root / "tokenizers/bpe-2").exists()
     assert [path.name for path in (root / "codecs/small-2").iterdir()] == ["note.txt"]
     assert (root / "codecs/small/tokenizer.json").exists()
-    assert clean(root, "--yes")[1]["outcome"] == "unchanged"
+    assert clean(root, "--yes")[1]["counts"] == {"removed": 0, "bytes": 0}
 
 
 def test_clean_waits_for_nobody_and_touches_nothing_beside_a_running_command(root: Path) -> None:
