@@ -79,7 +79,13 @@ with DAG(
         options = [] if params["mode"] == "continue" else [f"--{params['mode']}"]
         options += [f"--limit={params['limit']}"] if params["limit"] else []
         return [
-            ["scrape", params["source"], *options, *(f"--sections={name}" for name in group)]
+            [
+                "scrape",
+                params["source"],
+                "--no-remember",
+                *options,
+                *(f"--sections={name}" for name in group),
+            ]
             for group in group_sections(report["details"]["sections"], params["parts"])
         ]
 

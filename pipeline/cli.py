@@ -174,7 +174,7 @@ def _command(
     """Add a command whose options are the fields of `config`."""
 
     def function(ctx: typer.Context, **values: Any) -> None:
-        common = Common(**{name: values[name] for name in ("json", "quiet", "debug", "forget")})
+        common = Common(**{f.name: values[f.name] for f in dataclasses.fields(Common)})
         data_on_stdout = values.get("list_urls", False) and values.get("out") is None
         if _follows_another():
             common = dataclasses.replace(common, json=False, quiet=True)
@@ -195,6 +195,7 @@ def _command(
                 use_preset=functools.partial(use_preset, ctx),
                 clock=time.time,
                 forget=common.forget,
+                remembers=not common.no_remember,
             )
             started = time.monotonic()
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:

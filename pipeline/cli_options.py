@@ -25,7 +25,7 @@ from pipeline.stages import STAGES
 PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
 # Keys that may stand at the top of a TOML file: they hold for every command.
-COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug", "forget"})
+COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug", "forget", "no_remember"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Common:
     quiet: bool
     debug: bool
     forget: bool = False
+    no_remember: bool = False
 
 
 def options_of(
@@ -202,7 +203,9 @@ def _metrics_parameter(command: str) -> inspect.Parameter:
 
 def _common_parameters(command: str) -> list[inspect.Parameter]:
     def flag(name: str, help: str) -> inspect.Parameter:  # noqa: A002
-        info = typer.Option(False, f"--{name}", help=help, envvar=_variables(command, name))
+        info = typer.Option(
+            False, f"--{_dashed(name)}", help=help, envvar=_variables(command, name)
+        )
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool
         )
@@ -225,6 +228,7 @@ def _common_parameters(command: str) -> list[inspect.Parameter]:
         flag(
             "forget", "Start from the defaults, not from the options that the workspace remembers."
         ),
+        flag("no_remember", "Don't keep the options of this command in the workspace."),
     ]
 
 

@@ -7,6 +7,7 @@ and a codec are trained once: codes and shards hang on them, so new images alone
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
@@ -57,6 +58,7 @@ class Call:
     metrics: Metrics = field(default_factory=Metrics)
     record: RunRecord | None = None
     forget: bool = False
+    remembers: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +206,9 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
         stage, root = STAGES[name], call.record.root
         with call.record.stage(name, **stage.holds(config)) as run:
             say_changes(root, stage, asked, call.screen)
-            with remembering(root, name, asked), call.screen.progress(name) as shown:
+            keeps = call.remembers and not getattr(asked, "plan", False)
+            kept = remembering(root, name, asked) if keeps else contextlib.nullcontext()
+            with kept, call.screen.progress(name) as shown:
                 run.report = report = stage.run(config, tee(shown, meter, run))
         note_made(root, report)
     meter.end(report)

@@ -207,6 +207,17 @@ def test_forgetting_starts_from_the_defaults(root: Path, seen: list[Any]) -> Non
     assert seen[-1].limit is None
 
 
+def test_a_part_of_the_work_is_not_what_later_commands_go_on_with(
+    root: Path, seen: list[Any]
+) -> None:
+    invoke(root, "scrape", "dalleblog", "--rate", "2", "--sections", "emojis", "--sections", "rpm")
+    invoke(root, "scrape", "dalleblog", "--sections", "rpm", "--no-remember")
+    assert (seen[-1].sections, seen[-1].rate) == (("rpm",), 2)
+    invoke(root, "scrape", "dalleblog", "--plan", "--sections", "clip")
+    invoke(root, "scrape", "dalleblog")
+    assert seen[-1].sections == ("emojis", "rpm")
+
+
 def test_what_failed_is_asked_again_at_the_source_alone(root: Path, seen: list[Any]) -> None:
     invoke(root, "scrape", "dalleblog", "--page-url", "http://127.0.0.1:1/a")
     invoke(root, "scrape", "dalleblog", "--retry-failed")
