@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pipeline.config import StageConfig, option, plain_value
 from pipeline.console import Screen
 from pipeline.contracts import Outcome, StageReport
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ContractError
 from pipeline.inventory import TRAINED_ONCE, find_folders
 from pipeline.metrics import Metrics
 from pipeline.outlook import Plan, Reason, look_ahead, skip_reason
@@ -33,10 +33,14 @@ from pipeline.remembered import (
 )
 from pipeline.shard.config import ShardConfig
 from pipeline.stages import STAGES, Stage
+from pipeline.storage import read_manifest
 from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
+
+
+_REWRITTEN = frozenset({"dedupe", "shards"})
 
 
 class Configure(Protocol):
@@ -256,6 +260,12 @@ def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -
             "one alone. Leave these options out, or give another --workspace."
         )
     screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
+    for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
+        with contextlib.suppress(ContractError):
+            files = read_manifest(root / name, str(stage.contract)).files
+            screen.say(
+                f"  There now: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+            )
 
 
 def encode_first(config: StageConfig, call: Call) -> StageConfig:
