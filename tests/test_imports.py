@@ -15,6 +15,7 @@ OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 
 GROUND = {
     "pipeline.errors",
+    "pipeline.parsing",
     "pipeline.contracts",
     "pipeline.config",
     "pipeline.progress",
