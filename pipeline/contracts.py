@@ -185,6 +185,18 @@ CODES: tuple[Column, ...] = (
     Column("codes", "list<uint16>", "Codebook indices, row by row from the top left."),
 )
 
+
+@dataclass(frozen=True, kw_only=True)
+class CodecFacts:
+    """`details["codec"]` in a manifest of codes: what made them; `grid` is (rows, columns)."""
+
+    name: str
+    fingerprint: str
+    num_tokens: int = field(metadata={"low": 1, "high": 65_536})
+    image_size: int = field(metadata={"low": 1, "high": 65_536})
+    grid: tuple[int, int] = field(metadata={"low": 1, "high": 65_536})
+
+
 # --- Shards ----------------------------------------------------------------------------------------
 
 # Members of a sample in shards/<name>/{train,val}/NNNNNN.tar, in this order.
@@ -214,6 +226,7 @@ MEASUREMENTS = "measurements.json"
 # --- Reports and manifests -----------------------------------------------------------------------
 
 Outcome = Literal["done", "unchanged", "incomplete"]
+_NOT_NEGATIVE = {"low": 0}  # read by `pipeline.parsing`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,9 +250,9 @@ class FileEntry:
     """A file of a stage's folder, as its manifest names it."""
 
     path: str
-    bytes: int
+    bytes: int = field(metadata=_NOT_NEGATIVE)
     sha256: str
-    rows: int | None = None
+    rows: int | None = field(default=None, metadata=_NOT_NEGATIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +268,7 @@ class Manifest:
     version: int
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
-    counts: Mapping[str, int]
+    counts: Mapping[str, int] = field(metadata=_NOT_NEGATIVE)
     files: tuple[FileEntry, ...]
     details: Mapping[str, Any] = field(default_factory=dict)
 

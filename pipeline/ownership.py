@@ -23,6 +23,7 @@ from typing import Any
 
 from pipeline.contracts import CONTRACT_VERSIONS
 from pipeline.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.parsing import read_small_file
 from pipeline.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, UNFINISHED_NAME, write_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -229,10 +230,10 @@ def _find_claim(folder: Path, contract: str) -> _Claim:
 
 def _read_claim(path: Path, contract: str) -> frozenset[str]:
     try:
-        said: Any = json.loads(path.read_bytes())
+        said: Any = json.loads(read_small_file(path))
         found, files = said["contract"], said["files"]
         names = [entry["path"] if isinstance(entry, dict) else entry for entry in files]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ContractError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkspaceError(
             f"{path} can't be read ({error}): it doesn't say whose the folder is. Nothing was touched; run "
             "`pipeline verify --repair`, or give another name."

@@ -34,19 +34,25 @@ _SHOWN = 60  # characters of a wrong value in a message
 
 
 def parse_dataclass(
-    cls: type[T], value: object, *, source: str, unknown: Unknown = "ignore", remedy: str = REMEDY
+    cls: type[T],
+    value: object,
+    *,
+    source: str,
+    field: str = "",
+    unknown: Unknown = "ignore",
+    remedy: str = REMEDY,
 ) -> T:
     """`value`, as read from JSON or TOML, as an instance of `cls`.
 
     `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal,
     a union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. A field's `low` and `high` (as
     `pipeline.config.option` notes them in its metadata) bound the numbers in it. `source` names the
-    file in messages, `remedy` is their last sentence.
+    file in messages and `field` the part of it that `value` is; `remedy` is their last sentence.
     Raises ContractError where a field is missing, of another type or out of its bounds.
     """
     parser = _Parser(source=source, unknown=unknown, remedy=remedy)
     parser.check_plain(value, 0)
-    parsed: T = parser.parse(cls, value, _Place())
+    parsed: T = parser.parse(cls, value, _Place(field))
     return parsed
 
 
@@ -73,6 +79,22 @@ def parse_json_file(
     """
     data = read_small_file(path, remedy=remedy)
     return parse_json(cls, data, source=str(path), unknown=unknown, remedy=remedy)
+
+
+def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T]:
+    """The lines of a JSONL file as instances of `cls`; no file, no lines.
+
+    A last line without its end, which a killed run leaves, is dropped. Raises ContractError that names
+    the number of a line that holds something else.
+    """
+    if not os.path.lexists(path):
+        return []
+    whole, _, _ = read_small_file(path, remedy=remedy).rpartition(b"\n")
+    lines = whole.split(b"\n") if whole else []
+    return [
+        parse_json(cls, line, source=f"{path} line {number}", remedy=remedy)
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REMEDY) -> bytes:

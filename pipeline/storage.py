@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pipeline.contracts import (
     CONTRACT_VERSIONS,
@@ -24,13 +24,17 @@ from pipeline.contracts import (
     Manifest,
 )
 from pipeline.errors import ContractError, StorageError
+from pipeline.parsing import parse_dataclass, parse_json, parse_json_file, read_small_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+T = TypeVar("T")
+
 MANIFEST_NAME = "manifest.json"
 # The mark of a folder that a stage is writing (see `ownership`); the manifest takes its place.
 UNFINISHED_NAME = "unfinished.json"
+_REMEDY = "Put the file back as it was, or run the stage that makes it again."
 TEMPORARY_SUFFIX = ".partial"
 
 
@@ -173,16 +177,15 @@ def make_manifest(
 def read_manifest(folder: Path, contract: str) -> Manifest:
     """Read the manifest of a finished folder.
 
-    Raises ContractError where there is none, or where it belongs to another contract or version.
+    Raises ContractError where there is none, where it is damaged, or where it belongs to another
+    contract or version.
     """
     path = folder / MANIFEST_NAME
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise ContractError(
             f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
-        ) from None
-    return parse_manifest(data, str(path), contract)
+        )
+    return parse_manifest(read_small_file(path, remedy=_REMEDY), str(path), contract)
 
 
 def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
@@ -190,21 +193,34 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
     Raises ContractError for what is no manifest, or one of another contract or version.
     """
-    try:
-        raw = json.loads(data)
-    except ValueError as error:
+    head = parse_json(_Head, data, source=path, remedy=_REMEDY)
+    expected = _Head(contract=contract, version=CONTRACT_VERSIONS[contract])
+    if head != expected:
         raise ContractError(
-            f"{path} is not JSON ({error}). Run the stage that makes it again."
-        ) from error
-    found = (raw.get("contract"), raw.get("version"))
-    expected = (contract, CONTRACT_VERSIONS[contract])
-    if found != expected:
-        raise ContractError(
-            f"{path} holds contract {found[0]} version {found[1]}, expected {expected[0]} version "
-            f"{expected[1]}. Run the stage that makes it again with this version of the pipeline."
+            f"{path} holds contract {head.contract} version {head.version}, expected "
+            f"{expected.contract} version {expected.version}. Run the stage that makes it again with "
+            "this version of the pipeline."
         )
-    raw["files"] = tuple(FileEntry(**entry) for entry in raw["files"])
-    return Manifest(**raw)
+    return parse_json(Manifest, data, source=path, remedy=_REMEDY)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What a manifest says of itself; the rest of another version may look otherwise."""
+
+    contract: str
+    version: int
+
+
+def read_detail(folder: Path, manifest: Manifest, name: str, cls: type[T]) -> T:
+    """One of a manifest's `details` as an instance of `cls`; raises ContractError where it is none."""
+    return parse_dataclass(
+        cls,
+        manifest.details.get(name),
+        source=str(folder / MANIFEST_NAME),
+        field=f"details.{name}",
+        remedy=_REMEDY,
+    )
 
 
 def input_digest(folder: Path) -> str:
@@ -214,16 +230,15 @@ def input_digest(folder: Path) -> str:
     that was run again and made the same files leaves the later ones fresh. A manifest may give a
     `content` digest of its own: the raw store keeps images in the order in which they came, so its
     files differ between two crawls that brought the same set.
-    Raises ContractError where there is no manifest.
+    Raises ContractError where there is no manifest, or a damaged one.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_bytes())
-        files = [[entry["path"], entry["sha256"]] for entry in manifest["files"]]
-        named = [manifest["contract"], manifest["version"], files]
-        own = manifest["details"].get("content")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ContractError(f"{folder} has no readable {MANIFEST_NAME}.") from error
-    return str(own or sha256_bytes(json.dumps(named).encode()))
+    manifest = parse_json_file(folder / MANIFEST_NAME, Manifest, remedy=_REMEDY)
+    own = manifest.details.get("content")
+    if own is not None:
+        return str(own)
+    files = [[entry.path, entry.sha256] for entry in manifest.files]
+    named = [manifest.contract, manifest.version, files]
+    return sha256_bytes(json.dumps(named).encode())
 
 
 def find_current(

@@ -5,11 +5,14 @@ Reads and writes `raw/sections.json`. Nothing is deleted because a section is no
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import ContractError
+from pipeline.parsing import parse_json_file
 from pipeline.storage import write_json
 from pipeline.workspace import Workspace
 from scrapers.source import SectionSummary
@@ -17,7 +20,17 @@ from scrapers.source import SectionSummary
 logger = logging.getLogger(__name__)
 
 _NAME = "sections.json"
-Sections = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SectionFacts:
+    """What the page showed of a section; `shown` is False where only the catalogue knows it."""
+
+    captions: int
+    shown: bool
+
+
+Sections = dict[str, SectionFacts]
 
 
 def describe_page(workspace: Workspace, sections: Iterable[SectionSummary]) -> dict[str, Any]:
@@ -28,15 +41,15 @@ def describe_page(workspace: Workspace, sections: Iterable[SectionSummary]) -> d
     """
     before, now = _read(workspace), _facts(sections)
     known = {name: before[name] for name in now if name in before}
-    shown = {name for name, facts in now.items() if facts["shown"]}
-    shown_before = {name for name, facts in before.items() if facts["shown"]}
+    shown = {name for name, facts in now.items() if facts.shown}
+    shown_before = {name for name, facts in before.items() if facts.shown}
     changes = {
         "sections_added": sorted(shown - shown_before) if before else [],
         "sections_removed": sorted(shown_before & set(now) - shown),
         "captions": {
-            name: [facts["captions"], now[name]["captions"]]
+            name: [facts.captions, now[name].captions]
             for name, facts in sorted(known.items())
-            if facts["captions"] != now[name]["captions"]
+            if facts.captions != now[name].captions
         },
     }
     if any(changes.values()):
@@ -49,22 +62,22 @@ def keep_sections(workspace: Workspace, sections: Iterable[SectionSummary]) -> N
     before = _read(workspace)
     now = before | _facts(sections)
     if now != before:
-        write_json(workspace.raw / _NAME, now)
+        kept = {name: dataclasses.asdict(facts) for name, facts in now.items()}
+        write_json(workspace.raw / _NAME, kept)
 
 
 def _facts(sections: Iterable[SectionSummary]) -> Sections:
     return {
-        section.name: {"captions": section.captions, "shown": section.origin != "catalogue"}
+        section.name: SectionFacts(captions=section.captions, shown=section.origin != "catalogue")
         for section in sections
     }
 
 
 def _read(workspace: Workspace) -> Sections:
     try:
-        found: Sections = json.loads((workspace.raw / _NAME).read_bytes())
-    except (OSError, ValueError):
+        return parse_json_file(workspace.raw / _NAME, Sections)
+    except ContractError:
         return {}
-    return found
 
 
 def _sentence(changes: Mapping[str, Any]) -> str:

@@ -6,10 +6,10 @@ Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, which says 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
+from dataclasses import dataclass
 
-from pipeline.errors import SourceError
+from pipeline.errors import ContractError, SourceError
+from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.storage import sha256_bytes, write_bytes, write_json
 from pipeline.workspace import Workspace
 from scrapers.answer import Answer, FetchError
@@ -21,19 +21,22 @@ MAX_PAGE_BYTES = 64 * 2**20
 _MAX_WAIT_S = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class PageNote:
+    """What `page.json` says of `page.html`."""
+
+    url: str
+    sha256: str
+
+
 def kept_page(workspace: Workspace, url: str) -> bytes | None:
     """The page of `url` as an earlier run got it, None if there is none."""
     try:
-        note: Any = json.loads((workspace.raw / "page.json").read_bytes())
-        body = (workspace.raw / "page.html").read_bytes()
-    except (OSError, ValueError):
+        note = parse_json_file(workspace.raw / "page.json", PageNote)
+        body = read_small_file(workspace.raw / "page.html", max_bytes=MAX_PAGE_BYTES)
+    except ContractError:
         return None
-    same = (
-        isinstance(note, dict)
-        and note.get("url") == url
-        and note.get("sha256") == sha256_bytes(body)
-    )
-    return body if same else None
+    return body if (note.url, note.sha256) == (url, sha256_bytes(body)) else None
 
 
 def keep_page(workspace: Workspace, url: str, body: bytes, *, address: str | None = None) -> None:

@@ -9,7 +9,6 @@ not on the number of workers.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -36,6 +35,7 @@ from pipeline.storage import (
     file_entry,
     find_current,
     make_manifest,
+    read_manifest,
     storage_error,
     write_manifest,
 )
@@ -93,9 +93,8 @@ def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
     """
     rows = store.digest_rows()
     try:
-        details = json.loads((workspace.raw / MANIFEST_NAME).read_bytes())["details"]
-        content = str(details["content"])
-    except (OSError, ValueError, KeyError, TypeError):
+        content = str(read_manifest(workspace.raw, "raw").details["content"])
+    except (ContractError, KeyError):
         log.warning("The crawl is not finished: working on what %s has so far.", workspace.ledger)
         content = rows
     return {"raw": content, "ledger": rows}

@@ -10,8 +10,8 @@ Legend: N codes of an image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.contracts import CODES, FileEntry, Manifest
 from pipeline.errors import ContractError
+from pipeline.parsing import read_json_lines
 from pipeline.storage import (
     MANIFEST_NAME,
     arrow_schema,
@@ -31,8 +32,17 @@ from pipeline.storage import (
 )
 
 FAILED_NAME = "failed.jsonl"
+_REMEDY = "Delete the file: its images are then tried again."
 
-FailedRow = Mapping[str, str]
+
+@dataclass(frozen=True, kw_only=True)
+class FailedRow:
+    """An image that could not be decoded, and why; a line of `failed.jsonl`."""
+
+    pixel_sha256: str
+    key: str
+    status: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,8 @@ class CodesFolder:
         rows: dict[str, FailedRow] = {}
         for part in self._parts():
             path = self._failed_path(part)
-            for line in path.read_text().splitlines() if path.exists() else ():
-                row = json.loads(line)
-                rows[row["pixel_sha256"]] = row
+            for row in read_json_lines(path, FailedRow, remedy=_REMEDY):
+                rows[row.pixel_sha256] = row
         return rows
 
     def add_part(
@@ -145,4 +154,4 @@ def _table(views: Sequence[tuple[str, str]], codes_BN: npt.NDArray[np.uint16]) -
 
 
 def _lines(rows: Sequence[FailedRow]) -> bytes:
-    return "".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows).encode()
+    return "".join(json.dumps(asdict(row), sort_keys=True) + "\n" for row in rows).encode()

@@ -31,7 +31,7 @@ from pipeline.contracts import Manifest, Outcome, StageReport
 from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
-from pipeline.encode.parts import CodesFolder
+from pipeline.encode.parts import CodesFolder, FailedRow
 from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
 from pipeline.encode.rows import ImageRow, read_kept
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
@@ -250,14 +250,11 @@ class _PartWriter:
         self.progress(done, self.total, {"failed": self.failed} if self.failed else None)
 
 
-def _failed_row(failure: Failure) -> dict[str, str]:
+def _failed_row(failure: Failure) -> FailedRow:
     row = failure.row
-    return {
-        "pixel_sha256": row.pixel_sha256,
-        "key": row.key,
-        "status": "failed",
-        "detail": failure.detail,
-    }
+    return FailedRow(
+        pixel_sha256=row.pixel_sha256, key=row.key, status="failed", detail=failure.detail
+    )
 
 
 # --- The end -------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from pipeline.errors import ContractError
 from pipeline.shard.code_tables import read_batches
 from pipeline.shard.inputs import Inputs
+from pipeline.webdata.npy import Dtype
 
-CODES_DTYPE = "<u2"
+CODES_DTYPE: Dtype = "<u2"
 _HASH = "S64"
 
 Hashes = npt.NDArray[np.bytes_]

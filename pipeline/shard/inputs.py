@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contracts import SHARD_MEMBERS, Manifest
+from pipeline.contracts import SHARD_MEMBERS, CodecFacts, Manifest
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.text import (
     TOKENIZER_FILE,
@@ -18,9 +18,15 @@ from pipeline.models.text import (
 from pipeline.ownership import is_name
 from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
-from pipeline.storage import MANIFEST_NAME, input_digest, read_manifest, sha256_bytes
+from pipeline.storage import (
+    MANIFEST_NAME,
+    input_digest,
+    read_detail,
+    read_manifest,
+    sha256_bytes,
+)
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
-from pipeline.webdata.npy import smallest_dtype
+from pipeline.webdata.npy import Dtype, smallest_dtype
 from pipeline.workspace import Workspace
 
 _OWN_TOKENIZER = "bpe"  # what `train-tokenizer` calls its own
@@ -46,7 +52,7 @@ class Inputs:
         return self.grid[0] * self.grid[1]
 
     @property
-    def tokens_dtype(self) -> str:
+    def tokens_dtype(self) -> Dtype:
         """The dtype of token ids in shards."""
         return smallest_dtype(self.tokenizer.vocab_size)
 
@@ -114,26 +120,15 @@ def _find_codes(workspace: Workspace, codec: str | None) -> Path:
     )
 
 
-def _codec_name(codes: Path) -> str | None:
-    name: str | None = read_manifest(codes, "codes").details.get("codec", {}).get("name")
-    return name
+def _codec_name(codes: Path) -> str:
+    manifest = read_manifest(codes, "codes")
+    return read_detail(codes, manifest, "codec", CodecFacts).name
 
 
 def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple[int, int]]:
-    try:
-        facts = codes.details["codec"]
-        rows, columns = facts["grid"]
-        codec = CodecRef(
-            name=facts["name"],
-            fingerprint=facts["fingerprint"],
-            image_size=int(facts["image_size"]),
-        )
-        return codec, int(facts["num_tokens"]), (int(rows), int(columns))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ContractError(
-            f"{folder / MANIFEST_NAME} does not describe its codec ({error!r}): expected name, "
-            "fingerprint, num_tokens, image_size and grid. Run `pipeline encode` again."
-        ) from error
+    facts = read_detail(folder, codes, "codec", CodecFacts)
+    codec = CodecRef(name=facts.name, fingerprint=facts.fingerprint, image_size=facts.image_size)
+    return codec, facts.num_tokens, facts.grid
 
 
 def chosen_tokenizer(config: ShardConfig) -> str:

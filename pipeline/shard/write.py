@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.contracts import SHARD_MEMBERS, SPLITS, Split
+from pipeline.errors import ContractError
+from pipeline.parsing import parse_json_file
 from pipeline.progress import Progress
 from pipeline.shard.codes import CODES_DTYPE, CodesFile
 from pipeline.shard.config import ShardConfig
@@ -34,6 +34,14 @@ from pipeline.workspace import Workspace
 Members = list[tuple[str, bytes]]
 Picture = Future[tuple[str, bytes]]
 _PICTURES_AHEAD = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Note:
+    """What a run notes of a shard that it has finished: `inputs` is a hash of what it was made from."""
+
+    inputs: str
+    entry: ShardEntry
 
 
 @dataclass(kw_only=True)
@@ -89,8 +97,11 @@ class Shards:
     def _note(self, split: Split, number: int) -> ShardEntry | None:
         """What a killed run noted of a shard; only one made from the very same inputs counts."""
         path = self._note_path(split, number)
-        note: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
-        return ShardEntry(**note["entry"]) if note.get("inputs") == self._made_from else None
+        try:
+            note = parse_json_file(path, _Note)
+        except ContractError:
+            return None
+        return note.entry if note.inputs == self._made_from else None
 
     def _reuse(self, rows: Rows, known: Iterable[ShardEntry | None]) -> ShardEntry | None:
         """The first of `known` that is made of the first of `rows` and lies there unharmed."""
@@ -128,8 +139,8 @@ class Shards:
                 writer.add(self.joined.keys[row].decode(), members)
                 self._extend(recipe, row, text, codes)
         entry = self._entry(path, writer, recipe.hexdigest())
-        note = {"inputs": self._made_from, "entry": dataclasses.asdict(entry)}
-        write_json(self._note_path(split, number), note)
+        note = _Note(inputs=self._made_from, entry=entry)
+        write_json(self._note_path(split, number), dataclasses.asdict(note))
         self._tell(entry)
         return entry
 

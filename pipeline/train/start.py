@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from pipeline.train.ranks import Ranks, count_ranks
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import ShardIndex
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, read_marker
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def dataset_name(config: TrainConfig, workspace: Workspace) -> str:
         return config.dataset
     if config.shards != "default" or not workspace.marker.exists():
         return config.shards.rstrip("/").rpartition("/")[2]
-    return str(json.loads(workspace.marker.read_bytes())["source"])
+    return read_marker(workspace.marker).source
 
 
 def layout_seed(config: TrainConfig) -> int | None:

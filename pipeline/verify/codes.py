@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ContractError
+from pipeline.contracts import CodecFacts
 from pipeline.inventory import Folder
 from pipeline.shard.code_tables import read_batches
+from pipeline.storage import read_detail
 from pipeline.verify.pictures import compare_pictures
 from pipeline.verify.usage import CodebookUse
 from pipeline.workspace import Workspace
@@ -22,12 +23,9 @@ def look_into_codes(
 ) -> tuple[list[str], list[Facts]]:
     """Problems of the codes and what was measured; decodes `pictures` of them."""
     assert folder.manifest is not None
-    try:
-        codec = folder.manifest.details["codec"]
-        num_tokens, num_codes = int(codec["num_tokens"]), int(np.prod(codec["grid"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ContractError(f"its manifest does not describe its codec ({error!r})") from error
-    use, problems, rows = CodebookUse(num_tokens), [], 0
+    codec = read_detail(folder.path, folder.manifest, "codec", CodecFacts)
+    use, problems, rows = CodebookUse(codec.num_tokens), [], 0
+    num_codes = codec.grid[0] * codec.grid[1]
     for entry in folder.manifest.files:
         if entry.path.endswith(".parquet") and (folder.path / entry.path).is_file():
             for batch in read_batches(folder.path / entry.path, ["codes"]):

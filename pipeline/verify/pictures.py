@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.contracts import CodecFacts
 from pipeline.errors import ContractError, DependencyError, ModelError
 from pipeline.inventory import Folder
-from pipeline.storage import read_manifest, read_slice
+from pipeline.storage import read_detail, read_manifest, read_slice
 from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
@@ -40,7 +41,7 @@ def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Fac
         from pipeline.models.codecs.pixels import read_square
         from pipeline.models.codecs.reconstruct import psnr, reconstruct
 
-        fingerprint = folder.manifest.details["codec"]["fingerprint"]
+        fingerprint = read_detail(folder.path, folder.manifest, "codec", CodecFacts).fingerprint
         codec = load_codec(find_codec(workspace.root / "codecs", fingerprint))
     except ModuleNotFoundError as error:
         raise DependencyError(

@@ -7,20 +7,23 @@ offsets with bytes and sha256.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CONTRACT_VERSIONS, SPLITS, Split
+from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
 from pipeline.errors import ContractError
+from pipeline.parsing import parse_dataclass, parse_json_file
 from pipeline.storage import write_json
+from pipeline.webdata.npy import Dtype
 
 INDEX_NAME = "index.json"
 FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACT_VERSIONS["shards"]}
 IMAGE_MEMBER = "image"
+_REMEDY = "Put the file back as it was, or run `pipeline shard` again."
 _LISTS: Mapping[Split, str] = {"train": "shardlist", "val": "shardlist_val"}
+_NOT_NEGATIVE, _POSITIVE = {"low": 0}, {"low": 1, "high": 2**31}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class CodecRef:
 
     name: str
     fingerprint: str
-    image_size: int
+    image_size: int = field(metadata=_POSITIVE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +51,11 @@ class ShardEntry:
     """
 
     url: str
-    nsamples: int
-    filesize: int
+    nsamples: int = field(metadata=_NOT_NEGATIVE)
+    filesize: int = field(metadata=_NOT_NEGATIVE)
     sha256: str
     table: str
-    table_bytes: int
+    table_bytes: int = field(metadata=_NOT_NEGATIVE)
     table_sha256: str
     recipe: str
 
@@ -68,16 +71,16 @@ class ShardIndex:
     """
 
     name: str
-    text_seq_len: int
-    num_codes: int
-    codebook_size: int
-    vocab_size: int
-    grid: tuple[int, int]
+    text_seq_len: int = field(metadata=_POSITIVE)
+    num_codes: int = field(metadata=_POSITIVE)
+    codebook_size: int = field(metadata=_POSITIVE)
+    vocab_size: int = field(metadata=_POSITIVE)
+    grid: tuple[int, int] = field(metadata=_POSITIVE)
     codec: CodecRef
     tokenizer: TokenizerRef
     members: tuple[str, ...]
-    tokens_dtype: str
-    codes_dtype: str
+    tokens_dtype: Dtype
+    codes_dtype: Dtype
     lineage: str
     shards: Mapping[Split, tuple[ShardEntry, ...]]
     views: tuple[str, ...] = ("center",)
@@ -105,38 +108,40 @@ def write_index(folder: Path, index: ShardIndex) -> None:
 def read_index(folder: Path) -> ShardIndex:
     """Read `index.json`.
 
-    Raises ContractError where there is none, or where it is not ours or of another version.
+    Raises ContractError where there is none, or where it is damaged, not ours or of another version.
     """
     path = folder / INDEX_NAME
-    try:
-        raw = json.loads(path.read_bytes())
-        if {name: raw[name] for name in FORMAT} != FORMAT:
-            raise ValueError(f"format {raw['format']!r} version {raw['version']!r}")
-        return _parse(raw)
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         raise ContractError(
             f"{folder} has no {INDEX_NAME}: no finished shards there. Run `pipeline shard` first."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
+        )
+    raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=_REMEDY)
+    found = {name: raw.get(name) for name in FORMAT}
+    if found != FORMAT:
         raise ContractError(
-            f"{path} is not an index of this version of the pipeline ({error!r}). "
-            "Run `pipeline shard` again."
-        ) from error
+            f"{path} has format {found['format']!r} version {found['version']!r}, expected "
+            f"{FORMAT['format']!r} version {FORMAT['version']}. {_REMEDY}"
+        )
+    lists = {split: raw[name] for split, name in _LISTS.items() if name in raw}
+    index = parse_dataclass(ShardIndex, {**raw, "shards": lists}, source=str(path), remedy=_REMEDY)
+    _check(index, path)
+    return index
 
 
-def _parse(raw: dict[str, Any]) -> ShardIndex:
-    rows, columns = raw["grid"]
-    shards = {s: tuple(ShardEntry(**entry) for entry in raw[_LISTS[s]]) for s in SPLITS}
-    plain = ("name", "text_seq_len", "num_codes", "codebook_size", "vocab_size")
-    return ShardIndex(
-        **{field: raw[field] for field in plain},
-        grid=(rows, columns),
-        views=tuple(raw.get("views", ["center"])),
-        codec=CodecRef(**raw["codec"]),
-        tokenizer=TokenizerRef(**raw["tokenizer"]),
-        members=tuple(raw["members"]),
-        tokens_dtype=raw["tokens_dtype"],
-        codes_dtype=raw["codes_dtype"],
-        lineage=raw["lineage"],
-        shards=shards,
-    )
+def _check(index: ShardIndex, path: Path) -> None:
+    """Raise ContractError for fields that contradict each other."""
+    rows, columns = index.grid
+    lacking = [_LISTS[split] for split in SPLITS if split not in index.shards]
+    faults = {
+        f"{', '.join(lacking)} is missing, expected a list": bool(lacking),
+        f"num_codes is {index.num_codes}, expected the grid's {rows} × {columns}": (
+            rows * columns != index.num_codes
+        ),
+        "views is an empty list, expected one at least": not index.views,
+        f"members is {list(index.members)}, expected {', '.join(SHARD_MEMBERS)} among them": (
+            not set(SHARD_MEMBERS) <= set(index.members)
+        ),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise ContractError(f"{path}: {fault}. {_REMEDY}")

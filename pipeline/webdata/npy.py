@@ -8,9 +8,12 @@ from __future__ import annotations
 import functools
 import io
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+Dtype = Literal["<u2", "<i4"]
 
 
 @functools.lru_cache(maxsize=64)
@@ -32,6 +35,6 @@ def decode_npy(data: bytes) -> npt.NDArray[np.generic]:
     return array
 
 
-def smallest_dtype(values: int) -> str:
+def smallest_dtype(values: int) -> Dtype:
     """The dtype for ids 0..values-1: `<u2` up to 65,536 of them, else `<i4`."""
     return "<u2" if values <= 1 << 16 else "<i4"

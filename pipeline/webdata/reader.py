@@ -8,7 +8,6 @@ Legend: B batch size of one rank, T text_seq_len, N num_codes.
 
 from __future__ import annotations
 
-import json
 import logging
 import mmap
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from pipeline.contracts import Split
 from pipeline.errors import ContractError
+from pipeline.parsing import parse_json
 from pipeline.storage import sha256_file, storage_error
 from pipeline.webdata.index import (
     IMAGE_MEMBER,
@@ -30,12 +30,13 @@ from pipeline.webdata.index import (
     codes_shape,
     read_index,
 )
-from pipeline.webdata.keys import key_of_header
+from pipeline.webdata.keys import key_of_header, read_table
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.order import choose_views, cut_batches, permute
 from pipeline.webdata.tar import BLOCK
 
 logger = logging.getLogger(__name__)
+_REMEDY = "Run `pipeline shard` again."
 
 
 @dataclass(frozen=True)
@@ -130,10 +131,15 @@ class ShardReader:
         }
         header = bytes(data[int(table[0, 0]) - BLOCK : int(table[0, 0])])
         batch = self.gather(np.array([row]))
+        key, source = key_of_header(header), f"{self.folder / self.url_of(row)}: row {row}"
+        try:
+            caption = parts["txt"].decode()
+        except (KeyError, UnicodeDecodeError) as error:
+            raise ContractError(f"{source} has no caption in UTF-8. {_REMEDY}") from error
         return Sample(
-            key=key_of_header(header),
-            caption=parts["txt"].decode(),
-            record=json.loads(parts["json"]),
+            key=key,
+            caption=caption,
+            record=parse_json(dict[str, Any], parts.get("json", b""), source=source),
             tokens=batch.tokens_BT[0],
             codes=batch.codes_BN[0],
             image=parts.get(IMAGE_MEMBER),
@@ -230,29 +236,28 @@ class ShardReader:
         return None
 
     def _table(self, entry: ShardEntry) -> npt.NDArray[np.int64]:
-        table: npt.NDArray[np.int64] = np.load(self.folder / entry.table, allow_pickle=False)
-        return table
+        return read_table(self.folder, entry, columns=len(self.index.members))
 
     def _load_offsets(self) -> None:
         """Keep per row: its shard, and where its ids and codes start, after their npy headers."""
         index = self.index
         self._tokens_bytes = index.text_seq_len * np.dtype(index.tokens_dtype).itemsize
         self._codes_bytes = index.num_codes * np.dtype(index.codes_dtype).itemsize
-        counts = np.array([entry.nsamples for entry in self._entries], dtype=np.int64)
-        self._first_row = np.cumsum(counts) - counts
-        self._shard_of_row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         tokens_head = len(npy_header(index.tokens_dtype, index.text_seq_len))
         codes_head = len(npy_header(index.codes_dtype, *codes_shape(index.views, index.num_codes)))
         all_codes = self._codes_bytes * len(index.views)
         self._tokens_offset = self._offsets("tokens.npy", tokens_head, self._tokens_bytes)
         self._codes_offset = self._offsets("codes.npy", codes_head, all_codes)
+        counts = np.array([entry.nsamples for entry in self._entries], dtype=np.int64)
+        self._first_row = np.cumsum(counts) - counts
+        self._shard_of_row = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
     def _offsets(self, member: str, head: int, data_bytes: int) -> npt.NDArray[np.int64]:
         column = self.index.members.index(member)
         parts = [np.zeros(0, np.int64)]
         for entry in self._entries:
             table = self._table(entry)[:, column]
-            if len(table) != entry.nsamples or (table[:, 1] != head + data_bytes).any():
+            if (table[:, 1] != head + data_bytes).any():
                 raise ContractError(
                     f"{self.folder / entry.table} does not describe {entry.nsamples} members "
                     f"{member} of {head + data_bytes} bytes. Run `pipeline shard` again."

@@ -158,5 +158,6 @@ def test_the_manifest_must_describe_the_codec(workspace: Workspace) -> None:
     del manifest["details"]["codec"]
     (path / "manifest.json").write_text(json.dumps(manifest))
     problems, _ = look_inside(codes_folder(workspace), workspace, 5)
-    assert ["does not describe its codec" in problem for problem in problems] == [True]
+    expected = "manifest.json: details.codec is null, expected an object"
+    assert [expected in problem for problem in problems] == [True]
     assert read_manifest(path, "codes").files
