@@ -8,16 +8,15 @@ trusted.
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.storage import read_slice
+from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
+from pipeline.raster import decode_image
 from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.palette import PALETTE, colours_named
 
@@ -54,22 +53,17 @@ def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    columns = ["caption", "segment", "offset", "bytes"]
+    columns = ["caption", *PLACE_COLUMNS]
     kept = pq.read_table(
         workspace.dedupe / "kept", columns=columns, filters=pc.field("section") == section
     )
     rows = kept.take(list(range(0, len(kept), max(1, len(kept) // SCRAPED_SAMPLE)))).to_pylist()
-    return _share((row["caption"], _image_bytes(workspace, row)) for row in rows)
-
-
-def _image_bytes(workspace: Workspace, row: Mapping[str, Any]) -> bytes:
-    segment = workspace.segments / row["segment"]
-    return read_slice(segment, offset=row["offset"], length=row["bytes"])
+    return _share((row["caption"], read_image(workspace.segments, place_of(row))) for row in rows)
 
 
 def _share(pictures: Iterable[tuple[str, bytes]]) -> float:
     right = [
-        main_colour(Image.open(io.BytesIO(data))) == colours_named(text)[0]
+        main_colour(Image.fromarray(decode_image(data).pixels_HWC)) == colours_named(text)[0]
         for text, data in pictures
     ]
     return sum(right) / max(1, len(right))

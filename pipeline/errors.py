@@ -6,6 +6,7 @@
     │   └── LockedError          another process works in it
     ├── StorageError             the disk or the object store refused
     ├── ContractError            a file between two stages that breaks its contract
+    │   └── DamageError          a file that was whole once: its bytes were lost or changed since
     ├── SourceError              a source that can't be reached or read
     ├── ModelError               weights, codecs or tokenizers that do not fit
     └── DependencyError          an extra that is not installed
@@ -42,6 +43,10 @@ class ContractError(PipelineError):
     """A file on disk that does not hold what its contract promises."""
 
 
+class DamageError(ContractError):
+    """A file of ours whose bytes were lost or changed since it was written; see `damaged`."""
+
+
 class SourceError(PipelineError):
     """A source of captions and images that can't be reached or understood."""
 
@@ -52,3 +57,11 @@ class ModelError(PipelineError):
 
 class DependencyError(PipelineError):
     """A package that this command needs is not installed."""
+
+
+REPAIR = "Run `pipeline verify --repair`: it drops what is damaged and prints the command that makes it anew."
+
+
+def damaged(found: str) -> DamageError:
+    """The error for a damaged file: `found` is a sentence that names it, the advice follows."""
+    return DamageError(f"{found} {REPAIR}")

@@ -140,10 +140,13 @@ def next_free(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """What a folder of ours says of itself: whether it is finished, and the files that it lists."""
+    """What a folder of ours says of itself: whether it is finished, and the files that it lists, by path.
+
+    A file stands for itself as the manifest describes it, or by its path alone.
+    """
 
     finished: bool
-    files: frozenset[str]
+    files: Mapping[str, object]
 
 
 def claim(folder: Path, contract: str) -> None:
@@ -168,17 +171,23 @@ def begin_anew(folder: Path, contract: str) -> None:
 def reopen(folder: Path, contract: str) -> None:
     """Mark `folder` unfinished and keep its files: a stage adds to them, or goes on with them.
 
+    The mark describes them as the manifest did, so that damage is still found.
     Raises WorkspaceError, and touches nothing, where the folder is not ours.
     """
-    mark_unfinished(folder, contract, own_files(folder, contract))
+    described = _find_claim(folder, contract).files
+    files = [described.get(name, name) for name in own_files(folder, contract)]
+    mark_unfinished(folder, contract, files)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
 
 
-def mark_unfinished(folder: Path, contract: str, files: Iterable[str] = ()) -> None:
-    """Write the mark of an unfinished folder; `files` are those in it that are ours by a manifest."""
+def mark_unfinished(folder: Path, contract: str, files: Iterable[object] = ()) -> None:
+    """Write the mark of an unfinished folder.
+
+    `files` are those in it that are ours by a manifest: paths, or what the manifest says of them.
+    """
     write_json(
         folder / UNFINISHED_NAME,
-        {"contract": contract, "version": CONTRACT_VERSIONS[contract], "files": sorted(files)},
+        {"contract": contract, "version": CONTRACT_VERSIONS[contract], "files": list(files)},
     )
 
 
@@ -225,14 +234,14 @@ def _find_claim(folder: Path, contract: str) -> _Claim:
             f"{contract!r} that says it is ours. Nothing was touched: give another name or place, or move "
             "what lies there."
         )
-    return _Claim(finished=False, files=frozenset())
+    return _Claim(finished=False, files={})
 
 
-def _read_claim(path: Path, contract: str) -> frozenset[str]:
+def _read_claim(path: Path, contract: str) -> dict[str, object]:
     try:
         said: Any = json.loads(read_small_file(path))
         found, files = said["contract"], said["files"]
-        names = [entry["path"] if isinstance(entry, dict) else entry for entry in files]
+        named = [(entry["path"] if isinstance(entry, dict) else entry, entry) for entry in files]
     except (ContractError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkspaceError(
             f"{path} can't be read ({error}): it doesn't say whose the folder is. Nothing was touched; run "
@@ -243,7 +252,7 @@ def _read_claim(path: Path, contract: str) -> frozenset[str]:
             f"{path.parent} holds {found!r}, not {contract!r}. Nothing was touched: give another name or "
             "place."
         )
-    return frozenset(checked_relative(name, source=path) for name in names)
+    return {checked_relative(name, source=path): entry for name, entry in named}
 
 
 def _is_of_earlier_version(folder: Path, contract: str, files: Iterable[str]) -> bool:

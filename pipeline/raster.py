@@ -85,6 +85,14 @@ def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
     return _decode_with_pillow(data, max_pixels)
 
 
+def is_plain_png(data: bytes) -> bool:
+    """Whether a file is a PNG of 8-bit RGB and nothing else: every reader sees the same pixels in it.
+
+    Raises DecodeError for a damaged one.
+    """
+    return data.startswith(_PNG_SIGNATURE) and read_png_header(data).is_plain_rgb
+
+
 def hash_pixels(pixels_HWC: Pixels) -> str:
     """SHA-256 of `RGB {width}x{height}`, a newline and the raster, 64 hex digits."""
     height, width = pixels_HWC.shape[:2]

@@ -23,7 +23,7 @@ from pipeline.contracts import (
     FileEntry,
     Manifest,
 )
-from pipeline.errors import ContractError, StorageError
+from pipeline.errors import REPAIR, ContractError, StorageError
 from pipeline.parsing import parse_dataclass, parse_json, parse_json_file, read_small_file
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ T = TypeVar("T")
 MANIFEST_NAME = "manifest.json"
 # The mark of a folder that a stage is writing (see `ownership`); the manifest takes its place.
 UNFINISHED_NAME = "unfinished.json"
-_REMEDY = "Put the file back as it was, or run the stage that makes it again."
 TEMPORARY_SUFFIX = ".partial"
 
 
@@ -126,24 +125,6 @@ def file_entry(path: Path, root: Path, rows: int | None = None) -> FileEntry:
     )
 
 
-def read_slice(path: Path, *, offset: int, length: int) -> bytes:
-    """`length` bytes of a file from `offset`: an image in a segment.
-
-    Raises ContractError that names the file where it is missing or shorter than that.
-    """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(length)
-    except FileNotFoundError:
-        raise ContractError(f"{path} is gone, and a table says that images lie in it.") from None
-    if len(data) != length:
-        raise ContractError(
-            f"{path} ends before byte {offset + length}, where a table says that an image lies."
-        )
-    return data
-
-
 # --- Manifests -----------------------------------------------------------------------------------
 
 
@@ -185,7 +166,7 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
         raise ContractError(
             f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
         )
-    return parse_manifest(read_small_file(path, remedy=_REMEDY), str(path), contract)
+    return parse_manifest(read_small_file(path, remedy=REPAIR), str(path), contract)
 
 
 def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
@@ -193,7 +174,7 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
     Raises ContractError for what is no manifest, or one of another contract or version.
     """
-    head = parse_json(_Head, data, source=path, remedy=_REMEDY)
+    head = parse_json(_Head, data, source=path, remedy=REPAIR)
     expected = _Head(contract=contract, version=CONTRACT_VERSIONS[contract])
     if head != expected:
         raise ContractError(
@@ -201,7 +182,7 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
             f"{expected.contract} version {expected.version}. Run the stage that makes it again with "
             "this version of the pipeline."
         )
-    return parse_json(Manifest, data, source=path, remedy=_REMEDY)
+    return parse_json(Manifest, data, source=path, remedy=REPAIR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +200,7 @@ def read_detail(folder: Path, manifest: Manifest, name: str, cls: type[T]) -> T:
         manifest.details.get(name),
         source=str(folder / MANIFEST_NAME),
         field=f"details.{name}",
-        remedy=_REMEDY,
+        remedy=REPAIR,
     )
 
 
@@ -232,7 +213,7 @@ def input_digest(folder: Path) -> str:
     files differ between two crawls that brought the same set.
     Raises ContractError where there is no manifest, or a damaged one.
     """
-    manifest = parse_json_file(folder / MANIFEST_NAME, Manifest, remedy=_REMEDY)
+    manifest = parse_json_file(folder / MANIFEST_NAME, Manifest, remedy=REPAIR)
     own = manifest.details.get("content")
     if own is not None:
         return str(own)

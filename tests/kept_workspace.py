@@ -76,6 +76,7 @@ def _kept_row(number: int, offset: int, data: bytes) -> dict[str, Any]:
         "segment": "00000.tar",
         "offset": offset,
         "bytes": len(data),
+        "bytes_sha256": sha256_bytes(data),
         "pixel_sha256": sha256_bytes(f"pixels {number}".encode()),
         "split": "val" if number % 5 == 4 else "train",
     }

@@ -31,6 +31,8 @@ SECOND = {
     "pipeline.engine",
     "pipeline.inventory",
     "pipeline.raster",
+    "pipeline.integrity",
+    "pipeline.kept_images",
     "pipeline.cache",
 }
 SHARED = {"pipeline.models", "pipeline.webdata"}

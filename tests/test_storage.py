@@ -21,7 +21,6 @@ from pipeline.storage import (
     input_digest,
     make_manifest,
     read_manifest,
-    read_slice,
     sha256_bytes,
     write_bytes,
     write_json,
@@ -113,16 +112,6 @@ def test_the_content_digest_stands_for_a_raw_store(tmp_path: Path) -> None:
             ),
         )
         assert input_digest(tmp_path) == "abc"
-
-
-def test_a_slice_beyond_the_end_names_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "00000.tar"
-    with pytest.raises(ContractError, match="gone"):
-        read_slice(path, offset=0, length=1)
-    path.write_bytes(b"0123456789")
-    assert read_slice(path, offset=3, length=4) == b"3456"
-    with pytest.raises(ContractError, match=r"00000\.tar ends before"):
-        read_slice(path, offset=8, length=4)
 
 
 def test_a_new_workspace_is_made_only_for_a_source(tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ holds everything that later steps need to know of an image. Nothing else ever re
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.dedupe.phash import Miniature, make_miniature, portray
-from pipeline.errors import ContractError
+from pipeline.kept_images import ImagePlace, read_image
 from pipeline.raster import DecodeError, Pixels, TooLargeError, decode_image, hash_pixels
 
 # Raised when the same bytes would give another `Inspection`: old ones are then made again.
@@ -70,12 +68,11 @@ def inspect_part(part: InspectionPart) -> list[Inspection]:
 
     Raises ContractError where a segment does not hold the bytes that the ledger promises.
     """
-    looks: list[_Look] = []
-    for segment, places in _by_segment(part.places):
-        with _open_segment(part.segments / segment) as descriptor:
-            for place in places:
-                data = _read_place(descriptor, place, part.segments)
-                looks.append(_look_at(place, data, max_pixels=part.max_pixels))
+    looks = []
+    for place in part.places:
+        at = ImagePlace(place.segment, place.offset, place.bytes, place.sha256)
+        data = read_image(part.segments, at)
+        looks.append(_look_at(place, data, max_pixels=part.max_pixels))
     return list(_with_portraits(looks))
 
 
@@ -133,38 +130,3 @@ def hash_bands(pixels_HWC: Pixels) -> bytes:
         running.update(rows.tobytes())
         hashes.append(running.digest())
     return b"".join(hashes)
-
-
-def _by_segment(places: Sequence[Place]) -> Iterator[tuple[str, list[Place]]]:
-    run: list[Place] = []
-    for place in places:
-        if run and run[0].segment != place.segment:
-            yield run[0].segment, run
-            run = []
-        run.append(place)
-    if run:
-        yield run[0].segment, run
-
-
-@contextmanager
-def _open_segment(path: Path) -> Iterator[int]:
-    try:
-        file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise ContractError(
-            f"The ledger says that images lie in segment {path.name}, but {path} can't be opened "
-            f"({error.strerror}). Bring the segment back, or fetch its images again."
-        ) from error
-    with closing(file):
-        yield file.fileno()
-
-
-def _read_place(descriptor: int, place: Place, segments: Path) -> bytes:
-    data = os.pread(descriptor, place.bytes, place.offset)
-    if len(data) != place.bytes or hashlib.sha256(data).hexdigest() != place.sha256:
-        raise ContractError(
-            f"Segment {segments / place.segment} does not hold at byte {place.offset} the "
-            f"{place.bytes} bytes with hash {place.sha256[:12]}… that the ledger promises: it was "
-            "cut or changed. Bring the segment back, or fetch its images again."
-        )
-    return data

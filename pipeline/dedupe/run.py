@@ -1,7 +1,7 @@
 """`pipeline dedupe`: look at every scraped image once, and say what is used, what not, and why.
 
 Reads `raw/ledger.sqlite` (its view `items`) and the bytes in `raw/segments/`. Writes `dedupe/kept/`,
-`dedupe/rejected/`, `dedupe/captions.parquet`, `dedupe/inspections.parquet` and the manifest. It works
+`dedupe/rejected/`, `dedupe/captions.parquet`, `dedupe/inspections.parquet`, a card and the manifest. It works
 on a crawl that is not finished, too: rows without bytes are rejected as `not_fetched`, and a later run
 looks at what is new only. The tables depend on the ledger and the options alone: not on the history,
 not on the number of workers.
@@ -16,8 +16,10 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
+from pipeline import ownership
 from pipeline.config import resolved
 from pipeline.contracts import CAPTIONS, FileEntry, Manifest, StageReport
+from pipeline.dedupe.card import CARD, write_card
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.decisions import decide
 from pipeline.dedupe.inspecting import inspect_new
@@ -28,15 +30,16 @@ from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import as_batches, read_old_inspections, write_inspections, write_table
 from pipeline.dedupe.writing import caption_rows, write_images
 from pipeline.errors import ContractError
+from pipeline.integrity import described_files
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    MANIFEST_NAME,
     arrow_schema,
     file_entry,
     find_current,
     make_manifest,
     read_manifest,
     storage_error,
+    write_bytes,
     write_manifest,
 )
 from pipeline.workspace import Workspace
@@ -53,19 +56,20 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     """Make the tables of the workspace, or find that they are up to date.
 
     Raises ContractError where the ledger can't be read or a segment has lost bytes (it names the
-    segment), StorageError where the disk refuses.
+    segment), WorkspaceError for a folder that is not ours, StorageError where the disk refuses.
     """
     started = time.monotonic()
     # Arrow's own allocator keeps what was freed: 45 MB more at the peak.
     pa.set_memory_pool(pa.system_memory_pool())
     workspace = Workspace(config.workspace)
     folder = workspace.dedupe
+    ownership.claim(folder, "dedupe")
     folder.mkdir(parents=True, exist_ok=True)
     with Store(folder / _WORK, workspace.ledger) as store:
         inputs = _inputs(workspace, store)
         current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
         if current is None:
-            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            ownership.reopen(folder, "dedupe")
             manifest = _make_tables(config, store, inputs, progress)
             write_manifest(folder, manifest)
     remove_store(folder / _WORK)
@@ -104,7 +108,8 @@ def _make_tables(
     config: DedupeConfig, store: Store, inputs: Mapping[str, str], progress: Progress
 ) -> Manifest:
     folder = Workspace(config.workspace).dedupe
-    for batch in read_old_inspections(folder / _INSPECTIONS):
+    described = described_files(folder).get(_INSPECTIONS)
+    for batch in read_old_inspections(folder / _INSPECTIONS, described):
         store.add_missing(batch)
     inspect_new(store, config, progress)
     summary = Summary()
@@ -117,14 +122,34 @@ def _make_tables(
     inspected = write_inspections(folder / _INSPECTIONS, store.read_inspections())
     counts = summary.counts()
     check_law(store.count_rows(), counts)
+    _warn_of_empty_split(summary, config.val_fraction)
+    write_bytes(folder / CARD, write_card(counts, summary.splits).encode())
     return make_manifest(
         "dedupe",
         config=resolved(config),
         inputs=inputs,
         counts=counts,
-        files=(*files, file_entry(folder / _INSPECTIONS, folder, inspected)),
+        files=(
+            *files,
+            file_entry(folder / _INSPECTIONS, folder, inspected),
+            file_entry(folder / CARD, folder),
+        ),
         details=summary.details(),
     )
+
+
+def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
+    """Say where the option asks for a split that no image came into."""
+    kept, asked = summary.splits.total(), {"train": 1 - val_fraction, "val": val_fraction}
+    for split in (split for split, share in asked.items() if share and not summary.splits[split]):
+        if kept:
+            log.warning(
+                "--val-fraction %g leaves no image in the split %s: all %d kept images are in the other "
+                "one. Captions are drawn whole, with all that look alike; give another fraction.",
+                val_fraction,
+                split,
+                kept,
+            )
 
 
 def _write_tables(config: DedupeConfig, store: Store, summary: Summary) -> list[FileEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -13,7 +14,10 @@ import pyarrow.parquet as pq
 
 from pipeline.contracts import INSPECTIONS, Column, FileEntry
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection
+from pipeline.integrity import find_fault
 from pipeline.storage import arrow_schema, atomic_write, file_entry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -21,7 +25,8 @@ ROWS_PER_FILE = 262_144
 ROWS_PER_GROUP = 16_384
 # Rows as Python objects take ten times the memory of columns: few at a time.
 ROWS_AT_ONCE = 1_024
-_VERSION_KEY = b"inspection_version"
+_VERSION_KEY, _VERSION = b"inspection_version", b"%d" % INSPECTION_VERSION
+_INSPECTIONS_METADATA = {_VERSION_KEY: _VERSION, b"page_checksums": b"crc32"}
 
 
 class TableWriter:
@@ -96,10 +101,12 @@ class TableWriter:
         self._in_file = 0
 
 
-def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+def write_table(
+    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, checksums: bool = False
+) -> int:
     """Write one file of batches of `ROWS_AT_ONCE` rows and return how many rows there were."""
     written = 0
-    with atomic_write(path) as file, _parquet(file, schema) as writer:
+    with atomic_write(path) as file, _parquet(file, schema, checksums=checksums) as writer:
         for group in in_chunks(batches, max(1, ROWS_PER_GROUP // ROWS_AT_ONCE)):
             table = pa.Table.from_batches(group).combine_chunks()
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
@@ -133,25 +140,36 @@ def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def write_inspections(path: Path, inspections: Iterable[Inspection]) -> int:
     """Write `inspections.parquet` and return its rows."""
-    schema = arrow_schema(INSPECTIONS).with_metadata({_VERSION_KEY: b"%d" % INSPECTION_VERSION})
-    return write_table(path, schema, as_batches(inspections, schema))
+    schema = arrow_schema(INSPECTIONS).with_metadata(_INSPECTIONS_METADATA)
+    return write_table(path, schema, as_batches(inspections, schema), checksums=True)
 
 
-def read_old_inspections(path: Path) -> Iterator[list[Inspection]]:
-    """Inspections of an earlier run in batches; none where they are missing, old or damaged."""
+def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[list[Inspection]]:
+    """Inspections of an earlier run in batches; none where they are missing, old or damaged.
+
+    `described` is what that run's manifest says of the file. Without it the file's own checksums count.
+    """
+    if described is not None and find_fault(path.parent, described) is not None:
+        return
     try:
         # Buffered ahead, the whole file would be in memory.
-        file = pq.ParquetFile(path, pre_buffer=False)
-    except (OSError, pa.ArrowInvalid):
-        return
-    with file:
-        metadata = file.schema_arrow.metadata or {}
-        if metadata.get(_VERSION_KEY) != b"%d" % INSPECTION_VERSION:
-            return
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-            columns = [column.to_pylist() for column in batch.columns]
-            yield [Inspection._make(values) for values in zip(*columns, strict=True)]
+        file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
+        with file:
+            if _is_current(file, has_checksums=described is None):
+                for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
+                    columns = [column.to_pylist() for column in batch.columns]
+                    yield [Inspection._make(values) for values in zip(*columns, strict=True)]
+    except (OSError, pa.ArrowException) as error:
+        log.warning("%s can't be read (%s): its images are inspected again.", path, error)
 
 
-def _parquet(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(file, schema, compression="zstd")
+def _is_current(file: pq.ParquetFile, *, has_checksums: bool) -> bool:
+    metadata = file.schema_arrow.metadata or {}
+    expected = _INSPECTIONS_METADATA if has_checksums else {_VERSION_KEY: _VERSION}
+    return file.schema_arrow.names == [column.name for column in INSPECTIONS] and all(
+        metadata.get(name) == value for name, value in expected.items()
+    )
+
+
+def _parquet(file: IO[bytes], schema: pa.Schema, *, checksums: bool = False) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=checksums)

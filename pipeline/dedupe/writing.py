@@ -17,7 +17,7 @@ from pipeline.dedupe.numberfile import POSITION, Places
 from pipeline.dedupe.rows import KEPT_CODE, caption_of, reason_code
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import TableWriter
-from pipeline.storage import empty_folder
+from pipeline.ownership import own_files
 
 _LIKENESS = {
     "duplicate_bytes": "the same bytes as a better row",
@@ -31,8 +31,9 @@ _DETAILS = {reason_code(reason): detail for reason, detail in _LIKENESS.items()}
 
 def write_images(folder: Path, decisions: Decisions, summary: Summary) -> list[FileEntry]:
     """Write `kept/` and `rejected/`, counting as it goes."""
-    empty_folder(folder / "kept")
-    empty_folder(folder / "rejected")
+    for name in own_files(folder, "dedupe"):
+        if name.startswith(("kept/", "rejected/")):
+            (folder / name).unlink()
     with (
         TableWriter(folder / "kept", KEPT) as kept,
         TableWriter(folder / "rejected", REJECTED) as rejected,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encode.rows import ImageRow
+from pipeline.errors import DamageError
+from pipeline.kept_images import KeptImage, read_image
 from pipeline.models.codecs.pixels import Pixels, read_views
 from pipeline.raster import DecodeError
-from pipeline.storage import read_slice
 
 _AHEAD = 4  # batches that may wait for the codec
 
@@ -25,15 +25,15 @@ _AHEAD = 4  # batches that may wait for the codec
 class Task:
     """An image, and the views of it that have no codes yet."""
 
-    row: ImageRow
+    image: KeptImage
     views: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An image that could not be decoded, and why."""
+    """An image that could not be decoded, or is not the one that was inspected; and why."""
 
-    row: ImageRow
+    image: KeptImage
     detail: str
 
 
@@ -57,7 +57,7 @@ def decode_batches(
 ) -> Iterator[Batch]:
     """Decode `tasks` in batches of `batch_size` images, in order, a few batches ahead of the consumer.
 
-    Raises ContractError where a segment is gone or too short.
+    Raises ContractError where a segment is gone.
     """
     waiting: deque[Future[Batch]] = deque()
     for start in range(0, len(tasks), batch_size):
@@ -74,14 +74,13 @@ def _decode(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
     views: list[tuple[str, str]] = []
     failures: list[Failure] = []
     for task in tasks:
-        row = task.row
-        data = read_slice(segments / row.segment, offset=row.offset, length=row.bytes)
+        image = task.image
         try:
-            pixels.append(read_views(data, side, task.views))
-        except DecodeError as error:
-            failures.append(Failure(row=row, detail=str(error)))
+            pixels.append(read_views(read_image(segments, image.place), side, task.views))
+        except (DamageError, DecodeError) as error:
+            failures.append(Failure(image=image, detail=str(error)))
         else:
-            views += [(row.pixel_sha256, view) for view in task.views]
+            views += [(image.pixel_sha256, view) for view in task.views]
     return Batch(
         images=len(tasks) - len(failures),
         views=tuple(views),

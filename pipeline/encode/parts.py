@@ -1,15 +1,17 @@
 """A codes folder on disk: parts that are only ever added, and the list of what failed.
 
 NNNNN.parquet is a part and its commit mark; while a run is under way, NNNNN.failed.jsonl beside it
-holds the images of that part that could not be decoded. At the end they become one failed.jsonl, and
-parts without a row disappear.
+holds the images of that part that failed. At the end they become one failed.jsonl, and parts without a
+row disappear. A new part takes the first free number, so that one made again has the number it had.
 
 Legend: N codes of an image.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +21,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import ownership
 from pipeline.contracts import CODES, FileEntry, Manifest
-from pipeline.errors import ContractError
+from pipeline.errors import REPAIR, damaged
+from pipeline.integrity import checked_files, described_files
 from pipeline.parsing import read_json_lines
 from pipeline.storage import (
-    MANIFEST_NAME,
     arrow_schema,
     atomic_write,
     file_entry,
@@ -34,10 +37,13 @@ from pipeline.storage import (
 FAILED_NAME = "failed.jsonl"
 _REMEDY = "Delete the file: its images are then tried again."
 
+_PART = re.compile(r"\d+\.parquet")
+_OF_A_RUN = re.compile(r"\d+\.(parquet|failed\.jsonl)(\.partial)?")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRow:
-    """An image that could not be decoded, and why; a line of `failed.jsonl`."""
+    """An image that has no codes, and why; a line of `failed.jsonl`."""
 
     pixel_sha256: str
     key: str
@@ -52,15 +58,21 @@ class CodesFolder:
     path: Path
 
     def reopen(self, manifest: Manifest | None) -> None:
-        """Go on with the folder: sweep what its last run left over, and declare it unfinished."""
+        """Go on with the folder: sweep what its last run left over, and declare it unfinished.
+
+        Raises WorkspaceError for a folder that is not ours; DamageError, and touches nothing, for a part
+        that was changed since its run finished.
+        """
+        ownership.claim(self.path, "codes")
+        checked_files(self.path, described_files(self.path).values())
         if manifest is not None:
             self.sweep(manifest)
-        (self.path / MANIFEST_NAME).unlink(missing_ok=True)
+        ownership.reopen(self.path, "codes")
 
     def encoded(self) -> dict[str, frozenset[str]]:
         """The views that have codes, by pixel hash.
 
-        Raises ContractError that names a part which can't be read.
+        Raises DamageError that names a part which can't be read.
         """
         found: dict[str, frozenset[str]] = {}
         sets: dict[frozenset[str], frozenset[str]] = {}  # the few that occur, each once in memory
@@ -71,13 +83,17 @@ class CodesFolder:
         return found
 
     def failed(self) -> dict[str, FailedRow]:
-        """What the parts of the run under way could not decode, by pixel hash."""
+        """What failed in the parts of the run under way, by pixel hash."""
         rows: dict[str, FailedRow] = {}
         for part in self._parts():
             path = self._failed_path(part)
             for row in read_json_lines(path, FailedRow, remedy=_REMEDY):
                 rows[row.pixel_sha256] = row
         return rows
+
+    def failed_rows(self) -> list[FailedRow]:
+        """What failed in the last run that finished."""
+        return read_json_lines(self.path / FAILED_NAME, FailedRow, remedy=REPAIR)
 
     def add_part(
         self,
@@ -86,8 +102,8 @@ class CodesFolder:
         failed: Sequence[FailedRow],
     ) -> Path:
         """Write the next part: codes of `views` (hash, name) in their order, and what failed."""
-        parts = self._parts()
-        number = int(parts[-1].stem) + 1 if parts else 0
+        taken = {int(part.stem) for part in self._parts()}
+        number = next(number for number in itertools.count() if number not in taken)
         path = self.path / f"{number:05d}.parquet"
         failures = self._failed_path(path)
         if failed:
@@ -123,11 +139,12 @@ class CodesFolder:
         """Remove what only a run under way needs."""
         named = {entry.path for entry in manifest.files}
         for path in sorted(self.path.glob("[0-9]*")):
-            if path.name not in named:
+            if _OF_A_RUN.fullmatch(path.name) and path.name not in named:
                 path.unlink()
 
     def _parts(self) -> list[Path]:
-        return sorted(self.path.glob("[0-9]*.parquet"))
+        found = (path for path in self.path.glob("*.parquet") if _PART.fullmatch(path.name))
+        return sorted(found, key=lambda path: int(path.stem))
 
     def _failed_path(self, part: Path) -> Path:
         return part.with_name(f"{part.stem}.{FAILED_NAME}")
@@ -139,9 +156,7 @@ def _read_views(path: Path) -> Iterator[tuple[str, str]]:
         table = pq.read_table(path, columns=["pixel_sha256", "view"])
         columns = (table["pixel_sha256"].to_pylist(), table["view"].to_pylist())
     except (OSError, KeyError, IndexError, pa.ArrowException) as error:
-        raise ContractError(
-            f"{path} can't be read ({error}). Delete it and run `pipeline encode` again."
-        ) from error
+        raise damaged(f"{path} can't be read ({error}).") from error
     return zip(*columns, strict=True)
 
 

@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -31,11 +30,12 @@ from pipeline.contracts import Manifest, Outcome, StageReport
 from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
-from pipeline.encode.parts import CodesFolder, FailedRow
+from pipeline.encode.parts import FAILED_NAME, CodesFolder, FailedRow
 from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
-from pipeline.encode.rows import ImageRow, read_kept
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
-from pipeline.errors import ModelError
+from pipeline.engine import count_cores
+from pipeline.errors import ConfigError, ModelError
+from pipeline.kept_images import KeptImage, read_kept
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, VIEWS
@@ -59,9 +59,10 @@ _MOST_TOKENS = 65536  # codes are uint16
 def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     """Encode what has no codes yet; nothing to do if images and codec are the same.
 
-    An image that can't be decoded is a row of failed.jsonl, tried again by the next run; the outcome is
-    then "incomplete". Raises ContractError where dedupe has not finished or a segment lost bytes,
-    ModelError for a codec that can't be used, ConfigError where the codec or the device is not there.
+    An image that can't be decoded, or whose bytes are not those that were inspected, is a row of
+    failed.jsonl, tried again by the next run; the outcome is then "incomplete". Raises ContractError where
+    dedupe has not finished, a table was changed or a segment is gone, ModelError for a codec that can't be
+    used, ConfigError where the codec or the device is not there.
     """
     use_huge_pages()
     workspace = Workspace(config.workspace)
@@ -81,6 +82,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     new = _encode_missing(work, kept, progress)
     manifest = _describe(work, kept, inputs, price)
     work.folder.finish(manifest)
+    _warn_of_failures(work.folder)
     outcome: Outcome = "incomplete" if manifest.counts["failed"] else "done"
     return _report(outcome, work.folder, manifest, new)
 
@@ -123,6 +125,11 @@ def _begin(
     config: EncodeConfig, source: CodecSource, device: torch.device, precision: Precision
 ) -> _Work:
     codec = load_codec(source.folder, device)
+    if config.image_size not in (None, codec.image_size):
+        raise ConfigError(
+            f"--image-size {config.image_size}: the codec {source.name} was made for {codec.image_size} "
+            "pixels, and only one that is brought in from files can be given another size. Leave it out."
+        )
     if codec.num_tokens > _MOST_TOKENS:
         raise ModelError(
             f"The codec in {source.folder} has {codec.num_tokens} codes, expected {_MOST_TOKENS} at most."
@@ -155,12 +162,12 @@ def recipe_digest(codec_fingerprint: str, precision: Precision) -> str:
     return sha256_bytes(json.dumps(recipe).encode())
 
 
-def _set_precision(work: _Work, first: Sequence[ImageRow]) -> Price | None:
+def _set_precision(work: _Work, first: Sequence[KeptImage]) -> Price | None:
     """Set the precision of the encoder; what it costs on the first images, None for fp32."""
     if work.precision == "fp32":
         use_precision(work.codec, "fp32")
         return None
-    tasks = [Task(row=row, views=("center",)) for row in first]
+    tasks = [Task(image=image, views=("center",)) for image in first]
     with ThreadPoolExecutor(1) as thread:
         batches = decode_batches(
             work.segments, tasks, side=work.codec.image_size, batch_size=1, threads=thread
@@ -176,27 +183,38 @@ def _set_precision(work: _Work, first: Sequence[ImageRow]) -> Price | None:
 # --- Encoding ------------------------------------------------------------------------------------
 
 
-def _encode_missing(work: _Work, kept: Mapping[str, ImageRow], progress: Progress) -> int:
+def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progress) -> int:
     """Add parts until every kept image has codes or a failure; returns how many got codes."""
     tasks = list(_tasks(work, kept))
     encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
     if pays_to_compile(work.config.compile, len(tasks), encoder.device):
         encoder.compile()
-    part_rows = work.config.part_rows
-    with ThreadPoolExecutor(work.config.workers or len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(work.config.workers or count_cores()) as threads:
         writer = _PartWriter(work, encoder, threads, progress, len(kept), len(kept) - len(tasks))
-        for start in range(0, len(tasks), part_rows):
-            writer.write(tasks[start : start + part_rows])
+        failed_before = frozenset(row.pixel_sha256 for row in work.folder.failed_rows())
+        for part in _cut(tasks, failed_before, work.config.part_rows):
+            writer.write(part)
     return writer.new
 
 
-def _tasks(work: _Work, kept: Mapping[str, ImageRow]) -> Iterator[Task]:
+def _tasks(work: _Work, kept: Mapping[str, KeptImage]) -> Iterator[Task]:
     """What each image still lacks, in the order of pixel hashes, its views in the order of names."""
     encoded, failed = work.folder.encoded(), work.folder.failed()
-    for pixel_sha256, row in kept.items():
+    for pixel_sha256, image in kept.items():
         views = frozenset(work.views) - encoded.get(pixel_sha256, frozenset())
         if views and pixel_sha256 not in failed:
-            yield Task(row=row, views=tuple(sorted(views)))
+            yield Task(image=image, views=tuple(sorted(views)))
+
+
+def _cut(
+    tasks: Sequence[Task], failed_before: frozenset[str], part_rows: int
+) -> Iterator[Sequence[Task]]:
+    """Tasks in parts. Those that failed before come last: a part that was lost gets the rows it had."""
+    again = [task for task in tasks if task.image.pixel_sha256 in failed_before]
+    fresh = [task for task in tasks if task.image.pixel_sha256 not in failed_before]
+    for some in (fresh, again):
+        for start in range(0, len(some), part_rows):
+            yield some[start : start + part_rows]
 
 
 @dataclass
@@ -251,10 +269,22 @@ class _PartWriter:
 
 
 def _failed_row(failure: Failure) -> FailedRow:
-    row = failure.row
+    image = failure.image
     return FailedRow(
-        pixel_sha256=row.pixel_sha256, key=row.key, status="failed", detail=failure.detail
+        pixel_sha256=image.pixel_sha256, key=image.key, status="failed", detail=failure.detail
     )
+
+
+def _warn_of_failures(folder: CodesFolder) -> None:
+    rows = folder.failed_rows()
+    if rows:
+        log.warning(
+            "%d images have no codes (%s says why). The first, %s: %s",
+            len(rows),
+            folder.path / FAILED_NAME,
+            rows[0].key,
+            rows[0].detail,
+        )
 
 
 # --- The end -------------------------------------------------------------------------------------
@@ -262,7 +292,7 @@ def _failed_row(failure: Failure) -> FailedRow:
 
 def _describe(
     work: _Work,
-    kept: Mapping[str, ImageRow],
+    kept: Mapping[str, KeptImage],
     inputs: Mapping[str, str],
     price: Price | None,
 ) -> Manifest:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from pipeline.raster import decode_image
+
 THUMBNAIL_PX = 128
 CAPTION_PX = 20
 FONT_PX = 14
@@ -60,7 +62,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
 
 
 def _thumbnail(picture: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    image = Image.fromarray(decode_image(picture).pixels_HWC)
     return image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC)
 
 

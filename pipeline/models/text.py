@@ -27,6 +27,7 @@ __all__ = [
     "is_tokenizer_spec",
     "load_tokenizer",
     "pad_ids",
+    "parse_tokenizer",
     "train_bpe",
 ]
 
@@ -56,7 +57,7 @@ def load_tokenizer(spec: str | Path, *, cache: Path | None = None) -> TextTokeni
     path = Path(file) if colon and kind == "hf" else Path(spec)
     if path.is_dir():
         path = path / TOKENIZER_FILE
-    return _from_json(_read(path), str(path))
+    return parse_tokenizer(_read(path), str(path))
 
 
 def _read(path: Path) -> bytes:
@@ -69,8 +70,11 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _from_json(data: bytes, name: str) -> TextTokenizer:
-    """The tokenizer that travels in these bytes: ours say their kind first, all others are Hugging Face's."""
+def parse_tokenizer(data: bytes, name: str) -> TextTokenizer:
+    """The tokenizer in the bytes of the file `name`: ours say their kind first, others are Hugging Face's.
+
+    Raises ModelError for bytes that are no tokenizer.
+    """
     if not data.startswith(b'{"kind": '):
         return HuggingFaceTokenizer(data, name)
     try:

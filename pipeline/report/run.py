@@ -19,12 +19,14 @@ from PIL import Image
 from pipeline.config import resolved
 from pipeline.contracts import MEASUREMENTS, StageReport
 from pipeline.inventory import Folder, find_folders
+from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
 from pipeline.progress import Progress, no_progress
+from pipeline.raster import decode_image
 from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import MANIFEST_NAME, read_slice, sha256_bytes, sha256_file, write_bytes
+from pipeline.storage import MANIFEST_NAME, sha256_bytes, sha256_file, write_bytes
 from pipeline.workspace import Workspace
 
 PLOT_POINTS = 400
@@ -158,7 +160,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
 
     if not _finished(view.folders, "dedupe"):
         return
-    columns = ["caption", "section", "rank", "segment", "offset", "bytes"]
+    columns = ["caption", "section", "rank", *PLACE_COLUMNS]
     kept = pq.read_table(
         view.workspace.dedupe / "kept",
         columns=columns,
@@ -189,18 +191,16 @@ def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 
 def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
-    segment = view.workspace.segments / row["segment"]
-    data = read_slice(segment, offset=row["offset"], length=row["bytes"])
+    data = read_image(view.workspace.segments, place_of(row))
     side = view.config.thumbnail
     return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row['rank']}", width=side)
 
 
 def _shrink(data: bytes, side: int) -> bytes:
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((2 * side, 2 * side))
-        out = io.BytesIO()
-        small.save(out, "JPEG", quality=82)
+    small = Image.fromarray(decode_image(data).pixels_HWC)
+    small.thumbnail((2 * side, 2 * side))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=82)
     return out.getvalue()
 
 

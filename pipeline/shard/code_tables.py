@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.errors import ContractError
+from pipeline.kept_images import read_tables
 
 _BATCH_ROWS = 4096
 
@@ -30,12 +29,6 @@ def _names(rows: pa.RecordBatch) -> list[str]:
 def read_batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The rows of a table.
 
-    Raises ContractError that names a table which can't be read or lacks a column.
+    Raises DamageError that names a table which can't be read or lacks a column.
     """
-    try:
-        with pq.ParquetFile(table, pre_buffer=False) as source:
-            yield from source.iter_batches(_BATCH_ROWS, columns=columns)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ContractError(
-            f"{table} can't be read ({error}). Run `pipeline encode` again."
-        ) from error
+    return read_tables([table], columns, _BATCH_ROWS)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import ContractError
+from pipeline.errors import damaged
 from pipeline.shard.code_tables import read_batches
 from pipeline.shard.inputs import Inputs
 from pipeline.webdata.npy import Dtype
@@ -71,21 +71,18 @@ class CodesFile:
 def lay_out_codes(inputs: Inputs, path: Path) -> CodesFile:
     """Write the codes of all pictures and views to `path`.
 
-    Raises ContractError that names a table whose codes have another number than the grid, lie
-    beyond the codebook, or come twice for the same view of the same pixels.
+    Raises DamageError that names a table whose codes have another number than the grid, lie beyond
+    the codebook, or come twice for the same view of the same pixels.
     """
-    hashes = [np.zeros(0, dtype=_HASH), *(_read_hashes(table) for table in inputs.codes_files)]
+    hashes = [np.zeros(0, dtype=_HASH), *(_read_hashes(table) for table in inputs.codes.paths)]
     file = CodesFile(path, np.unique(np.concatenate(hashes)), inputs.views, inputs.num_codes)
-    for table in inputs.codes_files:
+    for table in inputs.codes.paths:
         for rows in read_batches(table, ["pixel_sha256", "view", "codes"]):
             views = pc.index_in(rows["view"], pa.array(inputs.views)).to_numpy()
             codes = _codes_of(inputs, rows, table)
             twice = file.write(_hashes_of(rows), views.astype(np.int64), codes.tobytes())
             if twice:
-                raise ContractError(
-                    f"{table} holds codes of the pixels {twice} a second time. "
-                    "Run `pipeline encode` again."
-                )
+                raise damaged(f"{table} holds codes of the pixels {twice} a second time.")
     return file
 
 
@@ -106,13 +103,12 @@ def _codes_of(inputs: Inputs, rows: pa.RecordBatch, table: Path) -> npt.NDArray[
         rows["codes"].flatten().to_numpy().astype(CODES_DTYPE, copy=False)
     )
     if (lengths != inputs.num_codes).any() or len(codes) != rows.num_rows * inputs.num_codes:
-        raise ContractError(
+        raise damaged(
             f"{table} has a row of {lengths[lengths != inputs.num_codes][0]} codes, its codec makes "
-            f"{inputs.grid[0]} × {inputs.grid[1]}. Run `pipeline encode` again."
+            f"{inputs.grid[0]} × {inputs.grid[1]}."
         )
     if codes.max() >= inputs.codebook_size:
-        raise ContractError(
-            f"{table} has the code {codes.max()}, its codebook ends at {inputs.codebook_size - 1}. "
-            "Run `pipeline encode` again."
+        raise damaged(
+            f"{table} has the code {codes.max()}, its codebook ends at {inputs.codebook_size - 1}."
         )
     return codes

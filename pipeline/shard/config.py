@@ -40,11 +40,15 @@ class ShardConfig(StageConfig):
     long_captions: Literal["truncate", "reject", "fail"] = option(
         "truncate", "What to do with captions of more ids."
     )
-    images: str = option("none", "Pictures in the shards: none, original, or jpg:QUALITY (jpg:90).")
+    images: str = option(
+        "none",
+        "Images in the shards: none; original, the files as fetched; png, the pixels that were encoded, "
+        "without loss; or jpg:QUALITY, the same pixels as JPEG (jpg:90).",
+    )
     order: Literal["shuffled", "sorted"] = option(
         "shuffled", "By the seed, with a caption's images spread out, or sorted by key."
     )
-    shuffle_seed: int = option(0, "Seed of the shuffled order.")
+    shuffle_seed: int = option(0, "Seed of the shuffled order.", low=-(2**63), high=2**63 - 1)
     max_samples: int = option(10_000, "Samples a shard at most.", low=1)
     max_bytes: int = option(1_000_000_000, "Bytes a shard at most.", low=1024)
     out: str | None = option(
@@ -55,12 +59,12 @@ class ShardConfig(StageConfig):
     )
     inspect: tuple[str, str] | None = option(
         None,
-        "Show one sample, SHARD KEY, and write its picture beside its codes' (to --out, a PNG).",
+        "Show one sample, SHARD KEY, and write its image beside what its codes decode to (to --out, a PNG).",
         runtime=True,
     )
     workers: int | None = option(
         None,
-        "Threads that read and convert pictures; one a core if not given.",
+        "Threads that read and convert images; one a core if not given.",
         low=1,
         runtime=True,
     )

@@ -1,4 +1,4 @@
-"""The picture of a sample: the bytes as fetched, or a JPEG of them."""
+"""The image of a sample: the bytes as fetched, or a PNG or JPEG of the pixels that were encoded."""
 
 from __future__ import annotations
 
@@ -8,46 +8,41 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.errors import ConfigError, ContractError
-from pipeline.storage import read_slice, sha256_bytes
+from pipeline.errors import ConfigError
+from pipeline.kept_images import ImagePlace, read_image
+from pipeline.raster import decode_image, is_plain_png
 
 _EXTENSIONS = {"jpeg": "jpg"}
+_FORMS = ("none", "original", "png")
 
 
-def jpeg_quality(images: str) -> int | None:
-    """The quality that `jpg:QUALITY` asks for, None for `none` and `original`.
-
-    Raises ConfigError for anything else.
-    """
-    if images in ("none", "original"):
-        return None
+def check_form(images: str) -> None:
+    """Raise ConfigError for a value of --images that is not known."""
     name, _, quality = images.partition(":")
-    if name != "jpg" or not quality.isdecimal() or not 1 <= int(quality) <= 100:
+    is_jpeg = name == "jpg" and quality.isascii() and quality.isdecimal()
+    if images not in _FORMS and not (is_jpeg and 1 <= int(quality[:4]) <= 100):
         raise ConfigError(
-            f"--images {images!r} is not known: expected none, original, or jpg:QUALITY (1..100)."
+            f"--images {images!r} is not known: expected none, original, png, or jpg:QUALITY (1..100)."
         )
-    return int(quality)
 
 
-def load_image(segments: Path, place: bytes, quality: int | None) -> tuple[str, bytes]:
-    """Extension and bytes of a picture; `place` is JSON: segment, offset, bytes, format, sha256.
+def load_image(segments: Path, place: bytes, form: str) -> tuple[str, bytes]:
+    """Extension and bytes of an image in a form of --images.
 
-    Raises ContractError if the raw store does not hold what dedupe saw there.
+    `place` is JSON: segment, offset, bytes, hash, format. In the forms png and jpg every reader sees the
+    raster that dedupe hashed and the codec encoded: turned by EXIF, over white, 8 bits. Raises ContractError
+    if the raw store does not hold what dedupe saw there.
     """
-    segment, offset, length, image_format, sha256 = json.loads(place)
-    data = read_slice(segments / segment, offset=offset, length=length)
-    if sha256_bytes(data) != sha256:
-        raise ContractError(
-            f"{segments / segment} holds other bytes at {offset} than dedupe saw. "
-            "Run `pipeline dedupe` again."
-        )
-    if quality is None:
-        return _EXTENSIONS.get(image_format, image_format), data
-    return "jpg", _as_jpeg(data, quality)
+    *where, file_format = json.loads(place)
+    data = read_image(segments, ImagePlace(*where))
+    if form == "original":
+        return _EXTENSIONS.get(file_format, file_format), data
+    if form == "png":
+        return "png", data if is_plain_png(data) else _encode(data, "PNG")
+    return "jpg", _encode(data, "JPEG", quality=int(form.partition(":")[2]))
 
 
-def _as_jpeg(data: bytes, quality: int) -> bytes:
+def _encode(data: bytes, file_format: str, **options: int) -> bytes:
     output = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.convert("RGB").save(output, "JPEG", quality=quality)
+    Image.fromarray(decode_image(data).pixels_HWC).save(output, file_format, **options)
     return output.getvalue()

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contracts import SHARD_MEMBERS, CodecFacts, Manifest
+from pipeline.contracts import SHARD_MEMBERS, CodecFacts, FileEntry, Manifest
 from pipeline.errors import ConfigError, ContractError
+from pipeline.integrity import checked_files, read_checked
 from pipeline.models.text import (
     TOKENIZER_FILE,
     TextTokenizer,
     is_tokenizer_spec,
     load_tokenizer,
+    parse_tokenizer,
 )
-from pipeline.ownership import is_name
+from pipeline.ownership import is_name, path_inside
 from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
 from pipeline.storage import (
@@ -33,11 +35,28 @@ _OWN_TOKENIZER = "bpe"  # what `train-tokenizer` calls its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """The folders and the tokenizer that shards are made from; `digests` as in a manifest."""
+class Tables:
+    """Tables of a folder, as its manifest lists them."""
 
-    kept_files: tuple[Path, ...]
-    codes_files: tuple[Path, ...]
+    folder: Path
+    entries: tuple[FileEntry, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where they are. Raises ContractError for a path that leads out of the folder."""
+        source = self.folder / MANIFEST_NAME
+        return tuple(path_inside(self.folder, entry.path, source=source) for entry in self.entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The folders and the tokenizer that shards are made from; `digests` as in a manifest.
+
+    `kept` and `codes` are folders with the tables that their manifests list.
+    """
+
+    kept: Tables
+    codes: Tables
     codec: CodecRef
     codebook_size: int
     grid: tuple[int, int]
@@ -55,6 +74,11 @@ class Inputs:
     def tokens_dtype(self) -> Dtype:
         """The dtype of token ids in shards."""
         return smallest_dtype(self.tokenizer.vocab_size)
+
+    def check(self) -> None:
+        """Raise DamageError for a table that is not what its manifest lists."""
+        for tables in (self.kept, self.codes):
+            checked_files(tables.folder, tables.entries)
 
     def lineage(self, facts: Mapping[str, object]) -> str:
         """Hash of codec, tokenizer and `facts`.
@@ -77,14 +101,14 @@ def find_inputs(config: ShardConfig) -> Inputs:
     codes = read_manifest(codes_folder, "codes")
     tokenizer, tokenizer_digest = _find_tokenizer(workspace, chosen_tokenizer(config))
     codec, codebook_size, grid = _describe_codec(codes_folder, codes)
-    codes_files = _tables(codes_folder, codes, "")
+    tables = _tables(codes_folder, codes, "")
     return Inputs(
-        kept_files=_tables(workspace.dedupe, kept, "kept/"),
-        codes_files=codes_files,
+        kept=_tables(workspace.dedupe, kept, "kept/"),
+        codes=tables,
         codec=codec,
         codebook_size=codebook_size,
         grid=grid,
-        views=find_views(codes_files),
+        views=find_views(tables.paths),
         tokenizer=tokenizer,
         members=SHARD_MEMBERS if config.images == "none" else (*SHARD_MEMBERS, IMAGE_MEMBER),
         digests={
@@ -95,9 +119,9 @@ def find_inputs(config: ShardConfig) -> Inputs:
     )
 
 
-def _tables(folder: Path, manifest: Manifest, prefix: str) -> tuple[Path, ...]:
-    names = [entry.path for entry in manifest.files if entry.path.startswith(prefix)]
-    return tuple(folder / name for name in names if name.endswith(".parquet"))
+def _tables(folder: Path, manifest: Manifest, prefix: str) -> Tables:
+    entries = (entry for entry in manifest.files if entry.path.startswith(prefix))
+    return Tables(folder=folder, entries=tuple(e for e in entries if e.path.endswith(".parquet")))
 
 
 def _find_codes(workspace: Workspace, codec: str | None) -> Path:
@@ -142,8 +166,9 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
     own = workspace.root / "tokenizers" / spec
     foreign = is_tokenizer_spec(spec)
     if not foreign and is_name(spec) and (own / MANIFEST_NAME).exists():
-        read_manifest(own, "tokenizer")
-        return load_tokenizer(own / TOKENIZER_FILE), {f"tokenizers/{spec}": input_digest(own)}
+        data = read_checked(own, read_manifest(own, "tokenizer"), TOKENIZER_FILE)
+        tokenizer = parse_tokenizer(data, str(own / TOKENIZER_FILE))
+        return tokenizer, {f"tokenizers/{spec}": input_digest(own)}
     if not foreign and not Path(spec).exists():
         raise ConfigError(
             f"No tokenizer {spec!r}: neither {own} is finished nor a file of that name is there. "

@@ -7,18 +7,19 @@ left and what the codec makes of each view's codes beside it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from PIL import Image
 
 from pipeline.contracts import SPLITS, Split, StageReport
-from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.text import load_tokenizer
+from pipeline.errors import ConfigError, ContractError, ModelError, damaged
+from pipeline.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.models.text import TextTokenizer, load_tokenizer
+from pipeline.ownership import path_inside
 from pipeline.shard.config import ShardConfig
-from pipeline.storage import atomic_write, read_manifest, read_slice
+from pipeline.storage import atomic_write
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.keys import read_keys
 from pipeline.webdata.reader import Sample, ShardReader
@@ -26,6 +27,7 @@ from pipeline.workspace import Workspace
 
 _SIDE = 256  # pixels that a picture of the PNG has at least
 _GAP = 8
+_ROWS = 16_384
 Square = npt.NDArray[np.uint8]
 
 
@@ -39,6 +41,7 @@ def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
     workspace = Workspace(config.workspace)
     folder, split, url = _find_shard(workspace.shards(config.name), shard)
     reader = ShardReader(folder, split, check_hashes=False)
+    reader.check(url)
     row = _find_row(reader, url, key)
     sample = reader.sample(row)
     shown = {"key": key, "caption": sample.caption, **sample.record, **_show_ids(reader, sample)}
@@ -82,7 +85,7 @@ def _find_row(reader: ShardReader, url: str, key: str) -> int:
 
 
 def _show_ids(reader: ShardReader, sample: Sample) -> dict[str, str]:
-    tokenizer = load_tokenizer(reader.folder / reader.index.tokenizer.file)
+    tokenizer = _read_tokenizer(reader)
     ids = np.trim_zeros(sample.tokens, "b").tolist()
     rows, columns = reader.index.grid
     return {
@@ -91,6 +94,14 @@ def _show_ids(reader: ShardReader, sample: Sample) -> dict[str, str]:
         "codes": f"{rows} × {columns}, {len(set(sample.codes.tolist()))} different, "
         f"beginning with {' '.join(map(str, sample.codes[:8].tolist()))}",
     }
+
+
+def _read_tokenizer(reader: ShardReader) -> TextTokenizer:
+    ref, source = reader.index.tokenizer, reader.folder / INDEX_NAME
+    tokenizer = load_tokenizer(path_inside(reader.folder, ref.file, source=source))
+    if tokenizer.fingerprint != ref.fingerprint:
+        raise damaged(f"{reader.folder / ref.file} is not the tokenizer that {INDEX_NAME} names.")
+    return tokenizer
 
 
 def _draw(reader: ShardReader, row: int, sample: Sample, workspace: Workspace) -> list[Square]:
@@ -116,21 +127,14 @@ def _compare(original: Square, *views: Square) -> str:
 def _original(workspace: Workspace, sample: Sample) -> bytes | None:
     """The bytes as fetched, if the workspace still has them."""
     try:
-        files = read_manifest(workspace.dedupe, "dedupe").files
+        tables = kept_tables(workspace)
     except ContractError:
         return None
-    columns, wanted = ["segment", "offset", "bytes"], [("key", "==", sample.key)]
-    for entry in files:
-        if entry.path.startswith("kept/"):
-            table = pq.read_table(workspace.dedupe / entry.path, columns=columns, filters=wanted)
-            for place in table.to_pylist():
-                return _read_image(workspace, place)
+    for rows in read_tables(tables, ("key", *PLACE_COLUMNS), _ROWS):
+        found = pc.index(rows["key"], sample.key).as_py()
+        if found >= 0:
+            return read_image(workspace.segments, place_of(rows.slice(found, 1).to_pylist()[0]))
     return None
-
-
-def _read_image(workspace: Workspace, place: dict[str, Any]) -> bytes:
-    path = workspace.segments / place["segment"]
-    return read_slice(path, offset=place["offset"], length=place["bytes"])
 
 
 def _write_png(path: Path, pictures: list[Square]) -> None:

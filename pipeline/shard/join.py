@@ -10,18 +10,17 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.contracts import SPLITS, ShardReason, Split
-from pipeline.errors import ConfigError, ContractError
+from pipeline.errors import ConfigError, damaged
+from pipeline.kept_images import PLACE_COLUMNS, read_tables
 from pipeline.models.text import pad_ids
 from pipeline.progress import Progress
 from pipeline.shard.codes import CodesFile
@@ -36,8 +35,8 @@ RECORD = (
     *("caption_id", "section", "rank", "url", "bytes_sha256", "pixel_sha256"),
     *("width", "height", "masked_rows"),
 )
-_IMAGE = ("segment", "offset", "bytes", "format")
-_COLUMNS = ("key", "caption", "split", *RECORD, *_IMAGE)
+_IMAGE = (*PLACE_COLUMNS, "format")
+_COLUMNS = tuple(dict.fromkeys(("key", "caption", "split", *RECORD, *_IMAGE)))
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -121,13 +120,14 @@ def join(
 ) -> Joined:
     """Read every kept image once and decide what becomes of it; texts go to `texts`.
 
-    Raises ContractError for a key that comes twice, ConfigError for captions that are too long if
-    the config says so.
+    Raises DamageError for a key that comes twice, ConfigError for captions that are too long if the
+    config says so.
     """
     joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.uint64), np.zeros(0, np.int64), {})
     keys, codes_rows, splits = [joined.keys], [joined.codes_row], [np.zeros(0, "S5")]
     caption_numbers = [joined.captions]
-    for batch in _read_kept(inputs):
+    for rows in read_tables(inputs.kept.paths, _COLUMNS, _BATCH_ROWS):
+        batch = rows.to_pydict()
         captions = _encode_captions(config, inputs, batch["caption"])
         found = codes.find(batch["pixel_sha256"])
         good = _choose(config, inputs, joined, batch, captions, found)
@@ -144,18 +144,6 @@ def join(
     joined.split_rows = {s: np.flatnonzero(split_of == s.encode()) for s in SPLITS}
     _check(config, joined)
     return joined
-
-
-def _read_kept(inputs: Inputs) -> Iterator[dict[str, list[Any]]]:
-    for path in inputs.kept_files:
-        try:
-            with pq.ParquetFile(path, pre_buffer=False) as source:
-                for batch in source.iter_batches(_BATCH_ROWS, columns=list(_COLUMNS)):
-                    yield batch.to_pydict()
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise ContractError(
-                f"{path} can't be read ({error}). Run `pipeline dedupe` again."
-            ) from error
 
 
 def _encode_captions(
@@ -217,7 +205,7 @@ def _text(config: ShardConfig, batch: dict[str, list[Any]], i: int, caption: Cap
     record = _encode_json({name: batch[name][i] for name in RECORD})
     image = b""
     if config.images != "none":
-        image = _encode_json([batch[name][i] for name in (*_IMAGE, "bytes_sha256")]).encode()
+        image = _encode_json([batch[name][i] for name in _IMAGE]).encode()
     return Text(batch["caption"][i].encode(), record.encode(), caption.tokens, image)
 
 
@@ -229,9 +217,8 @@ def _check(config: ShardConfig, joined: Joined) -> None:
     order = np.sort(joined.keys)
     twice = order[1:][order[1:] == order[:-1]]
     if len(twice):
-        raise ContractError(
-            f"Two kept images have the key {twice[0].decode()!r}: a key names one sample. "
-            "Run `pipeline dedupe` again."
+        raise damaged(
+            f"Two images of dedupe/kept have the key {twice[0].decode()!r}: a key names one sample."
         )
     long = joined.counts["long_captions"]
     if long and config.long_captions == "fail":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,11 +21,12 @@ from pipeline.config import resolved
 from pipeline.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
 from pipeline.engine import count_cores
 from pipeline.models.text import TOKENIZER_FILE
+from pipeline.ownership import own_files
 from pipeline.progress import Progress, no_progress
 from pipeline.shard.card import write_card
 from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
 from pipeline.shard.config import ShardConfig
-from pipeline.shard.images import jpeg_quality
+from pipeline.shard.images import check_form
 from pipeline.shard.inputs import Inputs, chosen_tokenizer, find_inputs
 from pipeline.shard.inspecting import inspect_sample
 from pipeline.shard.join import Joined, LeftOut, TextFile, join
@@ -44,6 +46,8 @@ from pipeline.storage import (
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.remote import publish
 from pipeline.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 CARD = "README.md"
 LEFT_OUT_TABLE = "left_out.parquet"
@@ -77,13 +81,14 @@ def _publish(report: StageReport, address: str, progress: Progress) -> StageRepo
 
 def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     """Write the shards into the workspace."""
-    jpeg_quality(config.images)
+    check_form(config.images)
     folder = Workspace(config.workspace).shards(config.name)
     config = dataclasses.replace(config, tokenizer=chosen_tokenizer(config))
     inputs = find_inputs(config)
     current = find_current(folder, "shards", config=resolved(config), inputs=inputs.digests)
     if current is not None:
         return dataclasses.replace(_report(folder, current), outcome="unchanged")
+    inputs.check()
     scratch = Scratch(folder, inputs.lineage(resolved(config)))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = _index(config, inputs, entries)
@@ -102,6 +107,11 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
         },
     )
     write_manifest(folder, manifest)
+    if counts["train"] and not counts["val"]:
+        log.warning(
+            "No sample is in the validation split: training has nothing to validate on. A larger "
+            "--val-fraction of `pipeline dedupe` leaves some."
+        )
     report = _report(folder, manifest)
     return dataclasses.replace(report, details={**report.details, "shards_reused": reused})
 
@@ -209,10 +219,9 @@ def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
 
 def _remove_others(folder: Path, belonging: set[str]) -> None:
     """Remove shards of a layout that was given up."""
-    for split in SPLITS:
-        for path in sorted((folder / split).glob("*")):
-            if path.relative_to(folder).as_posix() not in belonging:
-                path.unlink()
+    for name in own_files(folder, "shards"):
+        if name.split("/")[0] in SPLITS and name not in belonging:
+            (folder / name).unlink()
 
 
 def _report(folder: Path, manifest: Manifest) -> StageReport:

@@ -17,19 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import ownership
 from pipeline.contracts import SPLITS, Split
 from pipeline.errors import ContractError
 from pipeline.shard.layout import Keys
-from pipeline.storage import MANIFEST_NAME, atomic_write, empty_folder
+from pipeline.storage import atomic_write
 from pipeline.webdata.index import ShardEntry, ShardIndex, read_index
-from pipeline.webdata.keys import read_keys
+from pipeline.webdata.keys import salvage_keys
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Base:
-    """The shards that the last finished run left: the keys of each, and its entry in the index."""
+    """The shards that the last finished run left: the keys of each, and its entry in the index.
+
+    `keys` are none where those of a damaged shard are lost: all is laid out anew then.
+    """
 
     keys: Mapping[Split, Sequence[Keys]]
     entries: Mapping[Split, Sequence[ShardEntry]]
@@ -51,16 +55,16 @@ class Scratch:
     def begin(self) -> Base:
         """Mark the folder unfinished and say what is there to build on.
 
-        Shards of another lineage, and shards that can't be read, are removed.
+        Shards of another lineage are removed. Raises WorkspaceError for a folder that is not ours.
         """
-        (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
         index = self._read_index()
         base = self._load(index)
+        if base is None and index is None:
+            ownership.begin_anew(self._folder, "shards")
+        else:
+            ownership.reopen(self._folder, "shards")
         if base is None:
             base = self._look(index)
-            if base is None:
-                empty_folder(self._folder)
-                base = _NOTHING
             self._save(base)
         self.done.mkdir(parents=True, exist_ok=True)
         return base
@@ -88,15 +92,20 @@ class Scratch:
             return None
         return Base(keys, index.shards if index else _NOTHING.entries)
 
-    def _look(self, index: ShardIndex | None) -> Base | None:
-        """The base as the finished shards themselves give it."""
+    def _look(self, index: ShardIndex | None) -> Base:
+        """The base as the shards themselves give it, damaged ones among them."""
         if index is None:
-            return None
-        try:
-            keys = {s: [read_keys(self._folder, e) for e in index.shards[s]] for s in SPLITS}
-        except ContractError as error:
-            logger.warning("Everything is laid out anew: %s", error)
-            return None
+            return _NOTHING
+        keys: dict[Split, list[Keys]] = {split: [] for split in SPLITS}
+        for split in SPLITS:
+            for entry in index.shards[split]:
+                found = salvage_keys(self._folder, entry)
+                if found is None:
+                    logger.warning(
+                        "Everything is laid out anew: which samples %s held is lost.", entry.url
+                    )
+                    return Base(_NOTHING.keys, index.shards)
+                keys[split].append(found)
         return Base(keys, index.shards)
 
     def _save(self, base: Base) -> None:

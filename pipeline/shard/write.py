@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ from pipeline.parsing import parse_json_file
 from pipeline.progress import Progress
 from pipeline.shard.codes import CODES_DTYPE, CodesFile
 from pipeline.shard.config import ShardConfig
-from pipeline.shard.images import jpeg_quality, load_image
+from pipeline.shard.images import load_image
 from pipeline.shard.inputs import Inputs
 from pipeline.shard.join import Joined, Text
 from pipeline.shard.layout import Layout, Rows
@@ -30,6 +31,8 @@ from pipeline.webdata.index import ShardEntry, codes_shape
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.tar import ShardWriter, member_bytes, open_shard, table_path, tar_bytes
 from pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 Members = list[tuple[str, bytes]]
 Picture = Future[tuple[str, bytes]]
@@ -61,7 +64,6 @@ class Shards:
 
     def __post_init__(self) -> None:
         self._segments = Workspace(self.config.workspace).segments
-        self._quality = jpeg_quality(self.config.images)
         self._tokens_head = npy_header(self.inputs.tokens_dtype, self.config.text_seq_len)
         self._codes_head = npy_header(
             CODES_DTYPE, *codes_shape(self.inputs.views, self.inputs.num_codes)
@@ -83,7 +85,7 @@ class Shards:
             yield self._reuse(rows, known) or self._write_shard(split, number - 1, rows, cut=False)
         rows = layout.new[split]
         while len(rows):
-            entry = self._reuse(rows, [self._note(split, number)])
+            entry = self._reuse(rows, [self._note(split, number), *base[number : number + 1]])
             entry = entry or self._write_shard(split, number, rows, cut=True)
             rows = rows[entry.nsamples :]
             number += 1
@@ -139,6 +141,13 @@ class Shards:
                 writer.add(self.joined.keys[row].decode(), members)
                 self._extend(recipe, row, text, codes)
         entry = self._entry(path, writer, recipe.hexdigest())
+        if entry.filesize > self.config.max_bytes:
+            logger.warning(
+                "%s has %d bytes, more than the %d of --max-bytes: its one sample is larger.",
+                path,
+                entry.filesize,
+                self.config.max_bytes,
+            )
         note = _Note(inputs=self._made_from, entry=entry)
         write_json(self._note_path(split, number), dataclasses.asdict(note))
         self._tell(entry)
@@ -151,7 +160,9 @@ class Shards:
             text = self.joined.texts.read(row)
             picture = None
             if text.image:
-                picture = self.threads.submit(load_image, self._segments, text.image, self._quality)
+                picture = self.threads.submit(
+                    load_image, self._segments, text.image, self.config.images
+                )
             ahead.append((row, text, self._codes_of(row), picture))
             if picture is None or len(ahead) > _PICTURES_AHEAD:
                 yield ahead.popleft()

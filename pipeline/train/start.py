@@ -56,7 +56,7 @@ def dataset_name(config: TrainConfig, workspace: Workspace) -> str:
         return config.dataset
     if config.shards != "default" or not workspace.marker.exists():
         return config.shards.rstrip("/").rpartition("/")[2]
-    return read_marker(workspace.marker).source
+    return str(read_marker(workspace.root)["source"])
 
 
 def layout_seed(config: TrainConfig) -> int | None:

@@ -34,7 +34,7 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.images import ImageSet, choose_rows, load_images
+from pipeline.train_codec.images import ImageSet, choose_images, load_images
 from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
 from pipeline.train_codec.training import Training, begin_training
 from pipeline.workspace import Workspace
@@ -124,10 +124,9 @@ def _make_codec(
 def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
     """The training images, and those to measure on: of the split val, or of train where it is empty."""
     workspace = Workspace(config.workspace)
-    rows = choose_rows(workspace, "train", config.max_images)
     images = load_images(
         workspace.segments,
-        rows,
+        choose_images(workspace, "train", config.max_images),
         side=config.image_size,
         workers=config.workers,
         tell=lambda done: progress(0, config.steps, {"images": done}),
@@ -137,13 +136,14 @@ def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixel
             f"{workspace.dedupe} has no readable image in the training split ({images.failed} could not "
             "be decoded): nothing to learn from."
         )
-    held_out = choose_rows(workspace, "val", _MEASURED_IMAGES)
+    held_out = choose_images(workspace, "val", _MEASURED_IMAGES)
     measured = load_images(
         workspace.segments, held_out, side=config.image_size, workers=config.workers
     )
-    return images, measured.pixels_MHWC if len(measured.pixels_MHWC) else images.pixels_MHWC[
-        :_MEASURED_IMAGES
-    ]
+    if len(measured.pixels_MHWC):
+        return images, measured.pixels_MHWC
+    log.warning("The validation split has no image: the codec is measured on what it learnt from.")
+    return images, images.pixels_MHWC[:_MEASURED_IMAGES]
 
 
 def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:

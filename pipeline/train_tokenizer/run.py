@@ -6,12 +6,16 @@ bytes.
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
+import logging
+
+import pyarrow.compute as pc
 
 from pipeline.config import resolved
-from pipeline.contracts import StageReport
+from pipeline.contracts import Manifest, StageReport
 from pipeline.errors import ContractError
+from pipeline.integrity import checked_files
 from pipeline.inventory import find_trained, free_place
+from pipeline.kept_images import read_tables
 from pipeline.models.text import TOKENIZER_FILE, train_bpe
 from pipeline.ownership import begin_anew
 from pipeline.progress import Progress, no_progress
@@ -26,16 +30,22 @@ from pipeline.storage import (
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
 from pipeline.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
+_CAPTIONS = "captions.parquet"
+_ROWS = 16_384
+
 
 def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> StageReport:
     """Train the tokenizer and write its folder; nothing to do if captions and options are the same.
 
     A finished tokenizer is never replaced, since token ids were made with it: another one is written to
-    NAME-2, NAME-3, …. Raises ContractError where dedupe has not finished, or left no training caption.
+    NAME-2, NAME-3, …. Raises ContractError where dedupe has not finished, or left no training caption,
+    DamageError where its table was changed.
     """
     workspace = Workspace(config.workspace)
     named = workspace.tokenizer(config.name)
-    read_manifest(workspace.dedupe, "dedupe")
+    dedupe = read_manifest(workspace.dedupe, "dedupe")
     inputs = {"dedupe": input_digest(workspace.dedupe)}
     plan = resolved(config)
     found = find_trained(named, "tokenizer", config=plan, inputs=inputs)
@@ -49,9 +59,17 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
             details=current.details,
         )
     folder = free_place(named)
-    captions = _training_captions(workspace)
+    captions = _training_captions(workspace, dedupe)
     progress(0, len(captions), None)
     tokenizer = train_bpe(captions, config.vocab_size)
+    if tokenizer.vocab_size < config.vocab_size:
+        log.warning(
+            "The tokenizer has %d ids, not the %d of --vocab-size: its %d training captions hold no more "
+            "pairs to merge.",
+            tokenizer.vocab_size,
+            config.vocab_size,
+            len(captions),
+        )
     begin_anew(folder, "tokenizer")
     write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
     counts = {"captions": len(captions), "vocab_size": tokenizer.vocab_size}
@@ -73,16 +91,14 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
     )
 
 
-def _training_captions(workspace: Workspace) -> list[str]:
+def _training_captions(workspace: Workspace, dedupe: Manifest) -> list[str]:
     """Captions of the training split, in the table's order."""
-    path = workspace.dedupe / "captions.parquet"
-    try:
-        table = pq.read_table(path, columns=["caption", "split"], filters=[("split", "=", "train")])
-    except (OSError, KeyError, ValueError) as error:
-        raise ContractError(
-            f"{path} can't be read ({error}). Run `pipeline dedupe` again."
-        ) from error
-    captions: list[str] = table.column("caption").to_pylist()
+    entries = [entry for entry in dedupe.files if entry.path == _CAPTIONS]
+    captions: list[str] = []
+    for rows in read_tables(checked_files(workspace.dedupe, entries), ("caption", "split"), _ROWS):
+        captions += rows.filter(pc.equal(rows["split"], "train"))["caption"].to_pylist()
     if not captions:
-        raise ContractError(f"{path} has no caption in the training split: nothing to learn from.")
+        raise ContractError(
+            f"{workspace.dedupe / _CAPTIONS} has no caption in the training split: nothing to learn from."
+        )
     return captions

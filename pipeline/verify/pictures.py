@@ -7,22 +7,30 @@ time. Codes that belong to other pictures show: their PSNR is that of any two pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.contracts import CodecFacts
-from pipeline.errors import ContractError, DependencyError, ModelError
+from pipeline.errors import DependencyError, ModelError
 from pipeline.inventory import Folder
-from pipeline.storage import read_detail, read_manifest, read_slice
+from pipeline.kept_images import (
+    PLACE_COLUMNS,
+    ImagePlace,
+    kept_tables,
+    place_of,
+    read_image,
+    read_tables,
+)
+from pipeline.ownership import path_inside
+from pipeline.storage import MANIFEST_NAME, read_detail
 from pipeline.workspace import Workspace
 
 Facts = Mapping[str, object]
+_ROWS = 16_384
 
 
 def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Facts:
@@ -50,7 +58,10 @@ def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Fac
     except ModelError:
         return {"PSNR": "codec not in codecs/", "against others": ""}
     originals = np.stack(
-        [read_square(_image(workspace, places[pixels]), codec.image_size) for pixels in chosen]
+        [
+            read_square(read_image(workspace.segments, places[pixels]), codec.image_size)
+            for pixels in chosen
+        ]
     )
     decoded = reconstruct(codec, np.stack([codes[pixels] for pixels in chosen]))
     right, wrong = psnr(originals, decoded), psnr(np.roll(originals, 1, axis=0), decoded)
@@ -60,41 +71,28 @@ def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Fac
     }
 
 
-def _choose(workspace: Workspace, pictures: int) -> dict[str, dict[str, Any]]:
+def _choose(workspace: Workspace, pictures: int) -> dict[str, ImagePlace]:
     """Where the bytes of some kept images lie, by pixel hash."""
-    columns = ["pixel_sha256", "segment", "offset", "bytes"]
-    rows: list[dict[str, Any]] = []
-    for entry in read_manifest(workspace.dedupe, "dedupe").files:
-        if entry.path.startswith("kept/"):
-            table = _read(workspace.dedupe / entry.path, columns)
-            first = pc.select_k_unstable(
-                table, k=pictures, sort_keys=[("pixel_sha256", "ascending")]
-            )
-            rows = sorted(
-                [*rows, *table.take(first).to_pylist()], key=lambda row: row["pixel_sha256"]
-            )[:pictures]
-    return {row["pixel_sha256"]: row for row in rows}
+    columns = ("pixel_sha256", *PLACE_COLUMNS)
+    first: list[dict[str, Any]] = []
+    for rows in read_tables(kept_tables(workspace), columns, _ROWS):
+        table = pa.Table.from_batches([rows])
+        order = pc.select_k_unstable(table, k=pictures, sort_keys=[("pixel_sha256", "ascending")])
+        more = table.take(order).to_pylist()
+        first = sorted([*first, *more], key=lambda row: str(row["pixel_sha256"]))[:pictures]
+    return {row["pixel_sha256"]: place_of(row) for row in first}
 
 
 def _read_codes(folder: Folder, hashes: list[str]) -> dict[str, npt.NDArray[np.int64]]:
     """The codes of the whole pictures with these pixel hashes."""
     assert folder.manifest is not None
+    entries = [e for e in folder.manifest.files if e.path.endswith(".parquet")]
+    paths = [path_inside(folder.path, e.path, source=folder.path / MANIFEST_NAME) for e in entries]
     found: dict[str, npt.NDArray[np.int64]] = {}
-    wanted = [("pixel_sha256", "in", hashes), ("view", "=", "center")]
-    for entry in folder.manifest.files:
-        if entry.path.endswith(".parquet"):
-            table = _read(folder.path / entry.path, ["pixel_sha256", "codes"], filters=wanted)
-            found |= {row["pixel_sha256"]: np.array(row["codes"]) for row in table.to_pylist()}
+    for rows in read_tables(paths, ("pixel_sha256", "view", "codes"), _ROWS):
+        wanted = pc.and_(
+            pc.is_in(rows["pixel_sha256"], pa.array(hashes)), pc.equal(rows["view"], "center")
+        )
+        chosen = rows.filter(wanted).to_pylist()
+        found |= {row["pixel_sha256"]: np.array(row["codes"]) for row in chosen}
     return found
-
-
-def _read(path: Path, columns: list[str], **options: Any) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, **options)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise ContractError(f"{path} can't be read ({error})") from error
-
-
-def _image(workspace: Workspace, row: dict[str, Any]) -> bytes:
-    path = workspace.segments / row["segment"]
-    return read_slice(path, offset=row["offset"], length=row["bytes"])

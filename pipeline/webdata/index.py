@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
-from pipeline.errors import ContractError
+from pipeline.errors import REPAIR, ContractError
 from pipeline.parsing import parse_dataclass, parse_json_file
 from pipeline.storage import write_json
 from pipeline.webdata.npy import Dtype
@@ -21,7 +21,6 @@ from pipeline.webdata.npy import Dtype
 INDEX_NAME = "index.json"
 FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACT_VERSIONS["shards"]}
 IMAGE_MEMBER = "image"
-_REMEDY = "Put the file back as it was, or run `pipeline shard` again."
 _LISTS: Mapping[Split, str] = {"train": "shardlist", "val": "shardlist_val"}
 _NOT_NEGATIVE, _POSITIVE = {"low": 0}, {"low": 1, "high": 2**31}
 
@@ -115,15 +114,15 @@ def read_index(folder: Path) -> ShardIndex:
         raise ContractError(
             f"{folder} has no {INDEX_NAME}: no finished shards there. Run `pipeline shard` first."
         )
-    raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=_REMEDY)
+    raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=REPAIR)
     found = {name: raw.get(name) for name in FORMAT}
     if found != FORMAT:
         raise ContractError(
             f"{path} has format {found['format']!r} version {found['version']!r}, expected "
-            f"{FORMAT['format']!r} version {FORMAT['version']}. {_REMEDY}"
+            f"{FORMAT['format']!r} version {FORMAT['version']}. {REPAIR}"
         )
     lists = {split: raw[name] for split, name in _LISTS.items() if name in raw}
-    index = parse_dataclass(ShardIndex, {**raw, "shards": lists}, source=str(path), remedy=_REMEDY)
+    index = parse_dataclass(ShardIndex, {**raw, "shards": lists}, source=str(path), remedy=REPAIR)
     _check(index, path)
     return index
 
@@ -144,4 +143,4 @@ def _check(index: ShardIndex, path: Path) -> None:
     }
     for fault, is_there in faults.items():
         if is_there:
-            raise ContractError(f"{path}: {fault}. {_REMEDY}")
+            raise ContractError(f"{path}: {fault}. {REPAIR}")

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ContractError
-from pipeline.webdata.index import ShardEntry
+from pipeline.errors import REPAIR, ContractError, damaged
+from pipeline.ownership import path_inside
+from pipeline.storage import sha256_file
+from pipeline.webdata.index import INDEX_NAME, ShardEntry
 from pipeline.webdata.tar import BLOCK
 
 _NAME_BYTES = 100
-_REMEDY = "Run `pipeline shard` again."
 
 
 def key_of_header(header: bytes) -> str:
@@ -32,16 +33,16 @@ def read_table(
     try:
         table: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise ContractError(f"{path} is no table of offsets ({error}). {_REMEDY}") from error
+        raise ContractError(f"{path} is no table of offsets ({error}). {REPAIR}") from error
     members = table.shape[1] if columns is None and table.ndim > 1 else columns
     if table.shape != (entry.nsamples, members, 2) or table.dtype != np.int64:
         raise ContractError(
             f"{path} holds {table.dtype} {list(table.shape)}, expected int64 [{entry.nsamples}, "
-            f"{members}, 2]. {_REMEDY}"
+            f"{members}, 2]. {REPAIR}"
         )
     inside = (table >= 0) & (table <= entry.filesize - table[..., ::-1])
     if not inside.all() or (table[:, 0, 0] < BLOCK).any():
-        raise ContractError(f"{path} points outside of {entry.url}. {_REMEDY}")
+        raise ContractError(f"{path} points outside of {entry.url}. {REPAIR}")
     return table
 
 
@@ -50,12 +51,58 @@ def read_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_]:
 
     Raises ContractError where tar or table are missing or have another size than `entry` says.
     """
-    tar, table = folder / entry.url, folder / entry.table
+    tar, table = (path_inside(folder, name, source=INDEX_NAME) for name in (entry.url, entry.table))
     for path, expected in ((tar, entry.filesize), (table, entry.table_bytes)):
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
-            raise ContractError(f"{path} has {found} bytes, its index expects {expected}.")
+            raise damaged(f"{path} has {found} bytes, its index expects {expected}.")
     starts = read_table(folder, entry)[:, 0, 0] - BLOCK
     with tar.open("rb") as file:
         headers = [os.pread(file.fileno(), _NAME_BYTES, start) for start in starts.tolist()]
     return np.array([key_of_header(header) for header in headers], dtype=np.bytes_)
+
+
+def salvage_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_] | None:
+    """The key of every sample of a shard that may be damaged, in order; None where one is lost.
+
+    Each member of a sample has a header with the key and a checksum: one of them is enough. Raises
+    ContractError for a path that leads out of the folder.
+    """
+    tar, table = (path_inside(folder, name, source=INDEX_NAME) for name in (entry.url, entry.table))
+    try:
+        whole = sha256_file(table) == entry.table_sha256
+        with tar.open("rb") as file:
+            starts = read_table(folder, entry)[:, :, 0] if whole else _walk(file.fileno(), entry)
+            keys = [_salvage_key(file.fileno(), sample.tolist()) for sample in starts]
+    except (OSError, ContractError):
+        return None
+    found = [key for key in keys if key]
+    return np.array(found, dtype=np.bytes_) if len(found) == len(keys) == entry.nsamples else None
+
+
+def _salvage_key(tar: int, starts: list[int]) -> str:
+    """The key in the first whole header of a sample, given where its members' data begin."""
+    headers = (os.pread(tar, BLOCK, start - BLOCK) for start in starts if start)
+    return next((key_of_header(header) for header in headers if _is_whole(header)), "")
+
+
+def _is_whole(header: bytes) -> bool:
+    """Whether a header has the checksum that it says, POSIX ustar."""
+    digits = header[148:156].partition(b"\0")[0].strip()
+    found = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+    return len(header) == BLOCK and digits.isdigit() and found == int(digits, 8)
+
+
+def _walk(tar: int, entry: ShardEntry) -> npt.NDArray[np.int64]:
+    """Where the data of each sample's first member begins [samples, 1], by the headers alone."""
+    starts, position, last = [], 0, ""
+    while position < entry.filesize:
+        header = os.pread(tar, BLOCK, position)
+        if not _is_whole(header):
+            break
+        key = key_of_header(header)
+        if key != last:
+            starts.append(position + BLOCK)
+        last, size = key, int(header[124:135], 8)
+        position += BLOCK + size + -size % BLOCK
+    return np.array(starts, dtype=np.int64).reshape(-1, 1)

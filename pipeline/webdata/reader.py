@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.contracts import Split
-from pipeline.errors import ContractError
+from pipeline.errors import REPAIR, ContractError, DamageError, damaged
+from pipeline.ownership import path_inside
 from pipeline.parsing import parse_json
 from pipeline.storage import sha256_file, storage_error
 from pipeline.webdata.index import (
     IMAGE_MEMBER,
+    INDEX_NAME,
     ShardEntry,
     ShardIndex,
     codes_shape,
@@ -36,7 +38,6 @@ from pipeline.webdata.order import choose_views, cut_batches, permute
 from pipeline.webdata.tar import BLOCK
 
 logger = logging.getLogger(__name__)
-_REMEDY = "Run `pipeline shard` again."
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class ShardReader:
         try:
             caption = parts["txt"].decode()
         except (KeyError, UnicodeDecodeError) as error:
-            raise ContractError(f"{source} has no caption in UTF-8. {_REMEDY}") from error
+            raise ContractError(f"{source} has no caption in UTF-8. {REPAIR}") from error
         return Sample(
             key=key,
             caption=caption,
@@ -204,6 +205,12 @@ class ShardReader:
             return 0
         return choose_views(rows, count, seed=seed, epoch=epoch)
 
+    def check(self, url: str) -> None:
+        """Raise DamageError for a tar that is not what the index describes; reads it."""
+        for entry in self._entries:
+            if entry.url == url and (fault := self._fault(entry, check_hashes=True)):
+                raise damaged(fault)
+
     def _whole_shards(self, *, skip_corrupt: bool, check_hashes: bool) -> list[ShardEntry]:
         """The shards that are what the index says."""
         entries = self.index.shards[self.split]
@@ -211,9 +218,7 @@ class ShardReader:
             faults = list(pool.map(lambda entry: self._fault(entry, check_hashes), entries))
         for entry, fault in zip(entries, faults, strict=True):
             if fault and not skip_corrupt:
-                raise ContractError(
-                    f"{fault} Run `pipeline shard` again, or leave such shards out (skip corrupt)."
-                )
+                raise DamageError(f"{fault} {REPAIR} Or leave such shards out (skip corrupt).")
             if fault:
                 self.skipped[entry.url] = entry.nsamples
                 logger.warning("Left out %s with %d samples: %s", entry.url, entry.nsamples, fault)
@@ -224,7 +229,7 @@ class ShardReader:
             (entry.table, entry.table_bytes, entry.table_sha256),
             (entry.url, entry.filesize, entry.sha256),
         ):
-            path = self.folder / name
+            path = path_inside(self.folder, name, source=self.folder / INDEX_NAME)
             try:
                 found = path.stat().st_size
                 if found != size:
@@ -260,7 +265,7 @@ class ShardReader:
             if (table[:, 1] != head + data_bytes).any():
                 raise ContractError(
                     f"{self.folder / entry.table} does not describe {entry.nsamples} members "
-                    f"{member} of {head + data_bytes} bytes. Run `pipeline shard` again."
+                    f"{member} of {head + data_bytes} bytes. {REPAIR}"
                 )
             parts.append(table[:, 0] + head)
         return np.concatenate(parts)

@@ -14,7 +14,7 @@ from pipeline.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECTED
 from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
-from pipeline.errors import ContractError, StorageError
+from pipeline.errors import ContractError, StorageError, WorkspaceError
 from pipeline.storage import arrow_schema, read_manifest
 from pipeline.workspace import Workspace
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
@@ -125,7 +125,10 @@ def test_a_full_disk_is_said_in_a_sentence_and_what_was_written_goes(
     monkeypatch.setattr(rows._RowWriter, "add", fill_up)
     with pytest.raises(StorageError, match="The disk is full"):
         dedupe(workspace)
-    assert [path.name for path in workspace.dedupe.iterdir()] == ["work.sqlite"]
+    assert sorted(path.name for path in workspace.dedupe.iterdir()) == [
+        "unfinished.json",
+        "work.sqlite",
+    ]
 
 
 def test_an_empty_ledger_gives_empty_tables(raw: RawStore) -> None:
@@ -280,13 +283,15 @@ def test_tables_follow_their_contract_and_name_their_files(raw: RawStore) -> Non
     workspace = raw.write()
     dedupe(workspace)
     manifest = read_manifest(workspace.dedupe, "dedupe")
-    assert [entry.path for entry in manifest.files] == [
+    card, *entries = manifest.files
+    assert card.path == "README.md"
+    assert [entry.path for entry in entries] == [
         "captions.parquet",
         "inspections.parquet",
         "kept/00000.parquet",
         "rejected/00000.parquet",
     ]
-    for entry, columns in zip(manifest.files, (CAPTIONS, INSPECTIONS, KEPT, REJECTED), strict=True):
+    for entry, columns in zip(entries, (CAPTIONS, INSPECTIONS, KEPT, REJECTED), strict=True):
         schema = pq.read_schema(workspace.dedupe / entry.path)
         assert schema.equals(arrow_schema(columns))
         assert entry.rows == pq.read_metadata(workspace.dedupe / entry.path).num_rows
@@ -306,3 +311,53 @@ def test_many_rows_go_to_several_files(raw: RawStore, monkeypatch: pytest.Monkey
 def read_captions(workspace: Workspace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(workspace.dedupe / "captions.parquet").to_pylist()
     return rows
+
+
+def test_a_split_that_no_image_came_into_is_said(
+    raw: RawStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(raw, 4)
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.0)
+    assert "--val-fraction" not in caplog.text
+    dedupe(workspace, val_fraction=1e-9)
+    assert "--val-fraction 1e-09 leaves no image in the split val: all 4 kept" in caplog.text
+    dedupe(workspace, val_fraction=1 - 1e-9)
+    assert "leaves no image in the split train" in caplog.text
+
+
+def test_inspections_that_changed_are_made_again(raw: RawStore) -> None:
+    fill(raw, 12)
+    workspace = raw.write()
+    dedupe(workspace)
+    path = workspace.dedupe / "inspections.parquet"
+    whole, inspections = folder_bytes(workspace.dedupe), path.read_bytes()
+    for at in (0.2, 0.4, 0.6, 0.8):
+        data = bytearray(inspections)
+        data[int(at * len(data))] ^= 1
+        path.write_bytes(data)
+        dedupe(workspace, val_fraction=0.5)  # with other options: the tables are made again
+        path.write_bytes(data)
+        dedupe(workspace)
+        assert folder_bytes(workspace.dedupe) == whole
+
+
+def test_files_of_others_in_the_folder_stay(raw: RawStore) -> None:
+    fill(raw, 4)
+    workspace = raw.write()
+    dedupe(workspace)
+    notes = [workspace.dedupe / name for name in ("note.txt", "kept/note.txt")]
+    for note in notes:
+        note.write_text("mine")
+    dedupe(workspace, val_fraction=0.5)
+    assert [note.read_text() for note in notes] == ["mine", "mine"]
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_left_alone(raw: RawStore) -> None:
+    fill(raw, 4)
+    workspace = raw.write()
+    workspace.dedupe.mkdir()
+    (workspace.dedupe / "note.txt").write_text("mine")
+    with pytest.raises(WorkspaceError, match=r"holds note\.txt"):
+        dedupe(workspace)
+    assert [path.name for path in workspace.dedupe.iterdir()] == ["note.txt"]

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.encode.batches import Task, decode_batches
-from pipeline.encode.rows import read_kept
+from pipeline.kept_images import read_kept
 from pipeline.raster import hash_pixels
-from pipeline.train_codec.images import choose_rows, load_images
+from pipeline.train_codec.images import choose_images, load_images
 from pipeline.workspace import Workspace
 from tests.dedupe.conftest import Pixels, RawStore, dedupe, encode, kept, photo
 
@@ -39,7 +39,7 @@ def deep() -> bytes:
 
 
 def fed_to_encode(workspace: Workspace) -> Pixels:
-    tasks = [Task(row=row, views=("center",)) for row in read_kept(workspace).values()]
+    tasks = [Task(image=image, views=("center",)) for image in read_kept(workspace).values()]
     with ThreadPoolExecutor(1) as threads:
         (batch,) = decode_batches(
             workspace.segments, tasks, side=SIDE, batch_size=8, threads=threads
@@ -49,7 +49,7 @@ def fed_to_encode(workspace: Workspace) -> Pixels:
 
 def fed_to_train_codec(workspace: Workspace) -> Pixels:
     return load_images(
-        workspace.segments, choose_rows(workspace, "train", 8), side=SIDE
+        workspace.segments, choose_images(workspace, "train", 8), side=SIDE
     ).pixels_MHWC
 
 

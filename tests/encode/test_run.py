@@ -14,10 +14,11 @@ import torch
 from pipeline.contracts import CODES, COUNT_LAWS
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
-from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.errors import ConfigError, ContractError, DamageError, ModelError
 from pipeline.models.codecs.load import CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.ownership import reopen
 from pipeline.storage import arrow_schema, read_manifest
 from pipeline.workspace import Workspace
 
@@ -195,6 +196,111 @@ def test_an_image_that_fails_is_a_row_and_is_tried_again(
     assert len(read_codes(folder)) == 20
 
 
+def swap_bytes(workspace: Workspace, one: int, other: int) -> None:
+    """Let two images of equal length change places in the segment, as a wrong repair of a disk would."""
+    rows = pq.read_table(workspace.dedupe / "kept" / "00000.parquet").to_pylist()
+    segment = workspace.segments / "00000.tar"
+    data = bytearray(segment.read_bytes())
+    places = [slice(r["offset"], r["offset"] + r["bytes"]) for r in (rows[one], rows[other])]
+    data[places[0]], data[places[1]] = data[places[1]], data[places[0]]
+    segment.write_bytes(data)
+
+
+def test_swapped_images_fail_and_are_never_encoded_under_each_others_hash(
+    make_workspace: MakeWorkspace, codec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    workspace = make_workspace(20)
+    rows = pq.read_table(workspace.dedupe / "kept" / "00000.parquet").to_pylist()
+    lengths: dict[int, int] = {}
+    pair = next(
+        (lengths[row["bytes"]], n)
+        for n, row in enumerate(rows)
+        if lengths.setdefault(row["bytes"], n) != n
+    )
+    swap_bytes(workspace, *pair)
+    report = run(make_config(workspace, codec))
+    assert (report.outcome, report.counts["failed"], report.counts["encoded"]) == (
+        "incomplete",
+        2,
+        18,
+    )
+    folder = codes_folder(workspace)
+    failed = [json.loads(line) for line in (folder / "failed.jsonl").read_text().splitlines()]
+    assert {row["key"] for row in failed} == {rows[n]["key"] for n in pair}
+    assert all("verify --repair" in row["detail"] for row in failed)
+    assert not read_codes(folder).keys() & {rows[n]["pixel_sha256"] for n in pair}
+    assert "2 images have no codes" in caplog.text
+    swap_bytes(workspace, *pair)
+    assert run(make_config(workspace, codec)).counts["new"] == 2
+
+
+def test_a_segment_that_is_gone_ends_the_stage(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace()
+    (workspace.segments / "00000.tar").unlink()
+    with pytest.raises(ContractError, match=r"00000\.tar can't be read"):
+        run(make_config(workspace, codec))
+
+
+def test_a_changed_table_of_kept_images_is_refused(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace()
+    table = workspace.dedupe / "kept" / "00000.parquet"
+    table.write_bytes(table.read_bytes().replace(b"00000.tar", b"00001.tar"))
+    with pytest.raises(DamageError, match=r"kept/00000\.parquet has another sha256"):
+        run(make_config(workspace, codec))
+
+
+def test_a_lost_part_gets_its_rows_and_its_number_again(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace(20, broken=(3, 11))
+    run(make_config(workspace, codec))
+    folder = codes_folder(workspace)
+    before = files_of(folder)
+    reopen(folder, "codes")
+    (folder / "00001.parquet").unlink()
+    assert (
+        run(make_config(workspace, codec)).counts["new"]
+        == pq.read_metadata(folder / "00001.parquet").num_rows
+    )
+    assert files_of(folder) == before
+
+
+def test_a_part_that_changed_is_not_taken_into_the_next_manifest(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    workspace = make_workspace(13)
+    run(make_config(workspace, codec))
+    part = codes_folder(workspace) / "00001.parquet"
+    data = bytearray(part.read_bytes())
+    data[len(data) // 3] ^= 1
+    part.write_bytes(data)
+    make_workspace(20)
+    before = files_of(codes_folder(workspace))
+    with pytest.raises(DamageError, match=r"00001\.parquet has another sha256"):
+        run(make_config(workspace, codec))
+    assert files_of(codes_folder(workspace)) == before
+
+
+def test_files_of_others_in_the_folder_stay(make_workspace: MakeWorkspace, codec: Path) -> None:
+    workspace = make_workspace(13)
+    run(make_config(workspace, codec))
+    note = codes_folder(workspace) / "2024-notes.txt"
+    note.write_text("mine")
+    make_workspace(20)
+    run(make_config(workspace, codec))
+    run(make_config(workspace, codec))
+    assert note.read_text() == "mine"
+
+
+def test_another_size_for_a_codec_that_has_one_is_refused(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--image-size 64"):
+        run(make_config(make_workspace(), codec, image_size=64))
+
+
 def test_two_codecs_are_kept_apart(
     make_workspace: MakeWorkspace, codec: Path, tmp_path: Path
 ) -> None:
@@ -227,7 +333,9 @@ def test_a_broken_part_is_named(make_workspace: MakeWorkspace, codec: Path) -> N
     run(make_config(workspace, codec))
     (codes_folder(workspace) / "00001.parquet").write_bytes(b"x")
     make_workspace(21)
-    with pytest.raises(ContractError, match=r"00001\.parquet can't be read"):
+    with pytest.raises(
+        ContractError, match=r"00001\.parquet has 1 bytes, expected .* verify --repair"
+    ):
         run(make_config(workspace, codec))
 
 

@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 
 from pipeline.contracts import COUNT_LAWS, Split
-from pipeline.errors import ConfigError, ContractError, StorageError
+from pipeline.errors import ConfigError, ContractError, DamageError, StorageError, WorkspaceError
 from pipeline.models.text import load_tokenizer
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.join import Text, TextFile
 from pipeline.shard.run import run
-from pipeline.storage import read_manifest, sha256_file
+from pipeline.storage import file_entry, read_manifest, sha256_file
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 
@@ -244,7 +244,7 @@ def test_unknown_pictures_are_refused(world: Any, images: str) -> None:
 def test_a_changed_segment_is_named(world: Any) -> None:
     segment = world.workspace.segments / "00000.tar"
     segment.write_bytes(segment.read_bytes()[::-1])
-    with pytest.raises(ContractError, match=r"00000\.tar holds other bytes"):
+    with pytest.raises(ContractError, match=r"raw/segments/00000\.tar does not hold at byte"):
         run(configure(world, images="original"))
 
 
@@ -269,7 +269,7 @@ def test_codes_of_another_grid_are_refused(world: Any) -> None:
 def test_a_key_that_comes_twice_is_named(world: Any) -> None:
     world.rows[3]["key"] = world.rows[4]["key"]
     world.save()
-    with pytest.raises(ContractError, match="Two kept images have the key 'key_00004'"):
+    with pytest.raises(ContractError, match="Two images of dedupe/kept have the key 'key_00004'"):
         run(configure(world))
 
 
@@ -413,7 +413,7 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     )
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["details"]["codec"]["fingerprint"] = "0" * 64
-    manifest["files"][0]["sha256"] = sha256_file(other / "00000.parquet")
+    manifest["files"] = [vars(file_entry(other / "00000.parquet", other))]
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
         with pytest.raises(ConfigError, match="there are: tiny-000000000000, tiny-ffffffffffff"):
@@ -454,3 +454,67 @@ def test_slashes_and_dots_in_a_key_leave_the_image_out_and_name_it(world: Any) -
         ("a.b", "bad_key"),
         ("a/../b", "bad_key"),
     ]
+
+
+def flip_a_byte(path: Path, at: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(at * len(data))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", ["kept/00001.parquet", "codes/00000.parquet"])
+def test_a_table_that_changed_is_refused_before_anything_is_written(world: Any, file: str) -> None:
+    codes = world.workspace.codes("tiny", "f" * 64)
+    flip_a_byte(codes / "00000.parquet" if "codes" in file else world.workspace.dedupe / file, 0.05)
+    with pytest.raises(DamageError, match="verify --repair"):
+        run(configure(world))
+    assert not world.workspace.shards("default").exists()
+
+
+def test_a_tokenizer_that_changed_is_never_sharded_with(world: Any) -> None:
+    path = world.workspace.tokenizer("bpe") / "tokenizer.json"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"a": ', b'"a":  ', 1) if b'"a": ' in data else data + b" ")
+    load_tokenizer(path)  # it is a tokenizer still
+    with pytest.raises(DamageError, match=r"bpe/tokenizer\.json is not the file .*--repair"):
+        run(configure(world))
+
+
+def test_no_validation_samples_are_said_in_a_line(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(configure(world))
+    assert "validation" not in caplog.text
+    for row in world.rows:
+        row["split"] = "train"
+    world.save()
+    assert run(configure(world)).counts["val"] == 0
+    assert "No sample is in the validation split" in caplog.text
+
+
+def test_a_sample_larger_than_a_shard_may_be_is_said(
+    world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = run(configure(world, max_bytes=2048))
+    assert report.counts["shards"] == 60
+    assert "more than the 2048 of --max-bytes: its one sample is larger" in caplog.text
+
+
+def test_files_of_others_among_the_shards_stay(world: Any) -> None:
+    run(configure(world))
+    notes = [world.workspace.shards("default") / name for name in ("note.txt", "train/note.txt")]
+    for note in notes:
+        note.write_text("mine")
+    world.rows = world.rows[:30]
+    world.save()
+    run(configure(world, text_seq_len=16))
+    assert [note.read_text() for note in notes] == ["mine", "mine"]
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_left_alone(world: Any) -> None:
+    note = world.workspace.shards("default") / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    with pytest.raises(WorkspaceError, match=r"holds note\.txt"):
+        run(configure(world))
+    assert [path.name for path in note.parent.iterdir()] == ["note.txt"]

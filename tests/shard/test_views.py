@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import webdataset
 
+from pipeline.ownership import reopen
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
@@ -89,7 +90,7 @@ def test_a_view_that_comes_later_lays_everything_out_anew(world: Any) -> None:
     run(configure(world))
     again = world.shard_bytes()
     assert ShardReader(world.workspace.shards("default"), "train").index.views == VIEWS
+    reopen(world.workspace.shards("default"), "shards")
     (world.workspace.shards("default") / "index.json").unlink()
-    (world.workspace.shards("default") / "manifest.json").unlink()
     run(configure(world))
     assert world.shard_bytes() == again

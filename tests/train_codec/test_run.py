@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, ContractError
+from pipeline.errors import ConfigError, ContractError, DamageError
 from pipeline.models.codecs.load import load_codec
 from pipeline.storage import read_manifest
 from pipeline.train_codec.config import TrainCodecConfig
@@ -163,8 +163,28 @@ def test_a_segment_that_lost_bytes_is_named(make_workspace: MakeWorkspace) -> No
     workspace = make_workspace()
     segment = workspace.segments / "00000.tar"
     segment.write_bytes(segment.read_bytes()[:500])
-    with pytest.raises(ContractError, match=r"00000\.tar"):
+    with pytest.raises(DamageError, match=r"00000\.tar does not hold .*verify --repair"):
         run(make_config(workspace))
+
+
+def test_images_that_changed_since_they_were_inspected_are_not_learnt_from(
+    make_workspace: MakeWorkspace,
+) -> None:
+    workspace = make_workspace()
+    segment = workspace.segments / "00000.tar"
+    data = bytearray(segment.read_bytes())
+    data[-30] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(DamageError, match=r"00000\.tar does not hold"):
+        run(make_config(workspace))
+    assert not (workspace.codec("small") / "manifest.json").exists()
+
+
+def test_without_validation_images_it_says_what_the_codec_is_measured_on(
+    make_workspace: MakeWorkspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(make_config(make_workspace(4), steps=2))
+    assert "measured on what it learnt from" in caplog.text
 
 
 def test_cuda_where_there_is_none_is_refused(

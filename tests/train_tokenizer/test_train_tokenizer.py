@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.contracts import CAPTIONS
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, DamageError, WorkspaceError
 from pipeline.models.text import load_tokenizer
 from pipeline.storage import arrow_schema, file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
@@ -75,6 +75,42 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert run(config).outcome == "done"
     assert (folder / "tokenizer.json").read_bytes() == whole
     assert {p.name for p in folder.iterdir()} == {"tokenizer.json", "manifest.json"}
+
+
+def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_dedupe(tmp_path)
+    report = run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=512))
+    found = report.counts["vocab_size"]
+    assert 257 < found < 512
+    assert (
+        f"The tokenizer has {found} ids, not the 512 of --vocab-size: its 2 training captions hold no "
+        "more pairs to merge." in caplog.text
+    )
+    caplog.clear()
+    run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=258))
+    assert caplog.text == ""
+
+
+def test_a_changed_table_of_captions_is_refused(tmp_path: Path) -> None:
+    make_dedupe(tmp_path)
+    table = Workspace(tmp_path).dedupe / "captions.parquet"
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    with pytest.raises(DamageError, match=r"captions\.parquet has another sha256.*--repair"):
+        run(TrainTokenizerConfig(workspace=tmp_path))
+
+
+def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
+    make_dedupe(tmp_path)
+    note = Workspace(tmp_path).tokenizer("bpe") / "note.txt"
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
+    with pytest.raises(WorkspaceError, match=r"holds note\.txt"):
+        run(TrainTokenizerConfig(workspace=tmp_path))
+    assert [p.name for p in note.parent.iterdir()] == ["note.txt"]
 
 
 def test_no_training_caption_is_explained(tmp_path: Path) -> None:
