@@ -90,7 +90,7 @@ def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
     )
     caplog.clear()
     run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=258))
-    assert caplog.text == ""
+    assert "--vocab-size" not in caplog.text
 
 
 def test_a_changed_table_of_captions_is_refused(tmp_path: Path) -> None:
