@@ -19,8 +19,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import typer
 
 from pipeline.config import StageConfig
+from pipeline.errors import ConfigError
 from pipeline.remembered import recall
 from pipeline.stages import STAGES
+from pipeline.textfiles import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
@@ -259,12 +261,10 @@ def load_tables(ctx: typer.Context, path: Path) -> dict[str, Any]:
     Raises BadParameter (exit code 2) for a file that can't be read or a key that nobody knows.
     """
     try:
-        raw = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise typer.BadParameter(f"{path} does not exist.") from None
-    except OSError as error:
-        raise typer.BadParameter(f"{path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(read_text(path))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(f"{path} is not TOML: {error}.") from error
     known = _known_options(ctx)
     tables: dict[str, Any] = {}

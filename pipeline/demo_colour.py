@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.storage import read_slice
+from pipeline.textfiles import split_lines
 from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.palette import PALETTE, colours_named
 
@@ -45,7 +46,8 @@ def main_colour(image: Image.Image) -> str:
 
 def share_generated(folder: Path) -> float:
     """Share of a `generated/` folder's pictures whose main colour is the first that the prompt names."""
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    text = (folder / "records.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in split_lines(text)]
     return _share((record["prompt"], (folder / record["file"]).read_bytes()) for record in records)
 
 

@@ -24,6 +24,7 @@ from pipeline.errors import ContractError, PipelineError
 from pipeline.locks import WHOLE_WORKSPACE, hold_folders
 from pipeline.progress import Progress
 from pipeline.storage import MANIFEST_NAME, input_digest, storage_error
+from pipeline.textfiles import split_lines
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
@@ -301,10 +302,10 @@ def _append(root: Path, record: Record) -> None:
 def read_records(root: Path) -> list[Record]:
     """All runs of the workspace, the oldest first; torn lines are left out."""
     try:
-        lines = (root / RUNS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        text = (root / RUNS_NAME).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [record for line in lines if (record := _parse(line)) is not None]
+    return [record for line in split_lines(text) if (record := _parse(line)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ SECOND = {
     "pipeline.inventory",
     "pipeline.raster",
     "pipeline.cache",
+    "pipeline.textfiles",
 }
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {
