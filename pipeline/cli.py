@@ -26,6 +26,7 @@ from pipeline.clean import CleanConfig, clean
 from pipeline.cli_options import (
     Common,
     build,
+    check_quotes,
     configure_stage,
     given_options,
     lists_from_environment,
@@ -181,6 +182,7 @@ def _command(
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
+            check_quotes(ctx, values)
             listed = lists_from_environment(ctx, name, config)
             values |= listed
             if values.get("workspace") is None:

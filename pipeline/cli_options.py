@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import shlex
 import tomllib
 import types
 from collections.abc import Callable, Mapping
@@ -92,6 +93,25 @@ def given_options(
         for name, source in sources.items()
         if source and source.name != "DEFAULT"
     }
+
+
+def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
+    """Refuse several prompts of one word each on the command line: a prompt lacks its quotes.
+
+    Raises ConfigError with the command that was probably meant.
+    """
+    words = values.get("prompts") or ()
+    source = ctx.get_parameter_source("prompts")
+    if len(words) < 2 or source is None or source.name != "COMMANDLINE":
+        return
+    if any("|" in word or len(word.split()) != 1 for word in words):
+        return
+    sentence, several = shlex.quote(" ".join(words)), shlex.quote("|".join(words))
+    raise ConfigError(
+        f"{len(words)} prompts of one word each are given. For one prompt, quote it: "
+        f"pipeline {ctx.info_name} {sentence}. If each word is meant as a prompt, write {several}, or use "
+        "--prompts-file."
+    )
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:

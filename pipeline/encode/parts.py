@@ -29,7 +29,6 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.textfiles import split_lines
 
 FAILED_NAME = "failed.jsonl"
 
@@ -66,7 +65,7 @@ class CodesFolder:
         rows: dict[str, FailedRow] = {}
         for part in self._parts():
             path = self._failed_path(part)
-            for line in _lines_of(path):
+            for line in path.read_text().splitlines() if path.exists() else ():
                 row = json.loads(line)
                 rows[row["pixel_sha256"]] = row
         return rows
@@ -143,10 +142,6 @@ def _table(views: Sequence[tuple[str, str]], codes_BN: npt.NDArray[np.uint16]) -
     columns = [pa.array([row[place] for row in views], pa.string()) for place in (0, 1)]
     columns.append(codes)
     return pa.Table.from_arrays(columns, schema=arrow_schema(CODES))
-
-
-def _lines_of(path: Path) -> list[str]:
-    return split_lines(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def _lines(rows: Sequence[FailedRow]) -> bytes:
