@@ -37,7 +37,8 @@ def prompts_in(workspace: Workspace, name: str) -> list[str]:
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int]]:
     """Interrupts drawing after so many batches; the list has the images of each batch."""
-    draw, drawn = Artist.draw, []
+    draw = Artist.draw
+    drawn: list[int] = []
     limit: list[int | None] = [None]
 
     def interrupted(artist: Artist, orders: Sequence[Order]) -> object:

@@ -142,7 +142,8 @@ def check_weights(folder: Path) -> None:
     """
     read_info(folder)
     name = _weights_file(folder)
-    expected = _read_description(folder)["files"].get(name)
+    described = _read_description(folder).get("files")
+    expected = described.get(name) if isinstance(described, dict) else None
     try:
         whole = expected is not None and sha256_file(folder / name) == expected
     except OSError as error:
