@@ -241,6 +241,10 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
         root = Workspace(config.workspace).open(source=source).root
         if _follows_another():
             return stage.run(config)
+        if isinstance(config, GenerateConfig) and config.out is not None:
+            return watch_stage(
+                stage.name, config, call
+            )  # the workspace may be one to read from alone
         with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
             inner = dataclasses.replace(call, record=record)
             report = watch_stage(stage.name, config, inner)

@@ -6,22 +6,32 @@ that is asked for.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.contracts import Manifest
-from pipeline.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.errors import ConfigError, ContractError, LockedError, WorkspaceError
 from pipeline.generate.notes import read_identity
 from pipeline.ownership import claim, list_family, next_free, own_files
-from pipeline.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, read_manifest, sha256_bytes
+from pipeline.storage import (
+    MANIFEST_NAME,
+    TEMPORARY_SUFFIX,
+    read_manifest,
+    sha256_bytes,
+    storage_error,
+)
 
 logger = logging.getLogger(__name__)
 
 CONTRACT = "generated"
+_ATTEMPTS = 8  # each fails only if another process takes the place in that moment
 OnChange = Literal["new", "refuse", "restart"]
 
 
@@ -66,9 +76,52 @@ def choose_place(folder: Path, wish: Wish, on_change: OnChange) -> Place:
         return Place(folder=folder)
     if on_change == "refuse":
         raise ConfigError(_refusal(folder, wish))
-    free = next_free(folder)
-    logger.warning("%s holds images of other prompts or options: drawing into %s", folder, free)
-    return Place(folder=free)
+    return Place(folder=next(filter(_is_free, family), None) or next_free(folder))
+
+
+@contextlib.contextmanager
+def hold_place(folder: Path, wish: Wish, on_change: OnChange) -> Iterator[Place]:
+    """The place that `choose_place` gives, made and held alone while it is drawn into.
+
+    Raises LockedError where another process draws into it, StorageError where it can't be made, and what
+    `choose_place` raises.
+    """
+    for _ in range(_ATTEMPTS):
+        place = choose_place(folder, wish, on_change)
+        with _alone(place.folder):
+            if choose_place(folder, wish, on_change) == place:  # else it was taken meanwhile
+                if place.folder != folder:
+                    logger.warning(
+                        "%s holds images of other prompts or options: drawing into %s",
+                        folder,
+                        place.folder,
+                    )
+                yield place
+                return
+    raise LockedError(f"Other processes draw into {folder} and beside it. Give another name.")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder itself: a file for the lock would be left in a place of the user's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LockedError(
+            f"Another process draws into {folder}. Wait until it has finished, or give another name."
+        ) from None
+    except OSError:
+        pass  # a network file system that can't lock folders
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _find_finished(family: list[Path], wish: Wish) -> Place | None:
@@ -88,7 +141,10 @@ def _find_begun(family: list[Path], wish: Wish) -> Place | None:
 
 def _is_free(folder: Path) -> bool:
     """Whether nothing was drawn there, or a killed run has not drawn its first image."""
-    own = own_files(folder, CONTRACT)
+    try:
+        own = own_files(folder, CONTRACT)
+    except WorkspaceError:
+        return False
     finished = (folder / MANIFEST_NAME).exists()
     return not finished and all(name.endswith(TEMPORARY_SUFFIX) for name in own)
 

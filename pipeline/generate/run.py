@@ -23,13 +23,13 @@ from pipeline.contracts import Outcome, StageReport
 from pipeline.generate.artist import Artist, load_artist, read_prime
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import Materials, find_materials
-from pipeline.generate.place import CONTRACT, Wish, choose_place
+from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
 from pipeline.generate.writing import Drawn, Sketchbook, missing_files
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 from pipeline.ownership import claim
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import make_manifest, sha256_bytes, write_manifest
+from pipeline.storage import sha256_bytes
 from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -59,19 +59,14 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     prompts = artist.complete(given) if config.gentxt else [Prompt(text=text) for text in given]
     counts = _counts(config, prompts, cut=_tell_of_long(prompts, artist))
     _tell_of_guidance(config, materials)
-    book = Sketchbook(place, wish.identity, numbers=range(len(prompts)), keep=config.kept)
     orders = list_orders(prompts, count=config.drawn, seed=config.seed)
-    todo = [order for order in orders if order.number not in book.finished_prompts]
-    images = draw(artist, clip, todo, progress)
-    facts = _facts(config, materials.digest)
-    book.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
-    write_manifest(
-        place.folder,
-        make_manifest(
-            CONTRACT, config=wish.config, inputs=inputs, counts=counts, files=book.finish()
-        ),
-    )
-    book.close()
+    with hold_place(folder, wish, config.on_change) as place:
+        book = Sketchbook(place, wish.identity, numbers=range(len(prompts)), keep=config.kept)
+        todo = [order for order in orders if order.number not in book.finished_prompts]
+        images = draw(artist, clip, todo, progress)
+        facts = _facts(config, materials.digest)
+        book.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
+        book.finish(wish, counts)
     return _report("done", place.folder, counts, materials)
 
 

@@ -26,10 +26,16 @@ from pipeline.generate.notes import (
     write_notes,
 )
 from pipeline.generate.pictures import SHEET_LINES, contact_sheet, encode_png, pictures_shown
-from pipeline.generate.place import CONTRACT, Place
+from pipeline.generate.place import CONTRACT, Place, Wish
 from pipeline.generate.prompts import Order
 from pipeline.ownership import begin_anew, own_files, reopen
-from pipeline.storage import file_entry, sha256_bytes, write_bytes
+from pipeline.storage import (
+    file_entry,
+    make_manifest,
+    sha256_bytes,
+    write_bytes,
+    write_manifest,
+)
 
 CONTACT = "contact.png"
 
@@ -79,18 +85,21 @@ class Sketchbook:
             add_note(self.folder, records)
             self.records += records
 
-    def finish(self) -> tuple[FileEntry, ...]:
-        """Write the records and the contact sheet; return all files for the manifest."""
+    def finish(self, wish: Wish, counts: Mapping[str, int]) -> None:
+        """Write the records, the contact sheet and the manifest; the notes go last."""
         self.records.sort(key=lambda record: (record["number"], record["rank"]))
         write_bytes(self.folder / RECORDS, b"".join(to_line(record) for record in self.records))
         write_bytes(self.folder / CONTACT, contact_sheet(list(self._sheet_rows())))
+        manifest = make_manifest(
+            CONTRACT, config=wish.config, inputs=wish.inputs, counts=counts, files=self._files()
+        )
+        write_manifest(self.folder, manifest)
+        (self.folder / NOTES).unlink(missing_ok=True)
+
+    def _files(self) -> tuple[FileEntry, ...]:
         names = [*(str(record["file"]) for record in self.records), CONTACT]
         listed = file_entry(self.folder / RECORDS, self.folder, rows=len(self.records))
         return (*(file_entry(self.folder / name, self.folder) for name in names), listed)
-
-    def close(self) -> None:
-        """Remove the notes: the manifest is there."""
-        (self.folder / NOTES).unlink(missing_ok=True)
 
     def _write(self, drawn: Drawn, rank: int, facts: Mapping[str, str]) -> Record:
         order = drawn.order

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, PipelineError, WorkspaceError
+from pipeline.errors import ConfigError, LockedError, PipelineError, WorkspaceError
 from pipeline.generate.artist import Artist
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
@@ -205,6 +207,18 @@ def test_a_name_that_leads_elsewhere_is_refused(
     with pytest.raises(ConfigError, match="use letters, digits"):
         run(make_config(name=name))
     assert contents(workspace.root) == before
+
+
+def test_a_folder_that_is_drawn_into_is_not_drawn_into_by_another_process(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(LockedError, match=r"Another process draws into .*out"):
+        run(make_config(out=tmp_path / "out"))
+    os.close(descriptor)
+    assert run(make_config(out=tmp_path / "out")).outcome == "done"
 
 
 # --- Killed and damaged --------------------------------------------------------------------------
