@@ -75,7 +75,7 @@ def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str,
 def _own(
     config: GenerateConfig, workspace: Workspace, checkpoint: Path, inputs: dict[str, str]
 ) -> Materials:
-    if config.codec or config.vqgan_config or config.tokenizer:
+    if not (config.codec is config.vqgan_config is config.tokenizer is None):
         raise ConfigError(
             f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec, "
             "--vqgan-config and --tokenizer out."

@@ -48,7 +48,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     claim(folder, CONTRACT)
     given = list_prompts(config)
     materials = find_materials(config, workspace)
-    clip_folder = find_clip(config.clip) if config.clip else None
+    clip_folder = None if config.clip is None else find_clip(config.clip)
     inputs = materials.inputs | _outside_inputs(config, given, clip_folder)
     wish = Wish(config=resolved(config), inputs=inputs)
     place = choose_place(folder, wish, config.on_change)
