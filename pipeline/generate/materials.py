@@ -75,7 +75,8 @@ def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str,
 def _own(
     config: GenerateConfig, workspace: Workspace, checkpoint: Path, inputs: dict[str, str]
 ) -> Materials:
-    if not (config.codec is config.vqgan_config is config.tokenizer is None):
+    given = (config.codec, config.vqgan_config, config.tokenizer)
+    if any(option is not None for option in given):
         raise ConfigError(
             f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec, "
             "--vqgan-config and --tokenizer out."
