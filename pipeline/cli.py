@@ -26,6 +26,7 @@ from pipeline.clean import CleanConfig, clean
 from pipeline.cli_options import (
     Common,
     build,
+    check_quotes,
     configure_stage,
     given_options,
     lists_from_environment,
@@ -181,6 +182,7 @@ def _command(
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
         with _explained(screen, common, name):
+            check_quotes(ctx, values)
             listed = lists_from_environment(ctx, name, config)
             values |= listed
             if values.get("workspace") is None:
@@ -239,6 +241,10 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
         root = Workspace(config.workspace).open(source=source).root
         if _follows_another():
             return stage.run(config)
+        if isinstance(config, GenerateConfig) and config.out is not None:
+            return watch_stage(
+                stage.name, config, call
+            )  # the workspace may be one to read from alone
         with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
             inner = dataclasses.replace(call, record=record)
             report = watch_stage(stage.name, config, inner)

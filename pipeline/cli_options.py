@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import shlex
 import tomllib
 import types
 from collections.abc import Callable, Mapping
@@ -19,8 +20,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import typer
 
 from pipeline.config import StageConfig
+from pipeline.errors import ConfigError
 from pipeline.remembered import recall
 from pipeline.stages import STAGES
+from pipeline.textfiles import read_text
 
 PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
@@ -90,6 +93,25 @@ def given_options(
         for name, source in sources.items()
         if source and source.name != "DEFAULT"
     }
+
+
+def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
+    """Refuse several prompts of one word each on the command line: a prompt lacks its quotes.
+
+    Raises ConfigError with the command that was probably meant.
+    """
+    words = values.get("prompts") or ()
+    source = ctx.get_parameter_source("prompts")
+    if len(words) < 2 or source is None or source.name != "COMMANDLINE":
+        return
+    if any("|" in word or len(word.split()) != 1 for word in words):
+        return
+    sentence, several = shlex.quote(" ".join(words)), shlex.quote("|".join(words))
+    raise ConfigError(
+        f"{len(words)} prompts of one word each are given. For one prompt, quote it: "
+        f"pipeline {ctx.info_name} {sentence}. If each word is meant as a prompt, write {several}, or use "
+        "--prompts-file."
+    )
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
@@ -259,12 +281,10 @@ def load_tables(ctx: typer.Context, path: Path) -> dict[str, Any]:
     Raises BadParameter (exit code 2) for a file that can't be read or a key that nobody knows.
     """
     try:
-        raw = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise typer.BadParameter(f"{path} does not exist.") from None
-    except OSError as error:
-        raise typer.BadParameter(f"{path} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(read_text(path))
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(f"{path} is not TOML: {error}.") from error
     known = _known_options(ctx)
     tables: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
 from pipeline.raster import decode_image
+from pipeline.textfiles import split_lines
 from pipeline.workspace import Workspace
 from scrapers.dalleblog.replica.palette import PALETTE, colours_named
 
@@ -44,7 +45,8 @@ def main_colour(image: Image.Image) -> str:
 
 def share_generated(folder: Path) -> float:
     """Share of a `generated/` folder's pictures whose main colour is the first that the prompt names."""
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    text = (folder / "records.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in split_lines(text)]
     return _share((record["prompt"], (folder / record["file"]).read_bytes()) for record in records)
 
 

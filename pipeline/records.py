@@ -24,6 +24,7 @@ from pipeline.errors import ContractError, PipelineError
 from pipeline.locks import WHOLE_WORKSPACE, hold_folders
 from pipeline.progress import Progress
 from pipeline.storage import MANIFEST_NAME, input_digest, storage_error
+from pipeline.textfiles import split_lines
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
@@ -126,7 +127,7 @@ class RunRecord:
         """Write what is done now into the command's file in `.active/`, over what was there, in one call."""
         facts = {"command": self.command, "started": self.started, **_process(), **state}
         facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
-        data = json.dumps(facts, ensure_ascii=False).encode() + b"\n"
+        data = json.dumps(facts, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         size = os.fstat(self.active).st_size
         # Blanks over the rest of a longer line: a reader always finds one whole line.
         os.pwrite(self.active, data.ljust(size), 0)
@@ -289,8 +290,8 @@ def _append(root: Path, record: Record) -> None:
     with (root / RUNS_NAME).open("ab+") as file:
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        line = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-        file.write(b"\n" * torn + line)
+        line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
+        file.write(b"\n" * torn + line.encode(errors="backslashreplace"))
         file.flush()
         os.fsync(file.fileno())
 
@@ -301,10 +302,10 @@ def _append(root: Path, record: Record) -> None:
 def read_records(root: Path) -> list[Record]:
     """All runs of the workspace, the oldest first; torn lines are left out."""
     try:
-        lines = (root / RUNS_NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        text = (root / RUNS_NAME).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [record for line in lines if (record := _parse(line)) is not None]
+    return [record for line in split_lines(text) if (record := _parse(line)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,14 @@ wildcards, which forbids and allows the wrong things.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote
 
 MAX_ROBOTS_BYTES = 512 * 1024  # RFC 9309, 2.5: at least 500 KiB must be read.
 _ALWAYS = "/robots.txt"
+_LINE_END = re.compile(r"\r\n?|\n")
 
 Policy = Literal["rules", "open", "closed"]
 
@@ -110,7 +112,7 @@ def parse_robots(text: str, agent: str) -> Robots:
 
 def _fields(text: str) -> list[tuple[str, str]]:
     pairs = []
-    for line in text.lstrip("\ufeff").splitlines():
+    for line in _LINE_END.split(text.lstrip("\ufeff")):
         field, colon, value = line.partition("#")[0].partition(":")
         if colon:
             pairs.append((field.strip().lower(), value.strip()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -84,17 +85,37 @@ def test_common_keys_may_stand_at_the_top_of_the_file(
         ("worksapce = 'x'\n", "workspace"),
         ("[dedupe\n", "not TOML"),
         ("[dedupe]\nval_fraction = 7\n", "--val-fraction"),
+        (b"[dedupe]\n# caf\xe9\n", "line 2 holds the byte"),
     ],
 )
 def test_a_wrong_file_is_wrong_usage(
-    tmp_path: Path, workspace: Path, seen: list[StageConfig], text: str, said: str
+    tmp_path: Path, workspace: Path, seen: list[StageConfig], text: str | bytes, said: str
 ) -> None:
     file = tmp_path / "options.toml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     result = invoke("dedupe", "--workspace", str(workspace), "--config", str(file))
     assert result.exit_code == 2
     assert said in result.output
     assert not seen
+
+
+def test_a_file_of_windows_is_read_as_any_other(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig]
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_bytes(b"\xef\xbb\xbf[dedupe]\r\nval_fraction = 0.25\r\n")
+    assert invoke("dedupe", "--workspace", str(workspace), "--config", str(file)).exit_code == 0
+    assert pick(seen, "val_fraction") == 0.25
+
+
+def test_a_folder_or_a_pipe_is_no_file_of_options(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe")):
+        result = invoke("dedupe", "--workspace", str(workspace), "--config", str(path))
+        assert result.exit_code == 2
+        assert kind in result.output
 
 
 def test_json_is_the_last_line_of_stdout_and_alone_there(

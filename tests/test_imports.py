@@ -34,6 +34,7 @@ SECOND = {
     "pipeline.integrity",
     "pipeline.kept_images",
     "pipeline.cache",
+    "pipeline.textfiles",
 }
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {

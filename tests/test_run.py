@@ -245,6 +245,13 @@ def test_a_torn_line_is_left_out_and_closed(tmp_path: Path) -> None:
     assert read_records(root)[1]["started"] == "1970-01-01T00:00:00Z"
 
 
+def test_a_record_may_hold_any_character(tmp_path: Path) -> None:
+    root = Workspace(tmp_path / "data").open(source="dalleblog").root
+    with keep_record(root, "a\u2028b\x85c"):
+        pass
+    assert [record["command"] for record in read_records(root)] == ["a\u2028b\x85c"]
+
+
 def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
 

@@ -1,6 +1,6 @@
 """A checkpoint with its tokenizer and its codec, ready to complete prompts and to draw them.
 
-Legend: B pictures of a batch, U prompts, T text positions, N codes, P codes of a primed picture.
+Legend: B images of a batch, U prompts, T text positions, N codes, P codes of a primed image.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import ConfigError, ModelError
@@ -20,26 +21,29 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import Materials
 from pipeline.generate.prompts import Order, Prompt
 from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.pixels import read_square, to_images, to_pixels
+from pipeline.models.codecs.pixels import square_pixels, to_images, to_pixels
 from pipeline.models.dalle import Dalle
 from pipeline.models.devices import is_out_of_memory, pick_device
 from pipeline.models.sampling import Choice, complete_captions, image_seed, sample_codes
 from pipeline.models.text import TextTokenizer
 from pipeline.progress import Progress
-from pipeline.raster import DecodeError
+from pipeline.raster import DecodeError, decode_image
+from pipeline.textfiles import read_regular
 
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MAX_PRIME_BYTES = 256 << 20
+MAX_PRIME_PIXELS = 1 << 27
 PRIMED_SHARE = 0.4375  # of the codes, in DALLE-pytorch's `generate_images`: "OpenAI used 14 * 32"
-WORDS = -1  # the number of the seed that a prompt is completed with; pictures have 0, 1, 2 …
+WORDS = -1  # the number of the seed that a prompt is completed with; images have 0, 1, 2 …
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artist:
-    """Draws by the options of `config`; every picture begins with `first_codes_P`, if any."""
+    """Draws by the options of `config`; every image begins with `first_codes_P`, if any."""
 
     config: GenerateConfig
     model: Dalle
@@ -82,7 +86,7 @@ class Artist:
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
         """Every order, in batches of all prompts together with their pixels uint8 [B, H, W, 3].
 
-        Where memory runs out, batches are halved: a picture does not depend on its batch.
+        Where memory runs out, batches are halved: an image does not depend on its batch.
         """
         start, size = 0, self.config.batch_size
         while start < len(orders):
@@ -91,7 +95,7 @@ class Artist:
             if pixels_BHWC is None:
                 size = len(batch) // 2
                 logger.warning(
-                    "Memory ran out with %d pictures at once; trying %d.", len(batch), size
+                    "Memory ran out with %d images at once; trying %d.", len(batch), size
                 )
                 continue
             yield batch, pixels_BHWC
@@ -99,7 +103,7 @@ class Artist:
             progress(start, len(orders), None)
 
     def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
-        """The pictures, or None where there is no room for them but might be for fewer."""
+        """The images, or None where there is no room for them but might be for fewer."""
         try:
             return self.draw(orders)
         except (RuntimeError, MemoryError) as error:
@@ -107,7 +111,7 @@ class Artist:
                 raise
             if len(orders) == 1:
                 raise ModelError(
-                    f"Memory ran out with a single picture ({error}). Use --precision bf16, or another "
+                    f"Memory ran out with a single image ({error}). Use --precision bf16, or another "
                     "--device."
                 ) from error
         if self.device.type == "cuda":
@@ -116,7 +120,7 @@ class Artist:
 
     @torch.inference_mode()
     def draw(self, orders: Sequence[Order]) -> Pixels:
-        """The pictures of one batch, uint8 [B, H, W, 3]."""
+        """The images of one batch, uint8 [B, H, W, 3]."""
         texts = list(dict.fromkeys(order.prompt.text for order in orders))
         tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
         codes_BN = sample_codes(
@@ -131,9 +135,9 @@ class Artist:
 
 
 def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
-    """Load everything that a picture needs.
+    """Load everything that an image needs.
 
-    Raises ModelError where files are damaged or do not fit each other, ConfigError for a picture to begin
+    Raises ModelError where files are damaged or do not fit each other, ConfigError for an image to begin
     with that can't be read or leaves nothing to draw.
     """
     if config.threads:
@@ -152,25 +156,32 @@ def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
 
 
 def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device) -> Tensor | None:
-    """The codes of the upper part of the picture that is given, int64 [P]."""
+    """The codes of the upper part of the image that is given, int64 [P]."""
     if config.prime is None:
         return None
     rows, columns = codec.grid
     if config.prime_rows is not None and config.prime_rows >= rows:
         raise ConfigError(
-            f"--prime-rows {config.prime_rows} leaves nothing to draw: a picture has {rows} rows of "
+            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {rows} rows of "
             "codes. Give fewer."
         )
-    pixels_HWC = _read_prime(config.prime, codec.image_size)
+    pixels_HWC = _prime_pixels(config.prime, codec.image_size)
     codes_1N = codec.encode(to_images(pixels_HWC[None], device))
     count = config.prime_rows * columns if config.prime_rows else int(PRIMED_SHARE * rows * columns)
     return codes_1N[0, :count]
 
 
-def _read_prime(file: Path, side: int) -> Pixels:
+def read_prime(file: Path) -> bytes:
+    """The bytes of the image to begin with; raises ConfigError for what is no regular file."""
     try:
-        return read_square(file.read_bytes(), side)
-    except (OSError, DecodeError) as error:
-        raise ConfigError(
-            f"--prime {file} can't be read ({error}). Give the file of a picture."
-        ) from error
+        return read_regular(file, max_bytes=MAX_PRIME_BYTES)
+    except ConfigError as error:
+        raise ConfigError(f"--prime {error}") from error
+
+
+def _prime_pixels(file: Path, side: int) -> Pixels:
+    try:
+        raster = decode_image(read_prime(file), max_pixels=MAX_PRIME_PIXELS)
+    except DecodeError as error:
+        raise ConfigError(f"--prime {file} can't be read ({error}). Give an image file.") from error
+    return square_pixels(Image.fromarray(raster.pixels_HWC), side)

@@ -8,23 +8,33 @@ from typing import Literal
 
 from pipeline.config import StageConfig, option
 
+MAX_IMAGES = 1_000_000  # of a command: each is a file and a record
+MAX_SEED = (1 << 63) - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(StageConfig):
-    """What `generate.run` is told."""
+    """Options of `generate.run`."""
 
-    name: str = option("default", "Name of the pictures: generated/NAME in the workspace.")
+    name: str = option("default", "Name of the images: generated/NAME in the workspace.")
     out: Path | None = option(
         None,
-        "Folder to write to instead (without a workspace: generated/NAME here); what was drawn there "
-        "before is replaced.",
+        "Folder to write to instead (without a workspace: generated/NAME here).",
         runtime=True,
     )
-    run: str = option("dalle", "Name of the run whose last checkpoint draws: runs/NAME.")
+    on_change: Literal["new", "refuse", "restart"] = option(
+        "new",
+        "Where that folder holds images of other prompts or options: new draws into the next free one "
+        "beside it (NAME-2, NAME-3 …), refuse stops, restart replaces them.",
+        runtime=True,
+    )
+    run: str = option(
+        "dalle",
+        "Name of the run whose last checkpoint draws, finished or not: runs/NAME.",
+    )
     checkpoint: Path | None = option(
         None,
-        "Another checkpoint: a folder of ours, also of a run that has not finished; a dalle.pt, or a "
-        "folder of DeepSpeed.",
+        "Another checkpoint: a folder of ours, a dalle.pt, or a folder of DeepSpeed.",
         runtime=True,
     )
     codec: str | None = option(
@@ -55,7 +65,7 @@ class GenerateConfig(StageConfig):
     gentxt: bool = option(
         False, "Let the model complete each prompt, or write one where none is given."
     )
-    num_images: int = option(1, "Pictures of each prompt.", low=1)
+    num_images: int = option(1, "Images of each prompt.", low=1, high=MAX_IMAGES)
 
     top_k: float = option(
         0.9,
@@ -72,10 +82,10 @@ class GenerateConfig(StageConfig):
         "for models that were trained with captions left out.",
         low=0,
     )
-    seed: int = option(0, "Seed: the same one draws the same pictures.")
+    seed: int = option(0, "Seed: the same one draws the same images.", low=0, high=MAX_SEED)
 
     prime: Path | None = option(
-        None, "Picture whose upper part every picture begins with.", runtime=True
+        None, "Image whose upper part every image begins with.", runtime=True
     )
     prime_rows: int | None = option(
         None, "Rows of codes to take from it (default: DALLE-pytorch's 7/16 of the codes).", low=1
@@ -83,27 +93,33 @@ class GenerateConfig(StageConfig):
 
     clip: str | None = option(
         None,
-        "CLIP that scores and ranks the pictures: a folder, or a name on the Hugging Face Hub.",
+        "CLIP that scores and ranks the images: a folder, or a name on the Hugging Face Hub.",
         runtime=True,
     )
-    best: int | None = option(None, "Keep that many of each prompt, the best by CLIP.", low=1)
-    of: int | None = option(None, "Pictures of each prompt to choose them from.", low=1)
+    best: int | None = option(
+        None, "Keep that many of each prompt, the best by CLIP.", low=1, high=MAX_IMAGES
+    )
+    of: int | None = option(
+        None, "Images of each prompt to choose them from.", low=1, high=MAX_IMAGES
+    )
 
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "What the transformer computes in; other than fp32 draws other pictures."
+        "fp32", "What the transformer computes in; other than fp32 draws other images."
     )
     batch_size: int = option(
-        32, "Pictures drawn at once; halved where memory runs out.", low=1, runtime=True
+        32, "Images drawn at once; halved where memory runs out.", low=1, runtime=True
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
-    threads: int = option(0, "Threads on the CPU; 0 leaves it to torch.", low=0, runtime=True)
+    threads: int = option(
+        0, "Threads on the CPU; 0 leaves it to torch.", low=0, high=1024, runtime=True
+    )
 
     @property
     def drawn(self) -> int:
-        """Pictures that are drawn of each prompt."""
+        """Images that are drawn of each prompt."""
         return self.of or self.num_images
 
     @property
     def kept(self) -> int:
-        """Pictures that are kept of each prompt."""
+        """Images that are kept of each prompt."""
         return self.best or self.drawn

@@ -26,7 +26,7 @@ from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_SEED = 0  # as `train --redraw-layout` has it by default; --seed is of the pictures
+LAYOUT_SEED = 0  # as `train --redraw-layout` has it by default; --seed is of the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def _check_tokenizer(tokenizer: TextTokenizer, config: DalleConfig) -> None:
     if words[0] < words[1]:
         logger.warning(
             "The tokenizer has %s ids, the checkpoint knows %s: make sure that it is the one of its "
-            "training; others give pictures of other words.",
+            "training; others give images of other words.",
             *(f"{count:,}" for count in words),
         )
 
@@ -129,7 +129,7 @@ def _check_codec(codec: Codec, name: str, config: DalleConfig) -> None:
     if codec.num_tokens == config.num_image_tokens and codec.grid == (side, side):
         return
     raise ModelError(
-        f"The codec {name} has {codec.num_tokens:,} codes, {codec.grid[0]} x {codec.grid[1]} a picture; "
-        f"the checkpoint draws with {config.num_image_tokens:,}, {side} x {side} a picture. Give the one "
+        f"The codec {name} has {codec.num_tokens:,} codes, {codec.grid[0]} x {codec.grid[1]} an image; "
+        f"the checkpoint draws with {config.num_image_tokens:,}, {side} x {side} an image. Give the one "
         "that it was trained with as --codec."
     )

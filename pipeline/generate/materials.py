@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,51 +12,71 @@ import torch
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.foreign import find_foreign_codec, load_foreign
-from pipeline.models.checkpoints.found import checkpoint_digest, find_own
+from pipeline.models.checkpoints.found import (
+    checkpoint_digest,
+    find_own,
+    find_run_checkpoint,
+)
 from pipeline.models.checkpoints.ours import CheckpointInfo, load_dalle, read_info
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle import Dalle
 from pipeline.models.text import TextTokenizer, load_tokenizer
-from pipeline.storage import input_digest, read_manifest
+from pipeline.storage import input_digest
 from pipeline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Materials:
     """`load` gives the model and the codec on a device; `inputs` is what a manifest names them by.
 
-    `digest` names the checkpoint in each picture's record.
+    `digest` names the checkpoint in each image's record. `null_cond_prob` is how often training left the
+    caption out, None where the checkpoint doesn't say it; `is_own` where it is one of ours.
     """
 
     load: Callable[[torch.device], tuple[Dalle, Codec]]
+    checkpoint: Path
     tokenizer: TextTokenizer
     digest: str
     inputs: dict[str, str]
+    is_own: bool
+    null_cond_prob: float | None = None
 
 
 def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
     """Find the checkpoint, its tokenizer and its codec: by what it says of itself, or by the options.
 
-    Raises ContractError where the run has not finished, ConfigError for a checkpoint that is not there
-    and options that are missing or too many, ModelError where the checkpoint is damaged, its codec is
-    not to be found, or its tokenizer is another one than it was trained with.
+    Raises ConfigError for a checkpoint that is not there and options that are missing or too many,
+    ModelError where the run has no checkpoint yet, the checkpoint is damaged, its codec is not to be
+    found, or its tokenizer is another one than it was trained with.
     """
     if config.checkpoint is None:
-        folder = workspace.run(config.run)
-        checkpoint = folder / read_manifest(folder, "run").details["checkpoint"]
-        return _own(config, workspace, checkpoint, {f"runs/{config.run}": input_digest(folder)})
-    digest = checkpoint_digest(config.checkpoint)
+        checkpoint, inputs = _checkpoint_of_run(config.run, workspace)
+        return _own(config, workspace, checkpoint, inputs)
     own = find_own(config.checkpoint)
     if own is not None:
-        return _own(config, workspace, own, {"checkpoint": digest})
-    return _foreign(config, workspace, config.checkpoint, digest)
+        return _own(config, workspace, own, {"checkpoint": checkpoint_digest(own)})
+    return _foreign(config, workspace, config.checkpoint, checkpoint_digest(config.checkpoint))
+
+
+def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str, str]]:
+    """The checkpoint of a run, and its name for the manifest: a run in progress changes, its checkpoint
+    does not."""
+    run = workspace.run(name)
+    found = find_run_checkpoint(run)
+    if found.reason is None:
+        return found.path, {f"runs/{name}": input_digest(run)}
+    logger.warning("Drawing from %s of %s: %s", found.path.name, run, found.reason)
+    return found.path, {"checkpoint": checkpoint_digest(found.path)}
 
 
 def _own(
     config: GenerateConfig, workspace: Workspace, checkpoint: Path, inputs: dict[str, str]
 ) -> Materials:
-    if config.codec or config.vqgan_config or config.tokenizer:
+    given = (config.codec, config.vqgan_config, config.tokenizer)
+    if any(option is not None for option in given):
         raise ConfigError(
             f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec, "
             "--vqgan-config and --tokenizer out."
@@ -68,10 +89,17 @@ def _own(
 
     return Materials(
         load=load,
+        checkpoint=checkpoint,
         tokenizer=_find_tokenizer(checkpoint, info),
         digest=checkpoint_digest(checkpoint),
         inputs=inputs | {f"codecs/{folder.name}": input_digest(folder)},
+        is_own=True,
+        null_cond_prob=_probability(info.training.get("null_cond_prob")),
     )
+
+
+def _probability(found: object) -> float | None:
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def _find_tokenizer(checkpoint: Path, info: CheckpointInfo) -> TextTokenizer:
@@ -103,7 +131,9 @@ def _foreign(
 
     return Materials(
         load=load,
+        checkpoint=checkpoint,
         tokenizer=tokenizer,
+        is_own=False,
         digest=digest,
         inputs={
             "checkpoint": digest,

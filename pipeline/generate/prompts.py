@@ -1,14 +1,16 @@
-"""Which pictures are asked for. Pure, but for reading the file of prompts."""
+"""Which images are asked for. Pure, but for reading the file of prompts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.generate.config import GenerateConfig
+from pipeline.generate.config import MAX_IMAGES, GenerateConfig
 from pipeline.models.sampling import image_seed
+from pipeline.textfiles import read_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One picture to draw: the `index`-th of the prompt with number `number`."""
+    """One image to draw: the `index`-th of the prompt with number `number`."""
 
     number: int
     index: int
@@ -30,11 +32,12 @@ class Order:
 
 
 def check_options(config: GenerateConfig) -> None:
-    """Raise ConfigError for options that contradict each other."""
+    """Raise ConfigError for options that can't be used or contradict each other."""
+    for option in ("top_k", "temperature", "cond_scale"):
+        if not math.isfinite(value := getattr(config, option)):
+            raise ConfigError(f"--{option.replace('_', '-')} is {value}. Give a finite number.")
     if config.prime_rows is not None and config.prime is None:
-        raise ConfigError(
-            "--prime-rows says how much of a picture to begin with. Add --prime FILE."
-        )
+        raise ConfigError("--prime-rows says how much of an image to begin with. Add --prime FILE.")
     if (config.vqgan_config is None) != (config.vqgan_checkpoint is None):
         raise ConfigError(
             "--vqgan-config and --vqgan-checkpoint belong together: a VQGAN has both files."
@@ -55,20 +58,24 @@ def check_options(config: GenerateConfig) -> None:
             "or the folder of a CLIP."
         )
     if config.num_images != 1:
-        raise ConfigError(
-            "--best and --of say how many pictures there are. Leave --num-images out."
-        )
+        raise ConfigError("--best and --of say how many images there are. Leave --num-images out.")
 
 
 def list_prompts(config: GenerateConfig) -> list[str]:
     """The prompts in order, split at `|`; with `gentxt` one empty prompt where none is given.
 
-    Raises ConfigError where there are none, one is empty, or the file can't be read.
+    Raises ConfigError where there are none, one is empty or not text, they ask for too many images, or
+    the file can't be read.
     """
     parts = [part.strip() for line in config.prompts for part in line.split("|")]
     if config.prompts_file is not None:
-        lines = _read_lines(config.prompts_file)
-        parts += [part.strip() for line in lines if line.strip() for part in line.split("|")]
+        parts += _read_prompts(config.prompts_file)
+    _check_text(parts)
+    if len(parts) * config.drawn > MAX_IMAGES:
+        raise ConfigError(
+            f"{len(parts):,} prompts with {config.drawn:,} images each are more than the {MAX_IMAGES:,} "
+            "images of a command. Give several commands, each a --name of its own."
+        )
     if config.gentxt:
         return parts or [""]
     if not parts:
@@ -83,17 +90,27 @@ def list_prompts(config: GenerateConfig) -> list[str]:
     return parts
 
 
-def _read_lines(file: Path) -> list[str]:
+def _read_prompts(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The file of prompts {file} can't be read ({error}). Give a UTF-8 text file."
-        ) from error
+        lines = read_lines(file)
+    except ConfigError as error:
+        raise ConfigError(f"The file of prompts {error}") from error
+    return [part.strip() for line in lines if line.strip() for part in line.split("|")]
+
+
+def _check_text(prompts: Sequence[str]) -> None:
+    """Bytes of a command line that are not UTF-8 arrive as lone surrogates."""
+    for number, prompt in enumerate(prompts, 1):
+        shown = prompt.encode("utf-8", "backslashreplace").decode()
+        if "\0" in prompt or shown != prompt:
+            raise ConfigError(
+                f"Prompt {number} of {len(prompts)} is not text in UTF-8: '{shown[:80]}'. Set the "
+                "terminal to UTF-8, or give --prompts-file."
+            )
 
 
 def list_orders(prompts: Sequence[Prompt], *, count: int, seed: int) -> list[Order]:
-    """`count` pictures of every prompt, prompt by prompt."""
+    """`count` images of every prompt, prompt by prompt."""
     return [
         Order(number=number, index=index, prompt=prompt, seed=image_seed(seed, prompt.text, index))
         for number, prompt in enumerate(prompts)

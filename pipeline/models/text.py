@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models import text_clip, text_yttm
 from pipeline.models.text_base import TextTokenizer, pad_ids
 from pipeline.models.text_clip import ClipTokenizer
 from pipeline.models.text_clip_files import load_clip, load_clip_file
 from pipeline.models.text_hf import HuggingFaceTokenizer, train_bpe
 from pipeline.models.text_yttm import YttmTokenizer
+from pipeline.textfiles import read_text
 
 __all__ = [
     "TOKENIZER_FILE",
@@ -53,20 +54,20 @@ def load_tokenizer(spec: str | Path, *, cache: Path | None = None) -> TextTokeni
     if colon and kind == "clip":
         return load_clip_file(Path(file))
     if colon and kind == "yttm":
-        return YttmTokenizer(_read(Path(file)).decode("utf-8", errors="replace"), file)
+        return YttmTokenizer(_read_text(Path(file)), file)
     path = Path(file) if colon and kind == "hf" else Path(spec)
     if path.is_dir():
         path = path / TOKENIZER_FILE
-    return parse_tokenizer(_read(path), str(path))
+    return parse_tokenizer(_read_text(path).encode(), str(path))
 
 
-def _read(path: Path) -> bytes:
+def _read_text(path: Path) -> str:
     try:
-        return path.read_bytes()
-    except OSError as error:
+        return read_text(path)
+    except ConfigError as error:
         raise ModelError(
-            f"The tokenizer {path} can't be read: {error.strerror}. Give clip, clip:FILE, hf:FILE or "
-            "yttm:FILE, or make one with `pipeline train-tokenizer`."
+            f"The tokenizer {error} Give clip, clip:FILE, hf:FILE or yttm:FILE, or make one with "
+            "`pipeline train-tokenizer`."
         ) from error
 
 

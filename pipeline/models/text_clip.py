@@ -20,6 +20,7 @@ from tokenizers import Regex, models, pre_tokenizers
 
 from pipeline.errors import DependencyError, ModelError
 from pipeline.models.text_base import TextTokenizer
+from pipeline.textfiles import split_lines
 
 KIND = "clip"
 MERGES = 49_152 - 256 - 2
@@ -92,7 +93,7 @@ def read_merges(text: str) -> list[str]:
 
     The first line is a heading; of the published file only the first 48,894 merges are used.
     """
-    return [line for line in text.split("\n")[1 : MERGES + 1] if line]
+    return [line for line in split_lines(text)[1 : MERGES + 1] if line]
 
 
 def is_published(merges: Sequence[str]) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import io
 import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.published import PublishedFile, fetch_published
 from pipeline.models.text_clip import ClipTokenizer, is_published, read_merges
+from pipeline.textfiles import decode_text, read_regular
 
 # The hash is that of github.com/openai/CLIP at d05afc4; other libraries that fetch the file check it, too.
 CLIP_VOCABULARY = PublishedFile(
@@ -25,6 +27,7 @@ _PACKAGES = {
     "clip": "bpe_simple_vocab_16e6.txt.gz",
     "open_clip": "bpe_simple_vocab_16e6.txt.gz",
 }
+_MAX_BYTES = 64 << 20
 _HUB_FILES = "models--openai--clip-vit-*/snapshots/*/merges.txt"
 
 
@@ -67,11 +70,20 @@ def _hub_cache() -> Path:
 
 def _read(path: Path) -> list[str]:
     try:
-        data = path.read_bytes()
-        plain = gzip.decompress(data) if path.suffix == ".gz" else data
-        return read_merges(plain.decode("utf-8"))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        data = read_regular(path, max_bytes=_MAX_BYTES)
+        return read_merges(decode_text(_unpack(data) if path.suffix == ".gz" else data, path))
+    except (ConfigError, OSError, EOFError, zlib.error) as error:
+        reason = (
+            str(error) if isinstance(error, ConfigError) else f"{path} can't be read ({error})."
+        )
         raise ModelError(
-            f"The vocabulary {path} can't be read ({error}). Give CLIP's bpe_simple_vocab_16e6.txt as "
-            "clip:FILE."
+            f"The vocabulary {reason} Give CLIP's bpe_simple_vocab_16e6.txt as clip:FILE."
         ) from error
+
+
+def _unpack(data: bytes) -> bytes:
+    with gzip.open(io.BytesIO(data)) as file:
+        plain = file.read(_MAX_BYTES + 1)
+    if len(plain) > _MAX_BYTES:
+        raise OSError(f"it unpacks to more than {_MAX_BYTES:,} bytes")
+    return plain

@@ -27,6 +27,7 @@ from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
 from pipeline.storage import MANIFEST_NAME, sha256_bytes, sha256_file, write_bytes
+from pipeline.textfiles import split_lines
 from pipeline.workspace import Workspace
 
 PLOT_POINTS = 400
@@ -243,7 +244,7 @@ def _losses(view: _View) -> Iterator[Section]:
 def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
     """Every value of the log whose name holds `loss`, by step, thinned to what a plot can show."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for line in log.read_text().splitlines():
+    for line in split_lines(log.read_text(encoding="utf-8")):
         record = json.loads(line)
         for name, value in record.items():
             if "loss" in name and isinstance(value, (int, float)):
@@ -254,7 +255,8 @@ def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
 def _generations(view: _View) -> Iterator[Section]:
     for folder in _finished(view.folders, "generated"):
         prompts: dict[str, list[str]] = {}
-        for line in (folder.path / "records.jsonl").read_text().splitlines():
+        records = (folder.path / "records.jsonl").read_text(encoding="utf-8")
+        for line in split_lines(records):
             record = json.loads(line)
             data = (folder.path / record["file"]).read_bytes()
             tag = image_tag(

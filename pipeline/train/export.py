@@ -11,7 +11,8 @@ from pipeline.contracts import StageReport
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.export import stock_codec, write_dalle_pt
 from pipeline.models.checkpoints.foreign import StockCodec
-from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle, read_info
+from pipeline.models.checkpoints.found import find_own, find_run_checkpoint
+from pipeline.models.checkpoints.ours import load_dalle, read_info
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.progress import Progress, no_progress
 from pipeline.train.config import ExportConfig
@@ -23,10 +24,10 @@ logger = logging.getLogger(__name__)
 def export(config: ExportConfig, _progress: Progress = no_progress) -> StageReport:
     """Write the weights to draw with, and the codec where dalle-pytorch knows it.
 
-    Raises ModelError where there is no checkpoint or the model has parts that dalle-pytorch lacks.
+    Raises ModelError where there is no whole checkpoint or the model has parts that dalle-pytorch lacks.
     """
     workspace = Workspace(config.workspace)
-    checkpoint = config.checkpoint or _last_checkpoint(workspace.run(config.run))
+    checkpoint = _find_checkpoint(config, workspace)
     info = read_info(checkpoint)
     model = load_dalle(checkpoint, device=torch.device("cpu"))
     write_dalle_pt(
@@ -45,11 +46,15 @@ def export(config: ExportConfig, _progress: Progress = no_progress) -> StageRepo
     )
 
 
-def _last_checkpoint(run: Path) -> Path:
-    found = list_checkpoints(run / "checkpoints")
-    if not found:
-        raise ModelError(f"{run} has no checkpoint. Give another --run, or a --checkpoint.")
-    return found[-1]
+def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
+    """The checkpoint that is given, or the last whole one of the run, finished or not."""
+    if config.checkpoint is not None:
+        return find_own(config.checkpoint) or config.checkpoint
+    run = workspace.run(config.run)
+    found = find_run_checkpoint(run)
+    if found.reason is not None:
+        logger.warning("Exporting %s of %s: %s", found.path.name, run, found.reason)
+    return found.path
 
 
 def _codec(workspace: Workspace, fingerprint: str) -> StockCodec | None:

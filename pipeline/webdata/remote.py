@@ -1,27 +1,30 @@
 """Shards at another address: copied to an object store, and brought back from one.
 
 An address is what fsspec knows: `s3://bucket/prefix`, `gs://…`, `memory://…`; credentials and
-endpoints come from where its libraries look for them (AWS_ENDPOINT_URL…). There stand the same files
-as in the folder, byte for byte. The manifest is what a reader begins with and comes last, just after
-the index; it goes first where a file that it names is about to change.
+endpoints come from where its libraries look for them (AWS_ENDPOINT_URL…). It holds the same files
+as the folder, byte for byte. A reader begins with the manifest, which is uploaded last, just after
+the index, and removed first where a file that it names is about to change. Meanwhile `unfinished.json`
+lists the files that are ours: only these are replaced or removed, and a place that holds other files
+and neither of the two is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.cache import alone, default_cache
 from pipeline.contracts import FileEntry, Manifest
-from pipeline.errors import ConfigError, ContractError, DependencyError, PipelineError, StorageError
+from pipeline.errors import ContractError, WorkspaceError
+from pipeline.ownership import path_inside
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     MANIFEST_NAME,
+    UNFINISHED_NAME,
     atomic_write,
     parse_manifest,
     read_manifest,
@@ -29,11 +32,11 @@ from pipeline.storage import (
     sha256_file,
     write_bytes,
 )
+from pipeline.webdata.address import CONTRACT, Place
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.workspace import Workspace
 
 _TRANSFERS = 4
-_CHUNK_BYTES = 8 << 20
 _LAST = {INDEX_NAME: 1, MANIFEST_NAME: 2}
 
 
@@ -52,28 +55,41 @@ def is_address(place: str) -> bool:
 
 
 def publish(folder: Path, address: str, progress: Progress = no_progress) -> Published:
-    """Make `address` hold just the files of the finished `folder`; uploads what differs.
+    """Let `address` hold the files of the finished `folder`: upload what differs, remove what was ours.
 
-    A file that stands there counts if the finished manifest beside it names it with the same hash, or
-    else if its bytes have that hash. Raises StorageError where the store refuses, ConfigError for
-    an address of an unknown kind, DependencyError where a package for it is missing.
+    A file that is there counts if the finished manifest beside it names it with the same hash, or
+    else if its bytes have that hash. Raises WorkspaceError, before anything is written, where the address
+    holds files that aren't ours; StorageError where the store refuses, ConfigError for an address of an
+    unknown kind, DependencyError where a package for it is missing.
     """
-    place = _Place(address)
+    place = Place(address)
     with place.explained("write to"):
-        manifest = read_manifest(folder, "shards")
+        manifest = read_manifest(folder, CONTRACT)
         last = _own_entry(folder)
         wanted = {entry.path: entry for entry in (*manifest.files, last)}
-        there = place.sizes()
-        known = place.manifest_entries() if MANIFEST_NAME in there else {}
-        missing = [e for e in wanted.values() if not place.holds(e, there, known)]
-        if any(entry.path in there for entry in missing) and MANIFEST_NAME in there:
-            place.remove(MANIFEST_NAME)
-            missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
-        _upload(folder, place, missing, progress)
-        others = sorted(there.keys() - wanted.keys())
-        for path in others:
-            place.remove(path)
+        claim, there = place.find_claim(), place.sizes()
+        missing = [e for e in wanted.values() if not place.holds(e, there, claim.finished)]
+        _refuse_strangers(place, missing, there.keys() - claim.own)
+        others = sorted((claim.own & there.keys()) - wanted.keys() - {UNFINISHED_NAME})
+        if missing or others or claim.begun:
+            place.mark(claim.own | wanted.keys())
+            if any(entry.path in there for entry in missing) and MANIFEST_NAME in there:
+                place.remove(MANIFEST_NAME)
+                missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
+            _upload(folder, place, missing, progress)
+            for path in (*others, UNFINISHED_NAME):
+                place.remove(path)
     return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
+
+
+def _refuse_strangers(place: Place, entries: Iterable[FileEntry], strangers: Set[str]) -> None:
+    """Raise WorkspaceError for a file that would be overwritten and isn't ours."""
+    for entry in entries:
+        if entry.path in strangers:
+            raise WorkspaceError(
+                f"{place.address} holds {entry.path}, which was not published by this command and would be "
+                "overwritten. Nothing was touched: move it, or give another address."
+            )
 
 
 def find_shards(workspace: Workspace, place: str) -> Path:
@@ -86,9 +102,9 @@ def bring(address: str, cache: Path | None = None, progress: Progress = no_progr
 
     What is there already stays. `cache` holds a folder for each address (default: dalle-pipeline in
     the user's cache folder). Raises ContractError for shards that are unfinished or not what their
-    manifest says, and what `publish` raises.
+    manifest says, or whose files would lie outside of that folder, and what `publish` raises.
     """
-    place = _Place(address)
+    place = Place(address)
     folder = (cache or default_cache() / "shards") / sha256_bytes(address.rstrip("/").encode())[:16]
     with place.explained("read"), alone(folder):
         data = place.read(MANIFEST_NAME)
@@ -97,96 +113,26 @@ def bring(address: str, cache: Path | None = None, progress: Progress = no_progr
                 f"{address} has no {MANIFEST_NAME}: no finished shards there. "
                 "Write them with `pipeline shard --out`."
             )
-        manifest = parse_manifest(data, f"{address}/{MANIFEST_NAME}", "shards")
+        source = f"{address}/{MANIFEST_NAME}"
+        manifest = parse_manifest(data, source, CONTRACT)
+        _check_paths(folder, manifest, source)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         _download(folder, place, manifest, progress)
         write_bytes(folder / MANIFEST_NAME, data)
     return folder
 
 
-class _Place:
-    """An address: its file system and the files below it."""
-
-    def __init__(self, address: str) -> None:
-        import fsspec
-
-        self.address = address
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(address)
-        except ImportError as error:
-            kind = address.partition("://")[0]
-            raise DependencyError(
-                f"{address} needs a package that is not installed ({error}). "
-                f"Install it with: pip install 'dalle-pipeline[{'gcs' if kind == 'gs' else kind}]'."
-            ) from error
-        except ValueError as error:
-            raise ConfigError(f"{address} is no address that fsspec knows ({error}).") from error
-        self._fs.invalidate_cache()
-
-    @contextlib.contextmanager
-    def explained(self, doing: str) -> Iterator[None]:
-        """Say in a sentence what the store refused."""
-        try:
-            yield
-        except PipelineError:
-            raise
-        except Exception as error:  # every store has exceptions of its own
-            raise StorageError(
-                f"Can't {doing} {self.address}: {type(error).__name__}: {error}. What was finished "
-                "before is safe; give the same command again."
-            ) from error
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by its path below the address."""
-        found = self._fs.find(self._root, detail=True)
-        return {path[len(self._root) :].lstrip("/"): info["size"] for path, info in found.items()}
-
-    def manifest_entries(self) -> dict[str, FileEntry]:
-        """The files that the finished manifest there names, with itself; none if it can't be read."""
-        data = self.read(MANIFEST_NAME) or b""
-        try:
-            manifest = parse_manifest(data, self.address, "shards")
-        except ContractError:
-            return {}
-        own = FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
-        return {entry.path: entry for entry in (*manifest.files, own)}
-
-    def holds(self, wanted: FileEntry, there: dict[str, int], known: dict[str, FileEntry]) -> bool:
-        """Whether the file stands there with the wanted bytes."""
-        if there.get(wanted.path) != wanted.bytes:
-            return False
-        if wanted.path in known:
-            return known[wanted.path].sha256 == wanted.sha256
-        return self._hash(wanted.path) == wanted.sha256
-
-    def _hash(self, path: str) -> str:
-        with self._fs.open(self._full(path), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def read(self, path: str) -> bytes | None:
-        """The bytes of a small file, None where there is none."""
-        try:
-            data: bytes = self._fs.cat_file(self._full(path))
-        except FileNotFoundError:
-            return None
-        return data
-
-    def open(self, path: str) -> Any:
-        """A file to read from."""
-        return self._fs.open(self._full(path), "rb")
-
-    def put(self, local: Path, path: str) -> None:
-        """Upload a file; an object store shows it when it is whole."""
-        target = self._full(path)
-        self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self._fs.put_file(str(local), target)
-
-    def remove(self, path: str) -> None:
-        """Remove a file."""
-        self._fs.rm_file(self._full(path))
-
-    def _full(self, path: str) -> str:
-        return f"{self._root.rstrip('/')}/{path}"
+def _check_paths(folder: Path, manifest: Manifest, source: str) -> None:
+    """Raise ContractError for files that can't all lie in `folder`, before any is written."""
+    times = Counter(entry.path for entry in manifest.files)
+    times.update((MANIFEST_NAME, UNFINISHED_NAME))  # written beside them
+    for path, count in times.items():
+        path_inside(folder, path, source=source)
+        if count > 1:
+            raise ContractError(
+                f"{source} names the file {path!r}, which would be written twice. Write the shards again "
+                "with `pipeline shard --out`."
+            )
 
 
 def _own_entry(folder: Path) -> FileEntry:
@@ -194,7 +140,7 @@ def _own_entry(folder: Path) -> FileEntry:
     return FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
 
 
-def _upload(folder: Path, place: _Place, entries: list[FileEntry], progress: Progress) -> None:
+def _upload(folder: Path, place: Place, entries: list[FileEntry], progress: Progress) -> None:
     """Upload shards side by side, then the index, then the manifest."""
     total, sent = sum(entry.bytes for entry in entries), 0
 
@@ -210,7 +156,7 @@ def _upload(folder: Path, place: _Place, entries: list[FileEntry], progress: Pro
                 progress(sent, total, {"uploading": place.address})
 
 
-def _download(folder: Path, place: _Place, manifest: Manifest, progress: Progress) -> None:
+def _download(folder: Path, place: Place, manifest: Manifest, progress: Progress) -> None:
     total, received = sum(entry.bytes for entry in manifest.files), 0
 
     def get(entry: FileEntry) -> int:
@@ -227,10 +173,10 @@ def _download(folder: Path, place: _Place, manifest: Manifest, progress: Progres
             progress(received, total, {"from": place.address})
 
 
-def _download_file(place: _Place, entry: FileEntry, path: Path) -> None:
+def _download_file(place: Place, entry: FileEntry, path: Path) -> None:
     digest = hashlib.sha256()
-    with place.open(entry.path) as source, atomic_write(path) as file:
-        while chunk := source.read(_CHUNK_BYTES):
+    with atomic_write(path) as file:
+        for chunk in place.chunks(entry.path, entry.bytes):
             digest.update(chunk)
             file.write(chunk)
         if digest.hexdigest() != entry.sha256:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.textfiles import read_lines
 from scrapers.dalleblog.captions import Section, fold
 from scrapers.dalleblog.merge import MergedSection
 from scrapers.dalleblog.page_captions import same_caption
@@ -64,13 +65,12 @@ def choose_captions(
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(file)
+    except ConfigError as error:
         raise ConfigError(
-            f"The captions file {file} can't be read: {error}. Expected UTF-8 text, a caption or "
-            "section<TAB>caption per line."
+            f"The captions file {error} Expected UTF-8 text, a caption or section<TAB>caption per line."
         ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             yield number, line.strip()
 

@@ -32,6 +32,13 @@ def write_codec(workspace: Workspace, name: str, seed: int) -> str:
 
 def write_run(workspace: Workspace, *, codec: str) -> Path:
     folder = workspace.run("dalle")
+    write_step(folder, 3, codec=codec)
+    finish(folder, "run", checkpoint="checkpoints/step-000003")
+    return folder
+
+
+def write_step(folder: Path, step: int, *, codec: str, **training: Any) -> Path:
+    """A checkpoint of a run; each step has weights of its own. `training` is what it says of training."""
     tokenizer = train_bpe(["a red cube", "a blue cube"] * 4, 300)
     write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
     config = DalleConfig(
@@ -44,20 +51,21 @@ def write_run(workspace: Workspace, *, codec: str) -> Path:
         num_image_tokens=16,
         image_fmap_size=4,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(step - 3)
     info = CheckpointInfo(
-        step=3,
+        step=step,
         epoch=0,
         consumed=24,
         model=config,
         codec=codec,
         tokenizer=tokenizer.fingerprint,
         shards="5" * 64,
+        training=training,
     )
     weights = {name: 2 * value for name, value in Dalle(config).state_dict().items()}
-    write_checkpoint(folder / "checkpoints/step-000003", info, {MODEL_FILE: weights})
-    finish(folder, "run", checkpoint="checkpoints/step-000003")
-    return folder
+    path = folder / f"checkpoints/step-{step:06d}"
+    write_checkpoint(path, info, {MODEL_FILE: weights})
+    return path
 
 
 def finish(folder: Path, contract: str, **details: Any) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.textfiles import split_lines
 from pipeline.workspace import Workspace
 
 
 def records_of(workspace: Workspace, name: str = "default") -> list[dict[str, Any]]:
     path = workspace.generated(name) / "records.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))]
 
 
 def hashes_by_prompt(workspace: Workspace, name: str = "default") -> dict[tuple[str, int], str]:

@@ -16,7 +16,6 @@ from pipeline.generate.artist import Artist
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.generate.writing import Sketchbook
 from pipeline.models.clip import find_clip, load_clip
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
@@ -228,8 +227,8 @@ def test_too_little_memory_halves_the_batch_and_changes_no_picture(
     monkeypatch.setattr(VQCodec, "decode", decode_few)
     with caplog.at_level(logging.WARNING):
         run(make_config(name="few"))
-    assert "Memory ran out with 6 pictures at once; trying 3." in caplog.text
-    assert "Memory ran out with 3 pictures at once; trying 1." in caplog.text
+    assert "Memory ran out with 6 images at once; trying 3." in caplog.text
+    assert "Memory ran out with 3 images at once; trying 1." in caplog.text
     assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace)
 
 
@@ -242,7 +241,7 @@ def test_no_memory_for_a_single_picture_is_said(
         )
 
     monkeypatch.setattr(Dalle, "start_images", refuse)
-    with pytest.raises(ModelError, match="Memory ran out with a single picture"):
+    with pytest.raises(ModelError, match="Memory ran out with a single image"):
         run(make_config())
 
 
@@ -288,10 +287,3 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(
     whole = read_manifest(workspace.generated("whole"), "generated")
     assert read_manifest(folder, "generated").files == whole.files
     assert input_digest(folder) == input_digest(workspace.generated("whole"))
-
-
-def test_pictures_of_another_command_are_not_gone_on_with(tmp_path: Path) -> None:
-    Sketchbook(tmp_path / "book", "one")
-    (tmp_path / "book" / "0000-00.png").write_bytes(b"picture")
-    assert Sketchbook(tmp_path / "book", "two").records == []
-    assert not (tmp_path / "book" / "0000-00.png").exists()

@@ -156,7 +156,7 @@ def test_a_codec_of_other_codes_is_refused(
 ) -> None:
     few = VQCodec(VQConfig(image_size=128, num_tokens=16, code_dim=4, channels=4))
     save_codec(few, workspace.codec("wide"))
-    with pytest.raises(ModelError, match=r"wide has 16 codes, 8 x 8 a picture; .* 16, 4 x 4"):
+    with pytest.raises(ModelError, match=r"wide has 16 codes, 8 x 8 an image; .* 16, 4 x 4"):
         run(make_config(**{**stock, "codec": "wide"}))
 
 

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 from pipeline.generate.config import GenerateConfig
+from pipeline.generate.notes import NOTES
 from pipeline.generate.run import run
-from pipeline.generate.writing import UNFINISHED
 from pipeline.workspace import Workspace
 
 PROMPTS = tuple(f"a red cube on {n} blue cubes" for n in range(24))
@@ -30,7 +30,7 @@ def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "manifest.json").exists()
-    noted = (folder / UNFINISHED).read_bytes().count(b"\n") - 1  # the first line tells the command
+    noted = (folder / NOTES).read_bytes().count(b"\n") - 1  # the first line tells the command
     assert 0 < noted < len(PROMPTS)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("0000-*.png")}
 

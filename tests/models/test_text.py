@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -109,13 +110,49 @@ def test_a_foreign_file_keeps_its_ids_without_its_padding_and_marks(tmp_path: Pa
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", json.dumps({"version": "1.0"}).encode()])
 def test_files_that_are_no_tokenizer_are_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "some.json").write_bytes(data)
-    with pytest.raises(ModelError, match=r"some\.json is not a tokenizer"):
+    with pytest.raises(ModelError, match=r"some\.json (is not a tokenizer|can't be read)"):
         load_tokenizer(tmp_path / "some.json")
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"nothing\.json can't be read"):
         load_tokenizer(f"hf:{tmp_path / 'nothing.json'}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("hf", train_bpe(CAPTIONS, 300).json_bytes.decode()),
+        ("yttm", "4 3\n9601 4\n97 5\n98 6\n99 7\n4 5 8\n5 6 9\n8 6 10\n1 0 2 3\n"),
+        ("clip", "#version\nt h\nth e</w>\n"),
+    ],
+)
+def test_a_vocabulary_with_a_bom_and_the_line_ends_of_windows_is_the_same(
+    tmp_path: Path, kind: str, text: str
+) -> None:
+    plain, windows = tmp_path / "plain.txt", tmp_path / "windows.txt"
+    plain.write_bytes(text.encode())
+    windows.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    captions = ["ab the cab", CAPTIONS[0]]
+    assert load_tokenizer(f"{kind}:{windows}").ids(captions) == (
+        load_tokenizer(f"{kind}:{plain}").ids(captions)
+    )
+
+
+@pytest.mark.parametrize("kind", ["hf", "yttm", "clip"])
+def test_a_vocabulary_is_read_from_regular_files_alone(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        with pytest.raises(ModelError, match=f"can't be read: it is {what}"):
+            load_tokenizer(f"{kind}:{path}")
+
+
+def test_a_packed_vocabulary_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.txt.gz"
+    path.write_bytes(gzip.compress(bytes(80 << 20)))
+    with pytest.raises(ModelError, match="unpacks to more than 67,108,864 bytes"):
+        load_tokenizer(f"clip:{path}")
 
 
 def test_padding_needs_no_tokenizer() -> None:

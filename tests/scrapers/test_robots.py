@@ -40,6 +40,9 @@ AGENT = "dalle-pipeline"
         ("User-agent: *\nDisallow: /%7ejoe", "/~joe/x", False),
         ("User-agent: *\nDisallow: /ü", "/%C3%BC", False),
         ("Sitemap: x\nnonsense\nDisallow: /", "/a", True),
+        # A line ends at CR, LF or both, and nowhere else.
+        ("User-agent: *\rDisallow: /a\r\nDisallow: /b", "/a", False),
+        ("User-agent: *\nAllow: /b\fDisallow: /a\u2028Disallow: /a", "/a", True),
     ],
 )  # fmt: skip
 def test_rules(text: str, path: str, allowed: bool) -> None:

@@ -1,20 +1,68 @@
-"""Whose checkpoint lies at a path, and the hash that names it in a manifest. Floor 3."""
+"""Whose checkpoint lies at a path, the last whole one of a run, and the hash that names it in a manifest.
+
+Layer 3.
+"""
 
 from __future__ import annotations
 
+import difflib
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoints.ours import INFO_FILE, list_checkpoints
-from pipeline.storage import sha256_bytes, sha256_file
+from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.checkpoints.ours import INFO_FILE, check_weights, list_checkpoints
+from pipeline.ownership import path_inside
+from pipeline.storage import MANIFEST_NAME, read_manifest, sha256_bytes, sha256_file
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCheckpoint:
+    """The checkpoint of a run to draw from; `reason` says why it is not the one it finished with, if so."""
+
+    path: Path
+    reason: str | None = None
+
+
+def find_run_checkpoint(run: Path) -> RunCheckpoint:
+    """The checkpoint that the run in `run` finished with, else its last whole one.
+
+    A damaged one is passed over with a warning. Raises ModelError where there is no run, or none of its
+    checkpoints is whole.
+    """
+    if not run.is_dir():
+        raise ModelError(_no_run(run))
+    final = _final_checkpoint(run)
+    if final is not None and _is_whole(final):
+        return RunCheckpoint(path=final)
+    found = list_checkpoints(run / "checkpoints")
+    if not found:
+        raise ModelError(
+            f"{run} has no checkpoint yet: `pipeline train` writes one every --save-every steps and when it "
+            "ends. Wait for it, or give another --run."
+        )
+    path = _last_whole([path for path in found if path != final])
+    if path is None:
+        raise ModelError(
+            f"No checkpoint of {run} is whole. Give another --run, or train it again with "
+            "`pipeline train --on-change restart`."
+        )
+    finished = (run / MANIFEST_NAME).exists()
+    return RunCheckpoint(
+        path=path, reason="the last one is damaged" if finished else "the run has not finished"
+    )
 
 
 def find_own(path: Path) -> Path | None:
-    """The folder of our checkpoint at `path`, which may be its run's folder; None if there is none."""
+    """The folder of our checkpoint at `path`, which may be its run's folder; None if there is none.
+
+    Of a run it is the last whole one; a damaged one is passed over with a warning.
+    """
     if (path / INFO_FILE).exists():
         return path
-    found = list_checkpoints(path / "checkpoints")
-    return found[-1] if found else None
+    return _last_whole(list_checkpoints(path / "checkpoints"))
 
 
 def checkpoint_digest(path: Path) -> str:
@@ -34,3 +82,35 @@ def checkpoint_digest(path: Path) -> str:
             "DeepSpeed wrote."
         )
     return sha256_bytes("".join(sha256_file(file) for file in files).encode())
+
+
+def _final_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that the manifest of a finished run names."""
+    if not (run / MANIFEST_NAME).exists():
+        return None
+    named = read_manifest(run, "run").details.get("checkpoint")
+    try:
+        return path_inside(run, f"{named}/{INFO_FILE}", source=run / MANIFEST_NAME).parent
+    except ContractError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _last_whole(checkpoints: list[Path]) -> Path | None:
+    return next((path for path in reversed(checkpoints) if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        check_weights(checkpoint)
+    except ModelError as error:
+        logger.warning("%s is damaged and passed over: %s", checkpoint, error)
+        return False
+    return True
+
+
+def _no_run(run: Path) -> str:
+    there = sorted(path.name for path in run.parent.glob("*") if path.is_dir())
+    close = difflib.get_close_matches(run.name, there, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(there) or 'none'}."
+    return f"There is no run {run}. {hint} `pipeline train` makes one."

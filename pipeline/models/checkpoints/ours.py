@@ -131,9 +131,32 @@ def load_dalle(folder: Path, *, device: torch.device) -> Dalle:
     Raises ModelError for weights that do not fit the hyper-parameters.
     """
     model = Dalle(read_info(folder).model)
-    averaged = (folder / AVERAGE_FILE).exists()
-    load_weights(model, read_tensors(folder, AVERAGE_FILE if averaged else MODEL_FILE), folder)
+    load_weights(model, read_tensors(folder, _weights_file(folder)), folder)
     return model.to(device).eval()
+
+
+def check_weights(folder: Path) -> None:
+    """Check that the weights to draw with are those that the description names, without loading them.
+
+    Raises ModelError for a checkpoint that is missing, cut short or changed.
+    """
+    read_info(folder)
+    name = _weights_file(folder)
+    described = _read_description(folder).get("files")
+    expected = described.get(name) if isinstance(described, dict) else None
+    try:
+        whole = expected is not None and sha256_file(folder / name) == expected
+    except OSError as error:
+        raise ModelError(f"{folder / name} can't be read ({error.strerror}).") from error
+    if not whole:
+        raise ModelError(
+            f"{folder / name} is not the file that {INFO_FILE} describes (sha256 differs)."
+        )
+
+
+def _weights_file(folder: Path) -> str:
+    """The file to draw with: the mean of the weights if the checkpoint keeps one."""
+    return AVERAGE_FILE if (folder / AVERAGE_FILE).exists() else MODEL_FILE
 
 
 def load_weights(model: Dalle, weights: Mapping[str, Tensor], folder: Path) -> None:

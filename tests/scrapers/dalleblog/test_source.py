@@ -238,6 +238,18 @@ def test_captions_of_a_file_are_taken_in_its_order(tmp_path: Path) -> None:
     assert discover(captions_file=file, limit=1).num_captions == 1
 
 
+def test_a_line_of_captions_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("emojis\ta cat\u2028a dog\fa mouse\n", encoding="utf-8")
+    (plan,) = discover(captions_file=file).plans
+    assert plan.forms[0].caption == "a cat a dog a mouse"
+    file.write_bytes(b"emojis\ta cat\nemojis\ta caf\xe9\n")
+    with pytest.raises(
+        ConfigError, match=r"captions\.txt can't be read: line 2 holds the byte 0xe9"
+    ):
+        discover(captions_file=file)
+
+
 def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> None:
     file = tmp_path / "captions.txt"
     lines = [

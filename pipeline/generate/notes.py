@@ -1,0 +1,91 @@
+"""What a run has drawn so far: `unfinished.jsonl` in its folder, a line a prompt, behind one that says whose.
+
+A prompt is noted when all of its images are written; a run that was killed goes on with the first prompt
+that is not noted. A line that was cut short, and what comes behind it, counts as not written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ContractError
+from pipeline.ownership import path_inside
+from pipeline.storage import write_bytes
+from pipeline.textfiles import split_lines
+
+NOTES = "unfinished.jsonl"
+RECORDS = "records.jsonl"
+
+Record = Mapping[str, Any]
+Records = list[list[Record]]  # of each prompt
+
+
+def read_identity(folder: Path) -> str | None:
+    """What the images that were begun in `folder` depend on, None where nothing says it."""
+    lines = _read(folder / NOTES)
+    head = lines[0] if lines else None
+    return str(head["identity"]) if isinstance(head, dict) and "identity" in head else None
+
+
+def read_notes(folder: Path) -> Records:
+    """The records of each prompt that is noted and has all of its images."""
+    prompts = [line for line in _read(folder / NOTES)[1:] if isinstance(line, list)]
+    return _whole(folder, prompts)
+
+
+def read_records(folder: Path) -> Records:
+    """The records of each prompt of a finished folder that has all of its images."""
+    records = [line for line in _read(folder / RECORDS) if isinstance(line, dict)]
+    by_prompt = groupby(records, key=lambda record: record.get("number"))
+    return _whole(folder, [list(group) for _, group in by_prompt])
+
+
+def write_notes(folder: Path, identity: str, prompts: Records) -> None:
+    """Begin the notes with the prompts that are there."""
+    lines = [{"identity": identity}, *prompts]
+    write_bytes(folder / NOTES, b"".join(to_line(line) for line in lines))
+
+
+def add_note(folder: Path, records: list[Record]) -> None:
+    """Note a prompt whose images are written."""
+    with (folder / NOTES).open("ab") as file:
+        file.write(to_line(records))
+
+
+def to_line(value: Any) -> bytes:
+    """A line of JSON."""
+    return (json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def _read(path: Path) -> list[Any]:
+    """The values of the lines up to the first that is none."""
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return []
+    values = []
+    for line in split_lines(text):
+        try:
+            values.append(json.loads(line))
+        except (ValueError, RecursionError):
+            break
+    return values
+
+
+def _whole(folder: Path, prompts: Iterable[list[Record]]) -> Records:
+    return [records for records in prompts if records and _are_there(folder, records)]
+
+
+def _are_there(folder: Path, records: list[Record]) -> bool:
+    try:
+        return all(
+            isinstance(record["number"], int)
+            and path_inside(folder, record["file"], source=folder / NOTES).is_file()
+            for record in records
+        )
+    except (KeyError, TypeError, ContractError):
+        return False
