@@ -8,6 +8,7 @@ offsets with bytes and sha256.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from pipeline.contracts import CONTRACT_VERSIONS, SPLITS, Split
 from pipeline.errors import ContractError
+from pipeline.ownership import path_inside
 from pipeline.storage import write_json
 
 INDEX_NAME = "index.json"
@@ -105,14 +107,15 @@ def write_index(folder: Path, index: ShardIndex) -> None:
 def read_index(folder: Path) -> ShardIndex:
     """Read `index.json`.
 
-    Raises ContractError where there is none, or where it is not ours or of another version.
+    Raises ContractError where there is none, or where it is not ours or of another version, or names
+    files outside of `folder`.
     """
     path = folder / INDEX_NAME
     try:
         raw = json.loads(path.read_bytes())
         if {name: raw[name] for name in FORMAT} != FORMAT:
             raise ValueError(f"format {raw['format']!r} version {raw['version']!r}")
-        return _parse(raw)
+        index = _parse(raw)
     except (FileNotFoundError, NotADirectoryError):
         raise ContractError(
             f"{folder} has no {INDEX_NAME}: no finished shards there. Run `pipeline shard` first."
@@ -122,6 +125,21 @@ def read_index(folder: Path) -> ShardIndex:
             f"{path} is not an index of this version of the pipeline ({error!r}). "
             "Run `pipeline shard` again."
         ) from error
+    _check_paths(index, folder)
+    return index
+
+
+def _check_paths(index: ShardIndex, folder: Path) -> None:
+    """Raise ContractError for a file that is named twice, lies outside of `folder` or is no regular one."""
+    entries = [entry for split in SPLITS for entry in index.shards[split]]
+    times = Counter(name for entry in entries for name in (entry.url, entry.table))
+    times[index.tokenizer.file] += 1
+    for name, count in times.items():
+        path_inside(folder, name, source=folder / INDEX_NAME)
+        if count > 1:
+            raise ContractError(
+                f"{folder / INDEX_NAME} names the file {name!r} twice. Run `pipeline shard` again."
+            )
 
 
 def _parse(raw: dict[str, Any]) -> ShardIndex:
