@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.errors import ContractError, StorageError, WorkspaceError
+from pipeline.errors import ConfigError, ContractError, StorageError, WorkspaceError
 from pipeline.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
@@ -219,6 +219,17 @@ def test_nothing_is_removed_or_written_through_a_link(folder: Path, tmp_path: Pa
             publish(folder, f"file://{place}")
     assert (photos / "000000.tar").read_bytes() == b"dear to someone"
     assert [path.name for path in photos.iterdir()] == ["000000.tar"]
+
+
+@pytest.mark.parametrize("place", ["", " "])
+def test_an_empty_address_is_not_the_current_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match="address is empty"):
+        publish(folder, place)
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 # --- Bringing ------------------------------------------------------------------------------------
