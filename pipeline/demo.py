@@ -99,8 +99,9 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
         run(stage)
     seen = trained_captions(workspace, COLOUR_SECTION)
-    run("generate", "generate seen", name="seen", prompts=tuple(seen[:PROMPTS]))
-    run("generate", "generate unseen", name="unseen", prompts=tuple(unseen[:PROMPTS]))
+    for name, captions in (("seen", seen), ("unseen", unseen)):
+        prompts = tuple(captions[:PROMPTS])
+        run("generate", f"generate {name}", name=name, prompts=prompts, on_change="restart")
     measure(workspace, reports)
     run("report")
     return reports

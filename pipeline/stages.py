@@ -176,11 +176,12 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="generate",
+            on_change="The images of before stay; --on-change says where the new ones go.",
             writes=("generated/{name}",),
             contract="generated",
             config=GenerateConfig,
             door="pipeline.generate.run:run",
-            help="Make pictures from prompts.",
+            help="Draw images from prompts.",
         ),
         Stage(
             name="report",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -39,3 +40,18 @@ def bucket(
     if not store.exists(BUCKET):
         store.mkdir(BUCKET)
     return f"s3://{BUCKET}/{tmp_path_factory.mktemp('prefix').name}"
+
+
+@pytest.fixture(params=["s3", "memory", "file"])
+def address(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
+    places = {"s3": bucket, "memory": f"memory://{tmp_path.name}", "file": f"file://{tmp_path}/out"}
+    return places[request.param]
+
+
+def stored(address: str) -> dict[str, bytes]:
+    """Every file below an address."""
+    store, root = fsspec.core.url_to_fs(address)
+    store.invalidate_cache()
+    # An address at which the first object appears while it is listed is given as if it were one.
+    paths = sorted(path for path in store.find(root) if path != root)
+    return {path[len(root) + 1 :]: store.cat_file(path) for path in paths}

@@ -95,7 +95,7 @@ def test_a_wrong_file_is_wrong_usage(
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     result = invoke("dedupe", "--workspace", str(workspace), "--config", str(file))
     assert result.exit_code == 2
-    assert said in result.output
+    assert said in " ".join(result.output.replace("│", " ").split())
     assert not seen
 
 
@@ -115,7 +115,7 @@ def test_a_folder_or_a_pipe_is_no_file_of_options(
     for path, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe")):
         result = invoke("dedupe", "--workspace", str(workspace), "--config", str(path))
         assert result.exit_code == 2
-        assert kind in result.output
+        assert kind in " ".join(result.output.replace("│", " ").split())
 
 
 def test_json_is_the_last_line_of_stdout_and_alone_there(

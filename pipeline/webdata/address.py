@@ -53,6 +53,8 @@ class Place:
         from fsspec.implementations.local import LocalFileSystem
 
         self.address = address
+        if not address.strip():
+            raise ConfigError("The address is empty. Give one, such as s3://BUCKET/PREFIX.")
         try:
             self._fs, self._root = fsspec.core.url_to_fs(address)
         except ImportError as error:

@@ -7,6 +7,7 @@ offsets with bytes and sha256.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
 from pipeline.errors import REPAIR, ContractError
+from pipeline.ownership import path_inside
 from pipeline.parsing import parse_dataclass, parse_json_file
 from pipeline.storage import write_json
 from pipeline.webdata.npy import Dtype
@@ -107,7 +109,8 @@ def write_index(folder: Path, index: ShardIndex) -> None:
 def read_index(folder: Path) -> ShardIndex:
     """Read `index.json`.
 
-    Raises ContractError where there is none, or where it is damaged, not ours or of another version.
+    Raises ContractError where there is none, where it is damaged, not ours or of another version, or where
+    it names files outside of `folder`.
     """
     path = folder / INDEX_NAME
     if not path.exists():
@@ -124,7 +127,19 @@ def read_index(folder: Path) -> ShardIndex:
     lists = {split: raw[name] for split, name in _LISTS.items() if name in raw}
     index = parse_dataclass(ShardIndex, {**raw, "shards": lists}, source=str(path), remedy=REPAIR)
     _check(index, path)
+    _check_paths(index, folder)
     return index
+
+
+def _check_paths(index: ShardIndex, folder: Path) -> None:
+    """Raise ContractError for a file that is named twice, lies outside of `folder` or is no regular one."""
+    entries = [entry for split in SPLITS for entry in index.shards[split]]
+    times = Counter(name for entry in entries for name in (entry.url, entry.table))
+    times[index.tokenizer.file] += 1
+    for name, count in times.items():
+        path_inside(folder, name, source=folder / INDEX_NAME)
+        if count > 1:
+            raise ContractError(f"{folder / INDEX_NAME} names the file {name!r} twice. {REPAIR}")
 
 
 def _check(index: ShardIndex, path: Path) -> None:

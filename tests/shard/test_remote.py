@@ -22,7 +22,7 @@ from pipeline.storage import UNFINISHED_NAME
 from pipeline.webdata.address import Place
 from pipeline.webdata.reader import ShardReader
 from pipeline.webdata.remote import bring
-from tests.object_store import BUCKET, bucket, s3_server  # noqa: F401
+from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 
 def configure(world: Any, out: str | None, **options: Any) -> ShardConfig:
@@ -30,30 +30,15 @@ def configure(world: Any, out: str | None, **options: Any) -> ShardConfig:
     return ShardConfig(workspace=world.root, out=out, **settings)
 
 
-def stored(address: str) -> dict[str, bytes]:
-    """Every file below an address."""
-    store, root = fsspec.core.url_to_fs(address)
-    store.invalidate_cache()
-    # An address at which the first object appears while it is listed is given as if it were one.
-    paths = sorted(path for path in store.find(root) if path != root)
-    return {path[len(root) + 1 :]: store.cat_file(path) for path in paths}
-
-
-def modified(address: str) -> dict[str, Any]:
+def modified(place: str) -> dict[str, Any]:
     """When each object was written."""
-    store, root = fsspec.core.url_to_fs(address)
+    store, root = fsspec.core.url_to_fs(place)
     store.invalidate_cache()
     found = store.find(root, detail=True)
     return {path[len(root) + 1 :]: info["LastModified"] for path, info in found.items()}
 
 
-@pytest.fixture(params=["s3", "memory", "file"])
-def address(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:  # noqa: F811
-    places = {"s3": bucket, "memory": f"memory://{tmp_path.name}", "file": f"file://{tmp_path}/out"}
-    return places[request.param]
-
-
-def test_an_address_holds_the_same_bytes_as_the_folder(world: Any, address: str) -> None:
+def test_an_address_holds_the_same_bytes_as_the_folder(world: Any, address: str) -> None:  # noqa: F811
     report = run(configure(world, address))
     assert report.outcome == "done"
     assert report.outputs[1] == address
@@ -128,6 +113,7 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
 def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  # noqa: F811
     """Without a manifest beside it, a file is believed by its bytes alone."""
     run(configure(world, bucket))
+    Place(bucket).mark(stored(bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
