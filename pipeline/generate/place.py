@@ -171,12 +171,15 @@ def _refusal(folder: Path, wish: Wish) -> str:
 
 
 def _differences(manifest: Manifest, wish: Wish) -> str:
-    before = _nameless(manifest.config) | dict(manifest.inputs)
-    after = _nameless(wish.config) | dict(wish.inputs)
-    names = sorted(name for name in before | after if before.get(name) != after.get(name))
-    return "; ".join(
-        f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in names
-    )
+    before, after = _nameless(manifest.config), _nameless(wish.config)
+    options = _changed(before, after)
+    inputs = [name for name in _changed(manifest.inputs, wish.inputs) if name not in options]
+    said = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
+    return "; ".join([*said, *(f"another {name}" for name in inputs)])
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
 
 
 def _short(value: object) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.errors import ConfigError, LockedError, PipelineError, WorkspaceError
 from pipeline.generate.artist import Artist
@@ -97,6 +98,14 @@ def test_refuse_says_what_differs_and_touches_nothing(
     with pytest.raises(ConfigError, match=r"other prompts or options \(seed 0 → 1\)"):
         run(make_config(seed=1, on_change="refuse"))
     assert contents(workspace.root) == before
+    with pytest.raises(
+        ConfigError, match=r"prompts \['a red cube', 'a blue cube'\] → \['a dog'\]\)"
+    ):
+        run(make_config(prompts=("a dog",), on_change="refuse"))
+    prime = workspace.root / "prime.png"
+    Image.new("RGB", (64, 64)).save(prime)
+    with pytest.raises(ConfigError, match=r"options \(another prime\)"):
+        run(make_config(prime=prime, on_change="refuse"))
     assert run(make_config(on_change="refuse")).outcome == "unchanged"
 
 
