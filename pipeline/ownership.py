@@ -13,6 +13,7 @@ The rules, for every stage:
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -117,7 +118,7 @@ def list_family(folder: Path) -> list[Path]:
     member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d{1,5}))?")  # 12 digits: a hash
     numbers = {
         path: int(found[1] or 1)
-        for path in folder.parent.glob(f"{folder.name}*")
+        for path in folder.parent.glob(f"{glob.escape(folder.name)}*")
         if (found := member.fullmatch(path.name)) and path.is_dir()
     }
     return sorted(numbers, key=lambda path: numbers[path])
@@ -227,10 +228,10 @@ def _find_claim(folder: Path, contract: str) -> _Claim:
         if os.path.lexists(folder / name):
             said = _read_claim(folder / name, contract)
             return _Claim(finished=name == MANIFEST_NAME, files=said)
-    others = sorted(n for n in _files_below(folder) if not n.endswith(TEMPORARY_SUFFIX))
-    if others and not _is_of_earlier_version(folder, contract, others):
+    other = _find_other(folder, contract)
+    if other is not None:
         raise WorkspaceError(
-            f"{folder} holds {others[0]}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+            f"{folder} holds {other}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
             f"{contract!r} that says it is ours. Nothing was touched: give another name or place, or move "
             "what lies there."
         )
@@ -255,17 +256,22 @@ def _read_claim(path: Path, contract: str) -> dict[str, object]:
     return {checked_relative(name, source=path): entry for name, entry in named}
 
 
-def _is_of_earlier_version(folder: Path, contract: str, files: Iterable[str]) -> bool:
-    if contract in _EARLIER_MARKS:
-        return (folder / _EARLIER_MARKS[contract]).is_file()
-    return all(re.fullmatch(_OWN_NAMES[contract], name) for name in files)
+def _find_other(folder: Path, contract: str) -> str | None:
+    """The first file that keeps a folder without a mark from being ours: it may be one of a million."""
+    mark = _EARLIER_MARKS.get(contract)
+    if mark is not None and (folder / mark).is_file():
+        return None
+    files = (name for name in _files_below(folder) if not name.endswith(TEMPORARY_SUFFIX))
+    own = re.compile(_OWN_NAMES[contract])
+    return next((name for name in files if mark is not None or not own.fullmatch(name)), None)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
     """Every file and link below `folder`, relative; links are not followed."""
     for parent, folders, names in os.walk(folder):
+        folders.sort()
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114,PTH118
-        for name in [*names, *links]:
+        for name in sorted([*names, *links]):
             path = PurePosixPath(Path(parent).relative_to(folder)) / name
             if path.as_posix() not in (MANIFEST_NAME, UNFINISHED_NAME):
                 yield path.as_posix()

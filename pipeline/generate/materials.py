@@ -58,7 +58,7 @@ def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
     own = find_own(config.checkpoint)
     if own is not None:
         return _own(config, workspace, own, {"checkpoint": checkpoint_digest(own)})
-    return _foreign(config, workspace, config.checkpoint, checkpoint_digest(config.checkpoint))
+    return _foreign(config, workspace, config.checkpoint)
 
 
 def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str, str]]:
@@ -112,9 +112,8 @@ def _find_tokenizer(checkpoint: Path, info: CheckpointInfo) -> TextTokenizer:
     return tokenizer
 
 
-def _foreign(
-    config: GenerateConfig, workspace: Workspace, checkpoint: Path, digest: str
-) -> Materials:
+def _foreign(config: GenerateConfig, workspace: Workspace, checkpoint: Path) -> Materials:
+    digest = checkpoint_digest(checkpoint)
     if config.tokenizer is None:
         raise ConfigError(
             f"{checkpoint} is no checkpoint of ours, and a checkpoint of DALLE-pytorch does not say "

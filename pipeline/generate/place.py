@@ -61,6 +61,11 @@ class Place:
     manifest: Manifest | None = None
 
 
+def named_folder(folder: Path) -> Path:
+    """`folder` by a path that ends in its name, so that NAME-2 can lie beside it: `.` and `..` don't."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
 def choose_place(folder: Path, wish: Wish, on_change: OnChange) -> Place:
     """`folder`, or another of its family; nothing is touched.
 

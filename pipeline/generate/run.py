@@ -23,7 +23,7 @@ from pipeline.contracts import Outcome, StageReport
 from pipeline.generate.artist import Artist, load_artist, read_prime
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import Materials, find_materials
-from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place
+from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place, named_folder
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
 from pipeline.generate.writing import Drawn, Sketchbook, missing_files
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
@@ -44,7 +44,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     """
     check_options(config)
     workspace = Workspace(config.workspace)
-    folder = config.out or workspace.generated(config.name)
+    folder = named_folder(config.out) if config.out else workspace.generated(config.name)
     claim(folder, CONTRACT)
     given = list_prompts(config)
     materials = find_materials(config, workspace)

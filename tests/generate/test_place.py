@@ -195,6 +195,28 @@ def test_an_empty_folder_is_drawn_into(make_config: MakeConfig, tmp_path: Path) 
     assert run(make_config(out=tmp_path / "empty")).outputs == (str(tmp_path / "empty"),)
 
 
+@pytest.mark.parametrize("place", [".", "..", "a/..", "my [1] *"])
+def test_a_folder_may_have_any_path(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "out/a/a").mkdir(parents=True)
+    here = tmp_path / ("out/a" if place == ".." else "out")
+    monkeypatch.chdir(here)
+    for seed, outcome in ((0, "done"), (1, "done"), (0, "unchanged"), (1, "unchanged")):
+        assert run(make_config(out=Path(place), seed=seed)).outcome == outcome
+    folder = Path(os.path.normpath(here / place))
+    assert (folder / "manifest.json").exists()
+    assert (folder.with_name(f"{folder.name}-2") / "manifest.json").exists()
+
+
+@pytest.mark.timeout(20)
+def test_the_whole_disk_is_refused_at_once(make_config: MakeConfig) -> None:
+    with pytest.raises(WorkspaceError, match="Nothing was touched"):
+        run(make_config(out=Path("/")))
+    with pytest.raises(ConfigError):
+        run(make_config(checkpoint=Path("/")))
+
+
 def test_a_file_of_the_user_stays_in_a_folder_of_ours(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from pipeline.models.checkpoints.ours import INFO_FILE, check_weights, list_chec
 from pipeline.ownership import path_inside
 from pipeline.storage import MANIFEST_NAME, read_manifest, sha256_bytes, sha256_file
 
+_DEEPSPEED_FILES = ("latest", "*.pt", "*.bin", "*/*.pt", "*/*.bin")
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,11 +77,13 @@ def checkpoint_digest(path: Path) -> str:
         return sha256_file(own / INFO_FILE)
     if path.is_file():
         return sha256_file(path)
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    # Two levels, and only what it writes: a home folder that is given by mistake is not read through.
+    found = {file for pattern in _DEEPSPEED_FILES for file in path.glob(pattern)}
+    files = [file for file in sorted(found) if file.is_file()]
     if not files:
         raise ConfigError(
-            f"{path}: nothing is there. Give a checkpoint's folder, a dalle.pt, or a folder that "
-            "DeepSpeed wrote."
+            f"{path}: nothing is there that could be drawn with. Give a checkpoint's folder, a dalle.pt, or "
+            "a folder that DeepSpeed wrote."
         )
     return sha256_bytes("".join(sha256_file(file) for file in files).encode())
 
