@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,17 @@ import torch
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
-from pipeline.models.checkpoints.ours import load_weights
+from pipeline.models.checkpoints.ours import fill_dalle
+from pipeline.models.checkpoints.stock_file import ADVICE
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import build_discrete_vae
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.description import Description
 from pipeline.models.text import TextTokenizer
+from pipeline.models.torch_files import Husk
 from pipeline.storage import sha256_bytes, sha256_file
 from pipeline.workspace import Workspace
 
@@ -90,8 +93,7 @@ def load_foreign(
     _check_tokenizer(tokenizer, found.config)
     loaded = codec.load() if codec else _carried_codec(found.codec, checkpoint)
     _check_codec(loaded, codec.name if codec else f"in {checkpoint}", found.config)
-    model = Dalle(found.config)
-    load_weights(model, found.weights, checkpoint)
+    model = fill_dalle(found.config, found.weights, checkpoint)
     return model.to(device).eval(), loaded.to(device)
 
 
@@ -100,13 +102,14 @@ def _carried_codec(carried: StockCodec, checkpoint: Path) -> Codec:
 
     Of the published ones it has the weights alone.
     """
-    if carried.params is None or not carried.weights:
+    if not isinstance(carried.params, (Mapping, Husk)) or not carried.weights:
         kind = f"a {carried.class_name}" if carried.class_name else "one that it does not name"
         raise ModelError(
             f"{checkpoint} does not carry its codec whole ({kind}). Give --codec: a name in codecs/, a "
             f"folder, or {', '.join(PUBLISHED_CODECS)}; or --vqgan-config with --vqgan-checkpoint."
         )
-    return build_discrete_vae(carried.params, carried.weights, checkpoint)
+    params = Description.of(carried.params, checkpoint, "vae_params", ADVICE)
+    return build_discrete_vae(params, carried.weights)
 
 
 def _check_tokenizer(tokenizer: TextTokenizer, config: DalleConfig) -> None:

@@ -10,6 +10,7 @@ codes of a picture (row by row from the top left).
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+
+MOST_TOKENS = 1 << 20
+LARGEST_IMAGE = 1 << 13  # pixels of a side
+
+
+def counted(default: Any = dataclasses.MISSING, *, low: int = 1, high: int = 1 << 14) -> Any:
+    """A field of an architecture that holds a whole number, or several, from `low` to `high`."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
 
 class Codec(nn.Module, abc.ABC):
