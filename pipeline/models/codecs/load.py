@@ -21,7 +21,8 @@ from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
 from pipeline.models.weights import fill, read_safetensors
-from pipeline.parsing import parse_dataclass, parse_json_file
+from pipeline.models.written import parse_written
+from pipeline.parsing import parse_json_file
 from pipeline.storage import write_bytes, write_json
 
 log = logging.getLogger(__name__)
@@ -119,12 +120,11 @@ def _described(codecs: Path) -> Iterator[tuple[Path, str]]:
 def _build(described: CodecDescription, folder: Path) -> Codec:
     make_codec, make_config = _FAMILIES[described.kind]
     try:
-        config = parse_dataclass(
+        config = parse_written(
             make_config,
             described.architecture,
             source=str(folder / CODEC_JSON),
             field="architecture",
-            unknown="refuse",
             remedy=_ADVICE,
         )
     except ContractError as error:
