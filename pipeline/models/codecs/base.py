@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,12 @@ def counted(default: Any = dataclasses.MISSING, *, low: int = 1, high: int = 1 <
 
 
 class Codec(nn.Module, abc.ABC):
-    """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook."""
+    """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook.
+
+    `config` is the dataclass of the family's architecture.
+    """
+
+    config: Any
 
     @property
     @abc.abstractmethod
@@ -81,6 +86,16 @@ class Codec(nn.Module, abc.ABC):
 
         Raises ModelError for another number of codes, or codes beyond the codebook.
         """
+
+    def at_size(self, image_size: int) -> Self:
+        """The codec itself, from now on for square images of `image_size` pixels a side.
+
+        Its weights know no size, its fingerprint does. Raises ModelError for a side that is not a multiple of
+        `downsampling`.
+        """
+        check_image_size(image_size, self.downsampling)
+        self.config = dataclasses.replace(self.config, image_size=image_size)
+        return self
 
     @property
     def grid(self) -> tuple[int, int]:
