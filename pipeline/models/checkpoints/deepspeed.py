@@ -3,7 +3,7 @@
     dalle-ds-cp/
       latest                        the name of the last step's folder
       auxiliary.pt                  hyper-parameters; no weights
-      pytorch_model.bin             what zero_to_fp32.py, which DeepSpeed puts there too, made of it all
+      pytorch_model.bin             what zero_to_fp32.py made of all of it (`consolidated`)
       global_step1200/
         mp_rank_00_model_states.pt  weights in the precision of training; without ZeRO the optimizer too
         zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's share of float32 weights and moments
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from pipeline.models.checkpoints.consolidated import find_consolidated, read_consolidated
 from pipeline.models.checkpoints.stock_file import (
     Moments,
     StockCheckpoint,
@@ -38,7 +39,6 @@ from pipeline.models.weights import bare_name
 
 LATEST = "latest"
 AUXILIARY = "auxiliary.pt"
-CONSOLIDATED = "pytorch_model.bin"
 _ADVICE = "Copy the whole folder that DeepSpeed wrote."
 _LONGEST_NAME = 1000  # bytes of `latest`
 KEYS = ("exp_avg", "exp_avg_sq")
@@ -50,13 +50,13 @@ Merged = tuple[dict[str, Tensor], Mapping[str, Moments] | None, float | None]
 
 
 def read_deepspeed(folder: Path) -> StockCheckpoint:
-    """Read a folder with `latest`, the folder of one step, or one with a `pytorch_model.bin`.
+    """Read a folder with `latest`, the folder of one step, or one with whole weights (`consolidated`).
 
     Raises ModelError for a folder without one of its files, or of a layout that is not known.
     """
-    if not (folder / LATEST).exists() and (folder / CONSOLIDATED).is_file():
-        path = folder / CONSOLIDATED
-        return read_consolidated(read_torch_file(path), path)
+    consolidated = find_consolidated(folder)
+    if consolidated is not None and not (folder / LATEST).exists():
+        return with_auxiliary(read_consolidated(consolidated), consolidated)
     path = _model_file(_step_folder(folder))
     return read_states(read_torch_file(path), path)
 
@@ -66,20 +66,11 @@ def is_states(saved: Any) -> bool:
     return isinstance(saved, Mapping) and isinstance(saved.get("module"), Mapping)
 
 
-def is_consolidated(saved: Any) -> bool:
-    """Whether a file held nothing but tensors by their names, as zero_to_fp32.py writes them."""
-    values = list(saved.values()) if isinstance(saved, Mapping) else []
-    return bool(values) and all(isinstance(value, Tensor) for value in values)
-
-
-def read_consolidated(saved: Any, path: Path) -> StockCheckpoint:
-    """The weights in `saved`, which was read from `path`, with the `auxiliary.pt` beside it."""
+def with_auxiliary(weights: Mapping[str, Tensor], path: Path) -> StockCheckpoint:
+    """The checkpoint of whole weights from `path`, with what the `auxiliary.pt` beside it says."""
     auxiliary = _auxiliary(path.parent)
-    return StockCheckpoint(
-        hparams=_hparams(auxiliary.get("hparams"), path),
-        weights=model_tensors(saved, path),
-        facts=auxiliary,
-    )
+    hparams = _hparams(auxiliary.get("hparams"), path)
+    return StockCheckpoint(hparams=hparams, weights=weights, facts=auxiliary)
 
 
 def read_states(states: Any, path: Path) -> StockCheckpoint:
@@ -101,6 +92,11 @@ def read_states(states: Any, path: Path) -> StockCheckpoint:
         ) from error
     if masters:  # in their place: weights in half precision, or with ZeRO 3 none
         weights = {name: t for name, t in weights.items() if is_frozen(name)} | masters
+    if any(not tensor.numel() for name, tensor in weights.items() if not is_frozen(name)):
+        raise ModelError(
+            f"{path} has empty tensors: with ZeRO 3 the weights are in the zero_pp_rank_… files, which are "
+            f"not there. {_ADVICE}"
+        )
     return StockCheckpoint(
         hparams=_hparams(states.get("hparams") or auxiliary.get("hparams"), path),
         weights=weights,
@@ -142,7 +138,7 @@ def _step_folder(folder: Path) -> Path:
     check_regular(latest)
     with latest.open("rb") as file:
         name = file.read(_LONGEST_NAME).decode("utf-8", errors="replace").strip().strip("\ufeff")
-    if not re.fullmatch(r"\w[\w.-]*", name) or not (folder / name).is_dir():
+    if not re.fullmatch(r"\w[\w.-]{0,127}", name) or not (folder / name).is_dir():
         raise ModelError(f"{latest} names {name[:80]!r}, which is no folder there. {_ADVICE}")
     return folder / name
 

@@ -16,12 +16,16 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
-from pipeline.models.checkpoints.deepspeed import (
+from pipeline.models.checkpoints.consolidated import (
+    is_by_name,
     is_consolidated,
-    is_states,
     read_consolidated,
+)
+from pipeline.models.checkpoints.deepspeed import (
+    is_states,
     read_deepspeed,
     read_states,
+    with_auxiliary,
 )
 from pipeline.models.checkpoints.stock_config import StockTensors, differences, settle_config
 from pipeline.models.checkpoints.stock_file import (
@@ -109,11 +113,13 @@ def read_stock(path: Path) -> StockCheckpoint:
     """
     if path.is_dir():
         return read_deepspeed(path)
+    if is_by_name(path):
+        return with_auxiliary(read_consolidated(path), path)
     saved = read_torch_file(path)
     if is_states(saved):
         return read_states(saved, path)
     if is_consolidated(saved):
-        return read_consolidated(saved, path)
+        return with_auxiliary(read_consolidated(path), path)
     return parse_dalle_pt(saved, path)
 
 
@@ -178,7 +184,7 @@ def _our_moments(stock: StockCheckpoint, config: DalleConfig) -> Mapping[str, Te
         for key in ("exp_avg", "exp_avg_sq"):
             moments[f"{name}/{key}"] = our_shape(name, states[key].float(), config)
         # Of its own: ZeRO has one count for all, to which the step of every parameter would add.
-        moments[f"{name}/step"] = torch.tensor(float(states["step"]))
+        moments[f"{name}/step"] = torch.tensor(float(plain(states["step"])))
     return moments
 
 
