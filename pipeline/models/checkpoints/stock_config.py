@@ -249,6 +249,6 @@ def _is_centred(version: str | None, tensors: StockTensors) -> bool:
 def _ids(hparams: Description, key: str) -> tuple[int | str, ...] | None:
     found = hparams.items(key)
     for name in found or ():
-        if not isinstance(name, (int, str)):
+        if not isinstance(name, (int, str)) and not (isinstance(name, float) and name.is_integer()):
             raise hparams.wrong(key, name, "whole numbers or words")
-    return found
+    return found and tuple(int(name) if isinstance(name, float) else name for name in found)
