@@ -45,6 +45,11 @@ def saved() -> dict[str, Any]:
     return saved_dict(ALL, trained_stock(ALL)[0])
 
 
+def load(path: Path) -> None:
+    found = read_foreign(path)
+    fill_dalle(found.config, found.weights, path)
+
+
 def read(folder: Path, saved: dict[str, Any], hparams: Any) -> DalleConfig:
     torch.save({**saved, "hparams": hparams}, folder / "dalle.pt")
     return read_foreign(folder / "dalle.pt").config
@@ -184,8 +189,7 @@ def test_a_tensor_of_any_other_shape_is_refused(
         weights = {**saved["weights"], name: torch.ones(shape)}
         torch.save({**saved, "weights": weights}, tmp_path / "dalle.pt")
         with pytest.raises(ModelError, match=r"dalle\.pt"):
-            found = read_foreign(tmp_path / "dalle.pt")
-            fill_dalle(found.config, found.weights, tmp_path / "dalle.pt")
+            load(tmp_path / "dalle.pt")
 
 
 def test_a_layer_beyond_the_last_is_no_model(saved: dict[str, Any], tmp_path: Path) -> None:
