@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.torch_files import check_regular
 from pipeline.ownership import begin_anew, check_name, is_name
 from pipeline.storage import (
     file_entry,
@@ -103,6 +104,7 @@ def _bring_in(
 
 
 def _hash(path: Path) -> str:
+    check_regular(path)
     try:
         return sha256_file(path)
     except OSError as error:

@@ -13,14 +13,19 @@ import torch
 from pipeline.errors import ConfigError, ModelError
 from pipeline.generate.config import GenerateConfig
 from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
-from pipeline.models.checkpoints.ours import load_weights
+from pipeline.models.checkpoints.ours import fill_dalle
+from pipeline.models.checkpoints.stock_file import ADVICE
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import build_discrete_vae
+from pipeline.models.codecs.dvae import OpenAIDVAE
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.description import Description
 from pipeline.models.text import TextTokenizer
+from pipeline.models.torch_files import check_regular
 from pipeline.storage import sha256_bytes, sha256_file
 from pipeline.workspace import Workspace
 
@@ -66,9 +71,11 @@ def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignC
 
 def _codec_of_files(family: str, files: Sequence[Path], *, name: str) -> ForeignCodec:
     try:
+        for path in files:
+            check_regular(path)
         digest = sha256_bytes("".join(map(sha256_file, files)).encode())
-    except OSError as error:
-        raise ConfigError(f"{error.filename} can't be read ({error.strerror}).") from error
+    except (ModelError, OSError) as error:
+        raise ConfigError(str(error)) from error
     load = partial(LOADERS[family], *files, image_size=None)
     return ForeignCodec(name=name, digest=digest, load=load)
 
@@ -89,9 +96,9 @@ def load_foreign(
     found = read_foreign(checkpoint, redraw_layout=LAYOUT_SEED if redraw_layout else None)
     _check_tokenizer(tokenizer, found.config)
     loaded = codec.load() if codec else _carried_codec(found.codec, checkpoint)
+    _fit_size(loaded, found.config)
     _check_codec(loaded, codec.name if codec else f"in {checkpoint}", found.config)
-    model = Dalle(found.config)
-    load_weights(model, found.weights, checkpoint)
+    model = fill_dalle(found.config, found.weights, checkpoint)
     return model.to(device).eval(), loaded.to(device)
 
 
@@ -106,7 +113,18 @@ def _carried_codec(carried: StockCodec, checkpoint: Path) -> Codec:
             f"{checkpoint} does not carry its codec whole ({kind}). Give --codec: a name in codecs/, a "
             f"folder, or {', '.join(PUBLISHED_CODECS)}; or --vqgan-config with --vqgan-checkpoint."
         )
-    return build_discrete_vae(carried.params, carried.weights, checkpoint)
+    params = Description.of(carried.params, checkpoint, "vae_params", ADVICE)
+    return build_discrete_vae(params, carried.weights)
+
+
+def _fit_size(codec: Codec, config: DalleConfig) -> None:
+    """Let the codec have the checkpoint's grid, where its family draws images of any size.
+
+    DALLE-pytorch trains on images of 256 pixels whatever the `resolution` in the VQGAN's YAML is. Its own
+    DiscreteVAE, and ours, are made for one size.
+    """
+    if isinstance(codec, (VQGAN, OpenAIDVAE)):
+        codec.at_size(config.image_fmap_size * codec.downsampling)
 
 
 def _check_tokenizer(tokenizer: TextTokenizer, config: DalleConfig) -> None:

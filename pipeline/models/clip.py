@@ -10,7 +10,6 @@ Shapes: B pictures, U texts, L tokens, C = 3 colours, H = W pixels, D numbers of
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +21,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import DependencyError, ModelError
+from pipeline.errors import ContractError, DependencyError, ModelError
+from pipeline.models.description import Description
 from pipeline.models.devices import fill_rows
+from pipeline.models.weights import check_weights
+from pipeline.parsing import parse_json_file
 from pipeline.storage import sha256_file
 
 PREPARATION_FILE = "preprocessor_config.json"
 # OpenAI's CLIPs, `openai/clip-vit-base-patch32` and others.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+_LARGEST_SIDE = 4096  # pixels
+_GREATEST_NORM = 1e6
+_ADVICE = "Give another CLIP."
 _MEANINGFUL = ("*.json", "*.txt", "*.safetensors", "*.bin")
 
 
@@ -133,6 +138,7 @@ def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
             f"The weights in {path} are not a CLIP's: {len(report['missing_keys'])} are missing, "
             f"{sorted(report['missing_keys'])[0]} among them. Give the folder of a CLIPModel."
         )
+    check_weights(model.state_dict(), path)
     prepare = read_preparation(path, default_side=model.config.vision_config.image_size)
     return Clip(model=model.eval().to(device), tokenizer=tokenizer, prepare=prepare, device=device)
 
@@ -146,27 +152,43 @@ def read_preparation(path: Path, *, default_side: int) -> Preparation:
     if not file.exists():
         return Preparation(resize=default_side, side=default_side)
     try:
-        facts = json.loads(file.read_bytes())
-        return Preparation(
-            resize=_side(facts.get("size", default_side)),
-            side=_side(facts.get("crop_size", default_side)),
-            resample=int(facts.get("resample", Image.Resampling.BICUBIC)),
-            mean=tuple(facts.get("image_mean", MEAN)),
-            std=tuple(facts.get("image_std", STD)),
-        )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise ModelError(f"{file} can't be used ({error!r}). Give another CLIP.") from error
+        values = parse_json_file(file, dict[str, Any], remedy=_ADVICE)
+    except ContractError as error:
+        raise ModelError(str(error)) from error
+    facts = Description(values, file, advice=_ADVICE)
+    prepare = Preparation(
+        resize=_side(facts, "size", default_side),
+        side=_side(facts, "crop_size", default_side),
+        resample=facts.integer("resample", int(Image.Resampling.BICUBIC), low=0, high=5),
+        mean=_colours(facts, "image_mean", MEAN),
+        std=_colours(facts, "image_std", STD),
+    )
+    if prepare.side > prepare.resize:
+        raise facts.wrong("crop_size", prepare.side, f"{prepare.resize} at most, the size")
+    return prepare
 
 
-def _side(size: int | Mapping[str, int]) -> int:
+def _side(facts: Description, key: str, default: int) -> int:
     """Pixels of a side: old files have a number, new ones `shortest_edge`, or `height` and `width`."""
-    if not isinstance(size, Mapping):
-        return int(size)
-    if "shortest_edge" in size:
-        return int(size["shortest_edge"])
-    if size["height"] != size["width"]:
-        raise ValueError(f"pictures of {size['width']}×{size['height']} pixels are not square")
-    return int(size["height"])
+    if not isinstance(facts.values.get(key), Mapping):
+        return facts.integer(key, default, high=_LARGEST_SIDE)
+    size = facts.table(key)
+    if size.has("shortest_edge"):
+        return size.integer("shortest_edge", high=_LARGEST_SIDE)
+    height = size.integer("height", high=_LARGEST_SIDE)
+    if size.integer("width", high=_LARGEST_SIDE) != height:
+        raise facts.wrong(key, facts.values[key], "square images")
+    return height
+
+
+def _colours(facts: Description, key: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    found = facts.items(key)
+    if found is None:
+        return default
+    numbers = [n for n in found if isinstance(n, (int, float)) and abs(n) < _GREATEST_NORM]
+    if len(found) != 3 or len(numbers) != 3 or (key == "image_std" and 0 in numbers):
+        raise facts.wrong(key, found, "a finite number for each of 3 colours")
+    return tuple(map(float, numbers))
 
 
 def _download(name: str) -> Path:

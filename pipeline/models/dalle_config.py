@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,18 @@ from pipeline.models.sparse_layout import Layout, check_layout, draw_layout
 AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
 ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 LayerId = int | str
+MOST_POSITIONS = 1 << 15  # a mask has a byte for each pair of positions
+MOST_LAYERS = 1024
+
+
+def _count(*, high: int) -> int:
+    bounded: int = field(metadata={"low": 1, "high": high})
+    return bounded
+
+
+def _share() -> float:
+    bounded: float = field(default=0.0, metadata={"low": 0, "high": 1})
+    return bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +39,17 @@ class DalleConfig:
     for values that make no model.
     """
 
-    dim: int
-    depth: int
-    heads: int
-    dim_head: int
-    text_seq_len: int
-    num_text_tokens: int
-    num_image_tokens: int
-    image_fmap_size: int
-    attn_dropout: float = 0.0
-    ff_dropout: float = 0.0
-    loss_img_weight: float = 7.0
+    dim: int = _count(high=1 << 16)
+    depth: int = _count(high=MOST_LAYERS)
+    heads: int = _count(high=1 << 12)
+    dim_head: int = _count(high=1 << 14)
+    text_seq_len: int = _count(high=MOST_POSITIONS)
+    num_text_tokens: int = _count(high=1 << 24)
+    num_image_tokens: int = _count(high=1 << 24)
+    image_fmap_size: int = _count(high=256)
+    attn_dropout: float = _share()
+    ff_dropout: float = _share()
+    loss_img_weight: float = field(default=7.0, metadata={"low": 0, "high": 1e9})
     reversible: bool = False
     attn_types: tuple[AttentionType, ...] = ("full",)
     stable: bool = False
@@ -60,6 +72,7 @@ class DalleConfig:
             raise ModelError(
                 "shared_attn_ids and shared_ff_ids name a layer at least, or are None."
             )
+        self._check_positions()
         self._check_shared_types()
         self._settle_layout()
 
@@ -118,6 +131,13 @@ class DalleConfig:
 
     def _spread(self, ids: tuple[LayerId, ...] | None) -> tuple[LayerId, ...]:
         return tuple(islice(cycle(ids or range(self.depth)), self.depth))
+
+    def _check_positions(self) -> None:
+        if self.total_seq_len > MOST_POSITIONS:
+            raise ModelError(
+                f"text_seq_len {self.text_seq_len} and image_fmap_size {self.image_fmap_size} make "
+                f"{self.total_seq_len:,} positions, expected {MOST_POSITIONS:,} at most."
+            )
 
     def _settle_layout(self) -> None:
         layout = None

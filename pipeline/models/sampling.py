@@ -38,7 +38,8 @@ class Choice:
     def draw(self, logits_BV: Tensor, uniform_B: Tensor, *, total_tokens: int) -> Tensor:
         """Choose an id for each row, of logits of a part of a vocabulary of `total_tokens`."""
         kept = kept_ids(self.filter_thres, total_tokens=total_tokens, allowed=logits_BV.shape[-1])
-        return draw(logits_BV / self.temperature, uniform_B, kept=kept)
+        # In float32: a low temperature would make infinities of half precision.
+        return draw(logits_BV.float() / self.temperature, uniform_B, kept=kept)
 
 
 @torch.inference_mode()
@@ -56,7 +57,8 @@ def sample_codes(
     `image_seeds` holds a seed in 0..2^63-1 for each. Every image begins with `first_codes_P` (int64,
     0 < P < N) where they are given.
 
-    Raises ModelError for as many first codes as an image has, or more.
+    Raises ModelError for as many first codes as an image has, or more, and where the model's logits are
+    not finite.
     """
     count = model.config.image_seq_len
     device = captions_UT.device
@@ -68,15 +70,18 @@ def sample_codes(
             f"{len(drawn)} codes are given, and an image has {count}. Give fewer: the rest is drawn."
         )
     guided = choice.cond_scale != 1
+    finite = torch.ones((), dtype=torch.bool, device=device)
     logits_BV, cache = _start(model, captions_UT, rows_B, first_codes_P, guided=guided)
     while True:
         if guided:
-            logits_BV = guide(logits_BV, choice.cond_scale)
+            logits_BV = guide(logits_BV.float(), choice.cond_scale)
+        finite &= are_finite(logits_BV)
         codes_B = choice.draw(
             logits_BV, uniform_BN[:, len(drawn)], total_tokens=model.config.total_tokens
         )
         drawn.append(codes_B)
         if len(drawn) == count:
+            check_finite(finite)
             return torch.stack(drawn, dim=1)[: len(rows)]
         codes_B = codes_B.repeat(2) if guided else codes_B
         logits_BV = model.next_logits(codes_B, position=len(drawn) - 1, cache=cache)
@@ -108,6 +113,7 @@ def complete_captions(
 
     A caption ends where the model puts padding, as captions ended in training. (DALLE-pytorch's
     `generate_texts` draws on behind it, and reads given words without the BOS that training had.)
+    Raises ModelError where the model's logits are not finite.
     """
     config = model.config
     device = next(model.parameters()).device
@@ -117,8 +123,10 @@ def complete_captions(
         row_T[: len(words)] = torch.tensor(words[: config.text_seq_len], device=device)
     uniform_UT = uniform_streams(fill_rows(seeds), config.text_seq_len).to(device)
     ended_U = torch.zeros_like(lengths_U, dtype=torch.bool)
+    finite = torch.ones((), dtype=torch.bool, device=device)
     for position in range(int(lengths_U.min()), config.text_seq_len):
         logits_UV = model.next_text_logits(tokens_UT, position)
+        finite &= are_finite(logits_UV)
         drawn_U = choice.draw(logits_UV, uniform_UT[:, position], total_tokens=config.total_tokens)
         is_word_U = (drawn_U != PADDING_ID) & (drawn_U < config.num_text_tokens)
         open_U = (lengths_U <= position) & ~ended_U
@@ -126,9 +134,29 @@ def complete_captions(
         tokens_UT[:, position] = torch.where(open_U & is_word_U, drawn_U, tokens_UT[:, position])
         if bool(ended_U.all()):
             break
+    check_finite(finite)
     return [[word for word in row if word != PADDING_ID] for row in tokens_UT.tolist()][
         : len(beginnings)
     ]
+
+
+def are_finite(logits_BV: Tensor) -> Tensor:
+    """Whether no logit is NaN or infinite, a bool on their device: nothing waits for it.
+
+    Over the extremes, of which NaN is both: one pass, without a tensor of answers.
+    """
+    least, greatest = torch.aminmax(logits_BV)
+    return least.isfinite() & greatest.isfinite()
+
+
+def check_finite(finite: Tensor) -> None:
+    """Raise ModelError where one of a batch's logits was not finite: one answer from the device a batch."""
+    if not bool(finite):
+        raise ModelError(
+            "The model's logits are not finite (NaN or infinity), so nothing can be drawn from them. In fp16 "
+            "weights can be too large: use --precision bf16 or fp32. With --cond-scale, give a smaller one. "
+            "Else the checkpoint is of a training that diverged: use an earlier one."
+        )
 
 
 def kept_ids(filter_thres: float, *, total_tokens: int, allowed: int) -> int:

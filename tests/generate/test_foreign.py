@@ -27,12 +27,15 @@ from pipeline.models.checkpoints.stock_names import LAYOUT_LEAF
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.models.codecs.vqgan_files import load_vqgan
 from pipeline.models.dalle import Dalle
 from pipeline.models.text import train_bpe
 from pipeline.storage import sha256_file, write_bytes
 from pipeline.workspace import Workspace
 from tests.generate.conftest import finish, write_run
 from tests.generate.pictures import hashes_by_prompt, records_of
+from tests.models.codecs.conftest import vqgan_settings
+from tests.models.codecs.test_vqgan import write_pair
 
 MakeConfig = Callable[..., GenerateConfig]
 
@@ -100,6 +103,41 @@ def test_a_codec_within_the_checkpoint_is_used(
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
     run(make_config(**{**stock, "name": "other"}))
     assert hashes_by_prompt(workspace, "other") != hashes_by_prompt(workspace)
+
+
+@pytest.mark.parametrize("resolution", [16, 32, 256])
+def test_a_vqgan_draws_at_the_size_of_the_checkpoint_whatever_its_yaml_says(
+    resolution: int,
+    workspace: Workspace,
+    make_config: MakeConfig,
+    stock: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """A grid of 4 x 4 codes of 4 pixels each: DALLE-pytorch reads no resolution when it draws."""
+    settings = vqgan_settings(resolution=resolution, attn_resolutions=[])
+    settings["model"]["params"]["n_embed"] = 16
+    files = write_pair(tmp_path, settings)
+    drawn = {"vqgan_config": files[0], "vqgan_checkpoint": files[1], "codec": None}
+    run(make_config(**{**stock, **drawn}))
+    codec = load_vqgan(*files, image_size=16)
+    save_codec(codec, workspace.codec("vqgan"))
+    finish(workspace.codec("vqgan"), "codec")
+    write_run(workspace, codec=codec.fingerprint)
+    run(make_config())
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
+
+
+def test_a_codec_of_the_workspace_that_others_trained_has_that_size_too(
+    workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = vqgan_settings(attn_resolutions=[])
+    settings["model"]["params"]["n_embed"] = 16
+    files = write_pair(tmp_path, settings)
+    save_codec(load_vqgan(*files, image_size=64), workspace.codec("wide"))
+    run(make_config(**{**stock, "codec": "wide"}))
+    drawn = {"vqgan_config": files[0], "vqgan_checkpoint": files[1], "codec": None}
+    run(make_config(**{**stock, **drawn, "name": "files"}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "files")
 
 
 def test_a_published_codec_is_fetched(

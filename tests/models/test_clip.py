@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from pipeline.errors import DependencyError, ModelError
@@ -99,7 +100,7 @@ def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neither a folder nor a model of the Hugging Face Hub"):
         find_clip("no/such/clip")
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 3, "width": 4}}')
-    with pytest.raises(ModelError, match="not square"):
+    with pytest.raises(ModelError, match="expected square images"):
         read_preparation(tmp_path, default_side=16)
 
 
@@ -123,3 +124,39 @@ def test_a_missing_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(DependencyError, match=r"dalle-pipeline\[clip\]"):
         load_clip(found, torch.device("cpu"))
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    weights["visual_projection.weight"][0, 0] = float("nan")
+    safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=r"copy holds a NaN .* in tensor visual_projection\.weight"
+    ):
+        load_clip(find_clip(str(copy)), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"size": -1}, "size -1, expected a whole number from 1"),
+        ({"size": 10**9}, "size 1000000000, expected a whole number from 1 to 4,096"),
+        ({"size": {"height": "a", "width": 2}}, "size.height 'a'"),
+        ({"size": 16, "crop_size": 20}, "crop_size 20, expected 16 at most"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std"),
+        ({"image_std": [0.5, "x", 0.5]}, "image_std"),
+        ({"resample": 9}, "resample 9"),
+        ([1], "expected an object"),
+        ("[" * 100_000, "nested"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_preparation_that_was_edited_by_hand_names_its_field(
+    tmp_path: Path, facts: object, words: str
+) -> None:
+    text = facts if isinstance(facts, str) else json.dumps(facts)
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises(ModelError, match=words):
+        read_preparation(tmp_path, default_side=16)

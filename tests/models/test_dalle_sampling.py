@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -132,3 +134,59 @@ def test_seeds_differ_by_seed_prompt_and_number() -> None:
     assert len(seeds) == 18
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert image_seed(0, "a red cube", 0) == image_seed(0, "a red cube", 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("position", [0, 7, 15])
+@pytest.mark.parametrize("cond_scale", [1.0, 2.0])
+def test_a_logit_that_is_not_finite_is_an_error_wherever_it_comes(
+    model: Dalle,
+    value: float,
+    position: int,
+    cond_scale: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = 0
+    outputs_from = model.to_logits.outputs_from
+
+    def spoilt(x_XI: torch.Tensor, start: int) -> torch.Tensor:
+        nonlocal drawn
+        logits_BV = outputs_from(x_XI, start)
+        if drawn == position:
+            logits_BV[-1, 3] = value
+        drawn += 1
+        return logits_BV
+
+    monkeypatch.setattr(model.to_logits, "outputs_from", spoilt)
+    with pytest.raises(ModelError, match="logits are not finite"):
+        sample(model, [0, 1], [7, 8], Choice(filter_thres=0.5, cond_scale=cond_scale))
+
+
+def test_a_caption_is_not_completed_from_logits_that_are_not_finite(model: Dalle) -> None:
+    with torch.no_grad():
+        model.to_logits.bias[2] = float("nan")
+    with pytest.raises(ModelError, match="logits are not finite"):
+        complete_captions(model, [[1]], seeds=[3], choice=HALF)
+
+
+def test_the_device_is_asked_once_a_batch(model: Dalle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question waits for all that the device has to do: 256 of them would be felt."""
+    asked = []
+    for name in ("__bool__", "item", "tolist", "__float__", "__int__"):
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor, method: Any = method, name: str = name) -> Any:
+            asked.append(name)
+            return method(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    sample(model, [0, 1, 0], [7, 8, 9])
+    assert asked == ["__bool__"]
+
+
+def test_a_low_temperature_makes_no_infinity_of_half_precision(model: Dalle) -> None:
+    """Logits of 100 divided by 0.001 are 100,000, and fp16 ends at 65,504."""
+    logits_BV = torch.tensor([[100.0, 90.0, 80.0]], dtype=torch.float16)
+    choice = Choice(filter_thres=0.0, temperature=0.001)
+    drawn = choice.draw(logits_BV, torch.tensor([0.999], dtype=torch.float64), total_tokens=3)
+    assert drawn.tolist() == [0]

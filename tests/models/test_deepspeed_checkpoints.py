@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -181,3 +183,134 @@ def test_moments_of_parameters_in_another_order_are_left_out(tmp_path: Path) -> 
     group["params"] = group["params"][::-1]
     torch.save(states, path)
     assert read_foreign(tmp_path).moments is None
+
+
+def test_the_states_of_a_step_can_be_given_by_themselves(tmp_path: Path) -> None:
+    """`global_step2/mp_rank_00_model_states.pt`: with what lies beside it, as the folder is read."""
+    for kind in ("fp32", "zero2", "zero3"):
+        stock, optimizer = trained_stock(PLAIN)
+        write_deepspeed(tmp_path / kind, stock, optimizer, kind=kind)
+        imported = read_foreign(tmp_path / kind / "global_step2/mp_rank_00_model_states.pt")
+        assert imported.config == PLAIN
+        assert imported.epoch == 4
+        assert_same_logits(ours(imported), stock)
+        assert_same_after_a_step(imported, stock, optimizer)
+
+
+def test_states_alone_that_say_their_hyper_parameters_are_a_model(tmp_path: Path) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path / "ds", stock, optimizer, kind="fp32")
+    alone = tmp_path / "alone.pt"
+    (tmp_path / "ds/global_step2/mp_rank_00_model_states.pt").rename(alone)
+    assert_same_logits(ours(read_foreign(alone)), stock)
+
+
+def test_states_of_zero_3_without_their_shares_say_where_the_weights_are(tmp_path: Path) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path / "ds", stock, optimizer, kind="zero3")
+    (tmp_path / "ds/global_step2/mp_rank_00_model_states.pt").rename(tmp_path / "alone.pt")
+    with pytest.raises(ModelError, match=r"weights are in the zero_pp_rank_"):
+        read_foreign(tmp_path / "alone.pt")
+
+
+@pytest.mark.parametrize("form", ["bin", "bin, several", "safetensors", "safetensors, several"])
+@pytest.mark.parametrize("by_folder", [False, True])
+def test_what_zero_to_fp32_wrote_is_read_with_the_auxiliary_beside_it(
+    form: str, by_folder: bool, tmp_path: Path
+) -> None:
+    stock, _ = trained_stock(PLAIN)
+    hparams = saved_dict(PLAIN, stock)["hparams"]
+    torch.save({"hparams": hparams, "epoch": 4, "weights": "elsewhere"}, tmp_path / "auxiliary.pt")
+    tensors = {name: tensor.clone() for name, tensor in stock.state_dict().items()}
+    path = write_consolidated(tmp_path, tensors, form)
+    imported = read_foreign(tmp_path if by_folder else path)
+    assert imported.config == PLAIN
+    assert (imported.epoch, imported.moments) == (4, None)
+    assert_same_logits(ours(imported), stock)
+
+
+def write_consolidated(folder: Path, tensors: dict[str, Tensor], form: str) -> Path:
+    kind, _, several = form.partition(", ")
+    stem = "pytorch_model" if kind == "bin" else "model"
+    names = list(tensors)
+    parts = [names[: len(names) // 2], names[len(names) // 2 :]] if several else [names]
+    index: dict[str, str] = {}
+    for number, part in enumerate(parts, 1):
+        middle = f"-0000{number}-of-00002" if several else ""
+        path = folder / f"{stem}{middle}.{kind}"
+        content = OrderedDict((name, tensors[name]) for name in part)
+        if kind == "bin":
+            torch.save(content, path)
+        else:
+            safetensors.torch.save_file(content, path)
+        index |= dict.fromkeys(part, path.name)
+    if several:
+        path = folder / f"{stem}.{kind}.index.json"
+        path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": index}))
+    return path
+
+
+def test_whole_weights_without_hyper_parameters_say_what_is_missing(tmp_path: Path) -> None:
+    stock, _ = trained_stock(PLAIN)
+    torch.save(stock.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"auxiliary\.pt beside it or above it"):
+        read_foreign(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("name", ["../model.bin", "/etc/passwd", "", 7, "none.bin"])
+def test_an_index_names_files_in_its_own_folder(tmp_path: Path, name: object) -> None:
+    path = tmp_path / "pytorch_model.bin.index.json"
+    path.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ModelError, match=r"index\.json|none\.bin"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("latest", [b"../..", b"/etc", b"", b"\xff\xfe", b"a" * 5000, b"none"])
+def test_latest_names_a_folder_beside_it(tmp_path: Path, latest: bytes) -> None:
+    (tmp_path / "latest").write_bytes(latest)
+    with pytest.raises(ModelError, match="latest names"):
+        read_foreign(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"param_shapes": [{"a": [10**9]}]},
+        {"param_shapes": "text"},
+        {"param_shapes": [[1]]},
+        {"param_shapes": {"a": None}},
+        {"hparams": 3},
+        {"module": 1},
+    ],
+    ids=str,
+)
+def test_states_of_another_layout_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path, stock, optimizer, kind="zero2")
+    path = tmp_path / "global_step2/mp_rank_00_model_states.pt"
+    torch.save(torch.load(path, weights_only=False) | change, path)
+    with pytest.raises(ModelError, match="global_step2"):
+        read_foreign(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partition_count": None},
+        {"partition_count": "many"},
+        {"single_partition_of_fp32_groups": None},
+        {"single_partition_of_fp32_groups": [torch.zeros(3)]},
+        {"base_optimizer_state": None},
+        {"base_optimizer_state": [{"step": "x"}]},
+        {"base_optimizer_state": {"state": []}},
+    ],
+    ids=lambda change: str(change)[:60],
+)
+def test_shares_of_another_layout_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    stock, optimizer = trained_stock(PLAIN)
+    write_deepspeed(tmp_path, stock, optimizer, kind="zero2")
+    path = tmp_path / "global_step2/zero_pp_rank_0_mp_rank_00optim_states.pt"
+    share = torch.load(path, weights_only=False)["optimizer_state_dict"]
+    torch.save({"optimizer_state_dict": share | change}, path)
+    with pytest.raises(ModelError, match="global_step2"):
+        read_foreign(tmp_path)

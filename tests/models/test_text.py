@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipeline.errors import ModelError
 from pipeline.models.text import TextTokenizer, load_tokenizer, pad_ids, train_bpe
+from tests.oracles.text import dalle_pytorch_tokenizers
 
 CAPTIONS = [
     f"a {colour} {thing} on the {place}"
@@ -96,15 +98,94 @@ def test_a_tokenizer_is_the_same_after_loading(tmp_path: Path, tokenizer: TextTo
         assert loaded.ids(CAPTIONS) == tokenizer.ids(CAPTIONS)
 
 
-def test_a_foreign_file_keeps_its_ids_without_its_padding_and_marks(tmp_path: Path) -> None:
-    foreign = Tokenizer(models.WordLevel({"zero": 0, "a": 1, "cube": 2, "[U]": 3}, unk_token="[U]"))
+def foreign_tokenizer() -> Tokenizer:
+    words = ["[PAD]", "a", "red", "blue", "cube", "on", "the", "moon", "[U]", "[END]"]
+    foreign = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[U]"))
     foreign.pre_tokenizer = pre_tokenizers.Whitespace()
-    foreign.enable_padding(length=9, pad_id=3)
-    foreign.enable_truncation(2)
+    foreign.add_special_tokens(["[END]"])
+    foreign.post_processor = processors.TemplateProcessing(
+        single="$A [END]", special_tokens=[("[END]", 9)]
+    )
+    return foreign
+
+
+PADDINGS: dict[str, dict[str, Any] | None] = {
+    "no padding": None,
+    "to a length": {"length": 9, "pad_id": 8},
+    "to a length, on the left": {"length": 9, "pad_id": 8, "direction": "left"},
+    "to the longest": {"pad_id": 8},
+    "to multiples": {"pad_id": 8, "pad_to_multiple_of": 4},
+    "to the next multiple of a length": {"length": 5, "pad_id": 8, "pad_to_multiple_of": 4},
+}
+TRUNCATIONS: dict[str, dict[str, Any] | None] = {
+    "not cut": None,
+    "cut": {"max_length": 4},
+    "cut on the left": {"max_length": 4, "direction": "left"},
+    "cut with a stride": {"max_length": 4, "stride": 2},
+    "cut to nothing": {"max_length": 0},
+}
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("truncation", TRUNCATIONS)
+def test_a_foreign_file_gives_the_ids_of_dalle_pytorch(
+    tmp_path: Path, padding: str, truncation: str
+) -> None:
+    """Its HugTokenizer does the padding and the truncation that the JSON asks for."""
+    foreign = foreign_tokenizer()
+    if (asked := PADDINGS[padding]) is not None:
+        foreign.enable_padding(**asked)
+    if (asked := TRUNCATIONS[truncation]) is not None:
+        foreign.enable_truncation(**asked)
+    path = tmp_path / "foreign.json"
+    foreign.save(str(path))
+    reference = dalle_pytorch_tokenizers().HugTokenizer(path)
+    captions = [
+        "",
+        "a",
+        "a red cube",
+        "a blue cube on the moon",
+        "red blue red blue red blue",
+        "xyz",
+    ]
+    loaded = load_tokenizer(f"hf:{path}")
+    assert loaded.ids(captions) == [reference.encode(caption) for caption in captions]
+    theirs = reference.tokenize(captions, 6, truncate_text=True)
+    assert loaded.encode_batch(captions, 6).tolist() == theirs.tolist()
+    assert [loaded.ids([caption])[0] for caption in captions] == loaded.ids(captions)
+    assert loaded.vocab_size == reference.vocab_size == 10
+
+
+def test_padding_outside_of_the_vocabulary_makes_it_larger(tmp_path: Path) -> None:
+    foreign = foreign_tokenizer()
+    foreign.enable_padding(length=3, pad_id=40)
     foreign.save(str(tmp_path / "foreign.json"))
     loaded = load_tokenizer(f"hf:{tmp_path / 'foreign.json'}")
-    assert loaded.ids(["a cube a cube"]) == [[1, 2, 1, 2]]
-    assert loaded.vocab_size == 4
+    assert loaded.ids(["a"]) == [[1, 40, 40]]
+    assert loaded.vocab_size == 41
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("truncation", "stride", 4, "truncation.stride 4, expected less than its max_length, 4"),
+        ("truncation", "strategy", "OnlySecond", "truncation.strategy"),
+        ("padding", "strategy", {"Fixed": 10**12}, "padding.length 1000000000000"),
+        ("padding", "pad_to_multiple_of", 10**12, "padding.pad_to_multiple_of"),
+    ],
+)
+def test_padding_or_truncation_that_can_not_be_done_is_refused(
+    tmp_path: Path, part: str, key: str, value: Any, words: str
+) -> None:
+    """The library ends in a panic, or in all of the memory, when the first caption comes."""
+    foreign = foreign_tokenizer()
+    foreign.enable_padding(length=9)
+    foreign.enable_truncation(4)
+    saved = json.loads(foreign.to_str())
+    saved[part][key] = value
+    (tmp_path / "foreign.json").write_text(json.dumps(saved))
+    with pytest.raises(ModelError, match=words):
+        load_tokenizer(f"hf:{tmp_path / 'foreign.json'}")
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", json.dumps({"version": "1.0"}).encode()])

@@ -1,8 +1,9 @@
-"""Read the folder that DeepSpeed wrote while it trained a DALLE of DALLE-pytorch. Floor 3.
+"""Read what DeepSpeed wrote while it trained a DALLE of DALLE-pytorch. Layer 3.
 
     dalle-ds-cp/
       latest                        the name of the last step's folder
       auxiliary.pt                  hyper-parameters; no weights
+      pytorch_model.bin             what zero_to_fp32.py made of all of it (`consolidated`)
       global_step1200/
         mp_rank_00_model_states.pt  weights in the precision of training; without ZeRO the optimizer too
         zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's share of float32 weights and moments
@@ -22,17 +23,24 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from pipeline.models.checkpoints.consolidated import find_consolidated, read_consolidated
 from pipeline.models.checkpoints.stock_file import (
     Moments,
     StockCheckpoint,
     adam_moments,
     is_frozen,
-    read_pickle,
+    learning_rate,
+    model_tensors,
     trainable_names,
 )
+from pipeline.models.description import Description
+from pipeline.models.torch_files import check_regular, read_torch_file
+from pipeline.models.weights import bare_name
 
 LATEST = "latest"
 AUXILIARY = "auxiliary.pt"
+_ADVICE = "Copy the whole folder that DeepSpeed wrote."
+_LONGEST_NAME = 1000  # bytes of `latest`
 KEYS = ("exp_avg", "exp_avg_sq")
 BY_GROUP, BY_PARAMETER = "single_partition_of_fp32_groups", "fp32_flat_groups"
 
@@ -42,30 +50,55 @@ Merged = tuple[dict[str, Tensor], Mapping[str, Moments] | None, float | None]
 
 
 def read_deepspeed(folder: Path) -> StockCheckpoint:
-    """Read a folder with `latest`, or the folder of one step.
+    """Read a folder with `latest`, the folder of one step, or one with whole weights (`consolidated`).
 
     Raises ModelError for a folder without one of its files, or of a layout that is not known.
     """
-    step = _step_folder(folder)
-    states = read_pickle(_model_file(step))
-    auxiliary = _auxiliary(step)
+    consolidated = find_consolidated(folder)
+    if consolidated is not None and not (folder / LATEST).exists():
+        return with_auxiliary(read_consolidated(consolidated), consolidated)
+    path = _model_file(_step_folder(folder))
+    return read_states(read_torch_file(path), path)
+
+
+def is_states(saved: Any) -> bool:
+    """Whether a file held DeepSpeed's `mp_rank_00_model_states.pt`."""
+    return isinstance(saved, Mapping) and isinstance(saved.get("module"), Mapping)
+
+
+def with_auxiliary(weights: Mapping[str, Tensor], path: Path) -> StockCheckpoint:
+    """The checkpoint of whole weights from `path`, with what the `auxiliary.pt` beside it says."""
+    auxiliary = _auxiliary(path.parent)
+    hparams = _hparams(auxiliary.get("hparams"), path)
+    return StockCheckpoint(hparams=hparams, weights=weights, facts=auxiliary)
+
+
+def read_states(states: Any, path: Path) -> StockCheckpoint:
+    """The checkpoint whose `mp_rank_00_model_states.pt`, at `path`, holds `states`.
+
+    Raises ModelError where it is none, or lacks what should lie beside it.
+    """
+    if not is_states(states):
+        raise ModelError(f"{path} has no weights (`module`). {_ADVICE}")
+    auxiliary = _auxiliary(path.parent)
     facts = {**auxiliary, **{k: states[k] for k in ("epoch", "version") if k in states}}
-    hparams = states.get("hparams") or auxiliary.get("hparams")
-    weights = states.get("module")
-    if not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
-        raise ModelError(f"{step} has no weights, or no `hparams` ({AUXILIARY} is missing).")
-    weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    shapes = _group_shapes(states.get("param_shapes"), weights)
-    shares = [read_pickle(path).get("optimizer_state_dict", {}) for path in _share_files(step)]
-    masters, moments, rate = (
-        _merge_shares(shares, shapes, step)
-        if shares
-        else _whole_optimizer(states.get("optimizer"), shapes)
-    )
+    weights = model_tensors(states["module"], path)
+    try:
+        masters, moments, rate = _optimizer(states, weights, path.parent)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"{path.parent} is not as DeepSpeed writes it: the optimizer's state has another layout "
+            f"({type(error).__name__}: {str(error)[:200]}). {_ADVICE}"
+        ) from error
     if masters:  # in their place: weights in half precision, or with ZeRO 3 none
         weights = {name: t for name, t in weights.items() if is_frozen(name)} | masters
+    if any(not tensor.numel() for name, tensor in weights.items() if not is_frozen(name)):
+        raise ModelError(
+            f"{path} has empty tensors: with ZeRO 3 the weights are in the zero_pp_rank_… files, which are "
+            f"not there. {_ADVICE}"
+        )
     return StockCheckpoint(
-        hparams=hparams,
+        hparams=_hparams(states.get("hparams") or auxiliary.get("hparams"), path),
         weights=weights,
         moments=moments,
         learning_rate=rate,
@@ -73,14 +106,41 @@ def read_deepspeed(folder: Path) -> StockCheckpoint:
     )
 
 
+def _hparams(found: Any, path: Path) -> Description:
+    if found is None:
+        raise ModelError(
+            f"{path} says no hyper-parameters, and neither does an {AUXILIARY} beside it or above it. Put "
+            f"the one of the training there. {_ADVICE}"
+        )
+    return Description.of(found, path, "hparams", _ADVICE)
+
+
+def _optimizer(states: Mapping[str, Any], weights: Mapping[str, Tensor], step: Path) -> Merged:
+    shapes = _group_shapes(states.get("param_shapes"), weights)
+    shares = [_share(path) for path in _share_files(step)]
+    if shares:
+        return _merge_shares(shares, shapes, step)
+    return _whole_optimizer(states.get("optimizer"), shapes)
+
+
+def _share(path: Path) -> Mapping[str, Any]:
+    saved = read_torch_file(path)
+    share = saved.get("optimizer_state_dict") if isinstance(saved, Mapping) else None
+    if not isinstance(share, Mapping):
+        raise ModelError(f"{path} holds no optimizer_state_dict. {_ADVICE}")
+    return share
+
+
 def _step_folder(folder: Path) -> Path:
     latest = folder / LATEST
     if not latest.exists():
         return folder
-    step = folder / latest.read_text().strip()
-    if not step.is_dir():
-        raise ModelError(f"{latest} names {step.name}, which is not there. Copy the whole folder.")
-    return step
+    check_regular(latest)
+    with latest.open("rb") as file:
+        name = file.read(_LONGEST_NAME).decode("utf-8", errors="replace").strip().strip("\ufeff")
+    if not re.fullmatch(r"\w[\w.-]{0,127}", name) or not (folder / name).is_dir():
+        raise ModelError(f"{latest} names {name[:80]!r}, which is no folder there. {_ADVICE}")
+    return folder / name
 
 
 def _model_file(step: Path) -> Path:
@@ -109,16 +169,19 @@ def _share_files(step: Path) -> list[Path]:
 def _auxiliary(step: Path) -> Mapping[str, Any]:
     for folder in (step, step.parent):
         if (folder / AUXILIARY).exists():
-            saved = read_pickle(folder / AUXILIARY)
+            saved = read_torch_file(folder / AUXILIARY)
             return saved if isinstance(saved, Mapping) else {}
     return {}
 
 
 def _group_shapes(given: Any, weights: Mapping[str, Tensor]) -> list[Shapes]:
     """The parameters of each group, in the order in which they lie in its flat vector."""
-    if given:
-        return list(given) if isinstance(given, Sequence) else [given]
-    return [{name: weights[name].shape for name in trainable_names(weights)}]
+    if not given:
+        return [{name: weights[name].shape for name in trainable_names(weights)}]
+    groups = [given] if isinstance(given, Mapping) else list(given)
+    return [
+        {bare_name(name): torch.Size(shape) for name, shape in group.items()} for group in groups
+    ]
 
 
 # --- ZeRO ----------------------------------------------------------------------------------------
@@ -217,5 +280,4 @@ def _whole_optimizer(state: Any, shapes: Sequence[Shapes]) -> Merged:
 
 def _learning_rate(state: Mapping[str, Any]) -> float | None:
     optimizer = state.get("base_optimizer_state", state.get("optimizer_state_dict"))
-    groups = optimizer.get("param_groups") if isinstance(optimizer, Mapping) else None
-    return groups[0].get("lr") if groups else None
+    return learning_rate(optimizer.get("param_groups")) if isinstance(optimizer, Mapping) else None

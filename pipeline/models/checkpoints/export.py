@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.foreign import StockCodec
-from pipeline.models.checkpoints.stock_file import CODEC_PREFIX, read_pickle
+from pipeline.models.checkpoints.stock_file import CODEC_PREFIX
 from pipeline.models.checkpoints.stock_names import (
     LAYOUT_LEAF,
     layer_prefix,
@@ -26,6 +26,7 @@ from pipeline.models.checkpoints.stock_names import (
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE
 from pipeline.models.codecs.vqgan import VQGAN
+from pipeline.models.codecs.vqgan_files import read_vqgan_weights
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.sparse_layout import layout_tensor
 from pipeline.storage import atomic_write
@@ -127,7 +128,7 @@ def stock_codec(codec: Codec, checkpoint: Path | None = None) -> StockCodec | No
         return StockCodec(class_name="DiscreteVAE", params=params, weights=codec.state_dict())
     if not isinstance(codec, VQGAN):
         return None
-    weights = codec.state_dict() if checkpoint is None else read_pickle(checkpoint)["state_dict"]
+    weights = codec.state_dict() if checkpoint is None else read_vqgan_weights(checkpoint)
     return StockCodec(
         class_name="VQGanVAE",
         params=None,

@@ -1,4 +1,4 @@
-"""Models of DALLE-pytorch, 0.9 to 1.6.6: a `dalle.pt`, or a folder of DeepSpeed. Floor 3.
+"""Models of DALLE-pytorch, 0.9 to 1.6.6: a `dalle.pt`, or what DeepSpeed wrote. Layer 3.
 
 `read_foreign` gives hyper-parameters, weights and Adam's moments under our names, ready for
 `Dalle(config).load_state_dict(weights)` and for an `optimizer.safetensors`.
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,29 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
-from pipeline.models.checkpoints.deepspeed import read_deepspeed
+from pipeline.models.checkpoints.consolidated import (
+    is_by_name,
+    is_consolidated,
+    read_consolidated,
+)
+from pipeline.models.checkpoints.deepspeed import (
+    is_states,
+    read_deepspeed,
+    read_states,
+    with_auxiliary,
+)
 from pipeline.models.checkpoints.stock_config import StockTensors, differences, settle_config
-from pipeline.models.checkpoints.stock_file import CODEC_PREFIX, StockCheckpoint, read_dalle_pt
+from pipeline.models.checkpoints.stock_file import (
+    CODEC_PREFIX,
+    StockCheckpoint,
+    parse_dalle_pt,
+)
 from pipeline.models.checkpoints.stock_names import our_name, stock_names
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.description import plain
 from pipeline.models.rotary import rotary_angles
+from pipeline.models.torch_files import read_torch_file
+from pipeline.models.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -61,21 +78,20 @@ class Imported:
 
 
 def read_foreign(path: Path, *, redraw_layout: int | None = None) -> Imported:
-    """Read a `dalle.pt`, or a DeepSpeed folder (the one with `latest`, or one step's).
+    """Read a `dalle.pt`, a DeepSpeed folder (the one with `latest`, or one step's), or a file of one.
 
     `redraw_layout` is the seed of a layout for sparse attention where the checkpoint carries none.
     Raises ModelError for a file that is cut short or holds code, for tensors that make no model or are
     not all there, and for sparse attention whose layout is missing while none is to be drawn.
     """
-    stock = read_deepspeed(path) if path.is_dir() else read_dalle_pt(path)
+    stock = read_stock(path)
     version = stock.facts.get("version")
     try:
         tensors = StockTensors.of(stock.weights)
         config = settle_config(stock.hparams, tensors, version=version, redraw_layout=redraw_layout)
-        weights = dict(_our_weights(stock.weights, config))
-        _check_complete(weights, config)
+        weights = _our_weights(stock.weights, config, path)
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
     for difference in differences(stock.hparams, config):
         logger.warning("%s says %s; its tensors count", path, difference)
     return Imported(
@@ -83,27 +99,59 @@ def read_foreign(path: Path, *, redraw_layout: int | None = None) -> Imported:
         weights=weights,
         moments=_our_moments(stock, config),
         learning_rate=stock.learning_rate,
-        epoch=int(stock.facts.get("epoch") or 0),
-        version=version,
+        epoch=_epoch(stock.facts.get("epoch")),
+        version=version if isinstance(version, str) else None,
         codec=_codec(stock),
     )
 
 
+def read_stock(path: Path) -> StockCheckpoint:
+    """The checkpoint at `path`, by what is there.
+
+    A folder of DeepSpeed, or a file: a `dalle.pt`, one of DeepSpeed's states, or what its zero_to_fp32.py
+    made of them. Raises ModelError for anything else.
+    """
+    if path.is_dir():
+        return read_deepspeed(path)
+    if is_by_name(path):
+        return with_auxiliary(read_consolidated(path), path)
+    saved = read_torch_file(path)
+    if is_states(saved):
+        return read_states(saved, path)
+    if is_consolidated(saved):
+        return with_auxiliary(read_consolidated(path), path)
+    return parse_dalle_pt(saved, path)
+
+
 def _our_weights(
-    stock_weights: Mapping[str, Tensor], config: DalleConfig
-) -> Iterator[tuple[str, Tensor]]:
-    for stock, tensor in stock_weights.items():
-        name = our_name(stock, config)
-        if name is not None:
-            tensor = our_shape(name, tensor.float(), config)
-            yield name, _whole_angles(tensor, config) if name == ANGLES else tensor
+    stock_weights: Mapping[str, Tensor], config: DalleConfig, path: Path
+) -> dict[str, Tensor]:
+    """Each tensor of the model once, float32, under our name."""
+    names = {
+        ours: stock
+        for stock in stock_weights
+        if (ours := our_name(stock, config)) is not None and is_part(ours, config)
+    }
+    _check_complete(names, config)
+    check_weights({stock: stock_weights[stock] for stock in names.values()}, path)
+    weights = {
+        ours: our_shape(ours, stock_weights[stock].float(), config) for ours, stock in names.items()
+    }
+    if ANGLES in weights:
+        weights[ANGLES] = _whole_angles(weights[ANGLES], config)
+    return weights
+
+
+def is_part(name: str, config: DalleConfig) -> bool:
+    """Whether the model of these hyper-parameters has the tensor: angles are left in files without use."""
+    return name != ANGLES or config.rotary_emb
 
 
 def our_shape(name: str, tensor: Tensor, config: DalleConfig) -> Tensor:
     """A stock tensor without the axes of length 1 that ours don't have."""
-    if name.startswith("image_pos_emb."):
+    if name.startswith("image_pos_emb.") and tensor.numel() % config.dim == 0:
         return tensor.reshape(-1, config.dim)
-    if name == ANGLES:
+    if name == ANGLES and tensor.ndim:
         return tensor.reshape(-1, tensor.shape[-1])
     return tensor.reshape(-1) if name.endswith(".scale") else tensor
 
@@ -111,11 +159,13 @@ def our_shape(name: str, tensor: Tensor, config: DalleConfig) -> Tensor:
 def _whole_angles(angles_LR: Tensor, config: DalleConfig) -> Tensor:
     """Angles of all positions: up to 1.1.2 the last one was left out."""
     whole_LR = rotary_angles(config)
+    if angles_LR.shape[1:] != whole_LR.shape[1:]:
+        return angles_LR  # of another width of heads: it is refused where it is put into the model
     return torch.cat((angles_LR, whole_LR[len(angles_LR) :]))
 
 
-def _check_complete(weights: Mapping[str, Tensor], config: DalleConfig) -> None:
-    missing = sorted({name for _, name in stock_names(config)} - set(weights))
+def _check_complete(names: Collection[str], config: DalleConfig) -> None:
+    missing = sorted({name for _, name in stock_names(config)} - set(names))
     if missing:
         raise ModelError(
             f"{len(missing)} tensors of the model are missing, the first is {missing[0]}. "
@@ -129,17 +179,24 @@ def _our_moments(stock: StockCheckpoint, config: DalleConfig) -> Mapping[str, Te
     moments = {}
     for stock_name, states in stock.moments.items():
         name = our_name(stock_name, config)
-        assert name is not None
+        if name is None:  # an optimizer of something else
+            return None
         for key in ("exp_avg", "exp_avg_sq"):
             moments[f"{name}/{key}"] = our_shape(name, states[key].float(), config)
         # Of its own: ZeRO has one count for all, to which the step of every parameter would add.
-        moments[f"{name}/step"] = torch.tensor(float(states["step"]))
+        moments[f"{name}/step"] = torch.tensor(float(plain(states["step"])))
     return moments
 
 
+def _epoch(found: Any) -> int:
+    found = plain(found)
+    return int(found) if isinstance(found, (int, float)) and 0 <= found < 1 << 31 else 0
+
+
 def _codec(stock: StockCheckpoint) -> StockCodec:
+    class_name = stock.facts.get("vae_class_name")
     return StockCodec(
-        class_name=stock.facts.get("vae_class_name"),
+        class_name=class_name if isinstance(class_name, str) else None,
         params=stock.facts.get("vae_params"),
         weights={
             name.removeprefix(CODEC_PREFIX): tensor

@@ -12,21 +12,23 @@ The folder appears by one rename, so what has the name is whole.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from pipeline.models.checkpoints.info import FORMAT, read_description
+from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.torch_files import check_regular
+from pipeline.models.weights import check_weights as check_tensors
+from pipeline.models.weights import fill, read_safetensors
 from pipeline.storage import (
     TEMPORARY_SUFFIX,
     sha256_bytes,
@@ -42,26 +44,6 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 AVERAGE_FILE = "average.safetensors"
 RNG_FILE = "rng.safetensors"
-FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 2}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself.
-
-    `consumed` is how many samples of the order of `epoch` the run has read. `codec` and `tokenizer`
-    are the fingerprints of what the codes and token ids were made with. `training` holds what else a
-    run needs to go on (learning rate, scaler) or tells of itself, as JSON values.
-    """
-
-    step: int
-    epoch: int
-    consumed: int
-    model: DalleConfig
-    codec: str
-    tokenizer: str
-    shards: str
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(
@@ -97,32 +79,20 @@ def read_info(folder: Path) -> CheckpointInfo:
 
     Raises ModelError for a folder that is no checkpoint, or one of another version.
     """
-    raw = _read_description(folder)
-    fields = {name: raw[name] for name in CheckpointInfo.__dataclass_fields__ if name in raw}
-    try:
-        return CheckpointInfo(**{**fields, "model": DalleConfig.from_dict(raw["model"])})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{folder / INFO_FILE} lacks or doubles a field ({error}). Use another checkpoint."
-        ) from error
+    return read_description(folder / INFO_FILE)[0]
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """Read one file of a checkpoint, checked against the hash that its description gives.
 
-    Raises ModelError for a file that is missing, cut short or changed.
+    Raises ModelError for a file that is missing, cut short or changed, or holds a NaN or an infinity.
     """
     path = folder / name
-    expected = _read_description(folder)["files"].get(name)
-    try:
-        if expected is None or sha256_file(path) != expected:
-            raise ModelError(
-                f"{path} is not the file that {INFO_FILE} describes (sha256 differs): it was cut "
-                "short or changed. Use another checkpoint."
-            )
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} can't be read ({error}). Use another checkpoint.") from error
+    _, files = read_description(folder / INFO_FILE)
+    _check_file(path, files.get(name))
+    tensors = read_safetensors(path, "Use another checkpoint.")
+    check_tensors(tensors, path)
+    return tensors
 
 
 def load_dalle(folder: Path, *, device: torch.device) -> Dalle:
@@ -130,9 +100,9 @@ def load_dalle(folder: Path, *, device: torch.device) -> Dalle:
 
     Raises ModelError for weights that do not fit the hyper-parameters.
     """
-    model = Dalle(read_info(folder).model)
-    load_weights(model, read_tensors(folder, _weights_file(folder)), folder)
-    return model.to(device).eval()
+    info, files = read_description(folder / INFO_FILE)
+    weights = read_tensors(folder, _weights_file(files))
+    return fill_dalle(info.model, weights, folder).to(device).eval()
 
 
 def check_weights(folder: Path) -> None:
@@ -140,48 +110,32 @@ def check_weights(folder: Path) -> None:
 
     Raises ModelError for a checkpoint that is missing, cut short or changed.
     """
-    read_info(folder)
-    name = _weights_file(folder)
-    described = _read_description(folder).get("files")
-    expected = described.get(name) if isinstance(described, dict) else None
-    try:
-        whole = expected is not None and sha256_file(folder / name) == expected
-    except OSError as error:
-        raise ModelError(f"{folder / name} can't be read ({error.strerror}).") from error
-    if not whole:
-        raise ModelError(
-            f"{folder / name} is not the file that {INFO_FILE} describes (sha256 differs)."
-        )
+    _, files = read_description(folder / INFO_FILE)
+    name = _weights_file(files)
+    _check_file(folder / name, files.get(name))
 
 
-def _weights_file(folder: Path) -> str:
+def _weights_file(files: Collection[str]) -> str:
     """The file to draw with: the mean of the weights if the checkpoint keeps one."""
-    return AVERAGE_FILE if (folder / AVERAGE_FILE).exists() else MODEL_FILE
+    return AVERAGE_FILE if AVERAGE_FILE in files else MODEL_FILE
 
 
-def load_weights(model: Dalle, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Put weights into a model of their hyper-parameters; raises ModelError where they don't fit."""
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
+def _check_file(path: Path, sha256: str | None) -> None:
+    """Raise ModelError for a file that is not there, or has another hash."""
+    check_regular(path)
+    if sha256_file(path) != sha256:
         raise ModelError(
-            f"The weights of {folder} don't fit its hyper-parameters: {error}"
-        ) from error
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / INFO_FILE
-    try:
-        raw: dict[str, Any] = json.loads(path.read_bytes())
-        found = {name: raw.get(name) for name in FORMAT}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{folder} is not a checkpoint: {INFO_FILE} can't be read ({error}). "
-            "Give a folder like runs/NAME/checkpoints/step-000500."
-        ) from error
-    if found != FORMAT:
-        raise ModelError(
-            f"{path} has format {found['format']} version {found['version']}, expected "
-            f"{FORMAT['format']} version {FORMAT['version']}. Use the pipeline that wrote it."
+            f"{path} is not the file that {INFO_FILE} describes (sha256 differs): it was cut "
+            "short or changed. Use another checkpoint."
         )
-    return raw
+
+
+def fill_dalle(config: DalleConfig, weights: Mapping[str, Tensor], source: Path) -> Dalle:
+    """The model of these hyper-parameters with these weights; raises ModelError where they don't fit."""
+    return fill(
+        lambda: Dalle(config),
+        weights,
+        source=source,
+        complaint=f"The weights of {source} don't fit its hyper-parameters",
+        shape=lambda: Dalle(replace(config, attn_types=("full",), sparse_layout=None)),
+    )

@@ -7,6 +7,7 @@ the two disagree the tensors are right: they are what was trained.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.stock_names import LAYOUT_LEAF, InLayer, place_in_layer
-from pipeline.models.dalle_config import ATTENTION_TYPES, DalleConfig
+from pipeline.models.dalle_config import ATTENTION_TYPES, MOST_LAYERS, MOST_POSITIONS, DalleConfig
+from pipeline.models.description import Description, plain, show
 from pipeline.models.sparse_layout import Layout, draw_layout, layout_of_tensor
 
 # The first version whose conv_like looks back only, and the first that wraps for a cache.
@@ -39,7 +41,29 @@ class StockTensors:
                 "The weights are not those of a DALLE of dalle-pytorch 0.9 to 1.6.6: they have no "
                 "transformer.layers, or no to_logits."
             )
+        layers = {place.layer for place in places.values()}
+        absent = next(layer for layer in range(len(layers) + 1) if layer not in layers)
+        if absent <= max(layers) or absent > MOST_LAYERS:
+            raise ModelError(
+                f"The tensors are of layers up to {max(layers)}, and layer {absent} has none; expected all "
+                f"of at most {MOST_LAYERS}. Give a whole checkpoint."
+            )
         return cls(weights, places)
+
+    @property
+    def depth(self) -> int:
+        """How many layers there are by the greatest number in a name."""
+        return 1 + max(place.layer for place in self.places.values())
+
+    def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
+        """The shape of a tensor. Raises ModelError where it has another number of dimensions."""
+        found = tuple(self.weights[name].shape)
+        if len(found) != dimensions or 0 in found:
+            raise ModelError(
+                f"Tensor {name} has the shape {found}, expected {dimensions} dimensions of at least 1. Give "
+                "a whole checkpoint."
+            )
+        return found
 
     def wrappers(self, leaf: str) -> int:
         """How many wrappers stand around a layer's tensors of this name."""
@@ -56,13 +80,19 @@ class StockTensors:
         """The layouts of sparse attention by layer."""
         return {
             place.layer: layout_of_tensor(self.weights[name])
-            for name, place in sorted(self.places.items(), key=lambda item: item[1].layer)
-            if place.leaf == LAYOUT_LEAF
+            for name, place in self.layout_places
+            if self.shape(name, 3)
         }
+
+    @property
+    def layout_places(self) -> list[tuple[str, InLayer]]:
+        """The names of those layouts, by layer."""
+        found = [(name, place) for name, place in self.places.items() if place.leaf == LAYOUT_LEAF]
+        return sorted(found, key=lambda item: item[1].layer)
 
 
 def settle_config(
-    hparams: Mapping[str, Any],
+    hparams: Description,
     tensors: StockTensors,
     *,
     version: str | None,
@@ -74,53 +104,55 @@ def settle_config(
     layout for sparse attention where they carry none. Raises ModelError for tensors that make no model,
     and for sparse attention without its layout where none is to be drawn.
     """
-    layers = [place.layer for place in tensors.places.values()]
     shown = _sizes(hparams, tensors)
-    depth = max(layers) + 1
-    attn_types = _attn_types(hparams, tensors, depth)
+    attn_types = _attn_types(hparams, tensors)
     seq_len = shown["text_seq_len"] + shown["image_fmap_size"] ** 2
     return DalleConfig(
         **shown,
-        depth=depth,
-        attn_dropout=float(hparams.get("attn_dropout") or 0),
-        ff_dropout=float(hparams.get("ff_dropout") or 0),
-        loss_img_weight=float(hparams.get("loss_img_weight", 7)),
+        depth=tensors.depth,
+        attn_dropout=hparams.number("attn_dropout", 0.0, high=1),
+        ff_dropout=hparams.number("ff_dropout", 0.0, high=1),
+        loss_img_weight=hparams.number("loss_img_weight", 7.0),
         reversible=any(place.reversible for place in tensors.places.values()),
         attn_types=attn_types,
-        stable=bool(hparams.get("stable", False)),
+        stable=hparams.flag("stable"),
         sandwich_norm=any(p.leaf == "norm_out.weight" for p in tensors.places.values()),
         shift_tokens=tensors.wrappers("net.0.weight") > 2,
         rotary_emb="text_pos_emb.weight" not in tensors.weights,
-        shared_attn_ids=_ids(hparams.get("shared_attn_ids")),
-        shared_ff_ids=_ids(hparams.get("shared_ff_ids")),
+        shared_attn_ids=_ids(hparams, "shared_attn_ids"),
+        shared_ff_ids=_ids(hparams, "shared_ff_ids"),
         share_input_output_emb="text_emb.linear.weight" in tensors.weights,
         sparse_layout=_layout(attn_types, tensors, seq_len, redraw_layout),
         conv_centred="conv_like" in attn_types and _is_centred(version, tensors),
     )
 
 
-def differences(hparams: Mapping[str, Any], config: DalleConfig) -> list[str]:
+def differences(hparams: Description, config: DalleConfig) -> list[str]:
     """What the `hparams` say otherwise than the tensors: "dim 512, in truth 544"."""
     found = config.as_dict()
     return [
-        f"{name} {hparams[name]}, in truth {found[name]}"
+        f"{name} {show(plain(hparams.values[name]))}, in truth {found[name]}"
         for name in ("dim", "depth", "heads", "dim_head", "text_seq_len", "num_text_tokens")
-        if hparams.get(name) is not None and hparams[name] != found[name]
+        if hparams.has(name) and plain(hparams.values[name]) != found[name]
     ]
 
 
-def _sizes(hparams: Mapping[str, Any], tensors: StockTensors) -> dict[str, int]:
-    weights = tensors.weights
-    total, dim = weights["to_logits.1.weight"].shape
-    text_seq_len, fmap_size = _lengths(hparams, weights)
-    if "text_emb.weight" in weights:
-        total_text = weights["text_emb.weight"].shape[0]
-    elif "num_text_tokens" in hparams:
-        total_text = hparams["num_text_tokens"] + text_seq_len
+def _sizes(hparams: Description, tensors: StockTensors) -> dict[str, int]:
+    total, dim = tensors.shape("to_logits.1.weight", 2)
+    text_seq_len, fmap_size = _lengths(hparams, tensors)
+    if "text_emb.weight" in tensors.weights:
+        total_text = tensors.shape("text_emb.weight", 2)[0]
+    elif hparams.has("num_text_tokens"):
+        total_text = hparams.integer("num_text_tokens") + text_seq_len
     else:
         raise ModelError(
             "Text and image share one table and the checkpoint doesn't say `num_text_tokens`, so "
             "nothing tells where the text ends in it."
+        )
+    if not text_seq_len < total_text < total:
+        raise ModelError(
+            f"Of {total} ids, {total_text} are of text and of these {text_seq_len} padding: nothing is left "
+            "for words, or for images. Give a whole checkpoint."
         )
     heads, dim_head = _heads(hparams, tensors)
     return {
@@ -134,16 +166,17 @@ def _sizes(hparams: Mapping[str, Any], tensors: StockTensors) -> dict[str, int]:
     }
 
 
-def _lengths(hparams: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple[int, int]:
+def _lengths(hparams: Description, tensors: StockTensors) -> tuple[int, int]:
     """The text's length, and the codes of an image's side."""
-    if "text_pos_emb.weight" in weights:
+    if "text_pos_emb.weight" in tensors.weights:
         for name in ("image_pos_emb.weights.0", "image_pos_emb.weights_0"):
-            if name in weights:
-                return weights["text_pos_emb.weight"].shape[0] - 1, weights[name].shape[1]
+            if name in tensors.weights:
+                return tensors.shape("text_pos_emb.weight", 2)[0] - 1, tensors.shape(name, 4)[1]
         raise ModelError("The checkpoint has positions of text and none of images.")
-    angles, text = weights.get("transformer.pos_emb"), hparams.get("text_seq_len")
-    if angles is None or text is None:
+    angles = tensors.weights.get("transformer.pos_emb")
+    if angles is None or angles.ndim < 2 or not hparams.has("text_seq_len"):
         raise ModelError("The checkpoint has neither positions nor the length of its text.")
+    text = hparams.integer("text_seq_len", high=MOST_POSITIONS)
     # Up to 1.1.2 the last position, whose angles are never used, was left out.
     codes = angles.shape[-2] - text - (0 if angles.ndim == 4 else 1)
     size = math.isqrt(max(codes, 0))
@@ -154,19 +187,17 @@ def _lengths(hparams: Mapping[str, Any], weights: Mapping[str, Tensor]) -> tuple
     return text, size
 
 
-def _heads(hparams: Mapping[str, Any], tensors: StockTensors) -> tuple[int, int]:
+def _heads(hparams: Description, tensors: StockTensors) -> tuple[int, int]:
     """Heads and width of a head: the tensors know the product, the layout of sparse attention more."""
-    inner = next(
-        tensors.weights[name].shape[0] // 3
-        for name, place in tensors.places.items()
-        if place.leaf == "to_qkv.weight"
-    )
-    heads = hparams.get("heads") or DEFAULT_HEADS
-    for name, place in tensors.places.items():
-        if place.leaf == LAYOUT_LEAF:
-            heads = tensors.weights[name].shape[0]
+    queries = [n for n, place in tensors.places.items() if place.leaf == "to_qkv.weight"]
+    if not queries:
+        raise ModelError("The checkpoint has no attention (to_qkv.weight). Give a whole one.")
+    inner = tensors.shape(queries[0], 2)[0] // 3
+    heads = hparams.integer("heads", DEFAULT_HEADS)
+    for name, _ in tensors.layout_places:
+        heads = tensors.shape(name, 3)[0]
     if inner % heads:
-        heads = inner // (hparams.get("dim_head") or DEFAULT_DIM_HEAD)
+        heads = inner // hparams.integer("dim_head", DEFAULT_DIM_HEAD)
     if heads == 0 or inner % heads:
         raise ModelError(
             f"Neither `heads` nor `dim_head` divide the {inner} channels of attention."
@@ -174,20 +205,16 @@ def _heads(hparams: Mapping[str, Any], tensors: StockTensors) -> tuple[int, int]
     return heads, inner // heads
 
 
-def _attn_types(hparams: Mapping[str, Any], tensors: StockTensors, depth: int) -> tuple[Any, ...]:
-    given = hparams.get("attn_types") or ("full",)
-    types = tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+def _attn_types(hparams: Description, tensors: StockTensors) -> tuple[Any, ...]:
+    types = hparams.items("attn_types") or ("full",)
     strange = [kind for kind in types if kind not in ATTENTION_TYPES]
     if strange:
-        raise ModelError(
-            f"The checkpoint has attention of the type {strange[0]!r}; known: "
-            f"{', '.join(ATTENTION_TYPES)}."
-        )
+        raise hparams.wrong("attn_types", strange[0], f"each one of {', '.join(ATTENTION_TYPES)}")
     sparse = set(tensors.layouts)
-    spread = [types[layer % len(types)] for layer in range(depth)]
-    if not sparse or sparse == {layer for layer in range(depth) if spread[layer] == "sparse"}:
+    spread = [types[layer % len(types)] for layer in range(tensors.depth)]
+    if not sparse or sparse == {n for n, kind in enumerate(spread) if kind == "sparse"}:
         return types
-    return tuple("sparse" if layer in sparse else spread[layer] for layer in range(depth))
+    return tuple("sparse" if n in sparse else kind for n, kind in enumerate(spread))
 
 
 def _layout(
@@ -213,11 +240,15 @@ def _layout(
 def _is_centred(version: str | None, tensors: StockTensors) -> bool:
     """Whether conv_like is the one before 1.5.0. A file without a version is older than 1.1.6, but
     where its layers are wrapped as since 1.4.0: that one was written by hand."""
-    if version is None:
+    if not isinstance(version, str):
         return not tensors.caching
-    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    numbers = tuple(int(part) for part in re.findall(r"\d{1,4}", version)[:3])
     return numbers < CONV_CAUSAL_SINCE
 
 
-def _ids(given: Any) -> tuple[int | str, ...] | None:
-    return None if given is None else tuple(given)
+def _ids(hparams: Description, key: str) -> tuple[int | str, ...] | None:
+    found = hparams.items(key)
+    for name in found or ():
+        if not isinstance(name, (int, str)) and not (isinstance(name, float) and name.is_integer()):
+            raise hparams.wrong(key, name, "whole numbers or words")
+    return found and tuple(int(name) if isinstance(name, float) else name for name in found)

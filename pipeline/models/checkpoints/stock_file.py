@@ -7,8 +7,7 @@ The format's source: github.com/lucidrains/DALLE-pytorch, `save_model`, from Apr
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,12 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.stock_names import LAYOUT_LEAF
-from pipeline.models.codecs.torch_files import read_torch_file
+from pipeline.models.description import Description, plain
+from pipeline.models.weights import tensors_in, without_prefix
 
 CODEC_PREFIX = "vae."
-# Objects that may lie in such files and of which nothing is used; none of their code is loaded.
-HUSKS = (
-    "dalle_pytorch.",
-    "taming.",
-    "dall_e.",
-    "omegaconf.",
-    "pytorch_lightning.",
-    "lightning.",
-    "deepspeed.",
-    "apex.",
-    "argparse.Namespace",
-    "functools.partial",
-    "torch.nn.modules.",
-    "torch.nn.functional.",
-    "pathlib.PosixPath",
-)
-_ZIP_BEGINS = b"PK\x03\x04"
+ADVICE = "Give a dalle.pt as train_dalle.py wrote it."
+_ANCHOR = "to_logits.1.weight"
 _BUFFERS = ("logits_mask", "pos_emb", "static_mask", LAYOUT_LEAF)
 
 Moments = Mapping[str, Tensor]
@@ -50,50 +35,43 @@ class StockCheckpoint:
     `moments` holds `exp_avg`, `exp_avg_sq` and `step` of each parameter that Adam has changed.
     """
 
-    hparams: Mapping[str, Any]
+    hparams: Description
     weights: Mapping[str, Tensor]
     moments: Mapping[str, Moments] | None = None
     learning_rate: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_pickle(path: Path) -> Any:
-    """What `torch.save` put into `path`.
+def parse_dalle_pt(saved: Any, path: Path) -> StockCheckpoint:
+    """The checkpoint in what was read from a `dalle.pt` at `path`.
 
-    Raises ModelError for a file that is missing, cut short, or asks for anything but tensors.
+    Raises ModelError where there is no model, as in the `auxiliary.pt` of a DeepSpeed folder.
     """
-    try:
-        with path.open("rb") as file:
-            begins = file.read(len(_ZIP_BEGINS))
-    except OSError as error:
-        raise ModelError(f"{path} can't be read ({error}). Give a checkpoint.") from error
-    if begins == _ZIP_BEGINS and not zipfile.is_zipfile(path):
-        raise ModelError(f"{path} is cut short: the end of its archive is missing. Copy it again.")
-    return read_torch_file(path, husks=HUSKS)
-
-
-def read_dalle_pt(path: Path) -> StockCheckpoint:
-    """Read one `dalle.pt`.
-
-    Raises ModelError for a file that holds no model, as the `auxiliary.pt` of a DeepSpeed folder.
-    """
-    saved = read_pickle(path)
-    hparams, weights = (
-        saved.get(name) if isinstance(saved, Mapping) else None for name in ("hparams", "weights")
-    )
+    values = saved if isinstance(saved, Mapping) else {}
+    hparams, weights = values.get("hparams"), values.get("weights")
     if isinstance(weights, str):
         raise ModelError(
             f"{path} holds no weights: they lie in the DeepSpeed folder {path.parent}. Give that."
         )
-    if not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
+    if hparams is None or not isinstance(weights, Mapping):
         raise ModelError(
             f"{path} is no checkpoint of DALLE-pytorch: it has no `hparams` and `weights`."
         )
-    shapes = {name: weights[name].shape for name in trainable_names(weights)}
-    moments, rate = adam_moments(saved.get("opt_state"), shapes)
+    tensors = model_tensors(weights, path)
+    shapes = {name: tensors[name].shape for name in trainable_names(tensors)}
+    moments, rate = adam_moments(values.get("opt_state"), shapes)
     return StockCheckpoint(
-        hparams=hparams, weights=weights, moments=moments, learning_rate=rate, facts=saved
+        hparams=Description.of(hparams, path, "hparams", ADVICE),
+        weights=tensors,
+        moments=moments,
+        learning_rate=rate,
+        facts=values,
     )
+
+
+def model_tensors(weights: Any, path: Path) -> dict[str, Tensor]:
+    """A model's tensors under the names of `DALLE`, whatever it was wrapped in when it was saved."""
+    return without_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
 
 
 def is_frozen(name: str) -> bool:
@@ -122,17 +100,37 @@ def adam_moments(
     `shapes` are those of the parameters, in the order in which the optimizer was given them. None where
     there is none or it is of others, or of these in another order.
     """
-    if not isinstance(state, Mapping) or not state.get("param_groups"):
+    if not isinstance(state, Mapping) or not is_list(state.get("param_groups"), Mapping):
         return None, None
-    groups = state["param_groups"]
-    numbers = [number for group in groups for number in group["params"]]
-    rate = groups[0].get("lr")
-    if len(numbers) != len(shapes) or not state.get("state"):
+    groups, states = state["param_groups"], state.get("state")
+    numbers = [number for group in groups for number in group.get("params") or ()]
+    rate = learning_rate(groups)
+    if len(numbers) != len(shapes) or not isinstance(states, Mapping) or not states:
         return None, rate
     moments = {
-        name: state["state"][number]
+        name: states[number]
         for name, number in zip(shapes, numbers, strict=True)
-        if number in state["state"]
+        if number in states
     }
-    fits = all(shapes[name] == states["exp_avg"].shape for name, states in moments.items())
+    fits = all(_are_moments(found, shapes[name]) for name, found in moments.items())
     return moments if fits else None, rate
+
+
+def learning_rate(groups: Any) -> float | None:
+    """The rate of an optimizer's first group of parameters; None where it says none."""
+    rate = groups[0].get("lr") if is_list(groups, Mapping) else None
+    return float(rate) if isinstance(rate, (int, float)) else None
+
+
+def is_list(value: Any, kind: type) -> bool:
+    """Whether `value` is a list of at least one, all of them of `kind`."""
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_sequence and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def _are_moments(found: Any, shape: torch.Size) -> bool:
+    """Whether an optimizer's state of a parameter is Adam's."""
+    if not isinstance(found, Mapping) or not isinstance(plain(found.get("step")), (int, float)):
+        return False
+    vectors = [found.get(key) for key in ("exp_avg", "exp_avg_sq")]
+    return all(isinstance(vector, Tensor) and vector.shape == shape for vector in vectors)

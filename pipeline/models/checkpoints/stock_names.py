@@ -53,8 +53,8 @@ SHARED_EMBEDDINGS = {
     for leaf in ("weight", "bias")
 }
 _LAYER = re.compile(
-    r"transformer\.layers\.(?:layers\.(?P<layer>\d+)\.(?P<branch>[01])"
-    r"|blocks\.(?P<block>\d+)\.(?P<stream>[fg])\.net)\.(?P<wrappers>(?:fn\.)*)(?P<leaf>.+)"
+    r"transformer\.layers\.(?:layers\.(?P<layer>\d{1,6})\.(?P<branch>[01])"
+    r"|blocks\.(?P<block>\d{1,6})\.(?P<stream>[fg])\.net)\.(?P<wrappers>(?:fn\.)*)(?P<leaf>.+)"
 )
 
 

@@ -10,19 +10,33 @@ codes of a picture (row by row from the top left).
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
 
+MOST_TOKENS = 1 << 20
+LARGEST_IMAGE = 1 << 13  # pixels of a side
+
+
+def counted(default: Any = dataclasses.MISSING, *, low: int = 1, high: int = 1 << 14) -> Any:
+    """A field of an architecture that holds a whole number, or several, from `low` to `high`."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+
 
 class Codec(nn.Module, abc.ABC):
-    """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook."""
+    """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook.
+
+    `config` is the dataclass of the family's architecture.
+    """
+
+    config: Any
 
     @property
     @abc.abstractmethod
@@ -72,6 +86,16 @@ class Codec(nn.Module, abc.ABC):
 
         Raises ModelError for another number of codes, or codes beyond the codebook.
         """
+
+    def at_size(self, image_size: int) -> Self:
+        """The codec itself, from now on for square images of `image_size` pixels a side.
+
+        Its weights know no size, its fingerprint does. Raises ModelError for a side that is not a multiple of
+        `downsampling`.
+        """
+        check_image_size(image_size, self.downsampling)
+        self.config = dataclasses.replace(self.config, image_size=image_size)
+        return self
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -18,9 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.codecs.base import Codec, check_image_size
-from pipeline.models.codecs.torch_files import read_torch_file
-from pipeline.models.codecs.weights import load_weights
+from pipeline.models.codecs.base import (
+    LARGEST_IMAGE,
+    MOST_TOKENS,
+    Codec,
+    check_image_size,
+    counted,
+)
+from pipeline.models.description import Description, plain
+from pipeline.models.torch_files import read_torch_file
+from pipeline.models.weights import fill, tensors_in, without_prefix
+
+_MOST_LAYERS, _MOST_BLOCKS = 12, 64
+_ANCHOR = "codebook.weight"
+_ADVICE = "Give a vae.pt as train_vae.py wrote it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +43,23 @@ class DiscreteVAEConfig:
     channels at each end; `means`, `stds`: how colours are normalised.
     """
 
-    image_size: int = 256
-    num_tokens: int = 512
-    codebook_dim: int = 512
-    num_layers: int = 3
-    num_resnet_blocks: int = 0
-    hidden_dim: int = 64
+    image_size: int = counted(256, high=LARGEST_IMAGE)
+    num_tokens: int = counted(512, high=MOST_TOKENS)
+    codebook_dim: int = counted(512)
+    num_layers: int = counted(3, high=_MOST_LAYERS)
+    num_resnet_blocks: int = counted(0, low=0, high=_MOST_BLOCKS)
+    hidden_dim: int = counted(64)
     means: tuple[float, ...] = (0.5, 0.5, 0.5)
     stds: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        numbers = (*self.means, *self.stds)
+        if len(self.means) != 3 or len(self.stds) != 3 or not all(map(math.isfinite, numbers)):
+            raise ModelError(
+                f"means and stds are {self.means}, {self.stds}; expected 3 numbers each."
+            )
+        if 0 in self.stds:
+            raise ModelError(f"stds are {self.stds}; colours can't be divided by 0.")
 
 
 class Block(nn.Module):
@@ -148,63 +168,61 @@ def load_discrete_vae(
     ModelError for a file that can't be read, does not fit its own `hparams`, or wants to run code.
     """
     saved = read_torch_file(path)
-    parts = [
+    hparams, weights = (
         saved.get(key) if isinstance(saved, Mapping) else None for key in ("hparams", "weights")
-    ]
-    hparams, weights = parts
-    if not isinstance(hparams, Mapping) or not isinstance(weights, Mapping):
+    )
+    if hparams is None or not isinstance(weights, Mapping):
         raise ModelError(
             f"{path} has no `hparams` and `weights`; expected a vae.pt of train_vae.py."
         )
-    return build_discrete_vae(hparams, weights, path, image_size=image_size).to(device)
+    tensors = without_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
+    description = Description.of(hparams, path, "hparams", _ADVICE)
+    return build_discrete_vae(description, tensors, image_size=image_size).to(device)
 
 
 def build_discrete_vae(
-    hparams: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    path: Path,
-    *,
-    image_size: int | None = None,
+    hparams: Description, weights: Mapping[str, Tensor], *, image_size: int | None = None
 ) -> DiscreteVAE:
-    """The codec of what `path` says of it, a `vae.pt` or a `dalle.pt`, ready to encode and decode.
+    """The codec of what a `vae.pt` or a `dalle.pt` says of it, ready to encode and decode.
 
     `image_size` as above. Raises ModelError where the weights don't fit the `hparams`.
     """
-    config = _read_config(hparams, path)
-    codec = DiscreteVAE(dataclasses.replace(config, image_size=image_size or config.image_size))
-    tensors = {name: tensor for name, tensor in weights.items() if isinstance(tensor, Tensor)}
-    load_weights(codec, tensors, f"The weights of {path} do not fit its hparams")
+    config = _read_config(hparams)
+    config = dataclasses.replace(config, image_size=image_size or config.image_size)
+    codec = fill(
+        lambda: DiscreteVAE(config),
+        weights,
+        source=hparams.source,
+        complaint=f"The weights of {hparams.source} do not fit its {hparams.place}",
+    )
     return codec.requires_grad_(False).eval()
 
 
-def _read_config(hparams: Mapping[str, Any], path: Path) -> DiscreteVAEConfig:
+def _read_config(hparams: Description) -> DiscreteVAEConfig:
     """The architecture in `hparams`; what only matters in training is passed over."""
-    if hparams.get("channels", 3) != 3:
-        raise ModelError(f"{path} has {hparams['channels']} channels, expected 3 colours.")
-    fields = {field.name for field in dataclasses.fields(DiscreteVAEConfig)} & set(hparams)
-    wrong = [key for key in sorted(fields) if not isinstance(hparams[key], int) or hparams[key] < 0]
-    if wrong:
-        raise ModelError(
-            f"{path} has {wrong[0]} {hparams[wrong[0]]!r} in its hparams, expected a whole number."
-        )
-    sizes: dict[str, Any] = {key: hparams[key] for key in fields}
-    return DiscreteVAEConfig(**sizes, **_read_normalisation(hparams, path))
+    if hparams.has("channels"):
+        hparams.expect("channels", 3)
+    defaults = DiscreteVAEConfig()
+    sizes: dict[str, Any] = {
+        field.name: hparams.integer(field.name, getattr(defaults, field.name), **field.metadata)
+        for field in dataclasses.fields(DiscreteVAEConfig)
+        if field.metadata
+    }
+    return DiscreteVAEConfig(**sizes, **_read_normalisation(hparams))
 
 
-def _read_normalisation(hparams: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    if "normalization" not in hparams:
+def _read_normalisation(hparams: Description) -> dict[str, Any]:
+    if "normalization" not in hparams.values:
         return {}
-    found = hparams["normalization"]
+    found = plain(hparams.values["normalization"])
     if found is None:
         return {"means": (0.0,) * 3, "stds": (1.0,) * 3}
     try:
-        means, stds = (tuple(float(value) for value in values[:3]) for values in found)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"{path} has the normalization {found!r}, expected (means, stds)."
-        ) from error
-    if len(means) != 3 or len(stds) != 3 or not all(map(math.isfinite, means)) or 0 in stds:
-        raise ModelError(f"{path} has the normalization {found!r}, expected 3 numbers each.")
+        means, stds = (tuple(float(plain(v)) for v in plain(values)[:3]) for values in found)
+        DiscreteVAEConfig(means=means, stds=stds)
+    except (TypeError, ValueError, OverflowError, ModelError) as error:
+        expected = "the means and the stds of 3 colours"
+        raise hparams.wrong("normalization", found, expected) from error
     return {"means": means, "stds": stds}
 
 

@@ -22,14 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import ModelError
-from pipeline.models.codecs.base import Codec, check_image_size
-from pipeline.models.codecs.torch_files import Husk, read_torch_file, tensors_of
-from pipeline.models.codecs.weights import load_weights
+from pipeline.models.codecs.base import (
+    LARGEST_IMAGE,
+    MOST_TOKENS,
+    Codec,
+    check_image_size,
+    counted,
+)
+from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
+from pipeline.models.weights import fill
 
 _DOWNSAMPLING = 8
 _GROUPS = 4  # of blocks; three of them end in a change of size
 _MARGIN = 0.1  # pixels lie in [0.1, 0.9] inside: at 0 and 1 a logit-Laplace has no density
-_HUSKS = ("dall_e.", "torch.nn.modules.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +46,12 @@ class OpenAIDVAEConfig:
     groups; `image_size`: pixels of a side.
     """
 
-    num_tokens: int = 8192
-    encoder_channels: int = 256
-    decoder_channels: int = 256
-    code_channels: int = 128
-    blocks: int = 2
-    image_size: int = 256
+    num_tokens: int = counted(8192, high=MOST_TOKENS)
+    encoder_channels: int = counted(256)
+    decoder_channels: int = counted(256)
+    code_channels: int = counted(128)
+    blocks: int = counted(2, high=64)
+    image_size: int = counted(256, high=LARGEST_IMAGE)
 
 
 class Block(nn.Module):
@@ -186,8 +191,12 @@ def load_openai_dvae(
         )
     except (KeyError, IndexError, TypeError) as error:
         raise ModelError(f"{complaint}: tensor {error} is missing or has no such side.") from error
-    codec = OpenAIDVAE(config)
-    load_weights(codec, weights, complaint)
+    codec = fill(
+        lambda: OpenAIDVAE(config),
+        weights,
+        source=f"{encoder_path} or {decoder_path}",
+        complaint=complaint,
+    )
     return codec.requires_grad_(False).eval().to(device)
 
 
@@ -219,7 +228,7 @@ def _network(
 
 def _read_half(path: Path, half: str) -> dict[str, Tensor]:
     """The tensors of a pickled module, `blocks.input.w` becoming `encoder.input.weight`."""
-    module = read_torch_file(path, husks=_HUSKS)
+    module = read_torch_file(path)
     if not isinstance(module, Husk):
         raise ModelError(
             f"{path} holds a {type(module).__name__}, expected OpenAI's pickled {half}."

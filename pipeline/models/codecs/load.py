@@ -5,28 +5,34 @@ Floor 3.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
-from pipeline.errors import ModelError
+from pipeline.errors import ContractError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
-from pipeline.models.codecs.weights import load_weights
+from pipeline.models.weights import fill, read_safetensors
+from pipeline.models.written import parse_written
+from pipeline.parsing import parse_json_file
 from pipeline.storage import write_bytes, write_json
+
+log = logging.getLogger(__name__)
 
 CODEC_JSON = "codec.json"
 CODEC_WEIGHTS = "codec.safetensors"
+_ADVICE = "Put the codec's files back as they were, or make it again."
 
-_FAMILIES: Mapping[str, tuple[Callable[..., Codec], Callable[..., Any]]] = {
+Family = Literal["vq", "vqgan", "openai-dvae", "discrete-vae"]
+_FAMILIES: Mapping[Family, tuple[Callable[..., Codec], type[Any]]] = {
     "vq": (VQCodec, VQConfig),
     "vqgan": (VQGAN, VQGANConfig),
     "openai-dvae": (OpenAIDVAE, OpenAIDVAEConfig),
@@ -34,20 +40,24 @@ _FAMILIES: Mapping[str, tuple[Callable[..., Codec], Callable[..., Any]]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class CodecDescription:
+    """What codec.json says; `architecture` are the fields of the family's config."""
+
+    kind: Family
+    architecture: Mapping[str, Any]
+    fingerprint: str
+    num_tokens: int
+    image_size: int
+    downsampling: int
+    grid: tuple[int, int]
+
+
 def save_codec(codec: Codec, folder: Path) -> None:
     """Write both files of a codec; the same weights give the same bytes."""
     weights = {name: tensor.contiguous().cpu() for name, tensor in codec.state_dict().items()}
     write_bytes(folder / CODEC_WEIGHTS, safetensors.torch.save(weights))
-    facts = {
-        "kind": codec.kind,
-        "architecture": dict(codec.architecture),
-        "fingerprint": codec.fingerprint,
-        "num_tokens": codec.num_tokens,
-        "image_size": codec.image_size,
-        "downsampling": codec.downsampling,
-        "grid": list(codec.grid),
-    }
-    write_json(folder / CODEC_JSON, facts)
+    write_json(folder / CODEC_JSON, _facts(codec))
 
 
 def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
@@ -56,18 +66,15 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     Raises ModelError where files are missing, of an unknown family, do not fit each other, or have
     another fingerprint than they were written with.
     """
-    facts = _read_facts(folder / CODEC_JSON)
-    codec = _build(facts, folder)
-    load_weights(
-        codec,
-        _read_weights(folder / CODEC_WEIGHTS),
-        f"{folder / CODEC_WEIGHTS} does not fit its {CODEC_JSON}",
+    described = read_codec_json(folder)
+    path = folder / CODEC_WEIGHTS
+    codec = fill(
+        lambda: _build(described, folder),
+        read_safetensors(path, _ADVICE),
+        source=path,
+        complaint=f"{path} does not fit its {CODEC_JSON}",
     )
-    if codec.fingerprint != facts["fingerprint"]:
-        raise ModelError(
-            f"{folder} has the fingerprint {codec.fingerprint[:12]}, its {CODEC_JSON} says "
-            f"{str(facts['fingerprint'])[:12]}: a file was changed. Run `pipeline train-codec` again."
-        )
+    _check_facts(codec, described, folder)
     return codec.requires_grad_(False).eval().to(device)
 
 
@@ -76,52 +83,73 @@ def find_codec(codecs: Path, fingerprint: str) -> Path:
 
     Raises ModelError where none has it.
     """
-    found = {
-        str(_read_facts(path)["fingerprint"]): path.parent
-        for path in sorted(codecs.glob(f"*/{CODEC_JSON}"))
-    }
-    if fingerprint not in found:
-        there = ", ".join(f"{path.name} ({key[:12]})" for key, path in found.items()) or "none"
-        raise ModelError(
-            f"The checkpoint was trained on codes of the codec {fingerprint[:12]}; the workspace has: "
-            f"{there}. Bring that codec back, or encode, shard and train again."
-        )
-    return found[fingerprint]
+    found = dict(_described(codecs))
+    for folder, said in found.items():
+        if said == fingerprint:
+            return folder
+    there = ", ".join(f"{folder.name} ({said[:12]})" for folder, said in found.items()) or "none"
+    raise ModelError(
+        f"The checkpoint was trained on codes of the codec {fingerprint[:12]}; the workspace has: "
+        f"{there}. Bring that codec back, or encode, shard and train again."
+    )
 
 
-def _read_facts(path: Path) -> Mapping[str, Any]:
-    try:
-        facts = json.loads(path.read_bytes())
-        _ = facts["kind"], facts["architecture"], facts["fingerprint"]
-    except FileNotFoundError:
+def read_codec_json(folder: Path) -> CodecDescription:
+    """What a codec's folder says of it. Raises ModelError where it says nothing, or something else."""
+    path = folder / CODEC_JSON
+    if not path.exists():
         raise ModelError(
-            f"{path} is not there, so {path.parent} is not the folder of a codec. "
+            f"{path} is not there, so {folder} is not the folder of a codec. "
             "Run `pipeline train-codec`, or give another --codec."
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} does not describe a codec ({error!r}). Make it again.") from error
-    return dict(facts)
-
-
-def _build(facts: Mapping[str, Any], folder: Path) -> Codec:
-    if facts["kind"] not in _FAMILIES:
-        raise ModelError(
-            f"{folder} holds a codec of the kind {facts['kind']!r}; known: {', '.join(_FAMILIES)}."
         )
-    make_codec, make_config = _FAMILIES[facts["kind"]]
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["architecture"].items()}
     try:
-        return make_codec(make_config(**fields))
-    except TypeError as error:
-        raise ModelError(
-            f"{folder / CODEC_JSON} has an architecture that this version does not know ({error})."
-        ) from error
+        return parse_json_file(path, CodecDescription, unknown="refuse", remedy=_ADVICE)
+    except ContractError as error:
+        raise ModelError(str(error)) from error
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _described(codecs: Path) -> Iterator[tuple[Path, str]]:
+    """The codecs with their fingerprints; a damaged one doesn't hide the others."""
+    for path in sorted(codecs.glob(f"*/{CODEC_JSON}")):
+        try:
+            yield path.parent, read_codec_json(path.parent).fingerprint
+        except ModelError as error:
+            log.warning("%s", error)
+
+
+def _build(described: CodecDescription, folder: Path) -> Codec:
+    make_codec, make_config = _FAMILIES[described.kind]
     try:
-        return safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path} can't be read as weights ({error}). Make the codec again."
-        ) from error
+        config = parse_written(
+            make_config,
+            described.architecture,
+            source=str(folder / CODEC_JSON),
+            field="architecture",
+            remedy=_ADVICE,
+        )
+    except ContractError as error:
+        raise ModelError(str(error)) from error
+    return make_codec(config)
+
+
+def _check_facts(codec: Codec, described: CodecDescription, folder: Path) -> None:
+    """What is said beside the architecture must be what comes of it."""
+    for name, value in _facts(codec).items():
+        said = getattr(described, name)
+        if name not in ("kind", "architecture") and said != value:
+            raise ModelError(
+                f"{folder} has the {name} {value}, its {CODEC_JSON} says {said}: a file was changed. "
+                f"{_ADVICE}"
+            )
+
+
+def _facts(codec: Codec) -> dict[str, Any]:
+    return {
+        "kind": codec.kind,
+        "architecture": dict(codec.architecture),
+        "fingerprint": codec.fingerprint,
+        "num_tokens": codec.num_tokens,
+        "image_size": codec.image_size,
+        "downsampling": codec.downsampling,
+        "grid": codec.grid,
+    }

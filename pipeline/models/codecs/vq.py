@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.codecs.base import Codec, check_image_size
+from pipeline.models.codecs.base import (
+    LARGEST_IMAGE,
+    MOST_TOKENS,
+    Codec,
+    check_image_size,
+    counted,
+)
 
 _DOWNSAMPLING = 16  # pixels of a code's side
 _DOOR = (
@@ -38,10 +44,10 @@ class VQConfig:
     `deep_encoder`: whether the encoder has convolutions beside its linear path.
     """
 
-    image_size: int = 128
-    num_tokens: int = 512
-    code_dim: int = 32
-    channels: int = 64
+    image_size: int = counted(128, high=LARGEST_IMAGE)
+    num_tokens: int = counted(512, high=MOST_TOKENS)
+    code_dim: int = counted(32)
+    channels: int = counted(64)
     deep_encoder: bool = True
 
 

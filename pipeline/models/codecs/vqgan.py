@@ -17,9 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.models.codecs.base import Codec, check_image_size
+from pipeline.models.codecs.base import (
+    LARGEST_IMAGE,
+    MOST_TOKENS,
+    Codec,
+    check_image_size,
+    counted,
+)
 from pipeline.models.codecs.vqgan_network import GROUPS, Decoder, Encoder
 
+_MOST_LEVELS = 12
 _SEARCHED_TOGETHER = 2048  # latents: their distances to 16,384 entries are 134 MB
 
 
@@ -37,16 +44,22 @@ class VQGANConfig:
     """
 
     gumbel: bool = False
-    num_tokens: int
-    code_dim: int
-    channels: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    attention_sizes: tuple[int, ...]
-    training_size: int
-    latents: int
+    num_tokens: int = counted(high=MOST_TOKENS)
+    code_dim: int = counted()
+    channels: int = counted()
+    multipliers: tuple[int, ...] = counted()
+    blocks: int = counted(high=64)
+    attention_sizes: tuple[int, ...] = counted(high=LARGEST_IMAGE)
+    training_size: int = counted(high=LARGEST_IMAGE)
+    latents: int = counted()
     convolve: bool = True
-    image_size: int
+    image_size: int = counted(high=LARGEST_IMAGE)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.multipliers) <= _MOST_LEVELS:
+            raise ModelError(
+                f"multipliers are {len(self.multipliers)} levels, expected 1 to {_MOST_LEVELS}."
+            )
 
     @property
     def downsampling(self) -> int:

@@ -108,7 +108,7 @@ def test_a_codec_survives_the_way_through_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"channels": 4}, "4 channels, expected 3"),
+        ({"channels": 4}, "hparams.channels 4, expected 3"),
         ({"num_layers": "two"}, "num_layers 'two'"),
         ({"image_size": 30}, "multiple of 4"),
         ({"normalization": 7}, "normalization 7"),

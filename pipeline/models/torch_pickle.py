@@ -1,0 +1,367 @@
+"""Unpickle what `torch.save` wrote without running anything that the file names. Layer 3.
+
+A pickle can name any function and have it called. Here a name is looked up in a fixed table: what builds
+tensors, plain containers and numpy's numbers is built by functions of this module; objects of known
+libraries (a trainer's callbacks, a pickled module) become `Husk`s, for which nothing is imported; any
+other name is refused. `scan_pickle` comes first: it refuses pickles that would take memory or stack out
+of proportion to their bytes.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Libraries whose objects lie in checkpoints, and of which nothing is used but the tensors within.
+_HUSKS = (
+    "apex.",
+    "argparse.Namespace",
+    "builtins.dict",
+    "builtins.list",
+    "copyreg._reconstructor",
+    "dall_e.",
+    "dalle_pytorch.",
+    "deepspeed.",
+    "functools.partial",
+    "lightning.",
+    "lightning_fabric.",
+    "main.",
+    "numpy.",
+    "omegaconf.",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "pathlib._local.WindowsPath",
+    "pytorch_lightning.",
+    "taming.",
+    "torch._utils._rebuild_",
+    "torch.nn.functional.",
+    "torch.nn.modules.",
+    "torch.optim.",
+    "torch.serialization._get_layout",
+    "torch.torch_version.TorchVersion",
+    "typing.Any",
+)
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as torch.save writes them, too
+_STORAGES: Mapping[str, torch.dtype] = {
+    "BFloat16": torch.bfloat16,
+    "Bool": torch.bool,
+    "Byte": torch.uint8,
+    "Char": torch.int8,
+    "ComplexDouble": torch.complex128,
+    "ComplexFloat": torch.complex64,
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "Int": torch.int32,
+    "Long": torch.int64,
+    "Short": torch.int16,
+    "Untyped": torch.uint8,
+}
+_STORAGE_NAME = re.compile(r"torch\.(?:cuda\.|storage\.)?(\w+)Storage")
+_DTYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+_NUMPY_CODE = re.compile(r"[biufcSU]\d{1,4}")
+_DEEPEST_TUPLE = 64  # hashing one takes stack for each level, and no error stops that
+
+
+class Husk:
+    """Where an object of a class that is not loaded would be; `state` is what was to fill it."""
+
+    def __init__(self, *args: object) -> None:
+        self.state: object = args
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def __setitem__(self, key: object, value: object) -> None:
+        """Items of a dict of another class are not kept."""
+
+    def append(self, item: object) -> None:
+        """Nor are those of a list."""
+
+    def extend(self, items: object) -> None:
+        """Nor are several at once."""
+
+
+class NumpyArray(Husk):
+    """An array of numpy, as far as it is one of numbers or text."""
+
+    def tolist(self) -> Any:
+        """Its elements as Python's lists and numbers. Raises ValueError for one of objects."""
+        if not (isinstance(self.state, tuple) and len(self.state) == 5):
+            raise ValueError("an array of numpy without its elements")
+        _, shape, kind, fortran, data = self.state
+        if not isinstance(kind, _NumpyType):
+            raise ValueError("an array of numpy without its type")
+        numbers = np.frombuffer(_raw(data), kind.dtype())
+        return np.reshape(numbers, shape, order="F" if fortran else "C").tolist()
+
+
+class _NumpyType:
+    """`numpy.dtype` of a file: a code and a byte order, of which only simple ones are taken."""
+
+    def __init__(self, code: object = "", *_: object) -> None:
+        self.code, self.order = str(code), "="
+
+    def __setstate__(self, state: object) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "=", "|"):
+            self.order = state[1]
+
+    def dtype(self) -> np.dtype[Any]:
+        if not _NUMPY_CODE.fullmatch(self.code):
+            raise ValueError(f"numbers of numpy's type {self.code[:40]!r}")
+        return np.dtype(self.order + self.code)
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """A storage of the file, and the type that its elements have."""
+
+    storage: torch.UntypedStorage
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class StorageType:
+    """What the file calls `torch.FloatStorage`."""
+
+    dtype: torch.dtype
+
+
+# `(type, key, elements) → storage`; raises ValueError for a key that the file doesn't have.
+FindStorage = Callable[[StorageType, str, int], StoredBytes]
+
+
+class RefusedNamesError(Exception):
+    """The names in a pickle that are neither built nor husked."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(*names)
+        self.names = names
+
+
+def unpickle(stream: IO[bytes], find_storage: FindStorage) -> Any:
+    """The object at the place of `stream`, which is behind it afterwards.
+
+    Raises RefusedNamesError, or whatever a damaged pickle makes Python raise.
+    """
+    start = stream.tell()
+    scan_pickle(stream)
+    stream.seek(start)
+    unpickler = _Unpickler(stream, find_storage)
+    try:
+        return unpickler.load()
+    finally:
+        if unpickler.refused:  # also where it failed: that may come of the names
+            raise RefusedNamesError(sorted(unpickler.refused))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: IO[bytes], find_storage: FindStorage) -> None:
+        super().__init__(stream)
+        self._find_storage = find_storage
+        self.refused: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The function or class of this module that stands for a name of the file."""
+        full_name = f"{_PYTHON_2.get(module, module)}.{name}"
+        if full_name in _BUILDERS:
+            return _BUILDERS[full_name]
+        if (match := _STORAGE_NAME.fullmatch(full_name)) and match[1] in _STORAGES:
+            return StorageType(_STORAGES[match[1]])
+        if full_name in _DTYPES:
+            return _DTYPES[full_name]
+        if not full_name.startswith(_HUSKS):
+            self.refused.add(full_name)
+        return Husk
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage by its key; of a module in old files, its class."""
+        match pid:
+            case ("module", kind, *_):
+                return kind
+            case ("storage", StorageType() as kind, str(key), _, int(elements), *_):
+                return self._find_storage(kind, key, elements)
+        raise ValueError("it refers to something that is no storage")
+
+
+# --- Builders ------------------------------------------------------------------------------------
+
+
+def _raw(data: object) -> bytes:
+    """Bytes, which protocol 2 knows only as text."""
+    return (
+        data.encode("latin1") if isinstance(data, str) else bytes(_expect(data, bytes, bytearray))
+    )
+
+
+def _expect(value: Any, *types: type) -> Any:
+    if not isinstance(value, types):
+        raise ValueError(f"found {type(value).__name__} where {types[0].__name__} belongs")
+    return value
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    if encoding not in ("latin1", "utf-8"):
+        raise ValueError("bytes in an unknown encoding")
+    return str(_expect(text, str)).encode(str(encoding))
+
+
+def _bytearray(data: object = b"", _encoding: object = None) -> bytearray:
+    return bytearray(_raw(data))
+
+
+def _numpy_scalar(kind: object, data: object = b"") -> Any:
+    """A number or text of numpy's as Python's own."""
+    value = np.frombuffer(_raw(data), _expect(kind, _NumpyType).dtype())
+    if len(value) != 1:
+        raise ValueError("a number of numpy's that is not one number")
+    return value[0].item()
+
+
+def _numpy_array(*_: object) -> NumpyArray:
+    return NumpyArray()
+
+
+def _size(dimensions: object = ()) -> torch.Size:
+    return torch.Size([_expect(length, int) for length in _expect(dimensions, tuple, list)])
+
+
+def _tensor(stored: object, offset: Any, size: Any, stride: Any, *_: object) -> Tensor:
+    """A view of a storage. Raises ValueError where it has more elements than the storage."""
+    return _view(_expect(stored, StoredBytes), offset, size, stride)
+
+
+def _tensor_of_type(
+    stored: object,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    *_: Any,
+) -> Tensor:
+    storage = _expect(stored, StoredBytes).storage
+    return _view(StoredBytes(storage, _expect(dtype, torch.dtype)), offset, size, stride)
+
+
+def _view(stored: StoredBytes, offset: Any, size: Any, stride: Any) -> Tensor:
+    lengths = [_expect(length, int) for length in _expect(size, tuple, list)]
+    needed = prod(lengths) * stored.dtype.itemsize
+    if min(lengths, default=0) < 0 or needed > stored.storage.nbytes():
+        raise ValueError(
+            f"a tensor of shape {str(tuple(lengths))[:80]} has more bytes than its storage, "
+            f"{stored.storage.nbytes():,}"
+        )
+    return torch.empty(0, dtype=stored.dtype).set_(stored.storage, offset, lengths, stride)
+
+
+def _parameter(data: object, *_: object) -> Any:
+    return data
+
+
+def _of_subclass(build: Any, _kind: object, args: Any, _state: object = None) -> Any:
+    return build(*_expect(args, tuple))
+
+
+class AttributeDict(OrderedDict[Any, Any]):
+    """A dict whose class had more to it: a `defaultdict`, Lightning's hyper-parameters."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+
+_BUILDERS: Mapping[str, Callable[..., Any]] = {
+    "_codecs.encode": _encode,
+    "builtins.bytearray": _bytearray,
+    "builtins.complex": complex,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+    "collections.Counter": Counter,
+    "collections.OrderedDict": OrderedDict,
+    "collections.defaultdict": AttributeDict,
+    "lightning.fabric.utilities.data.AttributeDict": AttributeDict,
+    "lightning.pytorch.utilities.parsing.AttributeDict": AttributeDict,
+    "lightning_fabric.utilities.data.AttributeDict": AttributeDict,
+    "pytorch_lightning.utilities.parsing.AttributeDict": AttributeDict,
+    "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": _NumpyType,
+    "torch.Size": _size,
+    "torch.Tensor": Husk,
+    "torch.device": Husk,
+    "torch.nn.parameter.Parameter": Husk,
+    "torch._tensor._rebuild_from_type_v2": _of_subclass,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_of_type,
+}
+
+
+# --- Before it is built --------------------------------------------------------------------------
+
+
+def scan_pickle(stream: IO[bytes]) -> None:
+    """Read the operations of a pickle without doing them.
+
+    Raises ValueError where it is damaged, where its memo would be larger than what it stores there (one
+    number can ask for gigabytes), or where tuples are nested so deeply that hashing them would end the
+    process.
+    """
+    stack: list[int] = []  # of each object, how deeply tuples are nested in it
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    for operation, argument, _ in pickletools.genops(stream):
+        name = operation.name
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            _remember(memo, len(memo) if name == "MEMOIZE" else int(str(argument)), stack)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(str(argument))])
+        else:
+            _do(operation, stack, marks)
+
+
+def _remember(memo: dict[int, int], place: int, stack: Sequence[int]) -> None:
+    if not 0 <= place <= 2 * len(memo) + 1024:
+        raise ValueError("it asks for a memo that is far larger than what it stores")
+    memo[place] = stack[-1]
+
+
+def _do(operation: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> None:
+    """What an operation takes from the stack and leaves there."""
+    taken = list(operation.stack_before)
+    inner: list[int] = []
+    if pickletools.markobject in taken:
+        start = marks.pop()
+        inner = stack[start:]
+        del stack[start:]
+        taken = taken[: taken.index(pickletools.markobject)]
+    if len(taken) > len(stack):
+        raise ValueError("it takes more from its stack than there is")
+    for _ in taken:
+        inner.append(stack.pop())
+    depth = 0
+    if operation.name.startswith(("TUPLE", "FROZENSET")):
+        depth = 1 + max(inner, default=0)
+    if depth > _DEEPEST_TUPLE:
+        raise ValueError(f"tuples are nested more than {_DEEPEST_TUPLE} levels deep")
+    if operation.name == "DUP":
+        depth = max(inner, default=0)
+    stack.extend([depth] * len(operation.stack_after))
