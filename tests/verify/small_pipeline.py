@@ -116,7 +116,9 @@ class Small:
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted((self.root / folder).rglob("*"))
-            if path.is_file() and ".damaged" not in path.as_posix() and _is_of_a_stage(self.root, path)
+            if path.is_file()
+            and ".damaged" not in path.as_posix()
+            and _is_of_a_stage(self.root, path)
         }
 
 
