@@ -44,11 +44,13 @@ _HANDLERS: Mapping[str, Callable[[Work], None]] = {
 
 
 def repair(root: Path, checked: Sequence[Checked]) -> Repairs:
-    """Repair the folders that were found damaged."""
+    """Repair the folders that were found damaged; commands are those of unfinished ones, too."""
     repairs = Repairs()
     for each in checked:
+        work = Work(root=root, checked=each, everything=checked, repairs=repairs)
+        if each.state == "unfinished":
+            work.add_command()
         if each.faults:
-            work = Work(root=root, checked=each, everything=checked, repairs=repairs)
             try:
                 _HANDLERS[each.folder.contract](work)
             except PipelineError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from pipeline import ownership
@@ -70,32 +69,25 @@ def repair_dedupe(work: Work) -> None:
 def repair_codes(work: Work) -> None:
     """Delete the damaged parts, whose images are encoded again."""
     _drop(work)
-    if work.head_is_damaged:
-        for name in ownership.own_files(work.folder.path, "codes"):
-            if not name.endswith(".parquet"):
-                (work.folder.path / name).unlink()
 
 
 def _drop(work: Work) -> None:
     for file in work.files:
         work.delete(file)
-    work.make_unfinished("the folder is unfinished")
-    if work.head_is_damaged:
-        _keep_proven_tables(work)
+    proven = _keep_proven(work) if work.head_is_damaged else []
+    work.make_unfinished("the folder is unfinished", proven)
 
 
-def _keep_proven_tables(work: Work) -> None:
-    """Nothing describes the tables any more: those whose own checksums hold stay, others are deleted."""
-    path, contract = work.folder.path, work.folder.contract
-    proven = []
-    for name in ownership.own_files(path, contract):
-        if name.endswith(".parquet"):
-            entry = prove_table(path, name)
-            if entry is None:
-                work.delete(name)
-            else:
-                proven.append(dataclasses.asdict(entry))
-    ownership.mark_unfinished(path, contract, proven)
+def _keep_proven(work: Work) -> list[FileEntry]:
+    """Nothing describes the files any more: tables whose own checksums hold stay, others are deleted."""
+    path, proven = work.folder.path, []
+    for name in ownership.files_by_name(path, work.folder.contract):
+        entry = prove_table(path, name) if name.endswith(".parquet") else None
+        if entry is None:
+            work.delete(name)
+        else:
+            proven.append(entry)
+    return proven
 
 
 def prove_table(folder: Path, name: str) -> FileEntry | None:

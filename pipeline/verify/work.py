@@ -143,12 +143,16 @@ class Work:
 
     # --- The folder ------------------------------------------------------------------------------
 
-    def make_unfinished(self, why: str) -> None:
-        """Let the folder count as unfinished, so that its command goes on with it."""
+    def make_unfinished(self, why: str, proven: Sequence[FileEntry] = ()) -> None:
+        """Let the folder count as unfinished, so that its command goes on with it.
+
+        Where its manifest is damaged, `proven` are the files that are known to be whole.
+        """
         self.add_command()
         if self.head_is_damaged:
             # The mark first: a folder without a head would be nobody's.
-            ownership.mark_unfinished(self.folder.path, self.folder.contract)
+            files = [dataclasses.asdict(entry) for entry in proven]
+            ownership.mark_unfinished(self.folder.path, self.folder.contract, files)
             (self.folder.path / MANIFEST_NAME).unlink(missing_ok=True)
         else:
             ownership.reopen(self.folder.path, self.folder.contract)

@@ -124,6 +124,8 @@ class Small:
 
 def _is_of_a_stage(root: Path, path: Path) -> bool:
     top = path.relative_to(root).parts[0]
+    if ".damaged" in path.as_posix() or path.name.endswith((".partial", "-shm", "-wal")):
+        return False
     return top in {"raw", "dedupe", "tokenizers", "codecs", "codes", "shards", "runs", "generated"}
 
 

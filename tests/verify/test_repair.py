@@ -173,7 +173,7 @@ def test_a_damaged_mark_is_written_again(small: Small) -> None:
     mark = find(small, f"{CODES}/{UNFINISHED_NAME}")
     mark.write_bytes(mark.read_bytes()[:-20])
     (report,) = repair_and_make_anew(small, UNFINISHED_NAME)
-    assert report["stage"] == "encode"
+    assert (report["stage"], report["counts"]["new"]) == ("encode", 12)
     assert small.files() == before
 
 
@@ -441,3 +441,98 @@ def test_a_run_in_progress_is_no_damage_but_a_damaged_checkpoint_of_it_is(small:
     (report,) = repair_and_make_anew(small, "step-000003/model.safetensors")
     assert report["stage"] == "train"
     assert "runs/dalle/checkpoints/step-000003.damaged" in set_aside(small)
+
+
+@pytest.mark.parametrize("file", ["0001-00.png", "contact.png", "records.jsonl"])
+def test_a_damaged_image_is_kept_beside_and_its_prompt_drawn_again(
+    small: Small, damage: Callable[[Path], None], file: str
+) -> None:
+    before = small.files("generated")
+    damage(small.root / "generated/default" / file)
+    (report,) = repair_and_make_anew(small, file)
+    assert (report["stage"], report["outcome"]) == ("generate", "done")
+    assert small.files("generated") == before
+    assert set_aside(small) == (
+        [f"generated/default/{file}.damaged"] if damage is not delete else []
+    )
+
+
+def test_images_whose_manifest_is_damaged_stay(small: Small) -> None:
+    before = small.files("generated")
+    path = small.root / "generated/default" / MANIFEST_NAME
+    path.write_bytes(path.read_bytes()[:-30])
+    assert repair_and_make_anew(small, MANIFEST_NAME) == []
+    after = small.files("generated")
+    assert after.keys() == before.keys()
+    assert {k: v for k, v in after.items() if MANIFEST_NAME not in k} == {
+        k: v for k, v in before.items() if MANIFEST_NAME not in k
+    }
+
+
+# --- Killed --------------------------------------------------------------------------------------
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+CALLS = ("unlink", "rename", "replace")
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the process die instead of its `number`-th change of a folder; the dead clean nothing up."""
+    left = [number]
+
+    def dying(name: str) -> Callable[..., Any]:
+        real = getattr(Path, name)
+
+        def call(self: Path, *arguments: Any, **options: Any) -> Any:
+            if ".active" in self.as_posix() or left[0] <= 0:
+                return None if left[0] <= 0 else real(self, *arguments, **options)
+            left[0] -= 1
+            if left[0] == 0:
+                raise KilledError
+            return real(self, *arguments, **options)
+
+        return call
+
+    for name in CALLS:
+        monkeypatch.setattr(Path, name, dying(name))
+
+
+DAMAGED = (
+    "codes/*/00001.parquet",
+    "codes/*/manifest.json",
+    "dedupe/captions.parquet",
+    "shards/default/train/000001.tar",
+    "tokenizers/bpe/tokenizer.json",
+    "codecs/small/codec.safetensors",
+    "runs/dalle/log.jsonl",
+    "generated/default/0001-00.png",
+)
+
+
+@pytest.mark.parametrize("pattern", DAMAGED)
+def test_a_repair_that_is_killed_anywhere_can_be_made_again(
+    whole: Small, tmp_path: Path, pattern: str
+) -> None:
+    before = {k: v for k, v in whole.files().items() if "runs/" not in k and "ledger" not in k}
+    for number in range(1, 60):
+        small = whole.copy(tmp_path / str(number))
+        flip(find(small, pattern))
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(patch, number)
+            try:
+                small.repair()
+                died = False
+            except (KilledError, AssertionError):
+                died = True
+        if not died:
+            break
+        details = small.repair()
+        for command in details["next"]:
+            small.type(command)
+        small.call("verify", "--pictures", "0")
+        after = {k: v for k, v in small.files().items() if "runs/" not in k and "ledger" not in k}
+        assert after == before, f"killed at {number}"
+    assert number > 1
