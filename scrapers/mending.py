@@ -76,17 +76,26 @@ def mend_segments(raw: Path, damaged: Iterable[Segment]) -> Mended:
                 versions_lost=total.versions_lost + one.versions_lost,
                 kept=total.kept + one.kept,
             )
-        sweep_segments(ledger, raw / "segments")
+    sweep_segments(raw)
     return total
 
 
-def sweep_segments(ledger: sqlite3.Connection, folder: Path) -> None:
-    """Delete segments that we began and that the ledger no longer names: what a kill left of a mending."""
-    begun = int(_meta(ledger, _BEGUN, "-1"))
-    named = {number for (number,) in ledger.execute("SELECT number FROM segments")}
-    for path in folder.glob("*.tar"):
-        if path.stem.isdigit() and int(path.stem) <= begun and int(path.stem) not in named:
-            path.unlink()
+def sweep_segments(raw: Path) -> list[str]:
+    """Delete segments that we began and that the ledger no longer names: what a kill left of a mending.
+
+    Returns their names.
+    """
+    with _open(raw / "ledger.sqlite") as ledger:
+        begun = int(_meta(ledger, _BEGUN, "-1"))
+        named = {number for (number,) in ledger.execute("SELECT number FROM segments")}
+    swept = [
+        path
+        for path in sorted((raw / "segments").glob("*.tar"))
+        if path.stem.isdigit() and int(path.stem) <= begun and int(path.stem) not in named
+    ]
+    for path in swept:
+        path.unlink()
+    return [path.name for path in swept]
 
 
 def _close_segments(ledger: sqlite3.Connection, folder: Path, damaged: set[int]) -> None:

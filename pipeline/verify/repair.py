@@ -22,7 +22,13 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.verify.faults import Checked
-from pipeline.verify.repair_computed import repair_codes, repair_dedupe, repair_raw, repair_shards
+from pipeline.verify.repair_computed import (
+    repair_codes,
+    repair_dedupe,
+    repair_raw,
+    repair_shards,
+    sweep_raw,
+)
 from pipeline.verify.repair_trained import (
     repair_codec,
     repair_generated,
@@ -50,6 +56,8 @@ def repair(root: Path, checked: Sequence[Checked]) -> Repairs:
         work = Work(root=root, checked=each, everything=checked, repairs=repairs)
         if each.state == "unfinished":
             work.add_command()
+        if each.folder.contract == "raw" and not each.faults:
+            sweep_raw(work)
         if each.faults:
             try:
                 _HANDLERS[each.folder.contract](work)

@@ -35,6 +35,14 @@ def repair_raw(work: Work) -> None:
     work.add_command(_dedupe_of(work))  # it says where each image lies
 
 
+def sweep_raw(work: Work) -> None:
+    """Delete what an earlier repair left of segments that it had written again, if it was killed."""
+    from scrapers.mending import sweep_segments
+
+    for name in sweep_segments(work.folder.path):
+        work.note(f"segments/{name}", "deleted: an earlier repair has written its images again")
+
+
 def _why_hopeless(work: Work) -> str | None:
     path, segments = work.folder.path, work.checked.segments
     for fault in work.checked.faults:
