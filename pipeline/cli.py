@@ -159,6 +159,8 @@ def _set_up_logging(common: Common) -> None:
 def _exit_with(report: StageReport, screen: Screen) -> None:
     screen.report(report)
     screen.emit(report.as_dict())
+    if report.outcome == "damaged":
+        raise typer.Exit(EXIT_FAILED)
     if report.outcome == "incomplete":
         raise typer.Exit(EXIT_INCOMPLETE)
 
@@ -298,7 +300,12 @@ _command(
     _export_body,
     help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
 )
-_command("verify", VerifyConfig, show_verify, help="Prove a workspace: hashes, counts, contracts.")
+_command(
+    "verify",
+    VerifyConfig,
+    show_verify,
+    help="Prove a workspace: hashes, counts, contracts; --repair drops what is damaged.",
+)
 _command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
 _command(
     "clean",

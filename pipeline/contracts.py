@@ -225,7 +225,8 @@ MEASUREMENTS = "measurements.json"
 
 # --- Reports and manifests -----------------------------------------------------------------------
 
-Outcome = Literal["done", "unchanged", "incomplete"]
+# `damaged` is what `verify` finds; a stage that fails raises.
+Outcome = Literal["done", "unchanged", "incomplete", "damaged"]
 _NOT_NEGATIVE = {"low": 0}  # read by `pipeline.parsing`
 
 

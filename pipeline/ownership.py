@@ -198,12 +198,14 @@ def own_files(folder: Path, contract: str) -> list[str]:
     Raises WorkspaceError where the folder is not ours.
     """
     found = _find_claim(folder, contract)
+    named = set() if found.finished else set(files_by_name(folder, contract))
+    return sorted(name for name in _files_below(folder) if name in found.files or name in named)
+
+
+def files_by_name(folder: Path, contract: str) -> list[str]:
+    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark say."""
     own = re.compile(f"(?:{_OWN_NAMES[contract]})(?:{re.escape(TEMPORARY_SUFFIX)})?")
-    return sorted(
-        name
-        for name in _files_below(folder)
-        if name in found.files or (not found.finished and own.fullmatch(name))
-    )
+    return sorted(name for name in _files_below(folder) if own.fullmatch(name))
 
 
 def remove_own(folder: Path, contract: str) -> None:

@@ -85,7 +85,7 @@ def find_rows(root: Path) -> list[Row]:
     folders = find_folders(root)
     ended = _last_runs(read_records(root))
     active = read_active(root)
-    outdated = _find_outdated(folders)
+    outdated = find_outdated(folders)
     uses = {use.folder.name: use.used_by for use in find_uses(root)}
     rows: list[Row] = []
     for name, stage in STAGES.items():
@@ -103,7 +103,7 @@ def find_rows(root: Path) -> list[Row]:
     return rows
 
 
-def _find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
+def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
     """The inputs of each folder that have changed since, or that are outdated themselves, by its name."""
     found: dict[str, tuple[str, ...]] = {}
     for folder in folders:  # in the order of the pipeline: inputs come first

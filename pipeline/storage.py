@@ -71,8 +71,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, a newline at the end."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    return text.encode(errors="backslashreplace")
 
 
 def sync_folder(folder: Path) -> None:
@@ -129,9 +134,19 @@ def file_entry(path: Path, root: Path, rows: int | None = None) -> FileEntry:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare `folder` finished; its mark of an unfinished one goes."""
-    write_json(folder / MANIFEST_NAME, dataclasses.asdict(manifest))
+    """Declare `folder` finished; its mark of an unfinished one goes.
+
+    With the manifest stands a hash of it, so that `verify` finds what was changed in it.
+    """
+    values = dataclasses.asdict(manifest)
+    write_json(folder / MANIFEST_NAME, {**values, "sha256": manifest_seal(values)})
     (folder / UNFINISHED_NAME).unlink(missing_ok=True)
+
+
+def manifest_seal(values: Mapping[str, Any]) -> str:
+    """The hash that is written with a manifest, of all its values."""
+    plain = json.loads(json.dumps(values))  # as it will be read: keys are text, tuples are lists
+    return sha256_bytes(json.dumps(plain, sort_keys=True).encode())
 
 
 def make_manifest(
@@ -253,3 +268,20 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
             for c in columns
         ]
     )
+
+
+# Every page of our tables has a checksum, so that a table is known to be whole without its manifest.
+TABLE_OPTIONS: Mapping[str, Any] = {"compression": "zstd", "write_page_checksum": True}
+_CHECKSUMS = {b"page_checksums": b"crc32"}
+
+
+def table_schema(
+    columns: tuple[Column, ...], metadata: Mapping[bytes, bytes] | None = None
+) -> pa.Schema:
+    """The schema of a table that is written with `TABLE_OPTIONS`."""
+    return arrow_schema(columns).with_metadata({**_CHECKSUMS, **(metadata or {})})
+
+
+def has_checksums(schema: pa.Schema) -> bool:
+    """Whether a table of this schema says that its pages have checksums."""
+    return (schema.metadata or {}).get(b"page_checksums") == _CHECKSUMS[b"page_checksums"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from pipeline.contracts import URL_STATES
 from scrapers.ledger import Ledger
@@ -32,7 +32,14 @@ SELECT reason, count(*) FROM urls WHERE reason IS NOT NULL GROUP BY reason ORDER
 """
 
 
-def content_digest(ledger: Ledger) -> str:
+class Queried(Protocol):
+    """What reads of a ledger need."""
+
+    def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
+        """Rows of a read."""
+
+
+def content_digest(ledger: Queried) -> str:
     """SHA-256 over what was fetched, the same in whatever order it came.
 
     One line a URL, by key: key, URL, section, caption, rank, masked, state and the hash of its bytes.
@@ -49,18 +56,6 @@ def content_digest(ledger: Ledger) -> str:
         )
         digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
-
-
-def read_ledger(path: Path) -> tuple[str, Counter[str]]:
-    """`content_digest` of the ledger at `path`, and its URLs by state.
-
-    Raises ContractError if there is none, that or StorageError if it can't be read.
-    """
-    ledger = Ledger(path)
-    try:
-        return content_digest(ledger), ledger.count_states()
-    finally:
-        ledger.close()
 
 
 def section_table(ledger: Ledger) -> dict[str, dict[str, int]]:

@@ -23,8 +23,11 @@ _PART_TIMEOUT_S = 900.0
 _IMAGE_TIMEOUT_S = 120.0
 
 
-def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> None:
-    """Inspect what the store has no inspection of; each finished part is kept at once."""
+def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> int:
+    """Inspect what the store has no inspection of, and return how many that was.
+
+    Each finished part is kept at once.
+    """
     store.forget_outdated(max_pixels=config.max_pixels)
     total = store.find_work()
     parts = _cut(store, Workspace(config.workspace).segments, config.max_pixels)
@@ -39,6 +42,7 @@ def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> None:
         done += len(found)
         faults.update(i.status for i in found if i.status != "ok")
         progress(done, total, dict(faults))
+    return done
 
 
 def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspection]:

@@ -33,12 +33,12 @@ from pipeline.errors import ContractError
 from pipeline.integrity import described_files
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
-    arrow_schema,
     file_entry,
     find_current,
     make_manifest,
     read_manifest,
     storage_error,
+    table_schema,
     write_bytes,
     write_manifest,
 )
@@ -58,7 +58,7 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     Raises ContractError where the ledger can't be read or a segment has lost bytes (it names the
     segment), WorkspaceError for a folder that is not ours, StorageError where the disk refuses.
     """
-    started = time.monotonic()
+    started, inspected = time.monotonic(), 0
     # Arrow's own allocator keeps what was freed: 45 MB more at the peak.
     pa.set_memory_pool(pa.system_memory_pool())
     workspace = Workspace(config.workspace)
@@ -70,7 +70,7 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
         current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
         if current is None:
             ownership.reopen(folder, "dedupe")
-            manifest = _make_tables(config, store, inputs, progress)
+            manifest, inspected = _make_tables(config, store, inputs, progress)
             write_manifest(folder, manifest)
     remove_store(folder / _WORK)
     return StageReport(
@@ -79,7 +79,7 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
         counts=(current or manifest).counts,
         seconds=time.monotonic() - started,
         outputs=(str(folder),),
-        details=(current or manifest).details,
+        details={**(current or manifest).details, "inspected": inspected},
     )
 
 
@@ -106,12 +106,13 @@ def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
 
 def _make_tables(
     config: DedupeConfig, store: Store, inputs: Mapping[str, str], progress: Progress
-) -> Manifest:
+) -> tuple[Manifest, int]:
+    """The manifest of the tables, and how many images had to be inspected for them."""
     folder = Workspace(config.workspace).dedupe
     described = described_files(folder).get(_INSPECTIONS)
     for batch in read_old_inspections(folder / _INSPECTIONS, described):
         store.add_missing(batch)
-    inspect_new(store, config, progress)
+    new = inspect_new(store, config, progress)
     summary = Summary()
     try:
         files = _write_tables(config, store, summary)
@@ -124,7 +125,7 @@ def _make_tables(
     check_law(store.count_rows(), counts)
     _warn_of_empty_split(summary, config.val_fraction)
     write_bytes(folder / CARD, write_card(counts, summary.splits).encode())
-    return make_manifest(
+    manifest = make_manifest(
         "dedupe",
         config=resolved(config),
         inputs=inputs,
@@ -136,6 +137,7 @@ def _make_tables(
         ),
         details=summary.details(),
     )
+    return manifest, new
 
 
 def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
@@ -160,7 +162,7 @@ def _write_tables(config: DedupeConfig, store: Store, summary: Summary) -> list[
         decisions = decide(rows, measure_masks(store.read_masked()), config)
         files = write_images(folder, decisions, summary)
         summary.conclude(decisions)
-    schema = arrow_schema(CAPTIONS)
+    schema = table_schema(CAPTIONS)
     captions = as_batches(caption_rows(store.read_captions(), decisions), schema)
     written = write_table(folder / _CAPTIONS, schema, captions)
     return [*files, file_entry(folder / _CAPTIONS, folder, written)]

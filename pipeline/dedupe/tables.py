@@ -15,7 +15,13 @@ import pyarrow.parquet as pq
 from pipeline.contracts import INSPECTIONS, Column, FileEntry
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection
 from pipeline.integrity import find_fault
-from pipeline.storage import arrow_schema, atomic_write, file_entry
+from pipeline.storage import (
+    TABLE_OPTIONS,
+    atomic_write,
+    file_entry,
+    has_checksums,
+    table_schema,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +32,6 @@ ROWS_PER_GROUP = 16_384
 # Rows as Python objects take ten times the memory of columns: few at a time.
 ROWS_AT_ONCE = 1_024
 _VERSION_KEY, _VERSION = b"inspection_version", b"%d" % INSPECTION_VERSION
-_INSPECTIONS_METADATA = {_VERSION_KEY: _VERSION, b"page_checksums": b"crc32"}
 
 
 class TableWriter:
@@ -37,7 +42,7 @@ class TableWriter:
 
     def __init__(self, folder: Path, columns: tuple[Column, ...]) -> None:
         self._folder = folder
-        self.schema = arrow_schema(columns)
+        self.schema = table_schema(columns)
         self._batches: list[pa.RecordBatch] = []
         self._waiting = 0
         self._files: list[tuple[Path, int]] = []
@@ -101,12 +106,10 @@ class TableWriter:
         self._in_file = 0
 
 
-def write_table(
-    path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, checksums: bool = False
-) -> int:
+def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Write one file of batches of `ROWS_AT_ONCE` rows and return how many rows there were."""
     written = 0
-    with atomic_write(path) as file, _parquet(file, schema, checksums=checksums) as writer:
+    with atomic_write(path) as file, _parquet(file, schema) as writer:
         for group in in_chunks(batches, max(1, ROWS_PER_GROUP // ROWS_AT_ONCE)):
             table = pa.Table.from_batches(group).combine_chunks()
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
@@ -140,8 +143,8 @@ def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def write_inspections(path: Path, inspections: Iterable[Inspection]) -> int:
     """Write `inspections.parquet` and return its rows."""
-    schema = arrow_schema(INSPECTIONS).with_metadata(_INSPECTIONS_METADATA)
-    return write_table(path, schema, as_batches(inspections, schema), checksums=True)
+    schema = table_schema(INSPECTIONS, {_VERSION_KEY: _VERSION})
+    return write_table(path, schema, as_batches(inspections, schema))
 
 
 def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[list[Inspection]]:
@@ -155,7 +158,7 @@ def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[li
         # Buffered ahead, the whole file would be in memory.
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
         with file:
-            if _is_current(file, has_checksums=described is None):
+            if _is_current(file.schema_arrow) and (described or has_checksums(file.schema_arrow)):
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                     columns = [column.to_pylist() for column in batch.columns]
                     yield [Inspection._make(values) for values in zip(*columns, strict=True)]
@@ -163,13 +166,10 @@ def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[li
         log.warning("%s can't be read (%s): its images are inspected again.", path, error)
 
 
-def _is_current(file: pq.ParquetFile, *, has_checksums: bool) -> bool:
-    metadata = file.schema_arrow.metadata or {}
-    expected = _INSPECTIONS_METADATA if has_checksums else {_VERSION_KEY: _VERSION}
-    return file.schema_arrow.names == [column.name for column in INSPECTIONS] and all(
-        metadata.get(name) == value for name, value in expected.items()
-    )
+def _is_current(schema: pa.Schema) -> bool:
+    names = [column.name for column in INSPECTIONS]
+    return schema.names == names and (schema.metadata or {}).get(_VERSION_KEY) == _VERSION
 
 
-def _parquet(file: IO[bytes], schema: pa.Schema, *, checksums: bool = False) -> pq.ParquetWriter:
-    return pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=checksums)
+def _parquet(file: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(file, schema, **TABLE_OPTIONS)

@@ -27,9 +27,10 @@ from pipeline.errors import REPAIR, damaged
 from pipeline.integrity import checked_files, described_files
 from pipeline.parsing import read_json_lines
 from pipeline.storage import (
-    arrow_schema,
+    TABLE_OPTIONS,
     atomic_write,
     file_entry,
+    table_schema,
     write_bytes,
     write_manifest,
 )
@@ -111,7 +112,7 @@ class CodesFolder:
         else:
             failures.unlink(missing_ok=True)
         with atomic_write(path) as file:
-            pq.write_table(_table(views, codes_BN), file, compression="zstd")
+            pq.write_table(_table(views, codes_BN), file, **TABLE_OPTIONS)
         return path
 
     def files(self) -> tuple[FileEntry, ...]:
@@ -165,7 +166,7 @@ def _table(views: Sequence[tuple[str, str]], codes_BN: npt.NDArray[np.uint16]) -
     codes = pa.ListArray.from_arrays(pa.array(offsets), pa.array(codes_BN.reshape(-1)))
     columns = [pa.array([row[place] for row in views], pa.string()) for place in (0, 1)]
     columns.append(codes)
-    return pa.Table.from_arrays(columns, schema=arrow_schema(CODES))
+    return pa.Table.from_arrays(columns, schema=table_schema(CODES))
 
 
 def _lines(rows: Sequence[FailedRow]) -> bytes:

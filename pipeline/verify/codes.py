@@ -1,52 +1,101 @@
-"""A folder of codes: every code lies in its codebook, and some decode to their pictures."""
+"""Codes: every one lies in its codebook, each view comes once, and some decode to their images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.contracts import CodecFacts
+from pipeline.errors import PipelineError
 from pipeline.inventory import Folder
-from pipeline.shard.code_tables import read_batches
-from pipeline.storage import read_detail
+from pipeline.kept_images import read_tables
+from pipeline.ownership import path_inside
+from pipeline.storage import MANIFEST_NAME, read_detail
+from pipeline.verify.faults import Facts, Fault
+from pipeline.verify.folders import explain
 from pipeline.verify.pictures import compare_pictures
 from pipeline.verify.usage import CodebookUse
 from pipeline.workspace import Workspace
 
-Facts = Mapping[str, object]
+_COLUMNS = ("pixel_sha256", "view", "codes")
+_ROWS = 4096
 
 
 def look_into_codes(
     folder: Folder, workspace: Workspace, pictures: int
-) -> tuple[list[str], list[Facts]]:
-    """Problems of the codes and what was measured; decodes `pictures` of them."""
+) -> tuple[list[Fault], list[Facts]]:
+    """What is wrong with the codes, and what was measured; decodes `pictures` of them."""
     assert folder.manifest is not None
-    codec = read_detail(folder.path, folder.manifest, "codec", CodecFacts)
-    use, problems, rows = CodebookUse(codec.num_tokens), [], 0
-    num_codes = codec.grid[0] * codec.grid[1]
-    for entry in folder.manifest.files:
-        if entry.path.endswith(".parquet") and (folder.path / entry.path).is_file():
-            for batch in read_batches(folder.path / entry.path, ["codes"]):
-                rows += batch.num_rows
-                problems += _check(f"{folder.name}/{entry.path}", batch, use, num_codes)
+    look = _Look(folder, read_detail(folder.path, folder.manifest, "codec", CodecFacts))
+    names = [e.path for e in folder.manifest.files if e.path.endswith(".parquet")]
+    faults = [fault for name in names for fault in look.check(name)]
     facts = {
         "codes": folder.name,
-        "rows": rows,
-        "codebook used": str(use),
-        "perplexity": round(use.perplexity, 1),
+        "rows": look.rows,
+        "codebook used": str(look.use),
+        "perplexity": round(look.use.perplexity, 1),
     }
-    compared = compare_pictures(folder, workspace, pictures) if pictures and not problems else {}
-    return problems, [{**facts, **compared}]
+    compared = _compare(folder, workspace, pictures) if pictures and not faults else {}
+    return faults, [{**facts, **compared}]
 
 
-def _check(name: str, batch: pa.RecordBatch, use: CodebookUse, num_codes: int) -> list[str]:
-    """What is wrong with some rows of a table."""
-    lengths = np.diff(batch["codes"].offsets.to_numpy())
-    wrong = lengths[lengths != num_codes]
-    problems = [f"{name} has a row of {wrong[0]} codes, expected {num_codes}"] if len(wrong) else []
-    highest = use.add(batch["codes"].flatten().to_numpy())
-    if highest >= use.num_tokens:
-        problems.append(f"{name} has the code {highest}, its codebook ends at {use.num_tokens - 1}")
-    return problems
+def _compare(folder: Folder, workspace: Workspace, pictures: int) -> Facts:
+    """The PSNR, or why there is none: what it is measured with may be damaged, and says so itself."""
+    try:
+        return compare_pictures(folder, workspace, pictures)
+    except PipelineError as error:
+        return {"PSNR": f"not measured: {explain(error)}", "against others": ""}
+
+
+@dataclass
+class _Look:
+    """What was seen of a folder's tables so far."""
+
+    folder: Folder
+    codec: CodecFacts
+    rows: int = 0
+    use: CodebookUse = field(init=False)
+    _seen: npt.NDArray[np.uint64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.use = CodebookUse(self.codec.num_tokens)
+        self._seen = np.zeros(0, dtype=np.uint64)
+
+    def check(self, name: str) -> Iterator[Fault]:
+        """Yield what is wrong with a table."""
+        path = path_inside(self.folder.path, name, source=self.folder.path / MANIFEST_NAME)
+        found: dict[str, None] = {}
+        views = [np.zeros(0, dtype=np.uint64)]
+        for batch in read_tables([path], _COLUMNS, _ROWS):
+            self.rows += batch.num_rows
+            found |= dict.fromkeys(self._check_codes(batch))
+            views.append(_number_views(batch))
+        numbers = np.concatenate(views)
+        if len(np.unique(numbers)) < len(numbers) or np.isin(numbers, self._seen).any():
+            found["holds a view of the same pixels a second time"] = None
+        self._seen = np.concatenate([self._seen, numbers])
+        for text in found:
+            yield Fault(folder=self.folder.name, file=name, found=text)
+
+    def _check_codes(self, batch: pa.RecordBatch) -> Iterator[str]:
+        rows, columns = self.codec.grid
+        lengths = np.diff(batch["codes"].offsets.to_numpy())
+        wrong = lengths[lengths != rows * columns]
+        if len(wrong):
+            yield f"has a row of {wrong[0]} codes, expected {rows * columns}"
+        highest = self.use.add(batch["codes"].flatten().to_numpy())
+        if highest >= self.codec.num_tokens:
+            last = self.codec.num_tokens - 1
+            yield f"has the code {highest}, its codebook ends at {last}"
+
+
+def _number_views(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
+    """64 bits for each row's pixels and view."""
+    names = zip(batch["pixel_sha256"].to_pylist(), batch["view"].to_pylist(), strict=True)
+    hashes = (hashlib.blake2b(repr(name).encode(), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(hashes), dtype="<u8")

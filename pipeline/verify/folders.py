@@ -2,68 +2,110 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from pipeline.contracts import COUNT_LAWS, URL_STATES, FileEntry
-from pipeline.errors import PipelineError
+from pipeline.contracts import CONTRACT_VERSIONS, COUNT_LAWS, FileEntry
+from pipeline.errors import ContractError, PipelineError
+from pipeline.integrity import described_files, find_fault
 from pipeline.inventory import Folder
-from pipeline.storage import sha256_file
-from pipeline.workspace import LEDGER_NAME
+from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, manifest_seal
+from pipeline.verify.faults import Fault
 
 
-def check_folder(folder: Folder, *, stale: bool = True) -> Iterator[str]:
-    """Yield a sentence for each promise that the folder breaks."""
+def check_folder(folder: Folder) -> Iterator[Fault]:
+    """Yield what is damaged of a folder's own files."""
     if folder.manifest is None:
-        yield str(folder.problem)
-        return
-    for entry in folder.manifest.files:
-        yield from _check_file(folder, entry)
-    yield from _check_law(folder)
-    if folder.contract == "raw":
-        yield from _check_ledger(folder)
-    if stale and folder.stale:
-        yield f"{folder.name} was made from an older {', '.join(folder.stale)}: run its stage again"
+        yield from _check_head(folder)
+    else:
+        yield from _check_seal(folder)
+        yield from _check_law(folder)
+    if folder.contract != "raw":  # its segments are read with their images, in `raw`
+        for entry in described_files(folder.path).values():
+            yield from check_file(folder, entry)
 
 
-def _check_file(folder: Folder, entry: FileEntry) -> Iterator[str]:
-    path = folder.path / entry.path
-    if not path.is_file():
-        yield f"{folder.name}/{entry.path} is missing"
-        return
-    if path.stat().st_size != entry.bytes:
-        yield f"{folder.name}/{entry.path} has {path.stat().st_size} bytes, expected {entry.bytes}"
-        return
-    if sha256_file(path) != entry.sha256:
-        yield f"{folder.name}/{entry.path} has another sha256 than its manifest: its bytes changed"
-        return
-    if path.suffix == ".parquet" and entry.rows is not None:
-        import pyarrow.parquet as pq
-
-        rows = pq.read_metadata(path).num_rows
-        if rows != entry.rows:
-            yield f"{folder.name}/{entry.path} has {rows} rows, expected {entry.rows}"
+def why_unfinished(folder: Folder) -> str | None:
+    """Why a folder without a readable manifest is no fault, None if it is one (or has a manifest)."""
+    path = folder.path / MANIFEST_NAME
+    if folder.manifest is not None:
+        return None
+    if not path.is_symlink() and not path.exists():
+        return "not finished: the same command goes on"
+    version = _read_version(path, folder.contract)
+    if version is not None and version != CONTRACT_VERSIONS[folder.contract]:
+        return f"made by another version (contract version {version}): its command makes it again"
+    return None
 
 
-def _check_ledger(folder: Folder) -> Iterator[str]:
-    from scrapers.summary import read_ledger
-
-    assert folder.manifest is not None
-    name = f"{folder.name}/{LEDGER_NAME}"
+def _read_version(path: Path, contract: str) -> int | None:
+    """The version of a manifest of this contract, None for what is none."""
     try:
-        content, found = read_ledger(folder.path / LEDGER_NAME)
-    except PipelineError as error:
-        yield f"{name} can't be proved: {error}"
+        raw: Any = json.loads(path.read_bytes())
+        version = raw["version"] if raw["contract"] == contract else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return version if type(version) is int and 0 < version < 1000 else None
+
+
+def _check_head(folder: Folder) -> Iterator[Fault]:
+    """The manifest that can't be read, or the mark of a folder that is not finished."""
+    if why_unfinished(folder) is None:
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {folder.problem}")
         return
-    if content != folder.manifest.details.get("content"):
-        yield f"{name} has another content than its manifest says: it was changed or replaced"
-    for state in URL_STATES:
-        expected = folder.manifest.counts.get(state, 0)
-        # What was planned and not asked for is pending in the manifest, and in no row.
-        if found[state] > expected or (found[state] < expected and state != "pending"):
-            yield f"{name} has {found[state]} URLs that are {state}, expected {expected}"
+    mark = folder.path / UNFINISHED_NAME
+    if not mark.exists():
+        return
+    try:
+        found: Any = json.loads(mark.read_bytes())
+        whole = found["contract"] == folder.contract and isinstance(found["files"], list)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        yield Fault(folder=folder.name, file=UNFINISHED_NAME, found="is damaged: it can't be read")
 
 
-def _check_law(folder: Folder) -> Iterator[str]:
+def _check_seal(folder: Folder) -> Iterator[Fault]:
+    path = folder.path / MANIFEST_NAME
+    try:
+        raw = json.loads(path.read_bytes())
+        said = raw.pop("sha256", None)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"can't be read ({error})")
+        return
+    if said is not None and said != manifest_seal(raw):  # versions before 0.1.0 wrote none
+        yield Fault(
+            folder=folder.name, file=MANIFEST_NAME, found="was changed since it was written"
+        )
+
+
+def check_file(folder: Folder, entry: FileEntry) -> Iterator[Fault]:
+    """Yield what is wrong with a file that the folder's manifest describes."""
+    try:
+        fault = find_fault(folder.path, entry)
+        if fault is None and entry.path.endswith(".parquet") and entry.rows is not None:
+            fault = _count_rows(folder.path / entry.path, entry.rows)
+    except ContractError as error:  # a path that leads elsewhere
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {error}")
+        return
+    if fault is not None:
+        yield Fault(folder=folder.name, file=entry.path, found=fault)
+
+
+def _count_rows(path: Path, expected: int) -> str | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, ValueError, pa.ArrowException) as error:
+        return f"is no table ({error})"
+    return None if rows == expected else f"has {rows} rows, expected {expected}"
+
+
+def _check_law(folder: Folder) -> Iterator[Fault]:
     assert folder.manifest is not None
     law = COUNT_LAWS.get(folder.contract)
     if law is None:
@@ -74,4 +116,10 @@ def _check_law(folder: Folder) -> Iterator[str]:
         shown = " + ".join(
             f"{part} {number}" for part, number in zip(law.parts, parts, strict=True)
         )
-        yield f"{folder.name}: {law.total} {total} is not {shown}"
+        found = f"counts {law.total} {total}, which is not {shown}"
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=found)
+
+
+def explain(error: PipelineError) -> str:
+    """An error's sentence without the advice that follows it."""
+    return str(error).split(" Run `pipeline verify --repair`")[0].rstrip(".")

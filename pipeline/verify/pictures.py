@@ -56,7 +56,7 @@ def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Fac
             f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --pictures 0"
         ) from error
     except ModelError:
-        return {"PSNR": "codec not in codecs/", "against others": ""}
+        return {"PSNR": "codec not in codecs/, or damaged", "against others": ""}
     originals = np.stack(
         [
             read_square(read_image(workspace.segments, places[pixels]), codec.image_size)

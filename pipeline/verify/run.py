@@ -1,96 +1,129 @@
-"""`pipeline verify`: prove that a workspace is what its manifests say. Floor 5.
+"""`pipeline verify`: prove that a workspace is what its manifests say, and drop what is damaged.
 
-Checked: every manifest is readable and of our version; every file it names is there, with its size and
-sha256; every table has its rows; the ledger holds what the crawl said; *rows in = kept + rejected +
-failed* at each stage; every input is still the one that a stage was made from. Of codes: each lies in
-its codebook, and some decode to their pictures. Of shards: each row has the ids and codes that the
-index says, and as many as it says. What is measured on the way is printed: use and perplexity of
-codebooks, PSNR, lengths of captions.
+Application layer. Checked: every manifest is readable, of our version and as it was written; every file it
+names is there, with its size and sha256; every table has its rows; the ledger holds what the crawl said, and
+the segments every image of the ledger; *rows in = kept + rejected + failed* at each stage. Of codes: each
+lies in its codebook, and some decode to their images. Of shards: each row has the ids and codes that the
+index says, and as many as it says. What is measured on the way is printed: use and perplexity of codebooks,
+PSNR, lengths of captions.
+
+A folder that a stage has not finished, and one made from older inputs, are listed and are no damage. Nothing
+is written, unless `--repair` is given.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import StageConfig, option
 from pipeline.contracts import StageReport
-from pipeline.errors import ContractError, PipelineError
-from pipeline.inventory import Folder, find_folders
+from pipeline.records import keep_record
 from pipeline.road import Call
-from pipeline.verify.folders import check_folder
 from pipeline.workspace import Workspace
 
-Facts = Mapping[str, object]
-Found = tuple[list[str], list[Facts]]
+if TYPE_CHECKING:
+    from pipeline.verify.faults import Checked, State
+    from pipeline.verify.work import Repairs
+
+
+_LISTED: tuple[State, ...] = ("damaged", "unfinished", "outdated")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(StageConfig):
     """What to prove."""
 
-    stale: bool = option(True, "Count a folder made from older inputs as a problem.")
     pictures: int = option(
-        16, "Pictures of each set of codes to decode and compare; 0 for none.", low=0
+        16, "Images of each set of codes to decode and compare; 0 for none.", low=0
+    )
+    repair: bool = option(
+        False,
+        "Drop just what is damaged, so that the commands that are printed make it anew; what can't be made "
+        "anew is kept beside as NAME.damaged.",
     )
 
 
 def show_verify(config: VerifyConfig, call: Call) -> StageReport:
-    """Check everything and print what was found.
-
-    Raises ContractError if anything is not as promised.
-    """
+    """Check everything and print what was found; the outcome is `damaged` where damage remains."""
     root = Workspace(config.workspace).open().root
-    folders = find_folders(root)
-    total = sum(len(folder.manifest.files) for folder in folders if folder.manifest)
-    rows, problems, files = [], [], 0
-    measured: dict[str, list[Facts]] = defaultdict(list)
+    if not config.repair:
+        return _report(_check(root, config, call), None, call)
+    from pipeline.verify.repair import repair
+
+    with keep_record(root, "pipeline verify --repair", whole=True, clock=call.clock) as record:
+        checked = _check(root, config, call)
+        report = _report(checked, repair(root, checked), call)
+        record.outcome = report.outcome
+    return report
+
+
+def _check(root: Path, config: VerifyConfig, call: Call) -> list[Checked]:
+    from pipeline.verify.check import check_workspace
+
     with call.screen.progress("verify") as progress:
-        for folder in folders:
-            found = list(check_folder(folder, stale=config.stale))
-            inner, facts = look_inside(folder, Workspace(root), config.pictures)
-            found += inner
-            measured[folder.contract] += facts
-            problems += found
-            files += len(folder.manifest.files) if folder.manifest else 0
-            progress(files, total)
-            rows.append((folder.name, "ok" if not found else "; ".join(found)))
-    call.screen.table("Verified", ("folder", "result"), rows)
-    for contract, facts in measured.items():
-        _show_facts(call, contract, facts)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ContractError(f"{problems[0]}{more}")
+        checked = list(check_workspace(root, config.pictures, progress))
+    rows = [(each.folder.name, each.state, each.why) for each in checked]
+    call.screen.table("Verified", ("folder", "state", "why"), rows)
+    for contract in dict.fromkeys(each.folder.contract for each in checked):
+        _show_facts(call, contract, checked)
+    return checked
+
+
+def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> StageReport:
+    states = Counter(each.state for each in checked)
+    by_state: dict[str, int] = {state: states[state] for state in _LISTED}
+    files = sum(len(each.folder.manifest.files) for each in checked if each.folder.manifest)
+    if repairs is not None:
+        _show_repairs(call, repairs)
+    damage = states["damaged"] if repairs is None else len(repairs.hopeless)
     return StageReport(
         stage="verify",
-        outcome="done",
-        counts={"folders": len(folders), "files": files},
-        details={name: [dict(row) for row in facts] for name, facts in measured.items() if facts},
+        outcome="damaged" if damage else "done",
+        counts={"folders": len(checked), "files": files, **by_state},
+        details={**dict(_describe(checked)), **(repairs.as_dict() if repairs else {})},
     )
 
 
-def look_inside(folder: Folder, workspace: Workspace, pictures: int) -> Found:
-    """Problems in a folder of codes or shards, and what was measured in it."""
-    look = _inspectors().get(folder.contract)
-    if look is None or folder.manifest is None:
-        return [], []
-    try:
-        return look(folder, workspace, pictures)
-    except PipelineError as error:
-        return [f"{folder.name} can't be looked into: {error}"], []
+def _describe(checked: list[Checked]) -> Iterator[tuple[str, Any]]:
+    """What `--json` says of each folder, and what was measured by contract."""
+    yield (
+        "folders",
+        {
+            each.folder.name: {
+                "state": each.state,
+                "damaged": [{"file": fault.file, "found": fault.found} for fault in each.faults],
+                "notes": list(each.notes),
+            }
+            for each in checked
+        },
+    )
+    measured: dict[str, list[dict[str, object]]] = {}
+    for each in checked:
+        if each.facts:
+            measured.setdefault(each.folder.contract, []).extend(dict(row) for row in each.facts)
+    yield "measured", measured
 
 
-def _inspectors() -> Mapping[str, Callable[[Folder, Workspace, int], Found]]:
-    from pipeline.verify.codes import look_into_codes
-    from pipeline.verify.shards import look_into_shards
-
-    return {"codes": look_into_codes, "shards": look_into_shards}
-
-
-def _show_facts(call: Call, contract: str, facts: list[Facts]) -> None:
+def _show_facts(call: Call, contract: str, checked: list[Checked]) -> None:
+    facts = [row for each in checked if each.folder.contract == contract for row in each.facts]
     if facts:
         columns = tuple(facts[0])
-        call.screen.table(
-            f"Measured in {contract}", columns, [tuple(row.values()) for row in facts]
-        )
+        rows = [tuple(row.get(column, "") for column in columns) for row in facts]
+        call.screen.table(f"Measured in {contract}", columns, rows)
+
+
+def _show_repairs(call: Call, repairs: Repairs) -> None:
+    for line in repairs.done:
+        call.screen.say(line)
+    for line in repairs.hopeless:
+        call.screen.fail(line)
+    if repairs.commands:
+        call.screen.say("To make it anew:")
+        for command in repairs.commands:
+            call.screen.say(f"  {command}")
+    elif not repairs.hopeless:
+        call.screen.say("Nothing is damaged.")

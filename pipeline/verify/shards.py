@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.contracts import SPLITS, Split
 from pipeline.inventory import Folder
+from pipeline.verify.faults import Facts, Fault
 from pipeline.verify.usage import CodebookUse
+from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.reader import ShardReader
 from pipeline.workspace import Workspace
 
-Facts = Mapping[str, object]
 _ROWS = 4096
 
 
 def look_into_shards(
     folder: Folder, workspace: Workspace, pictures: int
-) -> tuple[list[str], list[Facts]]:
-    """Problems of the shards and what was measured, a row for each split."""
+) -> tuple[list[Fault], list[Facts]]:
+    """What is wrong with the shards, and what was measured, a row for each split."""
     del workspace, pictures  # codes of shards are those of the codes folder, decoded there
-    problems: list[str] = []
+    faults: list[Fault] = []
     facts: list[Facts] = []
     for split in SPLITS:
         found, measured = _look_into_split(folder, split)
-        problems += found
+        faults += found
         facts.append(measured)
-    return problems, facts
+    return faults, facts
 
 
-def _look_into_split(folder: Folder, split: Split) -> tuple[list[str], Facts]:
+def _look_into_split(folder: Folder, split: Split) -> tuple[list[Fault], Facts]:
     assert folder.manifest is not None
     reader = ShardReader(folder.path, split, check_hashes=False)
     use, ids = CodebookUse(reader.index.codebook_size), CodebookUse(reader.index.vocab_size)
     lengths = [np.zeros(0, np.int64)]
-    problems: dict[str, str] = {}
-    if len(reader) != folder.manifest.counts.get(split):
-        told = folder.manifest.counts.get(split)
-        problems[split] = f"{folder.name}/{split} has {len(reader)} samples, expected {told}"
+    faults: dict[tuple[str, str], Fault] = {}
+    expected = folder.manifest.counts.get(split)
+    if len(reader) != expected:
+        found = f"lists {len(reader)} samples of {split}, expected {expected}"
+        faults[INDEX_NAME, split] = Fault(folder=folder.name, file=INDEX_NAME, found=found)
     for rows, tokens, codes in _read(reader):
         lengths.append(_lengths(tokens))
         for name, highest, end in (
@@ -48,10 +50,9 @@ def _look_into_split(folder: Folder, split: Split) -> tuple[list[str], Facts]:
         ):
             if highest >= end:
                 url = reader.url_of(int(rows[0]))
-                problems[url + name] = (
-                    f"{folder.name}/{url} has the {name} {highest}, the last one is {end - 1}"
-                )
-    return list(problems.values()), _facts(folder, reader, np.concatenate(lengths), use)
+                found = f"has the {name} {highest}, the last one is {end - 1}"
+                faults[url, name] = Fault(folder=folder.name, file=url, found=found)
+    return list(faults.values()), _facts(folder, reader, np.concatenate(lengths), use)
 
 
 def _read(

@@ -1,4 +1,13 @@
 from tests.kept_workspace import make_workspace, one_thread
 from tests.shard.conftest import make_world, world
+from tests.verify.small_pipeline import serve_blog, small, whole
 
-__all__ = ["make_workspace", "make_world", "one_thread", "world"]
+__all__ = [
+    "make_workspace",
+    "make_world",
+    "one_thread",
+    "serve_blog",
+    "small",
+    "whole",
+    "world",
+]

@@ -22,7 +22,7 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.storage import file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run as train_codec
-from pipeline.verify.run import look_inside
+from pipeline.verify.check import look_inside
 from pipeline.verify.usage import CodebookUse
 from pipeline.workspace import Workspace
 
@@ -63,8 +63,8 @@ def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[
 
 
 def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
-    problems, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
-    assert problems == []
+    faults, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+    assert faults == []
     assert facts["rows"] == 20
     assert str(facts["codebook used"]).endswith("of 16")
     assert 1 <= float(str(facts["perplexity"])) <= 16
@@ -84,14 +84,16 @@ def test_a_code_beyond_the_codebook_is_found_though_the_hash_is_right(workspace:
 
     rewrite(workspace, change)
     folder = codes_folder(workspace)
-    problems, _ = look_inside(folder, workspace, 5)
-    assert problems == [f"{folder.name}/00000.parquet has the code 16, its codebook ends at 15"]
+    faults, _ = look_inside(folder, workspace, 5)
+    assert list(map(str, faults)) == [
+        f"{folder.name}/00000.parquet has the code 16, its codebook ends at 15"
+    ]
 
 
 def test_a_row_of_another_length_is_found(workspace: Workspace) -> None:
     rewrite(workspace, lambda codes: [codes[0][:-1], *codes[1:]])
-    problems, _ = look_inside(codes_folder(workspace), workspace, 5)
-    assert ["has a row of 3 codes, expected 4" in problem for problem in problems] == [True]
+    faults, _ = look_inside(codes_folder(workspace), workspace, 5)
+    assert ["has a row of 3 codes, expected 4" in problem for problem in map(str, faults)] == [True]
 
 
 def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
@@ -112,11 +114,23 @@ def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace)
     assert psnr()[0] < right - 1
 
 
+def test_a_view_that_comes_twice_is_found(workspace: Workspace) -> None:
+    folder = codes_folder(workspace)
+    path = folder.path / "00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), path)
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    manifest["files"] = [vars(file_entry(path, folder.path, rows=21))]
+    (folder.path / "manifest.json").write_text(json.dumps(manifest))
+    faults, _ = look_inside(codes_folder(workspace), workspace, 0)
+    assert [fault.found for fault in faults] == ["holds a view of the same pixels a second time"]
+
+
 def test_no_codec_at_hand_is_said_and_no_problem(workspace: Workspace) -> None:
     (workspace.codec("small") / "codec.json").unlink()
-    problems, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
-    assert problems == []
-    assert facts["PSNR"] == "codec not in codecs/"
+    faults, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+    assert faults == []
+    assert facts["PSNR"] == "codec not in codecs/, or damaged"
 
 
 def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
@@ -125,7 +139,7 @@ def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
 
     code = (
         "import sys; from pathlib import Path; from pipeline.workspace import Workspace\n"
-        "from pipeline.inventory import find_folders; from pipeline.verify.run import look_inside\n"
+        "from pipeline.inventory import find_folders; from pipeline.verify.check import look_inside\n"
         "w = Workspace(Path(sys.argv[1]))\n"
         "print([look_inside(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"
     )
@@ -157,7 +171,7 @@ def test_the_manifest_must_describe_the_codec(workspace: Workspace) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["details"]["codec"]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    problems, _ = look_inside(codes_folder(workspace), workspace, 5)
+    faults, _ = look_inside(codes_folder(workspace), workspace, 5)
     expected = "manifest.json: details.codec is null, expected an object"
-    assert [expected in problem for problem in problems] == [True]
+    assert [expected in problem for problem in map(str, faults)] == [True]
     assert read_manifest(path, "codes").files

@@ -13,9 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.inventory import find_folders
-from pipeline.storage import file_entry, input_digest, make_manifest, write_manifest
-from pipeline.verify.folders import check_folder
+from pipeline.ownership import reopen
+from pipeline.storage import (
+    file_entry,
+    input_digest,
+    make_manifest,
+    manifest_seal,
+    write_manifest,
+)
+from pipeline.verify.check import check_workspace
 from pipeline.workspace import Workspace
 from scrapers.ledger import FormRow, Ledger, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
@@ -72,21 +78,37 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def problems(workspace: Workspace) -> list[str]:
-    return [text for folder in find_folders(workspace.root) for text in check_folder(folder)]
+    checked = check_workspace(workspace.root)
+    return [str(fault) for each in checked for fault in each.faults]
+
+
+def states(workspace: Workspace) -> dict[str, tuple[str, str]]:
+    return {each.folder.name: (each.state, each.why) for each in check_workspace(workspace.root)}
+
+
+def verify(workspace: Workspace, *options: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the JSON report of the command."""
+    command = ["verify", "--workspace", str(workspace.root), "--json", *options]
+    result = CliRunner().invoke(app, command)
+    return result.exit_code, json.loads(result.stdout)
 
 
 def test_a_whole_workspace_passes(workspace: Workspace) -> None:
     assert problems(workspace) == []
-    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root), "--json"])
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["counts"] == {"folders": 2, "files": 1}
+    code, report = verify(workspace)
+    assert (code, report["outcome"]) == (0, "done")
+    states = {"damaged": 0, "unfinished": 0, "outdated": 0}
+    assert report["counts"] == {"folders": 2, "files": 1, **states}
+
+
+def flip_a_byte(path: Path, at: int = 10) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
 
 
 def test_a_changed_byte_is_found(workspace: Workspace) -> None:
-    table = workspace.dedupe / "kept" / "00000.parquet"
-    data = bytearray(table.read_bytes())
-    data[10] ^= 1
-    table.write_bytes(data)
+    flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
     assert ["its bytes changed" in text for text in problems(workspace)] == [True]
 
 
@@ -100,23 +122,100 @@ def test_a_missing_and_a_shortened_file_are_told_apart(workspace: Workspace) -> 
 
 def test_counts_that_do_not_add_up_are_found(workspace: Workspace) -> None:
     write_dedupe(workspace, counts={**COUNTS, "kept": 1})
-    assert problems(workspace) == ["dedupe: rows 3 is not kept 1 + rejected 1 + failed 0"]
+    assert problems(workspace) == [
+        "dedupe/manifest.json counts rows 3, which is not kept 1 + rejected 1 + failed 0"
+    ]
 
 
-def test_an_older_input_makes_a_folder_stale(workspace: Workspace) -> None:
+def test_an_older_input_makes_a_folder_outdated_and_is_no_damage(workspace: Workspace) -> None:
     write_raw(workspace, "other")
-    assert "older raw" in problems(workspace)[0]
+    assert states(workspace) == {
+        "raw": ("ok", ""),
+        "dedupe": ("outdated", "made from an older raw"),
+    }
+    code, report = verify(workspace)
+    assert (code, report["counts"]["outdated"], report["counts"]["damaged"]) == (0, 1, 0)
+    assert report["details"]["folders"]["dedupe"]["state"] == "outdated"
     result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
     details = json.loads(result.stdout)["details"]
     assert (details["dedupe"]["state"], details["dedupe"]["why"]) == ("stale", "raw changed")
     assert details["raw"]["state"] == "fresh"
 
 
-def test_a_folder_without_its_manifest_is_unfinished(workspace: Workspace) -> None:
-    (workspace.dedupe / "manifest.json").unlink()
-    assert "has not finished" in problems(workspace)[0]
-    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
-    assert result.exit_code == 1
+def test_a_folder_without_its_manifest_is_unfinished_and_no_damage(workspace: Workspace) -> None:
+    reopen(workspace.dedupe, "dedupe")
+    assert states(workspace)["dedupe"] == (
+        "unfinished",
+        "not finished: the same command goes on",
+    )
+    code, report = verify(workspace)
+    assert (code, report["counts"]["unfinished"]) == (0, 1)
+
+
+def test_what_a_mark_describes_is_still_checked(workspace: Workspace) -> None:
+    reopen(workspace.dedupe, "dedupe")
+    flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
+    assert states(workspace)["dedupe"][0] == "damaged"
+    (workspace.dedupe / "kept" / "00000.parquet").unlink()
+    assert states(workspace)["dedupe"][0] == "unfinished"
+
+
+def test_a_damaged_manifest_and_a_damaged_mark_are_damage(workspace: Workspace) -> None:
+    manifest = workspace.dedupe / "manifest.json"
+    whole = manifest.read_bytes()
+    for damaged in (whole[:-20], b"", b"\0" * 100, b"[]", b'{"contract": "dedupe"}'):
+        manifest.write_bytes(damaged)
+        assert states(workspace)["dedupe"][0] == "damaged", damaged
+        assert "dedupe/manifest.json is damaged" in problems(workspace)[0]
+    manifest.write_bytes(whole)
+    reopen(workspace.dedupe, "dedupe")
+    (workspace.dedupe / "unfinished.json").write_bytes(b"{")
+    assert problems(workspace) == ["dedupe/unfinished.json is damaged: it can't be read"]
+
+
+def test_a_manifest_that_was_changed_is_damage_though_it_can_be_read(workspace: Workspace) -> None:
+    path = workspace.dedupe / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["inputs"]["raw"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    assert problems(workspace) == ["dedupe/manifest.json was changed since it was written"]
+
+
+def test_a_manifest_without_a_seal_is_of_an_earlier_version(workspace: Workspace) -> None:
+    path = workspace.dedupe / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    assert problems(workspace) == []
+
+
+def test_another_version_of_a_contract_is_no_damage(workspace: Workspace) -> None:
+    path = workspace.dedupe / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "version": 99}))
+    state, why = states(workspace)["dedupe"]
+    assert (state, "version 99" in why) == ("unfinished", True)
+
+
+def test_leftovers_and_files_of_others_are_no_damage(workspace: Workspace) -> None:
+    for name in ("dedupe/kept/00001.parquet.partial", "dedupe/note.txt", "raw/segments/x.partial"):
+        path = workspace.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"garbage")
+    assert problems(workspace) == []
+    assert verify(workspace)[0] == 0
+
+
+def test_a_path_that_leads_out_of_the_folder_is_damage_and_is_not_followed(
+    workspace: Workspace,
+) -> None:
+    path = workspace.dedupe / "manifest.json"
+    for name in ("/dev/zero", "../raw/ledger.sqlite", "kept"):
+        manifest = json.loads(path.read_text())
+        manifest["files"][0]["path"] = name
+        del manifest["sha256"]
+        path.write_text(json.dumps({**manifest, "sha256": manifest_seal(manifest)}))
+        assert ["names the path" in text for text in problems(workspace)] == [True]
 
 
 def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
@@ -124,23 +223,24 @@ def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
     manifest = json.loads(path.read_text())
     manifest["files"][0]["rows"] = 5
     path.write_text(json.dumps(manifest))
-    assert problems(workspace) == ["dedupe/kept/00000.parquet has 2 rows, expected 5"]
+    assert problems(workspace) == [
+        "dedupe/manifest.json was changed since it was written",
+        "dedupe/kept/00000.parquet has 2 rows, expected 5",
+    ]
 
 
-def test_an_input_that_was_deleted_is_a_problem(workspace: Workspace) -> None:
+def test_an_input_that_was_deleted_makes_a_folder_outdated(workspace: Workspace) -> None:
     shutil.rmtree(workspace.raw)
-    assert "older raw" in problems(workspace)[0]
+    assert states(workspace) == {"dedupe": ("outdated", "made from an older raw")}
 
 
 def test_a_missing_and_an_unreadable_ledger_are_found(workspace: Workspace) -> None:
     workspace.ledger.unlink()
-    assert ["There is no ledger" in text for text in problems(workspace)] == [True]
+    assert problems(workspace) == ["raw/ledger.sqlite is missing"]
     assert not workspace.ledger.exists()
     for garbage in (b"garbage" * 1000, b""):
         workspace.ledger.write_bytes(garbage)
-        assert ["raw/ledger.sqlite can't be proved" in text for text in problems(workspace)] == [
-            True
-        ]
+        assert ["raw/ledger.sqlite is damaged" in text for text in problems(workspace)] == [True]
 
 
 def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path) -> None:
@@ -155,3 +255,11 @@ def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path
         "raw/ledger.sqlite has 1 URLs that are done, expected 2",
         "raw/ledger.sqlite has 1 URLs that are failed, expected 0",
     ]
+
+
+def test_a_ledger_that_is_being_written_is_read_as_it_was_committed(workspace: Workspace) -> None:
+    ledger = Ledger(workspace.ledger)
+    ledger.set_meta("note", "in the write-ahead log")
+    assert workspace.ledger.with_name("ledger.sqlite-wal").stat().st_size > 0
+    assert problems(workspace) == []
+    ledger.close()

@@ -12,7 +12,7 @@ import pytest
 from pipeline.inventory import Folder, find_folders
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.verify.run import look_inside
+from pipeline.verify.check import look_inside
 from pipeline.verify.shards import _lengths
 from pipeline.workspace import Workspace
 
@@ -30,8 +30,8 @@ def shards_folder(workspace: Workspace) -> Folder:
 
 
 def look(workspace: Workspace) -> tuple[list[str], list[Any]]:
-    problems, facts = look_inside(shards_folder(workspace), workspace, 0)
-    return problems, list(facts)
+    faults, facts = look_inside(shards_folder(workspace), workspace, 0)
+    return list(map(str, faults)), list(facts)
 
 
 def test_whole_shards_are_measured(workspace: Workspace) -> None:
@@ -69,12 +69,13 @@ def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> N
     manifest = json.loads(path.read_text())
     manifest["counts"]["train"] = 51
     path.write_text(json.dumps(manifest))
-    assert look(workspace)[0] == ["shards/default/train has 52 samples, expected 51"]
+    expected = ["shards/default/index.json lists 52 samples of train, expected 51"]
+    assert look(workspace)[0] == expected
 
 
 def test_a_damaged_index_is_a_problem_and_no_crash(workspace: Workspace) -> None:
     (shards_folder(workspace).path / "index.json").write_text("{}")
-    assert ["can't be looked into" in problem for problem in look(workspace)[0]] == [True]
+    assert ["doesn't fit what is there" in problem for problem in look(workspace)[0]] == [True]
 
 
 def test_lengths_end_at_the_last_id_that_is_no_padding() -> None:

@@ -1,0 +1,45 @@
+"""The checkpoints of a run that goes on: each says by itself what its files are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.inventory import Folder
+from pipeline.storage import sha256_file
+from pipeline.verify.faults import Fault
+
+_INFO = "checkpoint.json"
+_NAME = re.compile(r"step-\d{6,}")
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The folders of a run's checkpoints, by step."""
+    found = (p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name))
+    return sorted((path for path in found if path.is_dir()), key=lambda p: int(p.name[5:]))
+
+
+def check_checkpoints(folder: Folder) -> Iterator[Fault]:
+    """Yield what is damaged of the checkpoints, read one by one."""
+    for path in find_checkpoints(folder.path):
+        for name, found in _check(path):
+            file = (path / name).relative_to(folder.path).as_posix()
+            yield Fault(folder=folder.name, file=file, found=found)
+
+
+def _check(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        said: Any = json.loads((path / _INFO).read_bytes())
+        files = {str(name): str(sha256) for name, sha256 in said["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        yield _INFO, f"can't be read ({error})"
+        return
+    for name, sha256 in sorted(files.items()):
+        try:
+            if sha256_file(path / name) != sha256:
+                yield name, f"is not the file that {_INFO} describes (sha256 differs)"
+        except (OSError, ValueError) as error:
+            yield name, f"can't be read ({error})"

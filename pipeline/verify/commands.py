@@ -1,0 +1,90 @@
+"""The command that makes a folder anew, with the options that it was made with."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import plain_value
+from pipeline.contracts import Manifest
+from pipeline.errors import PipelineError
+from pipeline.inventory import Folder
+from pipeline.remembered import flag_of, recall
+from pipeline.stages import STAGES
+from pipeline.workspace import Workspace
+
+_STAGE_OF = {stage.contract: stage for stage in STAGES.values() if stage.contract}
+_POSITIONAL = ("source", "prompts")
+
+
+def command_for(folder: Folder, root: Path) -> str:
+    """What to type to make the folder anew: options that the command would not take by itself are given.
+
+    Where its manifest can't be read, these are not known.
+    """
+    stage = "encode" if _is_brought_in(folder) else _STAGE_OF[folder.contract].name
+    words = ["pipeline", stage]
+    flags = ["--workspace", str(root)]
+    if folder.manifest is not None:
+        words += _positional(folder.manifest)
+        flags += _options(folder, folder.manifest, root, stage)
+    elif "name" in _fields(stage):
+        flags += ["--name", folder.name.partition("/")[2]]
+    return shlex.join([*words, *flags])
+
+
+def _is_brought_in(folder: Folder) -> bool:
+    """Whether a codec was made elsewhere: `encode` brings it in again."""
+    config = folder.manifest.config if folder.manifest is not None else {}
+    return folder.contract == "codec" and "family" in config
+
+
+def _fields(stage: str) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(STAGES[stage].config)}
+
+
+def _positional(manifest: Manifest) -> list[str]:
+    if manifest.contract == "raw" and isinstance(manifest.config.get("source"), str):
+        return [manifest.config["source"]]
+    prompts = manifest.config.get("prompts", ()) if manifest.contract == "generated" else ()
+    return [str(prompt) for prompt in prompts]
+
+
+def _options(folder: Folder, manifest: Manifest, root: Path, stage: str) -> Iterator[str]:
+    if _is_brought_in(folder):
+        yield from ("--codec", str(manifest.config.get("name")))
+        for name in manifest.inputs:
+            yield from (f"--{name}", "FILE") if name.replace("-", "_") in _fields(stage) else ()
+        return
+    config = dict(manifest.config)
+    if folder.contract in ("tokenizer", "codec", "shards", "run", "generated"):
+        config["name"] = folder.name.partition("/")[2]
+    taken = _taken_by_itself(root, stage, str(config.get("name", "")))
+    for name, value in config.items():
+        if name in taken and name not in _POSITIONAL and plain_value(taken[name]) != value:
+            yield from _flag(name, value)
+
+
+def _taken_by_itself(root: Path, stage: str, name: str) -> Mapping[str, Any]:
+    """The options that the command has if none is given: those that are kept, else the defaults."""
+    fields = _fields(stage)
+    defaults = {field.name: field.default for field in fields.values()}
+    given = {"name": name} if "name" in fields else {}
+    try:
+        kept = recall(Workspace(root).root, stage, STAGES[stage].config, given)
+    except PipelineError:
+        kept = {}
+    return {**defaults, **kept}
+
+
+def _flag(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, bool):
+        yield flag_of(name) if value else f"--no-{flag_of(name)[2:]}"
+    elif isinstance(value, list):
+        for item in value:
+            yield from (flag_of(name), str(item))
+    elif value is not None:
+        yield from (flag_of(name), str(value))

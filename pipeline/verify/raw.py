@@ -1,0 +1,116 @@
+"""The raw store: the ledger holds what the crawl said, and the segments what the ledger says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.contracts import URL_STATES
+from pipeline.errors import PipelineError
+from pipeline.integrity import described_files
+from pipeline.inventory import Folder
+from pipeline.storage import sha256_bytes
+from pipeline.verify.faults import Fault
+from pipeline.verify.folders import check_file, explain
+from pipeline.workspace import LEDGER_NAME
+from scrapers.rawcheck import (
+    LedgerError,
+    LedgerFacts,
+    Segment,
+    open_read_only,
+    read_ledger,
+    read_segments,
+)
+
+PAGE, PAGE_NOTE = "page.html", "page.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCheck:
+    """What is damaged of a raw store; `segments` are those whose bytes are not what they were."""
+
+    faults: tuple[Fault, ...]
+    segments: tuple[Segment, ...] = ()
+
+
+def check_raw(folder: Folder) -> RawCheck:
+    """Read every image of the raw store once and compare it with the ledger."""
+    faults, segments = list(_check_page(folder)), []
+    try:
+        with open_read_only(folder.path / LEDGER_NAME) as ledger:
+            facts = read_ledger(ledger)
+            faults += _check_ledger(folder, facts)
+            expected = _expected_hashes(folder, facts)
+            for segment in read_segments(ledger, folder.path / "segments"):
+                hash_before = expected.pop(f"segments/{segment.name}", None)
+                if segment.lost or hash_before not in (None, segment.sha256):
+                    segments.append(segment)
+                    faults.append(_describe(folder, segment))
+    except LedgerError as error:
+        return RawCheck(faults=(*faults, _ledger_fault(folder, explain(error))))
+    except PipelineError as error:
+        return RawCheck(faults=(*faults, _ledger_fault(folder, f"names bytes: {error}")))
+    for name in expected:  # segments of which no image is left
+        if name in (described := described_files(folder.path)):
+            faults += check_file(folder, described[name])
+    return RawCheck(faults=tuple(faults), segments=tuple(segments))
+
+
+def _ledger_fault(folder: Folder, found: str) -> Fault:
+    return Fault(folder=folder.name, file=LEDGER_NAME, found=found)
+
+
+def _expected_hashes(folder: Folder, facts: LedgerFacts) -> dict[str, str]:
+    """The hashes of segments: by the manifest, or while a crawl goes on by the ledger, of closed ones."""
+    closed = {f"segments/{name}": sha256 for name, sha256 in facts.closed.items()}
+    if folder.manifest is None:
+        return closed
+    return closed | {entry.path: entry.sha256 for entry in folder.manifest.files}
+
+
+def _check_ledger(folder: Folder, facts: LedgerFacts) -> Iterator[Fault]:
+    if folder.manifest is None:
+        return
+    if facts.content != folder.manifest.details.get("content"):
+        found = "has another content than its manifest says: it was changed or replaced"
+        yield _ledger_fault(folder, found)
+    for state in URL_STATES:
+        expected = folder.manifest.counts.get(state, 0)
+        # What was planned and not asked for is pending in the manifest, and in no row.
+        if facts.states[state] > expected or (
+            facts.states[state] < expected and state != "pending"
+        ):
+            found = f"has {facts.states[state]} URLs that are {state}, expected {expected}"
+            yield _ledger_fault(folder, found)
+
+
+def _describe(folder: Folder, segment: Segment) -> Fault:
+    lost = f"{len(segment.lost)} images are lost" if segment.lost else "no image is lost"
+    if segment.bytes is None:
+        found = f"is missing: {lost}"
+    elif segment.lost:
+        found = f"has other bytes than the ledger says: {lost}"
+    else:
+        found = f"has other bytes between its images than before: {lost}"
+    return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)
+
+
+def _check_page(folder: Folder) -> Iterator[Fault]:
+    """The kept page: its note and its bytes belong together, and are those that were read."""
+    page, note = folder.path / PAGE, folder.path / PAGE_NOTE
+    if not page.exists() and not note.exists():
+        return
+    try:
+        said: Any = json.loads(note.read_bytes())
+        found, expected = sha256_bytes(page.read_bytes()), str(said["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        yield Fault(folder=folder.name, file=PAGE_NOTE, found=f"can't be read ({error})")
+        return
+    if found != expected:
+        found = "is not the page that page.json describes"
+        yield Fault(folder=folder.name, file=PAGE, found=found)
+    elif folder.manifest is not None and folder.manifest.inputs.get("page") not in (None, found):
+        found = "is another page than the one that the crawl was made from"
+        yield Fault(folder=folder.name, file=PAGE, found=found)

@@ -1,0 +1,124 @@
+"""Repairs of what can be made again: fetched images, and what is computed from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import ownership
+from pipeline.contracts import SPLITS, FileEntry
+from pipeline.inventory import Folder
+from pipeline.storage import file_entry
+from pipeline.verify.work import Work
+from pipeline.workspace import LEDGER_NAME
+
+
+def repair_raw(work: Work) -> None:
+    """Forget what is lost of the segments, so that it is fetched again."""
+    from scrapers.mending import mend_segments
+
+    path, segments = work.folder.path, work.checked.segments
+    if hopeless := _why_hopeless(work):
+        work.give_up(hopeless)
+        return
+    for file in ("page.html", "page.json"):
+        if file in work.files:
+            work.delete(file)
+    work.make_unfinished("the crawl is unfinished: it fetches what is lost")
+    if not segments:
+        return
+    mended = mend_segments(path, segments)
+    for segment in segments:
+        what = f"{len(segment.lost)} images are lost; the others were moved to a new segment"
+        work.note(f"segments/{segment.name}", what)
+    old = f", and {mended.versions_lost} earlier versions are lost" if mended.versions_lost else ""
+    work.repairs.done.append(f"raw: {mended.lost} images wait to be fetched again{old}")
+    work.add_command(_dedupe_of(work))  # it says where each image lies
+
+
+def sweep_raw(work: Work) -> None:
+    """Delete what an earlier repair left of segments that it had written again, if it was killed."""
+    from scrapers.mending import sweep_segments
+
+    for name in sweep_segments(work.folder.path):
+        work.note(f"segments/{name}", "deleted: an earlier repair has written its images again")
+
+
+def _why_hopeless(work: Work) -> str | None:
+    path, segments = work.folder.path, work.checked.segments
+    for fault in work.checked.faults:
+        if fault.file == LEDGER_NAME:
+            return (
+                f"{fault.file} {fault.found}. A ledger can't be made again from what is here: bring a copy "
+                f"of it back, or move {path} away to fetch everything again."
+            )
+    if any(segment.bytes is None for segment in segments) and not any(
+        (path / "segments").glob("*.tar")
+    ):
+        return (
+            f"none of its segments is in {path / 'segments'}: is a disk not mounted? Bring them back, or "
+            f"move {path} away to fetch everything again."
+        )
+    return None
+
+
+def _dedupe_of(work: Work) -> Folder:
+    for each in work.everything:
+        if each.folder.contract == "dedupe":
+            return each.folder
+    path = work.root / "dedupe"
+    return Folder(contract="dedupe", name="dedupe", path=path, manifest=None, problem=None)
+
+
+def repair_dedupe(work: Work) -> None:
+    """Delete the damaged tables; all tables are written again, from inspections that are whole."""
+    _drop(work)
+
+
+def repair_codes(work: Work) -> None:
+    """Delete the damaged parts, whose images are encoded again."""
+    _drop(work)
+
+
+def _drop(work: Work) -> None:
+    for file in work.files:
+        work.delete(file)
+    proven = _keep_proven(work) if work.head_is_damaged else []
+    work.make_unfinished("the folder is unfinished", proven)
+
+
+def _keep_proven(work: Work) -> list[FileEntry]:
+    """Nothing describes the files any more: tables whose own checksums hold stay, others are deleted."""
+    path, proven = work.folder.path, []
+    for name in ownership.files_by_name(path, work.folder.contract):
+        entry = prove_table(path, name) if name.endswith(".parquet") else None
+        if entry is None:
+            work.delete(name)
+        else:
+            proven.append(entry)
+    return proven
+
+
+def prove_table(folder: Path, name: str) -> FileEntry | None:
+    """What a manifest would say of a table that is whole by its own checksums, None where it is not."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipeline.storage import has_checksums
+
+    try:
+        with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:
+            rows = sum(len(batch) for batch in file.iter_batches(4096))
+            whole = has_checksums(file.schema_arrow)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    return file_entry(folder / name, folder, rows=rows) if whole else None
+
+
+def repair_shards(work: Work) -> None:
+    """Let damaged shards be written again, each with the samples that its headers name."""
+    for file in work.files:
+        if file.split("/")[0] in SPLITS:
+            work.note(file, "is written again, with the samples that it holds")
+        else:
+            work.delete(file)
+    work.make_unfinished("the folder is unfinished")

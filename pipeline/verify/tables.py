@@ -1,0 +1,41 @@
+"""The tables of dedupe: every key once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.inventory import Folder
+from pipeline.kept_images import read_tables
+from pipeline.ownership import path_inside
+from pipeline.storage import MANIFEST_NAME
+from pipeline.verify.faults import Fault
+
+_ROWS = 16_384
+
+
+def look_into_tables(folder: Folder) -> Iterator[Fault]:
+    """Yield a fault for each table of images whose keys are not sorted, or come twice.
+
+    Raises DamageError for a table that can't be read.
+    """
+    assert folder.manifest is not None
+    names = [entry.path for entry in folder.manifest.files]
+    for prefix in ("kept/", "rejected/"):
+        last = ""
+        for name in (name for name in names if name.startswith(prefix)):
+            wrong, last = _first_out_of_order(folder, name, last)
+            if wrong is not None:
+                found = f"has the key {wrong!r} twice or out of order"
+                yield Fault(folder=folder.name, file=name, found=found)
+
+
+def _first_out_of_order(folder: Folder, name: str, last: str) -> tuple[str | None, str]:
+    """The first key of a table that does not come after the one before, and the table's last key."""
+    path = path_inside(folder.path, name, source=folder.path / MANIFEST_NAME)
+    wrong = None
+    for rows in read_tables([path], ("key",), _ROWS):
+        for key in rows["key"].to_pylist():
+            if wrong is None and str(key) <= last:
+                wrong = str(key)
+            last = str(key)
+    return wrong, last

@@ -1,0 +1,165 @@
+"""A small workspace that has gone through all stages, to be copied, damaged and repaired."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.workspace import Workspace
+from scrapers.dalleblog.replica.config import ReplicaConfig
+from scrapers.dalleblog.replica.server import Replica
+
+SECTION = "relative_positions"
+OPTIONS = """
+[scrape]
+page_url = "http://dalleblog.localhost/blog/dall-e/"
+connect_to = "{address}"
+sections = ["relative_positions"]
+limit = 2
+attempts = 2
+backoff_s = 0.01
+
+[dedupe]
+val_fraction = 0.3
+workers = 0
+
+[train-tokenizer]
+vocab_size = 290
+
+[train-codec]
+image_size = 32
+channels = 4
+code_dim = 4
+num_tokens = 32
+steps = 2
+workers = 1
+device = "cpu"
+
+[encode]
+workers = 1
+part_rows = 12
+device = "cpu"
+
+[shard]
+text_seq_len = 16
+max_samples = 10
+
+[train]
+dim = 16
+depth = 1
+heads = 1
+dim_head = 16
+steps = 3
+batch_size = 4
+warmup_steps = 1
+save_every = 1
+keep_n_checkpoints = 3
+threads = 1
+device = "cpu"
+
+[generate]
+prompts = ["a small red block", "a large blue block"]
+device = "cpu"
+threads = 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    """A workspace, and the options that its stages were given by a file."""
+
+    root: Path
+    options: Path
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.root)
+
+    def copy(self, root: Path) -> Small:
+        shutil.copytree(self.root, root, symlinks=True)
+        return Small(root=root, options=self.options)
+
+    def call(self, command: str, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Give a command in this process; its JSON report."""
+        place = ("--workspace", str(self.root), "--config", str(self.options), "--json")
+        result = CliRunner().invoke(app, [command, *arguments, *place])
+        assert result.exit_code == code, result.output
+        report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        return report
+
+    def type(self, line: str) -> dict[str, Any]:
+        """Type a command that was printed, as it is."""
+        pipeline, *words = shlex.split(line)
+        assert pipeline == "pipeline"
+        result = CliRunner().invoke(app, [*words, "--json"])
+        assert result.exit_code == 0, result.output
+        report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        return report
+
+    def repair(self) -> dict[str, Any]:
+        """`pipeline verify --repair`: what it says it did."""
+        details: dict[str, Any] = self.call("verify", "--repair", "--pictures", "0")["details"]
+        return details
+
+    def files(self, folder: str = ".") -> dict[str, bytes]:
+        """The files of stages below a folder, without what was set aside."""
+        return {
+            path.relative_to(self.root).as_posix(): path.read_bytes()
+            for path in sorted((self.root / folder).rglob("*"))
+            if path.is_file()
+            and ".damaged" not in path.as_posix()
+            and _is_of_a_stage(self.root, path)
+        }
+
+
+def _is_of_a_stage(root: Path, path: Path) -> bool:
+    top = path.relative_to(root).parts[0]
+    if ".damaged" in path.as_posix() or path.name.endswith((".partial", "-shm", "-wal")):
+        return False
+    return top in {"raw", "dedupe", "tokenizers", "codecs", "codes", "shards", "runs", "generated"}
+
+
+def flip(path: Path, *, at: float = 0.5, count: int = 64) -> None:
+    """Turn a bit of `count` bytes in a row, at a share of the file."""
+    data = bytearray(path.read_bytes())
+    start = min(int(at * len(data)), max(0, len(data) - count))
+    for place in range(start, min(start + count, len(data))):
+        data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture(scope="session")
+def serve_blog() -> Iterator[str]:
+    """A mock server of the blog; its host:port."""
+    with Replica(ReplicaConfig(sections=(SECTION,), size=24)) as replica:
+        yield replica.url.removeprefix("http://").strip("/")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, serve_blog: str) -> Small:
+    """The workspace that tests copy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("small")
+    options = folder / "options.toml"
+    options.write_text(OPTIONS.format(address=serve_blog))
+    small = Small(root=folder / "data", options=options)
+    small.call("run")
+    torch.set_num_threads(threads)
+    return small
+
+
+@pytest.fixture
+def small(whole: Small, tmp_path: Path) -> Small:
+    """A copy of it."""
+    return whole.copy(tmp_path / "data")
