@@ -71,8 +71,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: sorted keys, two spaces, a newline at the end."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    write_bytes(path, encode_json(value, indent=2, sort_keys=True))
+
+
+def encode_json(value: Any, **options: Any) -> bytes:
+    """JSON in UTF-8 with a newline; what UTF-8 can't hold, as paths of other encodings may, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **options) + "\n"
+    return text.encode(errors="backslashreplace")  # of a lone surrogate: JSON's own escape
 
 
 def sync_folder(folder: Path) -> None:

@@ -28,7 +28,7 @@ VALUES: tuple[Any, ...] = (
     _NESTED,
 )
 
-Change = Callable[[Path], None]
+Change = Callable[[Path], object]
 
 
 def byte_changes(rng: random.Random, flips: int = 8) -> Iterator[tuple[str, Change]]:

@@ -33,7 +33,12 @@ JSON_FILES = (
     "runs/dalle/plan.json",
     "generated/default/manifest.json",
 )
-LINE_FILES = ("runs.jsonl", "codecs/small/log.jsonl", "runs/dalle/log.jsonl", "generated/default/records.jsonl")
+LINE_FILES = (
+    "runs.jsonl",
+    "codecs/small/log.jsonl",
+    "runs/dalle/log.jsonl",
+    "generated/default/records.jsonl",
+)
 OTHER_FILES = (
     "raw/ledger.sqlite",
     "raw/page.html",

@@ -78,7 +78,7 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     for number, (title, maker) in enumerate(makers.items(), 1):
         sections += _guarded(title, maker(view))
         progress(number, len(makers))
-    source = read_marker(workspace.marker).source
+    source = str(read_marker(workspace.root)["source"])
     html = page(
         f"{source}: from URL to pictures",
         "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
