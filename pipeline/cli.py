@@ -11,9 +11,7 @@ import dataclasses
 import functools
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +38,7 @@ from pipeline.contracts import StageReport
 from pipeline.demo import DemoConfig, run_demo
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.generate.config import GenerateConfig
+from pipeline.interrupts import EXIT_INTERRUPTED, interruptible
 from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
 from pipeline.progress import no_progress
@@ -57,7 +56,7 @@ from scrapers.dalleblog.replica.config import ReplicaServeConfig
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # Its prompts are the work itself: `pipeline run` alone draws again what was drawn before.
 _WITHOUT_MEMORY = frozenset({"generate"})
-EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
 
 app = typer.Typer(
     name="pipeline",
@@ -90,7 +89,7 @@ def _root(
 def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
     """Turn what goes wrong into one sentence and an exit code."""
     try:
-        with _termination_as_interrupt():
+        with interruptible():
             yield
     except (typer.Exit, typer.BadParameter):
         raise
@@ -125,28 +124,6 @@ def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoR
         }
     )
     raise typer.Exit(EXIT_USAGE if isinstance(known, ConfigError) else EXIT_FAILED) from error
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a stage as cleanly as Ctrl-C does."""
-
-    def interrupt(_signum: int, _frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    def repeat(unraisable: Any) -> None:
-        # Raised inside a callback of the interpreter, an interrupt would be printed and forgotten.
-        if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(0.05, signal.raise_signal, (signal.SIGINT,)).start()
-        else:
-            sys.__unraisablehook__(unraisable)
-
-    previous, sys.unraisablehook = signal.signal(signal.SIGTERM, interrupt), repeat
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        sys.unraisablehook = sys.__unraisablehook__
 
 
 def _set_up_logging(common: Common) -> None:

@@ -8,9 +8,11 @@ fresh worker takes its place. What the function raises is raised here, as if it 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections import deque
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Generic, TypeVar
 
 P = TypeVar("P")
@@ -95,6 +98,8 @@ class _Pool(Generic[P, R]):
         self._timeout_s = timeout_s
         self._context = _context()
         self._workers: list[_Worker[P]] = []
+        # Before multiprocessing's own exit function, which asks workers to end and waits for them.
+        atexit.register(self.close)
 
     def run(self, parts: Iterable[P]) -> Iterator[PartResult[P, R]]:
         waiting = enumerate(parts)
@@ -117,6 +122,7 @@ class _Pool(Generic[P, R]):
 
     def close(self) -> None:
         """End the workers, whatever they are at."""
+        atexit.unregister(self.close)
         for worker in self._workers:
             _end(worker)
         self._workers.clear()
@@ -142,7 +148,7 @@ class _Pool(Generic[P, R]):
     def _hand_out(self, worker: _Worker[P], index: int, part: P) -> None:
         worker.index, worker.part, worker.since = index, part, time.monotonic()
         # A worker that died while idle is noticed when its answer is collected.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with contextlib.suppress(OSError):
             worker.pipe.send(part)
 
     def _collect(self) -> list[tuple[int, PartResult[P, R]]]:
@@ -161,7 +167,7 @@ class _Pool(Generic[P, R]):
         index, part = worker.index, worker.part
         try:
             value, error = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # it died, perhaps in the middle of its answer
             return index, self._bury(worker, None)
         if not worker.is_ready:
             worker.is_ready, worker.since = True, time.monotonic()
@@ -205,18 +211,28 @@ def _context() -> ForkServerContext | SpawnContext:
 
 def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
     """The life of a worker: take a part, answer, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it ends us
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it ends us
+        signal.signal(number, signal.SIG_IGN)
     pipe.send((None, None))  # ready
     while True:
         try:
             part = pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             return
+        pipe.send_bytes(_answer(function, part))
+
+
+def _answer(function: Callable[[P], R], part: P) -> bytes:
+    """The value of a part, or the error that the parent raises, as the bytes of a pickle."""
+    try:
+        return bytes(ForkingPickler.dumps((function(part), None)))
+    except Exception as error:
         try:
-            answer: tuple[R | None, Exception | None] = (function(part), None)
-        except Exception as error:  # handed to the parent, which raises it
-            answer = (None, error)
-        pipe.send(answer)
+            data = bytes(ForkingPickler.dumps((None, error)))
+            pickle.loads(data)  # some errors can be written and not read
+        except Exception:
+            data = bytes(ForkingPickler.dumps((None, RuntimeError(repr(error)))))
+        return data
 
 
 def _end(worker: _Worker[P], *, gently: bool = False) -> None:

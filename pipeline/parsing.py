@@ -149,11 +149,14 @@ class _Parser:
         return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
 
     def check_plain(self, value: object, depth: int) -> None:
-        """Refuse what can be neither shown nor written again, however a field is declared."""
+        """Refuse what no file of ours holds, however a field is declared: depth, and NULs.
+
+        Lone surrogates are let through: paths of other encodings come as such.
+        """
         if depth > MAX_DEPTH:
             raise self.error(f"it is nested more than {MAX_DEPTH} levels deep")
-        if isinstance(value, str) and not _is_text(value):
-            raise self.error(f"{_show(value)} holds a NUL or a lone surrogate, expected text")
+        if isinstance(value, str) and "\0" in value:
+            raise self.error(f"{_show(value)} holds a NUL, expected text")
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 self.check_plain(key, depth + 1)
@@ -263,13 +266,6 @@ class _Parser:
 
 def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
-
-
-def _is_text(value: str) -> bool:
-    try:
-        return b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
-import json
+import logging
 import os
 import socket
 import time
@@ -19,19 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.contracts import StageReport
+from pipeline.contracts import Manifest, StageReport
 from pipeline.errors import ContractError, PipelineError
 from pipeline.locks import WHOLE_WORKSPACE, hold_folders
+from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.progress import Progress
-from pipeline.storage import MANIFEST_NAME, input_digest, storage_error
-from pipeline.textfiles import split_lines
+from pipeline.run_lines import ActiveFacts, Record, RunLine, parse_line
+from pipeline.storage import MANIFEST_NAME, encode_json, input_digest, storage_error
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
 _TELL_EVERY_S = 0.5
+_MAX_ACTIVE_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
-Record = Mapping[str, Any]
 
 
 def time_of(clock: Clock) -> str:
@@ -127,10 +130,11 @@ class RunRecord:
         """Write what is done now into the command's file in `.active/`, over what was there, in one call."""
         facts = {"command": self.command, "started": self.started, **_process(), **state}
         facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
-        data = json.dumps(facts, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
-        size = os.fstat(self.active).st_size
-        # Blanks over the rest of a longer line: a reader always finds one whole line.
-        os.pwrite(self.active, data.ljust(size), 0)
+        data = encode_json(facts)
+        with contextlib.suppress(OSError):  # a full disk: it is for the stage to say so
+            size = os.fstat(self.active).st_size
+            # Blanks over the rest of a longer line: a reader always finds one whole line.
+            os.pwrite(self.active, data.ljust(size), 0)
         self._told_s = time.monotonic()
 
     def is_due(self) -> bool:
@@ -229,8 +233,8 @@ def _inputs_and_outputs(root: Path, report: StageReport) -> tuple[dict[str, str]
     for output in map(Path, report.outputs):
         try:
             outputs[output.relative_to(root).as_posix()] = input_digest(output)
-            inputs |= json.loads((output / MANIFEST_NAME).read_bytes())["inputs"]
-        except (ValueError, OSError, ContractError, KeyError):
+            inputs |= parse_json_file(output / MANIFEST_NAME, Manifest).inputs
+        except (ValueError, ContractError):
             continue  # a file such as report.html, or something outside the workspace
     return inputs, outputs
 
@@ -271,12 +275,12 @@ def _hold_active(root: Path, command: str) -> Iterator[int]:
 def _record_killed(root: Path) -> None:
     """Give runs that were killed their lines: they had no time to write them."""
     for path in sorted((root / ACTIVE_NAME).glob("*.json")):
-        with contextlib.suppress(FileNotFoundError), path.open() as file:
+        with contextlib.suppress(OSError), _open(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            left = _parse(_read(file))
+            left = parse_line(_read(file), ActiveFacts)
             if left is not None:  # None: its command has only just begun
                 path.unlink(missing_ok=True)
                 facts = {name: left[name] for name in ("command", "started") if name in left}
@@ -286,26 +290,38 @@ def _record_killed(root: Path) -> None:
 
 
 def _append(root: Path, record: Record) -> None:
-    """Add a line; a torn one before it, of a run that was killed while it wrote, is closed first."""
-    with (root / RUNS_NAME).open("ab+") as file:
-        size = file.seek(0, os.SEEK_END)
-        torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        line = json.dumps(record, ensure_ascii=False, default=str) + "\n"
-        file.write(b"\n" * torn + line.encode(errors="backslashreplace"))
-        file.flush()
-        os.fsync(file.fileno())
+    """Add a line; a torn one before it, of a run that was killed while it wrote, is closed first.
+
+    Where it can't be written (a full disk), a warning says so: what the run itself says comes first.
+    """
+    path = root / RUNS_NAME
+    try:
+        # Without O_NONBLOCK, a pipe of that name would wait for a reader.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o666), "ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write(b"\n" * torn + encode_json(record, default=str))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        logger.warning("The line of this run is missing: %s", storage_error(error, path))
 
 
 # --- What others see -----------------------------------------------------------------------------
 
 
 def read_records(root: Path) -> list[Record]:
-    """All runs of the workspace, the oldest first; torn lines are left out."""
-    try:
-        text = (root / RUNS_NAME).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    """All runs of the workspace, the oldest first; lines that are torn or damaged are left out."""
+    path = root / RUNS_NAME
+    if not os.path.lexists(path):
         return []
-    return [record for line in split_lines(text) if (record := _parse(line)) is not None]
+    try:
+        lines = read_small_file(path).split(b"\n")
+    except ContractError as error:
+        logger.warning("The runs of the workspace are not known: %s", error)
+        return []
+    return [record for line in lines if (record := parse_line(line, RunLine)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,9 +336,9 @@ def read_active(root: Path) -> list[Active]:
     """The commands that are running in the workspace, and those that were killed since the last one."""
     found = []
     for path in sorted((root / ACTIVE_NAME).glob("*.json")):
-        with contextlib.suppress(OSError), path.open() as file:
+        with contextlib.suppress(OSError), _open(path) as file:
             lives = _is_locked(file)
-            facts = _parse(_read(file))
+            facts = parse_line(_read(file), ActiveFacts)
             if facts is not None:
                 found.append(Active(facts=facts, lives=lives))
     return found
@@ -340,7 +356,12 @@ def describe_holder(root: Path, folder: str) -> str:
     return "another process"
 
 
-def _is_locked(file: IO[str]) -> bool:
+def _open(path: Path) -> IO[bytes]:
+    """Open for reading; without O_NONBLOCK, a pipe of that name would wait for a writer."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _is_locked(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -348,13 +369,5 @@ def _is_locked(file: IO[str]) -> bool:
     return False
 
 
-def _read(file: IO[str]) -> str:
-    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
-
-
-def _parse(line: str) -> Record | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+def _read(file: IO[bytes]) -> bytes:
+    return os.pread(file.fileno(), min(os.fstat(file.fileno()).st_size, _MAX_ACTIVE_BYTES), 0)

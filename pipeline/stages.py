@@ -20,6 +20,7 @@ from pipeline.dedupe.config import DedupeConfig
 from pipeline.encode.config import EncodeConfig
 from pipeline.errors import DependencyError
 from pipeline.generate.config import GenerateConfig
+from pipeline.interrupts import raise_deferred
 from pipeline.progress import Progress, no_progress
 from pipeline.report.config import ReportConfig
 from pipeline.shard.config import ShardConfig
@@ -92,7 +93,7 @@ def load_function(name: str) -> Any:
     """Import ``module:function``; a missing third party becomes a DependencyError."""
     module, function = name.split(":")
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("pipeline", "scrapers"):
             raise
@@ -100,6 +101,8 @@ def load_function(name: str) -> Any:
             f"This command needs the package {error.name!r}, which is not installed. "
             "Install it with: pip install 'dalle-pipeline[train]'."
         ) from error
+    raise_deferred()
+    return found
 
 
 # In the order of the road.

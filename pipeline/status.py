@@ -17,8 +17,9 @@ from pipeline.config import StageConfig, option
 from pipeline.console import describe_progress
 from pipeline.contracts import StageReport
 from pipeline.inventory import TRAINED_ONCE, Folder, find_folders
-from pipeline.records import Active, Record, read_active, read_records
+from pipeline.records import Active, read_active, read_records
 from pipeline.road import Call
+from pipeline.run_lines import Record
 from pipeline.stages import STAGES
 from pipeline.uses import find_uses
 from pipeline.workspace import Workspace

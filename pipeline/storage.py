@@ -76,8 +76,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """What `write_json` writes."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    return text.encode(errors="backslashreplace")
+    return encode_json(value, indent=2, sort_keys=True)
+
+
+def encode_json(value: Any, **options: Any) -> bytes:
+    """JSON in UTF-8 with a newline; what UTF-8 can't hold, as paths of other encodings may, is escaped."""
+    text = json.dumps(value, ensure_ascii=False, **options) + "\n"
+    return text.encode(errors="backslashreplace")  # of a lone surrogate: JSON's own escape
 
 
 def sync_folder(folder: Path) -> None:

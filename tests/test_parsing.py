@@ -53,7 +53,7 @@ def test_every_kind_of_field_is_read() -> None:
         parts=[{"path": "a/b", "rows": None}, {"path": "c", "rows": 4}],
         numbers={"done": 7},
         layers=[1, "one"],
-        more={"any": [1.5, None, {"thing": True}]},
+        more={"any": [1.5, None, {"path": "\udcff.png"}]},
     )
     assert whole == Whole(
         name="n",
@@ -65,7 +65,7 @@ def test_every_kind_of_field_is_read() -> None:
         parts=(Part(path=Path("a/b")), Part(path=Path("c"), rows=4)),
         numbers={"done": 7},
         layers=(1, "one"),
-        more={"any": [1.5, None, {"thing": True}]},
+        more={"any": [1.5, None, {"path": "\udcff.png"}]},
     )
     assert isinstance(whole.share, float)
 
@@ -95,7 +95,7 @@ def test_every_kind_of_field_is_read() -> None:
         ({"layers": [None]}, "layers[0] is null, expected a whole number or text"),
         ({"name": "nobody"}, "name is nobody's, expected somebody's"),
         ({"name": "a\0b"}, r"'a\x00b' holds a NUL"),
-        ({"more": {"deep": "\ud800"}}, "lone surrogate"),
+        ({"more": {"deep": ["\0"]}}, "holds a NUL"),
         ({"name": "y" * 1000 + "\0"}, "yyy…"),
     ],
 )

@@ -3,50 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.contracts import Manifest
+from pipeline.parsing import parse_dataclass
 from pipeline.report.page import Section, html_table
 
 _MOST_SENTENCES = 10
+T = TypeVar("T")
 Counts = Mapping[str, Mapping[str, int]]
 
 
-def scrape_sections(manifest: Manifest) -> Iterator[Section]:
-    """What was asked for and what came, by section; why not; where page and catalogue differ."""
-    details = manifest.details
-    body = count_table("section", details.get("sections", {}))
-    if reasons := details.get("reasons"):
-        body += html_table(("why an image did not come", "images"), sorted(reasons.items()))
+@dataclass(frozen=True, kw_only=True)
+class ScrapeDetails:
+    """What the report reads of a manifest of the raw store."""
+
+    sections: Counts = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    num_differences: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupeDetails:
+    """What the report reads of a manifest of dedupe; numbers of images by name, in groups."""
+
+    sections: Counts = field(default_factory=dict)
+    splits: Mapping[str, int] = field(default_factory=dict)
+    formats: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    traits: Mapping[str, int] = field(default_factory=dict)
+    near_duplicates: Mapping[str, Any] = field(default_factory=dict)
+    captions: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read_details(cls: type[T], manifest: Manifest, source: str) -> T:
+    return parse_dataclass(cls, manifest.details, source=source, field="details")
+
+
+def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
+    """What was asked for and what came, by section; why not; where page and catalogue differ.
+
+    `source` names the manifest in errors.
+    """
+    details = _read_details(ScrapeDetails, manifest, source)
+    body = count_table("section", details.sections)
+    if details.reasons:
+        reasons = sorted(details.reasons.items())
+        body += html_table(("why an image did not come", "images"), reasons)
     yield Section(
         title="Scraped",
         note="URLs by state; captions with all of their images (complete), some (partial), none (absent).",
         body=body,
     )
-    sentences = details.get("differences", ())
+    sentences = details.differences
     if sentences:
+        number = len(sentences) if details.num_differences is None else details.num_differences
         items = "".join(f"<li>{escape(str(text))}</li>" for text in sentences[:_MOST_SENTENCES])
         yield Section(
             title="Page and catalogue",
-            note=f"{details.get('num_differences', len(sentences)):,} differences; the first of them.",
+            note=f"{number:,} differences; the first of them.",
             body=f"<ul>{items}</ul>",
         )
 
 
-def dedupe_sections(manifest: Manifest) -> Iterator[Section]:
+def dedupe_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     """What is kept and rejected by section, what kept images are like, and which look alike."""
-    details = manifest.details
+    details = _read_details(DedupeDetails, manifest, source)
     yield Section(
         title="Kept and rejected",
         note="Rows of the tables of dedupe by section: kept, or rejected for the reason named.",
-        body=count_table("section", details.get("sections", {})),
+        body=count_table("section", details.sections),
     )
     groups = ("splits", "formats", "sizes", "traits")
-    rows = [(g, name, n) for g in groups for name, n in details.get(g, {}).items() if n]
-    alike = {k: v for k, v in details.get("near_duplicates", {}).items() if isinstance(v, int)}
+    rows = [(g, name, n) for g in groups for name, n in getattr(details, g).items() if n]
+    alike = {k: v for k, v in details.near_duplicates.items() if isinstance(v, int)}
     rows += [("near duplicates", _words(name), number) for name, number in alike.items()]
-    rows += [("captions", _words(name), n) for name, n in details.get("captions", {}).items()]
+    rows += [("captions", _words(name), n) for name, n in details.captions.items()]
     yield Section(
         title="Kept images",
         note="How many of each kind.",

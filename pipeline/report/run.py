@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
-from collections.abc import Iterator, Mapping
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from pipeline.config import resolved
 from pipeline.contracts import MEASUREMENTS, StageReport
+from pipeline.errors import ContractError, PipelineError
 from pipeline.inventory import Folder, find_folders
 from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
+from pipeline.ownership import path_inside
+from pipeline.parsing import parse_json_file, read_json_lines, read_small_file
 from pipeline.progress import Progress, no_progress
 from pipeline.raster import decode_image
 from pipeline.report.config import ReportConfig
@@ -27,12 +33,19 @@ from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
 from pipeline.storage import MANIFEST_NAME, sha256_bytes, sha256_file, write_bytes
-from pipeline.textfiles import split_lines
-from pipeline.workspace import Workspace
+from pipeline.workspace import Workspace, read_marker
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+logger = logging.getLogger(__name__)
 
 PLOT_POINTS = 400
 PAGE_NAME = "report.html"
-PAGE_VERSION = 3  # raised when the same workspace comes to look otherwise
+_MAX_PIXELS = 64 * 2**20
+_REMEDY = "Run `pipeline verify`: it prints what is damaged."
+PAGE_VERSION = 4  # raised when the same workspace comes to look otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +65,20 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     if _shows(target, made_from):
         return StageReport(stage="report", outcome="unchanged", outputs=(str(target),))
     sections: list[Section] = []
-    makers = (
-        _numbers,
-        _stages,
-        _counted,
-        _rejections,
-        _scraped_wall,
-        _codecs,
-        _losses,
-        _generations,
-    )
-    for number, maker in enumerate(makers, 1):
-        sections += maker(view)
+    makers: Mapping[str, Callable[[_View], Iterator[Section]]] = {
+        "Measured": _numbers,
+        "Stages": _stages,
+        "Scraped and kept": _counted,
+        "Not used, and why": _rejections,
+        "Scraped images": _scraped_wall,
+        "Codecs": _codecs,
+        "Losses": _losses,
+        "Generated": _generations,
+    }
+    for number, (title, maker) in enumerate(makers.items(), 1):
+        sections += _guarded(title, maker(view))
         progress(number, len(makers))
-    source = json.loads(workspace.marker.read_bytes())["source"]
+    source = str(read_marker(workspace.root)["source"])
     html = page(
         f"{source}: from URL to pictures",
         "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
@@ -76,6 +89,16 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     return StageReport(
         stage="report", outcome="done", counts={"sections": len(sections)}, outputs=(str(target),)
     )
+
+
+def _guarded(title: str, sections: Iterator[Section]) -> Iterator[Section]:
+    """The sections up to the first that can't be made, and then why: damage is shown, the rest too."""
+    try:
+        yield from sections
+    except (PipelineError, OSError) as error:
+        logger.warning("The report lacks %r: %s", title, error)
+        body = f"<p>{escape(str(error))}</p>"
+        yield Section(title=title, note="This part can't be shown.", body=body)
 
 
 def is_current(config: ReportConfig) -> bool:
@@ -95,7 +118,7 @@ def _digest(view: _View) -> str:
     for folder in view.folders:
         paths += [folder.path / MANIFEST_NAME, folder.path / "log.jsonl"]
     hashes = [
-        (str(p.relative_to(view.workspace.root)), sha256_file(p)) for p in paths if p.exists()
+        (str(p.relative_to(view.workspace.root)), sha256_file(p)) for p in paths if p.is_file()
     ]
     states = [(f.name, f.problem is None, f.stale, f.outgrown) for f in view.folders]
     return sha256_bytes(repr((PAGE_VERSION, resolved(view.config), hashes, states)).encode())
@@ -105,17 +128,15 @@ def _shows(page_file: Path, made_from: str) -> bool:
     try:
         with page_file.open("rb") as file:
             return made_from.encode() in file.read(1024)
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
 def _numbers(view: _View) -> Iterator[Section]:
     path = view.workspace.root / MEASUREMENTS
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    measured = [
-        Tile(value=item["value"], label=item["label"]) for item in json.loads(path.read_bytes())
-    ]
+    measured = parse_json_file(path, tuple[Tile, ...], remedy=_REMEDY)
     yield Section(title="Measured", note="What this run measured of itself.", body=tiles(measured))
 
 
@@ -131,15 +152,13 @@ def _counted(view: _View) -> Iterator[Section]:
     for contract, tell in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
         for folder in _finished(view.folders, contract):
             assert folder.manifest is not None
-            yield from tell(folder.manifest)
+            yield from tell(folder.manifest, str(folder.path / MANIFEST_NAME))
 
 
 def _rejections(view: _View) -> Iterator[Section]:
-    import pyarrow.parquet as pq
-
     if not _finished(view.folders, "dedupe"):
         return
-    table = pq.read_table(view.workspace.dedupe / "rejected", columns=["reason", "section"])
+    table = _read_table(view.workspace.dedupe / "rejected", ["reason", "section"])
     counts = table.group_by(["reason", "section"]).aggregate([([], "count_all")])
     order = [("reason", "ascending"), ("section", "ascending")]
     rows = [
@@ -157,16 +176,12 @@ def _rejections(view: _View) -> Iterator[Section]:
 
 def _scraped_wall(view: _View) -> Iterator[Section]:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     if not _finished(view.folders, "dedupe"):
         return
     columns = ["caption", "section", "rank", *PLACE_COLUMNS]
-    kept = pq.read_table(
-        view.workspace.dedupe / "kept",
-        columns=columns,
-        filters=pc.field("rank") < view.config.wall_ranks,
-    )
+    wanted = pc.field("rank") < view.config.wall_ranks
+    kept = _read_table(view.workspace.dedupe / "kept", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
     captions.sort(key=lambda row: (row["section"], row["caption"]))
     rows = []
@@ -179,6 +194,21 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
         note="Captions as the page gives them; from the left the best by CLIP.",
         body=wall(rows),
     )
+
+
+def _read_table(folder: Path, columns: list[str], wanted: pc.Expression | None = None) -> pa.Table:
+    """The rows of a folder of tables; raises ContractError where one can't be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(folder, columns=columns, filters=wanted)
+        table.validate(full=True)
+        if empty := [name for name in columns if table[name].null_count]:
+            raise ValueError(f"the column {empty[0]} has gaps")
+    except (OSError, KeyError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise ContractError(f"{folder} can't be read ({error}). {_REMEDY}") from error
+    return table
 
 
 def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
@@ -198,7 +228,7 @@ def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
 
 
 def _shrink(data: bytes, side: int) -> bytes:
-    small = Image.fromarray(decode_image(data).pixels_HWC)
+    small = Image.fromarray(decode_image(data, max_pixels=_MAX_PIXELS).pixels_HWC)
     small.thumbnail((2 * side, 2 * side))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=82)
@@ -207,19 +237,21 @@ def _shrink(data: bytes, side: int) -> bytes:
 
 def _codecs(view: _View) -> Iterator[Section]:
     for folder in _finished(view.folders, "codec"):
-        picture = folder.path / "reconstructions.png"
-        if not picture.exists():
-            continue
-        assert folder.manifest is not None
-        facts = ", ".join(_facts(folder.manifest.details))
-        body = figures(
-            [(facts, [image_tag(picture.read_bytes(), kind="png", alt="reconstructions")])]
-        )
-        yield Section(
-            title=f"Codec {folder.path.name}",
-            note="Originals above, what the codec makes of their codes below.",
-            body=body,
-        )
+        yield from _guarded(f"Codec {folder.path.name}", _codec(folder))
+
+
+def _codec(folder: Folder) -> Iterator[Section]:
+    picture = folder.path / "reconstructions.png"
+    if not picture.exists():
+        return
+    assert folder.manifest is not None
+    facts = ", ".join(_facts(folder.manifest.details))
+    tag = image_tag(read_small_file(picture), kind="png", alt="reconstructions")
+    yield Section(
+        title=f"Codec {folder.path.name}",
+        note="Originals above, what the codec makes of their codes below.",
+        body=figures([(facts, [tag])]),
+    )
 
 
 def _facts(details: Mapping[str, Any]) -> Iterator[str]:
@@ -232,45 +264,59 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
 
 def _losses(view: _View) -> Iterator[Section]:
     for folder in view.folders:
-        log = folder.path / "log.jsonl"
-        if folder.contract not in ("run", "codec") or not log.exists():
-            continue
-        series = _series(log)
-        plot = line_plot(series, x_label="step", y_label="loss")
-        if plot:
-            yield Section(title=f"Losses of {folder.name}", note="From its log.jsonl.", body=plot)
+        if folder.contract in ("run", "codec"):
+            yield from _guarded(f"Losses of {folder.name}", _plot(folder))
+
+
+def _plot(folder: Folder) -> Iterator[Section]:
+    series = _series(folder.path / "log.jsonl")
+    if plot := line_plot(series, x_label="step", y_label="loss"):
+        yield Section(title=f"Losses of {folder.name}", note="From its log.jsonl.", body=plot)
 
 
 def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
     """Every value of the log whose name holds `loss`, by step, thinned to what a plot can show."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for line in split_lines(log.read_text(encoding="utf-8")):
-        record = json.loads(line)
-        for name, value in record.items():
-            if "loss" in name and isinstance(value, (int, float)):
-                series.setdefault(name, []).append((float(record["step"]), float(value)))
+    for record in read_json_lines(log, dict[str, Any], remedy=_REMEDY):
+        step = _number(record.get("step"))
+        losses = {name: _number(value) for name, value in record.items() if "loss" in name}
+        for name, value in losses.items():
+            if step is not None and value is not None:
+                series.setdefault(name, []).append((step, value))
     return {name: points[:: max(1, len(points) // PLOT_POINTS)] for name, points in series.items()}
+
+
+def _number(value: object) -> float | None:
+    """A finite number that a plot can show."""
+    is_number = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return float(value) if is_number else None  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picture:
+    """What the report reads of a line of `records.jsonl`."""
+
+    prompt: str
+    file: str
 
 
 def _generations(view: _View) -> Iterator[Section]:
     for folder in _finished(view.folders, "generated"):
-        prompts: dict[str, list[str]] = {}
-        records = (folder.path / "records.jsonl").read_text(encoding="utf-8")
-        for line in split_lines(records):
-            record = json.loads(line)
-            data = (folder.path / record["file"]).read_bytes()
-            tag = image_tag(
-                _shrink(data, view.config.thumbnail),
-                kind="jpeg",
-                alt="generated",
-                width=view.config.thumbnail,
-            )
-            prompts.setdefault(record["prompt"], []).append(tag)
-        yield Section(
-            title=f"Generated: {folder.path.name}",
-            note="Pictures that the model made from the words alone.",
-            body=figures(prompts.items()),
-        )
+        yield from _guarded(f"Generated: {folder.path.name}", _drawn(folder, view.config.thumbnail))
+
+
+def _drawn(folder: Folder, side: int) -> Iterator[Section]:
+    prompts: dict[str, list[str]] = {}
+    records = folder.path / "records.jsonl"
+    for record in read_json_lines(records, _Picture, remedy=_REMEDY):
+        data = read_small_file(path_inside(folder.path, record.file, source=records))
+        tag = image_tag(_shrink(data, side), kind="jpeg", alt="generated", width=side)
+        prompts.setdefault(record.prompt, []).append(tag)
+    yield Section(
+        title=f"Generated: {folder.path.name}",
+        note="Pictures that the model made from the words alone.",
+        body=figures(prompts.items()),
+    )
 
 
 def _finished(folders: list[Folder], contract: str) -> list[Folder]:

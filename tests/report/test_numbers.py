@@ -31,7 +31,7 @@ def test_scrape_tells_states_reasons_and_differences() -> None:
         "differences": [f"difference {n} <b>" for n in range(40)],
     }
     manifest = make_manifest("raw", config={}, inputs={}, counts={}, files=(), details=details)
-    scraped, page = scrape_sections(manifest)
+    scraped, page = scrape_sections(manifest, "manifest.json")
     assert ["emojis", "1", "5"] in cells(scraped.body)
     assert ["http_404", "7"] in cells(scraped.body)
     assert page.note.startswith("40 differences")
@@ -48,7 +48,7 @@ def test_dedupe_tells_reasons_kinds_and_look_alikes() -> None:
         "captions": {"with_images": 2},
     }
     manifest = make_manifest("dedupe", config={}, inputs={}, counts={}, files=(), details=details)
-    reasons, kinds = dedupe_sections(manifest)
+    reasons, kinds = dedupe_sections(manifest, "manifest.json")
     assert cells(reasons.body)[1] == ["emojis", "2", "5"]
     for row in (
         ["splits", "train", "4"],

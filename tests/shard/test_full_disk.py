@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,14 @@ import pytest
 from pipeline.errors import StorageError
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
+from tests.small_disk import small_disk
+
+__all__ = ["small_disk"]
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 600
+IMAGES = 600  # their shards need 3 MB
 OPTIONS: dict[str, Any] = {"text_seq_len": 24, "max_samples": 100, "images": "original"}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB; the shards of `IMAGES` need 3."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount a small disk")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_in_the_middle_of_a_shard_is_survived(
