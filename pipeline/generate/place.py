@@ -44,12 +44,12 @@ class Wish:
 
     @property
     def identity(self) -> str:
-        """One hash of it all; the name of the folder is no part of it."""
-        return sha256_bytes(json.dumps([_nameless(self.config), dict(self.inputs)]).encode())
+        """One hash of it all."""
+        return sha256_bytes(json.dumps([_options(self.config), dict(self.inputs)]).encode())
 
     def is_met_by(self, manifest: Manifest) -> bool:
         """Whether a finished folder was made from just this."""
-        same = _nameless(manifest.config) == _nameless(self.config)
+        same = _options(manifest.config) == _options(self.config)
         return same and dict(manifest.inputs) == dict(self.inputs)
 
 
@@ -162,8 +162,10 @@ def _manifest_of(folder: Path) -> Manifest | None:
         return None
 
 
-def _nameless(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "name"}
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of the options: not the folder's name, nor how the prompts were given; the inputs name
+    them by their hash."""
+    return {name: value for name, value in config.items() if name not in ("name", "prompts")}
 
 
 def _refusal(folder: Path, wish: Wish) -> str:
@@ -176,11 +178,11 @@ def _refusal(folder: Path, wish: Wish) -> str:
 
 
 def _differences(manifest: Manifest, wish: Wish) -> str:
-    before, after = _nameless(manifest.config), _nameless(wish.config)
+    before, after = ({**c, "name": None} for c in (manifest.config, wish.config))
     options = _changed(before, after)
     inputs = [name for name in _changed(manifest.inputs, wish.inputs) if name not in options]
     said = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
-    return "; ".join([*said, *(f"another {name}" for name in inputs)])
+    return "; ".join([*said, *(f"{name} changed" for name in inputs)])
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

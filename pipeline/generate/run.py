@@ -14,6 +14,7 @@ other prompts or options are never replaced unless `--on-change restart` says so
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,9 @@ def _outside_inputs(
     config: GenerateConfig, prompts: Sequence[str], clip: ClipFolder | None
 ) -> dict[str, str]:
     """What comes from outside of the workspace, named by its hash."""
-    inputs = {"prompts": sha256_bytes("\n".join(prompts).encode())}
+    several_lines = any("\n" in prompt for prompt in prompts)
+    text = json.dumps(prompts) if several_lines else "\n".join(prompts)
+    inputs = {"prompts": sha256_bytes(text.encode())}
     if config.prime is not None:
         inputs["prime"] = sha256_bytes(read_prime(config.prime))
     if clip is not None:

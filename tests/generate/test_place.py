@@ -90,6 +90,25 @@ def test_the_same_prompts_are_found_wherever_in_the_family_they_lie(
     assert run(make_config(name="default-2", seed=1)).outcome == "unchanged"
 
 
+def test_the_same_prompts_are_found_however_they_are_given(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run(make_config(prompts=("cat", "dog")))
+    (tmp_path / "prompts.txt").write_text("cat\ndog\n")
+    assert run(make_config(prompts=("cat | dog",))).outcome == "unchanged"
+    file = tmp_path / "prompts.txt"
+    assert run(make_config(prompts=(), prompts_file=file)).outcome == "unchanged"
+    assert run(make_config(prompts=("cat",), prompts_file=file)).outcome == "done"
+
+
+def test_a_prompt_of_two_lines_is_not_two_prompts(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    run(make_config(prompts=("cat", "dog")))
+    assert run(make_config(prompts=("cat\ndog",))).outcome == "done"
+    assert prompts_in(workspace, "default-2") == ["cat\ndog"]
+
+
 def test_refuse_says_what_differs_and_touches_nothing(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
@@ -104,7 +123,7 @@ def test_refuse_says_what_differs_and_touches_nothing(
         run(make_config(prompts=("a dog",), on_change="refuse"))
     prime = workspace.root / "prime.png"
     Image.new("RGB", (64, 64)).save(prime)
-    with pytest.raises(ConfigError, match=r"options \(another prime\)"):
+    with pytest.raises(ConfigError, match=r"options \(prime changed\)"):
         run(make_config(prime=prime, on_change="refuse"))
     assert run(make_config(on_change="refuse")).outcome == "unchanged"
 
