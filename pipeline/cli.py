@@ -21,14 +21,14 @@ import typer
 
 from pipeline import __version__
 from pipeline.clean import CleanConfig, clean
+from pipeline.cli_group import EXIT_USAGE, Group, is_usage_error
 from pipeline.cli_options import (
-    Common,
     build,
     check_quotes,
     configure_stage,
     given_options,
-    lists_from_environment,
     options_of,
+    read_values,
     use_preset,
     with_signature,
 )
@@ -41,6 +41,8 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.interrupts import EXIT_INTERRUPTED, interruptible
 from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
+from pipeline.option_files import Common
+from pipeline.plain_text import PlainFormatter
 from pipeline.progress import no_progress
 from pipeline.records import keep_record
 from pipeline.road import Call, RunConfig, recall_aloud, run_road, source_to_open, watch_stage
@@ -56,10 +58,11 @@ from scrapers.dalleblog.replica.config import ReplicaServeConfig
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # Its prompts are the work itself: `pipeline run` alone draws again what was drawn before.
 _WITHOUT_MEMORY = frozenset({"generate"})
-EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE = 1, 2, 3
+EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
     name="pipeline",
+    cls=Group,
     help="Bring an image–caption dataset home, prepare it, and train a DALL·E on it.",
     no_args_is_help=True,
     add_completion=False,
@@ -91,7 +94,7 @@ def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
     try:
         with interruptible():
             yield
-    except (typer.Exit, typer.BadParameter):
+    except typer.Exit:
         raise
     except BrokenPipeError:  # the reader of our output, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,6 +103,8 @@ def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
         screen.fail("stopped. What was finished is kept; give the same command again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except Exception as error:
+        if is_usage_error(error):
+            raise
         _fail(error, screen, common, command)
 
 
@@ -128,9 +133,9 @@ def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoR
 
 def _set_up_logging(common: Common) -> None:
     level = logging.DEBUG if common.debug else logging.ERROR if common.quiet else logging.WARNING
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _exit_with(report: StageReport, screen: Screen) -> None:
@@ -162,13 +167,12 @@ def _command(
         _set_up_logging(common)
         with _explained(screen, common, name):
             check_quotes(ctx, values)
-            listed = lists_from_environment(ctx, name, config)
-            values |= listed
+            values = read_values(ctx, name, values)
             if values.get("workspace") is None:
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
             if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
-                given = given_options(ctx, config, values) | listed
+                given = given_options(ctx, name, values)
                 values |= recall_aloud(values["workspace"], name, config, given, screen)
             call = Call(
                 screen=screen,

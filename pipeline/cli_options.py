@@ -1,8 +1,8 @@
 """Flags from config dataclasses, and where a value comes from: flag, environment, TOML file, default.
 
-Floor 5, beside `pipeline.cli`. A field of a stage's config is declared once, with `option(…)`; here it
-becomes a typer option. typer resolves flag > environment > file > default by itself, the file being
-its *default map*.
+Application layer. A field of a stage's config is declared once, with `option(…)`; here it becomes a typer
+option. typer resolves flag > environment > file > default by itself, the file being its *default map*; it
+deals in texts, and `option_values` makes values of them.
 """
 
 from __future__ import annotations
@@ -11,35 +11,21 @@ import dataclasses
 import inspect
 import os
 import shlex
-import tomllib
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from pipeline.config import StageConfig
 from pipeline.errors import ConfigError
+from pipeline.option_files import CLASSES, Common, Served, as_texts, load_tables, read_config_file
+from pipeline.option_values import from_text
 from pipeline.remembered import recall
 from pipeline.stages import STAGES
-from pipeline.textfiles import read_text
 
-PRESETS = Path(__file__).parent / "presets"
 Config = TypeVar("Config", bound=StageConfig)
-# Keys that may stand at the top of a TOML file: they hold for every command.
-COMMON_KEYS = frozenset({"workspace", "json", "quiet", "debug", "forget", "no_remember"})
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Common:
-    """The options that every command has."""
-
-    json: bool
-    quiet: bool
-    debug: bool
-    forget: bool = False
-    no_remember: bool = False
 
 
 def options_of(
@@ -53,23 +39,47 @@ def options_of(
 
     `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
     """
-    hints = get_type_hints(config)
-    fields = dataclasses.fields(config)
-    stage = [
-        _parameter(command, field, hints[field.name], positional=field.name in arguments)
-        for field in fields
+    classes = (config, Served, Common) if metrics else (config, Common)
+    CLASSES[command] = classes
+    made = [
+        _parameter(command, field, get_type_hints(cls)[field.name], field.name in arguments)
+        for cls in classes
+        for field in dataclasses.fields(cls)
     ]
-    served = [_metrics_parameter(command)] if metrics else []
-    return [*stage, *served, *_common_parameters(command)]
+    return [*made, _config_parameter()]
 
 
-def lists_from_environment(
-    ctx: typer.Context, command: str, config: type[StageConfig]
-) -> dict[str, tuple[str, ...]]:
+def read_values(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options in their types, of what typer resolved as texts.
+
+    Raises ConfigError that names the flag or the environment variable of a value that can't be one.
+    """
+    read = {**values, **lists_from_environment(ctx, command)}
+    for cls in CLASSES[command]:
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            given = read.get(field.name)
+            if given is not None:
+                name = _place(ctx, command, field)
+                read[field.name] = from_text(field, hints[field.name], given, name=name)
+    return read
+
+
+def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> str:
+    """What to call an option in a message: its flag, or the variable that gave it."""
+    source = ctx.get_parameter_source(field.name)
+    set_ones = [name for name in _variables(command, field.name) if os.environ.get(name)]
+    if source and source.name == "ENVIRONMENT" and set_ones:
+        return set_ones[0]
+    return f"--{_dashed(field.name)}"
+
+
+def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
     """Options of several values that stand in the environment, and not on the command line.
 
-    Values are parted by `|`, as captions hold blanks and commas.
+    Values are separated by `|`, as captions hold blanks and commas.
     """
+    config = CLASSES[command][0]
     hints = get_type_hints(config)
     found = {}
     for field in dataclasses.fields(config):
@@ -82,16 +92,15 @@ def lists_from_environment(
     return found
 
 
-def given_options(
-    ctx: typer.Context, config: type[StageConfig], values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Of the resolved values of a stage's options, those that somebody gave: flag, environment or file."""
-    names = {field.name for field in dataclasses.fields(config)}
+def given_options(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of a stage's options, those that somebody gave: flag, environment or file."""
+    names = {field.name for field in dataclasses.fields(CLASSES[command][0])}
+    listed = lists_from_environment(ctx, command)
     sources = {name: ctx.get_parameter_source(name) for name in names & values.keys()}
     return {
         name: values[name]
         for name, source in sources.items()
-        if source and source.name != "DEFAULT"
+        if name in listed or (source and source.name != "DEFAULT")
     }
 
 
@@ -115,14 +124,9 @@ def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """Make the config from what typer resolved."""
+    """Make the config from the values of its options; others are left out."""
     names = {field.name for field in dataclasses.fields(config)}
-    chosen: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in names
-    }
-    return config(**chosen)
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def configure_stage(
@@ -140,17 +144,17 @@ def configure_stage(
     root = ctx.find_root()
     command: Any = root.command.commands[stage]  # type: ignore[attr-defined]
     table = ctx.meta.get("pipeline.tables", {}).get(stage, {})
-    inner = command.make_context(stage, [], parent=root, default_map=table)
+    inner = command.make_context(stage, [], parent=root, default_map=as_texts(table))
     config = STAGES[stage].config
-    listed = lists_from_environment(inner, stage, config)
-    given = given_options(inner, config, inner.params) | listed | dict(overrides)
+    values = read_values(inner, stage, inner.params)
+    given = given_options(inner, stage, values) | dict(overrides)
     recalled = recall(recalled_from, stage, config, given) if recalled_from is not None else {}
-    return build(config, {**inner.params, **recalled, **given})
+    return build(config, {**values, **recalled, **given})
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:
     """Lay the tables of a preset under those of the user's own file."""
-    tables = load_tables(ctx, path)
+    tables = load_tables(path)
     for name, table in ctx.meta.get("pipeline.tables", {}).items():
         tables[name] = {**tables.get(name, {}), **table} if isinstance(table, dict) else table
     ctx.meta["pipeline.tables"] = tables
@@ -171,20 +175,19 @@ def with_signature(
 
 
 def _parameter(
-    command: str, field: dataclasses.Field[Any], hint: Any, *, positional: bool
+    command: str, field: dataclasses.Field[Any], hint: Any, positional: bool
 ) -> inspect.Parameter:
+    """A parameter for typer. It takes texts (but for flags): `option_values` makes values of them."""
     meta = field.metadata
     settings: dict[str, Any] = {
         "help": meta["help"],
         "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
         "show_envvar": False,
     }
-    annotation, default = _typer_type(hint, field.default)
-    if meta["low"] is not None or meta["high"] is not None:
-        settings |= {"min": meta["low"], "max": meta["high"]}
+    annotation, default = _typer_type(hint), as_texts({"": field.default})[""]
     if field.name == "workspace":
         default = None
-        annotation = Path | None
+        annotation = str | None
         settings["help"] = "The dataset's folder (default: data/<source>)."
     if positional:
         info = typer.Argument(default, **settings)
@@ -192,134 +195,48 @@ def _parameter(
         negative = "" if field.name.startswith("no_") else f"/--no-{_dashed(field.name)}"
         info = typer.Option(default, f"--{_dashed(field.name)}{negative}", **settings)
     else:
+        settings["metavar"] = _describe(hint, meta["low"], meta["high"])
         info = typer.Option(default, f"--{_dashed(field.name)}", **settings)
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
     )
 
 
-def _typer_type(hint: Any, default: Any) -> tuple[Any, Any]:
-    """typer knows lists, not tuples of any length, and wants Optional for a None default."""
-    if get_origin(hint) is tuple:
-        return list[get_args(hint)[0]], list(default)  # type: ignore[misc]
+def _typer_type(hint: Any) -> Any:
+    """What typer is told of a type: flags, pairs, lists of texts, and texts."""
+    kinds = [hint]
     if get_origin(hint) in (Union, types.UnionType):
-        inner = [arg for arg in get_args(hint) if arg is not type(None)]
-        return inner[0] | None, default
-    return hint, default
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if get_origin(kinds[0]) is tuple:
+        items = get_args(kinds[0])
+        return list[str] if items[-1] is Ellipsis else tuple[(str,) * len(items)] | None  # type: ignore[misc]
+    return bool if kinds[0] is bool else str | None
 
 
-def _metrics_parameter(command: str) -> inspect.Parameter:
+def _describe(hint: Any, low: float | None, high: float | None) -> str:
+    """What help says of the values of an option."""
+    kind = next((k for k in get_args(hint) if k is not type(None)), hint)
+    kind = hint if get_origin(hint) is Literal else kind
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(map(str, get_args(kind)))}]"
+    word = {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+    bounds = (f"{low:g}<=" if low is not None else "", f"<={high:g}" if high is not None else "")
+    return f"{word} RANGE [{bounds[0]}x{bounds[1]}]" if any(bounds) else word
+
+
+def _config_parameter() -> inspect.Parameter:
     info = typer.Option(
-        None,
-        "--metrics-port",
-        min=0,
-        max=65535,
-        help="Tell Prometheus how far it is, on this port of 127.0.0.1; 0: any free one.",
-        envvar=_variables(command, "metrics_port"),
-        show_envvar=False,
-    )
-    return inspect.Parameter(
-        "metrics_port", inspect.Parameter.KEYWORD_ONLY, default=info, annotation=int | None
-    )
-
-
-def _common_parameters(command: str) -> list[inspect.Parameter]:
-    def flag(name: str, help: str) -> inspect.Parameter:  # noqa: A002
-        info = typer.Option(
-            False, f"--{_dashed(name)}", help=help, envvar=_variables(command, name)
-        )
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=bool
-        )
-
-    config_info = typer.Option(
         None,
         "--config",
         help="A TOML file (a table per command, an option per key), or a preset: cc12m, dalleblog, demo.",
+        metavar="PATH",
         envvar="PIPELINE_CONFIG",
         is_eager=True,
         callback=read_config_file,
     )
-    return [
-        inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=config_info, annotation=Path | None
-        ),
-        flag("json", "Print the report as one JSON object, the last line on stdout."),
-        flag("quiet", "Print errors only."),
-        flag("debug", "Log everything, and show tracebacks."),
-        flag(
-            "forget", "Start from the defaults, not from the options that the workspace remembers."
-        ),
-        flag("no_remember", "Don't keep the options of this command in the workspace."),
-    ]
-
-
-# --- The TOML file -------------------------------------------------------------------------------
-
-
-def read_config_file(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Option callback: make the file's values the defaults of the command that runs."""
-    if path is None:
-        return None
-    tables = load_tables(ctx, find_preset(path))
-    name = ctx.info_name or ""
-    own = {key: value for key, value in tables.items() if key in COMMON_KEYS}
-    ctx.default_map = {**own, **tables.get(name, {})}
-    ctx.meta["pipeline.tables"] = tables
-    return path
-
-
-def find_preset(path: Path) -> Path:
-    """The file of a preset that is called by its name alone, as `dalleblog`; else `path` itself."""
-    preset = PRESETS / f"{path}.toml"
-    return preset if path.name == str(path) and not path.exists() and preset.exists() else path
-
-
-def load_tables(ctx: typer.Context, path: Path) -> dict[str, Any]:
-    """Read and check a TOML file against the commands and options that exist.
-
-    Raises BadParameter (exit code 2) for a file that can't be read or a key that nobody knows.
-    """
-    try:
-        raw = tomllib.loads(read_text(path))
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise typer.BadParameter(f"{path} is not TOML: {error}.") from error
-    known = _known_options(ctx)
-    tables: dict[str, Any] = {}
-    for key, value in raw.items():
-        if key in known and not isinstance(value, dict):
-            raise typer.BadParameter(
-                f"{path}: {key} is a command; its options stand in a table [{key}]."
-            )
-        if key in known:
-            tables[key] = {_checked(path, k, known[key], f"[{key}] "): v for k, v in value.items()}
-        else:
-            tables[_checked(path, key, COMMON_KEYS | known.keys(), "")] = value
-    return tables
-
-
-def _known_options(ctx: typer.Context) -> dict[str, frozenset[str]]:
-    root = ctx.find_root().command
-    commands: Mapping[str, Any] = getattr(root, "commands", {})
-    hidden = {"config", "help"}
-    return {
-        name: frozenset(p.name for p in command.params if p.name not in hidden)
-        for name, command in commands.items()
-    }
-
-
-def _checked(path: Path, key: str, known: frozenset[str] | set[str], where: str) -> str:
-    import difflib
-
-    name = key.replace("-", "_")
-    for candidate in (name, key, f"{name}_"):  # from_: `from` is a word of Python's
-        if candidate in known:
-            return candidate
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Known are: {', '.join(sorted(known))}."
-    raise typer.BadParameter(f"{path} has the unknown key {where}{key!r}. {hint}")
+    return inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=info, annotation=str | None
+    )
 
 
 def _dashed(name: str) -> str:

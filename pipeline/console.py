@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import StageReport
+from pipeline.plain_text import plain_json, plain_line, plain_text
 from pipeline.progress import Progress, no_progress
 
 T = TypeVar("T")
@@ -36,23 +37,32 @@ class Screen:
         to_stderr = json_mode or data_on_stdout
         stream = sys.stderr if to_stderr else sys.stdout
         width = None if stream.isatty() else PLAIN_WIDTH
+        # No markup and no emoji codes: what is shown is what somebody wrote.
         self.out = Console(
-            stderr=to_stderr, quiet=quiet, highlight=False, soft_wrap=True, width=width
+            stderr=to_stderr,
+            quiet=quiet,
+            width=width,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
         )
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.errors = Console(
+            stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
 
     def say(self, text: str) -> None:
         """Print a line for a person."""
-        self.out.print(text, markup=False)
+        self.out.print(plain_text(text))
 
     def fail(self, message: str) -> None:
         """Print an error in one sentence."""
-        self.errors.print(f"Error: {message}", style="red", markup=False)
+        self.errors.print(f"Error: {plain_text(message)}", style="red")
 
     def emit(self, value: Mapping[str, Any]) -> None:
         """Print the JSON line, if asked for."""
         if self.json_mode:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(_json_line(value, sys.stdout.encoding))
             sys.stdout.flush()
 
     def report(self, report: StageReport) -> None:
@@ -89,12 +99,15 @@ class Screen:
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
         """Show rows under headings; numbers stand at the right."""
-        table = Table(title=title, title_justify="left", title_style="bold")
+        table = Table(title=plain_line(title), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-            table.add_column(column, justify="right" if numeric else "left", no_wrap=index == 0)
+            table.add_column(
+                plain_line(column), justify="right" if numeric else "left", no_wrap=index == 0
+            )
         for row in rows:
-            table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+            cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
+            table.add_row(*map(plain_line, cells))
         self.out.print(table)
 
     @contextlib.contextmanager
@@ -129,6 +142,16 @@ class Screen:
                 yield bar
         else:
             yield _PlainProgress(label, self.say)
+
+
+def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
+    """`value` as a line that can be written in `encoding`."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, default=str)
+    return plain_json(text) + "\n"
 
 
 class _PlainProgress:
@@ -193,15 +216,15 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[notes]}"),
+        TextColumn("{task.fields[notes]}", markup=False),
     )
     with RichProgress(*columns, console=console, transient=True) as rich_progress:
-        task = rich_progress.add_task(label, total=None, notes="", rate="")
+        task = rich_progress.add_task(plain_line(label), total=None, notes="", rate="")
 
         def update(
             done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
@@ -211,7 +234,7 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
                 task,
                 completed=done,
                 total=total,
-                notes=_format_notes(notes).strip(),
+                notes=plain_line(_format_notes(notes).strip()),
                 rate=f"{speed:.1f}/s" if speed else "",
             )
 

@@ -39,6 +39,8 @@ def parse_dataclass(
     *,
     source: str,
     field: str = "",
+    low: float | None = None,
+    high: float | None = None,
     unknown: Unknown = "ignore",
     remedy: str = REMEDY,
 ) -> T:
@@ -52,7 +54,7 @@ def parse_dataclass(
     """
     parser = _Parser(source=source, unknown=unknown, remedy=remedy)
     parser.check_plain(value, 0)
-    parsed: T = parser.parse(cls, value, _Place(field))
+    parsed: T = parser.parse(cls, value, _Place(field, low, high))
     return parsed
 
 
@@ -143,7 +145,8 @@ class _Parser:
     remedy: str
 
     def error(self, problem: str) -> ContractError:
-        return ContractError(f"{self.source}: {problem}. {self.remedy}")
+        where = f"{self.source}: " if self.source else ""
+        return ContractError(f"{where}{problem}. {self.remedy}".rstrip())
 
     def mismatch(self, place: _Place, value: object, expected: str) -> ContractError:
         return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
@@ -241,12 +244,10 @@ class _Parser:
         }
 
     def _scalar(self, hint: Any, value: object, place: _Place) -> Any:
-        if hint is float and _is_integer(value):
-            value = float(value)  # type: ignore[arg-type]
         fits = {
             bool: isinstance(value, bool),
             int: _is_integer(value),
-            float: isinstance(value, float) and math.isfinite(value),
+            float: _is_integer(value) or (isinstance(value, float) and math.isfinite(value)),
             str: isinstance(value, str),
             Path: isinstance(value, str),
             type(None): value is None,
@@ -255,7 +256,7 @@ class _Parser:
             raise self.mismatch(place, value, _describe(hint))
         if hint in (int, float):
             self._check_bounds(value, place)
-        return Path(value) if hint is Path else value  # type: ignore[arg-type]
+        return hint(value) if hint in (Path, float) else value
 
     def _check_bounds(self, value: Any, place: _Place) -> None:
         if place.low is not None and value < place.low:

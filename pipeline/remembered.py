@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from pipeline.config import StageConfig, plain_value
 from pipeline.errors import ConfigError, ContractError, PipelineError
 from pipeline.locks import hold_file
+from pipeline.option_values import from_plain
 from pipeline.storage import write_json
 from pipeline.workspace import Workspace, read_marker
 
@@ -78,12 +78,14 @@ def recall(
     if kept is None:
         return {}
     hints = get_type_hints(config)
-    source = Workspace(root).marker
+    source = str(Workspace(root).marker)
     replaced = {
         other for option in given for other in fields[option].metadata.get("instead_of", ())
     }
     found = {
-        option: _from_plain(hints[option], value, source=f"{source}: options of {stage}: {option}")
+        option: _from_plain(
+            fields[option], hints[option], value, f"options of {stage}: {option}", source
+        )
         for option, value in kept.items()
         if option in fields and option not in given and option not in replaced
     }
@@ -183,28 +185,13 @@ def _update(root: Path, change: Callable[[Options], None]) -> None:
             write_json(Workspace(root).marker, after)
 
 
-def _from_plain(hint: Any, value: Any, *, source: str) -> Any:
-    """A JSON value as the option's type. Raises ContractError that names `source`."""
-    kinds = [hint]
-    if get_origin(hint) in (Union, types.UnionType):
-        kinds = [arg for arg in get_args(hint) if arg is not type(None)]
-        if value is None:
-            return None
-    kind = kinds[0]
-    if get_origin(kind) is tuple:
-        items = value if isinstance(value, list) else _refuse(value, kind, source)
-        return tuple(_from_plain(get_args(kind)[0], item, source=source) for item in items)
-    if get_origin(kind) is not None:  # Literal
-        return value if value in get_args(kind) else _refuse(value, kind, source)
-    if kind is Path:
-        return Path(value) if isinstance(value, str) else _refuse(value, kind, source)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value if type(value) is kind else _refuse(value, kind, source)
-
-
-def _refuse(value: Any, kind: Any, source: str) -> Any:
-    raise ContractError(
-        f"{source} is {str(value)[:100]!r}, expected {getattr(kind, '__name__', kind)}. Mend the file, or "
-        "give --forget to start from the defaults."
-    )
+def _from_plain(
+    field: dataclasses.Field[Any], hint: Any, value: Any, name: str, source: str
+) -> Any:
+    """A JSON value as the option's. Raises ContractError that names `source`."""
+    try:
+        return from_plain(field, hint, value, name=name, source=source)
+    except ConfigError as error:
+        raise ContractError(
+            f"{error} Put the file back as it was, or give --forget to start from the defaults."
+        ) from error

@@ -84,7 +84,7 @@ def test_common_keys_may_stand_at_the_top_of_the_file(
         ("[dedup]\n", "dedupe"),
         ("worksapce = 'x'\n", "workspace"),
         ("[dedupe\n", "not TOML"),
-        ("[dedupe]\nval_fraction = 7\n", "--val-fraction"),
+        ("[dedupe]\nval_fraction = 7\n", "[dedupe] val_fraction is 7, expected 1 or less"),
         (b"[dedupe]\n# caf\xe9\n", "line 2 holds the byte"),
     ],
 )

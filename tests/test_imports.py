@@ -16,6 +16,8 @@ OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 GROUND = {
     "pipeline.errors",
     "pipeline.parsing",
+    "pipeline.plain_text",
+    "pipeline.suggestions",
     "pipeline.contracts",
     "pipeline.config",
     "pipeline.progress",
@@ -26,6 +28,7 @@ SECOND = {
     "pipeline.ownership",
     "pipeline.locks",
     "pipeline.remembered",
+    "pipeline.option_values",
     "pipeline.uses",
     "pipeline.workspace",
     "pipeline.engine",

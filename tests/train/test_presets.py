@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.cli_options import find_preset
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.option_files import find_preset
 from pipeline.storage import read_manifest, write_json
 from pipeline.train.config import ExportConfig
 from pipeline.workspace import Workspace

@@ -1,0 +1,48 @@
+"""Text that can be shown on a terminal: no control characters, whoever wrote it. Core layer.
+
+Names, captions, paths and messages of others can hold escapes that move the cursor, recolour the screen or
+turn the reading direction. They are shown as Python would write them (`\\x1b`).
+"""
+
+from __future__ import annotations
+
+import logging
+
+_KEPT = frozenset("\n\t")
+_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _is_control(code: int) -> bool:
+    return code < 0x20 or 0x7F <= code < 0xA0
+
+
+_SHOWN = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(0xA0), *map(ord, _DIRECTIONS))
+    if (_is_control(code) and chr(code) not in _KEPT) or chr(code) in _DIRECTIONS
+}
+_SHOWN_IN_A_LINE = _SHOWN | {ord("\n"): "\\n", ord("\t"): "\\t"}
+_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def plain_text(text: str) -> str:
+    """`text` with its control characters made visible; line ends and tabs stay."""
+    return text.translate(_SHOWN)
+
+
+def plain_line(text: str) -> str:
+    """`text` as one line: line ends and tabs are made visible, too."""
+    return text.translate(_SHOWN_IN_A_LINE)
+
+
+def plain_json(text: str) -> str:
+    """JSON with the control characters escaped that JSON itself would let through."""
+    return text.translate(_SHOWN_IN_JSON)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats log records as `plain_text`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text without control characters."""
+        return plain_text(super().format(record))
