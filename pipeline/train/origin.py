@@ -18,7 +18,7 @@ from pipeline.models.checkpoints.ours import (
     read_tensors,
 )
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.weights import check_weights
+from pipeline.models.weights import check_tensors
 from pipeline.train.naming import read_name
 
 
@@ -48,7 +48,7 @@ def read_origin(path: Path, *, layout_seed: int | None = None) -> Origin:
     own = find_own(path)
     if own is None:
         found = read_foreign(path, redraw_layout=layout_seed)
-        check_weights(found.moments or {}, path)
+        check_tensors(found.moments or {}, path)
         return Origin(
             source=str(path),
             model=found.config,

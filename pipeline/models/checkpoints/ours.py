@@ -27,8 +27,7 @@ from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.torch_files import check_regular
-from pipeline.models.weights import check_weights as check_tensors
-from pipeline.models.weights import fill, read_safetensors
+from pipeline.models.weights import check_tensors, fill, read_safetensors
 from pipeline.storage import (
     TEMPORARY_SUFFIX,
     sha256_bytes,
