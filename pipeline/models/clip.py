@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.errors import ContractError, DependencyError, ModelError
 from pipeline.models.description import Description
 from pipeline.models.devices import fill_rows
-from pipeline.models.weights import check_weights
+from pipeline.models.weights import check_tensors
 from pipeline.parsing import parse_json_file
 from pipeline.storage import sha256_file
 
@@ -138,7 +138,7 @@ def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
             f"The weights in {path} are not a CLIP's: {len(report['missing_keys'])} are missing, "
             f"{sorted(report['missing_keys'])[0]} among them. Give the folder of a CLIPModel."
         )
-    check_weights(model.state_dict(), path)
+    check_tensors(model.state_dict(), path)
     prepare = read_preparation(path, default_side=model.config.vision_config.image_size)
     return Clip(model=model.eval().to(device), tokenizer=tokenizer, prepare=prepare, device=device)
 

@@ -1,6 +1,6 @@
 """Weights that were read from a file, and the network that they go into. Layer 3.
 
-Each file's tensors pass `check_weights` once: whole, finite numbers, in no more memory than the file has
+Each file's tensors pass `check_tensors` once: whole, finite numbers, in no more memory than the file has
 bytes. `fill` builds a network only after its shapes are known to be those of the tensors, so that a
 description that asks for terabytes costs nothing.
 """
@@ -81,7 +81,7 @@ def read_safetensors(path: Path, advice: str) -> dict[str, Tensor]:
         raise ModelError(f"{path} can't be read as weights ({error}). {advice}") from error
 
 
-def check_weights(tensors: Mapping[str, Tensor], source: Path | str) -> None:
+def check_tensors(tensors: Mapping[str, Tensor], source: Path | str) -> None:
     """Raise ModelError for a NaN, an infinity, or tensors that only share the bytes that they seem to have.
 
     Takes 0.03 s a gigabyte on two cores: one pass, nothing is copied.
@@ -109,13 +109,13 @@ def fill(
     They must match name by name and shape by shape; what is too many is refused, or ignored and counted in
     the log. `shape` builds one with the same state and without data, where `make` can't. Raises ModelError,
     beginning with `complaint` ("A does not fit B"), that names the first tensor of another shape, the first
-    missing and the first extra one; and as `check_weights` does, for `source`.
+    missing and the first extra one; and as `check_tensors` does, for `source`.
     """
     with torch.device("meta"):
         expected = (shape or make)().state_dict()
     _check_fit(expected, weights, complaint, extras)
     used = {name: weights[name] for name in expected}
-    check_weights(used, source)
+    check_tensors(used, source)
     network = make()
     network.load_state_dict(used)
     return network

@@ -159,4 +159,10 @@ class ExportConfig(StageConfig):
     checkpoint: Path | None = option(
         None, "A checkpoint's folder, instead of a run's last one.", runtime=True
     )
+    codec_checkpoint: Path | None = option(
+        None,
+        "With a VQGAN: the .ckpt that it was read from. What stock programs load beside the codec (loss.*) "
+        "goes into the file, too.",
+        runtime=True,
+    )
     out: Path = option(Path("dalle.pt"), "The file to write.", runtime=True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.contracts import StageReport
-from pipeline.errors import ModelError
-from pipeline.models.checkpoints.export import stock_codec, write_dalle_pt
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.checkpoints.critic import critic_of
+from pipeline.models.checkpoints.export import stock_codec, why_stock_differs, write_dalle_pt
 from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.checkpoints.found import find_own, find_run_checkpoint
-from pipeline.models.checkpoints.ours import load_dalle, read_info
+from pipeline.models.checkpoints.ours import load_dalle, read_critic, read_info
+from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
+from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.progress import Progress, no_progress
 from pipeline.train.config import ExportConfig
 from pipeline.workspace import Workspace
@@ -24,7 +29,8 @@ logger = logging.getLogger(__name__)
 def export(config: ExportConfig, _progress: Progress = no_progress) -> StageReport:
     """Write the weights to draw with, and the codec where dalle-pytorch knows it.
 
-    Raises ModelError where there is no whole checkpoint or the model has parts that dalle-pytorch lacks.
+    Raises ModelError where there is no whole checkpoint, the model has parts that dalle-pytorch lacks, or
+    `--codec-checkpoint` is another codec's; ConfigError where the codec has no use for one.
     """
     workspace = Workspace(config.workspace)
     checkpoint = _find_checkpoint(config, workspace)
@@ -34,7 +40,7 @@ def export(config: ExportConfig, _progress: Progress = no_progress) -> StageRepo
         config.out,
         config=info.model,
         weights=model.state_dict(),
-        codec=_codec(workspace, info.codec),
+        codec=_stock_codec(config, workspace, checkpoint),
         epoch=info.epoch,
     )
     return StageReport(
@@ -57,12 +63,42 @@ def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
     return found.path
 
 
-def _codec(workspace: Workspace, fingerprint: str) -> StockCodec | None:
+def _stock_codec(config: ExportConfig, workspace: Workspace, checkpoint: Path) -> StockCodec | None:
+    """The codec of the checkpoint's codes as dalle-pytorch has it; None, and why, where it has none."""
     try:
-        codec = stock_codec(load_codec(find_codec(workspace.codecs, fingerprint)))
+        codec = load_codec(find_codec(workspace.codecs, read_info(checkpoint).codec))
     except ModelError as error:
+        if config.codec_checkpoint is not None:
+            raise
         logger.warning("No codec goes into the file: %s", error)
         return None
-    if codec is None:
-        logger.warning("No codec goes into the file: dalle-pytorch has none of its kind")
-    return codec
+    found = stock_codec(codec, _critic(config, codec, checkpoint))
+    if found is None:
+        logger.warning(
+            "No codec goes into the file: dalle-pytorch has none of the kind %r. One that it has is made by "
+            "`pipeline train-codec --kind discrete-vae`.",
+            codec.kind,
+        )
+    elif (reason := why_stock_differs(codec)) is not None:
+        logger.warning("Stock programs can't draw with the file: dalle-pytorch %s.", reason)
+    return found
+
+
+def _critic(config: ExportConfig, codec: Codec, checkpoint: Path) -> Mapping[str, Tensor]:
+    """What goes into the file beside a VQGAN's network: from its checkpoint, or kept since a dalle.pt."""
+    if not isinstance(codec, VQGAN):
+        if config.codec_checkpoint is not None:
+            raise ConfigError(
+                f"--codec-checkpoint: the model was trained with a codec of the kind {codec.kind!r}; only a "
+                "VQGAN has more tensors in its checkpoint than the codec needs. Leave it out."
+            )
+        return {}
+    if config.codec_checkpoint is not None:
+        return critic_of(config.codec_checkpoint, codec)
+    kept = read_critic(checkpoint)
+    if not kept:
+        logger.warning(
+            "The file has no critic of the VQGAN's training (loss.*), which published VQGANs have: where "
+            "yours has one, stock programs refuse the file. Give the codec's .ckpt as --codec-checkpoint."
+        )
+    return kept

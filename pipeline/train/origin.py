@@ -8,17 +8,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pipeline.models.checkpoints.critic import critic_in
 from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.found import find_own
 from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     CheckpointInfo,
+    read_critic,
     read_info,
     read_tensors,
 )
 from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.weights import check_weights
+from pipeline.models.weights import check_tensors
 from pipeline.train.naming import read_name
 
 
@@ -27,7 +29,7 @@ class Origin:
     """Weights and moments to go on with, under our names.
 
     `moments` may be empty; `codec` and `tokenizer` are fingerprints, "" where they are not known;
-    `passes` counts the passes through named datasets so far.
+    `passes` counts the passes through named datasets so far; `critic` is kept for `export`.
     """
 
     source: str
@@ -37,6 +39,7 @@ class Origin:
     codec: str = ""
     tokenizer: str = ""
     passes: Mapping[str, int] = field(default_factory=dict)
+    critic: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read_origin(path: Path, *, layout_seed: int | None = None) -> Origin:
@@ -48,13 +51,14 @@ def read_origin(path: Path, *, layout_seed: int | None = None) -> Origin:
     own = find_own(path)
     if own is None:
         found = read_foreign(path, redraw_layout=layout_seed)
-        check_weights(found.moments or {}, path)
+        check_tensors(found.moments or {}, path)
         return Origin(
             source=str(path),
             model=found.config,
             weights=found.weights,
             moments=found.moments or {},
             passes=named_passes(path),
+            critic=critic_in(found.codec),
         )
     info = read_info(own)
     return Origin(
@@ -65,6 +69,7 @@ def read_origin(path: Path, *, layout_seed: int | None = None) -> Origin:
         codec=info.codec,
         tokenizer=info.tokenizer,
         passes=passes_of(info) or named_passes(path),
+        critic=read_critic(own),
     )
 
 

@@ -104,6 +104,7 @@ def state_from(origin: Origin, config: TrainConfig, index: ShardIndex, ranks: Ra
     if state.average is not None:
         state.average.begin(model)
     state.passes = dict(origin.passes)
+    state.critic = dict(origin.critic)
     return state
 
 

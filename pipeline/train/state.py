@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import (
     AVERAGE_FILE,
+    CRITIC_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
     RNG_FILE,
     CheckpointInfo,
+    read_critic,
     read_tensors,
 )
 from pipeline.models.dalle_config import DalleConfig
@@ -39,7 +41,8 @@ class TrainState:
     """The model as it lies in memory, what trains it, and where the run stands in its data.
 
     `module` is what is called in training: the model, or DDP or DeepSpeed's engine around it. `passes`
-    counts earlier passes through named datasets, of the checkpoint that the run began with.
+    counts earlier passes through named datasets, of the checkpoint that the run began with; `critic` is
+    what that had beside its codec's network.
     """
 
     hyperparameters: DalleConfig
@@ -53,6 +56,7 @@ class TrainState:
     step: int = 0
     position: Position = field(default_factory=lambda: Position(epoch=0, consumed=0))
     passes: dict[str, int] = field(default_factory=dict)
+    critic: dict[str, Tensor] = field(default_factory=dict)
 
     def weights_to_use(self) -> AbstractContextManager[None]:
         """Within, the model has the weights to draw with: their mean, where one is kept."""
@@ -124,6 +128,8 @@ def state_files(state: TrainState, ranks: Ranks) -> Files:
         OPTIMIZER_FILE: state.stepper.moments(),
         RNG_FILE: _random_states(ranks),
     }
+    if state.critic:
+        files[CRITIC_FILE] = state.critic
     if state.average is not None:
         means = {
             name: whole_of_part(state.average.tensors[name], parameter)
@@ -148,6 +154,7 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
     state.step = info.step
     state.position = Position(epoch=info.epoch, consumed=info.consumed)
     state.passes = dict(info.training.get("passes", {}))
+    state.critic = read_critic(folder)
     if "scaler" in info.training:
         state.stepper.load_scaler(info.training["scaler"])
     if state.plateau is not None and "plateau" in info.training:

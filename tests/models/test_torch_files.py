@@ -22,7 +22,7 @@ import torch
 from pipeline.errors import ModelError
 from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
 from pipeline.models.torch_pickle import scan_pickle
-from pipeline.models.weights import check_weights
+from pipeline.models.weights import check_tensors
 
 SAVED = {
     "weights": {"a": torch.arange(4096.0), "b": torch.ones(3, dtype=torch.float16)},
@@ -299,7 +299,7 @@ def test_the_same_bytes_under_many_names_make_no_model(tmp_path: Path) -> None:
     value = {f"layer.{number}": shared for number in range(100)}
     found = read_torch_file(saved_file(tmp_path, value=value))
     with pytest.raises(ModelError, match="262,144 bytes for tensors of 26,214,400"):
-        check_weights(found, "model.pt")
+        check_tensors(found, "model.pt")
 
 
 @pytest.mark.parametrize("place", ["nowhere", "folder", "pipe", "/dev/zero"])

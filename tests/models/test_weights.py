@@ -27,7 +27,7 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.dalle import Dalle
-from pipeline.models.weights import check_weights, fill, tensors_in, without_prefix
+from pipeline.models.weights import check_tensors, fill, tensors_in, without_prefix
 from pipeline.train.origin import read_origin
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 from tests.oracles.checkpoints import PLAIN, saved_dict, trained_stock
@@ -157,16 +157,16 @@ def test_whole_numbers_are_read(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_double_that_float32_can_not_hold_is_not_finite_here() -> None:
-    check_weights({"a": torch.tensor([1e38], dtype=torch.float64)}, "f")
+    check_tensors({"a": torch.tensor([1e38], dtype=torch.float64)}, "f")
     with pytest.raises(ModelError, match="tensor a"):
-        check_weights({"a": torch.tensor([1e39], dtype=torch.float64)}, "f")
+        check_tensors({"a": torch.tensor([1e39], dtype=torch.float64)}, "f")
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e5m2])
 def test_numbers_of_fewer_bits_are_checked_too(kind: torch.dtype) -> None:
-    check_weights({"a": torch.tensor([1.5]).to(kind), "n": torch.tensor([7])}, "f")
+    check_tensors({"a": torch.tensor([1.5]).to(kind), "n": torch.tensor([7])}, "f")
     with pytest.raises(ModelError, match="tensor a"):
-        check_weights({"a": torch.tensor([1.5, float("nan")]).to(kind)}, "f")
+        check_tensors({"a": torch.tensor([1.5, float("nan")]).to(kind)}, "f")
 
 
 def test_a_description_that_asks_for_terabytes_costs_nothing() -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +26,20 @@ def taming_vqgan() -> Any:
     pytest.importorskip("taming")
     with _stand_ins():
         return importlib.import_module("taming.models.vqgan")
+
+
+def taming_critic() -> dict[str, Any]:
+    """The `lossconfig` of all published VQGANs, whose class can be built here: of random weights.
+
+    Its perceptual loss is a VGG16 that torchvision downloads and LPIPS that taming downloads.
+    """
+    taming_vqgan()
+    with _stand_ins():
+        losses = importlib.import_module("taming.modules.losses.lpips")
+        importlib.import_module("taming.modules.losses.vqperceptual")
+    losses.LPIPS.load_from_pretrained = lambda _self: None
+    target = "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator"
+    return {"target": target, "params": {"disc_start": 0, "disc_ndf": 8}}
 
 
 def dalle_pytorch() -> Any:
@@ -87,6 +101,18 @@ def _instantiate(config: Mapping[str, Any]) -> Any:
     return getattr(importlib.import_module(module), name)(**config.get("params", {}))
 
 
+def _vgg16(pretrained: bool) -> Any:
+    """The layers of torchvision's VGG16, random and of an eighth of the channels."""
+    layers: list[torch.nn.Module] = []
+    fan_in = 3
+    for count, width in ((2, 8), (2, 16), (3, 32), (3, 64), (3, 64)):
+        for _ in range(count):
+            layers += [torch.nn.Conv2d(fan_in, width, 3, padding=1), torch.nn.ReLU()]
+            fan_in = width
+        layers.append(torch.nn.MaxPool2d(2))
+    return SimpleNamespace(features=torch.nn.Sequential(*layers))
+
+
 @contextmanager
 def _stand_ins() -> Iterator[None]:
     contents: dict[str, dict[str, Any]] = {
@@ -95,6 +121,7 @@ def _stand_ins() -> Iterator[None]:
         "pytorch_lightning": {"LightningModule": torch.nn.Module},
         "requests": {},
         "taming.main": {"instantiate_from_config": _instantiate},
+        "torchvision": {"models": SimpleNamespace(vgg16=_vgg16)},
     }
     added = [name for name in contents if name not in sys.modules]
     for name in added:

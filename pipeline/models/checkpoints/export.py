@@ -1,4 +1,4 @@
-"""Write a `dalle.pt` that dalle-pytorch 1.6.6, and services built on it, load. Floor 3.
+"""Write a `dalle.pt` that dalle-pytorch 1.6.6, and services built on it, load. Layer 3.
 
 `DALLE(vae=vae, **hparams).load_state_dict(weights)` takes it, where `vae` is the codec that it was
 written with.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ModelError
+from pipeline.models.checkpoints.critic import with_critic
 from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.checkpoints.stock_file import CODEC_PREFIX
 from pipeline.models.checkpoints.stock_names import (
@@ -25,13 +26,14 @@ from pipeline.models.checkpoints.stock_names import (
 )
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE
+from pipeline.models.codecs.dvae import OpenAIDVAE, published_names
 from pipeline.models.codecs.vqgan import VQGAN
-from pipeline.models.codecs.vqgan_files import read_vqgan_weights
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.sparse_layout import layout_tensor
 from pipeline.storage import atomic_write
 
 VERSION = "1.6.6"
+STOCK_SIDE = 256  # pixels of the images of its classes for published codecs
 # Named always: their defaults differ from version to version.
 HPARAMS = (
     "num_text_tokens",
@@ -108,11 +110,10 @@ def stock_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[st
     return named
 
 
-def stock_codec(codec: Codec, checkpoint: Path | None = None) -> StockCodec | None:
+def stock_codec(codec: Codec, critic: Mapping[str, Tensor] | None = None) -> StockCodec | None:
     """A codec as dalle-pytorch has it; None for a family that it doesn't know.
 
-    A `VQGanVAE` also holds the critics of its training, which our codec leaves out: with the published
-    `checkpoint` of the codec they are taken from there, so that the file loads strictly.
+    `critic` is what its `VQGanVAE` has beside a VQGAN's network (see `critic`).
     """
     if isinstance(codec, DiscreteVAE):
         facts = codec.config
@@ -126,11 +127,29 @@ def stock_codec(codec: Codec, checkpoint: Path | None = None) -> StockCodec | No
             "normalization": (facts.means, facts.stds),
         }
         return StockCodec(class_name="DiscreteVAE", params=params, weights=codec.state_dict())
+    if isinstance(codec, VQGAN):
+        weights = with_critic(codec, critic or {})
+        return StockCodec(class_name="VQGanVAE", params=None, weights=weights)
+    if isinstance(codec, OpenAIDVAE):
+        weights = published_names(codec.state_dict())
+        return StockCodec(class_name="OpenAIDiscreteVAE", params=None, weights=weights)
+    return None
+
+
+def why_stock_differs(codec: Codec) -> str | None:
+    """Why dalle-pytorch's class of this codec can't have the codes of the model, where it can't.
+
+    Its VQGanVAE takes images of 256 pixels, and the finest level with attention for the coarsest of all.
+    """
+    if isinstance(codec, DiscreteVAE) and codec.image_size & (codec.image_size - 1):
+        return f"its DiscreteVAE wants images of 2^n pixels, this codec has {codec.image_size}"
+    if isinstance(codec, OpenAIDVAE) and codec.image_size != STOCK_SIDE:
+        return f"its OpenAIDiscreteVAE has images of {STOCK_SIDE} pixels, not {codec.image_size}"
     if not isinstance(codec, VQGAN):
         return None
-    weights = codec.state_dict() if checkpoint is None else read_vqgan_weights(checkpoint)
-    return StockCodec(
-        class_name="VQGanVAE",
-        params=None,
-        weights={f"model.{name}": tensor for name, tensor in weights.items()},
-    )
+    sizes = codec.config.attention_sizes
+    if codec.image_size != STOCK_SIDE:
+        return f"its VQGanVAE has images of {STOCK_SIDE} pixels, this codec has {codec.image_size}"
+    if not sizes or codec.config.training_size // sizes[0] != codec.downsampling:
+        return "its VQGanVAE takes the size of a code from attn_resolutions, which says another one"
+    return None

@@ -38,7 +38,7 @@ from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.description import plain
 from pipeline.models.rotary import rotary_angles
 from pipeline.models.torch_files import read_torch_file
-from pipeline.models.weights import check_weights
+from pipeline.models.weights import check_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _our_weights(
         if (ours := our_name(stock, config)) is not None and is_part(ours, config)
     }
     _check_complete(names, config)
-    check_weights({stock: stock_weights[stock] for stock in names.values()}, path)
+    check_tensors({stock: stock_weights[stock] for stock in names.values()}, path)
     weights = {
         ours: our_shape(ours, stock_weights[stock].float(), config) for ours, stock in names.items()
     }

@@ -6,6 +6,7 @@
       optimizer.safetensors  moments and steps, `<parameter>/<state>`
       average.safetensors    the running mean of the weights, where one is kept: this is drawn with
       rng.safetensors        states of the random generators
+      critic.safetensors     of a run that began with a dalle.pt: what that had beside its codec's network
 
 The folder appears by one rename, so what has the name is whole.
 """
@@ -27,8 +28,7 @@ from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.torch_files import check_regular
-from pipeline.models.weights import check_weights as check_tensors
-from pipeline.models.weights import fill, read_safetensors
+from pipeline.models.weights import check_tensors, fill, read_safetensors
 from pipeline.storage import (
     TEMPORARY_SUFFIX,
     sha256_bytes,
@@ -44,6 +44,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 AVERAGE_FILE = "average.safetensors"
 RNG_FILE = "rng.safetensors"
+CRITIC_FILE = "critic.safetensors"
 
 
 def write_checkpoint(
@@ -91,8 +92,15 @@ def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     _, files = read_description(folder / INFO_FILE)
     _check_file(path, files.get(name))
     tensors = read_safetensors(path, "Use another checkpoint.")
-    check_tensors(tensors, path)
+    if name != CRITIC_FILE:  # nothing is computed with it
+        check_tensors(tensors, path)
     return tensors
+
+
+def read_critic(folder: Path) -> dict[str, Tensor]:
+    """What the checkpoint keeps beside the codec's network for `export`; mostly nothing."""
+    _, files = read_description(folder / INFO_FILE)
+    return read_tensors(folder, CRITIC_FILE) if CRITIC_FILE in files else {}
 
 
 def load_dalle(folder: Path, *, device: torch.device) -> Dalle:

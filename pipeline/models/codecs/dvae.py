@@ -200,6 +200,17 @@ def load_openai_dvae(
     return codec.requires_grad_(False).eval().to(device)
 
 
+def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our tensors under the names that OpenAI's modules have in dalle-pytorch's `OpenAIDiscreteVAE`."""
+    halves, endings = {"encoder": "enc", "decoder": "dec"}, {"weight": "w", "bias": "b"}
+    named = {}
+    for name, tensor in weights.items():
+        half, _, inner = name.partition(".")
+        stem, _, ending = inner.rpartition(".")
+        named[f"{halves[half]}.blocks.{stem}.{endings[ending]}"] = tensor
+    return named
+
+
 def _network(
     first: nn.Module,
     widths: Sequence[int],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
+from pipeline.models.checkpoints.export import stock_codec
 from pipeline.models.codecs.dvae import load_openai_dvae
 from pipeline.models.codecs.load import load_codec, save_codec
 from tests.oracles.codecs import assert_same_codes, dall_e, dalle_pytorch
@@ -113,3 +114,15 @@ def test_what_is_no_module_is_refused(tmp_path: Path, reference: Any) -> None:
         load_openai_dvae(encoder_path, decoder_path)
     with pytest.raises(ModelError, match="nowhere"):
         load_openai_dvae(tmp_path / "nowhere.pkl", decoder_path)
+
+
+def test_its_tensors_go_into_a_dalle_pt_under_the_published_names(
+    tmp_path: Path, reference: Any
+) -> None:
+    codec = load_openai_dvae(*write_files(tmp_path, reference))
+    written = stock_codec(codec)
+    assert written is not None
+    assert (written.class_name, written.params) == ("OpenAIDiscreteVAE", None)
+    state = reference.state_dict()
+    assert written.weights.keys() == state.keys()
+    assert all(torch.equal(written.weights[name], state[name]) for name in state)
