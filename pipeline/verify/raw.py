@@ -98,7 +98,7 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
 
 
 def _check_page(folder: Folder) -> Iterator[Fault]:
-    """The kept page: its note and its bytes belong together, and are those that were read."""
+    """The kept page and its note: they belong together, and the page is the one that was read."""
     page, note = folder.path / PAGE, folder.path / PAGE_NOTE
     if not page.exists() and not note.exists():
         return
@@ -108,9 +108,14 @@ def _check_page(folder: Folder) -> Iterator[Fault]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield Fault(folder=folder.name, file=PAGE_NOTE, found=f"can't be read ({error})")
         return
+    read = folder.manifest.inputs.get("page") if folder.manifest is not None else None
+    if read not in (None, found):
+        words = "is another page than the one that the crawl was made from"
+        yield Fault(folder=folder.name, file=PAGE, found=words)
     if found != expected:
-        found = "is not the page that page.json describes"
-        yield Fault(folder=folder.name, file=PAGE, found=found)
-    elif folder.manifest is not None and folder.manifest.inputs.get("page") not in (None, found):
-        found = "is another page than the one that the crawl was made from"
-        yield Fault(folder=folder.name, file=PAGE, found=found)
+        file = PAGE if read is None else PAGE_NOTE
+        yield Fault(
+            folder=folder.name,
+            file=file,
+            found=f"doesn't fit {PAGE_NOTE if file == PAGE else PAGE}",
+        )
