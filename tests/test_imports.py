@@ -23,6 +23,7 @@ GROUND = {
 }
 SECOND = {
     "pipeline.storage",
+    "pipeline.interrupts",
     "pipeline.ownership",
     "pipeline.locks",
     "pipeline.remembered",

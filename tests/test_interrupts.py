@@ -1,0 +1,132 @@
+"""The first signal asks, the second ends; what was there before is there again afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.interrupts import ECHO_S, EXIT_CODE, Interrupt, watch_interrupts
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def wait_for_asked(interrupt: Interrupt) -> None:
+    end_s = time.monotonic() + PATIENCE_S
+    while not interrupt.asked:
+        assert time.monotonic() < end_s
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_only_asks(number: signal.Signals) -> None:
+    saved = False
+    with pytest.raises(KeyboardInterrupt, match="saved"), watch_interrupts() as interrupt:
+        assert not interrupt.asked
+        signal.raise_signal(number)
+        wait_for_asked(interrupt)
+        saved = True
+        raise KeyboardInterrupt("saved")
+    assert saved
+
+
+def test_a_signal_that_nobody_acted_on_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), watch_interrupts() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        wait_for_asked(interrupt)
+
+
+def test_handlers_are_given_back() -> None:
+    def own(_number: int, _frame: object) -> None:
+        raise AssertionError
+
+    signal.signal(signal.SIGTERM, own)
+    with watch_interrupts():
+        assert signal.getsignal(signal.SIGTERM) is not own
+    assert signal.getsignal(signal.SIGTERM) is own
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with watch_interrupts() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        assert not interrupt.asked
+
+
+def test_another_thread_gets_no_signals_and_works_on() -> None:
+    found: list[bool] = []
+
+    def work() -> None:
+        with watch_interrupts() as interrupt:
+            found.append(interrupt.asked)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+def test_what_a_launcher_passes_on_is_no_second_signal() -> None:
+    interrupt = Interrupt(echo_s=ECHO_S)
+    interrupt.note(100.0)
+    interrupt.note(100.0 + 0.9 * ECHO_S)
+    assert (interrupt.asked, interrupt.repeated) == (True, False)
+    interrupt.note(100.0 + 1.1 * ECHO_S)
+    assert interrupt.repeated
+
+
+# Prints a line when it can be sent signals, and one when it was asked to end.
+SCRIPT = """
+import sys, time
+from pipeline.interrupts import watch_interrupts
+with watch_interrupts() as interrupt:
+    print("ready", flush=True)
+    while not interrupt.asked:
+        time.sleep(0.001)
+    print("asked", flush=True)
+    {work}
+"""
+DEAF = """
+    import threading
+    while True:
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+@pytest.mark.parametrize("work", ["time.sleep(3600)", DEAF.strip()])
+def test_a_second_signal_ends_at_once_whatever_goes_on(work: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(work=work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.stdout.readline() == "asked\n"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(PATIENCE_S) in (-signal.SIGINT, EXIT_CODE)
+    finally:
+        process.kill()
+        process.communicate()
