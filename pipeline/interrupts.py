@@ -35,16 +35,13 @@ class Interrupt:
     def __init__(self, *, echo_s: float = 0.0) -> None:
         self._echo_s = echo_s
         self._first_s: float | None = None
+        self.asked = False
         self.repeated = False
         self.raised = False
 
-    @property
-    def asked(self) -> bool:
-        """Whether a signal came."""
-        return self._first_s is not None
-
     def note(self, now_s: float) -> None:
         """Take note of a signal at a time of the monotonic clock."""
+        self.asked = True
         if self._first_s is None:
             self._first_s = now_s
         elif now_s - self._first_s >= self._echo_s:
@@ -75,6 +72,7 @@ def _handle(interrupt: Interrupt) -> Iterator[None]:
     """Take the signals from whoever has them, and give them back at the end."""
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
+        interrupt.asked = True
         if interrupt.repeated and not interrupt.raised:
             interrupt.raised = True
             raise KeyboardInterrupt

@@ -25,18 +25,11 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-def wait_for_asked(interrupt: Interrupt) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not interrupt.asked:
-        assert time.monotonic() < end_s
-        time.sleep(0.001)
-
-
 def be_interrupted(number: signal.Signals, then: Exception | None = None) -> None:
     with watch_interrupts() as interrupt:
         assert not interrupt.asked
         signal.raise_signal(number)
-        wait_for_asked(interrupt)
+        assert interrupt.asked
         if then is not None:
             raise then
 

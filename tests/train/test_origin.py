@@ -63,13 +63,13 @@ def test_a_run_names_the_data_of_all_its_past(first: Workspace, make_config: Mak
             name="auto", resume_from=first.run("first"), dataset="wit", steps=None, epochs=1
         )
     )
-    assert report.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours-2E_wit-1E")
+    assert report.outputs[0].endswith("/runs/custom_transformer/2L_8HD_2H_16I_6T_colours-2E_wit-1E")
     again = run(
         make_config(
             name="auto", resume_from=first.run("first"), dataset="colours", steps=None, epochs=3
         )
     )
-    assert again.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours_5E")
+    assert again.outputs[0].endswith("/runs/custom_transformer/2L_8HD_2H_16I_6T_colours_5E")
 
 
 def test_shards_of_another_codec_are_refused(first: Workspace, make_config: MakeConfig) -> None:
