@@ -27,9 +27,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def be_interrupted(number: signal.Signals, then: Exception | None = None) -> None:
     with watch_interrupts() as interrupt:
-        assert not interrupt.asked
+        found = [interrupt.asked]
         signal.raise_signal(number)
-        assert interrupt.asked
+        found.append(interrupt.asked)
+        assert found == [False, True]
         if then is not None:
             raise then
 
