@@ -18,6 +18,14 @@ def step_samples(config: TrainConfig, ranks: int) -> int:
     return config.batch_size * config.ga_steps * ranks
 
 
+def first_step_samples(config: TrainConfig, ranks: int, samples: int) -> int:
+    """Samples of a new run's first step: of a whole one, or of all that its passes through `samples` have."""
+    whole, batch = step_samples(config, ranks), config.batch_size * ranks
+    if config.steps is not None:
+        return whole
+    return min(whole, config.epochs * (samples // batch * batch))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extent:
     """The length of a run of `config` on `samples` training samples.
@@ -47,11 +55,18 @@ class Extent:
             return self.config.steps
         return self.config.epochs * self.pass_samples / self.unit
 
-    def done(self, step: int, position: Position) -> float:
-        """How far a run is after `step` steps that came to `position`, in steps of `unit` samples."""
+    def done(self, step: int, position: Position, samples: int) -> float:
+        """How far a run is after `step` steps on `samples` samples up to `position`, in steps of `unit`.
+
+        In the warm-up by what was trained on, afterwards by the passes: of one, other ranks may leave out
+        more or less at its end.
+        """
         if self.config.steps is not None:
             return step
-        return (position.epoch * self.pass_samples + position.consumed) / self.unit
+        trained, warmup = samples / self.unit, self.config.warmup_steps
+        if trained < warmup:
+            return trained
+        return max(warmup, (position.epoch * self.pass_samples + position.consumed) / self.unit)
 
     def steps_left(self, step: int, position: Position) -> int:
         """How many steps are left; the last one takes the batches that are left, few as they may be."""

@@ -26,7 +26,7 @@ from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, open_split, read_tokenizer
 from pipeline.train.deepspeed_options import check_engine
-from pipeline.train.extent import Extent
+from pipeline.train.extent import Extent, first_step_samples
 from pipeline.train.folder import RunFolder, check_place
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
@@ -106,6 +106,8 @@ def prepare(
     # A checkpoint that can't be begun with is refused before anything is written.
     checkpoint = None if changes is None else find_checkpoint(folder, config, ranks)
     state = start_state(config, reader.index, checkpoint, ranks)
+    if checkpoint is None:
+        state.unit = first_step_samples(config, ranks.size, len(reader))
     extent = Extent(config=config, samples=len(reader), ranks=ranks.size, unit=state.unit)
     left = extent.steps_left(state.step, state.position)
     check_length(config, changes or {}, step=state.step, position=state.position, left=left)

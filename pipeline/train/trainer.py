@@ -87,8 +87,8 @@ class Trainer:
     def set_learning_rate(self) -> float:
         """Give the optimizer the rate of the step that begins."""
         state, extent = self.state, self.extent
-        begun = 1 + extent.done(state.step, state.position)
-        rate = learning_rate(begun, total_steps=extent.total, config=self.config)
+        done = extent.done(state.step, state.position, state.samples)
+        rate = learning_rate(1 + done, total_steps=extent.total, config=self.config)
         rate *= state.plateau.factor if state.plateau is not None else 1.0
         for group in state.optimizer.param_groups:
             group["lr"] = rate
