@@ -113,6 +113,11 @@ def find_changes(found: Plan, plan: Plan) -> Changes:
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
+def list_changes(changes: Changes) -> str:
+    """Changes in words."""
+    return "; ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
+
+
 def may_change(config: TrainConfig) -> frozenset[str]:
     """The options that may change on a run."""
     return WATCHED | LENGTH if config.lr_decay in OPEN_ENDED else WATCHED
@@ -165,7 +170,6 @@ def _remedy(root: Path) -> str:
 
 
 def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
-    listed = "; ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
     reason = ""
     if changes.keys() & LENGTH and config.lr_decay not in OPEN_ENDED:
         reason = (
@@ -173,8 +177,8 @@ def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
             f"{', '.join(map(_flag, sorted(changes.keys() & LENGTH)))} can't change on a run."
         )
     return (
-        f"{root} holds a run that began otherwise ({listed}). Nothing was touched.{reason} Give the old "
-        f"options; or train on from its weights with the new ones: --name OTHER --resume-from {root}; or "
+        f"{root} holds a run that began otherwise ({list_changes(changes)}). Nothing was touched.{reason} "
+        f"Give the old options; or train on from its weights with the new ones: --name OTHER --resume-from {root}; or "
         "--on-change restart to throw it away and begin anew."
     )
 

@@ -30,7 +30,14 @@ from pipeline.train.extent import Extent, first_step_samples
 from pipeline.train.folder import RunFolder, check_place
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
-from pipeline.train.plan import Plan, check_length, find_finished, goes_on, resolved_plan
+from pipeline.train.plan import (
+    Plan,
+    check_length,
+    find_finished,
+    goes_on,
+    list_changes,
+    resolved_plan,
+)
 from pipeline.train.ranks import Ranks, join_ranks
 from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, find_checkpoint, start_state
@@ -115,6 +122,8 @@ def prepare(
     ranks.wait()
     journal = Journal(None)
     if ranks.leads:
+        if changes:
+            logger.warning("Going on after step %d with %s", state.step, list_changes(changes))
         folder.open(plan, tokenizer, anew=checkpoint is None)
         journal = open_journal(folder, config, state.step, total_steps=total_steps)
     return Trainer(
