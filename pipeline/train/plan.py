@@ -178,8 +178,8 @@ def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
         )
     return (
         f"{root} holds a run that began otherwise ({list_changes(changes)}). Nothing was touched.{reason} "
-        f"Give the old options; or train on from its weights with the new ones: --name OTHER --resume-from {root}; or "
-        "--on-change restart to throw it away and begin anew."
+        "Give the old options; or train on from its weights with the new ones: --name OTHER --resume-from "
+        f"{root}; or --on-change restart to throw it away and begin anew."
     )
 
 
