@@ -23,7 +23,7 @@ GROUND = {
 }
 SECOND = {
     "pipeline.storage",
-    "pipeline.interrupts",
+    "pipeline.stop_signals",
     "pipeline.ownership",
     "pipeline.locks",
     "pipeline.remembered",

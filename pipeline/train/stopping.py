@@ -9,21 +9,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.interrupts import Interrupt
+from pipeline.stop_signals import StopRequest
 from pipeline.train.ranks import Ranks
 
 
 class Stop:
     """Whether the ranks have agreed to stop."""
 
-    def __init__(self, ranks: Ranks, interrupt: Interrupt) -> None:
-        self._ranks, self._interrupt = ranks, interrupt
+    def __init__(self, ranks: Ranks, request: StopRequest) -> None:
+        self._ranks, self._request = ranks, request
         self.agreed = False
 
     @property
     def asked(self) -> bool:
         """Whether this rank was asked to; the others may not know yet."""
-        return self._interrupt.asked
+        return self._request.asked
 
     @property
     def vote(self) -> float:

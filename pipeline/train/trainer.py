@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ModelError
-from pipeline.interrupts import watch_interrupts
 from pipeline.models.checkpoints.ours import CheckpointInfo
 from pipeline.models.dalle import DalleLoss
 from pipeline.models.devices import is_out_of_memory
 from pipeline.progress import Progress
+from pipeline.stop_signals import watch_signals
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
 from pipeline.train.extent import Extent, step_samples
@@ -66,8 +66,8 @@ class Trainer:
             self.reader, self.config, state.position, rank=ranks.rank, world_size=ranks.size
         )
         state.module.train()
-        with watch_interrupts() as interrupt:
-            stop = Stop(ranks, interrupt)
+        with watch_signals() as request:
+            stop = Stop(ranks, request)
             self.catch_up(stop)
             while state.step < self.total_steps and not stop.agreed:
                 meter.begin_step()

@@ -18,13 +18,13 @@ import torch
 from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
 from pipeline.errors import ContractError
-from pipeline.interrupts import watch_interrupts
 from pipeline.inventory import find_trained, free_place
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.ownership import begin_anew
 from pipeline.progress import Progress, no_progress
+from pipeline.stop_signals import watch_signals
 from pipeline.storage import (
     file_entry,
     input_digest,
@@ -149,11 +149,11 @@ def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixel
 def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
     """Train to the end; raises KeyboardInterrupt where a signal ended it, with all saved."""
     config = training.config
-    with watch_interrupts() as interrupt:
+    with watch_signals() as request:
         while training.step < config.steps:
             entry = training.advance(pixels)
             progress(training.step, config.steps, {"loss": entry.loss})
-            asked, due = interrupt.asked, training.step % config.checkpoint_every == 0
+            asked, due = request.asked, training.step % config.checkpoint_every == 0
             if due or asked or training.step == config.steps:
                 write_bytes(folder / _CHECKPOINT, training.to_bytes())
             if asked:

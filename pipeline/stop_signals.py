@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM as a request that long work ends at its next good place. Core layer.
 
-    with watch_interrupts() as interrupt:
+    with watch_signals() as request:
         while more():
             work()
-            if interrupt.asked:
+            if request.asked:
                 save()
                 raise KeyboardInterrupt
 
@@ -29,7 +29,7 @@ ECHO_S = 5.0
 PARTING_S = 3.0
 
 
-class Interrupt:
+class StopRequest:
     """Whether the work has been asked to end (`asked`), again (`repeated`), and hears of that (`raised`)."""
 
     def __init__(self, *, echo_s: float = 0.0) -> None:
@@ -49,7 +49,7 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def watch_interrupts() -> Iterator[Interrupt]:
+def watch_signals() -> Iterator[StopRequest]:
     """Within, the first SIGINT or SIGTERM only sets `asked`; a further one raises KeyboardInterrupt.
 
     Where that is not heeded within `PARTING_S` (a computation, a process that waits for another), the
@@ -57,24 +57,24 @@ def watch_interrupts() -> Iterator[Interrupt]:
     where a signal came and nobody acted on it. Only the main thread gets signals: in another one `asked`
     stays false.
     """
-    interrupt = Interrupt(echo_s=ECHO_S if "WORLD_SIZE" in os.environ else 0.0)
+    request = StopRequest(echo_s=ECHO_S if "WORLD_SIZE" in os.environ else 0.0)
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt
+        yield request
         return
-    with _listen(interrupt), _handle(interrupt):
-        yield interrupt
-    if interrupt.asked:
+    with _listen(request), _handle(request):
+        yield request
+    if request.asked:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _handle(interrupt: Interrupt) -> Iterator[None]:
+def _handle(request: StopRequest) -> Iterator[None]:
     """Take the signals from whoever has them, and give them back at the end."""
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
-        interrupt.asked = True
-        if interrupt.repeated and not interrupt.raised:
-            interrupt.raised = True
+        request.asked = True
+        if request.repeated and not request.raised:
+            request.raised = True
             raise KeyboardInterrupt
 
     found = {number: signal.getsignal(number) for number in SIGNALS}
@@ -89,7 +89,7 @@ def _handle(interrupt: Interrupt) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listen(interrupt: Interrupt) -> Iterator[None]:
+def _listen(request: StopRequest) -> Iterator[None]:
     """Have a thread count the signals: Python's own handlers wait for the call that is going on."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -99,14 +99,14 @@ def _listen(interrupt: Interrupt) -> Iterator[None]:
     def count() -> None:
         while data := os.read(read_end, 64):
             for number in (byte for byte in data if byte in SIGNALS):
-                interrupt.note(time.monotonic())
-                if interrupt.repeated and not ended.is_set():
-                    if not interrupt.raised:  # the handler was faster than we are
+                request.note(time.monotonic())
+                if request.repeated and not ended.is_set():
+                    if not request.raised:  # the handler was faster than we are
                         signal.pthread_kill(main, number)
                     if not ended.wait(PARTING_S):
                         os._exit(EXIT_CODE)
 
-    thread = threading.Thread(target=count, name="interrupts", daemon=True)
+    thread = threading.Thread(target=count, name="stop signals", daemon=True)
     previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     thread.start()
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.interrupts import ECHO_S, EXIT_CODE, Interrupt, watch_interrupts
+from pipeline.stop_signals import ECHO_S, EXIT_CODE, StopRequest, watch_signals
 
 PATIENCE_S = 60.0
 
@@ -26,10 +26,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def be_interrupted(number: signal.Signals, then: Exception | None = None) -> None:
-    with watch_interrupts() as interrupt:
-        found = [interrupt.asked]
+    with watch_signals() as request:
+        found = [request.asked]
         signal.raise_signal(number)
-        found.append(interrupt.asked)
+        found.append(request.asked)
         assert found == [False, True]
         if then is not None:
             raise then
@@ -51,7 +51,7 @@ def test_handlers_are_given_back() -> None:
         raise AssertionError
 
     signal.signal(signal.SIGTERM, own)
-    with watch_interrupts():
+    with watch_signals():
         assert signal.getsignal(signal.SIGTERM) is not own
     assert signal.getsignal(signal.SIGTERM) is own
     assert signal.set_wakeup_fd(-1) == -1
@@ -59,18 +59,18 @@ def test_handlers_are_given_back() -> None:
 
 def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with watch_interrupts() as interrupt:
+    with watch_signals() as request:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.05)
-        assert not interrupt.asked
+        assert not request.asked
 
 
 def test_another_thread_gets_no_signals_and_works_on() -> None:
     found: list[bool] = []
 
     def work() -> None:
-        with watch_interrupts() as interrupt:
-            found.append(interrupt.asked)
+        with watch_signals() as request:
+            found.append(request.asked)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -79,21 +79,21 @@ def test_another_thread_gets_no_signals_and_works_on() -> None:
 
 
 def test_what_a_launcher_passes_on_is_no_second_signal() -> None:
-    interrupt = Interrupt(echo_s=ECHO_S)
-    interrupt.note(100.0)
-    interrupt.note(100.0 + 0.9 * ECHO_S)
-    assert (interrupt.asked, interrupt.repeated) == (True, False)
-    interrupt.note(100.0 + 1.1 * ECHO_S)
-    assert interrupt.repeated
+    request = StopRequest(echo_s=ECHO_S)
+    request.note(100.0)
+    request.note(100.0 + 0.9 * ECHO_S)
+    assert (request.asked, request.repeated) == (True, False)
+    request.note(100.0 + 1.1 * ECHO_S)
+    assert request.repeated
 
 
 # Prints a line when it can be sent signals, and one when it was asked to end.
 SCRIPT = """
 import sys, time
-from pipeline.interrupts import watch_interrupts
-with watch_interrupts() as interrupt:
+from pipeline.stop_signals import watch_signals
+with watch_signals() as request:
     print("ready", flush=True)
-    while not interrupt.asked:
+    while not request.asked:
         time.sleep(0.001)
     print("asked", flush=True)
     {work}
