@@ -11,8 +11,8 @@ Any other option makes another run; `--resume-from` begins it with the weights a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline.config import resolved
 from pipeline.contracts import Manifest
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.checkpoints.ours import list_checkpoints
+from pipeline.parsing import parse_json_file
 from pipeline.storage import MANIFEST_NAME, read_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
@@ -44,6 +45,14 @@ WATCHED = frozenset(
 STEP_SIZE = frozenset({"batch_size", "ga_steps"})
 LENGTH = frozenset({"steps", "epochs"}) | STEP_SIZE
 OPEN_ENDED = ("constant", "plateau")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanFile:
+    """`plan.json` as it is written."""
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
 
 
 def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
@@ -93,7 +102,8 @@ def read_plan(root: Path) -> Plan | None:
     """
     path = root / PLAN_NAME
     if path.exists():
-        return _parse_plan(path)
+        said = parse_json_file(path, _PlanFile, remedy=_remedy(root))
+        return {"config": dict(said.config), "inputs": dict(said.inputs)}
     if (root / MANIFEST_NAME).exists():
         manifest = read_manifest(root, "run")
         return {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
@@ -147,19 +157,6 @@ def check_length(
             f"The run has nothing left to train, so {', '.join(map(_flag, resized))} can't change. Give "
             "more --steps or --epochs with it, or the old value."
         )
-
-
-def _parse_plan(path: Path) -> Plan:
-    try:
-        raw = json.loads(path.read_bytes())
-        config, inputs = raw["config"], raw["inputs"]
-        if not (isinstance(config, dict) and isinstance(inputs, dict)):
-            raise TypeError("config and inputs are objects")
-        return {"config": config, "inputs": inputs}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ContractError(
-            f"{path} can't be read as the plan of a run ({error!r}). {_remedy(path.parent)}"
-        ) from error
 
 
 def _remedy(root: Path) -> str:

@@ -16,6 +16,7 @@ from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.models.codecs.load import find_codec, read_codec_json
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.devices import is_out_of_memory
 from pipeline.train.config import TrainConfig
 from pipeline.train.folder import RunFolder
 from pipeline.train.hyperparameters import check_fit, new_model
@@ -110,7 +111,13 @@ def start_state(
     if checkpoint is not None:
         info = read_info(checkpoint)
         state = make_state(make_model(info.model, config, ranks), info.model, config, ranks)
-        restore(state, info, checkpoint, ranks)
+        try:
+            restore(state, info, checkpoint, ranks)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{checkpoint} can't be gone on with ({error!r}): its parts don't belong together. Move it "
+                "elsewhere to go on from the one before."
+            ) from error
         logger.info("Going on from %s", checkpoint)
         return state
     if config.resume_from is None:
@@ -145,7 +152,14 @@ def state_from(origin: Origin, config: TrainConfig, index: ShardIndex, ranks: Ra
 def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) -> nn.Module:
     """A new model on its device; the same weights on every rank, other random numbers after them."""
     kind = StockDalle if config.model == "dalle-pytorch" else Dalle
-    model = kind(hyperparameters).to(ranks.device)
+    try:
+        model = kind(hyperparameters).to(ranks.device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ModelError(
+            f"There is no memory for a model of these hyper-parameters ({error}). Take a smaller one."
+        ) from error
     pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
     if config.compile == "yes" or (config.compile == "auto" and pays):
         model.compile()

@@ -14,6 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     CheckpointInfo,
+    check_checkpoint,
     last_checkpoint,
     list_checkpoints,
     load_dalle,
@@ -199,3 +200,47 @@ def test_what_a_killed_run_was_writing_is_swept_up(folder: Path) -> None:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+HOSTILE: tuple[object, ...] = (
+    *(None, True, -1, 0, 1.5, 10**30, "", "3", [], {}, [1], {"a": 1}, "\ud800", float("nan")),
+    [[[]]],
+)
+FIELDS = ("format", "version", "step", "epoch", "consumed", "codec", "model", "training", "files")
+SIZES = ("dim", "depth", "heads", "dim_head", "text_seq_len", "num_text_tokens", "image_fmap_size")
+NOTES = ("passes", "dataset", "samples", "step_samples", "ranks", "scaler", "plateau")
+EDITED = [
+    *((name,) for name in FIELDS),
+    *(
+        ("model", name)
+        for name in (*SIZES, "attn_types", "shared_attn_ids", "sparse_layout", "new")
+    ),
+    *(("training", name) for name in NOTES),
+    ("files", "model.safetensors"),
+    ("files", "../../../etc/passwd"),
+]
+
+
+@pytest.mark.parametrize("place", EDITED, ids=".".join)
+def test_a_description_edited_by_hand_is_read_or_refused_in_a_sentence(
+    folder: Path, place: tuple[str, ...]
+) -> None:
+    path = folder / "checkpoint.json"
+    whole = path.read_text()
+    sentences = []
+    for value in HOSTILE:
+        edited = json.loads(whole)
+        inner = edited
+        for name in place[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[place[-1]] = value
+        path.write_text(json.dumps(edited))
+        try:
+            load_dalle(folder, device=CPU)
+            check_checkpoint(folder)
+        except ModelError as error:
+            sentences.append(str(error))
+    assert len(sentences) >= 5
+    for sentence in sentences:
+        assert str(folder) in sentence
+        assert sentence.endswith(".")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, ContractError, WorkspaceError
-from pipeline.models.checkpoints.ours import checkpoint_path
+from pipeline.errors import ConfigError, ContractError, ModelError, WorkspaceError
+from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.storage import read_manifest
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
@@ -100,6 +102,48 @@ def test_it_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert steps[0] == 6
     assert f"damaged checkpoint {folder}/checkpoints/step-000010" in caplog.text
     assert tree(folder) == whole
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"step": "10"},
+        {"epoch": None},
+        {"training": {"plateau": {"rate": "x"}}},
+        {"training": {"scaler": [1]}},
+        {"training": {"samples": -3}},
+        {"model": {"dim": 10**9}},
+        {"files": {"../model.safetensors": "0" * 64}},
+    ],
+    ids=json.dumps,
+)
+def test_a_checkpoint_edited_by_hand_is_passed_over(
+    make_config: MakeConfig, folder: Path, edit: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    stop_after(make_config(), 11)
+    path = folder / "checkpoints/step-000010/checkpoint.json"
+    said = json.loads(path.read_bytes())
+    for name, value in edit.items():
+        said[name] = {**said[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(said))
+    steps: list[int] = []
+    run(make_config(), lambda done, total, notes=None: steps.append(done))
+    assert steps[0] == 6
+    assert str(path) in caplog.text
+
+
+def test_a_state_that_does_not_belong_to_the_run_is_refused_in_a_sentence(
+    make_config: MakeConfig, folder: Path
+) -> None:
+    """As the scale of another engine is that of a run of ours."""
+    config = make_config(precision="fp16")
+    stop_after(config, 7)
+    path = folder / "checkpoints/step-000005/checkpoint.json"
+    said = json.loads(path.read_bytes())
+    said["training"]["scaler"] = {"cur_scale": 1.0}
+    path.write_text(json.dumps(said))
+    with pytest.raises(ModelError, match="step-000005 can't be gone on with"):
+        run(config)
 
 
 TAILS = {
