@@ -56,6 +56,5 @@ def train_arguments(workspace: str, name: str, stamp: str) -> list[str]:
     own = f"{name}-{stamp}"
     runs = sorted(Path(workspace, "runs").glob(f"{name}-*/manifest.json"))
     before = [path.parent for path in runs if path.parent.name < own]
-    checkpoints = sorted(before[-1].glob("checkpoints/step-*")) if before else []
-    resume = ["--resume-from", str(checkpoints[-1])] if checkpoints else []
+    resume = ["--resume-from", str(before[-1])] if before else []  # at its last whole checkpoint
     return ["--name", own, *resume]

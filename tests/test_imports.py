@@ -25,6 +25,7 @@ GROUND = {
 }
 SECOND = {
     "pipeline.storage",
+    "pipeline.stop_signals",
     "pipeline.ownership",
     "pipeline.locks",
     "pipeline.remembered",

@@ -121,7 +121,9 @@ def test_an_option_of_another_type_names_file_and_option(root: Path, name: str, 
     marker = json.loads((root / "workspace.json").read_text())
     marker["options"]["stage"]["default"] = {name: value}
     (root / "workspace.json").write_text(json.dumps(marker))
-    with pytest.raises(ContractError, match=rf"workspace\.json: options of stage: {name}(\[0\])? is"):
+    with pytest.raises(
+        ContractError, match=rf"workspace\.json: options of stage: {name}(\[0\])? is"
+    ):
         recall(root, "stage", Options, {})
 
 

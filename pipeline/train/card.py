@@ -44,6 +44,7 @@ def zoo_form(config: TrainConfig, model: DalleConfig) -> Iterator[tuple[str, str
     yield "EPOCHS" if config.steps is None else "STEPS", str(config.steps or config.epochs)
     yield "BATCH_SIZE", str(config.batch_size * config.ga_steps)
     yield "LEARNING_RATE", f"{config.learning_rate:g}"
+    yield "NULL_COND_PROB", f"{config.null_cond_prob:g}"
     yield "GRAD_CLIP_NORM", f"{config.clip_grad_norm:g}"
     yield "MODEL_DIM", str(model.dim)
     yield "TEXT_SEQ_LEN", str(model.text_seq_len)
@@ -103,7 +104,7 @@ def _losses(trainer: Trainer) -> Iterator[str]:
 
 def _generations(trainer: Trainer) -> Iterator[str]:
     prompts = choose_prompts(trainer.config, trainer.reader.folder)
-    grid = trainer.folder.samples / f"step-{trainer.state.step:06d}.png"
+    grid = trainer.folder.grid(trainer.state.step)
     yield "## Generations"
     yield ""
     if grid.exists():

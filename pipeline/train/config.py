@@ -64,11 +64,22 @@ class TrainConfig(StageConfig):
     shared_ff_ids: str | None = option(None, "The same of feed-forward layers.")
     share_input_output_emb: bool = option(False, "Embed with the weights of the logits.")
 
+    null_cond_prob: float = option(
+        0.0,
+        "Share of the captions replaced by padding in training, such as 0.1: what --cond-scale of "
+        "generate guides away from.",
+        low=0,
+        high=1,
+    )
+
     steps: int | None = option(
         None, "Steps to train for (default: what --epochs makes).", low=1, instead_of=("epochs",)
     )
     epochs: int = option(
-        20, "Passes through the shards, where --steps is not given.", low=1, instead_of=("steps",)
+        20,
+        "Passes through the shards, where --steps is not given, whatever the processes.",
+        low=1,
+        instead_of=("steps",),
     )
     batch_size: int = option(4, "Samples of one forward pass of one process.", low=1)
     ga_steps: int = option(1, "Forward passes whose gradients make one step.", low=1)
@@ -83,7 +94,8 @@ class TrainConfig(StageConfig):
     lr_decay: Literal["cosine", "linear", "constant", "plateau"] = option(
         "cosine",
         "How it falls to 0 afterwards. linear is DeepSpeed's WarmupDecayLR; plateau halves it after "
-        "epochs without gain, as the reference does; constant lets --steps grow later.",
+        "epochs without gain, as the reference does; with it and constant, --steps, --epochs, "
+        "--batch-size and --ga-steps may change later.",
     )
     weight_decay: float = option(0.0, "Weight decay, of matrices only.", low=0)
     beta2: float = option(0.999, "Adam's second beta.", low=0, high=1)

@@ -9,13 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.contracts import Split
+from pipeline.contracts import PADDING_ID, Split
 from pipeline.errors import ConfigError, ContractError
 from pipeline.models.dalle_config import DalleConfig
+from pipeline.ownership import path_inside
+from pipeline.storage import sha256_bytes
 from pipeline.train.config import TrainConfig
+from pipeline.webdata.index import INDEX_NAME
+from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import Batch, ShardReader
 
 
@@ -35,11 +40,14 @@ def stream_steps(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[tuple[list[Batch], Position]]:
-    """The `ga_steps` batches of each step for one rank, with the position after it, endlessly."""
+    """The `ga_steps` batches of each step for one rank, with the position after it.
+
+    Endless with `steps`; else to the end of the last pass, whose last step may have fewer batches.
+    """
     whole = config.batch_size * world_size
     epoch, consumed = position.epoch, position.consumed
     batches: list[Batch] = []
-    while True:
+    while config.steps is not None or epoch < config.epochs:
         for batch in reader.batches(
             batch_size=config.batch_size,
             seed=config.seed,
@@ -49,13 +57,28 @@ def stream_steps(
             world_size=world_size,
         ):
             consumed += whole
-            batches.append(batch)
+            batches.append(drop_captions(batch, config, epoch))
             if len(batches) == config.ga_steps:
                 ended = consumed + whole > len(reader)
                 after = Position(epoch=epoch + ended, consumed=0 if ended else consumed)
                 yield batches, after
                 batches = []
         epoch, consumed = epoch + 1, 0
+    if batches:
+        yield batches, Position(epoch=epoch, consumed=0)
+
+
+def drop_captions(batch: Batch, config: TrainConfig, epoch: int) -> Batch:
+    """A batch with padding in place of the caption of a share `null_cond_prob` of its samples.
+
+    As DALLE-pytorch's `forward(null_cond_prob=…)` does, where the padding is what the text's loss asks
+    for, too. Seed, pass and sample decide whose caption goes, whatever the batches and the ranks.
+    """
+    if not config.null_cond_prob:
+        return batch
+    numbers_B = draw_numbers(batch.rows, seed=config.seed, epoch=epoch)
+    kept_B1 = (numbers_B >= config.null_cond_prob)[:, None]
+    return Batch(np.where(kept_B1, batch.tokens_BT, PADDING_ID), batch.codes_BN, batch.rows)
 
 
 def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -92,6 +115,25 @@ def open_split(folder: Path, split: Split, *, skip_corrupt: bool, leads: bool) -
     return ShardReader(folder, split, skip_corrupt=skip_corrupt, check_hashes=leads or skip_corrupt)
 
 
+def read_tokenizer(reader: ShardReader) -> bytes:
+    """The file of the shards' tokenizer; raises ContractError where it is not the one of the index."""
+    index = reader.index
+    source = reader.folder / INDEX_NAME
+    path = path_inside(reader.folder, index.tokenizer.file, source=source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ContractError(
+            f"{path} can't be read ({error.strerror}). Run `pipeline shard` again."
+        ) from error
+    if sha256_bytes(data) != index.tokenizer.fingerprint:
+        raise ContractError(
+            f"{path} is not the tokenizer that made the token ids (sha256 differs from that in "
+            f"{INDEX_NAME}): it was cut short or changed. Bring it back, or run `pipeline shard` again."
+        )
+    return data
+
+
 def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1) -> None:
     """Raise ContractError for an empty split, ConfigError for a batch that it can't fill."""
     if len(reader) == 0:
@@ -105,11 +147,3 @@ def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1)
             f"samples. Give --batch-size {len(reader) // world_size or 1} or less"
             f"{', or fewer processes' if of_all else ''}."
         )
-
-
-def count_steps(samples: int, config: TrainConfig, world_size: int = 1) -> int:
-    """How many steps the run takes: `steps`, or what `epochs` whole passes make."""
-    if config.steps is not None:
-        return config.steps
-    batches = samples // (config.batch_size * world_size)
-    return max(1, config.epochs * batches // config.ga_steps)

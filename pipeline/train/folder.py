@@ -5,29 +5,36 @@ runs/<name>/
   tokenizer.json   the shards' tokenizer, so that a run can be taken along
   log.jsonl        losses by step
   checkpoints/     step-NNNNNN/
-  samples/         step-NNNNNN.png, grids of drawn pictures, where they are asked for
+  samples/         step-NNNNNN.png, grids of drawn images, where they are asked for
   tensorboard/     event files, not in the manifest: they hold times
   README.md        the model's card
   manifest.json    last
+
+Which checkpoints stay: those of the last `keep_n_checkpoints` steps of which one is due, the multiples of
+`save_every` and the end. An interrupted run leaves one of the step it was at, too, which counts as the
+last until the next one is written. The log holds the losses of the steps that are due, up to the last
+checkpoint. So both are those of a run that was left alone, as soon as it has come to the same step.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import resolved
 from pipeline.contracts import FileEntry
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoints.ours import CheckpointInfo, list_checkpoints, write_checkpoint
+from pipeline.errors import ConfigError, ModelError
+from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
+from pipeline.models.checkpoints.ours import list_checkpoints, read_info, write_checkpoint
+from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial
+from pipeline.ownership import begin_anew, claim, own_files, reopen
 from pipeline.storage import (
     MANIFEST_NAME,
-    empty_folder,
+    TEMPORARY_SUFFIX,
     file_entry,
     make_manifest,
     write_bytes,
@@ -35,13 +42,13 @@ from pipeline.storage import (
     write_manifest,
 )
 from pipeline.train.config import TrainConfig
+from pipeline.train.plan import PLAN_NAME, Plan
 from pipeline.train.state import Files
 
 logger = logging.getLogger(__name__)
 
-Plan = dict[str, Any]
-PLAN_NAME = "plan.json"
-TRACKERS = frozenset({"tensorboard", "wandb"})  # folders of files that hold times
+Record = dict[str, Any]
+TRACKERS = ("tensorboard/", "wandb/")  # folders of files that hold times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,53 +73,96 @@ class RunFolder:
         """The folder of drawn pictures."""
         return self.root / "samples"
 
+    def grid(self, step: int) -> Path:
+        """The grid of images drawn after a step."""
+        return self.samples / f"step-{step:06d}.png"
+
     @property
     def tensorboard(self) -> Path:
         """The folder of event files."""
         return self.root / "tensorboard"
 
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, if there is one."""
-        found = list_checkpoints(self.checkpoints)
-        return found[-1] if found else None
+    def open(self, plan: Plan, tokenizer: bytes, *, anew: bool) -> None:
+        """Begin a run, `anew` without the files of the last one, or go on with the one that is there.
 
-    def save(self, files: Files, info: CheckpointInfo, *, total_steps: int) -> None:
+        Raises WorkspaceError, and touches nothing, where the folder is not that of a run.
+        """
+        if anew:
+            if there := list_checkpoints(self.checkpoints):
+                logger.warning("Began %s anew, without its %d checkpoints", self.root, len(there))
+            begin_anew(self.root, "run")
+        else:
+            reopen(self.root, "run")
+            sweep_partial(self.checkpoints)
+        write_bytes(self.root / "tokenizer.json", tokenizer)
+        write_json(self.root / PLAN_NAME, plan)
+
+    def save(self, files: Files, info: CheckpointInfo) -> None:
         """Write a checkpoint, then remove those that are no longer kept."""
-        write_checkpoint(self._at(info.step), info, files)
-        kept = {self._at(step) for step in self.kept_steps(info.step, total_steps)}
+        self._sync_log()
+        write_checkpoint(checkpoint_path(self.checkpoints, info.step), info, files)
+        kept = self.kept_steps(info.step)
         for path in list_checkpoints(self.checkpoints):
-            if path not in kept:
-                shutil.rmtree(path)
+            step = step_of_name(path)
+            if step is not None and step < info.step and step not in kept:
+                remove_checkpoint(path)
 
-    def kept_steps(self, step: int, total_steps: int) -> list[int]:
+    def kept_steps(self, step: int) -> list[int]:
         """The steps whose checkpoints stay once `step` is written: the same however it came there."""
         every = self.config.save_every
         due = set(range(every, step + 1, every)) if every else set()
-        last = {step} if step == total_steps else set()
-        return sorted(due | last)[-self.config.keep_n_checkpoints :]
+        return sorted(due | {step})[-self.config.keep_n_checkpoints :]
+
+    # --- The log -------------------------------------------------------------------------------------
 
     def append(self, record: Mapping[str, int | float]) -> None:
         """Add a line to the log."""
         with self.log.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def cut_log(self, step: int) -> None:
-        """Forget what was logged after `step`, and what was logged only because a run ended there."""
-        lines = self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []
-        whole = (line for line in lines if line.endswith(b"\n"))
-        write_bytes(
-            self.log, b"".join(line for line in whole if self._stays(json.loads(line), step))
-        )
+    def cut_log(self, step: int, *, total_steps: int) -> None:
+        """Forget what was logged after `step`, what was logged only because a run ended there, and damage.
+
+        A power cut may leave half a line or zeros at the end; that is said in a warning.
+        """
+        records = self.read_log()
+        kept = (record for record in records if self._stays(record, step, total_steps))
+        write_bytes(self.log, b"".join(json.dumps(record).encode() + b"\n" for record in kept))
+
+    def read_log(self) -> list[Record]:
+        """The lines of the log that can be read, with a warning for others."""
+        lines = self.log.read_bytes().split(b"\n") if self.log.exists() else []
+        parsed = [_parse_record(line) for line in lines if line]
+        damaged = parsed.count(None)
+        if damaged:
+            logger.warning(
+                "%s: dropped %d damaged line%s", self.log, damaged, "s" if damaged > 1 else ""
+            )
+        return [record for record in parsed if record is not None]
 
     def last_losses(self) -> dict[str, float]:
         """The losses that were logged at the last step, by name."""
-        records = [json.loads(line) for line in self.log.read_text().splitlines()]
+        records = self.read_log()
         last = [record for record in records if record["step"] == records[-1]["step"]]
         return {name: value for record in last for name, value in record.items() if "loss" in name}
 
-    def _stays(self, record: Mapping[str, float], step: int) -> bool:
+    def was_validated(self, step: int) -> bool:
+        """Whether the log has validation losses of a step."""
+        return any(r["step"] == step and "val_loss" in r for r in self.read_log())
+
+    def _stays(self, record: Record, step: int, total_steps: int) -> bool:
         every = self.config.val_every if "val_loss" in record else self.config.log_every
-        return record["step"] <= step and bool(every) and record["step"] % every == 0
+        at = record["step"]
+        due = bool(every) and (at % every == 0 or at == total_steps)
+        return bool(at <= step and due)
+
+    def _sync_log(self) -> None:
+        """Have the log on the disk before the checkpoint that counts on it."""
+        if self.log.exists():
+            with self.log.open("rb") as file:
+                os.fsync(file.fileno())
+
+    # --- The end -------------------------------------------------------------------------------------
 
     def finish(self, plan: Plan, counts: Mapping[str, int], details: Mapping[str, Any]) -> None:
         """Declare the run finished."""
@@ -126,70 +176,45 @@ class RunFolder:
         )
         write_manifest(self.root, manifest)
 
-    def _at(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:06d}"
-
     def _files(self) -> tuple[FileEntry, ...]:
-        paths = (path for path in sorted(self.root.rglob("*")) if path.is_file())
+        """What the manifest lists: files of ours, without those that hold times."""
+        names = (
+            name
+            for name in own_files(self.root, "run")
+            if not name.startswith(TRACKERS) and TEMPORARY_SUFFIX not in name
+        )
         return tuple(
-            file_entry(path, self.root)
-            for path in paths
-            if path.name != MANIFEST_NAME and path.relative_to(self.root).parts[0] not in TRACKERS
+            file_entry(self.root / name, self.root)
+            for name in names
+            if not name.startswith("checkpoints/") or _is_ours((self.root / name).parent)
         )
 
 
-def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
-    """What decides a run: its options and its inputs, as JSON values."""
-    return {"config": resolved(config), "inputs": dict(inputs)}
+def check_place(root: Path) -> None:
+    """Check that `root` may be a run: its own folder or a new one, and not within another run.
 
-
-def goes_on(config: TrainConfig, root: Path, plan: Plan) -> bool:
-    """Whether a run lies in `root` that `plan` goes on with; nothing is touched.
-
-    A run whose `steps` alone grew is gone on with where the learning rate does not depend on them
-    (`lr_decay="constant"`): its bytes are those of a run that had the number from the beginning.
-    Raises ConfigError where another plan's run lies there and `on_change` does not say "restart".
+    Nothing is touched. Raises WorkspaceError where something else is there, ConfigError within a run.
     """
-    path = root / PLAN_NAME
-    found = json.loads(path.read_bytes()) if path.exists() else None
-    if found is None or may_continue(found, plan):
-        return found is not None
-    if config.on_change == "refuse":
-        raise ConfigError(_changed(root, found, plan))
-    return False
+    claim(root, "run")
+    if any((root.parent / name).exists() for name in (PLAN_NAME, MANIFEST_NAME)):
+        raise ConfigError(
+            f"{root.parent} is a run: {root.name} can't be one within it. Give another --name."
+        )
 
 
-def open_run(root: Path, *, plan: Plan, tokenizer: bytes, anew: bool) -> None:
-    """Begin a run, `anew` in an empty folder, or go on with the one that lies there."""
-    if anew:
-        if (root / PLAN_NAME).exists():
-            logger.warning("Began %s anew: its options or its shards have changed", root)
-        empty_folder(root)
-    (root / MANIFEST_NAME).unlink(missing_ok=True)
-    write_bytes(root / "tokenizer.json", tokenizer)
-    write_json(root / PLAN_NAME, plan)
+def _is_ours(checkpoint: Path) -> bool:
+    try:
+        read_info(checkpoint)
+    except ModelError:
+        return False
+    return True
 
 
-def may_continue(found: Plan, plan: Plan) -> bool:
-    """Whether the run that `found` began leads to `plan`."""
-    before, after = dict(found["config"]), dict(plan["config"])
-    if before == after:
-        return bool(found["inputs"] == plan["inputs"])
-    steps = [(c.pop("steps"), c.pop("epochs")) for c in (before, after)]
-    grown = all((new or 0) >= (old or 0) for old, new in zip(*steps, strict=True))
-    same = before == after and found["inputs"] == plan["inputs"]
-    return same and grown and plan["config"]["lr_decay"] == "constant"
-
-
-def _changed(root: Path, found: Plan, plan: Plan) -> str:
-    both = (found["config"] | found["inputs"], plan["config"] | plan["inputs"])
-    names = sorted(set(both[0]) | set(both[1]))
-    changes = [
-        f"{n} {both[0].get(n)} → {both[1].get(n)}"
-        for n in names
-        if both[0].get(n) != both[1].get(n)
-    ]
-    return (
-        f"{root} holds a run that began otherwise ({'; '.join(changes)}). Nothing was touched: give "
-        "another --name, the old options, or --on-change restart to throw it away and begin anew."
-    )
+def _parse_record(line: bytes) -> Record | None:
+    """A line of the log: an object of numbers with a step; None where it is none."""
+    try:
+        record = json.loads(line)
+        numbers = all(isinstance(value, int | float) for value in record.values())
+        return record if numbers and type(record["step"]) is int else None
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return None

@@ -64,12 +64,12 @@ class Journal:
             sink.close()
 
 
-def open_journal(folder: RunFolder, config: TrainConfig, step: int) -> Journal:
+def open_journal(folder: RunFolder, config: TrainConfig, step: int, *, total_steps: int) -> Journal:
     """The journal of a run that goes on after `step`; what was told of later steps is taken back.
 
     Raises DependencyError where W&B is asked for and not installed.
     """
-    folder.cut_log(step)
+    folder.cut_log(step, total_steps=total_steps)
     sinks: list[Sink] = []
     if config.tensorboard:
         try:

@@ -1,9 +1,13 @@
-"""How fast training goes: tokens a second, share of the device's speed (MFU), memory.
+"""How fast training goes: tokens a second, memory, and on a GPU the share of its speed (MFU).
 
 FLOPs are those of the model, not of the code: a matrix product of m×k and k×n counts 2·m·k·n, attention
 counts as causal and full, recomputation counts nothing, and backward counts twice forward. A sample of
 T + N positions thus costs 3 · (Σ layers (T + N) · (8·D·H·K + 24·D²) + 2·H·K·(T + N)² + 2·D·(T·Vt + N·Vi)),
 where 24·D² are the GEGLU's two products of 4·D, and each position has the logits that it can have.
+
+MFU compares with the products that the device makes in a second when it makes nothing else. Only a GPU, which
+a process has to itself, can be measured so: the cores of processors are shared with other processes, those
+of the same run among them, so that no MFU is shown there.
 
 Legend: T text positions, N codes, D model width, H heads, K width of a head, Vt, Vi vocabularies.
 """
@@ -47,13 +51,14 @@ class Meter:
         self._seconds.append(time.monotonic() - self._began)
 
     def values(self) -> dict[str, float]:
-        """tokens_per_s, memory_gb and, once training has lasted some seconds, mfu."""
+        """tokens_per_s, memory_gb and, on a GPU once training has lasted some seconds, mfu."""
         seconds = sorted(self._seconds)[len(self._seconds) // 2]
         values = {
             "tokens_per_s": self._tokens / seconds,
             "memory_gb": peak_bytes(self._device) / 1e9,
         }
-        if time.monotonic() - self._born > MEASURE_MFU_AFTER_S:
+        alone = self._device.type == "cuda"
+        if alone and time.monotonic() - self._born > MEASURE_MFU_AFTER_S:
             rate = matmul_rate(self._device, DTYPES[self._precision])
             values["mfu"] = self._flops / seconds / rate
         return values

@@ -1,10 +1,13 @@
 """Names of runs as in the DALLE-models zoo, made and read.
 
-Form: `taming/12L_64HD_16H_544I_96T_dalleblog_5E`: layers, head dimensions, heads, image and text
-dimensions (there: width of the model, tokens of a caption), dataset, epochs; with several datasets each
-its own, as `cc12m-2E_wit-1E`. Source: the README of https://github.com/robvanvolt/DALLE-models.
+Form: `taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E`: the kind of codec, then layers, head
+dimensions, heads, image and text dimensions (there: width of the model, tokens of a caption), dataset,
+epochs; with several datasets each its own, as `cc12m-2E_wit-1E`. Source: the README and the folders of
+https://github.com/robvanvolt/DALLE-models.
 
-What a name says is a hint: the zoo's own dalleblog folder says 16 layers, its model has 12.
+What a name says is a hint: the zoo's own dalleblog folder says 16 layers, its model has 12. What is made
+here is read back: datasets keep their names, for which `dataset_slug` sees to it that they can be told
+apart.
 """
 
 from __future__ import annotations
@@ -12,11 +15,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.models.dalle_config import DalleConfig
 
 _STEM = re.compile(r"(\d+)L_(\d+)HD_(\d+)H_(\d+)I_(\d+)T_(.+)")
 _FACTS = ("depth", "dim_head", "heads", "dim", "text_seq_len")
+_SINGLE = re.compile(r"(.+)_(\d+)E")
+_ONE_OF_SEVERAL = re.compile(r"(.+?)-(\d+)E_")
+# By the kind of codec, as codec.json has it; all others are custom.
+_FOLDERS = {"vqgan": "taming_transformer", "openai-dvae": "openai_transformer"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +35,40 @@ class NameHints:
     passes: Mapping[str, int]
 
 
-def zoo_name(model: DalleConfig, *, codec: str, passes: Mapping[str, int]) -> str:
-    """The name of a run; `codec` is its codec's name, `passes` counts epochs by dataset."""
+def zoo_name(model: DalleConfig, *, folder: str, passes: Mapping[str, int]) -> str:
+    """The name of a run; `folder` is its codec's, `passes` counts epochs by dataset."""
     sizes = f"{model.depth}L_{model.dim_head}HD_{model.heads}H_{model.dim}I_{model.text_seq_len}T"
     joint = "_" if len(passes) == 1 else "-"
-    data = "_".join(f"{_plain(name)}{joint}{epochs}E" for name, epochs in passes.items())
-    return f"{codec_folder(codec)}/{sizes}_{data}"
+    data = "_".join(f"{dataset_slug(name)}{joint}{epochs}E" for name, epochs in passes.items())
+    return f"{folder}/{sizes}_{data}"
 
 
-def codec_folder(codec: str) -> str:
-    """The zoo's folder for models on a codec: taming, openai or custom."""
-    name = codec.lower()
-    if any(word in name for word in ("vqgan", "gumbel", "taming", "f16", "f8")):
-        return "taming"
-    return "openai" if any(word in name for word in ("openai", "dvae", "dall-e")) else "custom"
+def codec_folder(kind: str | None, name: str) -> str:
+    """The zoo's folder for models on a codec of a `kind`; by its `name` where the kind is not known."""
+    if kind is not None:
+        return _FOLDERS.get(kind, "custom_transformer")
+    said = name.lower()
+    if any(word in said for word in ("vqgan", "gumbel", "taming", "f16", "f8")):
+        return _FOLDERS["vqgan"]
+    if any(word in said for word in ("openai", "dvae", "dall-e")):
+        return _FOLDERS["openai-dvae"]
+    return "custom_transformer"
+
+
+def dataset_slug(name: str) -> str:
+    """A dataset's name as it can be part of a run's: letters, digits and `.`, `_`, `-`.
+
+    What would be read as the end of a name (`-3E_` in the midst of it) is broken up.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "data"
+    return re.sub(r"-(\d+E)(?=_|$)", r".\1", plain)
+
+
+def find_name(path: Path) -> NameHints | None:
+    """What the names of a path claim, the last one that is such a name; None where none is."""
+    places = (path.absolute(), *path.absolute().parents)
+    hints = (read_name(place.name) for place in places)
+    return next((hint for hint in hints if hint is not None), None)
 
 
 def read_name(name: str) -> NameHints | None:
@@ -61,13 +89,14 @@ def wrong_hints(hints: NameHints, model: DalleConfig) -> dict[str, tuple[int, in
 
 
 def _read_passes(text: str) -> dict[str, int] | None:
-    parts = [re.fullmatch(r"(.+)-(\d+)E", part) for part in text.split("_")]
-    if all(parts):
-        return {part[1]: int(part[2]) for part in parts if part}
-    single = re.fullmatch(r"(.+)_(\d+)E", text)
-    return {single[1]: int(single[2])} if single else None
-
-
-def _plain(name: str) -> str:
-    """A dataset's name without what parts names."""
-    return re.sub(r"[^A-Za-z0-9.]+", "", name) or "data"
+    if single := _SINGLE.fullmatch(text):
+        return {single[1]: int(single[2])}
+    passes: dict[str, int] = {}
+    text, at = f"{text}_", 0
+    while at < len(text):
+        part = _ONE_OF_SEVERAL.match(text, at)
+        if part is None:
+            return None
+        passes[part[1]] = passes.get(part[1], 0) + int(part[2])
+        at = part.end()
+    return passes

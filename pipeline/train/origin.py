@@ -21,7 +21,7 @@ from pipeline.models.checkpoints.ours import (
 )
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.weights import check_tensors
-from pipeline.train.naming import read_name
+from pipeline.train.naming import find_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,5 +82,5 @@ def passes_of(info: CheckpointInfo) -> dict[str, int]:
 
 def named_passes(path: Path) -> dict[str, int]:
     """The passes that the names of a path claim, from its end; none where no name does."""
-    hints = (read_name(part) for part in (path.name, *(parent.name for parent in path.parents)))
-    return next((dict(hint.passes) for hint in hints if hint is not None), {})
+    hints = find_name(path)
+    return dict(hints.passes) if hints else {}

@@ -1,7 +1,8 @@
 """Shards → checkpoints: trains a DALL·E. Reads shards/NAME, writes runs/NAME.
 
-Killed at any moment, the same command goes on from the last checkpoint; on a CPU, with the same
-number of threads, it ends in the same bytes as a run that was left alone.
+Stopped or killed at any moment, the same command goes on from the last checkpoint; on a CPU, with the same
+number of threads, it ends in the same bytes as a run that was left alone. A signal loses no step, a kill
+those since the last checkpoint.
 
 Legend: B samples of a batch, T text positions, N codes.
 """
@@ -20,17 +21,26 @@ from pipeline.contracts import StageReport
 from pipeline.models.checkpoints.found import checkpoint_digest
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
-from pipeline.storage import find_current, input_digest
+from pipeline.storage import input_digest
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import check_samples, count_steps, open_split
+from pipeline.train.data import check_samples, open_split, read_tokenizer
 from pipeline.train.deepspeed_options import check_engine
-from pipeline.train.folder import Plan, RunFolder, goes_on, open_run, resolved_plan
+from pipeline.train.extent import Extent, first_step_samples
+from pipeline.train.folder import RunFolder, check_place
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
+from pipeline.train.plan import (
+    Plan,
+    check_length,
+    find_finished,
+    goes_on,
+    list_changes,
+    resolved_plan,
+)
 from pipeline.train.ranks import Ranks, join_ranks
 from pipeline.train.samples import find_painter
-from pipeline.train.start import choose_name, dataset_name, start_state
+from pipeline.train.start import choose_name, dataset_name, find_checkpoint, start_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
 from pipeline.webdata.remote import find_shards, is_address
@@ -42,10 +52,12 @@ logger = logging.getLogger(__name__)
 def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     """Train, or go on training; nothing to do if shards and options are those of a finished run.
 
-    Under torchrun every process calls this. Raises ContractError where there are no shards, no training
-    samples, or shards of another codec, tokenizer or text length than the checkpoint to begin with;
-    ConfigError for options that don't fit them or the run that lies there; ModelError when the loss is
-    no longer finite or memory runs out.
+    Under torchrun every process calls this. SIGINT and SIGTERM, to any of them, have all of them write a
+    checkpoint after the step that is going on and raise KeyboardInterrupt; a second one ends at once.
+    Raises ContractError where there are no shards, no training samples, or shards of another codec,
+    tokenizer or text length than the checkpoint to begin with; ConfigError for options that don't fit
+    them or the run that is there; WorkspaceError for a folder that is not that of a run; ModelError when
+    the loss is no longer finite, memory runs out, or no checkpoint of the run is whole.
     """
     check_engine(config)
     workspace = Workspace(config.workspace)
@@ -54,12 +66,13 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if config.resume_from is not None:
         inputs["resume_from"] = checkpoint_digest(config.resume_from)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
-    config = dataclasses.replace(config, name=choose_name(config, read_index(shards)))
+    config = dataclasses.replace(config, name=choose_name(config, workspace, read_index(shards)))
     plan = resolved_plan(config, inputs)
     folder = RunFolder(root=workspace.run(config.name), config=config)
-    current = find_current(folder.root, "run", config=plan["config"], inputs=inputs)
-    if current is not None:
-        return _report("unchanged", str(folder.root), current.counts, current.details)
+    check_place(folder.root)
+    finished = find_finished(folder.root, plan)
+    if finished is not None:
+        return _report("unchanged", str(folder.root), finished.counts, finished.details)
 
     if pick_device(config.device).type == "cpu":
         keep_freed_memory()
@@ -93,17 +106,26 @@ def prepare(
     skip_corrupt, leads = config.skip_corrupt, ranks.leads
     reader = open_split(shards, "train", skip_corrupt=skip_corrupt, leads=leads)
     check_samples(reader, config, ranks.size)
-    begun = goes_on(config, folder.root, plan)
+    tokenizer = read_tokenizer(reader)
+    changes = goes_on(config, folder.root, plan)
     # First: reading a codec draws random numbers, and those of the state are to be gone on with.
     painter = find_painter(config, reader, ranks)
     # A checkpoint that can't be begun with is refused before anything is written.
-    checkpoint = folder.last_checkpoint() if begun else None
+    checkpoint = None if changes is None else find_checkpoint(folder, config, ranks)
     state = start_state(config, reader.index, checkpoint, ranks)
+    if checkpoint is None:
+        state.unit = first_step_samples(config, ranks.size, len(reader))
+    extent = Extent(config=config, samples=len(reader), ranks=ranks.size, unit=state.unit)
+    left = extent.steps_left(state.step, state.position)
+    check_length(config, changes or {}, step=state.step, position=state.position, left=left)
+    total_steps = state.step + left
     ranks.wait()
+    journal = Journal(None)
     if ranks.leads:
-        tokenizer = (shards / reader.index.tokenizer.file).read_bytes()
-        open_run(folder.root, plan=plan, tokenizer=tokenizer, anew=not begun)
-    journal = open_journal(folder, config, state.step) if ranks.leads else Journal(None)
+        if changes:
+            logger.warning("Going on after step %d with %s", state.step, list_changes(changes))
+        folder.open(plan, tokenizer, anew=checkpoint is None)
+        journal = open_journal(folder, config, state.step, total_steps=total_steps)
     return Trainer(
         config=config,
         ranks=ranks,
@@ -113,7 +135,8 @@ def prepare(
         journal=journal,
         painter=painter,
         state=state,
-        total_steps=count_steps(len(reader), config, ranks.size),
+        extent=extent,
+        total_steps=total_steps,
         shards_digest=plan["inputs"][_input_name(config)],
     )
 

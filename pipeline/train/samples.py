@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from pipeline.storage import write_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import zero_stage
 from pipeline.train.ranks import Ranks
+from pipeline.train.stopping import Stop
 from pipeline.webdata.reader import ShardReader
 from pipeline.workspace import Workspace
 
@@ -49,20 +52,25 @@ class Painter:
     codec: Codec
     seeds: tuple[int, ...]
 
-    def draw(self, model: nn.Module) -> npt.NDArray[np.uint8]:
-        """A row of pictures for each prompt, as one RGB picture [H, W, 3]."""
+    def draw(self, model: nn.Module, stop: Stop) -> npt.NDArray[np.uint8] | None:
+        """A row of images for each prompt, as one RGB image [H, W, 3]; None where this rank is to stop."""
         assert isinstance(model, Dalle)
         model.eval()
-        codes_BN = sample_codes(
-            model,
-            self.tokens_BT,
-            rows=range(len(self.seeds)),
-            image_seeds=self.seeds,
-            choice=CHOICE,
-        )
+        try:
+            with _stoppable(model, stop):
+                codes_BN = sample_codes(
+                    model,
+                    self.tokens_BT,
+                    rows=range(len(self.seeds)),
+                    image_seeds=self.seeds,
+                    choice=CHOICE,
+                )
+        except _StoppedError:
+            return None
+        finally:
+            model.train()
         with torch.inference_mode():
             images_BCHW = self.codec.decode(codes_BN).clamp(0, 1)
-        model.train()
         pixels = (images_BCHW * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         rows = [np.hstack(list(row)) for row in np.split(pixels, len(self.prompts))]
         return np.vstack(rows)
@@ -72,6 +80,25 @@ class Painter:
         file = io.BytesIO()
         Image.fromarray(pixels_HWC).save(file, "PNG")
         write_bytes(path, file.getvalue())
+
+
+class _StoppedError(Exception):
+    """Drawing ends here."""
+
+
+@contextlib.contextmanager
+def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
+    """Within, the model refuses the next code once this rank is asked to stop."""
+
+    def check(*_: object) -> None:
+        if stop.asked:
+            raise _StoppedError
+
+    hook = model.transformer.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Painter | None:

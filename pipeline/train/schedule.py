@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from pipeline.train.config import TrainConfig
 
 
-def learning_rate(step: int, *, total_steps: int, config: TrainConfig) -> float:
+def learning_rate(step: float, *, total_steps: float, config: TrainConfig) -> float:
     """The learning rate of step `step` (from 1): a rise over `warmup_steps`, then `lr_decay` towards 0.
 
+    Steps are those of `extent`, fractions where the run goes on with other batches than it began with.
     What `plateau` takes off is not in it. The last step's rate is just above 0 for `cosine` and
     `linear`.
     """
@@ -26,7 +27,7 @@ def learning_rate(step: int, *, total_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * factors.get(config.lr_decay, 1.0)
 
 
-def warmup_factor(iteration: int, warmup_steps: int, kind: str) -> float:
+def warmup_factor(iteration: float, warmup_steps: int, kind: str) -> float:
     """The share, 0 to 1, of the highest rate in iteration `iteration` (from 0) of the warm-up.
 
     With the linear decay this is the curve of DeepSpeed's `WarmupDecayLR` with `warmup_min_lr` 0

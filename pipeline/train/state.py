@@ -27,6 +27,7 @@ from pipeline.train.average import WeightAverage
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
 from pipeline.train.deepspeed_engine import engine_stepper, start_engine
+from pipeline.train.extent import step_samples
 from pipeline.train.parts import part_of_whole, put, whole, whole_of_part, whole_shape
 from pipeline.train.ranks import Ranks
 from pipeline.train.schedule import Plateau
@@ -42,7 +43,8 @@ class TrainState:
 
     `module` is what is called in training: the model, or DDP or DeepSpeed's engine around it. `passes`
     counts earlier passes through named datasets, of the checkpoint that the run began with; `critic` is
-    what that had beside its codec's network.
+    what that had beside its codec's network. `samples` are those trained on so far, `unit` those of the
+    run's first step.
     """
 
     hyperparameters: DalleConfig
@@ -53,7 +55,9 @@ class TrainState:
     stepper: Stepper
     plateau: Plateau | None
     average: WeightAverage | None
+    unit: int
     step: int = 0
+    samples: int = 0
     position: Position = field(default_factory=lambda: Position(epoch=0, consumed=0))
     passes: dict[str, int] = field(default_factory=dict)
     critic: dict[str, Tensor] = field(default_factory=dict)
@@ -72,7 +76,11 @@ class TrainState:
 
     def as_dict(self) -> dict[str, Any]:
         """What is neither a tensor nor the position, as JSON values."""
-        values: dict[str, Any] = {"passes": self.passes}
+        values: dict[str, Any] = {
+            "passes": self.passes,
+            "samples": self.samples,
+            "step_samples": self.unit,
+        }
         if scaler := self.stepper.scaler_state():
             values["scaler"] = scaler
         if self.plateau is not None:
@@ -105,6 +113,7 @@ def make_state(
         stepper=stepper,
         plateau=Plateau(config.learning_rate) if config.lr_decay == "plateau" else None,
         average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
+        unit=step_samples(config, ranks.size),
     )
 
 
@@ -155,6 +164,9 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
     state.position = Position(epoch=info.epoch, consumed=info.consumed)
     state.passes = dict(info.training.get("passes", {}))
     state.critic = read_critic(folder)
+    before = state.unit // ranks.size * info.training.get("ranks", ranks.size)
+    state.unit = info.training.get("step_samples", before)
+    state.samples = info.training.get("samples", info.step * before)
     if "scaler" in info.training:
         state.stepper.load_scaler(info.training["scaler"])
     if state.plateau is not None and "plateau" in info.training:

@@ -1,10 +1,13 @@
-"""The loop: step by step from a state to the last step, told top to bottom in `Trainer.train`.
+"""The loop: step by step from a state to the last step, in `Trainer.train` from top to bottom.
+
+A signal (Ctrl-C, SIGTERM) ends it after the step that is going on, with a checkpoint of that step.
 
 Legend: S batches of a step, R ranks, 3 losses (all, text, image).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +21,10 @@ from pipeline.models.checkpoints.ours import CheckpointInfo
 from pipeline.models.dalle import DalleLoss
 from pipeline.models.devices import is_out_of_memory
 from pipeline.progress import Progress
+from pipeline.stop_signals import watch_signals
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
+from pipeline.train.extent import Extent, step_samples
 from pipeline.train.folder import RunFolder
 from pipeline.train.journal import Journal
 from pipeline.train.losses import NAMES, loss_values, mean_losses
@@ -30,8 +35,11 @@ from pipeline.train.ranks import Ranks
 from pipeline.train.samples import Painter
 from pipeline.train.schedule import learning_rate
 from pipeline.train.state import TrainState, state_files
+from pipeline.train.stopping import Stop
 from pipeline.train.validation import validate
 from pipeline.webdata.reader import Batch, ShardReader
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,53 +54,69 @@ class Trainer:
     journal: Journal
     painter: Painter | None
     state: TrainState
+    extent: Extent
     total_steps: int
     shards_digest: str
 
     def train(self, progress: Progress) -> None:
-        """Step until `total_steps`."""
+        """Step until `total_steps`; raises KeyboardInterrupt where a signal ended it, with all saved."""
         state, ranks = self.state, self.ranks
         meter = self.make_meter()
         steps = stream_steps(
             self.reader, self.config, state.position, rank=ranks.rank, world_size=ranks.size
         )
         state.module.train()
-        while state.step < self.total_steps:
-            meter.begin_step()
-            batches, position = next(steps)
-            rate = self.set_learning_rate()
-            losses = self.accumulate(batches)
-            self.refuse_broken(losses, batches)
-            self.update(batches)
-            self.advance(position, losses)
-            meter.end_step()
-            self.after_step(losses, rate, meter, progress)
+        with watch_signals() as request:
+            stop = Stop(ranks, request)
+            self.catch_up(stop)
+            while state.step < self.total_steps and not stop.agreed:
+                meter.begin_step()
+                batches, position = next(steps)
+                rate = self.set_learning_rate()
+                losses = self.accumulate(batches, stop)
+                self.refuse_broken(losses, batches)
+                self.update(batches)
+                self.advance(position, losses)
+                meter.end_step()
+                self.after_step(losses, rate, meter, progress, stop)
+            if stop.ask_all():
+                raise KeyboardInterrupt
 
     # --- One step ------------------------------------------------------------------------------------
 
     def set_learning_rate(self) -> float:
         """Give the optimizer the rate of the step that begins."""
-        state = self.state
-        rate = learning_rate(state.step + 1, total_steps=self.total_steps, config=self.config)
+        state, extent = self.state, self.extent
+        done = extent.done(state.step, state.position, state.samples)
+        rate = learning_rate(1 + done, total_steps=extent.total, config=self.config)
         rate *= state.plateau.factor if state.plateau is not None else 1.0
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
-    def accumulate(self, batches: Sequence[Batch]) -> Tensor:
-        """Add up the gradients of a step's batches; their losses on all ranks as float64 [R, S, 3]."""
+    def accumulate(self, batches: Sequence[Batch], stop: Stop) -> Tensor:
+        """Add up the gradients of a step's batches; their losses on all ranks as float64 [R, S, 3].
+
+        The ranks' votes whether to stop go with the losses.
+        """
         state, losses = self.state, []
         for number, batch in enumerate(batches):
             check_ids(self.reader, batch, state.hyperparameters)
             last = number == len(batches) - 1
             with self.ranks.share_gradients(state.module, last):
-                losses.append(loss_values(self.backward(state.module, batch)))
-        return self.ranks.gather(torch.stack(losses))
+                losses.append(loss_values(self.backward(state.module, batch, share=len(batches))))
+        mine = torch.cat([*losses, losses[0].new_tensor([stop.vote])])
+        all_RX = self.ranks.gather(mine)
+        stop.hear(all_RX[:, -1])
+        return all_RX[:, :-1].reshape(self.ranks.size, len(batches), -1)
 
-    def backward(self, module: nn.Module, batch: Batch) -> DalleLoss:
-        """Add a batch's gradients; raises ModelError that names a batch size that fits the memory."""
+    def backward(self, module: nn.Module, batch: Batch, *, share: int) -> DalleLoss:
+        """Add the gradients of one of a step's `share` batches.
+
+        Raises ModelError that names a batch size that fits the memory.
+        """
         try:
-            return self._backward(module, batch)
+            return self._backward(module, batch, share)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -136,54 +160,87 @@ class Trainer:
         state = self.state
         if state.plateau is not None and position.epoch > state.position.epoch:
             state.plateau.end_epoch(mean_losses(losses_RS3)["loss"])
+        ranks, batches, _ = losses_RS3.shape
+        state.samples += ranks * batches * self.config.batch_size
         state.step += 1
         state.position = position
 
     # --- After a step --------------------------------------------------------------------------------
 
-    def after_step(self, losses_RS3: Tensor, rate: float, meter: Meter, progress: Progress) -> None:
-        """Log, validate, draw and save where it is due."""
-        config, state, step = self.config, self.state, self.state.step
-        last = step == self.total_steps
+    def after_step(
+        self, losses_RS3: Tensor, rate: float, meter: Meter, progress: Progress, stop: Stop
+    ) -> None:
+        """Log, validate, draw and save where it is due; save also where all is to stop."""
+        state, step = self.state, self.state.step
         means = mean_losses(losses_RS3)
-        if last or step % config.log_every == 0:
+        if self.is_due(self.config.log_every):
             self.journal.losses(step, {"epoch": state.position.epoch, "lr": rate, **means})
             self.journal.speeds(step, meter.values())
-        if config.val_every and len(self.validation) and (last or step % config.val_every == 0):
-            self.journal.losses(step, self.validate())
-        if self.painter and config.sample_every and (last or step % config.sample_every == 0):
-            self.paint(self.painter)
-        if last or (config.save_every and step % config.save_every == 0):
+        self.look(stop)
+        if self.is_due(self.config.save_every) or stop.agreed:
             self.save()
+        if stop.agreed and self.ranks.leads:
+            logger.warning("Stopped after step %d: its checkpoint is written", step)
         if self.ranks.leads:
             progress(step, self.total_steps, {"loss": round(means["loss"], 4), **meter.notes()})
 
-    def validate(self) -> dict[str, float]:
-        """Losses on the validation split, with the mean of the weights where one is kept."""
+    def is_due(self, every: int) -> bool:
+        """Whether what is done `every` so many steps, and at the end, is to be done after this one."""
+        step = self.state.step
+        return step == self.total_steps or bool(every and step % every == 0)
+
+    def look(self, stop: Stop, *, losses: bool = True, grid: bool = True) -> None:
+        """Validate and draw where it is due; `catch_up` does it later where all is to stop."""
+        config = self.config
+        if losses and config.val_every and self.is_due(config.val_every) and not stop.agreed:
+            self.validate(stop)
+        if grid and config.sample_every and self.is_due(config.sample_every) and not stop.agreed:
+            self.paint(stop)
+
+    def catch_up(self, stop: Stop) -> None:
+        """Do what an interruption left out after the step that the run goes on from."""
+        step = self.state.step
+        if not step:
+            return
+        folder = self.folder
+        missing = [not folder.was_validated(step), not folder.grid(step).exists()]
+        losses, grid = self.ranks.gather(torch.tensor(missing).float())[0].bool().tolist()
+        self.look(stop, losses=losses, grid=grid)
+
+    def validate(self, stop: Stop) -> None:
+        """Log the losses on the validation split, with the mean of the weights where one is kept."""
+        if not len(self.validation):
+            return
         with self.state.weights_to_use():
-            return validate(
+            losses = validate(
                 self.validation,
                 self.ranks,
                 lambda batch: self.loss(self.state.model, batch),
                 self.state.module,
                 config=self.config,
+                stop=stop,
             )
+        if losses is not None:
+            self.journal.losses(self.state.step, losses)
 
-    def paint(self, painter: Painter) -> None:
+    def paint(self, stop: Stop) -> None:
         """Draw the grid of this step; all ranks wait for it."""
+        if self.painter is None:
+            return
         step = self.state.step
         if self.ranks.leads:
             with self.state.weights_to_use():
-                pixels = painter.draw(self.state.model)
-            painter.write(pixels, self.folder.samples / f"step-{step:06d}.png")
-            self.journal.picture(step, "samples", pixels)
-        self.ranks.wait()
+                pixels = self.painter.draw(self.state.model, stop)
+            if pixels is not None:
+                self.painter.write(pixels, self.folder.grid(step))
+                self.journal.picture(step, "samples", pixels)
+        stop.ask_all()
 
     def save(self) -> None:
         """Write a checkpoint: all ranks gather, the first writes."""
         files = state_files(self.state, self.ranks)
         if self.ranks.leads:
-            self.folder.save(files, self.describe(), total_steps=self.total_steps)
+            self.folder.save(files, self.describe())
         self.ranks.wait()
 
     def describe(self) -> CheckpointInfo:
@@ -200,16 +257,17 @@ class Trainer:
             training={
                 **state.as_dict(),
                 "dataset": self.config.dataset,
+                "null_cond_prob": self.config.null_cond_prob,
                 "ranks": self.ranks.size,
             },
         )
 
     def summary(self) -> tuple[dict[str, int], dict[str, Any]]:
         """Counts and details of the manifest."""
-        config, state = self.config, self.state
+        state = self.state
         counts = {
             "steps": state.step,
-            "samples": state.step * config.batch_size * config.ga_steps * self.ranks.size,
+            "samples": state.samples,
             "parameters": sum(
                 whole_shape(p).numel() for p in state.model.parameters() if p.requires_grad
             ),
@@ -243,18 +301,18 @@ class Trainer:
         config = self.config
         return Meter(
             self.state.hyperparameters,
-            samples=config.batch_size * config.ga_steps * self.ranks.size,
+            samples=step_samples(config, self.ranks.size),
             size=self.ranks.size,
             precision=config.precision,
             device=self.ranks.device,
         )
 
-    def _backward(self, module: nn.Module, batch: Batch) -> DalleLoss:
+    def _backward(self, module: nn.Module, batch: Batch, share: int) -> DalleLoss:
         loss = self.loss(module, batch)
-        self.state.stepper.backward(loss.total / self.config.ga_steps)
+        self.state.stepper.backward(loss.total / share)
         return loss
 
     def _try_samples(self, batch: Batch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
         part = Batch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
-        self._backward(self.state.model, part)
+        self._backward(self.state.model, part, self.config.ga_steps)

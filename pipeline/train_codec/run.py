@@ -1,7 +1,7 @@
 """`pipeline train-codec`: kept images → codecs/NAME: codec.json, codec.safetensors, a log, a picture.
 
-Reads dedupe/kept (split train; val to measure) and raw/segments. While it works, checkpoint.pt lies in
-the folder; the same command continues from it.
+Reads dedupe/kept (split train; val to measure) and raw/segments. While it works, checkpoint.pt is in the
+folder; the same command continues from it. A signal (Ctrl-C, SIGTERM) writes one of the last step.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.ownership import begin_anew
 from pipeline.progress import Progress, no_progress
+from pipeline.stop_signals import watch_signals
 from pipeline.storage import (
     file_entry,
     input_digest,
@@ -36,7 +37,7 @@ from pipeline.storage import (
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_images, load_images
 from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
-from pipeline.train_codec.training import Training, begin_training
+from pipeline.train_codec.training import UNREADABLE, Training, begin_training
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,7 @@ def _make_codec(
     config: TrainCodecConfig, folder: Path, inputs: Mapping[str, str], progress: Progress
 ) -> Manifest:
     device = pick_device(config.device)
-    training = begin_training(config, device)
-    _take_up(training, folder, _plan_digest(config, inputs))
+    training = _take_up(config, device, folder, _plan_digest(config, inputs))
     images, measured = _load(config, progress)
     _train(training, images.pixels_MHWC, folder, progress)
     codec = training.codec.eval()
@@ -147,12 +147,18 @@ def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixel
 
 
 def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
+    """Train to the end; raises KeyboardInterrupt where a signal ended it, with all saved."""
     config = training.config
-    while training.step < config.steps:
-        entry = training.advance(pixels)
-        progress(training.step, config.steps, {"loss": entry.loss})
-        if training.step % config.checkpoint_every == 0 or training.step == config.steps:
-            write_bytes(folder / _CHECKPOINT, training.to_bytes())
+    with watch_signals() as request:
+        while training.step < config.steps:
+            entry = training.advance(pixels)
+            progress(training.step, config.steps, {"loss": entry.loss})
+            asked, due = request.asked, training.step % config.checkpoint_every == 0
+            if due or asked or training.step == config.steps:
+                write_bytes(folder / _CHECKPOINT, training.to_bytes())
+            if asked:
+                log.warning("Stopped after step %d: its checkpoint is written", training.step)
+                raise KeyboardInterrupt
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------
@@ -170,20 +176,26 @@ def _plan_digest(config: TrainCodecConfig, inputs: Mapping[str, str]) -> str:
 def _begun_plan(folder: Path) -> str | None:
     """The digest of the plan that an unfinished folder was begun with, None where it has no checkpoint."""
     plan = folder / _CHECKPOINT_PLAN
-    return plan.read_text() if plan.exists() and (folder / _CHECKPOINT).exists() else None
+    if not (plan.is_file() and (folder / _CHECKPOINT).exists()):
+        return None
+    return plan.read_bytes().decode(errors="replace")
 
 
-def _take_up(training: Training, folder: Path, plan_digest: str) -> None:
-    """Continue from the folder's checkpoint if it is of the same plan; else start with an empty one."""
+def _take_up(
+    config: TrainCodecConfig, device: torch.device, folder: Path, plan_digest: str
+) -> Training:
+    """Training as the folder's checkpoint of the same plan has it; else from the start, without one."""
     if _begun_plan(folder) == plan_digest:
+        training = begin_training(config, device)
         try:
             training.continue_from((folder / _CHECKPOINT).read_bytes())
             log.info("Continuing at step %d.", training.step)
-            return
-        except (RuntimeError, ValueError, KeyError, OSError, EOFError) as error:
-            log.warning("The checkpoint can't be read (%s): training starts anew.", error)
+            return training
+        except UNREADABLE as error:
+            log.warning("%s can't be read (%s): training starts anew.", folder / _CHECKPOINT, error)
     begin_anew(folder, "codec")
     write_bytes(folder / _CHECKPOINT_PLAN, plan_digest.encode())
+    return begin_training(config, device)
 
 
 def _drop_checkpoint(folder: Path) -> None:

@@ -20,6 +20,7 @@ import functools
 import hashlib
 import io
 import math
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,11 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
 
+# What torch raises for a file that is cut short, changed, or something else.
+UNREADABLE = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(OSError, EOFError, pickle.UnpicklingError),
+)
 _SQUARED_WEIGHT = 4.0  # of the squared beside the absolute error: errors are mostly far below 1/4
 _COMMITMENT = 1.0
 _START_IMAGES = 512  # from which components and codebook are found
@@ -126,7 +132,7 @@ class Training:
         return buffer.getvalue()
 
     def continue_from(self, data: bytes) -> None:
-        """Take over what `to_bytes` gave; raises what torch raises for bytes that are not that."""
+        """Take over what `to_bytes` gave; raises one of UNREADABLE for bytes that are not that."""
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
         self.codec.load_state_dict(state["codec"])
         self.optimizer.load_state_dict(state["optimizer"])

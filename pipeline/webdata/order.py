@@ -36,6 +36,12 @@ def choose_views(
     return (_hash_rows(rows, seed=seed, epoch=~epoch) % np.uint64(views)).astype(np.int64)
 
 
+def draw_numbers(rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each row, which seed, epoch and row decide alone: float64 [rows]."""
+    words = _mix(_hash_rows(rows, seed=seed, epoch=epoch))  # not those that the order is sorted by
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def _hash_rows(rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.uint64]:
     words = np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)
     start = _mix(_mix(words[:1] + np.uint64(0x9E3779B97F4A7C15)) + words[1:])

@@ -47,16 +47,32 @@ def test_the_formula_counts_the_products_that_torch_counts(
     assert counted == 2 * (training_flops(MODEL) - attention)
 
 
-def test_mfu_is_work_by_time_and_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock under which a step takes 2 seconds, and training 10 so far; a device of 1 MFLOP/s."""
     clock = iter([0.0, 0.0, 2.0, 10.0])
     monkeypatch.setattr("pipeline.train.meter.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("pipeline.train.meter.matmul_rate", lambda device, dtype: 1e6)
-    meter = Meter(MODEL, samples=8, size=2, precision="fp32", device=CPU)
+    monkeypatch.setattr("pipeline.train.meter.peak_bytes", lambda device: 10**9)
+
+
+def values_of_a_step(device: torch.device) -> dict[str, float]:
+    meter = Meter(MODEL, samples=8, size=2, precision="fp32", device=device)
     meter.begin_step()
     meter.end_step()
-    values = meter.values()
+    return meter.values()
+
+
+@pytest.mark.usefixtures("ten_seconds")
+def test_mfu_is_work_by_time_and_speed() -> None:
+    values = values_of_a_step(torch.device("cuda"))
     assert values["tokens_per_s"] == 8 * 24 / 2.0
     assert values["mfu"] == pytest.approx(8 * training_flops(MODEL) / 2 / 2.0 / 1e6)
+
+
+@pytest.mark.usefixtures("ten_seconds")
+def test_processors_that_others_use_as_well_have_no_mfu() -> None:
+    assert values_of_a_step(CPU) == {"tokens_per_s": 8 * 24 / 2.0, "memory_gb": 1.0}
 
 
 def test_the_speed_of_products_is_measured() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.models.checkpoints.export import write_dalle_pt
 from pipeline.models.checkpoints.ours import (
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -16,11 +18,18 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.train.config import TrainConfig
+from pipeline.models.dalle import Dalle
+from pipeline.storage import write_json
+from pipeline.train.config import ExportConfig, TrainConfig
+from pipeline.train.export import export
+from pipeline.train.hyperparameters import new_model
 from pipeline.train.origin import read_origin
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
 from pipeline.workspace import Workspace
+from tests.models.test_deepspeed_checkpoints import write_deepspeed
+from tests.oracles.checkpoints import trained_stock
+from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -63,13 +72,13 @@ def test_a_run_names_the_data_of_all_its_past(first: Workspace, make_config: Mak
             name="auto", resume_from=first.run("first"), dataset="wit", steps=None, epochs=1
         )
     )
-    assert report.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours-2E_wit-1E")
+    assert report.outputs[0].endswith("/runs/custom_transformer/2L_8HD_2H_16I_6T_colours-2E_wit-1E")
     again = run(
         make_config(
             name="auto", resume_from=first.run("first"), dataset="colours", steps=None, epochs=3
         )
     )
-    assert again.outputs[0].endswith("/runs/custom/2L_8HD_2H_16I_6T_colours_5E")
+    assert again.outputs[0].endswith("/runs/custom_transformer/2L_8HD_2H_16I_6T_colours_5E")
 
 
 def test_shards_of_another_codec_are_refused(first: Workspace, make_config: MakeConfig) -> None:
@@ -125,3 +134,87 @@ def test_a_refused_beginning_leaves_the_run_that_lies_there(
     with pytest.raises(ModelError):
         run(make_config(name="first", resume_from=broken, on_change="restart"))
     assert tree(first.run("first")) == before
+
+
+def share_of(path: Path) -> Path:
+    return next(path.glob("*zero_pp_rank_0_*optim_states.pt"))
+
+
+def edit_moments(path: Path) -> None:
+    saved = torch.load(share_of(path), weights_only=False)
+    state = saved["optimizer_state_dict"]
+    state["single_partition_of_fp32_groups"] = [
+        tensor[:5] for tensor in state["single_partition_of_fp32_groups"]
+    ]
+    torch.save(saved, share_of(path))
+
+
+def edit_shapes(path: Path) -> None:
+    saved = torch.load(path / "mp_rank_00_model_states.pt", weights_only=True)
+    saved["param_shapes"] = [{"what": 3}]
+    torch.save(saved, path / "mp_rank_00_model_states.pt")
+
+
+def cut_file(path: Path) -> None:
+    file = path / "mp_rank_00_model_states.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def edit_latest(path: Path) -> None:
+    (path.parent / "latest").write_bytes(b"\xff\xfe\0")
+
+
+def empty_state(path: Path) -> None:
+    torch.save({"optimizer_state_dict": [3]}, share_of(path))
+
+
+@pytest.mark.parametrize("damage", [edit_moments, edit_shapes, cut_file, edit_latest, empty_state])
+def test_a_damaged_folder_of_deepspeed_is_refused_in_a_sentence(
+    workspace: Workspace, make_config: MakeConfig, damage: Callable[[Path], None]
+) -> None:
+    write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
+    config = new_model(read_index(workspace.shards("default")), make_config())
+    stock, optimizer = trained_stock(config)
+    folder = workspace.root / "dalle-ds-cp"
+    write_deepspeed(folder, stock, optimizer, kind="zero2", config=config)
+    (step,) = (path for path in folder.iterdir() if path.is_dir())
+    damage(step)
+    with pytest.raises(ModelError, match=str(folder)):
+        run(make_config(resume_from=folder))
+    assert not workspace.run("tiny").exists()
+
+
+def test_the_name_of_the_folder_that_lies_is_warned_of(
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3)))
+    path = workspace.root / "16L_8HD_2H_16I_6T_cc12m_cc3m_3E/dalle.pt"
+    write_dalle_pt(path, config=model.config, weights=model.state_dict())
+    run(make_config(resume_from=path, steps=1))
+    assert f"The name of {path} says depth 16, its tensors 3" in caplog.text
+    assert read_origin(path).passes == {"cc12m_cc3m": 3}
+
+
+def test_a_dataset_keeps_its_name_through_export_and_resume(
+    first: Workspace, make_config: MakeConfig
+) -> None:
+    """As a file of that name, and as a run's folder."""
+    options = {"name": "auto", "dataset": "cc12m_cc3m", "steps": None}
+    report = run(make_config(epochs=4, resume_from=None, **options))
+    name = "custom_transformer/2L_8HD_2H_16I_6T_cc12m_cc3m_4E"
+    assert report.outputs[0].endswith(f"/runs/{name}")
+    out = first.root / f"{Path(name).name}.pt"
+    export(ExportConfig(workspace=first.root, run=name, out=out))
+    for origin in (out, first.run(name)):
+        again = run(make_config(epochs=1, resume_from=origin, on_change="restart", **options))
+        assert again.outputs[0].endswith("2L_8HD_2H_16I_6T_cc12m_cc3m_5E")
+
+
+def test_the_folder_of_a_run_goes_by_the_kind_of_its_codec(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    named = {"kind": "vqgan", "architecture": {}, "fingerprint": "c" * 64}
+    facts = {**named, "num_tokens": 16, "image_size": 24, "downsampling": 8, "grid": [3, 3]}
+    write_json(workspace.codec("tinyvq") / "codec.json", facts)
+    report = run(make_config(name="auto", steps=1, dataset="blog"))
+    assert report.outputs[0].endswith("/runs/taming_transformer/2L_8HD_2H_16I_6T_blog_1E")

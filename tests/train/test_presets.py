@@ -50,7 +50,7 @@ def test_dalleblog_is_the_published_model(workspace: Workspace) -> None:
     quick = ("--steps", "3", "--precision", "fp32", "--device", "cpu", "--sample-every", "0")
     code, output = train(workspace, "--config", "dalleblog", *small, *quick)
     assert code == 0, output
-    folder = workspace.run("custom/1L_64HD_2H_16I_6T_dalleblog_1E")
+    folder = workspace.run("custom_transformer/1L_64HD_2H_16I_6T_dalleblog_1E")
     config = read_manifest(folder, "run").config
     assert config["loss_img_weight"] == 1.0
     assert (config["attn_dropout"], config["ff_dropout"]) == (0.01, 0.01)
@@ -125,5 +125,5 @@ def test_status_and_verify_see_a_run_of_the_zoos_name(workspace: Workspace) -> N
     train(workspace, "--name", "auto", "--dim", "16", "--steps", "2", "--device", "cpu")
     result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
     names = json.loads(result.stdout.strip().splitlines()[-1])["details"]
-    assert "runs/custom/2L_64HD_8H_16I_6T_dalleblog_1E" in names
+    assert "runs/custom_transformer/2L_64HD_8H_16I_6T_dalleblog_1E" in names
     assert "runs/custom" not in names

@@ -53,10 +53,10 @@ NO_ROOM = """
 import os, torch
 from pipeline.train.trainer import Trainer
 healthy, calls = Trainer._backward, iter(range(100))
-def backward(self, module, batch):
+def backward(self, module, batch, share):
     if os.environ["RANK"] == "1" and next(calls) == 1:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    return healthy(self, module, batch)
+    return healthy(self, module, batch, share)
 Trainer._backward = backward
 """
 
@@ -181,7 +181,7 @@ def test_the_command_trains_under_torchrun(workspace: Workspace) -> None:
     options = [*small.split(), "--workspace", str(workspace.root), "--device", "cpu"]
     done = start_ranks(["-m", "pipeline", "train", *options, "--name", "auto"])
     assert done.returncode == 0, done.stderr
-    folder = workspace.run("custom/1L_8HD_2H_16I_6T_colours_1E")
+    folder = workspace.run("custom_transformer/1L_8HD_2H_16I_6T_colours_1E")
     info = read_info(list_checkpoints(folder / "checkpoints")[-1])
     assert (info.step, info.training["ranks"]) == (4, 2)
     assert read_manifest(folder, "run").counts["samples"] == 32
@@ -192,9 +192,11 @@ def test_the_name_counts_the_samples_of_all_processes(
 ) -> None:
     config = make_config(name="auto", steps=20, batch_size=8)
     index = read_index(workspace.shards("default"))
-    assert choose_name(config, index) == "custom/2L_8HD_2H_16I_6T_default_4E"
+    assert choose_name(config, workspace, index) == "custom_transformer/2L_8HD_2H_16I_6T_default_4E"
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert choose_name(config, index) == "custom/2L_8HD_2H_16I_6T_default_12E"
+    assert (
+        choose_name(config, workspace, index) == "custom_transformer/2L_8HD_2H_16I_6T_default_12E"
+    )
 
 
 def test_processes_that_work_alone_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: Mak
     path = workspace.root / "9L_8HD_2H_16I_6T_colours_3E.pt"
     write_dalle_pt(path, config=config, weights=model.state_dict())
     run(make_config(name="auto", resume_from=path, learning_rate=0.0, steps=5))
-    folder = workspace.run("custom/3L_8HD_2H_16I_6T_colours-3E_default-1E")
+    folder = workspace.run("custom_transformer/3L_8HD_2H_16I_6T_colours-3E_default-1E")
     weights = read_tensors(list_checkpoints(folder / "checkpoints")[-1], MODEL_FILE)
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 

@@ -214,13 +214,19 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
     assert not (workspace.run("tiny") / "manifest.json").exists()
 
 
-def test_a_damaged_checkpoint_is_named(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_a_run_whose_only_checkpoint_is_damaged_is_not_begun_anew_unasked(
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(StoppedError):
         run(make_config(), stop_at(7))
     weights = workspace.run("tiny") / "checkpoints/step-000005/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(ModelError, match=r"step-000005/model.safetensors.*cut short"):
+    before = tree(workspace.run("tiny"))
+    with pytest.raises(ModelError, match=r"No checkpoint of .*tiny is whole, of step-000005"):
         run(make_config())
+    assert f"{weights} is not the file that checkpoint.json describes" in caplog.text
+    assert tree(workspace.run("tiny")) == before
+    assert run(make_config(on_change="restart")).counts["steps"] == 12
 
 
 def test_an_empty_split_is_refused(workspace: Workspace, make_config: MakeConfig) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import logging
+import pickle
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.errors import ConfigError, ContractError, DamageError
 from pipeline.models.codecs.load import load_codec
@@ -120,15 +124,72 @@ def test_a_checkpoint_of_other_options_is_not_taken_up(make_workspace: MakeWorks
     assert files_of(workspace.codec("small-2")) == files_of(fresh.codec("small"))
 
 
-def test_a_broken_checkpoint_costs_time_only(make_workspace: MakeWorkspace) -> None:
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[:1000],
+    "cut at its end": lambda data: data[:-1],
+    "zeros": lambda data: bytes(len(data)),
+    "empty": lambda _: b"",
+    "a flipped byte": lambda data: data[:-5000] + bytes([data[-5000] ^ 1]) + data[-4999:],
+    "something else": lambda _: pickle.dumps([1, 2, 3]),
+    "half of it": lambda data: _without_optimizer(data),
+}
+
+
+def _without_optimizer(data: bytes) -> bytes:
+    state = torch.load(io.BytesIO(data), weights_only=True)
+    del state["optimizer"]
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_broken_checkpoint_costs_time_only(make_workspace: MakeWorkspace, damage: str) -> None:
     workspace, fresh = make_workspace(), make_workspace(name="fresh")
     with pytest.raises(KilledError):
         run(make_config(workspace), kill_at(12))
     path = workspace.codec("small") / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
     run(make_config(workspace))
     run(make_config(fresh))
     assert files_of(workspace.codec("small")) == files_of(fresh.codec("small"))
+
+
+def test_a_broken_note_of_the_plan_costs_time_only(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    with pytest.raises(KilledError):
+        run(make_config(workspace), kill_at(12))
+    (workspace.codec("small") / "checkpoint.json").write_bytes(b"\xff\x00")
+    assert run(make_config(workspace)).outcome == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 7, 23])
+def test_a_signal_loses_no_step(
+    make_workspace: MakeWorkspace,
+    step: int,
+    number: signal.Signals,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, stopped = make_workspace(name="whole"), make_workspace(name="stopped")
+    run(make_config(whole))
+
+    def progress(done: int, total: int | None, notes: object = None) -> None:
+        if done == step:
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(stopped, checkpoint_every=1000), progress)
+    assert not (stopped.codec("small") / "manifest.json").exists()
+    steps: list[int] = []
+    with caplog.at_level(logging.INFO):
+        run(
+            make_config(stopped, checkpoint_every=1000),
+            lambda done, total, notes=None: steps.append(done),
+        )
+    assert f"Continuing at step {step}" in caplog.text
+    assert [done for done in steps if done] == list(range(step + 1, 25))
+    assert files_of(stopped.codec("small")) == files_of(whole.codec("small"))
 
 
 def test_it_learns(make_workspace: MakeWorkspace) -> None:

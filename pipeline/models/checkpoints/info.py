@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,10 @@ from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.written import parse_written
 from pipeline.parsing import parse_dataclass, parse_json_file
 
+INFO_FILE = "checkpoint.json"
 FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 2}
+_FILE = re.compile(r"[a-z]+\.safetensors")
+_NAME = re.compile(r"step-(\d{6,})")
 _ADVICE = "Use another checkpoint, or put the file back as it was."
 
 
@@ -22,7 +26,18 @@ class CheckpointInfo:
 
     `consumed` is how many samples of the order of `epoch` the run has read. `codec` and `tokenizer`
     are the fingerprints of what the codes and token ids were made with. `training` holds what else a
-    run needs to go on (learning rate, scaler) or says of itself, as JSON values.
+    run needs to go on or says of itself, as JSON values:
+
+        passes          earlier passes through named datasets, those of the checkpoint it began with
+        dataset         name of the data that the run is trained on
+        samples         samples trained on in this run so far
+        step_samples    samples of the run's first step: the unit of the schedule of `--epochs`
+        null_cond_prob  share of the captions that were replaced by padding (0 in earlier checkpoints,
+                        which lack it): what `generate --cond-scale` guides away from was learnt only
+                        where it is above 0
+        ranks           processes that trained
+        scaler          state of fp16's loss scale, where there is one
+        plateau         state of `--lr-decay plateau`, where it is used
     """
 
     step: int = field(metadata={"low": 0})
@@ -79,10 +94,20 @@ class _Training:
     plateau: _Plateau | None = None
 
 
-def read_description(path: Path) -> tuple[CheckpointInfo, Mapping[str, str]]:
+def step_of_name(path: Path) -> int | None:
+    """The step that the name of a checkpoint's folder says; None for any other name."""
+    found = _NAME.fullmatch(path.name)
+    step = int(found[1]) if found else 0
+    return step if found and path.name == f"step-{step:06d}" else None
+
+
+def read_description(
+    path: Path, *, any_name: bool = False
+) -> tuple[CheckpointInfo, Mapping[str, str]]:
     """What a checkpoint.json says of the checkpoint, and the sha256 of each of its files.
 
-    Raises ModelError for a file that is missing, of another format or version, or damaged.
+    Raises ModelError for a file that is missing, of another format or version, or damaged, and, without
+    `any_name`, for one in a folder whose name says another step.
     """
     source = str(path)
     try:
@@ -91,6 +116,7 @@ def read_description(path: Path) -> tuple[CheckpointInfo, Mapping[str, str]]:
         files = parse_dataclass(
             dict[str, str], values.pop("files", None), source=source, field="files", remedy=_ADVICE
         )
+        _check_files(files, path)
         info = parse_written(CheckpointInfo, values, source=source, remedy=_ADVICE)
         _check_model(values["model"], source)
         _check_training(info.training, source)
@@ -98,7 +124,19 @@ def read_description(path: Path) -> tuple[CheckpointInfo, Mapping[str, str]]:
         raise ModelError(
             f"{path.parent} is not a checkpoint, a folder like runs/NAME/checkpoints/step-000500: {error}"
         ) from error
+    named = step_of_name(path.parent)
+    if not any_name and named not in (None, info.step):
+        raise ModelError(
+            f"{path.parent} holds the checkpoint of step {info.step}: a copy, or renamed. Give it a name "
+            f"that is not of the form {path.parent.name}, or its own."
+        )
     return info, files
+
+
+def _check_files(files: Mapping[str, str], path: Path) -> None:
+    other = next((name for name in files if not _FILE.fullmatch(name)), None)
+    if other is not None:
+        raise ContractError(f"{path} names {other[:80]!r}, which is no file of ours. {_ADVICE}")
 
 
 def _check_model(model: Any, source: str) -> None:

@@ -1,19 +1,19 @@
-"""Checkpoints of a DALL·E: a folder of safetensors and a JSON that describes them. Floor 3.
+"""Checkpoints of a DALL·E: a folder of safetensors and a JSON that describes them. Layer 3.
 
     step-000500/
-      checkpoint.json        format, hyper-parameters, where training stood, what it was made from
+      checkpoint.json        format, hyper-parameters, where training was, what it was made from
       model.safetensors      the weights
       optimizer.safetensors  moments and steps, `<parameter>/<state>`
       average.safetensors    the running mean of the weights, where one is kept: this is drawn with
       rng.safetensors        states of the random generators
       critic.safetensors     of a run that began with a dalle.pt: what that had beside its codec's network
 
-The folder appears by one rename, so what has the name is whole.
+The folder appears by one rename, so what has the name was whole. `series` says which folders are ours.
 """
 
 from __future__ import annotations
 
-import shutil
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +24,10 @@ from torch import Tensor
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoints.info import FORMAT, read_description
+from pipeline.models.checkpoints.info import INFO_FILE as INFO_FILE
 from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo
+from pipeline.models.checkpoints.series import list_checkpoints as list_checkpoints
+from pipeline.models.checkpoints.series import put_in_place, remove_own_files
 from pipeline.models.dalle import Dalle
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.torch_files import check_regular
@@ -33,13 +36,12 @@ from pipeline.storage import (
     TEMPORARY_SUFFIX,
     sha256_bytes,
     sha256_file,
-    storage_error,
-    sync_folder,
     write_bytes,
     write_json,
 )
 
-INFO_FILE = "checkpoint.json"
+logger = logging.getLogger(__name__)
+
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 AVERAGE_FILE = "average.safetensors"
@@ -55,30 +57,42 @@ def write_checkpoint(
     Raises StorageError when the disk is full or refuses.
     """
     partial = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_own_files(partial)
     hashes = {}
     for name, tensors in sorted(files.items()):
         data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()})
         write_bytes(partial / name, data)
         hashes[name] = sha256_bytes(data)
     write_json(partial / INFO_FILE, {**FORMAT, **asdict(info), "files": hashes})
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        raise storage_error(error, folder) from error
+    put_in_place(partial, folder)
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, by step."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != TEMPORARY_SUFFIX)
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last whole checkpoint in `folder`, every file's hash checked; None where there is none.
+
+    Later ones that are damaged are named in a warning each.
+    """
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            check_checkpoint(path)
+            return path
+        except ModelError as error:
+            logger.warning("Passed over the damaged checkpoint %s: %s", path, error)
+    return None
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise ModelError where one of a checkpoint's files is not what its description says."""
+    _, files = read_description(folder / INFO_FILE)
+    for name, sha256 in files.items():
+        _check_file(folder / name, sha256)
 
 
 def read_info(folder: Path) -> CheckpointInfo:
     """Read what a checkpoint says of itself.
 
-    Raises ModelError for a folder that is no checkpoint, or one of another version.
+    Raises ModelError for a folder that is no checkpoint, one of another version, or one whose name says
+    another step.
     """
     return read_description(folder / INFO_FILE)[0]
 

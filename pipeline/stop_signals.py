@@ -1,0 +1,119 @@
+"""Ctrl-C and SIGTERM as a request that long work ends at its next good place. Core layer.
+
+    with watch_signals() as request:
+        while more():
+            work()
+            if request.asked:
+                save()
+                raise KeyboardInterrupt
+
+A further signal ends the process at once, also in the middle of a call that doesn't return to Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODE = 130
+# A launcher of several processes passes a signal on that the system has sent to them as well (Slurm, a
+# terminal): what comes within this time of the first is no further one.
+ECHO_S = 5.0
+# What an end at once may take, to say goodbye; then the process is gone.
+PARTING_S = 3.0
+
+
+class StopRequest:
+    """Whether the work has been asked to end (`asked`), again (`repeated`), and hears of that (`raised`)."""
+
+    def __init__(self, *, echo_s: float = 0.0) -> None:
+        self._echo_s = echo_s
+        self._first_s: float | None = None
+        self.asked = False
+        self.repeated = False
+        self.raised = False
+
+    def note(self, now_s: float) -> None:
+        """Take note of a signal at a time of the monotonic clock."""
+        self.asked = True
+        if self._first_s is None:
+            self._first_s = now_s
+        elif now_s - self._first_s >= self._echo_s:
+            self.repeated = True
+
+
+@contextlib.contextmanager
+def watch_signals() -> Iterator[StopRequest]:
+    """Within, the first SIGINT or SIGTERM only sets `asked`; a further one raises KeyboardInterrupt.
+
+    Where that is not heeded within `PARTING_S` (a computation, a process that waits for another), the
+    process exits with 130. A signal that is ignored stays ignored. At the end KeyboardInterrupt is raised
+    where a signal came and nobody acted on it. Only the main thread gets signals: in another one `asked`
+    stays false.
+    """
+    request = StopRequest(echo_s=ECHO_S if "WORLD_SIZE" in os.environ else 0.0)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    with _listen(request), _handle(request):
+        yield request
+    if request.asked:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handle(request: StopRequest) -> Iterator[None]:
+    """Take the signals from whoever has them, and give them back at the end."""
+
+    def handle(_signum: int, _frame: FrameType | None) -> None:
+        request.asked = True
+        if request.repeated and not request.raised:
+            request.raised = True
+            raise KeyboardInterrupt
+
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    taken = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+    for number in taken:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _listen(request: StopRequest) -> Iterator[None]:
+    """Have a thread count the signals: Python's own handlers wait for the call that is going on."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    ended = threading.Event()
+    main = threading.get_ident()
+
+    def count() -> None:
+        while data := os.read(read_end, 64):
+            for number in (byte for byte in data if byte in SIGNALS):
+                request.note(time.monotonic())
+                if request.repeated and not ended.is_set():
+                    if not request.raised:  # the handler was faster than we are
+                        signal.pthread_kill(main, number)
+                    if not ended.wait(PARTING_S):
+                        os._exit(EXIT_CODE)
+
+    thread = threading.Thread(target=count, name="stop signals", daemon=True)
+    previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(previous)
+        os.close(write_end)
+        thread.join()
+        os.close(read_end)

@@ -1,0 +1,195 @@
+"""Which options may change on a run, and what is said of those that may not; plans that are damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError, ContractError
+from pipeline.models.checkpoints.ours import list_checkpoints, read_info
+from pipeline.storage import read_manifest
+from pipeline.train.config import TrainConfig
+from pipeline.train.run import run
+from pipeline.workspace import Workspace
+from tests.train.test_train import StoppedError, log_of, stop_at, tree
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def folder(workspace: Workspace) -> Path:
+    return workspace.run("tiny")
+
+
+def train(config: TrainConfig) -> list[int]:
+    """Run `config`; returns the steps that were trained."""
+    steps: list[int] = []
+    run(config, lambda done, total, notes=None: steps.append(done))
+    return steps
+
+
+@pytest.mark.parametrize("lr_decay", ["constant", "plateau"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"steps": 7}, {"steps": 12}),
+        ({"steps": None, "epochs": 1}, {"steps": None, "epochs": 2}),
+        ({"steps": 7}, {"steps": None, "epochs": 2}),
+        ({"steps": None, "epochs": 1}, {"steps": 12}),
+    ],
+)
+def test_a_finished_run_is_prolonged_as_if_that_had_been_asked_for_at_once(
+    workspace: Workspace,
+    make_config: MakeConfig,
+    folder: Path,
+    lr_decay: str,
+    before: dict[str, Any],
+    after: dict[str, Any],
+) -> None:
+    train(make_config(lr_decay=lr_decay, **after))
+    whole = tree(folder)
+    folder.rename(workspace.root / "elsewhere")
+    done = train(make_config(lr_decay=lr_decay, **before))
+    more = train(make_config(lr_decay=lr_decay, **after))
+    assert more[0] == done[-1] + 1
+    assert tree(folder) == whole
+
+
+@pytest.mark.parametrize("lr_decay", ["cosine", "linear"])
+@pytest.mark.parametrize("change", [{"steps": 13}, {"steps": None, "epochs": 9}, {"batch_size": 4}])
+def test_where_the_learning_rate_depends_on_the_end_the_way_is_resume_from(
+    make_config: MakeConfig, folder: Path, lr_decay: str, change: dict[str, Any]
+) -> None:
+    train(make_config(lr_decay=lr_decay))
+    before = tree(folder)
+    with pytest.raises(ConfigError, match=f"--lr-decay {lr_decay}.*--resume-from {folder}"):
+        train(make_config(lr_decay=lr_decay, **change))
+    assert tree(folder) == before
+    more = make_config(lr_decay=lr_decay, name="more", resume_from=folder, **change)
+    assert train(more)[0] == 1
+
+
+def test_a_run_goes_on_with_batches_of_another_size(
+    make_config: MakeConfig, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the message about memory that ran out says."""
+    with pytest.raises(StoppedError):
+        run(make_config(lr_decay="constant"), stop_at(6))
+    smaller = make_config(lr_decay="constant", batch_size=4, ga_steps=2)
+    assert train(smaller) == list(range(6, 13))
+    assert "batch_size 8 → 4" in caplog.text
+    manifest = read_manifest(folder, "run")
+    assert manifest.config["batch_size"] == 4
+    assert manifest.counts["samples"] == 12 * 8
+
+
+def test_a_finished_run_has_nothing_to_train_in_other_batches(
+    make_config: MakeConfig, folder: Path
+) -> None:
+    train(make_config(lr_decay="constant"))
+    before = tree(folder)
+    with pytest.raises(ConfigError, match="nothing left to train, so --batch-size can't change"):
+        train(make_config(lr_decay="constant", batch_size=4))
+    assert tree(folder) == before
+    train(make_config(lr_decay="constant", batch_size=4, steps=15))
+    assert read_manifest(folder, "run").counts["samples"] == 12 * 8 + 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("shorter", "sentence"),
+    [
+        ({"steps": 11}, "has trained 12 steps already.*--steps 12 or more"),
+        ({"steps": None, "epochs": 2}, "is in pass 3 already.*--epochs 3 or more"),
+    ],
+)
+def test_steps_are_not_taken_back(
+    make_config: MakeConfig, folder: Path, shorter: dict[str, Any], sentence: str
+) -> None:
+    train(make_config(lr_decay="constant"))
+    before = tree(folder)
+    with pytest.raises(ConfigError, match=sentence):
+        train(make_config(lr_decay="constant", **shorter))
+    assert tree(folder) == before
+
+
+WATCHED: dict[str, Any] = {"log_every": 2, "val_every": 3, "save_every": 2, "keep_n_checkpoints": 3}
+
+
+def test_what_is_watched_may_change_on_the_way(make_config: MakeConfig, folder: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(6))
+    assert train(make_config(**WATCHED))[0] == 6
+    steps = [read_info(path).step for path in list_checkpoints(folder / "checkpoints")]
+    assert steps == [8, 10, 12]
+    assert [r["step"] for r in log_of(folder) if "val_loss" in r] == [6, 9, 12]
+
+
+def test_a_finished_run_stays_as_it_was_watched(make_config: MakeConfig, folder: Path) -> None:
+    run(make_config())
+    before = tree(folder)
+    assert run(make_config(**WATCHED)).outcome == "unchanged"
+    assert tree(folder) == before
+
+
+def test_an_option_that_came_later_had_its_default(make_config: MakeConfig, folder: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(6))
+    path = folder / "plan.json"
+    plan = json.loads(path.read_bytes())
+    del plan["config"]["null_cond_prob"]
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ConfigError, match=r"null_cond_prob 0\.0 → 0\.1"):
+        train(make_config(null_cond_prob=0.1))
+    assert train(make_config())[0] == 6
+
+
+PLANS = ["", "\0" * 40, "[1", "[]", "null", "{}", '{"config": 1, "inputs": {}}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("data", PLANS)
+def test_a_damaged_plan_is_named_and_nothing_touched(
+    make_config: MakeConfig, folder: Path, data: str
+) -> None:
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(6))
+    (folder / "plan.json").write_text(data)
+    before = tree(folder)
+    with pytest.raises(ContractError, match=r"plan\.json.*--resume-from"):
+        run(make_config())
+    assert tree(folder) == before
+    assert run(make_config(on_change="restart")).counts["steps"] == 12
+
+
+def test_a_run_with_checkpoints_and_no_plan_is_not_begun_anew(
+    make_config: MakeConfig, folder: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(6))
+    (folder / "plan.json").unlink()
+    with pytest.raises(ContractError, match=r"plan\.json is missing"):
+        run(make_config())
+    assert len(list_checkpoints(folder / "checkpoints")) == 1
+
+
+def test_the_manifest_of_a_finished_run_says_what_its_lost_plan_said(
+    make_config: MakeConfig, folder: Path
+) -> None:
+    run(make_config(lr_decay="constant"))
+    (folder / "plan.json").unlink()
+    with pytest.raises(ConfigError, match="learning_rate"):
+        run(make_config(lr_decay="constant", learning_rate=1.0))
+    assert train(make_config(lr_decay="constant", steps=14)) == [13, 14]
+
+
+def test_other_shards_are_named(
+    workspace: Workspace, make_config: MakeConfig, folder: Path
+) -> None:
+    run(make_config())
+    shutil.copytree(workspace.shards("default"), workspace.shards("other"))
+    with pytest.raises(ConfigError, match=r"shards default → other.*--resume-from"):
+        run(make_config(shards="other"))

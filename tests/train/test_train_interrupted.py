@@ -1,0 +1,207 @@
+"""Ctrl-C and SIGTERM: what was trained is kept, and the run ends in the bytes of one that was left alone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from pipeline.models.checkpoints.ours import list_checkpoints, read_info
+from pipeline.models.dalle import DalleLoss
+from pipeline.train.config import TrainConfig
+from pipeline.train.run import run
+from pipeline.train.trainer import Trainer
+from pipeline.webdata.reader import Batch
+from pipeline.workspace import Workspace
+from tests.train.conftest import open_workspace
+from tests.train.test_samples import codec
+from tests.train.test_train import log_of, tree
+
+__all__ = ["codec"]
+
+MakeConfig = Callable[..., TrainConfig]
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def signal_at(step: int, number: signal.Signals = signal.SIGTERM) -> Callable[..., None]:
+    """A progress that sends this process a signal as soon as so many steps are done."""
+
+    def progress(done: int, total: int | None, notes: object = None) -> None:
+        if done == step:
+            signal.raise_signal(number)
+
+    return progress
+
+
+def be_interrupted(config: TrainConfig, step: int, number: signal.Signals = signal.SIGTERM) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(config, signal_at(step, number))
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [read_info(path).step for path in list_checkpoints(folder / "checkpoints")]
+
+
+def left_alone(workspace: Workspace, config: TrainConfig) -> dict[str, str]:
+    """The files of a run of `config` that nobody stopped; it is moved out of the way."""
+    run(config)
+    whole = tree(workspace.run(config.name))
+    workspace.run(config.name).rename(workspace.root / "elsewhere")
+    return whole
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_no_step_is_lost(
+    workspace: Workspace, make_config: MakeConfig, number: signal.Signals
+) -> None:
+    """As far as the next checkpoint would have been, and without an earlier one."""
+    config = make_config(steps=3000, save_every=1000, val_every=0)
+    be_interrupted(config, 40, number)
+    folder = workspace.run("tiny")
+    assert steps_of(folder) == [41]  # the step that was going on was finished
+    assert read_info(list_checkpoints(folder / "checkpoints")[0]).training["samples"] == 41 * 8
+    assert [record["step"] for record in log_of(folder)] == list(range(1, 42))
+    assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 11])
+def test_it_goes_on_to_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig, step: int
+) -> None:
+    config = make_config(log_every=2)
+    whole = left_alone(workspace, config)
+    be_interrupted(config, step)
+    assert steps_of(workspace.run("tiny"))[-1] == step + 1
+    run(config)
+    assert tree(workspace.run("tiny")) == whole
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_stopped_again_and_again_it_ends_in_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig, keep: int
+) -> None:
+    config = make_config(
+        steps=14, save_every=4, keep_n_checkpoints=keep, lr_decay="plateau", ema_decay=0.9
+    )
+    whole = left_alone(workspace, config)
+    folder, found = workspace.run("tiny"), []
+    for step in (1, 3, 5, 8, 10):
+        be_interrupted(config, step)
+        found.append(steps_of(folder))
+    # The step of an interruption counts as the last one that stays, until the next is written.
+    expected = [[2], [4], [4, 6], [4, 8, 9], [4, 8, 11]]
+    assert found == [steps[-keep:] for steps in expected]
+    run(config)
+    assert tree(folder) == whole
+
+
+def test_validation_that_was_broken_off_is_made_up_for(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(batch_size=4, val_every=4, steps=9)
+    whole = left_alone(workspace, config)
+    healthy, validated = Trainer.loss, []
+
+    def loss(self: Trainer, module: nn.Module, batch: Batch) -> DalleLoss:
+        if not module.training:
+            validated.append(self.state.step)
+            signal.raise_signal(signal.SIGTERM)
+        return healthy(self, module, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "loss", loss)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    folder = workspace.run("tiny")
+    assert validated == [4]  # the second of two batches was not begun
+    assert steps_of(folder) == [4]
+    assert not any("val_loss" in record for record in log_of(folder))
+    run(config)
+    assert tree(folder) == whole
+
+
+@pytest.mark.usefixtures("codec")
+def test_a_grid_that_was_broken_off_is_drawn_later(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.train.samples import Painter
+
+    config = make_config(sample_every=4, ema_decay=0.5, val_every=0)
+    whole = left_alone(workspace, config)
+    healthy = Painter.draw
+
+    def draw(self: Painter, model: nn.Module, stop: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return healthy(self, model, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Painter, "draw", draw)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    folder = workspace.run("tiny")
+    assert steps_of(folder) == [4]
+    assert not (folder / "samples").exists()
+    run(config)
+    assert tree(folder) == whole
+
+
+def test_a_signal_in_the_last_step_leaves_only_the_end_to_do(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    config = make_config(log_every=5, val_every=5)
+    whole = left_alone(workspace, config)
+    be_interrupted(config, 11)
+    assert steps_of(workspace.run("tiny")) == [10, 12]
+    steps: list[int] = []
+    run(config, lambda done, total, notes=None: steps.append(done))
+    assert steps == []
+    assert tree(workspace.run("tiny")) == whole
+
+
+def test_a_call_in_another_thread_trains_as_well(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    import threading
+
+    thread = threading.Thread(target=run, args=(make_config(steps=2),))
+    thread.start()
+    thread.join()
+    assert steps_of(workspace.run("tiny")) == [2]
+
+
+# --- The command -------------------------------------------------------------------------------------
+
+
+def command(workspace: Workspace, options: Mapping[str, object]) -> list[str]:
+    small = {"dim": 16, "depth": 1, "heads": 1, "dim-head": 16, "threads": 1, "batch-size": 8}
+    words = [f"--{name}={value}" for name, value in {**small, **options}.items()]
+    place = f"--workspace={workspace.root}"
+    train = ["train", place, "--device=cpu", "--no-tensorboard"]
+    return [sys.executable, "-m", "pipeline", *train, *words]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_command_says_that_it_stopped_and_the_same_one_goes_on(
+    workspace: Workspace, number: signal.Signals
+) -> None:
+    open_workspace(workspace)
+    endless = command(workspace, {"steps": 10**6, "save-every": 10**6, "log-every": 1})
+    log = workspace.run("dalle") / "log.jsonl"
+    with subprocess.Popen(
+        endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (log.exists() and log.read_bytes().count(b"\n") > 3):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert "give the same command again to go on" in " ".join(stderr.split())
+    (step,) = steps_of(workspace.run("dalle"))
+    assert step > 3
+    assert len(log_of(workspace.run("dalle"))) == step
