@@ -230,6 +230,11 @@ def _find_claim(folder: Path, contract: str) -> _Claim:
         if os.path.lexists(folder / name):
             said = _read_claim(folder / name, contract)
             return _Claim(finished=name == MANIFEST_NAME, files=said)
+    if any(os.path.lexists(folder.parent / name) for name in (MANIFEST_NAME, UNFINISHED_NAME)):
+        raise WorkspaceError(
+            f"{folder} would lie inside of {folder.parent}, which a command wrote. Nothing was touched: give "
+            "another name or place."
+        )
     other = _find_other(folder, contract)
     if other is not None:
         raise WorkspaceError(

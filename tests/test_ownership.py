@@ -204,6 +204,14 @@ def test_a_mark_that_cannot_be_read_is_no_mark(tmp_path: Path, text: str) -> Non
     assert (tmp_path / "manifest.json").read_text() == text
 
 
+def test_a_folder_inside_of_one_of_ours_is_refused(tmp_path: Path) -> None:
+    finish(tmp_path / "dalle", "run", "plan.json")
+    mark_unfinished(tmp_path / "other", "run")
+    for name in ("dalle/x", "other/x"):
+        with pytest.raises(WorkspaceError, match="would lie inside of"):
+            begin_anew(tmp_path / name, "run")
+
+
 def test_a_new_and_an_empty_folder_are_free(tmp_path: Path) -> None:
     claim(tmp_path, "run")
     claim(tmp_path / "new", "run")
