@@ -23,6 +23,8 @@ from pipeline.workspace import Workspace
 Action = Literal["run", "maybe", "skip"]
 # Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
+# Stages that write NAME-2, NAME-3, … beside what is there.
+_NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
 # What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
 _CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer"})
 _UNCHANGED = "inputs and options are unchanged"
@@ -191,9 +193,12 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
     mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
     own = getattr(config, "name", None)
     if own is not None:
-        if name in _TRAINED_FOR:  # the last one of NAME, NAME-2, … is the one to take
+        if name in _NUMBERED:  # the last one of NAME, NAME-2, … is the one to take
             family = list_family(plan.root / STAGES[name].top / own)
-            return sorted((f for f in mine if f.path in family), key=lambda f: family.index(f.path))
+            return sorted(
+                (folder for folder in mine if folder.path in family),
+                key=lambda folder: (_is_of(folder, config), family.index(folder.path)),
+            )
         return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
     if name == "encode":
         codec = Path(
@@ -201,6 +206,11 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
         ).name
         return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
     return mine
+
+
+def _is_of(folder: Folder, config: StageConfig) -> bool:
+    """Whether a finished folder was made with just these options."""
+    return folder.manifest is not None and not _changed_options(folder.manifest, config)
 
 
 def _manifest_of(plan: Plan, name: str) -> Manifest | None:
