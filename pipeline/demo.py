@@ -128,12 +128,14 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
 
 def trained_captions(workspace: Workspace, section: str) -> list[str]:
     """The captions of a section that the model was trained on, in an order drawn by hash."""
-    import pyarrow.parquet as pq
+    from pipeline.kept_images import dedupe_tables, read_tables
 
-    rows = pq.read_table(workspace.dedupe / "captions.parquet").to_pylist()
+    columns = ("caption_id", "caption", "split", "images", "sections")
+    tables = dedupe_tables(workspace, "captions.parquet")
     used = [
         row
-        for row in rows
+        for rows in read_tables(tables, columns, 4096)
+        for row in rows.to_pylist()
         if row["split"] == "train" and row["images"] and section in row["sections"]
     ]
     return [row["caption"] for row in sorted(used, key=lambda row: row["caption_id"])]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
+from pipeline.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
 from pipeline.raster import decode_image
 from pipeline.textfiles import split_lines
 from pipeline.workspace import Workspace
@@ -52,14 +52,14 @@ def share_generated(folder: Path) -> float:
 
 def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:
     """The same share among kept images of a section, every n-th up to some hundred."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    columns = ["caption", *PLACE_COLUMNS]
-    kept = pq.read_table(
-        workspace.dedupe / "kept", columns=columns, filters=pc.field("section") == section
-    )
-    rows = kept.take(list(range(0, len(kept), max(1, len(kept) // SCRAPED_SAMPLE)))).to_pylist()
+    columns = ("section", "caption", *PLACE_COLUMNS)
+    kept = [
+        row
+        for rows in read_tables(kept_tables(workspace), columns, 4096)
+        for row in rows.to_pylist()
+        if row["section"] == section
+    ]
+    rows = kept[:: max(1, len(kept) // SCRAPED_SAMPLE)]
     return _share((row["caption"], read_image(workspace.segments, place_of(row))) for row in rows)
 
 

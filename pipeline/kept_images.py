@@ -78,13 +78,18 @@ def _segment_path(segments: Path, segment: str) -> Path:
     return path_inside(segments, segment, source="dedupe/kept")
 
 
-def kept_tables(workspace: Workspace) -> tuple[Path, ...]:
-    """The tables of the kept images, each compared with its hash.
+def dedupe_tables(workspace: Workspace, prefix: str) -> tuple[Path, ...]:
+    """The tables of dedupe whose paths begin with `prefix`, each compared with its hash.
 
     Raises ContractError where dedupe has not finished, DamageError for a table that was changed.
     """
     files = read_manifest(workspace.dedupe, "dedupe").files
-    return checked_files(workspace.dedupe, (e for e in files if e.path.startswith("kept/")))
+    return checked_files(workspace.dedupe, (e for e in files if e.path.startswith(prefix)))
+
+
+def kept_tables(workspace: Workspace) -> tuple[Path, ...]:
+    """The tables of the kept images, as `dedupe_tables` gives them."""
+    return dedupe_tables(workspace, "kept/")
 
 
 def read_tables(

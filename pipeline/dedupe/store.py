@@ -123,7 +123,8 @@ class Store:
             ) from error
         if isinstance(error, sqlite3.DatabaseError):
             raise ContractError(
-                f"{self._ledger} is damaged ({error}). Bring back a whole copy of it."
+                f"{self._ledger} is damaged ({error}). Bring a copy of it back, or move "
+                f"{self._ledger.parent} away to fetch everything again."
             ) from error
 
     def destroy(self) -> None:
@@ -235,6 +236,6 @@ def _attach(connection: sqlite3.Connection, ledger: Path) -> None:
     except sqlite3.DatabaseError as error:
         connection.close()
         raise ContractError(
-            f"{ledger} has no view `items` that can be read ({error}). "
-            "It was made by another version, or damaged: scrape again with this one."
+            f"{ledger} has no view `items` that can be read ({error}): it was made by another version, or "
+            f"damaged. Bring a copy of it back, or move {ledger.parent} away to fetch everything again."
         ) from error

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from pipeline.config import resolved
-from pipeline.contracts import MEASUREMENTS, StageReport
-from pipeline.errors import ContractError, PipelineError
+from pipeline.contracts import KEPT, MEASUREMENTS, REJECTED, StageReport
+from pipeline.errors import REPAIR, PipelineError
 from pipeline.inventory import Folder, find_folders
-from pipeline.kept_images import PLACE_COLUMNS, place_of, read_image
+from pipeline.kept_images import PLACE_COLUMNS, dedupe_tables, place_of, read_image, read_tables
 from pipeline.ownership import path_inside
 from pipeline.parsing import parse_json_file, read_json_lines, read_small_file
 from pipeline.progress import Progress, no_progress
@@ -32,7 +32,7 @@ from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import MANIFEST_NAME, sha256_bytes, sha256_file, write_bytes
+from pipeline.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file, write_bytes
 from pipeline.workspace import Workspace, read_marker
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 PLOT_POINTS = 400
 PAGE_NAME = "report.html"
 _MAX_PIXELS = 64 * 2**20
-_REMEDY = "Run `pipeline verify`: it prints what is damaged."
+_ROWS = 16_384
+_TABLES = {"kept/": KEPT, "rejected/": REJECTED}
 PAGE_VERSION = 4  # raised when the same workspace comes to look otherwise
 
 
@@ -136,7 +137,7 @@ def _numbers(view: _View) -> Iterator[Section]:
     path = view.workspace.root / MEASUREMENTS
     if not os.path.lexists(path):
         return
-    measured = parse_json_file(path, tuple[Tile, ...], remedy=_REMEDY)
+    measured = parse_json_file(path, tuple[Tile, ...], remedy=REPAIR)
     yield Section(title="Measured", note="What this run measured of itself.", body=tiles(measured))
 
 
@@ -158,7 +159,7 @@ def _counted(view: _View) -> Iterator[Section]:
 def _rejections(view: _View) -> Iterator[Section]:
     if not _finished(view.folders, "dedupe"):
         return
-    table = _read_table(view.workspace.dedupe / "rejected", ["reason", "section"])
+    table = _read_table(view, "rejected/", ["reason", "section"])
     counts = table.group_by(["reason", "section"]).aggregate([([], "count_all")])
     order = [("reason", "ascending"), ("section", "ascending")]
     rows = [
@@ -181,7 +182,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
         return
     columns = ["caption", "section", "rank", *PLACE_COLUMNS]
     wanted = pc.field("rank") < view.config.wall_ranks
-    kept = _read_table(view.workspace.dedupe / "kept", columns, wanted)
+    kept = _read_table(view, "kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
     captions.sort(key=lambda row: (row["section"], row["caption"]))
     rows = []
@@ -196,19 +197,18 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
     )
 
 
-def _read_table(folder: Path, columns: list[str], wanted: pc.Expression | None = None) -> pa.Table:
-    """The rows of a folder of tables; raises ContractError where one can't be read."""
+def _read_table(
+    view: _View, prefix: str, columns: list[str], wanted: pc.Expression | None = None
+) -> pa.Table:
+    """The rows of the tables of dedupe below `prefix`; raises ContractError where one was changed."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(folder, columns=columns, filters=wanted)
-        table.validate(full=True)
-        if empty := [name for name in columns if table[name].null_count]:
-            raise ValueError(f"the column {empty[0]} has gaps")
-    except (OSError, KeyError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise ContractError(f"{folder} can't be read ({error}). {_REMEDY}") from error
-    return table
+    schema = pa.schema([field for field in arrow_schema(_TABLES[prefix]) if field.name in columns])
+    parts = [schema.empty_table().select(columns)]
+    for rows in read_tables(dedupe_tables(view.workspace, prefix), columns, _ROWS):
+        part = pa.Table.from_batches([rows])
+        parts.append(part if wanted is None else part.filter(wanted))
+    return pa.concat_tables(parts).select(columns)
 
 
 def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ def _plot(folder: Folder) -> Iterator[Section]:
 def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
     """Every value of the log whose name holds `loss`, by step, thinned to what a plot can show."""
     series: dict[str, list[tuple[float, float]]] = {}
-    for record in read_json_lines(log, dict[str, Any], remedy=_REMEDY):
+    for record in read_json_lines(log, dict[str, Any], remedy=REPAIR):
         step = _number(record.get("step"))
         losses = {name: _number(value) for name, value in record.items() if "loss" in name}
         for name, value in losses.items():
@@ -308,7 +308,7 @@ def _generations(view: _View) -> Iterator[Section]:
 def _drawn(folder: Folder, side: int) -> Iterator[Section]:
     prompts: dict[str, list[str]] = {}
     records = folder.path / "records.jsonl"
-    for record in read_json_lines(records, _Picture, remedy=_REMEDY):
+    for record in read_json_lines(records, _Picture, remedy=REPAIR):
         data = read_small_file(path_inside(folder.path, record.file, source=records))
         tag = image_tag(_shrink(data, side), kind="jpeg", alt="generated", width=side)
         prompts.setdefault(record.prompt, []).append(tag)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from pipeline.contracts import SPLITS
 from pipeline.webdata.index import ShardIndex
 
@@ -48,19 +50,48 @@ Each sample has the members {members}:
 ## Reading
 
 ```python
-import webdataset
+import torch, webdataset
 
-samples = webdataset.WebDataset("train/{{000000..{last:06d}}}.tar", shardshuffle=False).decode()
+def to_tensors(sample):
+    # As {codes_name} they could be neither embedded nor compared: torch wants int64.
+    tokens, codes = (sample[name].astype("int64") for name in ("tokens.npy", "codes.npy"))
+    return torch.from_numpy(tokens), torch.from_numpy(codes)
+
+shards = "train/{{000000..{last:06d}}}.tar"  # in the folder of this card
+samples = webdataset.WebDataset(shards, shardshuffle=False).decode().map(to_tensors)
 ```
 
+{stock}
 `index.json` lists every shard with samples, bytes and sha256, and reads as an index of `wids` (the
 training split). Beside each tar, `NNNNNN.idx.npy` is an int64 array [samples, members, 2] of the
 offset and the length of each member's data in the tar.
 """
 
 
-def write_card(index: ShardIndex, counts: Mapping[str, int]) -> str:
-    """The card of the shards in `index`; `counts` as in their manifest."""
+_STOCK = """
+`train_dalle.py` of DALLE-pytorch reads the images and the captions, and encodes them itself. Its four workers
+need a shard each at least, and must not see `val/`:
+
+```sh
+python train_dalle.py --wds {extension},txt --image_text_folder train{tokenizer} \
+    --text_seq_len {text_seq_len} --truncate_captions
+```
+"""
+_STOCK_SHARDS = 4  # its `num_workers`, each of which takes shards of its own
+
+_NO_IMAGES = """
+`train_dalle.py` of DALLE-pytorch wants images: `pipeline shard --images jpg:90` puts them into the shards.
+"""
+
+
+def write_card(
+    index: ShardIndex, counts: Mapping[str, int], *, images: str, tokenizer_options: str
+) -> str:
+    """The card of the shards in `index`; `counts` as in their manifest.
+
+    `images` is the form of `--images`, `tokenizer_options` what `train_dalle.py` is given to read captions
+    with the same tokenizer.
+    """
     present = [split for split in SPLITS if index.shards[split]]
     files = [f"  - split: {_HUB_SPLITS[s]}\n    path: {s}/*.tar" for s in present]
     head = [
@@ -78,12 +109,12 @@ def write_card(index: ShardIndex, counts: Mapping[str, int]) -> str:
         *files,
         "---",
     ]
-    return "\n".join(head) + "\n" + _body(index, counts)
+    return "\n".join(head) + "\n" + _body(index, counts, images, tokenizer_options)
 
 
-def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
-    image_row = "| `png`, `jpg`… | the picture |\n" if "image" in index.members else ""
+def _body(index: ShardIndex, counts: Mapping[str, int], images: str, tokenizer_options: str) -> str:
     return _BODY.format(
+        stock=_stock(index, images, tokenizer_options).strip() + "\n",
         name=index.name,
         images=counts["images"],
         splits="\n".join(_split_row(index, split) for split in SPLITS),
@@ -96,8 +127,9 @@ def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
         rows=index.grid[0],
         columns=index.grid[1],
         codes_dtype=index.codes_dtype,
+        codes_name=np.dtype(index.codes_dtype).name,
         codebook_size=index.codebook_size,
-        image_row=image_row,
+        image_row=_IMAGE_ROWS[images.partition(":")[0]],
         tokenizer_file=index.tokenizer.file,
         tokenizer=index.tokenizer.fingerprint,
         codec=index.codec.name,
@@ -109,6 +141,34 @@ def _body(index: ShardIndex, counts: Mapping[str, int]) -> str:
         long_captions=counts["long_captions"],
         last=max(len(index.shards["train"]) - 1, 0),
     )
+
+
+_IMAGE_ROWS = {
+    "none": "",
+    "original": "| `png`, `jpg`… | the image as it was fetched: it may be transparent, or turned by EXIF |\n",
+    "png": "| `png` | the image, without loss: the pixels that were encoded |\n",
+    "jpg": "| `jpg` | the image: the pixels that were encoded, as JPEG |\n",
+}
+
+
+def _stock(index: ShardIndex, images: str, tokenizer_options: str) -> str:
+    """How DALLE-pytorch's own script is given these shards, or why it can't be."""
+    if images == "none":
+        return _NO_IMAGES
+    text = _STOCK.format(
+        extension="jpg" if images.startswith("jpg") else "png",
+        tokenizer=f" {tokenizer_options}" if tokenizer_options else "",
+        text_seq_len=index.text_seq_len,
+    )
+    shards, samples = len(index.shards["train"]), index.samples["train"]
+    if shards < _STOCK_SHARDS:
+        most = max(1, samples // _STOCK_SHARDS)
+        text += (
+            f"\nOf these {shards} it can't: make more with `pipeline shard --max-samples {most}`.\n"
+        )
+    if images == "original":
+        text += "\nImages that are no PNGs are left out by it: `--images png` makes PNGs of all.\n"
+    return text
 
 
 def _name_views(views: Sequence[str]) -> str:

@@ -17,6 +17,8 @@ from pipeline.models.text import (
     load_tokenizer,
     parse_tokenizer,
 )
+from pipeline.models.text_hf import HuggingFaceTokenizer
+from pipeline.models.text_yttm import YttmTokenizer
 from pipeline.ownership import is_name, path_inside
 from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
@@ -176,3 +178,10 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
         )
     tokenizer = load_tokenizer(spec)
     return tokenizer, {"tokenizer": tokenizer.fingerprint}
+
+
+def stock_options(tokenizer: TextTokenizer) -> str:
+    """What DALLE-pytorch's scripts are given to read captions with this tokenizer."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return f"--hug --bpe_path {TOKENIZER_FILE}"
+    return "--bpe_path VOCAB.bpe" if isinstance(tokenizer, YttmTokenizer) else ""

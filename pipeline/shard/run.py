@@ -27,7 +27,7 @@ from pipeline.shard.card import write_card
 from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import check_form
-from pipeline.shard.inputs import Inputs, chosen_tokenizer, find_inputs
+from pipeline.shard.inputs import Inputs, chosen_tokenizer, find_inputs, stock_options
 from pipeline.shard.inspecting import inspect_sample
 from pipeline.shard.join import Joined, LeftOut, TextFile, join
 from pipeline.shard.layout import lay_out
@@ -93,7 +93,9 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = _index(config, inputs, entries)
     counts = _counts(index, joined)
-    files = _write_rest(folder, index, inputs, joined.left_out, counts)
+    options = stock_options(inputs.tokenizer)
+    card = write_card(index, counts, images=config.images, tokenizer_options=options)
+    files = _write_rest(folder, index, inputs, joined.left_out, card)
     scratch.end()
     manifest = make_manifest(
         "shards",
@@ -188,12 +190,12 @@ def _write_rest(
     index: ShardIndex,
     inputs: Inputs,
     left_out: list[LeftOut],
-    counts: Mapping[str, int],
+    card: str,
 ) -> tuple[FileEntry, ...]:
     """Write all but tars and manifest, remove what no longer belongs, and list every file."""
     write_index(folder, index)
     write_bytes(folder / TOKENIZER_FILE, inputs.tokenizer.json_bytes)
-    write_bytes(folder / CARD, write_card(index, counts).encode())
+    write_bytes(folder / CARD, card.encode())
     _write_left_out(folder / LEFT_OUT_TABLE, left_out)
     shards = [entry for split in SPLITS for entry in index.shards[split]]
     _remove_others(folder, {name for entry in shards for name in (entry.url, entry.table)})

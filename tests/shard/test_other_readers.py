@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +20,9 @@ import wids
 from PIL import Image
 from torch import Tensor
 
-from pipeline.models.text import load_tokenizer
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
+from tests.oracles.text import dalle_pytorch_tokenizers
 
 BATCH_SIZE = 4
 SIDE = 8
@@ -42,21 +44,25 @@ def extension(shards: Path) -> str:
     return "png" if b".png\0" in (shards / "val/000000.tar").read_bytes() else "jpg"
 
 
-def dalle_pytorch_batches(folder: Path, columns: str) -> list[tuple[Tensor, Tensor]]:
-    """What `train_dalle.py --wds COLUMNS --image_text_folder FOLDER` (1.6.6) asks of `webdataset`.
+def dalle_pytorch_batches(options: dict[str, str], batches: int) -> list[tuple[Tensor, Tensor]]:
+    """What `train_dalle.py` (1.6.6) asks of `webdataset` with these options, in the folder of the shards.
 
-    The same calls in the same order; its tokenizer and torchvision's crop are stood in for.
+    The same calls in the same order, with its four workers; torchvision's random crop is stood in for.
     """
-    my_image, my_caption = columns.split(",")
-    tokenizer = load_tokenizer(folder)
+    my_image, my_caption = options["wds"].split(",")
+    tokenizer = dalle_pytorch_tokenizers().HugTokenizer(options["bpe_path"])
 
     def tokenize(text: bytes) -> Tensor:
-        return torch.from_numpy(tokenizer.encode(text.decode("utf-8"), 24))
+        tokens: Tensor = tokenizer.tokenize(
+            text.decode("utf-8"), int(options["text_seq_len"]), truncate_text=True
+        )
+        return tokens.squeeze(0)
 
     def to_tensor(image: Image.Image) -> Tensor:
         pixels_HWC = np.array(image.convert("RGB").resize((SIDE, SIDE)))
         return torch.from_numpy(pixels_HWC).permute(2, 0, 1) / 255
 
+    folder = Path(options["image_text_folder"])
     found = [str(path) for path in folder.glob("**/*") if ".tar" in str(path).lower()]
     dataset = wds.WebDataset(found, handler=wds.warn_and_continue)
     chosen = dataset.select(lambda item: my_caption in item and my_image in item)
@@ -64,22 +70,83 @@ def dalle_pytorch_batches(folder: Path, columns: str) -> list[tuple[Tensor, Tens
         chosen.map_dict(**{my_image: lambda b: Image.open(io.BytesIO(b)), my_caption: tokenize})
         .map_dict(**{my_image: to_tensor})
         .to_tuple(my_caption, my_image)
-        .batched(BATCH_SIZE, partial=True)
+        .batched(BATCH_SIZE / 1, partial=True)
     )
-    loader = wds.WebLoader(pipeline, batch_size=None, shuffle=False)
-    return list(loader.repeat(2).slice(30))
+    loader = wds.WebLoader(pipeline, batch_size=None, shuffle=False, num_workers=4)
+    return list(loader.slice(batches))
 
 
-def test_dalle_pytorch_trains_on_them(shards: Path) -> None:
-    batches = dalle_pytorch_batches(shards, f"{extension(shards)},txt")
-    assert sum(len(text) for text, _ in batches) == 2 * 60
-    text, images = batches[0]
-    assert (text.shape, images.shape) == ((BATCH_SIZE, 24), (BATCH_SIZE, 3, SIDE, SIDE))
-    assert 0 <= float(images.min()) <= float(images.max()) <= 1
+def card_command(shards: Path) -> dict[str, str]:
+    """The options of the command for `train_dalle.py` on the card."""
+    (block,) = re.findall(r"```sh\n(.*?)```", (shards / "README.md").read_text(), re.DOTALL)
+    words = shlex.split(block.replace("\\\n", " "))
+    assert words[:2] == ["python", "train_dalle.py"]
+    options, name = {}, ""
+    for word in words[2:]:
+        if word.startswith("--"):
+            name = word[2:]
+            options[name] = ""
+        else:
+            options[name] = word
+    return options
 
 
-def test_dalle_pytorch_finds_nothing_where_there_are_no_such_pictures(shards: Path) -> None:
-    assert dalle_pytorch_batches(shards, "webp,txt") == []
+def make_shards(make_world: Callable[..., Any], images: str, max_samples: int = 20) -> Path:
+    world = make_world()
+    run(ShardConfig(workspace=world.root, text_seq_len=24, max_samples=max_samples, images=images))
+    return Path(world.workspace.shards("default"))
+
+
+@pytest.mark.parametrize("images", ["original", "png", "jpg:90"])
+def test_dalle_pytorch_trains_on_them_with_the_cards_command(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, images: str
+) -> None:
+    shards = make_shards(make_world, images, max_samples=13)
+    assert "it can't" not in (shards / "README.md").read_text()
+    monkeypatch.chdir(shards)
+    options = card_command(shards)
+    assert {"hug", "truncate_captions"} <= options.keys()
+    batches = dalle_pytorch_batches(options, batches=100)
+    assert sum(len(text) for text, _ in batches) == 52  # those of train, once, and none of val
+    text, shown = batches[0]
+    assert (text.shape, shown.shape) == ((BATCH_SIZE, 24), (BATCH_SIZE, 3, SIDE, SIDE))
+    assert text.dtype == torch.int64
+    assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
+
+
+def test_the_card_says_where_its_shards_are_too_few_for_that(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = make_shards(make_world, "jpg:90")
+    assert "make more with `pipeline shard --max-samples 13`" in (shards / "README.md").read_text()
+    monkeypatch.chdir(shards)
+    with pytest.raises(ValueError, match="fewer shards than workers"):
+        dalle_pytorch_batches(card_command(shards), batches=100)
+
+
+def test_the_card_of_shards_without_images_says_how_to_have_some(
+    make_world: Callable[..., Any],
+) -> None:
+    card = (make_shards(make_world, "none") / "README.md").read_text()
+    assert "train_dalle.py" in card
+    assert "--images jpg:90" in card
+    assert "```sh" not in card
+
+
+def test_the_cards_code_gives_what_torch_can_embed(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = make_shards(make_world, "none")
+    (code,) = re.findall(r"```python\n(.*?)```", (shards / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(shards)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    samples = list(names["samples"])
+    assert len(samples) == 52
+    tokens, codes = torch.utils.data.default_collate(samples)
+    assert (tokens.shape, codes.shape) == ((52, 24), (52, 16))
+    assert torch.nn.Embedding(512, 4)(codes).shape == (52, 16, 4)
+    assert bool((codes < 512).all())
 
 
 def test_webdataset_decodes_the_pictures(shards: Path) -> None:

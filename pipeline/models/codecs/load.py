@@ -14,7 +14,7 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 
-from pipeline.errors import ContractError, ModelError
+from pipeline.errors import REPAIR, ContractError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 CODEC_JSON = "codec.json"
 CODEC_WEIGHTS = "codec.safetensors"
-_ADVICE = "Put the codec's files back as they were, or make it again."
+_ADVICE = f"Put the codec's files back as they were; for one of a workspace: {REPAIR}"
 
 Family = Literal["vq", "vqgan", "openai-dvae", "discrete-vae"]
 _FAMILIES: Mapping[Family, tuple[Callable[..., Codec], type[Any]]] = {
