@@ -170,6 +170,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="train",
+            on_change="A run goes on only where these may change; else it is refused (--on-change).",
             writes=("runs/{name}",),
             reads=("shards/{shards}",),
             contract="run",

@@ -227,9 +227,11 @@ def _last_runs(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _entries(record: Record) -> Iterator[dict[str, Any]]:
-    """What a run did at each stage; a stage that it passed over is not among them."""
+    """What a run did at each stage, without those that it passed over or was called wrongly for."""
     for entry in record.get("stages", ()):
-        if isinstance(entry, dict) and entry.get("stage") in STAGES and not entry.get("skipped"):
+        if not isinstance(entry, dict) or entry.get("stage") not in STAGES or entry.get("skipped"):
+            continue
+        if (entry.get("error") or {}).get("type") != "ConfigError":
             yield entry
 
 
