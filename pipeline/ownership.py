@@ -39,7 +39,7 @@ _OWN_NAMES: Mapping[str, str] = {
     r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
     "tokenizer": r"tokenizer\.json",
     "codec": r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
-    "codes": r"\d+\.parquet|(\d+\.)?failed\.jsonl",
+    "codes": r"\d+\.parquet|(\d+\.)?failed\.jsonl|draft\.npz",
     "shards": r"(train|val)/\d{6,}\.(tar|idx\.npy)"
     r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
     "run": r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"

@@ -51,9 +51,7 @@ class EncodeConfig(StageConfig):
         "Codes of an image: of its centre; of that and its mirror image; of these and the four corners "
         "of the image at 1.1 times the size, each also mirrored.",
     )
-    part_rows: int = option(
-        10_000, "Images in a table of codes; a killed run repeats one table at most.", low=1
-    )
+    part_rows: int = option(10_000, "Images in a table of codes.", low=1)
     batch_size: str = option(
         "auto",
         "Images that the codec encodes at once: a number, or auto for what the device has room for.",

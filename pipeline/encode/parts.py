@@ -36,6 +36,7 @@ from pipeline.storage import (
 )
 
 FAILED_NAME = "failed.jsonl"
+DRAFT_NAME = "draft.npz"  # of the part under way: see `draft`
 _REMEDY = "Delete the file: its images are then tried again."
 
 _PART = re.compile(r"\d+\.parquet")
@@ -142,6 +143,7 @@ class CodesFolder:
         for path in sorted(self.path.glob("[0-9]*")):
             if _OF_A_RUN.fullmatch(path.name) and path.name not in named:
                 path.unlink()
+        (self.path / DRAFT_NAME).unlink(missing_ok=True)
 
     def _parts(self) -> list[Path]:
         found = (path for path in self.path.glob("*.parquet") if _PART.fullmatch(path.name))

@@ -1,7 +1,8 @@
 """`pipeline encode`: kept images → codes/CODEC-FINGERPRINT/NNNNN.parquet, each view of an image once.
 
 Reads dedupe/kept, raw/segments and a codec. Images are taken in the order of their pixel hashes and
-cut into parts; a part is written whole. Killed anywhere, the same command goes on with the next part.
+cut into parts; a part is written whole. Killed anywhere, the same command goes on with what that left of
+the part (`draft`), or the next one.
 New images, and new views of old ones, become new parts; parts that are there stay as they are. Codes of
 another codec, precision or preprocessing lie in another folder.
 
@@ -14,6 +15,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from pipeline.config import resolved
 from pipeline.contracts import Manifest, Outcome, StageReport
 from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
+from pipeline.encode.draft import Done, count_images, read_draft, remove_draft, write_draft
 from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
 from pipeline.encode.parts import FAILED_NAME, CodesFolder, FailedRow
 from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
@@ -53,6 +55,7 @@ from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+KEEP_EVERY_S = 60.0  # what is done of a part
 _MOST_TOKENS = 65536  # codes are uint16
 
 
@@ -229,41 +232,63 @@ class _PartWriter:
     before: int
     new: int = 0
     failed: int = 0
-    _codes: list[npt.NDArray[np.uint16]] = field(default_factory=list)
+    _kept_s: float = field(default_factory=time.monotonic)
 
     def write(self, part: Sequence[Task]) -> None:
-        """Encode `part` and write it. A batch's codes are fetched while the next one is computed."""
-        views: list[tuple[str, str]] = []
-        failures: list[Failure] = []
-        self._codes = [np.empty((0, self.work.codec.num_codes), dtype=np.uint16)]
-        computing: Tensor | None = None
-        for batch in self._decoded(part):
+        """Encode `part` and write it; an interrupt, and every minute, keeps what is done of it."""
+        folder = self.work.folder
+        done = read_draft(folder.path, part, self.work.codec.num_codes)
+        for batch in done:
+            self._count(batch)
+        try:
+            self._encode(part[count_images(done) :], done)
+        except KeyboardInterrupt:
+            if done:
+                write_draft(folder.path, done)
+            raise
+        views = [view for batch in done for view in batch.views]
+        failed = [row for batch in done for row in batch.failed]
+        none = np.empty((0, self.work.codec.num_codes), dtype=np.uint16)
+        folder.add_part(views, np.concatenate([none, *(batch.codes_BN for batch in done)]), failed)
+        remove_draft(folder.path)
+
+    def _encode(self, tasks: Sequence[Task], done: list[Done]) -> None:
+        """Add to `done` what batches come to. One's codes are fetched while the next is computed."""
+        computing: tuple[Batch, Tensor] | None = None
+        for batch in self._decoded(tasks):
             codes_BN = self.encoder.encode(batch.pixels_BHWC)
-            self._fetch(computing)
-            computing = codes_BN
-            views += batch.views
-            failures += batch.failures
-            self._tell(batch.images, len(batch.failures))
-        self._fetch(computing)
-        failed = [_failed_row(failure) for failure in failures]
-        self.work.folder.add_part(views, np.concatenate(self._codes), failed)
+            self._fetch(computing, done)
+            computing = batch, codes_BN
+        self._fetch(computing, done)
 
-    def _fetch(self, codes_BN: Tensor | None) -> None:
-        if codes_BN is not None:
-            self._codes.append(codes_BN.cpu().numpy().astype(np.uint16))
+    def _fetch(self, computing: tuple[Batch, Tensor] | None, done: list[Done]) -> None:
+        if computing is None:
+            return
+        batch, codes_BN = computing
+        finished = Done(
+            images=batch.images + len(batch.failures),
+            views=batch.views,
+            codes_BN=codes_BN.cpu().numpy().astype(np.uint16),
+            failed=tuple(map(_failed_row, batch.failures)),
+        )
+        done.append(finished)
+        if time.monotonic() - self._kept_s >= KEEP_EVERY_S:
+            write_draft(self.work.folder.path, done)
+            self._kept_s = time.monotonic()
+        self._count(finished)
 
-    def _decoded(self, part: Sequence[Task]) -> Iterator[Batch]:
+    def _decoded(self, tasks: Sequence[Task]) -> Iterator[Batch]:
         return decode_batches(
             self.work.segments,
-            part,
+            tasks,
             side=self.work.codec.image_size,
             batch_size=self.encoder.batch_size,
             threads=self.threads,
         )
 
-    def _tell(self, new: int, failed: int) -> None:
-        self.new += new
-        self.failed += failed
+    def _count(self, batch: Done) -> None:
+        self.new += batch.images - len(batch.failed)
+        self.failed += len(batch.failed)
         done = self.before + self.new + self.failed
         self.progress(done, self.total, {"failed": self.failed} if self.failed else None)
 

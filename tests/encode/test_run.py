@@ -15,6 +15,7 @@ from pipeline.contracts import CODES, COUNT_LAWS
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
 from pipeline.errors import ConfigError, ContractError, DamageError, ModelError
+from pipeline.kept_images import read_image
 from pipeline.models.codecs.load import CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
@@ -342,3 +343,82 @@ def test_a_broken_part_is_named(make_workspace: MakeWorkspace, codec: Path) -> N
 def test_without_images_there_are_no_codes(make_workspace: MakeWorkspace, codec: Path) -> None:
     report = run(make_config(make_workspace(0), codec))
     assert (report.outcome, report.counts["images"]) == ("done", 0)
+
+
+# --- A part that is interrupted ----------------------------------------------------------------------
+
+
+def interrupt_at(images: int, ending: type[BaseException]) -> Callable[..., None]:
+    def progress(
+        done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        if done >= images:
+            raise ending
+
+    return progress
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that are decoded from now on, by their offsets."""
+    decoded: list[str] = []
+
+    def read(segments: Path, place: Any) -> Any:
+        decoded.append(f"{place.offset}")
+        return read_image(segments, place)
+
+    monkeypatch.setattr("pipeline.encode.batches.read_image", read)
+    return decoded
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, KilledError])
+@pytest.mark.parametrize("images", [4, 8, 9, 16])
+def test_an_interrupted_part_goes_on_where_it_was(
+    make_workspace: MakeWorkspace,
+    codec: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: int,
+    ending: type[BaseException],
+) -> None:
+    """After a kill, behind what was last kept: here after every batch."""
+    monkeypatch.setattr("pipeline.encode.run.KEEP_EVERY_S", 0.0 if ending is KilledError else 1e9)
+    whole = make_workspace(name="whole", broken=(3,))
+    workspace = make_workspace(name="stopped", broken=(3,))
+    run(make_config(whole, codec, part_rows=16))
+    with pytest.raises(ending):
+        run(make_config(workspace, codec, part_rows=16), interrupt_at(images, ending))
+    decoded = count_decoded(monkeypatch)
+    report = run(make_config(workspace, codec, part_rows=16))
+    assert len(decoded) == 20 - min(16, -(-images // 4) * 4)  # the batches of 4 that were not done
+    assert report.counts["encoded"] == 19
+    assert files_of(codes_folder(workspace)) == files_of(codes_folder(whole))
+
+
+def test_what_is_kept_of_another_part_is_left_out(
+    make_workspace: MakeWorkspace, codec: Path
+) -> None:
+    whole = make_workspace(name="whole")
+    workspace = make_workspace(name="stopped")
+    run(make_config(whole, codec, part_rows=9))
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(workspace, codec, part_rows=12), interrupt_at(12, KeyboardInterrupt))
+    assert (codes_folder(workspace) / "draft.npz").exists()
+    run(make_config(workspace, codec, part_rows=9))
+    assert files_of(codes_folder(workspace)) == files_of(codes_folder(whole))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", None])
+def test_a_damaged_draft_costs_time_only(
+    make_workspace: MakeWorkspace, codec: Path, damage: bytes | None
+) -> None:
+    whole = make_workspace(name="whole")
+    workspace = make_workspace(name="stopped")
+    run(make_config(whole, codec, part_rows=16))
+    with pytest.raises(KeyboardInterrupt):
+        run(make_config(workspace, codec, part_rows=16), interrupt_at(12, KeyboardInterrupt))
+    draft = codes_folder(workspace) / "draft.npz"
+    data = draft.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    draft.write_bytes(flipped if damage is None else damage)
+    run(make_config(workspace, codec, part_rows=16))
+    assert files_of(codes_folder(workspace)) == files_of(codes_folder(whole))

@@ -77,6 +77,7 @@ def test_two_processes_go_on_as_one(workspace: Workspace, make_config: MakeConfi
     assert all(before > after for before, after in itertools.pairwise(expected[3:]))
 
 
+@pytest.mark.slow
 def test_steps_stay_steps(workspace: Workspace, make_config: MakeConfig) -> None:
     options = options_of(steps=10)
     be_interrupted(make_config(**options), 3)

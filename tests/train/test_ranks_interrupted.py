@@ -56,12 +56,9 @@ KINDS: dict[str, dict[str, Any]] = {
 KINDS_TO_TRY = [
     pytest.param(
         kind,
-        marks=[
-            *([] if kind == "ddp" else [pytest.mark.slow]),
-            pytest.mark.skipif(
-                kind.startswith("zero") and find_spec("deepspeed") is None, reason="needs deepspeed"
-            ),
-        ],
+        marks=pytest.mark.skipif(
+            kind.startswith("zero") and find_spec("deepspeed") is None, reason="needs deepspeed"
+        ),
     )
     for kind in KINDS
 ]
@@ -71,19 +68,29 @@ def steps_of(folder: Path) -> list[int]:
     return [read_info(path).step for path in list_checkpoints(folder / "checkpoints")]
 
 
-@pytest.mark.parametrize("kind", KINDS_TO_TRY)
-def test_a_signal_to_one_process_stops_all_after_the_same_step(
-    workspace: Workspace, make_config: MakeConfig, kind: str
-) -> None:
-    options = {"batch_size": 4, "steps": 9, "save_every": 4, "val_every": 9, **KINDS[kind]}
-    config = make_config(**options)
+def stop_one_alone(workspace: Workspace, config: TrainConfig) -> None:
     stopped = torchrun(config, before=ONE_ALONE)
     assert stopped.returncode != 0
-    folder = workspace.run("tiny")
-    assert steps_of(folder) == [4, 7], stopped.stderr
+    assert steps_of(workspace.run("tiny")) == [4, 7], stopped.stderr
     assert "Stopped after step 7" in stopped.stderr
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    stop_one_alone(workspace, make_config(batch_size=4, steps=9, save_every=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS_TO_TRY)
+def test_stopped_processes_go_on_to_the_same_bytes(
+    workspace: Workspace, make_config: MakeConfig, kind: str
+) -> None:
+    config = make_config(batch_size=4, steps=9, save_every=4, val_every=9, **KINDS[kind])
+    stop_one_alone(workspace, config)
     done = torchrun(config)
     assert done.returncode == 0, done.stderr
+    folder = workspace.run("tiny")
     found = tree(folder)
     folder.rename(workspace.root / "elsewhere")
     whole = torchrun(config)
