@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.contracts import FileEntry, Manifest
 from pipeline.errors import ContractError, damaged
 from pipeline.ownership import path_inside
-from pipeline.parsing import parse_json_file
+from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, sha256_bytes, sha256_file
 
 
@@ -60,9 +60,9 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
         raise damaged(f"{folder / MANIFEST_NAME} does not list {name}.")
     path = path_inside(folder, name, source=folder / MANIFEST_NAME)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise damaged(f"{path} can't be read ({error.strerror}).") from error
+        data = read_small_file(path, remedy="")
+    except ContractError as error:
+        raise damaged(str(error)) from error
     if sha256_bytes(data) != entry.sha256:
         raise damaged(f"{path} is not the file that its manifest lists (sha256 differs).")
     return data

@@ -18,7 +18,7 @@ from pipeline.config import StageConfig, plain_value
 from pipeline.errors import ConfigError, ContractError, PipelineError
 from pipeline.locks import hold_file
 from pipeline.option_values import from_plain
-from pipeline.storage import write_json
+from pipeline.storage import read_manifest, write_json
 from pipeline.workspace import Workspace, read_marker
 
 Options = dict[str, Any]
@@ -165,8 +165,8 @@ def _find_kept(
 def _options_of_raw(root: Path) -> Options | None:
     """The options of the scrape of a workspace of an earlier version, from its manifest."""
     try:
-        config = json.loads((Workspace(root).raw / "manifest.json").read_bytes())["config"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        config = read_manifest(Workspace(root).raw, "raw").config
+    except ContractError:
         return None
     return _table(config)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -120,8 +121,10 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hash of a file's bytes, 64 hex digits."""
-    with path.open("rb") as file:
+    """Hash of a file's bytes, 64 hex digits. Raises OSError for what is no regular file: it may never end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -194,8 +197,8 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
     Raises ContractError for what is no manifest, or one of another contract or version.
     """
-    head = parse_json(_Head, data, source=path, remedy=REPAIR)
-    expected = _Head(contract=contract, version=CONTRACT_VERSIONS[contract])
+    head = parse_json(ManifestHead, data, source=path, remedy=REPAIR)
+    expected = ManifestHead(contract=contract, version=CONTRACT_VERSIONS[contract])
     if head != expected:
         raise ContractError(
             f"{path} holds contract {head.contract} version {head.version}, expected "
@@ -206,7 +209,7 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Head:
+class ManifestHead:
     """What a manifest says of itself; the rest of another version may look otherwise."""
 
     contract: str

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import ContractError
 from pipeline.inventory import Folder, find_folders
 from pipeline.ownership import own_files
+from pipeline.parsing import read_small_file
 from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.workspace import Workspace
 
@@ -97,6 +99,6 @@ def _texts(folder: Path) -> Iterator[str]:
     for pattern in _SAYING:
         for path in sorted(folder.glob(pattern)):
             try:
-                yield path.read_text(encoding="utf-8", errors="replace")
-            except OSError:
+                yield read_small_file(path).decode(errors="replace")
+            except ContractError:
                 continue  # `verify` reports it

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.contracts import WORKSPACE_VERSION
-from pipeline.errors import WorkspaceError
+from pipeline.errors import ContractError, WorkspaceError
 from pipeline.ownership import check_name
+from pipeline.parsing import parse_json_file
 from pipeline.storage import write_json
 
 LEDGER_NAME = "ledger.sqlite"
+_REMEDY = "Give another --workspace, or put the file back as it was."
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class Workspace:
 
         Raises WorkspaceError for a folder that holds something else, another version or source.
         """
-        if self.marker.exists():
+        if os.path.lexists(self.marker):
             _check_source(self.root, source)
             return self
         if source is None:
@@ -110,30 +113,38 @@ class Workspace:
         return self
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What a marker of any version says."""
+
+    format: Literal["dalle-pipeline/workspace"]
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Marker(_Head):
+    """What `workspace.json` says in this version."""
+
+    source: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    latest: Mapping[str, str] = field(default_factory=dict)
+    last_named: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_marker(root: Path) -> dict[str, Any]:
     """What `workspace.json` says. Raises WorkspaceError where it is not a workspace's of this version."""
     marker = Workspace(root).marker
     try:
-        found: Any = json.loads(marker.read_bytes())
-        if found["format"] != "dalle-pipeline/workspace":
-            raise ValueError("another format")
-        version, _ = found["version"], found["source"]
-        if any(
-            not isinstance(found.get(name, {}), dict)
-            for name in ("options", "latest", "last_named")
-        ):
-            raise ValueError("options, latest or last_named is not a table")
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise WorkspaceError(
-            f"{marker} can't be read as the mark of a workspace ({error}). "
-            "Give another --workspace, or mend the file."
-        ) from error
-    if version != WORKSPACE_VERSION:
-        raise WorkspaceError(
-            f"{marker.parent} was written by workspace version {version}, this pipeline reads "
-            f"version {WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
-        )
-    return dict(found)
+        version = parse_json_file(marker, _Head, remedy=_REMEDY).version
+        if version == WORKSPACE_VERSION:
+            parse_json_file(marker, _Marker, remedy=_REMEDY)
+            return parse_json_file(marker, dict[str, Any], remedy=_REMEDY)
+    except ContractError as error:
+        raise WorkspaceError(f"{root} can't be read as a workspace: {error}") from error
+    raise WorkspaceError(
+        f"{root} was written by workspace version {version}, this pipeline reads version "
+        f"{WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
+    )
 
 
 def _check_source(root: Path, source: str | None) -> None:

@@ -7,6 +7,7 @@ writes, others read. Rows are committed after their bytes are on disk, never bef
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.contracts import URL_STATES, UrlState
-from pipeline.errors import ContractError, StorageError
+from pipeline.errors import ContractError, StorageError, damaged
+from scrapers.ledger_checks import (
+    KNOWN_TYPES,
+    SEGMENT_TYPES,
+    check_integer,
+    check_row,
+    check_state,
+    refuse_irregular,
+)
 from scrapers.ledger_schema import ABSENCES, LEDGER_VERSION, TABLES, items_view
 from scrapers.segments import SegmentState
 
@@ -123,9 +132,10 @@ class Ledger:
         self.path = path
         if source is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        elif not path.exists():
+        elif not os.path.lexists(path):
             raise ContractError(f"There is no ledger at {path}. Run `pipeline scrape` first.")
-        try:
+        refuse_irregular(path)
+        with self._errors():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             # FULL: a committed row survives a power cut, as its bytes do.
@@ -134,8 +144,6 @@ class Ledger:
             if source is not None:
                 self._create(source)
             self._check_version()
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
 
     def _create(self, source: str) -> None:
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
@@ -164,12 +172,14 @@ class Ledger:
             return ContractError(
                 f"{self.path} is not a ledger ({error}). Move it away, or give another --workspace."
             )
+        if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
+            return damaged(f"{self.path} is damaged ({error}).")
         return StorageError(f"Can't read or write {self.path}: {error}.")
 
     def meta(self, name: str) -> str | None:
         """A note kept beside the rows."""
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
+        rows = list(self.query("SELECT value FROM meta WHERE name = ?", name))
+        return str(rows[0][0]) if rows else None
 
     def set_meta(self, name: str, value: str | None) -> None:
         """Keep a note, or with None forget it."""
@@ -222,53 +232,60 @@ class Ledger:
 
     def form_id(self, key: str) -> int | None:
         """The id of the form with this key."""
-        row = self._db.execute("SELECT id FROM forms WHERE key = ?", (key,)).fetchone()
-        return None if row is None else int(row[0])
+        rows = list(self.query("SELECT id FROM forms WHERE key = ?", key))
+        return check_integer(self.path, rows[0][0]) if rows else None
 
     def next_form_id(self) -> int:
         """The first free id."""
-        return int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM forms").fetchone()[0])
+        ((number,),) = self.query("SELECT coalesce(max(id), 0) + 1 FROM forms")
+        return check_integer(self.path, number)
 
     def known(self, form: int) -> list[Known]:
         """All rows of a form, by rank."""
-        return [
-            Known(row[0], row[1], URL_STATES[row[2]], *row[3:])
-            for row in self._db.execute(_KNOWN, (form,))
-        ]
+        rows = (check_row(self.path, row, KNOWN_TYPES) for row in self.query(_KNOWN, form))
+        return [Known(r[0], r[1], check_state(self.path, r[2]), *r[3:]) for r in rows]
 
     def last_time(self) -> int:
         """The latest time that a row was asked for, in seconds; 0 where there is none."""
-        return int(self._db.execute("SELECT coalesce(max(last_time), 0) FROM urls").fetchone()[0])
+        ((seconds,),) = self.query("SELECT coalesce(max(last_time), 0) FROM urls")
+        return check_integer(self.path, seconds)
 
     def absences(self) -> dict[tuple[int, int], int]:
         """By form and rank: how many refreshes in a row missed an image that counts as there."""
         rows = self.query("SELECT form, rank, refreshes FROM absences")
-        return {(form, rank): number for form, rank, number in rows}  # type: ignore[misc]
+        return {
+            (check_integer(self.path, form), check_integer(self.path, rank)): check_integer(
+                self.path, number
+            )
+            for form, rank, number in rows
+        }
 
     def count_states(self) -> Counter[str]:
         """URLs by state; every state is named."""
         counts = Counter(dict.fromkeys(URL_STATES, 0))
         for state, number in self.query("SELECT state, count(*) FROM urls GROUP BY state"):
-            counts[URL_STATES[state]] = number  # type: ignore[call-overload, assignment]
+            counts[check_state(self.path, state)] = check_integer(self.path, number)
         return counts
 
     def segment_states(self) -> list[SegmentState]:
         """All segments, in order."""
-        rows = self._db.execute("SELECT number, bytes, sha256 FROM segments ORDER BY number")
-        return [SegmentState(*row) for row in rows]
+        rows = self.query("SELECT number, bytes, sha256 FROM segments ORDER BY number")
+        return [SegmentState(*check_row(self.path, row, SEGMENT_TYPES)) for row in rows]
 
     def forget_lost(self, segment: int, size: int) -> int:
         """Rows whose bytes lie behind `size` in a segment are pending again; how many there were.
 
         The segment counts as closed at the end of its last whole image.
         """
-        lost = self._db.execute(
-            "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL, segment = NULL,"
-            " offset = NULL WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
-            (segment, size),
-        ).rowcount
         end = "SELECT coalesce(max((offset + bytes + 511) / 512 * 512), 0) FROM urls WHERE segment = ?1"
-        self._db.execute(f"UPDATE segments SET bytes = ({end}) WHERE number = ?1", (segment,))
+        with self._errors():
+            lost = self._db.execute(
+                "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL,"
+                " segment = NULL, offset = NULL"
+                " WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
+                (segment, size),
+            ).rowcount
+            self._db.execute(f"UPDATE segments SET bytes = ({end}) WHERE number = ?1", (segment,))
         return lost
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:

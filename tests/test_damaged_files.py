@@ -79,7 +79,8 @@ def problem(result: Any) -> str | None:
         return f"said {result.output[-400:]!r}"
     if result.exit_code not in (0, 1, 2, 3):
         return f"ended with {result.exit_code}"
-    if result.exit_code in (1, 2) and "Error" not in result.output:
+    says_why = "Error" in result.output or "there is damage" in result.output
+    if result.exit_code in (1, 2) and not says_why:
         return f"ended with {result.exit_code} and no sentence: {result.output!r}"
     return None
 

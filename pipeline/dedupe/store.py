@@ -108,6 +108,8 @@ class Store:
             raise ContractError(
                 f"{ledger} is missing: nothing was scraped yet. Run `scrape` first."
             )
+        if not ledger.is_file():
+            raise ContractError(f"{ledger} is no regular file. Move it away and scrape again.")
         self._path, self._ledger = path or Path(":memory:"), ledger
         self._connection = _open(path) if path else sqlite3.connect(":memory:", uri=True)
         _attach(self._connection, ledger)

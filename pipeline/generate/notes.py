@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.errors import ContractError
 from pipeline.ownership import path_inside
+from pipeline.parsing import read_small_file
 from pipeline.storage import write_bytes
 from pipeline.textfiles import split_lines
 
@@ -64,8 +65,8 @@ def to_line(value: Any) -> bytes:
 def _read(path: Path) -> list[Any]:
     """The values of the lines up to the first that is none."""
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except OSError:
+        text = read_small_file(path).decode("utf-8", "replace")
+    except ContractError:
         return []
     values = []
     for line in split_lines(text):

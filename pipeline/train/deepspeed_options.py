@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ContractError
+from pipeline.parsing import parse_json_file
 from pipeline.train.config import TrainConfig
 
 DEFAULT_STAGE = 1  # parts the moments; no more is sent than without it
@@ -122,14 +123,9 @@ def _read(config: TrainConfig) -> dict[str, Any]:
     if config.deepspeed_config is None:
         return {}
     try:
-        given = json.loads(config.deepspeed_config.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--deepspeed-config {config.deepspeed_config} can't be read ({error}). Give a JSON file."
-        ) from error
-    if not isinstance(given, dict):
-        raise ConfigError(f"--deepspeed-config {config.deepspeed_config} holds no JSON object.")
-    return given
+        return parse_json_file(config.deepspeed_config, dict[str, Any], remedy="Give a JSON file.")
+    except ContractError as error:
+        raise ConfigError(f"--deepspeed-config: {error}") from error
 
 
 def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:

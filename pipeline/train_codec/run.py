@@ -23,6 +23,7 @@ from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.ownership import begin_anew
+from pipeline.parsing import read_small_file
 from pipeline.progress import Progress, no_progress
 from pipeline.stop_signals import watch_signals
 from pipeline.storage import (
@@ -176,9 +177,11 @@ def _plan_digest(config: TrainCodecConfig, inputs: Mapping[str, str]) -> str:
 def _begun_plan(folder: Path) -> str | None:
     """The digest of the plan that an unfinished folder was begun with, None where it has no checkpoint."""
     plan = folder / _CHECKPOINT_PLAN
-    if not (plan.is_file() and (folder / _CHECKPOINT).exists()):
+    try:
+        digest = read_small_file(plan, max_bytes=1 << 10).decode(errors="replace")
+    except ContractError:
         return None
-    return plan.read_bytes().decode(errors="replace")
+    return digest if (folder / _CHECKPOINT).is_file() else None
 
 
 def _take_up(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.errors import ContractError
 from pipeline.inventory import Folder
+from pipeline.ownership import path_inside
+from pipeline.parsing import parse_json_file
 from pipeline.storage import sha256_file
 from pipeline.verify.faults import Fault
 
@@ -22,6 +24,13 @@ def find_checkpoints(run: Path) -> list[Path]:
     return sorted((path for path in found if path.is_dir()), key=lambda p: int(p.name[5:]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """The files of a checkpoint by name, each with its sha256, as `checkpoint.json` lists them."""
+
+    files: Mapping[str, str]
+
+
 def check_checkpoints(folder: Folder) -> Iterator[Fault]:
     """Yield what is damaged of the checkpoints, read one by one."""
     for path in find_checkpoints(folder.path):
@@ -32,14 +41,13 @@ def check_checkpoints(folder: Folder) -> Iterator[Fault]:
 
 def _check(path: Path) -> Iterator[tuple[str, str]]:
     try:
-        said: Any = json.loads((path / _INFO).read_bytes())
-        files = {str(name): str(sha256) for name, sha256 in said["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        files = parse_json_file(path / _INFO, _Listed).files
+    except ContractError as error:
         yield _INFO, f"can't be read ({error})"
         return
     for name, sha256 in sorted(files.items()):
         try:
-            if sha256_file(path / name) != sha256:
+            if sha256_file(path_inside(path, name, source=path / _INFO)) != sha256:
                 yield name, f"is not the file that {_INFO} describes (sha256 differs)"
-        except (OSError, ValueError) as error:
+        except (OSError, ContractError) as error:
             yield name, f"can't be read ({error})"

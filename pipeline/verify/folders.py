@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from pipeline.contracts import CONTRACT_VERSIONS, COUNT_LAWS, FileEntry
 from pipeline.errors import ContractError, PipelineError
 from pipeline.integrity import described_files, find_fault
 from pipeline.inventory import Folder
-from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, manifest_seal
+from pipeline.parsing import parse_json_file
+from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, ManifestHead, manifest_seal
 from pipeline.verify.faults import Fault
 
 
@@ -43,11 +44,18 @@ def why_unfinished(folder: Folder) -> str | None:
 def _read_version(path: Path, contract: str) -> int | None:
     """The version of a manifest of this contract, None for what is none."""
     try:
-        raw: Any = json.loads(path.read_bytes())
-        version = raw["version"] if raw["contract"] == contract else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        head = parse_json_file(path, ManifestHead)
+    except ContractError:
         return None
-    return version if type(version) is int and 0 < version < 1000 else None
+    return head.version if head.contract == contract and 0 < head.version < 1000 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """What is checked of the mark of an unfinished folder."""
+
+    contract: str
+    files: tuple[Any, ...]
 
 
 def _check_head(folder: Folder) -> Iterator[Fault]:
@@ -59,9 +67,8 @@ def _check_head(folder: Folder) -> Iterator[Fault]:
     if not mark.exists():
         return
     try:
-        found: Any = json.loads(mark.read_bytes())
-        whole = found["contract"] == folder.contract and isinstance(found["files"], list)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        whole = parse_json_file(mark, _Mark).contract == folder.contract
+    except ContractError:
         whole = False
     if not whole:
         yield Fault(folder=folder.name, file=UNFINISHED_NAME, found="is damaged: it can't be read")
@@ -70,9 +77,9 @@ def _check_head(folder: Folder) -> Iterator[Fault]:
 def _check_seal(folder: Folder) -> Iterator[Fault]:
     path = folder.path / MANIFEST_NAME
     try:
-        raw = json.loads(path.read_bytes())
+        raw = parse_json_file(path, dict[str, Any])
         said = raw.pop("sha256", None)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except ContractError as error:
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"can't be read ({error})")
         return
     if said is not None and said != manifest_seal(raw):  # versions before 0.1.0 wrote none

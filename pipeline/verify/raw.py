@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.contracts import URL_STATES
-from pipeline.errors import PipelineError
+from pipeline.errors import ContractError, PipelineError
 from pipeline.integrity import described_files
 from pipeline.inventory import Folder
+from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.storage import sha256_bytes
 from pipeline.verify.faults import Fault
 from pipeline.verify.folders import check_file, explain
@@ -97,15 +96,22 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
     return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PageNote:
+    """What is checked of `page.json`."""
+
+    sha256: str
+
+
 def _check_page(folder: Folder) -> Iterator[Fault]:
     """The kept page and its note: they belong together, and the page is the one that was read."""
     page, note = folder.path / PAGE, folder.path / PAGE_NOTE
     if not page.exists() and not note.exists():
         return
     try:
-        said: Any = json.loads(note.read_bytes())
-        found, expected = sha256_bytes(page.read_bytes()), str(said["sha256"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        expected = parse_json_file(note, _PageNote).sha256
+        found = sha256_bytes(read_small_file(page))
+    except ContractError as error:
         yield Fault(folder=folder.name, file=PAGE_NOTE, found=f"can't be read ({error})")
         return
     read = folder.manifest.inputs.get("page") if folder.manifest is not None else None

@@ -21,6 +21,7 @@ from pipeline.cache import alone, default_cache
 from pipeline.contracts import FileEntry, Manifest
 from pipeline.errors import ContractError, WorkspaceError
 from pipeline.ownership import path_inside
+from pipeline.parsing import read_small_file
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import (
     MANIFEST_NAME,
@@ -136,7 +137,7 @@ def _check_paths(folder: Path, manifest: Manifest, source: str) -> None:
 
 
 def _own_entry(folder: Path) -> FileEntry:
-    data = (folder / MANIFEST_NAME).read_bytes()
+    data = read_small_file(folder / MANIFEST_NAME)
     return FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError, ContractError, SourceError
+from pipeline.parsing import read_small_file
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.dalleblog.choosing import choose_captions, choose_sections
 from scrapers.dalleblog.merge import Merged, MergedSection, merge
@@ -76,9 +77,11 @@ def _read_file(file: Path) -> bytes:
                 f"The page {file} has {size:,} bytes; at most {_MAX_PAGE_BYTES:,} are read. Is it "
                 "the saved blog post?"
             )
-        return file.read_bytes()
+        return read_small_file(file, max_bytes=_MAX_PAGE_BYTES, remedy="Give another --page.")
     except OSError as error:
         raise ConfigError(f"The page {file} can't be read: {error.strerror}.") from error
+    except ContractError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _discovery(
