@@ -72,7 +72,7 @@ class Screen:
             "done": "done",
             "unchanged": "nothing to do: inputs and config are unchanged",
             "incomplete": "done, but incomplete: failed items remain",
-            "damaged": "done, and there is damage: `pipeline verify --repair` drops just that",
+            "damaged": "done, and found damage",
         }
         line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
         self.say(f"{line} ({counts})" if counts else line)

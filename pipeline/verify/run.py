@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import StageConfig, option
 from pipeline.contracts import StageReport
+from pipeline.errors import REPAIR
 from pipeline.records import keep_record
 from pipeline.road import Call
 from pipeline.workspace import Workspace
@@ -79,6 +80,9 @@ def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> Stag
     files = sum(len(each.folder.manifest.files) for each in checked if each.folder.manifest)
     if repairs is not None:
         _show_repairs(call, repairs)
+    elif faults := [fault for each in checked for fault in each.faults]:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        call.screen.fail(f"{faults[0]}{more}. {REPAIR}")
     damage = states["damaged"] if repairs is None else len(repairs.hopeless)
     return StageReport(
         stage="verify",

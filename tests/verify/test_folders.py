@@ -112,6 +112,15 @@ def test_a_changed_byte_is_found(workspace: Workspace) -> None:
     assert ["its bytes changed" in text for text in problems(workspace)] == [True]
 
 
+def test_the_first_fault_is_an_error_and_the_way_out_is_named(workspace: Workspace) -> None:
+    flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
+    command = ["verify", "--workspace", str(workspace.root), "--quiet"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: dedupe/kept/00000.parquet has another sha256")
+    assert "pipeline verify --repair" in result.stderr
+
+
 def test_a_missing_and_a_shortened_file_are_told_apart(workspace: Workspace) -> None:
     table = workspace.dedupe / "kept" / "00000.parquet"
     table.write_bytes(table.read_bytes()[:-1])
