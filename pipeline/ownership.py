@@ -45,7 +45,8 @@ _OWN_NAMES: Mapping[str, str] = {
     "run": r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
     r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
     r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
-    "generated": r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl",
+    "generated": r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl"
+    r"|sketches/\d{4,}-\d{5,}\.npz",
 }
 # By these an unfinished folder that carries no mark yet is known: versions before 0.1.0 wrote none.
 _EARLIER_MARKS: Mapping[str, str] = {

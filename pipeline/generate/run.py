@@ -26,7 +26,8 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.materials import Materials, find_materials
 from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place, named_folder
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
-from pipeline.generate.writing import Drawn, Sketchbook, missing_files
+from pipeline.generate.sketches import Drawn
+from pipeline.generate.writing import Sketchbook, missing_files
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 from pipeline.ownership import claim
 from pipeline.progress import Progress, no_progress
@@ -63,8 +64,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     orders = list_orders(prompts, count=config.drawn, seed=config.seed)
     with hold_place(folder, wish, config.on_change) as place:
         book = Sketchbook(place, wish.identity, numbers=range(len(prompts)), keep=config.kept)
-        todo = [order for order in orders if order.number not in book.finished_prompts]
-        images = draw(artist, clip, todo, progress)
+        images = draw(artist, clip, book.still_to_draw(orders), progress)
         facts = _facts(config, materials.digest)
         book.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
         book.finish(wish, counts)

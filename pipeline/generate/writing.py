@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.contracts import FileEntry
 from pipeline.errors import ConfigError
@@ -28,6 +26,7 @@ from pipeline.generate.notes import (
 from pipeline.generate.pictures import SHEET_LINES, contact_sheet, encode_png, pictures_shown
 from pipeline.generate.place import CONTRACT, Place, Wish
 from pipeline.generate.prompts import Order
+from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 from pipeline.ownership import begin_anew, own_files, reopen
 from pipeline.storage import (
     file_entry,
@@ -38,15 +37,7 @@ from pipeline.storage import (
 )
 
 CONTACT = "contact.png"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """An image uint8 [H, W, 3], and what CLIP makes of it, if it was asked."""
-
-    order: Order
-    pixels_HWC: npt.NDArray[np.uint8]
-    score: float | None = None
+KEEP_EVERY_S = 60.0  # what is drawn of a prompt
 
 
 class Sketchbook:
@@ -67,23 +58,49 @@ class Sketchbook:
             reopen(self.folder, CONTRACT)
         write_notes(self.folder, identity, prompts or [])
         self.records = [record for records in prompts or [] for record in records]
+        self._sketches: list[Drawn] = []
 
     @property
     def finished_prompts(self) -> set[int]:
         """The numbers of the prompts whose images are there."""
         return {int(record["number"]) for record in self.records}
 
+    def still_to_draw(self, orders: Sequence[Order]) -> list[Order]:
+        """The orders of which neither the image nor a sketch is there."""
+        todo = [order for order in orders if order.number not in self.finished_prompts]
+        self._sketches = read_sketches(self.folder, todo)
+        sketched = {(image.order.number, image.order.index) for image in self._sketches}
+        return [order for order in todo if (order.number, order.index) not in sketched]
+
     def write_prompts(
         self, images: Iterator[Drawn], *, drawn: int, keep: int, facts: Mapping[str, str]
     ) -> None:
         """Write the `keep` best of the `drawn` images of each prompt as they come.
 
-        `facts` are what every record says.
+        `facts` are what every record says. An interrupt, and every minute, keeps what is drawn of prompts
+        that are not finished.
         """
-        while group := list(islice(images, drawn)):
-            records = [self._write(best, rank, facts) for rank, best in _rank(group, keep)]
-            add_note(self.folder, records)
-            self.records += records
+        groups: dict[int, list[Drawn]] = {}
+        kept_s = time.monotonic()
+        try:
+            for image in itertools.chain(self._sketches, images):
+                group = groups.setdefault(image.order.number, [])
+                group.append(image)
+                if len(group) == drawn:
+                    self._write_prompt(group, keep=keep, facts=facts)
+                    del groups[image.order.number]
+                elif time.monotonic() - kept_s >= KEEP_EVERY_S:
+                    write_sketches(self.folder, itertools.chain(*groups.values()))
+                    kept_s = time.monotonic()
+        except KeyboardInterrupt:
+            write_sketches(self.folder, itertools.chain(*groups.values()))
+            raise
+
+    def _write_prompt(self, group: Sequence[Drawn], *, keep: int, facts: Mapping[str, str]) -> None:
+        records = [self._write(best, rank, facts) for rank, best in _rank(group, keep)]
+        add_note(self.folder, records)
+        self.records += records
+        remove_sketches(self.folder, (image.order for image in group))
 
     def finish(self, wish: Wish, counts: Mapping[str, int]) -> None:
         """Write the records, the contact sheet and the manifest; the notes go last."""
