@@ -16,7 +16,7 @@ class TrainConfig(StageConfig):
     name: str = option(
         "dalle",
         "Name of the run: runs/NAME in the workspace; auto makes it as in the DALLE-models zoo, "
-        "such as taming/12L_64HD_16H_544I_96T_dalleblog_5E.",
+        "such as taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E.",
     )
     dataset: str | None = option(None, "The data's name in the run's name and card.")
     shards: str = option(
