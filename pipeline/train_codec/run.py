@@ -88,7 +88,7 @@ def _make_codec(
     training = _take_up(config, device, folder, _plan_digest(config, inputs))
     images, measured = _load(config, progress)
     _train(training, images.pixels_MHWC, folder, progress)
-    codec = training.codec.eval()
+    codec = training.finished()
     save_codec(codec, folder)
     quality = measure_codec(codec, measured, device)
     lines = [json.dumps(dataclasses.asdict(entry)) for entry in training.logs]

@@ -1,4 +1,4 @@
-"""The training loop of a VQ codec as a value that can be saved and continued at any step.
+"""The training loop of a codec as a value that can be saved and continued at any step.
 
 What happens in a step depends on the seed, the step's number and the state alone: every draw has its
 own generator. So a run that was killed and continued ends in the same weights as one that was not
@@ -8,7 +8,9 @@ Before the first step the codec's linear path is set to the principal components
 codebook is placed by k-means. Measured on held-out drawings at 128 pixels and 512 codes, in time of one
 core: 20.0 dB before any training, 21.3 dB and the right colours after 60 seconds. From random weights a
 network of this kind had 20.8 dB after 146 seconds, and rare colours were wrong; there, at 100 steps, this
-codebook stood at 17.9 dB, FSQ at 17.1 and a Gumbel softmax at 16.4.
+codebook stood at 17.9 dB, FSQ at 17.1 and a Gumbel softmax at 16.4. A `DiscreteVAE` (`discrete`) of 32
+channels begins at 18.9 dB and has 19.6 after 300 steps, as many as the VQ codec after 500, in 4 times the
+time of a step.
 
 Legend: B pictures of a batch, M = pictures at hand, C colours, H W pixels, R S grid, D code width,
 K entries, X latents.
@@ -21,19 +23,23 @@ import hashlib
 import io
 import math
 import pickle
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.discrete_vae import DiscreteVAEConfig
 from pipeline.models.codecs.pixels import Pixels, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
+from pipeline.train_codec.discrete import DiscreteStudent
 
 # What torch raises for a file that is cut short, changed, or something else.
 UNREADABLE = (
@@ -45,10 +51,23 @@ _COMMITMENT = 1.0
 _START_IMAGES = 512  # from which components and codebook are found
 _START_BATCH = 32
 _ENCODER_RATE = 0.3  # of the learning rate: the encoder moves under the codebook
+_LEVELS = 4  # of a DiscreteVAE: 16 pixels of a side become one code, as in the VQ codec
+_BLOCKS = 1
 _WARMUP_STEPS = 30
 _LAST_RATE = 0.02  # of the peak learning rate
 _BETAS = (0.9, 0.95)
 _WEIGHT_DECAY = 1e-4
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Images that are gone through more than once, on the device some at a time."""
+
+    parts: Sequence[Pixels]
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (to_images(part, self.device) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ class Training:
     """A codec on its way: `step` steps are done, `logs` holds what each one said."""
 
     config: TrainCodecConfig
-    codec: VQCodec
+    codec: VQCodec | DiscreteStudent
     optimizer: torch.optim.Optimizer
     learner: CodebookLearner
     step: int = 0
@@ -92,7 +111,9 @@ class Training:
         latents_BDRS = self.codec.encode_latents(images_BCHW)
         codes_BRS = self.codec.nearest(latents_BDRS.detach())
         entries_BDRS = self.codec.look_up(codes_BRS)
-        if self.codec.encoder is None:  # nothing to learn before the decoder: k-means was all
+        if (
+            len(self.optimizer.param_groups) == 1
+        ):  # nothing to learn before the decoder: k-means was all
             return reconstruction_loss(self.codec.decode_latents(entries_BDRS), images_BCHW), 0
         # Straight through: the decoder sees the entries, the encoder gets the decoder's gradient.
         quantized_BDRS = latents_BDRS + (entries_BDRS - latents_BDRS).detach()
@@ -109,12 +130,17 @@ class Training:
         rows = torch.randperm(len(pixels_MHWC), generator=self._generator("images"))[:count]
         device = self.learner.codebook_KD.device
         parts = [pixels_MHWC[part.numpy()] for part in rows.split(_START_BATCH)]
-        self.codec.set_patches(to_images(part, device) for part in parts)
+        self.codec.set_patches(_Batches(parts, device))
         latents = [_rows_of(self.codec.encode_latents(to_images(part, device))) for part in parts]
         self.learner.start(torch.cat(latents), self._generator("k-means"))
 
     def _generator(self, purpose: str) -> torch.Generator:
         return seeded_generator(f"{self.config.seed} {purpose} {self.step}")
+
+    def finished(self) -> Codec:
+        """The codec, once all steps are done."""
+        codec = self.codec.finished() if isinstance(self.codec, DiscreteStudent) else self.codec
+        return codec.eval()
 
     def to_bytes(self) -> bytes:
         """All that is needed to continue."""
@@ -148,26 +174,51 @@ def begin_training(config: TrainCodecConfig, device: torch.device) -> Training:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        codec = VQCodec(
-            VQConfig(
-                image_size=config.image_size,
-                num_tokens=config.num_tokens,
-                code_dim=config.code_dim,
-                channels=config.channels,
-                deep_encoder=config.encoder == "convolutional",
-            )
-        )
-    codec.patch_encoder.requires_grad_(False)
-    codec.patch_decoder.requires_grad_(False)
-    codec.to(device)
-    groups = [{"params": list(codec.decoder.parameters()), "share": 1.0}]
-    if codec.encoder is not None:
-        groups.append({"params": list(codec.encoder.parameters()), "share": _ENCODER_RATE})
+        student, parts = _new_vq(config) if config.kind == "vq" else _new_discrete(config)
+    student.to(device)
+    groups = [
+        {"params": list(parameters), "share": share}
+        for parameters, share in zip(parts, (1.0, _ENCODER_RATE), strict=False)
+    ]
     optimizer = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=_BETAS, weight_decay=_WEIGHT_DECAY
     )
-    learner = CodebookLearner(codec.codebook_KD)
-    return Training(config=config, codec=codec, optimizer=optimizer, learner=learner)
+    learner = CodebookLearner(student.codebook_KD)
+    return Training(config=config, codec=student, optimizer=optimizer, learner=learner)
+
+
+# A codec that learns; the parameters of its decoder, and where gradients change it, of its encoder.
+_New = tuple[VQCodec | DiscreteStudent, Sequence[Iterable[nn.Parameter]]]
+
+
+def _new_vq(config: TrainCodecConfig) -> _New:
+    codec = VQCodec(
+        VQConfig(
+            image_size=config.image_size,
+            num_tokens=config.num_tokens,
+            code_dim=config.code_dim,
+            channels=config.channels,
+            deep_encoder=config.encoder == "convolutional",
+        )
+    )
+    codec.patch_encoder.requires_grad_(False)
+    codec.patch_decoder.requires_grad_(False)
+    parts = [codec.decoder.parameters()]
+    return codec, parts if codec.encoder is None else [*parts, codec.encoder.parameters()]
+
+
+def _new_discrete(config: TrainCodecConfig) -> _New:
+    student = DiscreteStudent(
+        DiscreteVAEConfig(
+            image_size=config.image_size,
+            num_tokens=config.num_tokens,
+            codebook_dim=config.code_dim,
+            num_layers=_LEVELS,
+            num_resnet_blocks=_BLOCKS,
+            hidden_dim=config.channels,
+        )
+    )
+    return student, [student.network.decoder.parameters(), student.encoder_parameters()]
 
 
 def reconstruction_loss(decoded_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:

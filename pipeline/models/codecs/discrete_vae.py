@@ -136,20 +136,26 @@ class DiscreteVAE(Codec):
     def encode(self, images_BCHW: Tensor) -> Tensor:
         """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
-        means_C11, stds_C11 = self._normalisation(images_BCHW)
-        normal_BCHW = ((images_BCHW - means_C11) / stds_C11).contiguous(
-            memory_format=torch.channels_last
-        )
-        return self._halves[1](self.through_trunk(normal_BCHW)).argmax(1).flatten(1)
+        inner_BCHW = self.through_trunk(self.normalise(images_BCHW))
+        return self._halves[1](inner_BCHW).argmax(1).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:
         """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self.codebook(codes_BN).transpose(1, 2).unflatten(2, self.grid)
-        normal_BCHW = self.decoder(entries_BDRS)
+        return self.denormalise(self.decoder(entries_BDRS)).clamp(0, 1)
+
+    def normalise(self, images_BCHW: Tensor) -> Tensor:
+        """Colours in [0, 1] as the encoder takes them."""
+        means_C11, stds_C11 = self._normalisation(images_BCHW)
+        normal_BCHW = (images_BCHW - means_C11) / stds_C11
+        return normal_BCHW.contiguous(memory_format=torch.channels_last)
+
+    def denormalise(self, normal_BCHW: Tensor) -> Tensor:
+        """Colours of the decoder around [0, 1]."""
         means_C11, stds_C11 = self._normalisation(normal_BCHW)
-        return (normal_BCHW * stds_C11 + means_C11).clamp(0, 1)
+        return normal_BCHW * stds_C11 + means_C11
 
     def _normalisation(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         means_C11, stds_C11 = (

@@ -169,14 +169,18 @@ class VQCodec(Codec):
         self.patch_decoder.weight.copy_((components_DP * scale).view(dim, 3, side, side))
 
     def nearest(self, latents_BDRS: Tensor) -> Tensor:
-        """Codes int64 [B, R, S] of the nearest entries; |z|² is the same for all, so it is left out."""
-        latents_BRSD = latents_BDRS.permute(0, 2, 3, 1)
-        norms_K = self.codebook_KD.square().sum(1)
-        return (norms_K - 2 * latents_BRSD @ self.codebook_KD.T).argmin(-1)
+        """Codes int64 [B, R, S] of the nearest entries."""
+        return nearest_entry(latents_BDRS, self.codebook_KD)
 
     def look_up(self, codes_BRS: Tensor) -> Tensor:
         """The entries of codes, float32 [B, D, R, S]."""
         return F.embedding(codes_BRS, self.codebook_KD).permute(0, 3, 1, 2)
+
+
+def nearest_entry(latents_BDRS: Tensor, codebook_KD: Tensor) -> Tensor:
+    """Codes int64 [B, R, S] of the nearest entries; |z|² is the same for all, so it is left out."""
+    latents_BRSD = latents_BDRS.permute(0, 2, 3, 1)
+    return (codebook_KD.square().sum(1) - 2 * latents_BRSD @ codebook_KD.T).argmin(-1)
 
 
 def _build_encoder(config: VQConfig) -> nn.Sequential:
