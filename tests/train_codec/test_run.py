@@ -99,18 +99,25 @@ def test_what_was_begun_with_other_options_is_left_for_them(make_workspace: Make
     assert run(make_config(workspace)).outputs == (str(workspace.codec("small")),)
 
 
-@pytest.mark.parametrize("encoder", ["patches", "convolutional"])
+KINDS: dict[str, dict[str, str]] = {
+    "patches": {"encoder": "patches"},
+    "convolutional": {"encoder": "convolutional"},
+    "discrete-vae": {"kind": "discrete-vae"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [1, 7, 24])
 def test_killed_and_continued_it_ends_in_the_same_bytes(
-    make_workspace: MakeWorkspace, step: int, encoder: str, caplog: pytest.LogCaptureFixture
+    make_workspace: MakeWorkspace, step: int, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, killed = make_workspace(name="whole"), make_workspace(name="killed")
-    run(make_config(whole, encoder=encoder))
+    run(make_config(whole, **KINDS[kind]))
     with pytest.raises(KilledError):
-        run(make_config(killed, encoder=encoder), kill_at(step))
+        run(make_config(killed, **KINDS[kind]), kill_at(step))
     assert not (killed.codec("small") / "manifest.json").exists()
     with caplog.at_level(logging.INFO):
-        run(make_config(killed, encoder=encoder))
+        run(make_config(killed, **KINDS[kind]))
     assert ("Continuing at step 5" in caplog.text) == (step == 7)
     assert files_of(killed.codec("small")) == files_of(whole.codec("small"))
 
@@ -192,10 +199,12 @@ def test_a_signal_loses_no_step(
     assert files_of(stopped.codec("small")) == files_of(whole.codec("small"))
 
 
-def test_it_learns(make_workspace: MakeWorkspace) -> None:
+@pytest.mark.parametrize("kind", ["vq", "discrete-vae"])
+def test_it_learns(make_workspace: MakeWorkspace, kind: str) -> None:
     workspace = make_workspace(40)
-    start = run(make_config(workspace, name="start", steps=2, num_tokens=64))
-    end = run(make_config(workspace, name="end", steps=200, num_tokens=64, batch_size=8))
+    start = run(make_config(workspace, name="start", steps=2, num_tokens=64, kind=kind))
+    longer = make_config(workspace, name="end", steps=200, num_tokens=64, batch_size=8, kind=kind)
+    end = run(longer)
     assert end.details["psnr_db"] > start.details["psnr_db"] + 0.3
     assert end.details["perplexity"] > 4
 
