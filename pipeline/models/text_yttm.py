@@ -24,6 +24,7 @@ _BLANK = "\u2581"
 _WORD = re.compile(rf"[^\t\n\v\f\r {_BLANK}]+")
 _MARKS = ("<UNK>", "<PAD>", "<BOS>", "<EOS>")
 _GONE = -1
+_LONGEST_PIECE = 10_000
 
 
 class YttmTokenizer(TextTokenizer):
@@ -37,7 +38,7 @@ class YttmTokenizer(TextTokenizer):
         try:
             chars, rules, marks = _read_model(model)
             self._pieces = _spell(chars, rules, marks)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ModelError(
                 f"{name} is not a model of youtokentome ({error}). Expected the file that its "
                 "`BPE.train` writes."
@@ -136,4 +137,6 @@ def _spell(chars: dict[str, int], rules: Sequence[Rule], marks: Sequence[int]) -
         if left not in pieces or right not in pieces:
             raise ValueError(f"a rule joins the ids {left} and {right}, which nothing makes")
         pieces[made] = pieces[left] + pieces[right]
+        if len(pieces[made]) > _LONGEST_PIECE:  # each rule could double the one before
+            raise ValueError(f"the id {made} would be more than {_LONGEST_PIECE} characters")
     return pieces | {i: mark for i, mark in zip(marks, _MARKS, strict=True) if i != -1}

@@ -99,8 +99,8 @@ def fill(
     make: Callable[[], M],
     weights: Mapping[str, Tensor],
     *,
-    source: Path | str,
     complaint: str,
+    source: Path | str | None = None,
     extras: Extras = "refuse",
     shape: Callable[[], nn.Module] | None = None,
 ) -> M:
@@ -109,13 +109,15 @@ def fill(
     They must match name by name and shape by shape; what is too many is refused, or ignored and counted in
     the log. `shape` builds one with the same state and without data, where `make` can't. Raises ModelError,
     beginning with `complaint` ("A does not fit B"), that names the first tensor of another shape, the first
-    missing and the first extra one; and as `check_tensors` does, for `source`.
+    missing and the first extra one; and as `check_tensors` does, for `source`, which is None where
+    that was done when they were read.
     """
     with torch.device("meta"):
         expected = (shape or make)().state_dict()
     _check_fit(expected, weights, complaint, extras)
     used = {name: weights[name] for name in expected}
-    check_tensors(used, source)
+    if source is not None:
+        check_tensors(used, source)
     network = make()
     network.load_state_dict(used)
     return network

@@ -75,6 +75,13 @@ def test_it_travels_as_a_json(tmp_path: Path) -> None:
     assert again.ids(["ab cab"]) == tokenizer.ids(["ab cab"])
 
 
+def doubling(rules: int) -> str:
+    """A model of few bytes, each of whose rules doubles the piece of the one before."""
+    lines = [f"2 {rules}", "9601 4", "97 5"]
+    lines += [f"{4 + n} {4 + n} {5 + n}" for n in range(1, rules + 1)]
+    return "\n".join([*lines, "1 0 2 3"])
+
+
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
@@ -85,6 +92,8 @@ def test_it_travels_as_a_json(tmp_path: Path) -> None:
         (SMALL.replace("8 6 10", "8 77 10"), "ids 8 and 77, which nothing makes"),
         (SMALL.replace("97 5", "97 -5"), "an id below 0"),
         (SMALL.replace("97 5", "1114112 5"), "not in range"),
+        (SMALL.replace("97 5", f"{10**30} 5"), "too large"),
+        (doubling(60), "would be more than 10000 characters"),
     ],
 )
 def test_files_that_are_no_model_are_named(tmp_path: Path, model: str, complaint: str) -> None:

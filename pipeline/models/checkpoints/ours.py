@@ -153,11 +153,13 @@ def _check_file(path: Path, sha256: str | None) -> None:
 
 
 def fill_dalle(config: DalleConfig, weights: Mapping[str, Tensor], source: Path) -> Dalle:
-    """The model of these hyper-parameters with these weights; raises ModelError where they don't fit."""
+    """The model of these hyper-parameters with weights that `read_tensors` or `read_foreign` gave.
+
+    Raises ModelError, naming `source`, where they don't fit.
+    """
     return fill(
         lambda: Dalle(config),
         weights,
-        source=source,
         complaint=f"The weights of {source} don't fit its hyper-parameters",
         shape=lambda: Dalle(replace(config, attn_types=("full",), sparse_layout=None)),
     )
