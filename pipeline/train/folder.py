@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """The folder of drawn pictures."""
+        """The folder of drawn images."""
         return self.root / "samples"
 
     def grid(self, step: int) -> Path:
