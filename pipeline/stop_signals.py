@@ -7,7 +7,7 @@
                 save()
                 raise KeyboardInterrupt
 
-A further signal ends the process at once, also in the middle of a call that doesn't return to Python.
+A further signal, a second later, ends the process at once, also in a call that doesn't return to Python.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 130
-# A launcher of several processes passes a signal on that the system has sent to them as well (Slurm, a
-# terminal): what comes within this time of the first is no further one.
-ECHO_S = 5.0
+# What comes within this time of the first signal is no further one: `timeout` sends each twice, to its child
+# and to all of its group; a launcher of several processes passes on what the system (Slurm, a terminal) has
+# sent to them as well.
+ECHO_S = 1.0
+LAUNCHER_ECHO_S = 5.0
 # What an end at once may take, to say goodbye; then the process is gone.
 PARTING_S = 3.0
 
@@ -32,7 +34,7 @@ PARTING_S = 3.0
 class StopRequest:
     """Whether the work has been asked to end (`asked`), again (`repeated`), and hears of that (`raised`)."""
 
-    def __init__(self, *, echo_s: float = 0.0) -> None:
+    def __init__(self, *, echo_s: float = ECHO_S) -> None:
         self._echo_s = echo_s
         self._first_s: float | None = None
         self.asked = False
@@ -57,7 +59,8 @@ def watch_signals() -> Iterator[StopRequest]:
     where a signal came and nobody acted on it. Only the main thread gets signals: in another one `asked`
     stays false.
     """
-    request = StopRequest(echo_s=ECHO_S if "WORLD_SIZE" in os.environ else 0.0)
+    launched = "WORLD_SIZE" in os.environ
+    request = StopRequest(echo_s=LAUNCHER_ECHO_S if launched else ECHO_S)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

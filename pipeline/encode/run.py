@@ -50,6 +50,7 @@ from pipeline.models.codecs.precision import (
 from pipeline.models.devices import pick_device
 from pipeline.progress import Progress, no_progress
 from pipeline.raster import RASTER
+from pipeline.stop_signals import watch_signals
 from pipeline.storage import find_current, input_digest, make_manifest, read_manifest, sha256_bytes
 from pipeline.workspace import Workspace
 
@@ -243,8 +244,9 @@ class _PartWriter:
         try:
             self._encode(part[count_images(done) :], done)
         except KeyboardInterrupt:
-            if done:
-                write_draft(folder.path, done)
+            with watch_signals():  # it may have been sent twice
+                if done:
+                    write_draft(folder.path, done)
             raise
         views = [view for batch in done for view in batch.views]
         failed = [row for batch in done for row in batch.failed]

@@ -28,6 +28,7 @@ from pipeline.generate.place import CONTRACT, Place, Wish
 from pipeline.generate.prompts import Order
 from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 from pipeline.ownership import begin_anew, own_files, reopen
+from pipeline.stop_signals import watch_signals
 from pipeline.storage import (
     file_entry,
     make_manifest,
@@ -93,7 +94,8 @@ class Sketchbook:
                     write_sketches(self.folder, itertools.chain(*groups.values()))
                     kept_s = time.monotonic()
         except KeyboardInterrupt:
-            write_sketches(self.folder, itertools.chain(*groups.values()))
+            with watch_signals():  # it may have been sent twice
+                write_sketches(self.folder, itertools.chain(*groups.values()))
             raise
 
     def _write_prompt(self, group: Sequence[Drawn], *, keep: int, facts: Mapping[str, str]) -> None:

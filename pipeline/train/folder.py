@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import FileEntry
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ModelError
 from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
 from pipeline.models.checkpoints.ours import list_checkpoints, read_info, write_checkpoint
 from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial
-from pipeline.ownership import begin_anew, claim, own_files, reopen
+from pipeline.ownership import begin_anew, own_files, reopen
 from pipeline.storage import (
-    MANIFEST_NAME,
     TEMPORARY_SUFFIX,
     file_entry,
     make_manifest,
@@ -70,7 +69,7 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """The folder of drawn pictures."""
+        """The folder of drawn images."""
         return self.root / "samples"
 
     def grid(self, step: int) -> Path:
@@ -187,18 +186,6 @@ class RunFolder:
             file_entry(self.root / name, self.root)
             for name in names
             if not name.startswith("checkpoints/") or _is_ours((self.root / name).parent)
-        )
-
-
-def check_place(root: Path) -> None:
-    """Check that `root` may be a run: its own folder or a new one, and not within another run.
-
-    Nothing is touched. Raises WorkspaceError where something else is there, ConfigError within a run.
-    """
-    claim(root, "run")
-    if any((root.parent / name).exists() for name in (PLAN_NAME, MANIFEST_NAME)):
-        raise ConfigError(
-            f"{root.parent} is a run: {root.name} can't be one within it. Give another --name."
         )
 
 

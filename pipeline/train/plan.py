@@ -75,10 +75,12 @@ def find_finished(root: Path, plan: Plan) -> Manifest | None:
 def goes_on(config: TrainConfig, root: Path, plan: Plan) -> Changes | None:
     """What has changed since the run in `root` that `plan` goes on with; None where it begins anew.
 
-    Nothing is touched. Raises ConfigError where another plan's run is there, ContractError where its plan
-    can't be read, both only if `on_change` does not say "restart".
+    Nothing is touched. A run that has no checkpoint yet (memory ran out in its first step) has nothing to
+    lose. Raises ConfigError where another plan's run is there, ContractError where its plan can't be read,
+    both only if `on_change` does not say "restart".
     """
-    anew = config.on_change == "restart"
+    begun = (root / MANIFEST_NAME).exists() or list_checkpoints(root / "checkpoints")
+    anew = config.on_change == "restart" or not begun
     try:
         found = read_plan(root)
     except ContractError:

@@ -20,6 +20,7 @@ import torch
 from pipeline.contracts import StageReport
 from pipeline.models.checkpoints.found import checkpoint_digest
 from pipeline.models.devices import pick_device
+from pipeline.ownership import claim
 from pipeline.progress import Progress, no_progress
 from pipeline.storage import input_digest
 from pipeline.train.card import write_card
@@ -27,7 +28,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, open_split, read_tokenizer
 from pipeline.train.deepspeed_options import check_engine
 from pipeline.train.extent import Extent, first_step_samples
-from pipeline.train.folder import RunFolder, check_place
+from pipeline.train.folder import RunFolder
 from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.plan import (
@@ -69,7 +70,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     config = dataclasses.replace(config, name=choose_name(config, workspace, read_index(shards)))
     plan = resolved_plan(config, inputs)
     folder = RunFolder(root=workspace.run(config.name), config=config)
-    check_place(folder.root)
+    claim(folder.root, "run")
     finished = find_finished(folder.root, plan)
     if finished is not None:
         return _report("unchanged", str(folder.root), finished.counts, finished.details)

@@ -1,4 +1,4 @@
-"""Grids of drawn pictures, while training goes on and for the model's card."""
+"""Grids of drawn images, while training goes on and for the model's card."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Pain
         return None
     if (reason := why_not_drawn(config, ranks)) is not None:
         logger.warning(
-            "No grids of pictures: %s. Draw from its checkpoints: pipeline generate --checkpoint %s …",
+            "No grids of images: %s. Draw from its checkpoints: pipeline generate --checkpoint %s …",
             reason,
             Workspace(config.workspace).run(config.name) / "checkpoints/step-NNNNNN",
         )
@@ -116,7 +116,7 @@ def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Pain
     try:
         folder = find_codec(Workspace(config.workspace).codecs, index.codec.fingerprint)
     except ModelError as error:
-        logger.warning("No grids of pictures: %s", error)
+        logger.warning("No grids of images: %s", error)
         return None
     prompts = choose_prompts(config, shards)
     tokenizer = load_tokenizer(shards / index.tokenizer.file)

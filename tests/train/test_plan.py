@@ -88,6 +88,19 @@ def test_a_run_goes_on_with_batches_of_another_size(
     assert manifest.counts["samples"] == 12 * 8
 
 
+@pytest.mark.parametrize("plan", [None, "[1"])
+def test_a_run_without_a_checkpoint_may_begin_otherwise(
+    make_config: MakeConfig, folder: Path, plan: str | None
+) -> None:
+    """As when memory ran out in its first step."""
+    with pytest.raises(StoppedError):
+        run(make_config(), stop_at(3))
+    if plan is not None:
+        (folder / "plan.json").write_text(plan)
+    assert train(make_config(batch_size=4, dim=24))[0] == 1
+    assert read_manifest(folder, "run").config["batch_size"] == 4
+
+
 def test_a_finished_run_has_nothing_to_train_in_other_batches(
     make_config: MakeConfig, folder: Path
 ) -> None:

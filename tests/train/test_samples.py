@@ -76,7 +76,7 @@ def test_no_grids_without_the_codec(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         run(make_config(sample_every=5))
-    assert "No grids of pictures" in caplog.text
+    assert "No grids of images" in caplog.text
     assert not (workspace.run("tiny") / "samples").exists()
 
 
@@ -101,7 +101,7 @@ def test_grids_that_are_left_out_are_told(
     ranks = Ranks(kind=kind, rank=0, size=2, device=torch.device("cpu"))
     with caplog.at_level(logging.WARNING):
         assert find_painter(make_config(sample_every=5, **options), reader, ranks) is None
-    assert "No grids of pictures" in caplog.text
+    assert "No grids of images" in caplog.text
     assert message in caplog.text
     assert "pipeline generate --checkpoint" in caplog.text
     caplog.clear()
