@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import PADDING_ID, Split
-from pipeline.errors import ConfigError, ContractError
+from pipeline.errors import ConfigError, ContractError, damaged
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.ownership import path_inside
 from pipeline.storage import sha256_bytes
@@ -123,13 +123,11 @@ def read_tokenizer(reader: ShardReader) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ContractError(
-            f"{path} can't be read ({error.strerror}). Run `pipeline shard` again."
-        ) from error
+        raise damaged(f"{path} can't be read ({error.strerror}).") from error
     if sha256_bytes(data) != index.tokenizer.fingerprint:
-        raise ContractError(
-            f"{path} is not the tokenizer that made the token ids (sha256 differs from that in "
-            f"{INDEX_NAME}): it was cut short or changed. Bring it back, or run `pipeline shard` again."
+        raise damaged(
+            f"{path} is not the tokenizer that made the token ids: its sha256 is not that in "
+            f"{INDEX_NAME}."
         )
     return data
 

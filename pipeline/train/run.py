@@ -121,8 +121,11 @@ def prepare(
     check_length(config, changes or {}, step=state.step, position=state.position, left=left)
     total_steps = state.step + left
     ranks.wait()
+    validation = open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads)
     journal = Journal(None)
     if ranks.leads:
+        if config.val_every and not len(validation):
+            logger.warning("The shards hold no sample to validate with: no val_loss is logged.")
         if changes:
             logger.warning("Going on after step %d with %s", state.step, list_changes(changes))
         folder.open(plan, tokenizer, anew=checkpoint is None)
@@ -131,7 +134,7 @@ def prepare(
         config=config,
         ranks=ranks,
         reader=reader,
-        validation=open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads),
+        validation=validation,
         folder=folder,
         journal=journal,
         painter=painter,

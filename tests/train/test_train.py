@@ -240,7 +240,7 @@ def test_an_empty_split_is_refused(workspace: Workspace, make_config: MakeConfig
 
 
 def test_a_run_without_validation_samples_has_no_validation(
-    workspace: Workspace, make_config: MakeConfig
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = workspace.shards("default")
     index = read_index(folder)
@@ -249,6 +249,7 @@ def test_a_run_without_validation_samples_has_no_validation(
     )
     report = run(make_config())
     assert report.outcome == "done"
+    assert "no sample to validate with" in caplog.text
     assert "val_loss" not in report.details
 
 
