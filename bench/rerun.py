@@ -42,7 +42,8 @@ from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.keys import address_of
-from scrapers.ledger import FormRow, Ledger, UrlRow
+from scrapers.ledger import Ledger
+from scrapers.ledger_rows import FormRow, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.segments import SegmentState
 from scrapers.source import CaptionForm

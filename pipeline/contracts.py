@@ -62,7 +62,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
     Column("state", "string", "One of `UrlState`."),
     Column("status_code", "int64", "Last HTTP status, null where none came."),
-    Column("reason", "string", "Why it is not done; a short word, null when done."),
+    Column(
+        "reason",
+        "string",
+        "A short word: why it is not done, or what of a done one could not be kept as it came.",
+    ),
     Column("attempts", "int64", "Requests made."),
     Column("etag", "string", "ETag of the stored bytes."),
     Column("last_modified", "string", "Last-Modified of the stored bytes."),

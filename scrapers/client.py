@@ -1,58 +1,61 @@
-"""One GET at a time over HTTP: the only place that knows aiohttp's client.
+"""One GET at a time over HTTP: what a request says, where redirects lead, what is made of the answer.
 
-aiohttp resolves names, connects, speaks TLS and parses heads; the rest of its session (cookies,
-redirects, timers, a stream a body) costs three times as much as a crawl needs, so that requests go
-over `Lane`s instead. Limits of size, time and redirects are kept here, and aiohttp's errors become
-`FetchError`. Redirects are followed by hand, so that each hop can be refused: never from a public
-host to a private one, checked on the addresses that the connector is about to connect to.
+Two fetchers do the asking (`scrapers.fetcher`): connections of our own (`lanes`), which cost a third of
+aiohttp's, and aiohttp's `ClientSession` (`session`) for a proxy or a client certificate. Limits of
+size and time are theirs; redirects are followed here, by hand, so that each hop can be refused: never
+from a public host to a private one, checked on the addresses that are about to be connected to.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
-from urllib.parse import urlsplit
-
-import aiohttp
-from aiohttp.abc import AbstractResolver
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_parser import HttpResponseParser
 
 from scrapers.answer import Answer, FetchError
-from scrapers.decoding import decode_body
-from scrapers.endpoint import Endpoint, exact_url, make_endpoint, split_url
-from scrapers.lane import SCRATCH_BYTES, Lane, Parser, Reply
-from scrapers.redirects import (
-    AddressCheck,
-    is_public_address,
-    redirect_target,
-    refuse_private_literal,
-)
-from scrapers.resolving import PrivateAddressError, PublicResolver
-from scrapers.verdict import HostSign, find_opt_out
+from scrapers.budget import Budget
+from scrapers.cookies import CookieJar
+from scrapers.decoding import Check, decode_body, is_encoded
+from scrapers.fetcher import Endpoint, Fetcher, Reply
+from scrapers.fields import GivenFields, common_fields, lines_of, referer_line
+from scrapers.head import Headers
+from scrapers.lanes import Lanes
+from scrapers.proxies import Proxies
+from scrapers.redirects import AddressCheck, is_public_address, redirect_target
+from scrapers.resolving import Addresses, PrivateAddressError, Resolver
+from scrapers.session import Sessions
+from scrapers.trouble import explain
+from scrapers.trust import Trust
+from scrapers.verdict import find_opt_out
+from scrapers.web_address import WebAddress, parse_address, without_credentials
 
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONNECT_S = 15.0
-_KEEP_IDLE_S = 15.0
-# Streams of aiohttp's pause the connection beyond this size; a lane empties them at once.
-_NO_LIMIT = 2**30
-
-_ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
+_ARCHIVED_ROBOTS_TAG = "x-archive-orig-x-robots-tag"
+# Spellings of origins that are remembered; a page may name any number.
+_MAX_SITES = 20_000
 
 # Asked with the address of a redirect and whether only public addresses may be connected to for it.
 HopCheck = Callable[[str, bool], Awaitable[bool]]
 
 
+@dataclass(slots=True)
+class Site:
+    """An origin as it is asked: by whom, with which user, and what its images say of their page."""
+
+    address: WebAddress
+    endpoint: Endpoint
+    secure: bool
+    referer: str
+    cookie: str  # The user's own.
+
+
 class Client:
     """Asks politely named and with limits; use as an async context manager.
 
-    Connections are made by aiohttp and kept for the next request to the same origin. `resolver` and
-    `is_public` are seams for tests. Certificates are always verified.
+    Connections are kept for the next request to the same origin. `resolver` and `is_public` are
+    seams for tests. Certificates are always verified.
     """
 
     def __init__(
@@ -60,28 +63,39 @@ class Client:
         *,
         user_agent: str,
         timeout_s: float = 60.0,
-        resolver: AbstractResolver | None = None,
+        resolver: Resolver | None = None,
         is_public: AddressCheck = is_public_address,
+        given: GivenFields | None = None,
+        proxies: Proxies | None = None,
+        trust: Trust | None = None,
+        cookies: CookieJar | None = None,
     ) -> None:
         self.user_agent = user_agent
         self.timeout_s = timeout_s
-        self._inner_resolver = resolver
+        self.cookies = cookies if cookies is not None else CookieJar()
+        self.budget = Budget()
+        self._page: str | None = None
+        self._resolver = resolver
         self._is_public = is_public
-        self._connectors: dict[bool, tuple[aiohttp.TCPConnector, PublicResolver]] = {}
-        self._endpoints: dict[tuple[str, bool], Endpoint] = {}
-        self._lanes: set[Lane] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._scratch = memoryview(bytearray(SCRATCH_BYTES))
-        self._timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=min(_CONNECT_S, timeout_s)
-        )
+        self._given = given or GivenFields()
+        self._proxies = proxies
+        self._trust = trust or Trust()
+        self._sites: dict[tuple[str, bool], Site] = {}
+        self._users: dict[str, bytes] = {}
 
     async def __aenter__(self) -> Client:
-        self._loop = asyncio.get_running_loop()
-        self._inner_resolver = self._inner_resolver or aiohttp.ThreadedResolver()
-        self._no_protocol = BaseProtocol(self._loop)
-        self._connector(public_only=False)
-        self._sweep()
+        self._addresses = Addresses(self._resolver, self._is_public)
+        self._lanes: Fetcher = Lanes(
+            self._addresses, self.budget, tls=self._trust.context, timeout_s=self.timeout_s
+        )
+        self._sessions: Fetcher = Sessions(
+            self._addresses,
+            self.budget,
+            tls=self._trust.context,
+            timeout_s=self.timeout_s,
+            proxy_of=self._proxy_of,
+            knows_us=self._given.go_to,
+        )
         return self
 
     async def __aexit__(
@@ -90,14 +104,9 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for lane in list(self._lanes):
-            lane.close()
-        for connector, _ in self._connectors.values():
-            await connector.close()
-        if self._inner_resolver is not None:
-            await self._inner_resolver.close()
+        await self._lanes.close()
+        await self._sessions.close()
+        await self._addresses.close()
 
     async def get(
         self,
@@ -107,180 +116,156 @@ class Client:
         max_bytes: int = MAX_IMAGE_BYTES,
         allow_hop: HopCheck | None = None,
         public_only: bool = False,
+        is_whole: Check | None = None,
     ) -> Answer:
         """Ask for `url`, following up to five redirects; `allow_hop` may refuse each one.
 
         `public_only`: connect to public addresses only, as behind a redirect of a public host.
+        `is_whole` says of bytes that they are an image as wanted: it is asked for as part of the page.
         Raises FetchError where no answer came or it had to be refused.
         """
         public = public_only
         current = url
+        more = "" if headers is None else lines_of(headers)
         for _ in range(MAX_REDIRECTS + 1):
-            endpoint, target = self._find(current, public_only=public)
-            request = endpoint.request(target, headers)
-            deadline = self._loop.time() + self.timeout_s
-            lane = endpoint.free_lane() or await self._connect(endpoint)
-            try:
-                reply = await lane.ask(request, max_bytes, deadline)
-            except BaseException:
-                lane.close()
-                raise
+            site, target = self._find(current, public_only=public)
+            fields = more + site.referer if is_whole is not None else more
+            if site.cookie or not self.cookies.empty:
+                fields += self._cookie_line(site, target)
+            reply = await site.endpoint.ask(target, fields, max_bytes)
+            if cookies := reply.headers.getall("set-cookie"):
+                self.cookies.store(site.address.host, target, cookies)
             if reply.status not in _REDIRECTS:
-                return self._answer(reply, current, max_bytes)
-            location = reply.headers.get("Location")
+                return self._answer(reply, current, max_bytes, is_whole)
+            location = reply.headers.get("location")
             if location is None:
                 raise FetchError("redirect_without_location", retry=True)
-            public = public or self._is_public_host(current)
-            current = redirect_target(current, location)
+            public = public or await self._addresses.is_public(site.address.host)
+            current = redirect_target(site.address._replace(target=target), location)
             if public:
                 await self._refuse_private(current)
             if allow_hop is not None and not await allow_hop(current, public):
                 raise FetchError("robots")
         raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects", retry=True)
 
-    def _answer(self, reply: Reply, url: str, max_bytes: int) -> Answer:
-        status, headers, body = reply
+    def show_page(self, url: str) -> None:
+        """Images are asked for as those of this page from now on: it is their Referer."""
+        self._page = url
+        for site in self._sites.values():
+            site.referer = referer_line(site.address, url, self._given)
+
+    def remember_user(self, url: str) -> None:
+        """Take `user:password@` out of a URL for whatever else is asked of its origin."""
+        if "@" in url:
+            address = parse_address(url)
+            if address.credentials is not None:
+                self._users.setdefault(address.origin, address.credentials)
+
+    async def is_public_host(self, url: str) -> bool:
+        """Whether the host of a URL is on the public internet, as far as it can be looked up."""
+        return await self._addresses.is_public(parse_address(url).host)
+
+    def _answer(self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None) -> Answer:
+        status, headers, body, codings = reply
         find = headers.get
-        encoding = find("Content-Encoding")
-        if encoding is not None and body:
-            body = decode_body(body, encoding, max_bytes)
+        label = find("content-encoding")
+        if body and (label is not None or codings or is_encoded(body)):
+            labels = [*headers.getall("content-encoding"), *codings]
+            body = decode_body(body, labels, max_bytes, is_whole)
         return Answer(
             status,
             body,
-            url,
-            etag=find("ETag"),
-            last_modified=find("Last-Modified"),
-            retry_after=find("Retry-After"),
+            without_credentials(url) if "@" in url else url,
+            etag=find("etag"),
+            last_modified=find("last-modified"),
+            retry_after=find("retry-after"),
             opt_out=self._opt_out(headers),
+            headers=headers,
         )
 
-    def _opt_out(self, headers: Any) -> str | None:
-        tags = headers.getall("X-Robots-Tag", ())
+    def _opt_out(self, headers: Headers) -> str | None:
+        tags = headers.getall("x-robots-tag")
         # An archive passes on what the site said when it was recorded.
-        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG, ()):
+        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG):
             tags = [*tags, *archived]
         return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
 
-    def _is_public_host(self, url: str) -> bool:
-        host = urlsplit(url).hostname or ""
-        names = self._connectors[False][1].public_names
-        return host in names or self._is_public(host)
-
     async def _refuse_private(self, url: str) -> None:
         """Raise FetchError for a private host before anything, be it its robots.txt, is asked of it."""
-        refuse_private_literal(url, self._is_public)
-        if (url[: url.find("/", url.find("://") + 3)], True) in self._endpoints:
+        if (_spelled_origin(url), True) in self._sites:
             return  # Connections there are made to public addresses only.
-        self._connector(public_only=True)
-        resolver = self._connectors[True][1]
+        address = parse_address(url)
         try:
-            await resolver.resolve(urlsplit(url).hostname or "", family=socket.AF_UNSPEC)
+            if self._proxy_of(address) is not None:
+                await self._addresses.refuse_private(address.host)
+            else:
+                await self._addresses.look_up(address.host, public_only=True)
+        except PrivateAddressError as error:
+            detail = f"a public host redirects to {address.host}, at a private address"
+            raise FetchError("redirect_to_private", detail, retry=True) from error
         except OSError as error:
-            raise translate_error(error) from error
+            raise explain(error, address.host_and_port) from error
 
-    # --- Connections ------------------------------------------------------------------------------
+    # --- Origins ----------------------------------------------------------------------------------
 
-    def _find(self, url: str, *, public_only: bool) -> tuple[Endpoint, str]:
-        """The endpoint that a URL is asked at, and the target that names it there."""
-        origin, target = split_url(url)
-        endpoint = self._endpoints.get((origin, public_only))
-        if endpoint is None or target is None:
-            exact = exact_url(url)
-            target = exact.raw_path_qs
-            if endpoint is None:
-                endpoint = make_endpoint(exact, self.user_agent, public_only=public_only)
-                self._endpoints[origin, public_only] = endpoint
-        return endpoint, target
+    def _find(self, url: str, *, public_only: bool) -> tuple[Site, str]:
+        """The site that a URL is asked at, and the target that names it there."""
+        spelled = _spelled_origin(url)
+        target = url[len(spelled) :]
+        site = self._sites.get((spelled, public_only))
+        if site is not None and target[:1] == "/" and _is_plain(target):
+            return site, target
+        address = parse_address(url)
+        if site is None:
+            site = self._make_site(address, public_only=public_only)
+            if len(self._sites) >= _MAX_SITES:
+                self._sites.clear()
+            self._sites[spelled, public_only] = site
+        return site, address.target
 
-    async def _connect(self, endpoint: Endpoint) -> Lane:
-        connector = self._connector(public_only=endpoint.public_only)
-        try:
-            request = aiohttp.ClientRequest("GET", endpoint.url, loop=self._loop)
-            async with asyncio.timeout(self.timeout_s):
-                connection = await connector.connect(request, [], self._timeout)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise translate_error(error) from error
-        return self._take_over(connection, endpoint)
-
-    def _take_over(self, connection: aiohttp.connector.Connection, endpoint: Endpoint) -> Lane:
-        """Put a lane in the place of aiohttp's protocol, which still hears of the end."""
-        handler, transport = connection.protocol, connection.transport
-        assert handler is not None
-
-        def lost(error: Exception | None) -> None:
-            self._lanes.discard(lane)
-            connection.close()
-            handler.connection_lost(error)
-
-        lane = Lane(self._scratch, self._make_parser, lost, endpoint.lanes)
-        if transport is None or transport.is_closing() or handler.should_close:
-            connection.close()
-            raise FetchError("disconnected", "closed at once", retry=True, sign="down")
-        transport.set_protocol(lane)
-        lane.connection_made(transport)
-        self._lanes.add(lane)
-        return lane
-
-    def _make_parser(self, with_body: bool) -> Parser:
-        parser: Parser = HttpResponseParser(
-            self._no_protocol,
-            self._loop,
-            _NO_LIMIT,
-            payload_exception=aiohttp.ClientPayloadError,
-            response_with_body=with_body,
-            read_until_eof=with_body,
-            auto_decompress=False,
+    def _make_site(self, address: WebAddress, *, public_only: bool) -> Site:
+        credentials = address.credentials or self._users.get(address.origin)
+        canonical = (address.origin, public_only)
+        if address.credentials is None and (known := self._sites.get(canonical)) is not None:
+            return known
+        fields = common_fields(
+            address, user_agent=self.user_agent, given=self._given, credentials=credentials
         )
-        return parser
-
-    def _connector(self, *, public_only: bool) -> aiohttp.TCPConnector:
-        if public_only not in self._connectors:
-            assert self._inner_resolver is not None, "used outside of `async with`"
-            resolver = PublicResolver(
-                self._inner_resolver, self._is_public, public_only=public_only
-            )
-            connector = aiohttp.TCPConnector(limit=0, resolver=resolver, ttl_dns_cache=300)
-            self._connectors[public_only] = connector, resolver
-        return self._connectors[public_only][0]
-
-    def _sweep(self) -> None:
-        """Give up answers whose time has come, and connections that nobody used for a while."""
-        now = self._loop.time()
-        for lane in list(self._lanes):
-            if not lane.free and lane.deadline < now:
-                detail = f"no whole answer in {self.timeout_s} s"
-                lane.fail(FetchError("timeout", detail, retry=True, sign="overload"))
-            elif lane.free and lane.deadline - self.timeout_s < now - _KEEP_IDLE_S:
-                lane.close()
-        self._timer = self._loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)
-
-
-def translate_error(error: BaseException) -> FetchError:
-    """Say in our words what went wrong below."""
-    detail = f"{type(error).__name__}: {error}"
-    for kinds, reason, retry, sign in _TRANSLATIONS:
-        if isinstance(error, kinds):
-            return FetchError(reason, detail, retry=retry, sign=sign)
-    if isinstance(error, OSError) and _caused_by_private(error):
-        return FetchError("redirect_to_private", detail, retry=True)
-    return FetchError("connection", detail, retry=True, sign="down")
-
-
-def _caused_by_private(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, PrivateAddressError):
-            return True
-        inner = getattr(error, "os_error", None)
-        error = (
-            inner if isinstance(inner, BaseException) and inner is not error else error.__cause__
+        fetcher = self._sessions if self._needs_session(address) else self._lanes
+        site = Site(
+            address,
+            fetcher.endpoint(address, fields=fields, public_only=public_only),
+            address.scheme == "https",
+            referer_line(address, self._page, self._given),
+            self._given.cookie if self._given.go_to(address) else "",
         )
-    return False
+        if address.credentials is None:
+            self._sites[canonical] = site
+        return site
+
+    def _needs_session(self, address: WebAddress) -> bool:
+        with_certificate = self._trust.client_cert is not None and address.scheme == "https"
+        return self._proxy_of(address) is not None or (
+            with_certificate and self._given.go_to(address)
+        )
+
+    def _proxy_of(self, address: WebAddress) -> WebAddress | None:
+        if self._proxies is None or self._addresses.fixed is not None:
+            return None
+        return self._proxies.of(address)
+
+    def _cookie_line(self, site: Site, target: str) -> str:
+        kept = self.cookies.field(site.address.host, target, secure=site.secure)
+        value = "; ".join(filter(None, (site.cookie, kept)))
+        return f"Cookie: {value}\r\n" if value else ""
 
 
-# Tried in order; what is left over is a connection that failed.
-_TRANSLATIONS: tuple[tuple[Any, str, bool, HostSign], ...] = (
-    (TimeoutError, "timeout", True, "overload"),
-    (aiohttp.ClientConnectorCertificateError, "tls", False, "neutral"),
-    (aiohttp.ClientConnectorSSLError, "tls", False, "neutral"),
-    (ValueError, "bad_url", False, "neutral"),
-)
+def _spelled_origin(url: str) -> str:
+    """Scheme, host and port as they are spelled."""
+    end = url.find("/", url.find("://") + 3)
+    return url if end < 0 else url[:end]
+
+
+def _is_plain(target: str) -> bool:
+    """Whether a target can stand in a request line as it is."""
+    return target.isascii() and target.isprintable() and " " not in target and "#" not in target

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import StageConfig, option
+from pipeline.config import StageConfig, option, plain_value
 from pipeline.errors import ConfigError
 from scrapers.source import SourceOptions
 
@@ -83,6 +83,31 @@ class ScrapeConfig(StageConfig):
         runtime=True,
         remember=True,
     )
+    header: tuple[str, ...] = option(
+        (),
+        "A header field 'Name: value' for each request to the hosts of --page-url and --cdn-url.",
+        secret=True,
+    )
+    header_host: tuple[str, ...] = option(
+        (), "Another host (or HOST:PORT) that --header and --client-cert are for.", runtime=True
+    )
+    cookie_file: Path | None = option(
+        None, "A file of cookies, as curl and browsers write it (Netscape).", runtime=True
+    )
+    proxy: str | None = option(
+        None,
+        "Proxy for all requests, http(s)://[user:password@]host:port (default: HTTP_PROXY and so on).",
+        secret=True,
+    )
+    ca_file: Path | None = option(
+        None, "Certificates (PEM) of authorities to trust beside the system's.", runtime=True
+    )
+    client_cert: Path | None = option(
+        None, "Our certificate (PEM) for hosts that ask for one.", runtime=True
+    )
+    client_key: Path | None = option(
+        None, "The key of --client-cert, if it stands in another file.", runtime=True
+    )
     rate: float | None = option(
         None,
         "At most this many requests a second to a host.",
@@ -121,7 +146,7 @@ class ScrapeConfig(StageConfig):
     )
     max_outage_s: float = option(
         300.0,
-        "A host that gives no answer for so long is left for another run.",
+        "A host that gives no answer for so long, or asks to wait longer, is left for another run.",
         low=0.0,
         runtime=True,
     )
@@ -137,6 +162,10 @@ class ScrapeConfig(StageConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for options that contradict each other."""
+        if self.client_key is not None and self.client_cert is None:
+            raise ConfigError("--client-key is the key of --client-cert: give both, or neither.")
+        if self.proxy is not None and self.connect_to is not None:
+            raise ConfigError("--proxy and --connect-to name different places: give one of them.")
         if self.out is not None and not self.list_urls:
             raise ConfigError("--out says where --list-urls writes to: give both, or neither.")
         chosen = [
@@ -156,14 +185,20 @@ class ScrapeConfig(StageConfig):
 
 
 def source_options(config: ScrapeConfig) -> SourceOptions:
-    """What of the options concerns the source."""
+    """What of the options concerns the source: URLs without their users and passwords."""
     return SourceOptions(
         name=config.source,
-        page_url=config.page_url,
+        page_url=config.page_url and plain_url(config.page_url),
         page_file=config.page,
-        cdn_url=config.cdn_url,
+        cdn_url=config.cdn_url and plain_url(config.cdn_url),
         sections=config.sections,
         limit=config.limit,
         captions_file=config.captions,
         use_page=not config.no_page,
     )
+
+
+def plain_url(url: str) -> str:
+    """A URL of the user's as it may be kept and printed: no user, the scheme in lower case."""
+    scheme, colon, rest = str(plain_value(url)).partition(":")
+    return f"{scheme.lower()}{colon}{rest}"

@@ -19,13 +19,14 @@ from pipeline.progress import Progress, no_progress
 from scrapers.answer import Answer
 from scrapers.attempt import ask_once
 from scrapers.config import ScrapeConfig
-from scrapers.hosts import Host, Hosts
+from scrapers.host import Host
+from scrapers.hosts import Hosts
 from scrapers.outcome import Recorder, Tally, WallClock
 from scrapers.plans import Job, OpenPlan, PlanOpener
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan
 from scrapers.store import Store
-from scrapers.verdict import HostSign, Verdict
+from scrapers.verdict import Verdict
 
 # Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
 _READY_PER_SLOT = 4
@@ -81,6 +82,9 @@ class Crawl:
         self._error: BaseException | None = None
         self._stopped = False
         store.failed = self.fail
+        # What came and is not on disk yet counts with what is on its way.
+        self._client.budget.elsewhere = store.pending_bytes
+        store.written = self._client.budget.wake
 
     async def run(self, plans: Iterable[CaptionPlan]) -> None:
         """Ask for all that the plans name and is not known; ends when it is on disk.
@@ -135,7 +139,10 @@ class Crawl:
 
     async def _tell(self) -> None:
         while True:
-            self._progress(self._num_done, self._total, dict(self.tally.failures))
+            notes: dict[str, int | float | str] = dict(self.tally.failures)
+            if (waiting := self.hosts.waiting()) is not None:
+                notes["waiting for"] = waiting
+            self._progress(self._num_done, self._total, notes)
             await asyncio.sleep(_PROGRESS_EVERY_S)
 
     async def _renew_robots(self) -> None:
@@ -251,6 +258,10 @@ class Crawl:
             if (foregone := host.ready[0].foregone) is not None:
                 self._settle(self._pop(host), foregone, None)
                 continue
+            if host.is_refused:
+                job = self._pop(host)
+                self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
+                continue
             if host.closed is not None:
                 self._drop(self._pop(host))
                 continue
@@ -304,8 +315,9 @@ class Crawl:
             verdict, answer = await ask_once(
                 self._client,
                 job,
-                allow_hop=self._allow_hop,
+                allow_hop=self.hosts.allow_hop,
                 ignore_opt_out=self._config.ignore_opt_out,
+                public_only=host.public_only,
             )
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
@@ -313,28 +325,37 @@ class Crawl:
         wait_s = parse_retry_after(answer.retry_after) if answer and verdict.retry else None
         now = self._now()
         host.pace.finish(verdict.sign, started=started, now=now, retry_after_s=wait_s)
-        self._check_outage(host, verdict.sign, now)
+        if verdict.sign != "good":
+            self._mind_trouble(host, verdict, answer)
         # While a host is out, it is not the image's fault: such a request is no attempt.
         job.failures += not host.pace.strikes
         again = verdict.retry and job.failures < self._config.attempts
         if again or (job.captures and job.turn_to_older(verdict, answer)):
-            self._ask_again(host, job, verdict, wait_s)
+            self._ask_again(host, job, verdict)
         else:
             self._settle_soon(job, *job.last_word(verdict, answer))
 
-    async def _allow_hop(self, url: str, public_only: bool) -> bool:
-        return self._config.ignore_opt_out or await self.hosts.allows(url, public_only)
+    def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
+        """Say that a host waits, or leave it for another run."""
+        why = verdict.detail or f"status {answer.status}" if answer else verdict.detail
+        if answer is not None and answer.retry_after is not None:
+            why += f", Retry-After: {answer.retry_after[:40]}"
+        if not self.hosts.leave_if_silent(host, why):
+            self.hosts.tell_wait(host, why)
+            return
+        for job, timer in list(host.later.items()):
+            timer.cancel()
+            self._requeue(host, job)
 
-    def _check_outage(self, host: Host, sign: HostSign, now: float) -> None:
-        if sign in ("down", "overload") and host.pace.silent_s(now) > self._config.max_outage_s:
-            host.closed = "no_answer"
-
-    def _ask_again(self, host: Host, job: Job, verdict: Verdict, wait_s: float | None) -> None:
+    def _ask_again(self, host: Host, job: Job, verdict: Verdict) -> None:
+        """Once more after a while; the whole host waits where it asked for more."""
         self.tally.retries[verdict.reason or verdict.state] += 1
-        delay_s = max(self._backoff.delay_s(max(1, job.failures), self._rng), wait_s or 0.0)
-        asyncio.get_running_loop().call_later(delay_s, self._requeue, host, job)
+        delay_s = self._backoff.delay_s(max(1, job.failures), self._rng)
+        loop = asyncio.get_running_loop()
+        host.later[job] = loop.call_later(0.0 if host.closed else delay_s, self._requeue, host, job)
 
     def _requeue(self, host: Host, job: Job) -> None:
+        del host.later[job]
         self._enqueue(job, first=True)
         self._wake(host)
 

@@ -25,6 +25,7 @@ from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
 from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import kept_page
+from scrapers.storable import storable
 
 _log = logging.getLogger(__name__)
 
@@ -105,11 +106,11 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
 def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
     """Every address by the first form of its caption, lazily."""
     for plan in discovery.plans:
-        caption = plan.forms[0].caption
+        caption = storable(plan.forms[0].caption)
         form = OpenForm(caption, address_of(plan.forms[0], plan.section))
         ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
         for rank in ranks:
-            yield ListedUrl(plan.section, caption, rank, form.url(rank))
+            yield ListedUrl(storable(plan.section), caption, rank, form.url(rank))
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:

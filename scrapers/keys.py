@@ -7,6 +7,7 @@ import re
 from typing import NamedTuple
 
 from scrapers.source import CaptionForm
+from scrapers.web_address import credentials_in, encodable_url, without_credentials
 
 RANK_MARK = "{rank}"
 _MAX_SECTION = 40
@@ -16,20 +17,24 @@ class Address(NamedTuple):
     """The images of one caption form: `prefix + rank + suffix`, or `prefix` alone if it has no rank.
 
     `key` begins the names of all of them: the section and 16 hex digits of the SHA-256 of the
-    address with `{rank}` in the rank's place.
+    address with `{rank}` in the rank's place. `userinfo`, the `user:password@` that the source wrote
+    behind the scheme, is in none of these: it goes into requests alone.
     """
 
     prefix: str
     suffix: str | None
     key: str
+    userinfo: str = ""
 
 
 def address_of(form: CaptionForm, section: str) -> Address:
     """Where the images of `form` lie and what they are called."""
-    head, found, tail = form.url_template.rpartition(RANK_MARK)
-    digest = hashlib.sha256(form.url_template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    userinfo = credentials_in(form.url_template)
+    template = without_credentials(form.url_template) if userinfo else form.url_template
+    head, found, tail = encodable_url(template).rpartition(RANK_MARK)
+    digest = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     key = f"{section_slug(section)}-{digest}"
-    return Address(head, tail, key) if found else Address(tail, None, key)
+    return Address(head, tail, key, userinfo) if found else Address(tail, None, key, userinfo)
 
 
 def section_slug(section: str) -> str:

@@ -12,9 +12,8 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from pipeline.contracts import URL_STATES, UrlState
+from pipeline.contracts import URL_STATES
 from pipeline.errors import ContractError, StorageError, damaged
 from scrapers.ledger_checks import (
     KNOWN_TYPES,
@@ -24,73 +23,10 @@ from scrapers.ledger_checks import (
     check_state,
     refuse_irregular,
 )
+from scrapers.ledger_rows import FormRow, Known, Rows, Touch, UrlRow
 from scrapers.ledger_schema import ABSENCES, LEDGER_VERSION, TABLES, items_view
+from scrapers.patience import BUSY_S, Patience, is_busy
 from scrapers.segments import SegmentState
-
-
-class FormRow(NamedTuple):
-    """A caption form. `plan` is the id of the first form of its caption."""
-
-    id: int
-    key: str
-    plan: int
-    section: str
-    caption: str
-    masked: bool
-    num_ranks: int
-    prefix: str
-    suffix: str | None
-
-
-class UrlRow(NamedTuple):
-    """The outcome of a URL, as it is written."""
-
-    form: int
-    rank: int
-    state: int
-    status_code: int | None
-    reason: str | None
-    attempts: int
-    etag: str | None
-    last_modified: str | None
-    final_url: str | None
-    sha256: bytes | None
-    bytes: int | None
-    segment: int | None
-    offset: int | None
-    version: int
-    time: int
-
-
-class Touch(NamedTuple):
-    """Asked again for bytes that we keep: unchanged, gone, or no answer this time."""
-
-    state: int
-    status_code: int | None
-    reason: str | None
-    attempts: int
-    time: int
-    etag: str | None
-    last_modified: str | None
-    form: int
-    rank: int
-
-
-class Known(NamedTuple):
-    """What a crawl needs to know of a URL that it has met."""
-
-    form: int
-    rank: int
-    state: UrlState
-    status_code: int | None
-    etag: str | None
-    last_modified: str | None
-    sha256: bytes | None
-    version: int
-    last_time: int
-    reason: str | None
-    final_url: str | None
-
 
 _UPSERT = """
 INSERT INTO urls(form, rank, state, status_code, reason, attempts, etag, last_modified, final_url,
@@ -123,6 +59,15 @@ SELECT form, rank, state, status_code, etag, last_modified, sha256, version, las
 FROM urls WHERE form = ?
 """
 
+# What SQLite, or Python on the way to it, says of a value that no row can hold.
+_UNWRITABLE = (
+    UnicodeEncodeError,
+    OverflowError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+)
+
 
 class Ledger:
     """One connection to `ledger.sqlite`, for one thread at a time. Raises StorageError when the disk does."""
@@ -135,22 +80,26 @@ class Ledger:
         elif not os.path.lexists(path):
             raise ContractError(f"There is no ledger at {path}. Run `pipeline scrape` first.")
         refuse_irregular(path)
+        self._patience = Patience(path)
         with self._errors():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            # FULL: a committed row survives a power cut, as its bytes do.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA cache_size = -16384")
-            if source is not None:
-                self._create(source)
-            self._check_version()
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+        self._execute("PRAGMA journal_mode = WAL")
+        # FULL: a committed row survives a power cut, as its bytes do.
+        self._execute("PRAGMA synchronous = FULL")
+        self._execute("PRAGMA cache_size = -16384")
+        if source is not None:
+            self._create(source)
+        self._check_version()
 
     def _create(self, source: str) -> None:
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            self._db.execute(ABSENCES)  # Ledgers of 0.1 were made without it.
+        if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            self._execute(ABSENCES)  # Ledgers of 0.1 were made without it.
             return
         script = f"BEGIN IMMEDIATE;{TABLES}{ABSENCES};{items_view()};COMMIT;"
-        self._db.executescript(script)
+        with self._errors():
+            self._patience.wait_for(lambda: self._db.executescript(script))
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
 
@@ -172,6 +121,10 @@ class Ledger:
             return ContractError(
                 f"{self.path} is not a ledger ({error}). Move it away, or give another --workspace."
             )
+        if is_busy(error):
+            return StorageError(
+                f"Another program holds the lock on {self.path}: close it, and give the same command again."
+            )
         if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
             return damaged(f"{self.path} is damaged ({error}).")
         return StorageError(f"Can't read or write {self.path}: {error}.")
@@ -183,11 +136,19 @@ class Ledger:
 
     def set_meta(self, name: str, value: str | None) -> None:
         """Keep a note, or with None forget it."""
+        if value is None:
+            self._execute("DELETE FROM meta WHERE name = ?", name)
+        else:
+            self._execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", name, value)
+
+    def give_up_waiting(self) -> None:
+        """Whoever waits for another program's lock gets its error now."""
+        self._patience.end()
+
+    def _execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        """A statement outside of a transaction; waits for other programs' locks."""
         with self._errors():
-            if value is None:
-                self._db.execute("DELETE FROM meta WHERE name = ?", (name,))
-            else:
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
+            return self._patience.wait_for(lambda: self._db.execute(sql, values))
 
     def _errors(self) -> _Translating:
         return _Translating(self)
@@ -207,21 +168,35 @@ class Ledger:
         `changed` names the rows whose present version is kept in `versions`; `absences` are (form,
         rank, refreshes that missed it), 0 where it was there.
         """
+        batch = Rows(tuple(forms), tuple(changed), rows, tuple(touched))
+        end = tuple(absences), tuple(segments)
         with self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
             try:
-                self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", forms)
-                self._db.executemany(_ARCHIVE, changed)
-                self._upsert(rows)
-                self._db.executemany(_TOUCH, touched)
-                self._db.executemany("INSERT OR REPLACE INTO absences VALUES(?, ?, ?)", absences)
-                self._db.execute("DELETE FROM absences WHERE refreshes = 0")
-                self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+                self._commit(batch, *end)
+            except _UNWRITABLE:
+                # One row that can't be written must not keep the others from it.
+                self._commit(batch.mended(), *end)
+
+    def _commit(
+        self,
+        batch: Rows,
+        absences: tuple[tuple[int, int, int], ...],
+        segments: tuple[SegmentState, ...],
+    ) -> None:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", batch.forms)
+            self._db.executemany(_ARCHIVE, batch.changed)
+            self._upsert(batch.rows)
+            self._db.executemany(_TOUCH, batch.touched)
+            self._db.executemany("INSERT OR REPLACE INTO absences VALUES(?, ?, ?)", absences)
+            self._db.execute("DELETE FROM absences WHERE refreshes = 0")
+            self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def _upsert(self, rows: Sequence[UrlRow]) -> None:
         whole = len(rows) - len(rows) % _ROWS_AT_ONCE
@@ -278,20 +253,21 @@ class Ledger:
         The segment counts as closed at the end of its last whole image.
         """
         end = "SELECT coalesce(max((offset + bytes + 511) / 512 * 512), 0) FROM urls WHERE segment = ?1"
-        with self._errors():
-            lost = self._db.execute(
-                "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL,"
-                " segment = NULL, offset = NULL"
-                " WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
-                (segment, size),
-            ).rowcount
-            self._db.execute(f"UPDATE segments SET bytes = ({end}) WHERE number = ?1", (segment,))
+        lost = self._execute(
+            "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL,"
+            " segment = NULL, offset = NULL"
+            " WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
+            segment,
+            size,
+        ).rowcount
+        self._execute(f"UPDATE segments SET bytes = ({end}) WHERE number = ?1", segment)
         return lost
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
         """Rows of a read."""
+        rows = self._execute(sql, *values)
         with self._errors():
-            yield from self._db.execute(sql, values)
+            yield from rows
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""

@@ -8,15 +8,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.contracts import UrlState
 from scrapers.answer import Answer
 from scrapers.keys import image_key
-from scrapers.ledger import Touch, UrlRow
+from scrapers.ledger_rows import Touch, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.plans import Job
+from scrapers.storable import MAX_URL_CHARS, storable_header
 from scrapers.store import Store
 from scrapers.verdict import Verdict, evidence_of
+from scrapers.web_address import encodable_url
 
 WallClock = Callable[[], float]
 _quote = json.encoder.encode_basestring
@@ -74,7 +77,7 @@ class Recorder:
             self._keep(job, verdict, answer)
         else:
             self._count_failure(verdict.state, verdict.reason)
-            self._write_row(job, verdict, answer)
+            self._write_row(job, verdict, answer, _kept_texts(job, answer, stored=False))
 
     def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
@@ -118,8 +121,9 @@ class Recorder:
             version = known.version + (known.sha256 is not None)
         form = job.plan.forms[job.form]
         key = image_key(form.address.key, job.rank, version)
+        texts = _kept_texts(job, answer, stored=True)
         place = self._store.segments.place(
-            key, verdict.format or "bin", answer.body, _sidecar(job, answer, digest)
+            key, verdict.format or "bin", answer.body, _sidecar(job, texts, digest)
         )
         if version > 1:
             self._store.batch.changed.append((form.id, job.rank))
@@ -127,13 +131,14 @@ class Recorder:
         self._tally.stored += 1
         self._tally.bytes += len(answer.body)
         self._store.add_bytes(len(answer.body))
-        self._write_row(job, verdict, answer, digest, place, version)
+        self._write_row(job, verdict, answer, texts, digest, place, version)
 
     def _write_row(
         self,
         job: Job,
         verdict: Verdict,
         answer: Answer | None,
+        texts: _Texts,
         sha256: bytes | None = None,
         place: tuple[int, int] | None = None,
         version: int = 1,
@@ -145,11 +150,11 @@ class Recorder:
             job.rank,
             STATE_NUMBER[verdict.state],
             answer.status if answer else None,
-            verdict.reason,
+            verdict.reason or texts.flaw,
             job.requests,
-            stored.etag if stored else None,
-            stored.last_modified if stored else None,
-            answer.final_url if answer and answer.final_url != job.url else None,
+            texts.etag,
+            texts.last_modified,
+            texts.final_url,
             sha256,
             len(stored.body) if stored else None,
             segment,
@@ -165,15 +170,16 @@ class Recorder:
         assert job.known is not None
         # The validators of an error page say nothing of the bytes.
         fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
+        texts = _Texts() if fresh is None else _kept_texts(job, fresh, stored=True)
         self._store.add_touch(
             Touch(
                 STATE_NUMBER[state],
                 answer.status if answer else job.known.status_code,
-                reason,
+                reason or texts.flaw,
                 job.requests,
                 self._now(),
-                fresh.etag if fresh else None,
-                fresh.last_modified if fresh else None,
+                texts.etag,
+                texts.last_modified,
                 job.known.form,
                 job.rank,
             )
@@ -195,14 +201,41 @@ class Recorder:
         self._tally.failures[reason or state] += 1
 
 
-def _sidecar(job: Job, answer: Answer, digest: bytes) -> str:
+class _Texts(NamedTuple):
+    """What an answer says of itself, as it can be kept; `flaw` names what could not be as it came."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    final_url: str | None = None
+    flaw: str | None = None
+
+
+def _kept_texts(job: Job, answer: Answer | None, *, stored: bool) -> _Texts:
+    """`stored`: its bytes are kept, and with them the validators that speak of them."""
+    if answer is None:
+        return _Texts()
+    final_url, flaw = None, None
+    if answer.final_url != job.url:
+        final_url = encodable_url(answer.final_url)
+        if len(final_url) > MAX_URL_CHARS:
+            final_url, flaw = None, "bad_final_url"
+    if not stored:
+        return _Texts(final_url=final_url, flaw=flaw)
+    etag, good_etag = storable_header(answer.etag)
+    modified, good_modified = storable_header(answer.last_modified)
+    if not good_modified:
+        flaw = "bad_last_modified"
+    return _Texts(etag, modified, final_url, flaw if good_etag else "bad_etag")
+
+
+def _sidecar(job: Job, texts: _Texts, digest: bytes) -> str:
     """What `json.dumps(…, sort_keys=True)` would make of an image's record, in a quarter of its time."""
     plan = job.plan
     form = plan.forms[job.form]
     return (
-        f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(answer.etag)}'
-        f', "final_url": {_quote(answer.final_url)}'
-        f', "last_modified": {_quote_or_null(answer.last_modified)}'
+        f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(texts.etag)}'
+        f', "final_url": {_quote(texts.final_url or job.url)}'
+        f', "last_modified": {_quote_or_null(texts.last_modified)}'
         f', "masked": {"true" if plan.masked else "false"}, "rank": {job.rank}'
         f', "section": {_quote(plan.section)}, "sha256": "{digest.hex()}", "url": {_quote(job.url)}}}'
     )

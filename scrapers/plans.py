@@ -11,11 +11,14 @@ from typing import Literal
 
 from scrapers.answer import Answer
 from scrapers.keys import Address, address_of
-from scrapers.ledger import FormRow, Known, Ledger
+from scrapers.ledger import Ledger
+from scrapers.ledger_rows import FormRow, Known
 from scrapers.probe import next_asks
 from scrapers.source import CaptionPlan
+from scrapers.storable import storable
 from scrapers.verdict import Evidence, Verdict, evidence_of
 from scrapers.wayback_captures import NOT_ARCHIVED, Capture, older_captures, replayed_url
+from scrapers.web_address import with_credentials
 
 Mode = Literal["continue", "retry_failed", "refresh"]
 FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
@@ -31,7 +34,8 @@ class OpenForm:
 
     def url(self, rank: int) -> str:
         """The address of one image."""
-        prefix, suffix, _ = self.address
+        address = self.address
+        prefix, suffix = address.prefix, address.suffix
         return prefix if suffix is None else f"{prefix}{rank}{suffix}"
 
 
@@ -98,7 +102,8 @@ class Job:
         self.form = form
         self.rank = rank
         self.url = url
-        self.address = url
+        userinfo = plan.forms[form].address.userinfo
+        self.address = with_credentials(url, userinfo) if userinfo else url
         self.known = known
         self.failures = 0
         self.requests = 0
@@ -152,7 +157,7 @@ class PlanOpener:
             return None
         # An address without a rank is one image, whatever ranks the source names.
         ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
-        opened = OpenPlan(plan.section, plan.masked, ranks, forms)
+        opened = OpenPlan(storable(plan.section), plan.masked, ranks, forms)
         failed = 0
         for number, form in enumerate(forms):
             form.id = self.ledger.form_id(form.address.key) or 0
@@ -173,7 +178,7 @@ class PlanOpener:
         for form in plan.forms:
             address = address_of(form, plan.section)
             if address.key not in self.keys_in_use:
-                forms.setdefault(address.key, OpenForm(form.caption, address))
+                forms.setdefault(address.key, OpenForm(storable(form.caption), address))
         return list(forms.values())
 
     def _note_known(self, opened: OpenPlan, number: int, rows: list[Known]) -> int:

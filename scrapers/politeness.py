@@ -2,7 +2,8 @@
 
 A host starts with few slots. Each good answer adds a fraction of a slot (one per round), 429, 503
 and timeouts halve them, and other errors never add any. A host from which nothing sensible comes is
-left alone for growing pauses and then tried with a single request.
+left alone for growing pauses and then tried with a single request; one that says how long it wants to
+be left alone (`Retry-After`) is left alone for so long.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from scrapers.verdict import HostSign
 START_SLOTS = 8
 # So many failures in a row, without one answer between them, are an outage and not bad luck.
 OUTAGE_FAILURES = 10
-MAX_RETRY_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Backoff:
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), at most an hour.
+    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), however many.
 
     Takes both forms, a number of seconds and an HTTP date; None for none or one that can't be read.
     """
@@ -42,14 +42,13 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:9]), MAX_RETRY_AFTER_S)
+        return float(text[:9])
     try:
         when = parsedate_to_datetime(text)
     except (TypeError, ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    wait_s = (when - (now or datetime.now(UTC))).total_seconds()
-    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
+    return max((when - (now or datetime.now(UTC))).total_seconds(), 0.0)
 
 
 class HostPace:
@@ -62,14 +61,17 @@ class HostPace:
         self.slots = float(min(START_SLOTS, max_slots))
         self.in_flight = 0
         self.interval_s = 1.0 / rate if rate else 0.0
-        self.last_answer = now
         self.strikes = 0
+        # Until when nothing is asked: the host's own word, or the pause of an outage.
+        self.asked_until = now
+        self.paused_until = now
         self._outage = outage
         self._rng = rng
         self._next_start = now
-        self._paused_until = now
         self._slowed_at = -1.0
         self._failures = 0
+        # When the first of the failures came between which there was no answer.
+        self._trouble_since = now
 
     def slow_to(self, interval_s: float) -> None:
         """Leave at least `interval_s` between two requests (robots.txt `Crawl-delay`)."""
@@ -80,7 +82,7 @@ class HostPace:
         slots = 1 if self.strikes else int(self.slots)
         if self.in_flight >= slots:
             return None
-        return max(0.0, self._paused_until - now, self._next_start - now)
+        return max(0.0, self.asked_until - now, self.paused_until - now, self._next_start - now)
 
     def start(self, now: float) -> None:
         """A request starts."""
@@ -95,23 +97,30 @@ class HostPace:
         self.in_flight -= 1
         if sign == "good":
             self.slots = min(self.max_slots, self.slots + 1.0 / self.slots)
-        if sign in ("good", "neutral"):
-            self.last_answer, self._failures, self.strikes = now, 0, 0
-            return
         if retry_after_s is not None:
-            self._paused_until = max(self._paused_until, now + retry_after_s)
-            self.last_answer = now
+            self.asked_until = max(self.asked_until, now + retry_after_s)
+        if sign in ("good", "neutral"):
+            self._failures, self.strikes = 0, 0
+            return
+        if not self._failures:
+            self._trouble_since = now
         if sign == "overload" and started >= self._slowed_at:
             # Once a round: answers to requests from before the last halving say nothing new.
             self.slots = max(1.0, self.slots / 2)
             self._slowed_at = now
         self._failures += 1
-        if self._failures >= OUTAGE_FAILURES and started >= self._paused_until:
+        if self._failures >= OUTAGE_FAILURES and started >= max(
+            self.paused_until, self.asked_until
+        ):
             self.strikes += 1
-            self._paused_until = max(
-                self._paused_until, now + self._outage.delay_s(self.strikes, self._rng)
+            self.paused_until = max(
+                self.paused_until, now + self._outage.delay_s(self.strikes, self._rng)
             )
 
     def silent_s(self, now: float) -> float:
-        """How long an outage has lasted; 0 if there is none."""
-        return now - self.last_answer if self.strikes else 0.0
+        """How long an outage will have lasted when the host may be asked again; 0 if there is none."""
+        if not self._failures:
+            return max(0.0, self.asked_until - now)
+        if not self.strikes and self.asked_until <= now:
+            return 0.0
+        return max(now, self.asked_until) - self._trouble_since

@@ -34,6 +34,7 @@ from scrapers.summary import (
     completeness,
     content_digest,
     counts_of,
+    flaws,
     is_unfinished,
     reasons,
     section_table,
@@ -117,6 +118,7 @@ class RawStore:
                 "sections": table,
                 "completeness": completeness(table),
                 "reasons": reasons(store.ledger),
+                **({"flaws": found} if (found := flaws(store.ledger)) else {}),
                 **describe_differences(differences),
             },
         )

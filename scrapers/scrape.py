@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from pipeline import __version__
 from pipeline.contracts import StageReport
-from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
 from pipeline.workspace import Workspace
 from scrapers.client import Client
@@ -27,11 +25,11 @@ from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.hosts import Hosts
+from scrapers.opening import is_guarded, open_client, own_hosts
 from scrapers.outcome import WallClock
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
-from scrapers.resolving import FixedResolver
 from scrapers.sections import describe_page, keep_sections
 from scrapers.source import Discovery, Source, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
@@ -40,8 +38,6 @@ from scrapers.wayback import Archive, check_archive, request_limits
 from scrapers.wayback_opener import ArchiveOpener
 
 logger = logging.getLogger(__name__)
-
-USER_AGENT = "dalle-pipeline"
 
 
 def scrape(
@@ -67,7 +63,8 @@ def scrape(
     check_archive(config)
     source = source or open_source(source_options(config))
     raw = RawStore(config, Workspace(config.workspace))
-    run = _Run(config, source, raw, progress, (make_client or open_client)(config), clock)
+    client = open_client(config, source) if make_client is None else make_client(config)
+    run = _Run(config, source, raw, progress, client, clock)
     report = run.find_finished()
     if report is None:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -82,30 +79,7 @@ def find_finished(config: ScrapeConfig) -> StageReport | None:
     """The report of a scrape that has nothing to do; None if there may be work. Asks nothing."""
     source = open_source(source_options(config))
     raw = RawStore(config, Workspace(config.workspace))
-    return _Run(config, source, raw, no_progress, open_client(config)).find_finished()
-
-
-def open_client(config: ScrapeConfig) -> Client:
-    """A client that says who it is."""
-    return Client(
-        user_agent=user_agent(config.contact),
-        timeout_s=config.timeout_s,
-        resolver=_fixed_resolver(config.connect_to) if config.connect_to else None,
-    )
-
-
-def _fixed_resolver(address: str) -> FixedResolver:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--connect-to {address!r} is not HOST:PORT, such as 127.0.0.1:8000.")
-    return FixedResolver(host.strip("[]"), int(port))
-
-
-def user_agent(contact: str | None) -> str:
-    """Name, version and, if given, whom to write to. Raises ConfigError for what no header can hold."""
-    if contact is not None and not (contact.isascii() and contact.isprintable()):
-        raise ConfigError(f"--contact {contact!r} can't stand in a header: use plain ASCII.")
-    return f"{USER_AGENT}/{__version__}" + (f" (+{contact})" if contact else "")
+    return _Run(config, source, raw, no_progress, open_client(config, source)).find_finished()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -220,6 +194,8 @@ class _Run:
             rate=rate,
             ignore_opt_out=config.ignore_opt_out,
             monotonic=time.monotonic,
+            max_outage_s=config.max_outage_s,
+            named=own_hosts(config, self.source),
         )
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
@@ -238,6 +214,10 @@ class _Run:
     async def _crawl(
         self, discovery: Discovery, store: Store, hosts: Hosts, opener: PlanOpener
     ) -> None:
+        if self.archive is None:
+            hosts.guarded = await is_guarded(self.config, self.source, self.client)
+            if self.source.start_url is not None:
+                self.client.show_page(self.source.start_url)
         crawl = self.crawled = Crawl(
             self.config,
             hosts=hosts,

@@ -6,6 +6,7 @@ Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, which says 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 from pipeline.errors import ContractError, SourceError
@@ -18,7 +19,8 @@ from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
 
 MAX_PAGE_BYTES = 64 * 2**20
-_MAX_WAIT_S = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     """
     if not await hosts.allows(url):
         host = hosts.of(url)
-        why = (
-            f"{host.origin}/robots.txt does not allow {url}"
-            if host.closed is None
-            else f"{host.origin} can't be reached, or gives no robots.txt"
-        )
+        why = f"{host.origin}/robots.txt does not allow {url}" if host.closed is None else host.why
         raise SourceError(
             f"{why}. Check the address and try again later, or use a saved page (--page FILE) or the "
             "built-in catalogue (--no-page)."
@@ -68,7 +66,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     for attempt in range(1, attempts + 1):
         wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
         try:
-            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allows)
+            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop)
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
             if not error.retry or error.reason == "too_large":
@@ -79,8 +77,13 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
             trouble = _say(answer)
             if answer.status not in (408, 425, 429) and answer.status < 500:
                 break
-            wait_s = max(wait_s, min(parse_retry_after(answer.retry_after) or 0.0, _MAX_WAIT_S))
+            asked_s = parse_retry_after(answer.retry_after) or 0.0
+            if asked_s > hosts.max_outage_s:
+                trouble += f"; {hosts.too_long(asked_s)}"
+                break
+            wait_s = max(wait_s, asked_s)
         if attempt < attempts:
+            logger.warning("%s: %s. It is asked for again in %.1f s.", url, trouble, wait_s)
             await asyncio.sleep(wait_s)
     raise SourceError(
         f"The page {url} can't be had: {trouble}. What was fetched before is untouched. Try again "

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.workspace import Workspace
-from scrapers.ledger import FormRow, Ledger, Touch, UrlRow
+from scrapers.ledger import Ledger
+from scrapers.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.segments import (
     Pieces,
     SegmentState,
@@ -71,7 +72,10 @@ class Store:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._writing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._writing_bytes = 0
         self.failed: Callable[[BaseException], None] | None = None
+        # Called whenever a batch is on disk.
+        self.written: Callable[[], None] | None = None
         # Called once, before anything is written: the raw store is unfinished from now on.
         self.first_write: Callable[[], None] | None = None
 
@@ -133,6 +137,10 @@ class Store:
             self.batch.bytes >= 2 * BATCH_BYTES or len(self.batch) >= 2 * BATCH_ROWS
         )
 
+    def pending_bytes(self) -> int:
+        """Bytes of images that came and are not on disk yet."""
+        return self.batch.bytes + self._writing_bytes
+
     async def room(self) -> None:
         """Wait for the batch that is being written."""
         if self._writing is not None:
@@ -146,6 +154,7 @@ class Store:
 
     async def _write_batch(self) -> None:
         batch, self.batch = self.batch, Batch()
+        self._writing_bytes = batch.bytes
         pieces = self.segments.take()
         loop = asyncio.get_running_loop()
         try:
@@ -160,8 +169,11 @@ class Store:
             return
         finally:
             self._writing = None
+            self._writing_bytes = 0
         for call in batch.committed:
             call()
+        if self.written is not None:
+            self.written()
         if self.batch.bytes >= BATCH_BYTES or len(self.batch) >= BATCH_ROWS:
             self._start_writing()
 
@@ -194,6 +206,7 @@ class Store:
         """Stop the thread and close the files; what was not flushed is dropped."""
         if self._timer is not None:
             self._timer.cancel()
+        self.ledger.give_up_waiting()
         self._thread.shutdown(wait=True)
         self.segments.release()
         self.reader.close()

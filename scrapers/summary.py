@@ -28,7 +28,8 @@ SELECT plan, section, max(num_ranks), coalesce(max(found), 0) FROM (
   FROM forms f) GROUP BY plan
 """
 _REASONS = """
-SELECT reason, count(*) FROM urls WHERE reason IS NOT NULL GROUP BY reason ORDER BY reason
+SELECT reason, count(*) FROM urls WHERE reason IS NOT NULL AND (state = ?1) = ?2
+GROUP BY reason ORDER BY reason
 """
 
 
@@ -82,7 +83,17 @@ def completeness(table: dict[str, dict[str, int]]) -> dict[str, int]:
 
 def reasons(ledger: Ledger) -> dict[str, int]:
     """URLs by the reason why they are not done."""
-    return {str(reason): int(number) for reason, number in ledger.query(_REASONS)}  # type: ignore[call-overload]
+    return _count_reasons(ledger, done=False)
+
+
+def flaws(ledger: Ledger) -> dict[str, int]:
+    """URLs that are done by what of their answer could not be kept as it came."""
+    return _count_reasons(ledger, done=True)
+
+
+def _count_reasons(ledger: Ledger, *, done: bool) -> dict[str, int]:
+    rows = ledger.query(_REASONS, STATE_NUMBER["done"], done)
+    return {str(reason): int(number) for reason, number in rows}  # type: ignore[call-overload]
 
 
 def counts_of(ledger: Ledger, left: int) -> dict[str, int]:

@@ -20,13 +20,17 @@ _GONE = frozenset({404, 410})
 
 
 class Verdict(NamedTuple):
-    """`state` is the URL's if this was its last attempt; `retry` asks for another one."""
+    """`state` is the URL's if this was its last attempt; `retry` asks for another one.
+
+    `detail` is what a person may be told of it.
+    """
 
     state: UrlState
     reason: str | None
     retry: bool
     sign: HostSign
     format: ImageFormat | None = None
+    detail: str = ""
 
 
 UNCHANGED = Verdict("done", None, False, "good")

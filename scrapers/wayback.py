@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.progress import Progress
 from pipeline.workspace import Workspace
 from scrapers.answer import FetchError
-from scrapers.config import ScrapeConfig
-from scrapers.hosts import Host, Hosts
+from scrapers.config import ScrapeConfig, plain_url
+from scrapers.host import Host
+from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan, Discovery
 from scrapers.start_page import MAX_PAGE_BYTES
@@ -32,6 +33,7 @@ from scrapers.wayback_captures import (
     replay_address,
 )
 from scrapers.wayback_index import CaptureIndex
+from scrapers.web_address import without_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +46,10 @@ Read = TypeVar("Read")
 
 def check_archive(config: ScrapeConfig) -> None:
     """Raise ConfigError if `--archive-url` is no web address."""
-    if not config.archive_url.startswith(("http://", "https://")):
+    url = plain_url(config.archive_url)
+    if not url.startswith(("http://", "https://")):
         raise ConfigError(
-            f"--archive-url is '{config.archive_url}'; expected the address of a web archive with "
+            f"--archive-url is '{url}'; expected the address of a web archive with "
             "http:// or https://, such as https://web.archive.org."
         )
 
@@ -71,7 +74,7 @@ class Archive:
     @property
     def base(self) -> str:
         """Its address, without a slash at its end."""
-        return self.config.archive_url.rstrip("/")
+        return plain_url(self.config.archive_url).rstrip("/")
 
     @contextlib.contextmanager
     def open_index(self) -> Iterator[CaptureIndex]:
@@ -154,8 +157,9 @@ class Archive:
         """Ask at the host's pace, again while it seems worth it. `read` raises ValueError."""
         host = self.hosts.of(url)
         if not await self.hosts.allows(url):
+            refusal = f"robots.txt of {host.origin} does not allow {_short(url)}"
             raise SourceError(
-                f"robots.txt of {host.origin} can't be read, or does not allow {_short(url)}. Try "
+                f"{refusal if host.closed is None else host.why}. Try "
                 "again later, or use another archive (--archive-url); --ignore-opt-out would ask all "
                 "the same, and is recorded."
             )
@@ -165,8 +169,9 @@ class Archive:
             if not isinstance(found, _Trouble):
                 return found
             trouble = found.text
-            if not found.retry:
+            if not found.retry or self.hosts.leave_if_silent(host, trouble):
                 break
+            self.hosts.tell_wait(host, trouble)
             if attempt < self.config.attempts:
                 await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
         raise SourceError(
@@ -185,7 +190,7 @@ class Archive:
         retry_after_s = None
         try:
             answer = await self.hosts.client.get(
-                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allows
+                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allow_hop
             )
             sign = _sign(answer.status)
             retry_after_s = parse_retry_after(answer.retry_after)
@@ -245,4 +250,4 @@ async def _prefixes(discovery: Discovery) -> list[str]:
 
 
 def _prefixes_of(plan: CaptionPlan) -> set[str]:
-    return {index_prefix(form.url_template) for form in plan.forms}
+    return {index_prefix(without_credentials(form.url_template)) for form in plan.forms}

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import StorageError
+from scrapers.patience import BUSY_S, Patience
 from scrapers.wayback_captures import (
     Capture,
     IndexPage,
@@ -61,16 +62,20 @@ class CaptureIndex:
             self._open()
 
     def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA cache_size = -16384")
-        self._db.executescript(_TABLES)
+        self._patience = Patience(self.path)
+        self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        self._patience.wait_for(self._prepare)
         found = self._db.execute("SELECT value FROM meta WHERE name = 'base'").fetchone()
         if found is None or found[0] != self.base:
             with self._transaction():
                 self._db.execute("DELETE FROM captures")
                 self._db.execute("DELETE FROM prefixes")
                 self._db.execute("INSERT OR REPLACE INTO meta VALUES('base', ?)", (self.base,))
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA cache_size = -16384")
+        self._db.executescript(_TABLES)
 
     def _translate(self, error: sqlite3.Error) -> StorageError:
         return StorageError(
@@ -81,7 +86,7 @@ class CaptureIndex:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._patience.wait_for(lambda: self._db.execute("BEGIN IMMEDIATE"))
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:

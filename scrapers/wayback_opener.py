@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scrapers.ledger import Known
+from scrapers.ledger_rows import Known
 from scrapers.plans import Job, OpenPlan, PlanOpener, came_from_archive
 from scrapers.source import CaptionPlan
 from scrapers.wayback_captures import NOT_ARCHIVED, Capture

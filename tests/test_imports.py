@@ -162,14 +162,14 @@ def test_torch_lives_only_in_its_rooms() -> None:
     assert {name for name in homes if not within(name, TORCH_HOMES)} == set()
 
 
-def test_aiohttp_client_is_imported_by_the_client_and_its_resolvers_alone() -> None:
+def test_aiohttp_client_is_imported_by_one_fetcher_and_the_resolvers_alone() -> None:
     users = set()
     for name, path in modules():
         for imported in imports_of(path):
             server_only = imported.startswith("aiohttp.web") or imported == "aiohttp"
             if imported.split(".")[0] == "aiohttp" and not (server_only and ".replica" in name):
                 users.add(name)
-    assert users == {"scrapers.client", "scrapers.resolving"}
+    assert users == {"scrapers.session", "scrapers.session_head", "scrapers.resolving"}
 
 
 def test_scrapers_need_neither_torch_nor_pandas() -> None:

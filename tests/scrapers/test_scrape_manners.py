@@ -14,7 +14,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pipeline.errors import ConfigError, SourceError
 from scrapers.client import Client
 from scrapers.config import ScrapeConfig
-from scrapers.scrape import scrape, user_agent
+from scrapers.opening import user_agent
+from scrapers.scrape import scrape
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
 
 

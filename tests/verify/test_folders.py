@@ -23,7 +23,8 @@ from pipeline.storage import (
 )
 from pipeline.verify.check import check_workspace
 from pipeline.workspace import Workspace
-from scrapers.ledger import FormRow, Ledger, UrlRow
+from scrapers.ledger import Ledger
+from scrapers.ledger_rows import FormRow, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
 from scrapers.summary import content_digest, counts_of
 

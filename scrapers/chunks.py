@@ -1,0 +1,69 @@
+"""A body in chunks (RFC 9112, 7.1), read as it comes. Pure."""
+
+from __future__ import annotations
+
+_MAX_LINE_BYTES = 4096
+# Trailers say nothing that is kept; as long a head would be refused too.
+_MAX_TRAILER_BYTES = 64 * 1024
+
+
+class BadChunk(Exception):  # noqa: N818  (what was found, not what went wrong with us)
+    """No chunked body; the text says why."""
+
+
+class Chunks:
+    """Feed it what comes: it gives the data within; `ended` says that the last chunk was there."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        # Bytes behind the body's end, of an answer that nobody asked for.
+        self.rest = b""
+        self._part = b""
+        self._left = 0  # Of the chunk's data.
+        self._in_trailer = False
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces of the body in `data`. Raises BadChunk."""
+        pieces = []
+        data, self._part = self._part + data if self._part else data, b""
+        position = 0
+        while not self.ended and position < len(data):
+            if self._left:
+                piece = data[position : position + self._left]
+                pieces.append(piece)
+                self._left -= len(piece)
+                position += len(piece)
+                continue
+            end = data.find(b"\n", position)
+            if end < 0:
+                self._keep(data[position:])
+                return pieces
+            self._read_line(data[position:end].strip())
+            position = end + 1
+        self.rest = data[position:] if self.ended else b""
+        return pieces
+
+    def _keep(self, part: bytes) -> None:
+        if len(part) > _MAX_LINE_BYTES:
+            raise BadChunk(f"a line of more than {_MAX_LINE_BYTES} bytes between chunks")
+        self._part = part
+
+    def _read_line(self, line: bytes) -> None:
+        if self._in_trailer:
+            self._trailer_bytes += len(line)
+            if self._trailer_bytes > _MAX_TRAILER_BYTES:
+                raise BadChunk(f"trailers of more than {_MAX_TRAILER_BYTES} bytes")
+            self.ended = not line
+        elif line:
+            self._begin_chunk(line.partition(b";")[0].strip())
+        # An empty line ends the data of the chunk before.
+
+    def _begin_chunk(self, digits: bytes) -> None:
+        try:
+            self._left = int(digits, 16) if digits.isalnum() and len(digits) <= 15 else -1
+        except ValueError:
+            self._left = -1
+        if self._left < 0:
+            raise BadChunk(f"no length of a chunk: {digits[:40]!r}")
+        self._in_trailer = self._left == 0

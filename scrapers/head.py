@@ -1,0 +1,144 @@
+"""The head of an answer: status, header fields, and how its body is framed (RFC 9112). Pure.
+
+Read with tolerance where servers err and nothing hangs on it (raw bytes, blanks, folded lines, two
+equal lengths), and refused where a body's end can't be known. Its limit is one number, the length of
+the whole head; neither the length of a line nor the number of fields has another.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_HEAD_BYTES = 64 * 1024
+_BODILESS = frozenset({204, 304})
+# More digits than any length has; Python refuses to read thousands of them.
+_MAX_DIGITS = 15
+_BLANKS = (" ", "\t")
+
+
+class BadHead(Exception):  # noqa: N818  (what was found, not what went wrong with us)
+    """No head of HTTP/1; the text says why."""
+
+
+class Headers:
+    """Header fields by name in lower case; raw bytes that are no UTF-8 stand in as surrogates."""
+
+    __slots__ = ("_first", "_others")
+
+    def __init__(self, first: dict[str, str], others: list[tuple[str, str]]) -> None:
+        """`others` are the fields whose name was there before."""
+        self._first = first
+        self._others = others
+
+    def get(self, name: str) -> str | None:
+        """The first value, None if there is none."""
+        return self._first.get(name)
+
+    def getall(self, name: str) -> list[str]:
+        """All values, in order."""
+        if (first := self._first.get(name)) is None:
+            return []
+        return [first, *(value for found, value in self._others if found == name)]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._first
+
+
+class Head(NamedTuple):
+    """`length` is None where the body's end tells it: its last chunk, or the end of the connection.
+
+    `codings` were put upon the body for the way (RFC 9112, 6.1), `chunked` aside.
+    """
+
+    status: int
+    headers: Headers
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    codings: tuple[str, ...] = ()
+
+
+def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
+    """Where the body begins, -1 if the head is not whole; lines may end in LF alone."""
+    end = data.find(b"\n\r\n", start)
+    bare = data.find(b"\n\n", start, end if end >= 0 else len(data))
+    if bare >= 0:
+        return bare + 2
+    return end + 3 if end >= 0 else -1
+
+
+def parse_head(data: bytes) -> Head:
+    """Read a head with its empty line. Raises BadHead."""
+    text = data.decode("utf-8", "surrogateescape")
+    lines = text.split("\n")
+    version, status = _status_line(lines[0])
+    fields = _unfolded(lines) if "\n " in text or "\n\t" in text else lines[1:]
+    pairs = [line.partition(":") for line in fields if ":" in line]
+    first = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    others = [] if len(first) == len(pairs) else _split_repeated(pairs, first)
+    return _framed(status, version, Headers(first, others))
+
+
+def _split_repeated(
+    pairs: list[tuple[str, str, str]], first: dict[str, str]
+) -> list[tuple[str, str]]:
+    """Leave in `first` the first field of each name; gives the others."""
+    first.clear()
+    others = []
+    for raw_name, _, value in pairs:
+        name = raw_name.strip().lower()
+        if name in first:
+            others.append((name, value.strip()))
+        else:
+            first[name] = value.strip()
+    return others
+
+
+def _unfolded(lines: list[str]) -> list[str]:
+    """The fields; a line that begins with a blank belongs to the one before it (RFC 9112, 5.2)."""
+    whole: list[str] = []
+    for line in lines[1:]:
+        if line[:1] in _BLANKS and line.strip() and whole:
+            whole[-1] = f"{whole[-1].rstrip()} {line.strip()}"
+        else:
+            whole.append(line)
+    return whole
+
+
+def _status_line(line: str) -> tuple[str, int]:
+    version, _, rest = line.strip().partition(" ")
+    status = rest.lstrip()[:3]
+    if not version.startswith("HTTP/1.") or not (len(status) == 3 and status.isdecimal()):
+        raise BadHead(f"no HTTP/1 status line: {line[:60]!r}")
+    return version, int(status)
+
+
+def _framed(status: int, version: str, headers: Headers) -> Head:
+    connection = headers.get("connection")
+    words = connection.lower() if connection else ""
+    keep = "close" not in words and (version != "HTTP/1.0" or "keep-alive" in words)
+    if status < 200 or status in _BODILESS:
+        return Head(status, headers, 0, False, keep)
+    if "transfer-encoding" not in headers:
+        length = _length(headers) if "content-length" in headers else None
+        return Head(status, headers, length, False, keep)
+    codings = _codings(headers)
+    chunked = codings[-1:] == ["chunked"]
+    # Who sends a length too may mean another end: what follows is not trusted.
+    keep = keep and "content-length" not in headers
+    return Head(status, headers, None, chunked, keep, tuple(codings[: -1 if chunked else None]))
+
+
+def _codings(headers: Headers) -> list[str]:
+    listed = ",".join(headers.getall("transfer-encoding")).lower().split(",")
+    return [word for part in listed if (word := part.strip()) not in ("", "identity")]
+
+
+def _length(headers: Headers) -> int:
+    """The one length that all fields name. Raises BadHead if there are several, or none."""
+    found = headers.getall("content-length")
+    values = {part.strip() for value in found for part in value.split(",")}
+    digits = values.pop() if len(values) == 1 else ""
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
+        raise BadHead(f"no one length of the body: Content-Length {', '.join(found)[:60]!r}")
+    return int(digits)

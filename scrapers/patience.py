@@ -1,0 +1,66 @@
+"""Waiting for another program's lock on a SQLite file: said, not given up at once, and ended on request."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+# SQLite waits so long by itself before it says that a file is locked.
+BUSY_S = 5.0
+# After that it is said, and waited on: a crawl of days is worth more than an hour. In the main thread,
+# where nobody hears an interrupt meanwhile, not so long.
+_PATIENCE_S = 3600.0
+_MAIN_PATIENCE_S = 60.0
+_PAUSE_S = 0.1
+_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+Result = TypeVar("Result")
+
+
+class Patience:
+    """Tries again what a lock on `path` has stopped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """Whoever waits, in whatever thread, waits no more."""
+        self._ended.set()
+
+    def wait_for(self, work: Callable[[], Result]) -> Result:
+        """What `work` gives, tried again while the file is locked; its last error after an hour."""
+        in_main = threading.current_thread() is threading.main_thread()
+        patience_s = _MAIN_PATIENCE_S if in_main else _PATIENCE_S
+        started, told = time.monotonic(), False
+        while True:
+            try:
+                found = work()
+            except sqlite3.OperationalError as error:
+                waited_s = time.monotonic() - started
+                if not is_busy(error) or waited_s > patience_s:
+                    raise
+                if not told:
+                    logger.warning("Another program has locked %s: waiting for it.", self._path)
+                told = True
+                if self._ended.wait(_PAUSE_S):
+                    raise
+            else:
+                if told:
+                    logger.warning(
+                        "%s is free again after %.0f s.", self._path, time.monotonic() - started
+                    )
+                return found
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether an error means no more than a lock of somebody else's."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _BUSY

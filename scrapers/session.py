@@ -1,0 +1,284 @@
+"""The other fetcher: aiohttp's `ClientSession`, for what the quick connections can't do.
+
+That is a proxy, spoken to plainly or by CONNECT, and a client's certificate. It asks byte for byte what
+it is given, keeps no cookie, follows no redirect and undoes no encoding: the client does. Heads are
+read by `scrapers.head` before aiohttp sees them, so that both fetchers understand the same servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import yarl
+
+from scrapers.answer import FetchError
+from scrapers.budget import Budget
+from scrapers.fetcher import CONNECT_S, DRAINED_BYTES, Reply, too_large
+from scrapers.head import MAX_HEAD_BYTES
+from scrapers.resolving import Addresses, SessionResolver
+from scrapers.session_head import TolerantHandler, head_of
+from scrapers.trouble import explain
+from scrapers.web_address import WebAddress
+
+_TUNNEL_REFUSED = 407
+_PIECE_BYTES = 64 * 1024
+
+
+class Sessions:
+    """aiohttp's sessions: for any address or public ones only, with our certificate or without."""
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        budget: Budget,
+        *,
+        tls: Callable[..., ssl.SSLContext],
+        timeout_s: float,
+        proxy_of: Callable[[WebAddress], WebAddress | None],
+        knows_us: Callable[[WebAddress], bool],
+    ) -> None:
+        """`tls` makes a context, `as_client` or not; `knows_us` says who is shown our certificate."""
+        self.timeout_s = timeout_s
+        self.addresses = addresses
+        self.budget = budget
+        self.proxy_of = proxy_of
+        self.knows_us = knows_us
+        self._make_tls = tls
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+
+    def endpoint(self, address: WebAddress, *, fields: str, public_only: bool) -> SessionEndpoint:
+        """See `scrapers.fetcher.Fetcher`."""
+        return SessionEndpoint(self, address, fields, public_only=public_only)
+
+    def session(self, *, public_only: bool, as_client: bool) -> aiohttp.ClientSession:
+        """The session whose connections go to public addresses only, or to any."""
+        kind = public_only, as_client
+        if kind not in self._sessions:
+            self._sessions[kind] = _make_session(
+                SessionResolver(self.addresses, public_only=public_only),
+                self._make_tls(as_client=as_client),
+            )
+        return self._sessions[kind]
+
+    async def close(self) -> None:
+        """End all connections."""
+        for session in self._sessions.values():
+            await session.close()
+
+
+class SessionEndpoint:
+    """One origin, asked by a session."""
+
+    def __init__(
+        self, sessions: Sessions, address: WebAddress, fields: str, *, public_only: bool
+    ) -> None:
+        self._sessions = sessions
+        self._address = address
+        self._fields = fields
+        self._public_only = public_only
+        self._proxy = sessions.proxy_of(address)
+        self._knows_us = sessions.knows_us(address)
+
+    async def ask(self, target: str, fields: str, max_bytes: int) -> Reply:
+        """See `scrapers.fetcher.Endpoint`."""
+        await self._guard()
+        pairs = [("Host", self._address.host_and_port), *_pairs(self._fields + fields)]
+        while True:
+            how = SimpleNamespace(reused=False)
+            try:
+                return await self._ask_once(target, pairs, max_bytes, how)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if how.answered:
+                    raise FetchError("truncated", _cause(error), retry=True) from error
+                # A kept connection that had been closed: ask again, on another or a new one.
+                if not how.reused:
+                    raise self._explain(error) from error
+
+    async def _guard(self) -> None:
+        """Refuse a private address, behind a proxy too: aiohttp looks no digits up."""
+        if not self._public_only:
+            return
+        addresses, host = self._sessions.addresses, self._address.host
+        try:
+            if self._proxy is not None:
+                await addresses.refuse_private(host)
+            else:
+                await addresses.look_up(host, public_only=True)
+        except OSError as error:
+            raise explain(error, self._address.host_and_port) from error
+
+    async def _ask_once(
+        self, target: str, pairs: list[tuple[str, str]], max_bytes: int, how: SimpleNamespace
+    ) -> Reply:
+        # A proxy is the user's, wherever it stands.
+        session = self._sessions.session(
+            public_only=self._public_only and self._proxy is None, as_client=self._knows_us
+        )
+        how.answered = False
+        body = Body(self._sessions.budget, self._sessions.timeout_s)
+        try:
+            async with body.deadline, self._get(session, target, pairs, how) as response:
+                how.answered = True
+                return await self._read(response, body, max_bytes)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise self._explain(error) from error
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._explain(error) from error
+        finally:
+            body.give_back()
+
+    def _get(
+        self,
+        session: aiohttp.ClientSession,
+        target: str,
+        pairs: list[tuple[str, str]],
+        how: SimpleNamespace,
+    ) -> Any:
+        address, proxy = self._address, self._proxy
+        host, port = self._sessions.addresses.fixed or (address.host, address.port)
+        return session.get(
+            # The target as a path: as a query its empty one would be lost.
+            yarl.URL.build(scheme=address.scheme, host=host, port=port, path=target, encoded=True),
+            headers=pairs,
+            allow_redirects=False,
+            proxy=None if proxy is None else proxy.origin,
+            proxy_auth=None if proxy is None else _auth(proxy),
+            server_hostname=address.host.removesuffix(".") if address.scheme == "https" else None,
+            trace_request_ctx=how,
+        )
+
+    async def _read(self, response: aiohttp.ClientResponse, body: Body, max_bytes: int) -> Reply:
+        if response.status == _TUNNEL_REFUSED and self._proxy is not None:
+            raise self._refused_by_proxy(response.status)
+        head = head_of(response)
+        if head.length is not None and head.length > max_bytes and response.status == 200:
+            raise too_large(f"{head.length} bytes", max_bytes)
+        if response.status == 200:
+            data = await body.read(response.content, max_bytes)
+        else:
+            data = b""
+            await body.drain(response.content)
+        return Reply(response.status, head.headers, data, head.codings)
+
+    def _refused_by_proxy(self, status: int) -> FetchError:
+        assert self._proxy is not None
+        detail = f"the proxy {self._proxy.origin} answers with status {status}"
+        if status == _TUNNEL_REFUSED:
+            detail += ": it wants a user and a password, http://user:password@…"
+        return FetchError("proxy", detail, retry=status >= 500, sign="down")
+
+    def _explain(self, error: BaseException) -> FetchError:
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return self._refused_by_proxy(error.status)
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return FetchError("truncated", _cause(error), retry=True)
+        if isinstance(error, aiohttp.ClientResponseError):
+            return FetchError("bad_http", error.message, retry=True)
+        if isinstance(error, aiohttp.ServerDisconnectedError):
+            detail = "the server closed the connection without an answer"
+            return FetchError("disconnected", detail, retry=True, sign="down")
+        if isinstance(error, TimeoutError):
+            detail = f"no whole answer in {self._sessions.timeout_s:g} s"
+            return FetchError("timeout", detail, retry=True, sign="overload")
+        inner: BaseException = getattr(error, "os_error", error)
+        inner = getattr(error, "certificate_error", inner)
+        if self._proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
+            found = explain(inner, self._proxy.host_and_port)
+            return FetchError("proxy", f"the proxy: {found}", retry=found.retry, sign=found.sign)
+        return explain(inner, self._address.host_and_port)
+
+
+class Body:
+    """The body of one answer as it comes: within the limit, the budget and the time."""
+
+    def __init__(self, budget: Budget, timeout_s: float) -> None:
+        self.deadline = asyncio.timeout(timeout_s)
+        self._budget = budget
+        self._data = bytearray()
+        self._room: asyncio.Future[None] | None = None
+
+    async def read(self, content: aiohttp.StreamReader, max_bytes: int) -> bytes:
+        """All of it. Raises FetchError if it is too large."""
+        async for piece in content.iter_any():
+            if len(self._data) + len(piece) > max_bytes:
+                raise too_large(f"more than {max_bytes} bytes", max_bytes)
+            self._data += piece
+            await self._take(len(piece))
+        return bytes(self._data)
+
+    async def drain(self, content: aiohttp.StreamReader) -> None:
+        """Read what is not wanted, if it is short, so that the connection can be kept."""
+        number = 0
+        async for piece in content.iter_any():
+            number += len(piece)
+            if number > DRAINED_BYTES:
+                return
+
+    def resume(self) -> None:
+        """There may be room in the budget."""
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def give_back(self) -> None:
+        """Nothing is held any more."""
+        self._budget.give_back(self)
+
+    async def _take(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._budget.take(self, number):
+            started = loop.time()
+            self._room = loop.create_future()
+            await self._room
+            when = self.deadline.when()
+            assert when is not None
+            self.deadline.reschedule(when + loop.time() - started)
+
+
+def _make_session(resolver: SessionResolver, tls: ssl.SSLContext) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0, resolver=resolver, ssl=tls, use_dns_cache=False)
+    # The one way to have heads read by us: aiohttp's parser refuses what servers send.
+    connector._factory = partial(TolerantHandler, asyncio.get_running_loop())  # type: ignore[assignment]
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+        trace_configs=[trace],
+        read_bufsize=_PIECE_BYTES,
+        max_field_size=2 * MAX_HEAD_BYTES,
+    )
+
+
+async def _note_reuse(session: object, context: SimpleNamespace, params: object) -> None:
+    del session, params
+    context.trace_request_ctx.reused = True
+
+
+def _auth(proxy: WebAddress) -> aiohttp.BasicAuth | None:
+    if proxy.credentials is None:
+        return None
+    user, _, password = proxy.credentials.decode("latin-1").partition(":")
+    return aiohttp.BasicAuth(user, password)
+
+
+def _pairs(lines: str) -> list[tuple[str, str]]:
+    found = []
+    for line in lines.splitlines():
+        name, _, value = line.partition(": ")
+        found.append((name, value))
+    return found
+
+
+def _cause(error: BaseException) -> str:
+    return str(error.__cause__ or error)
