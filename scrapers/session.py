@@ -27,6 +27,8 @@ from scrapers.trouble import explain
 from scrapers.web_address import WebAddress
 
 _TUNNEL_REFUSED = 407
+# How a connection ends of which nothing came.
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _PIECE_BYTES = 64 * 1024
 
 
@@ -50,19 +52,20 @@ class Sessions:
         self.proxy_of = proxy_of
         self.knows_us = knows_us
         self._make_tls = tls
-        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[bool, bool, bool], aiohttp.ClientSession] = {}
 
     def endpoint(self, address: WebAddress, *, fields: str, public_only: bool) -> SessionEndpoint:
         """See `scrapers.fetcher.Fetcher`."""
         return SessionEndpoint(self, address, fields, public_only=public_only)
 
-    def session(self, *, public_only: bool, as_client: bool) -> aiohttp.ClientSession:
-        """The session whose connections go to public addresses only, or to any."""
-        kind = public_only, as_client
+    def session(self, *, public_only: bool, as_client: bool, fresh: bool) -> aiohttp.ClientSession:
+        """The session for these connections: `fresh` ones are never kept."""
+        kind = public_only, as_client, fresh
         if kind not in self._sessions:
             self._sessions[kind] = _make_session(
                 SessionResolver(self.addresses, public_only=public_only),
                 self._make_tls(as_client=as_client),
+                fresh=fresh,
             )
         return self._sessions[kind]
 
@@ -89,16 +92,11 @@ class SessionEndpoint:
         """See `scrapers.fetcher.Endpoint`."""
         await self._guard()
         pairs = [("Host", self._address.host_and_port), *_pairs(self._fields + fields)]
-        while True:
-            how = SimpleNamespace(reused=False)
-            try:
-                return await self._ask_once(target, pairs, max_bytes, how)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if how.answered:
-                    raise FetchError("truncated", _cause(error), retry=True) from error
-                # A kept connection that had been closed: ask again, on another or a new one.
-                if not how.reused:
-                    raise self._explain(error) from error
+        try:
+            return await self._ask_once(target, pairs, max_bytes, fresh=False)
+        except _StaleError:
+            # Over a new one: the server may have meant this very request.
+            return await self._ask_once(target, pairs, max_bytes, fresh=True)
 
     async def _guard(self) -> None:
         """Refuse a private address, behind a proxy too: aiohttp looks no digits up."""
@@ -114,24 +112,23 @@ class SessionEndpoint:
             raise explain(error, self._address.host_and_port) from error
 
     async def _ask_once(
-        self, target: str, pairs: list[tuple[str, str]], max_bytes: int, how: SimpleNamespace
+        self, target: str, pairs: list[tuple[str, str]], max_bytes: int, *, fresh: bool
     ) -> Reply:
         # A proxy is the user's, wherever it stands.
+        public_only = self._public_only and self._proxy is None
         session = self._sessions.session(
-            public_only=self._public_only and self._proxy is None, as_client=self._knows_us
+            public_only=public_only, as_client=self._knows_us, fresh=fresh
         )
-        how.answered = False
         body = Body(self._sessions.budget, self._sessions.timeout_s)
+        how = SimpleNamespace(reused=False, answered=False)
         try:
             async with body.deadline, self._get(session, target, pairs, how) as response:
                 how.answered = True
                 return await self._read(response, body, max_bytes)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise self._explain(error) from error
-            raise
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._explain(error) from error
+            if how.reused and not how.answered and isinstance(error, _CLOSED):
+                raise _StaleError from error
+            raise self._explain(error, answered=how.answered) from error
         finally:
             body.give_back()
 
@@ -175,10 +172,12 @@ class SessionEndpoint:
             detail += ": it wants a user and a password, http://user:password@…"
         return FetchError("proxy", detail, retry=status >= 500, sign="down")
 
-    def _explain(self, error: BaseException) -> FetchError:
+    def _explain(self, error: BaseException, *, answered: bool) -> FetchError:
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return self._refused_by_proxy(error.status)
-        if isinstance(error, aiohttp.ClientPayloadError):
+        if isinstance(error, aiohttp.ClientPayloadError) or (
+            answered and isinstance(error, aiohttp.ClientOSError)
+        ):
             return FetchError("truncated", _cause(error), retry=True)
         if isinstance(error, aiohttp.ClientResponseError):
             return FetchError("bad_http", error.message, retry=True)
@@ -194,6 +193,10 @@ class SessionEndpoint:
             found = explain(inner, self._proxy.host_and_port)
             return FetchError("proxy", f"the proxy: {found}", retry=found.retry, sign=found.sign)
         return explain(inner, self._address.host_and_port)
+
+
+class _StaleError(Exception):
+    """A kept connection had been closed when it was asked."""
 
 
 class Body:
@@ -242,13 +245,17 @@ class Body:
             self.deadline.reschedule(when + loop.time() - started)
 
 
-def _make_session(resolver: SessionResolver, tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=0, resolver=resolver, ssl=tls, use_dns_cache=False)
+def _make_session(
+    resolver: SessionResolver, tls: ssl.SSLContext, *, fresh: bool
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        limit=0, resolver=resolver, ssl=tls, use_dns_cache=False, force_close=fresh
+    )
     # The one way to have heads read by us: aiohttp's parser refuses what servers send.
     connector._factory = partial(TolerantHandler, asyncio.get_running_loop())  # type: ignore[assignment]
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -258,6 +265,8 @@ def _make_session(resolver: SessionResolver, tls: ssl.SSLContext) -> aiohttp.Cli
         read_bufsize=_PIECE_BYTES,
         max_field_size=2 * MAX_HEAD_BYTES,
     )
+    session._retry_connection = False  # We ask again ourselves, once.
+    return session
 
 
 async def _note_reuse(session: object, context: SimpleNamespace, params: object) -> None:
