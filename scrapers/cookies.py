@@ -55,17 +55,22 @@ class CookieJar:
 
     def store(self, host: str, target: str, fields: Iterable[str]) -> None:
         """Take what the headers `Set-Cookie` of an answer to `target` set, and drop what they end."""
-        held = self._of_host.setdefault(host, {})
+        now = self._clock()
+        held = {
+            place: cookie
+            for place, cookie in self._of_host.pop(host, {}).items()
+            if cookie.expires is None or cookie.expires > now
+        }
         for field in fields:
-            if (cookie := _read(field, target, self._clock())) is None:
+            if (cookie := _read(field, target, now)) is None:
                 continue
             held.pop((cookie.name, cookie.path), None)
-            if cookie.expires is None or cookie.expires > self._clock():
+            if cookie.expires is None or cookie.expires > now:
                 held[cookie.name, cookie.path] = cookie
             while len(held) > _MAX_PER_HOST:
                 del held[next(iter(held))]
-        if not held:
-            del self._of_host[host]
+        if held:
+            self._of_host[host] = held
 
     def load(self, file: Path) -> None:
         """Take the cookies of a file in the format of Netscape and curl.

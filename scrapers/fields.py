@@ -86,8 +86,13 @@ def common_fields(
         fields.append(("Accept", "*/*"))
     fields.append(("Accept-Encoding", "identity"))
     if credentials is not None and "authorization" not in names:
-        fields.append(("Authorization", f"Basic {base64.b64encode(credentials).decode()}"))
+        fields.append(("Authorization", basic_auth(credentials)))
     return lines_of([*fields, *((n, v) for n, v in own if n.lower() not in _APART)])
+
+
+def basic_auth(credentials: bytes) -> str:
+    """The scheme Basic (RFC 7617)."""
+    return f"Basic {base64.b64encode(credentials).decode()}"
 
 
 def referer_line(address: WebAddress, page: str | None, given: GivenFields) -> str:

@@ -20,6 +20,7 @@ import yarl
 from scrapers.answer import FetchError
 from scrapers.budget import Budget
 from scrapers.fetcher import CONNECT_S, DRAINED_BYTES, Reply, too_large
+from scrapers.fields import basic_auth
 from scrapers.head import MAX_HEAD_BYTES
 from scrapers.resolving import Addresses, SessionResolver
 from scrapers.session_head import TolerantHandler, head_of
@@ -141,14 +142,15 @@ class SessionEndpoint:
     ) -> Any:
         address, proxy = self._address, self._proxy
         host, port = self._sessions.addresses.fixed or (address.host, address.port)
+        is_tunnel = address.scheme == "https"
         return session.get(
             # The target as a path: as a query its empty one would be lost.
             yarl.URL.build(scheme=address.scheme, host=host, port=port, path=target, encoded=True),
-            headers=pairs,
+            headers=pairs if is_tunnel else [*pairs, *_authorization(proxy).items()],
             allow_redirects=False,
             proxy=None if proxy is None else proxy.origin,
-            proxy_auth=None if proxy is None else _auth(proxy),
-            server_hostname=address.host.removesuffix(".") if address.scheme == "https" else None,
+            proxy_headers=_authorization(proxy) if is_tunnel else None,
+            server_hostname=address.host.removesuffix(".") if is_tunnel else None,
             trace_request_ctx=how,
         )
 
@@ -274,18 +276,21 @@ async def _note_reuse(session: object, context: SimpleNamespace, params: object)
     context.trace_request_ctx.reused = True
 
 
-def _auth(proxy: WebAddress) -> aiohttp.BasicAuth | None:
-    if proxy.credentials is None:
-        return None
-    user, _, password = proxy.credentials.decode("latin-1").partition(":")
-    return aiohttp.BasicAuth(user, password)
+def _authorization(proxy: WebAddress | None) -> dict[str, str]:
+    """The user of a proxy, for the proxy alone."""
+    if proxy is None or proxy.credentials is None:
+        return {}
+    return {"Proxy-Authorization": basic_auth(proxy.credentials)}
 
 
 def _pairs(lines: str) -> list[tuple[str, str]]:
+    # A name in one spelling: aiohttp lets a second one replace the first.
+    spelled: dict[str, str] = {}
     found = []
-    for line in lines.splitlines():
-        name, _, value = line.partition(": ")
-        found.append((name, value))
+    for line in lines.split("\r\n"):
+        name, colon, value = line.partition(": ")
+        if colon:
+            found.append((spelled.setdefault(name.lower(), name), value))
     return found
 
 

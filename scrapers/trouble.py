@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 
@@ -62,11 +63,20 @@ def _said(error: ssl.SSLError) -> str:
     return (error.reason or str(error)).replace("_", " ").lower()
 
 
+def _number(error: BaseException) -> int | None:
+    """The number of an error, of several addresses the one that says most."""
+    if not isinstance(error, OSError):
+        return None
+    if error.errno is None and (found := re.findall(r"\[Errno (\d+)\]", str(error))):
+        return max(map(int, found), key=lambda number: number == errno.ECONNREFUSED)
+    return error.errno
+
+
 def _of_connection(error: BaseException, place: str) -> FetchError | None:
     if isinstance(error, TimeoutError):
         detail = f"no connection to {place} in time"
         return FetchError("timeout", detail, retry=True, sign="overload")
-    number = error.errno if isinstance(error, OSError) else None
+    number = _number(error)
     if isinstance(error, ConnectionRefusedError) or number == errno.ECONNREFUSED:
         return FetchError("refused", f"{place} refused the connection", retry=True, sign="down")
     if number in _UNREACHABLE:

@@ -251,3 +251,11 @@ def members(root: Path) -> dict[str, bytes]:
                 assert member.name not in found
                 found[member.name] = io.BytesIO(file.read()).getvalue()
     return found
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever proxies this machine has, tests ask their own servers."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_METHOD"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
