@@ -7,6 +7,7 @@ from scrapers.answer import Answer, FetchError
 from scrapers.client import Client, HopCheck
 from scrapers.plans import Job
 from scrapers.sniff import sniff
+from scrapers.storable import ALTERED
 from scrapers.verdict import Verdict, judge_answer
 from scrapers.wayback_captures import judge_capture
 
@@ -48,6 +49,8 @@ def _is_whole_image(body: bytes) -> bool:
 def _validators(job: Job) -> dict[str, str] | None:
     """Headers that ask only for what has changed since."""
     assert job.known is not None
+    if job.known.reason in ALTERED:
+        return None  # They were not kept as they came.
     headers = {}
     if job.known.etag:
         headers["If-None-Match"] = job.known.etag

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 _MAX_LINE_BYTES = 4096
+# No server cuts a body so small; each chunk costs a microsecond.
+_MAX_CHUNKS = 2**18
 # Trailers say nothing that is kept; as long a head would be refused too.
 _MAX_TRAILER_BYTES = 64 * 1024
 
@@ -20,6 +22,7 @@ class Chunks:
         self.rest = b""
         self._part = b""
         self._left = 0  # Of the chunk's data.
+        self._number = 0
         self._in_trailer = False
         self._trailer_bytes = 0
 
@@ -67,3 +70,6 @@ class Chunks:
         if self._left < 0:
             raise BadChunk(f"no length of a chunk: {digits[:40]!r}")
         self._in_trailer = self._left == 0
+        self._number += 1
+        if self._number > _MAX_CHUNKS:
+            raise BadChunk(f"more than {_MAX_CHUNKS} chunks")

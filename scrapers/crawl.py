@@ -77,13 +77,14 @@ class Crawl:
         self._num_done = 0
         self._total = num_urls
         self._came: list[tuple[Job, Verdict, Answer | None]] = []
+        self._came_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
         self._error: BaseException | None = None
         self._stopped = False
         store.failed = self.fail
         # What came and is not on disk yet counts with what is on its way.
-        self._client.budget.elsewhere = store.pending_bytes
+        self._client.budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
         store.written = self._client.budget.wake
 
     async def run(self, plans: Iterable[CaptionPlan]) -> None:
@@ -364,9 +365,10 @@ class Crawl:
         if not self._came:
             asyncio.get_running_loop().call_soon(self._settle_all)
         self._came.append((job, verdict, answer))
+        self._came_bytes += len(answer.body) if answer is not None else 0
 
     def _settle_all(self) -> None:
-        came, self._came = self._came, []
+        came, self._came, self._came_bytes = self._came, [], 0
         for job, verdict, answer in came:
             self._settle(job, verdict, answer)
 

@@ -245,6 +245,9 @@ class Lane(asyncio.BufferedProtocol):
         assert head is not None
         self._waiting = None
         self._answered = True
+        if waiting is not None and not waiting.done():
+            # Whoever asked gives it back when the body has gone on.
+            self._budget.hand_over(self, waiting)
         self._forget()
         if not keep or not head.keep_alive or head.status == 101:
             self.close()

@@ -61,6 +61,17 @@ class Lanes:
         self._lanes.add(lane)
         return lane
 
+    async def ask(self, lane: Lane, request: bytes, max_bytes: int, deadline: float) -> Reply:
+        """Ask over one connection; one that is given up is closed. Raises FetchError."""
+        waiting = lane.ask(request, max_bytes, deadline)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            lane.close()
+            raise
+        finally:
+            self._budget.give_back(waiting)
+
     async def close(self) -> None:
         """End all connections."""
         if self._timer is not None:
@@ -105,24 +116,15 @@ class LaneEndpoint:
         deadline = self._lanes.loop.time() + self._lanes.timeout_s
         if (lane := self._free_lane()) is not None:
             try:
-                return await lane.ask(request, max_bytes, deadline)
+                return await self._lanes.ask(lane, request, max_bytes, deadline)
             except FetchError as error:
                 if not error.stale:
                     raise
-            except BaseException:
-                lane.close()
-                raise
         # Not on another kept connection: the server may have meant this very request.
         lane = await self._lanes.connect(
             self._address, self._waiting, public_only=self._public_only
         )
-        try:
-            return await lane.ask(request, max_bytes, deadline)
-        except FetchError:
-            raise
-        except BaseException:
-            lane.close()
-            raise
+        return await self._lanes.ask(lane, request, max_bytes, deadline)
 
     def _free_lane(self) -> Lane | None:
         """The connection used last, if one is free; None if there is none."""

@@ -234,17 +234,19 @@ class Body:
 
     def give_back(self) -> None:
         """Nothing is held any more."""
+        self._data = bytearray()  # Errors keep frames alive, and frames would keep this.
         self._budget.give_back(self)
 
     async def _take(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         while not self._budget.take(self, number):
-            started = loop.time()
+            # Time does not count meanwhile.
+            ends, started = self.deadline.when(), loop.time()
+            assert ends is not None
+            self.deadline.reschedule(None)
             self._room = loop.create_future()
             await self._room
-            when = self.deadline.when()
-            assert when is not None
-            self.deadline.reschedule(when + loop.time() - started)
+            self.deadline.reschedule(ends + loop.time() - started)
 
 
 def _make_session(

@@ -5,6 +5,8 @@ from __future__ import annotations
 # No validator is longer; a million rows of 64 kB would be.
 MAX_HEADER_CHARS = 1024
 MAX_URL_CHARS = 8192
+# Reasons of rows whose validators were not kept as they came.
+ALTERED = frozenset({"bad_etag", "bad_last_modified", "unstorable"})
 
 
 def storable(text: str) -> str:
