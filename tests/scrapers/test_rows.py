@@ -151,6 +151,37 @@ def test_whatever_a_url_holds_it_is_asked_and_kept(server: Server, quick: Scrape
     assert len(stored(quick.workspace)) == 4
 
 
+NO_URLS = [
+    "ftp://h/{rank}.png",
+    "no url at all {rank}",
+    "http:///{rank}.png",
+    "http://h:99999/{rank}.png",
+    f"http://{'a' * 64}.test/{{rank}}.png",
+    "http://[::1/{rank}.png",
+    "http://a b/{rank}.png",
+    "//h/{rank}.png",
+    "",
+]
+
+
+def test_a_url_that_can_not_be_asked_is_a_row_of_its_own(
+    server: Server, quick: ScrapeConfig
+) -> None:
+    class Odd(PlainSource):
+        def plans(self):  # type: ignore[no-untyped-def]
+            plans = list(super().plans())
+            yield plans[0]
+            for url in NO_URLS:
+                yield replace(plans[0], forms=(CaptionForm(caption="c", url_template=url),))
+            yield plans[1]
+
+    report = scrape(quick, source=Odd(server.url, captions=2, ranks=1))
+    assert report.outcome == "incomplete"
+    assert report.counts["done"] == 2
+    assert report.counts["failed"] == len(NO_URLS)
+    assert report.details["reasons"] == {"bad_url": len(NO_URLS)}
+
+
 def odd_text(rng: random.Random) -> str | None:
     kinds = ["", "plain", "\0", "\ud83d\udce9", "x" * 65_536, "😀é", "\x1b[0m", "'\";--"]
     return None if rng.random() < 0.2 else "".join(rng.choices(kinds, k=rng.randrange(4)))
