@@ -154,6 +154,12 @@ class Client:
         for site in self._sites.values():
             site.referer = referer_line(site.address, url, self._given)
 
+    def remember_users(self, credentials: Mapping[str, tuple[str, str]]) -> None:
+        """Take users and passwords by origin (`http://host:port`), as a page gave them."""
+        for origin, (user, password) in credentials.items():
+            origin = parse_address(origin).origin
+            self._users.setdefault(origin, f"{user}:{password}".encode("utf-8", "replace"))
+
     def remember_user(self, url: str) -> None:
         """Take `user:password@` out of a URL for whatever else is asked of its origin."""
         if "@" in url:
@@ -184,10 +190,10 @@ class Client:
         )
 
     def _opt_out(self, headers: Headers) -> str | None:
-        tags = headers.getall("x-robots-tag")
+        tags = list(headers.getall("x-robots-tag"))
         # An archive passes on what the site said when it was recorded.
         if archived := headers.getall(_ARCHIVED_ROBOTS_TAG):
-            tags = [*tags, *archived]
+            tags += archived
         return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
 
     async def _refuse_private(self, url: str) -> None:

@@ -7,6 +7,7 @@ the whole head; neither the length of a line nor the number of fields has anothe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -21,27 +22,28 @@ class BadHead(Exception):  # noqa: N818  (what was found, not what went wrong wi
 
 
 class Headers:
-    """Header fields by name in lower case; raw bytes that are no UTF-8 stand in as surrogates."""
+    """Header fields by name, in any case; raw bytes that are no UTF-8 stand in as surrogates."""
 
     __slots__ = ("_first", "_others")
 
     def __init__(self, first: dict[str, str], others: list[tuple[str, str]]) -> None:
-        """`others` are the fields whose name was there before."""
+        """Names are in lower case; `others` are the fields whose name was there before."""
         self._first = first
         self._others = others
 
     def get(self, name: str) -> str | None:
         """The first value, None if there is none."""
-        return self._first.get(name)
+        return self._first.get(name.lower())
 
-    def getall(self, name: str) -> list[str]:
-        """All values, in order."""
+    def getall(self, name: str, default: Sequence[str] = ()) -> Sequence[str]:
+        """All values, in order; `default` if there is none."""
+        name = name.lower()
         if (first := self._first.get(name)) is None:
-            return []
+            return default
         return [first, *(value for found, value in self._others if found == name)]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._first
+        return name.lower() in self._first
 
 
 class Head(NamedTuple):

@@ -31,7 +31,7 @@ class Lanes:
         self.timeout_s = timeout_s
         self.loop = asyncio.get_running_loop()
         self._addresses = addresses
-        self._budget = budget
+        self.budget = budget
         self._make_tls = tls
         self._tls: ssl.SSLContext | None = None
         self._lanes: set[Lane] = set()
@@ -45,7 +45,7 @@ class Lanes:
 
     async def connect(self, address: WebAddress, home: list[Lane], *, public_only: bool) -> Lane:
         """A new connection, which puts itself into `home` whenever it is free."""
-        lane = Lane(self._scratch, self._budget, self._lanes.discard, home)
+        lane = Lane(self._scratch, self.budget, self._lanes.discard, home)
         await open_connection(
             self._addresses,
             address.host,
@@ -60,17 +60,6 @@ class Lanes:
             raise FetchError("disconnected", detail, retry=True, sign="down")
         self._lanes.add(lane)
         return lane
-
-    async def ask(self, lane: Lane, request: bytes, max_bytes: int, deadline: float) -> Reply:
-        """Ask over one connection; one that is given up is closed. Raises FetchError."""
-        waiting = lane.ask(request, max_bytes, deadline)
-        try:
-            return await waiting
-        except asyncio.CancelledError:
-            lane.close()
-            raise
-        finally:
-            self._budget.give_back(waiting)
 
     async def close(self) -> None:
         """End all connections."""
@@ -99,12 +88,13 @@ class Lanes:
 class LaneEndpoint:
     """One origin and its connections that wait for work."""
 
-    __slots__ = ("_address", "_head", "_lanes", "_public_only", "_waiting")
+    __slots__ = ("_address", "_budget", "_head", "_lanes", "_public_only", "_waiting")
 
     def __init__(
         self, lanes: Lanes, address: WebAddress, fields: str, *, public_only: bool
     ) -> None:
         self._lanes = lanes
+        self._budget = lanes.budget
         self._address = address
         self._head = f" HTTP/1.1\r\nHost: {address.host_and_port}\r\n{fields}"
         self._public_only = public_only
@@ -114,17 +104,25 @@ class LaneEndpoint:
         """See `scrapers.fetcher.Endpoint`."""
         request = f"GET {target}{self._head}{fields}\r\n".encode("utf-8", "surrogateescape")
         deadline = self._lanes.loop.time() + self._lanes.timeout_s
-        if (lane := self._free_lane()) is not None:
+        lane = self._free_lane()
+        while True:
+            lane = lane or await self._lanes.connect(
+                self._address, self._waiting, public_only=self._public_only
+            )
+            waiting = lane.ask(request, max_bytes, deadline)
             try:
-                return await self._lanes.ask(lane, request, max_bytes, deadline)
+                return await waiting
             except FetchError as error:
                 if not error.stale:
                     raise
-        # Not on another kept connection: the server may have meant this very request.
-        lane = await self._lanes.connect(
-            self._address, self._waiting, public_only=self._public_only
-        )
-        return await self._lanes.ask(lane, request, max_bytes, deadline)
+            except asyncio.CancelledError:
+                lane.close()
+                raise
+            finally:
+                # What came has gone on, or is given up.
+                self._budget.give_back(waiting)
+            # Not on another kept connection: the server may have meant this very request.
+            lane = None
 
     def _free_lane(self) -> Lane | None:
         """The connection used last, if one is free; None if there is none."""
