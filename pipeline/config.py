@@ -12,6 +12,7 @@ Floor 1: imports nothing of ours. Each stage declares its options beside its ent
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# User and password of a URL are no part of what a manifest says.
+_USERINFO = re.compile(r"(?<=://)[^/?#\s@]*@")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
     """What every stage is told."""
@@ -67,6 +72,8 @@ def plain_value(value: Any) -> Any:
     """The value of an option as a JSON value."""
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, str):
+        return _USERINFO.sub("", value)
     if isinstance(value, tuple):
         return [plain_value(item) for item in value]
     return value

@@ -21,7 +21,6 @@ from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan, Discovery
-from scrapers.start_page import MAX_PAGE_BYTES
 from scrapers.verdict import HostSign
 from scrapers.wayback_captures import (
     IndexPage,
@@ -38,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Of the page: its newest capture, and the first of each year where that can't be read any more.
 _MAX_PAGES = 12
 _PLANS_AT_ONCE = 500
+_MAX_ANSWER_BYTES = 64 * 2**20
 
 Read = TypeVar("Read")
 
@@ -185,7 +185,7 @@ class Archive:
         retry_after_s = None
         try:
             answer = await self.hosts.client.get(
-                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allows
+                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=self.hosts.allows
             )
             sign = _sign(answer.status)
             retry_after_s = parse_retry_after(answer.retry_after)
