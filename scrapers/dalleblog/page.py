@@ -221,10 +221,10 @@ class _Building:
     def _add_sections(self, ties: list[Tie]) -> None:
         by_line: dict[Line | str, list[Tie]] = defaultdict(list)
         for tie in ties:
-            by_line[tie.line or tie.url.section].append(tie)
-        for line in self.items.lines:
-            if line.has_choice or (line.alignment is not None and line.figcaption is None):
-                self._add(line, by_line.pop(line, []))
+            line = tie.line if tie.line is not None and tie.line.is_template else None
+            by_line[line or tie.url.section].append(tie)
+        for line in filter(lambda line: line.is_template, self.items.lines):
+            self._add(line, by_line.pop(line, []))
         for loose in by_line.values():
             name, given = loose[0].url.section, _given(loose)
             section = Section(

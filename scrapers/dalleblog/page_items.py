@@ -71,6 +71,11 @@ class Line:
         return self.alignment is not None or self.has_choice
 
     @property
+    def is_template(self) -> bool:
+        """Whether it says more of its section than the one caption of a figure."""
+        return self.has_choice or (self.alignment is not None and self.figcaption is None)
+
+    @property
     def gap(self) -> Alignment | None:
         """How it fits its template, if this spreads a slot out over images."""
         return self.alignment if self.alignment and self.alignment.gap else None

@@ -177,18 +177,22 @@ class Tying:
         """Tie the images of a section in one element to the texts that may be theirs."""
         known = self.known.get(name)
         images = [i for i in group.images if i not in self.tied and i.sample.section == name]
-        keys = {image.sample.identity for image in images}
         rank, lines = self._best_lines(group, images, known)
-        pairs = _in_turn(lines, images) if rank != _PLAIN else []
+        # A caption of the section is of no other; in front of all it is of those without their own.
+        is_first = all(lines[0].place <= image.place for image in group.images) if lines else False
+        of_section = [i for i in group.images if i.sample.section == name]
+        rivals = group.images if rank != _OF_SECTION else images if is_first else of_section
+        keys = {image.sample.identity for image in rivals}
+        is_only = rank == _OF_SECTION and known is not None and known.num_captions == 1
+        is_alone = len(keys) == 1 and not (rank == _PLAIN and group.has_others)
         if len(lines) == 1:
-            is_only = rank == _OF_SECTION and known is not None and known.num_captions == 1
-            is_alone = rank != _PLAIN or not group.has_rivals(keys)
-            pairs = (
-                [(lines[0], i) for i in images] if (len(keys) == 1 and is_alone) or is_only else []
-            )
+            pairs = [(lines[0], image) for image in images] if is_alone or is_only else []
             self.headlines += [] if pairs else [(name, lines[0].shown)]
+        else:
+            pairs = _in_turn(lines, rivals) if rank != _PLAIN else []
         for line, image in pairs:
-            if not self._is_crossed(line, image):
+            is_open = image.sample.section == name and image not in self.tied
+            if is_open and not self._is_crossed(line, image):
                 shown = self._option_shown(image, [line.shown]) or (line.shown, line)
                 self._tie(image, shown[0], rule=4, line=shown[1])
 
@@ -246,10 +250,6 @@ class _Group:
     lines: list[Line] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     has_others: bool = False
-
-    def has_rivals(self, keys: Collection[object]) -> bool:
-        """Whether it has images beside those of some keys."""
-        return self.has_others or any(i.sample.identity not in keys for i in self.images)
 
 
 class _Marked:
