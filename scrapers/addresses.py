@@ -29,6 +29,7 @@ _NOT_IN_A_PATH = re.compile(r"[^\x21\x24-\x3b\x3d\x40-\x5f\x61-\x7a\x7c\x7e%]")
 _NOT_IN_A_QUERY = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x7a\x7c\x7e%]")
 _NOT_IN_A_HOST = re.compile(r"[\x00-\x20\x7f#/:<>?@\[\\\]^|%]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s@]*@")
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 
 
@@ -73,17 +74,24 @@ def take_credentials(url: str) -> TakenUrl:
     return TakenUrl(origin + match[3], {origin: (unquote(user), unquote(password))})
 
 
+def without_credentials(text: str) -> str:
+    """A text without the user and password of the URLs in it, as it may be printed."""
+    return _USERINFO.sub("", text)
+
+
 def _join(base: str, text: str) -> str:
     match = _ABSOLUTE.fullmatch(base)
     if match is None:
         return text
+    if not text or text.startswith("#"):
+        return base
     scheme, authority, rest = match.groups()
     path = re.split(r"[?#]", rest, maxsplit=1)[0] or "/"
     if text.startswith(("//", "\\\\", "/\\", "\\/")):
         return f"{scheme}://{text[2:]}"
     if text.startswith(("/", "\\")):
         path = ""
-    elif text and not text.startswith(("?", "#")):
+    elif not text.startswith("?"):
         path = path[: path.rfind("/") + 1]
     return f"{scheme}://{authority}{path}{text}"
 

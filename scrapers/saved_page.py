@@ -6,8 +6,6 @@ else is named in one sentence.
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
 import zlib
 from dataclasses import replace
@@ -24,6 +22,8 @@ MAX_ARCHIVE_BYTES = 128 * 2**20
 # `<!-- saved from url=(0031)https://openai.com/blog/dall-e/ -->`
 _SAVED_FROM = re.compile(rb"<!--\s*saved from url=\(\d+\)(https?://\S+)", re.IGNORECASE)
 _HEADER = re.compile(rb"(?:[!-9;-~]+:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*)+\r?\n")
+_GZIP = b"\x1f\x8b"
+_MAX_MEMBERS = 16
 _KINDS = (
     (b"%PDF", "a PDF"),
     (b"PK\x03\x04", "a zip archive (.zip, .maff, .docx, .epub)"),
@@ -57,9 +57,8 @@ def open_page(page: StartPage, *, name: str, is_saved: bool) -> StartPage:
         page = archived
     if len(page.body) > MAX_PAGE_BYTES:
         raise SourceError(
-            f"{name} has {len(page.body):,} bytes of HTML; at most {MAX_PAGE_BYTES:,} are read, the "
-            "blog post has less than one million. Is it the right page? Save it from a browser and "
-            "pass --page FILE, or leave it out (--no-page)."
+            f"{name} has {len(page.body):,} bytes of HTML; at most {MAX_PAGE_BYTES:,} are read. Is it "
+            "the right page? Save it from a browser and pass --page FILE, or leave it out (--no-page)."
         )
     found = _SAVED_FROM.search(page.body[:4_096]) if is_saved else None
     return page if found is None else replace(page, url=found[1].decode("ascii", "replace"))
@@ -69,13 +68,22 @@ _ADVICE = "Save the page from a browser as HTML or .mhtml and pass it with --pag
 
 
 def _gunzip(body: bytes, name: str) -> bytes:
-    if not body.startswith(b"\x1f\x8b"):
-        return body
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
-            return file.read(MAX_ARCHIVE_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{name} is gzipped and damaged ({error}). Fetch it again.") from error
+    """What is in a gzipped file, all its members; what stands behind them is no part of it."""
+    pieces: list[bytes] = []
+    room, rest = MAX_ARCHIVE_BYTES, body
+    while rest.startswith(_GZIP) and room > 0 and len(pieces) < _MAX_MEMBERS:
+        inflater = zlib.decompressobj(31)
+        try:
+            pieces.append(inflater.decompress(rest, room))
+        except zlib.error as error:
+            raise SourceError(
+                f"{name} is gzipped and damaged ({error}). Fetch it again."
+            ) from error
+        room -= len(pieces[-1])
+        if not inflater.eof and room > 0:
+            raise SourceError(f"{name} is gzipped and ends too early. Fetch it again.")
+        rest = inflater.unused_data
+    return b"".join(pieces) if pieces else body
 
 
 def _page_in_archive(page: StartPage, name: str) -> StartPage | None:

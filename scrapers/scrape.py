@@ -178,9 +178,8 @@ class _Run:
         else:
             discovery = self.source.discover(self.page)
         warn_of_losses(discovery.warnings)
-        changes = describe_page(
-            self.raw.workspace, discovery.page_sections, asked=[s.name for s in discovery.sections]
-        )
+        asked = [section.name for section in discovery.sections]
+        changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)
         if self.config.plan:
             self.report = self._describe_plan(discovery)
         else:
@@ -191,7 +190,7 @@ class _Run:
         if self.report is not None:
             details = {**self.report.details, "page": changes}
             self.report = dataclasses.replace(self.report, details=details)
-            keep_sections(self.raw.workspace, discovery.page_sections)
+            keep_sections(self.raw.workspace, discovery.page_sections, asked=asked)
 
     def _describe_plan(self, discovery: Discovery) -> StageReport:
         sections = {s.name: {"captions": s.captions} for s in discovery.sections}

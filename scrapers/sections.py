@@ -61,10 +61,13 @@ def describe_page(
     return {"changed": any(changes.values()), **changes}
 
 
-def keep_sections(workspace: Workspace, sections: Iterable[SectionSummary]) -> None:
-    """Remember these sections, beside others that were not looked at this time."""
-    before = _read(workspace)
-    now = before | _facts(sections)
+def keep_sections(
+    workspace: Workspace, sections: Iterable[SectionSummary], *, asked: Collection[str]
+) -> None:
+    """Remember what was asked for; the first time all that the page has, so that none is new later."""
+    before, everything = _read(workspace), _facts(sections)
+    of_asked = {name: facts for name, facts in everything.items() if name in asked}
+    now = (before or everything) | of_asked
     if now != before:
         kept = {name: dataclasses.asdict(facts) for name, facts in now.items()}
         write_json(workspace.raw / _NAME, kept)

@@ -92,9 +92,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
             if error.reason == "too_large":
-                trouble = (
-                    f"it has more than {MAX_PAGE_BYTES:,} bytes, the blog post less than a million"
-                )
+                trouble = f"it has more than {MAX_PAGE_BYTES:,} bytes, and no more are read"
             if not error.retry or error.reason == "too_large":
                 break
         else:

@@ -202,7 +202,11 @@ class _Building:
         untied = Counter(
             image.sample.section for image in self.items.images if image.sample.key not in tied
         )
-        renamed, embedded = untied.pop("", 0), self.items.embedded
+        renamed, embedded, unreadable = (
+            untied.pop("", 0),
+            self.items.embedded,
+            self.items.unreadable,
+        )
         for section, count in sorted(untied.items()):
             text = f"Section '{section}': {count:,} images stand with no caption: left out."
             self.left_out.append(LeftOut(section=section, text=text))
@@ -211,6 +215,9 @@ class _Building:
                 f"{renamed:,} images were renamed as the page was saved, and nothing says where they "
                 "lie: left out. Save it as HTML only or as .mhtml instead."
             )
+            self.left_out.append(LeftOut(section=None, text=text))
+        if unreadable:
+            text = f"{unreadable:,} images have a URL that can't be read or asked for: left out."
             self.left_out.append(LeftOut(section=None, text=text))
         if embedded:
             text = (
@@ -227,8 +234,14 @@ class _Building:
             self._add(line, by_line.pop(line, []))
         for loose in by_line.values():
             name, given = loose[0].url.section, _given(loose)
+            escaped = any(one.address.escaped for one in given)
             section = Section(
-                name=name, key=self._kind(name), template=NO_TEMPLATE, slots={}, given=given
+                name=name,
+                key=self._kind(name),
+                template=NO_TEMPLATE,
+                slots={},
+                given=given,
+                escaped=escaped,
             )
             self.sections.append(PageSection(section=section, aligned=True))
 

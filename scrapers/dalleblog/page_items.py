@@ -97,7 +97,8 @@ class Items:
     """What a page holds, in order.
 
     `figures` have their places; `others` are images that are no samples; `embedded` counts those
-    whose bytes stand in the page itself; `credentials` have been taken out of all URLs.
+    whose bytes stand in the page itself, `unreadable` samples of no web address; `credentials` have
+    been taken out of all URLs.
     """
 
     lines: list[Line] = field(default_factory=list)
@@ -108,6 +109,7 @@ class Items:
     meta: list[tuple[str, str]] = field(default_factory=list)
     credentials: dict[str, tuple[str, str]] = field(default_factory=dict)
     embedded: int = 0
+    unreadable: int = 0
 
 
 class _Scope(NamedTuple):
@@ -229,6 +231,8 @@ class _Reader:
             self.items.images += [Image(s, tag, self.place, figure, texts) for s in samples]
             if len(self.items.images) > _MAX_IMAGES:
                 raise _too_much("images", _MAX_IMAGES)
+        elif "/samples/" in source:
+            self.items.unreadable += 1
         elif source.startswith("data:"):
             is_raster = source.startswith("data:image/") and "svg" not in source[:20]
             self.items.embedded += is_raster and len(source) > _MIN_DATA_CHARS

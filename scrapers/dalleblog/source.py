@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, ContractError
 from pipeline.parsing import read_small_file
-from scrapers.addresses import TakenUrl, resolve_url, take_credentials
+from scrapers.addresses import TakenUrl, resolve_url, take_credentials, without_credentials
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.dalleblog.choosing import choose_captions, choose_sections
 from scrapers.dalleblog.merge import Merged, MergedSection, merge
@@ -106,11 +106,12 @@ def _web_url(flag: str, written: str) -> TakenUrl:
     """A URL that the user gave, in one spelling, and its user and password."""
     url = resolve_url(written, "")
     if url is None:
-        shown = take_credentials(written).url
-        raise ConfigError(f"{flag} is '{shown}'; expected a URL with http:// or https://.")
+        raise ConfigError(
+            f"{flag} is '{without_credentials(written)}'; expected a URL with http:// or https://."
+        )
     if flag == "--cdn-url" and ("?" in url or "#" in written):
         raise ConfigError(
-            f"{flag} is '{take_credentials(url).url}': a folder has no query. Give the URL above "
+            f"{flag} is '{without_credentials(url)}': a folder has no query. Give the URL above "
             "samples/, such as https://cdn.openai.com/dall-e/v2."
         )
     return take_credentials(url)

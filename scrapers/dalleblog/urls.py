@@ -30,6 +30,7 @@ RANKS = tuple(range(32))
 
 # Where an address may stand; anything else (a caption in `title`, say) is no address of ours.
 ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
+_SRCSET = re.compile(r"\s[0-9.]+[wx]\s*(?:,|$)")
 _ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
 
 _BASE64 = re.compile(
@@ -189,7 +190,7 @@ def addresses_in(text: str, *, base_url: str) -> Iterator[str]:
     """The sample and image-prompt addresses in an attribute, a string or a script, made absolute."""
     if not ADDRESS.search(text):
         return
-    whole = _resolve(text, base_url)
+    whole = None if _SRCSET.search(text) else _resolve(text, base_url)
     if whole is not None and parse_sample_url(whole) is not None:
         yield whole
         return
