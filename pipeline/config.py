@@ -48,7 +48,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-# User and password of a URL are no part of what a manifest says.
+# Neither a manifest nor the workspace keeps the secrets of a URL.
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*@")
 
 
@@ -69,7 +69,7 @@ def resolved(config: StageConfig) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """The value of an option as a JSON value."""
+    """The value of an option as a JSON value; of a URL without its user and password."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, str):

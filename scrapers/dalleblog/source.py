@@ -121,7 +121,7 @@ def _read_file(file: Path) -> bytes:
     try:
         return read_small_file(file, max_bytes=MAX_ARCHIVE_BYTES, remedy="Give another --page.")
     except ContractError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"The page can't be read: {error}") from error
 
 
 def _page_sections(merged: Merged) -> tuple[SectionSummary, ...]:

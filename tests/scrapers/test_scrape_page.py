@@ -171,3 +171,21 @@ def test_fewer_options_than_before_are_no_change_of_the_page(
         assert not scrape(at(few, replica)).details["page"]["changed"]
         every = scrape(at(replace(few, sections=(), limit=None), replica))
     assert every.details["page"]["captions"] == {SECTION: [11, 12]}
+
+
+def test_user_and_password_of_the_page_are_neither_kept_nor_printed(
+    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, page_url="http://me:s3cret@dalleblog.localhost/blog/dall-e/")
+    with serve(config, 2) as replica:
+        config = at(
+            replace(config, cdn_url=f"http://me:s3cret@{replica.url[7:].strip('/')}/dall-e/v2"),
+            replica,
+        )
+        scrape(config)
+        assert scrape(config).outcome == "unchanged"
+    for file in (config.workspace / "raw").rglob("*.*"):
+        assert b"s3cret" not in file.read_bytes()
+    with serve(config, 2, page_status=404) as replica, pytest.raises(SourceError) as raised:
+        scrape(replace(at(config, replica), update=True))
+    assert "s3cret" not in str(raised.value) + caplog.text
