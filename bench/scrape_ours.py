@@ -17,7 +17,7 @@ from scrapers.config import ScrapeConfig
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.dalleblog.plans import computed_plan
 from scrapers.scrape import scrape
-from scrapers.source import CaptionPlan, Discovery
+from scrapers.source import CaptionPlan, Discovery, StartPage
 
 NUM_RANKS = 32
 
@@ -51,7 +51,7 @@ class PoolSource:
     def __init__(self, base: str, captions: int) -> None:
         self.plans = Plans(base, captions)
 
-    def discover(self, page: bytes | None) -> Discovery:
+    def discover(self, page: StartPage | None) -> Discovery:
         """All captions."""
         del page
         captions = self.plans.captions

@@ -1,4 +1,4 @@
-"""Where page and catalogue disagree: one line for the log, the sentences for the report."""
+"""Where page and catalogue disagree: the sentences for the report, one line for what was lost by it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def describe_differences(differences: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def warn_of_differences(differences: Sequence[str]) -> None:
-    """One warning for all of them; none if there are none."""
-    if differences:
-        number = len(differences)
+def warn_of_losses(losses: Sequence[str]) -> None:
+    """One warning for all that of the page could not be used; none if there is nothing."""
+    if losses:
+        number = len(losses)
         logger.warning(
-            "%s between page and catalogue, the first: %s More in the report (--json).",
-            "1 difference" if number == 1 else f"{number:,} differences",
-            differences[0].rstrip(".") + ".",
+            "The page gives cause for %s, the first: %s More in the report (--json).",
+            "1 doubt" if number == 1 else f"{number:,} doubts",
+            losses[0].rstrip(".") + ".",
         )

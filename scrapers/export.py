@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
 from pipeline.storage import arrow_schema, atomic_write
 from pipeline.workspace import Workspace
+from scrapers.addresses import take_credentials
 from scrapers.config import ScrapeConfig, source_options
-from scrapers.differences import describe_differences, warn_of_differences
+from scrapers.differences import describe_differences, warn_of_losses
 from scrapers.keys import address_of
 from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
@@ -56,7 +57,7 @@ def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport
         rows = export_ledger(Workspace(config.workspace), config.export)
     else:
         discovery = discover_kept(config, source=source)
-        warn_of_differences(discovery.differences)
+        warn_of_losses(discovery.warnings)
         details = describe_differences(discovery.differences)
         if config.out is not None:
             rows = write_url_table(discovery, config.out)
@@ -98,7 +99,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
             _log.warning(
                 "%s was not fetched yet: this lists what is built in. Give a saved page with "
                 "--page FILE to list what it shows.",
-                source.start_url,
+                take_credentials(source.start_url).url,
             )
     return source.discover(page)
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pipeline.contracts import StageReport
 from pipeline.progress import Progress, no_progress
 from pipeline.workspace import Workspace
+from scrapers.addresses import take_credentials
 from scrapers.client import Client
 from scrapers.config import ScrapeConfig, source_options
 from scrapers.crawl import Crawl
-from scrapers.differences import describe_differences, warn_of_differences
+from scrapers.differences import describe_differences, warn_of_losses
 from scrapers.hosts import Hosts
 from scrapers.opening import is_guarded, open_client, own_hosts
 from scrapers.outcome import WallClock
@@ -31,7 +32,7 @@ from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
 from scrapers.sections import describe_page, keep_sections
-from scrapers.source import Discovery, Source, open_source
+from scrapers.source import Discovery, Source, StartPage, open_source
 from scrapers.start_page import fetch_page, keep_page, kept_page
 from scrapers.store import Store
 from scrapers.wayback import Archive, check_archive, request_limits
@@ -101,7 +102,7 @@ class _Run:
     progress: Progress
     client: Client
     clock: WallClock = time.time
-    page: bytes | None = None
+    page: StartPage | None = None
     interrupted: bool = False
     crawled: Crawl | None = None
     archive: Archive | None = None
@@ -116,7 +117,7 @@ class _Run:
             self.page = kept_page(self.raw.workspace, self.source.start_url)
             if self.page is None:
                 return None
-        return self.raw.find_finished(self.page)
+        return self.raw.find_finished(self._page_bytes)
 
     async def fetch(self) -> None:
         """Fetch the page if need be, then the images."""
@@ -128,6 +129,10 @@ class _Run:
             except asyncio.CancelledError:
                 if not self.interrupted:
                     raise
+
+    @property
+    def _page_bytes(self) -> bytes | None:
+        return None if self.page is None else self.page.body
 
     def _stop(self) -> None:
         first, self.interrupted = not self.interrupted, True
@@ -146,19 +151,23 @@ class _Run:
             discovery = await self._fetch_page(url, hosts)
         else:
             discovery = self.source.discover(self.page)
-        warn_of_differences(discovery.differences)
-        changes = describe_page(self.raw.workspace, discovery.sections)
+        for origin, (user, password) in discovery.credentials.items():
+            scheme, _, host = origin.partition("://")
+            self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
+        warn_of_losses(discovery.warnings)
+        asked = [section.name for section in discovery.sections]
+        changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)
         if self.config.plan:
             self.report = self._describe_plan(discovery)
         else:
-            self.report = self.raw.find_finished(self.page) if self.config.update else None
+            self.report = self.raw.find_finished(self._page_bytes) if self.config.update else None
             if self.report is None:
                 with self.raw.open(self.source.name) as store:
                     await self._fetch_images(discovery, store, hosts)
         if self.report is not None:
             details = {**self.report.details, "page": changes}
             self.report = dataclasses.replace(self.report, details=details)
-            keep_sections(self.raw.workspace, discovery.sections)
+            keep_sections(self.raw.workspace, discovery.page_sections, asked=asked)
 
     def _describe_plan(self, discovery: Discovery) -> StageReport:
         sections = {s.name: {"captions": s.captions} for s in discovery.sections}
@@ -176,7 +185,13 @@ class _Run:
     async def _fetch_page(self, url: str, hosts: Hosts) -> Discovery:
         address = None
         if self.archive is not None:
-            self.page, discovery, address = await self.archive.fetch_page(url, self.source.discover)
+            shown = take_credentials(url).url
+
+            def discover(body: bytes) -> Discovery:
+                return self.source.discover(StartPage(body=body, url=shown))
+
+            body, discovery, address = await self.archive.fetch_page(shown, discover)
+            self.page = StartPage(body=body, url=shown)
         else:
             self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
             discovery = self.source.discover(self.page)
@@ -235,7 +250,7 @@ class _Run:
         self.report = self.raw.finish(
             store,
             crawl,
-            self.page,
+            self._page_bytes,
             repeated=opener.repeated,
             differences=discovery.differences,
         )

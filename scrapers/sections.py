@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,17 @@ class SectionFacts:
 Sections = dict[str, SectionFacts]
 
 
-def describe_page(workspace: Workspace, sections: Iterable[SectionSummary]) -> dict[str, Any]:
+def describe_page(
+    workspace: Workspace, sections: Iterable[SectionSummary], *, asked: Collection[str]
+) -> dict[str, Any]:
     """What has changed on the page since `keep_sections`, for a report: JSON values.
 
+    `sections` are all of the page with all their captions; only what was `asked` for is compared.
     `sections_added` and `sections_removed` compare what the page shows, whatever the catalogue knows
     beside it; `captions` holds [before, now] where their number changed. All are empty the first time.
     """
-    before, now = _read(workspace), _facts(sections)
+    before, everything = _read(workspace), _facts(sections)
+    now = {name: facts for name, facts in everything.items() if name in asked}
     known = {name: before[name] for name in now if name in before}
     shown = {name for name, facts in now.items() if facts.shown}
     shown_before = {name for name, facts in before.items() if facts.shown}
@@ -57,10 +61,13 @@ def describe_page(workspace: Workspace, sections: Iterable[SectionSummary]) -> d
     return {"changed": any(changes.values()), **changes}
 
 
-def keep_sections(workspace: Workspace, sections: Iterable[SectionSummary]) -> None:
-    """Remember these sections, beside others that were not looked at this time."""
-    before = _read(workspace)
-    now = before | _facts(sections)
+def keep_sections(
+    workspace: Workspace, sections: Iterable[SectionSummary], *, asked: Collection[str]
+) -> None:
+    """Remember what was asked for; the first time all that the page has, so that none is new later."""
+    before, everything = _read(workspace), _facts(sections)
+    of_asked = {name: facts for name, facts in everything.items() if name in asked}
+    now = (before or everything) | of_asked
     if now != before:
         kept = {name: dataclasses.asdict(facts) for name, facts in now.items()}
         write_json(workspace.raw / _NAME, kept)

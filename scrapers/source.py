@@ -7,8 +7,8 @@ only then, so that `pipeline --help` stays light.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
@@ -66,12 +66,25 @@ class SectionSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartPage:
+    """A page as it came: its bytes, the URL where the redirects ended, and its `Content-Type`."""
+
+    body: bytes
+    url: str
+    content_type: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Discovery:
-    """What a source offers.
+    """What a source offers, as far as it was asked for.
 
     `plans` is lazy and can be iterated again, in the same order. `num_captions` counts its plans
-    and `num_urls` the addresses of their first forms. `differences` are sentences for the user:
-    where the page and the catalogue disagree, and what could not be used.
+    and `num_urls` the addresses of their first forms. `differences` are sentences for the report:
+    where the page and the catalogue disagree, and what could not be used; `warnings` are those of
+    them that cost something. `page_sections` are all that the page has, whatever was asked for; empty
+    without a page. `page_meta` are names (in lower case) and contents of its `<meta>` elements.
+    `credentials` are user and password by origin (`http://host:port`): for the requests alone, and in
+    none of the URLs.
     """
 
     plans: Iterable[CaptionPlan]
@@ -79,6 +92,10 @@ class Discovery:
     num_urls: int
     sections: tuple[SectionSummary, ...]
     differences: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    page_sections: tuple[SectionSummary, ...] = ()
+    page_meta: tuple[tuple[str, str], ...] = ()
+    credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
 
 class Source(Protocol):
@@ -90,8 +107,8 @@ class Source(Protocol):
     name: str
     start_url: str | None
 
-    def discover(self, page: bytes | None) -> Discovery:
-        """What there is to fetch, `page` being the body of `start_url` (None if it has none).
+    def discover(self, page: StartPage | None) -> Discovery:
+        """What there is to fetch, `page` being that of `start_url` (None if it has none).
 
         Raises SourceError if nothing can be read from it, ConfigError if the options ask for what
         the source does not have.

@@ -7,54 +7,71 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import ContractError, SourceError
 from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.storage import sha256_bytes, write_bytes, write_json
 from pipeline.workspace import Workspace
+from scrapers.addresses import take_credentials
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
 from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
-
-MAX_PAGE_BYTES = 64 * 2**20
+from scrapers.saved_page import MAX_PAGE_BYTES
+from scrapers.source import StartPage
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageNote:
-    """What `page.json` says of `page.html`."""
+    """What `page.json` says of `page.html`: `base_url` is where it was found, if not at `url`."""
 
     url: str
     sha256: str
+    base_url: str | None = None
+    content_type: str | None = None
 
 
-def kept_page(workspace: Workspace, url: str) -> bytes | None:
+def kept_page(workspace: Workspace, url: str) -> StartPage | None:
     """The page of `url` as an earlier run got it, None if there is none."""
+    url = take_credentials(url).url
     try:
         note = parse_json_file(workspace.raw / "page.json", PageNote)
         body = read_small_file(workspace.raw / "page.html", max_bytes=MAX_PAGE_BYTES)
     except ContractError:
         return None
-    return body if (note.url, note.sha256) == (url, sha256_bytes(body)) else None
+    if (note.url, note.sha256) != (url, sha256_bytes(body)):
+        return None
+    return StartPage(body=body, url=note.base_url or url, content_type=note.content_type)
 
 
-def keep_page(workspace: Workspace, url: str, body: bytes, *, address: str | None = None) -> None:
+def keep_page(
+    workspace: Workspace, url: str, page: StartPage, *, address: str | None = None
+) -> None:
     """Keep the page for later runs; `address` is where it came from, if not from its `url`."""
-    write_bytes(workspace.raw / "page.html", body)
-    note = {"url": url, "sha256": sha256_bytes(body)}
+    url = take_credentials(url).url
+    write_bytes(workspace.raw / "page.html", page.body)
+    facts = {
+        "url": url,
+        "sha256": sha256_bytes(page.body),
+        "final_url": address,
+        "base_url": None if page.url == url else page.url,
+        "content_type": page.content_type,
+    }
     write_json(
-        workspace.raw / "page.json", note if address is None else {**note, "final_url": address}
+        workspace.raw / "page.json", {n: fact for n, fact in facts.items() if fact is not None}
     )
 
 
-async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> bytes:
-    """Ask for the page, again while it seems worth it.
+async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> StartPage:
+    """Ask for the page, again while it seems worth it. User and password of `url` go to its host alone.
 
     Raises SourceError in a sentence if it can't be had.
     """
+    with_credentials, url = url, take_credentials(url).url
     if not await hosts.allows(url):
         host = hosts.of(url)
         why = f"{host.origin}/robots.txt does not allow {url}" if host.closed is None else host.why
@@ -66,14 +83,18 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     for attempt in range(1, attempts + 1):
         wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
         try:
-            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop)
+            answer = await client.get(
+                with_credentials, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop
+            )
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
+            if error.reason == "too_large":
+                trouble = f"it has more than {MAX_PAGE_BYTES:,} bytes, and no more are read"
             if not error.retry or error.reason == "too_large":
                 break
         else:
             if answer.status == 200 and (answer.opt_out is None or hosts.ignore_opt_out):
-                return answer.body
+                return _page_of(answer)
             trouble = _say(answer)
             if answer.status not in (408, 425, 429) and answer.status < 500:
                 break
@@ -89,6 +110,12 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
         f"The page {url} can't be had: {trouble}. What was fetched before is untouched. Try again "
         "later, or use a saved page (--page FILE) or the built-in catalogue (--no-page)."
     )
+
+
+def _page_of(answer: Answer) -> StartPage:
+    headers: Mapping[str, str] = getattr(answer, "headers", {})
+    url = take_credentials(answer.final_url).url
+    return StartPage(body=answer.body, url=url, content_type=headers.get("Content-Type"))
 
 
 def _say(answer: Answer) -> str:

@@ -22,7 +22,6 @@ from scrapers.host import Host
 from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan, Discovery
-from scrapers.start_page import MAX_PAGE_BYTES
 from scrapers.verdict import HostSign
 from scrapers.wayback_captures import (
     IndexPage,
@@ -40,6 +39,7 @@ logger = logging.getLogger(__name__)
 # Of the page: its newest capture, and the first of each year where that can't be read any more.
 _MAX_PAGES = 12
 _PLANS_AT_ONCE = 500
+_MAX_ANSWER_BYTES = 64 * 2**20
 
 Read = TypeVar("Read")
 
@@ -190,7 +190,7 @@ class Archive:
         retry_after_s = None
         try:
             answer = await self.hosts.client.get(
-                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allow_hop
+                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=self.hosts.allow_hop
             )
             sign = _sign(answer.status)
             retry_after_s = parse_retry_after(answer.retry_after)

@@ -28,6 +28,7 @@ from scrapers.source import KeyKind
 NO_TEMPLATE = "{}"
 
 _SLOT = re.compile(r"(?:\b(?P<article>an?) )?\{(?P<slot>[a-z_][a-z0-9_]*)\}")
+_AN = re.compile(r"\ban\b")
 _QUOTES = str.maketrans("‘’‚‛“”„‟`´", "''''\"\"\"\"''")
 
 
@@ -36,13 +37,15 @@ class GivenCaption:
     """A caption that is shown with an image, so that all its images can be asked for.
 
     `address` is that image's, its rank aside; `ranks` are the ranks (or frames) that were seen.
-    An address `from_catalogue` may stand on another host.
+    An address `from_catalogue` may stand on another host. `linked_only`: it serves no rank but those
+    (a hand-made name; a query signed for one image).
     """
 
     caption: str
     address: SampleUrl
     ranks: tuple[int, ...] = ()
     from_catalogue: bool = False
+    linked_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Section:
     `slots` maps each slot of the template to its options. `axis` is the slot that the page spreads
     out as a row or column. `article` is the slot before which the article follows the word though
     the template may have none. `masked`: a part of each picture was given. `given` are captions
-    shown with their keys.
+    shown with their keys. `escaped`: the page percent-encodes the base64 of its keys.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Section:
     masked: bool = False
     image_prompt: str | None = None
     given: tuple[GivenCaption, ...] = ()
+    escaped: bool = False
     note: str | None = field(default=None, compare=False)
 
     @property
@@ -189,6 +193,16 @@ def fold(text: str) -> str:
 def plain_quotes(text: str) -> str:
     """The same text with ASCII quotes, to compare captions; never to address an image."""
     return text.replace("`", "'") if text.isascii() else text.translate(_QUOTES)
+
+
+def comparable(caption: str) -> str:
+    """A caption reduced to what tells it from others: ASCII quotes, `a` for `an`."""
+    return _AN.sub("a", plain_quotes(caption))
+
+
+def same_caption(first: str, second: str) -> bool:
+    """Whether two captions differ at most in their quotes and in `a` for `an`."""
+    return comparable(first) == comparable(second)
 
 
 def words_of(text: str) -> list[str]:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.textfiles import read_lines
-from scrapers.dalleblog.captions import Section, fold
+from scrapers.dalleblog.captions import Section, fold, same_caption
 from scrapers.dalleblog.merge import MergedSection
-from scrapers.dalleblog.page_captions import same_caption
 from scrapers.dalleblog.plans import computed_plan, given_plan
 from scrapers.dalleblog.urls import RANKS
 from scrapers.source import CaptionPlan

@@ -7,7 +7,7 @@ template that cannot be laid over the catalogue's stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -16,12 +16,13 @@ from scrapers.dalleblog.captions import (
     Catalogue,
     GivenCaption,
     Section,
+    comparable,
     fold,
     make_section,
     plain_quotes,
 )
 from scrapers.dalleblog.page import PageContent, PageSection
-from scrapers.dalleblog.page_captions import comparable
+from scrapers.dalleblog.urls import url_template
 from scrapers.source import Origin
 
 _SHOWN_IN_A_DIFFERENCE = 5
@@ -46,6 +47,18 @@ class MergedSection:
             for template in self._templates_with_slots
         )
 
+    def written(self, cdn: str) -> dict[str, str]:
+        """Addresses by caption that the page writes otherwise than we would compute them."""
+        given = (g for t in self.templates for g in t.given if not g.from_catalogue)
+        spelt = (g for g in given if g.address.kind == "base64" and not g.linked_only)
+        computed = {template.name: template.escaped for template in self.templates}
+        return {
+            g.caption: g.address.template
+            for g in spelt
+            if g.address.template
+            != url_template(cdn, self.name, g.address.key, escaped=computed[self.name])
+        }
+
     @cached_property
     def _plain_captions(self) -> frozenset[str]:
         return frozenset(t.template for t in self.templates if t.key == "base64" and not t.slots)
@@ -56,12 +69,38 @@ class MergedSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Where page and catalogue disagree, as a sentence; a loss is something that was left out.
+
+    `section` is None for what concerns them all.
+    """
+
+    section: str | None
+    text: str
+    is_loss: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Merged:
-    """What there is to fetch, the folder of its images, and the differences as sentences."""
+    """What there is to fetch, the folder of its images, and the differences by section."""
 
     sections: tuple[MergedSection, ...]
     cdn: str
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    has_page: bool
+
+    def differences_of(self, names: Collection[str]) -> tuple[Difference, ...]:
+        """The differences that concern some sections, those that name several of them first."""
+        chosen = [section for section in self.sections if section.name in names]
+        missing = [s.name for s in chosen if s.origin == "catalogue"] if self.has_page else []
+        new = [s.name for s in chosen if s.origin == "page"]
+        texts = []
+        if missing:
+            texts.append(f"Not on the page, taken from the catalogue: {', '.join(missing)}.")
+        if new:
+            texts.append(f"Not in the catalogue, taken from the page: {', '.join(new)}.")
+        mine = (one for one in self.differences if one.section is None or one.section in names)
+        return (*(Difference(section=None, text=text) for text in texts), *mine)
 
 
 def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = None) -> Merged:
@@ -75,7 +114,8 @@ def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = N
     for shown in page.sections if page else ():
         on_page.setdefault(shown.section.name, []).append(shown)
     prompts = page.image_prompts if page else {}
-    sections, differences = [], list(_differences_of_names(known, on_page) if page else ())
+    sections: list[MergedSection] = []
+    differences: list[Difference] = []
     for name in dict.fromkeys((*known, *on_page)):
         shown_ones = on_page.get(name, [])
         templates = _merge_section(known.get(name), shown_ones, differences)
@@ -90,8 +130,15 @@ def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = N
         )
     if page:
         differences += _difference_of_cdn(page.cdn, catalogue.cdn, cdn)
-        differences += page.notes
-    return Merged(sections=tuple(sections), cdn=found_cdn, differences=tuple(differences))
+        differences += (
+            Difference(section=one.section, text=one.text, is_loss=True) for one in page.left_out
+        )
+    return Merged(
+        sections=tuple(sections),
+        cdn=found_cdn,
+        differences=tuple(dict.fromkeys(differences)),
+        has_page=page is not None,
+    )
 
 
 def _finish(section: Section, prompt: str | None, cdn: str, chosen_cdn: str | None) -> Section:
@@ -110,7 +157,7 @@ def _on_host(given: GivenCaption, cdn: str, *, always: bool) -> GivenCaption:
 
 
 def _merge_section(
-    known: Section | None, shown: list[PageSection], differences: list[str]
+    known: Section | None, shown: list[PageSection], differences: list[Difference]
 ) -> list[Section]:
     """The templates of one section: the catalogue's with the page's laid over it, then others."""
     if known is None:
@@ -121,10 +168,11 @@ def _merge_section(
     differences += _differences_of_slots(known, aligned)
     kinds = {one.section.key for one in shown} - {known.key}
     if kinds:
-        differences.append(
+        text = (
             f"Section '{known.name}': the page shows {', '.join(sorted(kinds))} keys, the catalogue "
             f"says {known.key}; the page is believed."
         )
+        differences.append(Difference(section=known.name, text=text, is_loss=True))
         known = replace(known, key=min(kinds))
     return [_overlay(known, aligned), *(one.section for one in others)]
 
@@ -141,7 +189,10 @@ def _overlay(known: Section, shown: list[PageSection]) -> Section:
     merged = make_section(
         name=known.name, key=known.key, template=next(whole, known.template), slots=slots
     )
-    return replace(known, template=merged.template, slots=merged.slots, given=given)
+    escaped = any(one.section.escaped for one in shown)
+    return replace(
+        known, template=merged.template, slots=merged.slots, given=given, escaped=escaped
+    )
 
 
 def _union(page: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
@@ -155,42 +206,27 @@ def _union_given(
     page: Iterable[tuple[GivenCaption, ...]], known: tuple[GivenCaption, ...]
 ) -> tuple[GivenCaption, ...]:
     """Captions with keys of both; the same key twice is one, with the ranks of both."""
-    found: dict[tuple[str, str], GivenCaption] = {}
+    found: dict[tuple[str, str, str], GivenCaption] = {}
     for given in chain(*page, known):
-        place = comparable(given.caption), given.address.key
+        query = given.address.query if given.linked_only else ""
+        place = comparable(given.caption), given.address.key, query
         before = found.get(place, given)
         found[place] = replace(before, ranks=tuple(sorted({*before.ranks, *given.ranks})))
     return tuple(found.values())
 
 
-def _differences_of_names(
-    known: Mapping[str, Section], on_page: Mapping[str, list[PageSection]]
-) -> Iterator[str]:
-    missing = [name for name in known if name not in on_page]
-    if missing:
-        yield f"Not on the page, taken from the catalogue: {', '.join(missing)}."
-    new = [name for name in on_page if name not in known]
-    if new:
-        yield f"Not in the catalogue, taken from the page: {', '.join(new)}."
-
-
-def _differences_of_templates(known: Section, others: list[PageSection]) -> Iterator[str]:
+def _differences_of_templates(known: Section, others: list[PageSection]) -> Iterator[Difference]:
     """Captions of the page that the catalogue's template does not make."""
     for one in others:
         if one.has_choice:
-            yield (
+            text = (
                 f"Section '{known.name}': the page has '{one.section.template}', which the "
                 f"catalogue's '{known.template}' does not fit; both are asked for."
             )
-    plain = [one.section.template for one in others if not one.has_choice]
-    if plain:
-        yield (
-            f"Section '{known.name}': the catalogue's template does not make {len(plain):,} of the "
-            f"page's captions: {_listed(plain)}."
-        )
+            yield Difference(section=known.name, text=text, is_loss=True)
 
 
-def _differences_of_slots(known: Section, shown: list[PageSection]) -> Iterator[str]:
+def _differences_of_slots(known: Section, shown: list[PageSection]) -> Iterator[Difference]:
     """Options that only one of the two has, where the page offers a choice."""
     for slot, options in known.slots.items():
         lists = [one.section.slots.get(slot, ()) for one in shown if one.has_choice]
@@ -202,22 +238,28 @@ def _differences_of_slots(known: Section, shown: list[PageSection]) -> Iterator[
         only_page = sorted(o for plain, o in plain_here.items() if plain not in plain_known)
         only_known = sorted(plain_known - set(plain_here))
         respelt = sorted(here - set(options) - set(only_page))
-        place = f"Section '{known.name}', {slot}"
-        if only_page:
-            yield f"{place}: only the page has {_listed(only_page)}."
-        if only_known:
-            yield f"{place}: only the catalogue has {_listed(only_known)}."
-        if respelt:
-            yield f"{place}: the page's quotes are kept: {_listed(respelt)}."
+        for found, said in (
+            (only_page, "only the page has"),
+            (only_known, "only the catalogue has"),
+            (respelt, "the page's quotes are kept:"),
+        ):
+            if found:
+                text = f"Section '{known.name}', {slot}: {said} {_listed(found)}."
+                yield Difference(section=known.name, text=text)
 
 
-def _difference_of_cdn(page: str | None, catalogue: str, chosen: str | None) -> list[str]:
+def _difference_of_cdn(page: str | None, catalogue: str, chosen: str | None) -> list[Difference]:
     if page is None or page == (chosen or catalogue):
         return []
-    if chosen is not None:
-        return [f"The page shows images of {page}; {chosen} is asked, as chosen."]
+    said = (
+        f"{chosen} is asked, as chosen."
+        if chosen
+        else f"the catalogue says {catalogue}; the page is believed."
+    )
     return [
-        f"The page shows images of {page}, the catalogue says {catalogue}; the page is believed."
+        Difference(
+            section=None, text=f"The page shows images of {page}{';' if chosen else ','} {said}"
+        )
     ]
 
 

@@ -1,8 +1,8 @@
-"""The blog post → its sections: templates, options, image prompts, and the keys that it shows.
+"""The blog post → its sections: templates, options, image prompts, and keys with their captions.
 
-Read by meaning (see `page_items`, `page_captions`, `page_ties`, `page_json`), for the post has been
-through several designs and its exact HTML is not known. The catalogue helps to recognise captions;
-what the page says is kept apart from it here and merged in `merge`.
+Read in three steps: `page_items` gives its lines of text and its images, `page_ties` says which
+caption an image has, and what was found is gathered by section here. What the catalogue says is kept
+apart and merged in `merge`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import SourceError
-from scrapers.dalleblog.alignment import Alignment, Templates, align, name_slots
+from scrapers.addresses import Credentials
+from scrapers.charset import decode_page
 from scrapers.dalleblog.captions import (
     NO_TEMPLATE,
     Catalogue,
     GivenCaption,
     Section,
+    comparable,
     fold,
     make_section,
+    words_of,
 )
-from scrapers.dalleblog.page_captions import Visual, comparable, find_captions
-from scrapers.dalleblog.page_choices import Choice
-from scrapers.dalleblog.page_items import Picture, Script, Token, read_items
-from scrapers.dalleblog.page_json import DataTemplate, ScriptFacts, read_script
-from scrapers.dalleblog.page_ties import Tie, Ties, fits_section
-from scrapers.dalleblog.urls import SampleUrl, is_plain_name, key_kind
+from scrapers.dalleblog.page_items import MAX_CAPTION_CHARS, Items, Line, read_items
+from scrapers.dalleblog.page_ties import Tie, Tying
+from scrapers.dalleblog.templates import Choice, Templates, Tokens, name_slots, show
+from scrapers.dalleblog.urls import is_plain_name
 from scrapers.source import KeyKind
 
-# A caption with more keys than this is no caption but a headline over many pictures.
-_MAX_KEYS_OF_A_CAPTION = 8
-_MAX_NOTES = 30
+# How many text nodes on each side of a choice may belong to its caption.
+_REACH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,52 +48,261 @@ class PageSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What could not be used, as a sentence, and the section that it concerns, if one."""
+
+    section: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What a page says: its sections in order, the folder of its images, and what was left out."""
+    """What a page says: its sections in order, the folder of its images, and what was left out.
+
+    `meta` are names (in lower case) and contents of its `<meta>` elements; `credentials` user and
+    password by origin, which stand in none of its URLs.
+    """
 
     sections: tuple[PageSection, ...]
     cdn: str | None
     image_prompts: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    meta: tuple[tuple[str, str], ...] = ()
+    credentials: Credentials = field(default_factory=dict, repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The sentences of what was left out."""
+        return tuple(dict.fromkeys(one.text for one in self.left_out))
 
 
-def read_page(body: bytes, *, base_url: str, catalogue: Catalogue) -> PageContent:
+def read_page(
+    body: bytes, *, base_url: str, catalogue: Catalogue, content_type: str | None = None
+) -> PageContent:
     """Read the blog post from its HTML.
 
-    `base_url` is the page's address. Raises SourceError if neither captions nor images are found.
+    `base_url` is where it was found in the end, `content_type` the header that came with it. Raises
+    SourceError if neither captions nor images are found.
     """
-    templates = Templates(catalogue.sections)
-    items = read_items(
-        body,
-        base_url=base_url,
-        is_wanted=lambda line: templates.align(line.tokens) is not None,
-    )
-    by_name = {section.name: section for section in catalogue.sections}
-    entries = list(
-        find_captions([item for item in items if not isinstance(item, Script)], templates)
-    )
-    facts = ScriptFacts()
+    text = decode_page(body, content_type)
     kinds = {section.name: section.key for section in catalogue.sections}
-    for item in items:
-        if isinstance(item, Script):
-            read_script(item.text, facts, base_url=base_url, sections=kinds)
-    ties = Ties(entries, by_name)
-    builder = _Builder(by_name)
-    builder.add_html([entry for entry in entries if isinstance(entry, Visual)], ties)
-    builder.add_facts(facts)
-    prompts = [entry.url for entry in entries if isinstance(entry, Picture)] + facts.prompts
-    content = builder.content(dict(_prompts(prompts)))
+    templates = Templates(catalogue.sections)
+    items = read_items(text, base_url=base_url, sections=kinds)
+    _recognise(items, templates)
+    content = _Building(items, Tying(items, templates), templates).content()
     if not content.sections and not content.image_prompts:
-        raise SourceError(" ".join((_nothing_found(body, base_url), *content.notes)))
+        raise SourceError(" ".join((_nothing_found(text, base_url), *content.notes)))
     return content
 
 
-def _nothing_found(body: bytes, base_url: str) -> str:
+def _recognise(items: Items, templates: Templates) -> None:
+    """Lay every line over the catalogue's templates; join captions that stand in several blocks."""
+    lines, keys = items.lines, (image.sample.caption for image in items.images)
+    spelt = {comparable(fold(caption)) for caption in keys if caption is not None}
+    for line in lines:
+        if len(line.shown) <= MAX_CAPTION_CHARS:
+            line.alignment = templates.align(line.tokens)
+    for line in [line for line in lines if line.has_choice and line.alignment is None]:
+        is_whole = line not in lines or comparable(line.shown) in spelt
+        for tokens, first, last in () if is_whole else _runs(lines, lines.index(line)):
+            alignment = templates.align(tokens)
+            if alignment is not None or comparable(show(tokens)) in spelt:
+                lines[first : last + 1] = [replace(line, tokens=tokens, alignment=alignment)]
+                break
+
+
+def _runs(lines: list[Line], index: int) -> Iterator[tuple[Tokens, int, int]]:
+    """The runs of text nodes around a line with choices, and the first and last line of each."""
+    around = range(max(index - _REACH, 0), min(index + _REACH + 1, len(lines)))
+    near = [k for k in around if lines[k].figure is lines[index].figure]
+    # The space stands for the block boundary; folding makes one of many.
+    tokens = [(token, k) for k in near for token in (" ", *lines[k].tokens)]
+    own = [n for n, (token, k) in enumerate(tokens) if k == index and isinstance(token, Choice)]
+    for low in range(own[0], max(own[0] - _REACH, 0) - 1, -1):
+        for high in range(own[-1], min(own[-1] + _REACH, len(tokens) - 1) + 1):
+            run = tuple(token for token, _ in tokens[low : high + 1])
+            yield run, min(index, tokens[low][1]), max(index, tokens[high][1])
+
+
+def _nothing_found(text: str, base_url: str) -> str:
     return (
-        f"Nothing could be read from the page {base_url} ({len(body):,} bytes). Looked for: captions "
-        "with <select> boxes or listboxes; image addresses with /samples/{section}/{key}_{rank}.png; "
-        "JSON in scripts with captions, options or such addresses. Is it the blog post? Save it from "
-        "a browser and pass --page FILE, or leave the page out to use the built-in catalogue."
+        f"Nothing could be read from the page {base_url} ({len(text):,} characters). Looked for: "
+        "captions with <select> boxes or listboxes; image addresses with "
+        "/samples/{section}/{key}_{rank}.png; JSON in scripts with captions, options or such "
+        "addresses. Is it the blog post? Save it from a browser and pass --page FILE, or leave the "
+        "page out to use the built-in catalogue."
+    )
+
+
+class _Building:
+    """Gathers what a page has by section, and what was left out."""
+
+    def __init__(self, items: Items, tying: Tying, templates: Templates) -> None:
+        self.items = items
+        self.templates = templates
+        self.sections: list[PageSection] = []
+        self.left_out = [
+            LeftOut(
+                section=name,
+                text=f"Section '{name}': the text '{_short(text)}' stands with keys that it cannot "
+                "belong to: left out.",
+            )
+            for name, text in tying.headlines
+        ]
+        self.kinds: dict[str, Counter[KeyKind]] = defaultdict(Counter)
+        for image in items.images:
+            self.kinds[image.sample.section][image.sample.kind] += 1
+        ties = self._without_doubts([self._placed(tie) for tie in tying.tied.values()])
+        self._add_sections(ties)
+
+    def content(self) -> PageContent:
+        """What the page says."""
+        cdns = Counter(i.sample.cdn for i in self.items.images if i.sample.cdn.startswith("http"))
+        return PageContent(
+            sections=tuple(self.sections),
+            cdn=max(((n, cdn) for cdn, n in cdns.items()), default=(0, None))[1],
+            image_prompts=dict(_prompts(self.items.prompts)),
+            left_out=tuple(self.left_out),
+            meta=tuple(self.items.meta),
+            credentials=self.items.credentials,
+        )
+
+    def _placed(self, tie: Tie) -> Tie:
+        """The tie of an image that was renamed as the page was saved, in the section of its caption."""
+        if tie.url.section:
+            return tie
+        found = self.templates.align((tie.caption,))
+        if found is None and tie.line is not None:
+            found = tie.line.alignment
+        is_there = found is not None and found.section.key == tie.url.kind
+        name = found.section.name if found is not None and is_there else ""
+        return replace(tie, url=replace(tie.url, section=name, cdn="", written=None))
+
+    def _without_doubts(self, ties: list[Tie]) -> list[Tie]:
+        """The ties without the keys that would stand for two captions by the same rule."""
+        best: dict[object, int] = {}
+        said: dict[object, set[str]] = defaultdict(set)
+        for tie in ties:
+            best[tie.url.identity] = min(tie.rule, best.get(tie.url.identity, tie.rule))
+        ties = [t for t in ties if t.url.section and t.rule == best[t.url.identity]]
+        for tie in ties:
+            said[tie.url.identity].add(comparable(tie.caption))
+        doubtful = [tie.url for tie in ties if len(said[tie.url.identity]) > 1]
+        self._note_left_out({tie.url.key for tie in ties})
+        if doubtful:
+            names = sorted({f"{url.section}/{url.key}" for url in doubtful})
+            text = (
+                f"{len(names):,} keys stand with two captions: left out ({', '.join(names[:3])}…)."
+            )
+            section = doubtful[0].section if len({url.section for url in doubtful}) == 1 else None
+            self.left_out.append(LeftOut(section=section, text=text))
+        return [tie for tie in ties if len(said[tie.url.identity]) == 1]
+
+    def _note_left_out(self, tied: set[str]) -> None:
+        untied = Counter(
+            image.sample.section for image in self.items.images if image.sample.key not in tied
+        )
+        renamed, embedded, unreadable = (
+            untied.pop("", 0),
+            self.items.embedded,
+            self.items.unreadable,
+        )
+        for section, count in sorted(untied.items()):
+            text = f"Section '{section}': {count:,} images stand with no caption: left out."
+            self.left_out.append(LeftOut(section=section, text=text))
+        if renamed:
+            text = (
+                f"{renamed:,} images were renamed as the page was saved, and nothing says where they "
+                "lie: left out. Save it as HTML only or as .mhtml instead."
+            )
+            self.left_out.append(LeftOut(section=None, text=text))
+        if unreadable:
+            text = f"{unreadable:,} images have a URL that can't be read or asked for: left out."
+            self.left_out.append(LeftOut(section=None, text=text))
+        if embedded:
+            text = (
+                f"{embedded:,} images stand in the page itself (data:) and have no URL: left out."
+            )
+            self.left_out.append(LeftOut(section=None, text=text))
+
+    def _add_sections(self, ties: list[Tie]) -> None:
+        by_line: dict[Line | str, list[Tie]] = defaultdict(list)
+        for tie in ties:
+            line = tie.line if tie.line is not None and tie.line.is_template else None
+            by_line[line or tie.url.section].append(tie)
+        for line in filter(lambda line: line.is_template, self.items.lines):
+            self._add(line, by_line.pop(line, []))
+        for loose in by_line.values():
+            name, given = loose[0].url.section, _given(loose)
+            escaped = any(one.address.escaped for one in given)
+            section = Section(
+                name=name,
+                key=self._kind(name),
+                template=NO_TEMPLATE,
+                slots={},
+                given=given,
+                escaped=escaped,
+            )
+            self.sections.append(PageSection(section=section, aligned=True))
+
+    def _add(self, line: Line, ties: list[Tie]) -> None:
+        names = list(dict.fromkeys(tie.url.section for tie in ties))
+        if not names and line.section is not None:
+            names = [line.section] if line.section in {*self.kinds, *self.templates.by_name} else []
+        elif not names and line.alignment is not None:
+            names = [line.alignment.section.name]
+        if not names and line.is_prose and len(words_of(name_slots(line.tokens)[0])) > 2:
+            text = (
+                f"The caption '{_short(line.shown)}' shows no image and fits no known template: its "
+                "images cannot be addressed."
+            )
+            self.left_out.append(LeftOut(section=None, text=text))
+        for name in names:
+            self._append(name, line, [tie for tie in ties if tie.url.section == name])
+
+    def _append(self, name: str, line: Line, ties: list[Tie]) -> None:
+        alignment = line.alignment
+        if alignment is None or alignment.section.name != name:
+            alignment = self.templates.align(line.tokens, name=name)
+        template, slots = name_slots(line.tokens)
+        if alignment is not None:
+            template, slots = alignment.template, dict(alignment.slots)
+        section = make_section(
+            name=name,
+            key=self._kind(name),
+            template=template,
+            slots=slots,
+            axis=None if alignment is None else alignment.gap,
+            given=_given(ties),
+            escaped=any(tie.url.escaped for tie in ties),
+        )
+        self.sections.append(
+            PageSection(section=section, aligned=alignment is not None, has_choice=line.has_choice)
+        )
+
+    def _kind(self, name: str) -> KeyKind:
+        """The kind of a section's keys: what its images show, else what the catalogue says."""
+        if self.kinds[name]:
+            return self.kinds[name].most_common(1)[0][0]
+        return self.templates.by_name[name].key
+
+
+def _given(ties: list[Tie]) -> tuple[GivenCaption, ...]:
+    """Captions with their keys, the ranks of each gathered.
+
+    A query that differs from rank to rank of a key is signed for one image: it serves no other.
+    """
+    found: dict[tuple[str, str], GivenCaption] = {}
+    queries: dict[object, set[str]] = defaultdict(set)
+    for tie in ties:
+        ranks = () if tie.url.rank is None else (tie.url.rank,)
+        place = comparable(tie.caption), tie.url.template
+        before = found.get(place) or GivenCaption(caption=tie.caption, address=tie.url)
+        found[place] = replace(before, ranks=tuple(sorted({*before.ranks, *ranks})))
+        queries[tie.url.identity].add(tie.url.query)
+    return tuple(
+        replace(given, linked_only=len(queries[given.address.identity]) > 1)
+        for given in found.values()
     )
 
 
@@ -104,188 +313,6 @@ def _prompts(addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
         name = unquote(file).rpartition(".")[0]
         if folder.endswith("/image_prompts") and is_plain_name(name):
             yield name, address
-
-
-class _Builder:
-    """Gathers what was found, by section."""
-
-    def __init__(self, known: Mapping[str, Section]) -> None:
-        self.known = known
-        self.sections: list[PageSection] = []
-        self.notes: list[str] = []
-        self.cdns: Counter[str] = Counter()
-        self.kinds: dict[str, Counter[KeyKind]] = defaultdict(Counter)
-
-    def add_html(self, visuals: list[Visual], ties: Ties) -> None:
-        found = self._plausible(ties.tie())
-        self._note_left_out(ties)
-        by_visual: dict[int, list[Tie]] = defaultdict(list)
-        for tie in found:
-            self._saw(tie.url)
-            by_visual[id(tie.visual)].append(tie)
-        for visual in visuals:
-            self._add(visual.tokens, visual.alignment, by_visual.pop(id(visual), []), visual.weak)
-        for loose in by_visual.values():
-            self._add_loose(loose)
-
-    def add_facts(self, facts: ScriptFacts) -> None:
-        pictured = [Tie(fold(c), url, None) for c, url in facts.pictures if c is not None]
-        for _, url in facts.pictures:
-            self._saw(url)
-        cdn = self._cdn() or ""
-        keyed = [
-            Tie(given.caption, _address(cdn, given.section, given.key), None)
-            for given in facts.keys
-        ]
-        self._add_loose(self._plausible([*pictured, *keyed]))
-        untied = {url.key for caption, url in facts.pictures if caption is None}
-        untied -= {tie.url.key for tie in (*pictured, *keyed)}
-        if untied:
-            self.notes.append(
-                f"{len(untied):,} image keys in scripts stand with no caption: left out."
-            )
-        for template in facts.templates:
-            self._add_template(template)
-
-    def content(self, prompts: Mapping[str, str]) -> PageContent:
-        notes = list(dict.fromkeys(self.notes))
-        if len(notes) > _MAX_NOTES:
-            notes[_MAX_NOTES:] = [f"And {len(notes) - _MAX_NOTES:,} more of the like."]
-        return PageContent(
-            sections=tuple(self.sections),
-            cdn=self._cdn(),
-            image_prompts=prompts,
-            notes=tuple(notes),
-        )
-
-    def _cdn(self) -> str | None:
-        """The folder above `samples/` that most images have."""
-        usable = [(count, cdn) for cdn, count in self.cdns.items() if cdn.startswith("http")]
-        return max(usable)[1] if usable else None
-
-    def _saw(self, url: SampleUrl) -> None:
-        self.cdns[url.cdn] += 1
-        self.kinds[url.section][url.kind] += 1
-
-    def _plausible(self, ties: list[Tie]) -> list[Tie]:
-        """The ties without the headlines: captions of many keys, captions of another section."""
-        keys: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for tie in ties:
-            keys[tie.url.section, comparable(tie.caption)].add(tie.url.key)
-        kept = []
-        for tie in ties:
-            known = self.known.get(tie.url.section)
-            is_headline = len(keys[tie.url.section, comparable(tie.caption)]) > (
-                _MAX_KEYS_OF_A_CAPTION if tie.url.kind != "name" else 10_000
-            )
-            computed = tie.url.caption is not None
-            fits = computed or known is None or fits_section(Visual((tie.caption,)), known)
-            if fits and not is_headline:
-                kept.append(tie)
-            else:
-                self.notes.append(
-                    f"Section '{tie.url.section}': the text '{_short(tie.caption)}' stands with keys "
-                    "that it cannot belong to: left out."
-                )
-        return kept
-
-    def _note_left_out(self, ties: Ties) -> None:
-        counts = Counter(url.section for url in ties.untied)
-        for section, count in sorted(counts.items()):
-            self.notes.append(
-                f"Section '{section}': {count:,} images stand with no caption: left out."
-            )
-        if ties.conflicts:
-            self.notes.append(
-                f"{len(ties.conflicts):,} keys stand with two captions: left out "
-                f"({', '.join(ties.conflicts[:3])}…)."
-            )
-
-    def _add_template(self, template: DataTemplate) -> None:
-        known = self.known.get(template.section or "")
-        candidates = tuple(self.known.values()) if known is None else (known,)
-        found = next((a for s in candidates if (a := align(s, template.tokens))), None)
-        name = template.section or (found.section.name if found else None)
-        if name is not None and (found is not None or name in self.kinds or name in self.known):
-            self._append(name, template.tokens, found, [])
-
-    def _add(
-        self,
-        tokens: tuple[Token, ...],
-        alignment: Alignment | None,
-        ties: list[Tie],
-        weak: bool,
-    ) -> None:
-        names = list(dict.fromkeys(tie.url.section for tie in ties))
-        if not names and alignment is not None:
-            names = [alignment.section.name]
-        if not names and not weak:
-            self.notes.append(
-                f"The caption '{_short(Visual(tokens).shown)}' shows no image and fits no known "
-                "template: its images cannot be addressed."
-            )
-        for name in names:
-            own = [tie for tie in ties if tie.url.section == name]
-            known = self.known.get(name)
-            self._append(name, tokens, align(known, tokens) if known else None, own)
-
-    def _append(
-        self,
-        name: str,
-        tokens: tuple[Token, ...],
-        alignment: Alignment | None,
-        ties: list[Tie],
-    ) -> None:
-        if alignment is not None:
-            template, slots = alignment.template, dict(alignment.slots)
-        else:
-            template, slots = name_slots(tokens)
-        section = make_section(
-            name=name,
-            key=self._kind(name),
-            template=template,
-            slots=slots,
-            axis=None if alignment is None else alignment.gap,
-            given=_given(ties),
-        )
-        self.sections.append(
-            PageSection(
-                section=section,
-                aligned=alignment is not None,
-                has_choice=any(isinstance(token, Choice) for token in tokens),
-            )
-        )
-
-    def _add_loose(self, ties: list[Tie]) -> None:
-        """Captions that stand with their keys and under no template."""
-        by_section: dict[str, list[Tie]] = defaultdict(list)
-        for tie in ties:
-            by_section[tie.url.section].append(tie)
-        for name, own in by_section.items():
-            key = self._kind(name) if name in self.kinds or name in self.known else own[0].url.kind
-            section = Section(name=name, key=key, template=NO_TEMPLATE, slots={}, given=_given(own))
-            self.sections.append(PageSection(section=section, aligned=True))
-
-    def _kind(self, name: str) -> KeyKind:
-        """The kind of a section's keys: what its images show, else what the catalogue says."""
-        if self.kinds.get(name):
-            return self.kinds[name].most_common(1)[0][0]
-        return self.known[name].key
-
-
-def _given(ties: list[Tie]) -> tuple[GivenCaption, ...]:
-    """Captions with their keys, the ranks of each gathered."""
-    found: dict[tuple[str, str], GivenCaption] = {}
-    for tie in ties:
-        ranks = () if tie.url.rank is None else (tie.url.rank,)
-        place = comparable(tie.caption), tie.url.template
-        before = found.get(place) or GivenCaption(caption=tie.caption, address=tie.url)
-        found[place] = replace(before, ranks=tuple(sorted({*before.ranks, *ranks})))
-    return tuple(found.values())
-
-
-def _address(cdn: str, section: str, key: str) -> SampleUrl:
-    return SampleUrl(cdn=cdn, section=section, key=key, kind=key_kind(key), rank=0, caption=None)
 
 
 def _short(text: str) -> str:

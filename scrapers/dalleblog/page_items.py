@@ -1,284 +1,327 @@
-"""HTML → what a reader of the page sees, in order: lines of text with their choices, and pictures.
+"""The page → its lines of text and its samples, in order, by BeautifulSoup.
 
-Nothing here looks at class names. A line is what stands between two block elements: text nodes and
-`<select>`s (or ARIA listboxes) in order. A picture is any element with an attribute that holds the
-address of a sample or an image prompt: `src`, `srcset`, `data-src`, a background in `style`, the
-`url=` of an image resizer. A caption below its pictures in a `<figure>` is read before them.
+A line is what stands between two block elements: text nodes and `<select>`s (or ARIA listboxes). A
+sample is an element with the URL of one in an attribute: `src`, `srcset`, `data-src`, a background in
+`style`, the `url=` of an image resizer. Data in scripts has become elements before (`page_data`).
+Class names mean nothing here: the post has been through several designs.
 """
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from urllib.parse import urljoin
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from lxml import etree
+from bs4 import BeautifulSoup, NavigableString, Tag
 
 from pipeline.errors import SourceError
-from scrapers.dalleblog.page_choices import INLINE, Choice, Choosing
-from scrapers.dalleblog.urls import ADDRESS, addresses_in
+from scrapers.addresses import clean_text, resolve_url, take_credentials
+from scrapers.dalleblog.captions import fold
+from scrapers.dalleblog.page_data import KEY, SECTION, ChoiceText, data_elements
+from scrapers.dalleblog.templates import Alignment, Choice, Tokens, show
+from scrapers.dalleblog.urls import SampleUrl, addresses_in, parse_sample_url
+from scrapers.source import KeyKind
 
-_SILENT = frozenset({"script", "style", "title", "template"})
-_CHUNK_BYTES = 1 << 20
-# Of a long stretch of plain lines, so many at each end are kept; nobody looks further than that.
-KEPT_LINES = 800
+_INLINE = frozenset(
+    re.findall(
+        r"\w+",
+        "a abbr b bdi bdo big button cite code data del dfn em font i ins kbd label mark nobr output "
+        "q s samp small span strong sub sup time tt u var wbr",
+    )
+)
+_NO_CAPTION_IN = {"h1", "h2", "h3", "h4", "h5", "h6", "nav", "button", "footer", "title"}
+# An image in the page itself (data:) of fewer characters is a placeholder or an icon.
+_MIN_DATA_CHARS = 2_000
 # The blog has about 70 choices and 30,000 captions, and no design nests elements so deep.
-_MAX_CHOICES = 1_000
-_MAX_PICTURES = 100_000
+_MAX_TAGS, _MAX_CHOICES, _MAX_OPTIONS, _MAX_IMAGES = 600_000, 1_000, 100_000, 100_000
 _MAX_DEPTH = 20_000
+MAX_CAPTION_CHARS = 2_000
 
 
-Token = str | Choice
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Line:
-    """Text nodes and choices between two block boundaries."""
+    """Text and choices: the smallest element around it, its figure, its figcaption if in one.
 
-    tokens: tuple[Token, ...]
-    node: Node | None
+    `is_prose`: of no heading or navigation; `section`: the one that data names for it.
+    """
+
+    tokens: Tokens
+    node: Tag
+    place: int
+    figure: Tag | None = None
+    figcaption: Tag | None = None
+    is_prose: bool = True
+    section: str | None = None
+    alignment: Alignment | None = None
+    shown: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fold what the page shows of it."""
+        self.shown = show(self.tokens)
 
     @property
     def has_choice(self) -> bool:
         """Whether something can be chosen in it."""
         return any(isinstance(token, Choice) for token in self.tokens)
 
+    @property
+    def is_strong(self) -> bool:
+        """Whether it is a caption by itself: with choices, or of a template of the catalogue."""
+        return self.alignment is not None or self.has_choice
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image address with its alternative text."""
+    @property
+    def is_template(self) -> bool:
+        """Whether it says more of its section than the one caption of a figure."""
+        return self.has_choice or (self.alignment is not None and self.figcaption is None)
 
-    url: str
-    alt: str
-    node: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """The text of a script that may hold data."""
-
-    text: str
-
-
-Item = Line | Picture | Script
+    @property
+    def gap(self) -> Alignment | None:
+        """How it fits its template, if this spreads a slot out over images."""
+        return self.alignment if self.alignment and self.alignment.gap else None
 
 
-def show(tokens: tuple[Token, ...]) -> str:
-    """A line as the page shows it, white space folded."""
-    text = "".join(token if isinstance(token, str) else token.text for token in tokens)
-    return " ".join(text.split())
+@dataclass(eq=False, slots=True)
+class Image:
+    """A sample, and what its element says of itself."""
+
+    sample: SampleUrl
+    node: Tag
+    place: int
+    figure: Tag | None
+    texts: tuple[str, ...]
 
 
-class Node:
-    """An element that an item stands in: its tag and its parent. The rest of the tree is not kept."""
+@dataclass
+class Items:
+    """What a page holds, in order.
 
-    __slots__ = ("parent", "tag")
-
-    def __init__(self, tag: str, parent: Node | None) -> None:
-        self.tag = tag
-        self.parent = parent
-
-
-def read_items(body: bytes, *, base_url: str, is_wanted: Callable[[Line], bool]) -> list[Item]:
-    """The lines, pictures and scripts of a page, in reading order.
-
-    `base_url` is what relative addresses are relative to, unless the page has a `<base>`. Memory is
-    that of the items: no tree is built, and of plain lines far from any picture or choice only those
-    are kept that `is_wanted` wants. Raises SourceError if the bytes are no HTML at all, or hold more
-    than any blog post would.
+    `figures` have their places; `others` are images that are no samples; `embedded` counts those
+    whose bytes stand in the page itself, `unreadable` samples of no web address; `credentials` have
+    been taken out of all URLs.
     """
-    reader = _Reader(base_url, is_wanted)
-    parser = etree.HTMLParser(
-        target=reader, encoding="utf-8" if _is_utf8(body) else None, huge_tree=True
-    )
-    try:
-        for start in range(0, len(body), _CHUNK_BYTES):
-            parser.feed(body[start : start + _CHUNK_BYTES].replace(b"\0", b""))
-        items: list[Item] = parser.close() if body.strip(b"\0 \t\r\n") else []
-    except (etree.LxmlError, ValueError) as error:
-        raise SourceError(f"The page is not HTML: {error}. Save it from a browser.") from error
-    return items
+
+    lines: list[Line] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    figures: list[tuple[int, Tag]] = field(default_factory=list)
+    others: list[Tag] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    meta: list[tuple[str, str]] = field(default_factory=list)
+    credentials: dict[str, tuple[str, str]] = field(default_factory=dict)
+    embedded: int = 0
+    unreadable: int = 0
 
 
-def _is_utf8(body: bytes) -> bool:
-    """Whether the bytes are UTF-8; else the page's `<meta>` says what they are."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        for start in range(0, len(body), _CHUNK_BYTES):
-            decoder.decode(body[start : start + _CHUNK_BYTES])
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
+class _Scope(NamedTuple):
+    """What is around the contents of an element."""
+
+    depth: int
+    block: Tag
+    figure: Tag | None
+    figcaption: Tag | None
+    is_prose: bool
+
+
+def read_items(text: str, *, base_url: str, sections: Mapping[str, KeyKind]) -> Items:
+    """The lines and samples of a page at `base_url`, unless its `<base>` says another.
+
+    `sections` are the known ones with the kind of their keys. Raises SourceError for a page that
+    holds more than any blog post would.
+    """
+    if text.count("<") > _MAX_TAGS:
+        raise _too_much("tags", _MAX_TAGS)
+    body = clean_text(text).replace("\0", "").encode()
+    soup = BeautifulSoup(body, "lxml", from_encoding="utf-8")
+    for tag in soup.find_all(["template", "style"]):
+        tag.decompose()
+    base = soup.find("base", href=True)
+    if isinstance(base, Tag):
+        base_url = resolve_url(str(base["href"]), base_url) or base_url
+    choices = soup.find_all(_is_choice)
+    if len(choices) > _MAX_CHOICES:
+        raise _too_much("choices", _MAX_CHOICES)
+    for tag in choices:
+        _replace_choice(tag)
+    for script in soup.find_all("script"):
+        script.replace_with(*data_elements(script.string or "", soup, sections))
+    reader = _Reader(soup, base_url)
+    reader.read()
+    return reader.items
 
 
 class _Reader:
-    """Told by the parser of tags and text, it gathers the items."""
-
-    def __init__(self, base_url: str, is_wanted: Callable[[Line], bool]) -> None:
+    def __init__(self, soup: BeautifulSoup, base_url: str) -> None:
+        self.soup = soup
         self.base_url = base_url
-        self.is_wanted = is_wanted
-        self.has_base = False
-        self.depth = self.num_choices = self.num_pictures = 0
-        self.plain_from = 0  # where the present stretch of plain lines starts
-        self.items: list[Item] = []
-        self.node = Node("", None)
-        self.text: list[str] = []
-        self.tokens: list[Token] = []
-        self.says_something = False
-        self.silent: Node | None = None
-        self.choosing: Choosing | None = None
-        self.figures: list[int | None] = []  # where each open figure starts, None once it has moved
+        self.items = Items()
+        self.scopes = {id(soup): _Scope(0, soup, None, None, True)}
+        self.texts: list[NavigableString] = []
+        self.place = self.start = 0
+        self.by_id: dict[str, Tag] | None = None
 
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """An element opens."""
-        self.node = Node(tag, self.node)
-        self.depth += 1
-        if self.depth > _MAX_DEPTH:
+    def read(self) -> None:
+        """Go through the elements and texts, in order."""
+        for place, node in enumerate(self.soup.descendants):
+            self.place = place
+            if isinstance(node, Tag):
+                self._open(node, self._around(node))
+            elif type(node) is NavigableString or isinstance(node, ChoiceText):
+                if self.texts and self._around(node).block is not self._around(self.texts[0]).block:
+                    self._end_line()
+                self.start = self.start if self.texts else self.place
+                self.texts.append(node)
+        self._end_line()
+
+    def _around(self, node: Any) -> _Scope:
+        return self.scopes[id(node.parent)]
+
+    def _open(self, tag: Tag, around: _Scope) -> None:
+        depth, is_figure = around.depth + 1, _is_figure(tag)
+        is_figcaption = tag.name == "figcaption" and around.figure is not None
+        if depth > _MAX_DEPTH:
             raise _too_much("elements nested in each other", _MAX_DEPTH)
-        if self.silent is not None:
+        is_block = is_figure or tag.name not in _INLINE
+        if is_block:
+            self._end_line()
+        if is_figure:
+            self.items.figures.append((self.place, tag))
+        if tag.name == "meta" and tag.get("name"):
+            self.items.meta.append((str(tag["name"]).lower(), str(tag.get("content", ""))))
+        self.scopes[id(tag)] = scope = _Scope(
+            depth,
+            tag if is_block else around.block,
+            tag if is_figure else around.figure,
+            None if is_figure else tag if is_figcaption else around.figcaption,
+            around.is_prose and tag.name not in _NO_CAPTION_IN,
+        )
+        self._find_images(tag, scope.figure)
+
+    def _end_line(self) -> None:
+        said = [text for text in self.texts if isinstance(text, ChoiceText) or not text.isspace()]
+        tokens = tuple(t.choice if isinstance(t, ChoiceText) else str(t) for t in self.texts)
+        self.texts.clear()
+        if not said:
             return
-        if self.choosing is not None and self._chooses(self.choosing, tag, attributes):
-            return
-        self._end_text()
-        # A tag without attributes has no dict but a mapping that is slow to ask.
-        if tag == "select" or (attributes and attributes.get("role") == "listbox"):
-            self.choosing = Choosing(self.node, tag, attributes)
-            return
-        if tag not in INLINE:
-            self._end_line(self.node.parent)
-        if tag in _SILENT:
-            self.silent = self.node
-        elif tag == "figure":
-            self.figures.append(len(self.items))
-            self.plain_from = len(self.items)
-        elif tag == "base" and attributes.get("href") and not self.has_base:
-            self.base_url, self.has_base = urljoin(self.base_url, attributes["href"]), True
-        if attributes:
-            self._pictures(attributes)
+        node = _around_all(said)
+        scope, section = self.scopes[id(node)], node.get(SECTION)
+        line = Line(tokens, node, self.start, scope.figure, scope.figcaption)
+        line.section = str(section) if section else None
+        line.is_prose = all(self._around(text).is_prose for text in said)
+        self.items.lines.append(line)
 
-    def end(self, tag: str) -> None:
-        """An element closes."""
-        node, self.node = self.node, self.node.parent or self.node
-        self.depth -= 1
-        if self.silent is not None:
-            self._end_silence(node)
-        elif self.choosing is not None:
-            if self.choosing.node is node:
-                self._end_choice()
-        else:
-            self._end_text()
-            if tag not in INLINE:
-                self._end_line(node)
-            self._end_figure(tag)
+    def _find_images(self, tag: Tag, figure: Tag | None) -> None:
+        found: dict[object, SampleUrl] = {}
+        for value in tag.attrs.values():
+            for address in addresses_in(str(value), base_url=self.base_url):
+                url, credentials = take_credentials(address)
+                self.items.credentials.update(credentials)
+                sample = parse_sample_url(url)
+                if sample is None:
+                    self.items.prompts.append(url)
+                elif (*sample.identity, sample.rank) not in found or sample.query:
+                    # Of several sizes the last: a srcset ends with the largest.
+                    found[*sample.identity, sample.rank] = sample
+        source = str(tag.get("src", "")) if tag.name == "img" else ""
+        if not found and (other := _without_host(tag, source)) is not None:
+            found[None] = other
+        if found:
+            self._end_line()
+            texts = tuple(self._own_texts(tag, figure))
+            samples = found.values()
+            self.items.images += [Image(s, tag, self.place, figure, texts) for s in samples]
+            if len(self.items.images) > _MAX_IMAGES:
+                raise _too_much("images", _MAX_IMAGES)
+        elif "/samples/" in source:
+            self.items.unreadable += 1
+        elif source.startswith("data:"):
+            is_raster = source.startswith("data:image/") and "svg" not in source[:20]
+            self.items.embedded += is_raster and len(source) > _MIN_DATA_CHARS
+        elif source:
+            self.items.others.append(tag)
 
-    def data(self, text: str) -> None:
-        """Some text; a text node may come in several pieces."""
-        if self.choosing is not None:
-            self.choosing.add_text(text)
-        else:
-            self.text.append(text)
+    def _own_texts(self, tag: Tag, figure: Tag | None) -> Iterator[str]:
+        """What an image says of itself; what it is labelled by, unless in another figure."""
+        around = tag.parent if tag.name == "source" else tag if tag.name == "a" else None
+        inner = around.find_all("img") if around is not None else []
+        holders = [tag, *(inner if len(inner) == 1 else ())]
+        found = [one.get(name) for one in holders for name in ("alt", "title", "aria-label")]
+        labels = str(tag.get("aria-labelledby") or "").split()
+        if labels and self.by_id is None:
+            self.by_id = {str(one["id"]): one for one in self.soup.find_all(id=True)}
+        for label in (self.by_id[name] for name in labels if self.by_id and name in self.by_id):
+            owner = next(filter(_is_figure, upwards(label)), None)
+            found += [label.get_text(" ")] if owner is None or owner is figure else []
+        yield from (fold(str(text)) for text in found if text and str(text).strip())
 
-    def comment(self, text: str) -> None:
-        """A comment says nothing."""
 
-    def pi(self, target: str, data: str | None = None) -> None:
-        """A processing instruction says nothing."""
+def upwards(node: Tag | None) -> Iterator[Tag]:
+    """An element and those around it."""
+    while node is not None:
+        yield node
+        node = node.parent
 
-    def close(self) -> list[Item]:
-        """The page ends."""
-        if self.choosing is not None:
-            self._end_choice()
-        self._end_text()
-        self._end_line(self.node)
-        return self.items
 
-    def _end_text(self) -> None:
-        if self.text:
-            text = "".join(self.text)
-            self.text.clear()
-            self.tokens.append(text)
-            self.says_something = self.says_something or not text.isspace()
+def _around_all(texts: list[NavigableString]) -> Tag:
+    """The smallest element that holds all of some texts."""
+    first, *others = texts
+    inner = [{id(tag) for tag in upwards(text.parent)} for text in others]
+    around: Iterator[Tag] = upwards(first.parent)
+    return next(tag for tag in around if all(id(tag) in ids for ids in inner))
 
-    def _end_line(self, node: Node | None) -> None:
-        if self.says_something:
-            line = Line(tuple(self.tokens), node)
-            self.items.append(line)
-            if line.has_choice:
-                self.plain_from = len(self.items)
-            elif len(self.items) - self.plain_from >= 4 * KEPT_LINES:
-                self._thin_out()
-        self.tokens.clear()
-        self.says_something = False
 
-    def _thin_out(self) -> None:
-        """Drop what nobody wants from the middle of the present stretch of plain lines."""
-        first, last = self.plain_from + KEPT_LINES, len(self.items) - KEPT_LINES
-        wanted = [item for item in self.items[first:last] if self._is_wanted(item)]
-        self.items[first:last] = wanted
-        self.plain_from += len(wanted)
+def _without_host(tag: Tag, source: str) -> SampleUrl | None:
+    """A bare key of the data, or a sample that the browser that saved the page renamed to
+    `./X_files/KEY_RANK.png`; this has no section."""
+    if key := tag.get(KEY):
+        return parse_sample_url(f"/samples/{key}_0.png")
+    folder, _, file = source.rpartition("/")
+    sample = parse_sample_url(f"/samples/-/{file}") if folder.endswith("_files") else None
+    return None if sample is None or sample.kind == "name" else replace(sample, section="")
 
-    def _is_wanted(self, item: Item) -> bool:
-        return not isinstance(item, Line) or self.is_wanted(item)
 
-    def _end_silence(self, node: Node) -> None:
-        if node is not self.silent:
-            return
-        text = "".join(self.text)
-        self.text.clear()
-        self.silent = None
-        if node.tag == "script" and any(mark in text for mark in ("samples", "{", "[")):
-            self.items.append(Script(text))
-            self.plain_from = len(self.items)
+def _is_figure(tag: Tag) -> bool:
+    return tag.name == "figure" or tag.get("role") == "figure"
 
-    def _end_figure(self, tag: str) -> None:
-        """Puts a figure's first caption before its pictures."""
-        if tag == "figure" and self.figures:
-            self.figures.pop()
-        elif tag == "figcaption" and self.figures and self.figures[-1] is not None:
-            start = self.figures[-1]
-            inside = self.items[start:]
-            pictures = [k for k, item in enumerate(inside) if isinstance(item, Picture)]
-            caption = pictures[-1] + 1 if pictures else 0
-            self.items[start:] = inside[caption:] + inside[:caption]
-            self.figures[-1] = None
-            self.plain_from = len(self.items)
 
-    def _chooses(self, choosing: Choosing, tag: str, attributes: Mapping[str, str]) -> bool:
-        """Whether a tag belongs to an open choice. One that cannot ends a `<select>` left open."""
-        if choosing.takes(tag, attributes):
-            return True
-        self._end_choice()
-        return False
+# --- Choices ------------------------------------------------------------------------------------------
 
-    def _end_choice(self) -> None:
-        choice = self.choosing.choice() if self.choosing is not None else None
-        self.choosing = None
-        if choice is not None:
-            self.tokens.append(choice)
-            self.says_something = True
-            self.num_choices += 1
-            if self.num_choices > _MAX_CHOICES:
-                raise _too_much("choices", _MAX_CHOICES)
 
-    def _pictures(self, attributes: Mapping[str, str]) -> None:
-        found = [
-            address
-            for value in attributes.values()
-            if value and ADDRESS.search(value)
-            for address in addresses_in(value, base_url=self.base_url)
-        ]
-        if not found:
-            return
-        self._end_line(self.node.parent)
-        names = (attributes.get(name) for name in ("alt", "aria-label", "title"))
-        alt = next((name for name in names if name), "")
-        self.items.extend(Picture(url, alt, self.node) for url in dict.fromkeys(found))
-        self.plain_from = len(self.items)
-        self.num_pictures += len(found)
-        if self.num_pictures > _MAX_PICTURES:
-            raise _too_much("pictures", _MAX_PICTURES)
+def _is_choice(tag: Tag) -> bool:
+    return tag.name == "select" or tag.get("role") == "listbox"
+
+
+def _is_block(tag: Tag) -> bool:
+    return tag.name not in _INLINE
+
+
+def _is_option(tag: Tag) -> bool:
+    return tag.name == "option" or tag.get("role") == "option"
+
+
+def _replace_choice(tag: Tag) -> None:
+    """Put a choice in the place of a `<select>`, and behind it what can't belong there."""
+    options = tag.find_all(_is_option)
+    if len(options) > _MAX_OPTIONS:
+        raise _too_much("options in one choice", _MAX_OPTIONS)
+    if tag.name == "select":
+        blocks = [b for o in options for b in o.find_all(_is_block, recursive=False)]
+        tag.insert_after(*(block.extract() for block in blocks))
+    found = [o for o in options if _label(o) and not o.has_attr("disabled")]
+    marked = [
+        n for n, o in enumerate(found) if o.has_attr("selected") or o.get("aria-selected") == "true"
+    ]
+    names = (tag.get(name) for name in ("name", "data-slot", "data-name"))
+    name = next((str(name) for name in names if name), None)
+    if not found:
+        tag.decompose()
+        return
+    labels, chosen = tuple(map(_label, found)), marked[-1] if marked else 0
+    tag.replace_with(ChoiceText.of(Choice(labels, chosen, name, bool(marked))))
+
+
+def _label(option: Tag) -> str:
+    """What an option shows; not its `value`, which may be a number."""
+    return " ".join(option.get_text().split()) or str(option.get("label", ""))
 
 
 def _too_much(what: str, most: int) -> SourceError:

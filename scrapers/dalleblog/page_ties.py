@@ -1,16 +1,18 @@
-"""Which picture belongs to which caption.
+"""Which caption an image of the page has; never that of another image.
 
-A base64 key spells its caption. For the other keys the page's layout decides, and a key must never
-be tied to a wrong caption: it would label 32 images wrongly. In this order:
+An image has, in this order,
 
-1. an alternative text that is a caption of the picture's section;
-2. the caption in the smallest element that holds the picture and a caption that fits its section:
-   the nearest before the picture, or after it where pictures come first. Of a caption with choices
-   the picture shows the chosen options; where one slot is spread out over pictures, the label beside
-   the picture is its option;
-3. an alternative text that looks like a caption and stands with no other key.
+1. the caption that its base64 key spells;
+2. the `<figcaption>` of its own figure, whatever it looks like;
+3. its own `alt`, `title`, `aria-label` or what it is `aria-labelledby`;
+4. the text that the structure ties to it alone: the smallest element around the image that holds a
+   text is the smallest around the text that holds an image, and neither has a rival there. A caption
+   of the image's section goes before a text with choices, and this before other text. Captions of
+   these two kinds that take turns with images of one key each, caption first, are tied in turn.
 
-What is tied to two captions is dropped, and what fits none is left out; both are reported.
+Where a section spreads a slot out as a row of images, such a text (or the head of the image's column)
+is the slot's option. No tie crosses another figure or takes a text from one. What has no caption is
+left out and counted (`page`).
 """
 
 from __future__ import annotations
@@ -18,297 +20,310 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from itertools import chain, islice, takewhile
 
-from scrapers.dalleblog.alignment import Alignment, align
-from scrapers.dalleblog.captions import Section, fold, plain_quotes, words_of
-from scrapers.dalleblog.page_captions import (
-    Entry,
-    Visual,
+from bs4 import Tag
+
+from scrapers.dalleblog.captions import (
+    Section,
     comparable,
-    looks_like_caption,
+    fold,
+    plain_quotes,
     same_caption,
+    words_of,
 )
-from scrapers.dalleblog.page_items import Line, Node, Picture, show
-from scrapers.dalleblog.urls import SampleUrl, parse_sample_url
+from scrapers.dalleblog.page_items import MAX_CAPTION_CHARS, Image, Items, Line, upwards
+from scrapers.dalleblog.templates import Templates
+from scrapers.dalleblog.urls import SampleUrl
 
-# How far from a picture its caption is looked for: in lines and pictures, in captions of other
-# sections on the way, and in elements upwards.
-_NEAR = 400
-_MAX_STRANGERS = 64
-_MAX_CLIMB = 64
-# A caption that fits no template of its section's must share this part of its words.
+# A text of these words alone says nothing of an image.
+_SAYS_NOTHING = frozenset(
+    re.findall(
+        r"\w+",
+        "ai all and click dall e edit explore figure generated image images load logo more next of or "
+        "photo photos picture pictures previous prompt result results sample samples see show text the "
+        "view",
+    )
+)
+# A caption that fits no template of its section must share this part of the template's words.
 _MIN_SHARED_WORDS = 0.6
+# The kinds of text that the structure may tie, the surest first.
+_OF_SECTION, _WITH_CHOICE, _PLAIN = range(3)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tie:
-    """A picture with its caption, and the visual of the page that it belongs to, if any."""
+    """A sample with its caption, by which rule, and the line of the page that it comes from, if any."""
 
     caption: str
     url: SampleUrl
-    visual: Visual | None
+    rule: int
+    line: Line | None
 
 
-class Ties:
-    """Ties the pictures of a page to its captions. `untied` and `conflicts` are what was left out."""
+class Tying:
+    """Ties the samples of a page to their captions, by the rules on top of this file."""
 
-    def __init__(self, entries: list[Entry], sections: Mapping[str, Section]) -> None:
-        self.entries = entries
-        self.sections = sections
-        self.untied: list[SampleUrl] = []
-        self.conflicts: list[str] = []
-        self._extents: dict[Node, tuple[int, int]] = {}
-        self._fits: dict[tuple[int, str], bool] = {}
-        self._at_visuals = [i for i, entry in enumerate(entries) if isinstance(entry, Visual)]
-        self._at_pictures = [i for i, entry in enumerate(entries) if isinstance(entry, Picture)]
-        self._alt_keys: dict[str, set[str]] = defaultdict(set)
-        self._pictures = list(self._samples())
-        for _, picture, url in self._pictures:
-            self._alt_keys[fold(picture.alt)].add(url.key)
+    def __init__(self, items: Items, templates: Templates) -> None:
+        self.items = items
+        self.templates = templates
+        self.known = templates.by_name
+        self.tied: dict[Image, Tie] = {}
+        self.headlines: list[tuple[str, str]] = []
+        self.strong = [line for line in items.lines if line.is_strong]
+        self.said: dict[Line, set[object]] = defaultdict(set)  # the keys that a line was given to
+        self.keys_of_text: dict[str, set[object]] = defaultdict(set)
+        self.figcaptions: dict[int, dict[int, list[Line]]] = defaultdict(dict)
+        self.gaps: dict[tuple[str, int], list[Line]] = defaultdict(list)
+        for image in items.images:
+            for text in image.texts:
+                self.keys_of_text[text].add(image.sample.identity)
+        for line in items.lines:
+            if line.figcaption is not None:
+                of_figure = self.figcaptions[id(line.figure)]
+                of_figure.setdefault(id(line.figcaption), []).append(line)
+            if line.gap is not None:
+                for node in upwards(line.node):
+                    self.gaps[line.gap.section.name, id(node)].append(line)
+        for image in items.images:
+            self._tie_by_its_own(image)
+        self._tie_by_structure()
+        for image in items.images:
+            last = None if image in self.tied else self._own_text(image, any_section=True)
+            if last is not None:
+                self._tie(image, last, rule=5)
 
-    def tie(self) -> list[Tie]:
-        """Every picture that has a caption, in order of the page."""
-        ties = []
-        for index, picture, url in self._pictures:
-            found = self._tie(index, picture, url)
-            if found is None:
-                self.untied.append(url)
-            else:
-                ties.append(found)
-        return self._without_conflicts(ties)
+    def _tie(self, image: Image, caption: str, *, rule: int, line: Line | None = None) -> None:
+        self.tied[image] = Tie(caption=caption, url=image.sample, rule=rule, line=line)
+        if line is not None and same_caption(line.shown, caption):
+            self.said[line].add(image.sample.identity)
 
-    def _samples(self) -> Iterator[tuple[int, Picture, SampleUrl]]:
-        for index in self._at_pictures:
-            picture = self.entries[index]
-            assert isinstance(picture, Picture)
-            url = parse_sample_url(picture.url)
-            if url is not None:
-                yield index, picture, url
+    def _tie_by_its_own(self, image: Image) -> None:
+        figcaptions = list(self.figcaptions[id(image.figure)].values())
+        lines = figcaptions[0] if len(figcaptions) == 1 else []
+        figcaption = " ".join(line.shown for line in lines)
+        heads = map(_column_head, [image.node])
+        labels = [figcaption] if figcaption else chain(image.texts, heads)
+        if image.sample.caption is not None:
+            spelt = fold(image.sample.caption)
+            self._tie(image, spelt, rule=1, line=self._line_spelling(image, spelt))
+        elif (found := self._option_shown(image, labels)) is not None:
+            self._tie(image, found[0], rule=2, line=found[1])
+        elif figcaption:
+            is_one = len(lines) == 1 and lines[0].is_strong
+            self._tie(image, figcaption, rule=2, line=lines[0] if is_one else None)
+        elif text := self._own_text(image):
+            self._tie(image, text, rule=3, line=self._line_spelling(image, text))
 
-    def _tie(self, index: int, picture: Picture, url: SampleUrl) -> Tie | None:
-        known = self._known(url)
-        if url.caption is not None:
-            return Tie(fold(url.caption), url, self._visual_spelt(index, url.caption, known))
-        visual = self._visual_of(index, known)
-        alt = fold(picture.alt)
-        if self._is_caption_of(alt, url, visual):
-            return Tie(alt, url, visual)
-        if visual is not None:
-            caption = self._caption_shown(index, visual, url)
-            return None if caption is None else Tie(caption, url, visual)
-        if looks_like_caption(alt) and len(self._alt_keys[alt]) == 1:
-            return Tie(alt, url, None)
+    def _own_text(self, image: Image, *, any_section: bool = False) -> str | None:
+        """What the image says of itself: a caption of its section, else what no other key says."""
+        known = self.known.get(image.sample.section)
+        for text in image.texts:
+            is_alone = len(self.keys_of_text[text]) == 1 and (known is None or any_section)
+            if _says_something(text) and (is_alone or (known and _shares_words(text, known))):
+                return text
         return None
 
-    def _known(self, url: SampleUrl) -> Section | None:
-        return self.sections.get(url.section)
+    def _option_shown(self, image: Image, labels: Iterable[str]) -> tuple[str, Line] | None:
+        """The caption of a slot that is spread out over images, where a label is one of its options.
 
-    def _is_caption_of(self, alt: str, url: SampleUrl, visual: Visual | None) -> bool:
-        if not alt:
-            return False
-        known = self._known(url)
-        if known is not None and known.match(alt) is not None:
-            return True
-        return visual is not None and _could_show(visual, alt, known)
-
-    # --- The caption by layout ---------------------------------------------------------------
-
-    def _visual_spelt(self, index: int, caption: str, known: Section | None) -> Visual | None:
-        """The caption near a picture that can be set to what the picture's key spells.
-
-        The key proves it: where the catalogue's template does not fit, the page's own is meant.
+        The template is the only one in the smallest element that holds one of the image's section.
         """
-        for section in (None,) if known is None else (known, None):
-            visual = self._visual_of(index, section)
-            if visual is not None and _could_show(visual, caption, section):
-                return visual
-        return None
-
-    def _visual_of(self, index: int, known: Section | None) -> Visual | None:
-        """The caption in the smallest element around the picture that holds one that fits."""
-        low, high = index, index + 1
-        node = self.entries[index].node
-        for _ in range(_MAX_CLIMB):
-            if node is None:
-                return None
-            before = low, high
-            low, high = self._extent(node, low, high)
-            found = None if before == (low, high) else self._nearest(index, low, high, known)
-            if found is not None:
-                return found
-            node = node.parent
-        return self._nearest(index, 0, len(self.entries), known)
-
-    def _extent(self, node: Node, low: int, high: int) -> tuple[int, int]:
-        """The entries within an element, which are neighbours, grown from some that are."""
-        if node not in self._extents:
-            while low > 0 and _is_within(self.entries[low - 1].node, node):
-                low -= 1
-            while high < len(self.entries) and _is_within(self.entries[high].node, node):
-                high += 1
-            self._extents[node] = low, high
-        return self._extents[node]
-
-    def _nearest(self, index: int, low: int, high: int, known: Section | None) -> Visual | None:
-        before = self._captions_before(index, max(low, index - _NEAR), known)
-        if before and not self._pictures_come_first(low, high):
-            return _strongest(before)
-        place = _first(self._at_visuals, index + 1, min(high, index + _NEAR))
-        if place is None:
+        known = self.known.get(image.sample.section)
+        if known is None or known.axis is None:
             return None
-        after = self._visual(place)
-        is_clear = (
-            bool(before) or self._count(self._at_visuals, low, min(high, low + 2 * _NEAR)) == 1
-        )
-        return after if is_clear and self._fits_section(after, known) else None
-
-    def _captions_before(self, index: int, low: int, known: Section | None) -> list[Visual]:
-        """Captions that fit, nearest first: up to three weak ones, a strong one, or a picture."""
-        found: list[int] = []
-        at = bisect_left(self._at_visuals, index)
-        for place in reversed(self._at_visuals[max(at - _MAX_STRANGERS, 0) : at]):
-            if place < low or (found and self._count(self._at_pictures, place, found[0])):
-                break
-            visual = self._visual(place)
-            if self._fits_section(visual, known):
-                found.append(place)
-                if not visual.weak or len(found) == 3:
-                    break
-        return [self._visual(place) for place in found]
-
-    def _pictures_come_first(self, low: int, high: int) -> bool:
-        """Whether an element starts with a picture and ends with a caption that is surely one."""
-        near = min(high, low + _NEAR)
-        picture, caption = (
-            _first(places, low, near) for places in (self._at_pictures, self._at_visuals)
-        )
-        if picture is None or (caption is not None and caption < picture):
-            return False
-        near = max(low, high - _NEAR)
-        picture, caption = (
-            _last(places, near, high) for places in (self._at_pictures, self._at_visuals)
-        )
-        if caption is None or (picture is not None and picture > caption):
-            return False
-        return not self._visual(caption).weak
-
-    def _visual(self, place: int) -> Visual:
-        visual = self.entries[place]
-        assert isinstance(visual, Visual)
-        return visual
-
-    def _count(self, places: list[int], low: int, high: int) -> int:
-        return bisect_left(places, high) - bisect_left(places, low)
-
-    def _fits_section(self, visual: Visual, known: Section | None) -> bool:
-        """`fits_section`, each pair looked at once."""
-        if known is None:
-            return True
-        place = id(visual), known.name
-        if place not in self._fits:
-            self._fits[place] = fits_section(visual, known)
-        return self._fits[place]
-
-    # --- What the picture shows of a caption with choices ---------------------------------------
-
-    def _caption_shown(self, index: int, visual: Visual, url: SampleUrl) -> str | None:
-        known = self._known(url)
-        alignment = visual.alignment if known is None else align(known, visual.tokens)
-        if alignment is None or alignment.gap is None:
-            return visual.shown
-        label = self._label(index, alignment)
-        if label is None:
+        options = known.plain_options[known.axis]
+        label = next((options[o] for t in labels if (o := plain_quotes(fold(t))) in options), None)
+        around = (self.gaps.get((known.name, id(node))) for node in upwards(image.node))
+        lines = next(filter(None, around), [])
+        if label is None or len(lines) != 1 or lines[0].figure not in (None, image.figure):
             return None
-        chosen = {**alignment.chosen, alignment.gap: label}
-        return alignment.section.forms(chosen)[0]
+        chosen = lines[0].alignment.chosen if lines[0].alignment else {}
+        return known.forms({**chosen, known.axis: label})[0], lines[0]
 
-    def _label(self, index: int, alignment: Alignment) -> str | None:
-        """The option of the spread-out slot that stands beside a picture."""
-        assert alignment.gap is not None
-        options = {plain_quotes(o): o for o in alignment.section.slots[alignment.gap]}
-        picture = self.entries[index]
-        if isinstance(picture, Picture) and plain_quotes(fold(picture.alt)) in options:
-            return options[plain_quotes(fold(picture.alt))]
-        low, high, node = index, index + 1, picture.node
-        while node is not None:
-            low, high = self._extent(node, low, high)
-            inside = range(max(low, index - _NEAR), min(high, index + _NEAR))
-            labels = [t for i in inside if (t := _label_text(self.entries[i])) in options]
-            pictures = [i for i in inside if isinstance(self.entries[i], Picture)]
-            if labels:
-                paired = len(labels) == len(pictures)
-                return options[labels[pictures.index(index)]] if paired else None
-            node = node.parent
-        return None
+    def _line_spelling(self, image: Image, caption: str) -> Line | None:
+        """The line near an image that can be set to a caption which is known to be its own."""
+        at = bisect_left(self.strong, image.place, key=lambda line: line.place)
+        near = [*reversed(self.strong[max(at - 4, 0) : at]), *self.strong[at : at + 1]]
+        return next((line for line in near if _could_show(line, caption)), None)
 
-    # --- Doubts ------------------------------------------------------------------------------------
+    # --- What the structure ties -------------------------------------------------------------------
 
-    def _without_conflicts(self, ties: list[Tie]) -> list[Tie]:
-        """The ties without the keys that would stand for two captions."""
-        captions: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for tie in ties:
-            captions[tie.url.section, tie.url.key].add(comparable(tie.caption))
-        doubtful = {key for key, said in captions.items() if len(said) > 1}
-        self.conflicts = sorted(f"{section}/{key}" for section, key in doubtful)
-        return [tie for tie in ties if (tie.url.section, tie.url.key) not in doubtful]
+    def _tie_by_structure(self) -> None:
+        """Look at each element that is the smallest with both an image and a text, for both."""
+        axes = [s.plain_options[s.axis] for s in self.known.values() if s.axis is not None]
+        labels = {option for options in axes for option in options}
+        lines = [line for line in self.items.lines if _is_candidate(line, labels)]
+        samples = [image.node for image in self.items.images]
+        with_text = _Marked(line.node for line in lines)
+        with_sample, with_image = _Marked(samples), _Marked([*samples, *self.items.others])
+        groups: dict[int, _Group] = defaultdict(_Group)
+        for image in self.items.images:
+            groups[with_text.smallest(image.node)].images.append(image)
+        for other in self.items.others:
+            groups[with_text.smallest(other)].has_others = True
+        for line in lines:
+            marked = with_sample if line.is_strong else with_image
+            groups[marked.smallest(line.node)].lines.append(line)
+        for group in groups.values():
+            names = dict.fromkeys(i.sample.section for i in group.images if i not in self.tied)
+            # What the catalogue knows is sure, and leaves fewer texts to the others.
+            for name in sorted(names, key=lambda name: name not in self.known):
+                self._tie_section(group, name)
+
+    def _tie_section(self, group: _Group, name: str) -> None:
+        """Tie the images of a section in one element to the texts that may be theirs."""
+        known = self.known.get(name)
+        images = [i for i in group.images if i not in self.tied and i.sample.section == name]
+        rank, lines = self._best_lines(group, images, known)
+        # A caption of the section is of no other; in front of all it is of those without their own.
+        is_first = all(lines[0].place <= image.place for image in group.images) if lines else False
+        of_section = [i for i in group.images if i.sample.section == name]
+        rivals = group.images if rank != _OF_SECTION else images if is_first else of_section
+        keys = {image.sample.identity for image in rivals}
+        is_only = rank == _OF_SECTION and known is not None and known.num_captions == 1
+        is_alone = len(keys) == 1 and not (rank == _PLAIN and group.has_others)
+        if len(lines) == 1:
+            pairs = [(lines[0], image) for image in images] if is_alone or is_only else []
+            self.headlines += [] if pairs else [(name, lines[0].shown)]
+        else:
+            pairs = _in_turn(lines, rivals) if rank != _PLAIN else []
+        for line, image in pairs:
+            is_open = image.sample.section == name and image not in self.tied
+            if is_open and not self._is_crossed(line, image):
+                shown = self._option_shown(image, [line.shown]) or (line.shown, line)
+                self._tie(image, shown[0], rule=4, line=shown[1])
+
+    def _best_lines(
+        self, group: _Group, images: list[Image], known: Section | None
+    ) -> tuple[int, list[Line]]:
+        """The lines that may be captions of some images of a section: the surest of them."""
+        keys = {image.sample.identity for image in images}
+        others: dict[str, set[object]] = defaultdict(set)
+        for tie in (self.tied[image] for image in group.images if image in self.tied):
+            others[comparable(tie.caption)].add(tie.url.identity)
+        one_of_each = {image.figure: image for image in images}.values()
+        ranked: dict[int, list[Line]] = defaultdict(list)
+        for line in group.lines:
+            said_of = self.said[line] | others[comparable(line.shown)]
+            if not said_of - keys and all(self._may_be(line, i, known) for i in one_of_each):
+                ranked[self._rank(line, known)].append(line)
+        return min(ranked.items(), default=(_PLAIN, []), key=lambda item: item[0])
+
+    def _may_be(self, line: Line, image: Image, known: Section | None) -> bool:
+        """Whether a text may be an image's: of no other figure, section or key."""
+        if line.figure not in (None, image.figure):
+            return False
+        if known is None or self._rank(line, known) == _OF_SECTION:
+            return not line.gap
+        is_option = self._option_shown(image, [line.shown]) is not None
+        return is_option or (line.alignment is None and _shares_words(line.shown, known))
+
+    def _rank(self, line: Line, known: Section | None) -> int:
+        of_section = (
+            known is not None
+            and line.alignment is not None
+            and (
+                line.alignment.section is known
+                or self.templates.align(line.tokens, name=known.name)
+            )
+        )
+        return _OF_SECTION if of_section else _WITH_CHOICE if line.has_choice else _PLAIN
+
+    def _is_crossed(self, line: Line, image: Image) -> bool:
+        """Whether a whole figure stands between a text and an image."""
+        low, high = sorted((line.place, image.place))
+        at = bisect_left(self.items.figures, low, key=lambda figure: figure[0])
+        after = islice(self.items.figures, at, None)
+        between = [figure for place, figure in takewhile(lambda f: f[0] < high, after)]
+        last = image.node if image.place == high else line.node
+        around = {id(node) for node in upwards(last)} if between else set()
+        return any(id(figure) not in around for figure in between)
 
 
-def _first(places: list[int], low: int, high: int) -> int | None:
-    """The first of sorted places within [low, high)."""
-    at = bisect_left(places, low)
-    return places[at] if at < len(places) and places[at] < high else None
+@dataclass(slots=True)
+class _Group:
+    """What has the same element as its smallest with both an image and a text."""
+
+    lines: list[Line] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    has_others: bool = False
 
 
-def _last(places: list[int], low: int, high: int) -> int | None:
-    """The last of sorted places within [low, high)."""
-    at = bisect_left(places, high)
-    return places[at - 1] if at and places[at - 1] >= low else None
+class _Marked:
+    """The elements that hold one of some nodes."""
+
+    def __init__(self, nodes: Iterable[Tag]) -> None:
+        self.found: dict[int, int] = {}
+        for node in nodes:
+            fresh = takewhile(lambda up: id(up) not in self.found, upwards(node))
+            self.found.update({id(up): id(up) for up in fresh})
+
+    def smallest(self, node: Tag) -> int:
+        """The id of the smallest of them around a node, 0 if there is none."""
+        path = [id(up) for up in takewhile(lambda up: id(up) not in self.found, upwards(node))]
+        top = next(islice(upwards(node), len(path), None), None)
+        found = self.found.get(id(top), 0)
+        self.found.update(dict.fromkeys(path, found))
+        return found
 
 
-def _strongest(before: list[Visual]) -> Visual:
-    """The nearest; but a caption with choices stands above plain lines that follow it."""
-    strong = [visual for visual in before if not visual.weak]
-    return strong[0] if strong else before[0]
+def _in_turn(lines: list[Line], images: list[Image]) -> list[tuple[Line, Image]]:
+    """Each text with the images after it, if texts and the images of one key take turns; else none."""
+    places = [line.place for line in lines]
+    after: dict[int, list[Image]] = defaultdict(list)
+    for image in images:
+        after[bisect_left(places, image.place + 1) - 1].append(image)
+    one_key_each = all(len({i.sample.identity for i in run}) == 1 for run in after.values())
+    if sorted(after) != list(range(len(lines))) or not one_key_each:
+        return []
+    return [(lines[n], image) for n, run in after.items() for image in run]
 
 
-def fits_section(visual: Visual, known: Section | None) -> bool:
-    """Whether a caption can be one of a picture's section, as far as the catalogue knows it."""
-    if known is None:
+def _is_candidate(line: Line, labels: Collection[str]) -> bool:
+    says = _says_something(line.shown) or plain_quotes(line.shown) in labels
+    is_text = line.is_strong or (line.is_prose and says)
+    return is_text and line.figcaption is None and len(line.shown) <= MAX_CAPTION_CHARS
+
+
+def _says_something(text: str) -> bool:
+    return any(w not in _SAYS_NOTHING and not w.isdigit() for w in words_of(text))
+
+
+def _shares_words(text: str, known: Section) -> bool:
+    """Whether a text can be a caption of a section, as far as its template is known."""
+    shared = known.literal_words & set(words_of(text))
+    return known.match(text) is not None or len(shared) >= _MIN_SHARED_WORDS * max(
+        len(known.literal_words), 1
+    )
+
+
+def _could_show(line: Line, caption: str) -> bool:
+    """Whether a line's choices can be set so that it shows this caption."""
+    if same_caption(line.shown, caption):
         return True
-    if align(known, visual.tokens) is not None:
-        return True
-    if visual.alignment is not None:
+    if line.gap is not None:
+        return line.gap.section.match(caption) is not None
+    if not line.has_choice:
         return False
-    shared = known.literal_words & set(words_of(visual.shown))
-    return len(shared) >= _MIN_SHARED_WORDS * max(len(known.literal_words), 1)
-
-
-def _could_show(visual: Visual, caption: str, known: Section | None) -> bool:
-    """Whether a visual's choices can be set so that it shows this caption."""
-    if same_caption(visual.shown, fold(caption)):
-        return True
-    alignment = visual.alignment
-    if alignment is not None and alignment.gap is not None and known is not None:
-        return known.match(fold(caption)) is not None
     pattern = "".join(
         re.escape(comparable(token.lower()))
         if isinstance(token, str)
         else "(?:" + "|".join(re.escape(comparable(fold(o))) for o in token.options) + ")"
-        for token in visual.tokens
+        for token in line.tokens
     )
     pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern).strip()
-    return re.fullmatch(pattern, comparable(fold(caption))) is not None
+    return re.fullmatch(pattern, comparable(caption)) is not None
 
 
-def _label_text(entry: Entry) -> str:
-    return plain_quotes(fold(show(entry.tokens))) if isinstance(entry, Line | Visual) else ""
-
-
-def _is_within(node: Node | None, ancestor: Node) -> bool:
-    for _ in range(2 * _MAX_CLIMB):
-        if node is None or node is ancestor:
-            break
-        node = node.parent
-    return node is ancestor
+def _column_head(node: Tag) -> str:
+    """The text on top of the column of a table that an image stands in."""
+    cell, row, table = (node.find_parent(names) for names in (["td", "th"], "tr", "table"))
+    top = table.find("tr") if table is not None else None
+    if cell is None or row is None or not isinstance(top, Tag) or top is row or top.find("img"):
+        return ""
+    cells, heads = (one.find_all(["td", "th"], recursive=False) for one in (row, top))
+    place = next((n for n, one in enumerate(cells) if one is cell), len(heads))
+    return heads[place].get_text(" ") if len(heads) == len(cells) > place else ""

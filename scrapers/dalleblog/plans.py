@@ -7,9 +7,10 @@ hand-made name serves what was linked and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
 from pipeline.errors import SourceError
 from scrapers.dalleblog.captions import GivenCaption, Section
@@ -33,46 +34,66 @@ class Plans:
         every = (plan for s in self.sections for plan in section_plans(s, cdn=self.cdn))
         return every if self.limit is None else islice(every, self.limit)
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Captions and addresses of each section, within the limit.
+    def counts(self, *, refuse: bool = True) -> dict[str, tuple[int, int]]:
+        """Captions and addresses of each section that the limit reaches.
 
-        Raises SourceError if there are too many captions and no limit.
+        Raises SourceError if there are too many captions and no limit, unless told not to `refuse`.
         """
         counts: dict[str, tuple[int, int]] = {}
         left = self.limit
         for section in self.sections:
+            if left is not None and left < 1:
+                break
             captions, urls = _count(section, cdn=self.cdn, limit=left)
             counts[section.name] = captions, urls
             left = None if left is None else left - captions
         total = sum(captions for captions, _ in counts.values())
-        if self.limit is None and total > MAX_CAPTIONS:
+        if refuse and self.limit is None and total > MAX_CAPTIONS:
             raise SourceError(_too_many(counts, total))
         return counts
 
 
+def count_plans(plans: Iterable[CaptionPlan]) -> dict[str, tuple[int, int]]:
+    """Captions and addresses of each section among some plans."""
+    counts: dict[str, tuple[int, int]] = {}
+    for plan in plans:
+        captions, urls = counts.get(plan.section, (0, 0))
+        counts[plan.section] = captions + 1, urls + len(plan.ranks)
+    return counts
+
+
 def section_plans(section: MergedSection, *, cdn: str) -> Iterator[CaptionPlan]:
     """What to fetch of one section: its templates' captions, then what was given beyond them."""
-    ranks = _ranks(section)
+    ranks, linked, written = _ranks(section), _linked(section), section.written(cdn)
     for template in section.templates:
         if template.key == "base64":
             for forms in template.captions():
-                yield computed_plan(template, forms, cdn=cdn, ranks=ranks)
+                if not linked or linked.isdisjoint(forms):
+                    yield computed_plan(template, forms, cdn=cdn, ranks=ranks, written=written)
         for given in _beyond_templates(section, template):
             yield given_plan(template, given, ranks=ranks)
 
 
 def computed_plan(
-    section: Section, forms: tuple[str, ...], *, cdn: str, ranks: tuple[int, ...] = RANKS
+    section: Section,
+    forms: tuple[str, ...],
+    *,
+    cdn: str,
+    ranks: tuple[int, ...] = RANKS,
+    written: Mapping[str, str] = MappingProxyType({}),
 ) -> CaptionPlan:
-    """The plan of a caption whose key is computed from each of its forms."""
+    """The plan of a caption whose key is computed from each of its forms.
+
+    `written` are addresses by caption that the page writes in another way.
+    """
+
+    def address(caption: str) -> str:
+        key = base64_key(caption)
+        return written.get(caption) or url_template(cdn, section.name, key, escaped=section.escaped)
+
     return CaptionPlan(
         section=section.name,
-        forms=tuple(
-            CaptionForm(
-                caption=caption, url_template=url_template(cdn, section.name, base64_key(caption))
-            )
-            for caption in forms
-        ),
+        forms=tuple(CaptionForm(caption=c, url_template=address(c)) for c in forms),
         ranks=ranks,
         masked=section.masked,
     )
@@ -80,13 +101,19 @@ def computed_plan(
 
 def given_plan(section: Section, given: GivenCaption, *, ranks: tuple[int, ...]) -> CaptionPlan:
     """The plan of a caption that was shown with its key."""
-    is_name = given.address.kind == "name"
+    serves_no_other = given.address.kind == "name" or given.linked_only
     return CaptionPlan(
         section=section.name,
         forms=(CaptionForm(caption=given.caption, url_template=given.address.template),),
-        ranks=(given.ranks or (0,)) if is_name else ranks,
+        ranks=(given.ranks or (0,)) if serves_no_other else ranks,
         masked=section.masked,
     )
+
+
+def _linked(section: MergedSection) -> frozenset[str]:
+    """The captions whose images have no addresses but those that were linked."""
+    given = (one for template in section.templates for one in template.given if one.linked_only)
+    return frozenset(one.caption for one in given if section.makes(one))
 
 
 def _ranks(section: MergedSection) -> tuple[int, ...]:
@@ -99,7 +126,7 @@ def _beyond_templates(section: MergedSection, template: Section) -> Iterator[Giv
     """The given captions that no template of the section makes, in exactly this spelling."""
     for given in template.given:
         has_unfilled_slot = "{" in given.caption or "}" in given.caption
-        if not has_unfilled_slot and not section.makes(given):
+        if not has_unfilled_slot and (given.linked_only or not section.makes(given)):
             yield given
 
 
@@ -110,6 +137,7 @@ def _count(section: MergedSection, *, cdn: str, limit: int | None) -> tuple[int,
         sizes = [len(plan.ranks) for plan in plans]
         return len(sizes), sum(sizes)
     computed = sum(t.num_captions for t in section.templates if t.key == "base64")
+    computed -= len(_linked(section))
     ranks = _ranks(section)
     given = [
         len(given_plan(t, one, ranks=ranks).ranks)

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.errors import ConfigError, ContractError, SourceError
+from pipeline.errors import ConfigError, ContractError
 from pipeline.parsing import read_small_file
+from scrapers.addresses import TakenUrl, resolve_url, take_credentials, without_credentials
 from scrapers.dalleblog.captions import load_catalogue
 from scrapers.dalleblog.choosing import choose_captions, choose_sections
 from scrapers.dalleblog.merge import Merged, MergedSection, merge
 from scrapers.dalleblog.page import PageContent, read_page
-from scrapers.dalleblog.plans import Plans
+from scrapers.dalleblog.plans import Plans, count_plans
+from scrapers.saved_page import MAX_ARCHIVE_BYTES, open_page
 from scrapers.source import (
     CaptionPlan,
     Discovery,
     KeyKind,
     SectionSummary,
     SourceOptions,
+    StartPage,
 )
-
-_MAX_PAGE_BYTES = 256 << 20
 
 
 class DalleBlogSource:
@@ -29,31 +30,66 @@ class DalleBlogSource:
     name = "dalleblog"
 
     def __init__(self, options: SourceOptions) -> None:
-        _check(options)
+        _check_limit(options)
         self.options = options
         self.catalogue = load_catalogue()
+        written = options.page_url or self.catalogue.page
+        page_url, of_page = _web_url("--page-url", written)
+        cdn, of_cdn = _web_url("--cdn-url", options.cdn_url) if options.cdn_url else (None, {})
+        self.page_url = page_url
+        self.cdn = cdn
+        self.credentials = {**of_page, **of_cdn}
         fetches = options.use_page and options.page_file is None
-        self.page_url = options.page_url or self.catalogue.page
-        self.start_url: str | None = self.page_url if fetches else None
+        self.start_url: str | None = resolve_url(written, "") if fetches else None
 
-    def discover(self, page: bytes | None) -> Discovery:
+    def discover(self, page: StartPage | None) -> Discovery:
         """The captions of page and catalogue, as chosen. See `scrapers.source.Source`."""
-        merged = merge(self.catalogue, self._read(page), cdn=self.options.cdn_url)
+        content = self._read(page)
+        merged = merge(self.catalogue, content, cdn=self.cdn)
         sections = choose_sections(merged.sections, self.options.sections)
+        plans: Iterable[CaptionPlan]
         if self.options.captions_file is not None:
             chosen = choose_captions(sections, self.options.captions_file, cdn=merged.cdn)
-            return _discovery_of_chosen(chosen[: self.options.limit], sections, merged)
-        plans = Plans(sections=sections, cdn=merged.cdn, limit=self.options.limit)
-        return _discovery(plans, plans.counts(), sections, merged)
+            plans = chosen[: self.options.limit]
+            counts = count_plans(plans)
+            sections = tuple(section for section in sections if section.name in counts)
+        else:
+            plans = Plans(sections=sections, cdn=merged.cdn, limit=self.options.limit)
+            counts = plans.counts()
+            sections = tuple(section for section in sections if section.name in counts)
+        found = merged.differences_of([section.name for section in sections])
+        return Discovery(
+            plans=plans,
+            num_captions=sum(captions for captions, _ in counts.values()),
+            num_urls=sum(urls for _, urls in counts.values()),
+            sections=tuple(_summary(s, counts[s.name][0]) for s in sections),
+            differences=tuple(difference.text for difference in found),
+            warnings=tuple(difference.text for difference in found if difference.is_loss),
+            page_sections=_page_sections(merged) if content is not None else (),
+            page_meta=content.meta if content is not None else (),
+            credentials={
+                **(content.credentials if content is not None else {}),
+                **self.credentials,
+            },
+        )
 
-    def _read(self, page: bytes | None) -> PageContent | None:
+    def _read(self, page: StartPage | None) -> PageContent | None:
         if not self.options.use_page:
             return None
-        if page is None and self.options.page_file is not None:
-            page = _read_file(self.options.page_file)
+        file = self.options.page_file if page is None else None
+        if file is not None:
+            saved = StartPage(body=_read_file(file), url=self.page_url)
+            page = open_page(saved, name=f"The page {file}", is_saved=True)
+        elif page is not None:
+            page = open_page(page, name=f"The page {page.url}", is_saved=False)
         if page is None:
             return None
-        return read_page(page, base_url=self.page_url, catalogue=self.catalogue)
+        return read_page(
+            page.body,
+            base_url=page.url,
+            catalogue=self.catalogue,
+            content_type=page.content_type,
+        )
 
 
 def open_dalleblog(options: SourceOptions) -> DalleBlogSource:
@@ -61,55 +97,37 @@ def open_dalleblog(options: SourceOptions) -> DalleBlogSource:
     return DalleBlogSource(options)
 
 
-def _check(options: SourceOptions) -> None:
+def _check_limit(options: SourceOptions) -> None:
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit is {options.limit}; expected 1 or more captions.")
-    for flag, url in (("--page-url", options.page_url), ("--cdn-url", options.cdn_url)):
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{flag} is '{url}'; expected an address with http:// or https://.")
+
+
+def _web_url(flag: str, written: str) -> TakenUrl:
+    """A URL that the user gave, in one spelling, and its user and password."""
+    url = resolve_url(written, "")
+    if url is None:
+        raise ConfigError(
+            f"{flag} is '{without_credentials(written)}'; expected a URL with http:// or https://."
+        )
+    if flag == "--cdn-url" and ("?" in url or "#" in written):
+        raise ConfigError(
+            f"{flag} is '{without_credentials(url)}': a folder has no query. Give the URL above "
+            "samples/, such as https://cdn.openai.com/dall-e/v2."
+        )
+    return take_credentials(url)
 
 
 def _read_file(file: Path) -> bytes:
     try:
-        size = file.stat().st_size
-        if size > _MAX_PAGE_BYTES:
-            raise SourceError(
-                f"The page {file} has {size:,} bytes; at most {_MAX_PAGE_BYTES:,} are read. Is it "
-                "the saved blog post?"
-            )
-        return read_small_file(file, max_bytes=_MAX_PAGE_BYTES, remedy="Give another --page.")
-    except OSError as error:
-        raise ConfigError(f"The page {file} can't be read: {error.strerror}.") from error
+        return read_small_file(file, max_bytes=MAX_ARCHIVE_BYTES, remedy="Give another --page.")
     except ContractError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"The page can't be read: {error}") from error
 
 
-def _discovery(
-    plans: Plans,
-    counts: dict[str, tuple[int, int]],
-    sections: tuple[MergedSection, ...],
-    merged: Merged,
-) -> Discovery:
-    return Discovery(
-        plans=plans,
-        num_captions=sum(captions for captions, _ in counts.values()),
-        num_urls=sum(urls for _, urls in counts.values()),
-        sections=tuple(_summary(section, counts[section.name][0]) for section in sections),
-        differences=merged.differences,
-    )
-
-
-def _discovery_of_chosen(
-    plans: tuple[CaptionPlan, ...], sections: Iterable[MergedSection], merged: Merged
-) -> Discovery:
-    numbers = {s.name: sum(plan.section == s.name for plan in plans) for s in sections}
-    return Discovery(
-        plans=plans,
-        num_captions=len(plans),
-        num_urls=sum(len(plan.ranks) for plan in plans),
-        sections=tuple(_summary(s, numbers[s.name]) for s in sections if numbers[s.name]),
-        differences=merged.differences,
-    )
+def _page_sections(merged: Merged) -> tuple[SectionSummary, ...]:
+    """All sections, with all their captions: what a later run compares the page with."""
+    counts = Plans(sections=merged.sections, cdn=merged.cdn).counts(refuse=False)
+    return tuple(_summary(section, counts[section.name][0]) for section in merged.sections)
 
 
 def _summary(section: MergedSection, captions: int) -> SectionSummary:

@@ -19,7 +19,7 @@ from scrapers.dalleblog.replica.config import FaultPlan, ReplicaConfig
 from scrapers.dalleblog.replica.faults import FaultKind
 from scrapers.dalleblog.replica.server import Replica
 from scrapers.scrape import scrape
-from scrapers.source import CaptionPlan, Discovery, Source, open_source
+from scrapers.source import CaptionPlan, Discovery, Source, StartPage, open_source
 from tests.dedupe.conftest import encode
 from tests.dedupe.fragile import KILLER
 
@@ -166,7 +166,7 @@ class WithSlot:
     def __post_init__(self) -> None:
         self.start_url = self.inner.start_url
 
-    def discover(self, page: bytes | None) -> Discovery:
+    def discover(self, page: StartPage | None) -> Discovery:
         found = self.inner.discover(page)
         return replace(found, plans=[self._forget(plan) for plan in found.plans])
 

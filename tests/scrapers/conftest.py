@@ -18,7 +18,7 @@ import pytest
 
 from scrapers.config import ScrapeConfig
 from scrapers.ledger import Ledger
-from scrapers.source import CaptionForm, CaptionPlan, Discovery
+from scrapers.source import CaptionForm, CaptionPlan, Discovery, StartPage
 
 
 def png(seed: str, size: int = 600) -> bytes:
@@ -167,7 +167,7 @@ class PlainSource:
     start_url: str | None = None
     section: str = "things"
     forms: tuple[str, ...] = ("",)
-    pages: list[bytes | None] = field(default_factory=list)
+    pages: list[StartPage | None] = field(default_factory=list)
     differences: tuple[str, ...] = ()
 
     def plans(self) -> Iterator[CaptionPlan]:
@@ -183,7 +183,7 @@ class PlainSource:
                 section=self.section, forms=forms, ranks=tuple(range(self.ranks)), masked=False
             )
 
-    def discover(self, page: bytes | None) -> Discovery:
+    def discover(self, page: StartPage | None) -> Discovery:
         self.pages.append(page)
         return Discovery(
             plans=Again(self.plans),
@@ -191,6 +191,7 @@ class PlainSource:
             num_urls=self.captions * self.ranks,
             sections=(),
             differences=self.differences,
+            warnings=self.differences,
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from pipeline.errors import SourceError
 from scrapers.config import ScrapeConfig
-from scrapers.dalleblog.replica.config import ReplicaConfig
+from scrapers.dalleblog.captions import load_catalogue
+from scrapers.dalleblog.replica.config import PageDesign, ReplicaConfig
 from scrapers.dalleblog.replica.server import Replica
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import stored
@@ -108,3 +110,82 @@ def test_a_page_that_fails_leaves_everything_as_it_was(config: ScrapeConfig) -> 
         with serve(config, 11, page_status=503) as replica, pytest.raises(SourceError):
             scrape(replace(at(config, replica), **how))  # type: ignore[arg-type]
     assert {path: path.read_bytes() for path in (config.workspace / "raw").rglob("*.*")} == files
+
+
+@pytest.mark.parametrize("design", get_args(PageDesign))
+def test_a_healthy_page_warns_of_nothing(
+    design: PageDesign, config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, sections=(), plan=True)
+    with Replica(ReplicaConfig(size=16, design=design)) as replica:
+        report = scrape(at(config, replica))
+    assert report.counts["sections"] == len(load_catalogue().sections)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sections"),
+    [
+        ({"sections": ("emojis",)}, {"emojis"}),
+        ({"sections": ("emojis",), "limit": 3}, {"emojis"}),
+        (
+            {"limit": 30, "sections": ("cross_sections", "emojis", "countries")},
+            {"cross_sections", "emojis"},
+        ),
+        ({"captions": "emojis\ta happy owl\n"}, {"emojis"}),
+    ],
+)
+def test_a_plan_speaks_of_what_was_asked_for_alone(
+    chosen: dict[str, Any], sections: set[str], config: ScrapeConfig, tmp_path: Path
+) -> None:
+    if "captions" in chosen:
+        (tmp_path / "captions.txt").write_text(chosen["captions"])
+        chosen = {"captions": tmp_path / "captions.txt"}
+    page = b"""<p>a cross-section view of a <select><option>walnut<option>geode</select></p>
+        <p>an emoji of <select><option>a fox</select></p>
+        <img src="/samples/emojis/YW4gZW1vamkgb2YgYSBmb3g=_0.png">
+        <p>a photo of the food of china</p><p>a photo of the flag of china</p>
+        <img src="/samples/countries/7777777_0.png">"""
+    file = tmp_path / "page.html"
+    file.write_bytes(page)
+    config = replace(replace(config, sections=(), page=file, plan=True), **chosen)
+    report = scrape(config)
+    assert set(report.details["sections"]) == sections
+    every = ("emojis", "cross_sections", "countries", "clip")
+    assert {name for name in every if name in str(report.details)} == sections
+
+
+def test_fewer_options_than_before_are_no_change_of_the_page(
+    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = replace(config, sections=("emojis",), limit=3, plan=True)
+    with serve(config, 11, "emojis") as replica:
+        scrape(at(few, replica))
+        for more in ({"limit": None}, {"sections": ()}, {"sections": (), "limit": None}):
+            config = replace(few, **more)
+            assert not scrape(at(config, replica)).details["page"]["changed"]
+        assert not scrape(replace(at(few, replica), no_page=True)).details["page"]["changed"]
+        assert not scrape(at(few, replica)).details["page"]["changed"]
+    assert "has changed" not in caplog.text
+    with serve(config, 12, "emojis") as replica:
+        assert not scrape(at(few, replica)).details["page"]["changed"]
+        every = scrape(at(replace(few, sections=(), limit=None), replica))
+    assert every.details["page"]["captions"] == {SECTION: [11, 12]}
+
+
+def test_user_and_password_of_the_page_are_neither_kept_nor_printed(
+    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = replace(config, page_url="http://me:s3cret@dalleblog.localhost/blog/dall-e/")
+    with serve(config, 2) as replica:
+        config = at(
+            replace(config, cdn_url=f"http://me:s3cret@{replica.url[7:].strip('/')}/dall-e/v2"),
+            replica,
+        )
+        scrape(config)
+        assert scrape(config).outcome == "unchanged"
+    for file in (config.workspace / "raw").rglob("*.*"):
+        assert b"s3cret" not in file.read_bytes()
+    with serve(config, 2, page_status=404) as replica, pytest.raises(SourceError) as raised:
+        scrape(replace(at(config, replica), update=True))
+    assert "s3cret" not in str(raised.value) + caplog.text

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import ConfigError, SourceError
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
-from scrapers.source import Discovery
+from scrapers.source import Discovery, StartPage
 from scrapers.wayback import request_limits
 from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
@@ -196,9 +196,9 @@ class SourceWithPage(PlainSource):
 
     start_url: str | None = "https://blog.test/dall-e/"
 
-    def discover(self, page: bytes | None) -> Discovery:
+    def discover(self, page: StartPage | None) -> Discovery:
         assert page is not None
-        if b"captions" not in page:
+        if b"captions" not in page.body:
             raise SourceError("Nothing could be read from the page.")
         return super().discover(page)
 
@@ -211,7 +211,7 @@ def test_the_page_comes_from_the_archive_too(archive: ArchiveStandIn, via: Scrap
     source = SourceWithPage(SITE)
     report = scrape(via, source=source)
     assert report.counts["done"] == 12
-    assert source.pages == [b"captions, newer"]
+    assert [page and page.body for page in source.pages] == [b"captions, newer"]
     assert (via.workspace / "raw" / "page.html").read_bytes() == b"captions, newer"
     assert f"/web/{NEW}id_/{page}" in (via.workspace / "raw" / "page.json").read_text()
     asked = len(archive.index_asks) + len(archive.replay_asks)

@@ -12,7 +12,7 @@ from scrapers.dalleblog.replica.config import PageDesign, ReplicaConfig
 from scrapers.dalleblog.replica.holdings import Holdings
 from scrapers.dalleblog.replica.html import render_page
 from scrapers.dalleblog.source import DalleBlogSource
-from scrapers.source import SourceOptions
+from scrapers.source import SourceOptions, StartPage
 
 PAGE = "http://127.0.0.1:8000/blog/dall-e/"
 CDN = "http://127.0.0.1:8000/dall-e/v2"
@@ -64,7 +64,8 @@ def test_the_page_is_read_without_leaving_anything_out(design: PageDesign) -> No
 def test_the_plans_hold_every_caption_that_the_replica_lets_be_known(design: PageDesign) -> None:
     holdings, body = page_of(design)
     source = DalleBlogSource(SourceOptions(name="dalleblog", page_url=PAGE))
-    planned = {form.url_template for plan in source.discover(body).plans for form in plan.forms}
+    page = StartPage(body=body, url=PAGE)
+    planned = {form.url_template for plan in source.discover(page).plans for form in plan.forms}
     missing = [
         entry.caption
         for section in holdings.sections

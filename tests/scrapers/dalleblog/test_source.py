@@ -11,7 +11,7 @@ import pytest
 from pipeline.errors import ConfigError, SourceError
 from scrapers.dalleblog.source import DalleBlogSource
 from scrapers.dalleblog.urls import base64_key, parse_sample_url
-from scrapers.source import CaptionPlan, Discovery, SourceOptions
+from scrapers.source import CaptionPlan, Discovery, SourceOptions, StartPage
 
 CDN = "https://cdn.openai.com/dall-e/v2"
 HEX = "0123456789abcdef0123456789abcdef"
@@ -28,7 +28,8 @@ def list_urls(discovery: Discovery) -> Iterator[tuple[str, str, int, str]]:
 def discover(html: str | None = None, **options: object) -> Discovery:
     values = {"name": "dalleblog", "use_page": html is not None, **options}
     source = DalleBlogSource(SourceOptions(**values))  # type: ignore[arg-type]
-    return source.discover(None if html is None else html.encode())
+    url = source.page_url
+    return source.discover(None if html is None else StartPage(body=html.encode(), url=url))
 
 
 def plans(discovery: Discovery, section: str) -> list[CaptionPlan]:
