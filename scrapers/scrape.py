@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from pipeline.contracts import StageReport
 from pipeline.progress import Progress, no_progress
