@@ -291,7 +291,9 @@ class Ledger:
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
         """Rows of a read."""
         with self._errors():
-            yield from self._db.execute(sql, values)
+            # Not `yield from`: it would close the cursor of a database that may be closed by then.
+            for row in self._db.execute(sql, values):  # noqa: UP028
+                yield row
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
@@ -314,3 +316,5 @@ class _Translating:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, sqlite3.Error):
             raise self._ledger._translate(error) from error
+        if isinstance(error, UnicodeDecodeError):
+            raise damaged(f"{self._ledger.path} is damaged ({error}).") from error
