@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,6 +42,7 @@ from pipeline.interrupts import EXIT_INTERRUPTED, interruptible
 from pipeline.metrics import HOST as METRICS_HOST
 from pipeline.metrics import serve_metrics
 from pipeline.option_files import Common
+from pipeline.outputs import leads_to_stdout
 from pipeline.plain_text import PlainFormatter
 from pipeline.progress import no_progress
 from pipeline.records import keep_record
@@ -147,6 +148,14 @@ def _exit_with(report: StageReport, screen: Screen) -> None:
         raise typer.Exit(EXIT_INCOMPLETE)
 
 
+def _writes_to_stdout(values: Mapping[str, Any]) -> bool:
+    """Whether what a command makes goes to standard output: what it prints does not, then."""
+    if values.get("list_urls") and values.get("out") is None:
+        return True
+    named = [values.get(name) for name in ("out", "export")]
+    return any(leads_to_stdout(Path(name)) for name in named if name)
+
+
 def _command(
     name: str,
     config: type[Any],
@@ -160,7 +169,7 @@ def _command(
 
     def function(ctx: typer.Context, **values: Any) -> None:
         common = Common(**{f.name: values[f.name] for f in dataclasses.fields(Common)})
-        data_on_stdout = values.get("list_urls", False) and values.get("out") is None
+        data_on_stdout = _writes_to_stdout(values)
         if _follows_another():
             common = dataclasses.replace(common, json=False, quiet=True)
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)

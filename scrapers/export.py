@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
-from pipeline.storage import arrow_schema, atomic_write
+from pipeline.outputs import write_output
+from pipeline.storage import arrow_schema
 from pipeline.workspace import Workspace
 from scrapers.addresses import take_credentials
 from scrapers.config import ScrapeConfig, source_options
@@ -132,7 +133,10 @@ def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...],
     """Write rows as parquet in batches, so that memory stays flat; gives their number."""
     schema = arrow_schema(columns)
     number = 0
-    with atomic_write(out) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with (
+        write_output(out, kind="parquet file", magic=b"PAR1") as output,
+        pq.ParquetWriter(output.file, schema, compression="zstd") as writer,
+    ):
         while batch := list(islice(rows, _ROWS)):
             number += len(batch)
             arrays = [

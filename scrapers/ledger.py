@@ -267,7 +267,9 @@ class Ledger:
         """Rows of a read."""
         rows = self._execute(sql, *values)
         with self._errors():
-            yield from rows
+            # Not `yield from`: it would close the cursor of a database that may be closed by then.
+            for row in rows:  # noqa: UP028
+                yield row
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
@@ -290,3 +292,5 @@ class _Translating:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, sqlite3.Error):
             raise self._ledger._translate(error) from error
+        if isinstance(error, UnicodeDecodeError):
+            raise damaged(f"{self._ledger.path} is damaged ({error}).") from error

@@ -82,7 +82,9 @@ class ReadOnlyLedger:
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
         """Rows of a read."""
-        yield from self._connection.execute(sql, values)
+        # Not `yield from`: it would close the cursor of a database that may be closed by then.
+        for row in self._connection.execute(sql, values):  # noqa: UP028
+            yield row
 
 
 @contextlib.contextmanager

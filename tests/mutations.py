@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 DEEP = 100_000
+BLOCK = 4096
 _NESTED = "\ue000"  # stands for lists nested `DEEP` times, which json.dumps can't write
 VALUES: tuple[Any, ...] = (
     None,
@@ -32,7 +33,7 @@ Change = Callable[[Path], object]
 
 
 def byte_changes(rng: random.Random, flips: int = 8) -> Iterator[tuple[str, Change]]:
-    """Ways to damage any file, by name; `flips` of them flip some bits of one byte."""
+    """Ways to damage any file, by name; `flips` of them flip some bits of one byte, or of many."""
     yield "empty", lambda path: path.write_bytes(b"")
     yield "half", lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     yield "nuls", lambda path: path.write_bytes(bytes(path.stat().st_size))
@@ -45,8 +46,11 @@ def byte_changes(rng: random.Random, flips: int = 8) -> Iterator[tuple[str, Chan
     yield "pipe", _into(lambda path: os.mkfifo(path))
     yield "loop", _into(lambda path: path.symlink_to(path))
     yield "zeros", _into(lambda path: path.symlink_to("/dev/zero"))
+    yield "hole", _hole(rng.random())
     for number in range(flips):
-        yield f"flip {number}", _flip(rng.random(), rng.randrange(1, 256))
+        times = 1 if number % 2 else 30
+        places = [(rng.random(), rng.randrange(1, 256)) for _ in range(times)]
+        yield f"flip {number}", _flip(places)
 
 
 def json_changes(text: str) -> Iterator[tuple[str, str]]:
@@ -95,10 +99,23 @@ def _into(make: Change) -> Change:
     return change
 
 
-def _flip(where: float, bits: int) -> Change:
+def _flip(places: list[tuple[float, int]]) -> Change:
     def change(path: Path) -> None:
         data = bytearray(path.read_bytes())
-        data[int(where * len(data))] ^= bits
+        for where, bits in places:
+            data[int(where * len(data))] ^= bits
+        path.write_bytes(data)
+
+    return change
+
+
+def _hole(where: float) -> Change:
+    """A lost block of the disk."""
+
+    def change(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        begin = int(where * len(data)) // BLOCK * BLOCK
+        data[begin : begin + BLOCK] = bytes(len(data[begin : begin + BLOCK]))
         path.write_bytes(data)
 
     return change

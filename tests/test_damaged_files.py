@@ -123,7 +123,8 @@ def try_changes(
 
 @pytest.mark.parametrize("pattern", [*JSON_FILES, *LINE_FILES, *OTHER_FILES])
 def test_a_damaged_file_is_a_sentence(whole: Whole, tmp_path: Path, pattern: str) -> None:
-    commands = [*LOOKING, *random.Random(pattern).sample(WORKING, 2)]
+    rng = random.Random(pattern)
+    commands = [*rng.sample(LOOKING, 2), *rng.sample(WORKING, 1)]
     assert try_changes(whole, tmp_path, pattern, number=3, commands=commands) == []
 
 

@@ -30,6 +30,7 @@ SECOND = {
     "pipeline.locks",
     "pipeline.remembered",
     "pipeline.option_values",
+    "pipeline.outputs",
     "pipeline.uses",
     "pipeline.workspace",
     "pipeline.engine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +88,9 @@ class Whole:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     """The workspace that tests copy; its mock server runs until the end."""
     torch.set_num_threads(1)
+    logging.getLogger("aiohttp.server").setLevel(
+        logging.CRITICAL
+    )  # of requests that nobody can read
     folder = tmp_path_factory.mktemp("whole")
     with Replica(ReplicaConfig(sections=("relative_positions",), size=16)) as server:
         options = folder / "options.toml"

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.dedupe.captions import read_caption
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection, Place
-from pipeline.errors import ContractError, StorageError
+from pipeline.errors import ContractError, StorageError, damaged
 
 _FIELDS = Inspection._fields
 _PHASH = _FIELDS.index("phash")
@@ -118,16 +118,31 @@ class Store:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        damage = self._find_damage(error)
         self._connection.close()
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(
                 f"Can't read {self._ledger} or write {self._path}: {error}."
             ) from error
+        if damage is not None:
+            raise damaged(f"{self._ledger} is damaged ({damage}).") from error
         if isinstance(error, sqlite3.DatabaseError):
             raise ContractError(
                 f"{self._ledger} is damaged ({error}). Bring a copy of it back, or move "
                 f"{self._ledger.parent} away to fetch everything again."
             ) from error
+
+    def _find_damage(self, error: BaseException | None) -> str | None:
+        """What is wrong with the ledger where `error` came of values that no column of it should have."""
+        if isinstance(error, UnicodeDecodeError):
+            return str(error)
+        if not isinstance(error, (TypeError, ValueError, LookupError, OverflowError)):
+            return None
+        try:
+            (found,) = self._connection.execute("PRAGMA raw.quick_check(1)").fetchone()
+        except sqlite3.Error as failure:
+            return str(failure)
+        return None if found == "ok" else str(found)
 
     def destroy(self) -> None:
         """Close the store and remove its files."""
@@ -235,7 +250,7 @@ def _attach(connection: sqlite3.Connection, ledger: Path) -> None:
     try:
         connection.execute("ATTACH ? AS raw", (f"{ledger.absolute().as_uri()}?mode=ro",))
         connection.execute("SELECT key FROM raw.items LIMIT 1")
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         connection.close()
         raise ContractError(
             f"{ledger} has no view `items` that can be read ({error}): it was made by another version, or "

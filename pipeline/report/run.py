@@ -24,6 +24,7 @@ from pipeline.contracts import KEPT, MEASUREMENTS, REJECTED, StageReport
 from pipeline.errors import REPAIR, PipelineError
 from pipeline.inventory import Folder, find_folders
 from pipeline.kept_images import PLACE_COLUMNS, dedupe_tables, place_of, read_image, read_tables
+from pipeline.outputs import write_output
 from pipeline.ownership import path_inside
 from pipeline.parsing import parse_json_file, read_json_lines, read_small_file
 from pipeline.progress import Progress, no_progress
@@ -32,7 +33,7 @@ from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file, write_bytes
+from pipeline.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file
 from pipeline.workspace import Workspace, read_marker
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
         sections,
         made_from=made_from,
     )
-    write_bytes(target, html.encode())
+    with write_output(target, kind="HTML page", magic=b"") as output:
+        output.file.write(html.encode(errors="xmlcharrefreplace"))
     return StageReport(
         stage="report", outcome="done", counts={"sections": len(sections)}, outputs=(str(target),)
     )

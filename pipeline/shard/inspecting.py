@@ -17,9 +17,9 @@ from pipeline.contracts import SPLITS, Split, StageReport
 from pipeline.errors import ConfigError, ContractError, ModelError, damaged
 from pipeline.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
 from pipeline.models.text import TextTokenizer, load_tokenizer
+from pipeline.outputs import write_output
 from pipeline.ownership import path_inside
 from pipeline.shard.config import ShardConfig
-from pipeline.storage import atomic_write
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.keys import read_keys
 from pipeline.webdata.reader import Sample, ShardReader
@@ -46,6 +46,8 @@ def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
     sample = reader.sample(row)
     shown = {"key": key, "caption": sample.caption, **sample.record, **_show_ids(reader, sample)}
     path = Path(config.out) if config.out else workspace.root / "inspect" / f"{key}.png"
+    if not config.out:
+        path.parent.mkdir(exist_ok=True)
     try:
         pictures = _draw(reader, row, sample, workspace)
     except (ModelError, ModuleNotFoundError) as error:
@@ -145,5 +147,5 @@ def _write_png(path: Path, pictures: list[Square]) -> None:
     for number, pixels in enumerate(pictures):
         picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(picture, (number * (side + _GAP), 0))
-    with atomic_write(path) as file:
-        sheet.save(file, "PNG")
+    with write_output(path, kind="PNG image", magic=b"\x89PNG\r\n\x1a\n") as output:
+        sheet.save(output.file, "PNG")

@@ -178,3 +178,6 @@ class ExportConfig(StageConfig):
         runtime=True,
     )
     out: Path = option(Path("dalle.pt"), "The file to write.", runtime=True)
+    overwrite: bool = option(
+        False, "Replace the file where it is there already, with other bytes.", runtime=True
+    )

@@ -19,6 +19,7 @@ from pipeline.models.checkpoints.ours import load_dalle, read_critic, read_info
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.codecs.vqgan import VQGAN
+from pipeline.outputs import check_output
 from pipeline.progress import Progress, no_progress
 from pipeline.train.config import ExportConfig
 from pipeline.workspace import Workspace
@@ -36,16 +37,18 @@ def export(config: ExportConfig, _progress: Progress = no_progress) -> StageRepo
     checkpoint = _find_checkpoint(config, workspace)
     info = read_info(checkpoint)
     model = load_dalle(checkpoint, device=torch.device("cpu"))
-    write_dalle_pt(
+    check_output(config.out, kind="dalle.pt", magic=b"PK")
+    is_new = write_dalle_pt(
         config.out,
         config=info.model,
         weights=model.state_dict(),
         codec=_stock_codec(config, workspace, checkpoint),
         epoch=info.epoch,
+        overwrite=config.overwrite,
     )
     return StageReport(
         stage="export",
-        outcome="done",
+        outcome="done" if is_new else "unchanged",
         counts={"parameters": sum(p.numel() for p in model.parameters())},
         outputs=(str(config.out),),
         details={"checkpoint": str(checkpoint)},

@@ -30,7 +30,7 @@ from pipeline.models.codecs.dvae import OpenAIDVAE, published_names
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.dalle_config import DalleConfig
 from pipeline.models.sparse_layout import layout_tensor
-from pipeline.storage import atomic_write
+from pipeline.outputs import write_output
 
 VERSION = "1.6.6"
 STOCK_SIDE = 256  # pixels of the images of its classes for published codecs
@@ -62,11 +62,14 @@ def write_dalle_pt(
     weights: Mapping[str, Tensor],
     codec: StockCodec | None = None,
     epoch: int = 0,
-) -> None:
+    overwrite: bool = True,
+) -> bool:
     """Write a model's `weights` (our names) as a `dalle.pt`, whole or not at all.
 
-    Without `codec` the file lacks the `vae.*` tensors, and has to be loaded with `strict=False`. Raises
-    ModelError for a model that dalle-pytorch can't have, StorageError when the disk refuses.
+    Returns whether the file became another one: not where the same bytes were there already. Without
+    `codec` the file lacks the `vae.*` tensors, and has to be loaded with `strict=False`. Raises ModelError
+    for a model that dalle-pytorch can't have, StorageError when the disk refuses, ConfigError where, without
+    `overwrite`, the file holds something else.
     """
     if config.conv_centred:
         raise ModelError(
@@ -85,8 +88,9 @@ def write_dalle_pt(
             **stock_weights(config, weights),
         },
     }
-    with atomic_write(path) as file:
-        torch.save(saved, file)
+    with write_output(path, kind="dalle.pt", magic=b"PK", overwrite=overwrite) as output:
+        torch.save(saved, output.file)
+    return not output.unchanged
 
 
 def stock_hparams(config: DalleConfig) -> dict[str, Any]:
