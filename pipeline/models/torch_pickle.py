@@ -15,6 +15,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import IO, Any
 
@@ -176,7 +177,7 @@ class _Unpickler(pickle.Unpickler):
         """The function or class of this module that stands for a name of the file."""
         full_name = f"{_PYTHON_2.get(module, module)}.{name}"
         if full_name in _BUILDERS:
-            return _BUILDERS[full_name]
+            return _out_of_reach(_BUILDERS[full_name])
         if (match := _STORAGE_NAME.fullmatch(full_name)) and match[1] in _STORAGES:
             return StorageType(_STORAGES[match[1]])
         if full_name in _DTYPES:
@@ -193,6 +194,13 @@ class _Unpickler(pickle.Unpickler):
             case ("storage", StorageType() as kind, str(key), _, int(elements), *_):
                 return self._find_storage(kind, key, elements)
         raise ValueError("it refers to something that is no storage")
+
+
+def _out_of_reach(build: Callable[..., Any]) -> Any:
+    """What stands for `build` in one place of one pickle: an operation can set attributes of what it gets."""
+    if build is AttributeDict:  # a pickle makes its objects without calling it
+        return type("AttributeDict", (AttributeDict,), {})
+    return build if isinstance(build, type) and issubclass(build, Husk) else partial(build)
 
 
 # --- Builders ------------------------------------------------------------------------------------

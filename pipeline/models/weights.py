@@ -112,8 +112,11 @@ def fill(
     missing and the first extra one; and as `check_tensors` does, for `source`, which is None where
     that was done when they were read.
     """
-    with torch.device("meta"):
-        expected = (shape or make)().state_dict()
+    try:
+        with torch.device("meta"):
+            expected = (shape or make)().state_dict()
+    except (RuntimeError, OverflowError) as error:  # a tensor of more numbers than can be counted
+        raise ModelError(f"{complaint}: no network is that large ({error}).") from error
     _check_fit(expected, weights, complaint, extras)
     used = {name: weights[name] for name in expected}
     if source is not None:

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from pipeline.errors import ModelError
+from pipeline.models import torch_pickle
 from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
-from pipeline.models.torch_pickle import scan_pickle
+from pipeline.models.torch_pickle import AttributeDict, scan_pickle
 from pipeline.models.weights import check_tensors
 
 SAVED = {
@@ -119,6 +120,33 @@ def test_a_function_that_is_asked_for_is_named_and_not_run(
     with pytest.raises(ModelError, match=rf"asks for .*{function.__name__}.*Nothing of it was run"):
         read_torch_file(path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"collections\nCounter",
+        b"collections\nOrderedDict",
+        b"collections\ndefaultdict",
+        b"torch._utils\n_rebuild_parameter",
+        b"torch\nSize",
+        b"numpy\ndtype",
+        b"torch.nn.modules.linear\nLinear",
+        b"torch\nFloatStorage",
+    ],
+)
+def test_what_a_pickle_does_to_a_name_stays_in_it(tmp_path: Path, name: bytes) -> None:
+    """The operation that fills an object sets attributes of whatever is there: a class, a function."""
+    state = b"(N}(X\x06\x00\x00\x00updateNX\x0c\x00\x00\x00__defaults__Nut"
+    path = raw_archive(tmp_path / "model.pt", b"\x80\x02c" + name + b"\n" + state + b"b.")
+    before = {module: dict(vars(module)) for module in (torch_pickle, Counter, Husk, AttributeDict)}
+    defaults = [torch_pickle._encode.__defaults__, torch_pickle._bytearray.__defaults__]
+    with contextlib.suppress(ModelError):
+        read_torch_file(path)
+    assert {module: dict(vars(module)) for module in before} == before
+    assert [torch_pickle._encode.__defaults__, torch_pickle._bytearray.__defaults__] == defaults
+    assert Counter("aab").most_common() == [("a", 2), ("b", 1)]
+    assert read_torch_file(saved_file(tmp_path))["epoch"] == 4
 
 
 # --- No more memory than there are bytes ---------------------------------------------------------

@@ -226,7 +226,7 @@ def _read_normalisation(hparams: Description) -> dict[str, Any]:
     try:
         means, stds = (tuple(float(plain(v)) for v in plain(values)[:3]) for values in found)
         DiscreteVAEConfig(means=means, stds=stds)
-    except (TypeError, ValueError, OverflowError, ModelError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, ModelError) as error:
         expected = "the means and the stds of 3 colours"
         raise hparams.wrong("normalization", found, expected) from error
     return {"means": means, "stds": stds}

@@ -197,6 +197,13 @@ def test_a_codebook_of_a_million_is_compared_before_it_is_made(tmp_path: Path) -
         load_vqgan(*files)
 
 
+def test_a_network_that_can_not_be_counted_is_refused(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    write_yaml(files[0], vqgan_settings(ch=16384, ch_mult=[16384, 16384]))
+    with pytest.raises(ModelError, match=r"model\.ckpt does not fit .*model\.yaml"):
+        load_vqgan(*files)
+
+
 @pytest.mark.parametrize("place", ["folder", "pipe", "/dev/zero"])
 def test_a_yaml_that_is_no_regular_file_is_not_read(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
