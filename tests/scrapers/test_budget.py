@@ -108,11 +108,6 @@ def claimed(_: Heard) -> Iterator[bytes]:
     yield from [bytes(MIB)] * 24
 
 
-def tiny_chunks(_: Heard) -> Iterator[bytes]:
-    yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    yield from [b"2\r\nab\r\n" * 100_000] * 200
-
-
 def images(_: Heard) -> Iterator[bytes]:
     yield ok(png("large", 24 * MIB))
 
@@ -120,7 +115,6 @@ def images(_: Heard) -> Iterator[bytes]:
 ENDLESS = {
     "endless": (endless, "too_large"),
     "claimed": (claimed, "truncated"),
-    "tiny_chunks": (tiny_chunks, "truncated"),
     "images": (images, None),
 }
 # What a crawl takes beside its bodies, and what waits to be written: two batches of 16 MiB.

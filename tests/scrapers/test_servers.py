@@ -147,6 +147,7 @@ REFUSED: dict[str, tuple[bytes, str, bool]] = {
     "no_last_chunk": (CHUNKED + b"\r\n" + chunked(PNG)[:-5], "truncated", True),
     "a_bad_chunk": (CHUNKED + b"\r\nzz\r\nabc\r\n", "truncated", True),
     "a_negative_chunk": (CHUNKED + b"\r\n-5\r\nabc\r\n", "truncated", True),
+    "countless_chunks": (CHUNKED + b"\r\n" + b"1\r\na\r\n" * (2**18 + 1), "truncated", True),
     "half_a_gzip": (coded(b"gzip", GZIP[:40]), "truncated", True),
     "half_an_aws_chunk": (coded(b"aws-chunked", aws(PNG)[:2000]), "truncated", True),
     "gzip_of_nothing_like_it": (coded(b"gzip", b"\x1f\x8b\x08\0" + b"\xff" * 40), "bad_body", True),
