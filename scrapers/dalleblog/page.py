@@ -188,7 +188,7 @@ class _Building:
         for tie in ties:
             said[tie.url.identity].add(comparable(tie.caption))
         doubtful = [tie.url for tie in ties if len(said[tie.url.identity]) > 1]
-        self._note_left_out({tie.url.key for tie in ties})
+        self._note_left_out(ties)
         if doubtful:
             names = sorted({f"{url.section}/{url.key}" for url in doubtful})
             text = (
@@ -198,32 +198,22 @@ class _Building:
             self.left_out.append(LeftOut(section=section, text=text))
         return [tie for tie in ties if len(said[tie.url.identity]) == 1]
 
-    def _note_left_out(self, tied: set[str]) -> None:
-        untied = Counter(
-            image.sample.section for image in self.items.images if image.sample.key not in tied
-        )
-        renamed, embedded, unreadable = (
-            untied.pop("", 0),
-            self.items.embedded,
-            self.items.unreadable,
-        )
+    def _note_left_out(self, ties: list[Tie]) -> None:
+        tied = {tie.url.identity for tie in ties} | {("", tie.url.key, None) for tie in ties}
+        samples = (image.sample for image in self.items.images)
+        untied = Counter(sample.section for sample in samples if sample.identity not in tied)
+        counts = {
+            "were renamed as the page was saved, and nothing says where they lie: left out. Save it "
+            "as HTML only or as .mhtml instead.": untied.pop("", 0),
+            "have a URL that can't be read or asked for: left out.": self.items.unreadable,
+            "stand in the page itself (data:) and have no URL: left out.": self.items.embedded,
+        }
         for section, count in sorted(untied.items()):
             text = f"Section '{section}': {count:,} images stand with no caption: left out."
             self.left_out.append(LeftOut(section=section, text=text))
-        if renamed:
-            text = (
-                f"{renamed:,} images were renamed as the page was saved, and nothing says where they "
-                "lie: left out. Save it as HTML only or as .mhtml instead."
-            )
-            self.left_out.append(LeftOut(section=None, text=text))
-        if unreadable:
-            text = f"{unreadable:,} images have a URL that can't be read or asked for: left out."
-            self.left_out.append(LeftOut(section=None, text=text))
-        if embedded:
-            text = (
-                f"{embedded:,} images stand in the page itself (data:) and have no URL: left out."
-            )
-            self.left_out.append(LeftOut(section=None, text=text))
+        for what, count in counts.items():
+            if count:
+                self.left_out.append(LeftOut(section=None, text=f"{count:,} images {what}"))
 
     def _add_sections(self, ties: list[Tie]) -> None:
         by_line: dict[Line | str, list[Tie]] = defaultdict(list)

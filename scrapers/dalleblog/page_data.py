@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bs4 import BeautifulSoup, NavigableString, Tag
 
+from pipeline.errors import SourceError
 from scrapers.addresses import clean_text
 from scrapers.dalleblog.templates import Choice, Token, Tokens
 from scrapers.dalleblog.urls import ADDRESS, key_kind
@@ -22,6 +23,7 @@ from scrapers.source import KeyKind
 # The attributes of elements that we make: a section, and a key that has no URL.
 SECTION, KEY = "samples:section", "samples:key"
 
+MAX_TAGS = 600_000
 _MAX_DEPTH = 60
 # Something assigned or passed that begins as JSON does: code mostly goes on in another way.
 _VALUE_STARTS = re.compile(r"""[=(,]\s*(?=\{\s*["}]|\[\s*(?:["\[{\]]|-?[0-9]|null|true|false))""")
@@ -64,20 +66,29 @@ class _Writer:
     def __init__(self, soup: BeautifulSoup, sections: Mapping[str, KeyKind]) -> None:
         self.soup = soup
         self.sections = sections
+        self.made = 0
+
+    def tag(self, name: str, **attributes: str) -> Tag:
+        """A new element; more than any blog post has are refused."""
+        self.made += 1
+        if self.made > MAX_TAGS:
+            raise too_much("objects in its scripts", MAX_TAGS)
+        return self.soup.new_tag(
+            name, attrs={n.replace("_", ":"): a for n, a in attributes.items()}
+        )
 
     def elements(self, value: Any, section: str | None, depth: int) -> list[Tag]:
         if isinstance(value, str) and ADDRESS.search(value):
-            return [self.soup.new_tag("img", attrs={"src": clean_text(value)})]
+            return [self.tag("img", src=clean_text(value))]
         if depth > _MAX_DEPTH or not isinstance(value, dict | list):
             return []
-        div = self.soup.new_tag("div")
         if isinstance(value, dict):
-            div.extend(self._object(value, section, depth))
+            inside = list(self._object(value, section, depth))
         elif (tokens := _template_of_list(value)) is not None:
-            div.append(self._paragraph(tokens, section))
+            inside = [self._paragraph(tokens, section)]
         else:
-            div.extend(e for item in value for e in self.elements(item, section, depth + 1))
-        return [div] if div.contents else []
+            inside = [e for item in value for e in self.elements(item, section, depth + 1)]
+        return [self._around("div", inside)] if inside else []
 
     def _object(self, value: dict[str, Any], section: str | None, depth: int) -> Iterator[Tag]:
         named = [v for v in value.values() if isinstance(v, str) and v in self.sections]
@@ -87,34 +98,35 @@ class _Writer:
             yield self._paragraph(template, section)
         own = {n: m for n, m in value.items() if _is_text(m) and not _CAPTION_LIKE.fullmatch(n)}
         beside = [m for n, m in own.items() if not _NO_KEY.search(n)]
-        yield self._figure(_caption_of(value), beside, section)
+        yield from self._figure(_caption_of(value), beside, section)
         for name, member in value.items():
             if _CAPTION_LIKE.fullmatch(name):
-                yield self._figure(name, [member], section)
+                yield from self._figure(name, [member], section)
             elif name not in own:
                 below = name if name in self.sections else section
                 yield from self.elements(member, below, depth + 1)
 
-    def _figure(self, caption: str | None, beside: list[Any], section: str | None) -> Tag:
+    def _figure(self, caption: str | None, beside: list[Any], section: str | None) -> list[Tag]:
         """A caption and what stands beside it: a figure if that is an address or a key."""
         texts = [t for m in beside for t in (m if isinstance(m, list) else [m])]
         images = [image for text in texts for image in self.elements(text, section, 0)]
         if caption is not None and section is not None:
             keys = self._keys(texts, section)
-            images += [self.soup.new_tag("img", attrs={KEY: f"{section}/{key}"}) for key in keys]
-        figure = self.soup.new_tag("figure" if caption and images else "div")
-        if caption is not None:
-            said = self.soup.new_tag("figcaption" if images else "p")
-            said.append(_clean(caption))
-            figure.append(said)
-        figure.extend(images)
-        return figure
+            images += [self.tag("img", samples_key=f"{section}/{key}") for key in keys]
+        if caption is None:
+            return images
+        if not images:
+            return [self._around("p", [_clean(caption)])]
+        return [self._around("figure", [self._around("figcaption", [_clean(caption)]), *images])]
 
     def _paragraph(self, tokens: Tokens, section: str | None) -> Tag:
-        paragraph = self.soup.new_tag("p", attrs={SECTION: section or ""})
-        for token in tokens:
-            paragraph.append(token if isinstance(token, str) else ChoiceText.of(token))
-        return paragraph
+        texts = [token if isinstance(token, str) else ChoiceText.of(token) for token in tokens]
+        return self._around("p", texts, samples_section=section or "")
+
+    def _around(self, name: str, inside: Sequence[Tag | str], **attributes: str) -> Tag:
+        element = self.tag(name, **attributes)
+        element.extend(inside)
+        return element
 
     def _keys(self, beside: list[Any], section: str) -> list[str]:
         """The bare key that stands with a caption, if it is the only one of its section's kind."""
@@ -192,6 +204,14 @@ def _options(value: Any) -> tuple[str, ...]:
     labels = [next((o[n] for n in _LABEL_NAMES if isinstance(o.get(n), str)), "") for o in objects]
     is_list = all(label and "/" not in label for label in labels)
     return tuple(map(_clean, labels)) if is_list else ()
+
+
+def too_much(what: str, most: int) -> SourceError:
+    """The refusal of a page that holds more than any blog post would."""
+    return SourceError(
+        f"The page has more than {most:,} {what}, which no blog post has. Save the right page from a "
+        "browser and pass --page FILE, or leave it out (--no-page)."
+    )
 
 
 def _clean(text: str) -> str:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from bs4 import BeautifulSoup, NavigableString, Tag
 
-from pipeline.errors import SourceError
 from scrapers.addresses import clean_text, resolve_url, take_credentials
 from scrapers.dalleblog.captions import fold
-from scrapers.dalleblog.page_data import KEY, SECTION, ChoiceText, data_elements
+from scrapers.dalleblog.page_data import KEY, MAX_TAGS, SECTION, ChoiceText, data_elements, too_much
 from scrapers.dalleblog.templates import Alignment, Choice, Tokens, show
 from scrapers.dalleblog.urls import SampleUrl, addresses_in, parse_sample_url
 from scrapers.source import KeyKind
@@ -33,9 +33,13 @@ _INLINE = frozenset(
 _NO_CAPTION_IN = {"h1", "h2", "h3", "h4", "h5", "h6", "nav", "button", "footer", "title"}
 # An image in the page itself (data:) of fewer characters is a placeholder or an icon.
 _MIN_DATA_CHARS = 2_000
+# So an image's URL looks, whatever its host and kind.
+_SAMPLE = re.compile(r"/samples/[^/?#]+/[^?#]+\.(?:png|jpe?g|webp|avif|gif)", re.IGNORECASE)
 # The blog has about 70 choices and 30,000 captions, and no design nests elements so deep.
-_MAX_TAGS, _MAX_CHOICES, _MAX_OPTIONS, _MAX_IMAGES = 600_000, 1_000, 100_000, 100_000
-_MAX_DEPTH = 20_000
+_MAX_CHOICES, _MAX_OPTIONS, _MAX_IMAGES = 1_000, 100_000, 100_000
+_MAX_DEPTH, _MAX_SECTIONS = 20_000, 1_000
+# A line of more text nodes is no caption, and it does not matter where in its block it stands.
+_MAX_TEXTS = 200
 MAX_CAPTION_CHARS = 2_000
 
 
@@ -128,8 +132,8 @@ def read_items(text: str, *, base_url: str, sections: Mapping[str, KeyKind]) -> 
     `sections` are the known ones with the kind of their keys. Raises SourceError for a page that
     holds more than any blog post would.
     """
-    if text.count("<") > _MAX_TAGS:
-        raise _too_much("tags", _MAX_TAGS)
+    if text.count("<") > MAX_TAGS:
+        raise too_much("tags", MAX_TAGS)
     body = clean_text(text).replace("\0", "").encode()
     soup = BeautifulSoup(body, "lxml", from_encoding="utf-8")
     for tag in soup.find_all(["template", "style"]):
@@ -139,13 +143,15 @@ def read_items(text: str, *, base_url: str, sections: Mapping[str, KeyKind]) -> 
         base_url = resolve_url(str(base["href"]), base_url) or base_url
     choices = soup.find_all(_is_choice)
     if len(choices) > _MAX_CHOICES:
-        raise _too_much("choices", _MAX_CHOICES)
+        raise too_much("choices", _MAX_CHOICES)
     for tag in choices:
         _replace_choice(tag)
     for script in soup.find_all("script"):
         script.replace_with(*data_elements(script.string or "", soup, sections))
     reader = _Reader(soup, base_url)
     reader.read()
+    if len({image.sample.section for image in reader.items.images}) > _MAX_SECTIONS:
+        raise too_much("sections", _MAX_SECTIONS)
     return reader.items
 
 
@@ -179,7 +185,7 @@ class _Reader:
         depth, is_figure = around.depth + 1, _is_figure(tag)
         is_figcaption = tag.name == "figcaption" and around.figure is not None
         if depth > _MAX_DEPTH:
-            raise _too_much("elements nested in each other", _MAX_DEPTH)
+            raise too_much("elements nested in each other", _MAX_DEPTH)
         is_block = is_figure or tag.name not in _INLINE
         if is_block:
             self._end_line()
@@ -202,7 +208,8 @@ class _Reader:
         self.texts.clear()
         if not said:
             return
-        node = _around_all(said)
+        block = self._around(said[0]).block
+        node = _around_all(said, block) if len(said) <= _MAX_TEXTS else block
         scope, section = self.scopes[id(node)], node.get(SECTION)
         line = Line(tokens, node, self.start, scope.figure, scope.figcaption)
         line.section = str(section) if section else None
@@ -230,8 +237,8 @@ class _Reader:
             samples = found.values()
             self.items.images += [Image(s, tag, self.place, figure, texts) for s in samples]
             if len(self.items.images) > _MAX_IMAGES:
-                raise _too_much("images", _MAX_IMAGES)
-        elif "/samples/" in source:
+                raise too_much("images", _MAX_IMAGES)
+        elif _SAMPLE.search(source):
             self.items.unreadable += 1
         elif source.startswith("data:"):
             is_raster = source.startswith("data:image/") and "svg" not in source[:20]
@@ -261,10 +268,11 @@ def upwards(node: Tag | None) -> Iterator[Tag]:
         node = node.parent
 
 
-def _around_all(texts: list[NavigableString]) -> Tag:
-    """The smallest element that holds all of some texts."""
+def _around_all(texts: list[NavigableString], block: Tag) -> Tag:
+    """The smallest element that holds all of some texts of a block."""
     first, *others = texts
-    inner = [{id(tag) for tag in upwards(text.parent)} for text in others]
+    below = [takewhile(lambda up: up is not block, upwards(text.parent)) for text in others]
+    inner = [{id(tag) for tag in (*tags, block)} for tags in below]
     around: Iterator[Tag] = upwards(first.parent)
     return next(tag for tag in around if all(id(tag) in ids for ids in inner))
 
@@ -302,7 +310,7 @@ def _replace_choice(tag: Tag) -> None:
     """Put a choice in the place of a `<select>`, and behind it what can't belong there."""
     options = tag.find_all(_is_option)
     if len(options) > _MAX_OPTIONS:
-        raise _too_much("options in one choice", _MAX_OPTIONS)
+        raise too_much("options in one choice", _MAX_OPTIONS)
     if tag.name == "select":
         blocks = [b for o in options for b in o.find_all(_is_block, recursive=False)]
         tag.insert_after(*(block.extract() for block in blocks))
@@ -322,10 +330,3 @@ def _replace_choice(tag: Tag) -> None:
 def _label(option: Tag) -> str:
     """What an option shows; not its `value`, which may be a number."""
     return " ".join(option.get_text().split()) or str(option.get("label", ""))
-
-
-def _too_much(what: str, most: int) -> SourceError:
-    return SourceError(
-        f"The page has more than {most:,} {what}, which no blog post has. Save the right page from a "
-        "browser and pass --page FILE, or leave it out (--no-page)."
-    )

@@ -49,6 +49,10 @@ _SAYS_NOTHING = frozenset(
 )
 # A caption that fits no template of its section must share this part of the template's words.
 _MIN_SHARED_WORDS = 0.6
+# Some sections have several image prompts for a caption, and a key for each; more is a headline.
+_MAX_KEYS_OF_A_CAPTION = 8
+# The blog has two captions that spread a slot out.
+_MAX_GAPS = 1_000
 # The kinds of text that the structure may tie, the surest first.
 _OF_SECTION, _WITH_CHOICE, _PLAIN = range(3)
 
@@ -74,19 +78,20 @@ class Tying:
         self.headlines: list[tuple[str, str]] = []
         self.strong = [line for line in items.lines if line.is_strong]
         self.said: dict[Line, set[object]] = defaultdict(set)  # the keys that a line was given to
+        self.patterns: dict[Line, re.Pattern[str]] = {}
         self.keys_of_text: dict[str, set[object]] = defaultdict(set)
+        self.keys_of_figure: dict[int, set[object]] = defaultdict(set)
         self.figcaptions: dict[int, dict[int, list[Line]]] = defaultdict(dict)
-        self.gaps: dict[tuple[str, int], list[Line]] = defaultdict(list)
+        self.gaps = {name: _Gaps(items.lines, name) for name in self.known if self.known[name].axis}
         for image in items.images:
+            if image.sample.kind != "name":
+                self.keys_of_figure[id(image.figure)].add(image.sample.key)
             for text in image.texts:
                 self.keys_of_text[text].add(image.sample.identity)
         for line in items.lines:
             if line.figcaption is not None:
                 of_figure = self.figcaptions[id(line.figure)]
                 of_figure.setdefault(id(line.figcaption), []).append(line)
-            if line.gap is not None:
-                for node in upwards(line.node):
-                    self.gaps[line.gap.section.name, id(node)].append(line)
         for image in items.images:
             self._tie_by_its_own(image)
         self._tie_by_structure()
@@ -111,6 +116,8 @@ class Tying:
             self._tie(image, spelt, rule=1, line=self._line_spelling(image, spelt))
         elif (found := self._option_shown(image, labels)) is not None:
             self._tie(image, found[0], rule=2, line=found[1])
+        elif figcaption and len(self.keys_of_figure[id(image.figure)]) > _MAX_KEYS_OF_A_CAPTION:
+            self.headlines.append((image.sample.section, figcaption))
         elif figcaption:
             is_one = len(lines) == 1 and lines[0].is_strong
             self._tie(image, figcaption, rule=2, line=lines[0] if is_one else None)
@@ -136,18 +143,27 @@ class Tying:
             return None
         options = known.plain_options[known.axis]
         label = next((options[o] for t in labels if (o := plain_quotes(fold(t))) in options), None)
-        around = (self.gaps.get((known.name, id(node))) for node in upwards(image.node))
-        lines = next(filter(None, around), [])
-        if label is None or len(lines) != 1 or lines[0].figure not in (None, image.figure):
+        line = None if label is None else self.gaps[known.name].only_around(image.node)
+        if label is None or line is None or line.figure not in (None, image.figure):
             return None
-        chosen = lines[0].alignment.chosen if lines[0].alignment else {}
-        return known.forms({**chosen, known.axis: label})[0], lines[0]
+        chosen = line.alignment.chosen if line.alignment else {}
+        return known.forms({**chosen, known.axis: label})[0], line
 
     def _line_spelling(self, image: Image, caption: str) -> Line | None:
         """The line near an image that can be set to a caption which is known to be its own."""
         at = bisect_left(self.strong, image.place, key=lambda line: line.place)
         near = [*reversed(self.strong[max(at - 4, 0) : at]), *self.strong[at : at + 1]]
-        return next((line for line in near if _could_show(line, caption)), None)
+        return next((line for line in near if self._could_show(line, caption)), None)
+
+    def _could_show(self, line: Line, caption: str) -> bool:
+        """Whether a line's choices can be set so that it shows this caption."""
+        if line.gap is not None:
+            return line.gap.section.match(caption) is not None
+        if not line.has_choice:
+            return same_caption(line.shown, caption)
+        if line not in self.patterns:
+            self.patterns[line] = _pattern(line)
+        return self.patterns[line].fullmatch(comparable(caption)) is not None
 
     # --- What the structure ties -------------------------------------------------------------------
 
@@ -270,6 +286,25 @@ class _Marked:
         return found
 
 
+class _Gaps:
+    """The captions of a section that spread a slot out over images."""
+
+    def __init__(self, lines: list[Line], name: str) -> None:
+        gaps = (line for line in lines if line.gap is not None and line.gap.section.name == name)
+        self.lines = list(islice(gaps, _MAX_GAPS))
+        self.marked = _Marked(line.node for line in self.lines)
+        self.inside: dict[int, list[Line]] = {}
+
+    def only_around(self, node: Tag) -> Line | None:
+        """The only one in the smallest element around a node that holds one; None if it has rivals."""
+        place = self.marked.smallest(node)
+        if place not in self.inside:
+            self.inside[place] = [
+                line for line in self.lines if any(id(up) == place for up in upwards(line.node))
+            ]
+        return self.inside[place][0] if len(self.inside[place]) == 1 else None
+
+
 def _in_turn(lines: list[Line], images: list[Image]) -> list[tuple[Line, Image]]:
     """Each text with the images after it, if texts and the images of one key take turns; else none."""
     places = [line.place for line in lines]
@@ -300,22 +335,15 @@ def _shares_words(text: str, known: Section) -> bool:
     )
 
 
-def _could_show(line: Line, caption: str) -> bool:
-    """Whether a line's choices can be set so that it shows this caption."""
-    if same_caption(line.shown, caption):
-        return True
-    if line.gap is not None:
-        return line.gap.section.match(caption) is not None
-    if not line.has_choice:
-        return False
-    pattern = "".join(
+def _pattern(line: Line) -> re.Pattern[str]:
+    """What a line's choices can be set to show."""
+    parts = [
         re.escape(comparable(token.lower()))
         if isinstance(token, str)
         else "(?:" + "|".join(re.escape(comparable(fold(o))) for o in token.options) + ")"
         for token in line.tokens
-    )
-    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern).strip()
-    return re.fullmatch(pattern, comparable(caption)) is not None
+    ]
+    return re.compile(re.sub(r"(?:\\?\s)+", r"\\s+", "".join(parts)).strip())
 
 
 def _column_head(node: Tag) -> str:
