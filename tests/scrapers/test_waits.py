@@ -173,7 +173,8 @@ def test_connections_that_close_behind_each_answer_cost_no_attempts(
 
     with RawServer(script, closes=True) as server:
         # One attempt each: nothing may count as a failure.
-        config = replace(quick, attempts=1, concurrency=16, ignore_opt_out=True)
+        patient = replace(quick, timeout_s=60.0, max_outage_s=60.0)
+        config = replace(patient, attempts=1, concurrency=16, ignore_opt_out=True)
         report = scrape(config, source=PlainSource(server.url, captions=30, ranks=32))
         assert report.counts["done"] == 960
         assert report.details["requests"] == 960
