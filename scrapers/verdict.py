@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.contracts import UrlState
-from scrapers.sniff import ImageFormat, sniff
+from scrapers.sniff import Flaw, ImageFormat, sniff
 
 # How a host took a request: `good` may speed it up, `overload` slows it down, `down` says that no
 # sense came back; `neutral` is an answer of a server that is alive.
@@ -20,13 +20,17 @@ _GONE = frozenset({404, 410})
 
 
 class Verdict(NamedTuple):
-    """`state` is the URL's if this was its last attempt; `retry` asks for another one."""
+    """`state` is the URL's if this was its last attempt; `retry` asks for another one.
+
+    `flaw` is what is odd about the bytes of an image that is stored all the same.
+    """
 
     state: UrlState
     reason: str | None
     retry: bool
     sign: HostSign
     format: ImageFormat | None = None
+    flaw: Flaw | None = None
 
 
 UNCHANGED = Verdict("done", None, False, "good")
@@ -65,7 +69,7 @@ def _judge_body(body: bytes) -> Verdict:
         return Verdict("not_an_image", reason, True, "neutral")
     if not found.whole:
         return Verdict("truncated", "ends_early", True, "neutral", found.format)
-    return Verdict("done", None, False, "good", found.format)
+    return Verdict("done", None, False, "good", found.format, found.flaw)
 
 
 def _looks_like_html(body: bytes) -> bool:

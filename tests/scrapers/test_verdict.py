@@ -23,7 +23,7 @@ def image(kind: str, colour: int = 7) -> bytes:
 )
 def test_whole_images_are_known_and_cut_ones_too(kind: str, name: str) -> None:
     body = image(kind)
-    assert sniff(body) == (name, True)
+    assert sniff(body) == (name, True, None)
     assert sniff(body[: len(body) // 2])[1] is False
 
 
