@@ -81,8 +81,10 @@ LEDGER_ITEMS: tuple[Column, ...] = (
 RejectReason = Literal[
     "not_fetched",  # the ledger has no bytes for it: missing, failed, opted out…
     "not_decodable",  # no decoder reads it
+    "missing_decoder",  # its format needs a package that is not installed
     "decoder_crashed",  # a decoder's process died of it
     "too_large",  # more pixels than we decode: a decompression bomb
+    "looks_cut",  # a part of its data is missing; `--cut keep` keeps it, flagged
     "bad_caption",  # empty, or with a left-over `{}`
     "duplicate_bytes",  # the same bytes as a better row
     "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
@@ -110,7 +112,11 @@ _IMAGE: tuple[Column, ...] = (
 # dedupe/kept/*.parquet, one row an image, sorted by key.
 KEPT: tuple[Column, ...] = (
     *_IMAGE,
-    Column("caption_normalized", "string", "The caption in lower case with ASCII quotes."),
+    Column(
+        "caption_normalized",
+        "string",
+        "The caption in lower case, ASCII quotes, no unseen characters.",
+    ),
     Column("format", "string", "png, jpeg, …"),
     Column("width", "int32", "Pixels."),
     Column("height", "int32", "Pixels."),
@@ -122,6 +128,7 @@ KEPT: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
     Column(
         "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
     ),
@@ -158,7 +165,7 @@ CAPTIONS: tuple[Column, ...] = (
 # was found in it. The next run takes from here what it need not look at again.
 INSPECTIONS: tuple[Column, ...] = (
     Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
-    Column("status", "string", "ok, not_decodable, too_large or decoder_crashed."),
+    Column("status", "string", "ok, not_decodable, missing_decoder, too_large or decoder_crashed."),
     Column("detail", "string", "What is wrong with it, null if ok."),
     Column("format", "string", "png, jpeg, …; this and what follows is null unless ok."),
     Column("width", "int32", "Pixels, after the EXIF orientation; also for too_large."),
@@ -171,6 +178,7 @@ INSPECTIONS: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
     Column(
         "bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."
     ),

@@ -12,6 +12,7 @@ from pipeline.raster.cut import looks_cut
 from pipeline.raster.decode import FORMATS, RASTER, Raster, decode_image, hash_pixels
 from pipeline.raster.errors import DecodeError, MissingDecoderError, Pixels, TooLargeError
 from pipeline.raster.jpeg import ends_early
+from pipeline.raster.pillow import has_decoder
 from pipeline.raster.png import is_plain_png
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "TooLargeError",
     "decode_image",
     "ends_early",
+    "has_decoder",
     "hash_pixels",
     "is_plain_png",
     "looks_cut",

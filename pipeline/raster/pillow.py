@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 import threading
 import warnings
@@ -84,6 +84,11 @@ def _plugin_for(data: bytes) -> tuple[str, ...]:
     if data.startswith((boxes.JXL_CONTAINER, boxes.JXL_CODESTREAM)):
         return (_load_plugin("JXL"),)
     return (_load_plugin("HEIF"),) if boxes.brand_of(data) == "heic" else ()
+
+
+def has_decoder(name: str) -> bool:
+    """Whether the package is there that a format of `PLUGINS` needs."""
+    return name in PLUGINS and importlib.util.find_spec(PLUGINS[name][0]) is not None
 
 
 def _load_plugin(name: str) -> str:
