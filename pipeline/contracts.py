@@ -32,7 +32,7 @@ UrlState = Literal[
     "done",  # its bytes are in a segment
     "missing",  # 404, 410
     "failed",  # every attempt failed
-    "opted_out",  # robots.txt or X-Robots-Tag say no
+    "opted_out",  # someone does not want it to be used; its `evidence` says who
     "not_an_image",  # status 200, and no image in it
     "truncated",  # an image that ends early, every time
 ]
@@ -62,7 +62,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
     Column("state", "string", "One of `UrlState`."),
     Column("status_code", "int64", "Last HTTP status, null where none came."),
-    Column("reason", "string", "Why it is not done; a short word, null when done."),
+    Column(
+        "reason",
+        "string",
+        "A short word: why it is not done, or what is odd about the bytes of a done one.",
+    ),
     Column("attempts", "int64", "Requests made."),
     Column("etag", "string", "ETag of the stored bytes."),
     Column("last_modified", "string", "Last-Modified of the stored bytes."),
@@ -73,6 +77,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("first_time", "string", "First asked, ISO 8601 UTC."),
     Column("last_time", "string", "Last asked, ISO 8601 UTC."),
+    Column(
+        "evidence",
+        "string",
+        "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
+    ),
 )
 
 

@@ -25,6 +25,7 @@ from scrapers.answer import Answer, FetchError
 from scrapers.decoding import decode_body
 from scrapers.endpoint import Endpoint, exact_url, make_endpoint, split_url
 from scrapers.lane import SCRATCH_BYTES, Lane, Parser, Reply
+from scrapers.optouts.headers import HeaderSignals, read_headers
 from scrapers.redirects import (
     AddressCheck,
     is_public_address,
@@ -32,7 +33,7 @@ from scrapers.redirects import (
     refuse_private_literal,
 )
 from scrapers.resolving import PrivateAddressError, PublicResolver
-from scrapers.verdict import HostSign, find_opt_out
+from scrapers.verdict import HostSign
 
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
@@ -41,8 +42,6 @@ _CONNECT_S = 15.0
 _KEEP_IDLE_S = 15.0
 # Streams of aiohttp's pause the connection beyond this size; a lane empties them at once.
 _NO_LIMIT = 2**30
-
-_ARCHIVED_ROBOTS_TAG = "X-Archive-Orig-X-Robots-Tag"
 
 # Asked with the address of a redirect and whether only public addresses may be connected to for it.
 HopCheck = Callable[[str, bool], Awaitable[bool]]
@@ -151,15 +150,12 @@ class Client:
             etag=find("ETag"),
             last_modified=find("Last-Modified"),
             retry_after=find("Retry-After"),
-            opt_out=self._opt_out(headers),
+            signals=self._read_signals(headers, url),
         )
 
-    def _opt_out(self, headers: Any) -> str | None:
-        tags = headers.getall("X-Robots-Tag", ())
-        # An archive passes on what the site said when it was recorded.
-        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG, ()):
-            tags = [*tags, *archived]
-        return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
+    def _read_signals(self, headers: Any, url: str) -> HeaderSignals:
+        agent = self.user_agent.partition("/")[0]
+        return read_headers(lambda name: headers.getall(name, ()), agent=agent, url=url)
 
     def _is_public_host(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""

@@ -20,12 +20,14 @@ from scrapers.answer import Answer
 from scrapers.attempt import ask_once
 from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts
+from scrapers.optouts.embedded import heeding
+from scrapers.optouts.tdmrep import TdmRule
 from scrapers.outcome import Recorder, Tally, WallClock
 from scrapers.plans import Job, OpenPlan, PlanOpener
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan
 from scrapers.store import Store
-from scrapers.verdict import HostSign, Verdict
+from scrapers.verdict import HostSign, Verdict, opt_out
 
 # Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
 _READY_PER_SLOT = 4
@@ -66,6 +68,8 @@ class Crawl:
             clock=clock,
             refresh_since=opener.refresh_since,
             gone_after=config.gone_after,
+            heed=heeding(hosts.listed, ignore_opt_out=config.ignore_opt_out),
+            refused=store.folder.parent / "refused" if config.keep_refused else None,
         )
         self._plans: Iterator[CaptionPlan] = iter(())
         self._filling = False
@@ -117,7 +121,7 @@ class Crawl:
     def wrote(self) -> bool:
         """Whether this run changed the raw store beyond the times of asking."""
         tally = self.tally
-        return bool(tally.stored or tally.gone or tally.failures)
+        return bool(tally.stored or tally.gone or tally.withdrawn or tally.failures)
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
@@ -231,6 +235,11 @@ class Crawl:
         while (job := self._take(host)) is not None:
             self._spawn(self._work(host, job))
 
+    async def _ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        self.tally.requests += 1
+        await self.hosts.ask_about(host, rule, url)
+        self._wake(host)
+
     async def _load_and_wake(self, host: Host) -> None:
         await self.hosts.load(host)
         self._wake(host)
@@ -254,9 +263,15 @@ class Crawl:
             if host.closed is not None:
                 self._drop(self._pop(host))
                 continue
-            if not host.allows(host.ready[0].address):
-                job = self._pop(host)
-                self._settle(job, Verdict("opted_out", "robots", False, "neutral"), None)
+            if host.asking:
+                return None
+            job = host.ready[0]
+            if (refusal := self.hosts.refusal(job.address, job.url)) is not None:
+                if (rule := host.open_question(job.address, refusal)) is not None:
+                    host.asking = True
+                    self._spawn(self._ask_about(host, rule, job.address))
+                    return None
+                self._settle(self._pop(host), opt_out(refusal), None)
                 continue
             wait_s = host.pace.wait_s(self._now())
             if wait_s is None:
@@ -304,8 +319,9 @@ class Crawl:
             verdict, answer = await ask_once(
                 self._client,
                 job,
-                allow_hop=self._allow_hop,
+                allow_hop=self.hosts.allow_hop,
                 ignore_opt_out=self._config.ignore_opt_out,
+                reserved=rule.refusal if (rule := host.reserving(job.address)) else None,
             )
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
@@ -321,9 +337,6 @@ class Crawl:
             self._ask_again(host, job, verdict, wait_s)
         else:
             self._settle_soon(job, *job.last_word(verdict, answer))
-
-    async def _allow_hop(self, url: str, public_only: bool) -> bool:
-        return self._config.ignore_opt_out or await self.hosts.allows(url, public_only)
 
     def _check_outage(self, host: Host, sign: HostSign, now: float) -> None:
         if sign in ("down", "overload") and host.pace.silent_s(now) > self._config.max_outage_s:

@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
 from pipeline.storage import arrow_schema, atomic_write
 from pipeline.workspace import Workspace
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.keys import address_of
 from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
 from scrapers.source import Discovery, Source, open_source
-from scrapers.start_page import kept_page
+from scrapers.start_page import kept_page, page_name, refuse_reserved_page
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +77,11 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
     Raises ContractError if there is no ledger, StorageError if `out` can't be written.
     """
     ledger = Ledger(workspace.ledger)
-    columns = ", ".join(f'"{column.name}"' for column in LEDGER_ITEMS)
+    there = ledger.columns("items")  # Earlier ledgers have fewer.
+    columns = ", ".join(
+        f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
+        for column in LEDGER_ITEMS
+    )
     try:
         return write_table(ledger.query(_ORDERED.format(columns=columns)), LEDGER_ITEMS, out)
     finally:
@@ -99,7 +103,10 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
                 "--page FILE to list what it shows.",
                 source.start_url,
             )
-    return source.discover(page)
+    discovery = source.discover(page)
+    if not config.ignore_opt_out:
+        refuse_reserved_page(discovery, page_name(config, source), USER_AGENT)
+    return discovery
 
 
 def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:

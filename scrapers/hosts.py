@@ -13,8 +13,12 @@ from urllib.parse import urlsplit
 
 from scrapers.answer import FetchError
 from scrapers.client import Client
+from scrapers.optouts.listed import NO_LIST, OptOutList
+from scrapers.optouts.signals import Refusal
+from scrapers.optouts.tdmrep import NO_RESERVATIONS, TDMREP_PATH, Reservations, TdmRule
 from scrapers.plans import Job
 from scrapers.politeness import Backoff, HostPace, parse_retry_after
+from scrapers.reservations import ask_reservations, is_set_aside
 from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status
 
 logger = logging.getLogger(__name__)
@@ -22,6 +26,8 @@ logger = logging.getLogger(__name__)
 # RFC 9309, 2.4: what a robots.txt said should not be used longer.
 ROBOTS_S = 24 * 3600.0
 _ROBOTS_ATTEMPTS = 4
+# Rules of a TDMRep file of which a first address is asked whether its headers say otherwise.
+_MAX_QUESTIONS = 8
 # Redirected in circles or to nowhere is as good as no robots.txt (RFC 9309, 2.3.1.2).
 _NO_ROBOTS = frozenset({"redirects", "bad_redirect", "redirect_without_location"})
 
@@ -33,6 +39,10 @@ class Host:
     origin: str
     pace: HostPace
     robots: Robots | None = None
+    # What its TDMRep file reserves; and whether it is being asked if a header sets a rule aside.
+    reservations: Reservations = NO_RESERVATIONS
+    asking: bool = False
+    num_questions: int = 0
     # When robots.txt is asked for again, by the crawl's clock; and whether from public addresses only.
     renew_at: float = math.inf
     public_only: bool = False
@@ -43,13 +53,35 @@ class Host:
     timer: asyncio.TimerHandle | None = None
 
     def allows(self, url: str) -> bool:
-        """Whether robots.txt, which must be loaded, lets us ask for `url`."""
+        """Whether robots.txt, which must be loaded, and the TDMRep file let us ask for `url`."""
         assert self.robots is not None
-        if self.robots.policy == "open" or (
-            self.robots.policy == "rules" and not self.robots.rules
-        ):
-            return True
-        return self.robots.allows(path_of(url))
+        return self.robots.policy != "closed" and self.refusal(url) is None
+
+    def refusal(self, url: str) -> Refusal | None:
+        """What keeps us from `url` before it is asked for: robots.txt, or the TDMRep file."""
+        robots = self.robots
+        assert robots is not None
+        if not (robots.rules or robots.usage_rules or self.reservations.rules):
+            return None
+        found = robots.refusal(path_of(url), where=f"{self.origin}/robots.txt")
+        if found is not None:
+            return found
+        rule = self.reserving(url)
+        return None if rule is None or rule.set_aside else rule.refusal
+
+    def reserving(self, url: str) -> TdmRule | None:
+        """The rule of the TDMRep file that reserves `url`."""
+        return self.reservations.reserving(path_of(url)) if self.reservations.rules else None
+
+    def open_question(self, url: str, refusal: Refusal) -> TdmRule | None:
+        """The rule that makes this refusal of `url`, if headers may set it aside and were not asked yet."""
+        rule = self.reserving(url)
+        if rule is None or rule.refusal is not refusal or rule.set_aside is not None:
+            return None
+        if self.num_questions == _MAX_QUESTIONS:
+            rule.set_aside = False
+            return None
+        return rule
 
 
 def origin_of(url: str) -> str:
@@ -66,7 +98,7 @@ def path_of(url: str) -> str:
 
 @dataclass(kw_only=True)
 class Hosts:
-    """All hosts met so far; loads robots.txt of each, and once a day again."""
+    """All hosts met so far; loads robots.txt and the TDMRep file of each, and once a day again."""
 
     client: Client
     backoff: Backoff
@@ -75,6 +107,8 @@ class Hosts:
     rate: float | None
     ignore_opt_out: bool
     monotonic: Callable[[], float]
+    # The user's own, which holds whatever else is ignored.
+    listed: OptOutList = NO_LIST
     _hosts: dict[str, Host] = field(default_factory=dict)
 
     def of(self, url: str) -> Host:
@@ -89,7 +123,8 @@ class Hosts:
                 rng=self.rng,
                 now=self.monotonic(),
             )
-            host = self._hosts[origin] = Host(origin, pace, OPEN if self.ignore_opt_out else None)
+            unasked = self.ignore_opt_out or self.listed.url_refusal(f"{origin}/") is not None
+            host = self._hosts[origin] = Host(origin, pace, OPEN if unasked else None)
         return host
 
     def all(self) -> list[Host]:
@@ -97,13 +132,43 @@ class Hosts:
         return list(self._hosts.values())
 
     async def allows(self, url: str, public_only: bool = False) -> bool:
-        """Whether robots.txt of the URL's host allows it; loads it where needed.
+        """Whether nothing keeps us from the URL; loads robots.txt and the TDMRep file where needed.
 
         `public_only`: from a public address, or not at all.
         """
+        if self.listed.url_refusal(url) is not None:
+            return False
         host = self.of(url)
         await self.load(host, public_only=public_only)
+        refusal = None if host.closed is not None else host.refusal(url)
+        if refusal is not None and (rule := host.open_question(url, refusal)) is not None:
+            await self.ask_about(host, rule, url)
         return host.allows(url)
+
+    async def allow_hop(self, url: str, public_only: bool = False) -> bool:
+        """The same for where a redirect leads; raises FetchError with the refusal, if there is one."""
+        if await self.allows(url, public_only):
+            return True
+        refusal = self.refusal(url)
+        if refusal is None:
+            return False
+        raise FetchError(refusal.reason, str(refusal), refusal=refusal)
+
+    def refusal(self, url: str, *others: str) -> Refusal | None:
+        """What keeps us from a URL whose host is loaded; `others` are its other names, for the list."""
+        for name in (url, *others):
+            if (found := self.listed.url_refusal(name)) is not None:
+                return found
+        return self.of(url).refusal(url)
+
+    async def ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        """Ask, once for a rule that reserves, whether headers set it aside where it applies."""
+        host.asking = True
+        host.num_questions += 1
+        try:
+            rule.set_aside = await is_set_aside(self.client, url, public_only=host.public_only)
+        finally:
+            host.asking = False
 
     async def load(self, host: Host, *, public_only: bool = False) -> None:
         """Make sure that `host.robots` is there; several may wait for it at a time."""
@@ -126,6 +191,17 @@ class Hosts:
             )
         if robots.crawl_delay_s is not None:
             host.pace.slow_to(robots.crawl_delay_s)
+        await self._load_reservations(host, robots)
+
+    async def _load_reservations(self, host: Host, robots: Robots) -> None:
+        if robots.policy != "closed" and robots.allows(TDMREP_PATH):
+            host.reservations = await ask_reservations(
+                self.client, host.origin, self._waits(), public_only=host.public_only
+            )
+
+    def _waits(self) -> list[float]:
+        """Seconds before each further attempt at what must be had before anything else is asked."""
+        return [self.backoff.delay_s(n, self.rng) for n in range(1, _ROBOTS_ATTEMPTS)]
 
     async def renew_robots(self) -> None:
         """Ask again for each robots.txt that is a day old; one that can't be had stays as it was."""
@@ -139,6 +215,7 @@ class Hosts:
             host.robots = robots
             if robots.crawl_delay_s is not None:
                 host.pace.slow_to(robots.crawl_delay_s)
+            await self._load_reservations(host, robots)
 
     async def _ask_robots(self, host: Host) -> Robots:
         url, agent = f"{host.origin}/robots.txt", self.client.user_agent.partition("/")[0]

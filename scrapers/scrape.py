@@ -22,11 +22,13 @@ from pipeline.contracts import StageReport
 from pipeline.errors import ConfigError
 from pipeline.progress import Progress, no_progress
 from pipeline.workspace import Workspace
+from scrapers.announcing import announce
 from scrapers.client import Client
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences, warn_of_differences
 from scrapers.hosts import Hosts
+from scrapers.optouts.listed import NO_LIST, read_opt_outs
 from scrapers.outcome import WallClock
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
@@ -34,14 +36,19 @@ from scrapers.raw import RawStore, begin_refresh, end_refresh
 from scrapers.resolving import FixedResolver
 from scrapers.sections import describe_page, keep_sections
 from scrapers.source import Discovery, Source, open_source
-from scrapers.start_page import fetch_page, keep_page, kept_page
+from scrapers.start_page import (
+    fetch_page,
+    keep_page,
+    kept_page,
+    page_name,
+    refuse_reserved_page,
+)
 from scrapers.store import Store
 from scrapers.wayback import Archive, check_archive, request_limits
 from scrapers.wayback_opener import ArchiveOpener
+from scrapers.withdrawing import find_withdrawn
 
 logger = logging.getLogger(__name__)
-
-USER_AGENT = "dalle-pipeline"
 
 
 def scrape(
@@ -171,7 +178,7 @@ class _Run:
         if url is not None and self.page is None:
             discovery = await self._fetch_page(url, hosts)
         else:
-            discovery = self.source.discover(self.page)
+            discovery = self._discover(self.page)
         warn_of_differences(discovery.differences)
         changes = describe_page(self.raw.workspace, discovery.sections)
         if self.config.plan:
@@ -202,11 +209,17 @@ class _Run:
     async def _fetch_page(self, url: str, hosts: Hosts) -> Discovery:
         address = None
         if self.archive is not None:
-            self.page, discovery, address = await self.archive.fetch_page(url, self.source.discover)
+            self.page, discovery, address = await self.archive.fetch_page(url, self._discover)
         else:
             self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
-            discovery = self.source.discover(self.page)
+            discovery = self._discover(self.page)
         keep_page(self.raw.workspace, url, self.page, address=address)
+        return discovery
+
+    def _discover(self, page: bytes | None) -> Discovery:
+        discovery = self.source.discover(page)
+        if not self.config.ignore_opt_out:
+            refuse_reserved_page(discovery, page_name(self.config, self.source), USER_AGENT)
         return discovery
 
     def _hosts(self) -> Hosts:
@@ -220,6 +233,7 @@ class _Run:
             rate=rate,
             ignore_opt_out=config.ignore_opt_out,
             monotonic=time.monotonic,
+            listed=NO_LIST if config.opt_outs is None else read_opt_outs(config.opt_outs),
         )
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
@@ -247,6 +261,8 @@ class _Run:
             progress=self.progress,
             clock=self.clock,
         )
+        await announce(self.config, discovery, hosts, store.ledger)
+        self._withdraw(crawl, store, hosts)
         await crawl.run(discovery.plans)
         if self.interrupted:
             return
@@ -262,6 +278,11 @@ class _Run:
         if self.archive is not None:
             details = {**self.report.details, "archive": self.archive.describe()}
             self.report = dataclasses.replace(self.report, details=details)
+
+    def _withdraw(self, crawl: Crawl, store: Store, hosts: Hosts) -> None:
+        for touch in list(find_withdrawn(store.reader, hosts.listed, int(self.clock()))):
+            store.add_touch(touch)
+            crawl.tally.withdrawn += 1
 
     def _mode(self) -> Mode:
         if self.config.refresh:

@@ -81,11 +81,10 @@ def _look_at_png(body: bytes) -> _Look:
 
 
 def _look_at_jpeg(body: bytes) -> _Look:
-    if body.endswith(jpeg.END) and body.find(jpeg.END, 2) == len(body) - 2:
+    if body.endswith(jpeg.END):
         return _WHOLE
-    end = jpeg.find_end(body)
-    if end is not None:
-        return _WHOLE if body.endswith(jpeg.END) else _TRAILED
+    if jpeg.find_end(body) is not None:
+        return _TRAILED
     if not jpeg.has_scan(body):
         return _CUT
     from pipeline.raster import ends_early  # Pillow and numpy, which few crawls have a use for.

@@ -14,8 +14,11 @@ from pipeline.storage import sha256_bytes, write_bytes, write_json
 from pipeline.workspace import Workspace
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
+from scrapers.config import ScrapeConfig
 from scrapers.hosts import Hosts
+from scrapers.optouts.page import page_refusal
 from scrapers.politeness import parse_retry_after
+from scrapers.source import Discovery, Source
 
 MAX_PAGE_BYTES = 64 * 2**20
 _MAX_WAIT_S = 60.0
@@ -27,6 +30,10 @@ class PageNote:
 
     url: str
     sha256: str
+
+
+class PageRefusedError(SourceError):
+    """A page that does not want to be used; an older copy of it is no way around that."""
 
 
 def kept_page(workspace: Workspace, url: str) -> bytes | None:
@@ -56,9 +63,11 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     if not await hosts.allows(url):
         host = hosts.of(url)
         why = (
-            f"{host.origin}/robots.txt does not allow {url}"
-            if host.closed is None
-            else f"{host.origin} can't be reached, or gives no robots.txt"
+            f"{host.origin} can't be reached, or gives no robots.txt"
+            if host.closed is not None
+            else f"{host.origin}/robots.txt does not allow {url}"
+            if (refusal := hosts.refusal(url)) is None or refusal.signal == "robots.txt"
+            else f"{url} is not to be used ({refusal})"
         )
         raise SourceError(
             f"{why}. Check the address and try again later, or use a saved page (--page FILE) or the "
@@ -68,13 +77,13 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     for attempt in range(1, attempts + 1):
         wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
         try:
-            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allows)
+            answer = await client.get(url, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop)
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
             if not error.retry or error.reason == "too_large":
                 break
         else:
-            if answer.status == 200 and (answer.opt_out is None or hosts.ignore_opt_out):
+            if answer.status == 200 and (answer.signals.refusal is None or hosts.ignore_opt_out):
                 return answer.body
             trouble = _say(answer)
             if answer.status not in (408, 425, 429) and answer.status < 500:
@@ -88,7 +97,22 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     )
 
 
+def page_name(config: ScrapeConfig, source: Source) -> str:
+    """What the page is called: its address, or its file."""
+    return source.start_url or str(config.page or config.page_url or source.name)
+
+
+def refuse_reserved_page(discovery: Discovery, url: str, agent: str) -> None:
+    """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
+    refusal = page_refusal(discovery.meta, agent=agent, url=url)
+    if refusal is not None:
+        raise PageRefusedError(
+            f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "
+            "was kept; --ignore-opt-out would use it, --no-page uses the built-in catalogue alone."
+        )
+
+
 def _say(answer: Answer) -> str:
     if answer.status == 200:
-        return f"it asks robots to stay away ({answer.opt_out}); --ignore-opt-out would fetch it"
+        return f"it asks robots to stay away ({answer.signals.refusal}); --ignore-opt-out would fetch it"
     return f"status {answer.status}, expected 200"

@@ -21,7 +21,7 @@ from scrapers.config import ScrapeConfig
 from scrapers.hosts import Host, Hosts
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan, Discovery
-from scrapers.start_page import MAX_PAGE_BYTES
+from scrapers.start_page import MAX_PAGE_BYTES, PageRefusedError
 from scrapers.verdict import HostSign
 from scrapers.wayback_captures import (
     IndexPage,
@@ -110,6 +110,8 @@ class Archive:
             try:
                 body = await self._ask(address, bytes)
                 return body, read(body), address
+            except PageRefusedError:
+                raise
             except SourceError as error:
                 trouble = f"of {len(wanted)} captures none could be read, the last: {error}"
         raise SourceError(
@@ -185,15 +187,18 @@ class Archive:
         retry_after_s = None
         try:
             answer = await self.hosts.client.get(
-                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allows
+                url, max_bytes=MAX_PAGE_BYTES, allow_hop=self.hosts.allow_hop
             )
             sign = _sign(answer.status)
             retry_after_s = parse_retry_after(answer.retry_after)
             if answer.status != 200:
                 retry = sign != "neutral" or answer.status in (408, 425)
                 return _Trouble(f"status {answer.status}, expected 200", retry)
-            if answer.opt_out is not None and not self.hosts.ignore_opt_out:
-                return _Trouble(f"it asks robots to stay away ({answer.opt_out})", False)
+            refusal = answer.signals.refusal
+            if refusal is not None and not self.hosts.ignore_opt_out:
+                raise PageRefusedError(
+                    f"{_short(url)} asks robots to stay away ({refusal}); --ignore-opt-out would use it."
+                )
             return read(answer.body)
         except FetchError as error:
             sign = error.sign

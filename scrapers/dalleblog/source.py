@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import ConfigError, ContractError, SourceError
@@ -12,6 +13,7 @@ from scrapers.dalleblog.choosing import choose_captions, choose_sections
 from scrapers.dalleblog.merge import Merged, MergedSection, merge
 from scrapers.dalleblog.page import PageContent, read_page
 from scrapers.dalleblog.plans import Plans
+from scrapers.optouts.page import read_meta
 from scrapers.source import (
     CaptionPlan,
     Discovery,
@@ -38,6 +40,11 @@ class DalleBlogSource:
 
     def discover(self, page: bytes | None) -> Discovery:
         """The captions of page and catalogue, as chosen. See `scrapers.source.Source`."""
+        page = self._load(page)
+        discovery = self._discover(page)
+        return discovery if page is None else replace(discovery, meta=read_meta(page))
+
+    def _discover(self, page: bytes | None) -> Discovery:
         merged = merge(self.catalogue, self._read(page), cdn=self.options.cdn_url)
         sections = choose_sections(merged.sections, self.options.sections)
         if self.options.captions_file is not None:
@@ -46,11 +53,14 @@ class DalleBlogSource:
         plans = Plans(sections=sections, cdn=merged.cdn, limit=self.options.limit)
         return _discovery(plans, plans.counts(), sections, merged)
 
-    def _read(self, page: bytes | None) -> PageContent | None:
+    def _load(self, page: bytes | None) -> bytes | None:
         if not self.options.use_page:
             return None
         if page is None and self.options.page_file is not None:
-            page = _read_file(self.options.page_file)
+            return _read_file(self.options.page_file)
+        return page
+
+    def _read(self, page: bytes | None) -> PageContent | None:
         if page is None:
             return None
         return read_page(page, base_url=self.page_url, catalogue=self.catalogue)

@@ -54,7 +54,7 @@ def test_an_update_fetches_what_is_new_on_the_page_and_asks_for_nothing_else(
         asked = sum(replica.requests.values())
         same = scrape(replace(at(config, replica), update=True))
         assert same.outcome == "unchanged"
-        assert sum(replica.requests.values()) == asked + 2  # robots.txt and the page
+        assert sum(replica.requests.values()) == asked + 3  # robots.txt, the TDMRep file, the page
     with serve(config, 12) as replica:
         more = scrape(replace(at(config, replica), update=True))
         assert more.outcome == "done"

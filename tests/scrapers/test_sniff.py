@@ -128,7 +128,7 @@ def shorten(webp: bytes) -> bytes:
 def test_an_odd_end_is_flagged_stored_and_decoded(name: str, flaw: Flaw) -> None:
     body = odd(name)
     verdict = judge_answer(200, None, body)
-    assert (verdict.state, verdict.flaw) == ("done", flaw)
+    assert (verdict.state, verdict.reason) == ("done", flaw)
     assert decode_image(body).pixels_HWC.size
 
 
