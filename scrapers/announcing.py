@@ -40,6 +40,8 @@ async def announce(
         return
     host = hosts.of(url)
     await hosts.load(host)  # its robots.txt may ask for a slower pace
+    if host.closed is not None:
+        return
     slots, _ = request_limits(config)
     decided, stored, size = _known(ledger)
     logger.info(

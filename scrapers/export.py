@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
+from pipeline.printable import printable
 from pipeline.storage import arrow_schema, atomic_write
 from pipeline.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig, source_options
@@ -120,10 +121,13 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
-    """Write `section⇥caption⇥rank⇥url` lines; gives their number."""
+    """Write `section⇥caption⇥rank⇥url` lines; gives their number.
+
+    Control characters are written out: a line is a line, and a terminal only shows it.
+    """
     number = 0
     for listed in list_urls(discovery):
-        stream.write("\t".join(map(str, listed)) + "\n")
+        stream.write("\t".join(printable(str(field)) for field in listed) + "\n")
         number += 1
     return number
 

@@ -21,6 +21,7 @@ GROUND = {
     "pipeline.contracts",
     "pipeline.config",
     "pipeline.progress",
+    "pipeline.printable",
     "pipeline",
 }
 SECOND = {

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from scrapers.optouts.signals import Refusal
 
 _HASH = re.compile(r"(?:sha256[:=])?([0-9a-fA-F]{64})")
-_DOMAIN = re.compile(r"(?:\*?\.)?([\w-]+(?:\.[\w-]+)*)\.?")
+_DOMAIN = re.compile(r"(?:\*?\.)?([\w-]+(?:\.[\w-]+)+|localhost)\.?")
 _AFTER_SCHEME = re.compile(r"([^/?#]*)(.*)", re.S)
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
