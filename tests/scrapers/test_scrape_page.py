@@ -108,3 +108,24 @@ def test_a_page_that_fails_leaves_everything_as_it_was(config: ScrapeConfig) -> 
         with serve(config, 11, page_status=503) as replica, pytest.raises(SourceError):
             scrape(replace(at(config, replica), **how))  # type: ignore[arg-type]
     assert {path: path.read_bytes() for path in (config.workspace / "raw").rglob("*.*")} == files
+
+
+@pytest.mark.parametrize(
+    "meta",
+    ['<meta name="robots" content="noai, noimageai">', '<meta name="tdm-reservation" content="1">'],
+)
+def test_a_saved_page_that_refuses_its_use_is_not_used(
+    meta: str, config: ScrapeConfig, tmp_path: Path
+) -> None:
+    with serve(config, 11) as replica:
+        scrape(at(config, replica))
+        page = (config.workspace / "raw" / "page.html").read_text()
+        file = tmp_path / "saved.html"
+        file.write_text(page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{meta}'))
+        saved = replace(at(config, replica), page=file, workspace=tmp_path / "other")
+        asked = sum(replica.requests.values())
+        for again in (saved, replace(saved, list_urls=True), replace(saved, plan=True)):
+            with pytest.raises(SourceError, match=r"saved\.html does not want its captions"):
+                scrape(again)
+        assert sum(replica.requests.values()) == asked
+        assert scrape(replace(saved, ignore_opt_out=True)).counts["done"] > 0
