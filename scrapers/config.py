@@ -47,16 +47,19 @@ class ScrapeConfig(StageConfig):
     ignore_opt_out: bool = option(
         False,
         "Fetch even what robots.txt and other opt-out signals refuse; recorded in the manifest.",
+        remember=False,
     )
     opt_outs: Path | None = option(
         None,
         "Leave out what this file lists: a domain, a URL prefix or a SHA-256 of bytes a line.",
         runtime=True,
+        remember=True,
     )
     keep_refused: bool = option(
         False,
         "Keep the bytes of what is no image, or none that is whole, in raw/refused/.",
         runtime=True,
+        remember=True,
     )
 
     retry_failed: bool = option(False, "Ask again only for what failed.", runtime=True)

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.contracts import StageReport
 from pipeline.errors import ConfigError, SourceError
+from pipeline.remembered import kept_options
 from scrapers.config import ScrapeConfig
 from scrapers.ledger import Ledger
 from scrapers.ledger_schema import items_view
@@ -379,6 +380,12 @@ def test_what_was_stored_before_it_was_listed_is_withdrawn(
     assert sum(server.image_hits.values()) == 4
     assert sum(server.hits.values()) == asked
     assert crawl(server, config).outcome == "unchanged"
+
+
+def test_a_workspace_remembers_its_list_and_never_to_ignore_opt_outs(tmp_path: Path) -> None:
+    config = ScrapeConfig(ignore_opt_out=True, opt_outs=tmp_path / "list", keep_refused=True)
+    kept = kept_options(config)
+    assert kept == {"opt_outs": str(tmp_path / "list"), "keep_refused": True}
 
 
 def test_a_redirect_to_a_listed_address_is_not_followed(
