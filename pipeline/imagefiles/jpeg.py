@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
-SOS, EOI = 0xDA, 0xD9
+SOS, EOI, DRI = 0xDA, 0xD9, 0xDD
 APP0, APP1, APP11, APP14 = 0xE0, 0xE1, 0xEB, 0xEE
 # Baseline, extended and progressive with Huffman codes; others are lossless, hierarchical or arithmetic.
-HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+PROGRESSIVE = 0xC2
+HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, PROGRESSIVE})
 METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})  # application segments and comments
 
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment

@@ -6,21 +6,22 @@ import numpy as np
 
 from pipeline.raster.decode import decode_image
 from pipeline.raster.errors import DecodeError, Pixels
-from pipeline.raster.jpeg import uses_huffman_codes, with_end, with_more
+from pipeline.raster.jpeg import is_baseline, uses_huffman_codes, with_end, with_more
 
-_SCAN = b"\xff\xda"
-_BLOCK = 8
+# Blocks have this side, and twice this side where colours have half the resolution; these are smoothed
+# over a pixel beyond their blocks.
+_BLOCK, _SMOOTHED = 8, 2
 
 
 def looks_cut(data: bytes, pixels_HWC: Pixels) -> bool:
     """Whether the data of a JPEG end before its image does; `pixels_HWC` is its raster.
 
     Of other formats a decoder refuses what is cut. Most whole images are known without a second decoding:
-    the last block of a cut one is of one colour, wherever it was turned to, unless it has several scans.
+    the last block of a cut one is of one colour, wherever it was turned to, if it is a baseline JPEG.
     """
     if not uses_huffman_codes(data):
         return False
-    if data.count(_SCAN) == 1 and not _has_flat_corner(pixels_HWC):
+    if is_baseline(data) and not _has_flat_corner(pixels_HWC):
         return False
     try:
         again = decode_image(with_more(with_end(data)))
@@ -30,9 +31,7 @@ def looks_cut(data: bytes, pixels_HWC: Pixels) -> bool:
 
 
 def _has_flat_corner(pixels_HWC: Pixels) -> bool:
-    height, width = pixels_HWC.shape[:2]
-    # Of a block at the edge a part may be outside of the image.
-    side = min((height - 1) % _BLOCK + 1, (width - 1) % _BLOCK + 1)
+    side = min(_seen_of_last_block(length) for length in pixels_HWC.shape[:2])
     corners = (
         pixels_HWC[:side, :side],
         pixels_HWC[:side, -side:],
@@ -40,3 +39,9 @@ def _has_flat_corner(pixels_HWC: Pixels) -> bool:
         pixels_HWC[-side:, -side:],
     )
     return any(bool((corner == corner[0, 0]).all()) for corner in corners)
+
+
+def _seen_of_last_block(length: int) -> int:
+    """Pixels of the last block of a row that are within the image and all its own, of either size."""
+    fine, coarse = ((length - 1) % side + 1 for side in (_BLOCK, 2 * _BLOCK))
+    return max(1, min(fine, coarse - _SMOOTHED))

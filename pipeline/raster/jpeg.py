@@ -17,8 +17,14 @@ from pipeline.imagefiles import jpeg
 from pipeline.raster.errors import Pixels
 from pipeline.raster.pillow import quiet_pillow
 
+_SCAN = b"\xff\xda"
+
 # Bits that are codes of many kinds, and none of them a marker.
-_MORE = bytes([0x35, 0xA2, 0x5B, 0x17, 0xC9, 0x64, 0x8E, 0x70]) * 64
+_MORE = bytes(53 * n % 255 for n in range(1, 512))
+# The same for images whose data are in intervals: the eight restart markers in turn.
+_MORE_INTERVALS = b"".join(
+    bytes([0xFF, 0xD0 + n % 8]) + _MORE[n * 7 : n * 7 + 48] for n in range(32)
+)
 
 
 def with_end(data: bytes) -> bytes:
@@ -32,7 +38,9 @@ def with_more(data: bytes) -> bytes:
     """The same JPEG with bytes in front of its end marker, which a complete image has no use for."""
     end = jpeg.find_end(data)
     assert end is not None, "a JPEG without an end marker"
-    return data[: end - len(jpeg.END)].rstrip(b"\xff") + _MORE + jpeg.END
+    in_intervals = any(segment.marker == jpeg.DRI for segment in jpeg.walk_segments(data))
+    more = _MORE + _MORE_INTERVALS if in_intervals else _MORE
+    return data[: end - len(jpeg.END)].rstrip(b"\xff") + more + jpeg.END
 
 
 def ends_early(data: bytes) -> bool:
@@ -52,6 +60,12 @@ def uses_huffman_codes(data: bytes) -> bool:
         return False
     markers = {segment.marker for segment in jpeg.walk_segments(data)}
     return bool(markers & jpeg.HUFFMAN_FRAMES) and jpeg.SOS in markers
+
+
+def is_baseline(data: bytes) -> bool:
+    """Whether all of a JPEG's data are in one scan, block after block."""
+    markers = {segment.marker for segment in jpeg.walk_segments(data)}
+    return jpeg.PROGRESSIVE not in markers and data.count(_SCAN) == 1
 
 
 def without_metadata(data: bytes) -> bytes:
