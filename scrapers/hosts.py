@@ -198,6 +198,7 @@ class Hosts:
             host.reservations = await ask_reservations(
                 self.client, host.origin, self._waits(), public_only=host.public_only
             )
+            host.num_questions = 0
 
     def _waits(self) -> list[float]:
         """Seconds before each further attempt at what must be had before anything else is asked."""

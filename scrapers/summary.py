@@ -81,7 +81,7 @@ def completeness(table: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def reasons(ledger: Ledger) -> dict[str, int]:
-    """URLs by the reason why they are not done."""
+    """URLs by their reason: why they are not done, or what is odd about those that are."""
     return {str(reason): int(number) for reason, number in ledger.query(_REASONS)}  # type: ignore[call-overload]
 
 

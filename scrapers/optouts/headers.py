@@ -14,6 +14,12 @@ GetAll = Callable[[str], Sequence[str]]
 
 # An archive passes on what the site said when it was recorded.
 _ARCHIVED = "x-archive-orig-"
+_ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE = "x-robots-tag", "tdm-reservation", "content-usage"
+_NAMES = tuple(
+    start + name
+    for start in ("", _ARCHIVED)
+    for name in (_ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE)
+)
 # Directives that have a colon of their own.
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 # What names a robot; the rest of a date does not look like it.
@@ -33,14 +39,17 @@ NO_SIGNALS = HeaderSignals(None, None)
 def read_headers(getall: GetAll, *, agent: str, url: str) -> HeaderSignals:
     """Read the signals in the headers of an answer that came from `url`; `agent` is our product token."""
 
+    if not any(map(getall, _NAMES)):
+        return NO_SIGNALS
+
     def values(name: str) -> list[str]:
         return [*getall(name), *getall(_ARCHIVED + name)]
 
-    reservation = _read_reservation(values("tdm-reservation"))
+    reservation = _read_reservation(values(_TDM_RESERVATION))
     refusal = (
-        _read_robots_tags(values("x-robots-tag"), agent, url)
+        _read_robots_tags(values(_ROBOTS_TAG), agent, url)
         or (_reserved(values("tdm-policy"), url) if reservation == 1 else None)
-        or _read_usage(values("content-usage"), url)
+        or _read_usage(values(_CONTENT_USAGE), url)
     )
     return HeaderSignals(refusal, reservation)
 
