@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
-from pipeline.printable import printable
+from pipeline.plain_text import plain_line
 from pipeline.storage import arrow_schema, atomic_write
 from pipeline.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig, source_options
@@ -127,7 +127,7 @@ def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
     """
     number = 0
     for listed in list_urls(discovery):
-        stream.write("\t".join(printable(str(field)) for field in listed) + "\n")
+        stream.write("\t".join(plain_line(str(field)) for field in listed) + "\n")
         number += 1
     return number
 

@@ -21,7 +21,6 @@ GROUND = {
     "pipeline.contracts",
     "pipeline.config",
     "pipeline.progress",
-    "pipeline.printable",
     "pipeline",
 }
 SECOND = {

@@ -35,9 +35,8 @@ def with_end(data: bytes) -> bytes:
 
 
 def with_more(data: bytes) -> bytes:
-    """The same JPEG with bytes in front of its end marker, which a complete image has no use for."""
-    end = jpeg.find_end(data)
-    assert end is not None, "a JPEG without an end marker"
+    """The same JPEG, which has an end marker, with bytes in front of it: no use for a complete image."""
+    end = jpeg.find_end(data) or len(data)  # None where a broken segment holds the marker
     in_intervals = any(segment.marker == jpeg.DRI for segment in jpeg.walk_segments(data))
     more = _MORE + _MORE_INTERVALS if in_intervals else _MORE
     return data[: end - len(jpeg.END)].rstrip(b"\xff") + more + jpeg.END

@@ -134,13 +134,17 @@ def _refusing_entry(content: Any) -> str | None:
     if not isinstance(content, dict):
         return None
     entries = content.get("entries", content)
-    if not isinstance(entries, dict):
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if _USES.fullmatch(str(name)) and (use := _refusing_use(entry)) is not None:
+            return f"{name}: {use}"
+    use = _refusing_use(content)
+    return None if use is None else f"use: {use}"
+
+
+def _refusing_use(entry: Any) -> str | None:
+    """`notAllowed` or `constrained`, with what is said of the constraint; None for other uses."""
+    use = entry.get("use") if isinstance(entry, dict) else entry
+    if not isinstance(use, str) or use not in _REFUSING:
         return None
-    for name, entry in entries.items():
-        if not _USES.fullmatch(str(name)):
-            continue
-        use = entry.get("use") if isinstance(entry, dict) else entry
-        if use in _REFUSING:
-            more = entry.get("constraint_info") if isinstance(entry, dict) else None
-            return f"{name}: {use}" + (f" ({more})" if more else "")
-    return "use: " + str(content["use"]) if content.get("use") in _REFUSING else None
+    more = entry.get("constraint_info") if isinstance(entry, dict) else None
+    return f"{use} ({more})" if more else use

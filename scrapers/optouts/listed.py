@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.textfiles import read_lines
 from scrapers.optouts.signals import Refusal
 
 _HASH = re.compile(r"(?:sha256[:=])?([0-9a-fA-F]{64})")
@@ -72,7 +73,7 @@ def read_opt_outs(file: Path) -> OptOutList:
     domains: dict[str, _Entry] = {}
     prefixes: dict[str, _Entry] = {}
     hashes: dict[bytes, _Entry] = {}
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         entry = _COMMENT.sub("", line).strip()
         kept = (number, entry)
         if hashed := _HASH.fullmatch(entry):
@@ -93,15 +94,6 @@ def read_opt_outs(file: Path) -> OptOutList:
         hashes=hashes,
         prefix_lengths=tuple(sorted({len(prefix) for prefix in prefixes})),
     )
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"--opt-outs {file} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--opt-outs {file} can't be read: it is no UTF-8 text.") from error
 
 
 def _place_of(url: str) -> str:

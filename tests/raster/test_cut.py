@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import random
 
 import numpy as np
 import pytest
@@ -123,3 +125,16 @@ def test_two_images_in_one_file_are_the_first() -> None:
     found = decode_image(buffer.getvalue()).pixels_HWC
     assert np.abs(found.astype(int) - photo(1)).mean() < 5
     assert not looks_cut(buffer.getvalue(), found)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "AVIF", "BMP"])
+def test_damage_of_any_kind_has_pixels_or_a_reason(file_format: str) -> None:
+    dice = random.Random(file_format)
+    whole = encode(photo(1), file_format)
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(dice.randint(1, 6)):
+            at = dice.randrange(len(data))
+            data[at : at + dice.randint(0, 9)] = dice.randbytes(dice.randint(0, 9))
+        with contextlib.suppress(DecodeError):
+            is_cut(bytes(data))

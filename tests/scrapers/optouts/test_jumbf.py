@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,10 @@ def test_it_is_found_in_every_format(label: str, place: str) -> None:
         ({"entries": ["cawg.ai_training"]}, None),
         (["entries"], None),
         ("notAllowed", None),
+        ({"use": ["notAllowed"]}, None),
+        ({"entries": {"cawg.ai_training": {"use": {"notAllowed": 1}}}}, None),
+        ({"entries": {"cawg.ai_training": [1]}}, None),
+        ({"entries": None}, None),
         ({}, None),
     ],
 )  # fmt: skip
@@ -134,6 +139,30 @@ def test_damage_of_any_byte_fails_nowhere() -> None:
     for at in range(len(boxes)):
         for value in (0, 0x7F, 0xFF):
             find(png_with_store(boxes[:at] + bytes([value]) + boxes[at + 1 :]))
+
+
+def test_random_contents_fail_nowhere() -> None:
+    dice = random.Random(1)
+    words = [
+        "entries",
+        "cawg.ai_training",
+        "use",
+        "notAllowed",
+        "constraint_info",
+        "",
+        7,
+        None,
+        b"x",
+    ]
+
+    def value(depth: int) -> Any:
+        kind = dice.randrange(4 if depth else 2)
+        if kind == 2:
+            return {dice.choice(words[:6]): value(depth - 1) for _ in range(3)}
+        return [value(depth - 1) for _ in range(2)] if kind == 3 else dice.choice(words)
+
+    for _ in range(2000):
+        find(png_with_store(store(assertion("cawg.training-mining", value(4)))))
 
 
 @pytest.mark.timeout(60)
