@@ -71,8 +71,8 @@ class Discovery:
 
     `plans` is lazy and can be iterated again, in the same order. `num_captions` counts its plans
     and `num_urls` the addresses of their first forms. `differences` are sentences for the user:
-    where the page and the catalogue disagree, and what could not be used. `meta` are name (in lower case)
-    and content of the page's <meta> elements, in which it may refuse its use.
+    where the page and the catalogue disagree, and what could not be used. `page_meta` are names (in lower
+    case) and contents of the page's `<meta>` elements, in which it may refuse its use.
     """
 
     plans: Iterable[CaptionPlan]
@@ -80,7 +80,7 @@ class Discovery:
     num_urls: int
     sections: tuple[SectionSummary, ...]
     differences: tuple[str, ...]
-    meta: tuple[tuple[str, str], ...] = ()
+    page_meta: tuple[tuple[str, str], ...] = ()
 
 
 class Source(Protocol):

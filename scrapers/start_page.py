@@ -104,7 +104,7 @@ def page_name(config: ScrapeConfig, source: Source) -> str:
 
 def refuse_reserved_page(discovery: Discovery, url: str, agent: str) -> None:
     """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
-    refusal = page_refusal(discovery.meta, agent=agent, url=url)
+    refusal = page_refusal(discovery.page_meta, agent=agent, url=url)
     if refusal is not None:
         raise PageRefusedError(
             f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "

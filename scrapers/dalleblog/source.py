@@ -42,7 +42,7 @@ class DalleBlogSource:
         """The captions of page and catalogue, as chosen. See `scrapers.source.Source`."""
         page = self._load(page)
         discovery = self._discover(page)
-        return discovery if page is None else replace(discovery, meta=read_meta(page))
+        return discovery if page is None else replace(discovery, page_meta=read_meta(page))
 
     def _discover(self, page: bytes | None) -> Discovery:
         merged = merge(self.catalogue, self._read(page), cdn=self.options.cdn_url)

@@ -174,7 +174,7 @@ class PlainSource:
     forms: tuple[str, ...] = ("",)
     pages: list[bytes | None] = field(default_factory=list)
     differences: tuple[str, ...] = ()
-    meta: tuple[tuple[str, str], ...] = ()
+    page_meta: tuple[tuple[str, str], ...] = ()
 
     def plans(self) -> Iterator[CaptionPlan]:
         for number in range(self.captions):
@@ -197,7 +197,7 @@ class PlainSource:
             num_urls=self.captions * self.ranks,
             sections=(),
             differences=self.differences,
-            meta=self.meta,
+            page_meta=self.page_meta,
         )
 
 

@@ -307,7 +307,7 @@ def test_who_ignores_opt_outs_asks_for_none(server: Server, quick: ScrapeConfig)
 def test_a_page_that_refuses_its_use_is_not_used(
     meta: tuple[str, str], server: Server, quick: ScrapeConfig
 ) -> None:
-    source = PlainSource(server.url, captions=1, start_url=f"{server.url}/page", meta=(meta,))
+    source = PlainSource(server.url, captions=1, start_url=f"{server.url}/page", page_meta=(meta,))
 
     async def behave(ask: Ask) -> bytes:
         return answer(b"<html></html>") if ask.path == "/page" else answer(png(ask.path))

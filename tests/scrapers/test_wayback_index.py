@@ -252,7 +252,7 @@ class RefusedPage(SourceWithPage):
 
     def discover(self, page: bytes | None) -> Discovery:
         assert page is not None
-        self.meta = (("robots", "noai"),) if b"noai" in page else ()
+        self.page_meta = (("robots", "noai"),) if b"noai" in page else ()
         return super().discover(page)
 
 
