@@ -218,7 +218,9 @@ def test_any_row_goes_through_the_store(seed: int, tmp_path: Path) -> None:
         store.add_form(FormRow(1, "key", 1, text, text, False, number, f"http://h/{text}_", ".png"))
         for one in rows:
             store.add_row(one)
-        store.add_touch(Touch(1, 200, odd_text(rng), 1, 9, odd_text(rng), odd_text(rng), 1, 0))
+        store.add_touch(
+            Touch(1, 200, odd_text(rng), 1, 9, odd_text(rng), odd_text(rng), odd_text(rng), 1, 0)
+        )
         await store.flush()
         store.close()
         return rows
