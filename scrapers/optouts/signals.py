@@ -64,9 +64,9 @@ class Refusal:
         return json.dumps(
             {
                 "signal": self.signal,
-                "where": storable(self.where),
+                "where": self.where,
                 "when": when,
-                "text": storable(self.text[:_MAX_TEXT_CHARS]),
+                "text": self.text[:_MAX_TEXT_CHARS],
             }
         )
 

@@ -21,6 +21,7 @@ from scrapers.client import Client
 from scrapers.config import ScrapeConfig
 from scrapers.opening import user_agent
 from scrapers.scrape import scrape
+from scrapers.source import Source
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png
 from tests.scrapers.test_scrape_manners import Names
 
@@ -76,7 +77,7 @@ class Everywhere(Names):
         super().__init__({"images.example.org": "127.0.0.1"})
 
 
-def client(config: ScrapeConfig) -> Client:
+def client(config: ScrapeConfig, _source: Source | None = None) -> Client:
     return Client(user_agent=user_agent(config.contact), resolver=Everywhere())
 
 

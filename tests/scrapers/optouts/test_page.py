@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scrapers.dalleblog.captions import load_catalogue
-from scrapers.dalleblog.page import read_page
+from scrapers.charset import decode_page
+from scrapers.dalleblog.page_items import read_items
 from scrapers.optouts.page import page_refusal
 from scrapers.optouts.signals import Refusal
 
@@ -13,7 +13,7 @@ URL = "https://example.org/page"
 
 
 def refusal_of(page: bytes) -> Refusal | None:
-    meta = read_page(page, base_url=URL, catalogue=load_catalogue(), content_type=None).meta
+    meta = read_items(decode_page(page, None), base_url=URL, sections={}).meta
     return page_refusal(meta, agent="dalle-pipeline", url=URL)
 
 
