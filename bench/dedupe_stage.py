@@ -122,7 +122,7 @@ def _inspections(count: int) -> Iterator[Inspection]:
     for n in order:
         yield Inspection(
             _digest("file", n), "ok", None, "png", 256, 256, "RGB", False,
-            _digest("raster", int(raster[n])), int(hashes[n]), 10.0, 20.0, 30.0, False, None,
+            _digest("raster", int(raster[n])), int(hashes[n]), 10.0, 20.0, 30.0, False, False, None,
         )  # fmt: skip
 
 

@@ -202,6 +202,7 @@ def inspections(hashes: list[str]) -> Iterator[Inspection]:
             "sha256": digest, "status": "ok", "format": "png", "width": 256, "height": 256,
             "mode": "RGB", "has_alpha": 0, "pixel_sha256": pixels, "phash": phash,
             "mean_red": 1.0, "mean_green": 1.0, "mean_blue": 1.0, "is_blank": 0,
+            "looks_cut": 0,
         }  # fmt: skip
         rows.append(Inspection(**{**dict.fromkeys(Inspection._fields), **values}))
     yield from sorted(rows, key=lambda row: row.sha256)

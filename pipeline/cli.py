@@ -137,6 +137,9 @@ def _set_up_logging(common: Common) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What a crawl is about to ask of a real site is for whoever gave the command.
+    announced = logging.ERROR if common.quiet else logging.INFO
+    logging.getLogger("scrapers.announcing").setLevel(announced)
 
 
 def _exit_with(report: StageReport, screen: Screen) -> None:

@@ -32,7 +32,7 @@ UrlState = Literal[
     "done",  # its bytes are in a segment
     "missing",  # 404, 410
     "failed",  # every attempt failed
-    "opted_out",  # robots.txt or X-Robots-Tag say no
+    "opted_out",  # someone does not want it to be used; its `evidence` says who
     "not_an_image",  # status 200, and no image in it
     "truncated",  # an image that ends early, every time
 ]
@@ -65,7 +65,7 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column(
         "reason",
         "string",
-        "A short word: why it is not done, or what of a done one could not be kept as it came.",
+        "A short word: why it is not done, or what is odd about a done one or was not kept as it came.",
     ),
     Column("attempts", "int64", "Requests made."),
     Column("etag", "string", "ETag of the stored bytes."),
@@ -77,6 +77,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("first_time", "string", "First asked, ISO 8601 UTC."),
     Column("last_time", "string", "Last asked, ISO 8601 UTC."),
+    Column(
+        "evidence",
+        "string",
+        "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
+    ),
 )
 
 
@@ -85,8 +90,10 @@ LEDGER_ITEMS: tuple[Column, ...] = (
 RejectReason = Literal[
     "not_fetched",  # the ledger has no bytes for it: missing, failed, opted out…
     "not_decodable",  # no decoder reads it
+    "missing_decoder",  # its format needs a package that is not installed
     "decoder_crashed",  # a decoder's process died of it
     "too_large",  # more pixels than we decode: a decompression bomb
+    "looks_cut",  # a part of its data is missing; `--cut keep` keeps it, flagged
     "bad_caption",  # empty, or with a left-over `{}`
     "duplicate_bytes",  # the same bytes as a better row
     "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
@@ -114,7 +121,11 @@ _IMAGE: tuple[Column, ...] = (
 # dedupe/kept/*.parquet, one row an image, sorted by key.
 KEPT: tuple[Column, ...] = (
     *_IMAGE,
-    Column("caption_normalized", "string", "The caption in lower case with ASCII quotes."),
+    Column(
+        "caption_normalized",
+        "string",
+        "The caption in lower case, ASCII quotes, no unseen characters.",
+    ),
     Column("format", "string", "png, jpeg, …"),
     Column("width", "int32", "Pixels."),
     Column("height", "int32", "Pixels."),
@@ -126,6 +137,7 @@ KEPT: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
     Column(
         "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
     ),
@@ -162,7 +174,7 @@ CAPTIONS: tuple[Column, ...] = (
 # was found in it. The next run takes from here what it need not look at again.
 INSPECTIONS: tuple[Column, ...] = (
     Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
-    Column("status", "string", "ok, not_decodable, too_large or decoder_crashed."),
+    Column("status", "string", "ok, not_decodable, missing_decoder, too_large or decoder_crashed."),
     Column("detail", "string", "What is wrong with it, null if ok."),
     Column("format", "string", "png, jpeg, …; this and what follows is null unless ok."),
     Column("width", "int32", "Pixels, after the EXIF orientation; also for too_large."),
@@ -175,6 +187,7 @@ INSPECTIONS: tuple[Column, ...] = (
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
     Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
     Column(
         "bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."
     ),

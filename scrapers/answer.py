@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from scrapers.head import Headers
+from scrapers.optouts.headers import HeaderSignals
+from scrapers.optouts.signals import Refusal
 from scrapers.verdict import HostSign
 
 
@@ -21,7 +23,7 @@ class Answer(NamedTuple):
     etag: str | None
     last_modified: str | None
     retry_after: str | None
-    opt_out: str | None
+    signals: HeaderSignals
     # As they came.
     headers: Headers
 
@@ -32,6 +34,7 @@ class FetchError(Exception):
     `reason` is a short word for the ledger, the text a sentence for a person; `retry` says that
     asking again may help (a refused body or redirect may be a passing mistake of the server's);
     `sign` what it says of the host. `stale`: a kept connection had been closed when it was asked.
+    `refusal` is the signal that keeps us from where a redirect leads.
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class FetchError(Exception):
         retry: bool = False,
         sign: HostSign = "neutral",
         stale: bool = False,
+        refusal: Refusal | None = None,
     ) -> None:
         super().__init__(detail or reason)
         self.reason = reason
         self.retry = retry
         self.sign: HostSign = sign
         self.stale = stale
+        self.refusal = refusal

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pipeline.contracts import UrlState
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client, HopCheck
+from scrapers.optouts.signals import Refusal
 from scrapers.plans import Job
 from scrapers.sniff import sniff
 from scrapers.storable import ALTERED
-from scrapers.verdict import Verdict, judge_answer
+from scrapers.verdict import Verdict, judge_answer, opt_out
 from scrapers.wayback_captures import judge_capture
 
 _STATES_OF_REASON: dict[str, UrlState] = {
@@ -20,9 +21,18 @@ _STATES_OF_REASON: dict[str, UrlState] = {
 
 
 async def ask_once(
-    client: Client, job: Job, *, allow_hop: HopCheck, ignore_opt_out: bool, public_only: bool
+    client: Client,
+    job: Job,
+    *,
+    allow_hop: HopCheck,
+    ignore_opt_out: bool,
+    public_only: bool,
+    reserved: Refusal | None = None,
 ) -> tuple[Verdict, Answer | None]:
-    """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network."""
+    """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network.
+
+    `reserved`: the host's TDMRep file refuses it, unless the headers of the answer say otherwise.
+    """
     stored = job.known is not None and job.known.sha256 is not None
     try:
         answer = await client.get(
@@ -33,10 +43,12 @@ async def ask_once(
             is_whole=_is_whole_image,
         )
     except FetchError as error:
+        if error.refusal is not None:
+            return opt_out(error.refusal), None
         state = _STATES_OF_REASON.get(error.reason, "failed")
         return Verdict(state, error.reason, error.retry, error.sign, detail=str(error)), None
-    opt_out = None if ignore_opt_out else answer.opt_out
-    verdict = judge_answer(answer.status, opt_out, answer.body, stored=stored)
+    refusal = None if ignore_opt_out else _refusal_of(answer, reserved)
+    verdict = judge_answer(answer.status, refusal, answer.body, stored=stored)
     if job.captures:
         verdict = judge_capture(job.captures[0], verdict, answer)
     return verdict, answer
@@ -44,6 +56,14 @@ async def ask_once(
 
 def _is_whole_image(body: bytes) -> bool:
     return sniff(body).whole
+
+
+def _refusal_of(answer: Answer, reserved: Refusal | None) -> Refusal | None:
+    """What the headers refuse; their tdm-reservation overrides the file, its absence does not."""
+    signals = answer.signals
+    if signals.refusal is not None or signals.tdm_reservation == 0:
+        return signals.refusal
+    return reserved
 
 
 def _validators(job: Job) -> dict[str, str] | None:

@@ -18,21 +18,19 @@ from scrapers.cookies import CookieJar
 from scrapers.decoding import Check, decode_body, is_encoded
 from scrapers.fetcher import Endpoint, Fetcher, Reply
 from scrapers.fields import GivenFields, common_fields, lines_of, referer_line
-from scrapers.head import Headers
 from scrapers.lanes import Lanes
+from scrapers.optouts.headers import read_headers
 from scrapers.proxies import Proxies
 from scrapers.redirects import AddressCheck, is_public_address, redirect_target
 from scrapers.resolving import Addresses, PrivateAddressError, Resolver
 from scrapers.session import Sessions
 from scrapers.trouble import explain
 from scrapers.trust import Trust
-from scrapers.verdict import find_opt_out
 from scrapers.web_address import WebAddress, parse_address, without_credentials
 
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ARCHIVED_ROBOTS_TAG = "x-archive-orig-x-robots-tag"
 # Spellings of origins that are remembered; a page may name any number.
 _MAX_SITES = 20_000
 
@@ -71,6 +69,7 @@ class Client:
         cookies: CookieJar | None = None,
     ) -> None:
         self.user_agent = user_agent
+        self._agent = user_agent.partition("/")[0]
         self.timeout_s = timeout_s
         self.cookies = cookies if cookies is not None else CookieJar()
         self.budget = Budget()
@@ -178,23 +177,17 @@ class Client:
         if body and (label is not None or codings or is_encoded(body)):
             labels = [*headers.getall("content-encoding"), *codings]
             body = decode_body(body, labels, max_bytes, is_whole)
+        shown = without_credentials(url) if "@" in url else url
         return Answer(
             status,
             body,
-            without_credentials(url) if "@" in url else url,
+            shown,
             etag=find("etag"),
             last_modified=find("last-modified"),
             retry_after=find("retry-after"),
-            opt_out=self._opt_out(headers),
+            signals=read_headers(headers.getall, agent=self._agent, url=shown),
             headers=headers,
         )
-
-    def _opt_out(self, headers: Headers) -> str | None:
-        tags = list(headers.getall("x-robots-tag"))
-        # An archive passes on what the site said when it was recorded.
-        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG):
-            tags += archived
-        return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
 
     async def _refuse_private(self, url: str) -> None:
         """Raise FetchError for a private host before anything, be it its robots.txt, is asked of it."""

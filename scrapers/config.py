@@ -10,6 +10,9 @@ from pipeline.config import StageConfig, option, plain_value
 from pipeline.errors import ConfigError
 from scrapers.source import SourceOptions
 
+# Our product token, by which robots.txt and other signals may name us.
+USER_AGENT = "dalle-pipeline"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScrapeConfig(StageConfig):
@@ -42,7 +45,21 @@ class ScrapeConfig(StageConfig):
         "https://web.archive.org", "With --via: the address of the web archive."
     )
     ignore_opt_out: bool = option(
-        False, "Fetch even what robots.txt or X-Robots-Tag refuse; recorded in the manifest."
+        False,
+        "Fetch even what robots.txt and other opt-out signals refuse; recorded in the manifest.",
+        remember=False,
+    )
+    opt_outs: Path | None = option(
+        None,
+        "Leave out what this file lists: a domain, a URL prefix or a SHA-256 of bytes a line.",
+        runtime=True,
+        remember=True,
+    )
+    keep_refused: bool = option(
+        False,
+        "Keep the bytes of what is no image, or none that is whole, in raw/refused/.",
+        runtime=True,
+        remember=True,
     )
 
     retry_failed: bool = option(False, "Ask again only for what failed.", runtime=True)

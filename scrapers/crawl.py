@@ -21,12 +21,14 @@ from scrapers.attempt import ask_once
 from scrapers.config import ScrapeConfig
 from scrapers.host import Host
 from scrapers.hosts import Hosts
+from scrapers.optouts.embedded import heeding
+from scrapers.optouts.tdmrep import TdmRule
 from scrapers.outcome import Recorder, Tally, WallClock
 from scrapers.plans import Job, OpenPlan, PlanOpener
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan
 from scrapers.store import Store
-from scrapers.verdict import Verdict
+from scrapers.verdict import Verdict, opt_out
 
 # Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
 _READY_PER_SLOT = 4
@@ -34,6 +36,7 @@ _MAX_OPEN_JOBS = 16_384
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
+_LOOK_AGAIN_S = 0.1
 
 
 class Crawl:
@@ -67,6 +70,8 @@ class Crawl:
             clock=clock,
             refresh_since=opener.refresh_since,
             gone_after=config.gone_after,
+            heed=heeding(hosts.listed, ignore_opt_out=config.ignore_opt_out),
+            refused=store.folder.parent / "refused" if config.keep_refused else None,
         )
         self._plans: Iterator[CaptionPlan] = iter(())
         self._filling = False
@@ -122,7 +127,7 @@ class Crawl:
     def wrote(self) -> bool:
         """Whether this run changed the raw store beyond the times of asking."""
         tally = self.tally
-        return bool(tally.stored or tally.gone or tally.failures)
+        return bool(tally.stored or tally.gone or tally.withdrawn or tally.failures)
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
@@ -239,6 +244,11 @@ class Crawl:
         while (job := self._take(host)) is not None:
             self._spawn(self._work(host, job))
 
+    async def _ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        self.tally.requests += 1
+        await self.hosts.ask_about(host, rule, url)
+        self._wake(host)
+
     async def _load_and_wake(self, host: Host) -> None:
         await self.hosts.load(host)
         self._wake(host)
@@ -266,9 +276,16 @@ class Crawl:
             if host.closed is not None:
                 self._drop(self._pop(host))
                 continue
-            if not host.allows(host.ready[0].address):
-                job = self._pop(host)
-                self._settle(job, Verdict("opted_out", "robots", False, "neutral"), None)
+            if host.asking:  # Perhaps for a redirect of another host, whose end wakes no one here.
+                self._wake_later(host, _LOOK_AGAIN_S)
+                return None
+            job = host.ready[0]
+            if (refusal := self.hosts.refusal(job.address, job.url)) is not None:
+                if (rule := host.open_question(job.address, refusal)) is not None:
+                    host.asking = True
+                    self._spawn(self._ask_about(host, rule, job.address))
+                    return None
+                self._settle(self._pop(host), opt_out(refusal), None)
                 continue
             wait_s = host.pace.wait_s(self._now())
             if wait_s is None:
@@ -319,6 +336,7 @@ class Crawl:
                 allow_hop=self.hosts.allow_hop,
                 ignore_opt_out=self._config.ignore_opt_out,
                 public_only=host.public_only,
+                reserved=rule.refusal if (rule := host.reserving(job.address)) else None,
             )
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())

@@ -17,16 +17,17 @@ import pyarrow.parquet as pq
 
 from pipeline.contracts import LEDGER_ITEMS, Column, StageReport
 from pipeline.outputs import write_output
+from pipeline.plain_text import plain_line
 from pipeline.storage import arrow_schema
 from pipeline.workspace import Workspace
 from scrapers.addresses import take_credentials
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.differences import describe_differences, warn_of_losses
 from scrapers.keys import address_of
 from scrapers.ledger import Ledger
 from scrapers.plans import OpenForm
 from scrapers.source import Discovery, Source, open_source
-from scrapers.start_page import kept_page
+from scrapers.start_page import kept_page, page_name, refuse_reserved_page
 from scrapers.storable import storable
 
 _log = logging.getLogger(__name__)
@@ -80,7 +81,11 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
     Raises ContractError if there is no ledger, StorageError if `out` can't be written.
     """
     ledger = Ledger(workspace.ledger)
-    columns = ", ".join(f'"{column.name}"' for column in LEDGER_ITEMS)
+    there = ledger.columns("items")  # Earlier ledgers have fewer.
+    columns = ", ".join(
+        f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
+        for column in LEDGER_ITEMS
+    )
     try:
         return write_table(ledger.query(_ORDERED.format(columns=columns)), LEDGER_ITEMS, out)
     finally:
@@ -102,7 +107,10 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
                 "--page FILE to list what it shows.",
                 take_credentials(source.start_url).url,
             )
-    return source.discover(page)
+    discovery = source.discover(page)
+    if not config.ignore_opt_out:
+        refuse_reserved_page(discovery, page_name(config, source), USER_AGENT)
+    return discovery
 
 
 def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
@@ -116,10 +124,13 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
-    """Write `section⇥caption⇥rank⇥url` lines; gives their number."""
+    """Write `section⇥caption⇥rank⇥url` lines; gives their number.
+
+    Control characters are written out: a line is a line, and a terminal only shows it.
+    """
     number = 0
     for listed in list_urls(discovery):
-        stream.write("\t".join(map(str, listed)) + "\n")
+        stream.write("\t".join(plain_line(str(field)) for field in listed) + "\n")
         number += 1
     return number
 

@@ -1,4 +1,4 @@
-"""One host of a crawl: its pace, its robots.txt, the jobs that wait for it, and why it is closed."""
+"""One host of a crawl: its pace, its robots.txt and TDMRep file, its jobs, and why it is closed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from scrapers.optouts.signals import Refusal
+from scrapers.optouts.tdmrep import NO_RESERVATIONS, Reservations, TdmRule
 from scrapers.plans import Job
 from scrapers.politeness import HostPace
 from scrapers.robots import Robots
@@ -15,6 +17,8 @@ from scrapers.web_address import target_of
 
 # Refused by ourselves, for good: asking again would not help.
 REFUSED = frozenset({"private_address", "bad_url"})
+# Rules of a TDMRep file of which a first URL is asked whether its headers say otherwise.
+_MAX_QUESTIONS = 8
 
 
 @dataclass
@@ -24,6 +28,10 @@ class Host:
     origin: str
     pace: HostPace
     robots: Robots | None = None
+    # What its TDMRep file reserves; and whether it is being asked if a header sets a rule aside.
+    reservations: Reservations = NO_RESERVATIONS
+    asking: bool = False
+    num_questions: int = 0
     # When robots.txt is asked for again, by the crawl's clock; and whether from public addresses only.
     renew_at: float = math.inf
     public_only: bool = False
@@ -44,13 +52,35 @@ class Host:
         return self.closed in REFUSED
 
     def allows(self, url: str) -> bool:
-        """Whether robots.txt, which must be loaded, lets us ask for `url`."""
+        """Whether robots.txt, which must be loaded, and the TDMRep file let us ask for `url`."""
         assert self.robots is not None
-        if self.robots.policy == "open" or (
-            self.robots.policy == "rules" and not self.robots.rules
-        ):
-            return True
-        return self.robots.allows(path_of(url))
+        return self.robots.policy != "closed" and self.refusal(url) is None
+
+    def refusal(self, url: str) -> Refusal | None:
+        """What keeps us from `url` before it is asked for: robots.txt, or the TDMRep file."""
+        robots = self.robots
+        assert robots is not None
+        if not (robots.rules or robots.usage_rules or self.reservations.rules):
+            return None
+        found = robots.refusal(path_of(url), where=f"{self.origin}/robots.txt")
+        if found is not None:
+            return found
+        rule = self.reserving(url)
+        return None if rule is None or rule.set_aside else rule.refusal
+
+    def reserving(self, url: str) -> TdmRule | None:
+        """The rule of the TDMRep file that reserves `url`."""
+        return self.reservations.reserving(path_of(url)) if self.reservations.rules else None
+
+    def open_question(self, url: str, refusal: Refusal) -> TdmRule | None:
+        """The rule that makes this refusal of `url`, if headers may set it aside and were not asked yet."""
+        rule = self.reserving(url)
+        if rule is None or rule.refusal is not refusal or rule.set_aside is not None:
+            return None
+        if self.num_questions == _MAX_QUESTIONS:
+            rule.set_aside = False
+            return None
+        return rule
 
 
 def path_of(url: str) -> str:

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
-from scrapers.host import REFUSED, Host, time_of_day
+from scrapers.host import REFUSED, Host, path_of, time_of_day
+from scrapers.optouts.listed import NO_LIST, OptOutList
+from scrapers.optouts.signals import Refusal
+from scrapers.optouts.tdmrep import NO_RESERVATIONS, TDMREP_PATH, Reservations, TdmRule
 from scrapers.politeness import Backoff, HostPace, parse_retry_after
+from scrapers.reservations import ask_reservations, is_set_aside
 from scrapers.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status
 from scrapers.web_address import parse_address
 
@@ -42,7 +46,7 @@ class _Trouble(NamedTuple):
 
 @dataclass(kw_only=True)
 class Hosts:
-    """All hosts met so far; loads robots.txt of each, and once a day again.
+    """All hosts met so far; loads robots.txt and the TDMRep file of each, and once a day again.
 
     `guarded`: what is asked for was named by a page on the public internet, so that only `named`
     hosts, which are the user's, may be at a private address.
@@ -58,6 +62,8 @@ class Hosts:
     max_outage_s: float = 300.0
     guarded: bool = False
     named: frozenset[str] = frozenset()
+    # The user's own, which holds whatever else is ignored.
+    listed: OptOutList = NO_LIST
     _hosts: dict[str, Host] = field(default_factory=dict)
     _spelled: dict[str, Host] = field(default_factory=dict)
 
@@ -90,7 +96,8 @@ class Hosts:
             rng=self.rng,
             now=self.monotonic(),
         )
-        host = self._hosts[origin] = Host(origin, pace, OPEN if self.ignore_opt_out else None)
+        unasked = self.ignore_opt_out or self.listed.url_refusal(f"{origin}/") is not None
+        host = self._hosts[origin] = Host(origin, pace, OPEN if unasked else None)
         if refused is not None:
             host.robots, host.closed, host.why = CLOSED, refused.reason, str(refused)
         return host
@@ -100,23 +107,54 @@ class Hosts:
         return list(self._hosts.values())
 
     async def allows(self, url: str, public_only: bool = False) -> bool:
-        """Whether robots.txt of the URL's host allows it; loads it where needed.
+        """Whether nothing keeps us from the URL; loads robots.txt and the TDMRep file where needed.
 
         `public_only`: from a public address, or not at all.
         """
+        if self._listed_refusal(url) is not None:
+            return False
         host = self.of(url)
         await self.load(host, public_only=public_only)
+        refusal = None if host.closed is not None else host.refusal(url)
+        if refusal is not None and (rule := host.open_question(url, refusal)) is not None:
+            await self.ask_about(host, rule, url)
         return host.allows(url)
 
-    async def allow_hop(self, url: str, public_only: bool) -> bool:
-        """The same for where a redirect leads. Raises FetchError where it can't be known now."""
-        if self.ignore_opt_out:
+    async def allow_hop(self, url: str, public_only: bool = False) -> bool:
+        """The same for where a redirect leads.
+
+        Raises FetchError with the refusal if there is one, and where it can't be known now.
+        """
+        if self.ignore_opt_out and self._listed_refusal(url) is None:
             return True
-        allowed = await self.allows(url, public_only)
-        host = self.of(url)
-        if not allowed and host.closed is not None:
-            raise FetchError(_UNREACHABLE, host.why)
-        return allowed
+        if await self.allows(url, public_only):
+            return True
+        if (refusal := self.refusal(url)) is not None:
+            raise FetchError(refusal.reason, str(refusal), refusal=refusal)
+        raise FetchError(_UNREACHABLE, self.of(url).why)
+
+    def refusal(self, url: str, *others: str) -> Refusal | None:
+        """What keeps us from a URL whose host is loaded; `others` are its other names, for the list."""
+        for name in (url, *others):
+            if (found := self._listed_refusal(name)) is not None:
+                return found
+        return self.of(url).refusal(url)
+
+    def _listed_refusal(self, url: str) -> Refusal | None:
+        """What the user's list says of a URL, as it is spelled and as it is asked for."""
+        if not len(self.listed):
+            return None
+        spelled = self.listed.url_refusal(url)
+        return spelled or self.listed.url_refusal(f"{self.of(url).origin}{path_of(url)}")
+
+    async def ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        """Ask, once for a rule that reserves, whether headers set it aside where it applies."""
+        host.asking = True
+        host.num_questions += 1
+        try:
+            rule.set_aside = await is_set_aside(self.client, url, public_only=host.public_only)
+        finally:
+            host.asking = False
 
     async def load(self, host: Host, *, public_only: bool = False) -> None:
         """Make sure that `host.robots` is there; several may wait for it at a time."""
@@ -130,11 +168,17 @@ class Hosts:
     async def _load(self, host: Host) -> None:
         found = await self._ask_robots(host)
         if isinstance(found, Robots):
-            self._take(host, found)
+            await self._take(host, found)
             return
         host.robots, host.closed, host.why = CLOSED, found.reason, found.why
         host.renew_at = math.inf if host.is_refused else self.monotonic() + _CLOSED_S
         logger.warning("%s. Nothing is asked of this host now.", host.why)
+
+    async def _reservations(self, host: Host, robots: Robots) -> Reservations:
+        if not robots.allows(TDMREP_PATH):
+            return NO_RESERVATIONS
+        waits = [self.backoff.delay_s(n, self.rng) for n in range(1, _ROBOTS_ATTEMPTS)]
+        return await ask_reservations(self.client, host.origin, waits, public_only=host.public_only)
 
     async def renew_robots(self) -> None:
         """Ask again for each robots.txt that is a day old, or could not be had a minute ago.
@@ -147,14 +191,17 @@ class Hosts:
             host.renew_at = self.monotonic() + (ROBOTS_S if host.closed is None else _CLOSED_S)
             robots = await self._ask_robots(host, quiet=True)
             if isinstance(robots, Robots):
+                await self._take(host, robots)
                 host.closed = None if host.closed == _UNREACHABLE else host.closed
-                self._take(host, robots)
 
-    def _take(self, host: Host, robots: Robots) -> None:
-        host.robots = robots
-        host.renew_at = self.monotonic() + ROBOTS_S
+    async def _take(self, host: Host, robots: Robots) -> None:
+        """Ask for the TDMRep file too: with `robots` in its place the host is ready to be asked."""
         if robots.crawl_delay_s is not None:
             host.pace.slow_to(robots.crawl_delay_s)
+        host.reservations = await self._reservations(host, robots)
+        host.num_questions = 0
+        host.robots = robots
+        host.renew_at = self.monotonic() + ROBOTS_S
 
     async def _ask_robots(self, host: Host, *, quiet: bool = False) -> Robots | _Trouble:
         """robots.txt, or why it can't be had after a few attempts."""

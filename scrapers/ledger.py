@@ -24,29 +24,37 @@ from scrapers.ledger_checks import (
     refuse_irregular,
 )
 from scrapers.ledger_rows import FormRow, Known, Rows, Touch, UrlRow
-from scrapers.ledger_schema import ABSENCES, LEDGER_VERSION, TABLES, items_view
+from scrapers.ledger_schema import (
+    ABSENCES,
+    ADD_EVIDENCE,
+    LEDGER_VERSION,
+    STATE_NUMBER,
+    TABLES,
+    items_view,
+)
 from scrapers.patience import BUSY_S, Patience, is_busy
 from scrapers.segments import SegmentState
 
 _UPSERT = """
 INSERT INTO urls(form, rank, state, status_code, reason, attempts, etag, last_modified, final_url,
-  sha256, bytes, segment, offset, version, first_time, last_time)
+  sha256, bytes, segment, offset, version, last_time, evidence, first_time)
 VALUES{values}
 ON CONFLICT(form, rank) DO UPDATE SET state = excluded.state, status_code = excluded.status_code,
   reason = excluded.reason, attempts = attempts + excluded.attempts, etag = excluded.etag,
   last_modified = excluded.last_modified, final_url = excluded.final_url, sha256 = excluded.sha256,
   bytes = excluded.bytes, segment = excluded.segment, offset = excluded.offset,
-  version = excluded.version, last_time = excluded.last_time
+  version = excluded.version, evidence = excluded.evidence, last_time = excluded.last_time
 """
-_ROW_VALUES = "(" + ",".join("?" * 16) + ")"
+_ROW_VALUES = "(" + ",".join("?" * 17) + ")"
 # Rows a statement: each one waits for the interpreter's lock. SQLite may take 999 values at most.
-_ROWS_AT_ONCE = 60
+_ROWS_AT_ONCE = 58
 _UPSERT_ONE = _UPSERT.format(values=_ROW_VALUES)
 _UPSERT_MANY = _UPSERT.format(values=",".join([_ROW_VALUES] * _ROWS_AT_ONCE))
-_TOUCH = """
+_TOUCH = f"""
 UPDATE urls SET state = ?1, status_code = ?2, reason = ?3, attempts = attempts + ?4, last_time = ?5,
-  etag = coalesce(?6, etag), last_modified = coalesce(?7, last_modified)
-WHERE form = ?8 AND rank = ?9
+  etag = coalesce(?6, etag), last_modified = coalesce(?7, last_modified),
+  evidence = CASE ?1 WHEN {STATE_NUMBER["opted_out"]} THEN coalesce(?8, evidence) END
+WHERE form = ?9 AND rank = ?10
 """
 _ARCHIVE = """
 INSERT OR REPLACE INTO versions
@@ -95,13 +103,21 @@ class Ledger:
 
     def _create(self, source: str) -> None:
         if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            self._execute(ABSENCES)  # Ledgers of 0.1 were made without it.
+            self._migrate()
             return
-        script = f"BEGIN IMMEDIATE;{TABLES}{ABSENCES};{items_view()};COMMIT;"
-        with self._errors():
-            self._patience.wait_for(lambda: self._db.executescript(script))
+        self._execute_script(f"{TABLES}{ABSENCES};{items_view()}")
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
+
+    def _migrate(self) -> None:
+        """Add what ledgers of earlier versions were made without."""
+        self._execute(ABSENCES)
+        if "evidence" not in self.columns("urls"):
+            self._execute_script(f"{ADD_EVIDENCE};DROP VIEW items;{items_view()}")
+
+    def columns(self, table: str) -> set[str]:
+        """The names of the columns of a table or view."""
+        return {str(row[1]) for row in self.query(f"PRAGMA table_info({table})")}
 
     def _check_version(self) -> None:
         found = self.meta("version")
@@ -149,6 +165,12 @@ class Ledger:
         """A statement outside of a transaction; waits for other programs' locks."""
         with self._errors():
             return self._patience.wait_for(lambda: self._db.execute(sql, values))
+
+    def _execute_script(self, sql: str) -> None:
+        """Statements in a transaction of their own."""
+        script = f"BEGIN IMMEDIATE;{sql};COMMIT;"
+        with self._errors():
+            self._patience.wait_for(lambda: self._db.executescript(script))
 
     def _errors(self) -> _Translating:
         return _Translating(self)

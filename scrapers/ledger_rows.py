@@ -43,6 +43,7 @@ class UrlRow(NamedTuple):
     offset: int | None
     version: int
     time: int
+    evidence: str | None = None
 
 
 class Touch(NamedTuple):
@@ -55,6 +56,7 @@ class Touch(NamedTuple):
     time: int
     etag: str | None
     last_modified: str | None
+    evidence: str | None
     form: int
     rank: int
 

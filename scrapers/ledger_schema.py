@@ -17,7 +17,7 @@ CREATE TABLE urls(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, state INTEGER NOT NULL, status_code INTEGER,
   reason TEXT, attempts INTEGER NOT NULL, etag TEXT, last_modified TEXT, final_url TEXT,
   sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER, version INTEGER NOT NULL,
-  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL,
+  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, evidence TEXT,
   PRIMARY KEY(form, rank)) WITHOUT ROWID;
 CREATE TABLE versions(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, version INTEGER NOT NULL, etag TEXT,
@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS absences(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, refreshes INTEGER NOT NULL,
   PRIMARY KEY(form, rank)) WITHOUT ROWID
 """
+
+# What opted a URL out. Earlier ledgers were made without it.
+ADD_EVIDENCE = "ALTER TABLE urls ADD COLUMN evidence TEXT"
 
 _STATE_CASE = "CASE u.state " + " ".join(
     f"WHEN {number} THEN '{name}'" for name, number in STATE_NUMBER.items()

@@ -9,7 +9,7 @@ from pipeline import __version__
 from pipeline.errors import ConfigError
 from scrapers.answer import FetchError
 from scrapers.client import Client
-from scrapers.config import ScrapeConfig
+from scrapers.config import USER_AGENT, ScrapeConfig
 from scrapers.cookies import CookieJar
 from scrapers.fields import GivenFields, header_hosts, parse_fields
 from scrapers.proxies import find_proxies
@@ -17,8 +17,6 @@ from scrapers.resolving import FixedResolver
 from scrapers.source import Source
 from scrapers.trust import Trust
 from scrapers.web_address import parse_address
-
-USER_AGENT = "dalle-pipeline"
 
 
 def open_client(config: ScrapeConfig, source: Source | None = None) -> Client:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.contracts import UrlState
@@ -15,13 +16,17 @@ from scrapers.answer import Answer
 from scrapers.keys import image_key
 from scrapers.ledger_rows import Touch, UrlRow
 from scrapers.ledger_schema import STATE_NUMBER
+from scrapers.optouts.signals import Refusal
 from scrapers.plans import Job
+from scrapers.sniff import ImageFormat
 from scrapers.storable import MAX_URL_CHARS, storable_header
 from scrapers.store import Store
-from scrapers.verdict import Verdict, evidence_of
+from scrapers.verdict import Verdict, evidence_of, opt_out
 from scrapers.web_address import encodable_url
 
 WallClock = Callable[[], float]
+# Bytes, their SHA-256 and their format → who refuses them.
+Heed = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
 _quote = json.encoder.encode_basestring
 
 
@@ -37,10 +42,17 @@ class Tally:
     # Missed by a refresh, and not yet by enough of them.
     absent: int = 0
     gone: int = 0
+    # Stored before, and named by the user's list of opt-outs since.
+    withdrawn: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     # Asked again without an answer, while the bytes of before are kept.
     kept: int = 0
+
+
+def heed_nothing(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
+    """Take bytes whatever they say."""
+    return None
 
 
 class Recorder:
@@ -54,46 +66,75 @@ class Recorder:
         clock: WallClock = time.time,
         refresh_since: int = 0,
         gone_after: int = 1,
+        heed: Heed = heed_nothing,
+        refused: Path | None = None,
     ) -> None:
-        """`refresh_since` is when the refresh began, 0 for none: no row gets a time before it."""
+        """`refresh_since` is when the refresh began, 0 for none: no row gets a time before it.
+
+        `heed` finds what the bytes of an image say against their use; `refused` is a folder for the bytes
+        of what is no image.
+        """
         self._store = store
         self._tally = tally
         self._clock = clock
         self._refresh_since = refresh_since
         self._gone_after = gone_after
+        self._heed = heed
+        self._refused = refused
         self._absences = store.ledger.absences() if refresh_since else {}
 
     def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         """The last word on a job: store its bytes, if they are new, and its row."""
         known = job.known
+        digest = None
+        if verdict.state == "done" and answer is not None and answer.status != 304:
+            digest = hashlib.sha256(answer.body).digest()
+            refusal = self._heed(answer.body, digest, verdict.format)
+            verdict = verdict if refusal is None else opt_out(refusal)
         if verdict.state == "done" and answer is not None:
             self._note_presence(job)
-            if answer.status == 304:
-                self._touch(job, "done", answer, None)
+            if digest is None:
+                self._touch(job, verdict, answer, self._known_flaw(job))
                 self._tally.unchanged += 1
             else:
-                self._store_bytes(job, verdict, answer)
-        elif known is not None and known.sha256 is not None:
+                self._store_bytes(job, verdict, answer, digest)
+            return
+        self._keep_refused(job, verdict, answer)
+        if known is not None and known.sha256 is not None:
             self._keep(job, verdict, answer)
         else:
             self._count_failure(verdict.state, verdict.reason)
             self._write_row(job, verdict, answer, _kept_texts(job, answer, stored=False))
+
+    def _known_flaw(self, job: Job) -> str | None:
+        """What was said of the stored bytes, of which no others came."""
+        assert job.known is not None
+        return job.known.reason if job.known.state == "done" else None
+
+    def _keep_refused(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """Keep the bytes of what is no image, or none that is whole, for a person to look at."""
+        if self._refused is None or answer is None or not answer.body:
+            return
+        if verdict.state in ("not_an_image", "truncated"):
+            self._refused.mkdir(parents=True, exist_ok=True)
+            key = image_key(job.plan.forms[job.form].address.key, job.rank, 1)
+            (self._refused / f"{key}.{verdict.format or 'bin'}").write_bytes(answer.body)
 
     def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
         """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
         assert job.known is not None
         if verdict.state == "missing" and not self._is_gone(job):
             self._tally.absent += 1
-            self._touch(job, job.known.state, answer, None)
+            self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
             return
         if verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
             self._tally.gone += gone and job.known.state != "missing"
-            self._touch(job, verdict.state, answer, "gone" if gone else verdict.reason)
+            self._touch(job, verdict, answer, "gone" if gone else verdict.reason)
             return
         self._tally.kept += 1
         self._tally.failures[verdict.reason or verdict.state] += 1
-        self._touch(job, job.known.state, answer, None if job.known.state == "done" else "gone")
+        self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
 
     def _is_gone(self, job: Job) -> bool:
         """Whether enough refreshes in a row have missed an image that was there."""
@@ -110,12 +151,11 @@ class Recorder:
     def _now(self) -> int:
         return max(int(self._clock()), self._refresh_since + 1 if self._refresh_since else 0)
 
-    def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer) -> None:
-        digest = hashlib.sha256(answer.body).digest()
+    def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer, digest: bytes) -> None:
         known, version = job.known, 1
         if known is not None:
             if known.sha256 == digest:
-                self._touch(job, "done", answer, None)
+                self._touch(job, verdict, answer, verdict.reason)
                 self._tally.unchanged += 1
                 return
             version = known.version + (known.sha256 is not None)
@@ -161,13 +201,15 @@ class Recorder:
             offset,
             version,
             self._now(),
+            self._evidence(verdict),
         )
         self._store.add_row(row)
         self._see(job, verdict.state, row.status_code)
 
-    def _touch(self, job: Job, state: UrlState, answer: Answer | None, reason: str | None) -> None:
+    def _touch(self, job: Job, verdict: Verdict, answer: Answer | None, reason: str | None) -> None:
         """Asked again; the stored bytes are those of before."""
         assert job.known is not None
+        state = verdict.state
         # The validators of an error page say nothing of the bytes.
         fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
         texts = _Texts() if fresh is None else _kept_texts(job, fresh, stored=True)
@@ -180,11 +222,18 @@ class Recorder:
                 self._now(),
                 texts.etag,
                 texts.last_modified,
+                self._evidence(verdict),
                 job.known.form,
                 job.rank,
             )
         )
         self._see(job, state, None)
+
+    def _evidence(self, verdict: Verdict) -> str | None:
+        if verdict.refusal is None:
+            return None
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        return verdict.refusal.evidence(when)
 
     def _form_id(self, job: Job) -> int:
         form = job.plan.forms[job.form]

@@ -153,7 +153,11 @@ class RawStore:
 
     def _inputs(self, page: bytes | None) -> dict[str, str]:
         inputs = {} if page is None else {"page": sha256_bytes(page)}
-        for name, path in (("page_file", self.config.page), ("captions", self.config.captions)):
+        for name, path in (
+            ("page_file", self.config.page),
+            ("captions", self.config.captions),
+            ("opt_outs", self.config.opt_outs),
+        ):
             if path is not None:
                 inputs[name] = _file_hash(path, name)
         return inputs
@@ -178,6 +182,7 @@ def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
         "changed": tally.changed,
         "absent": tally.absent,
         "gone": tally.gone,
+        "withdrawn": tally.withdrawn,
         "kept": tally.kept,
         "repeated_captions": repeated,
         "retries": dict(sorted(tally.retries.items())),
@@ -199,7 +204,7 @@ def _has_length(path: Path, size: int) -> bool:
 
 
 def _file_hash(path: Path, name: str) -> str:
-    option = "--page" if name == "page_file" else "--captions"
+    option = "--page" if name == "page_file" else f"--{name.replace('_', '-')}"
     try:
         return sha256_file(path)
     except OSError as error:

@@ -22,22 +22,31 @@ from pipeline.contracts import StageReport
 from pipeline.progress import Progress, no_progress
 from pipeline.workspace import Workspace
 from scrapers.addresses import take_credentials
+from scrapers.announcing import announce
 from scrapers.client import Client
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.crawl import Crawl
 from scrapers.differences import describe_differences, warn_of_losses
 from scrapers.hosts import Hosts
 from scrapers.opening import is_guarded, open_client, own_hosts
+from scrapers.optouts.listed import NO_LIST, read_opt_outs
 from scrapers.outcome import WallClock
 from scrapers.plans import Mode, PlanOpener
 from scrapers.politeness import Backoff
 from scrapers.raw import RawStore, begin_refresh, end_refresh
 from scrapers.sections import describe_page, keep_sections
 from scrapers.source import Discovery, Source, StartPage, open_source
-from scrapers.start_page import fetch_page, keep_page, kept_page
+from scrapers.start_page import (
+    fetch_page,
+    keep_page,
+    kept_page,
+    page_name,
+    refuse_reserved_page,
+)
 from scrapers.store import Store
 from scrapers.wayback import Archive, check_archive, request_limits
 from scrapers.wayback_opener import ArchiveOpener
+from scrapers.withdrawing import find_withdrawn
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +160,7 @@ class _Run:
         if url is not None and self.page is None:
             discovery = await self._fetch_page(url, hosts)
         else:
-            discovery = self.source.discover(self.page)
+            discovery = self._discover(self.page)
         for origin, (user, password) in discovery.credentials.items():
             scheme, _, host = origin.partition("://")
             self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
@@ -189,14 +198,20 @@ class _Run:
             shown = take_credentials(url).url
 
             def discover(body: bytes) -> Discovery:
-                return self.source.discover(StartPage(body=body, url=shown))
+                return self._discover(StartPage(body=body, url=shown))
 
             body, discovery, address = await self.archive.fetch_page(shown, discover)
             self.page = StartPage(body=body, url=shown)
         else:
             self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
-            discovery = self.source.discover(self.page)
+            discovery = self._discover(self.page)
         keep_page(self.raw.workspace, url, self.page, address=address)
+        return discovery
+
+    def _discover(self, page: StartPage | None) -> Discovery:
+        discovery = self.source.discover(page)
+        if not self.config.ignore_opt_out:
+            refuse_reserved_page(discovery, page_name(self.config, self.source), USER_AGENT)
         return discovery
 
     def _hosts(self) -> Hosts:
@@ -212,6 +227,7 @@ class _Run:
             monotonic=time.monotonic,
             max_outage_s=config.max_outage_s,
             named=own_hosts(config, self.source),
+            listed=NO_LIST if config.opt_outs is None else read_opt_outs(config.opt_outs),
         )
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
@@ -243,6 +259,8 @@ class _Run:
             progress=self.progress,
             clock=self.clock,
         )
+        await announce(self.config, discovery, hosts, store.ledger)
+        self._withdraw(crawl, store, hosts)
         await crawl.run(discovery.plans)
         if self.interrupted:
             return
@@ -258,6 +276,11 @@ class _Run:
         if self.archive is not None:
             details = {**self.report.details, "archive": self.archive.describe()}
             self.report = dataclasses.replace(self.report, details=details)
+
+    def _withdraw(self, crawl: Crawl, store: Store, hosts: Hosts) -> None:
+        for touch in list(find_withdrawn(store.reader, hosts.listed, int(self.clock()))):
+            store.add_touch(touch)
+            crawl.tally.withdrawn += 1
 
     def _mode(self) -> Mode:
         if self.config.refresh:

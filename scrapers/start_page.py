@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import ContractError, SourceError
@@ -17,10 +16,12 @@ from pipeline.workspace import Workspace
 from scrapers.addresses import take_credentials
 from scrapers.answer import Answer, FetchError
 from scrapers.client import Client
+from scrapers.config import ScrapeConfig
 from scrapers.hosts import Hosts
+from scrapers.optouts.page import page_refusal
 from scrapers.politeness import parse_retry_after
 from scrapers.saved_page import MAX_PAGE_BYTES
-from scrapers.source import StartPage
+from scrapers.source import Discovery, Source, StartPage
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ class PageNote:
     sha256: str
     base_url: str | None = None
     content_type: str | None = None
+
+
+class PageRefusedError(SourceError):
+    """A page that does not want to be used; an older copy of it is no way around that."""
 
 
 def kept_page(workspace: Workspace, url: str) -> StartPage | None:
@@ -73,11 +78,9 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     """
     with_credentials, url = url, take_credentials(url).url
     if not await hosts.allows(url):
-        host = hosts.of(url)
-        why = f"{host.origin}/robots.txt does not allow {url}" if host.closed is None else host.why
         raise SourceError(
-            f"{why}. Check the address and try again later, or use a saved page (--page FILE) or the "
-            "built-in catalogue (--no-page)."
+            f"{_why_not(hosts, url)}. Check the URL and try again later, or use a saved page "
+            "(--page FILE) or the built-in catalogue (--no-page)."
         )
     trouble = ""
     for attempt in range(1, attempts + 1):
@@ -93,7 +96,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
             if not error.retry or error.reason == "too_large":
                 break
         else:
-            if answer.status == 200 and (answer.opt_out is None or hosts.ignore_opt_out):
+            if answer.status == 200 and (answer.signals.refusal is None or hosts.ignore_opt_out):
                 return _page_of(answer)
             trouble = _say(answer)
             if answer.status not in (408, 425, 429) and answer.status < 500:
@@ -112,13 +115,38 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     )
 
 
+def _why_not(hosts: Hosts, url: str) -> str:
+    host, refusal = hosts.of(url), hosts.refusal(url)
+    if refusal is None:
+        return host.why
+    if refusal.signal == "robots.txt":
+        return f"{host.origin}/robots.txt does not allow {url}"
+    return f"{url} is not to be used ({refusal})"
+
+
 def _page_of(answer: Answer) -> StartPage:
-    headers: Mapping[str, str] = getattr(answer, "headers", {})
     url = take_credentials(answer.final_url).url
-    return StartPage(body=answer.body, url=url, content_type=headers.get("Content-Type"))
+    return StartPage(body=answer.body, url=url, content_type=answer.headers.get("content-type"))
+
+
+def page_name(config: ScrapeConfig, source: Source) -> str:
+    """What the page is called: its URL without user and password, or its file."""
+    if source.start_url is not None:
+        return take_credentials(source.start_url).url
+    return str(config.page or source.name)
+
+
+def refuse_reserved_page(discovery: Discovery, url: str, agent: str) -> None:
+    """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
+    refusal = page_refusal(discovery.page_meta, agent=agent, url=url)
+    if refusal is not None:
+        raise PageRefusedError(
+            f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "
+            "was kept; --ignore-opt-out would use it, --no-page uses the built-in catalogue alone."
+        )
 
 
 def _say(answer: Answer) -> str:
     if answer.status == 200:
-        return f"it asks robots to stay away ({answer.opt_out}); --ignore-opt-out would fetch it"
+        return f"it asks robots to stay away ({answer.signals.refusal}); --ignore-opt-out would fetch it"
     return f"status {answer.status}, expected 200"

@@ -87,7 +87,7 @@ def reasons(ledger: Ledger) -> dict[str, int]:
 
 
 def flaws(ledger: Ledger) -> dict[str, int]:
-    """URLs that are done by what of their answer could not be kept as it came."""
+    """URLs that are done by what is odd about their bytes, or could not be kept as it came."""
     return _count_reasons(ledger, done=True)
 
 

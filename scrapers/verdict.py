@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pipeline.contracts import UrlState
+from scrapers.optouts.signals import Refusal
 from scrapers.sniff import ImageFormat, sniff
 
 # How a host took a request: `good` may speed it up, `overload` slows it down, `down` says that no
 # sense came back; `neutral` is an answer of a server that is alive.
 HostSign = Literal["good", "neutral", "overload", "down"]
 
-OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
-# Directives that have a colon of their own.
-_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _RETRIED = frozenset({408, 425, 429})
 _GONE = frozenset({404, 410})
 
@@ -22,7 +20,8 @@ _GONE = frozenset({404, 410})
 class Verdict(NamedTuple):
     """`state` is the URL's if this was its last attempt; `retry` asks for another one.
 
-    `detail` is what a person may be told of it.
+    `reason` is a short word: why it is not done, or what is odd about the bytes of one that is. `detail`
+    is what a person may be told of it, `refusal` the signal that opted it out.
     """
 
     state: UrlState
@@ -31,24 +30,30 @@ class Verdict(NamedTuple):
     sign: HostSign
     format: ImageFormat | None = None
     detail: str = ""
+    refusal: Refusal | None = None
 
 
 UNCHANGED = Verdict("done", None, False, "good")
 
 
-def judge_answer(status: int, opt_out: str | None, body: bytes, *, stored: bool = False) -> Verdict:
-    """Judge an answer; `opt_out` is what `find_opt_out` read in its headers.
+def opt_out(refusal: Refusal) -> Verdict:
+    """The verdict on what someone refuses."""
+    return Verdict("opted_out", refusal.reason, False, "neutral", refusal=refusal)
+
+
+def judge_answer(
+    status: int, refusal: Refusal | None, body: bytes, *, stored: bool = False
+) -> Verdict:
+    """Judge an answer; `refusal` is what its headers (or the host's TDMRep file) say against its use.
 
     `stored` says that we have bytes of it, which a 304 can speak of.
     """
+    if refusal is not None and (status == 200 or (status == 304 and stored)):
+        return opt_out(refusal)
     if status == 304 and stored:
         return UNCHANGED
     if status == 200:
-        return (
-            _judge_body(body)
-            if opt_out is None
-            else Verdict("opted_out", opt_out, False, "neutral")
-        )
+        return _judge_body(body)
     reason = f"http_{status}"
     if status in _GONE:
         return Verdict("missing", reason, False, "neutral")
@@ -69,28 +74,12 @@ def _judge_body(body: bytes) -> Verdict:
         return Verdict("not_an_image", reason, True, "neutral")
     if not found.whole:
         return Verdict("truncated", "ends_early", True, "neutral", found.format)
-    return Verdict("done", None, False, "good", found.format)
+    return Verdict("done", found.flaw, False, "good", found.format)
 
 
 def _looks_like_html(body: bytes) -> bool:
     start = body[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--"))
-
-
-def find_opt_out(tags: list[str], agent: str) -> str | None:
-    """The directive of `X-Robots-Tag` headers that asks `agent` to stay away, or None.
-
-    A header may begin with a product token (`otherbot: noai`), which makes it that bot's alone.
-    """
-    for tag in tags:
-        name, colon, rest = tag.partition(":")
-        named = colon and "," not in name and name.strip().lower() not in _VALUED
-        if named and name.strip().lower() != agent.lower():
-            continue
-        for directive in (rest if named else tag).lower().split(","):
-            if directive.strip() in OPT_OUTS:
-                return f"x_robots_{directive.strip()}"
-    return None
 
 
 # What the state of a probe says of its caption form.

@@ -22,6 +22,7 @@ from scrapers.host import Host
 from scrapers.hosts import Hosts
 from scrapers.politeness import parse_retry_after
 from scrapers.source import CaptionPlan, Discovery
+from scrapers.start_page import PageRefusedError
 from scrapers.verdict import HostSign
 from scrapers.wayback_captures import (
     IndexPage,
@@ -113,6 +114,8 @@ class Archive:
             try:
                 body = await self._ask(address, bytes)
                 return body, read(body), address
+            except PageRefusedError:
+                raise
             except SourceError as error:
                 trouble = f"of {len(wanted)} captures none could be read, the last: {error}"
         raise SourceError(
@@ -197,8 +200,11 @@ class Archive:
             if answer.status != 200:
                 retry = sign != "neutral" or answer.status in (408, 425)
                 return _Trouble(f"status {answer.status}, expected 200", retry)
-            if answer.opt_out is not None and not self.hosts.ignore_opt_out:
-                return _Trouble(f"it asks robots to stay away ({answer.opt_out})", False)
+            refusal = answer.signals.refusal
+            if refusal is not None and not self.hosts.ignore_opt_out:
+                raise PageRefusedError(
+                    f"{_short(url)} asks robots to stay away ({refusal}); --ignore-opt-out would use it."
+                )
             return read(answer.body)
         except FetchError as error:
             sign = error.sign

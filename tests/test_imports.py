@@ -35,6 +35,7 @@ SECOND = {
     "pipeline.workspace",
     "pipeline.engine",
     "pipeline.inventory",
+    "pipeline.imagefiles",
     "pipeline.raster",
     "pipeline.integrity",
     "pipeline.kept_images",
@@ -122,7 +123,7 @@ def forbidden(importer: str, imported: str) -> str | None:
     mine, theirs = floor(importer), floor(imported)
     if theirs > mine:
         return f"floor {mine} imports floor {theirs}"
-    if mine in (1, 2) and theirs == mine and imported not in GROUND | SECOND:
+    if mine in (1, 2) and theirs == mine and not (imported in GROUND or within(imported, SECOND)):
         return "not a room"
     for rooms in (SHARED, STAGES):
         home, other = within(importer, rooms), within(imported, rooms)

@@ -1,8 +1,9 @@
 """Captions: one spelling for what is one caption, an id that lasts, and what makes one unusable.
 
 Pure. The scraper keeps captions as their source gives them; here they get their two spellings:
-`caption` (for people: the page's own quotes and case) and `caption_normalized` (for machines:
-lower case, ASCII quotes), of which the id is a hash.
+`caption` (for people: the page's own quotes and case, and every mark that the page has) and
+`caption_normalized` (for machines: lower case, ASCII quotes, nothing that is not seen), of which the id is
+a hash.
 """
 
 from __future__ import annotations
@@ -15,6 +16,26 @@ from typing import NamedTuple
 _ASCII_QUOTES = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"')
+)
+# What no one sees is left out of the normalised caption: control characters, marks of no width, marks of
+# direction. Variation selectors and the tags of flags stay: they choose another picture.
+_UNSEEN = dict.fromkeys(
+    code
+    for first, last in (
+        (0x00, 0x08),  # blanks (0x09 to 0x0D, 0x1C to 0x20, 0x85) are folded, not left out
+        (0x0E, 0x1B),
+        (0x7F, 0x84),
+        (0x86, 0x9F),
+        (0xAD, 0xAD),  # soft hyphen
+        (0x061C, 0x061C),  # Arabic letter mark
+        (0x180E, 0x180E),  # Mongolian vowel separator
+        (0x200B, 0x200F),  # no width: space, non-joiner, joiner; left-to-right, right-to-left
+        (0x202A, 0x202E),  # direction: embeddings, overrides
+        (0x2060, 0x206F),  # word joiner, invisible operators, isolates, deprecated marks
+        (0xFEFF, 0xFEFF),  # byte order mark
+        (0xFFF9, 0xFFFB),  # interlinear annotation
+    )
+    for code in range(first, last + 1)
 )
 
 
@@ -37,8 +58,8 @@ def clean_caption(text: str) -> str:
 
 
 def normalize_caption(text: str) -> str:
-    """`clean_caption` in lower case with ASCII quotes."""
-    return clean_caption(clean_caption(text).translate(_ASCII_QUOTES).lower())
+    """`clean_caption` in lower case, with ASCII quotes, without characters that are not seen."""
+    return clean_caption(clean_caption(text).translate(_ASCII_QUOTES | _UNSEEN).lower())
 
 
 def read_caption(text: str | None) -> Caption:
@@ -51,7 +72,7 @@ def read_caption(text: str | None) -> Caption:
 
 def find_defect(caption: str) -> str | None:
     """Say why a caption can't be used, None if it can: it is empty, or a slot was never filled in."""
-    if not caption:
+    if not normalize_caption(caption):
         return "the caption is empty"
     if "{" in caption or "}" in caption:
         return f"a slot was never filled in: {caption}"

@@ -18,6 +18,9 @@ class DedupeConfig(StageConfig):
     radius: int = option(
         4, "Bits of 64 in which the perceptual hashes of look-alikes differ at most.", low=0, high=8
     )
+    cut: Literal["drop", "keep"] = option(
+        "drop", "Images of which a part is missing in the file: drop, or keep them flagged."
+    )
     masked: Literal["keep", "drop"] = option(
         "keep", "Images whose upper part was given by an image prompt: keep them flagged, or drop."
     )

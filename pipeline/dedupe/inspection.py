@@ -13,16 +13,24 @@ from typing import Literal, NamedTuple
 
 from pipeline.dedupe.phash import Miniature, make_miniature, portray
 from pipeline.kept_images import ImagePlace, read_image
-from pipeline.raster import DecodeError, Pixels, TooLargeError, decode_image, hash_pixels
+from pipeline.raster import (
+    DecodeError,
+    MissingDecoderError,
+    Pixels,
+    TooLargeError,
+    decode_image,
+    hash_pixels,
+    looks_cut,
+)
 
 # Raised when the same bytes would give another `Inspection`: old ones are then made again.
-INSPECTION_VERSION = 1
+INSPECTION_VERSION = 2
 
 # The finest measure of what an image prompt gave: rows of the 32×32 grid of image tokens.
 TOKEN_ROWS = 32
 BAND_BYTES = 8
 
-Status = Literal["ok", "not_decodable", "too_large", "decoder_crashed"]
+Status = Literal["ok", "not_decodable", "missing_decoder", "too_large", "decoder_crashed"]
 
 
 class Place(NamedTuple):
@@ -60,6 +68,7 @@ class Inspection(NamedTuple):
     mean_green: float | None = None
     mean_blue: float | None = None
     is_blank: bool | None = None
+    looks_cut: bool | None = None
     bands: bytes | None = None
 
 
@@ -103,6 +112,8 @@ def _look_at(place: Place, data: bytes, *, max_pixels: int) -> _Look:
     except TooLargeError as error:
         found = Inspection(sha256, "too_large", str(error), width=error.width, height=error.height)
         return _Look(found, None)
+    except MissingDecoderError as error:
+        return _Look(Inspection(sha256, "missing_decoder", str(error)), None)
     except DecodeError as error:
         return _Look(Inspection(sha256, "not_decodable", str(error)), None)
     pixels_HWC = raster.pixels_HWC
@@ -115,6 +126,7 @@ def _look_at(place: Place, data: bytes, *, max_pixels: int) -> _Look:
         mode=raster.mode,
         has_alpha=raster.has_alpha,
         pixel_sha256=hash_pixels(pixels_HWC),
+        looks_cut=looks_cut(data, pixels_HWC),
         bands=hash_bands(pixels_HWC) if place.masked else None,
     )
     return _Look(found, make_miniature(pixels_HWC))

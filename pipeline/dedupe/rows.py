@@ -89,7 +89,9 @@ class Rows:
             yield from pa.ipc.open_stream(file, options=options)
 
 
-def load_rows(chunks: Iterable[list[LedgerRow]], folder: Path, *, drop_masked: bool) -> Rows:
+def load_rows(
+    chunks: Iterable[list[LedgerRow]], folder: Path, *, drop_masked: bool, drop_cut: bool
+) -> Rows:
     """Write the rows to files in `folder`, each with the first reason that speaks against it alone."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons = [np.empty(0, dtype=np.uint8)]
@@ -98,7 +100,7 @@ def load_rows(chunks: Iterable[list[LedgerRow]], folder: Path, *, drop_masked: b
         for chunk in chunks:
             columns = dict(zip(ROW_FIELDS, zip(*chunk, strict=True), strict=True))
             captions = [caption_of(text) for text in columns["caption"]]
-            faults = _find_faults(columns, captions, drop_masked=drop_masked)
+            faults = _find_faults(columns, captions, drop_masked=drop_masked, drop_cut=drop_cut)
             codes = [KEPT_CODE if fault is None else _CODES[fault[0]] for fault in faults]
             reasons.append(np.array(codes, dtype=np.uint8))
             writer.add(columns, captions, [fault and fault[1] for fault in faults])
@@ -158,15 +160,15 @@ def caption_of(text: str | None) -> Caption:
 
 
 def _find_faults(
-    columns: Columns, captions: Sequence[Caption], *, drop_masked: bool
+    columns: Columns, captions: Sequence[Caption], *, drop_masked: bool, drop_cut: bool
 ) -> list[tuple[str, str] | None]:
     """The reason and detail that speak against each row whatever the other rows are, or None.
 
-    The first of: not fetched, not decodable (or crashed, or too large), a bad caption, masked.
+    The first of: not fetched, not decodable (or crashed, or too large), cut, a bad caption, masked.
     """
-    names = ("state", "reason", "status", "detail", "masked")
+    names = ("state", "reason", "status", "detail", "looks_cut", "masked")
     faults: list[tuple[str, str] | None] = []
-    for caption, state, reason, status, detail, masked in zip(
+    for caption, state, reason, status, detail, cut, masked in zip(
         captions, *(columns[name] for name in names), strict=True
     ):
         fault = None
@@ -174,6 +176,8 @@ def _find_faults(
             fault = "not_fetched", ": ".join(filter(None, (state, reason)))
         elif status != "ok":
             fault = str(status), str(detail)
+        elif cut and drop_cut:
+            fault = "looks_cut", "the data of the image end before it does"
         elif defect := find_defect(caption.caption):
             fault = "bad_caption", defect
         elif masked and drop_masked:

@@ -23,6 +23,7 @@ from pipeline.dedupe.card import CARD, write_card
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.decisions import decide
 from pipeline.dedupe.inspecting import inspect_new
+from pipeline.dedupe.inspection import INSPECTION_VERSION
 from pipeline.dedupe.masks import measure_masks
 from pipeline.dedupe.rows import load_rows
 from pipeline.dedupe.store import Store, remove_store
@@ -32,6 +33,7 @@ from pipeline.dedupe.writing import caption_rows, write_images
 from pipeline.errors import ContractError
 from pipeline.integrity import described_files
 from pipeline.progress import Progress, no_progress
+from pipeline.raster import RASTER, has_decoder
 from pipeline.storage import (
     file_entry,
     find_current,
@@ -68,6 +70,8 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     with Store(folder / _WORK, workspace.ledger) as store:
         inputs = _inputs(workspace, store)
         current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
+        if current is not None and _has_new_decoder(current):
+            current = None
         if current is None:
             ownership.reopen(folder, "dedupe")
             manifest, inspected = _make_tables(config, store, inputs, progress)
@@ -93,7 +97,8 @@ def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
     """What the tables are made from: the content of the raw store, and where its bytes lie.
 
     The raw store's own digest says what was scraped, whatever the order; ours also holds the places
-    in the segments, which the tables repeat. An unfinished crawl has only ours.
+    in the segments, which the tables repeat. An unfinished crawl has only ours. `raster` says how images
+    are looked at.
     """
     rows = store.digest_rows()
     try:
@@ -101,7 +106,12 @@ def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
     except (ContractError, KeyError):
         log.warning("The crawl is not finished: working on what %s has so far.", workspace.ledger)
         content = rows
-    return {"raw": content, "ledger": rows}
+    return {"raw": content, "ledger": rows, "raster": f"{RASTER}; {INSPECTION_VERSION}"}
+
+
+def _has_new_decoder(manifest: Manifest) -> bool:
+    """Whether images that no decoder was there for can be read today."""
+    return any(has_decoder(name) for name in manifest.details.get("missing_decoders", ()))
 
 
 def _make_tables(
@@ -157,8 +167,13 @@ def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
 def _write_tables(config: DedupeConfig, store: Store, summary: Summary) -> list[FileEntry]:
     """Write what is kept, what is rejected and the captions, and fill the summary."""
     folder = Workspace(config.workspace).dedupe
-    drop_masked = config.masked == "drop"
-    with load_rows(store.read_rows(), folder / _SCRATCH, drop_masked=drop_masked) as rows:
+    rows = load_rows(
+        store.read_rows(),
+        folder / _SCRATCH,
+        drop_masked=config.masked == "drop",
+        drop_cut=config.cut == "drop",
+    )
+    with rows:
         decisions = decide(rows, measure_masks(store.read_masked()), config)
         files = write_images(folder, decisions, summary)
         summary.conclude(decisions)

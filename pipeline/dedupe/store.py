@@ -53,9 +53,10 @@ SELECT w.sha256, p.segment, p.offset, p.bytes, w.masked FROM temp.wanted AS w JO
 ORDER BY p.segment, p.offset
 """
 
-# What an inspection would not say today: crashes are tried again, the limit may have moved.
+# What an inspection would not say today: crashes are tried again, a decoder may have been installed,
+# the limit may have moved.
 _FORGET = """
-DELETE FROM inspections WHERE status = 'decoder_crashed'
+DELETE FROM inspections WHERE status IN ('decoder_crashed', 'missing_decoder')
 OR (width IS NOT NULL AND (width * height > :max_pixels) != (status = 'too_large'))
 """
 
@@ -63,7 +64,7 @@ _ROWS = """
 SELECT i.key, i.url, i.source, i.section, i.caption, i.rank, i.masked, i.state, i.reason,
        i.segment, i.offset, i.bytes, i.sha256,
        n.status, n.detail, n.format, n.width, n.height, n.mode, n.has_alpha, n.pixel_sha256,
-       n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank
+       n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank, n.looks_cut
 FROM raw.items AS i LEFT JOIN main.inspections AS n ON i.state = 'done' AND n.sha256 = i.sha256
 ORDER BY i.key
 """
@@ -93,7 +94,7 @@ ROW_FIELDS = (
     "key", "url", "source", "section", "caption", "rank", "masked", "state", "reason",
     "segment", "offset", "length", "sha256",
     "status", "detail", "format", "width", "height", "mode", "has_alpha", "pixel_sha256",
-    "phash", "mean_red", "mean_green", "mean_blue", "is_blank",
+    "phash", "mean_red", "mean_green", "mean_blue", "is_blank", "looks_cut",
 )  # fmt: skip
 LedgerRow = tuple[Any, ...]
 _CHUNK_ROWS = 2_048

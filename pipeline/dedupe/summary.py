@@ -24,6 +24,7 @@ class Summary:
         self.formats: Counter[str] = Counter()
         self.splits: Counter[str] = Counter()
         self.traits: Counter[str] = Counter()
+        self.missing_decoders: set[str] = set()
         self._decided: dict[str, Any] = {}
 
     def add_kept(self, rows: pa.RecordBatch, *, masked: int) -> None:
@@ -43,7 +44,14 @@ class Summary:
 
     def add_rejected(self, rows: pa.RecordBatch) -> None:
         """Count rows that were written to `rejected`."""
-        self._add_verdicts(rows["section"].to_pylist(), rows["reason"].to_pylist())
+        reasons, details = rows["reason"].to_pylist(), rows["detail"].to_pylist()
+        self._add_verdicts(rows["section"].to_pylist(), reasons)
+        # The detail begins with the name of the format.
+        self.missing_decoders.update(
+            detail.split()[0]
+            for reason, detail in zip(reasons, details, strict=True)
+            if reason == "missing_decoder"
+        )
 
     def _add_verdicts(self, sections: list[str], verdicts: list[str]) -> None:
         self.reasons.update(verdicts)
@@ -81,6 +89,9 @@ class Summary:
             "formats": dict(self.formats),
             "splits": {split: self.splits[split] for split in ("train", "val")},
             "traits": dict(self.traits),
+            **(
+                {"missing_decoders": sorted(self.missing_decoders)} if self.missing_decoders else {}
+            ),
             **self._decided,
         }
 

@@ -52,7 +52,9 @@ def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     body = count_table("section", details.sections)
     if details.reasons:
         reasons = sorted(details.reasons.items())
-        body += html_table(("why an image did not come", "images"), reasons)
+        body += html_table(
+            ("why an image did not come, or what is odd about it", "images"), reasons
+        )
     yield Section(
         title="Scraped",
         note="URLs by state; captions with all of their images (complete), some (partial), none (absent).",

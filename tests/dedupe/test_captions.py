@@ -21,6 +21,48 @@ def test_spellings_of_one_caption_have_one_id(spelling: str) -> None:
     assert read_caption(spelling).caption_id == read_caption("a café").caption_id
 
 
+UNSEEN = {
+    "NUL": "\0",
+    "escape": "\x1b",
+    "delete": "\x7f",
+    "C1 control": "\x9b",
+    "soft hyphen": "\u00ad",
+    "zero-width space": "\u200b",
+    "zero-width non-joiner": "\u200c",
+    "zero-width joiner": "\u200d",
+    "word joiner": "\u2060",
+    "byte order mark": "\ufeff",
+    "left-to-right mark": "\u200e",
+    "right-to-left mark": "\u200f",
+    "override": "\u202e",
+    "isolate": "\u2066",
+    "Arabic letter mark": "\u061c",
+}
+
+
+@pytest.mark.parametrize("mark", UNSEEN.values(), ids=UNSEEN)
+def test_unseen_characters_are_kept_in_the_caption_and_left_out_of_the_normalised_one(
+    mark: str,
+) -> None:
+    caption = read_caption(f"a {mark}red c{mark}at{mark}")
+    assert caption.caption == f"a {mark}red c{mark}at{mark}"
+    assert caption.normalized == "a red cat"
+    assert caption.caption_id == read_caption("a red cat").caption_id
+
+
+def test_a_caption_of_unseen_characters_is_empty() -> None:
+    assert find_defect(read_caption("\u200b \0\u202e").caption) == "the caption is empty"
+
+
+@pytest.mark.parametrize("text", ["a heart \u2764\ufe0f", "a flag \U0001f3f4\U000e0067\U000e007f"])
+def test_what_chooses_another_picture_stays(text: str) -> None:
+    assert read_caption(text).normalized == text
+
+
+def test_words_parted_by_a_mark_and_a_blank_stay_two() -> None:
+    assert read_caption("red\u200b \u200bcat").normalized == "red cat"
+
+
 def test_the_id_is_stable_for_ever() -> None:
     assert read_caption("an illustration of a baby daikon").caption_id == "339ccff0bdc11573"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from pipeline.dedupe.masks import shared_rows
@@ -22,6 +24,12 @@ def bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     body = b"IHDR" + header
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def half_a_jpeg() -> bytes:
+    """With an end, so that decoders make up the rest."""
+    whole = encode(photo(103, 200, 200), "JPEG")
+    return whole[: len(whole) // 2] + b"\xff\xd9"
 
 
 def plant(raw: RawStore) -> dict[str, tuple[str, str | None]]:
@@ -42,6 +50,7 @@ def plant(raw: RawStore) -> dict[str, tuple[str, str | None]]:
         "svg": (b"<svg></svg>", {}, "not_decodable", None),
         "crc": (broken[:-5] + b"\0" + broken[-4:], {}, "not_decodable", None),
         "bomb": (iend, {}, "too_large", None),
+        "half": (half_a_jpeg(), {}, "looks_cut", None),
         "slot": (photo_png(101), {"caption": "a {} cat"}, "bad_caption", None),
         "speechless": (photo_png(102), {"caption": " "}, "bad_caption", None),
         "same-file": (photo_png(3), {"rank": 9}, "duplicate_bytes", "good03"),
@@ -62,7 +71,7 @@ def test_the_rejected_are_exactly_the_planted_defects(raw: RawStore) -> None:
     found = {key: (r["reason"], r["stands_for"]) for key, r in rejected(workspace).items()}
     assert found == planted
     assert len(kept(workspace)) == 20
-    assert report.counts["rows"] == 34
+    assert report.counts["rows"] == 35
 
 
 def test_flagged_look_alikes_stay_and_name_their_cluster(raw: RawStore) -> None:
@@ -203,3 +212,46 @@ def test_unusual_files_are_kept_as_what_they_show(raw: RawStore) -> None:
     assert {key for key, row in rows.items() if row["has_alpha"]} == {"palette"}
     assert {key for key, row in rows.items() if row["is_blank"]} == {"one-pixel"}
     assert rows["cmyk"]["mode"] == "CMYK"
+
+
+def test_a_cut_image_can_be_kept_and_is_flagged(raw: RawStore) -> None:
+    raw.add("half", half_a_jpeg())
+    raw.add("grey", encode(np.full((64, 64, 3), 128, dtype=np.uint8), "JPEG"))
+    workspace = raw.write()
+    dedupe(workspace, cut="keep")
+    assert {key: row["looks_cut"] for key, row in kept(workspace).items()} == {
+        "half": True,
+        "grey": False,
+    }
+    dedupe(workspace)
+    assert set(kept(workspace)) == {"grey"}
+
+
+def test_white_logos_on_clear_are_no_duplicates(raw: RawStore) -> None:
+    for number in range(4):
+        logo = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+        logo.paste((255, 255, 255, 255), (4 + 8 * number, 4, 20 + 8 * number, 60 - 9 * number))
+        raw.add(f"logo{number}", encode(logo), f"logo {number}")
+    workspace = raw.write()
+    dedupe(workspace)
+    rows = kept(workspace)
+    assert len(rows) == 4
+    assert all(row["has_alpha"] for row in rows.values())
+
+
+def test_an_image_without_its_decoder_is_tried_again_when_it_is_there(
+    raw: RawStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    raw.add("heic", encode(photo(1), "HEIF"))
+    raw.add("png", photo_png(2))
+    workspace = raw.write()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pillow_heif", None)
+        report = dedupe(workspace, workers=0)
+        assert (report.counts["kept"], report.counts["missing_decoder"]) == (1, 1)
+        assert report.details["missing_decoders"] == ["HEIF"]
+        assert "pip install 'dalle-pipeline[heif]'" in rejected(workspace)["heic"]["detail"]
+    again = dedupe(workspace, workers=0)
+    assert (again.outcome, again.counts["kept"]) == ("done", 2)
+    assert dedupe(workspace, workers=0).outcome == "unchanged"

@@ -18,6 +18,7 @@ import pytest
 
 from scrapers.config import ScrapeConfig
 from scrapers.ledger import Ledger
+from scrapers.optouts.tdmrep import TDMREP_PATH
 from scrapers.source import CaptionForm, CaptionPlan, Discovery, StartPage
 
 
@@ -68,6 +69,7 @@ class Server:
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     robots: bytes = b""
     robots_answer: bytes | None = None
+    tdmrep_answer: bytes | None = None
     port: int = 0
     host: str = "127.0.0.1"
     most_at_once: int = 0
@@ -140,13 +142,16 @@ class Server:
     async def _answer(self, ask: Ask) -> bytes | None:
         if ask.path == "/robots.txt":
             return self.robots_answer or answer(self.robots, 200 if self.robots else 404)
+        if ask.path == TDMREP_PATH:
+            return self.tdmrep_answer or answer(b"", 404)
         if self.behaviour is not None:
             return await self.behaviour(ask)
         return answer(png(ask.path))
 
     @property
     def image_hits(self) -> Counter[str]:
-        return Counter({path: n for path, n in dict(self.hits).items() if path != "/robots.txt"})
+        about = ("/robots.txt", TDMREP_PATH)
+        return Counter({path: n for path, n in dict(self.hits).items() if path not in about})
 
 
 @pytest.fixture
@@ -169,6 +174,7 @@ class PlainSource:
     forms: tuple[str, ...] = ("",)
     pages: list[StartPage | None] = field(default_factory=list)
     differences: tuple[str, ...] = ()
+    page_meta: tuple[tuple[str, str], ...] = ()
 
     def plans(self) -> Iterator[CaptionPlan]:
         for number in range(self.captions):
@@ -192,6 +198,7 @@ class PlainSource:
             sections=(),
             differences=self.differences,
             warnings=self.differences,
+            page_meta=self.page_meta,
         )
 
 

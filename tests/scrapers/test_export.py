@@ -21,6 +21,7 @@ from scrapers.export import (
     write_url_table,
 )
 from scrapers.scrape import scrape
+from scrapers.source import CaptionForm, CaptionPlan, Discovery
 from tests.scrapers.conftest import PlainSource, Server, stored
 
 
@@ -99,3 +100,16 @@ def test_differences_are_counted_in_one_warning_and_told_in_the_report(
     assert report.details["differences"] == list(told[:200])
     again = scrape(config, source=source)
     assert again.details["num_differences"] == 250
+
+
+def test_control_characters_never_reach_the_terminal() -> None:
+    form = CaptionForm(
+        caption="a \x1b[31mred\x1b[0m\tcat\n\u202e", url_template="http://a.test/c_{rank}.png"
+    )
+    plan = CaptionPlan(section="th\x07ings", forms=(form,), ranks=(0,), masked=False)
+    discovery = Discovery(plans=(plan,), num_captions=1, num_urls=1, sections=(), differences=())
+    stream = io.StringIO()
+    assert write_url_lines(discovery, stream) == 1
+    assert stream.getvalue() == (
+        "th\\x07ings\ta \\x1b[31mred\\x1b[0m\\tcat\\n\\u202e\t0\thttp://a.test/c_0.png\n"
+    )

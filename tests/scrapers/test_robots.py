@@ -69,3 +69,65 @@ def test_a_hostile_pattern_costs_no_time() -> None:
     text = "User-agent: *\nDisallow: /" + "*" * 5000 + "x$\nDisallow: /" + "a*" * 25 + "b"
     assert parse_robots(text, AGENT).allows("/" + "a" * 60)
     parse_robots("\xff\x00" * 200_000, AGENT)
+
+
+GROUPS = """
+User-agent: *
+Disallow: /never/
+Content-Usage: train-ai=n
+Content-Usage: /ok/ train-ai=y
+Content-Usage: /ok/but*.png$ train-ai=n, search=y
+Content-Usage: /both train-ai=y
+Content-Usage: /both train-ai=n
+Content-Usage: /broken/ train ai = n
+
+User-agent: otherbot
+Content-Usage: train-ai=y
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("/test", "Content-Usage: train-ai=n"),
+        ("/ok/test", None),
+        ("/ok/but-not.png", "Content-Usage: /ok/but*.png$ train-ai=n, search=y"),
+        ("/ok/but-not.png?x", None),
+        ("/both", "Content-Usage: /both train-ai=n"),
+        ("/broken/x", None),
+        ("/never/x", "Disallow: /never/"),
+        ("/robots.txt", None),
+    ],
+)
+def test_the_usage_rule_with_the_longest_path_counts(path: str, line: str | None) -> None:
+    robots = parse_robots(GROUPS, AGENT)
+    found = robots.refusal(path, where="https://example.org/robots.txt")
+    assert (found and found.text) == line
+    if found is not None:
+        assert found.where == "https://example.org/robots.txt"
+        assert found.signal == (
+            "robots.txt" if "Disallow" in found.text else "robots-content-usage"
+        )
+
+
+def test_usage_rules_do_not_forbid_to_ask() -> None:
+    assert parse_robots(GROUPS, AGENT).allows("/test")
+
+
+def test_our_own_group_has_its_own_usage_rules() -> None:
+    text = GROUPS + "\nUser-agent: Dalle-Pipeline\nContent-Usage: /a/\ttrain-ai=n\n"
+    robots = parse_robots(text, AGENT)
+    assert robots.refusal("/test", where="") is None
+    assert robots.refusal("/a/test", where="") is not None
+
+
+def test_a_usage_rule_above_all_groups_is_for_everyone() -> None:
+    text = "Content-Usage: train-ai=n\n\nUser-agent: dalle-pipeline\nAllow: /\n"
+    assert parse_robots(text, AGENT).refusal("/test", where="") is not None
+
+
+def test_a_usage_rule_ends_the_names_of_a_group() -> None:
+    text = "User-agent: dalle-pipeline\nContent-Usage: train-ai=n\nUser-agent: x\nDisallow: /\n"
+    robots = parse_robots(text, AGENT)
+    assert robots.allows("/a")
+    assert robots.refusal("/a", where="") is not None

@@ -144,7 +144,7 @@ def test_whatever_a_url_holds_it_is_asked_and_kept(server: Server, quick: Scrape
                 yield replace(plan, forms=(form,))
 
     assert scrape(quick, source=Odd(server.url, captions=4, ranks=1)).counts["done"] == 4
-    asked = {path for path, _ in server.asked if path != "/robots.txt"}
+    asked = set(server.image_hits)
     assert asked == {"/a%EF%BF%BD_0.png", "/b%E9_0.png", "/%C3%BC_0.png", "/d?x=%00_0"}
     kept = {str(url).removeprefix(server.url) for (url,) in rows_of(quick.workspace, "url")}
     assert kept == {"/a%EF%BF%BD_0.png", "/b%E9_0.png", "/ü_0.png", "/d?x=\0_0"}
@@ -218,7 +218,9 @@ def test_any_row_goes_through_the_store(seed: int, tmp_path: Path) -> None:
         store.add_form(FormRow(1, "key", 1, text, text, False, number, f"http://h/{text}_", ".png"))
         for one in rows:
             store.add_row(one)
-        store.add_touch(Touch(1, 200, odd_text(rng), 1, 9, odd_text(rng), odd_text(rng), 1, 0))
+        store.add_touch(
+            Touch(1, 200, odd_text(rng), 1, 9, odd_text(rng), odd_text(rng), odd_text(rng), 1, 0)
+        )
         await store.flush()
         store.close()
         return rows

@@ -56,7 +56,7 @@ def test_an_update_fetches_what_is_new_on_the_page_and_asks_for_nothing_else(
         asked = sum(replica.requests.values())
         same = scrape(replace(at(config, replica), update=True))
         assert same.outcome == "unchanged"
-        assert sum(replica.requests.values()) == asked + 2  # robots.txt and the page
+        assert sum(replica.requests.values()) == asked + 3  # robots.txt, the TDMRep file, the page
     with serve(config, 12) as replica:
         more = scrape(replace(at(config, replica), update=True))
         assert more.outcome == "done"
@@ -189,3 +189,24 @@ def test_user_and_password_of_the_page_are_neither_kept_nor_printed(
     with serve(config, 2, page_status=404) as replica, pytest.raises(SourceError) as raised:
         scrape(replace(at(config, replica), update=True))
     assert "s3cret" not in str(raised.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "meta",
+    ['<meta name="robots" content="noai, noimageai">', '<meta name="tdm-reservation" content="1">'],
+)
+def test_a_saved_page_that_refuses_its_use_is_not_used(
+    meta: str, config: ScrapeConfig, tmp_path: Path
+) -> None:
+    with serve(config, 11) as replica:
+        scrape(at(config, replica))
+        page = (config.workspace / "raw" / "page.html").read_text()
+        file = tmp_path / "saved.html"
+        file.write_text(page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">{meta}'))
+        saved = replace(at(config, replica), page=file, workspace=tmp_path / "other")
+        asked = sum(replica.requests.values())
+        for again in (saved, replace(saved, list_urls=True), replace(saved, plan=True)):
+            with pytest.raises(SourceError, match=r"saved\.html does not want its captions"):
+                scrape(again)
+        assert sum(replica.requests.values()) == asked
+        assert scrape(replace(saved, ignore_opt_out=True)).counts["done"] > 0

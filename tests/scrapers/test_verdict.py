@@ -9,7 +9,7 @@ from PIL import Image
 
 from scrapers.probe import next_asks
 from scrapers.sniff import sniff
-from scrapers.verdict import Evidence, find_opt_out, judge_answer
+from scrapers.verdict import Evidence, judge_answer
 
 
 def image(kind: str, colour: int = 7) -> bytes:
@@ -23,7 +23,7 @@ def image(kind: str, colour: int = 7) -> bytes:
 )
 def test_whole_images_are_known_and_cut_ones_too(kind: str, name: str) -> None:
     body = image(kind)
-    assert sniff(body) == (name, True)
+    assert sniff(body) == (name, True, None)
     assert sniff(body[: len(body) // 2])[1] is False
 
 
@@ -60,28 +60,6 @@ def test_damage_inside_a_whole_png_is_left_to_the_decoder() -> None:
 def test_what_is_no_image_says_what_it_is(body: bytes, reason: str) -> None:
     verdict = judge_answer(200, None, body)
     assert (verdict.state, verdict.reason) == ("not_an_image", reason)
-
-
-@pytest.mark.parametrize(
-    ("tags", "found"),
-    [
-        (["noai"], "x_robots_noai"),
-        (["NoImageAI"], "x_robots_noimageai"),
-        (["nofollow, noindex"], "x_robots_noindex"),
-        (["noimageindex"], "x_robots_noimageindex"),
-        (["all", "none"], "x_robots_none"),
-        (["nofollow"], None),
-        (["otherbot: noai"], None),
-        (["dalle-pipeline: noai"], "x_robots_noai"),
-        (["otherbot: noindex", "noai"], "x_robots_noai"),
-        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "x_robots_noai"),
-        (["max-snippet:50, noai"], "x_robots_noai"),
-        (["noai, max-snippet:50"], "x_robots_noai"),
-        ([""], None),
-    ],
-)
-def test_opt_outs_are_read(tags: list[str], found: str | None) -> None:
-    assert find_opt_out(tags, "dalle-pipeline") == found
 
 
 RANKS = tuple(range(32))

@@ -244,3 +244,30 @@ def test_no_page_to_be_read_is_said_in_a_sentence(
     says = "1 captures none could be read" if held else "holds no good capture"
     with pytest.raises(SourceError, match=f"{says}.*--no-page"):
         scrape(via, source=SourceWithPage(SITE))
+
+
+@dataclass
+class RefusedPage(SourceWithPage):
+    """Refuses its use where the page says so."""
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        assert page is not None
+        self.page_meta = (("robots", "noai"),) if b"noai" in page.body else ()
+        return super().discover(page)
+
+
+@pytest.mark.parametrize("by_header", [False, True])
+def test_an_older_capture_is_no_way_around_a_page_that_refuses(
+    by_header: bool, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    page = "https://blog.test/dall-e/"
+    archive.record(OLD, page, b"captions, of old", mimetype="text/html")
+    body = b"captions, newer" if by_header else b"captions, noai"
+    archive.record(NEW, page, body, mimetype="text/html")
+    if by_header:
+        tag = (("X_Archive_Orig_X_Robots_Tag", "noai"),)
+        archive.captures[-1] = replace(archive.captures[-1], headers=tag)
+    with pytest.raises(SourceError, match="noai"):
+        scrape(via, source=RefusedPage(SITE))
+    assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == 1

@@ -1,0 +1,69 @@
+"""The chunks of a PNG and the texts in them (W3C PNG, third edition, sections 5 and 11)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+
+
+class Chunk(NamedTuple):
+    """`start` is where its length stands, `end` is behind its CRC; the data lie at start + 8 .. end - 4."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def walk_chunks(data: bytes) -> Iterator[Chunk]:
+    """The chunks up to IEND, as far as they are whole."""
+    position, size = len(SIGNATURE), len(data)
+    while position + 12 <= size:
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
+        if end > size:
+            return
+        name = data[position + 4 : position + 8]
+        yield Chunk(name, position, end)
+        if name == b"IEND":
+            return
+        position = end
+
+
+def chunk_data(data: bytes, chunk: Chunk) -> bytes:
+    """What a chunk holds."""
+    return data[chunk.start + 8 : chunk.end - 4]
+
+
+def find_text(data: bytes, keyword: bytes, *, max_bytes: int) -> bytes | None:
+    """The text of this keyword in any of the three kinds of text chunks; None if it is not there.
+
+    A compressed text is inflated up to `max_bytes`.
+    """
+    wanted = keyword + b"\0"
+    for chunk in walk_chunks(data):
+        if chunk.name in _TEXTS and data.startswith(wanted, chunk.start + 8):
+            return _text_of(chunk.name, chunk_data(data, chunk)[len(wanted) :], max_bytes)
+    return None
+
+
+def _text_of(name: bytes, rest: bytes, max_bytes: int) -> bytes | None:
+    """The text behind the keyword of a chunk."""
+    if name == b"tEXt":
+        return rest[:max_bytes]
+    if name == b"zTXt":
+        return _inflate(rest[1:], max_bytes)
+    compressed = rest[:1] == b"\1"
+    parts = rest[2:].split(b"\0", 2)  # language, translated keyword, text
+    if len(parts) < 3:
+        return None
+    return _inflate(parts[2], max_bytes) if compressed else parts[2][:max_bytes]
+
+
+def _inflate(data: bytes, max_bytes: int) -> bytes | None:
+    try:
+        return zlib.decompressobj().decompress(data, max_bytes)
+    except zlib.error:
+        return None

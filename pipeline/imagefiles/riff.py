@@ -1,0 +1,53 @@
+"""The chunks of a WebP (RFC 9649, section 2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class RiffChunk(NamedTuple):
+    """`data[start:end]` is what the chunk holds; `end` may lie behind the end of the file."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether the signature is a WebP's."""
+    return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
+
+
+def promised_size(data: bytes) -> int:
+    """Bytes of the whole file by its header."""
+    return int.from_bytes(data[4:8], "little") + 8
+
+
+def walk_riff(data: bytes) -> Iterator[RiffChunk]:
+    """The chunks of the file, the last one even where it is cut off."""
+    position, size = 12, min(len(data), promised_size(data))
+    while position + 8 <= size:
+        start = position + 8
+        end = start + int.from_bytes(data[position + 4 : start], "little")
+        yield RiffChunk(data[position : position + 4], start, end)
+        position = end + end % 2  # `start` is even: so is the end of a padded chunk
+
+
+def pad_webp(data: bytes) -> bytes:
+    """The same file with the pad byte behind a last chunk of odd length, where an encoder forgot it."""
+    if not lacks_padding(data):
+        return data
+    size = (promised_size(data) - 8 + 1) // 2 * 2
+    return data[:4] + size.to_bytes(4, "little") + data[8:] + b"\0"
+
+
+def lacks_padding(data: bytes) -> bool:
+    """Whether the file ends right behind a chunk of odd length, which a byte should follow."""
+    last = next(reversed([*walk_riff(data)]), None)
+    return (
+        last is not None
+        and last.end == len(data)
+        and last.end % 2 == 1
+        and promised_size(data) in (len(data), len(data) + 1)
+    )
