@@ -156,7 +156,7 @@ def _find_kept(
     by_name = _table(marker.get("options", {}).get(stage, {}))
     last = default if default in by_name else marker.get(_LAST_NAMED, {}).get(stage, default)
     name = str(given.get("name", last))
-    if stage == "scrape" and name not in by_name:
+    if stage == "scrape" and "scrape" not in marker.get("options", {}):
         return _options_of_raw(root), name
     kept = by_name.get(name)
     return (None if kept is None else _table(kept)), name

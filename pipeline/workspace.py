@@ -108,7 +108,12 @@ class Workspace:
             )
         write_json(
             self.marker,
-            {"format": "dalle-pipeline/workspace", "version": WORKSPACE_VERSION, "source": source},
+            {
+                "format": "dalle-pipeline/workspace",
+                "version": WORKSPACE_VERSION,
+                "source": source,
+                "options": {"scrape": {}},  # kept from the beginning on; see `remembered`
+            },
         )
         return self
 

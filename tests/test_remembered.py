@@ -233,11 +233,22 @@ def test_a_workspace_of_an_earlier_version_is_known_by_its_manifest(
     root: Path, seen: list[Any]
 ) -> None:
     config = {"page_url": "http://127.0.0.1:1/a", "limit": 4, "sections": ["emojis"]}
+    marker = json.loads((root / "workspace.json").read_text())
+    del marker["options"]
+    (root / "workspace.json").write_text(json.dumps(marker))
     write_manifest(
         root / "raw", make_manifest("raw", config=config, inputs={}, counts={}, files=())
     )
     invoke(root, "scrape", "dalleblog", "--retry-failed")
     assert (seen[-1].page_url, seen[-1].limit) == ("http://127.0.0.1:1/a", 4)
+
+
+def test_the_manifest_of_a_part_is_no_memory(root: Path, seen: list[Any]) -> None:
+    write_manifest(
+        root / "raw", make_manifest("raw", config={"limit": 4}, inputs={}, counts={}, files=())
+    )
+    invoke(root, "scrape", "dalleblog", "--plan")
+    assert seen[-1].limit is None
 
 
 def test_run_uses_what_the_stages_were_given(root: Path, seen: list[Any]) -> None:
