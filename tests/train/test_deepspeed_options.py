@@ -82,8 +82,8 @@ def test_the_stage_is_1_unless_told_otherwise(make_config: MakeConfig) -> None:
             "`offload_optimizer` to nvme is not supported",
         ),
         ({"zero_optimization": 3}, "is an object of options, not 3"),
-        ("[1, 2]", "holds no JSON object"),
-        ("{", r"deepspeed\.json can't be read"),
+        ("[1, 2]", "the whole is a list of 2, expected an object"),
+        ("{", r"deepspeed\.json is not JSON"),
     ],
 )
 def test_a_file_that_contradicts_is_refused(

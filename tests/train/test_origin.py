@@ -189,6 +189,7 @@ def test_the_name_of_the_folder_that_lies_is_warned_of(
 ) -> None:
     model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3)))
     path = workspace.root / "16L_8HD_2H_16I_6T_cc12m_cc3m_3E/dalle.pt"
+    path.parent.mkdir()
     write_dalle_pt(path, config=model.config, weights=model.state_dict())
     run(make_config(resume_from=path, steps=1))
     assert f"The name of {path} says depth 16, its tensors 3" in caplog.text
