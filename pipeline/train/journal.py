@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +89,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        _wait_for_a_later_name(folder.tensorboard)
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
@@ -101,6 +104,20 @@ class TensorBoard:
     def close(self) -> None:
         """Write the last events."""
         self._writer.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait out the second of the latest event file (events.out.tfevents.SECOND.HOST.PID.NUMBER).
+
+    TensorBoard reads files in the order of their names, in which number 10 stands before 9: two of
+    one second could be read the wrong way round, and what the later one takes back would be lost.
+    """
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*")]
+    latest = max((int(second) for second in seconds if second.isdecimal()), default=0)
+    if 0 <= (ahead := latest - int(time.time())) <= 2:
+        time.sleep(latest + 1 - time.time())
+    elif ahead > 2:
+        logger.warning("The clock is %d s behind the event files: steps may show twice", ahead)
 
 
 class WeightsAndBiases:
