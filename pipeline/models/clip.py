@@ -1,4 +1,4 @@
-"""How well a picture shows what a text says, by a CLIP of `transformers`. Floor 3.
+"""How well a picture shows what a text says, by a CLIP of `transformers`. Layer 3.
 
 A CLIP is a folder as `CLIPModel.save_pretrained` leaves it, with its tokenizer and, where its pictures
 are not prepared as OpenAI's, `preprocessor_config.json`. They are prepared here, with Pillow, as

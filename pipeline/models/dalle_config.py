@@ -1,4 +1,4 @@
-"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6. Floor 3."""
+"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6. Layer 3."""
 
 from __future__ import annotations
 

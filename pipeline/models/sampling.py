@@ -1,4 +1,4 @@
-"""Draw image codes, or the rest of a caption, from a DALL·E, one position at a time. Floor 3.
+"""Draw image codes, or the rest of a caption, from a DALL·E, one position at a time. Layer 3.
 
 Every image has its own stream of random numbers, so what is drawn depends on its seed alone and not
 on what else is in the batch. A caption is read once, however many images it gets.

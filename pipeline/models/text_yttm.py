@@ -1,4 +1,4 @@
-"""The tokenizer of youtokentome, read from its model file (`vocab.bpe`) without that library. Floor 3.
+"""The tokenizer of youtokentome, read from its model file (`vocab.bpe`) without that library. Layer 3.
 
 The file is text: how many characters and rules; a line `code point, id` for each character; a line
 `left id, right id, new id` for each rule, in the order in which they were learnt; the ids of unknown,

@@ -217,6 +217,20 @@ def test_no_hyper_parameter_has_a_default_in_a_checkpoint(name: str, tmp_path: P
         read_info(tmp_path / "c")
 
 
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/etc/passwd", "", "a.json", "x" * 99]
+)
+def test_a_checkpoint_names_no_file_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    info = CheckpointInfo(
+        step=1, epoch=0, consumed=1, model=MODEL, codec="c", tokenizer="t", shards="s"
+    )
+    write_checkpoint(tmp_path / "c", info, {})
+    path = tmp_path / "c/checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {name: "0" * 64}}))
+    with pytest.raises(ModelError, match=r"checkpoint\.json names .* no file of ours"):
+        read_info(tmp_path / "c")
+
+
 def test_a_damaged_codec_does_not_hide_the_others(tmp_path: Path) -> None:
     codec = CODECS["vq"]()
     save_codec(codec, tmp_path / "good")

@@ -21,8 +21,9 @@ import torch
 
 from pipeline.errors import ModelError
 from pipeline.models import torch_pickle
+from pipeline.models.pickle_scan import scan_pickle
 from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
-from pipeline.models.torch_pickle import AttributeDict, scan_pickle
+from pipeline.models.torch_pickle import AttributeDict
 from pipeline.models.weights import check_tensors
 
 SAVED = {

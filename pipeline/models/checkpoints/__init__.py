@@ -1,1 +1,1 @@
-"""Checkpoint formats of a DALL·E: ours, and those of DALLE-pytorch. Floor 3."""
+"""Checkpoint formats of a DALL·E: ours, and those of DALLE-pytorch. Layer 3."""

@@ -1,6 +1,6 @@
 """Hyper-parameters of a stock checkpoint: what its tensors show, and what only its `hparams` can say.
 
-Floor 3. Files differ by the version that wrote them, and were moved, trimmed and mended by hand. Where
+Layer 3. Files differ by the version that wrote them, and were moved, trimmed and mended by hand. Where
 the two disagree the tensors are right: they are what was trained.
 """
 

@@ -1,4 +1,4 @@
-"""Read the files that DALLE-pytorch's `train_dalle.py` writes, without running what they hold. Floor 3.
+"""Read the files that DALLE-pytorch's `train_dalle.py` writes, without running what they hold. Layer 3.
 
 A `dalle.pt` is a dict: `hparams`, `vae_params`, `weights` (0.9), `epoch`, `opt_state`, `scheduler_state`
 (0.14), `version`, `vae_class_name` (1.1.6). Some carry the image codec as an object in `hparams["vae"]`.

@@ -1,4 +1,4 @@
-"""Names of parameters: ours, and those of dalle-pytorch 0.9 to 1.6.6. Floor 3.
+"""Names of parameters: ours, and those of dalle-pytorch 0.9 to 1.6.6. Layer 3.
 
 A stock layer is nested wrappers, `transformer.layers.layers.3.0.fn.fn.fn.to_qkv.weight`, as many `fn`
 as there are: LayerScale, PreNorm, with token shift one that shifts, from 1.4.0 on one that caches before

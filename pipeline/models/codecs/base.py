@@ -1,6 +1,6 @@
 """What every image codec can do: pictures → codes → pictures.
 
-Floor 3. A codec is a torch module whose weights and architecture together have one name, its
+Layer 3. A codec is a torch module whose weights and architecture together have one name, its
 fingerprint: codes made under one fingerprint are never mixed with those of another.
 
 Legend: B pictures of a batch, C = 3 colours, H = W = image_size pixels, N = rows × columns of the grid

@@ -1,8 +1,8 @@
 """The discrete VAE that DALLE-pytorch trains (`train_vae.py`), and its file `vae.pt`.
 
-Floor 3. Format: github.com/lucidrains/DALLE-pytorch, `{"hparams": …, "weights": …}`.
+Layer 3. Format: github.com/lucidrains/DALLE-pytorch, `{"hparams": …, "weights": …}`.
 
-Legend: B pictures, C = 3 colours, H W pixels, N = rows · columns of the grid codes, K entries.
+Legend: B images, C = 3 colours, H W pixels, N = rows · columns of the grid codes, K entries.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DiscreteVAEConfig:
     """Architecture of a `DiscreteVAE`; names and defaults are those of DALLE-pytorch.
 
     `image_size`: pixels of a side; `num_tokens`, `codebook_dim`: entries of the codebook and numbers of
-    each; `num_layers`: each halves the picture; `num_resnet_blocks`, `hidden_dim`: residual blocks and
+    each; `num_layers`: each halves the image; `num_resnet_blocks`, `hidden_dim`: residual blocks and
     channels at each end; `means`, `stds`: how colours are normalised.
     """
 
@@ -84,7 +84,7 @@ class DiscreteVAE(Codec):
     """Encoder to logits over the codebook, and decoder; see `Codec` for the interface.
 
     The decoder speaks of normalised colours. The reference hands those out as they are; `decode` takes
-    the normalisation back, so that pictures lie in [0, 1] as they came.
+    the normalisation back, so that images lie in [0, 1] as they came.
     """
 
     def __init__(self, config: DiscreteVAEConfig) -> None:
@@ -134,14 +134,14 @@ class DiscreteVAE(Codec):
 
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        """Codes int64 [B, N] of images float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
         inner_BCHW = self.through_trunk(self.normalise(images_BCHW))
         return self._halves[1](inner_BCHW).argmax(1).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self.codebook(codes_BN).transpose(1, 2).unflatten(2, self.grid)
         return self.denormalise(self.decoder(entries_BDRS)).clamp(0, 1)

@@ -1,6 +1,6 @@
 """The discrete VAE that OpenAI published beside DALL·E: one code for 8×8 pixels, 8,192 entries.
 
-Floor 3. Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A. Its
+Layer 3. Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A. Its
 files `encoder.pkl` and `decoder.pkl` are pickled modules; only their tensors are taken.
 
 Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D channels

@@ -1,6 +1,6 @@
 """A codec's folder: codec.json (family, architecture, fingerprint) and codec.safetensors (weights).
 
-Floor 3.
+Layer 3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Our own small codec: a codebook of patches, found by statistics, refined by convolutions (VQ-VAE).
 
-Floor 3. van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937), with
+Layer 3. van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937), with
 a linear path beside the convolutions at both ends: a patch of 16×16 pixels ⇄ its principal components.
 `pipeline.train_codec` sets that path and the codebook from the images before the first step, so that
 the convolutions, which start at zero, only learn what is left: what neighbours say about a patch.

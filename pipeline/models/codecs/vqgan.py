@@ -1,6 +1,6 @@
 """The codec of taming-transformers: VQGAN with a codebook of nearest entries, or one of Gumbel logits.
 
-Floor 3. Esser, Rombach, Ommer 2021 (arXiv:2012.09841). `vqgan_files` reads the published files.
+Layer 3. Esser, Rombach, Ommer 2021 (arXiv:2012.09841). `vqgan_files` reads the published files.
 
 Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D numbers
 of a codebook entry, K entries, X = B·N latents.

@@ -1,6 +1,6 @@
 """Read the two files of a published VQGAN: a YAML of its architecture, a checkpoint of its weights.
 
-Floor 3. Format: taming-transformers' configs/*.yaml (`model: {target, params}`), and the checkpoint of
+Layer 3. Format: taming-transformers' configs/*.yaml (`model: {target, params}`), and the checkpoint of
 PyTorch Lightning, whose `state_dict` holds the codec and, under `loss.`, the critics of its training.
 """
 
