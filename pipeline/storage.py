@@ -102,6 +102,23 @@ def empty_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def known_error(error: BaseException) -> BaseException:
+    """`error` itself, or as one of ours where the system or the memory refused something."""
+    if isinstance(error, OSError):
+        return storage_error(error, error.filename or "a file")
+    if isinstance(error, MemoryError) or _is_of_memory(error):
+        return StorageError(
+            f"There is not enough memory for this ({error or 'an allocation failed'}). Give smaller values (a "
+            "batch, a model), or use a machine that has more."
+        )
+    return error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: it has no class of its own for that on the CPU."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def storage_error(error: OSError, path: Path | str) -> StorageError:
     """Say in a sentence what the system refused."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
