@@ -198,7 +198,7 @@ def make_manifest(
 
 
 def maker_of(folder: Path, contract: str) -> str:
-    """The command that makes a folder of a contract, ready to be given: with its workspace, if it is in one."""
+    """The command that makes a folder of a contract, with the workspace that it is in."""
     root = folder.parent if contract in ("raw", "dedupe") else folder.parent.parent
     place = f" --workspace {shlex.quote(str(root))}" if (root / "workspace.json").exists() else ""
     return f"`pipeline {MAKERS[contract]}{place}`"

@@ -1,4 +1,4 @@
-"""Values of options: checked alike from flags, variables and TOML, with where, what was found, what is expected."""
+"""Values of options, from flags, variables and TOML alike: where, what was found, what is expected."""
 
 from __future__ import annotations
 
@@ -43,19 +43,28 @@ def invoke(*args: str, env: Mapping[str, str] | None = None) -> Any:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[dedupe]\nval_fraction = true\n", "[dedupe] val_fraction is true, expected a finite number"),
+        (
+            "[dedupe]\nval_fraction = true\n",
+            "[dedupe] val_fraction is true, expected a finite number",
+        ),
         ("[dedupe]\nval_fraction = '0.2'\n", "[dedupe] val_fraction is '0.2', expected a finite"),
-        ("[dedupe]\nval_fraction = nan\n", "[dedupe] val_fraction is nan, expected a finite number"),
+        (
+            "[dedupe]\nval_fraction = nan\n",
+            "[dedupe] val_fraction is nan, expected a finite number",
+        ),
         ("[dedupe]\nradius = 99\n", "[dedupe] radius is 99, expected 8 or less"),
         ("[dedupe]\nradius = 1.5\n", "[dedupe] radius is 1.5, expected a whole number"),
-        ("[dedupe]\nradius = 1979-05-27\n", "[dedupe] radius is datetime.date(1979, 5, 27), expected"),
-        ("[dedupe]\nmasked = 'kep'\n", "expected one of \"keep\", \"drop\". Did you mean 'keep'?"),
+        (
+            "[dedupe]\nradius = 1979-05-27\n",
+            "[dedupe] radius is datetime.date(1979, 5, 27), expected",
+        ),
+        ("[dedupe]\nmasked = 'kep'\n", 'expected one of "keep", "drop". Did you mean \'keep\'?'),
         ("[scrape]\ntimeout_s = inf\n", "[scrape] timeout_s is inf, expected a finite number"),
         ("[scrape]\nsections = 'emojis'\n", "[scrape] sections is 'emojis', expected a list"),
         ("[scrape]\nsections = [1]\n", "[scrape] sections[0] is 1, expected text"),
         ("[scrape]\nlimit = 99999999999999999999\n", "limit is a number of more than 64 bits"),
         ("[scrape]\npage = ''\n", "[scrape] page is empty"),
-        ("[scrape]\npage = \"a\\u0000b\"\n", "holds a NUL"),
+        ('[scrape]\npage = "a\\u0000b"\n', "holds a NUL"),
         ("workspace = 3\n", "workspace is 3, expected a path"),
         ("quiet = 'yes'\n", "quiet is 'yes', expected true or false"),
         ("[run]\nmetrics_port = 70000\n", "[run] metrics_port is 70000, expected 65535 or less"),
