@@ -168,7 +168,7 @@ def try_values(whole: Whole, folder: Path, option: Option, values: list[str]) ->
 @pytest.mark.parametrize("option", SOME, ids=str)
 def test_a_hostile_value_is_a_sentence(whole: Whole, folder: Path, option: Option) -> None:
     values = hostile_values(option, folder)
-    some = random.Random(str(option)).sample(values, min(3, len(values)))
+    some = random.Random(str(option)).sample(values, 1)
     assert try_values(whole, folder, option, some) == []
 
 
