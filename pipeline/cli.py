@@ -49,7 +49,7 @@ from pipeline.records import keep_record
 from pipeline.road import Call, RunConfig, recall_aloud, run_road, source_to_open, watch_stage
 from pipeline.stages import STAGES, Stage, default_workspace, load_door
 from pipeline.status import StatusConfig, show_status
-from pipeline.storage import storage_error
+from pipeline.storage import known_error
 from pipeline.train.config import ExportConfig
 from pipeline.verify.run import VerifyConfig, show_verify
 from pipeline.workspace import Workspace
@@ -110,9 +110,7 @@ def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
 
 
 def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoReturn:
-    known: Exception = (
-        storage_error(error, error.filename or "a file") if (isinstance(error, OSError)) else error
-    )
+    known = known_error(error)
     if common.debug:
         logging.getLogger("pipeline").error("traceback", exc_info=error)
     if isinstance(known, PipelineError):

@@ -24,6 +24,18 @@ CONTRACT_VERSIONS: Mapping[str, int] = {
     "run": 1,
     "generated": 1,
 }
+# The command that makes a folder of each contract.
+MAKERS: Mapping[str, str] = {
+    "raw": "scrape",
+    "dedupe": "dedupe",
+    "tokenizer": "train-tokenizer",
+    "codec": "train-codec",
+    "codes": "encode",
+    "shards": "shard",
+    "run": "train",
+    "generated": "generate",
+}
+
 
 # --- The raw store -----------------------------------------------------------------------------
 

@@ -54,7 +54,12 @@ def read_config_file(ctx: typer.Context, given: str | None) -> str | None:
     """Option callback: make the file's values the defaults of the command that runs."""
     if given is None:
         return None
-    tables = load_tables(find_preset(Path(given).expanduser()) if given else Path(given))
+    workspace = StageConfig.__dataclass_fields__["workspace"]  # a path like any other
+    try:
+        path = from_plain(workspace, Path, given, name="--config")
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    tables = load_tables(find_preset(path))
     top = {key: value for key, value in tables.items() if not isinstance(value, dict)}
     ctx.default_map = as_texts({**top, **tables.get(ctx.info_name or "", {})})
     ctx.meta["pipeline.tables"] = tables

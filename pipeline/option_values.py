@@ -19,6 +19,7 @@ from pipeline.errors import ConfigError, ContractError
 from pipeline.parsing import parse_dataclass
 from pipeline.suggestions import closest
 
+_MOST_NAME_BYTES, _MOST_PATH_BYTES, _MOST_LEVELS = 255, 4095, 255
 # `~` at the beginning of a text, or after the prefix that says what kind of file it is.
 _HOME = re.compile(r"(?P<kind>[a-z]+:)?(?P<path>~[^/]*/.*)", re.DOTALL)
 
@@ -61,8 +62,20 @@ def from_plain(
         )
     except ContractError as error:
         raise ConfigError(str(error)) from error
+    if isinstance(parsed, Path):
+        _check_length(parsed, f"{_at(source)}{name}")
     is_words = get_args(wanted)[:1] == (str,) and get_args(wanted)[-1] is Ellipsis
     return parsed if is_words else _expand(parsed)  # prompts and names of sections are no paths
+
+
+def _check_length(path: Path, place: str) -> None:
+    """Raise ConfigError for a path that no system has: each call on it would fail in a way of its own."""
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    is_deep = len(path.parts) > _MOST_LEVELS
+    if is_deep or longest > _MOST_NAME_BYTES or len(os.fsencode(path)) > _MOST_PATH_BYTES:
+        raise ConfigError(
+            f"{place} is {str(path)[:40]!r}…, which is longer than a path can be. Give a shorter one."
+        )
 
 
 def _plain(kind: Any, text: Any) -> Any:

@@ -21,6 +21,8 @@ _SHOWN = {
     for code in (*range(0xA0), *map(ord, _DIRECTIONS))
     if (_is_control(code) and chr(code) not in _KEPT) or chr(code) in _DIRECTIONS
 }
+# What the system's bytes become where they are no UTF-8; no stream can write it as it is.
+_SHOWN |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}
 _SHOWN_IN_A_LINE = _SHOWN | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 

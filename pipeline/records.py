@@ -25,7 +25,7 @@ from pipeline.locks import WHOLE_WORKSPACE, hold_folders
 from pipeline.parsing import parse_json_file, read_small_file
 from pipeline.progress import Progress
 from pipeline.run_lines import ActiveFacts, Record, RunLine, parse_line
-from pipeline.storage import MANIFEST_NAME, encode_json, input_digest, storage_error
+from pipeline.storage import MANIFEST_NAME, encode_json, input_digest, known_error, storage_error
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
@@ -242,9 +242,7 @@ def _inputs_and_outputs(root: Path, report: StageReport) -> tuple[dict[str, str]
 def _describe_error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
         return {"outcome": "interrupted"}
-    known = (
-        storage_error(error, error.filename or "a file") if isinstance(error, OSError) else error
-    )
+    known = known_error(error)
     message = str(known) if isinstance(known, PipelineError) else f"{type(known).__name__}: {known}"
     return {"outcome": "failed", "error": {"type": type(known).__name__, "message": message}}
 

@@ -34,6 +34,7 @@ from pipeline.remembered import (
 from pipeline.shard.config import ShardConfig
 from pipeline.stages import STAGES, Stage
 from pipeline.storage import read_manifest
+from pipeline.suggestions import name_choices
 from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig, source_options
 
@@ -85,7 +86,7 @@ class RunConfig(StageConfig):
         names = list(STAGES)
         for flag, name in (("--from", self.from_), ("--until", self.until)):
             if name is not None and name not in names:
-                raise ConfigError(f"{flag} {name!r} is no stage. There are: {', '.join(names)}.")
+                raise ConfigError(f"{flag} {name!r} is no stage. {name_choices(name, names)}")
         if not self.stages():
             raise ConfigError(f"--from {self.from_} comes after --until {self.until}.")
 

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pipeline.contracts import (
     CONTRACT_VERSIONS,
+    MAKERS,
     Column,
     FileEntry,
     Manifest,
@@ -102,6 +104,23 @@ def empty_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
+def known_error(error: BaseException) -> BaseException:
+    """`error` itself, or as one of ours where the system or the memory refused something."""
+    if isinstance(error, OSError):
+        return storage_error(error, error.filename or "a file")
+    if isinstance(error, MemoryError) or _is_of_memory(error):
+        return StorageError(
+            f"There is not enough memory for this ({error or 'an allocation failed'}). Give smaller values "
+            "(a batch, a model), or use a machine that has more."
+        )
+    return error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether torch found no memory: it has no class of its own for that on the CPU."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def storage_error(error: OSError, path: Path | str) -> StorageError:
     """Say in a sentence what the system refused."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -178,6 +197,13 @@ def make_manifest(
     )
 
 
+def maker_of(folder: Path, contract: str) -> str:
+    """The command that makes a folder of a contract, with the workspace that it is in."""
+    root = folder.parent if contract in ("raw", "dedupe") else folder.parent.parent
+    place = f" --workspace {shlex.quote(str(root))}" if (root / "workspace.json").exists() else ""
+    return f"`pipeline {MAKERS[contract]}{place}`"
+
+
 def read_manifest(folder: Path, contract: str) -> Manifest:
     """Read the manifest of a finished folder.
 
@@ -187,7 +213,8 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
     path = folder / MANIFEST_NAME
     if not os.path.lexists(path):
         raise ContractError(
-            f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run it first."
+            f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run "
+            f"{maker_of(folder, contract)} first."
         )
     return parse_manifest(read_small_file(path, remedy=REPAIR), str(path), contract)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,8 @@ class Workspace:
         if source is None:
             raise WorkspaceError(
                 f"{self.root} is not a workspace: no {self.marker.name} in it. "
-                "Begin with `pipeline scrape SOURCE --workspace DIR`, or give the right --workspace."
+                f"Begin with `pipeline scrape --workspace {shlex.quote(str(self.root))}`, or give the right "
+                "--workspace."
             )
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise WorkspaceError(

@@ -5,6 +5,7 @@ Reads the ledger or a source; writes the file that was named.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,7 @@ def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport
         if config.out is not None:
             rows = write_url_table(discovery, config.out)
         else:
+            use_utf_8(sys.stdout)
             rows = write_url_lines(discovery, sys.stdout)
     written = config.export or config.out
     return StageReport(
@@ -121,6 +123,12 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
         ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
         for rank in ranks:
             yield ListedUrl(storable(plan.section), caption, rank, form.url(rank))
+
+
+def use_utf_8(stream: IO[str]) -> None:
+    """Write data as UTF-8, whatever the terminal's encoding is: its readers are programs."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.contracts import URL_STATES
 from pipeline.errors import ContractError, StorageError, damaged
+from pipeline.storage import maker_of
 from scrapers.ledger_checks import (
     KNOWN_TYPES,
     SEGMENT_TYPES,
@@ -86,7 +87,8 @@ class Ledger:
         if source is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not os.path.lexists(path):
-            raise ContractError(f"There is no ledger at {path}. Run `pipeline scrape` first.")
+            maker = maker_of(path.parent, "raw")
+            raise ContractError(f"There is no ledger at {path}. Run {maker} first.")
         refuse_irregular(path)
         self._patience = Patience(path)
         with self._errors():

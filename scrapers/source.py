@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.errors import ConfigError
+from pipeline.suggestions import name_choices
 
 KeyKind = Literal["base64", "hex128", "uint32", "name"]
 Origin = Literal["page", "catalogue", "both"]
@@ -146,8 +147,8 @@ def source_names() -> tuple[str, ...]:
 def open_source(options: SourceOptions) -> Source:
     """The source of this name. Raises ConfigError if there is none."""
     if options.name not in _OPENERS:
-        known = ", ".join(source_names())
-        raise ConfigError(f"There is no source '{options.name}'. Choose one of: {known}.")
+        choices = name_choices(options.name, source_names())
+        raise ConfigError(f"There is no source {options.name!r}. {choices}")
     module, opener = _OPENERS[options.name]
     source: Source = getattr(import_module(module), opener)(options)
     return source

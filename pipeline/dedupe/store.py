@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.dedupe.captions import read_caption
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection, Place
 from pipeline.errors import ContractError, StorageError, damaged
+from pipeline.storage import maker_of
 
 _FIELDS = Inspection._fields
 _PHASH = _FIELDS.index("phash")
@@ -107,7 +108,7 @@ class Store:
         """Open the store at `path`; None: one in memory, to look at the ledger alone."""
         if not ledger.exists():
             raise ContractError(
-                f"{ledger} is missing: nothing was scraped yet. Run `scrape` first."
+                f"{ledger} is missing: nothing was scraped yet. Run {maker_of(ledger.parent, 'raw')} first."
             )
         if not ledger.is_file():
             raise ContractError(f"{ledger} is no regular file. Move it away and scrape again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,7 +81,7 @@ class EncodeConfig(StageConfig):
                     raise ConfigError(f"--{flag} is missing: the codec has {len(files)} files.")
             if self.codec is None:
                 object.__setattr__(self, "codec", family)
-        if self.batch_size != "auto" and not (self.batch_size.isdecimal() and int(self.batch_size)):
+        if self.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,8}", self.batch_size):
             raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:

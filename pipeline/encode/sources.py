@@ -23,10 +23,12 @@ from pipeline.storage import (
     find_current,
     input_digest,
     make_manifest,
+    maker_of,
     read_manifest,
     sha256_file,
     write_manifest,
 )
+from pipeline.suggestions import name_choices
 from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -61,10 +63,11 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
         return _bring_in(config, workspace, family, {path.name: path for path in fetched})
     folder = Path(name)
     if not (folder / CODEC_JSON).exists():
+        there = (path.name for path in workspace.codecs.glob("*") if path.is_dir())
         raise ConfigError(
             f"No codec {name!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
-            f"Run `pipeline train-codec`, or give another --codec ({', '.join(PUBLISHED_CODECS)}, or "
-            "files: --vqgan-config with --vqgan-checkpoint, --dvae-encoder with --dvae-decoder, --vae)."
+            f"{name_choices(name, (*there, *PUBLISHED_CODECS))} Run {maker_of(own, 'codec')}, or give files: "
+            "--vqgan-config with --vqgan-checkpoint, --dvae-encoder with --dvae-decoder, --vae."
         )
     fingerprint = load_codec(folder).fingerprint
     return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})

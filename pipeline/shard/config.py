@@ -36,7 +36,9 @@ class ShardConfig(StageConfig):
         "A tokenizer of this workspace by name (default: the latest), or clip, clip:FILE, hf:FILE (a "
         "tokenizers JSON), yttm:FILE (a vocab.bpe).",
     )
-    text_seq_len: int = option(256, "Token ids a caption; shorter ones are padded with 0.", low=1)
+    text_seq_len: int = option(
+        256, "Token ids a caption; shorter ones are padded with 0.", low=1, high=65_536
+    )
     long_captions: Literal["truncate", "reject", "fail"] = option(
         "truncate", "What to do with captions of more ids."
     )

@@ -25,10 +25,12 @@ from pipeline.shard.config import ShardConfig
 from pipeline.storage import (
     MANIFEST_NAME,
     input_digest,
+    maker_of,
     read_detail,
     read_manifest,
     sha256_bytes,
 )
+from pipeline.suggestions import name_choices
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
 from pipeline.webdata.npy import Dtype, smallest_dtype
 from pipeline.workspace import Workspace
@@ -135,14 +137,15 @@ def _find_codes(workspace: Workspace, codec: str | None) -> Path:
         fitting = [folder for folder in finished if codec in (folder.name, _codec_name(folder))]
     if len(fitting) == 1:
         return fitting[0]
-    there = ", ".join(folder.name for folder in finished) or "none"
     if not finished:
-        raise ContractError(
-            f"{workspace.root / 'codes'} has no finished codes. Run `pipeline encode` first."
-        )
+        maker = maker_of(workspace.root / "codes" / "any", "codes")
+        raise ContractError(f"{workspace.root / 'codes'} has no finished codes. Run {maker} first.")
+    if not fitting:
+        choices = name_choices(str(codec), (folder.name for folder in finished))
+        raise ConfigError(f"No set of codes fits the codec {codec!r}. {choices}")
     raise ConfigError(
-        f"{len(fitting)} sets of codes fit the codec {codec or '(none given)'}; there are: {there}. "
-        "Choose one with --codec."
+        f"{len(fitting)} sets of codes fit the codec {codec or '(none given)'}: "
+        f"{', '.join(folder.name for folder in fitting)}. Choose one with --codec."
     )
 
 
@@ -172,9 +175,11 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
         tokenizer = parse_tokenizer(data, str(own / TOKENIZER_FILE))
         return tokenizer, {f"tokenizers/{spec}": input_digest(own)}
     if not foreign and not Path(spec).exists():
+        there = (path.name for path in (workspace.root / "tokenizers").glob("*") if path.is_dir())
         raise ConfigError(
             f"No tokenizer {spec!r}: neither {own} is finished nor a file of that name is there. "
-            "Run `pipeline train-tokenizer`, or give clip, hf:FILE or yttm:FILE."
+            f"{name_choices(spec, there)} Run {maker_of(own, 'tokenizer')}, or give clip, hf:FILE or "
+            "yttm:FILE."
         )
     tokenizer = load_tokenizer(spec)
     return tokenizer, {"tokenizer": tokenizer.fingerprint}

@@ -63,11 +63,12 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     check_engine(config)
     workspace = Workspace(config.workspace)
     shards = find_shards(workspace, config.shards)
+    index = read_index(shards)
     inputs = {_input_name(config): input_digest(shards)}
     if config.resume_from is not None:
         inputs["resume_from"] = checkpoint_digest(config.resume_from)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
-    config = dataclasses.replace(config, name=choose_name(config, workspace, read_index(shards)))
+    config = dataclasses.replace(config, name=choose_name(config, workspace, index))
     plan = resolved_plan(config, inputs)
     folder = RunFolder(root=workspace.run(config.name), config=config)
     claim(folder.root, "run")

@@ -17,7 +17,8 @@ from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
 from pipeline.errors import REPAIR, ContractError
 from pipeline.ownership import path_inside
 from pipeline.parsing import parse_dataclass, parse_json_file
-from pipeline.storage import write_json
+from pipeline.storage import maker_of, write_json
+from pipeline.suggestions import name_choices
 from pipeline.webdata.npy import Dtype
 
 INDEX_NAME = "index.json"
@@ -114,8 +115,11 @@ def read_index(folder: Path) -> ShardIndex:
     """
     path = folder / INDEX_NAME
     if not path.exists():
+        there = [p.name for p in folder.parent.glob("*") if p.is_dir() and p != folder]
+        hint = f"{name_choices(folder.name, there)} " if there else ""
         raise ContractError(
-            f"{folder} has no {INDEX_NAME}: no finished shards there. Run `pipeline shard` first."
+            f"{folder} has no {INDEX_NAME}: no finished shards there. {hint}Run "
+            f"{maker_of(folder, 'shards')} first."
         )
     raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=REPAIR)
     found = {name: raw.get(name) for name in FORMAT}

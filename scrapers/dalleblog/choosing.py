@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.suggestions import name_choices
 from pipeline.textfiles import read_lines
 from scrapers.dalleblog.captions import Section, fold, same_caption
 from scrapers.dalleblog.merge import MergedSection
@@ -29,8 +30,7 @@ def choose_sections(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(
-            f"There is no section {', '.join(map(repr, unknown))}. The sections are: "
-            f"{', '.join(known)}."
+            f"There is no section {', '.join(map(repr, unknown))}. {name_choices(unknown[0], known)}"
         )
     return tuple(s for s in sections if not names or s.name in names)
 

@@ -1,0 +1,179 @@
+"""Every option of every command with values that nobody means: a sentence and exit code 1 or 2, or work done.
+
+The options are read from the command line itself, so that new ones are tried by themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+import pipeline.cli
+import pipeline.demo
+import pipeline.status
+from pipeline.cli import app
+from pipeline.option_files import Common
+from pipeline.stages import load_door
+from tests.test_damaged_files import problem
+from tests.whole_workspace import Whole, whole
+
+__all__ = ["whole"]
+
+# Options whose value names what is written: no device is ever given to them, and no folder of the system.
+WRITES = frozenset({"out", "export", "cache", "cache_dir", "workspace", "name"})
+# Values that are sound, and take for ever.
+ENDLESS = frozenset({("train-codec", "steps", "2147483648")})
+# What a command needs beside its options to come to its work.
+NEEDED = {"export": ("--out", "exported.pt"), "generate": ("a red cube",)}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command, and how it is given: as a flag, with a value, with several, by position."""
+
+    command: str
+    name: str
+    flag: str | None
+    values: int
+
+    def __str__(self) -> str:
+        return f"{self.command} {self.flag or self.name}"
+
+    def arguments(self, value: str) -> list[str]:
+        words = [value] * self.values
+        return [self.flag, *words] if self.flag else ["--", *words]
+
+
+def find_options() -> Iterator[Option]:
+    group: Any = typer.main.get_command(app)
+    for command, found in group.commands.items():
+        for parameter in found.params:
+            if parameter.name == "help":
+                continue
+            is_option = parameter.param_type_name == "option"
+            is_flag = getattr(parameter, "is_flag", False)
+            flags = [*parameter.opts, *parameter.secondary_opts] if is_option else [None]
+            for flag in flags if is_flag else flags[:1]:
+                number = 0 if is_flag else max(1, parameter.nargs)
+                yield Option(command, parameter.name, flag, number)
+
+
+OPTIONS = sorted(find_options(), key=str)
+COMMON = {field.name for field in dataclasses.fields(Common)}
+# What every command has alike is tried on one of them.
+SOME = [option for option in OPTIONS if option.command == "status" or option.name not in COMMON]
+
+
+def hostile_values(option: Option, folder: Path) -> list[str]:
+    if not option.values:
+        return ["(a flag)"]
+    values = [
+        "",
+        ".",
+        "..",
+        "../..",
+        str(folder / "outside"),
+        str(folder / "file.txt"),
+        str(folder / "missing" / "file"),
+        "0",
+        "-1",
+        "1.5",
+        "2147483648",
+        "99999999999999999999",
+        "1" * 5000,
+        "nan",
+        "inf",
+        "-inf",
+        "１２",
+        "x" * 5000,
+        "x/" * 2000,
+        "a\nb\tc",
+        "\x1b[31m[bold]red[/bold]",
+        "\udcff\udcfe",
+        "~nobody-of-that-name/x",
+        "hf:",
+        "s3:",
+        "://",
+        "file://",
+        "http://[",
+        "http://127.0.0.1:1/",
+        "a|b|",
+        "{}",
+        "%s%n",
+    ]
+    if option.name not in WRITES:
+        values += [str(folder / "pipe"), "/dev/zero", "/"]
+    return [v for v in values if (option.command, option.name, v) not in ENDLESS]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with things of every kind; what takes for ever in a command is cut short."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.txt").write_text("mine")
+    (tmp_path / "file.txt").write_text("not what was expected\n")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "here" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "inner")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    replica = "scrapers.dalleblog.replica.server:run_forever"
+    monkeypatch.setattr(
+        pipeline.cli,
+        "load_door",
+        lambda door: (lambda config, _: config.replica()) if door == replica else load_door(door),
+    )
+    monkeypatch.setattr(pipeline.demo, "_walk", lambda *_: {})
+    monkeypatch.setattr(pipeline.status, "time", Awake())
+    return tmp_path
+
+
+class Awake:
+    """A clock for `status --watch`, which is interrupted when it waits."""
+
+    def sleep(self, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+
+def try_values(whole: Whole, folder: Path, option: Option, values: list[str]) -> list[str]:
+    copy = whole.copy(folder / "here" / "data")
+    problems = []
+    for value in values:
+        arguments = [option.command, *NEEDED.get(option.command, ())]
+        if option.command != "replica" and option.name != "workspace":
+            arguments += ["--workspace", str(copy.root)]
+        if option.name != "config":
+            arguments += ["--config", str(copy.options)]
+        result = CliRunner().invoke(app, [*arguments, *option.arguments(value)])
+        if found := problem(result):
+            problems.append(f"{option} {value[:40]!r}: {found}")
+    assert (folder / "outside" / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in (folder / "outside").iterdir()] == ["thesis.txt"]
+    assert (folder / "file.txt").read_text() == "not what was expected\n"
+    assert (folder / "pipe").is_fifo()
+    return problems
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("option", SOME, ids=str)
+def test_a_hostile_value_is_a_sentence(whole: Whole, folder: Path, option: Option) -> None:
+    values = hostile_values(option, folder)
+    some = random.Random(str(option)).sample(values, 1)
+    assert try_values(whole, folder, option, some) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_hostile_value_is_a_sentence(whole: Whole, folder: Path, option: Option) -> None:
+    assert try_values(whole, folder, option, hostile_values(option, folder)) == []
