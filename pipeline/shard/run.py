@@ -91,7 +91,7 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     inputs.check()
     scratch = Scratch(folder, inputs.lineage(resolved(config)))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
-    index = _index(config, inputs, entries)
+    index = make_index(config, inputs, entries)
     counts = _counts(index, joined)
     options = stock_options(inputs.tokenizer)
     card = write_card(index, counts, images=config.images, tokenizer_options=options)
@@ -154,7 +154,8 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise storage_error(error, path) from error
 
 
-def _index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIndex:
+def make_index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIndex:
+    """The index of these shards."""
     return ShardIndex(
         name=config.name,
         text_seq_len=config.text_seq_len,

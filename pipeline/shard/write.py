@@ -39,6 +39,11 @@ Picture = Future[tuple[str, bytes]]
 _PICTURES_AHEAD = 64
 
 
+def extend_recipe(recipe: hashlib._Hash, *parts: bytes) -> None:
+    """Add key, caption, record, token ids and codes of a sample to the recipe of its shard."""
+    recipe.update(b"%d %d %d %d %d " % tuple(map(len, parts)) + b"".join(parts))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Note:
     """What a run notes of a shard that it has finished: `inputs` is a hash of what it was made from."""
@@ -170,8 +175,8 @@ class Shards:
 
     def _extend(self, recipe: hashlib._Hash, row: int, text: Text, codes: bytes) -> None:
         """Add a sample to a recipe; its picture is in there by the hash that its record holds."""
-        parts = (self.joined.keys[row], text.caption, text.record, text.tokens, codes)
-        recipe.update(b"%d %d %d %d %d " % tuple(map(len, parts)) + b"".join(parts))
+        key = self.joined.keys[row]
+        extend_recipe(recipe, key, text.caption, text.record, text.tokens, codes)
 
     def _codes_of(self, row: int) -> bytes:
         return self.codes.read(int(self.joined.codes_row[row]))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from pipeline import ownership
 from pipeline.contracts import SPLITS, FileEntry
+from pipeline.errors import PipelineError
+from pipeline.integrity import find_fault
 from pipeline.inventory import Folder
-from pipeline.storage import file_entry
+from pipeline.storage import file_entry, write_bytes
 from pipeline.verify.work import Work
+from pipeline.webdata.index import INDEX_NAME
 from pipeline.workspace import LEDGER_NAME
+
+log = logging.getLogger(__name__)
 
 
 def repair_raw(work: Work) -> None:
@@ -116,9 +122,29 @@ def prove_table(folder: Path, name: str) -> FileEntry | None:
 
 def repair_shards(work: Work) -> None:
     """Let damaged shards be written again, each with the samples that its headers name."""
-    for file in work.files:
+    files = [file for file in work.files if file != INDEX_NAME or not _restore_index(work)]
+    if not files and not work.head_is_damaged:
+        return
+    for file in files:
         if file.split("/")[0] in SPLITS:
             work.note(file, "is written again, with the samples that it holds")
         else:
             work.delete(file)
     work.make_unfinished("the folder is unfinished")
+
+
+def _restore_index(work: Work) -> bool:
+    """Write the index again as it was, from the shards; whether that was possible."""
+    from pipeline.shard.rebuild import rebuild_index
+
+    manifest, path = work.folder.manifest, work.folder.path
+    entry = next((entry for entry in work.listed if entry.path == INDEX_NAME), None)
+    if manifest is None or entry is None or find_fault(path, entry) is None:
+        return False
+    try:
+        write_bytes(path / INDEX_NAME, rebuild_index(work.root, path, manifest))
+    except PipelineError as error:
+        log.info("%s is not made again from its shards: %s", path / INDEX_NAME, error)
+        return False
+    work.note(INDEX_NAME, "made again from the shards")
+    return True

@@ -17,7 +17,7 @@ from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
 from pipeline.errors import REPAIR, ContractError
 from pipeline.ownership import path_inside
 from pipeline.parsing import parse_dataclass, parse_json_file
-from pipeline.storage import maker_of, write_json
+from pipeline.storage import json_bytes, maker_of, write_bytes
 from pipeline.suggestions import name_choices
 from pipeline.webdata.npy import Dtype
 
@@ -100,11 +100,16 @@ def codes_shape(views: Sequence[str], num_codes: int) -> tuple[int, ...]:
 
 def write_index(folder: Path, index: ShardIndex) -> None:
     """Write `index.json` atomically; the shards it lists must be there already."""
+    write_bytes(folder / INDEX_NAME, index_bytes(index))
+
+
+def index_bytes(index: ShardIndex) -> bytes:
+    """The bytes of `index.json`."""
     body = asdict(index)
     shards = body.pop("shards")
     head = {"wids_version": 1, **FORMAT}
     lists = {_LISTS[split]: list(shards[split]) for split in SPLITS}
-    write_json(folder / INDEX_NAME, {**head, **body, **lists, "samples": index.samples})
+    return json_bytes({**head, **body, **lists, "samples": index.samples})
 
 
 def read_index(folder: Path) -> ShardIndex:

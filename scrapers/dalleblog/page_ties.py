@@ -320,7 +320,7 @@ def _in_turn(lines: list[Line], images: list[Image]) -> list[tuple[Line, Image]]
 def _is_candidate(line: Line, labels: Collection[str]) -> bool:
     says = _says_something(line.shown) or plain_quotes(line.shown) in labels
     is_text = line.is_strong or (line.is_prose and says)
-    return is_text and line.figcaption is None and len(line.shown) <= MAX_CAPTION_CHARS
+    return is_text and len(line.shown) <= MAX_CAPTION_CHARS
 
 
 def _says_something(text: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.ownership import reopen
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 
@@ -101,6 +102,47 @@ def test_a_finished_shard_that_was_damaged_since_is_written_again(
     run(configure(whole))
     run(configure(world))
     assert world.shard_bytes() == whole.shard_bytes()
+
+
+def grow(world: Any) -> Path:
+    """Two generations of shards, unfinished as a repair leaves them; the folder."""
+    run(configure(world))
+    world.add(range(80, 100))
+    world.save()
+    run(configure(world))
+    folder: Path = world.workspace.shards("default")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["train/000000.tar", "train/000001.idx.npy"])
+def test_a_set_that_grew_keeps_its_layout_when_a_shard_is_damaged(
+    make_world: Callable[..., Any], name: str
+) -> None:
+    world = make_world("data")
+    folder = grow(world)
+    before = world.shard_bytes()
+    data = bytearray((folder / name).read_bytes())
+    for place in range(0, len(data), 97 * 8):
+        data[place] ^= 64
+    (folder / name).write_bytes(data)
+    reopen(folder, "shards")
+    report = run(configure(world))
+    assert report.counts["shards"] - report.details["shards_reused"] == 1
+    assert world.shard_bytes() == before
+
+
+def test_a_set_that_grew_is_laid_out_anew_when_a_tar_is_gone(
+    make_world: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    world, at_once = make_world("data"), make_world("at-once")
+    (grow(world) / "train/000000.tar").unlink()
+    reopen(world.workspace.shards("default"), "shards")
+    run(configure(world))
+    assert "which samples train/000000.tar held is lost" in caplog.text
+    at_once.add(range(80, 100))
+    at_once.save()
+    run(configure(at_once))
+    assert world.shard_bytes() == at_once.shard_bytes()
 
 
 def test_inputs_that_come_back_find_their_shards_right(make_world: Callable[..., Any]) -> None:

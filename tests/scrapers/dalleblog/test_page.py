@@ -263,6 +263,15 @@ def test_the_alternative_text_wins_over_what_is_selected() -> None:
     }
 
 
+def test_a_caption_behind_an_image_is_not_its_own_where_another_image_may_be_meant() -> None:
+    html = (
+        image("countries", "78")
+        + f"<p>a photo of the {select('food of')} {select('china', 'peru')}</p>"
+        + image("countries", "77", alt="A photo of the flag of Peru")
+    )
+    assert keys(read(html), "countries") == {"a photo of the flag of peru": "77"}
+
+
 def test_a_key_is_never_tied_to_the_caption_of_another_section() -> None:
     html = f"<p>a photo of the {select('food of')} {select('china')}</p>{image('landmarks', '99')}"
     content = read(html)
@@ -455,3 +464,62 @@ def test_a_select_left_open_ends_where_no_option_can_stand() -> None:
     content = read(html)
     assert one(content, "cross_sections").slots == {"object": ("walnut", "brain")}
     assert keys(content, "countries") == {"a photo of the food of china": "7"}
+
+
+def test_the_meta_elements_of_a_page_are_handed_on() -> None:
+    content = read(
+        '<meta name="TDM-Reservation" content="1"><meta name=robots content="noai, noimageai">'
+        '<meta charset=utf-8><meta property="og:image" content="x"><p>a cross-section view of a walnut</p>'
+    )
+    assert content.meta == (("tdm-reservation", "1"), ("robots", "noai, noimageai"))
+
+
+# --- Figures and texts --------------------------------------------------------------------------------
+
+
+def test_a_figcaption_over_more_keys_than_a_caption_has_is_a_headline() -> None:
+    pictures = [image("new", key) for key in HEX[:9]]
+    figcaption = "<figcaption>Our favourites</figcaption>"
+    assert len(read(f"<figure>{''.join(pictures[:8])}{figcaption}</figure>").sections) == 1
+    with pytest.raises(SourceError, match="'our favourites' stands with keys"):
+        read(f"<figure>{''.join(pictures)}{figcaption}</figure>")
+
+
+def test_a_caption_of_another_key_is_no_second_keys() -> None:
+    html = f"<p>a photo of the food of {select('china')}</p>" + image(
+        "countries", "77", alt="a photo of the food of china"
+    )
+    assert keys(read(html + image("countries", "78")), "countries") == {
+        "a photo of the food of china": "77"
+    }
+
+
+def test_hand_made_names_with_numbers_are_images_of_their_own() -> None:
+    content = read(
+        "".join(
+            f"<figure>{image('new', 'set', rank)}<figcaption>image of {word}</figcaption></figure>"
+            for rank, word in enumerate(("owls", "cats"))
+        )
+    )
+    assert [(g.caption, g.ranks) for s in content.sections for g in s.section.given] == [
+        ("image of owls", (0,)),
+        ("image of cats", (1,)),
+    ]
+
+
+# --- Saved pages --------------------------------------------------------------------------------------
+
+
+def test_images_that_a_browser_renamed_are_found_by_their_captions() -> None:
+    folder, spelt = "./DALL·E_files", base64_key("a cross-section view of a walnut")
+    content = read(
+        f"""<div><p>a photo of the food of china</p><img src="{folder}/752777209_3.png"></div>
+        <img src="{folder}/{spelt}_0.png"><img src="{folder}/{HEX[0]}_0.png"><img src="{folder}/x.png">
+        <img src="{folder}/{base64_key("a cross-section vi")}_0.png">"""
+    )
+    assert keys(content, "countries") == {"a photo of the food of china": "752777209"}
+    assert keys(content, "cross_sections") == {"a cross-section view of a walnut": spelt}
+    assert content.notes == (
+        "2 images were renamed as the page was saved, and nothing says where they lie: left out. "
+        "Save it as HTML only or as .mhtml instead.",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -143,13 +144,22 @@ def table(page: Page, draw: st.DrawFn) -> str:
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows[::order])}</table>"
 
 
+def quote(page: Page, draw: st.DrawFn) -> str:
+    """A figure of words alone."""
+    text = page.say("an owl made of tin")
+    options = "<select><option selected>tin<option>gold</select>"
+    said = text.replace("tin", options) if draw(st.booleans()) else inline(text)
+    inside = draw(st.sampled_from(["<p>{}</p>", "<figcaption>{}</figcaption>"])).format(said)
+    return f"<figure>{inside}</figure>"
+
+
 def other_image(page: Page, draw: st.DrawFn) -> str:
     text = page.say("of another image")
     return f"<figure><img src='/hero.jpg'><figcaption>{text}</figcaption></figure>"
 
 
 def pieces(page: Page, draw: st.DrawFn) -> str:
-    kinds = [figure, figure, card, bare, prose, choice, table, other_image]
+    kinds = [figure, figure, card, bare, prose, choice, table, quote, other_image]
     found = [draw(st.sampled_from(kinds))(page, draw) for _ in range(draw(st.integers(1, 5)))]
     tag = draw(st.sampled_from(["", "", "div", "section", "ul"]))
     inside = "".join(found)
@@ -185,10 +195,10 @@ def test_no_image_gets_a_text_of_another_figure(drawn: tuple[str, Page]) -> None
 @given(pages())
 def test_a_figcaption_and_an_own_alt_are_always_the_caption(drawn: tuple[str, Page]) -> None:
     html, page = drawn
-    found = captions_of(html)
-    assert {key: found.get(key) for key in page.must} == {
-        key: fold(text) for key, text in page.must.items()
-    }, html
+    found, keys_of = captions_of(html), Counter(page.must.values())
+    # A text over more keys is a headline.
+    must = {key: fold(text) for key, text in page.must.items() if keys_of[text] <= 8}
+    assert {key: found.get(key) for key in must} == must, html
 
 
 # --- Data in scripts ----------------------------------------------------------------------------------

@@ -164,6 +164,62 @@ def test_the_quotes_of_the_page_make_the_addresses() -> None:
     assert len(captions) == 19
 
 
+def test_what_is_computed_is_encoded_as_the_page_encodes() -> None:
+    key = base64_key("a macro photograph of brain coral?")
+    escaped = key.replace("=", "%3D").replace("/", "%2F")
+    assert escaped != key
+    html = "<p>a macro photograph of <select><option>leaf</select></p>"
+    html += f"<img src='/x/samples/macro_photos/{escaped}_0.png'>"
+    found = [plan.forms[0] for plan in plans(discover(html, page_url="http://h/"), "macro_photos")]
+    assert found[-1].url(3) == f"http://h/x/samples/macro_photos/{escaped}_3.png"
+    others = {form.url_template for form in found if "%3D" in form.url_template}
+    assert len(others) > 1
+    assert not any("=" in form.url_template for form in found)
+
+
+def test_a_caption_is_asked_for_at_the_url_that_the_page_wrote() -> None:
+    key = base64_key("a macro photograph of leaf")
+    html = "<p>a macro photograph of <select><option>leaf</select></p>"
+    html += f"<img src='/samples/macro_photos/{key}_0.png?v=2'>"
+    urls = {
+        plan.forms[0].caption: plan.forms[0].url(1)
+        for plan in plans(discover(html, page_url="http://h/"), "macro_photos")
+    }
+    assert urls["a macro photograph of leaf"] == f"http://h/samples/macro_photos/{key}_1.png?v=2"
+    assert urls["a macro photograph of brain coral"].endswith("_1.png")
+    assert len(urls) == 19
+
+
+def test_a_query_for_each_image_serves_no_other() -> None:
+    key = base64_key("a macro photograph of leaf")
+    images = "".join(f"<img src='/samples/macro_photos/{key}_{r}.png?s={r}'>" for r in (0, 1))
+    found = discover(f"<p>a macro photograph of <select><option>leaf</select></p>{images}")
+    here = [p for p in plans(found, "macro_photos") if p.forms[0].caption.endswith("leaf")]
+    assert [(plan.ranks, plan.forms[0].url(plan.ranks[0])[-8:]) for plan in here] == [
+        ((0,), "0.png?s=0"[-8:]),
+        ((1,), "1.png?s=1"[-8:]),
+    ]
+    assert found.num_captions == sum(1 for _ in found.plans)
+    assert found.num_urls == sum(len(plan.ranks) for plan in found.plans)
+
+
+def test_user_and_password_stand_in_no_url_of_the_plans() -> None:
+    html = f"<img alt='an owl' src='http://a:b@h:8/samples/new/{HEX}_0.png'>"
+    found = discover(html, page_url="http://me:pw@blog/", cdn_url=None)
+    assert found.credentials == {"http://h:8": ("a", "b"), "http://blog": ("me", "pw")}
+    assert [p.forms[0].url(0) for p in plans(found, "new")] == [
+        f"http://h:8/samples/new/{HEX}_0.png"
+    ]
+    assert "pw" not in repr(found)
+
+
+@pytest.mark.parametrize("cdn_url", ["https://h/v2?sv=1", "https://me:s3cret@h/?", "https://h/#x"])
+def test_a_folder_of_images_has_no_query(cdn_url: str) -> None:
+    with pytest.raises(ConfigError, match=r"--cdn-url is '.*': a folder has no query") as raised:
+        discover(cdn_url=cdn_url)
+    assert "s3cret" not in str(raised.value)
+
+
 def test_a_saved_page_is_read_without_fetching(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(PAGE, encoding="utf-8")
