@@ -32,7 +32,8 @@ from scrapers.web_address import WebAddress, parse_address, without_credentials
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_ARCHIVED_ROBOTS_TAG = "x-archive-orig-x-robots-tag"
+_COOKIES = frozenset({"set-cookie"})
+_TAGS = frozenset({"x-robots-tag", "x-archive-orig-x-robots-tag"})
 # Spellings of origins that are remembered; a page may name any number.
 _MAX_SITES = 20_000
 
@@ -133,7 +134,8 @@ class Client:
             if site.cookie or not self.cookies.empty:
                 fields += self._cookie_line(site, target)
             reply = await site.endpoint.ask(target, fields, max_bytes)
-            if cookies := reply.headers.getall("set-cookie"):
+            if reply.headers.has_any(_COOKIES):
+                cookies = reply.headers.getall("set-cookie")
                 self.cookies.store(site.address.host, target, cookies)
             if reply.status not in _REDIRECTS:
                 return self._answer(reply, current, max_bytes, is_whole)
@@ -185,16 +187,14 @@ class Client:
             etag=find("etag"),
             last_modified=find("last-modified"),
             retry_after=find("retry-after"),
-            opt_out=self._opt_out(headers),
+            opt_out=self._opt_out(headers) if headers.has_any(_TAGS) else None,
             headers=headers,
         )
 
     def _opt_out(self, headers: Headers) -> str | None:
-        tags = list(headers.getall("x-robots-tag"))
         # An archive passes on what the site said when it was recorded.
-        if archived := headers.getall(_ARCHIVED_ROBOTS_TAG):
-            tags += archived
-        return find_opt_out(tags, self.user_agent.partition("/")[0]) if tags else None
+        tags = [*headers.getall("x-robots-tag"), *headers.getall("x-archive-orig-x-robots-tag")]
+        return find_opt_out(tags, self.user_agent.partition("/")[0])
 
     async def _refuse_private(self, url: str) -> None:
         """Raise FetchError for a private host before anything, be it its robots.txt, is asked of it."""
