@@ -15,7 +15,7 @@ WORKSPACE_VERSION = 1
 
 # One number per contract: raised when a reader of the old files would misread the new ones.
 CONTRACT_VERSIONS: Mapping[str, int] = {
-    "raw": 1,
+    "raw": 2,  # 2: the hash of a segment has those of its images in their place
     "dedupe": 1,
     "codec": 1,
     "tokenizer": 1,
@@ -35,7 +35,8 @@ MAKERS: Mapping[str, str] = {
     "run": "train",
     "generated": "generate",
 }
-
+# The oldest version of a contract that is read as well, where it is not the present one.
+OLDEST_READ: Mapping[str, int] = {"raw": 1}
 
 # --- The raw store -----------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from pipeline.contracts import (
     CONTRACT_VERSIONS,
     MAKERS,
+    OLDEST_READ,
     Column,
     FileEntry,
     Manifest,
@@ -225,14 +226,19 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
     Raises ContractError for what is no manifest, or one of another contract or version.
     """
     head = parse_json(ManifestHead, data, source=path, remedy=REPAIR)
-    expected = ManifestHead(contract=contract, version=CONTRACT_VERSIONS[contract])
-    if head != expected:
+    if head.contract != contract or not is_readable(contract, head.version):
         raise ContractError(
             f"{path} holds contract {head.contract} version {head.version}, expected "
-            f"{expected.contract} version {expected.version}. Run the stage that makes it again with "
+            f"{contract} version {CONTRACT_VERSIONS[contract]}. Run the stage that makes it again with "
             "this version of the pipeline."
         )
     return parse_json(Manifest, data, source=path, remedy=REPAIR)
+
+
+def is_readable(contract: str, version: int) -> bool:
+    """Whether folders of this version of a contract are read."""
+    present = CONTRACT_VERSIONS[contract]
+    return OLDEST_READ.get(contract, present) <= version <= present
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

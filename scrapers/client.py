@@ -31,6 +31,7 @@ from scrapers.web_address import WebAddress, parse_address, without_credentials
 MAX_REDIRECTS = 5
 MAX_IMAGE_BYTES = 25 * 2**20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_COOKIES = frozenset({"set-cookie"})
 # Spellings of origins that are remembered; a page may name any number.
 _MAX_SITES = 20_000
 
@@ -132,7 +133,8 @@ class Client:
             if site.cookie or not self.cookies.empty:
                 fields += self._cookie_line(site, target)
             reply = await site.endpoint.ask(target, fields, max_bytes)
-            if cookies := reply.headers.getall("set-cookie"):
+            if reply.headers.has_any(_COOKIES):
+                cookies = reply.headers.getall("set-cookie")
                 self.cookies.store(site.address.host, target, cookies)
             if reply.status not in _REDIRECTS:
                 return self._answer(reply, current, max_bytes, is_whole)

@@ -356,9 +356,11 @@ class Crawl:
 
     def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
         """Say that a host waits, or leave it for another run."""
-        why = verdict.detail or f"status {answer.status}" if answer else verdict.detail
-        if answer is not None and answer.retry_after is not None:
-            why += f", Retry-After: {answer.retry_after[:40]}"
+        why = verdict.detail or verdict.reason or verdict.state
+        if answer is not None:
+            why = f"status {answer.status}"
+            if answer.retry_after is not None:
+                why += f", Retry-After: {answer.retry_after[:40]}"
         if not self.hosts.leave_if_silent(host, why):
             self.hosts.tell_wait(host, why)
             return

@@ -42,6 +42,10 @@ class Headers:
             return default
         return [first, *(value for found, value in self._others if found == name)]
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Whether one of `names`, which are in lower case, is there."""
+        return not names.isdisjoint(self._first)
+
     def __contains__(self, name: str) -> bool:
         return name.lower() in self._first
 

@@ -9,7 +9,6 @@ one goes after that.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sqlite3
@@ -22,6 +21,7 @@ from pipeline.errors import StorageError
 from pipeline.storage import sha256_bytes
 from scrapers.keys import image_key
 from scrapers.rawcheck import HeldImage, Segment
+from scrapers.segment_hash import hash_segment
 from scrapers.segments import SegmentState, SegmentWriter, segment_name
 from scrapers.sniff import sniff
 
@@ -109,8 +109,7 @@ def _close_segments(ledger: sqlite3.Connection, folder: Path, damaged: set[int])
                 file.write(_END)
                 file.flush()
                 os.fsync(file.fileno())
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hash_segment(folder / segment_name(number))
             closed = (size + len(_END), digest, number)
             ledger.execute("UPDATE segments SET bytes = ?, sha256 = ? WHERE number = ?", closed)
 
@@ -173,7 +172,7 @@ class _Mending:
             if _name(image) in self._lost:
                 continue
             body = _read(path, image)
-            place = writer.place(*_as_member(image, form, body))
+            place = writer.place(*_as_member(image, form, body), sha256=image.sha256)
             self._moved.append((image, place.segment, place.offset))
             waiting += len(body)
             if waiting > _BATCH_BYTES:

@@ -163,7 +163,11 @@ class Recorder:
         key = image_key(form.address.key, job.rank, version)
         texts = _kept_texts(job, answer, stored=True)
         place = self._store.segments.place(
-            key, verdict.format or "bin", answer.body, _sidecar(job, texts, digest)
+            key,
+            verdict.format or "bin",
+            answer.body,
+            _sidecar(job, texts, digest),
+            sha256=digest,
         )
         if version > 1:
             self._store.batch.changed.append((form.id, job.rank))

@@ -20,10 +20,10 @@ from typing import IO, NamedTuple
 from pipeline.contracts import URL_STATES
 from pipeline.errors import ContractError
 from pipeline.storage import storage_error
+from scrapers.segment_hash import SCHEME, Member, SegmentHash, hash_segment, read_members
 from scrapers.segments import segment_name
 from scrapers.summary import content_digest
 
-_CHUNK_BYTES = 1 << 20
 _PLACES = """
 SELECT segment, offset, bytes, sha256, 0, form, rank, version FROM urls WHERE segment IS NOT NULL
 UNION ALL
@@ -152,14 +152,22 @@ def read_ledger(ledger: ReadOnlyLedger) -> LedgerFacts:
     )
 
 
-def read_segments(ledger: ReadOnlyLedger, folder: Path) -> Iterator[Segment]:
-    """Every segment in which images lie, read once from beginning to end."""
+def read_segments(
+    ledger: ReadOnlyLedger, folder: Path, expected: Mapping[str, str]
+) -> Iterator[Segment]:
+    """Every segment in which images lie, read from beginning to end.
+
+    `expected` are their hashes by name: each is hashed as its own was, of whichever contract version.
+    """
     images = (HeldImage(*row) for row in ledger.query(_PLACES))  # type: ignore[arg-type]
     for number, held in groupby(images, key=lambda image: image.segment):
-        yield check_segment(folder / segment_name(number), number, held)
+        name = segment_name(number)
+        yield check_segment(folder / name, number, held, like=expected.get(name))
 
 
-def check_segment(path: Path, number: int, held: Iterator[HeldImage]) -> Segment:
+def check_segment(
+    path: Path, number: int, held: Iterator[HeldImage], *, like: str | None = None
+) -> Segment:
     """Hash a segment and every image in it; `held` are sorted by place.
 
     Raises StorageError for a segment that is there and can't be read.
@@ -167,29 +175,34 @@ def check_segment(path: Path, number: int, held: Iterator[HeldImage]) -> Segment
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
-            whole = hashlib.sha256()
-            lost = [image for image in held if not _is_there(file, image, size, whole)]
-            while chunk := file.read(_CHUNK_BYTES):
-                whole.update(chunk)
-        return Segment(number=number, bytes=size, sha256=whole.hexdigest(), lost=lost)
+            whole = SegmentHash()
+            doubtful = list(_unmatched(held, read_members(file, whole)))
+            lost = [image for image in doubtful if not _is_there(file, image, size)]
+        is_old = like is not None and not like.startswith(SCHEME)
+        sha256 = hash_segment(path, like=like) if is_old else str(whole)
+        return Segment(number=number, bytes=size, sha256=sha256, lost=lost)
     except FileNotFoundError:
         return Segment(number=number, bytes=None, sha256=None, lost=list(held))
     except OSError as error:
         raise storage_error(error, path) from error
 
 
-def _is_there(file: IO[bytes], image: HeldImage, size: int, whole: hashlib._Hash) -> bool:
-    """Read on to the end of an image; whether its bytes are those of the ledger."""
+def _unmatched(held: Iterator[HeldImage], members: Iterator[Member]) -> Iterator[HeldImage]:
+    """Images of the ledger that are no members of the segment; both are sorted by place."""
+    image = next(held, None)
+    for member in members:
+        while image is not None and image.offset <= member.offset:
+            if (image.offset, image.size, image.sha256) != member:
+                yield image
+            image = next(held, None)
+    if image is not None:
+        yield image
+        yield from held
+
+
+def _is_there(file: IO[bytes], image: HeldImage, size: int) -> bool:
+    """Whether the bytes of an image are those of the ledger, whatever lies around them."""
     if not 0 < image.size <= size - image.offset or image.offset < 0:
         return False
-    if image.offset < file.tell():  # it overlaps the one before: one of them is wrong
-        before = file.tell()
-        file.seek(image.offset)
-        data = file.read(image.size)
-        file.seek(before)
-    else:
-        while (gap := image.offset - file.tell()) > 0:
-            whole.update(file.read(min(gap, _CHUNK_BYTES)))
-        data = file.read(image.size)
-        whole.update(data)
-    return hashlib.sha256(data).digest() == image.sha256
+    file.seek(image.offset)
+    return hashlib.sha256(file.read(image.size)).digest() == image.sha256

@@ -8,14 +8,14 @@ segment has no end mark while it grows; `close` writes it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import StorageError
-from pipeline.storage import sha256_file, storage_error, sync_folder
+from pipeline.storage import storage_error, sync_folder
+from scrapers.segment_hash import SegmentHash, hash_segment, read_members
 
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
@@ -47,10 +47,14 @@ class SegmentState(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Bytes for one segment, in order; `closes` says that the end mark follows."""
+    """Bytes for one segment, in order; `closes` says that the end mark follows.
+
+    `hashed` are the same with the SHA-256 of each image in its place.
+    """
 
     segment: int
     buffers: list[bytes]
+    hashed: list[bytes]
     closes: bool
 
 
@@ -92,12 +96,12 @@ class SegmentWriter:
         fresh = last is None or last.sha256 is not None
         self._number = 0 if last is None else last.number + fresh
         self._position = 0 if last is None or fresh else last.bytes
-        self._pieces = [Pieces(self._number, [], False)]
+        self._pieces = [Pieces(self._number, [], [], False)]
         self._drop_unknown()
         self._file: int | None = None
         self._written_number = self._number
         self._written_bytes = self._position
-        self._hash = hashlib.sha256()
+        self._hash = SegmentHash()
 
     def _drop_unknown(self) -> None:
         for path in sorted(self.folder.glob("*.tar")):
@@ -109,14 +113,16 @@ class SegmentWriter:
         path = self.folder / segment_name(self._written_number)
         self._file = os.open(path, os.O_RDWR)
         os.ftruncate(self._file, self._written_bytes)
+        self._hash = SegmentHash()
         with path.open("rb") as file:
-            self._hash = hashlib.file_digest(file, "sha256")
+            for _ in read_members(file, self._hash):
+                pass
         os.lseek(self._file, 0, os.SEEK_END)
 
-    def place(self, key: str, extension: str, body: bytes, sidecar: str) -> Place:
+    def place(self, key: str, extension: str, body: bytes, sidecar: str, *, sha256: bytes) -> Place:
         """Lay out one image behind the others; its bytes are written by the next `write`.
 
-        `sidecar` is the JSON that lies beside it.
+        `sidecar` is the JSON that lies beside it, `sha256` the hash of the bytes.
         """
         text = sidecar.encode("utf-8", "surrogatepass")
         name = key.encode("ascii")
@@ -133,7 +139,9 @@ class SegmentWriter:
         if self._position and self._position + size + len(_END) > self.max_bytes:
             self._roll()
         place = Place(self._number, self._position + len(head))
-        self._pieces[-1].buffers.extend((head, body, tail) if tail else (head, body))
+        pieces = self._pieces[-1]
+        pieces.buffers.extend((head, body, tail) if tail else (head, body))
+        pieces.hashed.extend((head, sha256, tail))
         self._position += size
         return place
 
@@ -141,11 +149,11 @@ class SegmentWriter:
         self._pieces[-1] = self._pieces[-1]._replace(closes=True)
         self._number += 1
         self._position = 0
-        self._pieces.append(Pieces(self._number, [], False))
+        self._pieces.append(Pieces(self._number, [], [], False))
 
     def take(self) -> list[Pieces]:
         """What was laid out since the last call."""
-        taken, self._pieces = self._pieces, [Pieces(self._number, [], False)]
+        taken, self._pieces = self._pieces, [Pieces(self._number, [], [], False)]
         return taken
 
     def write(self, pieces: list[Pieces]) -> list[SegmentState]:
@@ -169,12 +177,12 @@ class SegmentWriter:
         elif self._file is None or self._written_number != part.segment:
             self._open_new(part.segment)
         assert self._file is not None
-        buffers = [*part.buffers, _END] if part.closes else part.buffers
-        self._append(buffers)
+        self._append([*part.buffers, _END] if part.closes else part.buffers)
+        self._hash.update(b"".join([*part.hashed, _END] if part.closes else part.hashed))
         os.fdatasync(self._file)
         if not part.closes:
             return SegmentState(part.segment, self._written_bytes, None)
-        state = SegmentState(part.segment, self._written_bytes, self._hash.hexdigest())
+        state = SegmentState(part.segment, self._written_bytes, str(self._hash))
         self.release()
         self._written_bytes = 0
         return state
@@ -183,14 +191,13 @@ class SegmentWriter:
         path = self.folder / segment_name(number)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         sync_folder(self.folder)
-        self._hash = hashlib.sha256()
+        self._hash = SegmentHash()
         self._written_number, self._written_bytes = number, 0
 
     def _append(self, buffers: list[bytes]) -> None:
         assert self._file is not None
         for data in _joined(buffers):
             _write_all(self._file, data)
-            self._hash.update(data)
             self._written_bytes += len(data)
 
     def seal(self) -> tuple[str, int, str] | None:
@@ -205,17 +212,15 @@ class SegmentWriter:
                 if not self._written_bytes:
                     return None
                 if path.stat().st_size == self._written_bytes + len(_END):
-                    return path.name, self._written_bytes + len(_END), sha256_file(path)
+                    return path.name, self._written_bytes + len(_END), hash_segment(path)
                 self._resume()
             assert self._file is not None
             _write_all(self._file, _END)
             os.fdatasync(self._file)
         except OSError as error:
             raise storage_error(error, path) from error
-        whole = self._hash.copy()
-        whole.update(_END)
         self.release()
-        return path.name, self._written_bytes + len(_END), whole.hexdigest()
+        return path.name, self._written_bytes + len(_END), self._hash.ended_by(_END)
 
     def release(self) -> None:
         """Close the file as it is."""
@@ -228,8 +233,8 @@ class SegmentWriter:
 def _joined(buffers: list[bytes]) -> Iterator[bytes]:
     """The same bytes, small buffers put together.
 
-    Each write and each hash has to wait for the interpreter's lock when it returns, while the thread
-    that fetches is busy; with one for each small image they would wait longer than they work.
+    Each write has to wait for the interpreter's lock when it returns, while the thread that fetches is
+    busy; with one for each small image they would wait longer than they work.
     """
     small: list[bytes] = []
     size = 0

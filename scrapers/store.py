@@ -7,7 +7,6 @@ So a kill at any moment leaves at most a torn tail, which the next start cuts of
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from pipeline.workspace import Workspace
 from scrapers.ledger import Ledger
 from scrapers.ledger_rows import FormRow, Touch, UrlRow
+from scrapers.segment_hash import hash_segment
 from scrapers.segments import (
     Pieces,
     SegmentState,
@@ -245,6 +245,4 @@ def _close_again(ledger: Ledger, folder: Path, state: SegmentState) -> None:
         file.write(bytes(1024))
         file.flush()
         os.fsync(file.fileno())
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    ledger.commit(segments=[SegmentState(state.number, state.bytes + 1024, digest)])
+    ledger.commit(segments=[SegmentState(state.number, state.bytes + 1024, hash_segment(path))])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CONTRACT_VERSIONS, COUNT_LAWS, FileEntry
+from pipeline.contracts import COUNT_LAWS, FileEntry
 from pipeline.errors import ContractError, PipelineError
 from pipeline.integrity import described_files, find_fault
 from pipeline.inventory import Folder
 from pipeline.parsing import parse_json_file
-from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, ManifestHead, manifest_seal
+from pipeline.storage import (
+    MANIFEST_NAME,
+    UNFINISHED_NAME,
+    ManifestHead,
+    is_readable,
+    manifest_seal,
+    sha256_file,
+)
 from pipeline.verify.faults import Fault
 
 
@@ -36,7 +43,7 @@ def why_unfinished(folder: Folder) -> str | None:
     if not path.is_symlink() and not path.exists():
         return "not finished: the same command goes on"
     version = _read_version(path, folder.contract)
-    if version is not None and version != CONTRACT_VERSIONS[folder.contract]:
+    if version is not None and not is_readable(folder.contract, version):
         return f"made by another version (contract version {version}): its command makes it again"
     return None
 
@@ -88,10 +95,12 @@ def _check_seal(folder: Folder) -> Iterator[Fault]:
         )
 
 
-def check_file(folder: Folder, entry: FileEntry) -> Iterator[Fault]:
-    """Yield what is wrong with a file that the folder's manifest describes."""
+def check_file(
+    folder: Folder, entry: FileEntry, *, hash_of: Callable[[Path], str] = sha256_file
+) -> Iterator[Fault]:
+    """Yield what is wrong with a file that the folder's manifest describes; see `find_fault`."""
     try:
-        fault = find_fault(folder.path, entry)
+        fault = find_fault(folder.path, entry, hash_of=hash_of)
         if fault is None and entry.path.endswith(".parquet") and entry.rows is not None:
             fault = _count_rows(folder.path / entry.path, entry.rows)
     except ContractError as error:  # a path that leads elsewhere

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from pipeline.contracts import URL_STATES
 from pipeline.errors import ContractError, PipelineError
@@ -22,6 +24,7 @@ from scrapers.rawcheck import (
     read_ledger,
     read_segments,
 )
+from scrapers.segment_hash import hash_segment
 
 PAGE, PAGE_NOTE = "page.html", "page.json"
 
@@ -42,7 +45,8 @@ def check_raw(folder: Folder) -> RawCheck:
             facts = read_ledger(ledger)
             faults += _check_ledger(folder, facts)
             expected = _expected_hashes(folder, facts)
-            for segment in read_segments(ledger, folder.path / "segments"):
+            hashes = {Path(name).name: sha256 for name, sha256 in expected.items()}
+            for segment in read_segments(ledger, folder.path / "segments", hashes):
                 hash_before = expected.pop(f"segments/{segment.name}", None)
                 if segment.lost or hash_before not in (None, segment.sha256):
                     segments.append(segment)
@@ -53,7 +57,8 @@ def check_raw(folder: Folder) -> RawCheck:
         return RawCheck(faults=(*faults, _ledger_fault(folder, f"names bytes: {error}")))
     for name in expected:  # segments of which no image is left
         if name in (described := described_files(folder.path)):
-            faults += check_file(folder, described[name])
+            like = described[name].sha256
+            faults += check_file(folder, described[name], hash_of=partial(hash_segment, like=like))
     return RawCheck(faults=tuple(faults), segments=tuple(segments))
 
 

@@ -23,6 +23,7 @@ from scrapers import segments
 from scrapers.config import ScrapeConfig
 from scrapers.ledger import Ledger
 from scrapers.scrape import scrape
+from scrapers.segment_hash import hash_segment
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +201,7 @@ def test_the_manifest_names_every_segment_with_its_hash(
     ]
     for entry in files:
         assert (raw / entry.path).stat().st_size == entry.bytes <= 2**20
-        assert sha256_file(raw / entry.path) == entry.sha256
+        assert hash_segment(raw / entry.path) == entry.sha256
 
 
 @pytest.mark.parametrize("room", [0, 1000, 40_000, 200_000, 600_000])

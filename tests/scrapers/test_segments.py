@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import tarfile
 from pathlib import Path
@@ -18,9 +19,9 @@ from tests.scrapers.conftest import png
 def fill(folder: Path, sizes: list[int], max_bytes: int = 10**9) -> list[SegmentState]:
     writer = SegmentWriter(folder, None, max_bytes=max_bytes)
     for number, size in enumerate(sizes):
-        writer.place(
-            f"things-{number:016x}-00", "png", png(f"{number}", size), f'{{"rank": {number}}}'
-        )
+        body, sidecar = png(f"{number}", size), f'{{"rank": {number}}}'
+        key = f"things-{number:016x}-00"
+        writer.place(key, "png", body, sidecar, sha256=hashlib.sha256(body).digest())
     states = writer.write(writer.take())
     writer.seal()
     return states
@@ -73,7 +74,7 @@ def test_keys_are_safe_names_for_any_section(section: str, tmp_path: Path) -> No
     assert set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
     assert len(key) < 80
     writer = SegmentWriter(tmp_path, None, max_bytes=10**6)
-    writer.place(key, "png", png("x"), "{}")
+    writer.place(key, "png", png("x"), "{}", sha256=bytes(32))
     writer.write(writer.take())
     writer.seal()
     with tarfile.open(tmp_path / "00000.tar") as tar:
