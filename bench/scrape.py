@@ -1,9 +1,11 @@
 """How fast images come home, beside img2dataset and a bare pycurl client, from nginx on this machine.
 
     python bench/scrape.py [--sizes 17000,100000] [--images 20000] [--repeats 5]
-                           [--scale 10000,100000,880000] [--img2dataset PATH] [--folder DIR]
+                           [--scale 10000,100000,880000] [--img2dataset PATH] [--before CHECKOUT]
+                           [--folder DIR]
 
-`--sizes ''` only scales; `--img2dataset ''` leaves the peer out.
+`--sizes ''` only scales; `--img2dataset ''` leaves the peer out; `--before` is a checkout of another
+version of this repository, which is measured beside this one.
 
 All three in turn, in one run, `--repeats` times; medians and ratios. Seconds run from the first
 request that nginx sees to the end of the process, so that start-up is nobody's loss; processor time
@@ -36,6 +38,7 @@ from scrape_server import Nginx, make_pool
 
 HERE = Path(__file__).parent
 OURS, PEER, BARE = "pipeline scrape", "img2dataset", "pycurl, bare"
+BEFORE = "pipeline scrape, before"
 CATALOGUE_PNG = 2_500  # 880,000 of them fit on any disk.
 
 
@@ -157,10 +160,13 @@ def _cpu_s(family: list[int]) -> float:
 # --- Clients -------------------------------------------------------------------------------------
 
 
-def ours(base: str, captions: int, out: Path, concurrency: int) -> list[str]:
+def ours(
+    base: str, captions: int, out: Path, concurrency: int, checkout: Path = HERE.parent
+) -> list[str]:
     """Our crawl into the workspace `out`."""
-    script = str(HERE / "scrape_ours.py")
-    return [sys.executable, script, base, str(captions), str(out), str(concurrency)]
+    script = str(checkout / "bench" / "scrape_ours.py")
+    run = ["env", f"PYTHONPATH={checkout}", sys.executable, script]
+    return [*run, base, str(captions), str(out), str(concurrency)]
 
 
 def bare(listed: Path, out: Path, concurrency: int) -> list[str]:
@@ -198,6 +204,10 @@ def compare(options: argparse.Namespace, folder: Path, nginx: Nginx, size: int) 
         OURS: lambda out: ours(base, captions, out, options.concurrency),
         BARE: lambda out: bare(listed, out, options.concurrency),
     }
+    if options.before:
+        commands[BEFORE] = lambda out: ours(
+            base, captions, out, options.concurrency, options.before.resolve()
+        )
     if options.img2dataset:
         commands[PEER] = lambda out: peer(options.img2dataset, listed, out)
     runs: dict[str, list[Result]] = {name: [] for name in commands}
@@ -280,6 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", type=int, default=32, help="connections, ours and pycurl's"
     )
+    parser.add_argument("--before", type=Path, help="another checkout to measure in the same run")
     parser.add_argument(
         "--img2dataset", default=shutil.which("img2dataset"), help="its program (empty: without)"
     )
