@@ -8,18 +8,17 @@ that nothing behind the page's reading can print or store them.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-import idna
+from scrapers.answer import FetchError
+from scrapers.web_address import WebAddress, host_and_port
 
 # User and password by origin (`http://host:port`), for the requests alone.
 Credentials = Mapping[str, tuple[str, str]]
 
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _BLANKS = "".join(map(chr, range(0x21)))
 _BREAKS = re.compile(r"[\t\r\n]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -27,7 +26,6 @@ _ABSOLUTE = re.compile(r"(https?)://([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 # The path and query percent-encode sets; a query's braces are harmless to everybody but us.
 _NOT_IN_A_PATH = re.compile(r"[^\x21\x24-\x3b\x3d\x40-\x5f\x61-\x7a\x7c\x7e%]")
 _NOT_IN_A_QUERY = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x7a\x7c\x7e%]")
-_NOT_IN_A_HOST = re.compile(r"[\x00-\x20\x7f#/:<>?@\[\\\]^|%]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _USERINFO = re.compile(r"(?<=://)[^/?#\s@]*@")
 _DOTS = re.compile(r"(?:^|/)(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -99,32 +97,12 @@ def _join(base: str, text: str) -> str:
 def _authority(scheme: str, written: str) -> str | None:
     """Scheme, user, host and port in one spelling; None if there is no such host."""
     userinfo, at, name = written.rpartition("@")
-    host, colon, port = name.rpartition(":")
-    if not colon or port.endswith("]"):
-        host, port = name, ""
-    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        return None
-    found = _host(host)
-    if found is None:
-        return None
-    port = "" if port in ("", _DEFAULT_PORTS[scheme]) else f":{int(port)}"
-    return f"{scheme}://{encode_part(userinfo, safe=':%') + at if userinfo else ''}{found}{port}"
-
-
-def _host(written: str) -> str | None:
-    if written.startswith("[") and written.endswith("]"):
-        try:
-            return f"[{ipaddress.IPv6Address(written[1:-1])}]"
-        except ValueError:
-            return None
-    name = unquote(written)
     try:
-        name = name.lower() if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
-    except UnicodeError:
+        found = WebAddress(scheme, *host_and_port(name, scheme), "", None)
+    except FetchError:
         return None
-    labels = name.removesuffix(".").split(".")
-    fits = all(0 < len(label) <= 63 for label in labels) and len(name) <= 253
-    return name if fits and not _NOT_IN_A_HOST.search(name) else None
+    user = encode_part(userinfo, safe=":%") + at if userinfo else ""
+    return f"{scheme}://{user}{found.host_and_port}"
 
 
 def _target(written: str) -> str:

@@ -66,10 +66,15 @@ def parse_address(url: str) -> WebAddress:
     if rest.startswith("\\"):
         raise FetchError("bad_url", f"a backslash behind the host: {_shown(url)!r}")
     userinfo, at, name = match["authority"].rpartition("@")
+    host, port = host_and_port(name, scheme)
+    credentials = _credentials(userinfo) if at else None
+    return WebAddress(scheme, host, port, target_of(rest), credentials)
+
+
+def host_and_port(name: str, scheme: str) -> tuple[str, int]:
+    """Host (ASCII, in lower case) and port of `host[:port]`. Raises FetchError for what can't be one."""
     host, port = _split_port(name, scheme)
-    return WebAddress(
-        scheme, _host(host), port, target_of(rest), _credentials(userinfo) if at else None
-    )
+    return _host(host), port
 
 
 def target_of(rest: str) -> str:
