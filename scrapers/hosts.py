@@ -178,7 +178,13 @@ class Hosts:
         if not robots.allows(TDMREP_PATH):
             return NO_RESERVATIONS
         waits = [self.backoff.delay_s(n, self.rng) for n in range(1, _ROBOTS_ATTEMPTS)]
-        return await ask_reservations(self.client, host.origin, waits, public_only=host.public_only)
+        return await ask_reservations(
+            self.client,
+            host.origin,
+            waits,
+            public_only=host.public_only,
+            known=host.reservations,
+        )
 
     async def renew_robots(self) -> None:
         """Ask again for each robots.txt that is a day old, or could not be had a minute ago.

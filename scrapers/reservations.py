@@ -20,11 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 async def ask_reservations(
-    client: Client, origin: str, waits: Sequence[float], *, public_only: bool
+    client: Client, origin: str, waits: Sequence[float], *, public_only: bool, known: Reservations
 ) -> Reservations:
     """What the file of a host reserves; it is asked for again after each of `waits` (seconds).
 
-    By the specification a host whose file can't be had has none; that is said if it may be passing.
+    One that can't be had now leaves what is `known` from before as it is. By the specification a
+    host whose file could never be had has none; that is said if it may be passing.
     """
     url = f"{origin}{TDMREP_PATH}"
     trouble = ""
@@ -40,8 +41,9 @@ async def ask_reservations(
             if answer.status < 500 and answer.status != 429:
                 return _read(answer, url)
             trouble = f"status {answer.status}"
-    logger.warning("%s can't be had (%s): the host counts as one without it.", url, trouble)
-    return NO_RESERVATIONS
+    holds = "what it said before still holds" if known.rules else "the host counts as one without it"
+    logger.warning("%s can't be had (%s): %s.", url, trouble, holds)
+    return known
 
 
 def _read(answer: Answer, url: str) -> Reservations:

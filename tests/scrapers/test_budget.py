@@ -185,7 +185,7 @@ def test_a_body_that_waits_for_room_loses_no_time(fetcher: str) -> None:
 
     async def run(server: RawServer) -> list[Answer | BaseException]:
         proxies = through(server) if fetcher == "session" else None
-        async with Client(user_agent="x", timeout_s=0.6, proxies=proxies) as client:
+        async with Client(user_agent="x", timeout_s=2.5, proxies=proxies) as client:
             client.budget.limit = MIB
             blocker = Holder(client.budget)
             assert blocker.take(MIB)
@@ -193,7 +193,7 @@ def test_a_body_that_waits_for_room_loses_no_time(fetcher: str) -> None:
             asked = [
                 asyncio.create_task(get_all(client, f"{server.url}/{n}.png")) for n in range(3)
             ]
-            await asyncio.sleep(1.5)  # More than any answer may take.
+            await asyncio.sleep(3.0)  # More than any answer may take.
             assert not any(task.done() for task in asked)
             client.budget.give_back(blocker)
             return [one for task in asked for one in await task]
