@@ -25,9 +25,9 @@ from meter import measure, peer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipeline.core.engine import count_cores
 from pipeline.dedupe.clusters import Clusters, find_clusters
-from pipeline.dedupe.numberfile import write_numbers
-from pipeline.engine import count_cores
+from pipeline.dedupe.column_file import write_numbers
 
 MILLION = 1_100_000
 PLANTED = 10_000

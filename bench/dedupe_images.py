@@ -27,8 +27,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipeline.core.engine import count_cores, map_parts
 from pipeline.dedupe.inspection import InspectionPart, Place, inspect_part
-from pipeline.engine import count_cores, map_parts
 
 PART_IMAGES = 64
 SIDE = 256

@@ -28,13 +28,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.contracts import LEDGER_ITEMS
+from pipeline.core.contracts import LEDGER_ITEMS
+from pipeline.core.engine import map_parts
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.run import run
 from pipeline.dedupe.tables import write_inspections
-from pipeline.engine import map_parts
-from pipeline.workspace import Workspace
 
 RANKS = 32
 SIDE = 96

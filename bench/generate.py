@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.sampling import Choice, sample_codes
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.sampling import Choice, sample_codes
 from tests.oracles.dalle import stock_twin
 
 CONFIG = DalleConfig(

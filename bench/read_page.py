@@ -16,16 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
-from scrapers.dalleblog.replica.config import PageDesign, ReplicaConfig
-from scrapers.dalleblog.replica.holdings import Holdings
-from scrapers.dalleblog.replica.html import render_page
+from pipeline.demo.replica.config import PageDesign, ReplicaConfig
+from pipeline.demo.replica.holdings import Holdings
+from pipeline.demo.replica.html import render_page
 
 ALL = 1_000_000
 _READ = """
 import sys, time
 from pathlib import Path
-from scrapers.dalleblog.captions import load_catalogue
-from scrapers.dalleblog.page import read_page
+from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.page import read_page
 body, catalogue = Path(sys.argv[1]).read_bytes(), load_catalogue()
 started = time.process_time()
 content = read_page(body, base_url="http://127.0.0.1/blog/dall-e/", catalogue=catalogue)

@@ -27,27 +27,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.config import resolved
-from pipeline.contracts import FileEntry
+from pipeline.app.run_log import read_records
+from pipeline.core.config import resolved
+from pipeline.core.contracts import FileEntry
+from pipeline.core.storage import file_entry, make_manifest, sha256_bytes, write_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.tables import write_inspections
 from pipeline.encode.parts import CodesFolder
 from pipeline.encode.run import recipe_digest
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.records import read_records
-from pipeline.storage import file_entry, make_manifest, sha256_bytes, write_manifest
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.workspace import Workspace
 from scrapers.config import ScrapeConfig
-from scrapers.dalleblog.captions import load_catalogue
-from scrapers.keys import address_of
-from scrapers.ledger import Ledger
-from scrapers.ledger_rows import FormRow, UrlRow
-from scrapers.ledger_schema import STATE_NUMBER
-from scrapers.segments import SegmentState
+from scrapers.rawstore.keys import address_of
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.ledger_rows import FormRow, UrlRow
+from scrapers.rawstore.ledger_schema import STATE_NUMBER
+from scrapers.rawstore.segments import SegmentState
+from scrapers.rawstore.summary import completeness, content_digest, section_table
 from scrapers.source import CaptionForm
-from scrapers.summary import completeness, content_digest, section_table
+from scrapers.sources.dalleblog.captions import load_catalogue
 
 RANKS = 32
 SECTION = "countries"  # its keys can't be computed: what the page shows is what there is
@@ -282,8 +282,8 @@ def grown_options(address: str) -> str:
 def replica(shown: int) -> Iterator[str]:
     """A replica whose page shows so many captions, in a process of its own; yields its host:port."""
     code = (
-        "import time; from scrapers.dalleblog.replica.server import Replica\n"
-        "from scrapers.dalleblog.replica.config import ReplicaConfig\n"
+        "import time; from pipeline.demo.replica.server import Replica\n"
+        "from pipeline.demo.replica.config import ReplicaConfig\n"
         f"with Replica(ReplicaConfig(sections=('{SECTION}',), shown_captions={shown})) as r:\n"
         "    print(r.url, flush=True); time.sleep(1e6)\n"
     )

@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.contracts import CODES, KEPT
-from pipeline.models.text import TOKENIZER_FILE, train_bpe
-from pipeline.storage import (
+from pipeline.core.contracts import CODES, KEPT
+from pipeline.core.storage import (
     arrow_schema,
     file_entry,
     make_manifest,
@@ -36,7 +35,8 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TOKENIZER_FILE, train_bpe
 
 IMAGES_A_CAPTION, NUM_CODES, NUM_TOKENS = 32, 256, 16384
 PART = 32 * 1250  # images of a table

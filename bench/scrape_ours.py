@@ -14,10 +14,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from scrapers.config import ScrapeConfig
-from scrapers.dalleblog.captions import load_catalogue
-from scrapers.dalleblog.plans import computed_plan
 from scrapers.scrape import scrape
 from scrapers.source import CaptionPlan, Discovery, StartPage
+from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.plans import computed_plan
 
 NUM_RANKS = 32
 

@@ -27,8 +27,8 @@ import webdataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.contracts import SHARD_MEMBERS, Split
-from pipeline.storage import sha256_file
+from pipeline.core.contracts import SHARD_MEMBERS, Split
+from pipeline.core.storage import sha256_file
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.reader import ShardReader

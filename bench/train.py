@@ -26,8 +26,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.meter import DTYPES, matmul_rate, peak_bytes, training_flops
@@ -75,7 +75,7 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
         from tests.oracles.codecs import dalle_pytorch
 
         dalle_pytorch()
-        from pipeline.train.stock import StockDalle
+        from pipeline.train.dalle_pytorch_loop import StockDalle
 
         model: torch.nn.Module = StockDalle(SHAPE).to(device)
     else:

@@ -15,7 +15,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     code: object = EXIT_INTERRUPTED
     try:
-        from pipeline.interrupts import end_quietly, interruptible
+        from pipeline.core.interrupts import end_quietly, interruptible
 
         with interruptible() as interrupts:
             _open_streams()
@@ -29,8 +29,8 @@ def main() -> None:
 
 
 def _run() -> object:
-    from pipeline.cli import app
-    from pipeline.interrupts import raise_deferred
+    from pipeline.app.cli import app
+    from pipeline.core.interrupts import raise_deferred
 
     raise_deferred()
     try:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import StageConfig, option, plain_value
-from pipeline.errors import ConfigError
+from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.errors import ConfigError
 from scrapers.source import SourceOptions
 
 # Our product token, by which robots.txt and other signals may name us.

@@ -18,35 +18,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from pipeline.contracts import StageReport
-from pipeline.progress import Progress, no_progress
-from pipeline.workspace import Workspace
-from scrapers.addresses import take_credentials
-from scrapers.announcing import announce
-from scrapers.client import Client
+from pipeline.core.contracts import StageReport
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig, source_options
-from scrapers.crawl import Crawl
-from scrapers.differences import describe_differences, warn_of_losses
-from scrapers.hosts import Hosts
-from scrapers.opening import is_guarded, open_client, own_hosts
-from scrapers.optouts.listed import NO_LIST, read_opt_outs
-from scrapers.outcome import WallClock
-from scrapers.plans import Mode, PlanOpener
-from scrapers.politeness import Backoff
-from scrapers.raw import RawStore, begin_refresh, end_refresh
-from scrapers.sections import describe_page, keep_sections
+from scrapers.crawl.announcing import announce
+from scrapers.crawl.crawl import Crawl
+from scrapers.crawl.jobs import Mode, PlanOpener
+from scrapers.crawl.raw import RawStore, begin_refresh, end_refresh
+from scrapers.crawl.recorder import WallClock
+from scrapers.fetch.client import Client
+from scrapers.fetch.hosts import Hosts
+from scrapers.fetch.opening import is_guarded, open_client, own_hosts
+from scrapers.fetch.optouts.listed import NO_LIST, read_opt_outs
+from scrapers.fetch.pace import Backoff
+from scrapers.fetch.page_urls import take_credentials
+from scrapers.rawstore.batch_writer import Store
+from scrapers.rawstore.withdrawing import find_withdrawn
 from scrapers.source import Discovery, Source, StartPage, open_source
-from scrapers.start_page import (
+from scrapers.sources.differences import describe_differences, warn_of_losses
+from scrapers.sources.sections import describe_page, keep_sections
+from scrapers.sources.start_page import (
     fetch_page,
     keep_page,
     kept_page,
     page_name,
     refuse_reserved_page,
 )
-from scrapers.store import Store
-from scrapers.wayback import Archive, check_archive, request_limits
-from scrapers.wayback_opener import ArchiveOpener
-from scrapers.withdrawing import find_withdrawn
+from scrapers.wayback.archive import Archive, check_archive, request_limits
+from scrapers.wayback.opener import ArchiveOpener
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def scrape(
     """
     started = time.monotonic()
     if config.export is not None or config.list_urls:
-        from scrapers.export import export  # pyarrow: 50 MB that a crawl has no use for.
+        from scrapers.crawl.export import export  # pyarrow: 50 MB that a crawl has no use for.
 
         return export(config, source=source)
     check_archive(config)

@@ -13,8 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pipeline.errors import ConfigError
-from pipeline.suggestions import name_choices
+from pipeline.core.errors import ConfigError
+from pipeline.core.suggestions import name_choices
 
 KeyKind = Literal["base64", "hex128", "uint32", "name"]
 Origin = Literal["page", "catalogue", "both"]
@@ -136,7 +136,7 @@ class SourceOptions:
 
 
 # Source by name: the module and its function `(SourceOptions) -> Source`.
-_OPENERS = {"dalleblog": ("scrapers.dalleblog.source", "open_dalleblog")}
+_OPENERS = {"dalleblog": ("scrapers.sources.dalleblog.source", "open_dalleblog")}
 
 
 def source_names() -> tuple[str, ...]:

@@ -13,9 +13,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.contracts import KEPT
-from pipeline.storage import arrow_schema, file_entry, make_manifest, sha256_bytes, write_manifest
-from pipeline.workspace import Workspace
+from pipeline.core.contracts import KEPT
+from pipeline.core.storage import (
+    arrow_schema,
+    file_entry,
+    make_manifest,
+    sha256_bytes,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "purple", "orange")
 MakeWorkspace = Callable[..., Workspace]

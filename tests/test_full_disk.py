@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.config import StageConfig
-from pipeline.contracts import StageReport
-from pipeline.progress import Progress
-from pipeline.records import keep_record, read_records
-from pipeline.storage import write_bytes
-from pipeline.workspace import Workspace
+from pipeline.app.cli import app
+from pipeline.app.run_log import keep_record, read_records
+from pipeline.core.config import StageConfig
+from pipeline.core.contracts import StageReport
+from pipeline.core.progress import Progress
+from pipeline.core.storage import write_bytes
+from pipeline.core.workspace import Workspace
 from tests.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
@@ -30,7 +30,7 @@ def test_the_message_of_the_stage_wins_over_that_of_the_run_s_line(
         write_bytes(root / "dedupe" / "kept.parquet", bytes(1000))
         raise AssertionError("the disk is not full")
 
-    monkeypatch.setattr("pipeline.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
     result = CliRunner().invoke(app, ["dedupe", "--workspace", str(root), "--json"])
     assert result.exit_code == 1
     error = json.loads(result.stdout.splitlines()[-1])["error"]

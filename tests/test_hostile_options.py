@@ -17,12 +17,12 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-import pipeline.cli
-import pipeline.demo
-import pipeline.status
-from pipeline.cli import app
-from pipeline.option_files import Common
-from pipeline.stages import load_door
+import pipeline.app.cli
+import pipeline.app.status
+import pipeline.demo.demo
+from pipeline.app.cli import app
+from pipeline.app.option_files import Common
+from pipeline.app.stages import load_door
 from tests.test_damaged_files import problem
 from tests.whole_workspace import Whole, whole
 
@@ -127,14 +127,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here" / "inner")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
-    replica = "scrapers.dalleblog.replica.server:run_forever"
+    replica = "pipeline.demo.replica.server:run_forever"
     monkeypatch.setattr(
-        pipeline.cli,
+        pipeline.app.cli,
         "load_door",
         lambda door: (lambda config, _: config.replica()) if door == replica else load_door(door),
     )
-    monkeypatch.setattr(pipeline.demo, "_walk", lambda *_: {})
-    monkeypatch.setattr(pipeline.status, "time", Awake())
+    monkeypatch.setattr(pipeline.demo.demo, "_walk", lambda *_: {})
+    monkeypatch.setattr(pipeline.app.status, "time", Awake())
     return tmp_path
 
 

@@ -14,33 +14,33 @@ ROOT = Path(__file__).parents[1]
 OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 
 GROUND = {
-    "pipeline.errors",
-    "pipeline.parsing",
-    "pipeline.plain_text",
-    "pipeline.suggestions",
-    "pipeline.contracts",
-    "pipeline.config",
-    "pipeline.progress",
+    "pipeline.core.errors",
+    "pipeline.core.parsing",
+    "pipeline.core.plain_text",
+    "pipeline.core.suggestions",
+    "pipeline.core.contracts",
+    "pipeline.core.config",
+    "pipeline.core.progress",
     "pipeline",
 }
 SECOND = {
-    "pipeline.storage",
-    "pipeline.stop_signals",
-    "pipeline.ownership",
-    "pipeline.locks",
-    "pipeline.remembered",
-    "pipeline.option_values",
-    "pipeline.outputs",
-    "pipeline.uses",
-    "pipeline.workspace",
-    "pipeline.engine",
-    "pipeline.inventory",
-    "pipeline.imagefiles",
-    "pipeline.raster",
-    "pipeline.integrity",
-    "pipeline.kept_images",
-    "pipeline.cache",
-    "pipeline.textfiles",
+    "pipeline.core.storage",
+    "pipeline.core.stop_signals",
+    "pipeline.core.ownership",
+    "pipeline.core.locks",
+    "pipeline.core.remembered",
+    "pipeline.core.option_values",
+    "pipeline.core.outputs",
+    "pipeline.core.uses",
+    "pipeline.core.workspace",
+    "pipeline.core.engine",
+    "pipeline.core.inventory",
+    "pipeline.core.image_files",
+    "pipeline.core.image_decode",
+    "pipeline.core.integrity",
+    "pipeline.core.kept_images",
+    "pipeline.core.cache",
+    "pipeline.core.text_files",
 }
 SHARED = {"pipeline.models", "pipeline.webdata"}
 STAGES = {
@@ -141,12 +141,12 @@ def test_a_module_imports_only_floors_below(name: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
-        ("pipeline.storage", "pipeline.dedupe.run"),
-        ("pipeline.dedupe.run", "scrapers.ledger"),
-        ("pipeline.models.dalle", "pipeline.webdata.reader"),
+        ("pipeline.core.storage", "pipeline.dedupe.run"),
+        ("pipeline.dedupe.run", "scrapers.rawstore.ledger"),
+        ("pipeline.models.dalle.model", "pipeline.webdata.reader"),
         ("pipeline.train.run", "pipeline.generate.run"),
-        ("dags.refresh", "pipeline.storage"),
-        ("pipeline.errors", "pipeline.storage"),
+        ("dags.refresh", "pipeline.core.storage"),
+        ("pipeline.core.errors", "pipeline.core.storage"),
         ("pipeline.dedupe.run", "tests.conftest"),
     ],
 )
@@ -171,7 +171,11 @@ def test_aiohttp_client_is_imported_by_one_fetcher_and_the_resolvers_alone() -> 
             server_only = imported.startswith("aiohttp.web") or imported == "aiohttp"
             if imported.split(".")[0] == "aiohttp" and not (server_only and ".replica" in name):
                 users.add(name)
-    assert users == {"scrapers.session", "scrapers.session_head", "scrapers.resolving"}
+    assert users == {
+        "scrapers.fetch.session",
+        "scrapers.fetch.session_head",
+        "scrapers.fetch.resolving",
+    }
 
 
 def test_scrapers_need_neither_torch_nor_pandas() -> None:
@@ -186,7 +190,7 @@ def test_scrapers_need_neither_torch_nor_pandas() -> None:
 
 def test_help_imports_no_heavy_package() -> None:
     code = (
-        "import sys, pipeline.cli\n"
+        "import sys, pipeline.app.cli\n"
         "heavy = {'torch', 'pandas', 'aiohttp', 'pyarrow', 'numpy', 'PIL', 'bs4', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

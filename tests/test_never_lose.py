@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from scrapers.dalleblog.replica.config import ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
+from pipeline.app.cli import app
+from pipeline.demo.replica.config import ReplicaConfig
+from pipeline.demo.replica.server import Replica
 
 MODEL = "--dim 16 --depth 1 --heads 1 --dim-head 16 --threads 1 --device cpu --batch-size 8"
 CODEC = "--image-size 32 --channels 8 --code-dim 8 --num-tokens 32 --steps 8 --device cpu"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from pipeline.cli import app
+from pipeline.app.cli import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

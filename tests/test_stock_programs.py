@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.storage import read_manifest
 from pipeline.models.codecs.load import load_codec
-from pipeline.storage import read_manifest
 from tests.oracles.programs import draw_greedily, load_as_generate_py
 from tests.oracles.text import dalle_pytorch_tokenizers
 from tests.verify.small_pipeline import Small, serve_blog, whole

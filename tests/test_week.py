@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.inventory import find_folders
-from pipeline.records import read_records
-from pipeline.workspace import Workspace
-from scrapers.dalleblog.replica.config import ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
-from scrapers.ledger import Ledger
+from pipeline.app.cli import app
+from pipeline.app.run_log import read_records
+from pipeline.core.inventory import find_folders
+from pipeline.core.workspace import Workspace
+from pipeline.demo.replica.config import ReplicaConfig
+from pipeline.demo.replica.server import Replica
+from scrapers.rawstore.ledger import Ledger
 
 # The keys of its captions can't be computed: what the page shows is what there is.
 SECTION = "text_rendering"

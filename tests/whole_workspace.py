@@ -13,9 +13,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from scrapers.dalleblog.replica.config import ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
+from pipeline.app.cli import app
+from pipeline.demo.replica.config import ReplicaConfig
+from pipeline.demo.replica.server import Replica
 
 OPTIONS = """
 [scrape]

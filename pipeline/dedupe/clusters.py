@@ -21,10 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.dedupe.bands import Hashes, Positions, plan_longest
-from pipeline.dedupe.crowds import find_leaders, link_crowd, measure_thickness, split_around
-from pipeline.dedupe.linking import link, new_groups
-from pipeline.dedupe.neighbours import Found, Pairs, find_neighbours
-from pipeline.dedupe.numberfile import (
+from pipeline.dedupe.column_file import (
     BLOCK,
     POSITION,
     NumberFile,
@@ -32,6 +29,9 @@ from pipeline.dedupe.numberfile import (
     find_first_equal,
     write_numbers,
 )
+from pipeline.dedupe.crowds import find_leaders, link_crowd, measure_thickness, split_around
+from pipeline.dedupe.linking import link, new_groups
+from pipeline.dedupe.neighbours import Found, Pairs, find_neighbours
 
 # Near pairs within crowds that are listed after all (8 bytes each): so many for a hash, and in all.
 _FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000

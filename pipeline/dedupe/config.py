@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config import StageConfig, option
+from pipeline.core.config import StageConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.alike import AlikeFacts, summarize_clusters
+from pipeline.dedupe.cluster_stats import AlikeFacts, summarize_clusters
 from pipeline.dedupe.clusters import find_clusters
+from pipeline.dedupe.column_file import BLOCK, POSITION, Places, write_numbers
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.masks import HALF
-from pipeline.dedupe.numberfile import BLOCK, POSITION, Places, write_numbers
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 from pipeline.dedupe.splits import split_captions
 from pipeline.dedupe.survivors import order_survivors, reject_exact_duplicates

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.engine import map_parts
+from pipeline.core.progress import Progress
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
 from pipeline.dedupe.store import Store
 from pipeline.dedupe.tables import in_chunks
-from pipeline.engine import map_parts
-from pipeline.progress import Progress
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

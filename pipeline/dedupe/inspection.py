@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.dedupe.phash import Miniature, make_miniature, portray
-from pipeline.kept_images import ImagePlace, read_image
-from pipeline.raster import (
+from pipeline.core.image_decode import (
     DecodeError,
     MissingDecoderError,
     Pixels,
@@ -22,6 +20,8 @@ from pipeline.raster import (
     hash_pixels,
     looks_cut,
 )
+from pipeline.core.kept_images import ImagePlace, read_image
+from pipeline.dedupe.phash import Miniature, make_miniature, portray
 
 # Raised when the same bytes would give another `Inspection`: old ones are then made again.
 INSPECTION_VERSION = 2

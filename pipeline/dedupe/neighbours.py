@@ -19,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.engine import map_parts
+from pipeline.core.errors import PipelineError
 from pipeline.dedupe.bands import (
     Hashes,
     Plan,
@@ -30,9 +32,7 @@ from pipeline.dedupe.bands import (
     search_cost_ns,
     sort_into_buckets,
 )
-from pipeline.dedupe.numberfile import POSITION, SLICE, NumberFile, Places
-from pipeline.engine import map_parts
-from pipeline.errors import PipelineError
+from pipeline.dedupe.column_file import POSITION, SLICE, NumberFile, Places
 
 # A bucket with more hashes than this, or than twice what even spreading puts there, is a crowd.
 CROWD = 32

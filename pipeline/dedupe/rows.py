@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.contracts import KEPT, REJECT_REASONS, Column
+from pipeline.core.contracts import KEPT, REJECT_REASONS, Column
+from pipeline.core.storage import arrow_schema
 from pipeline.dedupe.captions import Caption, find_defect, read_caption
-from pipeline.dedupe.numberfile import NumberFile
+from pipeline.dedupe.column_file import NumberFile
 from pipeline.dedupe.store import ROW_FIELDS, LedgerRow
 from pipeline.dedupe.tables import as_array
-from pipeline.storage import arrow_schema
 
 NO_RANK = np.iinfo(np.int32).max
 KEPT_CODE = 0

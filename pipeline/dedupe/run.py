@@ -16,9 +16,24 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from pipeline import ownership
-from pipeline.config import resolved
-from pipeline.contracts import CAPTIONS, FileEntry, Manifest, StageReport
+from pipeline.core import ownership
+from pipeline.core.config import resolved
+from pipeline.core.contracts import CAPTIONS, FileEntry, Manifest, StageReport
+from pipeline.core.errors import ContractError
+from pipeline.core.image_decode import RASTER, has_decoder
+from pipeline.core.integrity import described_files
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import (
+    file_entry,
+    find_current,
+    make_manifest,
+    read_manifest,
+    storage_error,
+    table_schema,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe.card import CARD, write_card
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.decisions import decide
@@ -30,21 +45,6 @@ from pipeline.dedupe.store import Store, remove_store
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import as_batches, read_old_inspections, write_inspections, write_table
 from pipeline.dedupe.writing import caption_rows, write_images
-from pipeline.errors import ContractError
-from pipeline.integrity import described_files
-from pipeline.progress import Progress, no_progress
-from pipeline.raster import RASTER, has_decoder
-from pipeline.storage import (
-    file_entry,
-    find_current,
-    make_manifest,
-    read_manifest,
-    storage_error,
-    table_schema,
-    write_bytes,
-    write_manifest,
-)
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

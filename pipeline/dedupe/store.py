@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import ContractError, StorageError, damaged
+from pipeline.core.storage import maker_of
 from pipeline.dedupe.captions import read_caption
 from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection, Place
-from pipeline.errors import ContractError, StorageError, damaged
-from pipeline.storage import maker_of
 
 _FIELDS = Inspection._fields
 _PHASH = _FIELDS.index("phash")

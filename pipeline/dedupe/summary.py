@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.contracts import REJECT_REASONS
+from pipeline.core.contracts import REJECT_REASONS
 from pipeline.dedupe.decisions import Decisions
 
 _MOST_COMMON_SIZES = 50

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.numberfile import POSITION, SLICE, NumberFile, Places
+from pipeline.dedupe.column_file import POSITION, SLICE, NumberFile, Places
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 
 

@@ -12,16 +12,16 @@ from typing import IO, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.contracts import INSPECTIONS, Column, FileEntry
-from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection
-from pipeline.integrity import find_fault
-from pipeline.storage import (
+from pipeline.core.contracts import INSPECTIONS, Column, FileEntry
+from pipeline.core.integrity import find_fault
+from pipeline.core.storage import (
     TABLE_OPTIONS,
     atomic_write,
     file_entry,
     has_checksums,
     table_schema,
 )
+from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.contracts import KEPT, REJECT_REASONS, REJECTED, FileEntry
+from pipeline.core.contracts import KEPT, REJECT_REASONS, REJECTED, FileEntry
+from pipeline.core.ownership import own_files
 from pipeline.dedupe.captions import find_defect
+from pipeline.dedupe.column_file import POSITION, Places
 from pipeline.dedupe.decisions import Decisions
-from pipeline.dedupe.numberfile import POSITION, Places
 from pipeline.dedupe.rows import KEPT_CODE, caption_of, reason_code
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import TableWriter
-from pipeline.ownership import own_files
 
 _LIKENESS = {
     "duplicate_bytes": "the same bytes as a better row",

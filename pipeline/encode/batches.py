@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import DamageError
-from pipeline.kept_images import KeptImage, read_image
+from pipeline.core.errors import DamageError
+from pipeline.core.image_decode import DecodeError
+from pipeline.core.kept_images import KeptImage, read_image
 from pipeline.models.codecs.pixels import Pixels, read_views
-from pipeline.raster import DecodeError
 
 _AHEAD = 4  # batches that may wait for the codec
 

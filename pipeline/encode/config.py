@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import StageConfig, option
-from pipeline.errors import ConfigError
+from pipeline.core.config import StageConfig, option
+from pipeline.core.errors import ConfigError
 
 OWN_CODEC = "small"
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.errors import ContractError
+from pipeline.core.parsing import parse_json
+from pipeline.core.storage import atomic_write
 from pipeline.encode.batches import Task
 from pipeline.encode.parts import DRAFT_NAME, FailedRow
-from pipeline.errors import ContractError
-from pipeline.parsing import parse_json
-from pipeline.storage import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import Pixels, to_images
 from pipeline.models.devices import is_out_of_memory

@@ -21,12 +21,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import ownership
-from pipeline.contracts import CODES, FileEntry, Manifest
-from pipeline.errors import REPAIR, damaged
-from pipeline.integrity import checked_files, described_files
-from pipeline.parsing import read_json_lines
-from pipeline.storage import (
+from pipeline.core import ownership
+from pipeline.core.contracts import CODES, FileEntry, Manifest
+from pipeline.core.errors import REPAIR, damaged
+from pipeline.core.integrity import checked_files, described_files
+from pipeline.core.parsing import read_json_lines
+from pipeline.core.storage import (
     TABLE_OPTIONS,
     atomic_write,
     file_entry,

@@ -26,8 +26,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import resolved
-from pipeline.contracts import Manifest, Outcome, StageReport
+from pipeline.core.config import resolved
+from pipeline.core.contracts import Manifest, Outcome, StageReport
+from pipeline.core.engine import count_cores
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.image_decode import RASTER
+from pipeline.core.kept_images import KeptImage, read_kept
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.stop_signals import watch_signals
+from pipeline.core.storage import (
+    find_current,
+    input_digest,
+    make_manifest,
+    read_manifest,
+    sha256_bytes,
+)
+from pipeline.core.workspace import Workspace
 from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.draft import Done, count_images, read_draft, remove_draft, write_draft
@@ -35,9 +49,6 @@ from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
 from pipeline.encode.parts import FAILED_NAME, CodesFolder, FailedRow
 from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
-from pipeline.engine import count_cores
-from pipeline.errors import ConfigError, ModelError
-from pipeline.kept_images import KeptImage, read_kept
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, VIEWS
@@ -48,11 +59,6 @@ from pipeline.models.codecs.precision import (
     use_precision,
 )
 from pipeline.models.devices import pick_device
-from pipeline.progress import Progress, no_progress
-from pipeline.raster import RASTER
-from pipeline.stop_signals import watch_signals
-from pipeline.storage import find_current, input_digest, make_manifest, read_manifest, sha256_bytes
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.encode.config import OWN_CODEC, EncodeConfig
-from pipeline.errors import ConfigError, ModelError
-from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
-from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
-from pipeline.models.torch_files import check_regular
-from pipeline.ownership import begin_anew, check_name, is_name
-from pipeline.storage import (
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.ownership import begin_anew, check_name, is_name
+from pipeline.core.storage import (
     file_entry,
     find_current,
     input_digest,
@@ -28,8 +23,13 @@ from pipeline.storage import (
     sha256_file,
     write_manifest,
 )
-from pipeline.suggestions import name_choices
-from pipeline.workspace import Workspace
+from pipeline.core.suggestions import name_choices
+from pipeline.core.workspace import Workspace
+from pipeline.encode.config import OWN_CODEC, EncodeConfig
+from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
+from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.torch_files import check_regular
 
 log = logging.getLogger(__name__)
 

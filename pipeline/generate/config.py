@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import StageConfig, option
+from pipeline.core.config import StageConfig, option
 
 MAX_IMAGES = 1_000_000  # of a command: each is a file and a record
 MAX_SEED = (1 << 63) - 1

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import sha256_bytes, sha256_file
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
+from pipeline.models.checkpoints.dalle_pytorch import ADVICE
 from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
-from pipeline.models.checkpoints.ours import fill_dalle
-from pipeline.models.checkpoints.stock_file import ADVICE
+from pipeline.models.checkpoints.native import fill_dalle
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import build_discrete_vae
 from pipeline.models.codecs.dvae import OpenAIDVAE
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
 from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
 from pipeline.models.codecs.vqgan import VQGAN
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from pipeline.models.description import Description
-from pipeline.models.text import TextTokenizer
+from pipeline.models.tokenizers.load import TextTokenizer
 from pipeline.models.torch_files import check_regular
-from pipeline.storage import sha256_bytes, sha256_file
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

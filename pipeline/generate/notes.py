@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ContractError
-from pipeline.ownership import path_inside
-from pipeline.parsing import read_small_file
-from pipeline.storage import write_bytes
-from pipeline.textfiles import split_lines
+from pipeline.core.errors import ContractError
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import read_small_file
+from pipeline.core.storage import write_bytes
+from pipeline.core.text_files import split_lines
 
 NOTES = "unfinished.jsonl"
 RECORDS = "records.jsonl"

@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.contracts import Manifest
-from pipeline.errors import ConfigError, ContractError, LockedError, WorkspaceError
-from pipeline.generate.notes import read_identity
-from pipeline.ownership import claim, list_family, next_free, own_files
-from pipeline.storage import (
+from pipeline.core.contracts import Manifest
+from pipeline.core.errors import ConfigError, ContractError, LockedError, WorkspaceError
+from pipeline.core.ownership import claim, list_family, next_free, own_files
+from pipeline.core.storage import (
     MANIFEST_NAME,
     TEMPORARY_SUFFIX,
     read_manifest,
     sha256_bytes,
     storage_error,
 )
+from pipeline.generate.notes import read_identity
 
 logger = logging.getLogger(__name__)
 

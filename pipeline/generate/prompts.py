@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.text_files import read_lines
 from pipeline.generate.config import MAX_IMAGES, GenerateConfig
-from pipeline.models.sampling import image_seed
-from pipeline.textfiles import read_lines
+from pipeline.models.dalle.sampling import image_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,20 +19,20 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import resolved
-from pipeline.contracts import Outcome, StageReport
-from pipeline.generate.artist import Artist, load_artist, read_prime
+from pipeline.core.config import resolved
+from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.ownership import claim
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import sha256_bytes
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
-from pipeline.generate.materials import Materials, find_materials
+from pipeline.generate.inputs import Materials, find_materials
 from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place, named_folder
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
+from pipeline.generate.sampler import Artist, load_artist, read_prime
 from pipeline.generate.sketches import Drawn
 from pipeline.generate.writing import Sketchbook, missing_files
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
-from pipeline.ownership import claim
-from pipeline.progress import Progress, no_progress
-from pipeline.storage import sha256_bytes
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

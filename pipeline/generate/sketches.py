@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.storage import atomic_write
 from pipeline.generate.prompts import Order
-from pipeline.storage import atomic_write
 
 SKETCHES = "sketches"
 

@@ -9,8 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from pipeline.contracts import FileEntry
-from pipeline.errors import ConfigError
+from pipeline.core.contracts import FileEntry
+from pipeline.core.errors import ConfigError
+from pipeline.core.ownership import begin_anew, own_files, reopen
+from pipeline.core.stop_signals import watch_signals
+from pipeline.core.storage import (
+    file_entry,
+    make_manifest,
+    sha256_bytes,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.generate.images import SHEET_LINES, contact_sheet, encode_png, pictures_shown
 from pipeline.generate.notes import (
     NOTES,
     RECORDS,
@@ -23,19 +33,9 @@ from pipeline.generate.notes import (
     to_line,
     write_notes,
 )
-from pipeline.generate.pictures import SHEET_LINES, contact_sheet, encode_png, pictures_shown
 from pipeline.generate.place import CONTRACT, Place, Wish
 from pipeline.generate.prompts import Order
 from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
-from pipeline.ownership import begin_anew, own_files, reopen
-from pipeline.stop_signals import watch_signals
-from pipeline.storage import (
-    file_entry,
-    make_manifest,
-    sha256_bytes,
-    write_bytes,
-    write_manifest,
-)
 
 CONTACT = "contact.png"
 KEEP_EVERY_S = 60.0  # what is drawn of a prompt

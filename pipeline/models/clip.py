@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import ContractError, DependencyError, ModelError
+from pipeline.core.errors import ContractError, DependencyError, ModelError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import sha256_file
 from pipeline.models.description import Description
 from pipeline.models.devices import fill_rows
 from pipeline.models.weights import check_tensors
-from pipeline.parsing import parse_json_file
-from pipeline.storage import sha256_file
 
 PREPARATION_FILE = "preprocessor_config.json"
 # OpenAI's CLIPs, `openai/clip-vit-base-patch32` and others.

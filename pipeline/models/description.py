@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.torch_pickle import Husk, NumpyArray
 
 MOST = 1 << 24  # of anything that is counted: entries of a codebook, words, channels

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 # Matrix products of fewer rows go through other routines, whose sums differ in the last bits: from 4
 # rows on, 1 to 300 rows gave the same bits each (fp32, AVX-512; bf16 always).

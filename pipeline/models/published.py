@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.cache import alone, default_cache
-from pipeline.errors import ModelError
-from pipeline.storage import atomic_write, sha256_file, write_bytes
+from pipeline.core.cache import alone, default_cache
+from pipeline.core.errors import ModelError
+from pipeline.core.storage import atomic_write, sha256_file, write_bytes
 
 log = logging.getLogger(__name__)
 

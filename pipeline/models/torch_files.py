@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.torch_pickle import (
     Husk,
     RefusedNamesError,

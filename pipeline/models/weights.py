@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.torch_files import check_regular
 
 log = logging.getLogger(__name__)

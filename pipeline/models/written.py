@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pipeline.errors import ContractError
-from pipeline.parsing import parse_dataclass
+from pipeline.core.errors import ContractError
+from pipeline.core.parsing import parse_dataclass
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.errors import ContractError, ModelError
-from pipeline.parsing import read_small_file
+from pipeline.core.errors import ContractError, ModelError
+from pipeline.core.parsing import read_small_file
 
 MAX_BYTES = 1 << 20
 _DEEPEST = 50

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any, TypeVar
 
-from pipeline.contracts import Manifest
-from pipeline.parsing import parse_dataclass
+from pipeline.core.contracts import Manifest
+from pipeline.core.parsing import parse_dataclass
 from pipeline.report.page import Section, html_table
 
 _MOST_SENTENCES = 10

@@ -19,22 +19,28 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from pipeline.config import resolved
-from pipeline.contracts import KEPT, MEASUREMENTS, REJECTED, StageReport
-from pipeline.errors import REPAIR, PipelineError
-from pipeline.inventory import Folder, find_folders
-from pipeline.kept_images import PLACE_COLUMNS, dedupe_tables, place_of, read_image, read_tables
-from pipeline.outputs import write_output
-from pipeline.ownership import path_inside
-from pipeline.parsing import parse_json_file, read_json_lines, read_small_file
-from pipeline.progress import Progress, no_progress
-from pipeline.raster import decode_image
+from pipeline.core.config import resolved
+from pipeline.core.contracts import KEPT, MEASUREMENTS, REJECTED, StageReport
+from pipeline.core.errors import REPAIR, PipelineError
+from pipeline.core.image_decode import decode_image
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.kept_images import (
+    PLACE_COLUMNS,
+    dedupe_tables,
+    place_of,
+    read_image,
+    read_tables,
+)
+from pipeline.core.outputs import write_output
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import parse_json_file, read_json_lines, read_small_file
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file
+from pipeline.core.workspace import Workspace, read_marker
 from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-from pipeline.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file
-from pipeline.workspace import Workspace, read_marker
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.contracts import SPLITS
+from pipeline.core.contracts import SPLITS
 from pipeline.webdata.index import ShardIndex
 
 _HUB_SPLITS = {"train": "train", "val": "validation"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.kept_images import read_tables
+from pipeline.core.kept_images import read_tables
 
 _BATCH_ROWS = 4096
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import damaged
+from pipeline.core.errors import damaged
 from pipeline.shard.code_tables import read_batches
 from pipeline.shard.inputs import Inputs
 from pipeline.webdata.npy import Dtype

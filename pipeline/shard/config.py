@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.config import StageConfig, option
+from pipeline.core.config import StageConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.errors import ConfigError
-from pipeline.kept_images import ImagePlace, read_image
-from pipeline.raster import decode_image, is_plain_png
+from pipeline.core.errors import ConfigError
+from pipeline.core.image_decode import decode_image, is_plain_png
+from pipeline.core.kept_images import ImagePlace, read_image
 
 _EXTENSIONS = {"jpeg": "jpg"}
 _FORMS = ("none", "original", "png")

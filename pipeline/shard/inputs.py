@@ -7,22 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.contracts import SHARD_MEMBERS, CodecFacts, FileEntry, Manifest
-from pipeline.errors import ConfigError, ContractError
-from pipeline.integrity import checked_files, read_checked
-from pipeline.models.text import (
-    TOKENIZER_FILE,
-    TextTokenizer,
-    is_tokenizer_spec,
-    load_tokenizer,
-    parse_tokenizer,
-)
-from pipeline.models.text_hf import HuggingFaceTokenizer
-from pipeline.models.text_yttm import YttmTokenizer
-from pipeline.ownership import is_name, path_inside
-from pipeline.shard.code_tables import find_views
-from pipeline.shard.config import ShardConfig
-from pipeline.storage import (
+from pipeline.core.contracts import SHARD_MEMBERS, CodecFacts, FileEntry, Manifest
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.integrity import checked_files, read_checked
+from pipeline.core.ownership import is_name, path_inside
+from pipeline.core.storage import (
     MANIFEST_NAME,
     input_digest,
     maker_of,
@@ -30,10 +19,21 @@ from pipeline.storage import (
     read_manifest,
     sha256_bytes,
 )
-from pipeline.suggestions import name_choices
+from pipeline.core.suggestions import name_choices
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.huggingface import HuggingFaceTokenizer
+from pipeline.models.tokenizers.load import (
+    TOKENIZER_FILE,
+    TextTokenizer,
+    is_tokenizer_spec,
+    load_tokenizer,
+    parse_tokenizer,
+)
+from pipeline.models.tokenizers.yttm import YttmTokenizer
+from pipeline.shard.code_tables import find_views
+from pipeline.shard.config import ShardConfig
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
 from pipeline.webdata.npy import Dtype, smallest_dtype
-from pipeline.workspace import Workspace
 
 _OWN_TOKENIZER = "bpe"  # what `train-tokenizer` calls its own
 

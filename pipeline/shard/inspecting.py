@@ -13,17 +13,17 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from PIL import Image
 
-from pipeline.contracts import SPLITS, Split, StageReport
-from pipeline.errors import ConfigError, ContractError, ModelError, damaged
-from pipeline.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
-from pipeline.models.text import TextTokenizer, load_tokenizer
-from pipeline.outputs import write_output
-from pipeline.ownership import path_inside
+from pipeline.core.contracts import SPLITS, Split, StageReport
+from pipeline.core.errors import ConfigError, ContractError, ModelError, damaged
+from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.outputs import write_output
+from pipeline.core.ownership import path_inside
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TextTokenizer, load_tokenizer
 from pipeline.shard.config import ShardConfig
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.keys import read_keys
 from pipeline.webdata.reader import Sample, ShardReader
-from pipeline.workspace import Workspace
 
 _SIDE = 256  # pixels that a picture of the PNG has at least
 _GAP = 8

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import SPLITS, ShardReason, Split
-from pipeline.errors import ConfigError, damaged
-from pipeline.kept_images import PLACE_COLUMNS, read_tables
-from pipeline.models.text import pad_ids
-from pipeline.progress import Progress
+from pipeline.core.contracts import SPLITS, ShardReason, Split
+from pipeline.core.errors import ConfigError, damaged
+from pipeline.core.kept_images import PLACE_COLUMNS, read_tables
+from pipeline.core.progress import Progress
+from pipeline.models.tokenizers.load import pad_ids
 from pipeline.shard.codes import CodesFile
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.inputs import Inputs

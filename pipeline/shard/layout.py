@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import SPLITS, Split
+from pipeline.core.contracts import SPLITS, Split
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.contracts import SHARD_MEMBERS, SPLITS, FileEntry, Manifest, Split
-from pipeline.errors import ContractError
-from pipeline.integrity import checked_files
-from pipeline.parsing import parse_dataclass
+from pipeline.core.contracts import SHARD_MEMBERS, SPLITS, FileEntry, Manifest, Split
+from pipeline.core.errors import ContractError
+from pipeline.core.integrity import checked_files
+from pipeline.core.parsing import parse_dataclass
+from pipeline.core.storage import MANIFEST_NAME, sha256_bytes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.inputs import find_inputs
 from pipeline.shard.run import make_index
 from pipeline.shard.write import extend_recipe
-from pipeline.storage import MANIFEST_NAME, sha256_bytes
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, index_bytes
 from pipeline.webdata.keys import read_keys, read_table
 from pipeline.webdata.tar import table_path

@@ -17,12 +17,23 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import resolved
-from pipeline.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
-from pipeline.engine import count_cores
-from pipeline.models.text import TOKENIZER_FILE
-from pipeline.ownership import own_files
-from pipeline.progress import Progress, no_progress
+from pipeline.core.config import resolved
+from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
+from pipeline.core.engine import count_cores
+from pipeline.core.ownership import own_files
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import (
+    arrow_schema,
+    atomic_write,
+    file_entry,
+    find_current,
+    make_manifest,
+    storage_error,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TOKENIZER_FILE
 from pipeline.shard.card import write_card
 from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
 from pipeline.shard.config import ShardConfig
@@ -33,19 +44,8 @@ from pipeline.shard.join import Joined, LeftOut, TextFile, join
 from pipeline.shard.layout import lay_out
 from pipeline.shard.scratch import Scratch
 from pipeline.shard.write import Shards
-from pipeline.storage import (
-    arrow_schema,
-    atomic_write,
-    file_entry,
-    find_current,
-    make_manifest,
-    storage_error,
-    write_bytes,
-    write_manifest,
-)
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.remote import publish
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import ownership
-from pipeline.contracts import SPLITS, Split
-from pipeline.errors import ContractError
+from pipeline.core import ownership
+from pipeline.core.contracts import SPLITS, Split
+from pipeline.core.errors import ContractError
+from pipeline.core.storage import atomic_write
 from pipeline.shard.layout import Keys
-from pipeline.storage import atomic_write
 from pipeline.webdata.index import ShardEntry, ShardIndex, read_index
 from pipeline.webdata.keys import salvage_keys
 

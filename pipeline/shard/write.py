@@ -16,21 +16,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.contracts import SHARD_MEMBERS, SPLITS, Split
-from pipeline.errors import ContractError
-from pipeline.parsing import parse_json_file
-from pipeline.progress import Progress
+from pipeline.core.contracts import SHARD_MEMBERS, SPLITS, Split
+from pipeline.core.errors import ContractError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.progress import Progress
+from pipeline.core.storage import sha256_bytes, sha256_file, write_json
+from pipeline.core.workspace import Workspace
 from pipeline.shard.codes import CODES_DTYPE, CodesFile
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import load_image
 from pipeline.shard.inputs import Inputs
 from pipeline.shard.join import Joined, Text
 from pipeline.shard.layout import Layout, Rows
-from pipeline.storage import sha256_bytes, sha256_file, write_json
 from pipeline.webdata.index import ShardEntry, codes_shape
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.tar import ShardWriter, member_bytes, open_shard, table_path, tar_bytes
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

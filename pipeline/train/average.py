@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.parts import own_part, part_changed
+from pipeline.train.sharded_tensors import own_part, part_changed
 
 
 class WeightAverage:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.storage import write_bytes
+from pipeline.core.storage import write_bytes
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
 from pipeline.train.samples import choose_prompts
 

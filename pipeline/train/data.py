@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.contracts import PADDING_ID, Split
-from pipeline.errors import ConfigError, ContractError, damaged
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.ownership import path_inside
-from pipeline.storage import sha256_bytes
+from pipeline.core.contracts import PADDING_ID, Split
+from pipeline.core.errors import ConfigError, ContractError, damaged
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import sha256_bytes
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.order import draw_numbers

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, DependencyError
+from pipeline.core.errors import ConfigError, DependencyError
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import engine_options, zero_stage
-from pipeline.train.parts import parted_by_zero, whole_shape, zero_share
+from pipeline.train.sharded_tensors import parted_by_zero, whole_shape, zero_share
 from pipeline.train.stepping import Stepper, TorchStepper
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import ConfigError, ContractError
-from pipeline.parsing import parse_json_file
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.parsing import parse_json_file
 from pipeline.train.config import TrainConfig
 
 DEFAULT_STAGE = 1  # parts the moments; no more is sent than without it

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.contracts import StageReport
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.outputs import check_output
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.critic import critic_of
 from pipeline.models.checkpoints.export import stock_codec, why_stock_differs, write_dalle_pt
 from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.checkpoints.found import find_own, find_run_checkpoint
-from pipeline.models.checkpoints.ours import load_dalle, read_critic, read_info
+from pipeline.models.checkpoints.native import load_dalle, read_critic, read_info
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.codecs.vqgan import VQGAN
-from pipeline.outputs import check_output
-from pipeline.progress import Progress, no_progress
 from pipeline.train.config import ExportConfig
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

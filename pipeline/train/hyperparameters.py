@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import ShardIndex
 

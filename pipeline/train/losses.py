@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.models.dalle import DalleLoss
+from pipeline.models.dalle.model import DalleLoss
 
 NAMES = ("loss", "loss_text", "loss_image")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.devices import is_out_of_memory
 
 # Of <malloc.h>: blocks of more bytes are mapped by themselves, and more free bytes at the end given back.

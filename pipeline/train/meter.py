@@ -22,7 +22,7 @@ from collections import deque
 
 import torch
 
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
 
 WINDOW = 20  # steps that the speed is the median of
 MEASURE_MFU_AFTER_S = 5.0  # what ends sooner needs none, and measuring the device takes a moment

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.models.checkpoints.critic import critic_in
 from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.found import find_own
-from pipeline.models.checkpoints.ours import (
+from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     CheckpointInfo,
@@ -19,7 +19,7 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.weights import check_tensors
 from pipeline.train.naming import find_name
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import resolved
-from pipeline.contracts import Manifest
-from pipeline.errors import ConfigError, ContractError
-from pipeline.models.checkpoints.ours import list_checkpoints
-from pipeline.parsing import parse_json_file
-from pipeline.storage import MANIFEST_NAME, read_manifest
+from pipeline.core.config import resolved
+from pipeline.core.contracts import Manifest
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import MANIFEST_NAME, read_manifest
+from pipeline.models.checkpoints.native import list_checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
 

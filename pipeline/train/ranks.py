@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 Parallel = Literal["auto", "none", "ddp", "fsdp", "deepspeed"]
 Kind = Literal["none", "ddp", "fsdp", "deepspeed"]

@@ -17,19 +17,18 @@ from typing import Any
 
 import torch
 
-from pipeline.contracts import StageReport
+from pipeline.core.contracts import StageReport
+from pipeline.core.ownership import claim
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import input_digest
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.found import checkpoint_digest
 from pipeline.models.devices import pick_device
-from pipeline.ownership import claim
-from pipeline.progress import Progress, no_progress
-from pipeline.storage import input_digest
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, open_split, read_tokenizer
 from pipeline.train.deepspeed_options import check_engine
 from pipeline.train.extent import Extent, first_step_samples
-from pipeline.train.folder import RunFolder
-from pipeline.train.journal import Journal, open_journal
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.plan import (
     Plan,
@@ -40,12 +39,13 @@ from pipeline.train.plan import (
     resolved_plan,
 )
 from pipeline.train.ranks import Ranks, join_ranks
+from pipeline.train.run_folder import RunFolder
 from pipeline.train.samples import find_painter
 from pipeline.train.start import choose_name, dataset_name, find_checkpoint, start_state
+from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
 from pipeline.webdata.remote import find_shards, is_address
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -15,19 +15,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.storage import write_bytes
+from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
-from pipeline.models.dalle import Dalle
-from pipeline.models.sampling import Choice, image_seed, sample_codes
-from pipeline.models.text import load_tokenizer
-from pipeline.storage import write_bytes
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.sampling import Choice, image_seed, sample_codes
+from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import zero_stage
 from pipeline.train.ranks import Ranks
 from pipeline.train.stopping import Stop
 from pipeline.webdata.reader import ShardReader
-from pipeline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -9,24 +9,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.info import step_of_name
-from pipeline.models.checkpoints.ours import last_checkpoint, list_checkpoints, read_info
+from pipeline.models.checkpoints.native import last_checkpoint, list_checkpoints, read_info
 from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.models.codecs.load import find_codec, read_codec_json
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from pipeline.models.devices import is_out_of_memory
 from pipeline.train.config import TrainConfig
-from pipeline.train.folder import RunFolder
+from pipeline.train.dalle_pytorch_loop import StockDalle
 from pipeline.train.hyperparameters import check_fit, new_model
 from pipeline.train.naming import codec_folder, dataset_slug, find_name, wrong_hints, zoo_name
 from pipeline.train.origin import Origin, read_origin
 from pipeline.train.ranks import Ranks, count_ranks
+from pipeline.train.run_folder import RunFolder
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
-from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import ShardIndex
-from pipeline.workspace import Workspace, read_marker
 
 logger = logging.getLogger(__name__)
 

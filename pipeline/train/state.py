@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
-from pipeline.models.checkpoints.ours import (
+from pipeline.core.errors import ModelError
+from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     CRITIC_FILE,
     MODEL_FILE,
@@ -22,17 +22,21 @@ from pipeline.models.checkpoints.ours import (
     read_critic,
     read_tensors,
 )
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.average import WeightAverage
 from pipeline.train.config import TrainConfig
+from pipeline.train.dalle_pytorch_loop import (
+    StockDalle,
+    files_under_our_names,
+    tensors_under_stock_names,
+)
 from pipeline.train.data import Position
 from pipeline.train.deepspeed_engine import engine_stepper, start_engine
 from pipeline.train.extent import step_samples
-from pipeline.train.parts import part_of_whole, put, whole, whole_of_part, whole_shape
 from pipeline.train.ranks import Ranks
 from pipeline.train.schedule import Plateau
+from pipeline.train.sharded_tensors import part_of_whole, put, whole, whole_of_part, whole_shape
 from pipeline.train.stepping import Stepper, TorchStepper
-from pipeline.train.stock import StockDalle, files_under_our_names, tensors_under_stock_names
 
 Files = dict[str, dict[str, Tensor]]
 

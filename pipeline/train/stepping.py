@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.parts import parted_like, whole
+from pipeline.train.sharded_tensors import parted_like, whole
 
 
 class Stepper(Protocol):

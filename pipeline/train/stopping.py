@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.stop_signals import StopRequest
+from pipeline.core.stop_signals import StopRequest
 from pipeline.train.ranks import Ranks
 
 

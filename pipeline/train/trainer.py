@@ -16,26 +16,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
-from pipeline.models.checkpoints.ours import CheckpointInfo
-from pipeline.models.dalle import DalleLoss
+from pipeline.core.errors import ModelError
+from pipeline.core.progress import Progress
+from pipeline.core.stop_signals import watch_signals
+from pipeline.models.checkpoints.native import CheckpointInfo
+from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.devices import is_out_of_memory
-from pipeline.progress import Progress
-from pipeline.stop_signals import watch_signals
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
 from pipeline.train.extent import Extent, step_samples
-from pipeline.train.folder import RunFolder
-from pipeline.train.journal import Journal
 from pipeline.train.losses import NAMES, loss_values, mean_losses
 from pipeline.train.memory import out_of_memory, out_of_memory_of_ranks
 from pipeline.train.meter import DTYPES, Meter
-from pipeline.train.parts import whole_shape
 from pipeline.train.ranks import Ranks
+from pipeline.train.run_folder import RunFolder
 from pipeline.train.samples import Painter
 from pipeline.train.schedule import learning_rate
+from pipeline.train.sharded_tensors import whole_shape
 from pipeline.train.state import TrainState, state_files
 from pipeline.train.stopping import Stop
+from pipeline.train.trackers import Journal
 from pipeline.train.validation import validate
 from pipeline.webdata.reader import Batch, ShardReader
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.models.dalle import DalleLoss
+from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.losses import loss_values, mean_losses
 from pipeline.train.ranks import Ranks

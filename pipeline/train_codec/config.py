@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config import StageConfig, option
-from pipeline.errors import ConfigError
+from pipeline.core.config import StageConfig, option
+from pipeline.core.errors import ConfigError
 
 LEAST_CHANNELS = 6  # of a discrete-vae: 3 colours and their negatives
 

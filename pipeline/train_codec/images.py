@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import Split
-from pipeline.engine import count_cores
-from pipeline.kept_images import KeptImage, read_image, read_kept
+from pipeline.core.contracts import Split
+from pipeline.core.engine import count_cores
+from pipeline.core.image_decode import DecodeError
+from pipeline.core.kept_images import KeptImage, read_image, read_kept
+from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.pixels import Pixels, read_square
-from pipeline.raster import DecodeError
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

@@ -15,18 +15,15 @@ from typing import Any
 
 import torch
 
-from pipeline.config import resolved
-from pipeline.contracts import Manifest, Outcome, StageReport
-from pipeline.errors import ContractError
-from pipeline.inventory import find_trained, free_place
-from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
-from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
-from pipeline.models.devices import pick_device
-from pipeline.ownership import begin_anew
-from pipeline.parsing import read_small_file
-from pipeline.progress import Progress, no_progress
-from pipeline.stop_signals import watch_signals
-from pipeline.storage import (
+from pipeline.core.config import resolved
+from pipeline.core.contracts import Manifest, Outcome, StageReport
+from pipeline.core.errors import ContractError
+from pipeline.core.inventory import find_trained, free_place
+from pipeline.core.ownership import begin_anew
+from pipeline.core.parsing import read_small_file
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.stop_signals import watch_signals
+from pipeline.core.storage import (
     file_entry,
     input_digest,
     make_manifest,
@@ -35,11 +32,14 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
+from pipeline.core.workspace import Workspace
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
+from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
+from pipeline.models.devices import pick_device
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_images, load_images
 from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
 from pipeline.train_codec.training import UNREADABLE, Training, begin_training
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

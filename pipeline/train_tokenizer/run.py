@@ -10,16 +10,15 @@ import logging
 
 import pyarrow.compute as pc
 
-from pipeline.config import resolved
-from pipeline.contracts import Manifest, StageReport
-from pipeline.errors import ContractError
-from pipeline.integrity import checked_files
-from pipeline.inventory import find_trained, free_place
-from pipeline.kept_images import read_tables
-from pipeline.models.text import TOKENIZER_FILE, train_bpe
-from pipeline.ownership import begin_anew
-from pipeline.progress import Progress, no_progress
-from pipeline.storage import (
+from pipeline.core.config import resolved
+from pipeline.core.contracts import Manifest, StageReport
+from pipeline.core.errors import ContractError
+from pipeline.core.integrity import checked_files
+from pipeline.core.inventory import find_trained, free_place
+from pipeline.core.kept_images import read_tables
+from pipeline.core.ownership import begin_anew
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import (
     file_entry,
     input_digest,
     make_manifest,
@@ -27,8 +26,9 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TOKENIZER_FILE, train_bpe
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
-from pipeline.workspace import Workspace
 
 log = logging.getLogger(__name__)
 

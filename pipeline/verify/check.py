@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError
-from pipeline.inventory import Folder, find_folders
-from pipeline.progress import Progress, no_progress
-from pipeline.status import find_outdated
-from pipeline.storage import MANIFEST_NAME
+from pipeline.app.status import find_outdated
+from pipeline.core.errors import PipelineError
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import MANIFEST_NAME
+from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Checked, Facts, Fault, State
 from pipeline.verify.folders import check_folder, explain, why_unfinished
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from scrapers.rawcheck import Segment
+    from scrapers.rawstore.raw_check import Segment
 
 Found = tuple[list[Fault], list[Facts]]
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ContractError
-from pipeline.inventory import Folder
-from pipeline.ownership import path_inside
-from pipeline.parsing import parse_json_file
-from pipeline.storage import sha256_file
+from pipeline.core.errors import ContractError
+from pipeline.core.inventory import Folder
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import sha256_file
 from pipeline.verify.faults import Fault
 
 _INFO = "checkpoint.json"

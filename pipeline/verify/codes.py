@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.contracts import CodecFacts
-from pipeline.errors import PipelineError
-from pipeline.inventory import Folder
-from pipeline.kept_images import read_tables
-from pipeline.ownership import path_inside
-from pipeline.storage import MANIFEST_NAME, read_detail
+from pipeline.core.contracts import CodecFacts
+from pipeline.core.errors import PipelineError
+from pipeline.core.inventory import Folder
+from pipeline.core.kept_images import read_tables
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import MANIFEST_NAME, read_detail
+from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Facts, Fault
 from pipeline.verify.folders import explain
-from pipeline.verify.pictures import compare_pictures
+from pipeline.verify.images import compare_pictures
 from pipeline.verify.usage import CodebookUse
-from pipeline.workspace import Workspace
 
 _COLUMNS = ("pixel_sha256", "view", "codes")
 _ROWS = 4096

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import plain_value
-from pipeline.contracts import Manifest
-from pipeline.errors import PipelineError
-from pipeline.inventory import Folder
-from pipeline.remembered import flag_of, recall
-from pipeline.stages import STAGES
-from pipeline.workspace import Workspace
+from pipeline.app.stages import STAGES
+from pipeline.core.config import plain_value
+from pipeline.core.contracts import Manifest
+from pipeline.core.errors import PipelineError
+from pipeline.core.inventory import Folder
+from pipeline.core.remembered import flag_of, recall
+from pipeline.core.workspace import Workspace
 
 _STAGE_OF = {stage.contract: stage for stage in STAGES.values() if stage.contract}
 _POSITIONAL = ("source", "prompts")

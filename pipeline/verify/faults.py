@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.inventory import Folder
+from pipeline.core.inventory import Folder
 
 if TYPE_CHECKING:
-    from scrapers.rawcheck import Segment
+    from scrapers.rawstore.raw_check import Segment
 
 # The first that holds. Only damage is a fault: a run in progress is unfinished, and what was made from an
 # older input stays what it is.

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import COUNT_LAWS, FileEntry
-from pipeline.errors import ContractError, PipelineError
-from pipeline.integrity import described_files, find_fault
-from pipeline.inventory import Folder
-from pipeline.parsing import parse_json_file
-from pipeline.storage import (
+from pipeline.core.contracts import COUNT_LAWS, FileEntry
+from pipeline.core.errors import ContractError, PipelineError
+from pipeline.core.integrity import described_files, find_fault
+from pipeline.core.inventory import Folder
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     ManifestHead,

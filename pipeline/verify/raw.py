@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.contracts import URL_STATES
-from pipeline.errors import ContractError, PipelineError
-from pipeline.integrity import described_files
-from pipeline.inventory import Folder
-from pipeline.parsing import parse_json_file, read_small_file
-from pipeline.storage import sha256_bytes
+from pipeline.core.contracts import URL_STATES
+from pipeline.core.errors import ContractError, PipelineError
+from pipeline.core.integrity import described_files
+from pipeline.core.inventory import Folder
+from pipeline.core.parsing import parse_json_file, read_small_file
+from pipeline.core.storage import sha256_bytes
+from pipeline.core.workspace import LEDGER_NAME
 from pipeline.verify.faults import Fault
 from pipeline.verify.folders import check_file, explain
-from pipeline.workspace import LEDGER_NAME
-from scrapers.rawcheck import (
+from scrapers.rawstore.raw_check import (
     LedgerError,
     LedgerFacts,
     Segment,
@@ -24,7 +24,7 @@ from scrapers.rawcheck import (
     read_ledger,
     read_segments,
 )
-from scrapers.segment_hash import hash_segment
+from scrapers.rawstore.segment_hash import hash_segment
 
 PAGE, PAGE_NOTE = "page.html", "page.json"
 

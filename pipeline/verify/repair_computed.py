@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline import ownership
-from pipeline.contracts import SPLITS, FileEntry
-from pipeline.errors import PipelineError
-from pipeline.integrity import find_fault
-from pipeline.inventory import Folder
-from pipeline.storage import file_entry, write_bytes
+from pipeline.core import ownership
+from pipeline.core.contracts import SPLITS, FileEntry
+from pipeline.core.errors import PipelineError
+from pipeline.core.integrity import find_fault
+from pipeline.core.inventory import Folder
+from pipeline.core.storage import file_entry, write_bytes
+from pipeline.core.workspace import LEDGER_NAME
 from pipeline.verify.work import Work
 from pipeline.webdata.index import INDEX_NAME
-from pipeline.workspace import LEDGER_NAME
 
 log = logging.getLogger(__name__)
 
 
 def repair_raw(work: Work) -> None:
     """Forget what is lost of the segments, so that it is fetched again."""
-    from scrapers.mending import mend_segments
+    from scrapers.rawstore.mending import mend_segments
 
     path, segments = work.folder.path, work.checked.segments
     if hopeless := _why_hopeless(work):
@@ -43,7 +43,7 @@ def repair_raw(work: Work) -> None:
 
 def sweep_raw(work: Work) -> None:
     """Delete what an earlier repair left of segments that it had written again, if it was killed."""
-    from scrapers.mending import sweep_segments
+    from scrapers.rawstore.mending import sweep_segments
 
     for name in sweep_segments(work.folder.path):
         work.note(f"segments/{name}", "deleted: an earlier repair has written its images again")
@@ -109,7 +109,7 @@ def prove_table(folder: Path, name: str) -> FileEntry | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline.storage import has_checksums
+    from pipeline.core.storage import has_checksums
 
     try:
         with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import ownership
-from pipeline.errors import PipelineError
-from pipeline.storage import MANIFEST_NAME, file_entry, make_manifest, write_manifest
+from pipeline.core import ownership
+from pipeline.core.errors import PipelineError
+from pipeline.core.storage import MANIFEST_NAME, file_entry, make_manifest, write_manifest
 from pipeline.verify.work import Work
 
 _LOST = (
@@ -93,7 +93,7 @@ def _lose(work: Work, files: list[str]) -> None:
 
 
 def _tokenizer_is_whole(work: Work) -> bool:
-    from pipeline.models.text import TOKENIZER_FILE, load_tokenizer
+    from pipeline.models.tokenizers.load import TOKENIZER_FILE, load_tokenizer
 
     try:
         load_tokenizer(work.folder.path / TOKENIZER_FILE)

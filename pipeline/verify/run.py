@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import StageConfig, option
-from pipeline.contracts import StageReport
-from pipeline.errors import REPAIR
-from pipeline.records import keep_record
-from pipeline.road import Call
-from pipeline.workspace import Workspace
+from pipeline.app.run_all import Call
+from pipeline.app.run_log import keep_record
+from pipeline.core.config import StageConfig, option
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import REPAIR
+from pipeline.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from pipeline.verify.faults import Checked, State

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import SPLITS, Split
-from pipeline.inventory import Folder
+from pipeline.core.contracts import SPLITS, Split
+from pipeline.core.inventory import Folder
+from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Facts, Fault
 from pipeline.verify.usage import CodebookUse
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.reader import ShardReader
-from pipeline.workspace import Workspace
 
 _ROWS = 4096
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.inventory import Folder
-from pipeline.kept_images import read_tables
-from pipeline.ownership import path_inside
-from pipeline.storage import MANIFEST_NAME
+from pipeline.core.inventory import Folder
+from pipeline.core.kept_images import read_tables
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import MANIFEST_NAME
 from pipeline.verify.faults import Fault
 
 _ROWS = 16_384

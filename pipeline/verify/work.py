@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import ownership
-from pipeline.contracts import FileEntry
-from pipeline.inventory import Folder
-from pipeline.storage import (
+from pipeline.core import ownership
+from pipeline.core.contracts import FileEntry
+from pipeline.core.inventory import Folder
+from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     json_bytes,

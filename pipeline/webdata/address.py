@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CONTRACT_VERSIONS, FileEntry
-from pipeline.errors import (
+from pipeline.core.contracts import CONTRACT_VERSIONS, FileEntry
+from pipeline.core.errors import (
     ConfigError,
     ContractError,
     DependencyError,
@@ -23,8 +23,8 @@ from pipeline.errors import (
     StorageError,
     WorkspaceError,
 )
-from pipeline.ownership import checked_relative, path_inside
-from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
+from pipeline.core.ownership import checked_relative, path_inside
+from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
 
 CONTRACT = "shards"
 MAX_SMALL_BYTES = 1 << 30  # of a manifest: at 250 bytes a file that is four million of them

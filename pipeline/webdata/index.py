@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
-from pipeline.errors import REPAIR, ContractError
-from pipeline.ownership import path_inside
-from pipeline.parsing import parse_dataclass, parse_json_file
-from pipeline.storage import json_bytes, maker_of, write_bytes
-from pipeline.suggestions import name_choices
+from pipeline.core.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
+from pipeline.core.errors import REPAIR, ContractError
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import parse_dataclass, parse_json_file
+from pipeline.core.storage import json_bytes, maker_of, write_bytes
+from pipeline.core.suggestions import name_choices
 from pipeline.webdata.npy import Dtype
 
 INDEX_NAME = "index.json"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import REPAIR, ContractError, damaged
-from pipeline.ownership import path_inside
-from pipeline.storage import sha256_file
+from pipeline.core.errors import REPAIR, ContractError, damaged
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import sha256_file
 from pipeline.webdata.index import INDEX_NAME, ShardEntry
 from pipeline.webdata.tar import BLOCK
 

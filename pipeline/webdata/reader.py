@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.contracts import Split
-from pipeline.errors import REPAIR, ContractError, DamageError, damaged
-from pipeline.ownership import path_inside
-from pipeline.parsing import parse_json
-from pipeline.storage import sha256_file, storage_error
+from pipeline.core.contracts import Split
+from pipeline.core.errors import REPAIR, ContractError, DamageError, damaged
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import parse_json
+from pipeline.core.storage import sha256_file, storage_error
 from pipeline.webdata.index import (
     IMAGE_MEMBER,
     INDEX_NAME,

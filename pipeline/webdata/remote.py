@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cache import alone, default_cache
-from pipeline.contracts import FileEntry, Manifest
-from pipeline.errors import ContractError, WorkspaceError
-from pipeline.ownership import path_inside
-from pipeline.parsing import read_small_file
-from pipeline.progress import Progress, no_progress
-from pipeline.storage import (
+from pipeline.core.cache import alone, default_cache
+from pipeline.core.contracts import FileEntry, Manifest
+from pipeline.core.errors import ContractError, WorkspaceError
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import read_small_file
+from pipeline.core.progress import Progress, no_progress
+from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     atomic_write,
@@ -33,9 +33,9 @@ from pipeline.storage import (
     sha256_file,
     write_bytes,
 )
+from pipeline.core.workspace import Workspace
 from pipeline.webdata.address import CONTRACT, Place
 from pipeline.webdata.index import INDEX_NAME
-from pipeline.workspace import Workspace
 
 _TRANSFERS = 4
 _LAST = {INDEX_NAME: 1, MANIFEST_NAME: 2}

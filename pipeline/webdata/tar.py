@@ -22,8 +22,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import ContractError
-from pipeline.storage import atomic_write
+from pipeline.core.errors import ContractError
+from pipeline.core.storage import atomic_write
 
 BLOCK = 512
 MAX_MEMBER_BYTES = 8**11 - 1

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.contracts import LEDGER_ITEMS, StageReport
+from pipeline.core.contracts import LEDGER_ITEMS, StageReport
+from pipeline.core.storage import make_manifest, write_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run
-from pipeline.storage import make_manifest, write_manifest
-from pipeline.workspace import Workspace
 from tests.dedupe.fragile import inspect_fragile
 
 if TYPE_CHECKING:

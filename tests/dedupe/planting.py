@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
+from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
+from pipeline.demo.replica.faults import FaultKind
+from pipeline.demo.replica.server import Replica
 from scrapers.config import ScrapeConfig, source_options
-from scrapers.dalleblog.replica.config import FaultPlan, ReplicaConfig
-from scrapers.dalleblog.replica.faults import FaultKind
-from scrapers.dalleblog.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.source import CaptionPlan, Discovery, Source, StartPage, open_source
 from tests.dedupe.conftest import encode

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
 from tests.dedupe.conftest import RawStore, dedupe, photo_png
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.dedupe import clusters, crowds, neighbours, numberfile
+from pipeline.dedupe import clusters, crowds, neighbours
+from pipeline.dedupe import column_file as numberfile
 from pipeline.dedupe.bands import _plans, plan_bands, sort_into_buckets
 from pipeline.dedupe.clusters import Clusters, find_clusters
+from pipeline.dedupe.column_file import write_numbers
 from pipeline.dedupe.crowds import find_leaders, link_crowd
-from pipeline.dedupe.numberfile import write_numbers
 
 Hashes = npt.NDArray[np.uint64]
 

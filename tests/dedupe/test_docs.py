@@ -13,8 +13,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from pipeline.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECT_REASONS, REJECTED, Column
-from pipeline.workspace import Workspace
+from pipeline.core.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECT_REASONS, REJECTED, Column
+from pipeline.core.workspace import Workspace
 from tests.dedupe.conftest import RawStore, dedupe, encode, photo, photo_png
 
 DOCS = (Path(__file__).parents[2] / "docs" / "dedupe.md").read_text()

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
 from tests.dedupe.conftest import RawStore, encode, photo
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ContractError
+from pipeline.core.errors import ContractError
 from tests.dedupe.conftest import RawStore, dedupe, photo_png
 
 

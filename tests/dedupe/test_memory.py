@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.contracts import LEDGER_ITEMS
+from pipeline.core.contracts import LEDGER_ITEMS
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.tables import write_inspections
-from pipeline.workspace import Workspace
 from tests.dedupe.conftest import write_ledger
 
 FEW, MANY = 10_000, 100_000

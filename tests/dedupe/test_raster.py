@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.raster import DecodeError, Raster, TooLargeError, decode_image
+from pipeline.core.image_decode import DecodeError, Raster, TooLargeError, decode_image
 from tests.dedupe.conftest import Pixels, encode, photo
 
 LIMIT = 1_000_000

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import ContractError
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.inspection import inspect_part
-from pipeline.errors import ContractError
-from pipeline.workspace import Workspace
 from tests.dedupe.conftest import dedupe, kept, rejected
 from tests.dedupe.planting import CAPTIONS, FATES, Crawl, Expected, Shown
 

@@ -10,13 +10,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECTED
+from pipeline.core.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECTED
+from pipeline.core.errors import ContractError, StorageError, WorkspaceError
+from pipeline.core.storage import arrow_schema, read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
-from pipeline.errors import ContractError, StorageError, WorkspaceError
-from pipeline.storage import arrow_schema, read_manifest
-from pipeline.workspace import Workspace
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 

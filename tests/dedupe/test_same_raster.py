@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.image_decode import hash_pixels
+from pipeline.core.kept_images import read_kept
+from pipeline.core.workspace import Workspace
 from pipeline.encode.batches import Task, decode_batches
-from pipeline.kept_images import read_kept
-from pipeline.raster import hash_pixels
 from pipeline.train_codec.images import choose_images, load_images
-from pipeline.workspace import Workspace
 from tests.dedupe.conftest import Pixels, RawStore, dedupe, encode, kept, photo
 
 SIDE = 64

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.encode import price
 from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
 from pipeline.encode.price import lower_precision
 from pipeline.encode.run import run
-from pipeline.errors import ConfigError, ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import (
@@ -32,8 +34,6 @@ from pipeline.models.codecs.pixels import (
 from pipeline.models.codecs.precision import pick_precision, use_precision
 from pipeline.models.codecs.reconstruct import psnr
 from pipeline.models.codecs.vqgan import VQGAN, NearestEntries, VQGANConfig
-from pipeline.storage import read_manifest
-from pipeline.workspace import Workspace
 from tests.encode.test_run import (
     KilledError,
     codec,

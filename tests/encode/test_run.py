@@ -11,17 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.contracts import CODES, COUNT_LAWS
+from pipeline.core.contracts import CODES, COUNT_LAWS
+from pipeline.core.errors import ConfigError, ContractError, DamageError, ModelError
+from pipeline.core.kept_images import read_image
+from pipeline.core.ownership import reopen
+from pipeline.core.storage import arrow_schema, read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
-from pipeline.errors import ConfigError, ContractError, DamageError, ModelError
-from pipeline.kept_images import read_image
 from pipeline.models.codecs.load import CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.ownership import reopen
-from pipeline.storage import arrow_schema, read_manifest
-from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 

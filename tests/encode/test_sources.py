@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.encode import sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
-from pipeline.errors import ConfigError, ModelError
 from pipeline.models.codecs import published
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import find_codec, load_codec
@@ -26,8 +28,6 @@ from pipeline.models.codecs.published import PublishedCodec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.published import PublishedFile
-from pipeline.storage import read_manifest
-from pipeline.workspace import Workspace
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 
 MakeWorkspace = Callable[..., Workspace]

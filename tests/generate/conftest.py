@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.core.storage import make_manifest, write_bytes, write_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
-from pipeline.models.checkpoints.ours import MODEL_FILE, CheckpointInfo, write_checkpoint
+from pipeline.models.checkpoints.native import MODEL_FILE, CheckpointInfo, write_checkpoint
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.text import TOKENIZER_FILE, train_bpe
-from pipeline.storage import make_manifest, write_bytes, write_manifest
-from pipeline.workspace import Workspace
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.tokenizers.load import TOKENIZER_FILE, train_bpe
 
 
 def write_codec(workspace: Workspace, name: str, seed: int) -> str:

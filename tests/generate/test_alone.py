@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.errors import ConfigError
+from pipeline.app.cli import app
+from pipeline.core.errors import ConfigError
+from pipeline.core.storage import sha256_file
+from pipeline.core.workspace import Workspace
 from pipeline.generate.run import run
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from pipeline.storage import sha256_file
-from pipeline.workspace import Workspace
 from tests.generate.conftest import finish, write_run
-from tests.generate.pictures import hashes_by_prompt
+from tests.generate.images import hashes_by_prompt
 from tests.generate.test_foreign import MakeConfig, write_stock
 from tests.models.codecs.conftest import vqgan_settings
 from tests.models.codecs.test_vqgan import write_pair

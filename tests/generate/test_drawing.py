@@ -11,19 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import ConfigError, ModelError
-from pipeline.generate.artist import Artist
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import input_digest, read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
+from pipeline.generate.sampler import Artist
 from pipeline.models.clip import find_clip, load_clip
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec
-from pipeline.models.dalle import Dalle
-from pipeline.storage import input_digest, read_manifest
-from pipeline.workspace import Workspace
-from tests.generate.pictures import hashes_by_prompt, records_of
+from pipeline.models.dalle.model import Dalle
+from tests.generate.images import hashes_by_prompt, records_of
 from tests.oracles.clip import write_clip
 
 MakeConfig = Callable[..., GenerateConfig]

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import sha256_file, write_bytes
+from pipeline.core.workspace import Workspace
 from pipeline.generate import foreign
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
+from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF
 from pipeline.models.checkpoints.export import (
     stock_codec,
     stock_hparams,
@@ -22,18 +25,15 @@ from pipeline.models.checkpoints.export import (
     write_dalle_pt,
 )
 from pipeline.models.checkpoints.foreign import StockCodec
-from pipeline.models.checkpoints.ours import MODEL_FILE, read_info, read_tensors
-from pipeline.models.checkpoints.stock_names import LAYOUT_LEAF
+from pipeline.models.checkpoints.native import MODEL_FILE, read_info, read_tensors
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from pipeline.models.dalle import Dalle
-from pipeline.models.text import train_bpe
-from pipeline.storage import sha256_file, write_bytes
-from pipeline.workspace import Workspace
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.tokenizers.load import train_bpe
 from tests.generate.conftest import finish, write_run
-from tests.generate.pictures import hashes_by_prompt, records_of
+from tests.generate.images import hashes_by_prompt, records_of
 from tests.models.codecs.conftest import vqgan_settings
 from tests.models.codecs.test_vqgan import write_pair
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.storage import read_manifest, write_bytes
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.report.config import ReportConfig
 from pipeline.report.run import run as report
-from pipeline.storage import read_manifest, write_bytes
-from pipeline.workspace import Workspace
-from tests.generate.pictures import hashes_by_prompt, records_of
+from tests.generate.images import hashes_by_prompt, records_of
 
 MakeConfig = Callable[..., GenerateConfig]
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.workspace import Workspace
+from pipeline.app.cli import app
+from pipeline.core.workspace import Workspace
 
 TEXTS = ["", "..", "/", "a\x1bb", "é\u2028", "x" * 5000, "\udce9", "file://x", "~root", "%s{}"]
 NUMBERS = ["", "x", "-1", "0", "1e400", "nan", "inf", "-inf", "99999999999999999999", "0x10", "1_0"]

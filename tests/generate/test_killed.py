@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.notes import NOTES
 from pipeline.generate.run import run
-from pipeline.workspace import Workspace
 
 PROMPTS = tuple(f"a red cube on {n} blue cubes" for n in range(24))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import check_options, list_prompts
 

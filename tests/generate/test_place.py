@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import ConfigError, LockedError, PipelineError, WorkspaceError
-from pipeline.generate.artist import Artist
+from pipeline.core.errors import ConfigError, LockedError, PipelineError, WorkspaceError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.storage import read_manifest
-from pipeline.workspace import Workspace
-from tests.generate.pictures import records_of
+from pipeline.generate.sampler import Artist
+from tests.generate.images import records_of
 
 MakeConfig = Callable[..., GenerateConfig]
 

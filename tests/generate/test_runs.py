@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
-from pipeline.models.checkpoints.ours import MODEL_FILE, read_info
-from pipeline.storage import read_manifest
-from pipeline.workspace import Workspace
+from pipeline.models.checkpoints.native import MODEL_FILE, read_info
 from tests.generate.conftest import write_step
-from tests.generate.pictures import hashes_by_prompt
+from tests.generate.images import hashes_by_prompt
 from tests.generate.test_foreign import write_stock
 
 MakeConfig = Callable[..., GenerateConfig]

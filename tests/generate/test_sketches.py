@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.generate.artist import Artist
+from pipeline.core.ownership import own_files
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.ownership import own_files
-from pipeline.storage import read_manifest
-from pipeline.workspace import Workspace
+from pipeline.generate.sampler import Artist
 
 MakeConfig = Callable[..., GenerateConfig]
 

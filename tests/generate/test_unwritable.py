@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import DependencyError, ModelError
+from pipeline.core.errors import DependencyError, ModelError
 from pipeline.models.clip import Clip, find_clip, load_clip, read_preparation
 from tests.oracles.clip import write_clip
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ModelError
-from pipeline.models.checkpoints.ours import (
+from pipeline.core.errors import ModelError
+from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     CheckpointInfo,
     load_dalle,
@@ -24,8 +24,8 @@ from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
 from pipeline.models.codecs.load import CODEC_JSON, find_codec, load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 
 CPU = torch.device("cpu")
 NOTHING = object()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cache import default_cache
-from pipeline.errors import ModelError, StorageError
+from pipeline.core.cache import default_cache
+from pipeline.core.errors import ModelError, StorageError
 from pipeline.models.published import PublishedFile, fetch_published
 
 DATA = b"weights " * 500_000

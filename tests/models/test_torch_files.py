@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models import torch_pickle
 from pipeline.models.pickle_scan import scan_pickle
 from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
@@ -201,7 +201,7 @@ def assert_refused_in_little_memory(path: Path, words: str) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from pipeline.errors import ModelError\n"
+        "from pipeline.core.errors import ModelError\n"
         "from pipeline.models.torch_files import read_torch_file\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n"

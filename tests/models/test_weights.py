@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.foreign import read_foreign
-from pipeline.models.checkpoints.ours import (
+from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     MODEL_FILE,
     CheckpointInfo,
@@ -26,7 +26,7 @@ from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
-from pipeline.models.dalle import Dalle
+from pipeline.models.dalle.model import Dalle
 from pipeline.models.weights import check_tensors, fill, tensors_in, without_prefix
 from pipeline.train.origin import read_origin
 from tests.models.codecs.conftest import vqgan_settings, write_yaml

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pipeline.models.checkpoints.foreign import Imported
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from tests.oracles.dalle import STOCK_FIELDS, own_logits, randomise, stock_dalle
 
 PLAIN = DalleConfig(

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.checkpoints.stock_names import stock_names, stock_shape
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.checkpoints.dalle_pytorch_names import stock_names, stock_shape
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from tests.oracles.codecs import dalle_pytorch
 
 STOCK_FIELDS = (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pipeline.core.storage import make_manifest
 from pipeline.report.numbers import count_table, dedupe_sections, scrape_sections
-from pipeline.storage import make_manifest
 
 
 def cells(html: str) -> list[list[str]]:

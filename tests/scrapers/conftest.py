@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from scrapers.config import ScrapeConfig
-from scrapers.ledger import Ledger
-from scrapers.optouts.tdmrep import TDMREP_PATH
+from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
+from scrapers.rawstore.ledger import Ledger
 from scrapers.source import CaptionForm, CaptionPlan, Discovery, StartPage
 
 

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from scrapers.answer import Answer
-from scrapers.client import Client
-from scrapers.proxies import Proxies
-from scrapers.sniff import sniff
-from scrapers.web_address import parse_address
+from scrapers.fetch.client import Client
+from scrapers.fetch.proxies import Proxies
+from scrapers.fetch.request_url import parse_address
+from scrapers.fetch.response import Answer
+from scrapers.fetch.sniff import sniff
 from tests.scrapers.conftest import png
 
 PNG = png("raw", 3000)

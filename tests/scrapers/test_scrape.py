@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from pipeline.contracts import LEDGER_ITEMS
-from pipeline.storage import read_manifest
+from pipeline.core.contracts import LEDGER_ITEMS
+from pipeline.core.storage import read_manifest
 from scrapers.config import ScrapeConfig
-from scrapers.ledger import Ledger
+from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import PlainSource, Server, members, png, states, stored
 

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import replace
 
 from scrapers.config import ScrapeConfig
-from scrapers.ledger import Ledger
+from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
 

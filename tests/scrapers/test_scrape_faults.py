@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import Ask, Behaviour, PlainSource, Server, answer, png, states, stored

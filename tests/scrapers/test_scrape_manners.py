@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from pipeline.errors import ConfigError, SourceError
-from scrapers.client import Client
+from pipeline.core.errors import ConfigError, SourceError
 from scrapers.config import ScrapeConfig
-from scrapers.opening import user_agent
+from scrapers.fetch.client import Client
+from scrapers.fetch.opening import user_agent
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
 

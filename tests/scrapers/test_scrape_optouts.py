@@ -14,18 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.contracts import StageReport
-from pipeline.errors import ConfigError, SourceError
-from pipeline.remembered import kept_options
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.remembered import kept_options
 from scrapers.config import ScrapeConfig
-from scrapers.ledger import Ledger
-from scrapers.ledger_schema import items_view
-from scrapers.optouts.signals import SIGNALS
-from scrapers.optouts.tdmrep import TDMREP_PATH
+from scrapers.fetch.optouts.signals import SIGNALS
+from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.ledger_schema import items_view
 from scrapers.scrape import scrape
-from tests.raster.files import encode, photo
+from tests.core.image_decode.files import encode, photo
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
-from tests.scrapers.optouts.files import (
+from tests.scrapers.fetch.optouts.files import (
     assertion,
     gif_with_xmp,
     jpeg_with_extended_xmp,

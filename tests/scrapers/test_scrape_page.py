@@ -9,12 +9,12 @@ from typing import Any, get_args
 
 import pytest
 
-from pipeline.errors import SourceError
+from pipeline.core.errors import SourceError
+from pipeline.demo.replica.config import PageDesign, ReplicaConfig
+from pipeline.demo.replica.server import Replica
 from scrapers.config import ScrapeConfig
-from scrapers.dalleblog.captions import load_catalogue
-from scrapers.dalleblog.replica.config import PageDesign, ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.captions import load_catalogue
 from tests.scrapers.conftest import stored
 
 # Keys of this section can't be computed: the page alone says which captions there are.

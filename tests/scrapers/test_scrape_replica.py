@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
+from pipeline.demo.replica.server import Replica
 from scrapers.config import ScrapeConfig
-from scrapers.dalleblog.replica.config import FaultPlan, ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import stored
 

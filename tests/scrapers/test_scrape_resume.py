@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from pipeline.contracts import StageReport
-from pipeline.errors import StorageError
-from pipeline.storage import sha256_file
-from scrapers import segments
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import StorageError
+from pipeline.core.storage import sha256_file
 from scrapers.config import ScrapeConfig
-from scrapers.ledger import Ledger
+from scrapers.rawstore import segments
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.segment_hash import hash_segment
 from scrapers.scrape import scrape
-from scrapers.segment_hash import hash_segment
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
-from scrapers import store
+from scrapers.rawstore import batch_writer as store
 from tests.scrapers.conftest import PlainSource
 store.BATCH_ROWS = 50
 config = ScrapeConfig(workspace=Path(sys.argv[2]), segment_mb=1, backoff_s=0.01)
@@ -188,7 +188,7 @@ def test_bytes_lost_behind_the_ledgers_back_are_fetched_again(
 def test_the_manifest_names_every_segment_with_its_hash(
     server: Server, quick: ScrapeConfig
 ) -> None:
-    from pipeline.storage import read_manifest
+    from pipeline.core.storage import read_manifest
 
     big_server(server)
     config = replace(quick, segment_mb=1)
@@ -209,7 +209,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(
     room: int, server: Server, quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big_server(server)
-    monkeypatch.setattr("scrapers.store.BATCH_ROWS", 20)
+    monkeypatch.setattr("scrapers.rawstore.batch_writer.BATCH_ROWS", 20)
     left = room
 
     def write(file: int, data: bytes) -> int:

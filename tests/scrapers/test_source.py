@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from scrapers.source import CaptionForm, SourceOptions, open_source, source_names
 
 

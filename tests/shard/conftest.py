@@ -16,9 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.contracts import CAPTIONS, CODES, KEPT
-from pipeline.models.text import TOKENIZER_FILE, train_bpe
-from pipeline.storage import (
+from pipeline.core.contracts import CAPTIONS, CODES, KEPT
+from pipeline.core.storage import (
     arrow_schema,
     empty_folder,
     file_entry,
@@ -27,7 +26,8 @@ from pipeline.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.workspace import Workspace
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TOKENIZER_FILE, train_bpe
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
 THINGS = ("cube", "teapot", "armchair", "clock")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.contracts import WORKSPACE_VERSION
-from pipeline.storage import read_manifest, write_json
+from pipeline.app.cli import app
+from pipeline.core.contracts import WORKSPACE_VERSION
+from pipeline.core.storage import read_manifest, write_json
 from pipeline.webdata.index import read_index
 from tests.encode.test_sources import write_pair
 

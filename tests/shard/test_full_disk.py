@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import StorageError
+from pipeline.core.errors import StorageError
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from tests.small_disk import small_disk

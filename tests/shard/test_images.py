@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipeline.errors import DamageError
-from pipeline.raster import decode_image, hash_pixels
+from pipeline.core.errors import DamageError
+from pipeline.core.image_decode import decode_image, hash_pixels
+from pipeline.core.storage import sha256_bytes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.storage import sha256_bytes
 from pipeline.webdata.reader import ShardReader
 from tests.shard.conftest import make_row
 

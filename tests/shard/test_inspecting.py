@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.errors import ConfigError
+from pipeline.app.cli import app
+from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.pixels import read_square
 from pipeline.models.codecs.reconstruct import reconstruct

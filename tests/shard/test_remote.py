@@ -15,10 +15,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError, ContractError, StorageError
+from pipeline.core.errors import ConfigError, ContractError, StorageError
+from pipeline.core.storage import UNFINISHED_NAME
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.storage import UNFINISHED_NAME
 from pipeline.webdata.address import Place
 from pipeline.webdata.reader import ShardReader
 from pipeline.webdata.remote import bring

@@ -16,13 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.contracts import COUNT_LAWS, Split
-from pipeline.errors import ConfigError, ContractError, DamageError, StorageError, WorkspaceError
-from pipeline.models.text import load_tokenizer
+from pipeline.core.contracts import COUNT_LAWS, Split
+from pipeline.core.errors import (
+    ConfigError,
+    ContractError,
+    DamageError,
+    StorageError,
+    WorkspaceError,
+)
+from pipeline.core.storage import file_entry, read_manifest, sha256_file
+from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.join import Text, TextFile
 from pipeline.shard.run import run
-from pipeline.storage import file_entry, read_manifest, sha256_file
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ownership import reopen
+from pipeline.core.ownership import reopen
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 

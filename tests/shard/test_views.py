@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import webdataset
 
-from pipeline.ownership import reopen
+from pipeline.core.ownership import reopen
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader

@@ -9,14 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contracts import SHARD_MEMBERS, Split
-from pipeline.models.text import TOKENIZER_FILE, TextTokenizer, train_bpe
-from pipeline.storage import file_entry, make_manifest, sha256_file, write_bytes, write_manifest
+from pipeline.core.contracts import SHARD_MEMBERS, Split
+from pipeline.core.storage import (
+    file_entry,
+    make_manifest,
+    sha256_file,
+    write_bytes,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import TOKENIZER_FILE, TextTokenizer, train_bpe
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.npy import encode_npy
 from pipeline.webdata.tar import open_shard, table_path
-from pipeline.workspace import Workspace
 
 COLOURS = ("red", "green", "blue", "white")
 TEXT_SEQ_LEN = 6

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.checkpoints.ours import (
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -22,11 +24,9 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.storage import read_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.origin import read_origin
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.oracles.codecs import dalle_pytorch
 from tests.train.test_ranks import losses_of, torchrun
 from tests.train.test_train import tree

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, DependencyError
+from pipeline.core.errors import ConfigError, DependencyError
+from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_engine import import_deepspeed, start_engine
 from pipeline.train.deepspeed_options import BUFFERS, check_engine, engine_options, zero_stage
 from pipeline.train.run import run
 from pipeline.train.state import make_optimizer
-from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

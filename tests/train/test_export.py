@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.foreign import read_foreign
-from pipeline.models.checkpoints.ours import MODEL_FILE, load_dalle
+from pipeline.models.checkpoints.native import MODEL_FILE, load_dalle
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

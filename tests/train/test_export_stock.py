@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError, ModelError
-from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, load_dalle
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from pipeline.models.dalle import Dalle
-from pipeline.models.sampling import Choice, sample_codes
-from pipeline.models.text import load_tokenizer
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.sampling import Choice, sample_codes
+from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 from tests.oracles.codecs import dalle_pytorch, taming_critic, taming_vqgan
 from tests.oracles.programs import draw_greedily, load_as_generate_py, train_file

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, stream_steps
 from pipeline.train.extent import Extent
 from pipeline.train.run import run
 from pipeline.train.schedule import learning_rate
 from pipeline.webdata.reader import ShardReader
-from pipeline.workspace import Workspace
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
-from pipeline.models.checkpoints.ours import list_checkpoints
-from pipeline.models.dalle import Dalle, DalleLoss
+from pipeline.core.errors import ModelError
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints
+from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
 from pipeline.train.config import TrainConfig
 from pipeline.train.memory import largest_that_fits
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models import products
-from pipeline.models.dalle import Dalle
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle import products
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import Dalle
 from pipeline.train.meter import Meter, matmul_rate, training_flops
 
 CPU = torch.device("cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.ownership import check_name
+from pipeline.core.ownership import check_name
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.naming import (
     NameHints,
     codec_folder,

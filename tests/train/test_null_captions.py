@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.checkpoints.ours import list_checkpoints, read_info
-from pipeline.models.dalle import Dalle
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, read_info
+from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
+from pipeline.train.dalle_pytorch_loop import StockDalle
 from pipeline.train.data import Position, stream_steps, to_tensors
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
-from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import Batch, ShardReader
-from pipeline.workspace import Workspace
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import randomise, stock_twin
 from tests.train.conftest import write_shards

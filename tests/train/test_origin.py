@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, ContractError, ModelError
+from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.core.storage import write_json
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.export import write_dalle_pt
-from pipeline.models.checkpoints.ours import (
+from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     list_checkpoints,
     read_info,
     read_tensors,
 )
-from pipeline.models.dalle import Dalle
-from pipeline.storage import write_json
+from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.origin import read_origin
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
-from pipeline.workspace import Workspace
-from tests.models.test_deepspeed_checkpoints import write_deepspeed
+from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import trained_stock
 from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.models.checkpoints.ours import list_checkpoints, read_info
-from pipeline.storage import read_manifest
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.schedule import learning_rate
-from pipeline.workspace import Workspace
 from tests.train.test_ranks import torchrun
 from tests.train.test_train import log_of
 from tests.train.test_train_interrupted import be_interrupted

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, ContractError
-from pipeline.models.checkpoints.ours import list_checkpoints, read_info
-from pipeline.storage import read_manifest
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.option_files import find_preset
-from pipeline.storage import read_manifest, write_json
+from pipeline.app.cli import app
+from pipeline.app.option_files import find_preset
+from pipeline.core.storage import read_manifest, write_json
+from pipeline.core.workspace import Workspace
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import ExportConfig
-from pipeline.workspace import Workspace
 
 
 def train(workspace: Workspace, *options: str) -> tuple[int, str]:

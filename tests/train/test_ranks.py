@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
-from pipeline.models.checkpoints.ours import (
+from pipeline.core.errors import ConfigError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -24,13 +26,11 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.storage import read_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks import join_ranks
 from pipeline.train.run import run
 from pipeline.train.start import choose_name
 from pipeline.webdata.index import read_index
-from pipeline.workspace import Workspace
 from tests.train.conftest import open_workspace
 from tests.train.test_train import log_of, tree
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.models.checkpoints.ours import list_checkpoints, read_info
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
-from pipeline.workspace import Workspace
 from tests.train.conftest import open_workspace
 from tests.train.test_ranks import torchrun
 from tests.train.test_train import log_of, tree

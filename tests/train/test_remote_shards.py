@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import MANIFEST_NAME, file_entry, make_manifest, read_manifest, write_manifest
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    file_entry,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.webdata.remote import publish
-from pipeline.workspace import Workspace
 from tests.object_store import bucket, s3_server  # noqa: F401
 
 MakeConfig = Callable[..., TrainConfig]

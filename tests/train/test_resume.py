@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.checkpoints.ours import (
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     MODEL_FILE,
     list_checkpoints,
@@ -20,7 +21,6 @@ from pipeline.models.checkpoints.ours import (
 )
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ConfigError, ContractError, ModelError, WorkspaceError
+from pipeline.core.errors import ConfigError, ContractError, ModelError, WorkspaceError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.series import checkpoint_path
-from pipeline.storage import read_manifest
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -11,15 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.storage import make_manifest, write_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.storage import make_manifest, write_manifest
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks import Kind, Ranks
 from pipeline.train.run import run
 from pipeline.train.samples import find_painter
 from pipeline.webdata.reader import ShardReader
-from pipeline.workspace import Workspace
 from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.errors import ContractError
+from pipeline.core.errors import ContractError
+from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
-from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 

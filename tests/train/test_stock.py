@@ -11,11 +11,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.errors import DependencyError, ModelError
+from pipeline.app.cli import app
+from pipeline.core.errors import DependencyError, ModelError
+from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.export import write_dalle_pt
 from pipeline.models.checkpoints.foreign import read_foreign
-from pipeline.models.checkpoints.ours import (
+from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     list_checkpoints,
@@ -23,17 +24,16 @@ from pipeline.models.checkpoints.ours import (
     read_info,
     read_tensors,
 )
-from pipeline.models.dalle import Dalle
-from pipeline.models.sparse_layout import draw_layout
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.sparse_layout import draw_layout
 from pipeline.train.config import ExportConfig, TrainConfig
+from pipeline.train.dalle_pytorch_loop import StockDalle
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
-from pipeline.train.stock import StockDalle
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
-from pipeline.workspace import Workspace
-from tests.models.test_deepspeed_checkpoints import write_deepspeed
+from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import saved_dict, trained_stock
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import own_logits, stock_dalle

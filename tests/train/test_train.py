@@ -14,19 +14,19 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.checkpoints.ours import list_checkpoints, load_dalle, read_info
-from pipeline.models.dalle import DalleLoss
-from pipeline.models.sampling import Choice, sample_codes
-from pipeline.models.text import load_tokenizer
-from pipeline.storage import read_manifest, write_json
+from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.core.storage import read_manifest, write_json
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, load_dalle, read_info
+from pipeline.models.dalle.model import DalleLoss
+from pipeline.models.dalle.sampling import Choice, sample_codes
+from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.schedule import learning_rate
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
 from pipeline.webdata.reader import Batch
-from pipeline.workspace import Workspace
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")

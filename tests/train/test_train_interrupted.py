@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from torch import nn
 
-from pipeline.models.checkpoints.ours import list_checkpoints, read_info
-from pipeline.models.dalle import DalleLoss
+from pipeline.core.workspace import Workspace
+from pipeline.models.checkpoints.native import list_checkpoints, read_info
+from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import Batch
-from pipeline.workspace import Workspace
 from tests.train.conftest import open_workspace
 from tests.train.test_samples import codec
 from tests.train.test_train import log_of, tree

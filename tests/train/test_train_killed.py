@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
-from pipeline.workspace import Workspace
 from tests.train.test_train import log_of, tree
 
 CHILD = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.discrete_vae import DiscreteVAEConfig
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.discrete import DiscreteStudent

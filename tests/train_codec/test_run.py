@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, ContractError, DamageError
+from pipeline.core.errors import ConfigError, ContractError, DamageError
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import load_codec
-from pipeline.storage import read_manifest
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run
-from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 

@@ -6,13 +6,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.contracts import CAPTIONS
-from pipeline.errors import ContractError, DamageError, WorkspaceError
-from pipeline.models.text import load_tokenizer
-from pipeline.storage import arrow_schema, file_entry, make_manifest, read_manifest, write_manifest
+from pipeline.core.contracts import CAPTIONS
+from pipeline.core.errors import ContractError, DamageError, WorkspaceError
+from pipeline.core.storage import (
+    arrow_schema,
+    file_entry,
+    make_manifest,
+    read_manifest,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
+from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
 from pipeline.train_tokenizer.run import run
-from pipeline.workspace import Workspace
 
 SPLITS = {"a red cube": "train", "a blue cube": "train", "zzzz zzzz zzzz": "val"}
 

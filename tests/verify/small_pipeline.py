@@ -14,10 +14,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.workspace import Workspace
-from scrapers.dalleblog.replica.config import ReplicaConfig
-from scrapers.dalleblog.replica.server import Replica
+from pipeline.app.cli import app
+from pipeline.core.workspace import Workspace
+from pipeline.demo.replica.config import ReplicaConfig
+from pipeline.demo.replica.server import Replica
 
 SECTION = "relative_positions"
 OPTIONS = """

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.app.cli import app
 from pipeline.verify.check import check_workspace
-from scrapers.ledger import Ledger
-from scrapers.rawcheck import open_read_only
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.raw_check import open_read_only
 from tests.verify.small_pipeline import Small
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
 from typer.testing import CliRunner
-from pipeline.cli import app
+from pipeline.app.cli import app
 
 def verify(*options):
     return CliRunner().invoke(app, ["verify", "--json", "--workspace", sys.argv[1], *options])

@@ -13,18 +13,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.app.cli import app
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.storage import file_entry, make_manifest, read_manifest, write_manifest
+from pipeline.core.workspace import Workspace
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
-from pipeline.inventory import Folder, find_folders
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.storage import file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run as train_codec
 from pipeline.verify.check import look_inside
 from pipeline.verify.usage import CodebookUse
-from pipeline.workspace import Workspace
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -138,8 +138,8 @@ def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from pipeline.workspace import Workspace\n"
-        "from pipeline.inventory import find_folders; from pipeline.verify.check import look_inside\n"
+        "import sys; from pathlib import Path; from pipeline.core.workspace import Workspace\n"
+        "from pipeline.core.inventory import find_folders; from pipeline.verify.check import look_inside\n"
         "w = Workspace(Path(sys.argv[1]))\n"
         "print([look_inside(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"
     )

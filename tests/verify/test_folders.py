@@ -12,21 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.ownership import reopen
-from pipeline.storage import (
+from pipeline.app.cli import app
+from pipeline.core.ownership import reopen
+from pipeline.core.storage import (
     file_entry,
     input_digest,
     make_manifest,
     manifest_seal,
     write_manifest,
 )
+from pipeline.core.workspace import Workspace
 from pipeline.verify.check import check_workspace
-from pipeline.workspace import Workspace
-from scrapers.ledger import Ledger
-from scrapers.ledger_rows import FormRow, UrlRow
-from scrapers.ledger_schema import STATE_NUMBER
-from scrapers.summary import content_digest, counts_of
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.ledger_rows import FormRow, UrlRow
+from scrapers.rawstore.ledger_schema import STATE_NUMBER
+from scrapers.rawstore.summary import content_digest, counts_of
 
 COUNTS = {"rows": 3, "kept": 2, "rejected": 1, "failed": 0}
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.ownership import reopen
-from pipeline.storage import MANIFEST_NAME, UNFINISHED_NAME
+from pipeline.core.ownership import reopen
+from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from tests.scrapers.conftest import members, stored
 from tests.verify.small_pipeline import Small, flip
 

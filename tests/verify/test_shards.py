@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.inventory import Folder, find_folders
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.verify.check import look_inside
 from pipeline.verify.shards import _lengths
-from pipeline.workspace import Workspace
 
 
 @pytest.fixture

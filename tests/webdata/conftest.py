@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.contracts import SHARD_MEMBERS, Split
-from pipeline.storage import sha256_file
+from pipeline.core.contracts import SHARD_MEMBERS, Split
+from pipeline.core.storage import sha256_file
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.npy import encode_npy
 from pipeline.webdata.tar import open_shard, table_path

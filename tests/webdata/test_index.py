@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import ContractError
+from pipeline.core.errors import ContractError
 from pipeline.webdata.index import INDEX_NAME, read_index
 from pipeline.webdata.reader import ShardReader
 

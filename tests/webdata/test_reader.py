@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import ContractError
+from pipeline.core.errors import ContractError
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline.errors import ConfigError, ContractError, StorageError, WorkspaceError
-from pipeline.storage import (
+from pipeline.core.errors import ConfigError, ContractError, StorageError, WorkspaceError
+from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     file_entry,

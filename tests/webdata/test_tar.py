@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import ContractError
+from pipeline.core.errors import ContractError
 from pipeline.webdata.npy import decode_npy, encode_npy, smallest_dtype
 from pipeline.webdata.tar import is_key, member_bytes, open_shard, table_path
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import ContractError, ModelError
-from pipeline.models.checkpoints.stock_file import model_tensors
+from pipeline.core.errors import ContractError, ModelError
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import parse_json_file
+from pipeline.models.checkpoints.dalle_pytorch import model_tensors
 from pipeline.models.torch_files import read_torch_file
 from pipeline.models.weights import read_safetensors
-from pipeline.ownership import path_inside
-from pipeline.parsing import parse_json_file
 
 _FILES = ("pytorch_model.bin", "model.safetensors")
 _INDEX = ".index.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import read_vqgan_weights

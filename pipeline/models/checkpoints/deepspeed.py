@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.consolidated import find_consolidated, read_consolidated
-from pipeline.models.checkpoints.stock_file import (
+from pipeline.models.checkpoints.dalle_pytorch import (
     Moments,
     StockCheckpoint,
     adam_moments,

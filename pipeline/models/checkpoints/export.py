@@ -13,24 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.outputs import write_output
 from pipeline.models.checkpoints.critic import with_critic
-from pipeline.models.checkpoints.foreign import StockCodec
-from pipeline.models.checkpoints.stock_file import CODEC_PREFIX
-from pipeline.models.checkpoints.stock_names import (
+from pipeline.models.checkpoints.dalle_pytorch import CODEC_PREFIX
+from pipeline.models.checkpoints.dalle_pytorch_names import (
     LAYOUT_LEAF,
     layer_prefix,
     stock_names,
     stock_shape,
     wrapper_count,
 )
+from pipeline.models.checkpoints.foreign import StockCodec
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE
 from pipeline.models.codecs.dvae import OpenAIDVAE, published_names
 from pipeline.models.codecs.vqgan import VQGAN
-from pipeline.models.dalle_config import DalleConfig
-from pipeline.models.sparse_layout import layout_tensor
-from pipeline.outputs import write_output
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.sparse_layout import layout_tensor
 
 VERSION = "1.6.6"
 STOCK_SIDE = 256  # pixels of the images of its classes for published codecs

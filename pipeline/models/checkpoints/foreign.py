@@ -15,28 +15,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.consolidated import (
     is_by_name,
     is_consolidated,
     read_consolidated,
 )
+from pipeline.models.checkpoints.dalle_pytorch import (
+    CODEC_PREFIX,
+    StockCheckpoint,
+    parse_dalle_pt,
+)
+from pipeline.models.checkpoints.dalle_pytorch_config import (
+    StockTensors,
+    differences,
+    settle_config,
+)
+from pipeline.models.checkpoints.dalle_pytorch_names import our_name, stock_names
 from pipeline.models.checkpoints.deepspeed import (
     is_states,
     read_deepspeed,
     read_states,
     with_auxiliary,
 )
-from pipeline.models.checkpoints.stock_config import StockTensors, differences, settle_config
-from pipeline.models.checkpoints.stock_file import (
-    CODEC_PREFIX,
-    StockCheckpoint,
-    parse_dalle_pt,
-)
-from pipeline.models.checkpoints.stock_names import our_name, stock_names
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.rotary import rotary_angles
 from pipeline.models.description import plain
-from pipeline.models.rotary import rotary_angles
 from pipeline.models.torch_files import read_torch_file
 from pipeline.models.weights import check_tensors
 

@@ -10,10 +10,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError, ContractError, ModelError
-from pipeline.models.checkpoints.ours import INFO_FILE, check_weights, list_checkpoints
-from pipeline.ownership import path_inside
-from pipeline.storage import MANIFEST_NAME, read_manifest, sha256_bytes, sha256_file
+from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import MANIFEST_NAME, read_manifest, sha256_bytes, sha256_file
+from pipeline.models.checkpoints.native import INFO_FILE, check_weights, list_checkpoints
 
 _DEEPSPEED_FILES = ("latest", "*.pt", "*.bin", "*/*.pt", "*/*.bin")
 

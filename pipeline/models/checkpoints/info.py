@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ContractError, ModelError
-from pipeline.models.dalle_config import DalleConfig
+from pipeline.core.errors import ContractError, ModelError
+from pipeline.core.parsing import parse_dataclass, parse_json_file
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.written import parse_written
-from pipeline.parsing import parse_dataclass, parse_json_file
 
 INFO_FILE = "checkpoint.json"
 FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 2}

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.ownership import next_free
+from pipeline.core.storage import TEMPORARY_SUFFIX, storage_error, sync_folder
 from pipeline.models.checkpoints.info import INFO_FILE, read_description, step_of_name
-from pipeline.ownership import next_free
-from pipeline.storage import TEMPORARY_SUFFIX, storage_error, sync_folder
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 
 MOST_TOKENS = 1 << 20
 LARGEST_IMAGE = 1 << 13  # pixels of a side

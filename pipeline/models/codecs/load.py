@@ -14,7 +14,9 @@ from typing import Any, Literal
 import safetensors.torch
 import torch
 
-from pipeline.errors import REPAIR, ContractError, ModelError
+from pipeline.core.errors import REPAIR, ContractError, ModelError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import write_bytes, write_json
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
@@ -22,8 +24,6 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
 from pipeline.models.weights import fill, read_safetensors
 from pipeline.models.written import parse_written
-from pipeline.parsing import parse_json_file
-from pipeline.storage import write_bytes, write_json
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.raster import decode_image
+from pipeline.core.image_decode import decode_image
 
 # What `read_square` does, for manifests; raise the number when its pixels change.
 PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 2"

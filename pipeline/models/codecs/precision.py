@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.base import Codec
 
 Precision = Literal["fp32", "tf32", "bf16"]

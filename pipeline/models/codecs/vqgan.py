@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.base import (
     LARGEST_IMAGE,
     MOST_TOKENS,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.base import LARGEST_IMAGE, MOST_TOKENS
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
 from pipeline.models.description import Description

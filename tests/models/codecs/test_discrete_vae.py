@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig, load_discrete_vae
 from pipeline.models.codecs.load import load_codec, save_codec
 from tests.oracles.codecs import assert_same_codes, dalle_pytorch

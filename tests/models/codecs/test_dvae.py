@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.export import stock_codec
 from pipeline.models.codecs.dvae import load_openai_dvae
 from pipeline.models.codecs.load import load_codec, save_codec

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.image_decode import DecodeError
 from pipeline.models.codecs.pixels import read_square, to_images, to_pixels
-from pipeline.raster import DecodeError
 
 
 def png_of(image: Image.Image) -> bytes:

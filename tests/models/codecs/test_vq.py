@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 

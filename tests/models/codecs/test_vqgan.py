@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config

@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from tests.models.codecs.conftest import vqgan_settings, write_yaml

@@ -1,0 +1,59 @@
+"""`pipeline clean`: lists codecs, tokenizers and codes that nothing needs, and removes them if asked.
+
+Application layer. Nothing that a run, shards or images were made with is ever listed (see `uses`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from pipeline.app.run_all import Call
+from pipeline.app.run_log import keep_record
+from pipeline.core.config import StageConfig, option
+from pipeline.core.contracts import StageReport
+from pipeline.core.ownership import remove_own
+from pipeline.core.uses import find_unneeded, size_of
+from pipeline.core.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig(StageConfig):
+    """Which workspace to clean, and whether to remove anything."""
+
+    yes: bool = option(False, "Remove what is listed; without it, it is only listed.")
+
+
+def clean(config: CleanConfig, call: Call) -> StageReport:
+    """List what nothing needs, with its size; remove it with `yes`.
+
+    Raises WorkspaceError where it is no workspace, LockedError where a command is working in it.
+    """
+    root = Workspace(config.workspace).open().root
+    working = (
+        keep_record(root, "pipeline clean", whole=True, clock=call.clock)
+        if config.yes
+        else contextlib.nullcontext()
+    )
+    with working:
+        unneeded = find_unneeded(root)
+        sizes = {folder.name: size_of(folder) for folder in unneeded}
+        _show(sizes, call)
+        for folder in reversed(unneeded) if config.yes else ():  # codes before their codec
+            remove_own(folder.path, folder.contract)
+    said = "removed" if config.yes else "unneeded"
+    counts = {said: len(unneeded), "bytes": sum(sizes.values())}
+    return StageReport(
+        stage="clean",
+        outcome="done",
+        counts=counts,
+        details={"folders": sizes},
+    )
+
+
+def _show(sizes: dict[str, int], call: Call) -> None:
+    if not sizes:
+        call.screen.say("Everything here is needed, or is what was made last.")
+        return
+    rows = [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
+    call.screen.table("needed by nothing", ("folder", "size"), rows)

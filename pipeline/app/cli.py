@@ -1,0 +1,325 @@
+"""The command line: one command a stage, and the few that look at or chain them. Floor 5.
+
+Exit codes: 0 done, 1 a stage failed, 2 wrong usage, 3 done but incomplete (failed items remain),
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.app.clean import CleanConfig, clean
+from pipeline.app.command_group import EXIT_USAGE, Group, is_usage_error
+from pipeline.app.console import Screen
+from pipeline.app.metrics import HOST as METRICS_HOST
+from pipeline.app.metrics import serve_metrics
+from pipeline.app.option_files import Common
+from pipeline.app.options import (
+    build,
+    check_quotes,
+    configure_stage,
+    given_options,
+    options_of,
+    read_values,
+    use_preset,
+    with_signature,
+)
+from pipeline.app.run_all import (
+    Call,
+    RunConfig,
+    recall_aloud,
+    run_road,
+    source_to_open,
+    watch_stage,
+)
+from pipeline.app.run_log import keep_record
+from pipeline.app.stages import STAGES, Stage, default_workspace, load_door
+from pipeline.app.status import StatusConfig, show_status
+from pipeline.core.config import StageConfig
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.interrupts import EXIT_INTERRUPTED, interruptible
+from pipeline.core.outputs import leads_to_stdout
+from pipeline.core.plain_text import PlainFormatter
+from pipeline.core.progress import no_progress
+from pipeline.core.storage import known_error
+from pipeline.core.workspace import Workspace
+from pipeline.demo.demo import DemoConfig, run_demo
+from pipeline.demo.replica.config import ReplicaServeConfig
+from pipeline.generate.config import GenerateConfig
+from pipeline.train.config import ExportConfig
+from pipeline.verify.run import VerifyConfig, show_verify
+from scrapers.config import ScrapeConfig
+
+DEFAULT_WORKSPACE = default_workspace("dalleblog")
+# Its prompts are the work itself: `pipeline run` alone draws again what was drawn before.
+_WITHOUT_MEMORY = frozenset({"generate"})
+EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
+
+app = typer.Typer(
+    name="pipeline",
+    cls=Group,
+    help="Bring an image–caption dataset home, prepare it, and train a DALL·E on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"dalle-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: bool = typer.Option(
+        False, "--version", help="Print the version.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """Bring an image–caption dataset home, prepare it, and train a DALL·E on it."""
+
+
+# --- How every command runs ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
+    """Turn what goes wrong into one sentence and an exit code."""
+    try:
+        with interruptible():
+            yield
+    except typer.Exit:
+        raise
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    except KeyboardInterrupt:
+        screen.fail("stopped. What was finished is kept; give the same command again to go on.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except Exception as error:
+        if is_usage_error(error):
+            raise
+        _fail(error, screen, common, command)
+
+
+def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoReturn:
+    known = known_error(error)
+    if common.debug:
+        logging.getLogger("pipeline").error("traceback", exc_info=error)
+    if isinstance(known, PipelineError):
+        screen.fail(str(known))
+    else:
+        screen.fail(
+            f"{type(error).__name__}: {error}. This is not an error we know: run the command with "
+            "--debug and report what it prints."
+        )
+    screen.emit(
+        {
+            "stage": command,
+            "outcome": "failed",
+            "error": {"type": type(known).__name__, "message": str(known)},
+        }
+    )
+    raise typer.Exit(EXIT_USAGE if isinstance(known, ConfigError) else EXIT_FAILED) from error
+
+
+def _set_up_logging(common: Common) -> None:
+    level = logging.DEBUG if common.debug else logging.ERROR if common.quiet else logging.WARNING
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # What a crawl is about to ask of a real site is for whoever gave the command.
+    announced = logging.ERROR if common.quiet else logging.INFO
+    logging.getLogger("scrapers.crawl.announcing").setLevel(announced)
+
+
+def _exit_with(report: StageReport, screen: Screen) -> None:
+    screen.report(report)
+    screen.emit(report.as_dict())
+    if report.outcome == "damaged":
+        raise typer.Exit(EXIT_FAILED)
+    if report.outcome == "incomplete":
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+def _writes_to_stdout(values: Mapping[str, Any]) -> bool:
+    """Whether what a command makes goes to standard output: what it prints does not, then."""
+    if values.get("list_urls") and values.get("out") is None:
+        return True
+    named = [values.get(name) for name in ("out", "export")]
+    return any(leads_to_stdout(Path(name)) for name in named if name)
+
+
+def _command(
+    name: str,
+    config: type[Any],
+    body: Callable[[Any, Call], StageReport | None],
+    *,
+    help: str,  # noqa: A002
+    arguments: tuple[str, ...] = (),
+    metrics: bool = False,
+) -> None:
+    """Add a command whose options are the fields of `config`."""
+
+    def function(ctx: typer.Context, **values: Any) -> None:
+        common = Common(**{f.name: values[f.name] for f in dataclasses.fields(Common)})
+        data_on_stdout = _writes_to_stdout(values)
+        if _follows_another():
+            common = dataclasses.replace(common, json=False, quiet=True)
+        screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
+        _set_up_logging(common)
+        with _explained(screen, common, name):
+            check_quotes(ctx, values)
+            values = read_values(ctx, name, values)
+            if values.get("workspace") is None:
+                source = values.get("source")
+                values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
+            if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
+                given = given_options(ctx, name, values)
+                values |= recall_aloud(values["workspace"], name, config, given, screen)
+            call = Call(
+                screen=screen,
+                configure=functools.partial(configure_stage, ctx),
+                use_preset=functools.partial(use_preset, ctx),
+                clock=time.time,
+                forget=common.forget,
+                remembers=not common.no_remember,
+            )
+            started = time.monotonic()
+            with serve_metrics(call.metrics, values.get("metrics_port")) as port:
+                if port is not None:
+                    screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
+                report = body(build(config, values), call)
+            if report is not None:
+                seconds = report.seconds or round(time.monotonic() - started, 3)
+                _exit_with(dataclasses.replace(report, seconds=seconds), screen)
+
+    parameters = options_of(name, config, arguments=arguments, metrics=metrics)
+    app.command(name, help=help)(with_signature(function, name, parameters))
+
+
+# --- The stages ----------------------------------------------------------------------------------
+
+
+def _follows_another() -> bool:
+    """Whether torchrun started this process beside one that holds the workspace and speaks for it."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _without_workspace(config: StageConfig) -> GenerateConfig | None:
+    """The options of a command that draws from a checkpoint where no workspace is, nor was asked for."""
+    if not isinstance(config, GenerateConfig) or config.checkpoint is None:
+        return None
+    if config.workspace != DEFAULT_WORKSPACE or config.workspace.exists():
+        return None
+    return dataclasses.replace(config, out=config.out or Path("generated") / config.name)
+
+
+def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
+    def body(config: StageConfig, call: Call) -> StageReport:
+        # Listing and inspecting change nothing: they need no lock and leave no record.
+        if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
+            return stage.run(config)
+        alone = _without_workspace(config)
+        if alone is not None:
+            return watch_stage(stage.name, alone, call)
+        source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
+        root = Workspace(config.workspace).open(source=source).root
+        if _follows_another():
+            return stage.run(config)
+        if isinstance(config, GenerateConfig) and config.out is not None:
+            return watch_stage(
+                stage.name, config, call
+            )  # the workspace may be one to read from alone
+        with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
+            inner = dataclasses.replace(call, record=record)
+            report = watch_stage(stage.name, config, inner)
+            record.outcome = report.outcome
+            return report
+
+    return body
+
+
+_POSITIONAL: dict[str, tuple[str, ...]] = {"scrape": ("source",), "generate": ("prompts",)}
+
+for _stage in STAGES.values():
+    _command(
+        _stage.name,
+        _stage.config,
+        _stage_body(_stage),
+        help=_stage.help,
+        arguments=_POSITIONAL.get(_stage.name, ()),
+        metrics=True,
+    )
+
+
+# --- Chaining and looking ------------------------------------------------------------------------
+
+
+def _replica_body(config: ReplicaServeConfig, call: Call) -> None:
+    def announce(address: str) -> None:
+        call.screen.say(f"The replica stands at {address} (Ctrl-C ends it).")
+        call.screen.emit({"address": address})
+
+    load_door("pipeline.demo.replica.server:run_forever")(config, announce)  # type: ignore[arg-type]
+
+
+_command(
+    "run",
+    RunConfig,
+    run_road,
+    help="All stages in order, each skipped when unchanged.",
+    arguments=("source",),
+    metrics=True,
+)
+
+
+def _export_body(config: ExportConfig, _call: Call) -> StageReport:
+    return load_door("pipeline.train.export:export")(config, no_progress)
+
+
+_command(
+    "export",
+    ExportConfig,
+    _export_body,
+    help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
+)
+_command(
+    "verify",
+    VerifyConfig,
+    show_verify,
+    help="Prove a workspace: hashes, counts, contracts; --repair drops what is damaged.",
+)
+_command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
+_command(
+    "clean",
+    CleanConfig,
+    clean,
+    help="List what nothing in a workspace needs any more; --yes removes it.",
+)
+_command(
+    "demo",
+    DemoConfig,
+    run_demo,
+    help="The whole road on a small replica of the blog, with a report.",
+)
+_command(
+    "replica",
+    ReplicaServeConfig,
+    _replica_body,
+    help="Serve a local stand-in for the blog and its CDN.",
+)

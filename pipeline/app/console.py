@@ -1,0 +1,241 @@
+"""What the command line shows: progress, reports, errors. Floor 5; the only place that prints.
+
+With ``--json`` the last line on stdout is the report as one JSON object and everything else goes to
+stderr; with ``--quiet`` only errors are shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.core.contracts import StageReport
+from pipeline.core.plain_text import plain_json, plain_line, plain_text
+from pipeline.core.progress import Progress, no_progress
+
+T = TypeVar("T")
+
+PLAIN_LINE_EVERY_S = 5.0
+PLAIN_WIDTH = 140  # columns of what is not a terminal
+
+
+class Screen:
+    """Where a command prints; one per command."""
+
+    def __init__(
+        self, *, json_mode: bool = False, quiet: bool = False, data_on_stdout: bool = False
+    ) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        to_stderr = json_mode or data_on_stdout
+        stream = sys.stderr if to_stderr else sys.stdout
+        width = None if stream.isatty() else PLAIN_WIDTH
+        # No markup and no emoji codes: what is shown is what somebody wrote.
+        self.out = Console(
+            stderr=to_stderr,
+            quiet=quiet,
+            width=width,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+        )
+        self.errors = Console(
+            stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line for a person."""
+        self.out.print(plain_text(text))
+
+    def fail(self, message: str) -> None:
+        """Print an error in one sentence."""
+        self.errors.print(f"Error: {plain_text(message)}", style="red")
+
+    def emit(self, value: Mapping[str, Any]) -> None:
+        """Print the JSON line, if asked for."""
+        if self.json_mode:
+            sys.stdout.write(_json_line(value, sys.stdout.encoding))
+            sys.stdout.flush()
+
+    def report(self, report: StageReport) -> None:
+        """Show what a stage did."""
+        counts = ", ".join(f"{name} {number:,}" for name, number in report.counts.items() if number)
+        words = {
+            "done": "done",
+            "unchanged": "nothing to do: inputs and config are unchanged",
+            "incomplete": "done, but incomplete: failed items remain",
+            "damaged": "done, and found damage",
+        }
+        line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
+        self.say(f"{line} ({counts})" if counts else line)
+        for name, value in report.details.get("shown", {}).items():
+            self.say(f"  {name}: {value}")
+        for output in report.outputs:
+            self.say(f"  → {output}")
+        if report.outcome == "incomplete" and report.stage == "scrape":
+            self.say("  pipeline scrape --retry-failed asks again for what failed.")
+        by_section = report.details.get("sections")
+        if by_section and report.outcome != "unchanged":
+            self._section_table(f"{report.stage} by section", by_section)
+
+    def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
+        """A row a section, a column a count, and their sums."""
+        names = sorted(
+            {n for counts in sections.values() for n, number in counts.items() if number}
+        )
+        rows = [
+            (section, *(counts.get(n, 0) for n in names)) for section, counts in sections.items()
+        ]
+        sums = (sum(counts.get(n, 0) for counts in sections.values()) for n in names)
+        self.table(title, ("section", *names), [*rows, ("all", *sums)] if len(rows) > 1 else rows)
+
+    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+        """Show rows under headings; numbers stand at the right."""
+        table = Table(title=plain_line(title), title_justify="left", title_style="bold")
+        for index, column in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+            table.add_column(
+                plain_line(column), justify="right" if numeric else "left", no_wrap=index == 0
+            )
+        for row in rows:
+            cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
+            table.add_row(*map(plain_line, cells))
+        self.out.print(table)
+
+    @contextlib.contextmanager
+    def redraw(self) -> Iterator[Callable[[Callable[[], T]], T]]:
+        """Give a function that calls another one and shows what it prints in place of the last time.
+
+        What is not a terminal gets it all, one below the other.
+        """
+        if not self.out.is_terminal:
+            yield lambda show: show()
+            return
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=self.out, auto_refresh=False, screen=True) as live:
+
+            def draw(show: Callable[[], T]) -> T:
+                with self.out.capture() as shown:
+                    value = show()
+                live.update(Text.from_ansi(shown.get()), refresh=True)
+                return value
+
+            yield draw
+
+    @contextlib.contextmanager
+    def progress(self, label: str) -> Iterator[Progress]:
+        """Give a stage something to tell its progress to: a bar on a terminal, else plain lines."""
+        if self.quiet:
+            yield no_progress
+        elif self.out.is_terminal:
+            with _bar(self.out, label) as bar:
+                yield bar
+        else:
+            yield _PlainProgress(label, self.say)
+
+
+def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
+    """`value` as a line that can be written in `encoding`."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, default=str)
+    return plain_json(text) + "\n"
+
+
+class _PlainProgress:
+    def __init__(self, label: str, say: Callable[[str], None]) -> None:
+        self._label = label
+        self._say = say
+        self._started: float | None = None
+        self._spoken = 0.0
+        self._first = 0
+
+    def __call__(
+        self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        now = time.monotonic()
+        if self._started is None:
+            self._started, self._spoken, self._first = now, now, done
+            return
+        if now - self._spoken < PLAIN_LINE_EVERY_S:
+            return
+        self._spoken = now
+        rate = (done - self._first) / (now - self._started)
+        self._say(f"{self._label}: {describe_progress(done, total, rate, notes)}")
+
+
+def describe_progress(
+    done: int,
+    total: int | None,
+    rate: float,
+    notes: Mapping[str, int | float | str] | None = None,
+) -> str:
+    """How far it is, how fast (`rate` items a second), how long still, and the notes, in a line."""
+    return _describe(done, total, rate) + _format_notes(notes)
+
+
+def _describe(done: int, total: int | None, rate: float) -> str:
+    if not total:
+        return f"{done:,} done, {rate:.1f}/s"
+    text = f"{done:,} of {total:,} ({100 * done // total} %), {rate:.1f}/s"
+    if rate > 0 and done < total:
+        text += f", {_duration((total - done) / rate)} left"
+    return text
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _format_notes(notes: Mapping[str, int | float | str] | None) -> str:
+    if not notes:
+        return ""
+    parts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in notes.items()]
+    return "  " + ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _bar(console: Console, label: str) -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[notes]}", markup=False),
+    )
+    with RichProgress(*columns, console=console, transient=True) as rich_progress:
+        task = rich_progress.add_task(plain_line(label), total=None, notes="", rate="")
+
+        def update(
+            done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+        ) -> None:
+            speed = rich_progress.tasks[0].speed
+            rich_progress.update(
+                task,
+                completed=done,
+                total=total,
+                notes=plain_line(_format_notes(notes).strip()),
+                rate=f"{speed:.1f}/s" if speed else "",
+            )
+
+        yield update

@@ -1,0 +1,248 @@
+"""What a run would do and why, from manifests alone. Floor 5.
+
+`pipeline run --dry-run` shows it; `pipeline run` asks it for the stages that a run passes over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.app.stages import STAGES, load_function
+from pipeline.core.config import StageConfig, resolved
+from pipeline.core.contracts import Manifest
+from pipeline.core.errors import ContractError
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.ownership import list_family
+from pipeline.core.storage import read_manifest
+from pipeline.core.workspace import Workspace
+
+Action = Literal["run", "maybe", "skip"]
+# Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
+_TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
+# Stages that write NAME-2, NAME-3, … beside what is there.
+_NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
+# What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
+_CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer"})
+_UNCHANGED = "inputs and options are unchanged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stages of a run, in order, and the options of all stages by name."""
+
+    root: Path
+    stages: Sequence[str]
+    configs: Mapping[str, StageConfig]
+    retrain: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why a run passes over a stage; `counts` are those of what stands there."""
+
+    why: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What would become of a stage: `maybe` hangs on what the stages before it bring."""
+
+    action: Action
+    why: str
+
+
+def skip_reason(plan: Plan, name: str) -> Reason | None:
+    """Why a run doesn't call this stage at all, None if it does."""
+    config = plan.configs[name]
+    if name == "generate" and not any(
+        getattr(config, n, None) for n in ("prompts", "prompts_file")
+    ):
+        return Reason(why="no prompts are given")
+    if name not in _TRAINED_FOR:
+        return None
+    taker, field_name = _TRAINED_FOR[name]
+    own, taken = getattr(config, "name", ""), getattr(plan.configs[taker], field_name, None)
+    if taken is not None and not _is_of_family(taken, own):
+        return Reason(why=f"not needed: {taker} takes the {field_name} {taken}")
+    manifest = None if plan.retrain else _manifest_of(plan, name)
+    if manifest is None:
+        return None
+    changed = _changed_options(manifest, config)
+    others = f" with other options ({'; '.join(changed)})" if changed else ""
+    return Reason(why=f"trained already{others}; --retrain trains it anew", counts=manifest.counts)
+
+
+def _is_of_family(name: str, own: str) -> bool:
+    return bool(re.fullmatch(re.escape(own) + r"(-\d{1,6})?", name))
+
+
+def look_ahead(plan: Plan) -> dict[str, View]:
+    """Of every stage of the plan: whether it would be run, and why."""
+    folders = find_folders(plan.root) if plan.root.is_dir() else []
+    views: dict[str, View] = {}
+    for name in plan.stages:
+        reason = skip_reason(plan, name)
+        views[name] = (
+            View(action="skip", why=reason.why)
+            if reason is not None
+            else _LOOKS.get(name, _look_at)(plan, name, folders, views)
+        )
+    return views
+
+
+def _look_at(plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]) -> View:
+    """A stage that compares its manifest's options and inputs with those of today."""
+    there = _folders_of(plan, name, folders)
+    finished = [folder for folder in there if folder.manifest is not None]
+    if not finished:
+        why = "it was not finished" if there else "it was never run"
+        return View(action="run", why=why)
+    folder = finished[-1]
+    assert folder.manifest is not None
+    changed = _changed_options(folder.manifest, plan.configs[name])
+    if changed:
+        return View(action="run", why=f"options have changed: {'; '.join(changed)}")
+    if changed_inputs := folder.stale or folder.outgrown:
+        return View(action="run", why=f"{', '.join(changed_inputs)} changed since")
+    if failed := folder.manifest.counts.get("failed", 0) if name == "encode" else 0:
+        return View(action="run", why=f"{failed:,} images failed and are tried again")
+    before = _stages_before(folder.manifest, views)
+    if before:
+        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
+    return View(action="skip", why=_UNCHANGED)
+
+
+def _look_at_scrape(plan: Plan, _name: str, _folders: object, _views: object) -> View:
+    config: Any = plan.configs["scrape"]
+    for flag, given, what in (
+        ("--refresh", config.refresh, "everything is asked for again"),
+        ("--update", config.update, "the page is asked for again"),
+    ):
+        if given:
+            return View(action="run", why=f"{flag}: {what}")
+    if not (plan.root / "raw").is_dir():
+        return View(action="run", why="it was never run")
+    find_finished: Callable[[Any], Any] = load_function("scrapers.scrape:find_finished")
+    if find_finished(config) is not None:
+        return View(action="skip", why=_UNCHANGED)
+    return View(action="run", why=_why_scrape(plan.root, config))
+
+
+def _why_scrape(root: Path, config: Any) -> str:
+    try:
+        manifest = read_manifest(Workspace(root).raw, "raw")
+    except ContractError:
+        return "it was not finished"
+    changed = _changed_options(manifest, config)
+    if changed:
+        return f"options have changed: {'; '.join(changed)}"
+    waiting, failed = manifest.counts.get("pending", 0), _failed(manifest)
+    if config.retry_failed and failed:
+        return f"{failed:,} URLs failed and are asked for again"
+    if waiting:
+        return f"{waiting:,} URLs wait"
+    if failed:
+        return f"{failed:,} URLs failed: looks through the plan, asks only for what is pending"
+    return "the page, the captions or the files of the raw store have changed"
+
+
+def _failed(manifest: Manifest) -> int:
+    states = ("failed", "truncated", "not_an_image")
+    return sum(manifest.counts.get(state, 0) for state in states)
+
+
+def _look_at_dedupe(
+    plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]
+) -> View:
+    """Dedupe also hangs on where bytes lie, which its own digest of the ledger says."""
+    view = _look_at(plan, name, folders, views)
+    if view.action != "skip":
+        return view
+    read_inputs: Callable[..., Any] = load_function("pipeline.dedupe.run:read_inputs")
+    found = dict(read_manifest(Workspace(plan.root).dedupe, "dedupe").inputs)
+    if found == read_inputs(Workspace(plan.root)):
+        return view
+    return View(action="run", why="the ledger has changed since")
+
+
+def _look_at_report(plan: Plan, _name: str, _folders: object, views: Mapping[str, View]) -> View:
+    before = [name for name, view in views.items() if view.action != "skip"]
+    if before:
+        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
+    is_current: Callable[..., Any] = load_function("pipeline.report.run:is_current")
+    if is_current(plan.configs["report"]):
+        return View(action="skip", why=_UNCHANGED)
+    return View(action="run", why="the page shows an older state")
+
+
+_LOOKS: Mapping[str, Callable[..., View]] = {
+    "scrape": _look_at_scrape,
+    "dedupe": _look_at_dedupe,
+    "report": _look_at_report,
+}
+
+
+def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
+    """The folders that this stage writes with these options, finished or not."""
+    config = plan.configs[name]
+    mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
+    own = getattr(config, "name", None)
+    if own is not None:
+        if name in _NUMBERED:  # the last one of NAME, NAME-2, … is the one to take
+            family = list_family(plan.root / STAGES[name].top / own)
+            return sorted(
+                (folder for folder in mine if folder.path in family),
+                key=lambda folder: (_is_of(folder, config), family.index(folder.path)),
+            )
+        return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
+    if name == "encode":
+        codec = Path(
+            getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
+        ).name
+        return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
+    return mine
+
+
+def _is_of(folder: Folder, config: StageConfig) -> bool:
+    """Whether a finished folder was made with just these options."""
+    return folder.manifest is not None and not _changed_options(folder.manifest, config)
+
+
+def _manifest_of(plan: Plan, name: str) -> Manifest | None:
+    if not plan.root.is_dir():
+        return None
+    finished = [
+        folder.manifest
+        for folder in _folders_of(plan, name, find_folders(plan.root))
+        if folder.manifest is not None
+    ]
+    return finished[-1] if finished else None
+
+
+def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
+    before, after = dict(manifest.config), resolved(config)
+    chosen_later = [name for name, value in after.items() if value is None and before.get(name)]
+    after |= {name: before[name] for name in chosen_later if name in _CHOSEN_BY_THE_STAGE}
+    names = sorted(name for name in before | after if before.get(name) != after.get(name))
+    return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]
+
+
+def _stages_before(manifest: Manifest, views: Mapping[str, View]) -> list[str]:
+    """The stages of the plan that may change an input of this manifest."""
+    tops = {source.split("/")[0] for source in manifest.inputs}
+    makers = {
+        "raw": "scrape",
+        "dedupe": "dedupe",
+        "tokenizers": "train-tokenizer",
+        "codecs": "train-codec",
+        "codes": "encode",
+        "shards": "shard",
+        "runs": "train",
+    }
+    found = [maker for top, maker in makers.items() if top in tops]
+    return [maker for maker in found if maker in views and views[maker].action != "skip"]

@@ -1,0 +1,161 @@
+"""The TOML file of `--config`, and the presets: a table per command, an option per key. Application layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import typer
+
+from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.errors import ConfigError
+from pipeline.core.option_values import from_plain
+from pipeline.core.suggestions import closest, name_choices
+from pipeline.core.text_files import read_text
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options that every command has."""
+
+    json: bool = option(False, "Print the report as one JSON object, the last line on stdout.")
+    quiet: bool = option(False, "Print errors only.")
+    debug: bool = option(False, "Log everything, and show tracebacks.")
+    forget: bool = option(
+        False, "Start from the defaults, not from the options that the workspace remembers."
+    )
+    no_remember: bool = option(False, "Don't keep the options of this command in the workspace.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """The option of commands that can be watched while they run."""
+
+    metrics_port: int | None = option(
+        None,
+        "Tell Prometheus how far it is, on this port of 127.0.0.1; 0: any free one.",
+        low=0,
+        high=65535,
+    )
+
+
+# What each command's table may hold, filled in where the commands are made.
+CLASSES: dict[str, tuple[type[Any], ...]] = {}
+# What may stand at the top of a file: it holds for every command.
+_TOP = (StageConfig, Common)
+
+
+def read_config_file(ctx: typer.Context, given: str | None) -> str | None:
+    """Option callback: make the file's values the defaults of the command that runs."""
+    if given is None:
+        return None
+    workspace = StageConfig.__dataclass_fields__["workspace"]  # a path like any other
+    try:
+        path = from_plain(workspace, Path, given, name="--config")
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error
+    tables = load_tables(find_preset(path))
+    top = {key: value for key, value in tables.items() if not isinstance(value, dict)}
+    ctx.default_map = as_texts({**top, **tables.get(ctx.info_name or "", {})})
+    ctx.meta["pipeline.tables"] = tables
+    return given
+
+
+def find_preset(path: Path) -> Path:
+    """The file of a preset that is called by its name alone, as `dalleblog`; else `path` itself."""
+    preset = PRESETS / f"{path}.toml"
+    return preset if path.name == str(path) and not path.exists() and preset.exists() else path
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """Read a TOML file and check it against the commands and options that exist; values have their types.
+
+    Raises BadParameter (exit code 2) for a file that can't be read, a key that nobody knows, and a value
+    that its option can't have.
+    """
+    try:
+        raw = tomllib.loads(read_text(path))
+        return {_checked(path, key): _read(path, key, value) for key, value in raw.items()}
+    except ConfigError as error:
+        raise typer.BadParameter(_or_a_preset(path, str(error))) from error
+    except RecursionError:
+        raise typer.BadParameter(f"{path} is nested too deeply to be read.") from None
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise typer.BadParameter(f"{path} is not TOML: {error}.") from error
+
+
+def as_texts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of options as the command line would give them."""
+    return {name: _as_text(plain_value(value)) for name, value in table.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return value if isinstance(value, bool) or value is None else str(value)
+
+
+def _or_a_preset(path: Path, message: str) -> str:
+    if path.exists() or path.name != str(path):
+        return message
+    presets = [file.stem for file in PRESETS.glob("*.toml")]
+    return f"{path} is neither a file nor a preset. {name_choices(str(path), presets)}"
+
+
+def _read(path: Path, key: str, value: Any) -> Any:
+    """The value of an option at the top, or the table of a command."""
+    if key not in CLASSES:
+        return _read_option(path, _TOP, _checked(path, key), value, "")
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: {key} is a command; its options stand in a table [{key}].")
+    where = f"[{key}] "
+    options = {_known(path, name, CLASSES[key], where): inner for name, inner in value.items()}
+    return {
+        name: _read_option(path, CLASSES[key], name, inner, where)
+        for name, inner in options.items()
+    }
+
+
+def _read_option(
+    path: Path, classes: tuple[type[Any], ...], name: str, value: Any, where: str
+) -> Any:
+    for cls in classes:
+        field = cls.__dataclass_fields__.get(name)
+        if field is not None:
+            hint = get_type_hints(cls)[name]
+            shown = f"{where}{name.rstrip('_')}"
+            return from_plain(field, hint, value, name=shown, source=str(path))
+    raise AssertionError(name)
+
+
+def _checked(path: Path, key: str) -> str:
+    """The name of a table or of an option at the top."""
+    return key if key in CLASSES else _known(path, key, _TOP, "", more=CLASSES)
+
+
+def _known(
+    path: Path,
+    key: str,
+    classes: tuple[type[Any], ...],
+    where: str,
+    *,
+    more: Mapping[str, Any] = {},
+) -> str:
+    """The field that a key names. Raises ConfigError for one that nobody knows."""
+    known = {name for cls in classes for name in cls.__dataclass_fields__}
+    name = key.replace("-", "_")
+    for candidate in (name, key, f"{name}_"):  # from_: `from` is a word of Python's
+        if candidate in known:
+            return candidate
+    meant = closest(name, known | more.keys())
+    hint = (
+        f"Did you mean {meant!r}?"
+        if meant
+        else f"Known are: {', '.join(sorted(known | more.keys()))}."
+    )
+    raise ConfigError(f"{path} has the unknown key {where}{key!r}. {hint}")

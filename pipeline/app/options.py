@@ -1,0 +1,260 @@
+"""Flags from config dataclasses, and where a value comes from: flag, environment, TOML file, default.
+
+Application layer. A field of a stage's config is declared once, with `option(…)`; here it becomes a typer
+option. typer resolves flag > environment > file > default by itself, the file being its *default map*; it
+deals in texts, and `option_values` makes values of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import shlex
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from pipeline.app.option_files import (
+    CLASSES,
+    Common,
+    Served,
+    as_texts,
+    load_tables,
+    read_config_file,
+)
+from pipeline.app.stages import STAGES
+from pipeline.core.config import StageConfig
+from pipeline.core.errors import ConfigError
+from pipeline.core.option_values import from_text
+from pipeline.core.remembered import recall
+
+Config = TypeVar("Config", bound=StageConfig)
+
+
+def options_of(
+    command: str,
+    config: type[StageConfig],
+    *,
+    arguments: tuple[str, ...] = (),
+    metrics: bool = False,
+) -> list[inspect.Parameter]:
+    """Parameters for typer: the fields of `config` and the common ones.
+
+    `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
+    """
+    classes = (config, Served, Common) if metrics else (config, Common)
+    CLASSES[command] = classes
+    made = [
+        _parameter(command, field, get_type_hints(cls)[field.name], field.name in arguments)
+        for cls in classes
+        for field in dataclasses.fields(cls)
+    ]
+    return [*made, _config_parameter()]
+
+
+def read_values(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options in their types, of what typer resolved as texts.
+
+    Raises ConfigError that names the flag or the environment variable of a value that can't be one.
+    """
+    read = {**values, **lists_from_environment(ctx, command)}
+    for cls in CLASSES[command]:
+        hints = get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            given = read.get(field.name)
+            if given is not None:
+                name = _place(ctx, command, field)
+                read[field.name] = from_text(field, hints[field.name], given, name=name)
+    return read
+
+
+def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> str:
+    """What to call an option in a message: its flag, or the variable that gave it."""
+    source = ctx.get_parameter_source(field.name)
+    set_ones = [name for name in _variables(command, field.name) if os.environ.get(name)]
+    if source and source.name == "ENVIRONMENT" and set_ones:
+        return set_ones[0]
+    return f"--{_dashed(field.name)}"
+
+
+def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
+    """Options of several values that stand in the environment, and not on the command line.
+
+    Values are separated by `|`, as captions hold blanks and commas.
+    """
+    config = CLASSES[command][0]
+    hints = get_type_hints(config)
+    found = {}
+    for field in dataclasses.fields(config):
+        source = ctx.get_parameter_source(field.name)
+        if get_origin(hints[field.name]) is not tuple or (source and source.name == "COMMANDLINE"):
+            continue
+        values = (os.environ.get(name) for name in _variables(command, field.name))
+        if given := next((value for value in values if value), None):
+            found[field.name] = tuple(part.strip() for part in given.split("|") if part.strip())
+    return found
+
+
+def given_options(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the values of a stage's options, those that somebody gave: flag, environment or file."""
+    names = {field.name for field in dataclasses.fields(CLASSES[command][0])}
+    listed = lists_from_environment(ctx, command)
+    sources = {name: ctx.get_parameter_source(name) for name in names & values.keys()}
+    return {
+        name: values[name]
+        for name, source in sources.items()
+        if name in listed or (source and source.name != "DEFAULT")
+    }
+
+
+def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
+    """Refuse several prompts of one word each on the command line: a prompt lacks its quotes.
+
+    Raises ConfigError with the command that was probably meant.
+    """
+    words = values.get("prompts") or ()
+    source = ctx.get_parameter_source("prompts")
+    if len(words) < 2 or source is None or source.name != "COMMANDLINE":
+        return
+    if any("|" in word or len(word.split()) != 1 for word in words):
+        return
+    sentence, several = shlex.quote(" ".join(words)), shlex.quote("|".join(words))
+    raise ConfigError(
+        f"{len(words)} prompts of one word each are given. For one prompt, quote it: "
+        f"pipeline {ctx.info_name} {sentence}. If each word is meant as a prompt, write {several}, or use "
+        "--prompts-file."
+    )
+
+
+def build(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """Make the config from the values of its options; others are left out."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return config(**{name: value for name, value in values.items() if name in names})
+
+
+def configure_stage(
+    ctx: typer.Context,
+    stage: str,
+    overrides: Mapping[str, Any],
+    *,
+    recalled_from: Path | None = None,
+) -> StageConfig:
+    """The config that the command `stage` would have, called without flags in this context.
+
+    `overrides` win over environment and file; what neither gives is recalled from the workspace
+    `recalled_from`.
+    """
+    root = ctx.find_root()
+    command: Any = root.command.commands[stage]  # type: ignore[attr-defined]
+    table = ctx.meta.get("pipeline.tables", {}).get(stage, {})
+    inner = command.make_context(stage, [], parent=root, default_map=as_texts(table))
+    config = STAGES[stage].config
+    values = read_values(inner, stage, inner.params)
+    given = given_options(inner, stage, values) | dict(overrides)
+    recalled = recall(recalled_from, stage, config, given) if recalled_from is not None else {}
+    return build(config, {**values, **recalled, **given})
+
+
+def use_preset(ctx: typer.Context, path: Path) -> None:
+    """Lay the tables of a preset under those of the user's own file."""
+    tables = load_tables(path)
+    for name, table in ctx.meta.get("pipeline.tables", {}).items():
+        tables[name] = {**tables.get(name, {}), **table} if isinstance(table, dict) else table
+    ctx.meta["pipeline.tables"] = tables
+
+
+def with_signature(
+    function: Callable[..., None],
+    name: str,
+    parameters: list[inspect.Parameter],
+) -> Callable[..., None]:
+    """Give `function(ctx, **values)` the signature that typer reads."""
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *parameters]
+    function.__name__ = name.replace("-", "_")
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    return function
+
+
+def _parameter(
+    command: str, field: dataclasses.Field[Any], hint: Any, positional: bool
+) -> inspect.Parameter:
+    """A parameter for typer. It takes texts (but for flags): `option_values` makes values of them."""
+    meta = field.metadata
+    settings: dict[str, Any] = {
+        "help": meta["help"],
+        "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
+        "show_envvar": False,
+    }
+    annotation, default = _typer_type(hint), as_texts({"": field.default})[""]
+    if field.name == "workspace":
+        default = None
+        annotation = str | None
+        settings["help"] = "The dataset's folder (default: data/<source>)."
+    if positional:
+        info = typer.Argument(default, **settings)
+    elif annotation is bool:
+        negative = "" if field.name.startswith("no_") else f"/--no-{_dashed(field.name)}"
+        info = typer.Option(default, f"--{_dashed(field.name)}{negative}", **settings)
+    else:
+        settings["metavar"] = _describe(hint, meta["low"], meta["high"])
+        info = typer.Option(default, f"--{_dashed(field.name)}", **settings)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
+    )
+
+
+def _typer_type(hint: Any) -> Any:
+    """What typer is told of a type: flags, pairs, lists of texts, and texts."""
+    kinds = [hint]
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if get_origin(kinds[0]) is tuple:
+        items = get_args(kinds[0])
+        return list[str] if items[-1] is Ellipsis else tuple[(str,) * len(items)] | None  # type: ignore[misc]
+    return bool if kinds[0] is bool else str | None
+
+
+def _describe(hint: Any, low: float | None, high: float | None) -> str:
+    """What help says of the values of an option."""
+    kind = next((k for k in get_args(hint) if k is not type(None)), hint)
+    kind = hint if get_origin(hint) is Literal else kind
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(map(str, get_args(kind)))}]"
+    word = {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+    bounds = (f"{low:g}<=" if low is not None else "", f"<={high:g}" if high is not None else "")
+    return f"{word} RANGE [{bounds[0]}x{bounds[1]}]" if any(bounds) else word
+
+
+def _config_parameter() -> inspect.Parameter:
+    info = typer.Option(
+        None,
+        "--config",
+        help="A TOML file (a table per command, an option per key), or a preset: cc12m, dalleblog, demo.",
+        metavar="PATH",
+        envvar="PIPELINE_CONFIG",
+        is_eager=True,
+        callback=read_config_file,
+    )
+    return inspect.Parameter(
+        "config", inspect.Parameter.KEYWORD_ONLY, default=info, annotation=str | None
+    )
+
+
+def _dashed(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
+
+
+def _variables(command: str, option: str) -> list[str]:
+    """The environment variables of an option, the stronger one first."""
+    name = option.rstrip("_").upper()
+    return [f"PIPELINE_{_upper(command)}_{name}", f"PIPELINE_{name}"]
+
+
+def _upper(name: str) -> str:
+    return name.replace("-", "_").upper()

@@ -1,0 +1,304 @@
+"""All stages in order: `pipeline run`. Floor 5.
+
+Each stage decides by its manifest whether there is anything to do. The options of the stages come from
+the tables of the TOML file and the environment, just as if each had been called by hand. A tokenizer
+and a codec are trained once: codes and shards hang on them, so new images alone don't train them anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.app.console import Screen
+from pipeline.app.dry_run import Plan, Reason, look_ahead, skip_reason
+from pipeline.app.metrics import Metrics
+from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
+from pipeline.app.stages import STAGES, Stage
+from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.inventory import TRAINED_ONCE, find_folders
+from pipeline.core.remembered import (
+    describe_changes,
+    flag_of,
+    note_latest,
+    recall,
+    remembering,
+    shown,
+)
+from pipeline.core.storage import read_manifest
+from pipeline.core.suggestions import name_choices
+from pipeline.core.workspace import Workspace
+from pipeline.shard.config import ShardConfig
+from scrapers.config import ScrapeConfig, source_options
+
+_SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
+
+
+_REWRITTEN = frozenset({"dedupe", "shards"})
+
+
+class Configure(Protocol):
+    """Resolves a stage's config from environment, file and workspace; `overrides` win over all."""
+
+    def __call__(
+        self, stage: str, overrides: Mapping[str, Any], *, recalled_from: Path | None = None
+    ) -> StageConfig: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a command that chains others is given; `record` is set while it holds a workspace."""
+
+    screen: Screen
+    configure: Configure
+    use_preset: Callable[[Path], None]
+    clock: Clock = time.time
+    metrics: Metrics = field(default_factory=Metrics)
+    record: RunRecord | None = None
+    forget: bool = False
+    remembers: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(StageConfig):
+    """All stages in order."""
+
+    source: str = option("dalleblog", "Name of the source.")
+    from_: str | None = option(None, "First stage; those before it are not looked at.")
+    until: str | None = option(None, "Last stage.")
+    update: bool = option(False, "Scrape: ask for the page again, and fetch what is new on it.")
+    refresh: bool = option(False, "Scrape: ask again for everything, and fetch what has changed.")
+    retry_failed: bool = option(False, "Scrape: ask again only for what failed.")
+    retrain: bool = option(
+        False, "Train tokenizer and codec anew where their captions and images have changed."
+    )
+    dry_run: bool = option(False, "Only say what would be done, and why.")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for stages that don't exist or stand the other way round."""
+        names = list(STAGES)
+        for flag, name in (("--from", self.from_), ("--until", self.until)):
+            if name is not None and name not in names:
+                raise ConfigError(f"{flag} {name!r} is no stage. {name_choices(name, names)}")
+        if not self.stages():
+            raise ConfigError(f"--from {self.from_} comes after --until {self.until}.")
+
+    def stages(self) -> list[str]:
+        """The stages from first to last."""
+        names = list(STAGES)
+        first = names.index(self.from_) if self.from_ else 0
+        last = names.index(self.until) if self.until else len(names)
+        return names[first : last + 1]
+
+
+def run_road(config: RunConfig, call: Call) -> StageReport:
+    """Run every stage that has something to do, or with `dry_run` only say which those are.
+
+    Raises what the first failing stage raises; the stages before it stay done.
+    """
+    plan = make_plan(config, call)
+    if config.dry_run:
+        return show_outlook(plan, call)
+    started = time.monotonic()
+    root = open_workspace(plan).root
+    reports: dict[str, StageReport] = {}
+    with keep_record(root, "pipeline run", writes=("run",), clock=call.clock) as record:
+        inner = dataclasses.replace(call, record=record)
+        for name in plan.stages:
+            reason = skip_reason(plan, name)
+            reports[name] = (
+                run_stage(name, inner, config=plan.configs[name])
+                if reason is None
+                else _skip_stage(name, reason, inner)
+            )
+        record.outcome = overall(reports)
+    return StageReport(
+        stage="run",
+        outcome=overall(reports),
+        seconds=round(time.monotonic() - started, 3),
+        details={name: report.as_dict() for name, report in reports.items()},
+    )
+
+
+def make_plan(config: RunConfig, call: Call) -> Plan:
+    """The chosen stages, and every stage's options: wrong ones are told before anything is done."""
+    asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
+    common = {"workspace": config.workspace, "source": config.source}
+    configs = {}
+    remembering = None if call.forget else config.workspace
+    for name, stage in STAGES.items():
+        fields = {field.name for field in dataclasses.fields(stage.config)}
+        overrides = common | (asked if name == "scrape" else {})
+        overrides = {k: v for k, v in overrides.items() if k in fields}
+        configs[name] = call.configure(name, overrides, recalled_from=remembering)
+    return Plan(
+        root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
+    )
+
+
+def open_workspace(plan: Plan) -> Workspace:
+    """The plan's workspace; made where the plan begins with the scrape. Raises WorkspaceError."""
+    scrape = plan.configs["scrape"]
+    assert isinstance(scrape, ScrapeConfig)
+    source = source_to_open(scrape) if "scrape" in plan.stages else None
+    return Workspace(plan.root).open(source=source)
+
+
+def show_outlook(plan: Plan, call: Call) -> StageReport:
+    """Say of every stage whether it would be run, and why; nothing is written and nobody asked."""
+    outlook = look_ahead(plan)
+    rows = [(name, view.action, view.why) for name, view in outlook.items()]
+    call.screen.table(f"{plan.root}: what would be done", ("stage", "action", "why"), rows)
+    idle = all(view.action == "skip" for view in outlook.values())
+    return StageReport(
+        stage="run",
+        outcome="unchanged" if idle else "done",
+        details={name: dataclasses.asdict(view) for name, view in outlook.items()},
+    )
+
+
+def source_to_open(config: ScrapeConfig) -> str | None:
+    """The source that a workspace may be made for; None where it must be there already.
+
+    Raises ConfigError for options that no source can be opened with, before a workspace is made.
+    """
+    from scrapers.source import open_source
+
+    if config.export is not None:
+        return None
+    for flag, path in (("--captions", config.captions), ("--page", config.page)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{flag} {path} is not a file that can be read.")
+    open_source(source_options(config))
+    return config.source
+
+
+def run_stage(
+    name: str,
+    call: Call,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    config: StageConfig | None = None,
+) -> StageReport:
+    """Run one stage and show its report.
+
+    `config` is what it runs with, else what `call.configure` says, with `overrides` set where its
+    config has such a field.
+    """
+    if config is None:
+        fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
+        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in fields})
+    report = watch_stage(name, config, call)
+    call.screen.report(report)
+    return report
+
+
+def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
+    """Run one stage while screen, record and metrics are told how far it is."""
+    asked, config = config, encode_first(config, call)
+    meter = call.metrics.begin(name)
+    if call.record is None:
+        with call.screen.progress(name) as shown:
+            report = STAGES[name].run(config, tee(shown, meter))
+    else:
+        stage, root = STAGES[name], call.record.root
+        with call.record.stage(name, **stage.holds(config)) as run:
+            say_changes(root, stage, asked, call.screen)
+            keeps = call.remembers and not getattr(asked, "plan", False)
+            kept = remembering(root, name, asked) if keeps else contextlib.nullcontext()
+            with kept, call.screen.progress(name) as shown:
+                run.report = report = stage.run(config, tee(shown, meter, run))
+        note_made(root, report)
+    meter.end(report)
+    return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+
+
+def recall_aloud(
+    root: Path, name: str, config: type[StageConfig], given: Mapping[str, Any], screen: Screen
+) -> dict[str, Any]:
+    """The options that the workspace remembers of a stage and that are not `given`, printed in one line."""
+    found = recall(root, name, config, given)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    found = {option: value for option, value in found.items() if value != defaults[option]}
+    if found:
+        words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
+        screen.say(f"{name}: goes on with {words} (as before; --forget starts from the defaults)")
+    return found
+
+
+def note_made(root: Path, report: StageReport) -> None:
+    """Keep as the latest what a stage made and the trained codec, tokenizer or codes that it made it with."""
+    folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
+    made = folders.get(Path(report.outputs[0])) if report.outputs else None
+    if made is None or made.manifest is None:
+        return
+    note_latest(root, made.contract, made.path)
+    for folder in folders.values():
+        if folder.name in made.manifest.inputs and folder.contract in TRAINED_ONCE:
+            note_latest(root, folder.contract, folder.path)
+
+
+def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
+    """Print how the options of a stage differ from those before, and what follows.
+
+    Raises ConfigError where what failed is asked for again at another source than the workspace was made
+    from.
+    """
+    changes = describe_changes(root, stage.name, config)
+    if not changes:
+        return
+    elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
+    if elsewhere and getattr(config, "retry_failed", False):
+        raise ConfigError(
+            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed asks that "
+            "one alone. Leave these options out, or give another --workspace."
+        )
+    screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
+    for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
+        with contextlib.suppress(ContractError):
+            files = read_manifest(root / name, str(stage.contract)).files
+            screen.say(
+                f"  There now: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+            )
+
+
+def encode_first(config: StageConfig, call: Call) -> StageConfig:
+    """For `shard --encode-vqgan`: encode, and let the shards be made of just those codes.
+
+    Any other config is given back as it is.
+    """
+    if not isinstance(config, ShardConfig) or not config.encode_vqgan:
+        return config
+    asked = {
+        "workspace": config.workspace,
+        "codec": config.codec,
+        "vqgan_config": config.vqgan_config,
+        "vqgan_checkpoint": config.vqgan_checkpoint,
+    }
+    report = run_stage("encode", call, {k: v for k, v in asked.items() if v is not None})
+    return dataclasses.replace(config, codec=Path(report.outputs[0]).name)
+
+
+def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:
+    call.screen.say(f"{name}: {reason.why}")
+    report = StageReport(
+        stage=name, outcome="unchanged", counts=reason.counts, details={"skipped": reason.why}
+    )
+    if call.record is not None:
+        call.record.pass_over(name, reason.why)
+    return report
+
+
+def overall(reports: Mapping[str, StageReport]) -> Outcome:
+    """What the stages did together."""
+    outcomes = {report.outcome for report in reports.values()}
+    if "incomplete" in outcomes:
+        return "incomplete"
+    return "unchanged" if outcomes == {"unchanged"} else "done"

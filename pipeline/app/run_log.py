@@ -1,0 +1,377 @@
+"""What was run in a workspace, and what is running now. Application layer.
+
+`runs.jsonl` gets a line per run, appended when it ends, however it ends; its times of day are for people
+and decide nothing. Each running command has a file in `.active/` that says how far it is. The process
+that works holds a lock on it, so that nobody takes what a killed run left for a running one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.app.run_lines import ActiveFacts, Record, RunLine, parse_line
+from pipeline.core.contracts import Manifest, StageReport
+from pipeline.core.errors import ContractError, PipelineError
+from pipeline.core.locks import WHOLE_WORKSPACE, hold_folders
+from pipeline.core.parsing import parse_json_file, read_small_file
+from pipeline.core.progress import Progress
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    encode_json,
+    input_digest,
+    known_error,
+    storage_error,
+)
+
+RUNS_NAME = "runs.jsonl"
+ACTIVE_NAME = ".active"
+_TELL_EVERY_S = 0.5
+_MAX_ACTIVE_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+def time_of(clock: Clock) -> str:
+    """The time of day in UTC, ISO 8601 with seconds."""
+    moment = dt.datetime.fromtimestamp(clock(), dt.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- A run while it goes on ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def keep_record(
+    root: Path,
+    command: str,
+    *,
+    writes: Iterable[str] = (),
+    whole: bool = False,
+    clock: Clock = time.time,
+) -> Iterator[RunRecord]:
+    """Say in the workspace that a command runs, and leave a line of it, however it ends.
+
+    `writes` are folders that it holds alone until its end; with `whole` it has the workspace to itself.
+    Raises LockedError, and leaves nothing behind, where another process holds what it needs.
+    """
+    held = {"writes": {*writes, WHOLE_WORKSPACE}} if whole else {"writes": {*writes}}
+    with hold_folders(
+        root, **held, reads={WHOLE_WORKSPACE}, describe=lambda folder: describe_holder(root, folder)
+    ):
+        _record_killed(root)
+        with _hold_active(root, command) as active:
+            record = RunRecord(
+                root=root,
+                command=command,
+                active=active,
+                started=time_of(clock),
+                writes=sorted(held["writes"]),
+            )
+            try:
+                record.tell()
+                yield record
+            except BaseException as error:
+                record.fail(error)
+                raise
+            finally:
+                _append(root, record.as_dict())
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What this run did so far; `outcome` is the run's own word at its end."""
+
+    root: Path
+    command: str
+    active: int
+    started: str
+    writes: list[str] = field(default_factory=list)
+    outcome: str = "done"
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    error: dict[str, str] | None = None
+    _begun_s: float = field(default_factory=time.monotonic)
+    _cpu_s: float = field(default_factory=lambda: cpu_seconds())
+    _told_s: float = 0.0
+
+    @contextlib.contextmanager
+    def stage(
+        self, name: str, *, writes: Sequence[str] = (), reads: Sequence[str] = ()
+    ) -> Iterator[StageRun]:
+        """Hold the folders that a stage writes and reads, and note its report, or why it failed.
+
+        Raises LockedError where another process holds one of them.
+        """
+        run = StageRun(record=self, name=name, writes=tuple(writes), reads=tuple(reads))
+        try:
+            with hold_folders(
+                self.root, writes=writes, reads=reads, describe=self._describe_holder
+            ):
+                self.tell(**run.place())
+                yield run
+        except BaseException as error:
+            self.stages.append(run.entry() | _describe_error(error))
+            raise
+        self.stages.append(run.entry())
+
+    def _describe_holder(self, folder: str) -> str:
+        return describe_holder(self.root, folder)
+
+    def pass_over(self, name: str, why: str) -> None:
+        """Note a stage that was not called."""
+        self.stages.append({"stage": name, "outcome": "unchanged", "skipped": why})
+
+    def tell(self, **state: Any) -> None:
+        """Write what is done now into the command's file in `.active/`, over what was there, in one call."""
+        facts = {"command": self.command, "started": self.started, **_process(), **state}
+        facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
+        data = encode_json(facts)
+        with contextlib.suppress(OSError):  # a full disk: it is for the stage to say so
+            size = os.fstat(self.active).st_size
+            # Blanks over the rest of a longer line: a reader always finds one whole line.
+            os.pwrite(self.active, data.ljust(size), 0)
+        self._told_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last word on progress is old enough for another one."""
+        return time.monotonic() - self._told_s >= _TELL_EVERY_S
+
+    def fail(self, error: BaseException) -> None:
+        """Note what ended the run."""
+        facts = _describe_error(error)
+        self.outcome = facts["outcome"]
+        self.error = facts.get("error")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line of `runs.jsonl`."""
+        line = {
+            "command": self.command,
+            "started": self.started,
+            "seconds": round(time.monotonic() - self._begun_s, 3),
+            "cpu_seconds": round(cpu_seconds() - self._cpu_s, 3),
+            "outcome": self.outcome,
+            "stages": self.stages,
+        }
+        return line if self.error is None else line | {"error": self.error}
+
+
+@dataclass(kw_only=True)
+class StageRun:
+    """One stage of a run."""
+
+    record: RunRecord
+    name: str
+    writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    report: StageReport | None = None
+    begun_s: float = field(default_factory=time.monotonic)
+    cpu_s: float = field(default_factory=lambda: cpu_seconds())
+
+    def __call__(
+        self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        """Note progress (a `Progress`)."""
+        if self.record.is_due():
+            self.record.tell(
+                **self.place(),
+                done=done,
+                total=total,
+                notes=dict(notes or {}),
+                seconds=round(time.monotonic() - self.begun_s, 1),
+            )
+
+    def place(self) -> dict[str, Any]:
+        """The stage and the folders that it holds."""
+        return {"stage": self.name, "writes": list(self.writes), "reads": list(self.reads)}
+
+    def entry(self) -> dict[str, Any]:
+        """The stage's part of the line: what it was made from, what it made, what it counted."""
+        line: dict[str, Any] = {
+            "stage": self.name,
+            "writes": list(self.writes),
+            "seconds": round(time.monotonic() - self.begun_s, 3),
+            "cpu_seconds": round(cpu_seconds() - self.cpu_s, 3),
+        }
+        if self.report is None:
+            return line
+        inputs, outputs = _inputs_and_outputs(self.record.root, self.report)
+        return line | {
+            "outcome": self.report.outcome,
+            "counts": dict(self.report.counts),
+            "inputs": inputs,
+            "outputs": outputs,
+        }
+
+
+def tee(*listeners: Progress) -> Progress:
+    """Tell several listeners of one progress."""
+
+    def tell(
+        done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
+    ) -> None:
+        for listener in listeners:
+            listener(done, total, notes)
+
+    return tell
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _inputs_and_outputs(root: Path, report: StageReport) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests by folder of what the stage read and of what it wrote, as its manifests name them."""
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    for output in map(Path, report.outputs):
+        try:
+            outputs[output.relative_to(root).as_posix()] = input_digest(output)
+            inputs |= parse_json_file(output / MANIFEST_NAME, Manifest).inputs
+        except (ValueError, ContractError):
+            continue  # a file such as report.html, or something outside the workspace
+    return inputs, outputs
+
+
+def _describe_error(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return {"outcome": "interrupted"}
+    known = known_error(error)
+    message = str(known) if isinstance(known, PipelineError) else f"{type(known).__name__}: {known}"
+    return {"outcome": "failed", "error": {"type": type(known).__name__, "message": message}}
+
+
+def _process() -> dict[str, Any]:
+    return {"process": os.getpid(), "host": socket.gethostname()}
+
+
+@contextlib.contextmanager
+def _hold_active(root: Path, command: str) -> Iterator[int]:
+    """The file of this command in `.active/`, locked as long as the process lives, then removed."""
+    name = f"{command.replace(' ', '-')}-{socket.gethostname()}-{os.getpid()}.json"
+    path = root / ACTIVE_NAME / name
+    path.parent.mkdir(exist_ok=True)
+    # Not to append: Linux would then write at the end whatever place is named.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # whoever asks whether we live holds it for a moment
+        yield descriptor
+        path.unlink(missing_ok=True)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _record_killed(root: Path) -> None:
+    """Give runs that were killed their lines: they had no time to write them."""
+    for path in sorted((root / ACTIVE_NAME).glob("*.json")):
+        with contextlib.suppress(OSError), _open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            left = parse_line(_read(file), ActiveFacts)
+            if left is not None:  # None: its command has only just begun
+                path.unlink(missing_ok=True)
+                facts = {name: left[name] for name in ("command", "started") if name in left}
+                stage = {name: left[name] for name in ("stage", "writes") if name in left}
+                stages = [stage | {"outcome": "killed"}] if "stage" in left else []
+                _append(root, facts | {"outcome": "killed", "stages": stages})
+
+
+def _append(root: Path, record: Record) -> None:
+    """Add a line; a torn one before it, of a run that was killed while it wrote, is closed first.
+
+    Where it can't be written (a full disk), a warning says so: what the run itself says comes first.
+    """
+    path = root / RUNS_NAME
+    try:
+        # Without O_NONBLOCK, a pipe of that name would wait for a reader.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o666), "ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write(b"\n" * torn + encode_json(record, default=str))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        logger.warning("The line of this run is missing: %s", storage_error(error, path))
+
+
+# --- What others see -----------------------------------------------------------------------------
+
+
+def read_records(root: Path) -> list[Record]:
+    """All runs of the workspace, the oldest first; lines that are torn or damaged are left out."""
+    path = root / RUNS_NAME
+    if not os.path.lexists(path):
+        return []
+    try:
+        lines = read_small_file(path).split(b"\n")
+    except ContractError as error:
+        logger.warning("The runs of the workspace are not known: %s", error)
+        return []
+    return [record for line in lines if (record := parse_line(line, RunLine)) is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """What a command says of itself; `lives` is false for one that was killed."""
+
+    facts: Record
+    lives: bool
+
+
+def read_active(root: Path) -> list[Active]:
+    """The commands that are running in the workspace, and those that were killed since the last one."""
+    found = []
+    for path in sorted((root / ACTIVE_NAME).glob("*.json")):
+        with contextlib.suppress(OSError), _open(path) as file:
+            lives = _is_locked(file)
+            facts = parse_line(_read(file), ActiveFacts)
+            if facts is not None:
+                found.append(Active(facts=facts, lives=lives))
+    return found
+
+
+def describe_holder(root: Path, folder: str) -> str:
+    """Who holds a folder of the workspace, in words."""
+    for active in read_active(root):
+        facts = active.facts
+        held = [*facts.get("writes", ()), *facts.get("reads", ()), WHOLE_WORKSPACE]
+        if active.lives and folder in held and facts.get("process") != os.getpid():
+            return (
+                f"`{facts.get('command')}` (process {facts.get('process')} on {facts.get('host')})"
+            )
+    return "another process"
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open for reading; without O_NONBLOCK, a pipe of that name would wait for a writer."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _is_locked(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _read(file: IO[bytes]) -> bytes:
+    return os.pread(file.fileno(), min(os.fstat(file.fileno()).st_size, _MAX_ACTIVE_BYTES), 0)

@@ -1,0 +1,81 @@
+"""Options of a stage as a frozen dataclass: one source for the flags, the TOML keys and the manifest.
+
+Floor 1: imports nothing of ours. Each stage declares its options beside its entry function:
+
+    @dataclass(frozen=True, kw_only=True)
+    class DedupeConfig(StageConfig):
+        val_fraction: float = option(0.01, "Share of captions in the validation split.", low=0, high=1)
+
+`pipeline.app.cli` makes a flag ``--val-fraction``, an environment variable and a TOML key of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# `user:password@` behind the scheme of a URL.
+_USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002  (the word typer and click use)
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    runtime: bool = False,
+    remember: bool | None = None,
+    instead_of: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    """Declare a field of a config with its line of documentation.
+
+    `low` and `high` are inclusive bounds. `runtime` marks an option that changes how the work is
+    done and never what comes out (worker counts, ports): it stays out of the manifest. `remember` says
+    whether the workspace keeps it for later commands (default: unless it is a `runtime` option);
+    `instead_of` names options that are not recalled where this one is given. `secret` marks one whose
+    value is never written or printed anywhere; it is a runtime option too.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "runtime": runtime or secret,
+        "remember": remember,
+        "instead_of": instead_of,
+        "secret": secret,
+    }
+    if isinstance(default, (list, dict, set)):
+        raise TypeError("defaults of options are immutable: use a tuple")
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What every stage is told."""
+
+    workspace: Path = option(Path("data"), "The dataset's folder.", runtime=True)
+
+
+def resolved(config: StageConfig) -> dict[str, Any]:
+    """What of a config decides the output, as JSON values: the `config` of a manifest."""
+    return {
+        field.name: plain_value(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if not field.metadata.get("runtime", False)
+    }
+
+
+def plain_value(value: Any) -> Any:
+    """The value of an option as a JSON value; users and passwords in URLs stay out."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [plain_value(item) for item in value]
+    if isinstance(value, str):
+        return _USER.sub(r"\1", value)
+    return value

@@ -1,0 +1,321 @@
+"""The contracts on disk: folder layout, table schemas, closed sets of statuses, format versions.
+
+Floor 1: imports nothing of ours. Stages never import each other; they meet in the folders described
+here. Tables are described as plain data so that `pipeline --help` needs no pyarrow; see
+`pipeline.core.storage.arrow_schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+WORKSPACE_VERSION = 1
+
+# One number per contract: raised when a reader of the old files would misread the new ones.
+CONTRACT_VERSIONS: Mapping[str, int] = {
+    "raw": 2,  # 2: the hash of a segment has those of its images in their place
+    "dedupe": 1,
+    "codec": 1,
+    "tokenizer": 1,
+    "codes": 1,
+    "shards": 1,
+    "run": 1,
+    "generated": 1,
+}
+# The command that makes a folder of each contract.
+MAKERS: Mapping[str, str] = {
+    "raw": "scrape",
+    "dedupe": "dedupe",
+    "tokenizer": "train-tokenizer",
+    "codec": "train-codec",
+    "codes": "encode",
+    "shards": "shard",
+    "run": "train",
+    "generated": "generate",
+}
+# The oldest version of a contract that is read as well, where it is not the present one.
+OLDEST_READ: Mapping[str, int] = {"raw": 1}
+
+# --- The raw store -----------------------------------------------------------------------------
+
+UrlState = Literal[
+    "pending",  # not asked for yet, or asked for and to be asked again
+    "done",  # its bytes are in a segment
+    "missing",  # 404, 410
+    "failed",  # every attempt failed
+    "opted_out",  # someone does not want it to be used; its `evidence` says who
+    "not_an_image",  # status 200, and no image in it
+    "truncated",  # an image that ends early, every time
+]
+URL_STATES: tuple[str, ...] = get_args(UrlState)
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Column(NamedTuple):
+    """A column of a table: its name, its Arrow type by name, and what it means."""
+
+    name: str
+    type: str
+    doc: str
+
+
+# What readers may ask of `raw/ledger.sqlite`: the columns of its view `items`, one row a URL.
+# The tables beneath the view belong to the scraper.
+LEDGER_ITEMS: tuple[Column, ...] = (
+    Column("url", "string", "The address asked for; unique."),
+    Column("key", "string", "Name of its members in the segments, [a-z0-9_-]+; unique."),
+    Column("source", "string", "Name of the source, `dalleblog`."),
+    Column("section", "string", "Section of the page, `emojis`."),
+    Column("caption", "string", "The caption as the source gives it."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
+    Column("state", "string", "One of `UrlState`."),
+    Column("status_code", "int64", "Last HTTP status, null where none came."),
+    Column(
+        "reason",
+        "string",
+        "A short word: why it is not done, or what is odd about a done one or was not kept as it came.",
+    ),
+    Column("attempts", "int64", "Requests made."),
+    Column("etag", "string", "ETag of the stored bytes."),
+    Column("last_modified", "string", "Last-Modified of the stored bytes."),
+    Column("final_url", "string", "The address after redirects."),
+    Column("sha256", "string", "Hash of the stored bytes, hex."),
+    Column("bytes", "int64", "Length of the stored bytes."),
+    Column("segment", "string", "Name of the segment, `00000.tar`."),
+    Column("offset", "int64", "Where the bytes start in the segment."),
+    Column("first_time", "string", "First asked, ISO 8601 UTC."),
+    Column("last_time", "string", "Last asked, ISO 8601 UTC."),
+    Column(
+        "evidence",
+        "string",
+        "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
+    ),
+)
+
+
+# --- Dedupe --------------------------------------------------------------------------------------
+
+RejectReason = Literal[
+    "not_fetched",  # the ledger has no bytes for it: missing, failed, opted out…
+    "not_decodable",  # no decoder reads it
+    "missing_decoder",  # its format needs a package that is not installed
+    "decoder_crashed",  # a decoder's process died of it
+    "too_large",  # more pixels than we decode: a decompression bomb
+    "looks_cut",  # a part of its data is missing; `--cut keep` keeps it, flagged
+    "bad_caption",  # empty, or with a left-over `{}`
+    "duplicate_bytes",  # the same bytes as a better row
+    "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
+    "near_duplicate",  # its perceptual hash is within the radius of the row that stands for it
+    "masked",  # its upper part was given and `--masked drop` was asked for
+]
+REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
+
+_IMAGE: tuple[Column, ...] = (
+    Column("key", "string", "The sample's key, as in the ledger; unique."),
+    Column("url", "string", "Where it came from."),
+    Column("source", "string", "Name of the source."),
+    Column("section", "string", "Section of the page."),
+    Column(
+        "caption_id", "string", "Hash of the normalised caption, 16 hex digits, stable for ever."
+    ),
+    Column("caption", "string", "The caption: NFC, white space folded, the page's own quotes."),
+    Column("rank", "int32", "Rank of the image by CLIP, 0 is the best; null if it has none."),
+    Column("segment", "string", "Segment that holds the bytes."),
+    Column("offset", "int64", "Where the bytes start in the segment."),
+    Column("bytes", "int64", "Length of the bytes."),
+    Column("bytes_sha256", "string", "Hash of the bytes, hex."),
+)
+
+# dedupe/kept/*.parquet, one row an image, sorted by key.
+KEPT: tuple[Column, ...] = (
+    *_IMAGE,
+    Column(
+        "caption_normalized",
+        "string",
+        "The caption in lower case, ASCII quotes, no unseen characters.",
+    ),
+    Column("format", "string", "png, jpeg, …"),
+    Column("width", "int32", "Pixels."),
+    Column("height", "int32", "Pixels."),
+    Column("mode", "string", "Pillow's mode of the file: RGB, P, RGBA, L…"),
+    Column("has_alpha", "bool", "The file carries transparency."),
+    Column("pixel_sha256", "string", "Hash of the RGB raster with its size, hex."),
+    Column("phash", "uint64", "64-bit DCT perceptual hash."),
+    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
+    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
+    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
+    Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
+    Column(
+        "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
+    ),
+    Column(
+        "cluster",
+        "string",
+        "Key of the row that leads its cluster of near duplicates, its own if it leads.",
+    ),
+    Column(
+        "split", "string", "train or val: by hash of the caption, the same for all that is alike."
+    ),
+)
+
+# dedupe/rejected/*.parquet, one row an image, sorted by key.
+REJECTED: tuple[Column, ...] = (
+    *_IMAGE,
+    Column("reason", "string", "One of `RejectReason`."),
+    Column("detail", "string", "What exactly was found."),
+    Column("stands_for", "string", "Key of the kept row that represents it, null where none does."),
+)
+
+# dedupe/captions.parquet, one row a normalised caption, sorted by caption_id.
+CAPTIONS: tuple[Column, ...] = (
+    Column("caption_id", "string", "Hash of caption_normalized, 16 hex digits."),
+    Column("caption", "string", "The caption as the page has it (the first by section)."),
+    Column("caption_normalized", "string", "Lower case, NFC, white space folded, ASCII quotes."),
+    Column("sections", "list<string>", "Sections that show it, sorted."),
+    Column("images", "int32", "Kept images."),
+    Column("ranks", "uint64", "Bit r is set if an image of rank r is kept (r < 64)."),
+    Column("split", "string", "train or val."),
+)
+
+# dedupe/inspections.parquet, one row a file of the ledger by its bytes, sorted by bytes_sha256: what
+# was found in it. The next run takes from here what it need not look at again.
+INSPECTIONS: tuple[Column, ...] = (
+    Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
+    Column("status", "string", "ok, not_decodable, missing_decoder, too_large or decoder_crashed."),
+    Column("detail", "string", "What is wrong with it, null if ok."),
+    Column("format", "string", "png, jpeg, …; this and what follows is null unless ok."),
+    Column("width", "int32", "Pixels, after the EXIF orientation; also for too_large."),
+    Column("height", "int32", "Pixels, after the EXIF orientation; also for too_large."),
+    Column("mode", "string", "Pillow's mode of the file."),
+    Column("has_alpha", "bool", "The file carries transparency."),
+    Column("pixel_sha256", "string", "Hash of the RGB raster with its size, hex."),
+    Column("phash", "uint64", "64-bit DCT perceptual hash."),
+    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
+    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
+    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
+    Column("is_blank", "bool", "Every pixel has the same colour."),
+    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
+    Column(
+        "bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."
+    ),
+)
+
+# --- Codes -----------------------------------------------------------------------------------------
+
+# codes/<codec>-<fingerprint>/*.parquet, one row an image and view, sorted by pixel_sha256, view.
+CODES: tuple[Column, ...] = (
+    Column("pixel_sha256", "string", "Hash of the RGB raster, as in `kept`."),
+    Column("view", "string", "center, flip…"),
+    Column("codes", "list<uint16>", "Codebook indices, row by row from the top left."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecFacts:
+    """`details["codec"]` in a manifest of codes: what made them; `grid` is (rows, columns)."""
+
+    name: str
+    fingerprint: str
+    num_tokens: int = field(metadata={"low": 1, "high": 65_536})
+    image_size: int = field(metadata={"low": 1, "high": 65_536})
+    grid: tuple[int, int] = field(metadata={"low": 1, "high": 65_536})
+
+
+# --- Shards ----------------------------------------------------------------------------------------
+
+# Members of a sample in shards/<name>/{train,val}/NNNNNN.tar, in this order.
+SHARD_MEMBERS: tuple[str, ...] = ("txt", "json", "tokens.npy", "codes.npy")
+
+ShardReason = Literal[
+    "no_codes",  # failed: the codec has no codes for its pixels
+    "bad_key",  # failed: its key can't name members of a tar
+    "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was asked for
+]
+SHARD_REASONS: tuple[str, ...] = get_args(ShardReason)
+
+# shards/<name>/left_out.parquet, one row a kept image that is in no shard, sorted by key.
+LEFT_OUT: tuple[Column, ...] = (
+    Column("key", "string", "The sample's key, as in `kept`."),
+    Column("status", "string", "failed or rejected."),
+    Column("reason", "string", "One of `ShardReason`."),
+    Column("detail", "string", "What exactly was found."),
+)
+
+# Id 0 is padding in every tokenizer of ours, as in DALLE-pytorch.
+PADDING_ID = 0
+
+# What a command may leave in a workspace for the report: a list of {"value": …, "label": …}.
+MEASUREMENTS = "measurements.json"
+
+# --- Reports and manifests -----------------------------------------------------------------------
+
+# `damaged` is what `verify` finds; a stage that fails raises.
+Outcome = Literal["done", "unchanged", "incomplete", "damaged"]
+_NOT_NEGATIVE = {"low": 0}  # read by `pipeline.core.parsing`
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    """What a stage says at its end; `--json` prints it as one line."""
+
+    stage: str
+    outcome: Outcome
+    counts: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    outputs: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """A file of a stage's folder, as its manifest names it."""
+
+    path: str
+    bytes: int = field(metadata=_NOT_NEGATIVE)
+    sha256: str
+    rows: int | None = field(default=None, metadata=_NOT_NEGATIVE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The last file a stage writes. A folder without it is unfinished.
+
+    `config` is the resolved config; `inputs` holds the `storage.input_digest` of each folder that this
+    one was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and
+    the sha256 of outside files by name; `counts` obey `COUNT_LAWS`.
+    """
+
+    contract: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    counts: Mapping[str, int] = field(metadata=_NOT_NEGATIVE)
+    files: tuple[FileEntry, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CountLaw(NamedTuple):
+    """Rows in = the sum of what became of them: names of counts in a manifest."""
+
+    total: str
+    parts: tuple[str, ...]
+
+
+# What `pipeline verify` proves of the counts of each item stage.
+COUNT_LAWS: Mapping[str, CountLaw] = {
+    "raw": CountLaw("urls", URL_STATES),
+    "dedupe": CountLaw("rows", ("kept", "rejected", "failed")),
+    "codes": CountLaw("images", ("encoded", "failed")),
+    "shards": CountLaw("images", ("written", "rejected", "failed")),
+    "generated": CountLaw("images", ("written", "outranked", "failed")),
+}

@@ -1,0 +1,42 @@
+"""Why a file has no raster, and the type of one."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import PipelineError
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class DecodeError(PipelineError):
+    """A file that has no raster; the message says what was found. In a stage it becomes a row."""
+
+
+class TooLargeError(DecodeError):
+    """A file whose header promises more pixels than we decode."""
+
+    def __init__(self, width: int, height: int, max_pixels: int) -> None:
+        super().__init__(f"{width}×{height} is more than {max_pixels} pixels: not decoded")
+        self.width, self.height = width, height
+
+
+class MissingDecoderError(DecodeError):
+    """A file of a format whose decoder is not installed; with it, the same bytes may have a raster."""
+
+
+def check_size(width: int, height: int, max_pixels: int | None) -> None:
+    """Raise for an image without pixels, TooLargeError for one of more than `max_pixels`."""
+    if width < 1 or height < 1:
+        raise DecodeError(f"an image of {width}×{height} pixels")
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLargeError(width, height, max_pixels)
+
+
+def tidy(error: Exception) -> str:
+    """An error's own words without what changes from run to run."""
+    text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "the file", str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,152 @@
+"""Pillow: the settings of the process that it is used with, the plugins, the one place that opens files."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from pipeline.core.image_decode.errors import (
+    DecodeError,
+    MissingDecoderError,
+    Pixels,
+    check_size,
+    tidy,
+)
+from pipeline.core.image_decode.ground import lay_over_ground
+from pipeline.core.image_decode.orientation import orientation_of, turn
+from pipeline.core.image_files import boxes
+
+# What the web shows. Others stay shut: some run interpreters (EPS), few are tested by anyone.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+
+# Formats that need a package of their own: its module, and the extra that installs it.
+PLUGINS = {"HEIF": ("pillow_heif", "heif"), "JXL": ("pillow_jxl", "jxl")}
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
+
+# Format, mode of the file, has alpha, pixels.
+Opened = tuple[str, str, bool, Pixels]
+
+
+def open_with_pillow(
+    data: bytes, max_pixels: int | None, *, metadata_of: bytes | None = None
+) -> Opened:
+    """Decode a file by Pillow. Raises DecodeError with the reason.
+
+    `metadata_of` is the file as it came, where `data` is without what Pillow should not see of it.
+    """
+    formats = (*FORMATS, *_plugin_for(data))
+    try:
+        with quiet_pillow(), Image.open(io.BytesIO(data), formats=formats) as image:
+            check_size(*image.size, max_pixels)
+            kind, mode = (image.format or "").lower(), image.mode
+            has_alpha = mode in _ALPHA_MODES or "transparency" in image.info
+            orientation = orientation_of(metadata_of or data, image.info)
+            if isinstance(image, TiffImageFile):
+                _leave_unturned(image)
+            rgb = to_rgb(image, has_alpha)
+            return kind, mode, has_alpha, np.asarray(turn(rgb, orientation))
+    except UnidentifiedImageError:
+        # Pillow's own words hold an address in memory.
+        raise DecodeError("no image format that Pillow knows") from None
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
+        raise DecodeError(f"broken image: {tidy(error)}") from error
+
+
+def _leave_unturned(image: TiffImageFile) -> None:
+    """Keep Pillow from turning a TIFF itself, for which it reads and rewrites all of its tags."""
+    image.load_end = lambda: None  # type: ignore[method-assign]
+    image.load()
+    image._size = image.im.size  # it was that of the turned image already
+
+
+def to_rgb(image: Image.Image, has_alpha: bool) -> Image.Image:
+    """The image with three channels of 8 bits; transparency is laid over its ground."""
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(to_8_bits(np.asarray(image), image.mode)).convert("RGB")
+    return lay_over_ground(image.convert("RGBA")) if has_alpha else image.convert("RGB")
+
+
+def to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:
+    """16-bit grey by its upper byte, floats and 32-bit integers cut to 0..255 or 0..65535."""
+    if mode == "F":
+        return np.nan_to_num(values.astype(np.float64)).clip(0, 255).astype(np.uint8)
+    wide = values.astype(np.int64).clip(0, 65535)
+    return (wide >> 8).astype(np.uint8)
+
+
+def _plugin_for(data: bytes) -> tuple[str, ...]:
+    """The format of a file that Pillow alone does not read, its plugin loaded."""
+    if data.startswith((boxes.JXL_CONTAINER, boxes.JXL_CODESTREAM)):
+        return (_load_plugin("JXL"),)
+    return (_load_plugin("HEIF"),) if boxes.brand_of(data) == "heic" else ()
+
+
+def has_decoder(name: str) -> bool:
+    """Whether the package is there that a format of `PLUGINS` needs."""
+    return name in PLUGINS and importlib.util.find_spec(PLUGINS[name][0]) is not None
+
+
+def _load_plugin(name: str) -> str:
+    module, extra = PLUGINS[name]
+    try:
+        plugin = importlib.import_module(module)
+    except ImportError:
+        raise MissingDecoderError(
+            f"{name} images need the package {module.replace('_', '-')}: "
+            f"pip install 'dalle-pipeline[{extra}]'"
+        ) from None
+    if name not in Image.OPEN:
+        plugin.register_heif_opener()
+    return name
+
+
+class _OwnPixelLimit:
+    """Let `max_pixels` be the limit, not Pillow's own, and keep its warnings to ourselves.
+
+    Both are settings of the whole process: the first thread to come in changes them, the last one to
+    leave sets them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._undo = ExitStack()
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._undo.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = None
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._undo.close()
+
+
+_LIMIT = _OwnPixelLimit()
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Pillow without its limit of pixels and its warnings; for several threads at a time."""
+    _LIMIT.enter()
+    try:
+        yield
+    finally:
+        _LIMIT.leave()

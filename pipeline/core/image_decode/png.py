@@ -1,0 +1,170 @@
+"""PNGs: their CRCs, the chunks that decoders get to see, and the transparent colour at every depth.
+
+Those of the common kind (8-bit RGB) are decoded by kornia-rs, whose Rust decoder is the fastest that
+gives the same pixels as Pillow (see bench/dedupe.py) and checks the CRCs of the image data on its way;
+everything else by Pillow, which checks none of those. What the decoder does not check of a PNG's chunks is
+checked here.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
+from PIL import Image
+
+from pipeline.core.image_decode.errors import DecodeError, Pixels, tidy
+from pipeline.core.image_decode.ground import lay_over_ground
+from pipeline.core.image_decode.orientation import orientation_of, turn
+from pipeline.core.image_decode.pillow import quiet_pillow
+from pipeline.core.image_files.png import SIGNATURE, Chunk, chunk_data, walk_chunks
+
+_GREY, _RGB, _PALETTE = 0, 2, 3
+_SPECIAL_CHUNKS = frozenset(
+    {b"tRNS", b"eXIf"}
+)  # transparency and orientation: not for the fast decoder
+_TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
+
+
+def is_plain_png(data: bytes) -> bool:
+    """Whether a file is a PNG of 8-bit RGB and nothing else: every reader sees the same pixels in it.
+
+    Raises DecodeError for a damaged one.
+    """
+    return data.startswith(SIGNATURE) and read_png_header(data).is_plain_rgb
+
+
+class PngHeader(NamedTuple):
+    """What the chunks of a PNG say before anything is decoded.
+
+    `transparent` is the one colour of a grey or RGB image that is not seen, by its samples.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    is_plain_rgb: bool
+    transparent: tuple[int, ...] | None
+
+
+def read_png_header(data: bytes) -> PngHeader:
+    """Walk through the chunks of a PNG and check each CRC but those of the image data.
+
+    Raises DecodeError where a CRC is wrong, a chunk is cut off or IHDR and IEND are not where the
+    format has them (W3C PNG, third edition, section 5).
+    """
+    header, special, transparent, last = b"", False, None, None
+    for last in walk_chunks(data):
+        if last.name == b"IDAT":
+            continue
+        _check_crc(data, last)
+        if not header:
+            header = _read_ihdr(data, last)
+        elif last.name == b"tRNS":
+            transparent = _read_transparent(chunk_data(data, last), *header[8:10])
+        special = special or last.name in _SPECIAL_CHUNKS
+    if last is None or last.name != b"IEND":
+        raise DecodeError(f"the PNG ends early, after {len(data)} bytes")
+    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
+    is_plain = (depth, colour) == (8, _RGB) and not special
+    return PngHeader(width, height, depth, colour, is_plain, transparent)
+
+
+def _read_ihdr(data: bytes, chunk: Chunk) -> bytes:
+    if chunk.name != b"IHDR" or chunk.end - chunk.start != 25:
+        raise DecodeError("the PNG does not begin with its header")
+    return chunk_data(data, chunk)
+
+
+def _read_transparent(samples: bytes, depth: int, colour: int) -> tuple[int, ...] | None:
+    """The transparent colour of a grey or RGB image; of its samples the lower `depth` bits count."""
+    size = _TRANSPARENT_BYTES.get(colour)
+    if size is None or len(samples) < size:
+        return None
+    numbers: tuple[int, ...] = struct.unpack(f">{size // 2}H", samples[:size])
+    return tuple(number & ((1 << depth) - 1) for number in numbers)
+
+
+def check_image_data(data: bytes) -> None:
+    """Raise DecodeError where a CRC of a PNG's image data is wrong."""
+    for chunk in walk_chunks(data):
+        if chunk.name == b"IDAT":
+            _check_crc(data, chunk)
+
+
+def _check_crc(data: bytes, chunk: Chunk) -> None:
+    with memoryview(data) as view:
+        found = zlib.crc32(view[chunk.start + 4 : chunk.end - 4])
+    if found != int.from_bytes(data[chunk.end - 4 : chunk.end], "big"):
+        name = chunk.name.decode("latin-1")
+        raise DecodeError(f"wrong CRC in PNG chunk {name} at byte {chunk.start}")
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The same image without what no decoder needs: texts and profiles, which may be bombs, and the rest.
+
+    Transparency is kept where it belongs to a palette.
+    """
+    kept, dropped = [SIGNATURE], False
+    has_palette = data[25:26] == bytes([_PALETTE])
+    for chunk in walk_chunks(data):
+        is_critical = not chunk.name[0] & 0x20  # an upper-case letter
+        needed = is_critical or (has_palette and chunk.name == b"tRNS")
+        dropped = dropped or not needed
+        if needed:
+            kept.append(data[chunk.start : chunk.end])
+    return b"".join(kept) if dropped else data
+
+
+def decode_plain_png(data: bytes, header: PngHeader) -> Pixels:
+    """Decode an 8-bit RGB PNG without transparency."""
+    try:
+        pixels: Pixels = decode_image_png_u8(
+            without_metadata(data), (header.height, header.width), "rgb"
+        )
+    except Exception as error:  # it raises nothing finer
+        check_image_data(data)  # says it better
+        raise DecodeError(f"broken PNG: {tidy(error)}") from error
+    return pixels
+
+
+def decode_with_transparent_colour(data: bytes, header: PngHeader) -> tuple[str, Pixels]:
+    """Decode a grey or RGB PNG of which one colour is transparent: its mode in Pillow, and its pixels.
+
+    Pillow compares that colour, which has the depth of the file, with pixels of 8 bits.
+    """
+    assert header.transparent is not None
+    bare = without_metadata(data)
+    try:
+        with quiet_pillow(), Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
+            mode = image.mode
+            samples_HWC = _read_samples(image, bare, header)
+    except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
+        raise DecodeError(f"broken image: {tidy(error)}") from error
+    scale = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
+    hidden = np.array([sample * scale for sample in header.transparent])
+    is_hidden_HW = (samples_HWC == hidden).all(axis=2)
+    rgb_HWC = (samples_HWC >> 8 if header.depth == 16 else samples_HWC).astype(np.uint8)
+    alpha_HW1 = np.where(is_hidden_HW, 0, 255).astype(np.uint8)[..., None]
+    rgba_HWC = np.concatenate(
+        [np.broadcast_to(rgb_HWC, (*is_hidden_HW.shape, 3)), alpha_HW1], axis=2
+    )
+    laid = lay_over_ground(Image.fromarray(rgba_HWC))
+    return mode, np.asarray(turn(laid, orientation_of(data, {})))
+
+
+def _read_samples(image: Image.Image, data: bytes, header: PngHeader) -> npt.NDArray[np.integer]:
+    """The samples [height, width, 1 or 3]: of 16 bits as they are, of less than 8 scaled to 8."""
+    if header.depth < 16:
+        values = np.asarray(image.convert("L") if header.colour == _GREY else image)
+    elif header.colour == _GREY:
+        values = np.asarray(image).astype(np.uint16)
+    else:
+        values = decode_image_png_u16(data, (header.height, header.width), "rgb")
+    return values.reshape(header.height, header.width, -1)

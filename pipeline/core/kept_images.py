@@ -1,0 +1,128 @@
+"""The kept images of a workspace: their rows, and the one place where their bytes are read. Core layer.
+
+Reads dedupe/kept and raw/segments. Every image is compared with its hash whenever it is read: what was
+inspected is what is encoded, trained on and shown. That costs 6 % of decoding: 0.014 ms for a PNG of
+28 kB, which takes 0.23 ms to decode, and 0.052 ms for one of 107 kB, which takes 0.81 ms.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.core.contracts import Split
+from pipeline.core.errors import REPAIR, ContractError, damaged
+from pipeline.core.integrity import checked_files
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import read_manifest, sha256_bytes
+from pipeline.core.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class ImagePlace(NamedTuple):
+    """Where the bytes of an image lie, and their hash: these columns of `kept`."""
+
+    segment: str
+    offset: int
+    bytes: int
+    bytes_sha256: str
+
+
+PLACE_COLUMNS = ImagePlace._fields
+
+
+def place_of(row: Mapping[str, Any]) -> ImagePlace:
+    """The place of a row of `kept`."""
+    return ImagePlace(*(row[name] for name in PLACE_COLUMNS))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptImage:
+    """A kept image by its pixels."""
+
+    pixel_sha256: str
+    key: str
+    place: ImagePlace
+
+
+def read_image(segments: Path, place: ImagePlace) -> bytes:
+    """The bytes of an image, compared with their hash.
+
+    Raises DamageError where other bytes lie there, ContractError where the segment is gone.
+    """
+    name = f"{segments.parent.name}/{segments.name}/{place.segment}"
+    try:
+        with _segment_path(segments, place.segment).open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), place.bytes, place.offset)
+    except OSError as error:
+        raise ContractError(
+            f"{name} can't be read ({error.strerror}), and images lie in it. Bring the segment back. {REPAIR}"
+        ) from error
+    if len(data) != place.bytes or sha256_bytes(data) != place.bytes_sha256:
+        raise damaged(
+            f"{name} does not hold at byte {place.offset} the {place.bytes} bytes with the hash "
+            f"{str(place.bytes_sha256)[:12]}… that were inspected: it was cut or changed."
+        )
+    return data
+
+
+@functools.lru_cache(maxsize=4096)
+def _segment_path(segments: Path, segment: str) -> Path:
+    return path_inside(segments, segment, source="dedupe/kept")
+
+
+def dedupe_tables(workspace: Workspace, prefix: str) -> tuple[Path, ...]:
+    """The tables of dedupe whose paths begin with `prefix`, each compared with its hash.
+
+    Raises ContractError where dedupe has not finished, DamageError for a table that was changed.
+    """
+    files = read_manifest(workspace.dedupe, "dedupe").files
+    return checked_files(workspace.dedupe, (e for e in files if e.path.startswith(prefix)))
+
+
+def kept_tables(workspace: Workspace) -> tuple[Path, ...]:
+    """The tables of the kept images, as `dedupe_tables` gives them."""
+    return dedupe_tables(workspace, "kept/")
+
+
+def read_tables(
+    tables: Sequence[Path], columns: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """The rows of tables in batches of at most `rows`.
+
+    Raises DamageError that names a table which can't be read or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for path in tables:
+        try:
+            # Buffered ahead, the whole table would be in memory.
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                _ = [file.schema_arrow.field(name) for name in columns]
+                yield from file.iter_batches(rows, columns=list(columns))
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+            raise damaged(f"{path} can't be read ({error}).") from error
+
+
+def read_kept(workspace: Workspace, split: Split | None = None) -> dict[str, KeptImage]:
+    """The kept images (of a split) by pixel hash, sorted by it; of equal pixels the row with the first key.
+
+    Raises ContractError where dedupe has not finished, DamageError for a table that can't be read.
+    """
+    columns = ("pixel_sha256", "key", "split", *PLACE_COLUMNS)
+    images: dict[str, KeptImage] = {}
+    for batch in read_tables(kept_tables(workspace), columns, 16_384):
+        for row in batch.to_pylist():
+            if split in (None, row["split"]):
+                place = place_of(row | {"segment": sys.intern(row["segment"])})
+                image = KeptImage(pixel_sha256=row["pixel_sha256"], key=row["key"], place=place)
+                images.setdefault(image.pixel_sha256, image)
+    return dict(sorted(images.items()))

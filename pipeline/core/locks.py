@@ -1,0 +1,71 @@
+"""Locks on what a command writes. Core layer.
+
+A lock is a file in `.locks/` of the workspace, named like the folder that it guards: held alone by the
+command that writes the folder, shared by those that need it to stay as it is while they read. The kernel
+releases it when the process ends, however it ends. Commands that only look need no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from pipeline.core.errors import LockedError
+from pipeline.core.storage import storage_error
+
+LOCKS_NAME = ".locks"
+# Shared by every command that works in the workspace, held alone by those that change all of it.
+WHOLE_WORKSPACE = "workspace"
+
+
+@contextlib.contextmanager
+def hold_folders(
+    root: Path,
+    *,
+    writes: Iterable[str] = (),
+    reads: Iterable[str] = (),
+    describe: Callable[[str], str] = lambda _: "another process",
+) -> Iterator[None]:
+    """Hold folders of the workspace `root` by their relative paths: `writes` alone, `reads` shared.
+
+    Raises LockedError where another process holds one of them; `describe(folder)` says which.
+    """
+    alone = set(writes)
+    with contextlib.ExitStack() as held:
+        for folder in sorted(alone | set(reads)):
+            kind = fcntl.LOCK_EX if folder in alone else fcntl.LOCK_SH
+            file = held.enter_context(_open(root, folder))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                place = root if folder == WHOLE_WORKSPACE else root / folder
+                raise LockedError(
+                    f"{place} is in use by {describe(folder)}. Wait until it has finished, or stop it, "
+                    "then give the command again."
+                ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _open(root: Path, folder: str) -> Iterator[int]:
+    path = root / LOCKS_NAME / f"{folder.replace('/', '+')}.lock"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def hold_file(root: Path, name: str) -> Iterator[None]:
+    """Wait for the lock on a small file of the workspace, and hold it for the moment of a change."""
+    with _open(root, name) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,297 @@
+"""What a command may write, replace and delete: names, paths from files, and whose a file is. Core layer.
+
+The rules, for every stage:
+
+- A name is a slug, so that no name leads out of its folder (`check_name`).
+- A path that a file names is relative and stays in its folder (`path_inside`).
+- A folder is written only if it is new, empty, or carries our mark: the `manifest.json` of the same contract,
+  or `unfinished.json`, which a stage writes before anything else (`claim`, `begin_anew`, `reopen`).
+- Only a contract's own files are deleted: those that its manifest or mark lists and, while the folder is
+  unfinished, those with the names that the contract's stage writes. Any other file stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.core.contracts import CONTRACT_VERSIONS
+from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.core.parsing import read_small_file
+from pipeline.core.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, UNFINISHED_NAME, write_json
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST_PATH = 1024
+
+# What the stage of a contract writes into its folder: whole relative paths. They say which files of an
+# unfinished folder are ours; those of a finished one are listed in its manifest.
+_OWN_NAMES: Mapping[str, str] = {
+    "raw": r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
+    r"|sections\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
+    "dedupe": r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
+    r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
+    "tokenizer": r"tokenizer\.json",
+    "codec": r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
+    "codes": r"\d+\.parquet|(\d+\.)?failed\.jsonl|draft\.npz",
+    "shards": r"(train|val)/\d{6,}\.(tar|idx\.npy)"
+    r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
+    "run": r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
+    r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
+    r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
+    "generated": r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl"
+    r"|sketches/\d{4,}-\d{5,}\.npz",
+}
+# By these an unfinished folder that carries no mark yet is known: versions before 0.1.0 wrote none.
+_EARLIER_MARKS: Mapping[str, str] = {
+    "run": "plan.json",
+    "generated": "unfinished.jsonl",
+    "codec": "checkpoint.json",
+    "shards": "scratch/base.npz",
+}
+assert _OWN_NAMES.keys() == CONTRACT_VERSIONS.keys()
+
+
+# --- Names and paths -----------------------------------------------------------------------------
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a folder of ours: it is a slug, not a path or an address."""
+    return bool(_NAME.fullmatch(text)) and not text.endswith((".", TEMPORARY_SUFFIX))
+
+
+def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
+    """`name` itself, if it can name a folder of ours: a slug, or up to `levels` of them with `/` between.
+
+    Raises ConfigError that states the rule.
+    """
+    parts = name.split("/")
+    if len(parts) <= levels and all(map(is_name, parts)):
+        return name
+    deeper = f", at most {levels} of them with / between" if levels > 1 else ""
+    raise ConfigError(
+        f"{option} {name!r} can't name a folder: use letters, digits, '.', '_' and '-', at most 128 of them, "
+        f"beginning with a letter or a digit{deeper}."
+    )
+
+
+def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
+    """The path below `folder` that the file `source` (a manifest, an index, a table) names.
+
+    It may not exist yet. Raises ContractError for a path that is not relative, holds `..`, leads out of
+    `folder` through a link, or is something other than a regular file.
+    """
+    path = folder / checked_relative(relative, source=source)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        other = path.exists() and not path.is_file()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise ContractError(f"{source} names the path {relative!r}: {error}.") from error
+    if not inside or other:
+        what = "a folder or a device" if inside else f"outside of {folder}"
+        raise ContractError(
+            f"{source} names the path {relative!r}, which is {what}. Expected a file inside the folder; "
+            "nothing was read or written."
+        )
+    return path
+
+
+def checked_relative(relative: object, *, source: Path | str) -> str:
+    """`relative` itself if it is a relative path without `..`; else a ContractError that names `source`."""
+    if isinstance(relative, str) and 0 < len(relative) <= _LONGEST_PATH and "\0" not in relative:
+        parts = relative.split("/")
+        if not any(part in ("", ".", "..") for part in parts):
+            return relative
+    raise ContractError(
+        f"{source} names the path {str(relative)[:200]!r}. Expected a relative path without '..': "
+        "nothing was read or written."
+    )
+
+
+def list_family(folder: Path) -> list[Path]:
+    """`folder` and what was made beside it under its name, as far as it is there: NAME, NAME-2, NAME-3, …"""
+    member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d{1,5}))?")  # 12 digits: a hash
+    numbers = {
+        path: int(found[1] or 1)
+        for path in folder.parent.glob(f"{glob.escape(folder.name)}*")
+        if (found := member.fullmatch(path.name)) and path.is_dir()
+    }
+    return sorted(numbers, key=lambda path: numbers[path])
+
+
+def next_free(folder: Path) -> Path:
+    """`folder` if nothing is there, else the first free one of NAME-2, NAME-3, … after the last one."""
+    family = list_family(folder)
+    if not os.path.lexists(folder):
+        return folder
+    last = family[-1].name.removeprefix(folder.name) if family else ""
+    number = int(last[1:]) if last else 1
+    while os.path.lexists(beside := folder.with_name(f"{folder.name}-{number + 1}")):
+        number += 1
+    return beside
+
+
+# --- Whose folder it is --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """What a folder of ours says of itself: whether it is finished, and the files that it lists, by path.
+
+    A file stands for itself as the manifest describes it, or by its path alone.
+    """
+
+    finished: bool
+    files: Mapping[str, object]
+
+
+def claim(folder: Path, contract: str) -> None:
+    """Check that a stage of `contract` may write into `folder`; nothing is touched.
+
+    Raises WorkspaceError where it holds something else: files without our mark, or another contract's.
+    """
+    _find_claim(folder, contract)
+
+
+def begin_anew(folder: Path, contract: str) -> None:
+    """Leave `folder` there, marked unfinished and without the files of its last run; others' files stay.
+
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    files = own_files(folder, contract)
+    mark_unfinished(folder, contract, files)
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    _delete(folder, files)
+
+
+def reopen(folder: Path, contract: str) -> None:
+    """Mark `folder` unfinished and keep its files: a stage adds to them, or goes on with them.
+
+    The mark describes them as the manifest did, so that damage is still found.
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    described = _find_claim(folder, contract).files
+    files = [described.get(name, name) for name in own_files(folder, contract)]
+    mark_unfinished(folder, contract, files)
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+
+
+def mark_unfinished(folder: Path, contract: str, files: Iterable[object] = ()) -> None:
+    """Write the mark of an unfinished folder.
+
+    `files` are those in it that are ours by a manifest: paths, or what the manifest says of them.
+    """
+    write_json(
+        folder / UNFINISHED_NAME,
+        {"contract": contract, "version": CONTRACT_VERSIONS[contract], "files": list(files)},
+    )
+
+
+def own_files(folder: Path, contract: str) -> list[str]:
+    """The files in `folder` that are the contract's own, relative, sorted; without manifest and mark.
+
+    Raises WorkspaceError where the folder is not ours.
+    """
+    found = _find_claim(folder, contract)
+    named = set() if found.finished else set(files_by_name(folder, contract))
+    return sorted(name for name in _files_below(folder) if name in found.files or name in named)
+
+
+def files_by_name(folder: Path, contract: str) -> list[str]:
+    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark say."""
+    own = re.compile(f"(?:{_OWN_NAMES[contract]})(?:{re.escape(TEMPORARY_SUFFIX)})?")
+    return sorted(name for name in _files_below(folder) if own.fullmatch(name))
+
+
+def remove_own(folder: Path, contract: str) -> None:
+    """Delete what is the contract's own in `folder`, and folders that are empty then.
+
+    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    """
+    files = own_files(folder, contract)
+    reopen(folder, contract)  # killed on the way, it counts as unfinished, and can be removed again
+    _delete(folder, [*files, UNFINISHED_NAME])
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _find_claim(folder: Path, contract: str) -> _Claim:
+    """Raises WorkspaceError for a folder that is not ours, or of another contract."""
+    if folder.exists() and not folder.is_dir():
+        raise WorkspaceError(
+            f"{folder} is not a folder. Nothing was touched; give another name or place."
+        )
+    for name in (MANIFEST_NAME, UNFINISHED_NAME):
+        if os.path.lexists(folder / name):
+            said = _read_claim(folder / name, contract)
+            return _Claim(finished=name == MANIFEST_NAME, files=said)
+    if any(os.path.lexists(folder.parent / name) for name in (MANIFEST_NAME, UNFINISHED_NAME)):
+        raise WorkspaceError(
+            f"{folder} would lie inside of {folder.parent}, which a command wrote. Nothing was touched: give "
+            "another name or place."
+        )
+    other = _find_other(folder, contract)
+    if other is not None:
+        raise WorkspaceError(
+            f"{folder} holds {other}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+            f"{contract!r} that says it is ours. Nothing was touched: give another name or place, or move "
+            "what lies there."
+        )
+    return _Claim(finished=False, files={})
+
+
+def _read_claim(path: Path, contract: str) -> dict[str, object]:
+    try:
+        said: Any = json.loads(read_small_file(path))
+        found, files = said["contract"], said["files"]
+        named = [(entry["path"] if isinstance(entry, dict) else entry, entry) for entry in files]
+    except (ContractError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkspaceError(
+            f"{path} can't be read ({error}): it doesn't say whose the folder is. Nothing was touched; run "
+            "`pipeline verify --repair`, or give another name."
+        ) from error
+    if found != contract:
+        raise WorkspaceError(
+            f"{path.parent} holds {found!r}, not {contract!r}. Nothing was touched: give another name or "
+            "place."
+        )
+    return {checked_relative(name, source=path): entry for name, entry in named}
+
+
+def _find_other(folder: Path, contract: str) -> str | None:
+    """The first file that keeps a folder without a mark from being ours: it may be one of a million."""
+    mark = _EARLIER_MARKS.get(contract)
+    if mark is not None and (folder / mark).is_file():
+        return None
+    files = (name for name in _files_below(folder) if not name.endswith(TEMPORARY_SUFFIX))
+    own = re.compile(_OWN_NAMES[contract])
+    return next((name for name in files if mark is not None or not own.fullmatch(name)), None)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Every file and link below `folder`, relative; links are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114,PTH118
+        for name in sorted([*names, *links]):
+            path = PurePosixPath(Path(parent).relative_to(folder)) / name
+            if path.as_posix() not in (MANIFEST_NAME, UNFINISHED_NAME):
+                yield path.as_posix()
+
+
+def _delete(folder: Path, names: Iterable[str]) -> None:
+    """Delete files by relative path, and the folders below `folder` that are empty then."""
+    parents: set[Path] = set()
+    for name in names:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        parents.update(folder / parent for parent in PurePosixPath(name).parents if parent.name)
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        with contextlib.suppress(OSError):  # something of the user's lies in it
+            parent.rmdir()

@@ -1,0 +1,309 @@
+"""Files of ours into their types: JSON and plain values become dataclasses, or a ContractError.
+
+Layer 1. What comes from a file can have been edited by hand, cut short or damaged. Here it becomes the
+type that the code expects, in one place, and a mismatch says which file, which field, what was found
+and what was expected. Nothing is coerced: a bool is no int, "3" is no 3, and NaN and the infinities
+are no numbers. Keys that a class doesn't know are ignored by default, so that a file of a later
+version, which only says more, can still be read; `unknown="refuse"` is for descriptions where a key
+that is not understood changes the meaning of the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import stat
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pipeline.core.errors import ContractError, PipelineError
+
+T = TypeVar("T")
+Unknown = Literal["ignore", "refuse"]
+
+MAX_BYTES = 256 * 2**20
+MAX_DEPTH = 64
+MAX_INTEGER = 2**63 - 1
+REMEDY = "Put the file back as it was, or make it again."
+_SHOWN = 60  # characters of a wrong value in a message
+
+
+def parse_dataclass(
+    cls: type[T],
+    value: object,
+    *,
+    source: str,
+    field: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    unknown: Unknown = "ignore",
+    remedy: str = REMEDY,
+) -> T:
+    """`value`, as read from JSON or TOML, as an instance of `cls`.
+
+    `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal,
+    a union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. A field's `low` and `high` (as
+    `pipeline.core.config.option` notes them in its metadata) bound the numbers in it. `source` names the
+    file in messages and `field` the part of it that `value` is; `remedy` is their last sentence.
+    Raises ContractError where a field is missing, of another type or out of its bounds.
+    """
+    parser = _Parser(source=source, unknown=unknown, remedy=remedy)
+    parser.check_plain(value, 0)
+    parsed: T = parser.parse(cls, value, _Place(field, low, high))
+    return parsed
+
+
+def parse_json(
+    cls: type[T], data: bytes, *, source: str, unknown: Unknown = "ignore", remedy: str = REMEDY
+) -> T:
+    """JSON in `data` as an instance of `cls`; raises ContractError as `parse_dataclass` does."""
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ContractError(f"{source} is nested too deeply to be read. {remedy}") from None
+    except ValueError as error:
+        raise ContractError(f"{source} is not JSON ({error}). {remedy}") from error
+    return parse_dataclass(cls, value, source=source, unknown=unknown, remedy=remedy)
+
+
+def parse_json_file(
+    path: Path, cls: type[T], *, unknown: Unknown = "ignore", remedy: str = REMEDY
+) -> T:
+    """The JSON file at `path` as an instance of `cls`.
+
+    Raises ContractError for a file that is missing, no regular file, too large, or that holds
+    something else.
+    """
+    data = read_small_file(path, remedy=remedy)
+    return parse_json(cls, data, source=str(path), unknown=unknown, remedy=remedy)
+
+
+def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T]:
+    """The lines of a JSONL file as instances of `cls`; no file, no lines.
+
+    A last line without its end, which a killed run leaves, is dropped. Raises ContractError that names
+    the number of a line that holds something else.
+    """
+    if not os.path.lexists(path):
+        return []
+    whole, _, _ = read_small_file(path, remedy=remedy).rpartition(b"\n")
+    lines = whole.split(b"\n") if whole else []
+    return [
+        parse_json(cls, line, source=f"{path} line {number}", remedy=remedy)
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REMEDY) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`; a folder, pipe or device is never read.
+
+    Raises ContractError that says what is there instead.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ContractError(f"{path} is no regular file. {remedy}")
+            data = file.read(max_bytes + 1) if found.st_size <= max_bytes else None
+    except FileNotFoundError:
+        raise ContractError(f"{path} is missing. {remedy}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ContractError(f"{path} can't be read: {reason}. {remedy}") from error
+    if data is None or len(data) > max_bytes:
+        raise ContractError(f"{path} has more than {max_bytes:,} bytes. {remedy}")
+    return data
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a file a value lies, and the bounds of the numbers there."""
+
+    name: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    def field(self, field: dataclasses.Field[Any]) -> _Place:
+        name = f"{self.name}.{field.name}" if self.name else field.name
+        return _Place(name, field.metadata.get("low"), field.metadata.get("high"))
+
+    def item(self, key: object) -> _Place:
+        return dataclasses.replace(self, name=f"{self.name}[{key!r}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parser:
+    source: str
+    unknown: Unknown
+    remedy: str
+
+    def error(self, problem: str) -> ContractError:
+        where = f"{self.source}: " if self.source else ""
+        return ContractError(f"{where}{problem}. {self.remedy}".rstrip())
+
+    def mismatch(self, place: _Place, value: object, expected: str) -> ContractError:
+        return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
+
+    def check_plain(self, value: object, depth: int) -> None:
+        """Refuse what no file of ours holds, however a field is declared: depth, and NULs.
+
+        Lone surrogates are let through: paths of other encodings come as such.
+        """
+        if depth > MAX_DEPTH:
+            raise self.error(f"it is nested more than {MAX_DEPTH} levels deep")
+        if isinstance(value, str) and "\0" in value:
+            raise self.error(f"{_show(value)} holds a NUL, expected text")
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                self.check_plain(key, depth + 1)
+                self.check_plain(inner, depth + 1)
+        elif isinstance(value, (list, tuple)):
+            for inner in value:
+                self.check_plain(inner, depth + 1)
+
+    def parse(self, hint: Any, value: object, place: _Place) -> Any:
+        origin = get_origin(hint)
+        if hint is Any or hint is object:
+            return value
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return self._dataclass(hint, value, place)
+        if origin is Literal:
+            return self._literal(hint, value, place)
+        if origin in (Union, types.UnionType):
+            return self._union(hint, value, place)
+        if origin is tuple or hint is tuple:
+            return self._tuple(get_args(hint) or (Any, ...), value, place)
+        if origin in (list, Sequence):
+            return list(self._tuple((*get_args(hint), ...), value, place))
+        if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
+            return self._mapping(get_args(hint) or (str, Any), value, place)
+        return self._scalar(hint, value, place)
+
+    def _dataclass(self, cls: type[Any], value: object, place: _Place) -> Any:
+        if not isinstance(value, Mapping):
+            raise self.mismatch(place, value, "an object")
+        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        hints = get_type_hints(cls)
+        prefix = f"{place.name}." if place.name else ""
+        if self.unknown == "refuse" and (extra := sorted(map(str, set(value) - set(fields)))):
+            raise self.error(f"{prefix}{extra[0]} is unknown, expected {', '.join(sorted(fields))}")
+        parsed = {}
+        for name, field in fields.items():
+            if name in value:
+                parsed[name] = self.parse(hints[name], value[name], place.field(field))
+            elif not _has_default(field):
+                raise self.error(f"{prefix}{name} is missing, expected {_describe(hints[name])}")
+        try:
+            return cls(**parsed)
+        except (ValueError, PipelineError) as error:
+            raise self.error(f"{prefix}{str(error).rstrip('.')}") from error
+
+    def _literal(self, hint: Any, value: object, place: _Place) -> object:
+        for choice in get_args(hint):
+            if type(choice) is type(value) and choice == value:
+                return choice
+        raise self.mismatch(place, value, _describe(hint))
+
+    def _union(self, hint: Any, value: object, place: _Place) -> Any:
+        """The first member that fits; of one beside None, what exactly is wrong in it."""
+        members = [member for member in get_args(hint) if member is not type(None)]
+        if value is None and len(members) < len(get_args(hint)):
+            return None
+        if len(members) == 1:
+            return self.parse(members[0], value, place)
+        for member in members:
+            try:
+                return self.parse(member, value, place)
+            except ContractError:
+                continue
+        raise self.mismatch(place, value, _describe(hint))
+
+    def _tuple(self, members: tuple[Any, ...], value: object, place: _Place) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise self.mismatch(place, value, "a list")
+        hints = [members[0]] * len(value) if members[-1] is Ellipsis else list(members)
+        if len(hints) != len(value):
+            raise self.mismatch(place, value, f"a list of {len(hints)}")
+        pairs = enumerate(zip(hints, value, strict=True))
+        return tuple(self.parse(hint, inner, place.item(index)) for index, (hint, inner) in pairs)
+
+    def _mapping(self, members: tuple[Any, ...], value: object, place: _Place) -> dict[Any, Any]:
+        if not isinstance(value, Mapping):
+            raise self.mismatch(place, value, "an object")
+        keys, values = members
+        return {
+            self.parse(keys, key, place.item(key)): self.parse(values, inner, place.item(key))
+            for key, inner in value.items()
+        }
+
+    def _scalar(self, hint: Any, value: object, place: _Place) -> Any:
+        fits = {
+            bool: isinstance(value, bool),
+            int: _is_integer(value),
+            float: _is_integer(value) or (isinstance(value, float) and math.isfinite(value)),
+            str: isinstance(value, str),
+            Path: isinstance(value, str),
+            type(None): value is None,
+        }
+        if not fits[hint]:
+            raise self.mismatch(place, value, _describe(hint))
+        if hint in (int, float):
+            self._check_bounds(value, place)
+        return hint(value) if hint in (Path, float) else value
+
+    def _check_bounds(self, value: Any, place: _Place) -> None:
+        if place.low is not None and value < place.low:
+            raise self.mismatch(place, value, f"{place.low:g} or more")
+        if place.high is not None and value > place.high:
+            raise self.mismatch(place, value, f"{place.high:g} or less")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
+
+
+def _show(value: object) -> str:
+    """A wrong value in a few printable characters."""
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)}"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        return "a number of more than 64 bits"
+    text = "null" if value is None else repr(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+_WORDS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    Path: "a path",
+    type(None): "null",
+}
+
+
+def _describe(hint: Any) -> str:
+    """What a type asks for, in words."""
+    origin = get_origin(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(hint))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(member) for member in get_args(hint))
+    if origin in (tuple, list, Sequence):
+        return "a list"
+    return _WORDS.get(hint, "an object")

@@ -1,0 +1,197 @@
+"""What a workspace was made with: the options of each stage, in `workspace.json`. Core layer.
+
+A stage's options are kept under its name and, where it has a `--name`, under that. A later command without
+them goes on with what is kept; `--forget` starts from the defaults. Only options that differ from the default
+are kept, and only those that decide the output, or that are marked `remember` (such as the rate of requests).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pipeline.core.config import StageConfig, plain_value
+from pipeline.core.errors import ConfigError, ContractError, PipelineError
+from pipeline.core.locks import hold_file
+from pipeline.core.option_values import from_plain
+from pipeline.core.storage import read_manifest, write_json
+from pipeline.core.workspace import Workspace, read_marker
+
+Options = dict[str, Any]
+_LAST_NAMED = "last_named"
+
+
+@contextlib.contextmanager
+def remembering(root: Path, stage: str, config: StageConfig) -> Iterator[None]:
+    """Keep the options of a stage while it runs and from then on, in place of those kept for the same name.
+
+    Those before come back where the stage fails; an interrupted stage keeps its own, to go on with.
+    """
+    name = _name_of(config)
+    before, _ = _find_kept(root, stage, {"name": name})
+    _keep(root, stage, name, kept_options(config))
+    try:
+        yield
+    except PipelineError as error:
+        if before is not None or isinstance(error, ConfigError):
+            _keep(root, stage, name, before)
+        raise
+
+
+def _keep(root: Path, stage: str, name: str, options: Options | None) -> None:
+    def change(marker: Options) -> None:
+        by_name = marker.setdefault("options", {}).setdefault(stage, {})
+        if options is None:
+            by_name.pop(name, None)
+        else:
+            by_name[name] = options
+            marker.setdefault(_LAST_NAMED, {})[stage] = name
+
+    _update(root, change)
+
+
+def note_latest(root: Path, contract: str, folder: Path) -> None:
+    """Keep which folder of a contract was made last: what later stages take unless told otherwise."""
+    if folder.parent.parent == root:
+        _update(
+            root, lambda marker: marker.setdefault("latest", {}).update({contract: folder.name})
+        )
+
+
+def recall(
+    root: Path, stage: str, config: type[StageConfig], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The kept options of a stage that are not `given`, as values for its config.
+
+    With no `name` given, it is the default name if options are kept for that, else the one used last. Empty
+    where nothing is kept.
+    Raises WorkspaceError where workspace.json can't be read, ContractError where an option in it has another
+    type than the stage's.
+    """
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    default = str(fields["name"].default) if "name" in fields else ""
+    kept, name = _find_kept(root, stage, given, default=default)
+    if kept is None:
+        return {}
+    hints = get_type_hints(config)
+    source = str(Workspace(root).marker)
+    replaced = {
+        other for option in given for other in fields[option].metadata.get("instead_of", ())
+    }
+    found = {
+        option: _from_plain(
+            fields[option], hints[option], value, f"options of {stage}: {option}", source
+        )
+        for option, value in kept.items()
+        if option in fields and option not in given and option not in replaced
+    }
+    if "name" in fields and "name" not in given and name != default:
+        found["name"] = name
+    return found
+
+
+def kept_options(config: StageConfig) -> Options:
+    """What of a config is kept: options that differ from their default, as JSON values."""
+    return {
+        field.name: plain_value(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if _is_kept(field) and getattr(config, field.name) != field.default
+    }
+
+
+def describe_changes(root: Path, stage: str, config: StageConfig) -> list[str]:
+    """How the options of a stage differ from those that are kept for its name, in words; sorted."""
+    before, _ = _find_kept(root, stage, {"name": _name_of(config)})
+    if before is None:
+        return []
+    after = kept_options(config)
+    defaults = {
+        field.name: plain_value(field.default)
+        for field in dataclasses.fields(config)
+        if _is_kept(field)
+    }
+    names = sorted((before.keys() | after.keys()) & defaults.keys())
+    changes = [
+        (name, before.get(name, defaults[name]), after.get(name, defaults[name])) for name in names
+    ]
+    return [
+        f"{flag_of(name)} {shown(old)} → {shown(new)}" for name, old, new in changes if old != new
+    ]
+
+
+def flag_of(option: str) -> str:
+    """The flag of an option."""
+    return f"--{option.rstrip('_').replace('_', '-')}"
+
+
+def shown(value: Any) -> str:
+    """An option's JSON value in words."""
+    if value is None or value == []:
+        return "(none)"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _name_of(config: StageConfig) -> str:
+    return str(getattr(config, "name", ""))
+
+
+def _is_kept(field: dataclasses.Field[Any]) -> bool:
+    if field.name in ("workspace", "name"):
+        return False
+    remember = field.metadata.get("remember")
+    return bool(not field.metadata.get("runtime", False) if remember is None else remember)
+
+
+def _find_kept(
+    root: Path, stage: str, given: Mapping[str, Any], *, default: str = ""
+) -> tuple[Options | None, str]:
+    """The options that are kept for a stage, and the name that they belong to."""
+    if not Workspace(root).marker.exists():
+        return None, ""
+    marker = read_marker(root)
+    by_name = _table(marker.get("options", {}).get(stage, {}))
+    last = default if default in by_name else marker.get(_LAST_NAMED, {}).get(stage, default)
+    name = str(given.get("name", last))
+    if stage == "scrape" and "scrape" not in marker.get("options", {}):
+        return _options_of_raw(root), name
+    kept = by_name.get(name)
+    return (None if kept is None else _table(kept)), name
+
+
+def _options_of_raw(root: Path) -> Options | None:
+    """The options of the scrape of a workspace of an earlier version, from its manifest."""
+    try:
+        config = read_manifest(Workspace(root).raw, "raw").config
+    except ContractError:
+        return None
+    return _table(config)
+
+
+def _table(value: Any) -> Options:
+    return value if isinstance(value, dict) else {}
+
+
+def _update(root: Path, change: Callable[[Options], None]) -> None:
+    """Change workspace.json, one process at a time; it is written only where it becomes another."""
+    with hold_file(root, "workspace.json"):
+        before = read_marker(root)
+        after = json.loads(json.dumps(before))
+        change(after)
+        if after != before:
+            write_json(Workspace(root).marker, after)
+
+
+def _from_plain(
+    field: dataclasses.Field[Any], hint: Any, value: Any, name: str, source: str
+) -> Any:
+    """A JSON value as the option's. Raises ContractError that names `source`."""
+    try:
+        return from_plain(field, hint, value, name=name, source=source)
+    except ConfigError as error:
+        raise ContractError(
+            f"{error} Put the file back as it was, or give --forget to start from the defaults."
+        ) from error

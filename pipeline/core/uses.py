@@ -1,0 +1,104 @@
+"""What in a workspace was made with what: which codecs, tokenizers and codes others need. Core layer.
+
+A folder needs another one if its manifest, plan, index or one of its checkpoints names it: by path or by
+fingerprint. Reads these small JSON files and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import ContractError
+from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.ownership import own_files
+from pipeline.core.parsing import read_small_file
+from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
+from pipeline.core.workspace import Workspace
+
+# What is kept because others were made with it; everything else in a workspace is wanted for itself.
+MADE_FOR_OTHERS = frozenset({"tokenizer", "codec", "codes"})
+_SAYING = (
+    MANIFEST_NAME,
+    UNFINISHED_NAME,
+    "plan.json",
+    "index.json",
+    "checkpoints/*/checkpoint.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """A codec, tokenizer or set of codes, and the folders that were made with it, by name, sorted."""
+
+    folder: Folder
+    used_by: tuple[str, ...]
+    is_latest: bool
+
+
+def find_uses(root: Path) -> list[Use]:
+    """What was made for others in the workspace `root`, in the order of the pipeline."""
+    folders = find_folders(root)
+    said = {folder.name: _what_it_says(folder.path) for folder in folders}
+    workspace = Workspace(root)
+    return [
+        Use(
+            folder=folder,
+            used_by=tuple(
+                name
+                for name, text in sorted(said.items())
+                if name != folder.name and _names(text, folder)
+            ),
+            is_latest=workspace.latest(folder.contract) in (None, folder.path.name),
+        )
+        for folder in folders
+        if folder.contract in MADE_FOR_OTHERS
+    ]
+
+
+def find_unneeded(root: Path) -> list[Folder]:
+    """What was made for others and is needed by nothing that stays; the latest of a kind stays.
+
+    An unfinished folder stays too: its stage goes on with it.
+    """
+    uses = find_uses(root)
+    gone: set[str] = set()
+    while more := {
+        use.folder.name
+        for use in uses
+        if use.folder.name not in gone
+        and use.folder.manifest is not None
+        and not use.is_latest
+        and set(use.used_by) <= gone
+    }:
+        gone |= more
+    return [use.folder for use in uses if use.folder.name in gone]
+
+
+def size_of(folder: Folder) -> int:
+    """Bytes of a folder's own files."""
+    paths = (folder.path / name for name in own_files(folder.path, folder.contract))
+    return sum(path.lstat().st_size for path in paths)
+
+
+def _names(text: str, folder: Folder) -> bool:
+    """Whether a text names the folder: by its path, or by the fingerprint of what is in it."""
+    fingerprint = (
+        folder.manifest.details.get("fingerprint") if folder.manifest is not None else None
+    )
+    marks = [f'"{folder.name}"', *([f'"{fingerprint}"'] if fingerprint else [])]
+    return any(mark in text for mark in marks)
+
+
+def _what_it_says(folder: Path) -> str:
+    return "\n".join(_texts(folder))
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    for pattern in _SAYING:
+        for path in sorted(folder.glob(pattern)):
+            try:
+                yield read_small_file(path).decode(errors="replace")
+            except ContractError:
+                continue  # `verify` reports it

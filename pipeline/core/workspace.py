@@ -1,0 +1,163 @@
+"""One dataset's folder: where everything is in it, and its marker. Core layer."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.contracts import WORKSPACE_VERSION
+from pipeline.core.errors import ContractError, WorkspaceError
+from pipeline.core.ownership import check_name
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import write_json
+
+LEDGER_NAME = "ledger.sqlite"
+_REMEDY = "Give another --workspace, or put the file back as it was."
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One dataset's folder: the paths of `contracts`, nothing else.
+
+    `Workspace.open` makes or checks it; the constructor touches nothing.
+    """
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """Says that the folder is ours and which version wrote it."""
+        return self.root / "workspace.json"
+
+    @property
+    def raw(self) -> Path:
+        """The raw store: `ledger.sqlite` and `segments/`."""
+        return self.root / "raw"
+
+    @property
+    def ledger(self) -> Path:
+        """One row a URL."""
+        return self.raw / LEDGER_NAME
+
+    @property
+    def segments(self) -> Path:
+        """The bytes as fetched, in append-only tars."""
+        return self.raw / "segments"
+
+    @property
+    def dedupe(self) -> Path:
+        """Kept, rejected and caption tables."""
+        return self.root / "dedupe"
+
+    @property
+    def codecs(self) -> Path:
+        """The codecs of this workspace, a folder each."""
+        return self.root / "codecs"
+
+    def codec(self, name: str) -> Path:
+        """A codec trained here."""
+        return self.codecs / check_name(name, option="the codec")
+
+    def tokenizer(self, name: str) -> Path:
+        """A tokenizer trained here."""
+        return self.root / "tokenizers" / check_name(name, option="the tokenizer")
+
+    def codes(self, codec: str, fingerprint: str) -> Path:
+        """Image codes of one codec; `fingerprint` is its full hash."""
+        return self.root / "codes" / check_name(f"{codec}-{fingerprint[:12]}", option="the codec")
+
+    def shards(self, name: str) -> Path:
+        """One set of WebDataset shards."""
+        return self.root / "shards" / check_name(name)
+
+    def run(self, name: str) -> Path:
+        """One training run; `name` may have two levels, as taming/12L_64HD_…."""
+        return self.root / "runs" / check_name(name, levels=2)
+
+    def generated(self, name: str) -> Path:
+        """Pictures made from prompts."""
+        return self.root / "generated" / check_name(name)
+
+    def latest(self, contract: str) -> str | None:
+        """The name of the folder of a contract (a codec, a tokenizer, codes) that was made last, if known."""
+        name = (
+            read_marker(self.root).get("latest", {}).get(contract) if self.marker.exists() else None
+        )
+        return name if isinstance(name, str) else None
+
+    def open(self, source: str | None = None) -> Workspace:
+        """Check that this is a workspace; with `source` given, make it where nothing is yet.
+
+        Raises WorkspaceError for a folder that holds something else, another version or source.
+        """
+        if os.path.lexists(self.marker):
+            _check_source(self.root, source)
+            return self
+        if source is None:
+            raise WorkspaceError(
+                f"{self.root} is not a workspace: no {self.marker.name} in it. "
+                f"Begin with `pipeline scrape --workspace {shlex.quote(str(self.root))}`, or give the right "
+                "--workspace."
+            )
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise WorkspaceError(
+                f"{self.root} holds something that is not a workspace (no {self.marker.name}). "
+                "Nothing was touched; give an empty or a new folder as --workspace."
+            )
+        write_json(
+            self.marker,
+            {
+                "format": "dalle-pipeline/workspace",
+                "version": WORKSPACE_VERSION,
+                "source": source,
+                "options": {"scrape": {}},  # kept from the beginning on; see `remembered`
+            },
+        )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """What a marker of any version says."""
+
+    format: Literal["dalle-pipeline/workspace"]
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Marker(_Head):
+    """What `workspace.json` says in this version."""
+
+    source: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    latest: Mapping[str, str] = field(default_factory=dict)
+    last_named: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_marker(root: Path) -> dict[str, Any]:
+    """What `workspace.json` says. Raises WorkspaceError where it is not a workspace's of this version."""
+    marker = Workspace(root).marker
+    try:
+        version = parse_json_file(marker, _Head, remedy=_REMEDY).version
+        if version == WORKSPACE_VERSION:
+            parse_json_file(marker, _Marker, remedy=_REMEDY)
+            return parse_json_file(marker, dict[str, Any], remedy=_REMEDY)
+    except ContractError as error:
+        raise WorkspaceError(f"{root} can't be read as a workspace: {error}") from error
+    raise WorkspaceError(
+        f"{root} was written by workspace version {version}, this pipeline reads version "
+        f"{WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
+    )
+
+
+def _check_source(root: Path, source: str | None) -> None:
+    found = read_marker(root)["source"]
+    if source is not None and found != source:
+        raise WorkspaceError(
+            f"{root} belongs to the source {found!r}, not {source!r}. "
+            "One workspace holds one source: give another --workspace."
+        )

@@ -1,0 +1,71 @@
+"""The demo's own measure: is the main colour of a picture the one that its prompt names? Floor 5.
+
+The main colour is the palette colour most often nearest among the pixels of the picture's middle (the
+object stands there), counted at 64×64. Only the colours that the section's captions can name compete. The
+same measure on the scraped originals, whose colours are right by construction, shows how far it can be
+trusted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.core.image_decode import decode_image
+from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.text_files import split_lines
+from pipeline.core.workspace import Workspace
+from pipeline.demo.replica.palette import PALETTE, colours_named
+
+CANDIDATES = ("black", "blue", "magenta", "pink", "white")
+SIDE = 64
+MIDDLE = slice(SIDE // 4, SIDE - SIDE // 4)
+SCRAPED_SAMPLE = 400
+
+
+def main_colour(image: Image.Image) -> str:
+    """The name of the palette colour that most pixels of the middle are nearest to.
+
+    A pixel that is nearer to another colour of the palette than to any candidate does not count.
+    """
+    small = np.asarray(
+        image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32
+    )
+    pixels = small[MIDDLE, MIDDLE].reshape(-1, 1, 3)
+    names = tuple(PALETTE)
+    table = np.array([PALETTE[name] for name in names], dtype=np.float32)[None]
+    nearest = np.square(pixels - table).sum(axis=-1).argmin(axis=1)
+    counts = np.bincount(nearest, minlength=len(names))
+    return max(CANDIDATES, key=lambda name: int(counts[names.index(name)]))
+
+
+def share_generated(folder: Path) -> float:
+    """Share of a `generated/` folder's pictures whose main colour is the first that the prompt names."""
+    text = (folder / "records.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in split_lines(text)]
+    return _share((record["prompt"], (folder / record["file"]).read_bytes()) for record in records)
+
+
+def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:
+    """The same share among kept images of a section, every n-th up to some hundred."""
+    columns = ("section", "caption", *PLACE_COLUMNS)
+    kept = [
+        row
+        for rows in read_tables(kept_tables(workspace), columns, 4096)
+        for row in rows.to_pylist()
+        if row["section"] == section
+    ]
+    rows = kept[:: max(1, len(kept) // SCRAPED_SAMPLE)]
+    return _share((row["caption"], read_image(workspace.segments, place_of(row))) for row in rows)
+
+
+def _share(pictures: Iterable[tuple[str, bytes]]) -> float:
+    right = [
+        main_colour(Image.fromarray(decode_image(data).pixels_HWC)) == colours_named(text)[0]
+        for text, data in pictures
+    ]
+    return sum(right) / max(1, len(right))

@@ -1,0 +1,214 @@
+"""`pipeline demo`: the whole road on a small replica of the blog, measured. Floor 5.
+
+Starts the replica in a process of its own, writes the list of captions, runs every stage with the
+preset `presets/demo.toml`, generates for prompts that were trained on and for prompts that never were,
+and measures how often the main colour of a picture is the one that its prompt names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.app.run_all import Call, overall, run_stage
+from pipeline.app.run_log import keep_record
+from pipeline.core.config import StageConfig, option
+from pipeline.core.contracts import MEASUREMENTS, StageReport
+from pipeline.core.errors import SourceError
+from pipeline.core.storage import write_bytes, write_json
+from pipeline.core.workspace import Workspace
+
+PRESET = Path(__file__).parents[1] / "presets" / "demo.toml"
+# The name under which the replica is asked; it is reached by --connect-to, whatever its port, so that
+# addresses, keys and every hash made of them are the same on every run.
+ORIGIN = "http://dalleblog.localhost"
+COLOUR_SECTION = "unusual_media"
+# Captions of each section that the demo brings home, chosen by hash.
+CAPTIONS_OF = {
+    COLOUR_SECTION: 200,
+    "relative_positions": 24,
+    "multiple_attributes": 16,
+    "emojis": 12,
+    "cross_sections": 6,
+    "stacking_snap": 1,
+}
+PROMPTS = 40
+# A little of what a real server does: some ranks are missing, some files corrupt, some answers late.
+REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01", "--busy", "0.0005")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(StageConfig):
+    """The demo has no options beside its folder (default: data/demo)."""
+
+    source: str = option("demo", "Names the default folder.", runtime=True)
+
+
+def run_demo(config: DemoConfig, call: Call) -> StageReport:
+    """Run the road, measure, and write the report.
+
+    Raises what the first failing stage raises; the same command continues from there.
+    """
+    started = time.monotonic()
+    workspace = Workspace(config.workspace).open(source="dalleblog")
+    call.use_preset(PRESET)
+    with keep_record(workspace.root, "pipeline demo", writes=("run",), clock=call.clock) as record:
+        reports = _walk(workspace, dataclasses.replace(call, record=record))
+        record.outcome = overall(reports)
+    page = workspace.root / "report.html"
+    reused = all(report.outcome == "unchanged" for report in reports.values())
+    if reused:
+        call.screen.say("Nothing had changed: everything that was there is used again.")
+    call.screen.say(f"Look at it: {page.resolve()}")
+    return StageReport(
+        stage="demo",
+        outcome="unchanged" if reused else "done",
+        seconds=round(time.monotonic() - started, 3),
+        outputs=(str(page),),
+        details={name: report.as_dict() for name, report in reports.items()},
+    )
+
+
+def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
+    root = workspace.root
+    scraped, unseen = choose_captions()
+    write_bytes(root / "captions.txt", "".join(f"{s}\t{c}\n" for s, c in scraped).encode())
+    reports: dict[str, StageReport] = {}
+
+    def run(stage: str, label: str = "", **overrides: Any) -> None:
+        reports[label or stage] = run_stage(stage, call, {"workspace": root, **overrides})
+
+    with replica_server(root) as address:
+        run(
+            "scrape",
+            source="dalleblog",
+            page_url=f"{ORIGIN}/blog/dall-e/",
+            connect_to=address,
+            captions=root / "captions.txt",
+        )
+    for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
+        run(stage)
+    seen = trained_captions(workspace, COLOUR_SECTION)
+    for name, captions in (("seen", seen), ("unseen", unseen)):
+        prompts = tuple(captions[:PROMPTS])
+        run("generate", f"generate {name}", name=name, prompts=prompts, on_change="restart")
+    measure(workspace, reports)
+    run("report")
+    return reports
+
+
+# --- What is asked for ---------------------------------------------------------------------------
+
+
+def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
+    """The (section, caption) pairs that the demo scrapes, and captions of the colour section that it
+    never does, both in an order drawn by hash."""
+    from scrapers.sources.dalleblog.captions import load_catalogue
+
+    sections = {section.name: section for section in load_catalogue().sections}
+    scraped: list[tuple[str, str]] = []
+    for name, number in CAPTIONS_OF.items():
+        captions = [forms[0] for forms in sections[name].captions()]
+        captions.sort(key=lambda caption: hashlib.sha256(caption.encode()).digest())
+        scraped += [(name, caption) for caption in captions[:number]]
+        if name == COLOUR_SECTION:
+            unseen = captions[number:]
+    return scraped, unseen
+
+
+def trained_captions(workspace: Workspace, section: str) -> list[str]:
+    """The captions of a section that the model was trained on, in an order drawn by hash."""
+    from pipeline.core.kept_images import dedupe_tables, read_tables
+
+    columns = ("caption_id", "caption", "split", "images", "sections")
+    tables = dedupe_tables(workspace, "captions.parquet")
+    used = [
+        row
+        for rows in read_tables(tables, columns, 4096)
+        for row in rows.to_pylist()
+        if row["split"] == "train" and row["images"] and section in row["sections"]
+    ]
+    return [row["caption"] for row in sorted(used, key=lambda row: row["caption_id"])]
+
+
+@contextlib.contextmanager
+def replica_server(root: Path) -> Iterator[str]:
+    """Run `pipeline replica` beside us; yields its host:port.
+
+    Raises SourceError if it does not come up.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "replica",
+        "--port",
+        "0",
+        "--json",
+        *REPLICA_OPTIONS,
+    ]
+    with (root / "replica.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise SourceError(f"The replica did not start; {log.name} says why.")
+            yield str(json.loads(line)["address"]).removeprefix("http://").partition("/")[0]
+        finally:
+            process.terminate()
+            process.wait()
+
+
+# --- What came out -------------------------------------------------------------------------------
+
+
+def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
+    """Leave the numbers of this run for the report; those of stages that did nothing are kept."""
+    from pipeline.demo.colour import share_generated, share_scraped
+
+    path = workspace.root / "demo.json"
+    record: dict[str, Any] = (
+        json.loads(path.read_bytes()) if path.exists() else {"seconds": {}, "peak_bytes": 0}
+    )
+    times = record["seconds"]
+    times |= {name: r.seconds for name, r in reports.items() if r.outcome != "unchanged"}
+    record["peak_bytes"] = max(record["peak_bytes"], _peak_memory())
+    write_json(path, record)
+    numbers = [
+        (
+            share_generated(workspace.generated("seen")),
+            "of pictures for seen prompts have the named main colour",
+        ),
+        (
+            share_generated(workspace.generated("unseen")),
+            "of pictures for prompts never seen have it",
+        ),
+        (share_scraped(workspace), "of the scraped originals have it, by the same measure"),
+    ]
+    tiles = [{"value": f"{share:.0%}", "label": label} for share, label in numbers]
+    tiles.append({"value": f"{sum(times.values()):.0f} s", "label": "in the stages"})
+    tiles += [{"value": f"{seconds:.0f} s", "label": name} for name, seconds in times.items()]
+    tiles.append(
+        {"value": f"{record['peak_bytes'] / 1e9:.1f} GB", "label": "peak memory of one process"}
+    )
+    write_json(workspace.root / MEASUREMENTS, tiles)
+
+
+def _peak_memory() -> int:
+    """Bytes: the largest resident set of this process or of one of its children."""
+    usage = (
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return max(usage) * (1024 if sys.platform == "linux" else 1)

@@ -1,0 +1,113 @@
+"""What the replica is told: what it holds, how its page looks, how it misbehaves. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.config import option
+
+PageDesign = Literal["2021", "next", "plain"]
+RobotsAnswer = Literal["allow", "disallow", "missing", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultPlan:
+    """How the replica misbehaves: the share of image addresses (0..1) that each kind of fault hits.
+
+    An address has one fault at most, so the shares add up to 1 at most. A fault passes after one to
+    `passing_attempts` requests, unless the address belongs to the `permanent` share of those hit;
+    `missing`, `corrupt` and `opted_out` never pass.
+    """
+
+    seed: int = 0
+    slow: float = 0.0  # answers after `slow_s`
+    truncated: float = 0.0  # body shorter than its Content-Length
+    cut_short: float = 0.0  # a PNG that ends early, in a whole answer
+    busy: float = 0.0  # 429, Retry-After in seconds
+    busy_until: float = 0.0  # 429, Retry-After as a date
+    error: float = 0.0  # 500
+    unavailable: float = 0.0  # 503
+    corrupt: float = 0.0  # a PNG with damaged bytes
+    html: float = 0.0  # HTML with status 200
+    missing: float = 0.0  # 404
+    reset: float = 0.0  # the connection is reset
+    silent: float = 0.0  # no answer for `hang_s`
+    opted_out: float = 0.0  # X-Robots-Tag: noai
+    redirected: float = 0.0  # 302 to the same picture at another path
+    redirect_loop: float = 0.0  # 302 to itself
+    redirect_away: float = 0.0  # 302 to `away`
+    gzip_bomb: float = 0.0  # 1 GiB of zeros, gzipped to 1 MiB
+    huge: float = 0.0  # Content-Length of 10 GB, sent until the other side closes
+    slow_loris: float = 0.0  # a byte every `drip_s`
+    passing_attempts: int = 2
+    permanent: float = 0.0
+    slow_s: float = 0.2
+    hang_s: float = 60.0
+    drip_s: float = 1.0
+    retry_after_s: int = 1
+    away: str = "http://127.0.0.2:9/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaConfig:
+    """One replica: the same config holds and serves the same bytes on every machine.
+
+    `sections`: names of the catalogue, all if empty. `missing_ranks`, `missing_captions`: shares
+    (0..1) that were never there. `as_written`: share of the captions with two spellings that exist
+    with the template's article and not the agreeing one. `shown_captions`: how many captions of a
+    section with hashed keys the page shows. `page_status`: what the page answers.
+    """
+
+    seed: int = 0
+    sections: tuple[str, ...] = ()
+    design: PageDesign = "2021"
+    size: int = 256
+    missing_ranks: float = 0.0
+    missing_captions: float = 0.0
+    as_written: float = 0.1
+    shown_captions: int = 64
+    robots: RobotsAnswer = "allow"
+    page_status: int = 200
+    faults: FaultPlan = field(default_factory=FaultPlan)
+    cache_dir: Path | None = None
+    port: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaServeConfig:
+    """Options of `pipeline replica`."""
+
+    port: int = option(0, "Port to listen on; 0: any free one.", low=0, high=65535)
+    seed: int = option(0, "Seed of keys, gaps and faults.")
+    sections: tuple[str, ...] = option((), "Sections of the catalogue to hold; all if not given.")
+    design: PageDesign = option("2021", "Design of the page.")
+    size: int = option(256, "Side of the pictures in pixels.", low=16, high=1024)
+    cache_dir: Path | None = option(None, "Folder that keeps drawn pictures from run to run.")
+    robots: RobotsAnswer = option("allow", "What robots.txt says.")
+    missing: float = option(0.0, "Share of images that are not there (404).", low=0, high=1)
+    slow: float = option(0.0, "Share that answers late.", low=0, high=1)
+    truncated: float = option(0.0, "Share whose body ends early at first.", low=0, high=1)
+    busy: float = option(0.0, "Share answered 429 with Retry-After at first.", low=0, high=1)
+    error: float = option(0.0, "Share answered 500 at first.", low=0, high=1)
+    reset: float = option(0.0, "Share whose connection is reset at first.", low=0, high=1)
+    corrupt: float = option(0.0, "Share of PNGs with damaged bytes.", low=0, high=1)
+    html: float = option(0.0, "Share answered with HTML and status 200 at first.", low=0, high=1)
+    opted_out: float = option(0.0, "Share marked X-Robots-Tag: noai.", low=0, high=1)
+
+    def replica(self) -> ReplicaConfig:
+        """The replica that these options describe."""
+        kinds = ("slow", "truncated", "busy", "error", "reset", "corrupt", "html", "opted_out")
+        shares: dict[str, float] = {kind: getattr(self, kind) for kind in kinds}
+        return ReplicaConfig(
+            seed=self.seed,
+            sections=self.sections,
+            design=self.design,
+            size=self.size,
+            missing_ranks=self.missing,
+            robots=self.robots,
+            faults=replace(FaultPlan(seed=self.seed), **shares),  # type: ignore[arg-type]
+            cache_dir=self.cache_dir,
+            port=self.port,
+        )

@@ -1,0 +1,65 @@
+"""Misbehaviour from a seed: which address has which fault, and at which request it has passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from pipeline.core.errors import ConfigError
+from pipeline.demo.replica.config import FaultPlan
+from pipeline.demo.replica.shapes.subjects import digest_of
+
+FaultKind = Literal[
+    "slow", "truncated", "cut_short", "busy", "busy_until", "error", "unavailable", "corrupt", "html",
+    "missing", "reset", "silent", "opted_out", "redirected", "redirect_loop", "redirect_away",
+    "gzip_bomb", "huge", "slow_loris",
+]  # fmt: skip
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+_ALWAYS_PERMANENT: frozenset[FaultKind] = frozenset({"missing", "corrupt", "opted_out"})
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an address. `heals_after` requests it is well again; None: never."""
+
+    kind: FaultKind
+    heals_after: int | None
+
+
+def fate_of(plan: FaultPlan, path: str) -> Fault | None:
+    """The fault of an address (its path, without host or query), None if it has none."""
+    digest = digest_of("fault", plan.seed, path)
+    kind = _kind_at(plan, int.from_bytes(digest[:4]) / 2**32)
+    if kind is None:
+        return None
+    if kind in _ALWAYS_PERMANENT or digest[4] / 256 < plan.permanent:
+        return Fault(kind, None)
+    return Fault(kind, 1 + digest[5] % plan.passing_attempts)
+
+
+def fault_for(plan: FaultPlan, path: str, attempt: int) -> Fault | None:
+    """What is wrong with the `attempt`-th request (from 1) for an address, None if nothing."""
+    fault = fate_of(plan, path)
+    if fault is None or (fault.heals_after is not None and attempt > fault.heals_after):
+        return None
+    return fault
+
+
+def check_plan(plan: FaultPlan) -> None:
+    """Raises ConfigError if the shares are no shares, or more than all addresses are hit."""
+    shares = {kind: getattr(plan, kind) for kind in FAULT_KINDS}
+    wrong = [kind for kind, share in shares.items() if not 0 <= share <= 1]
+    if wrong or sum(shares.values()) > 1 + 1e-9 or plan.passing_attempts < 1:
+        raise ConfigError(
+            f"Shares of faults lie between 0 and 1 and add up to 1 at most; these add up to "
+            f"{sum(shares.values()):g}{' and ' + wrong[0] + ' is out of range' if wrong else ''}. "
+            "Lower them; passing_attempts is 1 at least."
+        )
+
+
+def _kind_at(plan: FaultPlan, point: float) -> FaultKind | None:
+    for kind in FAULT_KINDS:
+        point -= getattr(plan, kind)
+        if point < 0:
+            return kind
+    return None

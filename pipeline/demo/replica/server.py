@@ -1,0 +1,277 @@
+"""The replica's HTTP server: the page, the CDN's two folders, robots.txt, and what goes wrong on request.
+
+`Replica` runs it in a thread of its own, for tests and benchmarks; `run_forever` serves until it is
+stopped, for `pipeline replica`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Protocol
+
+from aiohttp import web
+
+from pipeline.core.errors import SourceError
+from pipeline.demo.replica.answers import answer_fault, conditional
+from pipeline.demo.replica.config import ReplicaConfig, ReplicaServeConfig
+from pipeline.demo.replica.faults import Fault, check_plan, fate_of, fault_for
+from pipeline.demo.replica.holdings import Entry, Holdings
+from pipeline.demo.replica.html import render_page
+from pipeline.demo.replica.pictures import Pictures
+from scrapers.sources.dalleblog.urls import parse_sample_url, sample_url
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+HOST = "127.0.0.1"
+CDN_PATH = "/dall-e/v2"
+PAGE_PATH = "/blog/dall-e/"
+PUBLISHED = "Tue, 05 Jan 2021 17:00:00 GMT"
+CHANGED = "Thu, 24 Feb 2022 17:00:00 GMT"
+_ROBOTS = {
+    "allow": (200, "User-agent: *\nAllow: /\n"),
+    "disallow": (200, "User-agent: *\nDisallow: /dall-e/\n"),
+    "missing": (404, "not found\n"),
+    "error": (500, "internal server error\n"),
+}
+
+
+class Middleware(Protocol):
+    """What stands around every handler."""
+
+    def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Answer a request, with the handler's help."""
+
+
+class Site:
+    """What is served, and the books about it: requests by path, answers by path and status."""
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        check_plan(config.faults)
+        self.config = config
+        self.holdings = Holdings(config)
+        self.pictures = Pictures(size=config.size, cache_dir=config.cache_dir)
+        self.requests: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.editions: Counter[str] = Counter()
+        self.removed: set[str] = set()
+        self._drawers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="drawing")
+        self._pages: dict[str, bytes] = {}
+
+    def app(self) -> web.Application:
+        """The application with its routes."""
+        app = web.Application(middlewares=[_bookkeeper(self)])
+        app.router.add_get("/", self._page)
+        app.router.add_get(PAGE_PATH, self._page)
+        app.router.add_get("/robots.txt", self._robots)
+        app.router.add_get(CDN_PATH + "/samples/{rest:.+}", self._sample)
+        app.router.add_get(CDN_PATH + "/image_prompts/{section}.png", self._prompt)
+        return app
+
+    def close(self) -> None:
+        """Stop drawing."""
+        self._drawers.shutdown(wait=False, cancel_futures=True)
+
+    def find(self, path: str) -> tuple[Entry, int] | None:
+        """The caption and the rank of an image's path, None if there is no such image."""
+        url = parse_sample_url(path, cdn=CDN_PATH)
+        if url is None or url.rank is None or path in self.removed:
+            return None
+        entry = self.holdings.find(url.section, url.key)
+        return (entry, url.rank) if entry is not None and url.rank in entry.ranks else None
+
+    def true_bytes(self, path: str) -> bytes | None:
+        """The whole picture at a path, whatever goes wrong with it; None if there is none."""
+        found = self.find(path)
+        if found is None:
+            return None
+        return self.pictures.sample(*found, edition=self.editions[path])
+
+    async def _page(self, request: web.Request) -> web.Response:
+        if self.config.page_status != 200:
+            return web.Response(status=self.config.page_status, text="no page today\n")
+        plain = self.config.design == "plain"
+        cdn = CDN_PATH if plain else f"http://{request.host}{CDN_PATH}"
+        if cdn not in self._pages:
+            html = render_page(self.holdings, design=self.config.design, cdn=cdn)
+            self._pages[cdn] = html.encode()
+        return conditional(request, self._pages[cdn], kind="text/html", modified=PUBLISHED)
+
+    async def _robots(self, _: web.Request) -> web.Response:
+        status, text = _ROBOTS[self.config.robots]
+        return web.Response(status=status, text=text)
+
+    async def _prompt(self, request: web.Request) -> web.Response:
+        name = request.match_info["section"]
+        section = next((s for s in self.holdings.sections if s.name == name), None)
+        if section is None or section.image_prompt is None:
+            raise web.HTTPNotFound
+        data = self.pictures.prompt(section)
+        return conditional(request, data, kind="image/png", modified=PUBLISHED)
+
+    async def _sample(self, request: web.Request) -> web.StreamResponse:
+        path = request.raw_path.partition("?")[0]
+        if self.find(path) is None:
+            raise web.HTTPNotFound
+        loop = asyncio.get_running_loop()
+        data = await loop.run_in_executor(self._drawers, self.true_bytes, path)
+        assert data is not None
+        fault = fault_for(self.config.faults, path, self.requests[request.raw_path])
+        if fault is not None and "moved" not in request.query:
+            return await answer_fault(request, fault, data, plan=self.config.faults)
+        modified = CHANGED if self.editions[path] else PUBLISHED
+        return conditional(request, data, kind="image/png", modified=modified)
+
+
+def _bookkeeper(site: Site) -> Middleware:
+    @web.middleware
+    async def keep_books(request: web.Request, handler: Handler) -> web.StreamResponse:
+        site.requests[request.raw_path] += 1
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            site.statuses[error.status] += 1
+            raise
+        except ConnectionResetError:
+            site.statuses[0] += 1
+            raise
+        site.statuses[response.status] += 1
+        return response
+
+    return keep_books
+
+
+class Replica:
+    """A replica in a thread of its own: `with Replica(ReplicaConfig(...)) as replica: replica.url`.
+
+    Raises SourceError where the port is taken.
+    """
+
+    def __init__(self, config: ReplicaConfig | None = None) -> None:
+        self.site = Site(config or ReplicaConfig())
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="replica", daemon=True)
+        self._runner: web.AppRunner | None = None
+
+    def __enter__(self) -> Replica:
+        self._thread.start()
+        start = asyncio.run_coroutine_threadsafe(start_site(self.site), self._loop)
+        self._runner, self.url = start.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._runner is not None
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.site.close()
+
+    @property
+    def page_url(self) -> str:
+        """The page's address."""
+        return self.url + PAGE_PATH
+
+    @property
+    def cdn(self) -> str:
+        """The address above `samples/`."""
+        return self.url + CDN_PATH
+
+    @property
+    def requests(self) -> Counter[str]:
+        """Requests so far by path with its query."""
+        return self.site.requests
+
+    @property
+    def statuses(self) -> Counter[int]:
+        """Answers so far by status; a connection that was reset counts as 0."""
+        return self.site.statuses
+
+    def urls(self, *sections: str, limit: int | None = None) -> Iterator[str]:
+        """Addresses of all images of these sections (all if none) that a scraper can come to know.
+
+        `limit` is the number of captions of each section.
+        """
+        for name in sections or tuple(section.name for section in self.site.holdings.sections):
+            for number, entry in enumerate(self.site.holdings.shown(name)):
+                if limit is not None and number >= limit:
+                    break
+                urls = (sample_url(self.cdn, name, entry.key, rank) for rank in entry.ranks)
+                yield from (url for url in urls if self.path_of(url) not in self.site.removed)
+
+    def expected(self, *sections: str, limit: int | None = None) -> dict[str, str]:
+        """The truth: address → sha256 of the whole picture, for `urls`, whatever its faults."""
+        urls = self.urls(*sections, limit=limit)
+        return {url: hashlib.sha256(self.true_bytes(url)).hexdigest() for url in urls}
+
+    def true_bytes(self, url: str) -> bytes:
+        """The whole picture at an address. Raises KeyError if there is none."""
+        data = self.site.true_bytes(self.path_of(url))
+        if data is None:
+            raise KeyError(url)
+        return data
+
+    def fate(self, url: str) -> Fault | None:
+        """What is wrong with an address, None if nothing ever is."""
+        return fate_of(self.site.config.faults, self.path_of(url))
+
+    def change(self, url: str) -> None:
+        """Put another picture at this address, with another ETag and Last-Modified."""
+        self.site.editions[self.path_of(url)] += 1
+
+    def remove(self, url: str) -> None:
+        """Take the picture at this address away for good."""
+        self.site.removed.add(self.path_of(url))
+
+    def path_of(self, url: str) -> str:
+        """An address without scheme and host: what faults and books are kept by."""
+        return url.removeprefix(self.url)
+
+
+async def start_site(site: Site) -> tuple[web.AppRunner, str]:
+    """Listen on the config's port (0: any free one); the runner to clean up, and the address."""
+    runner = web.AppRunner(site.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, site.config.port, backlog=1024).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SourceError(
+            f"The replica can't listen on port {site.config.port}: {error.strerror or error}. "
+            "Give another --port, or 0 for any free one."
+        ) from error
+    return runner, f"http://{HOST}:{runner.addresses[0][1]}"
+
+
+def run_forever(config: ReplicaServeConfig, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `announce` is told the address once it stands.
+
+    Raises ConfigError for shares that are none and SourceError where the port is taken.
+    """
+    asyncio.run(_serve(Site(config.replica()), announce))
+
+
+async def _serve(site: Site, announce: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner, url = await start_site(site)
+    announce(url)
+    try:
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        site.close()

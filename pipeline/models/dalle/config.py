@@ -1,0 +1,158 @@
+"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6. Layer 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from typing import Any, Literal, get_args
+
+from pipeline.core.errors import ModelError
+from pipeline.models.dalle.sparse_layout import Layout, check_layout, draw_layout
+
+AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
+ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
+LayerId = int | str
+MOST_POSITIONS = 1 << 15  # a mask has a byte for each pair of positions
+MOST_LAYERS = 1024
+
+
+def _count(*, high: int) -> int:
+    bounded: int = field(metadata={"low": 1, "high": high})
+    return bounded
+
+
+def _share() -> float:
+    bounded: float = field(default=0.0, metadata={"low": 0, "high": 1})
+    return bounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class DalleConfig:
+    """What makes a model, whatever its weights.
+
+    `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the positions' own
+    padding ids. The image is `image_fmap_size` × `image_fmap_size` codes. `attn_types` and the shared
+    ids go round in a cycle over the layers; layers of the same id share their weights. Dropouts are
+    shares of 0..1. `sparse_layout` is what all `sparse` layers look at (`sparse_layout.py`); where none
+    is given, the one of seed 0. `conv_centred` is `conv_like` of versions before 1.5.0. Raises ModelError
+    for values that make no model.
+    """
+
+    dim: int = _count(high=1 << 16)
+    depth: int = _count(high=MOST_LAYERS)
+    heads: int = _count(high=1 << 12)
+    dim_head: int = _count(high=1 << 14)
+    text_seq_len: int = _count(high=MOST_POSITIONS)
+    num_text_tokens: int = _count(high=1 << 24)
+    num_image_tokens: int = _count(high=1 << 24)
+    image_fmap_size: int = _count(high=256)
+    attn_dropout: float = _share()
+    ff_dropout: float = _share()
+    loss_img_weight: float = field(default=7.0, metadata={"low": 0, "high": 1e9})
+    reversible: bool = False
+    attn_types: tuple[AttentionType, ...] = ("full",)
+    stable: bool = False
+    sandwich_norm: bool = False
+    shift_tokens: bool = False
+    rotary_emb: bool = False
+    shared_attn_ids: tuple[LayerId, ...] | None = None
+    shared_ff_ids: tuple[LayerId, ...] | None = None
+    share_input_output_emb: bool = False
+    sparse_layout: Layout | None = None
+    conv_centred: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.attn_types if kind not in ATTENTION_TYPES]
+        if unknown or not self.attn_types:
+            raise ModelError(
+                f"attn_types is {list(self.attn_types)}; each is one of {', '.join(ATTENTION_TYPES)}."
+            )
+        if self.shared_attn_ids == () or self.shared_ff_ids == ():
+            raise ModelError(
+                "shared_attn_ids and shared_ff_ids name a layer at least, or are None."
+            )
+        self._check_positions()
+        self._check_shared_types()
+        self._settle_layout()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
+        """The inverse of `as_dict`, also after JSON has made lists of the tuples.
+
+        Raises ModelError for a name that is unknown or missing.
+        """
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ModelError(f"These are not a model's hyper-parameters: {error}.") from error
+
+    def as_dict(self) -> dict[str, Any]:
+        """The hyper-parameters as JSON values."""
+        return asdict(self)
+
+    @property
+    def image_seq_len(self) -> int:
+        """Codes an image."""
+        return self.image_fmap_size**2
+
+    @property
+    def total_seq_len(self) -> int:
+        """Positions of a sequence in training: BOS, the text, the image without its last code."""
+        return self.text_seq_len + self.image_seq_len
+
+    @property
+    def total_text_tokens(self) -> int:
+        """Text ids with one padding id for each position."""
+        return self.num_text_tokens + self.text_seq_len
+
+    @property
+    def total_tokens(self) -> int:
+        """Ids of the joint vocabulary: text, padding, image."""
+        return self.total_text_tokens + self.num_image_tokens
+
+    @property
+    def layer_types(self) -> tuple[AttentionType, ...]:
+        """The kind of attention in each layer."""
+        return tuple(islice(cycle(self.attn_types), self.depth))
+
+    @property
+    def layer_attn_ids(self) -> tuple[LayerId, ...]:
+        """Which attention's weights each layer uses."""
+        return self._spread(self.shared_attn_ids)
+
+    @property
+    def layer_ff_ids(self) -> tuple[LayerId, ...]:
+        """Which feed-forward's weights each layer uses."""
+        return self._spread(self.shared_ff_ids)
+
+    def _spread(self, ids: tuple[LayerId, ...] | None) -> tuple[LayerId, ...]:
+        return tuple(islice(cycle(ids or range(self.depth)), self.depth))
+
+    def _check_positions(self) -> None:
+        if self.total_seq_len > MOST_POSITIONS:
+            raise ModelError(
+                f"text_seq_len {self.text_seq_len} and image_fmap_size {self.image_fmap_size} make "
+                f"{self.total_seq_len:,} positions, expected {MOST_POSITIONS:,} at most."
+            )
+
+    def _settle_layout(self) -> None:
+        layout = None
+        if "sparse" in self.attn_types:
+            layout = self.sparse_layout or draw_layout(self.total_seq_len)
+            check_layout(layout, self.total_seq_len)
+        object.__setattr__(self, "sparse_layout", layout)
+
+    def _check_shared_types(self) -> None:
+        kinds: dict[LayerId, AttentionType] = {}
+        for layer, (kind, name) in enumerate(
+            zip(self.layer_types, self.layer_attn_ids, strict=True)
+        ):
+            if kinds.setdefault(name, kind) != kind:
+                raise ModelError(
+                    f"Layer {layer} is {kind} and shares the attention {name!r} with a layer that is "
+                    f"{kinds[name]}. Give attn_types and shared_attn_ids that go together."
+                )

@@ -1,0 +1,198 @@
+"""DALL·E: one causal transformer over a caption's tokens and an image's codes. Floor 3.
+
+DALLE-pytorch 1.6.6's model (`dalle_pytorch.DALLE`), its hyper-parameters under their names there.
+A sequence is BOS, the caption's T tokens, the image's N codes; the last one is dropped in training,
+for nothing follows it. Positions 0..T-1 can only be followed by text and T..T+N-1 only by image
+codes, so each head computes the part of the vocabulary that its positions can have.
+
+Shapes: B samples, T text positions, P codes that are given, N image codes, L positions, D model width,
+V ids of a vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.core.contracts import PADDING_ID
+from pipeline.core.errors import ModelError
+from pipeline.models.dalle.attention import KeyValueCache
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.linear import Linear, can_pack
+from pipeline.models.dalle.losses import Part, split_cross_entropy
+from pipeline.models.dalle.transformer import Transformer
+
+EMBEDDING_STD = 0.05
+STABLE_SHARE = 0.1  # of the embeddings' gradients, with `stable` (CogView, arXiv 2105.13290)
+
+
+class DalleLoss(NamedTuple):
+    """`total` is what is trained on; the others are cross-entropies in nats a position."""
+
+    total: Tensor
+    text: Tensor
+    image: Tensor
+
+
+class AxialPositions(nn.Module):
+    """A learnt embedding of a code's row plus one of its column."""
+
+    def __init__(self, *, dim: int, fmap_size: int) -> None:
+        super().__init__()
+        self.fmap_size = fmap_size
+        self.rows = nn.Parameter(torch.empty(fmap_size, dim))
+        self.columns = nn.Parameter(torch.empty(fmap_size, dim))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Embed code positions 0..fmap_size²-1, counted row by row."""
+        rows, columns = positions // self.fmap_size, positions % self.fmap_size
+        return F.embedding(rows, self.rows) + F.embedding(columns, self.columns)
+
+
+class Dalle(nn.Module):
+    """Captions and image codes in; the loss, or the next id's logits, out."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.transformer = Transformer(config)
+        self.norm_out = nn.LayerNorm(config.dim)
+        self.to_logits = Linear(config.dim, config.total_tokens)
+        if not config.share_input_output_emb:
+            self.text_emb = nn.Embedding(config.total_text_tokens, config.dim)
+            self.image_emb = nn.Embedding(config.num_image_tokens, config.dim)
+        if not config.rotary_emb:
+            self.text_pos_emb = nn.Embedding(config.text_seq_len + 1, config.dim)  # BOS has one too
+            self.image_pos_emb = AxialPositions(dim=config.dim, fmap_size=config.image_fmap_size)
+        self._shrink_embeddings()
+
+    def forward(self, tokens_BT: Tensor, codes_BN: Tensor) -> DalleLoss:
+        """The loss of captions and their images.
+
+        `tokens_BT` are int64 ids padded with 0, `codes_BN` int64 codebook indices.
+        loss = (text + loss_img_weight · image) / (loss_img_weight + 1), as in DALLE-pytorch.
+        """
+        x_BLD = self._read(tokens_BT, codes_BN)
+        length, split = self.config.text_seq_len, self.config.total_text_tokens
+        text = Part(
+            x_BLD[:, :length].flatten(0, 1), self.unique_padding(tokens_BT).flatten(), 0, split
+        )
+        image = Part(
+            x_BLD[:, length:].flatten(0, 1), codes_BN.flatten(), split, self.config.total_tokens
+        )
+        head = self.to_logits
+        text_loss, image_loss = split_cross_entropy((text, image), head.weight, head.bias)
+        weight = self.config.loss_img_weight
+        total = (text_loss + weight * image_loss) / (weight + 1)
+        return DalleLoss(total=total, text=text_loss, image=image_loss)
+
+    def logits(self, tokens_BT: Tensor, codes_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of every text id at the text positions, of every code at the image positions."""
+        x_BLD = self._read(tokens_BT, codes_BN)
+        length = self.config.text_seq_len
+        return self._text_logits(x_BLD[:, :length]), self._image_logits(x_BLD[:, length:])
+
+    def unique_padding(self, tokens_BP: Tensor) -> Tensor:
+        """Replace padding by the id `num_text_tokens + position`, so that absence is learnt too."""
+        positions = torch.arange(tokens_BP.shape[1], device=tokens_BP.device)
+        padding = positions + self.config.num_text_tokens
+        return torch.where(tokens_BP == PADDING_ID, padding, tokens_BP)
+
+    def embed_text(self, tokens_BT: Tensor) -> Tensor:
+        """BOS and the caption, embedded: T + 1 positions.
+
+        Raises ModelError when the caption's length is not `text_seq_len`.
+        """
+        if tokens_BT.shape[1] != self.config.text_seq_len:
+            raise ModelError(
+                f"Captions of {tokens_BT.shape[1]} tokens came to a model of "
+                f"text_seq_len={self.config.text_seq_len}. Tokenise them with the run's own length."
+            )
+        return self._embed_ids(F.pad(self.unique_padding(tokens_BT), (1, 0), value=0))
+
+    def embed_codes(self, codes_BN: Tensor, start: int = 0) -> Tensor:
+        """Codes embedded, the first of them being the image's `start`-th."""
+        if self.config.share_input_output_emb:
+            split = self.config.total_text_tokens
+            x_BND = F.embedding(codes_BN + split, self.to_logits.weight)
+        else:
+            x_BND = self.image_emb(codes_BN)
+        if self.config.rotary_emb:
+            return x_BND
+        positions = torch.arange(start, start + codes_BN.shape[1], device=codes_BN.device)
+        return x_BND + self.image_pos_emb(positions)
+
+    def pack(self) -> None:
+        """Keep packed copies of the weights where that makes drawing faster; they may change no more."""
+        if not can_pack(self.to_logits.weight):
+            return
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack(self.config.total_text_tokens if module is self.to_logits else 0)
+
+    def start_images(
+        self, tokens_BT: Tensor, codes_BP: Tensor | None = None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Read captions, and the first P codes of each image if given (P < N), in one pass.
+
+        Returns logits_BV of each image's next code, and the cache to go on with. Captions of padding
+        alone are those without a condition (classifier-free guidance).
+        """
+        cache = self.transformer.new_cache(
+            batch_size=tokens_BT.shape[0], max_length=self.config.total_seq_len
+        )
+        x_BLD = self.embed_text(tokens_BT)
+        if codes_BP is not None:
+            x_BLD = torch.cat((x_BLD, self.embed_codes(codes_BP)), dim=1)
+        return self._image_logits(self._transform(x_BLD, cache)[:, -1]), cache
+
+    def next_logits(self, codes_B: Tensor, *, position: int, cache: KeyValueCache) -> Tensor:
+        """Take the code chosen at `position`; return logits_BV of the one after it."""
+        x_B1D = self._transform(self.embed_codes(codes_B[:, None], position), cache)
+        return self._image_logits(x_B1D[:, -1])
+
+    def next_text_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
+        """Logits_BV of the text id at `position`, of text ids and paddings.
+
+        It follows BOS and the ids before it; what `tokens_BT` holds from `position` on changes nothing.
+        """
+        x_BLD = self._transform(self.embed_text(tokens_BT)[:, : position + 1])
+        return self._text_logits(x_BLD[:, -1])
+
+    def _read(self, tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:
+        """What the heads get of whole sequences: L = T + N positions."""
+        text_BLD = self.embed_text(tokens_BT)
+        return self._transform(torch.cat((text_BLD, self.embed_codes(codes_BN[:, :-1])), dim=1))
+
+    def _transform(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        if not self.config.stable:
+            return self.norm_out(self.transformer(x_BLD, cache))
+        x_BLD = x_BLD * STABLE_SHARE + x_BLD.detach() * (1 - STABLE_SHARE)
+        x_BLD = self.transformer(x_BLD, cache)
+        return self.norm_out(x_BLD / x_BLD.amax(dim=-1, keepdim=True).detach())
+
+    def _embed_ids(self, ids_BL: Tensor) -> Tensor:
+        """BOS and text ids, embedded."""
+        shared = self.config.share_input_output_emb
+        x_BLD = F.embedding(ids_BL, self.to_logits.weight if shared else self.text_emb.weight)
+        if self.config.rotary_emb:
+            return x_BLD
+        return x_BLD + self.text_pos_emb(torch.arange(ids_BL.shape[1], device=ids_BL.device))
+
+    def _shrink_embeddings(self) -> None:
+        # torch's N(0, 1) drowns what the first layers add: after 500 steps of a small model the
+        # image loss was 1.10 with it and 0.88 with 0.05.
+        names = ("text_emb.", "image_emb.", "text_pos_emb.", "image_pos_emb.")
+        for name, parameter in self.named_parameters():
+            if name.startswith(names):
+                nn.init.normal_(parameter, std=EMBEDDING_STD)
+
+    def _text_logits(self, x_D: Tensor) -> Tensor:
+        split = self.config.total_text_tokens
+        return F.linear(x_D, self.to_logits.weight[:split], self.to_logits.bias[:split])
+
+    def _image_logits(self, x_D: Tensor) -> Tensor:
+        return self.to_logits.outputs_from(x_D, self.config.total_text_tokens)

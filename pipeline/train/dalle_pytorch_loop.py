@@ -1,0 +1,124 @@
+"""`--model dalle-pytorch`: the reference's class in our loop, where that package is installed.
+
+It trains as it does there (all logits at every position, masked); checkpoints hold its tensors under our
+names, so that everything else takes them.
+
+Legend: B samples, T text positions, N codes, L positions, V ids of the joint vocabulary.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.core.errors import DependencyError, ModelError
+from pipeline.models.checkpoints.dalle_pytorch import CODEC_PREFIX
+from pipeline.models.checkpoints.dalle_pytorch_names import stock_names, stock_shape
+from pipeline.models.checkpoints.export import stock_hparams
+from pipeline.models.checkpoints.foreign import our_shape
+from pipeline.models.checkpoints.native import AVERAGE_FILE, MODEL_FILE, OPTIMIZER_FILE
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import DalleLoss
+
+_PREFIX = "dalle."
+Files = Mapping[str, Mapping[str, Tensor]]
+
+
+class StockDalle(nn.Module):
+    """dalle-pytorch's `DALLE`, called as ours is; names and parameters are those of the class itself.
+
+    Raises DependencyError where the package can't be imported, ModelError for hyper-parameters that it
+    can't train with.
+    """
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        if "sparse" in config.attn_types:
+            raise ModelError(
+                "dalle-pytorch's sparse attention fails in every forward pass since 1.4.0. "
+                "Use --attn-types full with it, or --model dalle."
+            )
+        package = _import_package()
+        # The codec that the class asks for; codes come from the shards, so it stays unused and small.
+        codec = package.DiscreteVAE(
+            image_size=2,
+            num_layers=1,
+            num_tokens=config.num_image_tokens,
+            codebook_dim=1,
+            hidden_dim=1,
+        )
+        codec.image_size = 2 * config.image_fmap_size  # its constructor wants a power of 2
+        self.dalle = package.DALLE(vae=codec, **stock_hparams(config))
+
+    def forward(self, tokens_BT: Tensor, codes_BN: Tensor) -> DalleLoss:
+        """The loss of captions and their images, by the class's own arithmetic, text and image apart."""
+        stock = self.dalle
+        logits_BVL = stock(tokens_BT, codes_BN).transpose(1, 2)
+        split, length = stock.num_text_tokens, stock.text_seq_len
+        padding_T = torch.arange(length, device=tokens_BT.device) + (split - length)
+        text_BT = torch.where(tokens_BT == 0, padding_T, tokens_BT)
+        text = F.cross_entropy(logits_BVL[:, :, :length], text_BT)
+        image = F.cross_entropy(logits_BVL[:, :, length:], codes_BN + split)
+        weight = stock.loss_img_weight
+        return DalleLoss(total=(text + weight * image) / (weight + 1), text=text, image=image)
+
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained."""
+        for name, parameter in super().named_parameters(*args, **options):
+            if parameter.requires_grad:
+                yield name.removeprefix(_PREFIX), parameter
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """The tensors without the codec's."""
+        tensors = super().state_dict(*args, **options)
+        named = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        return {n: tensor for n, tensor in named.items() if not n.startswith(CODEC_PREFIX)}
+
+
+def files_under_our_names(files: Files, config: DalleConfig) -> dict[str, dict[str, Tensor]]:
+    """A checkpoint's files whose tensors have the class's names, under ours."""
+    renamed = {name: dict(tensors) for name, tensors in files.items()}
+    for file in (MODEL_FILE, AVERAGE_FILE, OPTIMIZER_FILE):
+        if file not in files:
+            continue
+        renamed[file] = {}
+        for stock, ours in stock_names(config):
+            for suffix, tensor in _of_parameter(files[file], stock):
+                value = our_shape(ours, tensor, config) if tensor.ndim else tensor
+                renamed[file].setdefault(f"{ours}{suffix}", value)
+    return renamed
+
+
+def tensors_under_stock_names(
+    tensors: Mapping[str, Tensor], config: DalleConfig
+) -> dict[str, Tensor]:
+    """The inverse for one file."""
+    return {
+        f"{stock}{suffix}": tensor.reshape(stock_shape(stock, tensor.shape))
+        if tensor.ndim
+        else tensor
+        for stock, ours in stock_names(config)
+        for suffix, tensor in _of_parameter(tensors, ours)
+    }
+
+
+def _of_parameter(tensors: Mapping[str, Tensor], name: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensor of a parameter, or its states, by what follows its name."""
+    for suffix in ("", "/exp_avg", "/exp_avg_sq", "/step"):
+        if f"{name}{suffix}" in tensors:
+            yield suffix, tensors[f"{name}{suffix}"]
+
+
+def _import_package() -> Any:
+    try:
+        return importlib.import_module("dalle_pytorch")
+    except ImportError as error:
+        raise DependencyError(
+            f"--model dalle-pytorch needs that package, which can't be imported here ({error}). "
+            "Install dalle-pytorch 1.6.6 with what it needs, or use --model dalle."
+        ) from error

@@ -1,0 +1,207 @@
+"""The folder of a run: its plan, its log, its checkpoints, its manifest.
+
+runs/<name>/
+  plan.json        config and inputs, written first: what a second call is compared with
+  tokenizer.json   the shards' tokenizer, so that a run can be taken along
+  log.jsonl        losses by step
+  checkpoints/     step-NNNNNN/
+  samples/         step-NNNNNN.png, grids of drawn images, where they are asked for
+  tensorboard/     event files, not in the manifest: they hold times
+  README.md        the model's card
+  manifest.json    last
+
+Which checkpoints stay: those of the last `keep_n_checkpoints` steps of which one is due, the multiples of
+`save_every` and the end. An interrupted run leaves one of the step it was at, too, which counts as the
+last until the next one is written. The log holds the losses of the steps that are due, up to the last
+checkpoint. So both are those of a run that was left alone, as soon as it has come to the same step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.contracts import FileEntry
+from pipeline.core.errors import ModelError
+from pipeline.core.ownership import begin_anew, own_files, reopen
+from pipeline.core.storage import (
+    TEMPORARY_SUFFIX,
+    file_entry,
+    make_manifest,
+    write_bytes,
+    write_json,
+    write_manifest,
+)
+from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
+from pipeline.models.checkpoints.native import list_checkpoints, read_info, write_checkpoint
+from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial
+from pipeline.train.config import TrainConfig
+from pipeline.train.plan import PLAN_NAME, Plan
+from pipeline.train.state import Files
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+TRACKERS = ("tensorboard/", "wandb/")  # folders of files that hold times
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """One run on disk."""
+
+    root: Path
+    config: TrainConfig
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """Losses by step, one JSON object a line."""
+        return self.root / "log.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of drawn images."""
+        return self.root / "samples"
+
+    def grid(self, step: int) -> Path:
+        """The grid of images drawn after a step."""
+        return self.samples / f"step-{step:06d}.png"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of event files."""
+        return self.root / "tensorboard"
+
+    def open(self, plan: Plan, tokenizer: bytes, *, anew: bool) -> None:
+        """Begin a run, `anew` without the files of the last one, or go on with the one that is there.
+
+        Raises WorkspaceError, and touches nothing, where the folder is not that of a run.
+        """
+        if anew:
+            if there := list_checkpoints(self.checkpoints):
+                logger.warning("Began %s anew, without its %d checkpoints", self.root, len(there))
+            begin_anew(self.root, "run")
+        else:
+            reopen(self.root, "run")
+            sweep_partial(self.checkpoints)
+        write_bytes(self.root / "tokenizer.json", tokenizer)
+        write_json(self.root / PLAN_NAME, plan)
+
+    def save(self, files: Files, info: CheckpointInfo) -> None:
+        """Write a checkpoint, then remove those that are no longer kept."""
+        self._sync_log()
+        write_checkpoint(checkpoint_path(self.checkpoints, info.step), info, files)
+        kept = self.kept_steps(info.step)
+        for path in list_checkpoints(self.checkpoints):
+            step = step_of_name(path)
+            if step is not None and step < info.step and step not in kept:
+                remove_checkpoint(path)
+
+    def kept_steps(self, step: int) -> list[int]:
+        """The steps whose checkpoints stay once `step` is written: the same however it came there."""
+        every = self.config.save_every
+        due = set(range(every, step + 1, every)) if every else set()
+        return sorted(due | {step})[-self.config.keep_n_checkpoints :]
+
+    # --- The log -------------------------------------------------------------------------------------
+
+    def append(self, record: Mapping[str, int | float]) -> None:
+        """Add a line to the log."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut_log(self, step: int, *, total_steps: int) -> None:
+        """Forget what was logged after `step`, what was logged only because a run ended there, and damage.
+
+        A power cut may leave half a line or zeros at the end; that is said in a warning.
+        """
+        records = self.read_log()
+        kept = (record for record in records if self._stays(record, step, total_steps))
+        write_bytes(self.log, b"".join(json.dumps(record).encode() + b"\n" for record in kept))
+
+    def read_log(self) -> list[Record]:
+        """The lines of the log that can be read, with a warning for others."""
+        lines = self.log.read_bytes().split(b"\n") if self.log.exists() else []
+        parsed = [_parse_record(line) for line in lines if line]
+        damaged = parsed.count(None)
+        if damaged:
+            logger.warning(
+                "%s: dropped %d damaged line%s", self.log, damaged, "s" if damaged > 1 else ""
+            )
+        return [record for record in parsed if record is not None]
+
+    def last_losses(self) -> dict[str, float]:
+        """The losses that were logged at the last step, by name."""
+        records = self.read_log()
+        last = [record for record in records if record["step"] == records[-1]["step"]]
+        return {name: value for record in last for name, value in record.items() if "loss" in name}
+
+    def was_validated(self, step: int) -> bool:
+        """Whether the log has validation losses of a step."""
+        return any(r["step"] == step and "val_loss" in r for r in self.read_log())
+
+    def _stays(self, record: Record, step: int, total_steps: int) -> bool:
+        every = self.config.val_every if "val_loss" in record else self.config.log_every
+        at = record["step"]
+        due = bool(every) and (at % every == 0 or at == total_steps)
+        return bool(at <= step and due)
+
+    def _sync_log(self) -> None:
+        """Have the log on the disk before the checkpoint that counts on it."""
+        if self.log.exists():
+            with self.log.open("rb") as file:
+                os.fsync(file.fileno())
+
+    # --- The end -------------------------------------------------------------------------------------
+
+    def finish(self, plan: Plan, counts: Mapping[str, int], details: Mapping[str, Any]) -> None:
+        """Declare the run finished."""
+        manifest = make_manifest(
+            "run",
+            config=plan["config"],
+            inputs=plan["inputs"],
+            counts=counts,
+            files=self._files(),
+            details=details,
+        )
+        write_manifest(self.root, manifest)
+
+    def _files(self) -> tuple[FileEntry, ...]:
+        """What the manifest lists: files of ours, without those that hold times."""
+        names = (
+            name
+            for name in own_files(self.root, "run")
+            if not name.startswith(TRACKERS) and TEMPORARY_SUFFIX not in name
+        )
+        return tuple(
+            file_entry(self.root / name, self.root)
+            for name in names
+            if not name.startswith("checkpoints/") or _is_ours((self.root / name).parent)
+        )
+
+
+def _is_ours(checkpoint: Path) -> bool:
+    try:
+        read_info(checkpoint)
+    except ModelError:
+        return False
+    return True
+
+
+def _parse_record(line: bytes) -> Record | None:
+    """A line of the log: an object of numbers with a step; None where it is none."""
+    try:
+        record = json.loads(line)
+        numbers = all(isinstance(value, int | float) for value in record.values())
+        return record if numbers and type(record["step"]) is int else None
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        return None

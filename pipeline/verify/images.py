@@ -1,0 +1,98 @@
+"""Some codes of a folder decoded and compared with their pictures.
+
+The sample is the pictures with the smallest pixel hashes: as good as drawn by lot, and the same each
+time. Codes that belong to other pictures show: their PSNR is that of any two pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.contracts import CodecFacts
+from pipeline.core.errors import DependencyError, ModelError
+from pipeline.core.inventory import Folder
+from pipeline.core.kept_images import (
+    PLACE_COLUMNS,
+    ImagePlace,
+    kept_tables,
+    place_of,
+    read_image,
+    read_tables,
+)
+from pipeline.core.ownership import path_inside
+from pipeline.core.storage import MANIFEST_NAME, read_detail
+from pipeline.core.workspace import Workspace
+
+Facts = Mapping[str, object]
+_ROWS = 16_384
+
+
+def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Facts:
+    """PSNR in dB of some pictures and of the same codes against other pictures.
+
+    Raises ContractError where tables or images are not what they should be.
+    """
+    assert folder.manifest is not None
+    places = _choose(workspace, pictures)
+    codes = _read_codes(folder, list(places))
+    chosen = [pixels for pixels in places if pixels in codes]
+    if not chosen:
+        return {"PSNR": "no picture", "against others": ""}
+    try:
+        from pipeline.models.codecs.load import find_codec, load_codec
+        from pipeline.models.codecs.pixels import read_square
+        from pipeline.models.codecs.reconstruct import psnr, reconstruct
+
+        fingerprint = read_detail(folder.path, folder.manifest, "codec", CodecFacts).fingerprint
+        codec = load_codec(find_codec(workspace.root / "codecs", fingerprint))
+    except ModuleNotFoundError as error:
+        raise DependencyError(
+            f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --pictures 0"
+        ) from error
+    except ModelError:
+        return {"PSNR": "codec not in codecs/, or damaged", "against others": ""}
+    originals = np.stack(
+        [
+            read_square(read_image(workspace.segments, places[pixels]), codec.image_size)
+            for pixels in chosen
+        ]
+    )
+    decoded = reconstruct(codec, np.stack([codes[pixels] for pixels in chosen]))
+    right, wrong = psnr(originals, decoded), psnr(np.roll(originals, 1, axis=0), decoded)
+    return {
+        "PSNR": f"{np.mean(right):.2f} dB ({len(chosen)} pictures, lowest {min(right):.2f})",
+        "against others": f"{np.mean(wrong):.2f} dB" if len(chosen) > 1 else "",
+    }
+
+
+def _choose(workspace: Workspace, pictures: int) -> dict[str, ImagePlace]:
+    """Where the bytes of some kept images lie, by pixel hash."""
+    columns = ("pixel_sha256", *PLACE_COLUMNS)
+    first: list[dict[str, Any]] = []
+    for rows in read_tables(kept_tables(workspace), columns, _ROWS):
+        table = pa.Table.from_batches([rows])
+        order = pc.select_k_unstable(table, k=pictures, sort_keys=[("pixel_sha256", "ascending")])
+        more = table.take(order).to_pylist()
+        first = sorted([*first, *more], key=lambda row: str(row["pixel_sha256"]))[:pictures]
+    return {row["pixel_sha256"]: place_of(row) for row in first}
+
+
+def _read_codes(folder: Folder, hashes: list[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """The codes of the whole pictures with these pixel hashes."""
+    assert folder.manifest is not None
+    entries = [e for e in folder.manifest.files if e.path.endswith(".parquet")]
+    paths = [path_inside(folder.path, e.path, source=folder.path / MANIFEST_NAME) for e in entries]
+    found: dict[str, npt.NDArray[np.int64]] = {}
+    for rows in read_tables(paths, ("pixel_sha256", "view", "codes"), _ROWS):
+        wanted = pc.and_(
+            pc.is_in(rows["pixel_sha256"], pa.array(hashes)), pc.equal(rows["view"], "center")
+        )
+        chosen = rows.filter(wanted).to_pylist()
+        found |= {row["pixel_sha256"]: np.array(row["codes"]) for row in chosen}
+    return found

@@ -1,0 +1,129 @@
+"""What a crawl of a real site is about to do, said before its first image is asked for.
+
+Nothing is said of a site on this machine or network. No answer is waited for: whoever reads it and presses
+Ctrl-C has lost nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+
+from scrapers.config import ScrapeConfig
+from scrapers.fetch.hosts import Hosts
+from scrapers.fetch.redirects import is_public_address
+from scrapers.fetch.request_url import parse_address
+from scrapers.fetch.response import FetchError
+from scrapers.rawstore.ledger import Ledger
+from scrapers.source import Discovery
+from scrapers.wayback.archive import request_limits
+
+logger = logging.getLogger(__name__)
+
+# What an image has and an answer takes, where nothing is known yet.
+_IMAGE_BYTES = 100_000
+_ANSWER_S = 0.25
+# Fewer stored images say too little of the others.
+_ENOUGH_IMAGES = 32
+# Names that are never on the public internet (RFC 6761, RFC 8375, RFC 9476), and those without a dot.
+_PRIVATE_SUFFIXES = (
+    ".localhost", ".local", ".test", ".invalid", ".example", ".internal", ".lan", ".home.arpa", ".alt",
+)  # fmt: skip
+
+
+async def announce(
+    config: ScrapeConfig, discovery: Discovery, hosts: Hosts, ledger: Ledger
+) -> None:
+    """Say how much will be asked of whom, at which pace, and who asks, if that is a real site."""
+    url = _first_url(config, discovery)
+    asked = f"http://{config.connect_to}/" if config.connect_to else url
+    if url is None or asked is None or not is_public_name(_host_of(asked)):
+        return
+    host = hosts.of(url)
+    await hosts.load(host)  # its robots.txt may ask for a slower pace
+    if host.closed is not None:
+        return
+    slots, _ = request_limits(config)
+    decided, stored, size = _known(ledger)
+    logger.info(
+        describe(
+            site=_host_of(url),
+            num_urls=discovery.num_urls,
+            num_decided=min(decided, discovery.num_urls),
+            image_bytes=size / stored if stored >= _ENOUGH_IMAGES else _IMAGE_BYTES,
+            interval_s=host.pace.interval_s,
+            slots=slots,
+            contact=config.contact,
+        )
+    )
+
+
+def describe(
+    *,
+    site: str,
+    num_urls: int,
+    num_decided: int,
+    image_bytes: float,
+    interval_s: float,
+    slots: int,
+    contact: str | None,
+) -> str:
+    """The announcement. `interval_s` between two requests, 0 if only `slots` at a time is the limit."""
+    left = num_urls - num_decided
+    known = f" ({num_decided:,} more are known already)" if num_decided else ""
+    seconds = left * max(interval_s, _ANSWER_S / slots)
+    pace = (
+        f"at one request every {interval_s:g} s"
+        if interval_s > _ANSWER_S / slots
+        else f"at up to {slots} requests at a time, if an answer takes {_ANSWER_S:g} s"
+    )
+    who = (
+        f"It is told the contact {contact}."
+        if contact
+        else "It is told no contact: give --contact."
+    )
+    return (
+        f"About to ask {site} for up to {left:,} URLs{known}: some {_size(left * image_bytes)}, some "
+        f"{seconds / 3600:,.1f} hours {pace}. {who} Ctrl-C costs nothing: the same command goes on."
+    )
+
+
+def is_public_name(host: str) -> bool:
+    """Whether a host is one of the public internet by its name or address; nothing is looked up."""
+    host = host.rstrip(".").lower()
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return "." in host and not host.endswith(_PRIVATE_SUFFIXES)
+    return is_public_address(host)
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL in the form in which it is asked; empty if there is none to be asked."""
+    try:
+        return parse_address(url).host
+    except FetchError:
+        return ""
+
+
+def _first_url(config: ScrapeConfig, discovery: Discovery) -> str | None:
+    """Where the first image is asked for."""
+    if config.via is not None:
+        return config.archive_url
+    plan = next(iter(discovery.plans), None)
+    return None if plan is None else plan.forms[0].url(plan.ranks[0] if plan.ranks else 0)
+
+
+def _known(ledger: Ledger) -> tuple[int, int, int]:
+    """URLs that were decided, images that are stored, and their bytes."""
+    counts = ledger.count_states()
+    ((size,),) = ledger.query("SELECT coalesce(sum(bytes), 0) FROM urls")
+    return counts.total() - counts["pending"], counts["done"], int(str(size))
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"

@@ -1,0 +1,79 @@
+"""One request for one job, and what to make of what came."""
+
+from __future__ import annotations
+
+from pipeline.core.contracts import UrlState
+from scrapers.crawl.jobs import Job
+from scrapers.fetch.client import Client, HopCheck
+from scrapers.fetch.optouts.signals import Refusal
+from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.sniff import sniff
+from scrapers.fetch.storable import ALTERED
+from scrapers.fetch.verdict import Verdict, judge_answer, opt_out
+from scrapers.wayback.captures import judge_capture
+
+_STATES_OF_REASON: dict[str, UrlState] = {
+    "truncated": "truncated",
+    "robots": "opted_out",
+    # Whether it may be asked for is not known: the next run asks again.
+    "robots_unreachable": "pending",
+}
+
+
+async def ask_once(
+    client: Client,
+    job: Job,
+    *,
+    allow_hop: HopCheck,
+    ignore_opt_out: bool,
+    public_only: bool,
+    reserved: Refusal | None = None,
+) -> tuple[Verdict, Answer | None]:
+    """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network.
+
+    `reserved`: the host's TDMRep file refuses it, unless the headers of the answer say otherwise.
+    """
+    stored = job.known is not None and job.known.sha256 is not None
+    try:
+        answer = await client.get(
+            job.address,
+            headers=_validators(job) if stored and not job.captures else None,
+            allow_hop=allow_hop,
+            public_only=public_only,
+            is_whole=_is_whole_image,
+        )
+    except FetchError as error:
+        if error.refusal is not None:
+            return opt_out(error.refusal), None
+        state = _STATES_OF_REASON.get(error.reason, "failed")
+        return Verdict(state, error.reason, error.retry, error.sign, detail=str(error)), None
+    refusal = None if ignore_opt_out else _refusal_of(answer, reserved)
+    verdict = judge_answer(answer.status, refusal, answer.body, stored=stored)
+    if job.captures:
+        verdict = judge_capture(job.captures[0], verdict, answer)
+    return verdict, answer
+
+
+def _is_whole_image(body: bytes) -> bool:
+    return sniff(body).whole
+
+
+def _refusal_of(answer: Answer, reserved: Refusal | None) -> Refusal | None:
+    """What the headers refuse; their tdm-reservation overrides the file, its absence does not."""
+    signals = answer.signals
+    if signals.refusal is not None or signals.tdm_reservation == 0:
+        return signals.refusal
+    return reserved
+
+
+def _validators(job: Job) -> dict[str, str] | None:
+    """Headers that ask only for what has changed since."""
+    assert job.known is not None
+    if job.known.reason in ALTERED:
+        return None  # They were not kept as they came.
+    headers = {}
+    if job.known.etag:
+        headers["If-None-Match"] = job.known.etag
+    if job.known.last_modified:
+        headers["If-Modified-Since"] = job.known.last_modified
+    return headers or None

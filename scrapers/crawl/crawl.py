@@ -1,0 +1,408 @@
+"""The crawl itself: plans in, requests out, answers into the store; one event loop, bounded queues.
+
+    plans (lazy) → open plans → jobs ready per host → requests in flight → outcomes → store
+                        ↑ fan-out after a probe ↓          ↓ retry after a wait
+
+A plan is opened only while fewer jobs wait than the hosts can take soon, so that memory does not
+depend on how many URLs there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pipeline.core.progress import Progress, no_progress
+from scrapers.config import ScrapeConfig
+from scrapers.crawl.attempt import ask_once
+from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
+from scrapers.crawl.recorder import Recorder, Tally, WallClock
+from scrapers.fetch.host import Host
+from scrapers.fetch.hosts import Hosts
+from scrapers.fetch.optouts.embedded import heeding
+from scrapers.fetch.optouts.tdmrep import TdmRule
+from scrapers.fetch.pace import parse_retry_after
+from scrapers.fetch.response import Answer
+from scrapers.fetch.verdict import Verdict, opt_out
+from scrapers.rawstore.batch_writer import Store
+from scrapers.source import CaptionPlan
+
+# Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
+_READY_PER_SLOT = 4
+_MAX_OPEN_JOBS = 16_384
+_PLANS_AT_ONCE = 64
+_PROGRESS_EVERY_S = 0.5
+_RENEW_EVERY_S = 60.0
+_LOOK_AGAIN_S = 0.1
+
+
+class Crawl:
+    """One run over the plans of a source. Make it within the event loop that runs it."""
+
+    def __init__(
+        self,
+        config: ScrapeConfig,
+        *,
+        hosts: Hosts,
+        store: Store,
+        opener: PlanOpener,
+        num_urls: int,
+        progress: Progress = no_progress,
+        clock: WallClock = time.time,
+    ) -> None:
+        self.tally = Tally()
+        self.left = 0  # URLs that a closed host left for another run.
+        self.hosts = hosts
+        self._config = config
+        self._client = hosts.client
+        self._backoff = hosts.backoff
+        self._rng = hosts.rng
+        self._now = hosts.monotonic
+        self._store = store
+        self._opener = opener
+        self._progress = progress
+        self._recorder = Recorder(
+            store,
+            self.tally,
+            clock=clock,
+            refresh_since=opener.refresh_since,
+            gone_after=config.gone_after,
+            heed=heeding(hosts.listed, ignore_opt_out=config.ignore_opt_out),
+            refused=store.folder.parent / "refused" if config.keep_refused else None,
+        )
+        self._plans: Iterator[CaptionPlan] = iter(())
+        self._filling = False
+        self._exhausted = False
+        self._low_mark = max(64, _READY_PER_SLOT * config.concurrency)
+        self._num_ready = 0
+        self._num_open = 0
+        self._num_done = 0
+        self._total = num_urls
+        self._came: list[tuple[Job, Verdict, Answer | None]] = []
+        self._came_bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended = asyncio.Event()
+        self._error: BaseException | None = None
+        self._stopped = False
+        store.failed = self.fail
+        # What came and is not on disk yet counts with what is on its way.
+        self._client.budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
+        store.written = self._client.budget.wake
+
+    async def run(self, plans: Iterable[CaptionPlan]) -> None:
+        """Ask for all that the plans name and is not known; ends when it is on disk.
+
+        Raises StorageError when the disk refuses. After `stop` it ends early, with what came flushed.
+        """
+        self._plans = iter(plans)
+        telling = asyncio.get_running_loop().create_task(self._tell())
+        self._spawn(self._renew_robots())
+        try:
+            self._fill()
+            await self._ended.wait()
+        finally:
+            telling.cancel()
+            await self._cancel_requests()
+        if self._error is None:
+            self._settle_all()
+            await self._store.flush()
+        if self._error is not None:
+            raise self._error
+        self._progress(self._num_done, self._total, dict(self.tally.failures))
+
+    def stop(self) -> None:
+        """Ask for nothing more; `run` flushes and returns."""
+        self._stopped = True
+        self._ended.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called before the end."""
+        return self._stopped
+
+    @property
+    def wrote(self) -> bool:
+        """Whether this run changed the raw store beyond the times of asking."""
+        tally = self.tally
+        return bool(tally.stored or tally.gone or tally.withdrawn or tally.failures)
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error."""
+        self._error = self._error or error
+        self.stop()
+
+    async def _cancel_requests(self) -> None:
+        tasks = [*self._tasks, *(host.loading for host in self.hosts.all() if host.loading)]
+        for host in self.hosts.all():
+            if host.timer is not None:
+                host.timer.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tell(self) -> None:
+        while True:
+            notes: dict[str, int | float | str] = dict(self.tally.failures)
+            if (waiting := self.hosts.waiting()) is not None:
+                notes["waiting for"] = waiting
+            self._progress(self._num_done, self._total, notes)
+            await asyncio.sleep(_PROGRESS_EVERY_S)
+
+    async def _renew_robots(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_EVERY_S)
+            await self.hosts.renew_robots()
+
+    # --- Plans ------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Open plans until enough jobs wait."""
+        self._filling = False
+        for _ in range(_PLANS_AT_ONCE):
+            if self._stopped or self._exhausted:
+                break
+            if self._num_ready >= self._low_mark or self._num_open >= _MAX_OPEN_JOBS:
+                return
+            try:
+                plan = next(self._plans, None)
+            except Exception as error:
+                self.fail(error)
+                return
+            if plan is None:
+                self._exhausted = True
+                break
+            self._open(plan)
+        else:
+            # Most of these were finished already: let requests and signals have their turn.
+            self._fill_soon()
+            return
+        self._check_end()
+
+    def _fill_soon(self) -> None:
+        if not self._filling:
+            self._filling = True
+            asyncio.get_running_loop().call_soon(self._fill)
+
+    def _open(self, plan: CaptionPlan) -> None:
+        opened = self._opener.open(plan)
+        if opened is None:
+            self._total -= len(plan.ranks)
+            return
+        self._num_done += opened.decided
+        self._total += len(opened.ranks) - len(plan.ranks)
+        self._advance(opened)
+
+    def _advance(self, plan: OpenPlan) -> None:
+        """Give a plan's next jobs to their hosts, or close the plan."""
+        jobs = plan.jobs()
+        if not jobs:
+            self._finish(plan)
+            return
+        plan.outstanding = len(jobs)
+        self._num_open += len(jobs)
+        for job in jobs:
+            self._enqueue(job)
+        # Not now: who settles jobs without a request would come back here, ever deeper.
+        asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
+
+    def _finish(self, plan: OpenPlan) -> None:
+        self._total += len(plan.seen) - len(plan.ranks)
+        self._close(plan)
+
+    def _close(self, plan: OpenPlan) -> None:
+        keys = [form.address.key for form in plan.forms]
+        if plan.decided == len(plan.seen):
+            self._opener.close(keys)
+        else:
+            self._store.when_committed(partial(self._opener.close, keys))
+
+    def _leave(self, plan: OpenPlan) -> None:
+        """The host is closed: what is left of the plan waits for another run."""
+        self.left += max(1, len(plan.ranks) - len(plan.seen))
+        self._close(plan)
+
+    def _check_end(self) -> None:
+        if self._exhausted and self._num_open == 0:
+            self._ended.set()
+
+    # --- Hosts ------------------------------------------------------------------------------------
+
+    def _enqueue(self, job: Job, *, first: bool = False) -> None:
+        host = self.hosts.of(job.address)
+        (host.ready.appendleft if first else host.ready.append)(job)
+        self._num_ready += 1
+
+    def _wake(self, host: Host) -> None:
+        """Start as many requests as the host's pace allows now."""
+        if host.robots is None:
+            if host.loading is None:
+                self._spawn(self._load_and_wake(host))
+            return
+        while (job := self._take(host)) is not None:
+            self._spawn(self._work(host, job))
+
+    async def _ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        self.tally.requests += 1
+        await self.hosts.ask_about(host, rule, url)
+        self._wake(host)
+
+    async def _load_and_wake(self, host: Host) -> None:
+        await self.hosts.load(host)
+        self._wake(host)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended_task)
+
+    def _ended_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def _take(self, host: Host) -> Job | None:
+        """The next job, its slot taken; None if none may start now (a timer looks again)."""
+        while host.ready and not self._stopped:
+            if (foregone := host.ready[0].foregone) is not None:
+                self._settle(self._pop(host), foregone, None)
+                continue
+            if host.is_refused:
+                job = self._pop(host)
+                self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
+                continue
+            if host.closed is not None:
+                self._drop(self._pop(host))
+                continue
+            if host.asking:  # Perhaps for a redirect of another host, whose end wakes no one here.
+                self._wake_later(host, _LOOK_AGAIN_S)
+                return None
+            job = host.ready[0]
+            if (refusal := self.hosts.refusal(job.address, job.url)) is not None:
+                if (rule := host.open_question(job.address, refusal)) is not None:
+                    host.asking = True
+                    self._spawn(self._ask_about(host, rule, job.address))
+                    return None
+                self._settle(self._pop(host), opt_out(refusal), None)
+                continue
+            wait_s = host.pace.wait_s(self._now())
+            if wait_s is None:
+                return None
+            if wait_s > 0:
+                self._wake_later(host, wait_s)
+                return None
+            host.pace.start(self._now())
+            return self._pop(host)
+        return None
+
+    def _pop(self, host: Host) -> Job:
+        self._num_ready -= 1
+        job = host.ready.popleft()
+        if self._num_ready < self._low_mark and not self._exhausted:
+            self._fill_soon()
+        return job
+
+    def _wake_later(self, host: Host, wait_s: float) -> None:
+        if host.timer is None:
+            host.timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer, host)
+
+    def _on_timer(self, host: Host) -> None:
+        host.timer = None
+        self._wake(host)
+
+    # --- Requests ---------------------------------------------------------------------------------
+
+    async def _work(self, host: Host, first: Job) -> None:
+        """A slot: asks for one job after the other while the host's pace allows."""
+        job: Job | None = first
+        while job is not None:
+            await self._attempt(host, job)
+            if self._store.is_full:
+                await self._store.room()
+            job = self._take(host)
+            if host.pace.in_flight < int(host.pace.slots) and host.ready:
+                self._wake(host)
+
+    async def _attempt(self, host: Host, job: Job) -> None:
+        started = self._now()
+        self.tally.requests += 1
+        job.requests += 1
+        try:
+            verdict, answer = await ask_once(
+                self._client,
+                job,
+                allow_hop=self.hosts.allow_hop,
+                ignore_opt_out=self._config.ignore_opt_out,
+                public_only=host.public_only,
+                reserved=rule.refusal if (rule := host.reserving(job.address)) else None,
+            )
+        except BaseException:
+            host.pace.finish("neutral", started=started, now=self._now())
+            raise
+        wait_s = parse_retry_after(answer.retry_after) if answer and verdict.retry else None
+        now = self._now()
+        host.pace.finish(verdict.sign, started=started, now=now, retry_after_s=wait_s)
+        if verdict.sign != "good":
+            self._mind_trouble(host, verdict, answer)
+        # While a host is out, it is not the image's fault: such a request is no attempt.
+        job.failures += not host.pace.strikes
+        again = verdict.retry and job.failures < self._config.attempts
+        if again or (job.captures and job.turn_to_older(verdict, answer)):
+            self._ask_again(host, job, verdict)
+        else:
+            self._settle_soon(job, *job.last_word(verdict, answer))
+
+    def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
+        """Say that a host waits, or leave it for another run."""
+        why = verdict.detail or verdict.reason or verdict.state
+        if answer is not None:
+            why = f"status {answer.status}"
+            if answer.retry_after is not None:
+                why += f", Retry-After: {answer.retry_after[:40]}"
+        if not self.hosts.leave_if_silent(host, why):
+            self.hosts.tell_wait(host, why)
+            return
+        for job, timer in list(host.later.items()):
+            timer.cancel()
+            self._requeue(host, job)
+
+    def _ask_again(self, host: Host, job: Job, verdict: Verdict) -> None:
+        """Once more after a while; the whole host waits where it asked for more."""
+        self.tally.retries[verdict.reason or verdict.state] += 1
+        delay_s = self._backoff.delay_s(max(1, job.failures), self._rng)
+        loop = asyncio.get_running_loop()
+        host.later[job] = loop.call_later(0.0 if host.closed else delay_s, self._requeue, host, job)
+
+    def _requeue(self, host: Host, job: Job) -> None:
+        del host.later[job]
+        self._enqueue(job, first=True)
+        self._wake(host)
+
+    def _settle_soon(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """Settle it with what else has come by then: first the next request goes on its way."""
+        if not self._came:
+            asyncio.get_running_loop().call_soon(self._settle_all)
+        self._came.append((job, verdict, answer))
+        self._came_bytes += len(answer.body) if answer is not None else 0
+
+    def _settle_all(self) -> None:
+        came, self._came, self._came_bytes = self._came, [], 0
+        for job, verdict, answer in came:
+            self._settle(job, verdict, answer)
+
+    def _settle(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        self._recorder.record(job, verdict, answer)
+        self._num_done += 1
+        self._job_ended(job.plan, self._advance)
+
+    def _drop(self, job: Job) -> None:
+        self._job_ended(job.plan, self._leave)
+
+    def _job_ended(self, plan: OpenPlan, then: Callable[[OpenPlan], None]) -> None:
+        plan.outstanding -= 1
+        self._num_open -= 1
+        if plan.outstanding == 0:
+            then(plan)
+        self._check_end()

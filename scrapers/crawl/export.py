@@ -1,0 +1,166 @@
+"""The ledger as parquet, and the addresses that a crawl would ask for, without asking.
+
+Reads the ledger or a source; writes the file that was named.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.contracts import LEDGER_ITEMS, Column, StageReport
+from pipeline.core.outputs import write_output
+from pipeline.core.plain_text import plain_line
+from pipeline.core.storage import arrow_schema
+from pipeline.core.workspace import Workspace
+from scrapers.config import USER_AGENT, ScrapeConfig, source_options
+from scrapers.crawl.jobs import OpenForm
+from scrapers.fetch.page_urls import take_credentials
+from scrapers.fetch.storable import storable
+from scrapers.rawstore.keys import address_of
+from scrapers.rawstore.ledger import Ledger
+from scrapers.source import Discovery, Source, open_source
+from scrapers.sources.differences import describe_differences, warn_of_losses
+from scrapers.sources.start_page import kept_page, page_name, refuse_reserved_page
+
+_log = logging.getLogger(__name__)
+
+_ROWS = 20_000
+_ORDERED = 'SELECT {columns} FROM items ORDER BY "section", "key"'
+
+URL_LIST: tuple[Column, ...] = (
+    Column("section", "string", "Section of the page."),
+    Column("caption", "string", "The caption in its first form."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("url", "string", "The address."),
+)
+
+
+class ListedUrl(NamedTuple):
+    """One address that a crawl would ask for."""
+
+    section: str
+    caption: str
+    rank: int
+    url: str
+
+
+def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport:
+    """Do what `--export` or `--list-urls` ask for; lines go to standard output."""
+    details = {}
+    if config.export is not None:
+        rows = export_ledger(Workspace(config.workspace), config.export)
+    else:
+        discovery = discover_kept(config, source=source)
+        warn_of_losses(discovery.warnings)
+        details = describe_differences(discovery.differences)
+        if config.out is not None:
+            rows = write_url_table(discovery, config.out)
+        else:
+            use_utf_8(sys.stdout)
+            rows = write_url_lines(discovery, sys.stdout)
+    written = config.export or config.out
+    return StageReport(
+        stage="scrape",
+        outcome="done",
+        counts={"urls": rows},
+        outputs=(str(written),) if written else (),
+        details=details,
+    )
+
+
+def export_ledger(workspace: Workspace, out: Path) -> int:
+    """Write the ledger's view `items` as parquet, sorted by section and key; gives the rows.
+
+    Raises ContractError if there is no ledger, StorageError if `out` can't be written.
+    """
+    ledger = Ledger(workspace.ledger)
+    there = ledger.columns("items")  # Earlier ledgers have fewer.
+    columns = ", ".join(
+        f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
+        for column in LEDGER_ITEMS
+    )
+    try:
+        return write_table(ledger.query(_ORDERED.format(columns=columns)), LEDGER_ITEMS, out)
+    finally:
+        ledger.close()
+
+
+def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Discovery:
+    """What the source offers, without touching the network.
+
+    The page is read from the raw store of an earlier run; without one, what is built in is listed.
+    """
+    source = source or open_source(source_options(config))
+    page = None
+    if source.start_url is not None:
+        page = kept_page(Workspace(config.workspace), source.start_url)
+        if page is None:
+            _log.warning(
+                "%s was not fetched yet: this lists what is built in. Give a saved page with "
+                "--page FILE to list what it shows.",
+                take_credentials(source.start_url).url,
+            )
+    discovery = source.discover(page)
+    if not config.ignore_opt_out:
+        refuse_reserved_page(discovery, page_name(config, source), USER_AGENT)
+    return discovery
+
+
+def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
+    """Every address by the first form of its caption, lazily."""
+    for plan in discovery.plans:
+        caption = storable(plan.forms[0].caption)
+        form = OpenForm(caption, address_of(plan.forms[0], plan.section))
+        ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
+        for rank in ranks:
+            yield ListedUrl(storable(plan.section), caption, rank, form.url(rank))
+
+
+def use_utf_8(stream: IO[str]) -> None:
+    """Write data as UTF-8, whatever the terminal's encoding is: its readers are programs."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
+    """Write `section⇥caption⇥rank⇥url` lines; gives their number.
+
+    Control characters are written out: a line is a line, and a terminal only shows it.
+    """
+    number = 0
+    for listed in list_urls(discovery):
+        stream.write("\t".join(plain_line(str(field)) for field in listed) + "\n")
+        number += 1
+    return number
+
+
+def write_url_table(discovery: Discovery, out: Path) -> int:
+    """Write the same as parquet; gives the number of rows."""
+    return write_table(list_urls(discovery), URL_LIST, out)
+
+
+def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...], out: Path) -> int:
+    """Write rows as parquet in batches, so that memory stays flat; gives their number."""
+    schema = arrow_schema(columns)
+    number = 0
+    with (
+        write_output(out, kind="parquet file", magic=b"PAR1") as output,
+        pq.ParquetWriter(output.file, schema, compression="zstd") as writer,
+    ):
+        while batch := list(islice(rows, _ROWS)):
+            number += len(batch)
+            arrays = [
+                pa.array(values, field.type)
+                for values, field in zip(zip(*batch, strict=True), schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return number

@@ -1,0 +1,211 @@
+"""Captions on their way: what of a plan is known already, and which jobs it gives.
+
+Reads the ledger; asks nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scrapers.crawl.probe import next_asks
+from scrapers.fetch.request_url import with_credentials
+from scrapers.fetch.response import Answer
+from scrapers.fetch.storable import storable
+from scrapers.fetch.verdict import Evidence, Verdict, evidence_of
+from scrapers.rawstore.keys import Address, address_of
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.ledger_rows import FormRow, Known
+from scrapers.source import CaptionPlan
+from scrapers.wayback.captures import NOT_ARCHIVED, Capture, older_captures, replayed_url
+
+Mode = Literal["continue", "retry_failed", "refresh"]
+FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
+
+
+@dataclass(slots=True)
+class OpenForm:
+    """A form of an open plan; `id` is 0 until its first URL is written."""
+
+    caption: str
+    address: Address
+    id: int = 0
+
+    def url(self, rank: int) -> str:
+        """The address of one image."""
+        address = self.address
+        prefix, suffix = address.prefix, address.suffix
+        return prefix if suffix is None else f"{prefix}{rank}{suffix}"
+
+
+@dataclass(slots=True)
+class OpenPlan:
+    """A caption whose images are being asked for."""
+
+    section: str
+    masked: bool
+    ranks: tuple[int, ...]
+    forms: list[OpenForm]
+    seen: dict[tuple[int, int], Evidence] = field(default_factory=dict)
+    # Rows that are asked again, with their validators.
+    again: dict[tuple[int, int], Known] = field(default_factory=dict)
+    outstanding: int = 0
+    decided: int = 0
+
+    def jobs(self) -> list[Job]:
+        """What to ask for now; none if the caption is finished."""
+        return [
+            Job(self, form, rank, self.forms[form].url(rank), self.again.get((form, rank)))
+            for form, rank in next_asks(len(self.forms), self.ranks, self.seen)
+        ]
+
+    def form_row(self, form: OpenForm, number: int) -> FormRow:
+        """The ledger's row of a form that gets the id `number`."""
+        first = self.forms[0]
+        return FormRow(
+            id=number,
+            key=form.address.key,
+            plan=first.id or number,
+            section=self.section,
+            caption=form.caption,
+            masked=self.masked,
+            num_ranks=len(self.ranks),
+            prefix=form.address.prefix,
+            suffix=form.address.suffix,
+        )
+
+
+class Job:
+    """One URL to ask for.
+
+    `address` is where it is asked for: at itself, or in an archive, which holds `captures` of it,
+    the one at `address` first. `foregone` is what became of it without a request.
+    """
+
+    __slots__ = (
+        "address",
+        "captures",
+        "failures",
+        "foregone",
+        "form",
+        "known",
+        "plan",
+        "rank",
+        "requests",
+        "trouble",
+        "url",
+    )
+
+    def __init__(self, plan: OpenPlan, form: int, rank: int, url: str, known: Known | None) -> None:
+        self.plan = plan
+        self.form = form
+        self.rank = rank
+        self.url = url
+        userinfo = plan.forms[form].address.userinfo
+        self.address = with_credentials(url, userinfo) if userinfo else url
+        self.known = known
+        self.failures = 0
+        self.requests = 0
+        self.captures: tuple[Capture, ...] = ()
+        self.foregone: Verdict | None = None
+        self.trouble: tuple[Verdict, Answer | None] | None = None
+
+    def turn_to_older(self, verdict: Verdict, answer: Answer | None) -> bool:
+        """Turn from a capture that is no good to one before it; False if there is none."""
+        older = older_captures(self.captures, verdict)
+        if not older:
+            return False
+        if verdict.state != "missing":
+            self.trouble = verdict, answer._replace(body=b"") if answer is not None else None
+        self.captures = older
+        self.address = older[0].address
+        self.failures = 0
+        return True
+
+    def last_word(self, verdict: Verdict, answer: Answer | None) -> tuple[Verdict, Answer | None]:
+        """What became of it: that its last capture is missing says less than trouble with others."""
+        if verdict.state == "missing" and self.trouble is not None:
+            return self.trouble
+        return verdict, answer
+
+
+def came_from_archive(row: Known) -> bool:
+    """Whether the bytes of a row are an archive's."""
+    return replayed_url(row.final_url) is not None
+
+
+@dataclass(kw_only=True)
+class PlanOpener:
+    """Opens plans one after the other, each with what the ledger knows of it.
+
+    A URL belongs to the plan that named it first: `keys_in_use` holds the forms of plans whose rows
+    are not committed yet, so that a repeated caption is not asked for twice.
+    """
+
+    ledger: Ledger
+    mode: Mode
+    refresh_since: int = 0
+    repeated: int = 0
+    keys_in_use: set[str] = field(default_factory=set)
+
+    def open(self, plan: CaptionPlan) -> OpenPlan | None:
+        """The plan with what is known of it; None if other plans cover it."""
+        forms = self._own_forms(plan)
+        if not forms:
+            self.repeated += 1
+            return None
+        # An address without a rank is one image, whatever ranks the source names.
+        ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
+        opened = OpenPlan(storable(plan.section), plan.masked, ranks, forms)
+        failed = 0
+        for number, form in enumerate(forms):
+            form.id = self.ledger.form_id(form.address.key) or 0
+            if form.id:
+                failed += self._note_known(opened, number, self.ledger.known(form.id))
+        if self.mode == "retry_failed" and not failed:
+            opened.ranks = ()
+        opened.decided = len(opened.seen)
+        self.keys_in_use.update(form.address.key for form in forms)
+        return opened
+
+    def close(self, keys: Iterable[str]) -> None:
+        """The rows of a plan are on disk."""
+        self.keys_in_use.difference_update(keys)
+
+    def _own_forms(self, plan: CaptionPlan) -> list[OpenForm]:
+        forms: dict[str, OpenForm] = {}
+        for form in plan.forms:
+            address = address_of(form, plan.section)
+            if address.key not in self.keys_in_use:
+                forms.setdefault(address.key, OpenForm(storable(form.caption), address))
+        return list(forms.values())
+
+    def _note_known(self, opened: OpenPlan, number: int, rows: list[Known]) -> int:
+        failed = 0
+        for row in rows:
+            place = (number, row.rank)
+            failed += row.state in FAILED_STATES
+            if self._asks_again(row):
+                opened.again[place] = row
+            else:
+                self._note_seen(opened, place, row)
+        return failed
+
+    def _note_seen(self, opened: OpenPlan, place: tuple[int, int], row: Known) -> None:
+        opened.seen[place] = evidence_of(row.state, row.status_code)
+
+    def _asks_again(self, row: Known) -> bool:
+        """What an archive did not have is asked for; what came from there is not compared."""
+        if row.state == "missing" and row.reason == NOT_ARCHIVED.reason:
+            return True
+        if row.sha256 is not None and came_from_archive(row):
+            return False
+        return self._is_due(row)
+
+    def _is_due(self, row: Known) -> bool:
+        if row.state == "pending":
+            return True
+        if self.mode == "refresh":
+            return row.last_time <= self.refresh_since
+        return self.mode == "retry_failed" and row.state in FAILED_STATES

@@ -1,0 +1,211 @@
+"""The folder `raw/` as a whole: opened for a run, declared finished at its end, described in a report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.config import resolved
+from pipeline.core.contracts import FileEntry, Manifest, Outcome, StageReport
+from pipeline.core.errors import ConfigError
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    find_current,
+    make_manifest,
+    sha256_bytes,
+    sha256_file,
+    sync_folder,
+    write_manifest,
+)
+from pipeline.core.workspace import Workspace
+from scrapers.config import ScrapeConfig
+from scrapers.crawl.crawl import Crawl
+from scrapers.crawl.recorder import Tally, WallClock
+from scrapers.rawstore.batch_writer import Store
+from scrapers.rawstore.ledger import Ledger
+from scrapers.rawstore.segments import segment_name
+from scrapers.rawstore.summary import (
+    completeness,
+    content_digest,
+    counts_of,
+    flaws,
+    is_unfinished,
+    reasons,
+    section_table,
+)
+from scrapers.sources.differences import describe_differences
+
+_REFRESH = "refresh_since"
+
+
+def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:
+    """When the refresh that is under way began, in seconds; rows asked for later are fresh.
+
+    Never before a time that a row has: whoever sets the clock back would else skip rows.
+    """
+    found = ledger.meta(_REFRESH)
+    if found is None:
+        found = str(max(int(clock()), ledger.last_time()))
+        ledger.set_meta(_REFRESH, found)
+    return int(found)
+
+
+def end_refresh(ledger: Ledger) -> None:
+    """All was asked for: the next refresh begins anew."""
+    ledger.set_meta(_REFRESH, None)
+
+
+@dataclass
+class RawStore:
+    """The raw store of one workspace and the options of this run."""
+
+    config: ScrapeConfig
+    workspace: Workspace
+
+    def find_finished(self, page: bytes | None) -> StageReport | None:
+        """The report of a run that has nothing to do, from the manifest; None if there may be work."""
+        folder = self.workspace.raw
+        manifest = find_current(
+            folder, "raw", config=resolved(self.config), inputs=self._inputs(page)
+        )
+        if manifest is None or is_unfinished(dict(manifest.counts)):
+            return None
+        present = self.workspace.ledger.exists() and all(
+            _has_length(folder / entry.path, entry.bytes) for entry in manifest.files
+        )
+        return self._report("unchanged", manifest) if present else None
+
+    @contextlib.contextmanager
+    def open(self, source: str) -> Iterator[Store]:
+        """The store for one run; from its first write on the folder counts as unfinished."""
+        store = Store(self.workspace, source, segment_bytes=self.config.segment_mb * 2**20)
+        store.first_write = self._unfinish
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def _unfinish(self) -> None:
+        (self.workspace.raw / MANIFEST_NAME).unlink(missing_ok=True)
+        sync_folder(self.workspace.raw)
+
+    def finish(
+        self,
+        store: Store,
+        crawl: Crawl,
+        page: bytes | None,
+        *,
+        repeated: int,
+        differences: Sequence[str],
+    ) -> StageReport:
+        """Close the segments, write the manifest if it says anything new, and report."""
+        files = self._files(store)
+        counts = counts_of(store.ledger, crawl.left)
+        table = section_table(store.ledger)
+        manifest = make_manifest(
+            "raw",
+            config=resolved(self.config),
+            inputs=self._inputs(page),
+            counts=counts,
+            files=files,
+            details={
+                "content": content_digest(store.ledger),
+                "sections": table,
+                "completeness": completeness(table),
+                "reasons": reasons(store.ledger),
+                **({"flaws": found} if (found := flaws(store.ledger)) else {}),
+                **describe_differences(differences),
+            },
+        )
+        self._write_if_new(manifest)
+        return self._report(
+            _outcome(counts, crawl), manifest, **run_details(crawl.tally, repeated=repeated)
+        )
+
+    def _files(self, store: Store) -> tuple[FileEntry, ...]:
+        sealed = store.segments.seal()
+        folder = self.workspace.segments.name
+        files = [
+            FileEntry(
+                path=f"{folder}/{segment_name(state.number)}",
+                bytes=state.bytes,
+                sha256=state.sha256,
+            )
+            for state in store.ledger.segment_states()
+            if state.sha256 is not None
+        ]
+        if sealed is not None:
+            name, size, digest = sealed
+            files.append(FileEntry(path=f"{folder}/{name}", bytes=size, sha256=digest))
+        return tuple(files)
+
+    def _write_if_new(self, manifest: Manifest) -> None:
+        found = find_current(
+            self.workspace.raw, "raw", config=manifest.config, inputs=manifest.inputs
+        )
+        if found is None or dataclasses.asdict(found) != dataclasses.asdict(manifest):
+            write_manifest(self.workspace.raw, manifest)
+
+    def _inputs(self, page: bytes | None) -> dict[str, str]:
+        inputs = {} if page is None else {"page": sha256_bytes(page)}
+        for name, path in (
+            ("page_file", self.config.page),
+            ("captions", self.config.captions),
+            ("opt_outs", self.config.opt_outs),
+        ):
+            if path is not None:
+                inputs[name] = _file_hash(path, name)
+        return inputs
+
+    def _report(self, outcome: Outcome, manifest: Manifest, **details: Any) -> StageReport:
+        return StageReport(
+            stage="scrape",
+            outcome=outcome,
+            counts=manifest.counts,
+            outputs=(str(self.workspace.raw),),
+            details={**manifest.details, **details},
+        )
+
+
+def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
+    """What this run did, for its report."""
+    return {
+        "requests": tally.requests,
+        "stored": tally.stored,
+        "bytes": tally.bytes,
+        "unchanged": tally.unchanged,
+        "changed": tally.changed,
+        "absent": tally.absent,
+        "gone": tally.gone,
+        "withdrawn": tally.withdrawn,
+        "kept": tally.kept,
+        "repeated_captions": repeated,
+        "retries": dict(sorted(tally.retries.items())),
+        "failures": dict(sorted(tally.failures.items())),
+    }
+
+
+def _outcome(counts: dict[str, int], crawl: Crawl) -> Outcome:
+    if is_unfinished(counts) or crawl.tally.kept:
+        return "incomplete"
+    return "done" if crawl.wrote else "unchanged"
+
+
+def _has_length(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _file_hash(path: Path, name: str) -> str:
+    option = "--page" if name == "page_file" else f"--{name.replace('_', '-')}"
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise ConfigError(f"{option} {path} can't be read: {error.strerror}.") from error

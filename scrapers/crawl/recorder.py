@@ -1,0 +1,298 @@
+"""From an answer to the rows of the ledger and the bytes of the segments."""
+
+from __future__ import annotations
+
+import hashlib
+import json.encoder
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.core.contracts import UrlState
+from scrapers.crawl.jobs import Job
+from scrapers.fetch.optouts.signals import Refusal
+from scrapers.fetch.request_url import encodable_url
+from scrapers.fetch.response import Answer
+from scrapers.fetch.sniff import ImageFormat
+from scrapers.fetch.storable import MAX_URL_CHARS, storable_header
+from scrapers.fetch.verdict import Verdict, evidence_of, opt_out
+from scrapers.rawstore.batch_writer import Store
+from scrapers.rawstore.keys import image_key
+from scrapers.rawstore.ledger_rows import Touch, UrlRow
+from scrapers.rawstore.ledger_schema import STATE_NUMBER
+
+WallClock = Callable[[], float]
+# Bytes, their SHA-256 and their format → who refuses them.
+Heed = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
+_quote = json.encoder.encode_basestring
+
+
+@dataclass
+class Tally:
+    """What one run did."""
+
+    requests: int = 0
+    bytes: int = 0
+    stored: int = 0
+    unchanged: int = 0
+    changed: int = 0
+    # Missed by a refresh, and not yet by enough of them.
+    absent: int = 0
+    gone: int = 0
+    # Stored before, and named by the user's list of opt-outs since.
+    withdrawn: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    # Asked again without an answer, while the bytes of before are kept.
+    kept: int = 0
+
+
+def heed_nothing(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
+    """Take bytes whatever they say."""
+    return None
+
+
+class Recorder:
+    """Writes what became of each job into the store."""
+
+    def __init__(
+        self,
+        store: Store,
+        tally: Tally,
+        *,
+        clock: WallClock = time.time,
+        refresh_since: int = 0,
+        gone_after: int = 1,
+        heed: Heed = heed_nothing,
+        refused: Path | None = None,
+    ) -> None:
+        """`refresh_since` is when the refresh began, 0 for none: no row gets a time before it.
+
+        `heed` finds what the bytes of an image say against their use; `refused` is a folder for the bytes
+        of what is no image.
+        """
+        self._store = store
+        self._tally = tally
+        self._clock = clock
+        self._refresh_since = refresh_since
+        self._gone_after = gone_after
+        self._heed = heed
+        self._refused = refused
+        self._absences = store.ledger.absences() if refresh_since else {}
+
+    def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """The last word on a job: store its bytes, if they are new, and its row."""
+        known = job.known
+        digest = None
+        if verdict.state == "done" and answer is not None and answer.status != 304:
+            digest = hashlib.sha256(answer.body).digest()
+            refusal = self._heed(answer.body, digest, verdict.format)
+            verdict = verdict if refusal is None else opt_out(refusal)
+        if verdict.state == "done" and answer is not None:
+            self._note_presence(job)
+            if digest is None:
+                self._touch(job, verdict, answer, self._known_flaw(job))
+                self._tally.unchanged += 1
+            else:
+                self._store_bytes(job, verdict, answer, digest)
+            return
+        self._keep_refused(job, verdict, answer)
+        if known is not None and known.sha256 is not None:
+            self._keep(job, verdict, answer)
+        else:
+            self._count_failure(verdict.state, verdict.reason)
+            self._write_row(job, verdict, answer, _kept_texts(job, answer, stored=False))
+
+    def _known_flaw(self, job: Job) -> str | None:
+        """What was said of the stored bytes, of which no others came."""
+        assert job.known is not None
+        return job.known.reason if job.known.state == "done" else None
+
+    def _keep_refused(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """Keep the bytes of what is no image, or none that is whole, for a person to look at."""
+        if self._refused is None or answer is None or not answer.body:
+            return
+        if verdict.state in ("not_an_image", "truncated"):
+            self._refused.mkdir(parents=True, exist_ok=True)
+            key = image_key(job.plan.forms[job.form].address.key, job.rank, 1)
+            (self._refused / f"{key}.{verdict.format or 'bin'}").write_bytes(answer.body)
+
+    def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+        """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
+        assert job.known is not None
+        if verdict.state == "missing" and not self._is_gone(job):
+            self._tally.absent += 1
+            self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
+            return
+        if verdict.state in ("missing", "opted_out"):
+            gone = verdict.state == "missing"
+            self._tally.gone += gone and job.known.state != "missing"
+            self._touch(job, verdict, answer, "gone" if gone else verdict.reason)
+            return
+        self._tally.kept += 1
+        self._tally.failures[verdict.reason or verdict.state] += 1
+        self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
+
+    def _is_gone(self, job: Job) -> bool:
+        """Whether enough refreshes in a row have missed an image that was there."""
+        assert job.known is not None
+        place = job.known.form, job.known.rank
+        absences = self._absences.get(place, 0) + 1
+        self._store.add_absence(*place, absences)
+        return job.known.state == "missing" or absences >= self._gone_after
+
+    def _note_presence(self, job: Job) -> None:
+        if job.known is not None and (job.known.form, job.known.rank) in self._absences:
+            self._store.add_absence(job.known.form, job.known.rank, 0)
+
+    def _now(self) -> int:
+        return max(int(self._clock()), self._refresh_since + 1 if self._refresh_since else 0)
+
+    def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer, digest: bytes) -> None:
+        known, version = job.known, 1
+        if known is not None:
+            if known.sha256 == digest:
+                self._touch(job, verdict, answer, verdict.reason)
+                self._tally.unchanged += 1
+                return
+            version = known.version + (known.sha256 is not None)
+        form = job.plan.forms[job.form]
+        key = image_key(form.address.key, job.rank, version)
+        texts = _kept_texts(job, answer, stored=True)
+        place = self._store.segments.place(
+            key,
+            verdict.format or "bin",
+            answer.body,
+            _sidecar(job, texts, digest),
+            sha256=digest,
+        )
+        if version > 1:
+            self._store.batch.changed.append((form.id, job.rank))
+            self._tally.changed += 1
+        self._tally.stored += 1
+        self._tally.bytes += len(answer.body)
+        self._store.add_bytes(len(answer.body))
+        self._write_row(job, verdict, answer, texts, digest, place, version)
+
+    def _write_row(
+        self,
+        job: Job,
+        verdict: Verdict,
+        answer: Answer | None,
+        texts: _Texts,
+        sha256: bytes | None = None,
+        place: tuple[int, int] | None = None,
+        version: int = 1,
+    ) -> None:
+        segment, offset = place or (None, None)
+        stored = answer if sha256 is not None else None
+        row = UrlRow(
+            self._form_id(job),
+            job.rank,
+            STATE_NUMBER[verdict.state],
+            answer.status if answer else None,
+            verdict.reason or texts.flaw,
+            job.requests,
+            texts.etag,
+            texts.last_modified,
+            texts.final_url,
+            sha256,
+            len(stored.body) if stored else None,
+            segment,
+            offset,
+            version,
+            self._now(),
+            self._evidence(verdict),
+        )
+        self._store.add_row(row)
+        self._see(job, verdict.state, row.status_code)
+
+    def _touch(self, job: Job, verdict: Verdict, answer: Answer | None, reason: str | None) -> None:
+        """Asked again; the stored bytes are those of before."""
+        assert job.known is not None
+        state = verdict.state
+        # The validators of an error page say nothing of the bytes.
+        fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
+        texts = _Texts() if fresh is None else _kept_texts(job, fresh, stored=True)
+        self._store.add_touch(
+            Touch(
+                STATE_NUMBER[state],
+                answer.status if answer else job.known.status_code,
+                reason or texts.flaw,
+                job.requests,
+                self._now(),
+                texts.etag,
+                texts.last_modified,
+                self._evidence(verdict),
+                job.known.form,
+                job.rank,
+            )
+        )
+        self._see(job, state, None)
+
+    def _evidence(self, verdict: Verdict) -> str | None:
+        if verdict.refusal is None:
+            return None
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._now()))
+        return verdict.refusal.evidence(when)
+
+    def _form_id(self, job: Job) -> int:
+        form = job.plan.forms[job.form]
+        if not form.id:
+            number = self._store.new_form_id()
+            self._store.add_form(job.plan.form_row(form, number))
+            form.id = number
+        return form.id
+
+    def _see(self, job: Job, state: UrlState, status: int | None) -> None:
+        job.plan.seen[(job.form, job.rank)] = evidence_of(state, status)
+
+    def _count_failure(self, state: UrlState, reason: str | None) -> None:
+        self._tally.failures[reason or state] += 1
+
+
+class _Texts(NamedTuple):
+    """What an answer says of itself, as it can be kept; `flaw` names what could not be as it came."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    final_url: str | None = None
+    flaw: str | None = None
+
+
+def _kept_texts(job: Job, answer: Answer | None, *, stored: bool) -> _Texts:
+    """`stored`: its bytes are kept, and with them the validators that speak of them."""
+    if answer is None:
+        return _Texts()
+    final_url, flaw = None, None
+    if answer.final_url != job.url:
+        final_url = encodable_url(answer.final_url)
+        if len(final_url) > MAX_URL_CHARS:
+            final_url, flaw = None, "bad_final_url"
+    if not stored:
+        return _Texts(final_url=final_url, flaw=flaw)
+    etag, good_etag = storable_header(answer.etag)
+    modified, good_modified = storable_header(answer.last_modified)
+    if not good_modified:
+        flaw = "bad_last_modified"
+    return _Texts(etag, modified, final_url, flaw if good_etag else "bad_etag")
+
+
+def _sidecar(job: Job, texts: _Texts, digest: bytes) -> str:
+    """What `json.dumps(…, sort_keys=True)` would make of an image's record, in a quarter of its time."""
+    plan = job.plan
+    form = plan.forms[job.form]
+    return (
+        f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(texts.etag)}'
+        f', "final_url": {_quote(texts.final_url or job.url)}'
+        f', "last_modified": {_quote_or_null(texts.last_modified)}'
+        f', "masked": {"true" if plan.masked else "false"}, "rank": {job.rank}'
+        f', "section": {_quote(plan.section)}, "sha256": "{digest.hex()}", "url": {_quote(job.url)}}}'
+    )
+
+
+def _quote_or_null(text: str | None) -> str:
+    return "null" if text is None else _quote(text)

@@ -1,0 +1,69 @@
+"""Connections of the client's own: a name looked up, a socket, TLS. Errors become `FetchError`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+
+import aiohappyeyeballs
+
+from scrapers.fetch.resolving import Addresses, Found
+from scrapers.fetch.trouble import explain
+
+# RFC 8305: the next address is tried when the one before it has said nothing for so long.
+_NEXT_ADDRESS_S = 0.25
+
+
+async def open_connection(
+    addresses: Addresses,
+    host: str,
+    port: int,
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    *,
+    public_only: bool,
+    tls: ssl.SSLContext | None,
+    timeout_s: float,
+) -> None:
+    """Connect a protocol to `host`. Raises FetchError that says where it failed."""
+    place = f"{host}:{port}"
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = await addresses.look_up(host, public_only=public_only)
+            infos = [_address(entry, port) for entry in found]
+            connected = await aiohappyeyeballs.start_connection(
+                infos, happy_eyeballs_delay=_NEXT_ADDRESS_S
+            )
+            await _speak(connected, make_protocol, host, tls)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise explain(error, place) from error
+
+
+async def _speak(
+    connected: socket.socket,
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    tls: ssl.SSLContext | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.create_connection(
+            make_protocol,
+            sock=connected,
+            ssl=tls,
+            server_hostname=host.removesuffix(".") if tls else None,
+        )
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _address(
+    entry: Found, port: int
+) -> tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]:
+    """The form of `getaddrinfo`."""
+    port = entry["port"] or port
+    family = socket.AF_INET6 if ":" in entry["host"] else socket.AF_INET
+    name = (entry["host"], port, 0, 0) if family == socket.AF_INET6 else (entry["host"], port)
+    return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", name

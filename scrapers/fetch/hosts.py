@@ -1,0 +1,303 @@
+"""The hosts of a crawl: for each one its pace, its robots.txt and the jobs that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from scrapers.fetch.client import Client
+from scrapers.fetch.host import REFUSED, Host, path_of, time_of_day
+from scrapers.fetch.optouts.listed import NO_LIST, OptOutList
+from scrapers.fetch.optouts.signals import Refusal
+from scrapers.fetch.optouts.tdmrep import NO_RESERVATIONS, TDMREP_PATH, Reservations, TdmRule
+from scrapers.fetch.pace import Backoff, HostPace, parse_retry_after
+from scrapers.fetch.request_url import parse_address
+from scrapers.fetch.reservations import ask_reservations, is_set_aside
+from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status
+
+logger = logging.getLogger(__name__)
+
+# RFC 9309, 2.4: what a robots.txt said should not be used longer.
+ROBOTS_S = 24 * 3600.0
+# One that could not be had is asked for again in the same run.
+_CLOSED_S = 60.0
+_ROBOTS_ATTEMPTS = 4
+# A wait that a person should hear of.
+_LONG_WAIT_S = 5.0
+# Redirected in circles or to nowhere is as good as no robots.txt (RFC 9309, 2.3.1.2).
+_NO_ROBOTS = frozenset({"redirects", "bad_redirect", "redirect_without_location"})
+_UNREACHABLE = "robots_unreachable"
+
+
+class _Trouble(NamedTuple):
+    """Why there is no robots.txt; whether, and after what wait, asking again may help."""
+
+    why: str
+    retry: bool
+    wait_s: float = 0.0
+    reason: str = _UNREACHABLE
+
+
+@dataclass(kw_only=True)
+class Hosts:
+    """All hosts met so far; loads robots.txt and the TDMRep file of each, and once a day again.
+
+    `guarded`: what is asked for was named by a page on the public internet, so that only `named`
+    hosts, which are the user's, may be at a private address.
+    """
+
+    client: Client
+    backoff: Backoff
+    rng: random.Random
+    max_slots: int
+    rate: float | None
+    ignore_opt_out: bool
+    monotonic: Callable[[], float]
+    max_outage_s: float = 300.0
+    guarded: bool = False
+    named: frozenset[str] = frozenset()
+    # The user's own, which holds whatever else is ignored.
+    listed: OptOutList = NO_LIST
+    _hosts: dict[str, Host] = field(default_factory=dict)
+    _spelled: dict[str, Host] = field(default_factory=dict)
+
+    def of(self, url: str) -> Host:
+        """The host of a URL."""
+        end = url.find("/", url.find("://") + 3)
+        spelled = url if end < 0 else url[:end]
+        host = self._spelled.get(spelled)
+        if host is None:
+            host = self._spelled[spelled] = self._meet(url)
+        return host
+
+    def _meet(self, url: str) -> Host:
+        try:
+            address = parse_address(url)
+        except FetchError as error:
+            return self._add(url[:200], refused=error)
+        self.client.remember_user(url)
+        host = self._hosts.get(address.origin)
+        if host is None:
+            host = self._add(address.origin)
+            host.public_only = self.guarded and address.host not in self.named
+        return host
+
+    def _add(self, origin: str, refused: FetchError | None = None) -> Host:
+        pace = HostPace(
+            max_slots=self.max_slots,
+            rate=self.rate,
+            outage=Backoff(base_s=self.backoff.base_s * 2, cap_s=self.backoff.cap_s),
+            rng=self.rng,
+            now=self.monotonic(),
+        )
+        unasked = self.ignore_opt_out or self.listed.url_refusal(f"{origin}/") is not None
+        host = self._hosts[origin] = Host(origin, pace, OPEN if unasked else None)
+        if refused is not None:
+            host.robots, host.closed, host.why = CLOSED, refused.reason, str(refused)
+        return host
+
+    def all(self) -> list[Host]:
+        """Every host, in the order in which they were met."""
+        return list(self._hosts.values())
+
+    async def allows(self, url: str, public_only: bool = False) -> bool:
+        """Whether nothing keeps us from the URL; loads robots.txt and the TDMRep file where needed.
+
+        `public_only`: from a public address, or not at all.
+        """
+        if self._listed_refusal(url) is not None:
+            return False
+        host = self.of(url)
+        await self.load(host, public_only=public_only)
+        refusal = None if host.closed is not None else host.refusal(url)
+        if refusal is not None and (rule := host.open_question(url, refusal)) is not None:
+            await self.ask_about(host, rule, url)
+        return host.allows(url)
+
+    async def allow_hop(self, url: str, public_only: bool = False) -> bool:
+        """The same for where a redirect leads.
+
+        Raises FetchError with the refusal if there is one, and where it can't be known now.
+        """
+        if self.ignore_opt_out and self._listed_refusal(url) is None:
+            return True
+        if await self.allows(url, public_only):
+            return True
+        if (refusal := self.refusal(url)) is not None:
+            raise FetchError(refusal.reason, str(refusal), refusal=refusal)
+        raise FetchError(_UNREACHABLE, self.of(url).why)
+
+    def refusal(self, url: str, *others: str) -> Refusal | None:
+        """What keeps us from a URL whose host is loaded; `others` are its other names, for the list."""
+        for name in (url, *others):
+            if (found := self._listed_refusal(name)) is not None:
+                return found
+        return self.of(url).refusal(url)
+
+    def _listed_refusal(self, url: str) -> Refusal | None:
+        """What the user's list says of a URL, as it is spelled and as it is asked for."""
+        if not len(self.listed):
+            return None
+        spelled = self.listed.url_refusal(url)
+        return spelled or self.listed.url_refusal(f"{self.of(url).origin}{path_of(url)}")
+
+    async def ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
+        """Ask, once for a rule that reserves, whether headers set it aside where it applies."""
+        host.asking = True
+        host.num_questions += 1
+        try:
+            rule.set_aside = await is_set_aside(self.client, url, public_only=host.public_only)
+        finally:
+            host.asking = False
+
+    async def load(self, host: Host, *, public_only: bool = False) -> None:
+        """Make sure that `host.robots` is there; several may wait for it at a time."""
+        if host.robots is not None:
+            return
+        if host.loading is None:
+            host.public_only = host.public_only or public_only
+            host.loading = asyncio.get_running_loop().create_task(self._load(host))
+        await asyncio.shield(host.loading)
+
+    async def _load(self, host: Host) -> None:
+        found = await self._ask_robots(host)
+        if isinstance(found, Robots):
+            await self._take(host, found)
+            return
+        host.robots, host.closed, host.why = CLOSED, found.reason, found.why
+        host.renew_at = math.inf if host.is_refused else self.monotonic() + _CLOSED_S
+        logger.warning("%s. Nothing is asked of this host now.", host.why)
+
+    async def _reservations(self, host: Host, robots: Robots) -> Reservations:
+        if not robots.allows(TDMREP_PATH):
+            return NO_RESERVATIONS
+        waits = [self.backoff.delay_s(n, self.rng) for n in range(1, _ROBOTS_ATTEMPTS)]
+        return await ask_reservations(
+            self.client,
+            host.origin,
+            waits,
+            public_only=host.public_only,
+            known=host.reservations,
+        )
+
+    async def renew_robots(self) -> None:
+        """Ask again for each robots.txt that is a day old, or could not be had a minute ago.
+
+        One that can't be had stays as it was.
+        """
+        for host in self.all():
+            if self.monotonic() < host.renew_at:
+                continue
+            host.renew_at = self.monotonic() + (ROBOTS_S if host.closed is None else _CLOSED_S)
+            robots = await self._ask_robots(host, quiet=True)
+            if isinstance(robots, Robots):
+                await self._take(host, robots)
+                host.closed = None if host.closed == _UNREACHABLE else host.closed
+
+    async def _take(self, host: Host, robots: Robots) -> None:
+        """Ask for the TDMRep file too: with `robots` in its place the host is ready to be asked."""
+        if robots.crawl_delay_s is not None:
+            host.pace.slow_to(robots.crawl_delay_s)
+        host.reservations = await self._reservations(host, robots)
+        host.num_questions = 0
+        host.robots = robots
+        host.renew_at = self.monotonic() + ROBOTS_S
+
+    async def _ask_robots(self, host: Host, *, quiet: bool = False) -> Robots | _Trouble:
+        """robots.txt, or why it can't be had after a few attempts."""
+        trouble = None
+        for failures in range(1, _ROBOTS_ATTEMPTS + 1):
+            if trouble is not None:
+                wait_s = max(self.backoff.delay_s(failures - 1, self.rng), trouble.wait_s)
+                if not quiet and (failures == 2 or wait_s > _LONG_WAIT_S):
+                    logger.warning("%s. It is tried again in %.1f s.", trouble.why, wait_s)
+                await asyncio.sleep(wait_s)
+            found = await self._try_robots(host)
+            if isinstance(found, Robots) or not found.retry:
+                return found
+            trouble = found
+        assert trouble is not None
+        return trouble
+
+    async def _try_robots(self, host: Host) -> Robots | _Trouble:
+        try:
+            answer = await self.client.get(
+                f"{host.origin}/robots.txt",
+                max_bytes=4 * MAX_ROBOTS_BYTES,
+                public_only=host.public_only,
+            )
+        except FetchError as error:
+            if error.reason in _NO_ROBOTS:
+                return OPEN
+            return _Trouble(
+                f"{host.origin} can't be reached: {error}",
+                error.retry and error.reason != "too_large",
+                reason=error.reason if error.reason in REFUSED else _UNREACHABLE,
+            )
+        agent = self.client.user_agent.partition("/")[0]
+        robots = robots_for_status(answer.status, answer.body, agent)
+        return robots if robots.policy != "closed" else self._no_robots(host, answer)
+
+    def _no_robots(self, host: Host, answer: Answer) -> _Trouble:
+        why = f"{host.origin}/robots.txt can't be had: status {answer.status}"
+        wait_s = parse_retry_after(answer.retry_after) or 0.0
+        if wait_s > self.max_outage_s:
+            why = f"{why}; {self.too_long(wait_s)}"
+        return _Trouble(why, wait_s <= self.max_outage_s, wait_s=wait_s)
+
+    # --- Waiting ----------------------------------------------------------------------------------
+
+    def leave_if_silent(self, host: Host, why: str) -> bool:
+        """Close a host whose outage lasts, or would last, longer than `max_outage_s`; say so."""
+        now = self.monotonic()
+        silent_s = host.pace.silent_s(now)
+        if silent_s <= self.max_outage_s or host.closed is not None:
+            return host.closed is not None
+        host.closed = "no_answer"
+        left_s = host.pace.asked_until - now
+        asked = f", and asks to wait until {time_of_day(left_s)}" if left_s > 0 else ""
+        host.why = f"{host.origin} gives no answer ({why}{asked})"
+        logger.warning(
+            "%s: longer than --max-outage-s %g. What is left of it waits for another run.",
+            host.why,
+            self.max_outage_s,
+        )
+        return True
+
+    def tell_wait(self, host: Host, why: str) -> None:
+        """Say which host waits, until when and why, if it is long and was not said yet."""
+        now = self.monotonic()
+        until = max(host.pace.asked_until, host.pace.paused_until)
+        if until - now < _LONG_WAIT_S or until < host.told_until + _LONG_WAIT_S:
+            return
+        host.told_until = until
+        asked = host.pace.asked_until >= until
+        logger.warning(
+            "%s %s: nothing is asked of it until %s (%s).",
+            host.origin,
+            "asks us to wait" if asked else "gives no answer",
+            time_of_day(until - now),
+            why,
+        )
+
+    def waiting(self) -> str | None:
+        """For the line of progress: the host that waits longest and until when; None if none does."""
+        now = self.monotonic()
+        paces = [(max(h.pace.asked_until, h.pace.paused_until), h) for h in self.all() if h.ready]
+        until, host = max(paces, key=lambda pair: pair[0], default=(now, None))
+        if host is None or until - now < _LONG_WAIT_S or host.closed is not None:
+            return None
+        return f"{host.origin} until {time_of_day(until - now)}"
+
+    def too_long(self, asked_s: float) -> str:
+        """For a wait that is not waited."""
+        return (
+            f"it asks to wait until {time_of_day(asked_s)}, longer than --max-outage-s "
+            f"{self.max_outage_s:g}"
+        )

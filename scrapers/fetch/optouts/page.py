@@ -1,0 +1,32 @@
+"""The signals in the <meta> elements of a page, which refuse its captions and its images. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from scrapers.fetch.optouts.signals import REFUSING_DIRECTIVES, Refusal
+
+# Name (in lower case) and content of each <meta> element.
+Meta = Iterable[tuple[str, str]]
+
+
+def page_refusal(meta: Meta, *, agent: str, url: str) -> Refusal | None:
+    """The element that refuses the page at `url`; `agent` is our product token, None if none does."""
+    policy = ""
+    reserved = False
+    for name, content in meta:
+        if name in ("robots", agent.lower()):
+            words = {word.strip().lower() for word in content.split(",")}
+            if words & REFUSING_DIRECTIVES:
+                return _refusal(f'<meta name="{name}" content="{content}">', url)
+        elif name == "tdm-reservation":
+            reserved = reserved or content.strip() == "1"
+        elif name == "tdm-policy":
+            policy = f' <meta name="tdm-policy" content="{content}">'
+    if not reserved:
+        return None
+    return _refusal(f'<meta name="tdm-reservation" content="1">{policy}', url)
+
+
+def _refusal(text: str, url: str) -> Refusal:
+    return Refusal(signal="page-meta", reason="page_meta", where=url, text=text)

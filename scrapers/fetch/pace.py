@@ -1,0 +1,126 @@
+"""How fast a host is asked: slots that adapt, a rate, pauses, back-off. Pure: time is a parameter.
+
+A host starts with few slots. Each good answer adds a fraction of a slot (one per round), 429, 503
+and timeouts halve them, and other errors never add any. A host from which nothing sensible comes is
+left alone for growing pauses and then tried with a single request; one that says how long it wants to
+be left alone (`Retry-After`) is left alone for so long.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from scrapers.fetch.verdict import HostSign
+
+START_SLOTS = 8
+# So many failures in a row, without one answer between them, are an outage and not bad luck.
+OUTAGE_FAILURES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """Waits that double from `base_s` up to `cap_s`, each drawn from its upper half."""
+
+    base_s: float = 0.5
+    cap_s: float = 60.0
+
+    def delay_s(self, failures: int, rng: random.Random) -> float:
+        """How long to wait after `failures` ≥ 1 in a row."""
+        top = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 60))
+        return top * (0.5 + 0.5 * rng.random())
+
+
+def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), however many.
+
+    Takes both forms, a number of seconds and an HTTP date; None for none or one that can't be read.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        when = parsedate_to_datetime(text)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max((when - (now or datetime.now(UTC))).total_seconds(), 0.0)
+
+
+class HostPace:
+    """The pace of one host. Times are seconds of a monotonic clock."""
+
+    def __init__(
+        self, *, max_slots: int, rate: float | None, outage: Backoff, rng: random.Random, now: float
+    ) -> None:
+        self.max_slots = max_slots
+        self.slots = float(min(START_SLOTS, max_slots))
+        self.in_flight = 0
+        self.interval_s = 1.0 / rate if rate else 0.0
+        self.strikes = 0
+        # Until when nothing is asked: the host's own word, or the pause of an outage.
+        self.asked_until = now
+        self.paused_until = now
+        self._outage = outage
+        self._rng = rng
+        self._next_start = now
+        self._slowed_at = -1.0
+        self._failures = 0
+        # When the first of the failures came between which there was no answer.
+        self._trouble_since = now
+
+    def slow_to(self, interval_s: float) -> None:
+        """Leave at least `interval_s` between two requests (robots.txt `Crawl-delay`)."""
+        self.interval_s = max(self.interval_s, interval_s)
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until the next request may start; None while all slots are taken."""
+        slots = 1 if self.strikes else int(self.slots)
+        if self.in_flight >= slots:
+            return None
+        return max(0.0, self.asked_until - now, self.paused_until - now, self._next_start - now)
+
+    def start(self, now: float) -> None:
+        """A request starts."""
+        self.in_flight += 1
+        if self.interval_s:
+            self._next_start = max(now, self._next_start) + self.interval_s
+
+    def finish(
+        self, sign: HostSign, *, started: float, now: float, retry_after_s: float | None = None
+    ) -> None:
+        """A request that began at `started` ended with `sign`."""
+        self.in_flight -= 1
+        if sign == "good":
+            self.slots = min(self.max_slots, self.slots + 1.0 / self.slots)
+        if retry_after_s is not None:
+            self.asked_until = max(self.asked_until, now + retry_after_s)
+        if sign in ("good", "neutral"):
+            self._failures, self.strikes = 0, 0
+            return
+        if not self._failures:
+            self._trouble_since = now
+        if sign == "overload" and started >= self._slowed_at:
+            # Once a round: answers to requests from before the last halving say nothing new.
+            self.slots = max(1.0, self.slots / 2)
+            self._slowed_at = now
+        self._failures += 1
+        if self._failures >= OUTAGE_FAILURES and started >= max(
+            self.paused_until, self.asked_until
+        ):
+            self.strikes += 1
+            self.paused_until = max(
+                self.paused_until, now + self._outage.delay_s(self.strikes, self._rng)
+            )
+
+    def silent_s(self, now: float) -> float:
+        """How long an outage will have lasted when the host may be asked again; 0 if there is none."""
+        if not self._failures:
+            return max(0.0, self.asked_until - now)
+        if not self.strikes and self.asked_until <= now:
+            return 0.0
+        return max(now, self.asked_until) - self._trouble_since

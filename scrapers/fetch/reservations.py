@@ -1,0 +1,73 @@
+"""The TDMRep file of a host, asked for before anything of the host is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from scrapers.fetch.client import Client
+from scrapers.fetch.optouts.tdmrep import (
+    MAX_TDMREP_BYTES,
+    NO_RESERVATIONS,
+    TDMREP_PATH,
+    Reservations,
+    parse_tdmrep,
+)
+from scrapers.fetch.response import Answer, FetchError
+
+logger = logging.getLogger(__name__)
+
+
+async def ask_reservations(
+    client: Client, origin: str, waits: Sequence[float], *, public_only: bool, known: Reservations
+) -> Reservations:
+    """What the file of a host reserves; it is asked for again after each of `waits` (seconds).
+
+    One that can't be had now leaves what is `known` from before as it is. By the specification a
+    host whose file could never be had has none; that is said if it may be passing.
+    """
+    url = f"{origin}{TDMREP_PATH}"
+    trouble = ""
+    for wait_s in (0.0, *waits):
+        await asyncio.sleep(wait_s)
+        try:
+            answer = await client.get(url, max_bytes=MAX_TDMREP_BYTES, public_only=public_only)
+        except FetchError as error:
+            trouble = str(error)
+            if not error.retry or error.reason == "too_large":
+                break
+        else:
+            if answer.status < 500 and answer.status != 429:
+                return _read(answer, url)
+            trouble = f"status {answer.status}"
+    holds = (
+        "what it said before still holds" if known.rules else "the host counts as one without it"
+    )
+    logger.warning("%s can't be had (%s): %s.", url, trouble, holds)
+    return known
+
+
+def _read(answer: Answer, url: str) -> Reservations:
+    if answer.status != 200:
+        return NO_RESERVATIONS
+    try:
+        return parse_tdmrep(answer.body, url=url)
+    except ValueError as error:
+        # Many hosts answer with their front page whatever is asked for.
+        if b"tdm-reservation" in answer.body:
+            logger.warning("%s can't be read: %s. The host counts as one without it.", url, error)
+        return NO_RESERVATIONS
+
+
+async def is_set_aside(client: Client, url: str, *, public_only: bool) -> bool:
+    """Whether the headers at `url`, which the file reserves, say that it is not reserved."""
+    try:
+        answer = await client.get(url, public_only=public_only, allow_hop=_no_hop)
+    except FetchError:
+        return False
+    return answer.signals.tdm_reservation == 0
+
+
+async def _no_hop(_url: str, _public_only: bool) -> bool:
+    return False

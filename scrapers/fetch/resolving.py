@@ -1,0 +1,192 @@
+"""From names to addresses, for all connections: what a public page names is never a private host.
+
+A name that was found at public addresses once stays public: later it is connected to at such ones
+only, so that a name server can't lead inside at its second answer (DNS rebinding). Connections go to
+the very addresses that were looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from scrapers.fetch.redirects import AddressCheck
+
+# Who looks names up, and one of the addresses of a name.
+Resolver = AbstractResolver
+Found = ResolveResult
+
+_REMEMBER_S = 300.0
+_MAX_NAMES = 10_000
+# A machine that reaches the web through a proxy often has no name server that answers.
+_LOOK_S = 2.0
+
+
+class PrivateAddressError(OSError):
+    """A name, or an address, that a public host may not send us to."""
+
+
+class FixedResolver(AbstractResolver):
+    """Every name lives at one address: what `--connect-to HOST:PORT` means."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The fixed address, whatever was asked for."""
+        del host, port
+        if is_literal(self.host):
+            return [_literal(self.host, self.port)]
+        return await aiohttp.ThreadedResolver().resolve(self.host, self.port, family)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class _Known(NamedTuple):
+    until: float
+    found: list[ResolveResult]
+
+
+class Addresses:
+    """Looks names up, each once for all who ask, and remembers them for a while.
+
+    `inner` does it, the system's own resolver if none is given. Make it within the event loop.
+    """
+
+    def __init__(
+        self,
+        inner: Resolver | None,
+        is_public: AddressCheck,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner = inner if inner is not None else aiohttp.ThreadedResolver()
+        self._is_public = is_public
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._asking: dict[str, asyncio.Task[list[ResolveResult]]] = {}
+        # Found at a public address; found at nothing else when it was looked up first.
+        self._public: set[str] = set()
+        self._pinned: set[str] = set()
+        self._behind_proxy: set[str] = set()
+
+    @property
+    def fixed(self) -> tuple[str, int] | None:
+        """The one address of all hosts, if there is one."""
+        inner = self._inner
+        return (inner.host, inner.port) if isinstance(inner, FixedResolver) else None
+
+    async def look_up(self, host: str, *, public_only: bool) -> list[ResolveResult]:
+        """The addresses of a name, or of an address in digits itself.
+
+        Raises PrivateAddressError where only public ones may be used and there is none, OSError for
+        what is not found.
+        """
+        found = await self._find(host)
+        public = [entry for entry in found if self._is_public(entry["host"])]
+        if public:
+            self._public.add(host)
+        if not public_only and host not in self._pinned:
+            if len(public) == len(found):
+                self._pinned.add(host)
+            return found
+        if not public:
+            places = ", ".join(entry["host"] for entry in found[:3])
+            raise PrivateAddressError(f"{host} is at a private address ({places})")
+        return public
+
+    async def is_public(self, host: str) -> bool:
+        """Whether a host is on the public internet; one that can't be looked up here counts as public."""
+        if host not in self._public:
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self.look_up(host, public_only=False)
+            except OSError:
+                self._public.add(host)
+        return host in self._public
+
+    async def refuse_private(self, host: str) -> None:
+        """Raise PrivateAddressError for what a proxy would look up, as far as it can be seen here."""
+        if host in self._behind_proxy:
+            return
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self.look_up(host, public_only=True)
+        except PrivateAddressError:
+            raise
+        except OSError:
+            pass  # Names are the proxy's business where they can't be looked up.
+        self._behind_proxy.add(host)
+
+    async def close(self) -> None:
+        """Whoever still waits for a name is given up."""
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await self._inner.close()
+
+    async def _find(self, host: str) -> list[ResolveResult]:
+        if self.fixed is None and is_literal(host):
+            return [_literal(host)]
+        known = self._known.get(host)
+        if known is not None and self._clock() < known.until:
+            return known.found
+        task = self._asking.get(host)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._ask(host))
+            self._asking[host] = task
+            task.add_done_callback(lambda _: self._asking.pop(host, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, host: str) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, 0, socket.AF_UNSPEC)
+        if len(self._known) >= _MAX_NAMES:
+            self._known.clear()
+        self._known[host] = _Known(self._clock() + _REMEMBER_S, found)
+        return found
+
+
+class SessionResolver(AbstractResolver):
+    """The same for aiohttp's own connections."""
+
+    def __init__(self, addresses: Addresses, *, public_only: bool) -> None:
+        self._addresses = addresses
+        self._public_only = public_only
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """The addresses of `host`, with this port unless one is fixed."""
+        del family
+        found = await self._addresses.look_up(host, public_only=self._public_only)
+        return [ResolveResult(**{**entry, "port": entry["port"] or port}) for entry in found]
+
+    async def close(self) -> None:
+        """The names belong to the client."""
+
+
+def is_literal(host: str) -> bool:
+    """Whether a host is an address in digits."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _literal(host: str, port: int = 0) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return ResolveResult(
+        hostname=host, host=host, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST
+    )

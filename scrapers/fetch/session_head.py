@@ -1,0 +1,115 @@
+"""Answers for aiohttp's parser, read by ours first: so that both fetchers understand the same servers.
+
+aiohttp is given a plain head that says how the body is framed, and a body in that frame. The head that
+came travels in a field of the plain one and is read again on the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+from scrapers.fetch.chunks import BadChunk, Chunks
+from scrapers.fetch.response_head import MAX_HEAD_BYTES, BadHead, Head, end_of_head, parse_head
+
+_AS_IT_CAME = "X-Head-As-It-Came"
+
+
+class TolerantHandler(ResponseHandler):
+    """aiohttp's protocol, given answers in plain form, whatever the server sent."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._answer: _PlainAnswer | None = None
+
+    def set_response_params(self, **params: Any) -> None:
+        """An answer is expected from now on."""
+        self._answer = _PlainAnswer()
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came; those of a head are held until it is whole."""
+        if self._answer is None:
+            super().data_received(data)
+            return
+        try:
+            for piece in self._answer.read(data):
+                super().data_received(piece)
+        except BadHead as error:
+            self.close()
+            self.set_exception(HttpProcessingError(message=str(error)))
+        except BadChunk:
+            if self.transport is not None:
+                self.transport.abort()  # The body ends here, too early.
+        if self._answer.has_more:
+            self.force_close()
+
+
+class _PlainAnswer:
+    """Reads an answer and gives it in plain form: a head with one length or none, chunks that are whole."""
+
+    def __init__(self) -> None:
+        self.has_more = False  # Bytes behind the end: the connection can't be kept.
+        self._head: Head | None = None
+        self._begun = b""
+        self._left = 0
+        self._chunks = Chunks()
+
+    def read(self, data: bytes) -> Iterator[bytes]:
+        """What to hand on of what came, a head by itself. Raises BadHead and BadChunk."""
+        while self._head is None:
+            data, self._begun = self._begun + data, b""
+            end = end_of_head(data)
+            if (end if end >= 0 else len(data)) > MAX_HEAD_BYTES:
+                raise BadHead(f"a head of more than {MAX_HEAD_BYTES} bytes")
+            if end < 0:
+                self._begun = data
+                return
+            head = parse_head(data[:end])
+            if head.status >= 200 or head.status == 101:
+                self._head, self._left = head, head.length or 0
+                yield _plain_head(head, data[:end])
+            data = data[end:]
+        if body := self._read_body(self._head, data):
+            yield body
+
+    def _read_body(self, head: Head, data: bytes) -> bytes:
+        if head.chunked:
+            return self._read_chunks(data)
+        if head.length is None:
+            return data
+        body = data[: self._left]
+        self._left -= len(body)
+        self.has_more = len(data) > len(body)
+        return body
+
+    def _read_chunks(self, data: bytes) -> bytes:
+        if self._chunks.ended:
+            self.has_more = self.has_more or bool(data)
+            return b""
+        piece = b"".join(self._chunks.feed(data))
+        self.has_more = bool(self._chunks.rest)
+        framed = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+        return framed + b"0\r\n\r\n" if self._chunks.ended else framed
+
+
+def head_of(response: aiohttp.ClientResponse) -> Head:
+    """The head as it came."""
+    return parse_head(base64.b64decode(response.headers[_AS_IT_CAME]))
+
+
+def _plain_head(head: Head, raw: bytes) -> bytes:
+    """A head that says how the body is framed, and holds the one that came in a field of its own."""
+    lines = [f"HTTP/1.1 {head.status} -", f"{_AS_IT_CAME}: {base64.b64encode(raw).decode()}"]
+    if head.length is not None:
+        lines.append(f"Content-Length: {head.length}")
+    elif head.chunked:
+        lines.append("Transfer-Encoding: chunked")
+    lines.append(f"Connection: {'keep-alive' if head.keep_alive else 'close'}")
+    return "\r\n".join([*lines, "", ""]).encode()

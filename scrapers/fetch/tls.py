@@ -1,0 +1,71 @@
+"""TLS: whom to trust, and who we are. Reads certificate files; made when the first https host is asked."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """Certificates are always verified: against the system's authorities and those in `ca_file`.
+
+    `client_cert` (with `client_key`, if it stands in another file) is shown to the hosts of the user.
+    """
+
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+
+    def check(self) -> None:
+        """Raise ConfigError, before anything is asked, for a file that can't be used."""
+        if self.ca_file is not None or self.client_cert is not None:
+            self.context(as_client=True)
+        named = os.environ.get("SSL_CERT_FILE")
+        if named and not os.access(named, os.R_OK):
+            raise ConfigError(f"SSL_CERT_FILE names {named}, which can't be read.")
+
+    def context(self, *, as_client: bool = False) -> ssl.SSLContext:
+        """What a connection is made with. Raises ConfigError for a file that can't be used."""
+        context = ssl.create_default_context()  # minds SSL_CERT_FILE
+        context.set_alpn_protocols(["http/1.1"])
+        if self.ca_file is not None:
+            _load_authorities(context, self.ca_file)
+        if as_client and self.client_cert is not None:
+            _load_client(context, self.client_cert, self.client_key)
+        return context
+
+
+def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
+    try:
+        context.load_verify_locations(file)
+    except OSError as error:  # ssl.SSLError is one.
+        raise ConfigError(
+            f"--ca-file {file} can't be used: {_why(error)}. Expected certificates of authorities, PEM."
+        ) from error
+
+
+def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
+    def ask_nobody() -> str:
+        raise ConfigError(
+            f"The key of --client-cert {cert} is encrypted. Give one that is not: "
+            "`openssl pkey -in KEY -out PLAIN` writes it."
+        )
+
+    try:
+        context.load_cert_chain(cert, key, ask_nobody)
+    except OSError as error:
+        raise ConfigError(
+            f"--client-cert {cert} can't be used: {_why(error)}. Expected a certificate and its key, "
+            "PEM, in one file or with --client-key."
+        ) from error
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "it holds nothing of the kind").replace("_", " ").lower()
+    return error.strerror or str(error)

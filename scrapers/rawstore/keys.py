@@ -1,0 +1,49 @@
+"""Names of images in the segments: short, readable, and the same for ever for the same URL. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+from scrapers.fetch.request_url import credentials_in, encodable_url, without_credentials
+from scrapers.source import CaptionForm
+
+RANK_MARK = "{rank}"
+_MAX_SECTION = 40
+
+
+class Address(NamedTuple):
+    """The images of one caption form: `prefix + rank + suffix`, or `prefix` alone if it has no rank.
+
+    `key` begins the names of all of them: the section and 16 hex digits of the SHA-256 of the
+    address with `{rank}` in the rank's place. `userinfo`, the `user:password@` that the source wrote
+    behind the scheme, is in none of these: it goes into requests alone.
+    """
+
+    prefix: str
+    suffix: str | None
+    key: str
+    userinfo: str = ""
+
+
+def address_of(form: CaptionForm, section: str) -> Address:
+    """Where the images of `form` lie and what they are called."""
+    userinfo = credentials_in(form.url_template)
+    template = without_credentials(form.url_template) if userinfo else form.url_template
+    head, found, tail = encodable_url(template).rpartition(RANK_MARK)
+    digest = hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    key = f"{section_slug(section)}-{digest}"
+    return Address(head, tail, key, userinfo) if found else Address(tail, None, key, userinfo)
+
+
+def section_slug(section: str) -> str:
+    """A section's name in the letters that file names and WebDataset keys may have."""
+    slug = re.sub(r"[^a-z0-9_]+", "_", section.lower()).strip("_")
+    return slug[:_MAX_SECTION] or "images"
+
+
+def image_key(address_key: str, rank: int, version: int) -> str:
+    """The key of one image; a later version of a changed image says so."""
+    key = f"{address_key}-{rank:02d}"
+    return key if version == 1 else f"{key}-v{version}"

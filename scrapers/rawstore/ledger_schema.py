@@ -1,0 +1,67 @@
+"""The tables of the ledger, and the view `items` that readers see. Pure."""
+
+from __future__ import annotations
+
+from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
+
+LEDGER_VERSION = 1
+STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
+
+TABLES = """
+CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE forms(
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plan INTEGER NOT NULL, section TEXT NOT NULL,
+  caption TEXT NOT NULL, masked INTEGER NOT NULL, num_ranks INTEGER NOT NULL,
+  prefix TEXT NOT NULL, suffix TEXT);
+CREATE TABLE urls(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, state INTEGER NOT NULL, status_code INTEGER,
+  reason TEXT, attempts INTEGER NOT NULL, etag TEXT, last_modified TEXT, final_url TEXT,
+  sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER, version INTEGER NOT NULL,
+  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, evidence TEXT,
+  PRIMARY KEY(form, rank)) WITHOUT ROWID;
+CREATE TABLE versions(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, version INTEGER NOT NULL, etag TEXT,
+  last_modified TEXT, sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER,
+  PRIMARY KEY(form, rank, version)) WITHOUT ROWID;
+CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
+"""
+
+# Images that are there by their row, and that the last refreshes missed.
+ABSENCES = """
+CREATE TABLE IF NOT EXISTS absences(
+  form INTEGER NOT NULL, rank INTEGER NOT NULL, refreshes INTEGER NOT NULL,
+  PRIMARY KEY(form, rank)) WITHOUT ROWID
+"""
+
+# What opted a URL out. Earlier ledgers were made without it.
+ADD_EVIDENCE = "ALTER TABLE urls ADD COLUMN evidence TEXT"
+
+_STATE_CASE = "CASE u.state " + " ".join(
+    f"WHEN {number} THEN '{name}'" for name, number in STATE_NUMBER.items()
+)
+_ITEM_EXPRESSIONS: dict[str, str] = {
+    "url": "CASE WHEN f.suffix IS NULL THEN f.prefix ELSE f.prefix || u.rank || f.suffix END",
+    "key": "f.key || printf('-%02d', u.rank) || CASE WHEN u.version > 1 THEN '-v' || u.version ELSE '' END",
+    "source": "(SELECT value FROM meta WHERE name = 'source')",
+    "section": "f.section",
+    "caption": "f.caption",
+    "masked": "f.masked",
+    "state": _STATE_CASE + " END",
+    "sha256": "lower(hex(u.sha256))",
+    "segment": "printf('%05d.tar', u.segment)",
+    "first_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.first_time, 'unixepoch')",
+    "last_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.last_time, 'unixepoch')",
+}
+_NULL_WITHOUT_BYTES = ("sha256", "segment")
+
+
+def items_view() -> str:
+    """The view that readers use, in the words of the contract."""
+    columns = []
+    for column in LEDGER_ITEMS:
+        expression = _ITEM_EXPRESSIONS.get(column.name, f"u.{column.name}")
+        if column.name in _NULL_WITHOUT_BYTES:
+            expression = f"CASE WHEN u.{column.name} IS NULL THEN NULL ELSE {expression} END"
+        columns.append(f'{expression} AS "{column.name}"')
+    listed = ",\n  ".join(columns)
+    return f"CREATE VIEW items AS SELECT\n  {listed}\nFROM urls u JOIN forms f ON f.id = u.form"

@@ -1,0 +1,152 @@
+"""The page that a source starts from: asked for once, kept beside the ledger, read from there later.
+
+Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, which says whence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from pipeline.core.errors import ContractError, SourceError
+from pipeline.core.parsing import parse_json_file, read_small_file
+from pipeline.core.storage import sha256_bytes, write_bytes, write_json
+from pipeline.core.workspace import Workspace
+from scrapers.config import ScrapeConfig
+from scrapers.fetch.client import Client
+from scrapers.fetch.hosts import Hosts
+from scrapers.fetch.optouts.page import page_refusal
+from scrapers.fetch.pace import parse_retry_after
+from scrapers.fetch.page_urls import take_credentials
+from scrapers.fetch.response import Answer, FetchError
+from scrapers.source import Discovery, Source, StartPage
+from scrapers.sources.saved_page import MAX_PAGE_BYTES
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageNote:
+    """What `page.json` says of `page.html`: `base_url` is where it was found, if not at `url`."""
+
+    url: str
+    sha256: str
+    base_url: str | None = None
+    content_type: str | None = None
+
+
+class PageRefusedError(SourceError):
+    """A page that does not want to be used; an older copy of it is no way around that."""
+
+
+def kept_page(workspace: Workspace, url: str) -> StartPage | None:
+    """The page of `url` as an earlier run got it, None if there is none."""
+    url = take_credentials(url).url
+    try:
+        note = parse_json_file(workspace.raw / "page.json", PageNote)
+        body = read_small_file(workspace.raw / "page.html", max_bytes=MAX_PAGE_BYTES)
+    except ContractError:
+        return None
+    if (note.url, note.sha256) != (url, sha256_bytes(body)):
+        return None
+    return StartPage(body=body, url=note.base_url or url, content_type=note.content_type)
+
+
+def keep_page(
+    workspace: Workspace, url: str, page: StartPage, *, address: str | None = None
+) -> None:
+    """Keep the page for later runs; `address` is where it came from, if not from its `url`."""
+    url = take_credentials(url).url
+    write_bytes(workspace.raw / "page.html", page.body)
+    facts = {
+        "url": url,
+        "sha256": sha256_bytes(page.body),
+        "final_url": address,
+        "base_url": None if page.url == url else page.url,
+        "content_type": page.content_type,
+    }
+    write_json(
+        workspace.raw / "page.json", {n: fact for n, fact in facts.items() if fact is not None}
+    )
+
+
+async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> StartPage:
+    """Ask for the page, again while it seems worth it. User and password of `url` go to its host alone.
+
+    Raises SourceError in a sentence if it can't be had.
+    """
+    with_credentials, url = url, take_credentials(url).url
+    if not await hosts.allows(url):
+        raise SourceError(
+            f"{_why_not(hosts, url)}. Check the URL and try again later, or use a saved page "
+            "(--page FILE) or the built-in catalogue (--no-page)."
+        )
+    trouble = ""
+    for attempt in range(1, attempts + 1):
+        wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
+        try:
+            answer = await client.get(
+                with_credentials, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop
+            )
+        except FetchError as error:
+            trouble = f"{error.reason} ({error})"
+            if error.reason == "too_large":
+                trouble = f"it has more than {MAX_PAGE_BYTES:,} bytes, and no more are read"
+            if not error.retry or error.reason == "too_large":
+                break
+        else:
+            if answer.status == 200 and (answer.signals.refusal is None or hosts.ignore_opt_out):
+                return _page_of(answer)
+            trouble = _say(answer)
+            if answer.status not in (408, 425, 429) and answer.status < 500:
+                break
+            asked_s = parse_retry_after(answer.retry_after) or 0.0
+            if asked_s > hosts.max_outage_s:
+                trouble += f"; {hosts.too_long(asked_s)}"
+                break
+            wait_s = max(wait_s, asked_s)
+        if attempt < attempts:
+            logger.warning("%s: %s. It is asked for again in %.1f s.", url, trouble, wait_s)
+            await asyncio.sleep(wait_s)
+    raise SourceError(
+        f"The page {url} can't be had: {trouble}. What was fetched before is untouched. Try again "
+        "later, or use a saved page (--page FILE) or the built-in catalogue (--no-page)."
+    )
+
+
+def _why_not(hosts: Hosts, url: str) -> str:
+    host, refusal = hosts.of(url), hosts.refusal(url)
+    if refusal is None:
+        return host.why
+    if refusal.signal == "robots.txt":
+        return f"{host.origin}/robots.txt does not allow {url}"
+    return f"{url} is not to be used ({refusal})"
+
+
+def _page_of(answer: Answer) -> StartPage:
+    url = take_credentials(answer.final_url).url
+    return StartPage(body=answer.body, url=url, content_type=answer.headers.get("content-type"))
+
+
+def page_name(config: ScrapeConfig, source: Source) -> str:
+    """What the page is called: its URL without user and password, or its file."""
+    if source.start_url is not None:
+        return take_credentials(source.start_url).url
+    return str(config.page or source.name)
+
+
+def refuse_reserved_page(discovery: Discovery, url: str, agent: str) -> None:
+    """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
+    refusal = page_refusal(discovery.page_meta, agent=agent, url=url)
+    if refusal is not None:
+        raise PageRefusedError(
+            f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "
+            "was kept; --ignore-opt-out would use it, --no-page uses the built-in catalogue alone."
+        )
+
+
+def _say(answer: Answer) -> str:
+    if answer.status == 200:
+        return f"it asks robots to stay away ({answer.signals.refusal}); --ignore-opt-out would fetch it"
+    return f"status {answer.status}, expected 200"

@@ -1,0 +1,107 @@
+"""Captions as an archive holds them: which of their images to ask it for. No probes: its index knows.
+
+Reads the ledger and the index; asks nothing and writes nothing. A ledger may hold images of the live
+site and of an archive: each is asked for what the other did not have, and refreshed where it came
+from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener, came_from_archive
+from scrapers.rawstore.ledger_rows import Known
+from scrapers.source import CaptionPlan
+from scrapers.wayback.captures import NOT_ARCHIVED, Capture
+from scrapers.wayback.index import CaptureIndex
+
+
+@dataclass(slots=True)
+class ArchivedPlan(OpenPlan):
+    """A caption of which `captures` says, by rank, what the archive at `base` holds of `form`."""
+
+    base: str = ""
+    form: int = 0
+    captures: dict[int, tuple[Capture, ...]] = field(default_factory=dict)
+
+    def jobs(self) -> list[Job]:
+        """All that is not known yet; what is not archived needs no request."""
+        return [self._job(rank) for rank in self.ranks if (self.form, rank) not in self.seen]
+
+    def _job(self, rank: int) -> Job:
+        place = (self.form, rank)
+        job = Job(self, *place, self.forms[self.form].url(rank), self.again.get(place))
+        job.captures = self.captures.get(rank, ())
+        job.address = job.captures[0].address if job.captures else f"{self.base}/"
+        job.foregone = None if job.captures else NOT_ARCHIVED
+        return job
+
+
+@dataclass(kw_only=True)
+class ArchiveOpener(PlanOpener):
+    """Opens plans with what the archive holds of them."""
+
+    index: CaptureIndex
+
+    def open(self, plan: CaptionPlan) -> OpenPlan | None:
+        """The plan with what is known of it; None if other plans cover it."""
+        opened = super().open(plan)
+        if opened is None:
+            return None
+        held = [
+            {rank: found for rank in opened.ranks if (found := self.index.captures(form.url(rank)))}
+            for form in opened.forms
+        ]
+        best = max(range(len(held)), key=lambda number: _weight(opened, number, held[number]))
+        archived = ArchivedPlan(
+            opened.section,
+            opened.masked,
+            opened.ranks,
+            opened.forms,
+            seen=opened.seen,
+            again=opened.again,
+            base=self.index.base,
+            form=best,
+            captures=held[best],
+        )
+        for place, row in list(archived.again.items()):
+            self._leave_or_ask(archived, place, row)
+        archived.decided = len(archived.seen)
+        return archived
+
+    def _leave_or_ask(self, plan: ArchivedPlan, place: tuple[int, int], row: Known) -> None:
+        """Keep a row out of the questions if the archive can't say anything new of it."""
+        found = plan.captures.get(place[1], ()) if place[0] == plan.form else ()
+        if row.state == "done":
+            found = _news(found, row.final_url)
+            plan.captures[place[1]] = found
+            leave = [capture.address for capture in found] == [row.final_url]
+        else:
+            leave = not found and row.state != "pending"
+        if leave:
+            del plan.again[place]
+            self._note_seen(plan, place, row)
+
+    def _asks_again(self, row: Known) -> bool:
+        if row.state == "missing" and row.reason != NOT_ARCHIVED.reason:
+            return True
+        if row.sha256 is not None and not came_from_archive(row):
+            return False
+        return self._is_due(row)
+
+
+def _news(captures: tuple[Capture, ...], address: str | None) -> tuple[Capture, ...]:
+    """What is newer than the capture at `address`, which we have, and differs from it; then itself."""
+    places = [number for number, capture in enumerate(captures) if capture.address == address]
+    if not places:
+        return captures
+    ours = captures[places[0]]
+    newer = captures[: places[0]]
+    return *(c for c in newer if c.digest is None or c.digest != ours.digest), ours
+
+
+def _weight(plan: OpenPlan, form: int, held: dict[int, tuple[Capture, ...]]) -> tuple[bool, int]:
+    """How much speaks for a form: that images of it are stored, then how many the archive holds."""
+    stored = any(at == form and seen == "exists" for (at, _), seen in plan.seen.items())
+    again = any(at == form and row.sha256 is not None for (at, _), row in plan.again.items())
+    return stored or again, len(held)

@@ -1,0 +1,111 @@
+"""What is needed by what, and what `pipeline clean` may remove."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.app.cli import app
+from pipeline.core.locks import hold_folders
+from pipeline.core.remembered import note_latest
+from pipeline.core.storage import file_entry, make_manifest, write_json, write_manifest
+from pipeline.core.uses import find_unneeded, find_uses
+from pipeline.core.workspace import Workspace
+
+
+def finish(root: Path, name: str, *, inputs: tuple[str, ...] = (), **details: Any) -> None:
+    contract = {"codecs": "codec", "tokenizers": "tokenizer", "codes": "codes", "shards": "shards"}
+    contract |= {"runs": "run", "generated": "generated"}
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("x" * 10)
+    manifest = make_manifest(
+        contract[name.split("/")[0]],
+        config={},
+        inputs=dict.fromkeys(inputs, "0" * 64),
+        counts={},
+        files=(file_entry(folder / "tokenizer.json", folder),),
+        details=details,
+    )
+    write_manifest(folder, manifest)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two codecs and tokenizers; only the older ones were used, up to a run."""
+    root = Workspace(tmp_path / "data").open(source="dalleblog").root
+    for number in ("", "-2", "-3"):
+        finish(root, f"codecs/small{number}", fingerprint=f"fp-codec{number}")
+        finish(root, f"tokenizers/bpe{number}", fingerprint=f"fp-bpe{number}")
+    finish(root, "codes/small-aaa", inputs=("codecs/small",), fingerprint="fp-codes")
+    finish(root, "codes/small-2-bbb", inputs=("codecs/small-2",), fingerprint="fp-codes-2")
+    finish(root, "shards/default", inputs=("codes/small-aaa", "tokenizers/bpe"))
+    note_latest(root, "codec", root / "codecs" / "small-3")
+    note_latest(root, "tokenizer", root / "tokenizers" / "bpe-3")
+    note_latest(root, "codes", root / "codes" / "small-aaa")
+    return root
+
+
+def test_uses_are_known_by_path_and_by_fingerprint(root: Path) -> None:
+    write_json(root / "runs/x/checkpoints/step-000010/checkpoint.json", {"tokenizer": "fp-bpe-2"})
+    uses = {use.folder.name: use.used_by for use in find_uses(root)}
+    assert uses["codecs/small"] == ("codes/small-aaa",)
+    assert uses["codes/small-aaa"] == ("shards/default",)
+    assert uses["tokenizers/bpe-2"] == ("runs/x",)
+    assert uses["codecs/small-3"] == ()
+
+
+def test_a_chain_that_ends_nowhere_is_unneeded_and_the_latest_is_not(root: Path) -> None:
+    names = [folder.name for folder in find_unneeded(root)]
+    assert names == ["tokenizers/bpe-2", "codecs/small-2", "codes/small-2-bbb"]
+
+
+def test_an_unfinished_run_needs_what_its_checkpoint_names(root: Path) -> None:
+    write_json(
+        root / "runs/x/checkpoints/step-000010/checkpoint.json",
+        {"tokenizer": "fp-bpe-2", "codec": "fp-codec-2"},
+    )
+    assert [folder.name for folder in find_unneeded(root)] == ["codes/small-2-bbb"]
+
+
+def test_without_a_word_on_the_latest_everything_stays(tmp_path: Path) -> None:
+    root = Workspace(tmp_path / "data").open(source="dalleblog").root
+    finish(root, "codecs/small", fingerprint="a")
+    assert find_unneeded(root) == []
+
+
+def clean(root: Path, *options: str) -> Any:
+    result = CliRunner().invoke(app, ["clean", "--workspace", str(root), "--json", *options])
+    return result.exit_code, json.loads(result.stdout.splitlines()[-1])
+
+
+def test_clean_lists_first_and_removes_when_told(root: Path) -> None:
+    (root / "codecs/small-2/note.txt").write_text("mine")
+    code, report = clean(root)
+    assert (code, report["counts"]) == (0, {"unneeded": 3, "bytes": 30})
+    assert (root / "codecs/small-2/tokenizer.json").exists()
+    code, report = clean(root, "--yes")
+    assert (code, report["counts"]) == (0, {"removed": 3, "bytes": 30})
+    assert not (root / "tokenizers/bpe-2").exists()
+    assert [path.name for path in (root / "codecs/small-2").iterdir()] == ["note.txt"]
+    assert (root / "codecs/small/tokenizer.json").exists()
+    assert clean(root, "--yes")[1]["counts"] == {"removed": 0, "bytes": 0}
+
+
+def test_clean_waits_for_nobody_and_touches_nothing_beside_a_running_command(root: Path) -> None:
+    with hold_folders(root, reads=["workspace"]):
+        code, report = clean(root, "--yes")
+    assert (code, report["error"]["type"]) == (1, "LockedError")
+    assert (root / "tokenizers/bpe-2/tokenizer.json").exists()
+    assert clean(root)[0] == 0
+
+
+def test_status_shows_what_is_in_use_by_what(root: Path) -> None:
+    result = CliRunner().invoke(app, ["status", "--workspace", str(root), "--json"])
+    rows = json.loads(result.stdout)["details"]
+    assert rows["codecs/small"]["used_by"] == ["codes/small-aaa"]
+    assert rows["codecs/small-2"]["used_by"] == ["codes/small-2-bbb"]

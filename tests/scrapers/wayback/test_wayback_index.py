@@ -1,0 +1,273 @@
+"""An archive's index, its copy of the page, and the pace at which it is asked."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import pytest
+
+from pipeline.core.errors import ConfigError, SourceError
+from scrapers.config import ScrapeConfig
+from scrapers.scrape import scrape
+from scrapers.source import Discovery, StartPage
+from scrapers.wayback.archive import request_limits
+from tests.scrapers.archive_stand_in import ArchiveStandIn
+from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+
+# Nothing listens there, nor does the name exist: whatever is fetched came from the archive.
+SITE = "https://blog.test/dall-e"
+OLD, NEW, NEWEST = "20210106000000", "20210801120000", "20220301000000"
+
+
+def url(caption: int, rank: int, section: str = "things") -> str:
+    return f"{SITE}/samples/{section}/c{caption}_{rank}.png"
+
+
+@pytest.fixture
+def archive(server: Server) -> ArchiveStandIn:
+    made = ArchiveStandIn()
+    server.behaviour = made
+    return made
+
+
+@pytest.fixture
+def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+    """Options that lead to the stand-in, without its slowness."""
+    return replace(quick, via="wayback", archive_url=server.url + "/", archive_rate=1000.0)
+
+
+def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None:
+    for caption in range(captions):
+        for rank in range(ranks):
+            archive.record(OLD, url(caption, rank), png(url(caption, rank)))
+
+
+# --- The index -----------------------------------------------------------------------------------
+
+
+def test_a_long_index_is_read_page_by_page(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+    archive.rows_per_page = 5
+    hold_all(archive, captions=6, ranks=4)
+    archive.record(OLD, url(6, 0, "other"), png("x"))
+    report = scrape(via, source=PlainSource(SITE, captions=6))
+    assert report.counts["done"] == 24
+    assert len(archive.index_asks) == 5
+    assert {ask["url"] for ask in archive.index_asks} == {f"{SITE}/samples/things/"}
+    assert report.details["archive"]["captures"] == 24
+
+
+def test_an_index_that_breaks_off_goes_on_where_it_was(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    archive.rows_per_page = 5
+    hold_all(archive, captions=6, ranks=4)
+    archive.trouble = lambda ask: answer(b"", 503) if len(archive.index_asks) > 3 else None
+    source = PlainSource(SITE, captions=6)
+    with pytest.raises(SourceError, match="status 503"):
+        scrape(replace(via, attempts=2), source=source)
+    assert not archive.replay_asks
+    archive.index_asks.clear()
+    archive.trouble = lambda ask: None
+    assert scrape(via, source=source).counts["done"] == 24
+    assert len(archive.index_asks) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<!doctype html><h1>Temporarily Offline</h1>", "no JSON but .* begin '<!doctype html>"),
+        (b'[["urlkey","timestamp","original"],["a)/', "no JSON"),
+        (b"", "no JSON but 0 bytes"),
+        (b'{"error": "busy"}', "no table"),
+        (b'[["error"],["busy"]]', "columns error"),
+        (b'[["timestamp","original"],["soon","http://a/"]]', "no capture"),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_said_in_a_sentence(
+    body: bytes, says: str, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    archive.trouble = lambda ask: answer(body)
+    with pytest.raises(SourceError, match=says) as caught:
+        scrape(replace(via, attempts=2), source=PlainSource(SITE))
+    assert "--archive-url" in str(caught.value)
+    assert len(archive.index_asks) == 2
+    assert states(via.workspace) == {}
+
+
+def test_a_refused_index_is_not_asked_again(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+    archive.trouble = lambda ask: answer(b"", 403)
+    with pytest.raises(SourceError, match="status 403"):
+        scrape(via, source=PlainSource(SITE))
+    assert len(archive.index_asks) == 1
+
+
+def test_an_index_that_goes_in_circles_is_left(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+    page = b'[["timestamp","original"],["20210101000000","http://a/"],[],["again"]]'
+    archive.trouble = lambda ask: answer(page)
+    with pytest.raises(SourceError, match="in circles"):
+        scrape(via, source=PlainSource(SITE))
+    assert len(archive.index_asks) == 2
+
+
+def test_an_archive_that_holds_nothing_leaves_all_missing(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    report = scrape(via, source=PlainSource(SITE))
+    assert report.outcome == "done"
+    assert report.counts["missing"] == 12
+
+
+# --- Manners -------------------------------------------------------------------------------------
+
+
+def test_an_archive_is_asked_slowly_unless_told_otherwise(quick: ScrapeConfig) -> None:
+    via = replace(quick, via="wayback")
+    assert request_limits(quick) == (32, None)
+    assert request_limits(via) == (2, 1.0)
+    assert request_limits(replace(via, rate=0.5, concurrency=1)) == (1, 0.5)
+    assert request_limits(replace(via, rate=9.0)) == (2, 1.0)
+    assert request_limits(replace(via, archive_rate=4.0, archive_concurrency=8)) == (8, 4.0)
+
+
+def test_the_limits_hold_and_are_reported(
+    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+) -> None:
+    hold_all(archive)
+    started = time.monotonic()
+    report = scrape(replace(via, archive_rate=20.0), source=PlainSource(SITE))
+    assert time.monotonic() - started >= 12 / 20
+    assert server.most_at_once <= 2
+    limits = report.details["archive"]
+    assert (limits["rate"], limits["concurrency"]) == (20.0, 2)
+
+
+@pytest.mark.parametrize("part", ["/cdx/", "/web/"])
+def test_a_busy_archive_is_given_the_time_it_asks_for(
+    part: str, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    asked: list[float] = []
+
+    def busy(ask: Ask) -> bytes | None:
+        if not ask.path.startswith(part):
+            return None
+        asked.append(time.monotonic())
+        return answer(b"", 429, Retry_After="1") if len(asked) == 1 else None
+
+    hold_all(archive, captions=1, ranks=1)
+    archive.trouble = busy
+    assert scrape(via, source=PlainSource(SITE, captions=1, ranks=1)).counts["done"] == 1
+    assert asked[1] - asked[0] >= 1.0
+
+
+def test_an_archive_that_wants_no_robots_is_left_alone(
+    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+) -> None:
+    hold_all(archive)
+    server.robots = b"User-agent: *\nDisallow: /\n"
+    with pytest.raises(SourceError, match="--ignore-opt-out"):
+        scrape(via, source=PlainSource(SITE))
+    assert not archive.index_asks
+    assert scrape(replace(via, ignore_opt_out=True), source=PlainSource(SITE)).counts["done"] == 12
+
+
+def test_what_the_site_said_when_it_was_recorded_is_respected(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive, captions=1, ranks=2)
+    archive.captures[0] = replace(
+        archive.captures[0], headers=(("X_Archive_Orig_X_Robots_Tag", "noai"),)
+    )
+    scrape(via, source=PlainSource(SITE, captions=1, ranks=2))
+    assert states(via.workspace)[url(0, 0)] == ("opted_out", "x_robots_noai")
+
+
+def test_an_archive_needs_a_web_address(via: ScrapeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"--archive-url is 'web\.archive\.org'"):
+        scrape(replace(via, archive_url="web.archive.org"), source=PlainSource(SITE))
+
+
+# --- The page ------------------------------------------------------------------------------------
+
+
+@dataclass
+class SourceWithPage(PlainSource):
+    """Reads its page, of which only the design of 2021 makes sense to it."""
+
+    start_url: str | None = "https://blog.test/dall-e/"
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        assert page is not None
+        if b"captions" not in page.body:
+            raise SourceError("Nothing could be read from the page.")
+        return super().discover(page)
+
+
+def test_the_page_comes_from_the_archive_too(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+    hold_all(archive)
+    page = "https://blog.test/dall-e/"
+    archive.record(OLD, page, b"captions, of old", mimetype="text/html")
+    archive.record(NEW, page, b"captions, newer", mimetype="text/html")
+    source = SourceWithPage(SITE)
+    report = scrape(via, source=source)
+    assert report.counts["done"] == 12
+    assert [page and page.body for page in source.pages] == [b"captions, newer"]
+    assert (via.workspace / "raw" / "page.html").read_bytes() == b"captions, newer"
+    assert f"/web/{NEW}id_/{page}" in (via.workspace / "raw" / "page.json").read_text()
+    asked = len(archive.index_asks) + len(archive.replay_asks)
+    assert scrape(via, source=source).outcome == "unchanged"
+    scrape(replace(via, limit=9), source=source)
+    assert len(archive.index_asks) + len(archive.replay_asks) == asked
+
+
+def test_a_page_of_another_design_makes_way_for_one_of_an_earlier_year(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    page = "https://blog.test/dall-e/"
+    for month in range(1, 13):
+        archive.record(f"2021{month:02}05000000", page, b"captions", mimetype="text/html")
+        for year in (2022, 2023, 2024):
+            archive.record(f"{year}{month:02}05000000", page, b"<h1>new</h1>", mimetype="text/html")
+    source = SourceWithPage(SITE)
+    assert scrape(via, source=source).counts["done"] == 12
+    tried = [path.split("/")[2][:6] for path in archive.replay_asks if path.endswith("/dall-e/")]
+    assert tried == ["202412", "202401", "202301", "202201", "202101"]
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_no_page_to_be_read_is_said_in_a_sentence(
+    held: int, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    if held:
+        archive.record(OLD, "https://blog.test/dall-e/", b"<h1>new</h1>", mimetype="text/html")
+    says = "1 captures none could be read" if held else "holds no good capture"
+    with pytest.raises(SourceError, match=f"{says}.*--no-page"):
+        scrape(via, source=SourceWithPage(SITE))
+
+
+@dataclass
+class RefusedPage(SourceWithPage):
+    """Refuses its use where the page says so."""
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        assert page is not None
+        self.page_meta = (("robots", "noai"),) if b"noai" in page.body else ()
+        return super().discover(page)
+
+
+@pytest.mark.parametrize("by_header", [False, True])
+def test_an_older_capture_is_no_way_around_a_page_that_refuses(
+    by_header: bool, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    page = "https://blog.test/dall-e/"
+    archive.record(OLD, page, b"captions, of old", mimetype="text/html")
+    body = b"captions, newer" if by_header else b"captions, noai"
+    archive.record(NEW, page, body, mimetype="text/html")
+    if by_header:
+        tag = (("X_Archive_Orig_X_Robots_Tag", "noai"),)
+        archive.captures[-1] = replace(archive.captures[-1], headers=tag)
+    with pytest.raises(SourceError, match="noai"):
+        scrape(via, source=RefusedPage(SITE))
+    assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == 1
