@@ -1,0 +1,1 @@
+"""`pipeline scrape`: what touches the network. Needs neither torch nor pandas."""

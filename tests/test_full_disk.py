@@ -30,7 +30,7 @@ def test_the_message_of_the_stage_wins_over_that_of_the_run_s_line(
         write_bytes(root / "dedupe" / "kept.parquet", bytes(1000))
         raise AssertionError("the disk is not full")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     result = CliRunner().invoke(app, ["dedupe", "--workspace", str(root), "--json"])
     assert result.exit_code == 1
     error = json.loads(result.stdout.splitlines()[-1])["error"]

@@ -22,7 +22,7 @@ import pipeline.app.status
 import pipeline.demo.demo
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
-from pipeline.app.stages import load_door
+from pipeline.core.stage import load_entry_point
 from tests.test_damaged_files import problem
 from tests.whole_workspace import Whole, whole
 
@@ -130,8 +130,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     replica = "pipeline.demo.replica.server:run_forever"
     monkeypatch.setattr(
         pipeline.app.cli,
-        "load_door",
-        lambda door: (lambda config, _: config.replica()) if door == replica else load_door(door),
+        "load_entry_point",
+        lambda door: (
+            (lambda config, _: config.replica()) if door == replica else load_entry_point(door)
+        ),
     )
     monkeypatch.setattr(pipeline.demo.demo, "_walk", lambda *_: {})
     monkeypatch.setattr(pipeline.app.status, "time", Awake())

@@ -1,8 +1,9 @@
-"""The README is true: commands and options exist, the floor plan is the tree, links lead somewhere."""
+"""The README is true: commands and options exist, its tree is the code, links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -49,25 +50,10 @@ def test_a_shown_command_exists_with_its_options(line: str) -> None:
     assert given <= known | {"--help"}
 
 
-def test_the_floor_plan_is_the_tree() -> None:
-    plan = README.split("## The floor plan", 1)[1].split("```")[1]
-    paths: list[str] = []
-    stack: list[str] = []
-    for line in plan.splitlines():
-        if not line.strip():
-            continue
-        depth = (len(line) - len(line.lstrip())) // 2
-        name = line.split()[0]
-        stack[depth:] = [name]
-        paths.append("".join(stack))
-    missing = [path for path in paths if not (ROOT / path).exists()]
-    assert missing == []
-    rooms = {
-        f"{p.parent.name}/{p.name}/"
-        for p in (ROOT / "pipeline").iterdir()
-        if (p / "__init__.py").exists()
-    }
-    assert rooms <= set(paths)
+def test_the_code_layout_is_what_the_packages_say_of_themselves() -> None:
+    program = runpy.run_path(str(ROOT / "docs" / "code_layout.py"))
+    assert program["with_layout"](README) == README
+    assert "  fetch/" in README
 
 
 def test_links_lead_to_files() -> None:

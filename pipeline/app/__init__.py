@@ -1,0 +1,1 @@
+"""The command line: options, the run of all stages, status, records, metrics."""

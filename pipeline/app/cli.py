@@ -1,4 +1,4 @@
-"""The command line: one command a stage, and the few that look at or chain them. Floor 5.
+"""The command line: one command a stage, and the few that look at or chain them.
 
 Exit codes: 0 done, 1 a stage failed, 2 wrong usage, 3 done but incomplete (failed items remain),
 130 interrupted.
@@ -21,6 +21,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.app.clean import CleanConfig, clean
+from pipeline.app.command import Command
 from pipeline.app.command_group import EXIT_USAGE, Group, is_usage_error
 from pipeline.app.console import Screen
 from pipeline.app.metrics import HOST as METRICS_HOST
@@ -45,8 +46,9 @@ from pipeline.app.run_all import (
     watch_stage,
 )
 from pipeline.app.run_log import keep_record
-from pipeline.app.stages import STAGES, Stage, default_workspace, load_door
+from pipeline.app.stages import STAGES, default_workspace
 from pipeline.app.status import StatusConfig, show_status
+from pipeline.app.verify import show_verify
 from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, PipelineError
@@ -54,13 +56,12 @@ from pipeline.core.interrupts import EXIT_INTERRUPTED, interruptible
 from pipeline.core.outputs import leads_to_stdout
 from pipeline.core.plain_text import PlainFormatter
 from pipeline.core.progress import no_progress
+from pipeline.core.stage import Stage, load_entry_point, load_function
 from pipeline.core.storage import known_error
 from pipeline.core.workspace import Workspace
-from pipeline.demo.demo import DemoConfig, run_demo
-from pipeline.demo.replica.config import ReplicaServeConfig
 from pipeline.generate.config import GenerateConfig
 from pipeline.train.config import ExportConfig
-from pipeline.verify.run import VerifyConfig, show_verify
+from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
@@ -164,16 +165,9 @@ def _writes_to_stdout(values: Mapping[str, Any]) -> bool:
     return any(leads_to_stdout(Path(name)) for name in named if name)
 
 
-def _command(
-    name: str,
-    config: type[Any],
-    body: Callable[[Any, Call], StageReport | None],
-    *,
-    help: str,  # noqa: A002
-    arguments: tuple[str, ...] = (),
-    metrics: bool = False,
-) -> None:
-    """Add a command whose options are the fields of `config`."""
+def _add(command: Command) -> None:
+    """Add a command to the command line."""
+    name, config = command.name, command.config
 
     def function(ctx: typer.Context, **values: Any) -> None:
         common = Common(**{f.name: values[f.name] for f in dataclasses.fields(Common)})
@@ -203,13 +197,13 @@ def _command(
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:
                 if port is not None:
                     screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
-                report = body(build(config, values), call)
+                report = command.run(build(config, values), call)
             if report is not None:
                 seconds = report.seconds or round(time.monotonic() - started, 3)
                 _exit_with(dataclasses.replace(report, seconds=seconds), screen)
 
-    parameters = options_of(name, config, arguments=arguments, metrics=metrics)
-    app.command(name, help=help)(with_signature(function, name, parameters))
+    parameters = options_of(name, config, arguments=command.arguments, metrics=command.metrics)
+    app.command(name, help=command.help)(with_signature(function, name, parameters))
 
 
 # --- The stages ----------------------------------------------------------------------------------
@@ -254,72 +248,60 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     return body
 
 
-_POSITIONAL: dict[str, tuple[str, ...]] = {"scrape": ("source",), "generate": ("prompts",)}
+def _export(config: ExportConfig, _call: Call) -> StageReport:
+    return load_entry_point("pipeline.train.export:export")(config, no_progress)
 
-for _stage in STAGES.values():
-    _command(
-        _stage.name,
-        _stage.config,
-        _stage_body(_stage),
-        help=_stage.help,
-        arguments=_POSITIONAL.get(_stage.name, ()),
+
+_STAGE_COMMANDS = tuple(
+    Command(
+        name=stage.name,
+        config=stage.config,
+        run=_stage_body(stage),
+        help=stage.help,
+        arguments=stage.positional,
         metrics=True,
     )
-
-
-# --- Chaining and looking ------------------------------------------------------------------------
-
-
-def _replica_body(config: ReplicaServeConfig, call: Call) -> None:
-    def announce(address: str) -> None:
-        call.screen.say(f"The replica stands at {address} (Ctrl-C ends it).")
-        call.screen.emit({"address": address})
-
-    load_door("pipeline.demo.replica.server:run_forever")(config, announce)  # type: ignore[arg-type]
-
-
-_command(
-    "run",
-    RunConfig,
-    run_road,
-    help="All stages in order, each skipped when unchanged.",
-    arguments=("source",),
-    metrics=True,
+    for stage in STAGES.values()
 )
+_OTHER_COMMANDS = (
+    Command(
+        name="run",
+        config=RunConfig,
+        run=run_road,
+        help="All stages in order, each skipped when unchanged.",
+        arguments=("source",),
+        metrics=True,
+    ),
+    Command(
+        name="export",
+        config=ExportConfig,
+        run=_export,
+        help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
+    ),
+    Command(
+        name="verify",
+        config=VerifyConfig,
+        run=show_verify,
+        help="Check a workspace: hashes, counts, contracts; --repair drops what is damaged.",
+    ),
+    Command(
+        name="status",
+        config=StatusConfig,
+        run=show_status,
+        help="Show what is in a workspace.",
+    ),
+    Command(
+        name="clean",
+        config=CleanConfig,
+        run=clean,
+        help="List what nothing in a workspace needs any more; --yes removes it.",
+    ),
+)
+# Packages above this one register their commands here.
+_REGISTERED: tuple[str, ...] = ("pipeline.demo.commands:COMMANDS",)
 
-
-def _export_body(config: ExportConfig, _call: Call) -> StageReport:
-    return load_door("pipeline.train.export:export")(config, no_progress)
-
-
-_command(
-    "export",
-    ExportConfig,
-    _export_body,
-    help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
-)
-_command(
-    "verify",
-    VerifyConfig,
-    show_verify,
-    help="Prove a workspace: hashes, counts, contracts; --repair drops what is damaged.",
-)
-_command("status", StatusConfig, show_status, help="Show what stands in a workspace.")
-_command(
-    "clean",
-    CleanConfig,
-    clean,
-    help="List what nothing in a workspace needs any more; --yes removes it.",
-)
-_command(
-    "demo",
-    DemoConfig,
-    run_demo,
-    help="The whole road on a small replica of the blog, with a report.",
-)
-_command(
-    "replica",
-    ReplicaServeConfig,
-    _replica_body,
-    help="Serve a local stand-in for the blog and its CDN.",
-)
+for _command in (*_STAGE_COMMANDS, *_OTHER_COMMANDS):
+    _add(_command)
+for _name in _REGISTERED:
+    for _command in load_function(_name):
+        _add(_command)

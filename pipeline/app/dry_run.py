@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.app.stages import STAGES, load_function
+from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, resolved
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.ownership import list_family
+from pipeline.core.stage import load_function
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 

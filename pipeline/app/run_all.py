@@ -19,7 +19,7 @@ from pipeline.app.console import Screen
 from pipeline.app.dry_run import Plan, Reason, look_ahead, skip_reason
 from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
-from pipeline.app.stages import STAGES, Stage
+from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option, plain_value
 from pipeline.core.contracts import Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
@@ -32,6 +32,7 @@ from pipeline.core.remembered import (
     remembering,
     shown,
 )
+from pipeline.core.stage import Stage
 from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace

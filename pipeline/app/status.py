@@ -20,7 +20,7 @@ from pipeline.app.run_log import Active, read_active, read_records
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import StageReport
-from pipeline.core.inventory import TRAINED_ONCE, Folder, find_folders
+from pipeline.core.inventory import Folder, find_folders, find_outdated
 from pipeline.core.uses import find_uses
 from pipeline.core.workspace import Workspace
 
@@ -102,18 +102,6 @@ def find_rows(root: Path) -> list[Row]:
         if attempt := _lone_attempt(facts, mine):
             rows.append(attempt)
     return rows
-
-
-def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
-    """The inputs of each folder that have changed since, or that are outdated themselves, by its name."""
-    found: dict[str, tuple[str, ...]] = {}
-    for folder in folders:  # in the order of the pipeline: inputs come first
-        inputs = folder.manifest.inputs if folder.manifest is not None else {}
-        inherited = [name for name in inputs if name in found]
-        names = dict.fromkeys([*folder.stale, *inherited])
-        if names and folder.contract not in TRAINED_ONCE:
-            found[folder.name] = tuple(names)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command in the same way, whenever they come. Application layer.
+"""Ctrl-C and SIGTERM end a command in the same way, whenever they come.
 
 Both raise KeyboardInterrupt in the main thread, so that what is under way can save what it has. Not in the
 middle of an import, though: some packages (torch) abort the process when an exception comes through their

@@ -129,3 +129,15 @@ def _changed(root: Path, source: str, digest: str) -> bool:
         return input_digest(folder) != digest
     except ContractError:
         return True
+
+
+def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
+    """The inputs of each folder that have changed since, or that are outdated themselves, by its name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for folder in folders:  # in the order of the pipeline: inputs come first
+        inputs = folder.manifest.inputs if folder.manifest is not None else {}
+        inherited = [name for name in inputs if name in found]
+        names = dict.fromkeys([*folder.stale, *inherited])
+        if names and folder.contract not in TRAINED_ONCE:
+            found[folder.name] = tuple(names)
+    return found

@@ -1,1 +1,1 @@
-"""dedupe: from the raw store to tables of what is kept, what is not and why, and which captions."""
+"""Raw store → tables of kept and rejected images and of captions."""

@@ -1,0 +1,1 @@
+"""`pipeline demo` and the mock server that it scrapes."""

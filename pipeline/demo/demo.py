@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.app.option_files import PRESETS
 from pipeline.app.run_all import Call, overall, run_stage
 from pipeline.app.run_log import keep_record
 from pipeline.core.config import StageConfig, option
@@ -28,7 +29,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.storage import write_bytes, write_json
 from pipeline.core.workspace import Workspace
 
-PRESET = Path(__file__).parents[1] / "presets" / "demo.toml"
+PRESET = PRESETS / "demo.toml"
 # The name under which the replica is asked; it is reached by --connect-to, whatever its port, so that
 # addresses, keys and every hash made of them are the same on every run.
 ORIGIN = "http://dalleblog.localhost"

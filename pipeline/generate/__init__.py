@@ -1,1 +1,1 @@
-"""Checkpoint → images: drawing pictures from prompts."""
+"""Checkpoint → images: sampling from prompts."""

@@ -1,1 +1,1 @@
-"""What torch knows: tokenizers, image codecs, the DALL·E transformer. Floor 3: no stage."""
+"""What needs torch: the DALL·E transformer, image codecs, tokenizers, checkpoint formats."""

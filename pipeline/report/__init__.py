@@ -1,1 +1,1 @@
-"""What a person looks at: a page with pictures and plots."""
+"""The HTML report of a workspace, with images and plots."""

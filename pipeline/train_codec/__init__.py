@@ -1,1 +1,1 @@
-"""Kept images → a small image codec of their own."""
+"""Kept images → a small image codec."""

@@ -1,1 +1,1 @@
-"""Caption table → a byte-pair tokenizer of its own."""
+"""Captions → a byte-pair tokenizer."""

@@ -1,1 +1,1 @@
-"""`pipeline verify`: prove that a workspace is what its manifests say."""
+"""Whether a workspace is what its manifests say; repairs what is damaged."""

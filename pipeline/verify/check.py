@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.app.status import find_outdated
 from pipeline.core.errors import PipelineError
-from pipeline.core.inventory import Folder, find_folders
+from pipeline.core.inventory import Folder, find_folders, find_outdated
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import MANIFEST_NAME
 from pipeline.core.workspace import Workspace

@@ -8,28 +8,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.app.stages import STAGES
 from pipeline.core.config import plain_value
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import PipelineError
 from pipeline.core.inventory import Folder
 from pipeline.core.remembered import flag_of, recall
+from pipeline.core.stage import Stage
 from pipeline.core.workspace import Workspace
 
-_STAGE_OF = {stage.contract: stage for stage in STAGES.values() if stage.contract}
-_POSITIONAL = ("source", "prompts")
 
-
-def command_for(folder: Folder, root: Path) -> str:
+def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
     """What to type to make the folder anew: options that the command would not take by itself are given.
 
     Where its manifest can't be read, these are not known.
     """
-    stage = "encode" if _is_brought_in(folder) else _STAGE_OF[folder.contract].name
-    words = ["pipeline", stage]
+    makers = {stage.contract: stage for stage in stages.values()}
+    stage = stages["encode"] if _is_brought_in(folder) else makers[folder.contract]
+    words = ["pipeline", stage.name]
     flags = ["--workspace", str(root)]
     if folder.manifest is not None:
-        words += _positional(folder.manifest)
+        words += _positional(folder.manifest, stage)
         flags += _options(folder, folder.manifest, root, stage)
     elif "name" in _fields(stage):
         flags += ["--name", folder.name.partition("/")[2]]
@@ -42,18 +40,17 @@ def _is_brought_in(folder: Folder) -> bool:
     return folder.contract == "codec" and "family" in config
 
 
-def _fields(stage: str) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(STAGES[stage].config)}
+def _fields(stage: Stage) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(stage.config)}
 
 
-def _positional(manifest: Manifest) -> list[str]:
-    if manifest.contract == "raw" and isinstance(manifest.config.get("source"), str):
-        return [manifest.config["source"]]
-    prompts = manifest.config.get("prompts", ()) if manifest.contract == "generated" else ()
-    return [str(prompt) for prompt in prompts]
+def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
+    for name in stage.positional:
+        value = manifest.config.get(name, ())
+        yield from [value] if isinstance(value, str) else map(str, value)
 
 
-def _options(folder: Folder, manifest: Manifest, root: Path, stage: str) -> Iterator[str]:
+def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> Iterator[str]:
     if _is_brought_in(folder):
         yield from ("--codec", str(manifest.config.get("name")))
         for name in manifest.inputs:
@@ -64,17 +61,17 @@ def _options(folder: Folder, manifest: Manifest, root: Path, stage: str) -> Iter
         config["name"] = folder.name.partition("/")[2]
     taken = _taken_by_itself(root, stage, str(config.get("name", "")))
     for name, value in config.items():
-        if name in taken and name not in _POSITIONAL and plain_value(taken[name]) != value:
+        if name in taken and name not in stage.positional and plain_value(taken[name]) != value:
             yield from _flag(name, value)
 
 
-def _taken_by_itself(root: Path, stage: str, name: str) -> Mapping[str, Any]:
+def _taken_by_itself(root: Path, stage: Stage, name: str) -> Mapping[str, Any]:
     """The options that the command has if none is given: those that are kept, else the defaults."""
     fields = _fields(stage)
     defaults = {field.name: field.default for field in fields.values()}
     given = {"name": name} if "name" in fields else {}
     try:
-        kept = recall(Workspace(root).root, stage, STAGES[stage].config, given)
+        kept = recall(Workspace(root).root, stage.name, stage.config, given)
     except PipelineError:
         kept = {}
     return {**defaults, **kept}

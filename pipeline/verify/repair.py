@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.stage import Stage
 from pipeline.verify.faults import Checked
 from pipeline.verify.repair_computed import (
     repair_codes,
@@ -49,11 +50,14 @@ _HANDLERS: Mapping[str, Callable[[Work], None]] = {
 }
 
 
-def repair(root: Path, checked: Sequence[Checked]) -> Repairs:
-    """Repair the folders that were found damaged; commands are those of unfinished ones, too."""
+def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) -> Repairs:
+    """Repair the folders that were found damaged; commands are those of unfinished ones, too.
+
+    `stages` are all stages by name: the commands are theirs.
+    """
     repairs = Repairs()
     for each in checked:
-        work = Work(root=root, checked=each, everything=checked, repairs=repairs)
+        work = Work(root=root, checked=each, everything=checked, repairs=repairs, stages=stages)
         if each.state == "unfinished":
             work.add_command()
         if each.folder.contract == "raw" and not each.faults:

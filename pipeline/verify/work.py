@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.core import ownership
 from pipeline.core.contracts import FileEntry
 from pipeline.core.inventory import Folder
+from pipeline.core.stage import Stage
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
@@ -49,6 +50,7 @@ class Work:
     checked: Checked
     everything: Sequence[Checked]
     repairs: Repairs
+    stages: Mapping[str, Stage]
 
     @property
     def folder(self) -> Folder:
@@ -77,7 +79,7 @@ class Work:
 
     def add_command(self, folder: Folder | None = None) -> None:
         """Note the command that makes this folder (or another one) anew."""
-        command = command_for(folder or self.folder, self.root)
+        command = command_for(folder or self.folder, self.root, self.stages)
         if command not in self.repairs.commands:
             self.repairs.commands.append(command)
 

@@ -1,0 +1,1 @@
+"""What decides: which URLs to ask for, when, and what an answer means."""

@@ -7,13 +7,16 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from scrapers.crawl.jobs import Job
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.optouts.tdmrep import NO_RESERVATIONS, Reservations, TdmRule
 from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import target_of
 from scrapers.fetch.robots import Robots
+
+if TYPE_CHECKING:
+    from scrapers.crawl.jobs import Job
 
 # Refused by ourselves, for good: asking again would not help.
 REFUSED = frozenset({"private_address", "bad_url"})

@@ -2,7 +2,8 @@
 
 That is a proxy, spoken to plainly or by CONNECT, and a client's certificate. It asks byte for byte what
 it is given, keeps no cookie, follows no redirect and undoes no encoding: the client does. Heads are
-read by `scrapers.fetch.response_head` before aiohttp sees them, so that both fetchers understand the same servers.
+read by `scrapers.fetch.response_head` before aiohttp sees them, so that both fetchers understand the
+same servers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a body is, by its bytes: the image format, whether it is all there, and what is odd about it. Pure.
 
-Whatever `pipeline.core.image_decode` can decode is known here. Only the outer structure is read: damage inside a
-whole file is found later, by decoding it. The one exception is a JPEG without its end marker, which is
-whole if its last row is there, and only a decoder can tell.
+Whatever `pipeline.core.image_decode` can decode is known here. Only the outer structure is read: damage
+inside a whole file is found later, by decoding it. The one exception is a JPEG without its end marker,
+which is whole if its last row is there, and only a decoder can tell.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What keeps: the ledger (SQLite), segments of bytes, export, repair."""

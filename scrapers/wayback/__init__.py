@@ -1,0 +1,1 @@
+"""The same captions from a web archive."""

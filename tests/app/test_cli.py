@@ -38,7 +38,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[StageConfig]:
         progress(1, 1)
         return StageReport(stage="dedupe", outcome="done", counts={"rows": 3})
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     return configs
 
 
@@ -135,7 +135,9 @@ def test_failed_items_that_remain_are_exit_code_3(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = StageReport(stage="dedupe", outcome="incomplete", counts={"failed": 2})
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: lambda config, progress: report)
+    monkeypatch.setattr(
+        "pipeline.core.stage.load_entry_point", lambda _: lambda config, progress: report
+    )
     assert invoke("dedupe", "--workspace", str(workspace)).exit_code == 3
 
 
@@ -145,7 +147,7 @@ def test_an_interrupt_is_told_and_has_its_code(
     def door(config: StageConfig, progress: Progress) -> StageReport:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     result = invoke("dedupe", "--workspace", str(workspace))
     assert result.exit_code == 130
     assert "same command" in result.output
@@ -157,7 +159,7 @@ def test_an_unknown_error_shows_its_traceback_only_when_asked(
     def door(config: StageConfig, progress: Progress) -> StageReport:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     result = invoke("dedupe", "--workspace", str(workspace), "--json")
     assert result.exit_code == 1
     assert "boom" in result.stderr
@@ -299,7 +301,7 @@ def test_an_interrupt_that_the_interpreter_swallows_comes_again(
         time.sleep(10)
         return StageReport(stage="dedupe", outcome="done")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     result = invoke("dedupe", "--workspace", str(workspace))
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -310,7 +312,9 @@ def test_counts_by_section_are_shown_with_their_sums(
 ) -> None:
     sections = {"emojis": {"done": 1000, "complete": 30}, "shape": {"done": 5, "absent": 2}}
     report = StageReport(stage="scrape", outcome="done", details={"sections": sections})
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: lambda config, progress: report)
+    monkeypatch.setattr(
+        "pipeline.core.stage.load_entry_point", lambda _: lambda config, progress: report
+    )
     lines = invoke("dedupe", "--workspace", str(workspace)).output.splitlines()
     (last,) = [line for line in lines if line.startswith("│ all")]
     assert [cell.strip() for cell in last.strip("│").split("│")] == ["all", "2", "30", "1,005"]
@@ -361,7 +365,7 @@ def test_several_values_in_the_environment_are_parted_by_bars(
         configs.append(config)
         return StageReport(stage="generate", outcome="done")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     env = {"PIPELINE_GENERATE_PROMPTS": "a red cube | a cat, asleep"}
     invoke("generate", "--workspace", str(workspace), env=env)
     assert pick(configs, "prompts") == ("a red cube", "a cat, asleep")

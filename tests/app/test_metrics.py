@@ -76,7 +76,7 @@ def test_a_command_serves_the_numbers_that_its_report_has(
             seen.update(samples(answer.read().decode()))
         return StageReport(stage=command, outcome="done", counts={"images": 9})
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     arguments = [command, "--workspace", str(root), "--json", "--metrics-port", str(port)]
     result = CliRunner().invoke(app, arguments)

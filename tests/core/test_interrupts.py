@@ -42,7 +42,7 @@ from pipeline.__main__ import main
 def work(config, progress):
     {work}
 
-pipeline.app.stages.load_door = lambda name: work
+pipeline.core.stage.load_entry_point = lambda name: work
 main()
 """
 

@@ -32,7 +32,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         configs.append(config)
         return StageReport(stage="train", outcome="done")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
     return configs
 
 

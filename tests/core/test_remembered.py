@@ -179,7 +179,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         configs.append(config)
         return StageReport(stage="stage", outcome="done")
 
-    monkeypatch.setattr("pipeline.app.stages.load_door", lambda _: entry)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry)
     return configs
 
 

@@ -1,1 +1,1 @@
-"""A local stand-in for the blog and its CDN: its pages and its pictures, drawn from the captions."""
+"""A mock server for the blog and its CDN: its pages, and images drawn from the captions."""

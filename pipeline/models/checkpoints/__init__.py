@@ -1,1 +1,1 @@
-"""Checkpoint formats of a DALL·E: ours, and those of DALLE-pytorch. Layer 3."""
+"""Checkpoint formats: our own, dalle-pytorch's and DeepSpeed's."""

@@ -1,1 +1,1 @@
-"""Image codecs: pictures ⇄ codes, one small file each behind one interface."""
+"""Image codecs (image ⇄ codes) behind one interface: VQGAN, OpenAI's dVAE, DiscreteVAE, our own."""

@@ -1,0 +1,1 @@
+"""The DALL·E transformer: configuration, layers, attention, losses, sampling."""

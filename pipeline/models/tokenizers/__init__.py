@@ -1,0 +1,1 @@
+"""Text tokenizers behind one interface: Hugging Face, YouTokenToMe, CLIP's BPE."""

@@ -1,6 +1,6 @@
-"""`pipeline verify`: prove that a workspace is what its manifests say, and drop what is damaged.
+"""`pipeline verify`: whether a workspace is what its manifests say; drops what is damaged.
 
-Application layer. Checked: every manifest is readable, of our version and as it was written; every file it
+Checked: every manifest is readable, of our version and as it was written; every file it
 names is there, with its size and sha256; every table has its rows; the ledger holds what the crawl said, and
 the segments every image of the ledger; *rows in = kept + rejected + failed* at each stage. Of codes: each
 lies in its codebook, and some decode to their images. Of shards: each row has the ids and codes that the
@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.app.run_all import Call
 from pipeline.app.run_log import keep_record
-from pipeline.core.config import StageConfig, option
+from pipeline.app.stages import STAGES
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import REPAIR
 from pipeline.core.workspace import Workspace
+from pipeline.verify.config import VerifyConfig
 
 if TYPE_CHECKING:
     from pipeline.verify.faults import Checked, State
@@ -32,20 +32,6 @@ if TYPE_CHECKING:
 
 
 _LISTED: tuple[State, ...] = ("damaged", "unfinished", "outdated")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyConfig(StageConfig):
-    """What to prove."""
-
-    pictures: int = option(
-        16, "Images of each set of codes to decode and compare; 0 for none.", low=0
-    )
-    repair: bool = option(
-        False,
-        "Drop just what is damaged, so that the commands that are printed make it anew; what can't be made "
-        "anew is kept beside as NAME.damaged.",
-    )
 
 
 def show_verify(config: VerifyConfig, call: Call) -> StageReport:
@@ -57,7 +43,7 @@ def show_verify(config: VerifyConfig, call: Call) -> StageReport:
 
     with keep_record(root, "pipeline verify --repair", whole=True, clock=call.clock) as record:
         checked = _check(root, config, call)
-        report = _report(checked, repair(root, checked), call)
+        report = _report(checked, repair(root, checked, STAGES), call)
         record.outcome = report.outcome
     return report
 

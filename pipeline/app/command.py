@@ -1,0 +1,25 @@
+"""What a command says of itself: a name, its options, and the function that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.app.run_all import Call
+from pipeline.core.contracts import StageReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command whose flags are the fields of `config`; those in `arguments` are given without a flag.
+
+    `run` may return a report, which is printed and decides the exit code.
+    """
+
+    name: str
+    config: type[Any]
+    run: Callable[[Any, Call], StageReport | None]
+    help: str
+    arguments: tuple[str, ...] = ()
+    metrics: bool = False

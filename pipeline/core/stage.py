@@ -1,0 +1,95 @@
+"""What a stage says of itself: its options, its entry point, what it reads and writes.
+
+An entry point is imported only when its stage runs, so that `pipeline --help` needs neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.config import StageConfig
+from pipeline.core.contracts import StageReport
+from pipeline.core.errors import DependencyError
+from pipeline.core.interrupts import raise_deferred
+from pipeline.core.progress import Progress, no_progress
+
+EntryPoint = Callable[[StageConfig, Progress], StageReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage says of itself.
+
+    `entry_point` is ``module:function``, called with its config and a progress. `positional` names the
+    options that are given without a flag. `contract` names what it leaves in the workspace, None where that
+    has no manifest. `writes` and `reads` are the folders that it locks, exclusively or shared, with the
+    names of its options in braces. `on_change` says what becomes of what is there when it is run with
+    other options.
+    """
+
+    name: str
+    config: type[StageConfig]
+    entry_point: str
+    help: str
+    positional: tuple[str, ...] = ()
+    contract: str | None = None
+    writes: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    on_change: str = ""
+
+    @property
+    def top(self) -> str:
+        """The folder of the workspace in which its own are."""
+        return self.writes[0].split("/")[0]
+
+    def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
+        """The folders that a run with `config` writes and reads, by their paths in the workspace."""
+        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        writes = () if options.get("out") is not None and self.name == "generate" else self.writes
+        return {
+            kind: tuple(
+                name.format(**options) for name in names if not _is_elsewhere(name, options)
+            )
+            for kind, names in (("writes", writes), ("reads", self.reads))
+        }
+
+    def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
+        """Run the stage.
+
+        Raises DependencyError where a package of an extra is missing, and what the stage raises.
+        """
+        started = time.monotonic()
+        report = load_entry_point(self.entry_point)(config, progress)
+        return dataclasses.replace(report, seconds=round(time.monotonic() - started, 3))
+
+
+def _is_elsewhere(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether the folder lies at an address outside of the workspace."""
+    return "://" in name.format(**options)
+
+
+def load_entry_point(name: str) -> EntryPoint:
+    """Import the entry point of a stage."""
+    found: EntryPoint = load_function(name)
+    return found
+
+
+def load_function(name: str) -> Any:
+    """Import ``module:function``; a missing third party becomes a DependencyError."""
+    module, function = name.split(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in ("pipeline", "scrapers"):
+            raise
+        raise DependencyError(
+            f"This command needs the package {error.name!r}, which is not installed. "
+            "Install it with: pip install 'dalle-pipeline[train]'."
+        ) from error
+    raise_deferred()
+    return found

@@ -1,0 +1,33 @@
+"""The commands `pipeline demo` and `pipeline replica`."""
+
+from __future__ import annotations
+
+from pipeline.app.command import Command
+from pipeline.app.run_all import Call
+from pipeline.core.stage import load_function
+from pipeline.demo.demo import DemoConfig, run_demo
+from pipeline.demo.replica.config import ReplicaServeConfig
+
+
+def _serve_replica(config: ReplicaServeConfig, call: Call) -> None:
+    def announce(url: str) -> None:
+        call.screen.say(f"The mock server listens at {url} (Ctrl-C ends it).")
+        call.screen.emit({"address": url})
+
+    load_function("pipeline.demo.replica.server:run_forever")(config, announce)
+
+
+COMMANDS = (
+    Command(
+        name="demo",
+        config=DemoConfig,
+        run=run_demo,
+        help="Run the whole pipeline on a small mock of the blog, with a report.",
+    ),
+    Command(
+        name="replica",
+        config=ReplicaServeConfig,
+        run=_serve_replica,
+        help="Serve a mock of the blog and its CDN on this machine.",
+    ),
+)

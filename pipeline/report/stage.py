@@ -1,0 +1,15 @@
+"""What `pipeline report` says of itself."""
+
+from __future__ import annotations
+
+from pipeline.core.stage import Stage
+from pipeline.report.config import ReportConfig
+
+STAGE = Stage(
+    name="report",
+    help="Write a page that shows the whole workspace.",
+    config=ReportConfig,
+    entry_point="pipeline.report.run:run",
+    writes=("report",),
+    on_change="The page is written anew.",
+)

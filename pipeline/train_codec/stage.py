@@ -1,0 +1,17 @@
+"""What `pipeline train-codec` says of itself."""
+
+from __future__ import annotations
+
+from pipeline.core.stage import Stage
+from pipeline.train_codec.config import TrainCodecConfig
+
+STAGE = Stage(
+    name="train-codec",
+    help="Train a small image codec on the kept images.",
+    config=TrainCodecConfig,
+    entry_point="pipeline.train_codec.run:run",
+    contract="codec",
+    writes=("codecs/{name}",),
+    reads=("dedupe",),
+    on_change="A new codec is trained; the one before stays under its name.",
+)
