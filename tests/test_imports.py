@@ -17,6 +17,7 @@ OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline.core"}),
     frozenset({"pipeline.models", "pipeline.webdata"}),
+    frozenset({"pipeline.data"}),
     frozenset(
         {
             "scrapers",
@@ -32,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"pipeline.verify"}),
     frozenset({"pipeline.app"}),
-    frozenset({"pipeline.demo"}),
+    frozenset({"pipeline.demo", "pipeline.dataset"}),
     frozenset({"pipeline.__main__"}),
 )
 TORCH_HOMES = {
@@ -41,6 +42,8 @@ TORCH_HOMES = {
     "pipeline.train",
     "pipeline.train_codec",
     "pipeline.generate",
+    "pipeline.data",
+    "pipeline.dataset",
 }
 
 

@@ -150,6 +150,7 @@ def replica_server(root: Path) -> Iterator[str]:
     """
     command = [
         sys.executable,
+        "-P",  # not a pipeline.py of the folder that the demo is started in
         "-m",
         "pipeline",
         "replica",

@@ -93,6 +93,10 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self._shard_of_row)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process, such as a DataLoader's worker, maps the files itself.
+        return {**self.__dict__, "_maps": {}}
+
     def gather(self, rows: npt.ArrayLike, views: npt.ArrayLike = 0) -> Batch:
         """Token ids and codes of `rows`, in their order; any integers in 0..len-1.
 
@@ -197,9 +201,10 @@ class ShardReader:
             workers=workers,
             drop_last=drop_last,
         ):
-            yield self.gather(rows, self._views(rows, seed=seed, epoch=epoch))
+            yield self.gather(rows, self.views_of(rows, seed=seed, epoch=epoch))
 
-    def _views(self, rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.ArrayLike:
+    def views_of(self, rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.ArrayLike:
+        """Which view to show of each row in an epoch; validation always shows the first."""
         count = len(self.index.views)
         if count == 1 or self.split == "val":
             return 0

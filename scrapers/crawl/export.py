@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -34,8 +34,6 @@ from scrapers.sources.start_page import kept_page, page_name, refuse_reserved_pa
 _log = logging.getLogger(__name__)
 
 _ROWS = 20_000
-_ORDERED = 'SELECT {columns} FROM items ORDER BY "section", "key"'
-
 URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
@@ -82,14 +80,27 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
 
     Raises ContractError if there is no ledger, StorageError if `out` can't be written.
     """
+    return write_table(read_items(workspace), LEDGER_ITEMS, out)
+
+
+def read_items(
+    workspace: Workspace, *, where: str = "", parameters: Sequence[object] = ()
+) -> Iterator[tuple[object, ...]]:
+    """The rows of the ledger's view `items`, sorted by section and key, of the columns `LEDGER_ITEMS`.
+
+    `where` is an SQL condition with `?` for each of `parameters`. Raises ContractError if there is no ledger.
+    """
     ledger = Ledger(workspace.ledger)
     there = ledger.columns("items")  # Earlier ledgers have fewer.
     columns = ", ".join(
         f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
         for column in LEDGER_ITEMS
     )
+    condition = f"WHERE {where}" if where else ""
     try:
-        return write_table(ledger.query(_ORDERED.format(columns=columns)), LEDGER_ITEMS, out)
+        yield from ledger.query(
+            f'SELECT {columns} FROM items {condition} ORDER BY "section", "key"', *parameters
+        )
     finally:
         ledger.close()
 
