@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 import pipeline.app.cli
 import pipeline.app.status
+import pipeline.demo.commands
 import pipeline.demo.demo
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
-from pipeline.core.stage import load_entry_point
 from tests.test_damaged_files import problem
 from tests.whole_workspace import Whole, whole
 
@@ -127,13 +127,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "here" / "inner")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path / "here"))
-    replica = "pipeline.demo.replica.server:run_forever"
     monkeypatch.setattr(
-        pipeline.app.cli,
-        "load_entry_point",
-        lambda door: (
-            (lambda config, _: config.replica()) if door == replica else load_entry_point(door)
-        ),
+        pipeline.demo.commands, "load_function", lambda _: lambda config, _: config.replica()
     )
     monkeypatch.setattr(pipeline.demo.demo, "_walk", lambda *_: {})
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
