@@ -17,6 +17,7 @@ BUILT_ORACLES := youtokentome
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
+AIRFLOW_PORT ?= 8080
 
 .PHONY: demo test lint types unit slow airflow test-airflow clean
 
@@ -45,7 +46,8 @@ test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 
 # Airflow on 127.0.0.1, with a replica as the source; says where it is. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)
-	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline
+	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline \
+		--port $(AIRFLOW_PORT)
 
 $(AIRFLOW_STAMP): constraints-airflow.txt
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.contracts import StageReport
@@ -25,7 +26,7 @@ from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.crawl.announcing import announce
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.jobs import Mode, PlanOpener
-from scrapers.crawl.raw import RawStore, begin_refresh, end_refresh
+from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, begin_refresh, end_refresh
 from scrapers.crawl.recorder import WallClock
 from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
@@ -83,7 +84,22 @@ def scrape(
         report = run.report
     if report is None:
         raise KeyboardInterrupt
-    return dataclasses.replace(report, seconds=time.monotonic() - started)
+    did = _did(config, report)
+    details = {**report.details, "did": did} if did else report.details
+    return dataclasses.replace(report, details=details, seconds=time.monotonic() - started)
+
+
+def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
+    """What `runs.jsonl` keeps of a run: its extent, what came, what did not, how the page changed.
+
+    A plan fetched nothing: of it only a change of the page is kept.
+    """
+    page = report.details.get("page", {})
+    changes = {"page": page} if page.get("changed") else {}
+    if config.plan:
+        return changes
+    numbers = {name: report.details[name] for name in NUMBERS_KEPT if name in report.details}
+    return {"limit": config.limit, "sections": list(config.sections), **numbers, **changes}
 
 
 def find_finished(config: ScrapeConfig) -> StageReport | None:
@@ -164,7 +180,7 @@ class _Run:
         for origin, (user, password) in discovery.credentials.items():
             scheme, _, host = origin.partition("://")
             self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
-        warn_of_losses(discovery.warnings)
+        warn_of_losses(discovery.warnings, self.raw.workspace)
         asked = [section.name for section in discovery.sections]
         changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)
         if self.config.plan:

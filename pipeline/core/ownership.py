@@ -34,7 +34,7 @@ _LONGEST_PATH = 1024
 # unfinished folder are ours; those of a finished one are listed in its manifest.
 _OWN_NAMES: Mapping[str, str] = {
     "raw": r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
-    r"|sections\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
+    r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
     "dedupe": r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
     r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
     "tokenizer": r"tokenizer\.json",
