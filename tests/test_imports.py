@@ -17,6 +17,7 @@ GROUND = {
     "pipeline.core.errors",
     "pipeline.core.parsing",
     "pipeline.core.plain_text",
+    "pipeline.regular_files",
     "pipeline.core.suggestions",
     "pipeline.core.contracts",
     "pipeline.core.config",

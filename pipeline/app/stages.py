@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import DependencyError
 from pipeline.core.interrupts import raise_deferred
+from pipeline.core.ownership import check_name
 from pipeline.core.progress import Progress, no_progress
+from pipeline.core.workspace import NAME_LEVELS
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.encode.config import EncodeConfig
 from pipeline.generate.config import GenerateConfig
@@ -31,6 +34,8 @@ from scrapers.config import ScrapeConfig
 
 _log = logging.getLogger(__name__)
 
+_NAMED_BY = re.compile(r"\{(\w+)\}")
+
 Door = Callable[[StageConfig, Progress], StageReport]
 
 
@@ -40,7 +45,8 @@ class Stage:
 
     `contract` names what it leaves in the workspace, None where that has no manifest. `writes` and `reads`
     are the folders that it holds meanwhile, alone or shared, with the names of its options in braces.
-    `on_change` says what becomes of what is there when it is run with other options.
+    `on_change` says what becomes of what is there when it is run with other options; "" where the stage
+    says so itself.
     """
 
     name: str
@@ -58,13 +64,14 @@ class Stage:
         return self.writes[0].split("/")[0]
 
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
-        """The folders that a run with `config` writes and reads, by their paths in the workspace."""
+        """The folders that a run with `config` writes and reads, by their paths in the workspace.
+
+        Raises ConfigError for an option that can't name one.
+        """
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         writes = () if options.get("out") is not None and self.name == "generate" else self.writes
         return {
-            kind: tuple(
-                name.format(**options) for name in names if not _is_elsewhere(name, options)
-            )
+            kind: tuple(filter(None, (_folder(name, options) for name in names)))
             for kind, names in (("writes", writes), ("reads", self.reads))
         }
 
@@ -78,9 +85,15 @@ class Stage:
         return dataclasses.replace(report, seconds=round(time.monotonic() - started, 3))
 
 
-def _is_elsewhere(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether the folder lies at an address outside of the workspace."""
-    return "://" in name.format(**options)
+def _folder(pattern: str, options: Mapping[str, Any]) -> str | None:
+    """The folder that options name; None where it lies at an address outside of the workspace."""
+    named = _NAMED_BY.search(pattern)
+    if named is None:
+        return pattern
+    top, name = pattern.split("/")[0], str(options[named[1]])
+    if "://" in name:
+        return None
+    return f"{top}/{check_name(name, option=f'--{named[1]}', levels=NAME_LEVELS.get(top, 1))}"
 
 
 def load_door(door: str) -> Door:
@@ -180,7 +193,6 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="generate",
-            on_change="The images of before stay; --on-change says where the new ones go.",
             writes=("generated/{name}",),
             contract="generated",
             config=GenerateConfig,

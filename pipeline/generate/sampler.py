@@ -19,7 +19,6 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.image_decode import DecodeError, decode_image
 from pipeline.core.progress import Progress
-from pipeline.core.text_files import read_regular
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import Materials
 from pipeline.generate.prompts import Order, Prompt
@@ -29,6 +28,7 @@ from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sampling import Choice, complete_captions, image_seed, sample_codes
 from pipeline.models.devices import is_out_of_memory, pick_device
 from pipeline.models.tokenizers.load import TextTokenizer
+from pipeline.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
 

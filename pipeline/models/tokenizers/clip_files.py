@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError, ModelError
-from pipeline.core.text_files import decode_text, read_regular
+from pipeline.core.text_files import decode_text
 from pipeline.models.published import PublishedFile, fetch_published
 from pipeline.models.tokenizers.clip import ClipTokenizer, is_published, read_merges
+from pipeline.regular_files import read_regular
 
 # The hash is that of github.com/openai/CLIP at d05afc4; other libraries that fetch the file check it, too.
 CLIP_VOCABULARY = PublishedFile(
