@@ -98,7 +98,9 @@ def test_the_dags_belong_to_this_version_of_the_command() -> None:
 
 
 def test_the_form_offers_the_sections_of_the_catalogue() -> None:
-    catalogue = json.loads((ROOT / "scrapers" / "sources" / "dalleblog" / "catalogue.json").read_text())
+    catalogue = json.loads(
+        (ROOT / "scrapers" / "sources" / "dalleblog" / "catalogue.json").read_text()
+    )
     names = dict.fromkeys(section["section"] for section in catalogue["sections"])
     assert constant("SECTIONS", PACKAGE / "params.py") == tuple(names)
 
