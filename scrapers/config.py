@@ -141,7 +141,16 @@ class ScrapeConfig(StageConfig):
         remember=True,
     )
     archive_rate: float = option(
-        1.0, "With --via: at most this many requests a second.", low=0.001, runtime=True
+        10.0,
+        "With --via: at most this many captures a second are asked for.",
+        low=0.001,
+        runtime=True,
+    )
+    archive_index_rate: float = option(
+        0.5,
+        "With --via: at most this many questions a second to the archive's index.",
+        low=0.001,
+        runtime=True,
     )
     archive_concurrency: int = option(
         2, "With --via: at most this many requests at a time.", low=1, high=64, runtime=True

@@ -31,7 +31,13 @@ def archive(server: Server) -> ArchiveStandIn:
 @pytest.fixture
 def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
     """Options that lead to the stand-in, without its slowness."""
-    return replace(quick, via="wayback", archive_url=server.url + "/", archive_rate=1000.0)
+    return replace(
+        quick,
+        via="wayback",
+        archive_url=server.url + "/",
+        archive_rate=1000.0,
+        archive_index_rate=1000.0,
+    )
 
 
 def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None:
