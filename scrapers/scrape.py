@@ -25,6 +25,7 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig, source_options
 from scrapers.crawl.announcing import announce, announce_archive
+from scrapers.crawl.archived_jobs import ArchiveOpener
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.jobs import Mode, PlanOpener
 from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, begin_refresh, end_refresh
@@ -50,7 +51,6 @@ from scrapers.sources.start_page import (
     refuse_reserved_page,
 )
 from scrapers.wayback.archive import Archive, check_archive, request_limits
-from scrapers.wayback.opener import ArchiveOpener
 from scrapers.wayback_replay import Replay
 
 logger = logging.getLogger(__name__)

@@ -311,7 +311,7 @@ class Crawl:
 
     def _pop(self, host: Host) -> Job:
         self._num_ready -= 1
-        job = host.ready.popleft()
+        job: Job = host.ready.popleft()
         if self._num_ready < self._low_mark and not self._exhausted:
             self._fill_soon()
         return job

@@ -9,8 +9,8 @@ import pytest
 from scrapers.config import ScrapeConfig
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.
 SITE = "https://blog.test/dall-e"

@@ -15,8 +15,8 @@ import pytest
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.urls import base64_key
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 ROOT = Path(__file__).parents[3]
 SITE = "https://blog.test/dall-e"

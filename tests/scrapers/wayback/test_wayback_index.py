@@ -12,8 +12,8 @@ from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, StartPage
 from scrapers.wayback.archive import index_rate, request_limits
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.
 SITE = "https://blog.test/dall-e"

@@ -13,8 +13,8 @@ from scrapers.config import ScrapeConfig
 from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.scrape import scrape
 from scrapers.wayback_query import IndexPage, IndexRow, dialect_of, parse_index
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 from tests.scrapers.wayback.test_wayback import NEW, OLD, SITE, final_urls, hold_all, url
 
 ONE = PlainSource(SITE, captions=1, ranks=1)

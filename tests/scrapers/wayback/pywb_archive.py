@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # pywb's requirements and ours don't mix: it has an environment of its own, made by `make test`.
 PYTHON = Path(os.environ.get("DALLE_ARCHIVE_PYTHON", ROOT / ".venv-archive" / "bin" / "python"))
 SERVE = Path(__file__).with_name("serve_pywb.py")

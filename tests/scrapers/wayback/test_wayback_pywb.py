@@ -14,7 +14,7 @@ from pipeline.demo.replica.server import Replica
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from tests.scrapers.conftest import PlainSource, Server, png, states, stored
-from tests.scrapers.pywb_archive import PywbArchive, Recording, chunked, gzipped, needs_pywb
+from tests.scrapers.wayback.pywb_archive import PywbArchive, Recording, chunked, gzipped, needs_pywb
 from tests.scrapers.wayback.test_wayback import final_urls
 from tests.scrapers.wayback.test_wayback_index import SourceWithPage
 
