@@ -21,9 +21,9 @@ from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option, plain_value
-from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
-from pipeline.core.inventory import TRAINED_ONCE, find_folders
+from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
     describe_changes,
     flag_of,
@@ -242,7 +242,7 @@ def note_made(root: Path, report: StageReport) -> None:
         return
     note_latest(root, made.contract, made.path)
     for folder in folders.values():
-        if folder.name in made.manifest.inputs and folder.contract in TRAINED_ONCE:
+        if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
 

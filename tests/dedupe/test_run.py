@@ -52,6 +52,12 @@ def test_every_row_of_the_ledger_is_kept_or_rejected(raw: RawStore) -> None:
     assert set(rejected(workspace)) == {"missing", "copy"}
 
 
+def test_a_first_run_warns_of_nothing(raw: RawStore, caplog: pytest.LogCaptureFixture) -> None:
+    fill(raw)
+    dedupe(raw.write(), val_fraction=0.0)
+    assert caplog.text == ""
+
+
 def test_the_second_run_finds_nothing_to_do(raw: RawStore) -> None:
     fill(raw)
     workspace = raw.write(finished=True)
