@@ -20,6 +20,7 @@ from pipeline.core.ownership import list_family
 from pipeline.core.stage import load_function
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
+from pipeline.encode.config import codec_name
 
 Action = Literal["run", "maybe", "skip"]
 # Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
@@ -202,9 +203,8 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
             )
         return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
     if name == "encode":
-        codec = Path(
-            getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
-        ).name
+        given = getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
+        codec = Path(codec_name(given)).name
         return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
     return mine
 

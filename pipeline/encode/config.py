@@ -13,6 +13,12 @@ from pipeline.core.errors import ConfigError
 OWN_CODEC = "small"
 
 
+def codec_name(codec: str) -> str:
+    """The name that a codec has in the workspace: the kind of ``KIND:FILE``, else what it is called."""
+    kind = re.match(r"([A-Za-z][\w-]+):.", codec)
+    return kind[1] if kind and not Path(codec).exists() else codec
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(StageConfig):
     """What `encode.run` is told."""
@@ -85,7 +91,7 @@ class EncodeConfig(StageConfig):
             raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:
-        """The families of which files are given, by the names of `models.codecs.published.LOADERS`.
+        """The families of which files are given, by the names of `models.codecs.families.LOADERS`.
 
         Each with its files by flag, in the loader's order.
         """
