@@ -21,7 +21,7 @@ from pipeline.core.workspace import Workspace
 class CleanConfig(StageConfig):
     """Which workspace to clean, and whether to remove anything."""
 
-    yes: bool = option(False, "Remove what is listed; without it, it is only listed.")
+    yes: bool = option(False, "Remove what is listed (default: only list it).")
 
 
 def clean(config: CleanConfig, call: Call) -> StageReport:

@@ -423,7 +423,9 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     manifest["files"] = [vars(file_entry(other / "00000.parquet", other))]
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
-        with pytest.raises(ConfigError, match="2 sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"):
+        with pytest.raises(
+            ConfigError, match=r"2 sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
+        ):
             run(configure(world, codec=codec))
     report = run(configure(world, codec="tiny-000000000000"))
     assert report.details["codec"]["fingerprint"] == "0" * 64
