@@ -59,7 +59,7 @@ def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> It
             yield from (f"--{name}", "FILE") if name.replace("-", "_") in _fields(stage) else ()
         return
     config = dict(manifest.config)
-    if folder.contract in ("tokenizer", "codec", "shards", "run", "generated"):
+    if "name" in _fields(stage):
         config["name"] = folder.name.partition("/")[2]
     taken = _taken_by_itself(root, stage, str(config.get("name", "")))
     for name, value in config.items():
