@@ -22,11 +22,11 @@ from pipeline.core.workspace import Workspace
 class CleanConfig(StageConfig):
     """Which workspace to clean, and whether to remove anything."""
 
-    yes: bool = option(False, "Remove what is listed; without it, it is only listed.")
+    yes: bool = option(False, "Remove what is listed (default: only list it).")
     keep_runs: int | None = option(
         None,
-        "List instead the runs named NAME-TIME (as 20260104T000000) but the newest N of each NAME; those "
-        "that images or other runs need stay.",
+        "Instead list old runs named NAME-TIME (as 20260104T000000), keeping the newest N of each NAME and "
+        "those that images or other runs need.",
         low=1,
     )
 

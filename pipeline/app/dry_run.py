@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, resolved
-from pipeline.core.contracts import Manifest
+from pipeline.core.contracts import CONTRACTS, Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.ownership import list_family
 from pipeline.core.stage import load_function
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
+from pipeline.encode.config import codec_name
 
 Action = Literal["run", "maybe", "skip"]
 # Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
@@ -202,9 +203,8 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
             )
         return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
     if name == "encode":
-        codec = Path(
-            getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
-        ).name
+        given = getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
+        codec = Path(codec_name(given)).name
         return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
     return mine
 
@@ -236,14 +236,5 @@ def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
 def _stages_before(manifest: Manifest, views: Mapping[str, View]) -> list[str]:
     """The stages of the plan that may change an input of this manifest."""
     tops = {source.split("/")[0] for source in manifest.inputs}
-    makers = {
-        "raw": "scrape",
-        "dedupe": "dedupe",
-        "tokenizers": "train-tokenizer",
-        "codecs": "train-codec",
-        "codes": "encode",
-        "shards": "shard",
-        "runs": "train",
-    }
-    found = [maker for top, maker in makers.items() if top in tops]
+    found = [contract.maker for contract in CONTRACTS.values() if contract.top in tops]
     return [maker for maker in found if maker in views and views[maker].action != "skip"]

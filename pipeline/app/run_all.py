@@ -21,9 +21,9 @@ from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option, plain_value
-from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
-from pipeline.core.inventory import TRAINED_ONCE, find_folders
+from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
     describe_changes,
     flag_of,
@@ -74,15 +74,19 @@ class RunConfig(StageConfig):
     """All stages in order."""
 
     source: str = option("dalleblog", "Name of the source.")
-    from_: str | None = option(None, "First stage; those before it are not looked at.")
-    until: str | None = option(None, "Last stage.")
-    update: bool = option(False, "Scrape: ask for the page again, and fetch what is new on it.")
-    refresh: bool = option(False, "Scrape: ask again for everything, and fetch what has changed.")
-    retry_failed: bool = option(False, "Scrape: ask again only for what failed.")
-    retrain: bool = option(
-        False, "Train tokenizer and codec anew where their captions and images have changed."
+    from_: str | None = option(None, "First stage to run.")
+    until: str | None = option(None, "Last stage to run.")
+    update: bool = option(
+        False, "scrape --update: fetch the page again, and the images that are new on it."
     )
-    dry_run: bool = option(False, "Only say what would be done, and why.")
+    refresh: bool = option(
+        False, "scrape --refresh: check every URL again, and download what has changed."
+    )
+    retry_failed: bool = option(False, "scrape --retry-failed: only retry failed URLs.")
+    retrain: bool = option(
+        False, "Train a new tokenizer and codec if their training data has changed."
+    )
+    dry_run: bool = option(False, "Only print what would run, and why.")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for stages that don't exist or stand the other way round."""
@@ -248,7 +252,7 @@ def note_made(root: Path, report: StageReport) -> None:
         return
     note_latest(root, made.contract, made.path)
     for folder in folders.values() if made.contract in _CHOOSING else ():
-        if folder.name in made.manifest.inputs and folder.contract in TRAINED_ONCE:
+        if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
 

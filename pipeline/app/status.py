@@ -32,8 +32,8 @@ _ENDED_BADLY = ("failed", "killed", "interrupted")
 class StatusConfig(StageConfig):
     """Which workspace to show."""
 
-    watch: bool = option(False, "Show it again and again, until Ctrl-C.")
-    every_s: float = option(2.0, "With --watch: seconds between.", low=0.1)
+    watch: bool = option(False, "Refresh until Ctrl-C.")
+    every_s: float = option(2.0, "With --watch: seconds between refreshes.", low=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,28 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS, Manifest
+from pipeline.core.contracts import CONTRACTS, Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.ownership import list_family, next_free
 from pipeline.core.storage import MANIFEST_NAME, find_current, input_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
-# Where the folders of each contract stand in a workspace, in the order of the road.
-_PLACES: tuple[tuple[str, str], ...] = (
-    ("raw", "raw"),
-    ("dedupe", "dedupe"),
-    ("tokenizer", "tokenizers/*"),
-    ("codec", "codecs/*"),
-    ("codes", "codes/*"),
-    ("shards", "shards/*"),
-    ("run", "runs/*"),
-    ("generated", "generated/*"),
-)
-# What is trained once and then taken as it is: what it learnt from may grow since.
-TRAINED_ONCE = frozenset({"tokenizer", "codec"})
-_TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PLACES)
-assert {contract for contract, _ in _PLACES} == set(CONTRACT_VERSIONS)
+_TOPS = frozenset(contract.top for contract in CONTRACTS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +69,9 @@ def free_place(folder: Path, goes_on: Callable[[Path], bool] = lambda _: True) -
 def find_folders(root: Path) -> list[Folder]:
     """All folders of the workspace `root` that belong to a contract, in the order of the road."""
     return [
-        _look_at(root, path, contract)
-        for contract, pattern in _PLACES
-        for path in _places(root, pattern)
+        _look_at(root, path, contract.name)
+        for contract in CONTRACTS.values()
+        for path in _places(root, contract.place)
         if path.is_dir()
     ]
 
@@ -108,7 +94,7 @@ def _look_at(root: Path, path: Path, contract: str) -> Folder:
         for source, digest in sorted(manifest.inputs.items())
         if _changed(root, source, digest)
     )
-    once = contract in TRAINED_ONCE
+    once = CONTRACTS[contract].trained_once
     return Folder(
         contract=contract,
         name=name,
@@ -138,6 +124,6 @@ def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
         inputs = folder.manifest.inputs if folder.manifest is not None else {}
         inherited = [name for name in inputs if name in found]
         names = dict.fromkeys([*folder.stale, *inherited])
-        if names and folder.contract not in TRAINED_ONCE:
+        if names and not CONTRACTS[folder.contract].trained_once:
             found[folder.name] = tuple(names)
     return found

@@ -13,26 +13,33 @@ class DedupeConfig(StageConfig):
     """What is rejected, what is flagged, and how captions are split."""
 
     near_duplicates: Literal["off", "flag", "drop"] = option(
-        "flag", "Look-alikes: don't look for them, name their cluster, or keep one of each cluster."
+        "flag",
+        "Near duplicates: ignore them (off), label their cluster (flag), or keep one image per cluster "
+        "(drop).",
     )
     radius: int = option(
-        4, "Bits of 64 in which the perceptual hashes of look-alikes differ at most.", low=0, high=8
+        4,
+        "Maximum Hamming distance between the 64-bit perceptual hashes of near duplicates.",
+        low=0,
+        high=8,
     )
     cut: Literal["drop", "keep"] = option(
-        "drop", "Images of which a part is missing in the file: drop, or keep them flagged."
+        "drop", "Truncated images: reject them, or keep them flagged."
     )
     masked: Literal["keep", "drop"] = option(
-        "keep", "Images whose upper part was given by an image prompt: keep them flagged, or drop."
+        "keep",
+        "Images whose upper part was given by an image prompt: keep them flagged, or reject them.",
     )
     val_fraction: float = option(
-        0.01, "Share of captions in the validation split.", low=0.0, high=1.0
+        0.01, "Fraction of captions in the validation split.", low=0.0, high=1.0
     )
     max_pixels: int = option(
-        40_000_000, "Images with more pixels (width × height) are never decoded.", low=1
+        40_000_000, "Reject images with more pixels (width × height) without decoding them.", low=1
     )
     workers: int | None = option(
         None,
-        "Processes that decode; 0 works in this one, unprotected from crashes. Default: one a core.",
+        "Decoding processes; 0 decodes in the main process, without crash isolation (default: one per "
+        "core).",
         low=0,
         runtime=True,
     )

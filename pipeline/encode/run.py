@@ -77,11 +77,11 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     """
     use_huge_pages()
     workspace = Workspace(config.workspace)
-    config = dataclasses.replace(config, codec=chosen_codec(config, workspace))
+    asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
     read_manifest(workspace.dedupe, "dedupe")
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
-    work = _begin(config, find_codec(config, workspace), device, precision)
+    work = _begin(config, find_codec(asked, workspace), device, precision)
     inputs = {"dedupe": input_digest(workspace.dedupe), **work.source.digest}
     manifest = find_current(work.folder.path, "codes", config=resolved(config), inputs=inputs)
     if manifest is not None and not manifest.counts["failed"]:

@@ -12,10 +12,10 @@ class VerifyConfig(StageConfig):
     """What to check."""
 
     pictures: int = option(
-        16, "Images of each set of codes to decode and compare; 0 for none.", low=0
+        16, "Images per set of codes to decode and compare with the original; 0 for none.", low=0
     )
     repair: bool = option(
         False,
-        "Drop just what is damaged, so that the commands that are printed make it anew; what can't be made "
-        "anew is kept beside as NAME.damaged.",
+        "Remove exactly what is damaged and print the commands that rebuild it. What can't be rebuilt is "
+        "kept as NAME.damaged.",
     )

@@ -75,17 +75,8 @@ def _dedupe_of(work: Work) -> Folder:
     return Folder(contract="dedupe", name="dedupe", path=path, manifest=None, problem=None)
 
 
-def repair_dedupe(work: Work) -> None:
-    """Delete the damaged tables; all tables are written again, from inspections that are whole."""
-    _drop(work)
-
-
-def repair_codes(work: Work) -> None:
-    """Delete the damaged parts, whose images are encoded again."""
-    _drop(work)
-
-
-def _drop(work: Work) -> None:
+def drop_damaged(work: Work) -> None:
+    """Delete the damaged files of a folder whose stage makes them again, and mark it as unfinished."""
     for file in work.files:
         work.delete(file)
     proven = _keep_proven(work) if work.head_is_damaged else []

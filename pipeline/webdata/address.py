@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS, FileEntry
+from pipeline.core.contracts import CONTRACTS, FileEntry
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -98,7 +98,7 @@ class Place:
         """Say at the address that it is ours and unfinished, and which files are."""
         facts = {
             "contract": CONTRACT,
-            "version": CONTRACT_VERSIONS[CONTRACT],
+            "version": CONTRACTS[CONTRACT].version,
             "files": sorted(files),
         }
         target = self._full(UNFINISHED_NAME)

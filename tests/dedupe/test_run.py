@@ -52,6 +52,14 @@ def test_every_row_of_the_ledger_is_kept_or_rejected(raw: RawStore) -> None:
     assert set(rejected(workspace)) == {"missing", "copy"}
 
 
+def test_a_first_run_does_not_warn_of_missing_inspections(
+    raw: RawStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(raw)
+    dedupe(raw.write())
+    assert "inspections" not in caplog.text
+
+
 def test_the_second_run_finds_nothing_to_do(raw: RawStore) -> None:
     fill(raw)
     workspace = raw.write(finished=True)

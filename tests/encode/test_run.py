@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.core.contracts import CODES, COUNT_LAWS
+from pipeline.core.contracts import CODES, CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, DamageError, ModelError
 from pipeline.core.image_decode import Raster, decode_image
 from pipeline.core.kept_images import read_image
@@ -111,7 +111,8 @@ def test_the_tables_keep_the_contract(make_workspace: MakeWorkspace, codec: Path
         ("00002.parquet", 6),
         ("00003.parquet", 2),
     ]
-    law = COUNT_LAWS["codes"]
+    law = CONTRACTS["codes"].count_law
+    assert law is not None
     assert manifest.counts[law.total] == sum(manifest.counts[part] for part in law.parts)
     for entry in manifest.files:
         table = pq.read_table(folder / entry.path)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.core.contracts import COUNT_LAWS, Split
+from pipeline.core.contracts import CONTRACTS, Split
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -84,7 +84,8 @@ def test_the_law_of_counts_holds_and_names_what_is_left_out(world: Any) -> None:
     world.rows[7]["key"] = "with.dot"
     world.save()
     report = run(configure(world, long_captions="reject"))
-    law = COUNT_LAWS["shards"]
+    law = CONTRACTS["shards"].count_law
+    assert law is not None
     assert report.outcome == "incomplete"
     assert report.counts[law.total] == 60 == sum(report.counts[part] for part in law.parts)
     left_out = pq.read_table(world.workspace.shards("default") / "left_out.parquet").to_pylist()
