@@ -69,7 +69,7 @@ def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> Stag
     elif faults := [fault for each in checked for fault in each.faults]:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         call.screen.fail(f"{faults[0]}{more}. {REPAIR}")
-    damage = states["damaged"] if repairs is None else len(repairs.hopeless)
+    damage = states["damaged"] if repairs is None else len(repairs.not_repaired)
     return StageReport(
         stage="verify",
         outcome="damaged" if damage else "done",
@@ -109,11 +109,11 @@ def _show_facts(call: Call, contract: str, checked: list[Checked]) -> None:
 def _show_repairs(call: Call, repairs: Repairs) -> None:
     for line in repairs.done:
         call.screen.say(line)
-    for line in repairs.hopeless:
+    for line in repairs.not_repaired:
         call.screen.fail(line)
     if repairs.commands:
         call.screen.say("To make it anew:")
         for command in repairs.commands:
             call.screen.say(f"  {command}")
-    elif not repairs.hopeless:
+    elif not repairs.not_repaired:
         call.screen.say("Nothing is damaged.")

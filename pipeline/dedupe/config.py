@@ -10,19 +10,22 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class DedupeConfig(StageConfig):
-    """What is rejected, what is flagged, and how captions are split."""
+    """Which images are rejected or flagged, and how captions are split."""
 
     near_duplicates: Literal["off", "flag", "drop"] = option(
-        "flag", "Look-alikes: don't look for them, name their cluster, or keep one of each cluster."
+        "flag", "Near duplicates: don't look for them, flag their cluster, or keep one per cluster."
     )
     radius: int = option(
-        4, "Bits of 64 in which the perceptual hashes of look-alikes differ at most.", low=0, high=8
+        4,
+        "Maximum number of differing bits, of 64, between perceptual hashes of near duplicates.",
+        low=0,
+        high=8,
     )
     cut: Literal["drop", "keep"] = option(
-        "drop", "Images of which a part is missing in the file: drop, or keep them flagged."
+        "drop", "Images whose file is cut off or lacks data: drop, or keep them flagged."
     )
     masked: Literal["keep", "drop"] = option(
-        "keep", "Images whose upper part was given by an image prompt: keep them flagged, or drop."
+        "keep", "Images whose upper part came from an image prompt: keep them flagged, or drop."
     )
     val_fraction: float = option(
         0.01, "Share of captions in the validation split.", low=0.0, high=1.0
@@ -32,7 +35,7 @@ class DedupeConfig(StageConfig):
     )
     workers: int | None = option(
         None,
-        "Processes that decode; 0 works in this one, unprotected from crashes. Default: one a core.",
+        "Decoding processes; 0 decodes in the main process, unprotected from crashes. Default: one per core.",
         low=0,
         runtime=True,
     )

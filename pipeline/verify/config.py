@@ -9,13 +9,13 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(StageConfig):
-    """What to check."""
+    """Which checks to make, and whether to repair."""
 
     pictures: int = option(
-        16, "Images of each set of codes to decode and compare; 0 for none.", low=0
+        16, "Images to decode and compare for each set of codes; 0 for none.", low=0
     )
     repair: bool = option(
         False,
-        "Drop just what is damaged, so that the commands that are printed make it anew; what can't be made "
-        "anew is kept beside as NAME.damaged.",
+        "Remove only what is damaged, so that the printed commands make it again; what can't be made again "
+        "is kept as NAME.damaged.",
     )

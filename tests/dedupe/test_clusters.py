@@ -12,7 +12,7 @@ from pipeline.dedupe import clusters, crowds, neighbours
 from pipeline.dedupe import column_file as numberfile
 from pipeline.dedupe.bands import _plans, plan_bands, sort_into_buckets
 from pipeline.dedupe.clusters import Clusters, find_clusters
-from pipeline.dedupe.column_file import write_numbers
+from pipeline.dedupe.column_file import write_column
 from pipeline.dedupe.crowds import find_leaders, link_crowd
 
 Hashes = npt.NDArray[np.uint64]
@@ -54,7 +54,7 @@ def compare_all(hashes: Hashes, radius: int) -> Clusters:
 
 def cluster(hashes: Hashes, radius: int, folder: Path, workers: int = 0) -> Clusters:
     """`find_clusters` of hashes in memory; nothing stays beside their file."""
-    file = write_numbers(folder / "hashes", [hashes])
+    file = write_column(folder / "hashes", [hashes])
     found = find_clusters(file, radius, workers=workers)
     assert list(folder.iterdir()) == [file.path]
     return found

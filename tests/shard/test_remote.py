@@ -19,9 +19,9 @@ from pipeline.core.errors import ConfigError, ContractError, StorageError
 from pipeline.core.storage import UNFINISHED_NAME
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.webdata.address import Place
 from pipeline.webdata.reader import ShardReader
-from pipeline.webdata.remote import bring
+from pipeline.webdata.remote import download_shards
+from pipeline.webdata.remote_folder import RemoteFolder
 from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 
@@ -87,7 +87,7 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    left, put, sent = [after], Place.put, []
+    left, put, sent = [after], RemoteFolder.put, []
 
     def failing(self: Any, local: Path, path: str) -> None:
         left[0] -= 1
@@ -97,12 +97,12 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
         sent.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError, match=r"Can't write to s3://.*no route to host"):
             run(configure(world, bucket))
     assert "manifest.json" not in stored(bucket)
     with pytest.raises(ContractError, match="no finished shards"):
-        bring(bucket, world.root / "cache")
+        download_shards(bucket, world.root / "cache")
     before = set(stored(bucket)) - {UNFINISHED_NAME}
     assert before == set(sent)
     report = run(configure(world, bucket))
@@ -113,7 +113,7 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
 def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  # noqa: F811
     """Without a manifest beside it, a file is believed by its bytes alone."""
     run(configure(world, bucket))
-    Place(bucket).mark(stored(bucket))
+    RemoteFolder(bucket).mark(stored(bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
@@ -136,7 +136,7 @@ def test_a_changed_shard_takes_the_manifest_away_first(
         raise UnpluggedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError):
             run(configure(world, bucket))
     assert "manifest.json" not in stored(bucket)
@@ -146,7 +146,7 @@ def test_a_changed_shard_takes_the_manifest_away_first(
 
 def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
-    folder = bring(bucket, world.root / "cache")
+    folder = download_shards(bucket, world.root / "cache")
     brought = {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
@@ -155,7 +155,7 @@ def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> No
     assert len(reader) == 52
     times = {p: p.stat().st_mtime_ns for p in folder.rglob("*.tar")}
     (folder / "val/000000.tar").write_bytes(b"damaged")
-    assert bring(bucket, world.root / "cache") == folder
+    assert download_shards(bucket, world.root / "cache") == folder
     changed = {p for p, at in times.items() if p.stat().st_mtime_ns != at}
     assert {p.name for p in changed} == {"000000.tar"}
     assert len(ShardReader(folder, "val")) == 8
@@ -167,7 +167,7 @@ def test_an_object_that_was_changed_is_named_and_not_kept(world: Any, bucket: st
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
     with pytest.raises(ContractError, match=r"train/000001\.tar is not the file"):
-        bring(bucket, world.root / "cache")
+        download_shards(bucket, world.root / "cache")
     assert not list((world.root / "cache").rglob("000001.tar"))
 
 
@@ -178,7 +178,7 @@ def test_a_bucket_that_is_not_there_is_said(world: Any, bucket: str) -> None:  #
 
 
 def test_an_unknown_kind_of_address_is_refused(world: Any) -> None:
-    with pytest.raises(ConfigError, match="no address that fsspec knows"):
+    with pytest.raises(ConfigError, match="not a URL that fsspec supports"):
         run(configure(world, "nowhere://bucket/x"))
 
 
@@ -200,10 +200,10 @@ def test_killed_while_uploading_it_ends_in_the_same_objects(
     code = (
         "import sys, time; from pathlib import Path\n"
         "from pipeline.shard.config import ShardConfig; from pipeline.shard.run import run\n"
-        "from pipeline.webdata.address import Place\n"
-        "put = Place.put\n"
+        "from pipeline.webdata.remote_folder import RemoteFolder\n"
+        "put = RemoteFolder.put\n"
         "def slowly(*arguments): time.sleep(0.3); put(*arguments)\n"
-        "Place.put = slowly\n"
+        "RemoteFolder.put = slowly\n"
         "run(ShardConfig(workspace=Path(sys.argv[1]), out=sys.argv[2], text_seq_len=24, max_samples=10))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(world.root), bucket])

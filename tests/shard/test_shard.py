@@ -27,7 +27,7 @@ from pipeline.core.errors import (
 from pipeline.core.storage import file_entry, read_manifest, sha256_file
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.shard.config import ShardConfig
-from pipeline.shard.join import Text, TextFile
+from pipeline.shard.join import SampleText, TextFile
 from pipeline.shard.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
@@ -268,7 +268,7 @@ def test_codes_of_another_grid_are_refused(world: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["details"]["codec"]["grid"] = [8, 8]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ContractError, match="row of 16 codes, its codec makes 8 × 8"):
+    with pytest.raises(ContractError, match="row of 16 codes; its codec yields 8 × 8"):
         run(configure(world))
 
 
@@ -392,7 +392,9 @@ def test_samples_stay_small(world: Any) -> None:
 
 def test_memory_of_a_row_is_its_key_and_place(tmp_path: Path) -> None:
     texts = TextFile(tmp_path / "texts")
-    texts.append([Text(b"caption", b"{}", b"\1\0", b""), Text(b"", b"{}", b"\2\0", b"x")])
+    texts.append(
+        [SampleText(b"caption", b"{}", b"\1\0", b""), SampleText(b"", b"{}", b"\2\0", b"x")]
+    )
     texts.finish()
     assert texts.read(0) == (b"caption", b"{}", b"\1\0", b"")
     assert texts.read(1) == (b"", b"{}", b"\2\0", b"x")

@@ -156,7 +156,7 @@ def test_a_folder_without_its_manifest_is_unfinished_and_no_damage(workspace: Wo
     reopen(workspace.dedupe, "dedupe")
     assert states(workspace)["dedupe"] == (
         "unfinished",
-        "not finished: the same command goes on",
+        "not finished: the same command resumes it",
     )
     code, report = verify(workspace)
     assert (code, report["counts"]["unfinished"]) == (0, 1)
@@ -257,7 +257,7 @@ def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path
     other = Workspace(tmp_path / "other").open(source="dalleblog")
     write_raw(other, "another caption")
     shutil.copy(other.ledger, workspace.ledger)
-    assert ["another content" in text for text in problems(workspace)] == [True]
+    assert ["other content" in text for text in problems(workspace)] == [True]
     ledger = Ledger(workspace.ledger)
     ledger.commit(rows=[url_row(1, "failed")])
     ledger.close()

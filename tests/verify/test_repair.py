@@ -283,7 +283,7 @@ def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 4096 + ledger.read_bytes()[8192:])
     before = small.files("raw")
     details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
-    assert "bring a copy of it back" in details["not_repaired"][0]
+    assert "restore it from a copy" in details["not_repaired"][0]
     after = small.files("raw")
     assert after["raw/segments/00000.tar"] == before["raw/segments/00000.tar"]
     assert after["raw/ledger.sqlite"] == before["raw/ledger.sqlite"]

@@ -13,7 +13,7 @@ from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.verify.check import look_inside
+from pipeline.verify.check import check_contents
 from pipeline.verify.shards import _lengths
 
 
@@ -30,7 +30,7 @@ def shards_folder(workspace: Workspace) -> Folder:
 
 
 def look(workspace: Workspace) -> tuple[list[str], list[Any]]:
-    faults, facts = look_inside(shards_folder(workspace), workspace, 0)
+    faults, facts = check_contents(shards_folder(workspace), workspace, 0)
     return list(map(str, faults)), list(facts)
 
 
@@ -61,7 +61,7 @@ def test_what_lies_beyond_is_named_with_its_shard(
     folder = shards_folder(workspace)
     patch(folder.path / "val/000000.tar", member, 600)
     problems, _ = look(workspace)
-    assert problems == [f"shards/default/val/000000.tar has the {what} 600, the last one is {last}"]
+    assert problems == [f"shards/default/val/000000.tar has the {what} 600; the last one is {last}"]
 
 
 def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> None:
@@ -75,7 +75,7 @@ def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> N
 
 def test_a_damaged_index_is_a_problem_and_no_crash(workspace: Workspace) -> None:
     (shards_folder(workspace).path / "index.json").write_text("{}")
-    assert ["doesn't fit what is there" in problem for problem in look(workspace)[0]] == [True]
+    assert ["doesn't match the files" in problem for problem in look(workspace)[0]] == [True]
 
 
 def test_lengths_end_at_the_last_id_that_is_no_padding() -> None:

@@ -21,8 +21,8 @@ from pipeline.core.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.webdata.address import Place
-from pipeline.webdata.remote import Published, bring, publish
+from pipeline.webdata.remote import Published, download_shards, publish
+from pipeline.webdata.remote_folder import RemoteFolder
 from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 FILES = {"train/000000.tar": b"one", "train/000001.tar": b"two", "index.json": b"{}"}
@@ -148,17 +148,17 @@ def test_a_first_publication_that_broke_off_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    upload = Place.put
+    upload = RemoteFolder.put
     sent: list[str] = []
 
-    def failing(place: Place, local: Path, path: str) -> None:
+    def failing(place: RemoteFolder, local: Path, path: str) -> None:
         if len(sent) == after:
             raise ConnectionError("no route to host")
         sent.append(path)
         upload(place, local, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError, match="no route to host"):
             publish(folder, address)
     assert UNFINISHED_NAME in stored(address)
@@ -178,11 +178,11 @@ def test_an_update_that_broke_off_removes_what_both_have_left(
     other = write_folder(tmp_path / "other", {"index.json": b"[]", "val/000000.tar": b"x"})
     last = write_folder(tmp_path / "last", {"index.json": b"{}"})
 
-    def failing(place: Place, path: str) -> None:
+    def failing(place: RemoteFolder, path: str) -> None:
         raise ConnectionError("no route to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", lambda *_: failing(*_[:2]))
+        patch.setattr(RemoteFolder, "put", lambda *_: failing(*_[:2]))
         with pytest.raises(StorageError):
             publish(other, address)
     assert MANIFEST_NAME not in stored(address)
@@ -227,7 +227,7 @@ def test_an_empty_address_is_not_the_current_folder(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ConfigError, match="address is empty"):
+    with pytest.raises(ConfigError, match="URL is empty"):
         publish(folder, place)
     assert list((tmp_path / "here").iterdir()) == []
 
@@ -247,7 +247,7 @@ def test_a_manifest_that_names_files_elsewhere_brings_nothing(
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar", path]))
     cache = tmp_path / "deep/er/cache"
     with pytest.raises(ContractError, match=r"manifest\.json(: | names the)"):
-        bring(address, cache)
+        download_shards(address, cache)
     found = {p for p in tmp_path.rglob("*") if p.name in ("000000.tar", "escaped")}
     assert found == set((tmp_path / "out").rglob("000000.tar"))
 
@@ -259,14 +259,14 @@ def test_a_manifest_that_names_a_file_twice_brings_nothing(
     put(address, "train/000000.tar", b"one")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar", "train/000000.tar"]))
     with pytest.raises(ContractError, match=r"'train/000000\.tar', which would be written twice"):
-        bring(address, tmp_path / "cache")
+        download_shards(address, tmp_path / "cache")
 
 
 def test_no_more_is_fetched_than_the_manifest_says(tmp_path: Path, address: str) -> None:  # noqa: F811
     put(address, "train/000000.tar", b"one and much more")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar"]))
-    with pytest.raises(ContractError, match="has more than the 3 bytes that are expected"):
-        bring(address, tmp_path / "cache")
+    with pytest.raises(ContractError, match="has more than the expected 3 bytes"):
+        download_shards(address, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.tar*"))
 
 
@@ -280,7 +280,7 @@ def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
             path.unlink(missing_ok=True)
             make(path)
             with pytest.raises(ContractError, match=r"outside of|a folder or a device"):
-                bring(f"file://{place}", tmp_path / "cache")
+                download_shards(f"file://{place}", tmp_path / "cache")
             path.unlink()
             if kept is not None:
                 path.write_bytes(kept)
@@ -289,10 +289,10 @@ def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
 def test_a_link_in_the_cache_is_not_written_through(tmp_path: Path, address: str) -> None:  # noqa: F811
     put(address, "train/000000.tar", b"one")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar"]))
-    folder = bring(address, tmp_path / "cache")
+    folder = download_shards(address, tmp_path / "cache")
     shutil.rmtree(folder / "train")
     (tmp_path / "photos").mkdir()
     (folder / "train").symlink_to(tmp_path / "photos")
     with pytest.raises(ContractError, match="outside of"):
-        bring(address, tmp_path / "cache")
+        download_shards(address, tmp_path / "cache")
     assert list((tmp_path / "photos").iterdir()) == []
