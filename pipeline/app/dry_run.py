@@ -1,6 +1,6 @@
-"""What a run would do and why, from manifests alone. Floor 5.
+"""Forecast what a run would do and why, from manifests alone.
 
-`pipeline run --dry-run` shows it; `pipeline run` asks it for the stages that a run passes over.
+`pipeline run --dry-run` prints it; `pipeline run` uses it to find the stages to skip.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 
 Action = Literal["run", "maybe", "skip"]
-# Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
+# Stages that train once: the stage and option that use the result, and the contract of its folder.
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
-# Stages that write NAME-2, NAME-3, … beside what is there.
+# Stages that write NAME-2, NAME-3, … beside existing folders.
 _NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
-# What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
+# Options that a stage chooses itself if they are not given: the latest codec, codes or tokenizer.
 _CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer"})
 _UNCHANGED = "inputs and options are unchanged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The stages of a run, in order, and the options of all stages by name."""
+    """The stages of a run in order, and the options of all stages by name."""
 
     root: Path
     stages: Sequence[str]
@@ -43,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why a run passes over a stage; `counts` are those of what stands there."""
+    """Why a run skips a stage; `counts` are those of the existing result."""
 
     why: str
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What would become of a stage: `maybe` hangs on what the stages before it bring."""
+    """What a run would do with a stage; `maybe` depends on the results of earlier stages."""
 
     action: Action
     why: str
@@ -69,13 +69,13 @@ def skip_reason(plan: Plan, name: str) -> Reason | None:
     taker, field_name = _TRAINED_FOR[name]
     own, taken = getattr(config, "name", ""), getattr(plan.configs[taker], field_name, None)
     if taken is not None and not _is_of_family(taken, own):
-        return Reason(why=f"not needed: {taker} takes the {field_name} {taken}")
+        return Reason(why=f"not needed: {taker} uses the {field_name} {taken}")
     manifest = None if plan.retrain else _manifest_of(plan, name)
     if manifest is None:
         return None
     changed = _changed_options(manifest, config)
     others = f" with other options ({'; '.join(changed)})" if changed else ""
-    return Reason(why=f"trained already{others}; --retrain trains it anew", counts=manifest.counts)
+    return Reason(why=f"trained already{others}; --retrain trains it again", counts=manifest.counts)
 
 
 def _is_of_family(name: str, own: str) -> bool:
@@ -83,7 +83,7 @@ def _is_of_family(name: str, own: str) -> bool:
 
 
 def look_ahead(plan: Plan) -> dict[str, View]:
-    """Of every stage of the plan: whether it would be run, and why."""
+    """For every stage of the plan, whether it would run and why."""
     folders = find_folders(plan.root) if plan.root.is_dir() else []
     views: dict[str, View] = {}
     for name in plan.stages:
@@ -97,7 +97,7 @@ def look_ahead(plan: Plan) -> dict[str, View]:
 
 
 def _look_at(plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]) -> View:
-    """A stage that compares its manifest's options and inputs with those of today."""
+    """The forecast of a stage from its manifest: do options and inputs match today's?"""
     there = _folders_of(plan, name, folders)
     finished = [folder for folder in there if folder.manifest is not None]
     if not finished:
@@ -114,15 +114,15 @@ def _look_at(plan: Plan, name: str, folders: list[Folder], views: Mapping[str, V
         return View(action="run", why=f"{failed:,} images failed and are tried again")
     before = _stages_before(folder.manifest, views)
     if before:
-        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
+        return View(action="maybe", why=f"if {' or '.join(before)} yields something new")
     return View(action="skip", why=_UNCHANGED)
 
 
 def _look_at_scrape(plan: Plan, _name: str, _folders: object, _views: object) -> View:
     config: Any = plan.configs["scrape"]
     for flag, given, what in (
-        ("--refresh", config.refresh, "everything is asked for again"),
-        ("--update", config.update, "the page is asked for again"),
+        ("--refresh", config.refresh, "everything is requested again"),
+        ("--update", config.update, "the page is requested again"),
     ):
         if given:
             return View(action="run", why=f"{flag}: {what}")
@@ -144,11 +144,11 @@ def _why_scrape(root: Path, config: Any) -> str:
         return f"options have changed: {'; '.join(changed)}"
     waiting, failed = manifest.counts.get("pending", 0), _failed(manifest)
     if config.retry_failed and failed:
-        return f"{failed:,} URLs failed and are asked for again"
+        return f"{failed:,} URLs failed and are requested again"
     if waiting:
-        return f"{waiting:,} URLs wait"
+        return f"{waiting:,} URLs are pending"
     if failed:
-        return f"{failed:,} URLs failed: looks through the plan, asks only for what is pending"
+        return f"{failed:,} URLs failed: the plan is checked, but only pending URLs are requested"
     return "the page, the captions or the files of the raw store have changed"
 
 
@@ -160,7 +160,7 @@ def _failed(manifest: Manifest) -> int:
 def _look_at_dedupe(
     plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]
 ) -> View:
-    """Dedupe also hangs on where bytes lie, which its own digest of the ledger says."""
+    """Dedupe also depends on the locations of bytes, which its own digest of the ledger covers."""
     view = _look_at(plan, name, folders, views)
     if view.action != "skip":
         return view
@@ -174,7 +174,7 @@ def _look_at_dedupe(
 def _look_at_report(plan: Plan, _name: str, _folders: object, views: Mapping[str, View]) -> View:
     before = [name for name, view in views.items() if view.action != "skip"]
     if before:
-        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
+        return View(action="maybe", why=f"if {' or '.join(before)} yields something new")
     is_current: Callable[..., Any] = load_function("pipeline.report.run:is_current")
     if is_current(plan.configs["report"]):
         return View(action="skip", why=_UNCHANGED)
@@ -194,7 +194,7 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
     mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
     own = getattr(config, "name", None)
     if own is not None:
-        if name in _NUMBERED:  # the last one of NAME, NAME-2, … is the one to take
+        if name in _NUMBERED:  # the last one of NAME, NAME-2, … counts
             family = list_family(plan.root / STAGES[name].top / own)
             return sorted(
                 (folder for folder in mine if folder.path in family),
@@ -210,7 +210,7 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
 
 
 def _is_of(folder: Folder, config: StageConfig) -> bool:
-    """Whether a finished folder was made with just these options."""
+    """Whether a finished folder was made with exactly these options."""
     return folder.manifest is not None and not _changed_options(folder.manifest, config)
 
 

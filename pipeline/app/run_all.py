@@ -1,8 +1,8 @@
-"""All stages in order: `pipeline run`. Floor 5.
+"""`pipeline run`: all stages in order.
 
-Each stage decides by its manifest whether there is anything to do. The options of the stages come from
-the tables of the TOML file and the environment, just as if each had been called by hand. A tokenizer
-and a codec are trained once: codes and shards hang on them, so new images alone don't train them anew.
+Each stage decides by its manifest whether it has anything to do. The options of the stages come from the
+tables of the TOML file and the environment, as if each stage had been run on its own. A tokenizer and a
+codec are trained only once: codes and shards depend on them, so new images alone don't retrain them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _REWRITTEN = frozenset({"dedupe", "shards"})
 
 
 class Configure(Protocol):
-    """Resolves a stage's config from environment, file and workspace; `overrides` win over all."""
+    """Resolves a stage's config from environment, file and workspace; `overrides` take precedence."""
 
     def __call__(
         self, stage: str, overrides: Mapping[str, Any], *, recalled_from: Path | None = None
@@ -55,7 +55,7 @@ class Configure(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a command that chains others is given; `record` is set while it holds a workspace."""
+    """The context of a command; `record` is set while it holds a workspace."""
 
     screen: Screen
     configure: Configure
@@ -72,22 +72,22 @@ class RunConfig(StageConfig):
     """All stages in order."""
 
     source: str = option("dalleblog", "Name of the source.")
-    from_: str | None = option(None, "First stage; those before it are not looked at.")
+    from_: str | None = option(None, "First stage; earlier ones are not checked.")
     until: str | None = option(None, "Last stage.")
-    update: bool = option(False, "Scrape: ask for the page again, and fetch what is new on it.")
-    refresh: bool = option(False, "Scrape: ask again for everything, and fetch what has changed.")
-    retry_failed: bool = option(False, "Scrape: ask again only for what failed.")
+    update: bool = option(False, "Scrape: request the page again, and fetch what is new on it.")
+    refresh: bool = option(False, "Scrape: request everything again, and fetch what has changed.")
+    retry_failed: bool = option(False, "Scrape: request only the failed URLs again.")
     retrain: bool = option(
-        False, "Train tokenizer and codec anew where their captions and images have changed."
+        False, "Train tokenizer and codec again if their captions or images have changed."
     )
-    dry_run: bool = option(False, "Only say what would be done, and why.")
+    dry_run: bool = option(False, "Only print what would be done, and why.")
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for stages that don't exist or stand the other way round."""
+        """Raise ConfigError for unknown stages or a wrong order."""
         names = list(STAGES)
         for flag, name in (("--from", self.from_), ("--until", self.until)):
             if name is not None and name not in names:
-                raise ConfigError(f"{flag} {name!r} is no stage. {name_choices(name, names)}")
+                raise ConfigError(f"{flag} {name!r} is not a stage. {name_choices(name, names)}")
         if not self.stages():
             raise ConfigError(f"--from {self.from_} comes after --until {self.until}.")
 
@@ -100,9 +100,9 @@ class RunConfig(StageConfig):
 
 
 def run_road(config: RunConfig, call: Call) -> StageReport:
-    """Run every stage that has something to do, or with `dry_run` only say which those are.
+    """Run every stage that has something to do, or with `dry_run` only print which ones do.
 
-    Raises what the first failing stage raises; the stages before it stay done.
+    Raises the error of the first failing stage; the stages before it stay done.
     """
     plan = make_plan(config, call)
     if config.dry_run:
@@ -129,7 +129,7 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
 
 
 def make_plan(config: RunConfig, call: Call) -> Plan:
-    """The chosen stages, and every stage's options: wrong ones are told before anything is done."""
+    """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
     common = {"workspace": config.workspace, "source": config.source}
     configs = {}
@@ -145,7 +145,7 @@ def make_plan(config: RunConfig, call: Call) -> Plan:
 
 
 def open_workspace(plan: Plan) -> Workspace:
-    """The plan's workspace; made where the plan begins with the scrape. Raises WorkspaceError."""
+    """The plan's workspace, created if the plan begins with scrape. Raises WorkspaceError."""
     scrape = plan.configs["scrape"]
     assert isinstance(scrape, ScrapeConfig)
     source = source_to_open(scrape) if "scrape" in plan.stages else None
@@ -153,7 +153,7 @@ def open_workspace(plan: Plan) -> Workspace:
 
 
 def show_outlook(plan: Plan, call: Call) -> StageReport:
-    """Say of every stage whether it would be run, and why; nothing is written and nobody asked."""
+    """Print for every stage whether it would run, and why; nothing is written or requested."""
     outlook = look_ahead(plan)
     rows = [(name, view.action, view.why) for name, view in outlook.items()]
     call.screen.table(f"{plan.root}: what would be done", ("stage", "action", "why"), rows)
@@ -166,9 +166,9 @@ def show_outlook(plan: Plan, call: Call) -> StageReport:
 
 
 def source_to_open(config: ScrapeConfig) -> str | None:
-    """The source that a workspace may be made for; None where it must be there already.
+    """The source for which a workspace may be created; None if the workspace must exist already.
 
-    Raises ConfigError for options that no source can be opened with, before a workspace is made.
+    Raises ConfigError for options with which no source can be opened, before a workspace is created.
     """
     from scrapers.source import open_source
 
@@ -176,7 +176,7 @@ def source_to_open(config: ScrapeConfig) -> str | None:
         return None
     for flag, path in (("--captions", config.captions), ("--page", config.page)):
         if path is not None and not path.is_file():
-            raise ConfigError(f"{flag} {path} is not a file that can be read.")
+            raise ConfigError(f"{flag} {path} is not a readable file.")
     open_source(source_options(config))
     return config.source
 
@@ -188,10 +188,10 @@ def run_stage(
     *,
     config: StageConfig | None = None,
 ) -> StageReport:
-    """Run one stage and show its report.
+    """Run one stage and print its report.
 
-    `config` is what it runs with, else what `call.configure` says, with `overrides` set where its
-    config has such a field.
+    It runs with `config`, or else with the result of `call.configure` and those `overrides` that are fields
+    of its config.
     """
     if config is None:
         fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
@@ -202,7 +202,7 @@ def run_stage(
 
 
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
-    """Run one stage while screen, record and metrics are told how far it is."""
+    """Run one stage and report its progress to screen, record and metrics."""
     asked, config = config, encode_first(config, call)
     meter = call.metrics.begin(name)
     if call.record is None:
@@ -224,18 +224,18 @@ def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
 def recall_aloud(
     root: Path, name: str, config: type[StageConfig], given: Mapping[str, Any], screen: Screen
 ) -> dict[str, Any]:
-    """The options that the workspace remembers of a stage and that are not `given`, printed in one line."""
+    """The stage options that the workspace remembers and that are not `given`; prints them in one line."""
     found = recall(root, name, config, given)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     found = {option: value for option, value in found.items() if value != defaults[option]}
     if found:
         words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
-        screen.say(f"{name}: goes on with {words} (as before; --forget starts from the defaults)")
+        screen.say(f"{name}: using {words} (as before; --forget starts from the defaults)")
     return found
 
 
 def note_made(root: Path, report: StageReport) -> None:
-    """Keep as the latest what a stage made and the trained codec, tokenizer or codes that it made it with."""
+    """Record a stage's output as the latest, and the trained codec, tokenizer or codes that it used."""
     folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
     made = folders.get(Path(report.outputs[0])) if report.outputs else None
     if made is None or made.manifest is None:
@@ -247,10 +247,9 @@ def note_made(root: Path, report: StageReport) -> None:
 
 
 def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
-    """Print how the options of a stage differ from those before, and what follows.
+    """Print how the options of a stage differ from the previous ones, and the consequence.
 
-    Raises ConfigError where what failed is asked for again at another source than the workspace was made
-    from.
+    Raises ConfigError for --retry-failed with another source than the workspace was made from.
     """
     changes = describe_changes(root, stage.name, config)
     if not changes:
@@ -258,22 +257,22 @@ def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -
     elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
     if elsewhere and getattr(config, "retry_failed", False):
         raise ConfigError(
-            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed asks that "
-            "one alone. Leave these options out, or give another --workspace."
+            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed works only "
+            "with that one. Leave these options out, or give another --workspace."
         )
     screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
     for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
         with contextlib.suppress(ContractError):
             files = read_manifest(root / name, str(stage.contract)).files
             screen.say(
-                f"  There now: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+                f"  It now has {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )
 
 
 def encode_first(config: StageConfig, call: Call) -> StageConfig:
-    """For `shard --encode-vqgan`: encode, and let the shards be made of just those codes.
+    """For `shard --encode-vqgan`: encode, and return a config for exactly those codes.
 
-    Any other config is given back as it is.
+    Any other config is returned unchanged.
     """
     if not isinstance(config, ShardConfig) or not config.encode_vqgan:
         return config
@@ -298,7 +297,7 @@ def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:
 
 
 def overall(reports: Mapping[str, StageReport]) -> Outcome:
-    """What the stages did together."""
+    """The combined outcome of several stages."""
     outcomes = {report.outcome for report in reports.values()}
     if "incomplete" in outcomes:
         return "incomplete"

@@ -1,11 +1,10 @@
-"""Files of ours into their types: JSON and plain values become dataclasses, or a ContractError.
+"""Parse JSON and plain values into dataclasses, or raise a ContractError.
 
-Layer 1. What comes from a file can have been edited by hand, cut short or damaged. Here it becomes the
-type that the code expects, in one place, and a mismatch says which file, which field, what was found
-and what was expected. Nothing is coerced: a bool is no int, "3" is no 3, and NaN and the infinities
-are no numbers. Keys that a class doesn't know are ignored by default, so that a file of a later
-version, which only says more, can still be read; `unknown="refuse"` is for descriptions where a key
-that is not understood changes the meaning of the others.
+Files may have been edited by hand, truncated or damaged. Here their content is converted to the type that the
+code expects, in one place; a mismatch says which file and which field, what was found and what was expected.
+Nothing is coerced: a bool is not an int, "3" is not 3, and NaN and the infinities are not numbers. Unknown
+keys are ignored by default, so that a file of a later version that only adds keys can still be read;
+`unknown="refuse"` is for files where a key that is not understood changes the meaning of others.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Unknown = Literal["ignore", "refuse"]
 MAX_BYTES = 256 * 2**20
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
-REMEDY = "Put the file back as it was, or make it again."
+REMEDY = "Restore the file, or make it again."
 _SHOWN = 60  # characters of a wrong value in a message
 
 
@@ -44,13 +43,13 @@ def parse_dataclass(
     unknown: Unknown = "ignore",
     remedy: str = REMEDY,
 ) -> T:
-    """`value`, as read from JSON or TOML, as an instance of `cls`.
+    """Convert `value`, as read from JSON or TOML, to an instance of `cls`.
 
-    `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal,
-    a union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. A field's `low` and `high` (as
-    `pipeline.core.config.option` notes them in its metadata) bound the numbers in it. `source` names the
-    file in messages and `field` the part of it that `value` is; `remedy` is their last sentence.
-    Raises ContractError where a field is missing, of another type or out of its bounds.
+    `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal, a
+    union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. The `low` and `high` of a field (set in its
+    metadata by `pipeline.core.config.option`) bound its numbers. `source` names the file in messages and
+    `field` the part of it that `value` is; `remedy` is the last sentence of messages. Raises ContractError
+    if a field is missing, of another type or out of bounds.
     """
     parser = _Parser(source=source, unknown=unknown, remedy=remedy)
     parser.check_plain(value, 0)
@@ -61,7 +60,7 @@ def parse_dataclass(
 def parse_json(
     cls: type[T], data: bytes, *, source: str, unknown: Unknown = "ignore", remedy: str = REMEDY
 ) -> T:
-    """JSON in `data` as an instance of `cls`; raises ContractError as `parse_dataclass` does."""
+    """Parse the JSON in `data` as an instance of `cls`; raises ContractError like `parse_dataclass`."""
     try:
         value = json.loads(data)
     except RecursionError:
@@ -74,20 +73,19 @@ def parse_json(
 def parse_json_file(
     path: Path, cls: type[T], *, unknown: Unknown = "ignore", remedy: str = REMEDY
 ) -> T:
-    """The JSON file at `path` as an instance of `cls`.
+    """Parse the JSON file at `path` as an instance of `cls`.
 
-    Raises ContractError for a file that is missing, no regular file, too large, or that holds
-    something else.
+    Raises ContractError for a file that is missing, not a regular file, too large, or has other content.
     """
     data = read_small_file(path, remedy=remedy)
     return parse_json(cls, data, source=str(path), unknown=unknown, remedy=remedy)
 
 
 def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T]:
-    """The lines of a JSONL file as instances of `cls`; no file, no lines.
+    """The lines of a JSONL file as instances of `cls`; none if there is no file.
 
-    A last line without its end, which a killed run leaves, is dropped. Raises ContractError that names
-    the number of a line that holds something else.
+    An incomplete last line, as a killed run leaves it, is dropped. Raises ContractError with the number of a
+    line that has other content.
     """
     if not os.path.lexists(path):
         return []
@@ -100,17 +98,17 @@ def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T
 
 
 def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REMEDY) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`; a folder, pipe or device is never read.
+    """The bytes of a regular file of at most `max_bytes`; folders, pipes and devices are never read.
 
-    Raises ContractError that says what is there instead.
+    Raises ContractError that says what was found instead.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
-                raise ContractError(f"{path} is no regular file. {remedy}")
+                raise ContractError(f"{path} is not a regular file. {remedy}")
             data = file.read(max_bytes + 1) if found.st_size <= max_bytes else None
     except FileNotFoundError:
         raise ContractError(f"{path} is missing. {remedy}") from None
@@ -124,7 +122,7 @@ def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REM
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a file a value lies, and the bounds of the numbers there."""
+    """The position of a value in a file, and the bounds for numbers there."""
 
     name: str = ""
     low: float | None = None
@@ -152,9 +150,9 @@ class _Parser:
         return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
 
     def check_plain(self, value: object, depth: int) -> None:
-        """Refuse what no file of ours holds, however a field is declared: depth, and NULs.
+        """Refuse excessive nesting and NULs, whatever the declared type of a field.
 
-        Lone surrogates are let through: paths of other encodings come as such.
+        Lone surrogates are accepted: paths in other encodings contain them.
         """
         if depth > MAX_DEPTH:
             raise self.error(f"it is nested more than {MAX_DEPTH} levels deep")
@@ -212,7 +210,7 @@ class _Parser:
         raise self.mismatch(place, value, _describe(hint))
 
     def _union(self, hint: Any, value: object, place: _Place) -> Any:
-        """The first member that fits; of one beside None, what exactly is wrong in it."""
+        """The first member that matches; if there is only one besides None, errors name its exact problem."""
         members = [member for member in get_args(hint) if member is not type(None)]
         if value is None and len(members) < len(get_args(hint)):
             return None
@@ -298,7 +296,7 @@ _WORDS: Mapping[Any, str] = {
 
 
 def _describe(hint: Any) -> str:
-    """What a type asks for, in words."""
+    """A description of the expected type, for messages."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(json.dumps(choice) for choice in get_args(hint))

@@ -1,4 +1,4 @@
-"""What a stage says of itself: its options, its entry point, what it reads and writes.
+"""The declaration of a stage: its options, its entry point, what it reads and writes.
 
 An entry point is imported only when its stage runs, so that `pipeline --help` needs neither torch nor pandas.
 """
@@ -23,13 +23,12 @@ EntryPoint = Callable[[StageConfig, Progress], StageReport]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage says of itself.
+    """The declaration of a stage.
 
-    `entry_point` is ``module:function``, called with its config and a progress. `positional` names the
-    options that are given without a flag. `contract` names what it leaves in the workspace, None where that
-    has no manifest. `writes` and `reads` are the folders that it locks, exclusively or shared, with the
-    names of its options in braces. `on_change` says what becomes of what is there when it is run with
-    other options.
+    `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
+    options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
+    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
+    `on_change` says what happens to existing results if it is run with other options.
     """
 
     name: str
@@ -44,7 +43,7 @@ class Stage:
 
     @property
     def top(self) -> str:
-        """The folder of the workspace in which its own are."""
+        """The folder of the workspace that contains the stage's folders."""
         return self.writes[0].split("/")[0]
 
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
@@ -61,7 +60,7 @@ class Stage:
     def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
         """Run the stage.
 
-        Raises DependencyError where a package of an extra is missing, and what the stage raises.
+        Raises DependencyError if a package of an extra is missing, and the errors of the stage.
         """
         started = time.monotonic()
         report = load_entry_point(self.entry_point)(config, progress)
@@ -69,7 +68,7 @@ class Stage:
 
 
 def _is_elsewhere(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether the folder lies at an address outside of the workspace."""
+    """Whether the folder is remote, given by a URL."""
     return "://" in name.format(**options)
 
 
@@ -80,7 +79,7 @@ def load_entry_point(name: str) -> EntryPoint:
 
 
 def load_function(name: str) -> Any:
-    """Import ``module:function``; a missing third party becomes a DependencyError."""
+    """Import ``module:function``; a missing third-party package raises DependencyError."""
     module, function = name.split(":")
     try:
         found = getattr(importlib.import_module(module), function)

@@ -1,7 +1,7 @@
-"""Text files that users and other programs wrote: UTF-8, lines that end at `\\n` or `\\r\\n`. Core layer.
+"""Read text files by users and other programs: UTF-8, with lines that end in `\\n` or `\\r\\n`.
 
-A BOM is no part of the text. Nothing else ends a line: `str.splitlines` also splits at form feeds and at
-U+2028, which captions and JSON strings may hold.
+A BOM is removed. Nothing else ends a line: `str.splitlines` would also split at form feeds and U+2028, which
+captions and JSON strings may contain.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _KINDS = (
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without their ends.
 
-    Raises ConfigError for what `read_text` refuses.
+    Raises ConfigError like `read_text`.
     """
     return split_lines(read_text(path))
 
@@ -37,14 +37,14 @@ def read_lines(path: Path) -> list[str]:
 def read_text(path: Path) -> str:
     """The text of a file, without a BOM.
 
-    Raises ConfigError that names the file, and the line where there is one, for something other than a
-    regular file, more than 1 GiB, bytes that are not UTF-8, and NULs.
+    Raises ConfigError that names the file, and the line if possible, for anything but a regular file, for
+    more than 1 GiB, for bytes that are not UTF-8, and for NULs.
     """
     return decode_text(read_regular(path, max_bytes=MAX_TEXT_BYTES), path)
 
 
 def decode_text(data: bytes, source: Path | str) -> str:
-    """The text that `source` holds as `data`, without a BOM.
+    """Decode `data`, the content of `source`, without a BOM.
 
     Raises ConfigError that names `source` and the line for bytes that are not UTF-8, and for NULs.
     """
@@ -61,7 +61,7 @@ def decode_text(data: bytes, source: Path | str) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Split `text` after `\\n` and `\\r\\n`; the last line may lack its end."""
+    """Split `text` at `\\n` and `\\r\\n`; the last line may lack its end."""
     lines = _LINE_END.split(text)
     return lines if lines[-1] else lines[:-1]
 
@@ -69,11 +69,11 @@ def split_lines(text: str) -> list[str]:
 def read_regular(path: Path, *, max_bytes: int) -> bytes:
     """The bytes of a regular file.
 
-    Raises ConfigError for a folder, a pipe or a device, for more than `max_bytes`, and for a file that
-    can't be read.
+    Raises ConfigError for a folder, a pipe or a device, for more than `max_bytes`, and for an unreadable
+    file.
     """
     try:
-        # Without O_NONBLOCK, a pipe would wait for somebody who writes into it.
+        # O_NONBLOCK: a pipe would otherwise wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check(os.fstat(descriptor), path, max_bytes)
@@ -91,7 +91,7 @@ def _check(found: os.stat_result, path: Path, max_bytes: int) -> None:
             raise ConfigError(f"{path} can't be read: it is {kind}. Give a regular file.")
     if found.st_size > max_bytes:
         raise ConfigError(
-            f"{path} can't be read: it has {found.st_size:,} bytes, at most {max_bytes:,} are read."
+            f"{path} can't be read: it has {found.st_size:,} bytes, more than the maximum of {max_bytes:,}."
         )
 
 

@@ -1,7 +1,7 @@
-"""What in a workspace was made with what: which codecs, tokenizers and codes others need. Core layer.
+"""Dependencies between folders of a workspace: which codecs, tokenizers and codes others were made with.
 
-A folder needs another one if its manifest, plan, index or one of its checkpoints names it: by path or by
-fingerprint. Reads these small JSON files and nothing else.
+A folder uses another one if its manifest, plan, index or one of its checkpoints names it, by path or
+fingerprint. Reads only these small JSON files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.core.parsing import read_small_file
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
-# What is kept because others were made with it; everything else in a workspace is wanted for itself.
+# Contracts whose folders are kept only because others were made with them.
 MADE_FOR_OTHERS = frozenset({"tokenizer", "codec", "codes"})
 _SAYING = (
     MANIFEST_NAME,
@@ -30,7 +30,7 @@ _SAYING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """A codec, tokenizer or set of codes, and the folders that were made with it, by name, sorted."""
+    """A codec, tokenizer or set of codes, and the sorted names of the folders that were made with it."""
 
     folder: Folder
     used_by: tuple[str, ...]
@@ -38,7 +38,7 @@ class Use:
 
 
 def find_uses(root: Path) -> list[Use]:
-    """What was made for others in the workspace `root`, in the order of the pipeline."""
+    """The uses of codecs, tokenizers and codes in the workspace `root`, in the order of the pipeline."""
     folders = find_folders(root)
     said = {folder.name: _what_it_says(folder.path) for folder in folders}
     workspace = Workspace(root)
@@ -58,9 +58,9 @@ def find_uses(root: Path) -> list[Use]:
 
 
 def find_unneeded(root: Path) -> list[Folder]:
-    """What was made for others and is needed by nothing that stays; the latest of a kind stays.
+    """Codecs, tokenizers and codes that no remaining folder uses, except the latest of each kind.
 
-    An unfinished folder stays too: its stage goes on with it.
+    Unfinished folders are not listed, since their stage can resume them.
     """
     uses = find_uses(root)
     gone: set[str] = set()
@@ -77,13 +77,13 @@ def find_unneeded(root: Path) -> list[Folder]:
 
 
 def size_of(folder: Folder) -> int:
-    """Bytes of a folder's own files."""
+    """The size of a folder's own files."""
     paths = (folder.path / name for name in own_files(folder.path, folder.contract))
     return sum(path.lstat().st_size for path in paths)
 
 
 def _names(text: str, folder: Folder) -> bool:
-    """Whether a text names the folder: by its path, or by the fingerprint of what is in it."""
+    """Whether a text names the folder, by its path or by the fingerprint of its content."""
     fingerprint = (
         folder.manifest.details.get("fingerprint") if folder.manifest is not None else None
     )

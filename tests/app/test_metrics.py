@@ -98,4 +98,4 @@ def test_a_port_that_is_taken_is_wrong_usage(tmp_path: Path) -> None:
         arguments = ["dedupe", "--workspace", str(root), "--metrics-port", port]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert re.search(rf"--metrics-port {port} can't be listened on", result.output)
+    assert re.search(rf"--metrics-port {port} can't be used", result.output)

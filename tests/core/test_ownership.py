@@ -208,7 +208,7 @@ def test_a_folder_inside_of_one_of_ours_is_refused(tmp_path: Path) -> None:
     finish(tmp_path / "dalle", "run", "plan.json")
     mark_unfinished(tmp_path / "other", "run")
     for name in ("dalle/x", "other/x"):
-        with pytest.raises(WorkspaceError, match="would lie inside of"):
+        with pytest.raises(WorkspaceError, match="would be inside"):
             begin_anew(tmp_path / name, "run")
 
 

@@ -193,7 +193,7 @@ def test_a_later_command_goes_on_with_the_options_and_says_so(root: Path, seen: 
     invoke(root, "scrape", "dalleblog", "--sections", "emojis", "--limit", "3", "--rate", "0.5")
     output = invoke(root, "scrape", "dalleblog", "--update")
     assert (seen[-1].sections, seen[-1].limit, seen[-1].rate) == (("emojis",), 3, 0.5)
-    assert "scrape: goes on with --limit 3 --rate 0.5 --sections emojis (as before;" in output
+    assert "scrape: using --limit 3 --rate 0.5 --sections emojis (as before;" in output
     assert not seen[0].update
     invoke(root, "scrape", "dalleblog")
     assert not seen[-1].update

@@ -88,5 +88,5 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path, file: Path) -> None:
 def test_a_file_of_more_than_the_allowed_bytes_is_not_read(file: Path) -> None:
     file.write_bytes(b"12345")
     assert read_regular(file, max_bytes=5) == b"12345"
-    with pytest.raises(ConfigError, match="it has 5 bytes, at most 4 are read"):
+    with pytest.raises(ConfigError, match="it has 5 bytes, more than the maximum of 4"):
         read_regular(file, max_bytes=4)

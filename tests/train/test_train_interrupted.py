@@ -201,7 +201,7 @@ def test_the_command_says_that_it_stopped_and_the_same_one_goes_on(
         process.send_signal(number)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert "give the same command again to go on" in " ".join(stderr.split())
+    assert "run the same command again to continue" in " ".join(stderr.split())
     (step,) = steps_of(workspace.run("dalle"))
     assert step > 3
     assert len(log_of(workspace.run("dalle"))) == step

@@ -74,7 +74,7 @@ def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
 def test_the_command_prints_what_it_measured(workspace: Workspace) -> None:
     result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
     assert "Measured in codes" in result.output
-    assert "16 pictures" in result.output
+    assert "16 images" in result.output
 
 
 def test_a_code_beyond_the_codebook_is_found_though_the_hash_is_right(workspace: Workspace) -> None:

@@ -215,7 +215,7 @@ def test_nothing_is_removed_or_written_through_a_link(folder: Path, tmp_path: Pa
     (place / "train").symlink_to(photos)
     for paths in (["train/000000.tar"], ["index.json"]):
         (place / MANIFEST_NAME).write_bytes(manifest_of("", paths))
-        with pytest.raises(ContractError, match="outside of"):
+        with pytest.raises(ContractError, match="outside"):
             publish(folder, f"file://{place}")
     assert (photos / "000000.tar").read_bytes() == b"dear to someone"
     assert [path.name for path in photos.iterdir()] == ["000000.tar"]
@@ -279,7 +279,7 @@ def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
             kept = path.read_bytes() if path.exists() else None
             path.unlink(missing_ok=True)
             make(path)
-            with pytest.raises(ContractError, match=r"outside of|a folder or a device"):
+            with pytest.raises(ContractError, match=r"outside|a folder or a device"):
                 download_shards(f"file://{place}", tmp_path / "cache")
             path.unlink()
             if kept is not None:
@@ -293,6 +293,6 @@ def test_a_link_in_the_cache_is_not_written_through(tmp_path: Path, address: str
     shutil.rmtree(folder / "train")
     (tmp_path / "photos").mkdir()
     (folder / "train").symlink_to(tmp_path / "photos")
-    with pytest.raises(ContractError, match="outside of"):
+    with pytest.raises(ContractError, match="outside"):
         download_shards(address, tmp_path / "cache")
     assert list((tmp_path / "photos").iterdir()) == []

@@ -1,4 +1,4 @@
-"""How the replica answers: whole and conditional, or in one of the ways in which servers fail."""
+"""Responses of the mock server: complete and conditional ones, and those that imitate failing servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHUNK = b"\0" * (1 << 20)
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, the picture that it should get, and how faults go."""
+    """A request, the image that it asks for, and the parameters of faults."""
 
     request: web.Request
     data: bytes
@@ -43,7 +43,7 @@ def conditional(
     modified: str,
     extra: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """The whole body with strong ETag and Last-Modified, or 304 where the asker has it already."""
+    """The whole body with strong ETag and Last-Modified, or 304 if the client has it already."""
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     headers = {
         "ETag": etag,
@@ -58,7 +58,7 @@ def conditional(
 
 
 def _has_it_already(request: web.Request, etag: str, modified: str) -> bool:
-    """RFC 9110, 13.2.2: If-None-Match wins over If-Modified-Since."""
+    """RFC 9110, 13.2.2: If-None-Match takes precedence over If-Modified-Since."""
     asked = request.headers.get("If-None-Match")
     if asked is not None:
         tags = {tag.strip().removeprefix("W/") for tag in asked.split(",")}
@@ -75,7 +75,7 @@ def _has_it_already(request: web.Request, etag: str, modified: str) -> bool:
 async def answer_fault(
     request: web.Request, fault: Fault, data: bytes, *, plan: FaultPlan
 ) -> web.StreamResponse:
-    """Answer a request for `data` as the fault has it."""
+    """Respond to a request for `data` with the fault."""
     return await _ANSWERS[fault.kind](Asked(request, data, plan))
 
 
@@ -100,7 +100,7 @@ async def _busy(asked: Asked) -> web.StreamResponse:
 
 
 async def _busy_until(asked: Asked) -> web.StreamResponse:
-    # Dates have whole seconds: rounded up, so that the wait is never shorter than asked for.
+    # Dates have whole seconds: round up, so that the wait is never shorter than configured.
     moment = formatdate(int(time.time()) + asked.plan.retry_after_s + 1, usegmt=True)
     return web.Response(status=429, headers={"Retry-After": moment})
 
@@ -129,7 +129,7 @@ async def _missing(_: Asked) -> web.StreamResponse:
 async def _reset(asked: Asked) -> web.StreamResponse:
     if asked.request.transport is not None:
         connection = asked.request.transport.get_extra_info("socket")
-        # Lingering for no time at all sends RST and not FIN.
+        # Zero linger time sends RST instead of FIN.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         asked.request.transport.abort()
     raise ConnectionResetError("on request")
@@ -190,7 +190,7 @@ _ANSWERS: Mapping[FaultKind, Answer] = {
 
 
 def damaged(data: bytes) -> bytes:
-    """A PNG of the same length with its pixel data spoilt; head and end are as they were."""
+    """The PNG at the same length with damaged pixel data; its start and end are intact."""
     spoilt = bytearray(data)
     for place in range(len(data) // 3, len(data) - 32, 97):
         spoilt[place] ^= 0x5A
@@ -219,5 +219,5 @@ def _close(request: web.Request) -> None:
 
 @lru_cache(maxsize=1)
 def _bomb() -> bytes:
-    """`BOMB_BYTES` of zeros, gzipped: members of 1 MiB, one after the other."""
+    """`BOMB_BYTES` of zeros as concatenated gzip members of 1 MiB."""
     return gzip.compress(_CHUNK, compresslevel=9, mtime=0) * (BOMB_BYTES // len(_CHUNK))
