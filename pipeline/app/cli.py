@@ -40,8 +40,8 @@ from pipeline.app.options import (
 from pipeline.app.run_all import (
     Call,
     RunConfig,
-    recall_aloud,
-    run_road,
+    recall_and_print,
+    run_pipeline,
     source_to_open,
     watch_stage,
 )
@@ -98,7 +98,7 @@ def _root(
 
 
 @contextlib.contextmanager
-def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
+def _errors_reported(screen: Screen, common: Common, command: str) -> Iterator[None]:
     """Report any error as one sentence and an exit code."""
     try:
         with interruptible():
@@ -176,7 +176,7 @@ def _add(command: Command) -> None:
             common = dataclasses.replace(common, json=False, quiet=True)
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
-        with _explained(screen, common, name):
+        with _errors_reported(screen, common, name):
             check_quotes(ctx, values)
             values = read_values(ctx, name, values)
             if values.get("workspace") is None:
@@ -184,7 +184,7 @@ def _add(command: Command) -> None:
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
             if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
                 given = given_options(ctx, name, values)
-                values |= recall_aloud(values["workspace"], name, config, given, screen)
+                values |= recall_and_print(values["workspace"], name, config, given, screen)
             call = Call(
                 screen=screen,
                 configure=functools.partial(configure_stage, ctx),
@@ -266,7 +266,7 @@ _OTHER_COMMANDS = (
     Command(
         name="run",
         config=RunConfig,
-        run=run_road,
+        run=run_pipeline,
         help="Run all stages in order; unchanged ones are skipped.",
         arguments=("source",),
         metrics=True,

@@ -31,7 +31,7 @@ _HELP: Mapping[str, str] = {
 
 
 @dataclass(kw_only=True)
-class Meter:
+class StageMetrics:
     """The metrics of one stage; a progress callback like any other."""
 
     stage: str
@@ -72,20 +72,20 @@ class Meter:
 class Metrics:
     """The metrics of a command, by stage."""
 
-    meters: list[Meter] = field(default_factory=list)
+    stages: list[StageMetrics] = field(default_factory=list)
 
-    def begin(self, stage: str) -> Meter:
+    def begin(self, stage: str) -> StageMetrics:
         """Start the metrics of a stage."""
-        meter = Meter(stage=stage)
-        self.meters = [*(m for m in self.meters if m.stage != stage), meter]
-        return meter
+        stage_metrics = StageMetrics(stage=stage)
+        self.stages = [*(m for m in self.stages if m.stage != stage), stage_metrics]
+        return stage_metrics
 
     def exposition(self) -> str:
         """The text that Prometheus reads."""
         samples: dict[str, list[str]] = {name: [] for name in _HELP}
-        for meter in self.meters:
-            for name, value in meter.numbers().items():
-                samples[name] += _samples(name, meter.stage, value)
+        for stage_metrics in self.stages:
+            for name, value in stage_metrics.numbers().items():
+                samples[name] += _samples(name, stage_metrics.stage, value)
         samples["cpu_seconds"] = [f"{_PREFIX}cpu_seconds {cpu_seconds():.3f}"]
         return "".join(
             f"# HELP {_PREFIX}{name} {_HELP[name]}\n# TYPE {_PREFIX}{name} gauge\n"

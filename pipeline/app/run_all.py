@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.app.console import Screen
-from pipeline.app.dry_run import Plan, Reason, look_ahead, skip_reason
+from pipeline.app.dry_run import RunPlan, SkipReason, forecast_stages, skip_reason
 from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
@@ -99,14 +99,14 @@ class RunConfig(StageConfig):
         return names[first : last + 1]
 
 
-def run_road(config: RunConfig, call: Call) -> StageReport:
+def run_pipeline(config: RunConfig, call: Call) -> StageReport:
     """Run every stage that has something to do, or with `dry_run` only print which ones do.
 
     Raises the error of the first failing stage; the stages before it stay done.
     """
     plan = make_plan(config, call)
     if config.dry_run:
-        return show_outlook(plan, call)
+        return show_forecast(plan, call)
     started = time.monotonic()
     root = open_workspace(plan).root
     reports: dict[str, StageReport] = {}
@@ -119,16 +119,16 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
                 if reason is None
                 else _skip_stage(name, reason, inner)
             )
-        record.outcome = overall(reports)
+        record.outcome = overall_outcome(reports)
     return StageReport(
         stage="run",
-        outcome=overall(reports),
+        outcome=overall_outcome(reports),
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
 
 
-def make_plan(config: RunConfig, call: Call) -> Plan:
+def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
     common = {"workspace": config.workspace, "source": config.source}
@@ -139,12 +139,12 @@ def make_plan(config: RunConfig, call: Call) -> Plan:
         overrides = common | (asked if name == "scrape" else {})
         overrides = {k: v for k, v in overrides.items() if k in fields}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
-    return Plan(
+    return RunPlan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
 
 
-def open_workspace(plan: Plan) -> Workspace:
+def open_workspace(plan: RunPlan) -> Workspace:
     """The plan's workspace, created if the plan begins with scrape. Raises WorkspaceError."""
     scrape = plan.configs["scrape"]
     assert isinstance(scrape, ScrapeConfig)
@@ -152,16 +152,16 @@ def open_workspace(plan: Plan) -> Workspace:
     return Workspace(plan.root).open(source=source)
 
 
-def show_outlook(plan: Plan, call: Call) -> StageReport:
+def show_forecast(plan: RunPlan, call: Call) -> StageReport:
     """Print for every stage whether it would run, and why; nothing is written or requested."""
-    outlook = look_ahead(plan)
-    rows = [(name, view.action, view.why) for name, view in outlook.items()]
+    forecasts = forecast_stages(plan)
+    rows = [(name, forecast.action, forecast.why) for name, forecast in forecasts.items()]
     call.screen.table(f"{plan.root}: what would be done", ("stage", "action", "why"), rows)
-    idle = all(view.action == "skip" for view in outlook.values())
+    idle = all(forecast.action == "skip" for forecast in forecasts.values())
     return StageReport(
         stage="run",
         outcome="unchanged" if idle else "done",
-        details={name: dataclasses.asdict(view) for name, view in outlook.items()},
+        details={name: dataclasses.asdict(forecast) for name, forecast in forecasts.items()},
     )
 
 
@@ -204,24 +204,26 @@ def run_stage(
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     """Run one stage and report its progress to screen, record and metrics."""
     asked, config = config, encode_first(config, call)
-    meter = call.metrics.begin(name)
+    stage_metrics = call.metrics.begin(name)
     if call.record is None:
         with call.screen.progress(name) as shown:
-            report = STAGES[name].run(config, tee(shown, meter))
+            report = STAGES[name].run(config, tee(shown, stage_metrics))
     else:
         stage, root = STAGES[name], call.record.root
         with call.record.stage(name, **stage.holds(config)) as run:
-            say_changes(root, stage, asked, call.screen)
+            print_changes(root, stage, asked, call.screen)
             keeps = call.remembers and not getattr(asked, "plan", False)
             kept = remembering(root, name, asked) if keeps else contextlib.nullcontext()
             with kept, call.screen.progress(name) as shown:
-                run.report = report = stage.run(config, tee(shown, meter, run))
+                run.report = report = stage.run(config, tee(shown, stage_metrics, run))
         note_made(root, report)
-    meter.end(report)
-    return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+    stage_metrics.end(report)
+    return dataclasses.replace(
+        report, details={**report.details, "metrics": stage_metrics.numbers()}
+    )
 
 
-def recall_aloud(
+def recall_and_print(
     root: Path, name: str, config: type[StageConfig], given: Mapping[str, Any], screen: Screen
 ) -> dict[str, Any]:
     """The stage options that the workspace remembers and that are not `given`; prints them in one line."""
@@ -246,7 +248,7 @@ def note_made(root: Path, report: StageReport) -> None:
             note_latest(root, folder.contract, folder.path)
 
 
-def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
+def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
     """Print how the options of a stage differ from the previous ones, and the consequence.
 
     Raises ConfigError for --retry-failed with another source than the workspace was made from.
@@ -286,17 +288,17 @@ def encode_first(config: StageConfig, call: Call) -> StageConfig:
     return dataclasses.replace(config, codec=Path(report.outputs[0]).name)
 
 
-def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:
+def _skip_stage(name: str, reason: SkipReason, call: Call) -> StageReport:
     call.screen.say(f"{name}: {reason.why}")
     report = StageReport(
         stage=name, outcome="unchanged", counts=reason.counts, details={"skipped": reason.why}
     )
     if call.record is not None:
-        call.record.pass_over(name, reason.why)
+        call.record.note_skipped(name, reason.why)
     return report
 
 
-def overall(reports: Mapping[str, StageReport]) -> Outcome:
+def overall_outcome(reports: Mapping[str, StageReport]) -> Outcome:
     """The combined outcome of several stages."""
     outcomes = {report.outcome for report in reports.values()}
     if "incomplete" in outcomes:

@@ -35,7 +35,7 @@ from pipeline.core.storage import (
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
-_TELL_EVERY_S = 0.5
+_WRITE_EVERY_S = 0.5
 _MAX_ACTIVE_BYTES = 1 << 20
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def keep_record(
                 writes=sorted(held["writes"]),
             )
             try:
-                record.tell()
+                record.write_state()
                 yield record
             except BaseException as error:
                 record.fail(error)
@@ -103,7 +103,7 @@ class RunRecord:
     error: dict[str, str] | None = None
     _begun_s: float = field(default_factory=time.monotonic)
     _cpu_s: float = field(default_factory=lambda: cpu_seconds())
-    _told_s: float = 0.0
+    _written_s: float = 0.0
 
     @contextlib.contextmanager
     def stage(
@@ -118,7 +118,7 @@ class RunRecord:
             with hold_folders(
                 self.root, writes=writes, reads=reads, describe=self._describe_holder
             ):
-                self.tell(**run.place())
+                self.write_state(**run.place())
                 yield run
         except BaseException as error:
             self.stages.append(run.entry() | _describe_error(error))
@@ -128,11 +128,11 @@ class RunRecord:
     def _describe_holder(self, folder: str) -> str:
         return describe_holder(self.root, folder)
 
-    def pass_over(self, name: str, why: str) -> None:
+    def note_skipped(self, name: str, why: str) -> None:
         """Record a skipped stage."""
         self.stages.append({"stage": name, "outcome": "unchanged", "skipped": why})
 
-    def tell(self, **state: Any) -> None:
+    def write_state(self, **state: Any) -> None:
         """Overwrite the command's file in `.active/` with the current state, in a single write."""
         facts = {"command": self.command, "started": self.started, **_process(), **state}
         facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
@@ -141,11 +141,11 @@ class RunRecord:
             size = os.fstat(self.active).st_size
             # Pad with blanks over the rest of a longer line: a reader always finds one complete line.
             os.pwrite(self.active, data.ljust(size), 0)
-        self._told_s = time.monotonic()
+        self._written_s = time.monotonic()
 
     def is_due(self) -> bool:
         """Whether the last update of the state is old enough for another one."""
-        return time.monotonic() - self._told_s >= _TELL_EVERY_S
+        return time.monotonic() - self._written_s >= _WRITE_EVERY_S
 
     def fail(self, error: BaseException) -> None:
         """Record the error that ended the run."""
@@ -183,7 +183,7 @@ class StageRun:
     ) -> None:
         """Record progress (a `Progress`)."""
         if self.record.is_due():
-            self.record.tell(
+            self.record.write_state(
                 **self.place(),
                 done=done,
                 total=total,
@@ -217,13 +217,13 @@ class StageRun:
 def tee(*listeners: Progress) -> Progress:
     """One progress callback that forwards to several."""
 
-    def tell(
+    def notify(
         done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
         for listener in listeners:
             listener(done, total, notes)
 
-    return tell
+    return notify
 
 
 def cpu_seconds() -> float:
@@ -332,10 +332,10 @@ def read_records(root: Path) -> list[Record]:
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """The state of a command; `lives` is false if it was killed."""
+    """The state of a command; `is_running` is false if it was killed."""
 
     facts: Record
-    lives: bool
+    is_running: bool
 
 
 def read_active(root: Path) -> list[Active]:
@@ -343,10 +343,10 @@ def read_active(root: Path) -> list[Active]:
     found = []
     for path in sorted((root / ACTIVE_NAME).glob("*.json")):
         with contextlib.suppress(OSError), _open(path) as file:
-            lives = _is_locked(file)
+            is_running = _is_locked(file)
             facts = parse_line(_read(file), ActiveFacts)
             if facts is not None:
-                found.append(Active(facts=facts, lives=lives))
+                found.append(Active(facts=facts, is_running=is_running))
     return found
 
 
@@ -355,7 +355,7 @@ def describe_holder(root: Path, folder: str) -> str:
     for active in read_active(root):
         facts = active.facts
         held = [*facts.get("writes", ()), *facts.get("reads", ()), WHOLE_WORKSPACE]
-        if active.lives and folder in held and facts.get("process") != os.getpid():
+        if active.is_running and folder in held and facts.get("process") != os.getpid():
             return (
                 f"`{facts.get('command')}` (process {facts.get('process')} on {facts.get('host')})"
             )

@@ -144,7 +144,7 @@ def _row(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> Row:
 
 def _state(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> tuple[State, str]:
     active = facts.active_at(folder.name)
-    if active is not None and active.lives and folder.manifest is None:
+    if active is not None and active.is_running and folder.manifest is None:
         return "running", _describe_running(active.facts)
     if folder.manifest is None:
         return _state_of_unfinished(facts, folder, active)
@@ -172,10 +172,10 @@ def _lone_attempt(facts: _StageFacts, folders: list[Folder]) -> Row | None:
         a for a in facts.active if not any(_writes(a.facts, folder.name) for folder in unfinished)
     ]
     if running:
-        state: State = "running" if running[0].lives else "failed"
+        state: State = "running" if running[0].is_running else "failed"
         why = (
             _describe_running(running[0].facts)
-            if running[0].lives
+            if running[0].is_running
             else "killed: the next run resumes it"
         )
     elif last is not None and last.get("outcome") in _ENDED_BADLY:

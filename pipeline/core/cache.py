@@ -18,7 +18,7 @@ def default_cache() -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Let only one process of this machine at a time create `path`; the others wait.
 
     Raises StorageError if the folder of `path` can't be written to.

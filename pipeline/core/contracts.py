@@ -236,7 +236,6 @@ ShardReason = Literal[
     "bad_key",  # failed: its key can't name members of a tar
     "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was given
 ]
-SHARD_REASONS: tuple[str, ...] = get_args(ShardReason)
 
 # shards/<name>/left_out.parquet, one row per kept image that is in no shard, sorted by key.
 LEFT_OUT: tuple[Column, ...] = (

@@ -113,7 +113,7 @@ class _Pool(Generic[P, R]):
                     exhausted = True
                 else:
                     order.append(item[0])
-                    self._hand_out(self._take_worker(), *item)
+                    self._send_part(self._take_worker(), *item)
             while order and order[0] in finished:
                 yield finished.pop(order.popleft())
             if exhausted and not order:
@@ -145,7 +145,7 @@ class _Pool(Generic[P, R]):
         theirs.close()
         return _Worker(process=process, pipe=ours)
 
-    def _hand_out(self, worker: _Worker[P], index: int, part: P) -> None:
+    def _send_part(self, worker: _Worker[P], index: int, part: P) -> None:
         worker.index, worker.part, worker.since = index, part, time.monotonic()
         # If a worker died while idle, that is noticed when its answer is collected.
         with contextlib.suppress(OSError):
@@ -156,10 +156,10 @@ class _Pool(Generic[P, R]):
         busy = {w.pipe: w for w in self._workers if w.index is not None}
         if not busy:
             return []
-        ready = wait(list(busy), timeout=self._patience(list(busy.values())))
+        ready = wait(list(busy), timeout=self._wait_timeout_s(list(busy.values())))
         answers = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, Connection)]
         return [answer for answer in answers if answer is not None] + [
-            self._give_up(w) for w in list(busy.values()) if self._overdue(w)
+            self._time_out(w) for w in list(busy.values()) if self._overdue(w)
         ]
 
     def _receive(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]] | None:
@@ -168,7 +168,7 @@ class _Pool(Generic[P, R]):
         try:
             value, error = worker.pipe.recv()
         except (EOFError, OSError):  # it died, perhaps in the middle of its answer
-            return index, self._bury(worker, None)
+            return index, self._remove_worker(worker, None)
         if not worker.is_ready:
             worker.is_ready, worker.since = True, time.monotonic()
             return None
@@ -177,7 +177,7 @@ class _Pool(Generic[P, R]):
         worker.index = worker.part = None
         return index, PartResult(part=part, value=value)  # type: ignore[arg-type]
 
-    def _patience(self, busy: list[_Worker[P]]) -> float | None:
+    def _wait_timeout_s(self, busy: list[_Worker[P]]) -> float | None:
         started = [worker.since for worker in busy if worker.is_ready]
         if self._timeout_s is None or not started:
             return None
@@ -189,11 +189,11 @@ class _Pool(Generic[P, R]):
             return False
         return time.monotonic() - worker.since >= self._timeout_s
 
-    def _give_up(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]]:
+    def _time_out(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]]:
         assert worker.index is not None
-        return worker.index, self._bury(worker, f"no answer in {self._timeout_s:g} s")
+        return worker.index, self._remove_worker(worker, f"no answer in {self._timeout_s:g} s")
 
-    def _bury(self, worker: _Worker[P], reason: str | None) -> PartResult[P, R]:
+    def _remove_worker(self, worker: _Worker[P], reason: str | None) -> PartResult[P, R]:
         """Remove a dead or stuck worker; its part failed."""
         _end(worker, gently=reason is None)
         self._workers.remove(worker)

@@ -19,7 +19,7 @@ from pipeline.core.storage import MANIFEST_NAME, find_current, input_digest, rea
 log = logging.getLogger(__name__)
 
 # The folders of each contract in a workspace, in the order of the pipeline.
-_PLACES: tuple[tuple[str, str], ...] = (
+_PATTERNS: tuple[tuple[str, str], ...] = (
     ("raw", "raw"),
     ("dedupe", "dedupe"),
     ("tokenizer", "tokenizers/*"),
@@ -31,8 +31,8 @@ _PLACES: tuple[tuple[str, str], ...] = (
 )
 # Contracts that are trained once and then used unchanged, even if their training data grow.
 TRAINED_ONCE = frozenset({"tokenizer", "codec"})
-_TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PLACES)
-assert {contract for contract, _ in _PLACES} == set(CONTRACT_VERSIONS)
+_TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PATTERNS)
+assert {contract for contract, _ in _PATTERNS} == set(CONTRACT_VERSIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,13 @@ def find_trained(
     return None
 
 
-def free_place(folder: Path, goes_on: Callable[[Path], bool] = lambda _: True) -> Path:
+def folder_for_training(folder: Path, can_resume: Callable[[Path], bool] = lambda _: True) -> Path:
     """The folder for a new training under the name of `folder`: itself, or NAME-2, … beside existing ones.
 
-    An unfinished folder is reused if `goes_on` says that it was started for the same work.
+    An unfinished folder is reused if `can_resume` says that it was started for the same work.
     """
     for member in reversed(list_family(folder)):
-        if not (member / MANIFEST_NAME).exists() and goes_on(member):
+        if not (member / MANIFEST_NAME).exists() and can_resume(member):
             return member
     place = next_free(folder)
     if place != folder:
@@ -83,21 +83,21 @@ def free_place(folder: Path, goes_on: Callable[[Path], bool] = lambda _: True) -
 def find_folders(root: Path) -> list[Folder]:
     """All folders of the workspace `root` that have a contract, in the order of the pipeline."""
     return [
-        _look_at(root, path, contract)
-        for contract, pattern in _PLACES
-        for path in _places(root, pattern)
+        _describe_folder(root, path, contract)
+        for contract, pattern in _PATTERNS
+        for path in _matching_folders(root, pattern)
         if path.is_dir()
     ]
 
 
-def _places(root: Path, pattern: str) -> Iterator[Path]:
+def _matching_folders(root: Path, pattern: str) -> Iterator[Path]:
     """The folders that match a pattern; those of runs may be one level deeper, as runs/taming/12L_…."""
     for path in sorted(root.glob(pattern)):
         deeper = sorted(path.glob("*/plan.json")) if pattern == "runs/*" else []
         yield from (plan.parent for plan in deeper) if deeper else (path,)
 
 
-def _look_at(root: Path, path: Path, contract: str) -> Folder:
+def _describe_folder(root: Path, path: Path, contract: str) -> Folder:
     name = path.relative_to(root).as_posix()
     try:
         manifest = read_manifest(path, contract)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class ImagePlace(NamedTuple):
+class StoredImage(NamedTuple):
     """The location of an image's bytes, and their hash: these columns of `kept`."""
 
     segment: str
@@ -35,12 +35,12 @@ class ImagePlace(NamedTuple):
     bytes_sha256: str
 
 
-PLACE_COLUMNS = ImagePlace._fields
+STORED_IMAGE_COLUMNS = StoredImage._fields
 
 
-def place_of(row: Mapping[str, Any]) -> ImagePlace:
+def stored_image(row: Mapping[str, Any]) -> StoredImage:
     """The location in a row of `kept`."""
-    return ImagePlace(*(row[name] for name in PLACE_COLUMNS))
+    return StoredImage(*(row[name] for name in STORED_IMAGE_COLUMNS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +49,10 @@ class KeptImage:
 
     pixel_sha256: str
     key: str
-    place: ImagePlace
+    place: StoredImage
 
 
-def read_image(segments: Path, place: ImagePlace) -> bytes:
+def read_image(segments: Path, place: StoredImage) -> bytes:
     """The bytes of an image, after comparing them with their hash.
 
     Raises DamageError if the bytes differ, ContractError if the segment is missing.
@@ -117,12 +117,12 @@ def read_kept(workspace: Workspace, split: Split | None = None) -> dict[str, Kep
 
     Raises ContractError if dedupe has not finished, DamageError for a table that can't be read.
     """
-    columns = ("pixel_sha256", "key", "split", *PLACE_COLUMNS)
+    columns = ("pixel_sha256", "key", "split", *STORED_IMAGE_COLUMNS)
     images: dict[str, KeptImage] = {}
     for batch in read_tables(kept_tables(workspace), columns, 16_384):
         for row in batch.to_pylist():
             if split in (None, row["split"]):
-                place = place_of(row | {"segment": sys.intern(row["segment"])})
+                place = stored_image(row | {"segment": sys.intern(row["segment"])})
                 image = KeptImage(pixel_sha256=row["pixel_sha256"], key=row["key"], place=place)
                 images.setdefault(image.pixel_sha256, image)
     return dict(sorted(images.items()))

@@ -49,7 +49,7 @@ def write_output(
     if _is_stream(path):
         with tempfile.TemporaryFile() as whole:
             yield Output(file=whole)
-            _pour(whole, path)
+            _copy_to_stream(whole, path)
         return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -130,7 +130,7 @@ def _is_stream(path: Path) -> bool:
     return found is not None and not stat.S_ISREG(found.st_mode)
 
 
-def _pour(whole: IO[bytes], path: Path) -> None:
+def _copy_to_stream(whole: IO[bytes], path: Path) -> None:
     descriptor = _find_descriptor(path)
     whole.seek(0)
     try:

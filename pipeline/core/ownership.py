@@ -5,7 +5,7 @@ The rules, for every stage:
 - A name is a slug, so that no name leads out of its folder (`check_name`).
 - A path in a file must be relative and stay inside its folder (`path_inside`).
 - A folder is only written to if it is new, empty, or marked as ours: by the `manifest.json` of the same
-  contract, or by `unfinished.json`, which a stage writes before anything else (`claim`, `begin_anew`,
+  contract, or by `unfinished.json`, which a stage writes before anything else (`claim`, `start_over`,
   `reopen`).
 - Only a contract's own files are deleted: those that its manifest or mark lists and, while the folder is
   unfinished, those with names that the contract's stage writes. All other files are left alone.
@@ -160,7 +160,7 @@ def claim(folder: Path, contract: str) -> None:
     _find_claim(folder, contract)
 
 
-def begin_anew(folder: Path, contract: str) -> None:
+def start_over(folder: Path, contract: str) -> None:
     """Mark `folder` unfinished and delete the files of its last run; other files stay.
 
     Raises WorkspaceError, and touches nothing, if the folder is not ours.

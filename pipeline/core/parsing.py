@@ -53,7 +53,7 @@ def parse_dataclass(
     """
     parser = _Parser(source=source, unknown=unknown, remedy=remedy)
     parser.check_plain(value, 0)
-    parsed: T = parser.parse(cls, value, _Place(field, low, high))
+    parsed: T = parser.parse(cls, value, _Location(field, low, high))
     return parsed
 
 
@@ -121,18 +121,18 @@ def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REM
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     """The position of a value in a file, and the bounds for numbers there."""
 
     name: str = ""
     low: float | None = None
     high: float | None = None
 
-    def field(self, field: dataclasses.Field[Any]) -> _Place:
+    def field(self, field: dataclasses.Field[Any]) -> _Location:
         name = f"{self.name}.{field.name}" if self.name else field.name
-        return _Place(name, field.metadata.get("low"), field.metadata.get("high"))
+        return _Location(name, field.metadata.get("low"), field.metadata.get("high"))
 
-    def item(self, key: object) -> _Place:
+    def item(self, key: object) -> _Location:
         return dataclasses.replace(self, name=f"{self.name}[{key!r}]")
 
 
@@ -146,8 +146,8 @@ class _Parser:
         where = f"{self.source}: " if self.source else ""
         return ContractError(f"{where}{problem}. {self.remedy}".rstrip())
 
-    def mismatch(self, place: _Place, value: object, expected: str) -> ContractError:
-        return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
+    def mismatch(self, location: _Location, value: object, expected: str) -> ContractError:
+        return self.error(f"{location.name or 'the whole'} is {_show(value)}, expected {expected}")
 
     def check_plain(self, value: object, depth: int) -> None:
         """Refuse excessive nesting and NULs, whatever the declared type of a field.
@@ -166,36 +166,36 @@ class _Parser:
             for inner in value:
                 self.check_plain(inner, depth + 1)
 
-    def parse(self, hint: Any, value: object, place: _Place) -> Any:
+    def parse(self, hint: Any, value: object, location: _Location) -> Any:
         origin = get_origin(hint)
         if hint is Any or hint is object:
             return value
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            return self._dataclass(hint, value, place)
+            return self._dataclass(hint, value, location)
         if origin is Literal:
-            return self._literal(hint, value, place)
+            return self._literal(hint, value, location)
         if origin in (Union, types.UnionType):
-            return self._union(hint, value, place)
+            return self._union(hint, value, location)
         if origin is tuple or hint is tuple:
-            return self._tuple(get_args(hint) or (Any, ...), value, place)
+            return self._tuple(get_args(hint) or (Any, ...), value, location)
         if origin in (list, Sequence):
-            return list(self._tuple((*get_args(hint), ...), value, place))
+            return list(self._tuple((*get_args(hint), ...), value, location))
         if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
-            return self._mapping(get_args(hint) or (str, Any), value, place)
-        return self._scalar(hint, value, place)
+            return self._mapping(get_args(hint) or (str, Any), value, location)
+        return self._scalar(hint, value, location)
 
-    def _dataclass(self, cls: type[Any], value: object, place: _Place) -> Any:
+    def _dataclass(self, cls: type[Any], value: object, location: _Location) -> Any:
         if not isinstance(value, Mapping):
-            raise self.mismatch(place, value, "an object")
+            raise self.mismatch(location, value, "an object")
         fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
         hints = get_type_hints(cls)
-        prefix = f"{place.name}." if place.name else ""
+        prefix = f"{location.name}." if location.name else ""
         if self.unknown == "refuse" and (extra := sorted(map(str, set(value) - set(fields)))):
             raise self.error(f"{prefix}{extra[0]} is unknown, expected {', '.join(sorted(fields))}")
         parsed = {}
         for name, field in fields.items():
             if name in value:
-                parsed[name] = self.parse(hints[name], value[name], place.field(field))
+                parsed[name] = self.parse(hints[name], value[name], location.field(field))
             elif not _has_default(field):
                 raise self.error(f"{prefix}{name} is missing, expected {_describe(hints[name])}")
         try:
@@ -203,45 +203,51 @@ class _Parser:
         except (ValueError, PipelineError) as error:
             raise self.error(f"{prefix}{str(error).rstrip('.')}") from error
 
-    def _literal(self, hint: Any, value: object, place: _Place) -> object:
+    def _literal(self, hint: Any, value: object, location: _Location) -> object:
         for choice in get_args(hint):
             if type(choice) is type(value) and choice == value:
                 return choice
-        raise self.mismatch(place, value, _describe(hint))
+        raise self.mismatch(location, value, _describe(hint))
 
-    def _union(self, hint: Any, value: object, place: _Place) -> Any:
+    def _union(self, hint: Any, value: object, location: _Location) -> Any:
         """The first member that matches; if there is only one besides None, errors name its exact problem."""
         members = [member for member in get_args(hint) if member is not type(None)]
         if value is None and len(members) < len(get_args(hint)):
             return None
         if len(members) == 1:
-            return self.parse(members[0], value, place)
+            return self.parse(members[0], value, location)
         for member in members:
             try:
-                return self.parse(member, value, place)
+                return self.parse(member, value, location)
             except ContractError:
                 continue
-        raise self.mismatch(place, value, _describe(hint))
+        raise self.mismatch(location, value, _describe(hint))
 
-    def _tuple(self, members: tuple[Any, ...], value: object, place: _Place) -> tuple[Any, ...]:
+    def _tuple(
+        self, members: tuple[Any, ...], value: object, location: _Location
+    ) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise self.mismatch(place, value, "a list")
+            raise self.mismatch(location, value, "a list")
         hints = [members[0]] * len(value) if members[-1] is Ellipsis else list(members)
         if len(hints) != len(value):
-            raise self.mismatch(place, value, f"a list of {len(hints)}")
+            raise self.mismatch(location, value, f"a list of {len(hints)}")
         pairs = enumerate(zip(hints, value, strict=True))
-        return tuple(self.parse(hint, inner, place.item(index)) for index, (hint, inner) in pairs)
+        return tuple(
+            self.parse(hint, inner, location.item(index)) for index, (hint, inner) in pairs
+        )
 
-    def _mapping(self, members: tuple[Any, ...], value: object, place: _Place) -> dict[Any, Any]:
+    def _mapping(
+        self, members: tuple[Any, ...], value: object, location: _Location
+    ) -> dict[Any, Any]:
         if not isinstance(value, Mapping):
-            raise self.mismatch(place, value, "an object")
+            raise self.mismatch(location, value, "an object")
         keys, values = members
         return {
-            self.parse(keys, key, place.item(key)): self.parse(values, inner, place.item(key))
+            self.parse(keys, key, location.item(key)): self.parse(values, inner, location.item(key))
             for key, inner in value.items()
         }
 
-    def _scalar(self, hint: Any, value: object, place: _Place) -> Any:
+    def _scalar(self, hint: Any, value: object, location: _Location) -> Any:
         fits = {
             bool: isinstance(value, bool),
             int: _is_integer(value),
@@ -251,16 +257,16 @@ class _Parser:
             type(None): value is None,
         }
         if not fits[hint]:
-            raise self.mismatch(place, value, _describe(hint))
+            raise self.mismatch(location, value, _describe(hint))
         if hint in (int, float):
-            self._check_bounds(value, place)
+            self._check_bounds(value, location)
         return hint(value) if hint in (Path, float) else value
 
-    def _check_bounds(self, value: Any, place: _Place) -> None:
-        if place.low is not None and value < place.low:
-            raise self.mismatch(place, value, f"{place.low:g} or more")
-        if place.high is not None and value > place.high:
-            raise self.mismatch(place, value, f"{place.high:g} or less")
+    def _check_bounds(self, value: Any, location: _Location) -> None:
+        if location.low is not None and value < location.low:
+            raise self.mismatch(location, value, f"{location.low:g} or more")
+        if location.high is not None and value > location.high:
+            raise self.mismatch(location, value, f"{location.high:g} or less")
 
 
 def _is_integer(value: object) -> bool:

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -98,13 +97,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def empty_folder(folder: Path) -> None:
-    """Create `folder` or empty it; its manifest is removed first, so that it counts as unfinished."""
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def known_error(error: BaseException) -> BaseException:

@@ -18,8 +18,8 @@ from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
 # Contracts whose folders are kept only because others were made with them.
-MADE_FOR_OTHERS = frozenset({"tokenizer", "codec", "codes"})
-_SAYING = (
+SHARED_CONTRACTS = frozenset({"tokenizer", "codec", "codes"})
+_REFERENCING_FILES = (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     "plan.json",
@@ -40,20 +40,20 @@ class Use:
 def find_uses(root: Path) -> list[Use]:
     """The uses of codecs, tokenizers and codes in the workspace `root`, in the order of the pipeline."""
     folders = find_folders(root)
-    said = {folder.name: _what_it_says(folder.path) for folder in folders}
+    references = {folder.name: _read_references(folder.path) for folder in folders}
     workspace = Workspace(root)
     return [
         Use(
             folder=folder,
             used_by=tuple(
                 name
-                for name, text in sorted(said.items())
+                for name, text in sorted(references.items())
                 if name != folder.name and _names(text, folder)
             ),
             is_latest=workspace.latest(folder.contract) in (None, folder.path.name),
         )
         for folder in folders
-        if folder.contract in MADE_FOR_OTHERS
+        if folder.contract in SHARED_CONTRACTS
     ]
 
 
@@ -91,12 +91,12 @@ def _names(text: str, folder: Folder) -> bool:
     return any(mark in text for mark in marks)
 
 
-def _what_it_says(folder: Path) -> str:
+def _read_references(folder: Path) -> str:
     return "\n".join(_texts(folder))
 
 
 def _texts(folder: Path) -> Iterator[str]:
-    for pattern in _SAYING:
+    for pattern in _REFERENCING_FILES:
         for path in sorted(folder.glob(pattern)):
             try:
                 yield read_small_file(path).decode(errors="replace")

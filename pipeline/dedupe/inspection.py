@@ -20,7 +20,7 @@ from pipeline.core.image_decode import (
     hash_pixels,
     looks_cut,
 )
-from pipeline.core.kept_images import ImagePlace, read_image
+from pipeline.core.kept_images import StoredImage, read_image
 from pipeline.dedupe.phash import Miniature, compute_stats, make_miniature
 
 # Raised when the same bytes would yield a different `Inspection`; older ones are then computed again.
@@ -79,7 +79,7 @@ def inspect_part(part: InspectionPart) -> list[Inspection]:
     """
     decoded = []
     for place in part.places:
-        at = ImagePlace(place.segment, place.offset, place.bytes, place.sha256)
+        at = StoredImage(place.segment, place.offset, place.bytes, place.sha256)
         data = read_image(part.segments, at)
         decoded.append(_decode(place, data, max_pixels=part.max_pixels))
     return list(_add_stats(decoded))

@@ -146,11 +146,6 @@ class InspectionStore:
             return str(failure)
         return None if found == "ok" else str(found)
 
-    def destroy(self) -> None:
-        """Close the database and remove its files."""
-        self._connection.close()
-        remove_store(self._path)
-
     def count_rows(self) -> int:
         """The number of rows in the ledger."""
         return int(self._connection.execute("SELECT COUNT(*) FROM raw.items").fetchone()[0])

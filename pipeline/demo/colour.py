@@ -15,7 +15,13 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.image_decode import decode_image
-from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.kept_images import (
+    STORED_IMAGE_COLUMNS,
+    kept_tables,
+    read_image,
+    read_tables,
+    stored_image,
+)
 from pipeline.core.text_files import split_lines
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.palette import PALETTE, colours_named
@@ -51,7 +57,7 @@ def share_generated(folder: Path) -> float:
 
 def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:
     """The same share for a sample of a few hundred kept images of a section."""
-    columns = ("section", "caption", *PLACE_COLUMNS)
+    columns = ("section", "caption", *STORED_IMAGE_COLUMNS)
     kept = [
         row
         for rows in read_tables(kept_tables(workspace), columns, 4096)
@@ -59,7 +65,9 @@ def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float
         if row["section"] == section
     ]
     rows = kept[:: max(1, len(kept) // SCRAPED_SAMPLE)]
-    return _share((row["caption"], read_image(workspace.segments, place_of(row))) for row in rows)
+    return _share(
+        (row["caption"], read_image(workspace.segments, stored_image(row))) for row in rows
+    )
 
 
 def _share(pictures: Iterable[tuple[str, bytes]]) -> float:

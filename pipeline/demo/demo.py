@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.app.option_files import PRESETS
-from pipeline.app.run_all import Call, overall, run_stage
+from pipeline.app.run_all import Call, overall_outcome, run_stage
 from pipeline.app.run_log import keep_record
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import MEASUREMENTS, StageReport
@@ -35,7 +35,7 @@ PRESET = PRESETS / "demo.toml"
 ORIGIN = "http://dalleblog.localhost"
 COLOUR_SECTION = "unusual_media"
 # How many captions of each section the demo scrapes, chosen by hash.
-CAPTIONS_OF = {
+CAPTIONS_PER_SECTION = {
     COLOUR_SECTION: 200,
     "relative_positions": 24,
     "multiple_attributes": 16,
@@ -64,8 +64,8 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     workspace = Workspace(config.workspace).open(source="dalleblog")
     call.use_preset(PRESET)
     with keep_record(workspace.root, "pipeline demo", writes=("run",), clock=call.clock) as record:
-        reports = _walk(workspace, dataclasses.replace(call, record=record))
-        record.outcome = overall(reports)
+        reports = _run_stages(workspace, dataclasses.replace(call, record=record))
+        record.outcome = overall_outcome(reports)
     page = workspace.root / "report.html"
     reused = all(report.outcome == "unchanged" for report in reports.values())
     if reused:
@@ -80,7 +80,7 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     )
 
 
-def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
+def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     root = workspace.root
     scraped, unseen = choose_captions()
     write_bytes(root / "captions.txt", "".join(f"{s}\t{c}\n" for s, c in scraped).encode())
@@ -118,7 +118,7 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
 
     sections = {section.name: section for section in load_catalogue().sections}
     scraped: list[tuple[str, str]] = []
-    for name, number in CAPTIONS_OF.items():
+    for name, number in CAPTIONS_PER_SECTION.items():
         captions = [forms[0] for forms in sections[name].captions()]
         captions.sort(key=lambda caption: hashlib.sha256(caption.encode()).digest())
         scraped += [(name, caption) for caption in captions[:number]]

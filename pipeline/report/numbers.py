@@ -113,10 +113,8 @@ def state_rows(folders: Iterable[Any]) -> Iterator[tuple[str, str, str, str]]:
 
 def _state(folder: Any) -> str:
     if folder.stale:
-        return f"outdated: {', '.join(folder.stale)} changed"
-    return (
-        f"current; {', '.join(folder.outgrown)} has grown since" if folder.outgrown else "current"
-    )
+        return f"stale: {', '.join(folder.stale)} changed"
+    return f"fresh; {', '.join(folder.outgrown)} has grown since" if folder.outgrown else "fresh"
 
 
 def _size(size: int) -> str:

@@ -25,11 +25,11 @@ from pipeline.core.errors import REPAIR, PipelineError
 from pipeline.core.image_decode import decode_image
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.kept_images import (
-    PLACE_COLUMNS,
+    STORED_IMAGE_COLUMNS,
     dedupe_tables,
-    place_of,
     read_image,
     read_tables,
+    stored_image,
 )
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
@@ -188,7 +188,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
 
     if not _finished(view.folders, "dedupe"):
         return
-    columns = ["caption", "section", "rank", *PLACE_COLUMNS]
+    columns = ["caption", "section", "rank", *STORED_IMAGE_COLUMNS]
     wanted = pc.field("rank") < view.config.wall_ranks
     kept = _read_table(view, "kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
@@ -230,7 +230,7 @@ def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 
 def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
-    data = read_image(view.workspace.segments, place_of(row))
+    data = read_image(view.workspace.segments, stored_image(row))
     side = view.config.thumbnail
     return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row['rank']}", width=side)
 

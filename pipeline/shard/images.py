@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.image_decode import decode_image, is_plain_png
-from pipeline.core.kept_images import ImagePlace, read_image
+from pipeline.core.kept_images import StoredImage, read_image
 
 _EXTENSIONS = {"jpeg": "jpg"}
 _FORMS = ("none", "original", "png")
@@ -34,7 +34,7 @@ def load_image(segments: Path, place: bytes, form: str) -> tuple[str, bytes]:
     ContractError if the raw store no longer holds the bytes that dedupe inspected.
     """
     *where, file_format = json.loads(place)
-    data = read_image(segments, ImagePlace(*where))
+    data = read_image(segments, StoredImage(*where))
     if form == "original":
         return _EXTENSIONS.get(file_format, file_format), data
     if form == "png":

@@ -15,7 +15,13 @@ from PIL import Image
 
 from pipeline.core.contracts import SPLITS, Split, StageReport
 from pipeline.core.errors import ConfigError, ContractError, ModelError, damaged
-from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.kept_images import (
+    STORED_IMAGE_COLUMNS,
+    kept_tables,
+    read_image,
+    read_tables,
+    stored_image,
+)
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
 from pipeline.core.workspace import Workspace
@@ -132,10 +138,10 @@ def _original(workspace: Workspace, sample: Sample) -> bytes | None:
         tables = kept_tables(workspace)
     except ContractError:
         return None
-    for rows in read_tables(tables, ("key", *PLACE_COLUMNS), _ROWS):
+    for rows in read_tables(tables, ("key", *STORED_IMAGE_COLUMNS), _ROWS):
         found = pc.index(rows["key"], sample.key).as_py()
         if found >= 0:
-            return read_image(workspace.segments, place_of(rows.slice(found, 1).to_pylist()[0]))
+            return read_image(workspace.segments, stored_image(rows.slice(found, 1).to_pylist()[0]))
     return None
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.core.contracts import SPLITS, ShardReason, Split
 from pipeline.core.errors import ConfigError, damaged
-from pipeline.core.kept_images import PLACE_COLUMNS, read_tables
+from pipeline.core.kept_images import STORED_IMAGE_COLUMNS, read_tables
 from pipeline.core.progress import Progress
 from pipeline.models.tokenizers.load import pad_ids
 from pipeline.shard.codes import CodesFile
@@ -35,7 +35,7 @@ RECORD = (
     *("caption_id", "section", "rank", "url", "bytes_sha256", "pixel_sha256"),
     *("width", "height", "masked_rows"),
 )
-_IMAGE = (*PLACE_COLUMNS, "format")
+_IMAGE = (*STORED_IMAGE_COLUMNS, "format")
 _COLUMNS = tuple(dict.fromkeys(("key", "caption", "split", *RECORD, *_IMAGE)))
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

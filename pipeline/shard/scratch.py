@@ -60,7 +60,7 @@ class Scratch:
         index = self._read_index()
         base = self._load(index)
         if base is None and index is None:
-            ownership.begin_anew(self._folder, "shards")
+            ownership.start_over(self._folder, "shards")
         else:
             ownership.reopen(self._folder, "shards")
         if base is None:

@@ -18,12 +18,12 @@ from pipeline.core.contracts import CodecFacts
 from pipeline.core.errors import DependencyError, ModelError
 from pipeline.core.inventory import Folder
 from pipeline.core.kept_images import (
-    PLACE_COLUMNS,
-    ImagePlace,
+    STORED_IMAGE_COLUMNS,
+    StoredImage,
     kept_tables,
-    place_of,
     read_image,
     read_tables,
+    stored_image,
 )
 from pipeline.core.ownership import path_inside
 from pipeline.core.storage import MANIFEST_NAME, read_detail
@@ -71,16 +71,16 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
     }
 
 
-def _choose(workspace: Workspace, images: int) -> dict[str, ImagePlace]:
+def _choose(workspace: Workspace, images: int) -> dict[str, StoredImage]:
     """The locations of some kept images, by pixel hash."""
-    columns = ("pixel_sha256", *PLACE_COLUMNS)
+    columns = ("pixel_sha256", *STORED_IMAGE_COLUMNS)
     first: list[dict[str, Any]] = []
     for rows in read_tables(kept_tables(workspace), columns, _ROWS):
         table = pa.Table.from_batches([rows])
         order = pc.select_k_unstable(table, k=images, sort_keys=[("pixel_sha256", "ascending")])
         more = table.take(order).to_pylist()
         first = sorted([*first, *more], key=lambda row: str(row["pixel_sha256"]))[:images]
-    return {row["pixel_sha256"]: place_of(row) for row in first}
+    return {row["pixel_sha256"]: stored_image(row) for row in first}
 
 
 def _read_codes(folder: Folder, hashes: list[str]) -> dict[str, npt.NDArray[np.int64]]:

@@ -29,12 +29,6 @@ def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
     return npy_header(array.dtype.str, *array.shape) + array.tobytes()
 
 
-def decode_npy(data: bytes) -> npt.NDArray[np.generic]:
-    """The array in the bytes of an `.npy` file; raises ValueError for pickles."""
-    array: npt.NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
-
-
 def smallest_dtype(values: int) -> Dtype:
     """The dtype for ids 0..values-1: `<u2` up to 65,536 of them, else `<i4`."""
     return "<u2" if values <= 1 << 16 else "<i4"

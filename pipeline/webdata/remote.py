@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.cache import alone, default_cache
+from pipeline.core.cache import default_cache, exclusive_lock
 from pipeline.core.contracts import FileEntry, Manifest
 from pipeline.core.errors import ContractError, WorkspaceError
 from pipeline.core.ownership import path_inside
@@ -110,7 +110,7 @@ def download_shards(
     """
     place = RemoteFolder(address)
     folder = (cache or default_cache() / "shards") / sha256_bytes(address.rstrip("/").encode())[:16]
-    with place.explained("read"), alone(folder):
+    with place.explained("read"), exclusive_lock(folder):
         data = place.read(MANIFEST_NAME)
         if data is None:
             raise ContractError(

@@ -217,7 +217,7 @@ def test_a_killed_run_is_told_and_the_next_one_heals_it(
     try:
         wait_for(lambda: next((a.facts for a in read_active(workspace)), {}), "done")
         (running,) = read_active(workspace)
-        assert running.lives
+        assert running.is_running
         assert (running.facts["stage"], running.facts["process"]) == ("scrape", process.pid)
         row = status_of(workspace, "raw", "scrape")
         assert row["state"] == "running"

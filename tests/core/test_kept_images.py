@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ContractError, DamageError
-from pipeline.core.kept_images import ImagePlace, kept_tables, read_image, read_kept
+from pipeline.core.kept_images import StoredImage, kept_tables, read_image, read_kept
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from tests.kept_workspace import make_workspace
@@ -29,8 +29,8 @@ def segments(tmp_path: Path) -> Path:
     return folder
 
 
-def place(**changes: Any) -> ImagePlace:
-    found = ImagePlace("00000.tar", 3, 4, sha256_bytes(b"3456"))
+def place(**changes: Any) -> StoredImage:
+    found = StoredImage("00000.tar", 3, 4, sha256_bytes(b"3456"))
     return found._replace(**changes)
 
 

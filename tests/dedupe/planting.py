@@ -203,7 +203,7 @@ def plant(replica: Replica) -> Planted:
     expected = dict.fromkeys(
         urls[-32:], Expected("bad_caption", f"a slot was never filled in: {SLOT}")
     )
-    expected |= {url: Expected(*FATES[f.kind]) for url in urls if (f := replica.fate(url))}
+    expected |= {url: Expected(*FATES[f.kind]) for url in urls if (f := replica.fault(url))}
     # Ranks 0 and 1 tell whether a caption exists, and the lowest rank stands for the others.
     sound = iter([url for n, url in enumerate(urls) if n % 32 > 1 and url not in expected])
     bodies: dict[str, bytes] = {}

@@ -12,7 +12,7 @@ def test_a_ledger_that_is_none_is_said_in_a_sentence(raw: RawStore) -> None:
     raw.add("a", photo_png(0))
     workspace = raw.write()
     workspace.ledger.write_bytes(b"garbage" * 1000)
-    with pytest.raises(ContractError, match=r"ledger\.sqlite has no view `items`"):
+    with pytest.raises(ContractError, match=r"ledger\.sqlite has no readable view `items`"):
         dedupe(workspace)
 
 

@@ -274,7 +274,7 @@ def test_a_ledger_that_changes_underneath_breaks_the_law() -> None:
 
 
 def test_no_ledger_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match="Run `scrape` first"):
+    with pytest.raises(ContractError, match="Run `pipeline scrape` first"):
         dedupe(Workspace(tmp_path))
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.demo import (
-    CAPTIONS_OF,
+    CAPTIONS_PER_SECTION,
     COLOUR_SECTION,
     PRESET,
     PROMPTS,
@@ -25,7 +25,7 @@ from scrapers.sources.dalleblog.captions import load_catalogue
 
 def test_unseen_prompts_are_never_scraped() -> None:
     scraped, unseen = choose_captions()
-    assert len(scraped) == sum(CAPTIONS_OF.values()) == len(set(scraped))
+    assert len(scraped) == sum(CAPTIONS_PER_SECTION.values()) == len(set(scraped))
     assert len(unseen) >= PROMPTS
     assert not {caption for _, caption in scraped} & set(unseen)
     assert choose_captions() == (scraped, unseen)

@@ -280,7 +280,7 @@ def test_a_key_that_comes_twice_is_named(world: Any) -> None:
 
 
 def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
-    with pytest.raises(ConfigError, match="there are: tiny-ffffffffffff"):
+    with pytest.raises(ConfigError, match="Choices: tiny-ffffffffffff"):
         run(configure(world, codec="vqgan"))
 
 
@@ -424,7 +424,9 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     manifest["files"] = [vars(file_entry(other / "00000.parquet", other))]
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
-        with pytest.raises(ConfigError, match="there are: tiny-000000000000, tiny-ffffffffffff"):
+        with pytest.raises(
+            ConfigError, match="sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
+        ):
             run(configure(world, codec=codec))
     report = run(configure(world, codec="tiny-000000000000"))
     assert report.details["codec"]["fingerprint"] == "0" * 64

@@ -138,7 +138,7 @@ def test_a_set_that_grew_is_laid_out_anew_when_a_tar_is_gone(
     (grow(world) / "train/000000.tar").unlink()
     reopen(world.workspace.shards("default"), "shards")
     run(configure(world))
-    assert "which samples train/000000.tar held is lost" in caplog.text
+    assert "the keys of train/000000.tar are lost" in caplog.text
     at_once.add(range(80, 100))
     at_once.save()
     run(configure(at_once))

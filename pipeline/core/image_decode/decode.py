@@ -47,7 +47,7 @@ def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
         return _decode_png(data, max_pixels)
     if (other := _name_other_content(data)) is not None:
         raise DecodeError(other)
-    data = _mended(data)
+    data = _completed(data)
     try:
         return Raster(*open_with_pillow(data, max_pixels))
     except DecodeError:
@@ -78,7 +78,7 @@ def hash_pixels(pixels_HWC: Pixels) -> str:
     return digest.hexdigest()
 
 
-def _mended(data: bytes) -> bytes:
+def _completed(data: bytes) -> bytes:
     """The same file with its format's end marker or padding added, if nothing else is missing."""
     if data.startswith(jpeg.SIGNATURE) and (ended := with_end(data)) is not data:
         if ends_early(data):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.core.image_decode.background import flatten
 from pipeline.core.image_decode.errors import (
     DecodeError,
     MissingDecoderError,
@@ -21,7 +22,6 @@ from pipeline.core.image_decode.errors import (
     check_size,
     tidy,
 )
-from pipeline.core.image_decode.ground import lay_over_ground
 from pipeline.core.image_decode.orientation import orientation_of, turn
 from pipeline.core.image_files import boxes
 
@@ -74,7 +74,7 @@ def to_rgb(image: Image.Image, has_alpha: bool) -> Image.Image:
     """The image with three channels of 8 bits; transparency is flattened over its background."""
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(to_8_bits(np.asarray(image), image.mode)).convert("RGB")
-    return lay_over_ground(image.convert("RGBA")) if has_alpha else image.convert("RGB")
+    return flatten(image.convert("RGBA")) if has_alpha else image.convert("RGB")
 
 
 def to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
 from PIL import Image
 
+from pipeline.core.image_decode.background import flatten
 from pipeline.core.image_decode.errors import DecodeError, Pixels, tidy
-from pipeline.core.image_decode.ground import lay_over_ground
 from pipeline.core.image_decode.orientation import orientation_of, turn
 from pipeline.core.image_decode.pillow import quiet_pillow
 from pipeline.core.image_files.png import SIGNATURE, Chunk, chunk_data, walk_chunks
@@ -154,8 +154,8 @@ def decode_with_transparent_colour(data: bytes, header: PngHeader) -> tuple[str,
     rgba_HWC = np.concatenate(
         [np.broadcast_to(rgb_HWC, (*is_hidden_HW.shape, 3)), alpha_HW1], axis=2
     )
-    laid = lay_over_ground(Image.fromarray(rgba_HWC))
-    return mode, np.asarray(turn(laid, orientation_of(data, {})))
+    flat = flatten(Image.fromarray(rgba_HWC))
+    return mode, np.asarray(turn(flat, orientation_of(data, {})))
 
 
 def _read_samples(image: Image.Image, data: bytes, header: PngHeader) -> npt.NDArray[np.integer]:

@@ -26,7 +26,7 @@ class Fault:
     heals_after: int | None
 
 
-def fate_of(plan: FaultPlan, path: str) -> Fault | None:
+def fault_of(plan: FaultPlan, path: str) -> Fault | None:
     """The fault of a URL (its path, without host or query), None if it has none."""
     digest = digest_of("fault", plan.seed, path)
     kind = _kind_at(plan, int.from_bytes(digest[:4]) / 2**32)
@@ -39,7 +39,7 @@ def fate_of(plan: FaultPlan, path: str) -> Fault | None:
 
 def fault_for(plan: FaultPlan, path: str, attempt: int) -> Fault | None:
     """The fault of the `attempt`-th request (from 1) for a URL, None if there is none."""
-    fault = fate_of(plan, path)
+    fault = fault_of(plan, path)
     if fault is None or (fault.heals_after is not None and attempt > fault.heals_after):
         return None
     return fault

@@ -50,32 +50,34 @@ class Holdings:
             )
         chosen = config.sections or tuple(known)
         self._config = config
-        self._shelves = {name: _Shelf(known[name], config) for name in known if name in chosen}
+        self._by_section = {
+            name: _SectionEntries(known[name], config) for name in known if name in chosen
+        }
 
     @property
     def sections(self) -> tuple[Section, ...]:
         """The chosen sections, in the order of the page."""
-        return tuple(shelf.section for shelf in self._shelves.values())
+        return tuple(entries.section for entries in self._by_section.values())
 
     def entries(self, section: str) -> Iterator[Entry]:
         """Every existing caption of a section, in the order of its slots' options."""
-        return iter(self._shelves[section].entries())
+        return iter(self._by_section[section].entries())
 
     def shown(self, section: str) -> Iterator[Entry]:
         """The captions of a section whose keys a client can know: all, or those that the page shows."""
-        return iter(self._shelves[section].shown)
+        return iter(self._by_section[section].shown)
 
     def find(self, section: str, key: str) -> Entry | None:
         """The caption with this key, None if there is none."""
-        shelf = self._shelves.get(section)
-        return None if shelf is None else shelf.find(key)
+        entries = self._by_section.get(section)
+        return None if entries is None else entries.find(key)
 
     def entry_for(self, section: str, chosen: Mapping[str, str]) -> Entry | None:
         """The caption with these options, None if it has no images."""
-        return self._shelves[section].entry_for(chosen)
+        return self._by_section[section].entry_for(chosen)
 
 
-class _Shelf:
+class _SectionEntries:
     """The captions of one section."""
 
     def __init__(self, section: Section, config: ReplicaConfig) -> None:

@@ -43,11 +43,6 @@ def colours_named(caption: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def nearest_colour(rgb: RGB) -> str:
-    """The name of the palette colour with the least Euclidean distance to `rgb` (0..255 each)."""
-    return min(PALETTE, key=lambda name: squared_distance(PALETTE[name], rgb))
-
-
 def squared_distance(first: RGB, second: RGB) -> int:
     """Squared Euclidean distance in RGB."""
     return sum((a - b) ** 2 for a, b in zip(first, second, strict=True))

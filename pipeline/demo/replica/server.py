@@ -21,10 +21,10 @@ from aiohttp import web
 from pipeline.core.errors import SourceError
 from pipeline.demo.replica.answers import answer_fault, conditional
 from pipeline.demo.replica.config import ReplicaConfig, ReplicaServeConfig
-from pipeline.demo.replica.faults import Fault, check_plan, fate_of, fault_for
+from pipeline.demo.replica.faults import Fault, check_plan, fault_for, fault_of
 from pipeline.demo.replica.holdings import Entry, Holdings
 from pipeline.demo.replica.html import render_page
-from pipeline.demo.replica.pictures import Pictures
+from pipeline.demo.replica.images import Images
 from scrapers.sources.dalleblog.urls import parse_sample_url, sample_url
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -56,7 +56,7 @@ class Site:
         check_plan(config.faults)
         self.config = config
         self.holdings = Holdings(config)
-        self.pictures = Pictures(size=config.size, cache_dir=config.cache_dir)
+        self.images = Images(size=config.size, cache_dir=config.cache_dir)
         self.requests: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.editions: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class Site:
 
     def app(self) -> web.Application:
         """The application with its routes."""
-        app = web.Application(middlewares=[_bookkeeper(self)])
+        app = web.Application(middlewares=[_request_counter(self)])
         app.router.add_get("/", self._page)
         app.router.add_get(PAGE_PATH, self._page)
         app.router.add_get("/robots.txt", self._robots)
@@ -91,7 +91,7 @@ class Site:
         found = self.find(path)
         if found is None:
             return None
-        return self.pictures.sample(*found, edition=self.editions[path])
+        return self.images.sample(*found, edition=self.editions[path])
 
     async def _page(self, request: web.Request) -> web.Response:
         if self.config.page_status != 200:
@@ -112,7 +112,7 @@ class Site:
         section = next((s for s in self.holdings.sections if s.name == name), None)
         if section is None or section.image_prompt is None:
             raise web.HTTPNotFound
-        data = self.pictures.prompt(section)
+        data = self.images.prompt(section)
         return conditional(request, data, kind="image/png", modified=PUBLISHED)
 
     async def _sample(self, request: web.Request) -> web.StreamResponse:
@@ -129,9 +129,9 @@ class Site:
         return conditional(request, data, kind="image/png", modified=modified)
 
 
-def _bookkeeper(site: Site) -> Middleware:
+def _request_counter(site: Site) -> Middleware:
     @web.middleware
-    async def keep_books(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
         site.requests[request.raw_path] += 1
         try:
             response = await handler(request)
@@ -144,7 +144,7 @@ def _bookkeeper(site: Site) -> Middleware:
         site.statuses[response.status] += 1
         return response
 
-    return keep_books
+    return count_requests
 
 
 class Replica:
@@ -223,9 +223,9 @@ class Replica:
             raise KeyError(url)
         return data
 
-    def fate(self, url: str) -> Fault | None:
+    def fault(self, url: str) -> Fault | None:
         """The fault of a URL, None if it has none."""
-        return fate_of(self.site.config.faults, self.path_of(url))
+        return fault_of(self.site.config.faults, self.path_of(url))
 
     def change(self, url: str) -> None:
         """Replace the image at this URL, with another ETag and Last-Modified."""

@@ -15,18 +15,18 @@ from PIL import Image
 
 from pipeline.core.image_decode.errors import Pixels
 
-Ground = Literal["white", "black"]
+Background = Literal["white", "black"]
 _NEARLY_WHITE = 240
 
 
-def lay_over_ground(overlay: Image.Image) -> Image.Image:
+def flatten(overlay: Image.Image) -> Image.Image:
     """Flatten an RGBA image over its background, as RGB."""
-    ground = choose_ground(np.asarray(overlay))
-    below = Image.new("RGBA", overlay.size, ground)
+    background = choose_background(np.asarray(overlay))
+    below = Image.new("RGBA", overlay.size, background)
     return Image.alpha_composite(below, overlay).convert("RGB")
 
 
-def choose_ground(rgba_HWC: Pixels) -> Ground:
+def choose_background(rgba_HWC: Pixels) -> Background:
     """The background for an image of four channels."""
     alpha_HW = rgba_HWC[..., 3]
     visible = int(alpha_HW.sum(dtype=np.int64))

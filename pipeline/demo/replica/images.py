@@ -19,7 +19,7 @@ DRAWING_VERSION = 1
 _KEPT_IN_MEMORY = 4096
 
 
-class Pictures:
+class Images:
     """Draws and caches images; thread-safe."""
 
     def __init__(self, *, size: int, cache_dir: Path | None = None) -> None:
