@@ -1,10 +1,11 @@
 """A small workspace as dedupe, encode and train-tokenizer would leave it, made by the contracts."""
 
-from __future__ import shutil
+from __future__ import annotations
 
 import dataclasses
 import hashlib
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -425,7 +425,7 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
         with pytest.raises(
-            ConfigError, match="sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
+            ConfigError, match=r"sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
         ):
             run(configure(world, codec=codec))
     report = run(configure(world, codec="tiny-000000000000"))
