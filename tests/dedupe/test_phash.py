@@ -65,7 +65,7 @@ def test_another_size_and_another_encoding_look_alike() -> None:
     assert distance(pixels, brighter) <= 4
 
 
-def test_different_pictures_differ() -> None:
+def test_different_images_have_different_hashes() -> None:
     assert min(distance(photo(0), photo(seed)) for seed in range(1, 20)) > 8
 
 
@@ -93,7 +93,7 @@ def test_the_mean_colour_is_exact() -> None:
     np.testing.assert_allclose(compute_stats(pixels).mean, pixels.mean(axis=(0, 1)), rtol=1e-12)
 
 
-def test_images_of_all_sizes_are_portrayed_together_as_apart() -> None:
+def test_images_of_all_sizes_have_the_same_stats_together_as_alone() -> None:
     images = [photo(1), photo(2, 33, 70), np.zeros((1, 1, 3), dtype=np.uint8), photo(3, 128, 64)]
     together = compute_all([make_miniature(pixels) for pixels in images])
     assert together == [compute_stats(pixels) for pixels in images]

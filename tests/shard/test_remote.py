@@ -1,4 +1,4 @@
-"""Shards on an object store: the same bytes, uploaded once, whole or not there."""
+"""Shards on an object store: the same bytes, uploaded once, complete or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def modified(place: str) -> dict[str, Any]:
     return {path[len(root) + 1 :]: info["LastModified"] for path, info in found.items()}
 
 
-def test_an_address_holds_the_same_bytes_as_the_folder(world: Any, address: str) -> None:  # noqa: F811
+def test_the_remote_folder_has_the_same_bytes_as_the_local_one(world: Any, address: str) -> None:  # noqa: F811
     report = run(configure(world, address))
     assert report.outcome == "done"
     assert report.outputs[1] == address
@@ -55,7 +55,7 @@ def test_nothing_is_uploaded_twice(world: Any, bucket: str) -> None:  # noqa: F8
     assert modified(bucket) == before
 
 
-def test_new_images_upload_new_shards_alone(world: Any, bucket: str) -> None:  # noqa: F811
+def test_new_images_upload_only_new_shards(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     before = modified(bucket)
     world.add(range(100, 130))
@@ -69,7 +69,7 @@ def test_new_images_upload_new_shards_alone(world: Any, bucket: str) -> None:  #
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"train", "val"}
 
 
-def test_shards_that_are_gone_are_removed_there(world: Any, bucket: str) -> None:  # noqa: F811
+def test_removed_shards_are_removed_remotely(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     report = run(configure(world, bucket, max_samples=30))
     assert report.details["published"]["removed"] > 0
@@ -77,11 +77,11 @@ def test_shards_that_are_gone_are_removed_there(world: Any, bucket: str) -> None
 
 
 class UnpluggedError(Exception):
-    """Stands for a network that goes away."""
+    """Simulates a lost network."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 15])
-def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
+def test_an_interrupted_upload_resumes_with_what_is_missing(
     world: Any,
     bucket: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +111,7 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
 
 
 def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  # noqa: F811
-    """Without a manifest beside it, a file is believed by its bytes alone."""
+    """Without a manifest, only its bytes show that a file is up to date."""
     run(configure(world, bucket))
     RemoteFolder(bucket).mark(stored(bucket))
     store = fsspec.filesystem("s3")
@@ -123,7 +123,7 @@ def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  #
     assert stored(bucket) == world.shard_bytes()
 
 
-def test_a_changed_shard_takes_the_manifest_away_first(
+def test_a_changed_shard_removes_the_manifest_first(
     world: Any,
     bucket: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +144,7 @@ def test_a_changed_shard_takes_the_manifest_away_first(
     assert stored(bucket) == world.shard_bytes()
 
 
-def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_reader_downloads_and_reads_them(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     folder = download_shards(bucket, world.root / "cache")
     brought = {
@@ -161,7 +161,7 @@ def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> No
     assert len(ShardReader(folder, "val")) == 8
 
 
-def test_an_object_that_was_changed_is_named_and_not_kept(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_changed_object_is_named_and_not_kept(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
@@ -171,18 +171,18 @@ def test_an_object_that_was_changed_is_named_and_not_kept(world: Any, bucket: st
     assert not list((world.root / "cache").rglob("000001.tar"))
 
 
-def test_a_bucket_that_is_not_there_is_said(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_missing_bucket_is_explained(world: Any, bucket: str) -> None:  # noqa: F811
     with pytest.raises(StorageError, match="Can't write to s3://no-such-bucket/x"):
         run(configure(world, "s3://no-such-bucket/x"))
     assert run(configure(world, bucket)).outcome == "done"
 
 
-def test_an_unknown_kind_of_address_is_refused(world: Any) -> None:
+def test_an_unknown_kind_of_url_is_refused(world: Any) -> None:
     with pytest.raises(ConfigError, match="not a URL that fsspec supports"):
         run(configure(world, "nowhere://bucket/x"))
 
 
-def test_the_address_is_no_part_of_what_the_shards_are(make_world: Callable[..., Any]) -> None:
+def test_the_url_does_not_affect_the_shards(make_world: Callable[..., Any]) -> None:
     plain, copied = make_world("one"), make_world("two")
     run(configure(plain, None))
     run(configure(copied, "memory://elsewhere"))

@@ -1,4 +1,4 @@
-"""Codes are counted, held to their codebook, and decoded beside their pictures."""
+"""Codes are counted, checked against their codebook, and decoded and compared with their images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def codes_folder(workspace: Workspace) -> Folder:
 
 
 def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[int]]]) -> None:
-    """Change the table of codes and let its manifest tell the new hash."""
+    """Change the table of codes and its hash in the manifest."""
     folder = codes_folder(workspace)
     path = folder.path / "00000.parquet"
     table = pq.read_table(path)
@@ -62,7 +62,7 @@ def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[
     (folder.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
+def test_intact_codes_are_measured_and_decoded(workspace: Workspace) -> None:
     faults, (facts,) = check_contents(codes_folder(workspace), workspace, 5)
     assert faults == []
     assert facts["rows"] == 20
@@ -71,7 +71,7 @@ def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
     assert "dB (5 images" in str(facts["PSNR"])
 
 
-def test_the_command_prints_what_it_measured(workspace: Workspace) -> None:
+def test_the_command_prints_its_measurements(workspace: Workspace) -> None:
     result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
     assert "Measured in codes" in result.output
     assert "16 images" in result.output
@@ -96,7 +96,7 @@ def test_a_row_of_another_length_is_found(workspace: Workspace) -> None:
     assert ["has a row of 3 codes, expected 4" in problem for problem in map(str, faults)] == [True]
 
 
-def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
+def test_codes_of_other_images_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace(20)
     root = workspace.root
     options = {"image_size": 32, "num_tokens": 32, "code_dim": 8, "channels": 8, "batch_size": 8}
@@ -114,7 +114,7 @@ def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace)
     assert psnr()[0] < right - 1
 
 
-def test_a_view_that_comes_twice_is_found(workspace: Workspace) -> None:
+def test_a_duplicate_view_is_found(workspace: Workspace) -> None:
     folder = codes_folder(workspace)
     path = folder.path / "00000.parquet"
     table = pq.read_table(path)
@@ -126,7 +126,7 @@ def test_a_view_that_comes_twice_is_found(workspace: Workspace) -> None:
     assert [fault.found for fault in faults] == ["holds a view of the same pixels a second time"]
 
 
-def test_no_codec_at_hand_is_said_and_no_problem(workspace: Workspace) -> None:
+def test_a_missing_codec_is_reported_and_is_no_fault(workspace: Workspace) -> None:
     (workspace.codec("small") / "codec.json").unlink()
     faults, (facts,) = check_contents(codes_folder(workspace), workspace, 5)
     assert faults == []

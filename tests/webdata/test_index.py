@@ -1,4 +1,4 @@
-"""An index that names files which aren't its own: none of them is opened."""
+"""An index that names files outside its folder: none of them is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing and bringing shards: what belongs to others at either end is neither lost nor written."""
+"""Publishing and downloading shards: other files at either end are neither lost nor written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes] = FILES) -> Path:
 
 
 def put(address: str, path: str, data: bytes) -> None:  # noqa: F811
-    """Put a file at the address, as its owner would."""
+    """Put a file at the URL, as its owner would."""
     store, root = fsspec.core.url_to_fs(f"{address}/{path}")
     store.makedirs(root.rpartition("/")[0], exist_ok=True)
     store.pipe_file(root, data)
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
         (UNFINISHED_NAME, b"not JSON"),
     ],
 )
-def test_an_address_that_holds_other_things_is_refused_by_name_and_left(
+def test_a_url_with_other_content_is_refused_by_name_and_untouched(
     folder: Path,
     address: str,  # noqa: F811
     path: str,
@@ -86,14 +86,14 @@ def test_an_address_that_holds_other_things_is_refused_by_name_and_left(
     assert stored(address) == {path: data}
 
 
-def test_an_address_that_is_a_file_is_refused(folder: Path, address: str) -> None:  # noqa: F811
+def test_a_url_of_a_file_is_refused(folder: Path, address: str) -> None:  # noqa: F811
     put(address, "photo", b"dear to someone")
     with pytest.raises((WorkspaceError, ContractError, StorageError)):
         publish(folder, f"{address}/photo")
     assert stored(address) == {"photo": b"dear to someone"}
 
 
-def test_what_lies_beside_an_address_does_not_matter(folder: Path, address: str) -> None:  # noqa: F811
+def test_content_beside_a_url_does_not_matter(folder: Path, address: str) -> None:  # noqa: F811
     put(address, "photos/a.jpg", b"dear to someone")
     put(address, "shards-of-old/a.jpg", b"dear to someone")
     publish(folder, f"{address}/shards")
@@ -101,7 +101,7 @@ def test_what_lies_beside_an_address_does_not_matter(folder: Path, address: str)
     assert stored(address)["photos/a.jpg"] == b"dear to someone"
 
 
-def test_a_folder_marker_of_a_console_is_nothing(folder: Path, bucket: str) -> None:  # noqa: F811
+def test_an_empty_folder_marker_does_not_count(folder: Path, bucket: str) -> None:  # noqa: F811
     import boto3  # type: ignore[import-untyped]
 
     bucket_name, _, prefix = bucket.removeprefix("s3://").partition("/")
@@ -111,7 +111,7 @@ def test_a_folder_marker_of_a_console_is_nothing(folder: Path, bucket: str) -> N
     assert set(FILES) < set(stored(bucket))
 
 
-def test_a_file_of_the_users_beside_ours_stays(
+def test_a_users_file_beside_ours_stays(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -125,7 +125,7 @@ def test_a_file_of_the_users_beside_ours_stays(
     assert there["train/notes.txt"] == there["readme"] == b"mine"
 
 
-def test_a_file_of_the_users_under_the_name_of_a_new_one_is_refused(
+def test_a_users_file_with_the_name_of_a_new_one_is_refused(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -142,7 +142,7 @@ def test_a_file_of_the_users_under_the_name_of_a_new_one_is_refused(
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_a_first_publication_that_broke_off_goes_on(
+def test_an_interrupted_first_publication_resumes(
     folder: Path,
     address: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -167,7 +167,7 @@ def test_a_first_publication_that_broke_off_goes_on(
     assert stored(address) == {**FILES, MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes()}
 
 
-def test_an_update_that_broke_off_removes_what_both_have_left(
+def test_an_update_after_an_interrupted_one_removes_the_leftovers_of_both(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -192,7 +192,7 @@ def test_an_update_that_broke_off_removes_what_both_have_left(
 
 @pytest.mark.parametrize("path", ["../photos/a.jpg", "/etc/passwd", "train/../../photos/a.jpg"])
 @pytest.mark.parametrize("name", [MANIFEST_NAME, UNFINISHED_NAME])
-def test_a_manifest_there_that_names_files_elsewhere_removes_none(
+def test_a_remote_manifest_that_names_files_elsewhere_removes_none(
     folder: Path,
     address: str,  # noqa: F811
     path: str,
@@ -222,7 +222,7 @@ def test_nothing_is_removed_or_written_through_a_link(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("place", ["", " "])
-def test_an_empty_address_is_not_the_current_folder(
+def test_an_empty_url_is_not_the_current_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -232,13 +232,13 @@ def test_an_empty_address_is_not_the_current_folder(
     assert list((tmp_path / "here").iterdir()) == []
 
 
-# --- Bringing ------------------------------------------------------------------------------------
+# --- Downloading ---------------------------------------------------------------------------------
 
 ELSEWHERE = ["/root/.bashrc", "../../../escaped", "train/../../escaped", "", ".", "a//b", "a/./b"]
 
 
 @pytest.mark.parametrize("path", [*ELSEWHERE, "x" * 2000, "a\0b", MANIFEST_NAME, UNFINISHED_NAME])
-def test_a_manifest_that_names_files_elsewhere_brings_nothing(
+def test_a_manifest_that_names_files_elsewhere_downloads_nothing(
     tmp_path: Path,
     address: str,  # noqa: F811
     path: str,
@@ -252,7 +252,7 @@ def test_a_manifest_that_names_files_elsewhere_brings_nothing(
     assert found == set((tmp_path / "out").rglob("000000.tar"))
 
 
-def test_a_manifest_that_names_a_file_twice_brings_nothing(
+def test_a_manifest_that_names_a_file_twice_downloads_nothing(
     tmp_path: Path,
     address: str,  # noqa: F811
 ) -> None:
@@ -270,7 +270,7 @@ def test_no_more_is_fetched_than_the_manifest_says(tmp_path: Path, address: str)
     assert not list((tmp_path / "cache").rglob("*.tar*"))
 
 
-def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
+def test_a_device_or_a_pipe_at_the_url_is_not_read(tmp_path: Path) -> None:
     place = tmp_path / "place"
     (place / "train").mkdir(parents=True)
     (place / MANIFEST_NAME).write_bytes(manifest_of("", ["train/000000.tar"]))
