@@ -1,4 +1,4 @@
-"""What a command says of itself: a name, its options, and the function that runs it."""
+"""The declaration of a command: its name, its options, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pipeline.core.contracts import StageReport
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command whose flags are the fields of `config`; those in `arguments` are given without a flag.
+    """A command whose flags are the fields of `config`; those in `arguments` are positional.
 
-    `run` may return a report, which is printed and decides the exit code.
+    `run` may return a report, which is printed and determines the exit code.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, contracts, options, files, ownership, locks, decoding."""
+"""The foundation of every stage: errors, contracts, options, files, ownership, locks, decoding."""

@@ -195,7 +195,7 @@ def test_faults_of_a_mixed_plan_are_the_ones_foretold() -> None:
     with Replica(ReplicaConfig(size=64, sections=("shape",), faults=plan)) as replica:
         told = {"error": 500, "html": 200, "missing": 404}
         for url in replica.urls("shape"):
-            fate = replica.fate(url)
+            fate = replica.fault(url)
             for attempt in range(1, 4):
                 sick = fate and (fate.heals_after is None or attempt <= fate.heals_after)
                 with asked(url) as response:

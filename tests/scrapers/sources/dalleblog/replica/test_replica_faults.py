@@ -8,13 +8,13 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from pipeline.demo.replica.config import FaultPlan, ReplicaServeConfig
-from pipeline.demo.replica.faults import FAULT_KINDS, check_plan, fate_of, fault_for
+from pipeline.demo.replica.faults import FAULT_KINDS, check_plan, fault_for, fault_of
 
 PATHS = [f"/dall-e/v2/samples/emojis/key_{number}.png" for number in range(4000)]
 
 
 def test_a_plan_without_shares_harms_nobody() -> None:
-    assert not any(fate_of(FaultPlan(), path) for path in PATHS)
+    assert not any(fault_of(FaultPlan(), path) for path in PATHS)
 
 
 def test_the_plan_names_every_kind_of_fault() -> None:
@@ -23,14 +23,14 @@ def test_the_plan_names_every_kind_of_fault() -> None:
 
 def test_shares_are_kept() -> None:
     plan = FaultPlan(seed=5, slow=0.1, error=0.2, missing=0.05)
-    found = Counter(fault.kind for path in PATHS if (fault := fate_of(plan, path)))
+    found = Counter(fault.kind for path in PATHS if (fault := fault_of(plan, path)))
     shares = {kind: count / len(PATHS) for kind, count in found.items()}
     assert shares == pytest.approx({"slow": 0.1, "error": 0.2, "missing": 0.05}, abs=0.02)
 
 
 def test_another_seed_hits_other_addresses() -> None:
     def hit(seed: int) -> set[str]:
-        return {path for path in PATHS if fate_of(FaultPlan(seed=seed, error=0.3), path)}
+        return {path for path in PATHS if fault_of(FaultPlan(seed=seed, error=0.3), path)}
 
     assert hit(1) == hit(1)
     assert hit(1) != hit(2)
@@ -40,7 +40,7 @@ def test_a_passing_fault_heals_after_the_requests_it_names_and_stays_well() -> N
     plan = FaultPlan(error=1.0, passing_attempts=3)
     healed = Counter[int]()
     for path in PATHS[:300]:
-        fault = fate_of(plan, path)
+        fault = fault_of(plan, path)
         assert fault is not None
         assert fault.heals_after is not None
         sick = [attempt for attempt in range(1, 10) if fault_for(plan, path, attempt)]
@@ -57,7 +57,7 @@ def test_permanent_faults_never_heal() -> None:
 @pytest.mark.parametrize("kind", ["missing", "corrupt", "opted_out"])
 def test_what_is_gone_corrupt_or_forbidden_stays_so(kind: str) -> None:
     plan = FaultPlan(**{kind: 1.0})  # type: ignore[arg-type]
-    fault = fate_of(plan, PATHS[0])
+    fault = fault_of(plan, PATHS[0])
     assert fault is not None
     assert fault.heals_after is None
 
