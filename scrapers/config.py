@@ -143,7 +143,10 @@ class ScrapeConfig(StageConfig):
         remember=True,
     )
     archive_rate: float = option(
-        1.0, "With --via: maximum requests per second.", low=0.001, runtime=True
+        10.0, "With --via: maximum captures per second.", low=0.001, runtime=True
+    )
+    archive_index_rate: float = option(
+        0.5, "With --via: maximum requests to the index per second.", low=0.001, runtime=True
     )
     archive_concurrency: int = option(
         2, "With --via: maximum concurrent requests.", low=1, high=64, runtime=True

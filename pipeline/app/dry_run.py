@@ -28,7 +28,7 @@ _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("enco
 # Stages that write NAME-2, NAME-3, … beside what is there.
 _NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
 # What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
-_CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer"})
+_CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer", "dataset"})
 _UNCHANGED = "inputs and options are unchanged"
 
 

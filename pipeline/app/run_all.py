@@ -43,6 +43,8 @@ _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-
 
 
 _REWRITTEN = frozenset({"dedupe", "shards"})
+# What is made with a codec or a tokenizer that later stages go on with.
+_CHOOSING = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
@@ -143,6 +145,7 @@ def make_plan(config: RunConfig, call: Call) -> Plan:
         overrides = common | (asked if name == "scrape" else {})
         overrides = {k: v for k, v in overrides.items() if k in fields}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
+        stage.holds(configs[name])
     return Plan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
@@ -239,13 +242,16 @@ def recall_aloud(
 
 
 def note_made(root: Path, report: StageReport) -> None:
-    """Keep as the latest what a stage made and the trained codec, tokenizer or codes that it made it with."""
+    """Keep as the latest what a stage made; of codes and shards also the codec and the tokenizer in them.
+
+    An older model that draws says nothing of what is to be encoded with next.
+    """
     folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
     made = folders.get(Path(report.outputs[0])) if report.outputs else None
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values():
+    for folder in folders.values() if made.contract in _CHOOSING else ():
         if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
@@ -256,7 +262,7 @@ def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -
     Raises ConfigError where what failed is asked for again at another source than the workspace was made
     from.
     """
-    changes = describe_changes(root, stage.name, config)
+    changes = describe_changes(root, stage.name, config) if stage.on_change else []
     if not changes:
         return
     elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]

@@ -152,7 +152,7 @@ def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[li
 
     `described` is what that run's manifest says of the file. Without it the file's own checksums count.
     """
-    if described is not None and find_fault(path.parent, described) is not None:
+    if not path.exists() or (described is not None and find_fault(path.parent, described)):
         return
     try:
         # Buffered ahead, the whole file would be in memory.

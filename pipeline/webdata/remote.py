@@ -95,7 +95,7 @@ def _refuse_strangers(place: Place, entries: Iterable[FileEntry], strangers: Set
 
 def find_shards(workspace: Workspace, place: str) -> Path:
     """The folder of shards: `place` is a name in the workspace, or an address to bring them from."""
-    return bring(place) if is_address(place) else workspace.shards(place)
+    return bring(place) if is_address(place) else workspace.shards(place, option="--shards")
 
 
 def bring(address: str, cache: Path | None = None, progress: Progress = no_progress) -> Path:

@@ -214,6 +214,12 @@ def test_old_inspections_are_not_made_again(raw: RawStore, monkeypatch: pytest.M
     assert inspected == [1]
 
 
+def test_a_first_run_warns_of_nothing(raw: RawStore, caplog: pytest.LogCaptureFixture) -> None:
+    fill(raw, 40)
+    dedupe(raw.write(finished=True), val_fraction=0.5)
+    assert caplog.text == ""
+
+
 def test_rows_that_went_leave_no_trace(raw: RawStore, tmp_path: Path) -> None:
     fill(raw, 12)
     raw.add("masked", photo_png(60), masked=1)

@@ -281,7 +281,7 @@ def test_a_key_that_comes_twice_is_named(world: Any) -> None:
 
 
 def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
-    with pytest.raises(ConfigError, match="There is: tiny-ffffffffffff"):
+    with pytest.raises(ConfigError, match="There is: tiny, tiny-ffffffffffff"):
         run(configure(world, codec="vqgan"))
 
 
@@ -424,7 +424,7 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
         with pytest.raises(
-            ConfigError, match=r"2 sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
+            ConfigError, match=r"fit the codec .*: tiny-000000000000, tiny-ffffffffffff"
         ):
             run(configure(world, codec=codec))
     report = run(configure(world, codec="tiny-000000000000"))
