@@ -64,9 +64,8 @@ def test_a_shown_command_exists_with_its_options(line: str) -> None:
 
 def test_the_code_layout_is_what_the_packages_say_of_themselves() -> None:
     program = runpy.run_path(str(ROOT / "docs" / "code_layout.py"))
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    assert program["with_layout"](page) == page, "run docs/code_layout.py --write"
-    assert "  fetch/" in page
+    assert program["with_layout"](README) == README, "run docs/code_layout.py --write"
+    assert "  fetch/" in README
 
 
 def test_the_page_of_options_is_what_the_configs_declare() -> None:
