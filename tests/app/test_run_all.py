@@ -131,7 +131,7 @@ def test_a_dry_run_notices_a_scrape_in_between(
     assert actions(dry) == {"scrape": "skip", "dedupe": "run", "train-tokenizer": "skip"}
     assert dry["details"]["dedupe"]["why"] == "raw changed since"
     retrained = run(workspace, options, *SHORT, "--dry-run", "--retrain")
-    assert retrained["details"]["train-tokenizer"]["why"] == "if dedupe brings something new"
+    assert retrained["details"]["train-tokenizer"]["why"] == "if dedupe yields something new"
 
 
 def test_trained_models_stay_while_data_grows(

@@ -125,7 +125,7 @@ def test_a_second_interrupt_in_an_import_ends_immediately(root: Path) -> None:
     moment = f"torch._C,{int(signal.SIGINT)},{int(signal.SIGINT)}"
     done = start(STARTED, moment, "encode", "--workspace", str(root))
     assert done.returncode == 130
-    assert done.stderr == "\nError: stopped at once. What was finished is kept.\n"
+    assert done.stderr == "\nError: stopped immediately. Finished work is kept.\n"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_a_neighbour_with_the_name_of_a_partial_file_stays(tmp_path: Path) -> No
 def test_a_file_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("mine")
-    with pytest.raises(ConfigError, match=r"thesis\.txt holds something that is no parquet file"):
+    with pytest.raises(ConfigError, match=r"thesis\.txt exists and is not a parquet file"):
         write(path)
     assert path.read_text() == "mine"
 

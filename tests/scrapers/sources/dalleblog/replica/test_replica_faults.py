@@ -72,7 +72,7 @@ def test_what_is_gone_corrupt_or_forbidden_stays_so(kind: str) -> None:
     ],
 )
 def test_shares_that_are_no_shares_are_refused(plan: FaultPlan) -> None:
-    with pytest.raises(ConfigError, match="add up to 1 at most"):
+    with pytest.raises(ConfigError, match="add up to at most 1"):
         check_plan(plan)
 
 
