@@ -242,14 +242,5 @@ def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
 def _stages_before(manifest: Manifest, forecasts: Mapping[str, Forecast]) -> list[str]:
     """The stages of the plan that may change an input of this manifest."""
     tops = {source.split("/")[0] for source in manifest.inputs}
-    makers = {
-        "raw": "scrape",
-        "dedupe": "dedupe",
-        "tokenizers": "train-tokenizer",
-        "codecs": "train-codec",
-        "codes": "encode",
-        "shards": "shard",
-        "runs": "train",
-    }
-    found = [maker for top, maker in makers.items() if top in tops]
-    return [maker for maker in found if maker in forecasts and forecasts[maker].action != "skip"]
+    makers = [stage.name for stage in STAGES.values() if stage.top in tops]
+    return [maker for maker in makers if maker in forecasts and forecasts[maker].action != "skip"]
