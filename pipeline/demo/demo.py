@@ -112,8 +112,10 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
 
 
 def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
-    """The (section, caption) pairs that the demo scrapes, and captions of the colour section that it never
-    scrapes, both in an order determined by hash."""
+    """The (section, caption) pairs to scrape, and captions of the colour section that are never scraped.
+
+    Both are in an order determined by hash.
+    """
     from scrapers.sources.dalleblog.captions import load_catalogue
 
     sections = {section.name: section for section in load_catalogue().sections}

@@ -33,8 +33,10 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What marks a remote folder as ours: `finished` are the files of its manifest, `begun` those listed by
-    the mark of an unfinished publication."""
+    """The claim that marks a remote folder as ours.
+
+    `finished` are the files of its manifest, `begun` those listed by the mark of an unfinished publication.
+    """
 
     finished: dict[str, FileEntry]
     begun: frozenset[str]
