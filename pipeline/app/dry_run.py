@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, resolved
-from pipeline.core.contracts import CONTRACTS, Manifest
+from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.ownership import list_family
@@ -242,5 +242,5 @@ def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
 def _stages_before(manifest: Manifest, forecasts: Mapping[str, Forecast]) -> list[str]:
     """The stages of the plan that may change an input of this manifest."""
     tops = {source.split("/")[0] for source in manifest.inputs}
-    found = [contract.maker for contract in CONTRACTS.values() if contract.top in tops]
-    return [maker for maker in found if maker in forecasts and forecasts[maker].action != "skip"]
+    makers = [stage.name for stage in STAGES.values() if stage.top in tops]
+    return [maker for maker in makers if maker in forecasts and forecasts[maker].action != "skip"]

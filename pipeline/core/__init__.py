@@ -1,1 +1,1 @@
-"""The foundation of every stage: errors, contracts, options, files, ownership, locks, decoding."""
+"""Shared by all stages: errors, contracts, options, files, ownership, locks, decoding."""

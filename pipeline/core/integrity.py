@@ -72,10 +72,10 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 
 def described_files(folder: Path) -> dict[str, FileEntry]:
-    """The files that the manifest of `folder` describes, by path; if the folder is unfinished, those that its
-    mark describes and that still exist.
+    """The files that the manifest of `folder` describes, by path.
 
-    Empty if neither can be read: then nothing is known of the files.
+    If the folder is unfinished, those that its mark describes and that still exist. Empty if neither can be
+    read: then nothing is known of the files.
     """
     with contextlib.suppress(ContractError):
         manifest = parse_json_file(folder / MANIFEST_NAME, Manifest)

@@ -38,12 +38,12 @@ class Output:
 def write_output(
     path: Path, *, kind: str, magic: bytes, overwrite: bool = True
 ) -> Iterator[Output]:
-    """Open a file that the user named. `kind` is its kind of content, and `magic` the first bytes of that
-    kind.
+    """Open a file that the user named.
 
-    Without `overwrite`, an existing file with other bytes is refused, but only at the end, since the same
-    bytes are fine. Raises the ConfigErrors of `check_output` and for a file that would be overwritten,
-    StorageError if writing fails, BrokenPipeError if the reader of a pipe has exited.
+    `kind` is its kind of content, and `magic` the first bytes of that kind. Without `overwrite`, an existing
+    file with other bytes is refused, but only at the end, since the same bytes are fine. Raises the
+    ConfigErrors of `check_output` and for a file that would be overwritten, StorageError if writing fails,
+    BrokenPipeError if the reader of a pipe has exited.
     """
     check_output(path, kind=kind, magic=magic)
     if _is_stream(path):

@@ -21,8 +21,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-EXIT_CODE = 130
+from pipeline.core.interrupts import EXIT_INTERRUPTED, SIGNALS
+
 # A signal within this time of the first one is an echo: `timeout` sends each twice, to its child and to its
 # process group; a launcher of several processes forwards signals that the system (Slurm, a terminal) has
 # sent to them as well.
@@ -107,7 +107,7 @@ def _listen(request: StopRequest) -> Iterator[None]:
                     if not request.raised:  # the handler may have been faster
                         signal.pthread_kill(main, number)
                     if not ended.wait(PARTING_S):
-                        os._exit(EXIT_CODE)
+                        os._exit(EXIT_INTERRUPTED)
 
     thread = threading.Thread(target=count, name="stop signals", daemon=True)
     previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)

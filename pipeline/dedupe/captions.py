@@ -28,10 +28,7 @@ _UNSEEN = dict.fromkeys(
         (0xAD, 0xAD),  # soft hyphen
         (0x061C, 0x061C),  # Arabic letter mark
         (0x180E, 0x180E),  # Mongolian vowel separator
-        (
-            0x200B,
-            0x200F,
-        ),  # zero-width space, non-joiner, joiner; left-to-right and right-to-left marks
+        (0x200B, 0x200F),  # zero-width space, non-joiner, joiner; directional marks
         (0x202A, 0x202E),  # direction: embeddings, overrides
         (0x2060, 0x206F),  # word joiner, invisible operators, isolates, deprecated marks
         (0xFEFF, 0xFEFF),  # byte order mark

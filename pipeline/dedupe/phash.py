@@ -33,8 +33,7 @@ Integers = npt.NDArray[np.int64]
 
 
 class Miniature(NamedTuple):
-    """The reduced form of a raster: sums over 32×32 cells (see `shrink`), its area, and whether it is
-    blank."""
+    """The reduced form of a raster: sums over 32×32 cells (see `shrink`), area, and whether it is blank."""
 
     cells_CGG: Integers
     area: int

@@ -70,9 +70,9 @@ def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float
     )
 
 
-def _share(pictures: Iterable[tuple[str, bytes]]) -> float:
+def _share(images: Iterable[tuple[str, bytes]]) -> float:
     right = [
         main_colour(Image.fromarray(decode_image(data).pixels_HWC)) == colours_named(text)[0]
-        for text, data in pictures
+        for text, data in images
     ]
     return sum(right) / max(1, len(right))

@@ -89,12 +89,12 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     def run(stage: str, label: str = "", **overrides: Any) -> None:
         reports[label or stage] = run_stage(stage, call, {"workspace": root, **overrides})
 
-    with replica_server(root) as address:
+    with replica_server(root) as host_port:
         run(
             "scrape",
             source="dalleblog",
             page_url=f"{ORIGIN}/blog/dall-e/",
-            connect_to=address,
+            connect_to=host_port,
             captions=root / "captions.txt",
         )
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
@@ -112,8 +112,10 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
 
 
 def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
-    """The (section, caption) pairs that the demo scrapes, and captions of the colour section that it never
-    scrapes, both in an order determined by hash."""
+    """The (section, caption) pairs to scrape, and captions of the colour section that are never scraped.
+
+    Both are in an order determined by hash.
+    """
     from scrapers.sources.dalleblog.captions import load_catalogue
 
     sections = {section.name: section for section in load_catalogue().sections}

@@ -87,10 +87,10 @@ def _cell(value: Any) -> str:
 
 
 def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Captions with their images in order of rank; `pictures` are `<img>` elements."""
+    """Captions with their images in order of rank; `images` are `<img>` elements."""
     body = "".join(
-        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(pictures)}</td></tr>'
-        for caption, pictures in rows
+        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(images)}</td></tr>'
+        for caption, images in rows
     )
     return f'<div class="scroll"><table class="wall"><tbody>{body}</tbody></table></div>'
 
@@ -99,8 +99,8 @@ def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Images with their captions below, as many side by side as fit."""
     items = list(items)
     body = "".join(
-        f"<figure>{''.join(pictures)}<figcaption>{escape(words)}</figcaption></figure>"
-        for words, pictures in items
+        f"<figure>{''.join(images)}<figcaption>{escape(words)}</figcaption></figure>"
+        for words, images in items
     )
     kind = "group single" if len(items) == 1 else "group"
     return f'<div class="{kind}">{body}</div>'

@@ -158,10 +158,10 @@ def _stages(view: _View) -> Iterator[Section]:
 
 
 def _counted(view: _View) -> Iterator[Section]:
-    for contract, tell in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
+    for contract, make_sections in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
         for folder in _finished(view.folders, contract):
             assert folder.manifest is not None
-            yield from tell(folder.manifest, str(folder.path / MANIFEST_NAME))
+            yield from make_sections(folder.manifest, str(folder.path / MANIFEST_NAME))
 
 
 def _rejections(view: _View) -> Iterator[Section]:
@@ -249,12 +249,12 @@ def _codecs(view: _View) -> Iterator[Section]:
 
 
 def _codec(folder: Folder) -> Iterator[Section]:
-    picture = folder.path / "reconstructions.png"
-    if not picture.exists():
+    sheet = folder.path / "reconstructions.png"
+    if not sheet.exists():
         return
     assert folder.manifest is not None
     facts = ", ".join(_facts(folder.manifest.details))
-    tag = image_tag(read_small_file(picture), kind="png", alt="reconstructions")
+    tag = image_tag(read_small_file(sheet), kind="png", alt="reconstructions")
     yield Section(
         title=f"Codec {folder.path.name}",
         note="Originals above, their reconstructions from codes below.",
@@ -301,7 +301,7 @@ def _number(value: object) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Picture:
+class _GeneratedImage:
     """The fields that the report reads from a line of `records.jsonl`."""
 
     prompt: str
@@ -316,7 +316,7 @@ def _generations(view: _View) -> Iterator[Section]:
 def _drawn(folder: Folder, side: int) -> Iterator[Section]:
     prompts: dict[str, list[str]] = {}
     records = folder.path / "records.jsonl"
-    for record in read_json_lines(records, _Picture, remedy=REPAIR):
+    for record in read_json_lines(records, _GeneratedImage, remedy=REPAIR):
         data = read_small_file(path_inside(folder.path, record.file, source=records))
         tag = image_tag(_shrink(data, side), kind="jpeg", alt="generated", width=side)
         prompts.setdefault(record.prompt, []).append(tag)

@@ -176,7 +176,7 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
     if not foreign and not Path(spec).exists():
         there = (path.name for path in (workspace.root / "tokenizers").glob("*") if path.is_dir())
         raise ConfigError(
-            f"No tokenizer {spec!r}: {own} is not a finished one, and there is no file of that name. "
+            f"No tokenizer {spec!r}: there is neither a finished {own} nor a file of that name. "
             f"{name_choices(spec, there)} Run {maker_of(own, 'tokenizer')}, or give clip, hf:FILE or "
             "yttm:FILE."
         )

@@ -68,14 +68,14 @@ def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
     return report if config.out is None else _publish(report, config.out, progress)
 
 
-def _publish(report: StageReport, address: str, progress: Progress) -> StageReport:
+def _publish(report: StageReport, url: str, progress: Progress) -> StageReport:
     (folder,) = report.outputs
-    published = publish(Path(folder), address, progress)
+    published = publish(Path(folder), url, progress)
     unchanged = report.outcome == "unchanged" and not (published.uploaded or published.removed)
     return dataclasses.replace(
         report,
         outcome="done" if report.outcome == "unchanged" and not unchanged else report.outcome,
-        outputs=(folder, address),
+        outputs=(folder, url),
         details={**report.details, "published": dataclasses.asdict(published)},
     )
 

@@ -100,7 +100,7 @@ def _content_checks() -> Mapping[str, Callable[[Folder, Workspace, int], Found]]
     from pipeline.verify.tables import check_tables
 
     return {
-        "dedupe": lambda folder, _workspace, _pictures: (list(check_tables(folder)), []),
+        "dedupe": lambda folder, _workspace, _images: (list(check_tables(folder)), []),
         "codes": check_codes,
         "shards": check_shards,
     }

@@ -54,42 +54,42 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
-def publish(folder: Path, address: str, progress: Progress = no_progress) -> Published:
-    """Make the remote folder at `address` match the finished `folder`: upload changes, remove our old files.
+def publish(folder: Path, url: str, progress: Progress = no_progress) -> Published:
+    """Make the remote folder at `url` match the finished `folder`: upload changes, remove our old files.
 
     A remote file is up to date if the finished manifest beside it lists it with the same hash, or else if its
     bytes have that hash. Raises WorkspaceError, before anything is written, if the remote folder holds files
     that aren't ours; StorageError if the store fails, ConfigError for an unsupported URL, DependencyError if
     a package for it is missing.
     """
-    place = RemoteFolder(address)
-    with place.explained("write to"):
+    remote = RemoteFolder(url)
+    with remote.explained("write to"):
         manifest = read_manifest(folder, CONTRACT)
         last = _own_entry(folder)
         wanted = {entry.path: entry for entry in (*manifest.files, last)}
-        claim, there = place.find_claim(), place.sizes()
-        missing = [e for e in wanted.values() if not place.holds(e, there, claim.finished)]
-        _refuse_strangers(place, missing, there.keys() - claim.own)
+        claim, there = remote.find_claim(), remote.sizes()
+        missing = [e for e in wanted.values() if not remote.holds(e, there, claim.finished)]
+        _refuse_strangers(remote, missing, there.keys() - claim.own)
         others = sorted((claim.own & there.keys()) - wanted.keys() - {UNFINISHED_NAME})
         if missing or others or claim.begun:
-            place.mark(claim.own | wanted.keys())
+            remote.mark(claim.own | wanted.keys())
             if any(entry.path in there for entry in missing) and MANIFEST_NAME in there:
-                place.remove(MANIFEST_NAME)
+                remote.remove(MANIFEST_NAME)
                 missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
-            _upload(folder, place, missing, progress)
+            _upload(folder, remote, missing, progress)
             for path in (*others, UNFINISHED_NAME):
-                place.remove(path)
+                remote.remove(path)
     return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
 
 
 def _refuse_strangers(
-    place: RemoteFolder, entries: Iterable[FileEntry], strangers: Set[str]
+    remote: RemoteFolder, entries: Iterable[FileEntry], strangers: Set[str]
 ) -> None:
     """Raise WorkspaceError for a file that isn't ours and would be overwritten."""
     for entry in entries:
         if entry.path in strangers:
             raise WorkspaceError(
-                f"{place.address} holds {entry.path}, which was not published by this command and would be "
+                f"{remote.url} holds {entry.path}, which was not published by this command and would be "
                 "overwritten. Nothing was touched: move it, or give another URL."
             )
 
@@ -99,29 +99,27 @@ def find_shards(workspace: Workspace, place: str) -> Path:
     return download_shards(place) if is_url(place) else workspace.shards(place, option="--shards")
 
 
-def download_shards(
-    address: str, cache: Path | None = None, progress: Progress = no_progress
-) -> Path:
-    """A local folder with the shards of `address`; the hash of every file is checked.
+def download_shards(url: str, cache: Path | None = None, progress: Progress = no_progress) -> Path:
+    """A local folder with the shards of `url`; the hash of every file is checked.
 
     Files that are already present are kept. `cache` holds one folder per URL (default: dalle-pipeline in the
     user's cache folder). Raises ContractError for shards that are unfinished, differ from their manifest, or
     have paths outside that folder, and the errors of `publish`.
     """
-    place = RemoteFolder(address)
-    folder = (cache or default_cache() / "shards") / sha256_bytes(address.rstrip("/").encode())[:16]
-    with place.explained("read"), exclusive_lock(folder):
-        data = place.read(MANIFEST_NAME)
+    remote = RemoteFolder(url)
+    folder = (cache or default_cache() / "shards") / sha256_bytes(url.rstrip("/").encode())[:16]
+    with remote.explained("read"), exclusive_lock(folder):
+        data = remote.read(MANIFEST_NAME)
         if data is None:
             raise ContractError(
-                f"{address} has no {MANIFEST_NAME}: there are no finished shards. "
+                f"{url} has no {MANIFEST_NAME}: there are no finished shards. "
                 "Write them with `pipeline shard --out`."
             )
-        source = f"{address}/{MANIFEST_NAME}"
+        source = f"{url}/{MANIFEST_NAME}"
         manifest = parse_manifest(data, source, CONTRACT)
         _check_paths(folder, manifest, source)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
-        _download(folder, place, manifest, progress)
+        _download(folder, remote, manifest, progress)
         write_bytes(folder / MANIFEST_NAME, data)
     return folder
 
@@ -145,13 +143,13 @@ def _own_entry(folder: Path) -> FileEntry:
 
 
 def _upload(
-    folder: Path, place: RemoteFolder, entries: list[FileEntry], progress: Progress
+    folder: Path, remote: RemoteFolder, entries: list[FileEntry], progress: Progress
 ) -> None:
     """Upload shards in parallel, then the index, then the manifest."""
     total, sent = sum(entry.bytes for entry in entries), 0
 
     def put(entry: FileEntry) -> int:
-        place.put(folder / entry.path, entry.path)
+        remote.put(folder / entry.path, entry.path)
         return entry.bytes
 
     for turn in range(3):
@@ -159,10 +157,10 @@ def _upload(
         with ThreadPoolExecutor(_TRANSFERS) as threads:
             for size in threads.map(put, these):
                 sent += size
-                progress(sent, total, {"uploading": place.address})
+                progress(sent, total, {"uploading": remote.url})
 
 
-def _download(folder: Path, place: RemoteFolder, manifest: Manifest, progress: Progress) -> None:
+def _download(folder: Path, remote: RemoteFolder, manifest: Manifest, progress: Progress) -> None:
     total, received = sum(entry.bytes for entry in manifest.files), 0
 
     def get(entry: FileEntry) -> int:
@@ -170,23 +168,23 @@ def _download(folder: Path, place: RemoteFolder, manifest: Manifest, progress: P
         if not (path.is_file() and path.stat().st_size == entry.bytes) or (
             sha256_file(path) != entry.sha256
         ):
-            _download_file(place, entry, path)
+            _download_file(remote, entry, path)
         return entry.bytes
 
     with ThreadPoolExecutor(_TRANSFERS) as threads:
         for size in threads.map(get, manifest.files):
             received += size
-            progress(received, total, {"from": place.address})
+            progress(received, total, {"from": remote.url})
 
 
-def _download_file(place: RemoteFolder, entry: FileEntry, path: Path) -> None:
+def _download_file(remote: RemoteFolder, entry: FileEntry, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_write(path) as file:
-        for chunk in place.chunks(entry.path, entry.bytes):
+        for chunk in remote.chunks(entry.path, entry.bytes):
             digest.update(chunk)
             file.write(chunk)
         if digest.hexdigest() != entry.sha256:
             raise ContractError(
-                f"{place.address}/{entry.path} is not the file that its manifest describes (sha256 "
+                f"{remote.url}/{entry.path} is not the file that its manifest describes (sha256 "
                 "differs). Write it again with `pipeline shard --out`."
             )

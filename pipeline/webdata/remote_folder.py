@@ -33,8 +33,10 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What marks a remote folder as ours: `finished` are the files of its manifest, `begun` those listed by
-    the mark of an unfinished publication."""
+    """The claim that marks a remote folder as ours.
+
+    `finished` are the files of its manifest, `begun` those listed by the mark of an unfinished publication.
+    """
 
     finished: dict[str, FileEntry]
     begun: frozenset[str]
@@ -48,23 +50,23 @@ class Claim:
 class RemoteFolder:
     """A URL: its file system and the files below it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, url: str) -> None:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
-        self.address = address
-        if not address.strip():
+        self.url = url
+        if not url.strip():
             raise ConfigError("The URL is empty. Give one, such as s3://BUCKET/PREFIX.")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(address)
+            self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            kind = address.partition("://")[0]
+            kind = url.partition("://")[0]
             raise DependencyError(
-                f"{address} needs a package that is not installed ({error}). "
+                f"{url} needs a package that is not installed ({error}). "
                 f"Install it with: pip install 'dalle-pipeline[{'gcs' if kind == 'gs' else kind}]'."
             ) from error
         except ValueError as error:
-            raise ConfigError(f"{address} is not a URL that fsspec supports ({error}).") from error
+            raise ConfigError(f"{url} is not a URL that fsspec supports ({error}).") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self._fs.invalidate_cache()
 
@@ -77,7 +79,7 @@ class RemoteFolder:
             raise
         except Exception as error:  # every store has its own exceptions
             raise StorageError(
-                f"Can't {doing} {self.address}: {type(error).__name__}: {error}. What was finished "
+                f"Can't {doing} {self.url}: {type(error).__name__}: {error}. What was finished "
                 "before is safe; run the same command again."
             ) from error
 
@@ -89,7 +91,7 @@ class RemoteFolder:
         manifest, mark = self.read(MANIFEST_NAME), self.read(UNFINISHED_NAME)
         if manifest is None and mark is None and (other := self._first_entry()) is not None:
             raise WorkspaceError(
-                f"{self.address} holds {other}, but neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+                f"{self.url} holds {other}, but neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
                 "shards that marks it as ours. Nothing was touched: give the URL of an empty folder."
             )
         return Claim(finished=self._manifest_entries(manifest), begun=self._marked(mark))
@@ -135,9 +137,7 @@ class RemoteFolder:
         """
         info = self._fs.info(self._full(path))
         if info["type"] != "file":
-            raise ContractError(
-                f"{self.address}/{path} is {info['type']!r}, expected a regular file."
-            )
+            raise ContractError(f"{self.url}/{path} is {info['type']!r}, expected a regular file.")
         left = max_bytes - (info["size"] or 0)
         if left >= 0:
             left = max_bytes
@@ -147,7 +147,7 @@ class RemoteFolder:
                     yield chunk
         if left < 0:
             raise ContractError(
-                f"{self.address}/{path} has more than the expected {max_bytes:,} bytes."
+                f"{self.url}/{path} has more than the expected {max_bytes:,} bytes."
             )
 
     def put(self, local: Path, path: str) -> None:
@@ -162,8 +162,8 @@ class RemoteFolder:
 
     def _full(self, path: str) -> str:
         if self._is_local:
-            return str(path_inside(Path(self._root), path, source=self.address))
-        return f"{self._root.rstrip('/')}/{checked_relative(path, source=self.address)}"
+            return str(path_inside(Path(self._root), path, source=self.url))
+        return f"{self._root.rstrip('/')}/{checked_relative(path, source=self.url)}"
 
     def _first_entry(self) -> str | None:
         """The first entry at the URL; the marker object of an empty folder does not count."""
@@ -184,7 +184,7 @@ class RemoteFolder:
         """The files in the remote manifest, and the manifest itself."""
         if data is None:
             return {}
-        source = f"{self.address}/{MANIFEST_NAME}"
+        source = f"{self.url}/{MANIFEST_NAME}"
         try:
             files = parse_manifest(data, source, CONTRACT).files
         except ContractError as error:
@@ -196,7 +196,7 @@ class RemoteFolder:
         """The files in the remote mark, and the mark itself."""
         if data is None:
             return frozenset()
-        source = f"{self.address}/{UNFINISHED_NAME}"
+        source = f"{self.url}/{UNFINISHED_NAME}"
         try:
             said: Any = json.loads(data)
             if said["contract"] != CONTRACT:
@@ -208,6 +208,6 @@ class RemoteFolder:
 
     def _not_ours(self, name: str, error: Exception) -> WorkspaceError:
         return WorkspaceError(
-            f"{self.address} holds a {name} that does not belong to shards ({error}). Nothing was touched: "
+            f"{self.url} holds a {name} that does not belong to shards ({error}). Nothing was touched: "
             "give another URL."
         )

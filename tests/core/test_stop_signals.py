@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.core.interrupts import EXIT_INTERRUPTED
 from pipeline.core.stop_signals import (
     ECHO_S,
-    EXIT_CODE,
     LAUNCHER_ECHO_S,
     StopRequest,
     watch_signals,
@@ -133,7 +133,7 @@ def test_a_second_signal_ends_immediately_in_any_call(work: str) -> None:
             os.kill(process.pid, signal.SIGTERM)
             assert time.monotonic() < end_s
             time.sleep(0.1)
-        assert process.returncode in (-signal.SIGINT, EXIT_CODE)
+        assert process.returncode in (-signal.SIGINT, EXIT_INTERRUPTED)
     finally:
         process.kill()
         process.communicate()

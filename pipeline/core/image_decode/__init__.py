@@ -1,7 +1,7 @@
-"""Decode image files to RGB rasters, or say why that is not possible. Pure.
+"""Decoding of image files: an RGB raster, or the reason why there is none.
 
-Every hash is computed from this raster and every codec encodes it, so codes can be found by the hash of the
-pixels that they were made from.
+Pure. Every hash is computed from this raster and every codec encodes it, so codes can be found by the hash of
+the pixels that they were made from.
 
 The raster of a file is its first frame, rotated as its orientation says (EXIF, else XMP), with 8 bits per
 channel (the upper 8 of 16), transparency flattened over white or black (see `background`), and colours taken

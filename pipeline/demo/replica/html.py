@@ -112,8 +112,8 @@ def _axis_row(
         entry = holdings.entry_for(section.name, {**chosen, section.axis: option})
         if entry is not None and entry.key in shown:
             label = escape(labels.get(option, option))
-            picture = _images(entry, cdn, count=1, alt="")
-            yield f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+            image = _images(entry, cdn, count=1, alt="")
+            yield f"<figure>{image}<figcaption>{label}</figcaption></figure>"
 
 
 def _listed(entry: Entry, cdn: str) -> str:

@@ -1,4 +1,4 @@
-"""The palette: names, distances, and what a caption names."""
+"""The palette: names, distances, and the colours in captions."""
 
 from __future__ import annotations
 
