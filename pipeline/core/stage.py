@@ -34,7 +34,8 @@ class Stage:
     options that are given without a flag. `contract` names what it leaves in the workspace, None where that
     has no manifest. `writes` and `reads` are the folders that it locks, exclusively or shared, with the
     names of its options in braces. `on_change` says what becomes of what is there when it is run with
-    other options; "" where the stage says so itself.
+    other options; "" where the stage says so itself. `builder` makes the config from the values of the
+    options, where `config` is not the class of every config.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Stage:
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     on_change: str = ""
+    builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
+
+    def build(self, values: Mapping[str, Any]) -> StageConfig:
+        """The config with those `values` that are its options. Raises ConfigError for invalid ones."""
+        known = {field.name for field in dataclasses.fields(self.config)}
+        options = {name: value for name, value in values.items() if name in known}
+        return self.config(**options) if self.builder is None else self.builder(options)
 
     @property
     def top(self) -> str:
