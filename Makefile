@@ -17,6 +17,12 @@ BUILT_ORACLES := youtokentome
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
+AIRFLOW_PORT ?= 8080
+
+# So has pywb, the web archive that the tests of the scraper read; without it they are skipped.
+ARCHIVE_VENV ?= .venv-archive
+ARCHIVE_BIN := $(ARCHIVE_VENV)/bin
+ARCHIVE_STAMP := $(ARCHIVE_VENV)/.installed
 
 .PHONY: demo test lint types unit slow airflow test-airflow clean
 
@@ -32,11 +38,11 @@ lint: $(TEST_STAMP)
 types: $(TEST_STAMP)
 	$(BIN)/mypy
 
-unit: $(TEST_STAMP)
+unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
 # The deep tests that `make test` leaves out.
-slow: $(TEST_STAMP)
+slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 # The DAGs in a real Airflow: read, run whole on a replica, and through the API of a started one.
@@ -45,13 +51,20 @@ test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 
 # Airflow on 127.0.0.1, with a replica as the source; says where it is. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)
-	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline
+	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline \
+		--port $(AIRFLOW_PORT)
 
 $(AIRFLOW_STAMP): constraints-airflow.txt
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
 	test -x $(AIRFLOW_BIN)/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	$(AIRFLOW_BIN)/python -m pip install --quiet --constraint constraints-airflow.txt apache-airflow pytest pytest-timeout
 	touch $@
+
+$(ARCHIVE_STAMP): constraints-archive.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	test -x $(ARCHIVE_BIN)/python || $(PYTHON) -m venv $(ARCHIVE_VENV)
+	$(ARCHIVE_BIN)/python -m pip install --quiet --constraint constraints-archive.txt setuptools pywb \
+		&& touch $@ || { rm -rf $(ARCHIVE_VENV); echo 'pywb could not be installed: the tests against it are skipped'; }
 
 # torch first and alone: the pinned version is the one whose CPU build may be at hand.
 $(STAMP): pyproject.toml constraints.txt
@@ -70,4 +83,4 @@ $(TEST_STAMP): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AIRFLOW_VENV) data dist build
+	rm -rf $(VENV) $(AIRFLOW_VENV) $(ARCHIVE_VENV) data dist build

@@ -1,122 +1,180 @@
-"""The DAG `dalleblog_refresh`: once a week, what is new on the page comes home and into the shards.
+"""Once a week, what is new on the page comes home and into the shards.
 
-page → plan → scrape, a part after the other → dedupe → models → shard, which encodes first → verify →
-report, and the asset `dalleblog_shards` where the shards have changed. Every task is a call of the `pipeline`
-command that can be given again: it does what is missing, and nothing twice.
+check → page → plan → scrape, a part after the other → judge → dedupe → tokenizer → codec → encode → shard →
+verify → publish, which makes the event of the asset `dalleblog_shards` if the shards are other ones than in
+the event before. `report` writes the page that shows the workspace; `age` alerts if nothing came for long.
+
+**Every task is a command that does what is missing, and nothing twice: any of them can be cleared and run
+again, at any time.** Its log has the whole command line, to be given by hand.
+
+| what you see | what it means | what to do |
+|---|---|---|
+| `check` failed | the conf, the workspace or the versions don't fit | its log says which |
+| `page` or `scrape` is tried again | the source does not answer | nothing for some hours; then look at the page |
+| a part of `scrape` failed, others are skipped | no part begins after one that failed for good | mend the cause, clear the whole of `scrape` |
+| "The disk is full" | there was no room; nothing is broken | make room, clear the failed task |
+| a task waits (up for reschedule) | another command uses a folder that it needs | nothing; `pipeline status` says which command |
+| `verify` failed | bytes were lost or changed on the disk | `pipeline verify --repair`, which prints what to run; clear `verify` |
+| `publish` skipped | the shards are those of the last event | nothing |
+
+To train although there is no news, trigger `dalleblog_train`. Settings, alerts and their meaning: docs/scheduling.md.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
-from airflow.sdk.exceptions import AirflowSkipException
-from pipeline_alerts import Alert, changes_of_page, doubts_of_fetches, failure_of
-from pipeline_calls import PARAMS, SHARDS, PipelineOperator
-from pipeline_parts import group_sections, measure_fetches
+from airflow.sdk import DAG, TriggerRule, get_current_context, task
 
-# What the network breaks heals within hours; a full disk or a lock within minutes.
+# The package beside this file, in whatever folder both are.
+sys.path.append(str(Path(__file__).parent))
+
+from dalle_pipeline_airflow import checks
+from dalle_pipeline_airflow.alerts import Alert, failed_run, failure_of, first_retry_of
+from dalle_pipeline_airflow.assets import CODES, RAW, SHARDS, TABLES
+from dalle_pipeline_airflow.operator import PipelineOperator
+from dalle_pipeline_airflow.params import REFRESH
+from dalle_pipeline_airflow.parts import page_arguments
+from dalle_pipeline_airflow.resources import owner, retry_delay, run_on, run_timeout
+
+# What the network breaks heals within hours, what kills a process within minutes.
 _FOR_NETWORK: dict[str, Any] = {
     "retries": 4,
-    "retry_delay": timedelta(minutes=10),
+    "retry_delay": 2 * retry_delay(),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(hours=6),
+    "on_retry_callback": Alert(first_retry_of),
 }
-_FOR_DISK: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(minutes=5)}
+_FOR_PROCESS: dict[str, Any] = {"retries": 2, "retry_delay": retry_delay()}
+
+
+class PageOperator(PipelineOperator):
+    """Asks for the page and alerts of what is other on it."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Run, then look at the records of this DAG run."""
+        report = super().execute(context)
+        checks.alert_of_page(context)
+        return report
+
+
+class ReportOperator(PipelineOperator):
+    """Writes the report and says where it is."""
+
+    def execute(self, context: Any) -> dict[str, Any]:
+        """Run, then leave the link in the log and as the XCom `report_url`."""
+        report = super().execute(context)
+        url = checks.report_url(context)
+        self.log.info("The report: %s", url)
+        context["ti"].xcom_push(key="report_url", value=url)
+        return report
+
 
 with DAG(
     dag_id="dalleblog_refresh",
-    description="Scrape what is new, prepare it, prove it.",
-    schedule="@weekly",
+    description="Scrape what is new, prepare it, verify it.",
+    schedule=os.environ.get("DALLE_PIPELINE_SCHEDULE") or "@weekly",
     start_date=datetime(2026, 1, 4),
     catchup=False,
     max_active_runs=1,
+    allowed_run_types=["scheduled", "manual", "operator_triggered", "asset_materialization"],
+    dagrun_timeout=run_timeout(),
     tags=["dalle-pipeline"],
     doc_md=__doc__,
-    default_args={"on_failure_callback": Alert(failure_of), "retries": 0},
-    params={
-        **PARAMS,
-        "source": Param("dalleblog", type="string", description="The source."),
-        "sections": Param([], type="array", description="Only these sections; all if empty."),
-        "limit": Param(
-            None, type=["null", "integer"], minimum=1, description="Captions of each part at most."
-        ),
-        "rate": Param(
-            None,
-            type=["null", "number"],
-            exclusiveMinimum=0,
-            description="Requests a second at most.",
-        ),
-        "parts": Param(4, type="integer", minimum=1, description="Parts of the scrape."),
-        "mode": Param(
-            "refresh",
-            enum=["refresh", "update", "continue"],
-            description="Ask again for everything, for what is new on the page, or for what is missing.",
-        ),
-        "min_good_share": Param(
-            0.95,
-            type="number",
-            minimum=0,
-            maximum=1,
-            description="Alert when fewer fetches are good.",
-        ),
-        "max_different_share": Param(
-            0.10, type="number", minimum=0, description="Alert when more of the data is different."
-        ),
+    on_failure_callback=Alert(failed_run),
+    default_args={
+        "owner": owner(),
+        "on_failure_callback": Alert(failure_of),
+        **_FOR_PROCESS,
+        **run_on("cpu"),
     },
+    params=dict(REFRESH),
 ) as dag:
-    page = PipelineOperator(
-        task_id="page",
-        arguments=["scrape", "{{ params.source }}", "--plan"],
-        on_success_callback=Alert(changes_of_page),
-        **_FOR_NETWORK,
-    )
+
+    @task(retries=1)
+    def check() -> dict[str, str]:
+        """Refuse a conf, a workspace or a version that does not fit, before anything is asked."""
+        return checks.check_begin(get_current_context())
 
     @task
-    def plan(report: dict[str, Any], params: dict[str, Any]) -> list[list[str]]:
-        """The arguments of each part of the scrape: groups of sections of about the same size."""
-        options = [] if params["mode"] == "continue" else [f"--{params['mode']}"]
-        options += [f"--limit={params['limit']}"] if params["limit"] else []
-        return [
-            [
-                "scrape",
-                params["source"],
-                "--no-remember",
-                *options,
-                *(f"--sections={name}" for name in group),
-            ]
-            for group in group_sections(report["details"]["sections"], params["parts"])
-        ]
+    def plan(report: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """Sections of about the same size for each part of the scrape."""
+        return checks.plan_parts(get_current_context(), report)
 
-    @task(on_success_callback=Alert(doubts_of_fetches))
-    def judge(reports: list[dict[str, Any]]) -> dict[str, float]:
+    @task(outlets=[RAW])
+    def judge() -> dict[str, float]:
         """How much of what was asked for came, and how much of it is different."""
-        return measure_fetches(reports)
+        return checks.judge_fetches(get_current_context())
 
-    @task(outlets=[SHARDS])
-    def publish(report: dict[str, Any], params: dict[str, Any], outlet_events: Any) -> None:
-        """Tell whoever waits for the shards; where they are as before, nobody."""
-        if report["outcome"] == "unchanged":
-            raise AirflowSkipException("The shards are as they were.")
-        place = {name: params[name] for name in ("workspace", "config", "command")}
-        outlet_events[SHARDS].extra = place
+    @task(inlets=[SHARDS], outlets=[SHARDS])
+    def publish(report: dict[str, Any] | None) -> str:
+        """Make the event of the shards, if they are not those of the last event."""
+        return checks.publish_shards(get_current_context(), report)
 
-    # One at a time: all parts ask the same host, and the workspace holds one command.
+    @task(trigger_rule=TriggerRule.ALL_DONE)
+    def age() -> float | None:
+        """Alert where no image came or was confirmed for too long, whatever became of the scrape."""
+        return checks.check_age(get_current_context())
+
+    page = PageOperator(
+        task_id="page",
+        arguments=lambda context, _place: page_arguments(context["params"]),
+        **_FOR_NETWORK,
+    )
+    # One at a time: all parts ask the same host, and the raw store holds one command.
     scrape = PipelineOperator.partial(
         task_id="scrape",
         max_active_tis_per_dagrun=1,
-        **_FOR_NETWORK,
-    ).expand(arguments=plan(page.output))
+        map_index_template="{{ task.shown_as }}",
+        stop_after_failure=True,
+        **{**run_on("crawl"), **_FOR_NETWORK},
+    ).expand_kwargs(plan(page.output))
+    dedupe = PipelineOperator(
+        task_id="dedupe", arguments=["dedupe"], inlets=[RAW], outlets=[TABLES]
+    )
+    # By `run`, which trains them once and leaves them as they are.
+    tokenizer = PipelineOperator(
+        task_id="tokenizer",
+        arguments=["run", "--from", "train-tokenizer", "--until", "train-tokenizer"],
+        inlets=[TABLES],
+    )
+    codec = PipelineOperator(
+        task_id="codec",
+        arguments=["run", "--from", "train-codec", "--until", "train-codec"],
+        inlets=[TABLES],
+        **run_on("gpu"),
+    )
+    encode = PipelineOperator(
+        task_id="encode",
+        arguments=["encode"],
+        inlets=[TABLES],
+        outlets=[CODES],
+        **run_on("gpu"),
+    )
+    shard = PipelineOperator(task_id="shard", arguments=["shard"], inlets=[TABLES, CODES])
+    verify = PipelineOperator(task_id="verify", arguments=["verify"], inlets=[SHARDS])
+    report = ReportOperator(
+        task_id="report",
+        arguments=["report"],
+        # Whatever verify says, if there are shards to show.
+        trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
+    )
 
-    def call(name: str, *arguments: str, **settings: Any) -> PipelineOperator:
-        """A task that runs one command."""
-        return PipelineOperator(task_id=name, arguments=[*arguments], **{**_FOR_DISK, **settings})
-
-    dedupe = call("dedupe", "dedupe")
-    models = call("models", "run", "--from", "train-tokenizer", "--until", "train-codec")
-    shard = call("shard", "shard", "--encode-vqgan")
-    verify = call("verify", "verify", retries=0)  # What is broken stays broken: somebody must look.
-    report = call("report", "report")
-    judge(scrape.output) >> dedupe >> models >> shard >> verify >> report
-    verify >> publish(shard.output)
+    check() >> page
+    (
+        scrape
+        >> judge()
+        >> dedupe
+        >> tokenizer
+        >> codec
+        >> encode
+        >> shard
+        >> verify
+        >> publish(shard.output)
+    )
+    [shard, verify] >> report
+    scrape >> age()

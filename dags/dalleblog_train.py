@@ -1,32 +1,56 @@
-"""The DAG `dalleblog_train`: when the shards have changed, train on.
+"""When the shards have changed, train on.
 
-Waits for the asset `dalleblog_shards`, which names the workspace. Every run of the DAG is a run of its own in
-`runs/`, which begins with the last checkpoint of the one before; a killed or retried training goes on
-where it was.
+check → train → report, and `retain` if old runs are to go, for each workspace that has news (`news`). Waits for the
+asset `dalleblog_shards`; the extra of its event names the workspace and the fingerprint of the shards. Every run of
+the DAG is a run of its own in `runs/`, NAME-TIME, which begins with the last checkpoint of the finished one before; a
+killed or retried training goes on where it was. Shards that the last finished run was trained on are skipped.
+
+| what you see | what it means | what to do |
+|---|---|---|
+| `check` failed | the conf, the workspace or the versions don't fit | its log says which |
+| `train` skipped | the last finished run was trained on these shards | nothing; trigger the DAG by hand to train on |
+| `train` is tried again | its process died, or memory ran out | look at the log; it goes on at its last checkpoint |
+| `train` waits (up for reschedule) | a refresh is writing the shards | nothing |
+| "The disk is full" | there was no room for a checkpoint | make room (`pipeline clean --keep-runs 4`), clear `train` |
+
+Settings, alerts and their meaning: docs/scheduling.md.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param
-from pipeline_alerts import Alert, failure_of
-from pipeline_calls import PARAMS, SHARDS, PipelineOperator
-from pipeline_parts import train_arguments
+from airflow.sdk import DAG, TriggerRule, get_current_context, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
+
+# The package beside this file, in whatever folder both are.
+sys.path.append(str(Path(__file__).parent))
+
+from dalle_pipeline_airflow import checks
+from dalle_pipeline_airflow.alerts import Alert, failed_run, failure_of, first_retry_of
+from dalle_pipeline_airflow.assets import RUN, SHARDS
+from dalle_pipeline_airflow.operator import PipelineOperator
+from dalle_pipeline_airflow.params import TRAIN
+from dalle_pipeline_airflow.parts import train_arguments
+from dalle_pipeline_airflow.resources import owner, retry_delay, run_on, run_timeout
+from dalle_pipeline_airflow.settings import Place, choices, shards_events
 
 
-class FollowingOperator(PipelineOperator):
-    """Runs in the workspace that the shards' event names; triggered by hand, in that of the params."""
+def _train(context: Mapping[str, Any], place: Place) -> list[str]:
+    checks.skip_if_trained(context, place)
+    name = choices(context)["run_name"]
+    return train_arguments(place.workspace, name, checks.own_run(context))
 
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Take the place from the latest event, then run."""
-        events = context["triggering_asset_events"].get(SHARDS, [])
-        params = {**context["params"], **(events[-1].extra if events else {})}
-        if self.task_id == "train":
-            stamp = context["dag_run"].run_after.strftime("%Y%m%dT%H%M%S")
-            self.arguments += train_arguments(params["workspace"], params["name"], stamp)
-        return super().execute({**context, "params": params})
+
+def _clean(context: Mapping[str, Any], _place: Place) -> list[str]:
+    keep = choices(context)["keep_runs"]
+    if keep is None:
+        raise AirflowSkipException("keep_runs is not set: every run stays.")
+    return ["clean", f"--keep-runs={keep}", "--yes"]
 
 
 with DAG(
@@ -36,15 +60,54 @@ with DAG(
     start_date=datetime(2026, 1, 4),
     catchup=False,
     max_active_runs=1,
+    allowed_run_types=["asset_triggered", "manual", "operator_triggered", "asset_materialization"],
+    dagrun_timeout=run_timeout(),
     tags=["dalle-pipeline"],
     doc_md=__doc__,
-    default_args={"on_failure_callback": Alert(failure_of)},
-    params={
-        **PARAMS,
-        "name": Param("dalle", type="string", description="Runs are named NAME-TIME."),
+    on_failure_callback=Alert(failed_run),
+    default_args={
+        "owner": owner(),
+        "on_failure_callback": Alert(failure_of),
+        "retries": 2,
+        "retry_delay": retry_delay(),
+        **run_on("cpu"),
     },
+    params=dict(TRAIN),
 ) as dag:
-    train = FollowingOperator(
-        task_id="train", arguments=["train"], retries=2, retry_delay=timedelta(minutes=5)
-    )
-    train >> FollowingOperator(task_id="report", arguments=["report"], retries=1)
+
+    @task
+    def news() -> list[str]:
+        """The workspaces that have news; the one of the conf or of the workers without an event."""
+        return [str(event.get("workspace")) for event in shards_events(get_current_context())] or [
+            ""
+        ]
+
+    @task_group(prefix_group_id=False)
+    def of_workspace(workspace: str) -> None:
+        """What is done for one of them; the tasks find it by their place in the list."""
+
+        @task(retries=1, map_index_template="{{ workspace }}")
+        def check(workspace: str) -> dict[str, str]:
+            """Refuse a conf, a workspace or a version that does not fit, before anything is done."""
+            context = get_current_context()
+            found = checks.check_begin(context)
+            context["workspace"] = workspace or found["workspace"]  # its name in the page
+            return found
+
+        # One at a time: they share the device.
+        train = PipelineOperator(
+            task_id="train",
+            arguments=_train,
+            inlets=[SHARDS],
+            outlets=[RUN],
+            max_active_tis_per_dagrun=1,
+            on_retry_callback=Alert(first_retry_of),
+            **run_on("gpu"),
+        )
+        report = PipelineOperator(task_id="report", arguments=["report"])
+        retain = PipelineOperator(
+            task_id="retain", arguments=_clean, trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS
+        )
+        check(workspace) >> train >> report >> retain
+
+    of_workspace.expand(workspace=news())

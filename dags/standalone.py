@@ -2,8 +2,9 @@
 
     python dags/standalone.py --airflow .venv-airflow/bin/airflow --pipeline .venv/bin/pipeline
 
-Listens on 127.0.0.1 alone, keeps everything in one folder (SQLite, logs, the workspace) and ends, with
-all its processes, on Ctrl-C or SIGTERM. Needs nothing but Python's own library.
+Starts the scheduler, the DAG processor and the API server, which alone listens, on 127.0.0.1; keeps all
+of it in one folder (SQLite, logs, the workspace) and ends, with all its processes, on Ctrl-C or SIGTERM, or
+when one of the three has died. Needs nothing but Python's own library.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,8 +25,15 @@ from pathlib import Path
 from typing import Any
 
 DAGS = Path(__file__).resolve().parent
-PARTS = ("scheduler", "dag_processor")
-STARTS_WITHIN_S, STOPS_WITHIN_S = 240, 60
+# Without servers of their own for the tasks' logs, which would listen on every address of the machine: the
+# API server reads the files. Nothing here is deferred, so no triggerer is needed.
+PARTS = {
+    "scheduler": ["scheduler", "--skip-serve-logs"],
+    "dag-processor": ["dag-processor"],
+    "api-server": ["api-server"],
+}
+HEALTHY = ("scheduler", "dag_processor")
+STARTS_WITHIN_S, STOPS_WITHIN_S = 240, 25
 # Small enough for two cores: some captions, a codec and a model that learn little.
 OPTIONS = """\
 [scrape]
@@ -66,10 +75,11 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path, required=True, help="The pipeline command.")
     parser.add_argument("--home", type=Path, default=Path("data/airflow"), help="Keeps everything.")
     parser.add_argument("--port", type=int, default=8080, help="Of Airflow's page.")
-    parser.add_argument("--size", type=int, default=64, help="Side of the replica's pictures.")
+    parser.add_argument("--size", type=int, default=64, help="Side of the replica's images.")
     options = parser.parse_args()
     home = options.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
+    refuse_busy_port(options.port)
     signal.signal(signal.SIGTERM, _as_interrupt)
     # A shell without job control starts what is in the background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,26 +88,49 @@ def main() -> None:
         config = home / "options.toml"
         config.write_text(OPTIONS.format(address=address.split("/")[2]))
         variables = environment(home, command, config, options.port)
-        with standalone(options.airflow.absolute(), home, variables) as process:
-            wait_until_ready(process, options.port)
+        say(
+            "Starting Airflow: its database, then the scheduler, the DAG processor and the API server."
+        )
+        with standalone(options.airflow.absolute(), home, variables) as parts:
+            wait_until_ready(parts, options.port, home)
             announce(home, options.port, address)
-            process.wait()
+            while True:
+                check_parts(parts, home)
+                time.sleep(0.5)
+
+
+def refuse_busy_port(port: int) -> None:
+    """Exit, in a sentence, where something listens already: its answers would be taken for Airflow's."""
+    with socket.socket() as probe:
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # one that has just ended is none
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            sys.exit(
+                f"Port {port} can't be had ({error.strerror}): another Airflow may be running. End it, or "
+                "choose another port: make airflow AIRFLOW_PORT=8081."
+            )
 
 
 def environment(home: Path, command: Path, config: Path, port: int) -> dict[str, str]:
-    """What Airflow and the DAGs are told: this machine alone, no examples, nothing paused."""
+    """What Airflow and the DAGs are to know: this machine alone, no examples, nothing paused."""
     return {
         **os.environ,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__CORE__PARALLELISM": "4",  # as many idle workers are forked; 32 are too many for two cores
+        # A title must not overwrite a process's variables: by them all that runs for this Airflow is found.
+        "SPT_NOENV": "1",
         "DALLE_PIPELINE_COMMAND": str(command),
         "DALLE_PIPELINE_WORKSPACE": str(home / "workspace"),
         "DALLE_PIPELINE_CONFIG": str(config),
@@ -106,7 +139,7 @@ def environment(home: Path, command: Path, config: Path, port: int) -> dict[str,
 
 @contextlib.contextmanager
 def replica(command: Path, home: Path, size: int) -> Iterator[str]:
-    """Run the stand-in of the blog; yields its page's address."""
+    """Run a mock server of the blog; yields the URL of its page."""
     line = [str(command), "replica", "--port", "0", "--size", str(size), "--json"]
     line += ["--sections", "relative_positions", "--sections", "stacking_snap"]
     with (home / "replica.log").open("wb") as log:
@@ -122,42 +155,97 @@ def replica(command: Path, home: Path, size: int) -> Iterator[str]:
             process.wait()
 
 
+Parts = dict[str, subprocess.Popen[bytes]]
+
+
 @contextlib.contextmanager
-def standalone(
-    airflow: Path, home: Path, variables: dict[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `airflow standalone` in a process group of its own; it ends cleanly by SIGINT alone."""
-    with (home / "standalone.log").open("ab") as log:
-        process = subprocess.Popen(
-            [str(airflow), "standalone"],
-            # It starts its parts by name.
-            env={**variables, "PATH": f"{airflow.parent}{os.pathsep}{os.environ['PATH']}"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOPS_WITHIN_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def standalone(airflow: Path, home: Path, variables: dict[str, str]) -> Iterator[Parts]:
+    """Run Airflow's parts, each with a log of its own in `home`; end them, and what they started."""
+    # They start each other by name.
+    variables = {**variables, "PATH": f"{airflow.parent}{os.pathsep}{os.environ['PATH']}"}
+    parts: Parts = {}
+    try:
+        with (home / "migrate.log").open("wb") as log:
+            line = [str(airflow), "db", "migrate"]
+            done = subprocess.run(line, env=variables, stdout=log, stderr=log, check=False)
+        if done.returncode:
+            sys.exit(f"Airflow's database could not be made; {home / 'migrate.log'} says why.")
+        for name, arguments in PARTS.items():
+            with (home / f"{name}.log").open("ab") as log:
+                parts[name] = subprocess.Popen(
+                    [str(airflow), *arguments],
+                    env=variables,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        yield parts
+    finally:
+        end(parts, home)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Wait for the page and the scheduler; exits where Airflow ends before."""
+def end(parts: Parts, home: Path) -> None:
+    """Ask everything that runs for this Airflow to end, say what is waited for, and kill what stays."""
+    # A second Ctrl-C must not leave half of it running.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in parts.values():
+        _signal(process.pid, signal.SIGTERM)
+    deadline, said = time.monotonic() + STOPS_WITHIN_S, ""
+    asked: set[int] = set()
+    while time.monotonic() < deadline:
+        left = running(parts, home)
+        if not left:
+            break
+        for pid in {pid for pid, name in left.items() if name == "pipeline"} - asked:
+            _signal(pid, signal.SIGTERM)  # once: a second one would not let it save
+            asked.add(pid)
+        names = ", ".join(sorted(set(left.values())))
+        if names != said:
+            say(f"Ending; waiting for {names}.")
+            said = names
+        time.sleep(1)
+    for pid in running(parts, home):
+        _signal(pid, signal.SIGKILL)
+    for process in parts.values():
+        process.wait()
+    say("Ended.")
+
+
+def running(parts: Parts, home: Path) -> dict[int, str]:
+    """The processes that run for this Airflow, by number: its parts, and what these have started."""
+    found = {part.pid: name for name, part in parts.items() if part.poll() is None}
+    known = {*found, os.getpid()}
+    for folder in Path("/proc").glob("[0-9]*"):  # on Linux
+        with contextlib.suppress(OSError):
+            is_ours = f"AIRFLOW_HOME={home}".encode() in (folder / "environ").read_bytes().split(
+                b"\0"
+            )
+            if is_ours and int(folder.name) not in known:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                is_command = any(Path(os.fsdecode(word)).name == "pipeline" for word in words[:3])
+                found[int(folder.name)] = "pipeline" if is_command else "tasks"
+    return found
+
+
+def check_parts(parts: Parts, home: Path) -> None:
+    """Exit, in a sentence, where a part has died."""
+    for name, process in parts.items():
+        if process.poll() is not None:
+            say(f"The {name} has ended with {process.returncode}; see {home / name}.log.")
+            sys.exit(1)
+
+
+def wait_until_ready(parts: Parts, port: int, home: Path) -> None:
+    """Wait for the page and the scheduler; exits where a part of Airflow ends before."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            sys.exit(f"airflow standalone ended with {process.returncode}; see standalone.log.")
+        check_parts(parts, home)
         health = read_health(port)
-        if health and all(health[part]["status"] == "healthy" for part in PARTS):
+        if health and all(health[part]["status"] == "healthy" for part in HEALTHY):
             return
         time.sleep(0.5)
-    sys.exit(f"Airflow was not ready within {STARTS_WITHIN_S} s; see standalone.log.")
+    sys.exit(f"Airflow was not ready within {STARTS_WITHIN_S} s; see the logs in {home}.")
 
 
 def read_health(port: int) -> dict[str, Any] | None:
@@ -174,12 +262,22 @@ def read_health(port: int) -> dict[str, Any] | None:
 
 def announce(home: Path, port: int, address: str) -> None:
     """Say where everything is."""
-    print(f"Airflow:   http://127.0.0.1:{port}")
-    print(f"User:      admin, password in {home / 'simple_auth_manager_passwords.json.generated'}")
-    print(f"Source:    {address} (a replica)")
-    print(f"Workspace: {home / 'workspace'}")
-    print(f"Log:       {home / 'standalone.log'}")
-    print("Trigger dalleblog_refresh there, or wait for Sunday. Ctrl-C ends all of it.", flush=True)
+    say(f"Airflow:   http://127.0.0.1:{port}")
+    say(f"User:      admin, password in {home / 'simple_auth_manager_passwords.json.generated'}")
+    say(f"Source:    {address} (a replica)")
+    say(f"Workspace: {home / 'workspace'}")
+    say(f"Logs:      {home}/*.log, and those of the tasks in {home / 'logs'}")
+    say("Nothing listens but these two ports, on 127.0.0.1. Ctrl-C ends all of it.")
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
 
 
 def _as_interrupt(_signum: int, _frame: object) -> None:

@@ -18,152 +18,155 @@ USER_AGENT = "dalle-pipeline"
 class ScrapeConfig(StageConfig):
     """Options of the scrape: what to fetch, how politely, and what to ask again."""
 
-    source: str = option("dalleblog", "Where the captions and images come from.")
-    page_url: str | None = option(None, "Address of the page, if not the source's own.")
+    source: str = option("dalleblog", "The source to scrape, such as dalleblog.")
+    page_url: str | None = option(None, "URL of the page, if not the source's own.")
     page: Path | None = option(
         None,
-        "A saved copy of the page, read instead of asking for it.",
+        "Read this saved copy of the page instead of fetching it.",
         runtime=True,
         remember=True,
         instead_of=("no_page",),
     )
     no_page: bool = option(
-        False, "Ask for no page: use the built-in catalogue alone.", instead_of=("page",)
+        False, "Fetch no page; use the built-in catalogue only.", instead_of=("page",)
     )
-    cdn_url: str | None = option(
-        None, "Address under which the images lie, if not the source's own."
+    cdn_url: str | None = option(None, "Base URL of the images, if not the source's own.")
+    sections: tuple[str, ...] = option(
+        (), "Only these sections of the page (repeat the option for several)."
     )
-    sections: tuple[str, ...] = option((), "Only these sections of the page.")
-    limit: int | None = option(None, "At most this many captions.", low=1)
+    limit: int | None = option(None, "Maximum number of captions.", low=1)
     captions: Path | None = option(
-        None, "Only the captions in this file, one a line.", runtime=True, remember=True
+        None, "Only the captions in this file, one per line.", runtime=True, remember=True
     )
     via: Literal["wayback"] | None = option(
-        None, "Fetch the same captions from a web archive instead of the site: 'wayback'."
+        None, "Fetch from a web archive instead of the site: wayback."
     )
-    archive_url: str = option(
-        "https://web.archive.org", "With --via: the address of the web archive."
-    )
+    archive_url: str = option("https://web.archive.org", "With --via: URL of the web archive.")
     ignore_opt_out: bool = option(
         False,
-        "Fetch even what robots.txt and other opt-out signals refuse; recorded in the manifest.",
+        "Fetch even what robots.txt and other opt-out signals disallow. Recorded in the manifest.",
         remember=False,
     )
     opt_outs: Path | None = option(
         None,
-        "Leave out what this file lists: a domain, a URL prefix or a SHA-256 of bytes a line.",
+        "Leave out what this file lists: one domain, URL prefix or SHA-256 of an image file per line.",
         runtime=True,
         remember=True,
     )
     keep_refused: bool = option(
         False,
-        "Keep the bytes of what is no image, or none that is whole, in raw/refused/.",
+        "Keep responses that are not a complete image in raw/refused/.",
         runtime=True,
         remember=True,
     )
 
-    retry_failed: bool = option(False, "Ask again only for what failed.", runtime=True)
+    retry_failed: bool = option(False, "Only retry failed URLs.", runtime=True)
     refresh: bool = option(
-        False, "Ask again for everything, and fetch only what has changed.", runtime=True
+        False, "Check every URL again and download only what has changed.", runtime=True
     )
 
     update: bool = option(
-        False, "Ask for the page again, and fetch only the images that are new on it.", runtime=True
+        False, "Fetch the page again and download only images that are new on it.", runtime=True
     )
     gone_after: int = option(
         3,
-        "With --refresh: an image that was there is gone only after so many refreshes that miss it.",
+        "With --refresh: treat an image as removed after this many consecutive refreshes without it.",
         low=1,
         runtime=True,
     )
 
     plan: bool = option(
         False,
-        "Only ask for the page; say which sections there are, and which have changed.",
+        "Only fetch the page; report its sections and what has changed.",
         runtime=True,
     )
     list_urls: bool = option(
         False,
-        "Only list section, caption, rank and address of what would be fetched; ask nothing.",
+        "Only list section, caption, rank and URL of each image. No network access.",
         runtime=True,
     )
     out: Path | None = option(
-        None, "With --list-urls: a parquet file for the list, instead of lines.", runtime=True
+        None,
+        "With --list-urls: write the list to this Parquet file instead of stdout.",
+        runtime=True,
     )
     export: Path | None = option(
-        None, "Only write the ledger of an earlier run to this parquet file.", runtime=True
+        None, "Only export the ledger of an earlier run to this Parquet file.", runtime=True
     )
 
     contact: str | None = option(
         None,
-        "Mail or web address for the user agent, so that the host can reach you.",
+        "E-mail address or URL for the User-Agent header, so that site operators can reach you.",
         runtime=True,
         remember=True,
     )
     header: tuple[str, ...] = option(
         (),
-        "A header field 'Name: value' for each request to the hosts of --page-url and --cdn-url.",
+        "Request header 'Name: value', sent only to the hosts of --page-url and --cdn-url. Repeatable.",
         secret=True,
     )
     header_host: tuple[str, ...] = option(
-        (), "Another host (or HOST:PORT) that --header and --client-cert are for.", runtime=True
+        (),
+        "Another HOST or HOST:PORT that may receive --header and --client-cert. Repeatable.",
+        runtime=True,
     )
     cookie_file: Path | None = option(
-        None, "A file of cookies, as curl and browsers write it (Netscape).", runtime=True
+        None, "Cookie file in Netscape format, as exported by curl and browsers.", runtime=True
     )
     proxy: str | None = option(
         None,
-        "Proxy for all requests, http(s)://[user:password@]host:port (default: HTTP_PROXY and so on).",
+        "Proxy for all requests, http(s)://[user:password@]host:port (default: from HTTP_PROXY etc.).",
         secret=True,
     )
     ca_file: Path | None = option(
-        None, "Certificates (PEM) of authorities to trust beside the system's.", runtime=True
+        None, "Extra CA certificates to trust, in PEM format.", runtime=True
     )
     client_cert: Path | None = option(
-        None, "Our certificate (PEM) for hosts that ask for one.", runtime=True
+        None, "Client certificate in PEM format, for hosts that require one.", runtime=True
     )
     client_key: Path | None = option(
-        None, "The key of --client-cert, if it stands in another file.", runtime=True
+        None, "Private key of --client-cert, if it is in a separate file.", runtime=True
     )
     rate: float | None = option(
         None,
-        "At most this many requests a second to a host.",
+        "Maximum requests per second per host.",
         low=0.001,
         runtime=True,
         remember=True,
     )
     concurrency: int = option(
         32,
-        "At most this many requests at a time to a host.",
+        "Maximum concurrent requests per host.",
         low=1,
         high=1024,
         runtime=True,
         remember=True,
     )
     archive_rate: float = option(
-        1.0, "With --via: at most this many requests a second.", low=0.001, runtime=True
+        10.0, "With --via: maximum captures per second.", low=0.001, runtime=True
+    )
+    archive_index_rate: float = option(
+        0.5, "With --via: maximum requests to the index per second.", low=0.001, runtime=True
     )
     archive_concurrency: int = option(
-        2, "With --via: at most this many requests at a time.", low=1, high=64, runtime=True
+        2, "With --via: maximum concurrent requests.", low=1, high=64, runtime=True
     )
     attempts: int = option(
-        6, "Requests for one image before it counts as failed.", low=1, high=100, runtime=True
+        6, "Attempts per image before it counts as failed.", low=1, high=100, runtime=True
     )
-    timeout_s: float = option(
-        60.0, "Longest time for one answer, in seconds.", low=0.05, runtime=True
-    )
+    timeout_s: float = option(60.0, "Timeout of one request, in seconds.", low=0.05, runtime=True)
     backoff_s: float = option(
         0.5,
-        "First wait before an image is asked again, in seconds; it doubles.",
+        "Delay before the first retry, in seconds; it doubles with each retry.",
         low=0.0,
         runtime=True,
     )
     max_backoff_s: float = option(
-        60.0, "Longest of those waits, in seconds.", low=0.0, runtime=True
+        60.0, "Maximum delay between retries, in seconds.", low=0.0, runtime=True
     )
     max_outage_s: float = option(
         300.0,
-        "A host that gives no answer for so long, or asks to wait longer, is left for another run.",
+        "Give up on a host for this run if it is down, or asks to wait, for longer than this many seconds.",
         low=0.0,
         runtime=True,
     )
@@ -172,7 +175,7 @@ class ScrapeConfig(StageConfig):
     )
     connect_to: str | None = option(
         None,
-        "Send every request to this HOST:PORT, whatever host its URL names (a mirror, a replica).",
+        "Send every request to this HOST:PORT, whatever host its URL names (a mirror or the mock server).",
         runtime=True,
         remember=True,
     )

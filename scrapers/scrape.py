@@ -16,21 +16,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.contracts import StageReport
+from pipeline.core.errors import SourceError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig, source_options
-from scrapers.crawl.announcing import announce
+from scrapers.crawl.announcing import announce, announce_archive
+from scrapers.crawl.archived_jobs import ArchiveOpener
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.jobs import Mode, PlanOpener
-from scrapers.crawl.raw import RawStore, begin_refresh, end_refresh
+from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, begin_refresh, end_refresh
 from scrapers.crawl.recorder import WallClock
+from scrapers.fetch.charset import decode_page
 from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.opening import is_guarded, open_client, own_hosts
 from scrapers.fetch.optouts.listed import NO_LIST, read_opt_outs
+from scrapers.fetch.optouts.page import meta_elements
 from scrapers.fetch.pace import Backoff
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.rawstore.batch_writer import Store
@@ -46,7 +51,7 @@ from scrapers.sources.start_page import (
     refuse_reserved_page,
 )
 from scrapers.wayback.archive import Archive, check_archive, request_limits
-from scrapers.wayback.opener import ArchiveOpener
+from scrapers.wayback_replay import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +88,22 @@ def scrape(
         report = run.report
     if report is None:
         raise KeyboardInterrupt
-    return dataclasses.replace(report, seconds=time.monotonic() - started)
+    did = _did(config, report)
+    details = {**report.details, "did": did} if did else report.details
+    return dataclasses.replace(report, details=details, seconds=time.monotonic() - started)
+
+
+def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
+    """What `runs.jsonl` keeps of a run: its extent, what came, what did not, how the page changed.
+
+    A plan fetched nothing: of it only a change of the page is kept.
+    """
+    page = report.details.get("page", {})
+    changes = {"page": page} if page.get("changed") else {}
+    if config.plan:
+        return changes
+    numbers = {name: report.details[name] for name in NUMBERS_KEPT if name in report.details}
+    return {"limit": config.limit, "sections": list(config.sections), **numbers, **changes}
 
 
 def find_finished(config: ScrapeConfig) -> StageReport | None:
@@ -156,6 +176,7 @@ class _Run:
         hosts = self._hosts()
         url = self.source.start_url
         if self.config.via is not None:
+            announce_archive(self.config)
             self.archive = Archive(config=self.config, hosts=hosts, progress=self.progress)
         if url is not None and self.page is None:
             discovery = await self._fetch_page(url, hosts)
@@ -164,7 +185,7 @@ class _Run:
         for origin, (user, password) in discovery.credentials.items():
             scheme, _, host = origin.partition("://")
             self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
-        warn_of_losses(discovery.warnings)
+        warn_of_losses(discovery.warnings, self.raw.workspace)
         asked = [section.name for section in discovery.sections]
         changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)
         if self.config.plan:
@@ -209,9 +230,17 @@ class _Run:
         return discovery
 
     def _discover(self, page: StartPage | None) -> Discovery:
-        discovery = self.source.discover(page)
+        name = page_name(self.config, self.source)
+        try:
+            discovery = self.source.discover(page)
+        except SourceError:
+            # A page in which nothing is readable may refuse all the same: no older copy is a way around.
+            if page is not None and not self.config.ignore_opt_out:
+                meta = meta_elements(decode_page(page.body, page.content_type))
+                refuse_reserved_page(meta, name, USER_AGENT)
+            raise
         if not self.config.ignore_opt_out:
-            refuse_reserved_page(discovery, page_name(self.config, self.source), USER_AGENT)
+            refuse_reserved_page(discovery.page_meta, name, USER_AGENT)
         return discovery
 
     def _hosts(self) -> Hosts:
@@ -232,19 +261,30 @@ class _Run:
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
         since = begin_refresh(store.ledger, self.clock) if self.config.refresh else 0
-        with contextlib.ExitStack() as stack:
-            if self.archive is None:
-                opener = PlanOpener(ledger=store.reader, mode=self._mode(), refresh_since=since)
-            else:
-                index = stack.enter_context(self.archive.open_index())
-                await self.archive.load_index(index, discovery, newer_than=since)
-                opener = ArchiveOpener(
-                    ledger=store.reader, mode=self._mode(), refresh_since=since, index=index
-                )
+        if self.archive is None:
+            opener = PlanOpener(ledger=store.reader, mode=self._mode(), refresh_since=since)
             await self._crawl(discovery, store, hosts, opener)
+            return
+        with self.archive.open_index() as index:
+            endpoints = await self.archive.load_index(index, discovery, newer_than=since)
+            replay = None if endpoints is None else self.archive.replay(endpoints)
+            opener = ArchiveOpener(
+                ledger=store.reader,
+                mode=self._mode(),
+                refresh_since=since,
+                index=index,
+                doubtful=tuple(self.archive.doubts),
+                replay="" if endpoints is None else endpoints.replay_url,
+            )
+            await self._crawl(discovery, store, hosts, opener, replay)
 
     async def _crawl(
-        self, discovery: Discovery, store: Store, hosts: Hosts, opener: PlanOpener
+        self,
+        discovery: Discovery,
+        store: Store,
+        hosts: Hosts,
+        opener: PlanOpener,
+        replay: Replay | None = None,
     ) -> None:
         if self.archive is None:
             hosts.guarded = await is_guarded(self.config, self.source, self.client)
@@ -258,10 +298,16 @@ class _Run:
             num_urls=discovery.num_urls,
             progress=self.progress,
             clock=self.clock,
+            replay=replay,
         )
         await announce(self.config, discovery, hosts, store.ledger)
         self._withdraw(crawl, store, hosts)
-        await crawl.run(discovery.plans)
+        if self.archive is not None and replay is None:
+            # That nothing is archived would be said of each image: all are left for another run.
+            crawl.leave(discovery.plans)
+            await crawl.run(())
+        else:
+            await crawl.run(discovery.plans)
         if self.interrupted:
             return
         if self.config.refresh and not crawl.left:

@@ -61,9 +61,9 @@ class SectionSummary:
 
     name: str
     captions: int
-    key: KeyKind
-    origin: Origin
-    catalogue_captions: int
+    key: KeyKind = "name"
+    origin: Origin = "page"
+    catalogue_captions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ class Discovery:
     plans: Iterable[CaptionPlan]
     num_captions: int
     num_urls: int
-    sections: tuple[SectionSummary, ...]
-    differences: tuple[str, ...]
+    sections: tuple[SectionSummary, ...] = ()
+    differences: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     page_sections: tuple[SectionSummary, ...] = ()
     page_meta: tuple[tuple[str, str], ...] = ()
@@ -135,8 +135,10 @@ class SourceOptions:
     use_page: bool = True
 
 
-# Source by name: the module and its function `(SourceOptions) -> Source`.
-_OPENERS = {"dalleblog": ("scrapers.sources.dalleblog.source", "open_dalleblog")}
+# A source by its name: the module and its function `(SourceOptions) -> Source`. A new source is a line here.
+_OPENERS = {
+    "dalleblog": ("scrapers.sources.dalleblog.source", "open_dalleblog"),
+}
 
 
 def source_names() -> tuple[str, ...]:

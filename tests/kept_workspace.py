@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline.core.contracts import KEPT
+from pipeline.core.image_decode import decode_image, hash_pixels
 from pipeline.core.storage import (
     arrow_schema,
     file_entry,
@@ -83,6 +84,6 @@ def _kept_row(number: int, offset: int, data: bytes) -> dict[str, Any]:
         "offset": offset,
         "bytes": len(data),
         "bytes_sha256": sha256_bytes(data),
-        "pixel_sha256": sha256_bytes(f"pixels {number}".encode()),
+        "pixel_sha256": hash_pixels(decode_image(make_png(number)).pixels_HWC),
         "split": "val" if number % 5 == 4 else "train",
     }

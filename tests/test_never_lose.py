@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.app.cli import app
+from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
 
@@ -92,6 +93,7 @@ NAMES = [
     "~",
     "a\nb",
     "\udce9",
+    "x" * 300,
 ]
 NAMED = {
     "train": MODEL.split(),
@@ -105,10 +107,45 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("command", sorted(NAMED))
 def test_a_name_that_is_no_slug_is_wrong_usage(root: Path, command: str, name: str) -> None:
-    before = files(root.parent)
+    before, locks = files(root.parent), sorted((root / ".locks").iterdir())
     output = call(root, command, *NAMED[command], "--name", name, code=2)
     assert "use letters, digits" in output or "--name is empty" in output
     assert files(root.parent) == before
+    assert sorted((root / ".locks").iterdir()) == locks
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("train", "--shards"), ("generate", "--run"), ("export", "--run")],
+)
+def test_a_wrong_name_is_said_of_the_option_that_gave_it(
+    root: Path, command: str, option: str
+) -> None:
+    arguments = ["--out", "x.pt"] if command == "export" else NAMED[command]
+    output = call(root, command, *arguments, option, "../raw", code=2)
+    assert f"{option} '../raw' can't name a folder" in output
+
+
+def test_run_refuses_a_wrong_name_before_anything_is_done(root: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('[train]\nname = "../raw"\n')
+    before = (root / "runs.jsonl").read_bytes()
+    assert "can't name a folder" in call(root, "run", "--config", str(wrong), code=2)
+    assert (root / "runs.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("generate", "--out"), ("shard", "--out"), ("export", "--out"), ("clean", "--workspace")],
+)
+def test_an_empty_place_is_not_the_present_folder(
+    root: Path, command: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = NAMED.get(command, [])
+    result = CliRunner().invoke(app, [command, *arguments, "--workspace", str(root), f"{option}="])
+    assert (result.exit_code, f"{option} is empty" in result.output) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_notes_beside_our_files_stay_whatever_is_made_anew(root: Path) -> None:
@@ -147,6 +184,13 @@ def test_training_a_codec_or_tokenizer_anew_replaces_nothing(root: Path) -> None
     assert drawn["generated/again/0000-00.png"] == before["generated/default/0000-00.png"]
 
 
+def test_an_older_model_that_draws_does_not_make_its_codec_the_latest(root: Path) -> None:
+    call(root, "train-codec", "--steps", "5", "--device", "cpu")
+    call(root, "generate", "--device", "cpu", "a large blue block on a table")
+    assert Workspace(root).latest("codec") == "small-2"
+    assert "codecs/small-2" not in call(root, "clean")
+
+
 def test_run_trains_nothing_anew_whose_options_it_does_not_give(root: Path, address: str) -> None:
     before = files(root)
     output = call(root, "run", "--refresh")
@@ -179,6 +223,49 @@ def test_other_prompts_make_other_folders(root: Path) -> None:
     again = files(root)
     call(root, "generate", "--device", "cpu", "a large blue block on a table")
     assert files(root) == again
+
+
+def test_run_draws_the_prompts_of_before_with_a_new_model_beside_the_images_of_the_old_one(
+    root: Path, tmp_path: Path
+) -> None:
+    before = files(root)
+    call(root, "train", "--seed", "1", "--on-change", "restart")
+    call(root, "run", "--from", "generate")
+    assert lost(before, files(root), but=("runs/", "report.html")) == []
+    assert "generated/default-2/0000-00.png" in files(root)
+    call(root, "run", "--from", "generate")  # the same model: its images are found
+    assert not (root / "generated/default-3").exists()
+    one_folder = tmp_path / "one.toml"
+    one_folder.write_text('[generate]\non_change = "restart"\n')
+    call(root, "train", "--seed", "2", "--on-change", "restart")
+    call(root, "run", "--from", "generate", "--config", str(one_folder))
+    assert not (root / "generated/default-3").exists()
+    assert files(root)["generated/default/0000-00.png"] != before["generated/default/0000-00.png"]
+
+
+def test_what_differs_is_said_only_where_other_images_are_there(root: Path) -> None:
+    other = "a large blue block on a table"
+    output = call(root, "generate", "--device", "cpu", other)
+    assert "default holds images of other prompts or options (prompts" in output
+    assert "Drawing into" in output
+    for prompt in (PROMPT, other):
+        output = call(root, "generate", "--device", "cpu", prompt)
+        assert "nothing to do" in output
+        assert "options differ" not in output
+        assert "other prompts" not in output
+
+
+def test_a_dry_run_finds_unchanged_what_a_run_finds_unchanged(root: Path) -> None:
+    call(root, "run")
+    result = CliRunner().invoke(app, ["run", "--dry-run", "--json", "--workspace", str(root)])
+    stages = json.loads(result.stdout.splitlines()[-1])["details"]
+    assert {name: stage["action"] for name, stage in stages.items()} == dict.fromkeys(
+        stages, "skip"
+    )
+
+
+def test_a_codec_that_no_codes_are_of_is_met_with_what_was_meant(root: Path) -> None:
+    assert "Did you mean 'small'?" in call(root, "shard", "--codec", "smal", code=2)
 
 
 def test_a_folder_of_the_users_is_refused_as_a_place_for_images(root: Path, tmp_path: Path) -> None:

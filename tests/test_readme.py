@@ -1,4 +1,4 @@
-"""The README is true: commands and options exist, its tree is the code, links lead somewhere."""
+"""README and docs are true: commands and options exist, generated parts are current, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ import typer.main
 from pipeline.app.cli import app
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+README = PAGES[0].read_text()
 COMMANDS = typer.main.get_group(app).commands
+# Commands of a worked example, which its own test runs.
+OF_EXAMPLES = {"count-words"}
 
 
-def code_blocks() -> list[str]:
-    return re.findall(r"^```\w*\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def shown_commands() -> list[str]:
+def shown_commands(*pages: Path) -> list[str]:
     """Every line of a code block that calls `pipeline` or `make`, continued lines joined."""
-    lines = "\n".join(code_blocks()).replace("\\\n", " ").splitlines()
+    blocks = [block for page in pages for block in code_blocks(page.read_text())]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [
         line.removeprefix("$ ").strip()
         for line in lines
@@ -31,14 +35,22 @@ def shown_commands() -> list[str]:
     ]
 
 
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
 def test_the_readme_shows_every_command() -> None:
-    shown = {line.split()[1] for line in shown_commands() if line.startswith("pipeline")}
+    shown = {line.split()[1] for line in shown_commands(PAGES[0]) if line.startswith("pipeline")}
     assert set(COMMANDS) <= shown
 
 
-@pytest.mark.parametrize("line", shown_commands())
+@pytest.mark.parametrize("line", dict.fromkeys(shown_commands(*PAGES)))
 def test_a_shown_command_exists_with_its_options(line: str) -> None:
     program, name, *rest = shlex.split(line, comments=True)
+    if name in OF_EXAMPLES:
+        return
     if program == "make":
         assert re.search(rf"^{re.escape(name)}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
@@ -52,10 +64,26 @@ def test_a_shown_command_exists_with_its_options(line: str) -> None:
 
 def test_the_code_layout_is_what_the_packages_say_of_themselves() -> None:
     program = runpy.run_path(str(ROOT / "docs" / "code_layout.py"))
-    assert program["with_layout"](README) == README
+    assert program["with_layout"](README) == README, "run docs/code_layout.py --write"
     assert "  fetch/" in README
 
 
-def test_links_lead_to_files() -> None:
-    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)", README)
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+def test_the_page_of_options_is_what_the_configs_declare() -> None:
+    program = runpy.run_path(str(ROOT / "docs" / "option_tables.py"))
+    assert program["PAGE"].read_text() == program["page"](), "run docs/option_tables.py --write"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text()), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"`((?:pipeline|scrapers|dags|tests|bench)/[\w./-]+)`", page.read_text())
+    of_examples = set(re.findall(r"^# ((?:pipeline|scrapers)/[\w./]+)$", page.read_text(), re.M))
+    assert [name for name in named if name not in of_examples and not (ROOT / name).exists()] == []

@@ -1,6 +1,7 @@
 """`pipeline clean`: list codecs, tokenizers and codes that nothing needs, and remove them on request.
 
-Nothing that was used to make a run, shards or images is ever listed (see `uses`).
+Application layer. Nothing that a run, shards or images were made with is ever listed (see `uses`). With
+`--keep-runs` it lists the old runs of each series instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pipeline.app.run_log import keep_record
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import StageReport
 from pipeline.core.ownership import remove_own
-from pipeline.core.uses import find_unneeded, size_of
+from pipeline.core.uses import find_old_runs, find_unneeded, size_of
 from pipeline.core.workspace import Workspace
 
 
@@ -21,7 +22,13 @@ from pipeline.core.workspace import Workspace
 class CleanConfig(StageConfig):
     """The workspace to clean, and whether to remove anything."""
 
-    yes: bool = option(False, "Remove what is listed; without it, it is only listed.")
+    yes: bool = option(False, "Remove what is listed (default: only list it).")
+    keep_runs: int | None = option(
+        None,
+        "Instead list old runs named NAME-TIME (as 20260104T000000), keeping the newest N of each NAME and "
+        "those that images or other runs need.",
+        low=1,
+    )
 
 
 def clean(config: CleanConfig, call: Call) -> StageReport:
@@ -36,7 +43,11 @@ def clean(config: CleanConfig, call: Call) -> StageReport:
         else contextlib.nullcontext()
     )
     with working:
-        unneeded = find_unneeded(root)
+        unneeded = (
+            find_unneeded(root)
+            if config.keep_runs is None
+            else find_old_runs(root, config.keep_runs)
+        )
         sizes = {folder.name: size_of(folder) for folder in unneeded}
         _show(sizes, call)
         for folder in reversed(unneeded) if config.yes else ():  # codes before their codec

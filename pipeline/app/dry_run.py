@@ -20,14 +20,15 @@ from pipeline.core.ownership import list_family
 from pipeline.core.stage import load_function
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
+from pipeline.encode.config import codec_name
 
 Action = Literal["run", "maybe", "skip"]
 # Stages that train once: the stage and option that use the result, and the contract of its folder.
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
 # Stages that write NAME-2, NAME-3, … beside existing folders.
 _NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
-# Options that a stage chooses itself if they are not given: the latest codec, codes or tokenizer.
-_CHOSEN_BY_STAGE = frozenset({"codec", "tokenizer"})
+# What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
+_CHOSEN_BY_STAGE = frozenset({"codec", "tokenizer", "dataset"})
 _UNCHANGED = "inputs and options are unchanged"
 
 
@@ -208,9 +209,8 @@ def _folders_of(plan: RunPlan, name: str, folders: list[Folder]) -> list[Folder]
             )
         return [folder for folder in mine if folder.name.split("/", 1)[1] == own]
     if name == "encode":
-        codec = Path(
-            getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
-        ).name
+        given = getattr(config, "codec", None) or Workspace(plan.root).latest("codec") or ""
+        codec = Path(codec_name(given)).name
         return [f for f in mine if f.path.name.rpartition("-")[0] == codec]
     return mine
 

@@ -24,12 +24,14 @@ class Common:
     """The options that every command has."""
 
     json: bool = option(False, "Print the report as one JSON object, the last line on stdout.")
-    quiet: bool = option(False, "Print errors only.")
-    debug: bool = option(False, "Log everything, and show tracebacks.")
+    quiet: bool = option(False, "Print only errors.")
+    debug: bool = option(False, "Log at debug level and show tracebacks.")
     forget: bool = option(
-        False, "Start from the defaults instead of the options that the workspace remembers."
+        False, "Start from the defaults instead of the options remembered by the workspace."
     )
-    no_remember: bool = option(False, "Don't save this command's options in the workspace.")
+    no_remember: bool = option(
+        False, "Don't remember the options of this command in the workspace."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class Served:
 
     metrics_port: int | None = option(
         None,
-        "Serve metrics for Prometheus on this port of 127.0.0.1; 0 picks a free one.",
+        "Serve Prometheus metrics on this port of 127.0.0.1 while running; 0 picks a free one.",
         low=0,
         high=65535,
     )

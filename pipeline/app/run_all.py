@@ -21,9 +21,9 @@ from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option, plain_value
-from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
-from pipeline.core.inventory import TRAINED_ONCE, find_folders
+from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
     describe_changes,
     flag_of,
@@ -43,6 +43,8 @@ _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-
 
 
 _REWRITTEN = frozenset({"dedupe", "shards"})
+# What is made with a codec or a tokenizer that later stages go on with.
+_CHOOSING = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
@@ -72,15 +74,19 @@ class RunConfig(StageConfig):
     """All stages in order."""
 
     source: str = option("dalleblog", "Name of the source.")
-    from_: str | None = option(None, "First stage; earlier ones are not checked.")
-    until: str | None = option(None, "Last stage.")
-    update: bool = option(False, "Scrape: request the page again, and fetch what is new on it.")
-    refresh: bool = option(False, "Scrape: request everything again, and fetch what has changed.")
-    retry_failed: bool = option(False, "Scrape: request only the failed URLs again.")
-    retrain: bool = option(
-        False, "Train tokenizer and codec again if their captions or images have changed."
+    from_: str | None = option(None, "First stage to run.")
+    until: str | None = option(None, "Last stage to run.")
+    update: bool = option(
+        False, "scrape --update: fetch the page again, and the images that are new on it."
     )
-    dry_run: bool = option(False, "Only print what would be done, and why.")
+    refresh: bool = option(
+        False, "scrape --refresh: check every URL again, and download what has changed."
+    )
+    retry_failed: bool = option(False, "scrape --retry-failed: only retry failed URLs.")
+    retrain: bool = option(
+        False, "Train a new tokenizer and codec if their training data has changed."
+    )
+    dry_run: bool = option(False, "Only print what would run, and why.")
 
     def __post_init__(self) -> None:
         """Raise ConfigError for unknown stages or a wrong order."""
@@ -139,6 +145,7 @@ def make_plan(config: RunConfig, call: Call) -> RunPlan:
         overrides = common | (asked if name == "scrape" else {})
         overrides = {k: v for k, v in overrides.items() if k in fields}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
+        stage.holds(configs[name])
     return RunPlan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
@@ -237,14 +244,17 @@ def recall_and_print(
 
 
 def note_made(root: Path, report: StageReport) -> None:
-    """Record a stage's output as the latest, and the trained codec, tokenizer or codes that it used."""
+    """Keep as the latest what a stage made; of codes and shards also the codec and the tokenizer in them.
+
+    An older model that draws says nothing of what is to be encoded with next.
+    """
     folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
     made = folders.get(Path(report.outputs[0])) if report.outputs else None
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values():
-        if folder.name in made.manifest.inputs and folder.contract in TRAINED_ONCE:
+    for folder in folders.values() if made.contract in _CHOOSING else ():
+        if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
 
@@ -253,7 +263,7 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
 
     Raises ConfigError for --retry-failed with another source than the workspace was made from.
     """
-    changes = describe_changes(root, stage.name, config)
+    changes = describe_changes(root, stage.name, config) if stage.on_change else []
     if not changes:
         return
     elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]

@@ -14,7 +14,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class StageEntry:
-    """A stage in a line of `runs.jsonl`."""
+    """What `runs.jsonl` says of a stage; `did` is what this run of it did, apart from what is there now."""
 
     stage: str
     outcome: str | None = None
@@ -24,6 +24,7 @@ class StageEntry:
     counts: Mapping[str, int] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+    did: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, str] | None = None
 
 
@@ -36,6 +37,7 @@ class RunLine:
     seconds: float | None = None
     outcome: str | None = None
     stages: tuple[StageEntry, ...] = ()
+    by: str | None = None
     error: Mapping[str, str] | None = None
 
 

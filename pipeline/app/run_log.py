@@ -37,6 +37,8 @@ RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
 _WRITE_EVERY_S = 0.5
 _MAX_ACTIVE_BYTES = 1 << 20
+# Whoever starts a command may name itself: a scheduler finds its own runs by it.
+_BY_VARIABLE, _LONGEST_BY = "PIPELINE_RUN_BY", 500
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ class RunRecord:
     active: int
     started: str
     writes: list[str] = field(default_factory=list)
+    by: str = field(default_factory=lambda: os.environ.get(_BY_VARIABLE, "")[:_LONGEST_BY])
     outcome: str = "done"
     stages: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, str] | None = None
@@ -162,6 +165,7 @@ class RunRecord:
             "cpu_seconds": round(cpu_seconds() - self._cpu_s, 3),
             "outcome": self.outcome,
             "stages": self.stages,
+            **({"by": self.by} if self.by else {}),
         }
         return line if self.error is None else line | {"error": self.error}
 
@@ -211,6 +215,7 @@ class StageRun:
             "counts": dict(self.report.counts),
             "inputs": inputs,
             "outputs": outputs,
+            **({"did": self.report.details["did"]} if "did" in self.report.details else {}),
         }
 
 

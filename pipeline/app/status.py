@@ -122,8 +122,10 @@ class _StageFacts:
 
 
 def _writes(run: Record, folder: str) -> bool:
-    """Whether a run wrote `folder`, by its outputs or by the folder or group that it held exclusively."""
-    held = [*run.get("outputs", {}), *run.get("writes", ())]
+    """Whether a run wrote `folder`: by its outputs; where it has none, by what it held alone."""
+    if outputs := run.get("outputs"):
+        return folder in outputs
+    held = run.get("writes", ())
     return any(name == folder or folder.startswith((f"{name}/", f"{name}-")) for name in held)
 
 

@@ -12,31 +12,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 WORKSPACE_VERSION = 1
 
-# One number per contract, raised when a reader of the old files would misread the new ones.
-CONTRACT_VERSIONS: Mapping[str, int] = {
-    "raw": 2,  # 2: the hash of a segment covers the hashes of its images instead of their bytes
-    "dedupe": 1,
-    "codec": 1,
-    "tokenizer": 1,
-    "codes": 1,
-    "shards": 1,
-    "run": 1,
-    "generated": 1,
-}
-# The command that makes a folder of each contract.
-MAKERS: Mapping[str, str] = {
-    "raw": "scrape",
-    "dedupe": "dedupe",
-    "tokenizer": "train-tokenizer",
-    "codec": "train-codec",
-    "codes": "encode",
-    "shards": "shard",
-    "run": "train",
-    "generated": "generate",
-}
-# The oldest version of a contract that can still be read, if it is not the current one.
-OLDEST_READ: Mapping[str, int] = {"raw": 1}
-
 # --- The raw store -----------------------------------------------------------------------------
 
 UrlState = Literal[
@@ -288,9 +263,9 @@ class FileEntry:
 class Manifest:
     """The last file that a stage writes. A folder without it is unfinished.
 
-    `config` is the resolved config. `inputs` holds the `storage.input_digest` of each folder that this one
-    was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and the sha256
-    of outside files by name. `counts` obey `COUNT_LAWS`.
+    `config` is the resolved config; `inputs` holds the `storage.input_digest` of each folder that this
+    one was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and
+    the sha256 of outside files by name; `counts` obey the count law of the contract.
     """
 
     contract: str
@@ -302,6 +277,9 @@ class Manifest:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
+# --- Which folders there are ---------------------------------------------------------------------
+
+
 class CountLaw(NamedTuple):
     """Rows in = the sum of the outcomes: names of counts in a manifest."""
 
@@ -309,11 +287,116 @@ class CountLaw(NamedTuple):
     parts: tuple[str, ...]
 
 
-# What `pipeline verify` checks in the counts of each stage that processes items.
-COUNT_LAWS: Mapping[str, CountLaw] = {
-    "raw": CountLaw("urls", URL_STATES),
-    "dedupe": CountLaw("rows", ("kept", "rejected", "failed")),
-    "codes": CountLaw("images", ("encoded", "failed")),
-    "shards": CountLaw("images", ("written", "rejected", "failed")),
-    "generated": CountLaw("images", ("written", "outranked", "failed")),
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """The folder that a stage leaves: one record per kind, a line in `CONTRACTS`.
+
+    `version` is raised when a reader of the old files would misread the new ones; folders from version
+    `oldest_read` on are read as well. `maker` is the command that writes it. `place` is a glob pattern below
+    the workspace. `own_files` is a regular expression of the paths that the stage writes: it says which files
+    of an unfinished folder are ours, where those of a finished one are in its manifest. `count_law` is what
+    `verify` checks of the manifest's counts. `trained_once` marks what is trained and then used as it is,
+    although its inputs may grow. `earlier_mark` is a file by which an unfinished folder of a version before
+    0.1.0 is recognised.
+    """
+
+    name: str
+    version: int
+    oldest_read: int | None = None
+    maker: str
+    place: str
+    own_files: str
+    count_law: CountLaw | None = None
+    trained_once: bool = False
+    earlier_mark: str | None = None
+
+    @property
+    def top(self) -> str:
+        """The folder of the workspace that holds its folders, or is the only one."""
+        return self.place.split("/")[0]
+
+    def reads(self, version: int) -> bool:
+        """Whether folders of this version are read."""
+        return (self.oldest_read or self.version) <= version <= self.version
+
+
+# In the order of the pipeline.
+CONTRACTS: Mapping[str, Contract] = {
+    contract.name: contract
+    for contract in (
+        Contract(
+            name="raw",
+            version=2,  # 2: the hash of a segment is made of those of its images
+            oldest_read=1,
+            maker="scrape",
+            place="raw",
+            own_files=r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
+            r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
+            count_law=CountLaw("urls", URL_STATES),
+        ),
+        Contract(
+            name="dedupe",
+            version=1,
+            maker="dedupe",
+            place="dedupe",
+            own_files=r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
+            r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
+            count_law=CountLaw("rows", ("kept", "rejected", "failed")),
+        ),
+        Contract(
+            name="tokenizer",
+            version=1,
+            maker="train-tokenizer",
+            place="tokenizers/*",
+            own_files=r"tokenizer\.json",
+            trained_once=True,
+        ),
+        Contract(
+            name="codec",
+            version=1,
+            maker="train-codec",
+            place="codecs/*",
+            own_files=r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
+            trained_once=True,
+            earlier_mark="checkpoint.json",
+        ),
+        Contract(
+            name="codes",
+            version=1,
+            maker="encode",
+            place="codes/*",
+            own_files=r"\d+\.parquet|(\d+\.)?failed\.jsonl|draft\.npz",
+            count_law=CountLaw("images", ("encoded", "failed")),
+        ),
+        Contract(
+            name="shards",
+            version=1,
+            maker="shard",
+            place="shards/*",
+            own_files=r"(train|val)/\d{6,}\.(tar|idx\.npy)"
+            r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
+            count_law=CountLaw("images", ("written", "rejected", "failed")),
+            earlier_mark="scratch/base.npz",
+        ),
+        Contract(
+            name="run",
+            version=1,
+            maker="train",
+            place="runs/*",
+            own_files=r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
+            r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
+            r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
+            earlier_mark="plan.json",
+        ),
+        Contract(
+            name="generated",
+            version=1,
+            maker="generate",
+            place="generated/*",
+            own_files=r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl"
+            r"|sketches/\d{4,}-\d{5,}\.npz",
+            count_law=CountLaw("images", ("written", "outranked", "failed")),
+            earlier_mark="unfinished.jsonl",
+        ),
+    )
 }

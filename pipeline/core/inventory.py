@@ -11,28 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS, Manifest
+from pipeline.core.contracts import CONTRACTS, Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.ownership import list_family, next_free
 from pipeline.core.storage import MANIFEST_NAME, find_current, input_digest, read_manifest
 
 log = logging.getLogger(__name__)
 
-# The folders of each contract in a workspace, in the order of the pipeline.
-_PATTERNS: tuple[tuple[str, str], ...] = (
-    ("raw", "raw"),
-    ("dedupe", "dedupe"),
-    ("tokenizer", "tokenizers/*"),
-    ("codec", "codecs/*"),
-    ("codes", "codes/*"),
-    ("shards", "shards/*"),
-    ("run", "runs/*"),
-    ("generated", "generated/*"),
-)
-# Contracts that are trained once and then used unchanged, even if their training data grow.
-TRAINED_ONCE = frozenset({"tokenizer", "codec"})
-_TOPS = frozenset(pattern.split("/")[0] for _, pattern in _PATTERNS)
-assert {contract for contract, _ in _PATTERNS} == set(CONTRACT_VERSIONS)
+_TOPS = frozenset(contract.top for contract in CONTRACTS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +69,9 @@ def folder_for_training(folder: Path, can_resume: Callable[[Path], bool] = lambd
 def find_folders(root: Path) -> list[Folder]:
     """All folders of the workspace `root` that have a contract, in the order of the pipeline."""
     return [
-        _describe_folder(root, path, contract)
-        for contract, pattern in _PATTERNS
-        for path in _matching_folders(root, pattern)
+        _describe_folder(root, path, contract.name)
+        for contract in CONTRACTS.values()
+        for path in _matching_folders(root, contract.place)
         if path.is_dir()
     ]
 
@@ -108,7 +94,7 @@ def _describe_folder(root: Path, path: Path, contract: str) -> Folder:
         for source, digest in sorted(manifest.inputs.items())
         if _changed(root, source, digest)
     )
-    once = contract in TRAINED_ONCE
+    once = CONTRACTS[contract].trained_once
     return Folder(
         contract=contract,
         name=name,
@@ -138,6 +124,6 @@ def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
         inputs = folder.manifest.inputs if folder.manifest is not None else {}
         inherited = [name for name in inputs if name in found]
         names = dict.fromkeys([*folder.stale, *inherited])
-        if names and folder.contract not in TRAINED_ONCE:
+        if names and not CONTRACTS[folder.contract].trained_once:
             found[folder.name] = tuple(names)
     return found

@@ -23,40 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS
+from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.parsing import read_small_file
 from pipeline.core.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, UNFINISHED_NAME, write_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LONGEST_PATH = 1024
-
-# The files that the stage of each contract writes into its folder, as full relative paths. They tell which
-# files of an unfinished folder are ours; those of a finished one are listed in its manifest.
-_OWN_NAMES: Mapping[str, str] = {
-    "raw": r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
-    r"|sections\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
-    "dedupe": r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
-    r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
-    "tokenizer": r"tokenizer\.json",
-    "codec": r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
-    "codes": r"\d+\.parquet|(\d+\.)?failed\.jsonl|draft\.npz",
-    "shards": r"(train|val)/\d{6,}\.(tar|idx\.npy)"
-    r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
-    "run": r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
-    r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
-    r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
-    "generated": r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl"
-    r"|sketches/\d{4,}-\d{5,}\.npz",
-}
-# Files that identify an unfinished folder without a mark: versions before 0.1.0 wrote none.
-_EARLIER_MARKS: Mapping[str, str] = {
-    "run": "plan.json",
-    "generated": "unfinished.jsonl",
-    "codec": "checkpoint.json",
-    "shards": "scratch/base.npz",
-}
-assert _OWN_NAMES.keys() == CONTRACT_VERSIONS.keys()
 
 
 # --- Names and paths -----------------------------------------------------------------------------
@@ -190,7 +163,7 @@ def mark_unfinished(folder: Path, contract: str, files: Iterable[object] = ()) -
     """
     write_json(
         folder / UNFINISHED_NAME,
-        {"contract": contract, "version": CONTRACT_VERSIONS[contract], "files": list(files)},
+        {"contract": contract, "version": CONTRACTS[contract].version, "files": list(files)},
     )
 
 
@@ -205,8 +178,8 @@ def own_files(folder: Path, contract: str) -> list[str]:
 
 
 def files_by_name(folder: Path, contract: str) -> list[str]:
-    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark list."""
-    own = re.compile(f"(?:{_OWN_NAMES[contract]})(?:{re.escape(TEMPORARY_SUFFIX)})?")
+    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark say."""
+    own = re.compile(f"(?:{CONTRACTS[contract].own_files})(?:{re.escape(TEMPORARY_SUFFIX)})?")
     return sorted(name for name in _files_below(folder) if own.fullmatch(name))
 
 
@@ -266,12 +239,12 @@ def _read_claim(path: Path, contract: str) -> dict[str, object]:
 
 
 def _find_other(folder: Path, contract: str) -> str | None:
-    """The first file that shows that a folder without a mark is not ours, None if there is none."""
-    mark = _EARLIER_MARKS.get(contract)
+    """The first file that keeps a folder without a mark from being ours: it may be one of a million."""
+    mark = CONTRACTS[contract].earlier_mark
     if mark is not None and (folder / mark).is_file():
         return None
     files = (name for name in _files_below(folder) if not name.endswith(TEMPORARY_SUFFIX))
-    own = re.compile(_OWN_NAMES[contract])
+    own = re.compile(CONTRACTS[contract].own_files)
     return next((name for name in files if mark is not None or not own.fullmatch(name)), None)
 
 

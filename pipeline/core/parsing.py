@@ -13,7 +13,6 @@ import dataclasses
 import json
 import math
 import os
-import stat
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pipeline.core.errors import ContractError, PipelineError
+from pipeline.core.regular_files import read_regular
 
 T = TypeVar("T")
 Unknown = Literal["ignore", "refuse"]
@@ -98,26 +98,8 @@ def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T
 
 
 def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REMEDY) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`; folders, pipes and devices are never read.
-
-    Raises ContractError that says what was found instead.
-    """
-    try:
-        # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ContractError(f"{path} is not a regular file. {remedy}")
-            data = file.read(max_bytes + 1) if found.st_size <= max_bytes else None
-    except FileNotFoundError:
-        raise ContractError(f"{path} is missing. {remedy}") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ContractError(f"{path} can't be read: {reason}. {remedy}") from error
-    if data is None or len(data) > max_bytes:
-        raise ContractError(f"{path} has more than {max_bytes:,} bytes. {remedy}")
-    return data
+    """The bytes of a file of ours, as `read_regular` reads them. Raises ContractError."""
+    return read_regular(path, max_bytes=max_bytes, error=ContractError, remedy=remedy)
 
 
 @dataclass(frozen=True)

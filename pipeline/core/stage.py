@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,11 @@ from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import DependencyError
 from pipeline.core.interrupts import raise_deferred
+from pipeline.core.ownership import check_name
 from pipeline.core.progress import Progress, no_progress
+from pipeline.core.workspace import NAME_LEVELS
+
+_NAMED_BY = re.compile(r"\{(\w+)\}")
 
 EntryPoint = Callable[[StageConfig, Progress], StageReport]
 
@@ -25,10 +30,11 @@ EntryPoint = Callable[[StageConfig, Progress], StageReport]
 class Stage:
     """The declaration of a stage.
 
-    `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
-    options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
-    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
-    `on_change` says what happens to existing results if it is run with other options.
+    `entry_point` is ``module:function``, called with its config and a progress. `positional` names the
+    options that are given without a flag. `contract` names what it leaves in the workspace, None where that
+    has no manifest. `writes` and `reads` are the folders that it locks, exclusively or shared, with the
+    names of its options in braces. `on_change` says what becomes of what is there when it is run with
+    other options; "" where the stage says so itself.
     """
 
     name: str
@@ -47,13 +53,14 @@ class Stage:
         return self.writes[0].split("/")[0]
 
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
-        """The folders that a run with `config` writes and reads, by their paths in the workspace."""
+        """The folders that a run with `config` writes and reads, by their paths in the workspace.
+
+        Raises ConfigError for an option that can't name one.
+        """
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
         writes = () if options.get("out") is not None and self.name == "generate" else self.writes
         return {
-            kind: tuple(
-                name.format(**options) for name in names if not _is_elsewhere(name, options)
-            )
+            kind: tuple(filter(None, (_folder(name, options) for name in names)))
             for kind, names in (("writes", writes), ("reads", self.reads))
         }
 
@@ -67,9 +74,15 @@ class Stage:
         return dataclasses.replace(report, seconds=round(time.monotonic() - started, 3))
 
 
-def _is_elsewhere(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether the folder is remote, given by a URL."""
-    return "://" in name.format(**options)
+def _folder(pattern: str, options: Mapping[str, Any]) -> str | None:
+    """The folder that options name; None where it is a URL outside of the workspace."""
+    named = _NAMED_BY.search(pattern)
+    if named is None:
+        return pattern
+    top, name = pattern.split("/")[0], str(options[named[1]])
+    if "://" in name:
+        return None
+    return f"{top}/{check_name(name, option=f'--{named[1]}', levels=NAME_LEVELS.get(top, 1))}"
 
 
 def load_entry_point(name: str) -> EntryPoint:

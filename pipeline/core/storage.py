@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from pipeline.core.contracts import (
-    CONTRACT_VERSIONS,
-    MAKERS,
-    OLDEST_READ,
+    CONTRACTS,
     Column,
     FileEntry,
     Manifest,
@@ -183,7 +181,7 @@ def make_manifest(
     """Create a manifest of the current version of `contract`, with files sorted by path."""
     return Manifest(
         contract=contract,
-        version=CONTRACT_VERSIONS[contract],
+        version=CONTRACTS[contract].version,
         config=config,
         inputs=inputs,
         counts=counts,
@@ -193,10 +191,10 @@ def make_manifest(
 
 
 def maker_of(folder: Path, contract: str) -> str:
-    """The command that makes a folder of a contract, including its workspace."""
-    root = folder.parent if contract in ("raw", "dedupe") else folder.parent.parent
+    """The command that makes a folder of a contract, with the workspace that it is in."""
+    root = folder.parents[CONTRACTS[contract].place.count("/")]
     place = f" --workspace {shlex.quote(str(root))}" if (root / "workspace.json").exists() else ""
-    return f"`pipeline {MAKERS[contract]}{place}`"
+    return f"`pipeline {CONTRACTS[contract].maker}{place}`"
 
 
 def read_manifest(folder: Path, contract: str) -> Manifest:
@@ -219,19 +217,13 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
     Raises ContractError if it is not a manifest, or one of another contract or version.
     """
     head = parse_json(ManifestHead, data, source=path, remedy=REPAIR)
-    if head.contract != contract or not is_readable(contract, head.version):
+    if head.contract != contract or not CONTRACTS[contract].reads(head.version):
         raise ContractError(
             f"{path} holds contract {head.contract} version {head.version}, expected "
-            f"{contract} version {CONTRACT_VERSIONS[contract]}. Run the stage that makes it again with "
+            f"{contract} version {CONTRACTS[contract].version}. Run the stage that makes it again with "
             "this version of the pipeline."
         )
     return parse_json(Manifest, data, source=path, remedy=REPAIR)
-
-
-def is_readable(contract: str, version: int) -> bool:
-    """Whether this version of a contract can be read."""
-    present = CONTRACT_VERSIONS[contract]
-    return OLDEST_READ.get(contract, present) <= version <= present
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

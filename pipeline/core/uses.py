@@ -6,6 +6,8 @@ fingerprint. Reads only these small JSON files.
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ from pipeline.core.parsing import read_small_file
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
-# Contracts whose folders are kept only because others were made with them.
+# What is kept because others were made with it; everything else in a workspace is wanted for itself.
 SHARED_CONTRACTS = frozenset({"tokenizer", "codec", "codes"})
+# A run of a series: NAME-20260104T000000, as the Airflow DAG names them.
+_DATED = re.compile(r"runs/(.+)-\d{8}T\d{6}")
 _REFERENCING_FILES = (
     MANIFEST_NAME,
     UNFINISHED_NAME,
@@ -74,6 +78,46 @@ def find_unneeded(root: Path) -> list[Folder]:
     }:
         gone |= more
     return [use.folder for use in uses if use.folder.name in gone]
+
+
+def find_old_runs(root: Path, keep: int) -> list[Folder]:
+    """Finished runs of a series (NAME-TIME) but the newest `keep` of each, as far as nothing needs them.
+
+    A run is needed by images that were drawn from it, by a run of another name that began with it, and by an
+    unfinished one that began with it. A finished run of its series has weights of its own.
+    """
+    folders = find_folders(root)
+    series: dict[str, list[Folder]] = defaultdict(list)
+    for folder in folders:
+        found = _DATED.fullmatch(folder.name)
+        if found and folder.contract == "run" and folder.manifest is not None:
+            series[found[1]].append(folder)
+    old = [run for runs in series.values() for run in sorted(runs, key=_name)[: -keep or None]]
+    said = {
+        folder.name: _read_references(folder.path)
+        for folder in folders
+        if folder.contract in ("run", "generated")
+    }
+    return [
+        run
+        for run in old
+        if not any(
+            f"{run.name}/" in text.replace('"', "/") and not _follows(run, name, folders)
+            for name, text in said.items()
+            if name != run.name
+        )
+    ]
+
+
+def _follows(run: Folder, name: str, folders: list[Folder]) -> bool:
+    """Whether `name` is a finished run of the series of `run`."""
+    first, other = _DATED.fullmatch(run.name), _DATED.fullmatch(name)
+    finished = {folder.name for folder in folders if folder.manifest is not None}
+    return bool(first and other and first[1] == other[1] and name in finished)
+
+
+def _name(folder: Folder) -> str:
+    return folder.name
 
 
 def size_of(folder: Folder) -> int:

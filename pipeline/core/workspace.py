@@ -15,6 +15,8 @@ from pipeline.core.ownership import check_name
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_json
 
+# How many levels a name may have, by the folder that it is for; one where nothing is said.
+NAME_LEVELS = {"runs": 2}
 LEDGER_NAME = "ledger.sqlite"
 _REMEDY = "Give another --workspace, or restore the file."
 
@@ -70,13 +72,13 @@ class Workspace:
         """The codes of one codec; `fingerprint` is its full hash."""
         return self.root / "codes" / check_name(f"{codec}-{fingerprint[:12]}", option="the codec")
 
-    def shards(self, name: str) -> Path:
-        """One set of WebDataset shards."""
-        return self.root / "shards" / check_name(name)
+    def shards(self, name: str, *, option: str = "--name") -> Path:
+        """One set of WebDataset shards; `option` is what gave its name."""
+        return self.root / "shards" / check_name(name, option=option)
 
-    def run(self, name: str) -> Path:
+    def run(self, name: str, *, option: str = "--name") -> Path:
         """One training run; `name` may have two levels, as taming/12L_64HD_…."""
-        return self.root / "runs" / check_name(name, levels=2)
+        return self.root / "runs" / check_name(name, option=option, levels=NAME_LEVELS["runs"])
 
     def generated(self, name: str) -> Path:
         """Images generated from prompts."""

@@ -13,29 +13,33 @@ class DedupeConfig(StageConfig):
     """Which images are rejected or flagged, and how captions are split."""
 
     near_duplicates: Literal["off", "flag", "drop"] = option(
-        "flag", "Near duplicates: don't look for them, flag their cluster, or keep one per cluster."
+        "flag",
+        "Near duplicates: ignore them (off), label their cluster (flag), or keep one image per cluster "
+        "(drop).",
     )
     radius: int = option(
         4,
-        "Maximum number of differing bits, of 64, between perceptual hashes of near duplicates.",
+        "Maximum Hamming distance between the 64-bit perceptual hashes of near duplicates.",
         low=0,
         high=8,
     )
     cut: Literal["drop", "keep"] = option(
-        "drop", "Images whose file is cut off or lacks data: drop, or keep them flagged."
+        "drop", "Truncated images: reject them, or keep them flagged."
     )
     masked: Literal["keep", "drop"] = option(
-        "keep", "Images whose upper part came from an image prompt: keep them flagged, or drop."
+        "keep",
+        "Images whose upper part was given by an image prompt: keep them flagged, or reject them.",
     )
     val_fraction: float = option(
-        0.01, "Share of captions in the validation split.", low=0.0, high=1.0
+        0.01, "Fraction of captions in the validation split.", low=0.0, high=1.0
     )
     max_pixels: int = option(
-        40_000_000, "Images with more pixels (width × height) are never decoded.", low=1
+        40_000_000, "Reject images with more pixels (width × height) without decoding them.", low=1
     )
     workers: int | None = option(
         None,
-        "Decoding processes; 0 decodes in the main process, unprotected from crashes. Default: one per core.",
+        "Decoding processes; 0 decodes in the main process, without crash isolation (default: one per "
+        "core).",
         low=0,
         runtime=True,
     )

@@ -152,7 +152,7 @@ def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[li
 
     `described` is that run's manifest entry of the file. Without it the file's own checksums are checked.
     """
-    if described is not None and find_fault(path.parent, described) is not None:
+    if not path.exists() or (described is not None and find_fault(path.parent, described)):
         return
     try:
         # With buffering, the whole file would be in memory.
@@ -162,6 +162,8 @@ def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[li
                 for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
                     columns = [column.to_pylist() for column in batch.columns]
                     yield [Inspection._make(values) for values in zip(*columns, strict=True)]
+    except FileNotFoundError:  # a first run
+        return
     except (OSError, pa.ArrowException) as error:
         log.warning("%s can't be read (%s): its images are inspected again.", path, error)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import DamageError
-from pipeline.core.image_decode import DecodeError
+from pipeline.core.image_decode import DecodeError, decode_image, hash_pixels
 from pipeline.core.kept_images import KeptImage, read_image
-from pipeline.models.codecs.pixels import Pixels, read_views
+from pipeline.models.codecs.pixels import Pixels, cut_views
 
 _AHEAD = 4  # batches that may wait for the codec
 
@@ -76,7 +76,8 @@ def _decode(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
     for task in tasks:
         image = task.image
         try:
-            pixels.append(read_views(read_image(segments, image.place), side, task.views))
+            pixels_HWC = _inspected_pixels(segments, image)
+            pixels.append(cut_views(pixels_HWC, side, task.views))
         except (DamageError, DecodeError) as error:
             failures.append(Failure(image=image, detail=str(error)))
         else:
@@ -87,3 +88,17 @@ def _decode(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
         pixels_BHWC=np.concatenate(pixels),
         failures=tuple(failures),
     )
+
+
+def _inspected_pixels(segments: Path, image: KeptImage) -> Pixels:
+    """The raster of an image, which has the hash that its codes are kept by.
+
+    Raises DecodeError where it is another one: decoders change, and the tables may be older than this one.
+    """
+    pixels_HWC = decode_image(read_image(segments, image.place)).pixels_HWC
+    if hash_pixels(pixels_HWC) != image.pixel_sha256:
+        raise DecodeError(
+            "its pixels are not those that were inspected, with another version of a decoder: run "
+            "`pipeline dedupe` again"
+        )
+    return pixels_HWC

@@ -13,61 +13,67 @@ from pipeline.core.errors import ConfigError
 OWN_CODEC = "small"
 
 
+def codec_name(codec: str) -> str:
+    """The name that a codec has in the workspace: the kind of ``KIND:FILE``, else what it is called."""
+    kind = re.match(r"([A-Za-z][\w-]+):.", codec)
+    return kind[1] if kind and not Path(codec).exists() else codec
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(StageConfig):
     """What `encode.run` is told."""
 
     codec: str | None = option(
         None,
-        "Name of a codec in the workspace (codecs/NAME), the folder of one, or a published name: "
-        "vqgan_imagenet_f16_1024, vqgan_imagenet_f16_16384, vqgan_openimages_f8_8192, openai_dvae "
-        "(default: the workspace's latest codec). Beside files of a codec: what to call it.",
+        "A codec of the workspace (codecs/NAME), a codec folder, files as KIND:FILE[,FILE] "
+        "(vqgan:model.yaml,last.ckpt, openai-dvae:encoder.pkl,decoder.pkl, discrete-vae:vae.pt), or a "
+        "published codec: vqgan_imagenet_f16_1024, vqgan_imagenet_f16_16384, vqgan_openimages_f8_8192, "
+        "openai_dvae (default: the latest codec of the workspace). With --vqgan-config, --dvae-encoder or "
+        "--vae: a name for that codec.",
         instead_of=("image_size",),
     )
-    vqgan_config: Path | None = option(None, "YAML of a taming VQGAN.", runtime=True)
+    vqgan_config: Path | None = option(None, "YAML of a taming-transformers VQGAN.", runtime=True)
     vqgan_checkpoint: Path | None = option(
-        None, "Checkpoint (.ckpt) that belongs to --vqgan-config.", runtime=True
+        None, "Checkpoint (.ckpt) for --vqgan-config.", runtime=True
     )
     dvae_encoder: Path | None = option(None, "encoder.pkl of OpenAI's discrete VAE.", runtime=True)
-    dvae_decoder: Path | None = option(
-        None, "decoder.pkl that belongs to --dvae-encoder.", runtime=True
-    )
-    vae: Path | None = option(
-        None, "A vae.pt that DALLE-pytorch's train_vae.py left.", runtime=True
-    )
+    dvae_decoder: Path | None = option(None, "decoder.pkl for --dvae-encoder.", runtime=True)
+    vae: Path | None = option(None, "vae.pt written by DALLE-pytorch's train_vae.py.", runtime=True)
     image_size: int | None = option(
         None,
-        "Side of the images for a codec of others, in pixels (default: what it was trained at).",
+        "Image width and height in pixels for a third-party codec (default: its training size).",
         low=8,
         high=4096,
     )
     cache: Path | None = option(
-        None, "Where published files are kept (default: the user's cache folder).", runtime=True
+        None, "Cache folder for published codecs (default: the user's cache folder).", runtime=True
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
-        "auto", "Of the encoder; auto is bf16 on CUDA, fp32 elsewhere. What it costs is measured."
+        "auto",
+        "Precision of the encoder; auto is bf16 on CUDA, else fp32. The effect on the codes is measured and"
+        " reported.",
     )
     views: Literal["center", "flip", "ten-crop"] = option(
         "center",
-        "Codes of an image: of its centre; of that and its mirror image; of these and the four corners "
-        "of the image at 1.1 times the size, each also mirrored.",
+        "Which crops to encode: the center; center and its mirror image (flip); or center and four corners "
+        "at 1.1 × size, each with its mirror image (ten-crop).",
     )
-    part_rows: int = option(10_000, "Images in a table of codes.", low=1)
+    part_rows: int = option(10_000, "Maximum images per Parquet file of codes.", low=1)
     batch_size: str = option(
         "auto",
-        "Images that the codec encodes at once: a number, or auto for what the device has room for.",
+        "Images per batch: a number, or auto to fit the device.",
         runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "Where the codec runs; auto takes CUDA where it is.", runtime=True
+        "auto", "Device to encode on; auto uses CUDA if available.", runtime=True
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
-        "Compile the encoder; auto does where it pays: on CUDA, for many images.",
+        "Use torch.compile; auto does so on CUDA when there are enough images.",
         runtime=True,
     )
     workers: int | None = option(
-        None, "Threads that decode images; one a core if not given.", low=1, runtime=True
+        None, "Threads that decode images (default: one per core).", low=1, runtime=True
     )
 
     def __post_init__(self) -> None:
@@ -85,7 +91,7 @@ class EncodeConfig(StageConfig):
             raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:
-        """The families of which files are given, by the names of `models.codecs.published.LOADERS`.
+        """The families of which files are given, by the names of `models.codecs.families.LOADERS`.
 
         Each with its files by flag, in the loader's order.
         """

@@ -30,7 +30,7 @@ class Encoder:
     def __init__(self, codec: Codec, batch_size: int) -> None:
         self.codec = codec
         self.batch_size = batch_size
-        self.device = next(codec.parameters()).device
+        self.device = codec.device
         self._compiled = False
 
     def compile(self) -> None:
@@ -95,11 +95,10 @@ def pick_batch_size(wanted: str, codec: Codec) -> int:
     """The number `wanted`, or for `auto` as many images as the device should have room for."""
     if wanted != "auto":
         return int(wanted)
-    first = next(codec.parameters())
-    if first.device.type != "cuda":
+    if codec.device.type != "cuda":
         return min(_CPU_MOST, max(1, _CPU_NUMBERS // codec.widest_layer))
-    free_bytes, _ = torch.cuda.mem_get_info(first.device)
-    number_bytes = next(codec.trunk.parameters(), first).element_size()
+    free_bytes, _ = torch.cuda.mem_get_info(codec.device)
+    number_bytes = next(codec.trunk.parameters(), torch.empty(0)).element_size()
     image_bytes = _LAYERS_AT_ONCE * number_bytes * codec.widest_layer
     return min(_CUDA_MOST, max(1, free_bytes // image_bytes))
 

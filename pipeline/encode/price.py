@@ -39,7 +39,7 @@ def lower_precision(codec: Codec, precision: Precision, pixels_BHWC: Pixels) -> 
     if not len(pixels_BHWC):
         use_precision(codec, precision)
         return Price(images=0, changed_codes=0.0, psnr_loss_db=0.0)
-    images_BCHW = to_images(pixels_BHWC, next(codec.parameters()).device)
+    images_BCHW = to_images(pixels_BHWC, codec.device)
     use_precision(codec, "fp32")
     exact_BN = _encode(codec, images_BCHW)
     exact_db = _quality(codec, exact_BN, pixels_BHWC)

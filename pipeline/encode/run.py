@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0  # what is done of a part
 _MOST_TOKENS = 65536  # codes are uint16
+_FIRST_RASTER = "first frame, EXIF turned, over white, upper 8 bits, RGB; 1"
 
 
 def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
@@ -76,11 +77,11 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     """
     use_huge_pages()
     workspace = Workspace(config.workspace)
-    config = dataclasses.replace(config, codec=chosen_codec(config, workspace))
+    asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
     read_manifest(workspace.dedupe, "dedupe")
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
-    work = _begin(config, find_codec(config, workspace), device, precision)
+    work = _begin(config, find_codec(asked, workspace), device, precision)
     inputs = {"dedupe": input_digest(workspace.dedupe), **work.source.digest}
     manifest = find_current(work.folder.path, "codes", config=resolved(config), inputs=inputs)
     if manifest is not None and not manifest.counts["failed"]:
@@ -167,8 +168,12 @@ def _begin(
 
 
 def recipe_digest(codec_fingerprint: str, precision: Precision) -> str:
-    """The hash of all that decides codes beside the image, so that codes are never mixed."""
-    recipe = [codec_fingerprint, precision, PREPROCESSING, RASTER]
+    """The hash of all that decides codes beside the pixels, so that codes are never mixed.
+
+    How an image is decoded is not part of it: codes are kept by the hash of the pixels, which is checked
+    when they are encoded. A word that once named the decoder stays, so that older codes are found.
+    """
+    recipe = [codec_fingerprint, precision, PREPROCESSING, _FIRST_RASTER]
     return sha256_bytes(json.dumps(recipe).encode())
 
 

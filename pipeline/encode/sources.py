@@ -25,10 +25,11 @@ from pipeline.core.storage import (
 )
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace
-from pipeline.encode.config import OWN_CODEC, EncodeConfig
+from pipeline.encode.config import OWN_CODEC, EncodeConfig, codec_name
 from pipeline.models.codecs.base import Codec
+from pipeline.models.codecs.families import LOADERS, read_family_and_files
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
-from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.codecs.published import PUBLISHED_CODECS, fetch_codec
 from pipeline.models.torch_files import check_regular
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
     for family, files in config.foreign_files().items():
         paths = {flag: path for flag, path in files.items() if path is not None}
         return _bring_in(config, workspace, family, paths)
+    if named := read_family_and_files(config.codec or ""):
+        family, given = named
+        paths = {f"file-{number}": path for number, path in enumerate(given, 1)}
+        return _bring_in(config, workspace, family, paths)
     name = chosen_codec(config, workspace)
     own = workspace.codecs / name
     if is_name(name) and own.is_dir():
@@ -66,8 +71,8 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
         there = (path.name for path in workspace.codecs.glob("*") if path.is_dir())
         raise ConfigError(
             f"No codec {name!r}: neither {own} nor a folder of that name holds a {CODEC_JSON}. "
-            f"{name_choices(name, (*there, *PUBLISHED_CODECS))} Run {maker_of(own, 'codec')}, or give files: "
-            "--vqgan-config with --vqgan-checkpoint, --dvae-encoder with --dvae-decoder, --vae."
+            f"{name_choices(name, (*there, *PUBLISHED_CODECS))} Run {maker_of(own, 'codec')}, or give files, "
+            "such as --codec vqgan:model.yaml,last.ckpt."
         )
     fingerprint = load_codec(folder).fingerprint
     return CodecSource(name=folder.resolve().name, folder=folder, digest={"codec": fingerprint})
@@ -79,7 +84,7 @@ def chosen_codec(config: EncodeConfig, workspace: Workspace) -> str:
     Beside files of a codec it is what the codec is called.
     """
     if config.codec is not None:
-        return config.codec
+        return codec_name(config.codec)
     latest = None if config.foreign_files() else workspace.latest("codec")
     return latest or OWN_CODEC
 

@@ -16,103 +16,101 @@ MAX_SEED = (1 << 63) - 1
 class GenerateConfig(StageConfig):
     """Options of `generate.run`."""
 
-    name: str = option("default", "Name of the images: generated/NAME in the workspace.")
+    name: str = option("default", "Name of the output: generated/NAME in the workspace.")
     out: Path | None = option(
         None,
-        "Folder to write to instead (without a workspace: generated/NAME here).",
+        "Write to this folder instead (default without a workspace: ./generated/NAME).",
         runtime=True,
     )
     on_change: Literal["new", "refuse", "restart"] = option(
         "new",
-        "Where that folder holds images of other prompts or options: new draws into the next free one "
-        "beside it (NAME-2, NAME-3 …), refuse stops, restart replaces them.",
+        "If the folder holds images of other prompts or options: write to NAME-2, NAME-3, … (new), stop "
+        "(refuse), or replace them (restart).",
         runtime=True,
     )
     run: str = option(
         "dalle",
-        "Name of the run whose last checkpoint draws, finished or not: runs/NAME.",
+        "Run to sample from, finished or not: the latest checkpoint of runs/NAME.",
     )
     checkpoint: Path | None = option(
         None,
-        "Another checkpoint: a folder of ours, a dalle.pt, or a folder of DeepSpeed.",
+        "Sample from this checkpoint instead: a checkpoint folder, a dalle.pt, or a DeepSpeed folder.",
         runtime=True,
     )
     codec: str | None = option(
         None,
-        "With a dalle.pt: the codec of its codes, by its name in codecs/, its folder, or a published "
-        "name as for encode (default: the one that the file carries).",
+        "With a dalle.pt: the codec, named as for encode (default: the one stored in the file).",
         runtime=True,
     )
-    vqgan_config: Path | None = option(
-        None, "With a dalle.pt: YAML of the taming VQGAN of its codes.", runtime=True
-    )
+    vqgan_config: Path | None = option(None, "With a dalle.pt: YAML of its VQGAN.", runtime=True)
     vqgan_checkpoint: Path | None = option(
-        None, "Checkpoint (.ckpt) that belongs to --vqgan-config.", runtime=True
+        None, "Checkpoint (.ckpt) for --vqgan-config.", runtime=True
     )
     tokenizer: str | None = option(
         None,
-        "With a dalle.pt: its tokenizer: clip, clip:FILE, hf:FILE or yttm:FILE.",
+        "With a dalle.pt: the tokenizer, as clip, clip:FILE, hf:FILE or yttm:FILE.",
         runtime=True,
     )
     redraw_layout: bool = option(
-        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+        False, "Sample a new layout for sparse attention if the checkpoint does not store one."
     )
 
-    prompts: tuple[str, ...] = option((), "Prompts; `|` inside one separates several.")
+    prompts: tuple[str, ...] = option((), "Prompts; `|` inside an argument separates several.")
     prompts_file: Path | None = option(
-        None, "File with one prompt a line, drawn after those above.", runtime=True
+        None, "File with one prompt per line; added after the arguments.", runtime=True
     )
     gentxt: bool = option(
-        False, "Let the model complete each prompt, or write one where none is given."
+        False, "Let the model complete each prompt, or write one if none is given."
     )
-    num_images: int = option(1, "Images of each prompt.", low=1, high=MAX_IMAGES)
+    num_images: int = option(1, "Images per prompt.", low=1, high=MAX_IMAGES)
 
     top_k: float = option(
         0.9,
-        "DALLE-pytorch's threshold: 0.9 draws from the best tenth of the vocabulary, 0 from all of it.",
+        "DALLE-pytorch's threshold: 0.9 samples from the top 10 % of the vocabulary, 0 from all of it.",
         low=0,
         high=1,
     )
-    temperature: float = option(
-        1.0, "Above 1 draws more daringly, towards 0 the likeliest.", low=0.001
-    )
+    temperature: float = option(1.0, "Sampling temperature; lower is more conservative.", low=0.001)
     cond_scale: float = option(
         1.0,
-        "Above 1 follows the prompt more closely than the model would, at twice the time; "
-        "for models that were trained with captions left out.",
+        "Guidance scale; above 1 follows the prompt more closely, at twice the cost. Needs a model trained "
+        "with --null-cond-prob.",
         low=0,
     )
-    seed: int = option(0, "Seed: the same one draws the same images.", low=0, high=MAX_SEED)
+    seed: int = option(0, "Random seed; the same seed gives the same images.", low=0, high=MAX_SEED)
 
     prime: Path | None = option(
-        None, "Image whose upper part every image begins with.", runtime=True
+        None, "Image whose upper part every sample starts with.", runtime=True
     )
     prime_rows: int | None = option(
-        None, "Rows of codes to take from it (default: DALLE-pytorch's 7/16 of the codes).", low=1
+        None,
+        "Rows of codes to take from --prime (default: DALLE-pytorch's 7/16 of the codes).",
+        low=1,
     )
 
     clip: str | None = option(
         None,
-        "CLIP that scores and ranks the images: a folder, or a name on the Hugging Face Hub.",
+        "CLIP model that scores and ranks the images: a folder, or a name on the Hugging Face Hub. Needs "
+        "the extra clip.",
         runtime=True,
     )
     best: int | None = option(
-        None, "Keep that many of each prompt, the best by CLIP.", low=1, high=MAX_IMAGES
+        None, "Keep this many images per prompt, ranked by CLIP.", low=1, high=MAX_IMAGES
     )
     of: int | None = option(
-        None, "Images of each prompt to choose them from.", low=1, high=MAX_IMAGES
+        None, "Images per prompt to choose --best from.", low=1, high=MAX_IMAGES
     )
 
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "What the transformer computes in; other than fp32 draws other images."
+        "fp32", "Precision of the transformer; changing it changes the images."
     )
     batch_size: int = option(
-        32, "Images drawn at once; halved where memory runs out.", low=1, runtime=True
+        32, "Images per batch; halved if memory runs out.", low=1, runtime=True
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
-    threads: int = option(
-        0, "Threads on the CPU; 0 leaves it to torch.", low=0, high=1024, runtime=True
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Device; auto uses CUDA if available.", runtime=True
     )
+    threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024, runtime=True)
 
     @property
     def drawn(self) -> int:

@@ -20,8 +20,9 @@ from pipeline.models.checkpoints.native import fill_dalle
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import build_discrete_vae
 from pipeline.models.codecs.dvae import OpenAIDVAE
+from pipeline.models.codecs.families import LOADERS, read_family_and_files
 from pipeline.models.codecs.load import CODEC_JSON, load_codec
-from pipeline.models.codecs.published import LOADERS, PUBLISHED_CODECS, fetch_codec
+from pipeline.models.codecs.published import PUBLISHED_CODECS, fetch_codec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
@@ -56,6 +57,8 @@ def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignC
     name = config.codec
     if name is None:
         return None
+    if named := read_family_and_files(name):
+        return _codec_of_files(*named, name=name)
     for folder in (workspace.codecs / name, Path(name)):
         if (folder / CODEC_JSON).exists():
             digest = sha256_file(folder / CODEC_JSON)
@@ -64,8 +67,8 @@ def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignC
         return _codec_of_files(PUBLISHED_CODECS[name].family, fetch_codec(name), name=name)
     raise ConfigError(
         f"No codec {name!r}: neither {workspace.codecs / name} nor a folder of that name holds a "
-        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}; another VQGAN is given as "
-        "--vqgan-config with --vqgan-checkpoint."
+        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}; files are given as "
+        "KIND:FILE,FILE, such as vqgan:model.yaml,last.ckpt."
     )
 
 

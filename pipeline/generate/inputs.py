@@ -64,7 +64,7 @@ def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
 def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str, str]]:
     """The checkpoint of a run, and its name for the manifest: a run in progress changes, its checkpoint
     does not."""
-    run = workspace.run(name)
+    run = workspace.run(name, option="--run")
     found = find_run_checkpoint(run)
     if found.reason is None:
         return found.path, {f"runs/{name}": input_digest(run)}

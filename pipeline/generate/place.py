@@ -96,11 +96,7 @@ def hold_place(folder: Path, wish: Wish, on_change: OnChange) -> Iterator[Place]
         with _alone(place.folder):
             if choose_place(folder, wish, on_change) == place:  # else it was taken meanwhile
                 if place.folder != folder:
-                    logger.warning(
-                        "%s holds images of other prompts or options: drawing into %s",
-                        folder,
-                        place.folder,
-                    )
+                    logger.warning("%s Drawing into %s.", _others(folder, wish), place.folder)
                 yield place
                 return
     raise LockedError(f"Other processes draw into {folder} and beside it. Give another name.")
@@ -169,12 +165,17 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(folder: Path, wish: Wish) -> str:
+    return (
+        f"{_others(folder, wish)} Nothing was touched: give another --name, --on-change new to draw beside "
+        "it, or --on-change restart to replace them."
+    )
+
+
+def _others(folder: Path, wish: Wish) -> str:
+    """A sentence that says what the images in `folder` were drawn with instead."""
     manifest = _manifest_of(folder)
     said = f" ({_differences(manifest, wish)})" if manifest is not None else ""
-    return (
-        f"{folder} holds images of other prompts or options{said}. Nothing was touched: give another --name, "
-        "--on-change new to draw beside it, or --on-change restart to replace them."
-    )
+    return f"{folder} holds images of other prompts or options{said}."
 
 
 def _differences(manifest: Manifest, wish: Wish) -> str:

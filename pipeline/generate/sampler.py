@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.image_decode import DecodeError, decode_image
 from pipeline.core.progress import Progress
-from pipeline.core.text_files import read_regular
+from pipeline.core.regular_files import read_regular
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import Materials
 from pipeline.generate.prompts import Order, Prompt

@@ -13,5 +13,4 @@ STAGE = Stage(
     entry_point="pipeline.generate.run:run",
     contract="generated",
     writes=("generated/{name}",),
-    on_change="The images of before stay; --on-change says where the new ones go.",
 )

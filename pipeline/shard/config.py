@@ -16,57 +16,60 @@ class ShardConfig(StageConfig):
     name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
     codec: str | None = option(
         None,
-        "The codes to use: NAME or NAME-HASH in codes/ (default: the latest, or the only ones). With "
-        "--encode-vqgan: the codec to encode with, as for --codec of `pipeline encode`.",
+        "Codes to use: NAME or NAME-HASH in codes/ (default: the latest, or the only ones). With "
+        "--encode-vqgan: the codec, as for encode.",
     )
     encode_vqgan: bool = option(
         False,
-        "Encode first, as `pipeline encode` would with its own options and the three beside this one, "
-        "and make shards of exactly those codes.",
+        "Run encode first, with its own options and the --codec and --vqgan options given here, and shard "
+        "those codes.",
         runtime=True,
     )
     vqgan_config: Path | None = option(
-        None, "With --encode-vqgan: YAML of a taming VQGAN.", runtime=True
+        None, "With --encode-vqgan: YAML of a taming-transformers VQGAN.", runtime=True
     )
     vqgan_checkpoint: Path | None = option(
-        None, "With --encode-vqgan: the checkpoint for --vqgan-config.", runtime=True
+        None, "With --encode-vqgan: checkpoint for --vqgan-config.", runtime=True
     )
     tokenizer: str | None = option(
         None,
-        "A tokenizer of this workspace by name (default: the latest), or clip, clip:FILE, hf:FILE (a JSON "
-        "file of the tokenizers library), yttm:FILE (a vocab.bpe).",
+        "A tokenizer of the workspace by name (default: the latest), or clip, clip:FILE, hf:FILE (a "
+        "tokenizers JSON), yttm:FILE (a vocab.bpe).",
     )
     text_seq_len: int = option(
         256, "Token ids per caption; shorter captions are padded with 0.", low=1, high=65_536
     )
     long_captions: Literal["truncate", "reject", "fail"] = option(
-        "truncate", "What to do with captions of more token ids."
+        "truncate",
+        "What to do with captions of more tokens: truncate them, leave them out (reject), or stop (fail).",
     )
     images: str = option(
         "none",
-        "Images in the shards: none; original, the files as fetched; png, the pixels that were encoded, "
-        "lossless; or jpg:QUALITY, the same pixels as JPEG (jpg:90).",
+        "Images to include: none, original (the files as fetched), png (the encoded pixels, lossless) or "
+        "jpg:QUALITY (the encoded pixels as JPEG, such as jpg:90).",
     )
     order: Literal["shuffled", "sorted"] = option(
-        "shuffled", "Shuffled by the seed with a caption's images spread out, or sorted by key."
+        "shuffled", "Shuffled by the seed, with a caption's images spread out, or sorted by key."
     )
     shuffle_seed: int = option(0, "Seed of the shuffled order.", low=-(2**63), high=2**63 - 1)
-    max_samples: int = option(10_000, "Maximum number of samples per shard.", low=1)
-    max_bytes: int = option(1_000_000_000, "Maximum size of a shard, in bytes.", low=1024)
+    max_samples: int = option(10_000, "Maximum samples per shard.", low=1)
+    max_bytes: int = option(1_000_000_000, "Maximum bytes per shard.", low=1024)
     out: str | None = option(
         None,
-        "Also copy the finished shards to this URL: s3://BUCKET/PREFIX, gs://…, or any other of fsspec.",
+        "Also copy the finished shards to this URL: s3://BUCKET/PREFIX (extra s3), gs://BUCKET/PREFIX "
+        "(extra gcs), or any other fsspec URL.",
         runtime=True,
         remember=True,
     )
     inspect: tuple[str, str] | None = option(
         None,
-        "Print one sample, SHARD KEY, and write its image beside its decoded codes to a PNG (to --out).",
+        "Print one sample, given as SHARD KEY, and write its image beside the image decoded from its codes "
+        "(to --out, a PNG).",
         runtime=True,
     )
     workers: int | None = option(
         None,
-        "Threads that read and convert images. Default: one per core.",
+        "Threads that read and convert images (default: one per core).",
         low=1,
         runtime=True,
     )

@@ -139,7 +139,8 @@ def _find_codes(workspace: Workspace, codec: str | None) -> Path:
         maker = maker_of(workspace.root / "codes" / "any", "codes")
         raise ContractError(f"{workspace.root / 'codes'} has no finished codes. Run {maker} first.")
     if not fitting:
-        choices = name_choices(str(codec), (folder.name for folder in finished))
+        known = {name for folder in finished for name in (folder.name, _codec_name(folder))}
+        choices = name_choices(str(codec), known)
         raise ConfigError(f"No set of codes fits the codec {codec!r}. {choices}")
     raise ConfigError(
         f"{len(fitting)} sets of codes fit the codec {codec or '(none given)'}: "

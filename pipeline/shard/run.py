@@ -27,6 +27,7 @@ from pipeline.core.storage import (
     atomic_write,
     file_entry,
     find_current,
+    input_digest,
     make_manifest,
     storage_error,
     write_bytes,
@@ -233,5 +234,5 @@ def _report(folder: Path, manifest: Manifest) -> StageReport:
         outcome="incomplete" if manifest.counts["failed"] else "done",
         counts=manifest.counts,
         outputs=(str(folder),),
-        details=manifest.details,
+        details={**manifest.details, "fingerprint": input_digest(folder)},
     )

@@ -15,169 +15,191 @@ class TrainConfig(StageConfig):
 
     name: str = option(
         "dalle",
-        "Name of the run: runs/NAME in the workspace; auto makes it as in the DALLE-models zoo, "
-        "such as taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E.",
+        "Name of the run: runs/NAME in the workspace. auto derives it as in the DALLE-models zoo, such as "
+        "taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E.",
     )
-    dataset: str | None = option(None, "The data's name in the run's name and card.")
+    dataset: str | None = option(None, "Name of the dataset in the run's name and model card.")
     shards: str = option(
-        "default", "The shards to train on: NAME of shards/NAME, or an address (s3://…) to bring."
+        "default",
+        "Shards to train on: NAME of shards/NAME, or the URL of published shards, such as "
+        "s3://BUCKET/PREFIX.",
     )
     resume_from: Path | None = option(
         None,
-        "Begin with the weights and moments of a checkpoint: ours, a dalle.pt, or a folder of "
-        "DeepSpeed. Its hyper-parameters win over the options.",
+        "Start from the weights and optimizer state of a checkpoint: a checkpoint folder, a dalle.pt, or a "
+        "DeepSpeed folder. Its hyper-parameters take precedence over the options.",
         runtime=True,  # the inputs of the manifest name it, by its hash
         remember=True,
     )
 
     redraw_layout: bool = option(
-        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+        False, "Sample a new layout for sparse attention if the checkpoint does not store one."
     )
 
     model: Literal["dalle", "dalle-pytorch"] = option(
         "dalle", "Our model, or the class of the installed package dalle-pytorch (slower)."
     )
     dim: int = option(512, "Width of the model.", low=1)
-    depth: int = option(2, "Layers.", low=1)
+    depth: int = option(2, "Number of layers.", low=1)
     heads: int = option(8, "Attention heads.", low=1)
-    dim_head: int = option(64, "Width of a head.", low=1)
+    dim_head: int = option(64, "Width of an attention head.", low=1)
     text_seq_len: int | None = option(
-        None, "Token ids of a caption; must be that of the shards (default: theirs).", low=1
+        None, "Token ids per caption; must match the shards (default: from the shards).", low=1
     )
     num_text_tokens: int | None = option(
-        None, "Text ids, at least the tokenizer's vocabulary (default: just that).", low=1
+        None,
+        "Size of the text vocabulary, at least the tokenizer's (default: the tokenizer's).",
+        low=1,
     )
-    reversible: bool = option(False, "Reversible layers: memory of one layer, some more time.")
+    reversible: bool = option(
+        False,
+        "Use reversible layers: the activation memory of one layer, at the cost of some time.",
+    )
     attn_types: tuple[str, ...] = option(
-        ("full",), "full, sparse, axial_row, axial_col, conv_like; layers take them in turn."
+        ("full",),
+        "Attention types, cycled through the layers: full, sparse, axial_row, axial_col, conv_like.",
     )
     attn_dropout: float = option(0.0, "Dropout after attention.", low=0, high=1)
-    ff_dropout: float = option(0.0, "Dropout inside the feed-forward layers.", low=0, high=1)
-    loss_img_weight: float = option(7.0, "Weight of the image's loss; the text's is 1.", low=0)
-    stable: bool = option(False, "Softmax and output that can't overflow in fp16.")
-    sandwich_norm: bool = option(False, "Norms after the layers too.")
-    shift_tokens: bool = option(False, "Mix in channels of the neighbours above and to the left.")
-    rotary_emb: bool = option(False, "Rotary embeddings instead of learnt positions.")
-    shared_attn_ids: str | None = option(
-        None, "Ids of attention by layer, as 0,1,0,1: layers of one id share weights."
+    ff_dropout: float = option(0.0, "Dropout in the feed-forward layers.", low=0, high=1)
+    loss_img_weight: float = option(
+        7.0, "Weight of the image loss; the text loss has weight 1.", low=0
     )
-    shared_ff_ids: str | None = option(None, "The same of feed-forward layers.")
-    share_input_output_emb: bool = option(False, "Embed with the weights of the logits.")
+    stable: bool = option(False, "Use a softmax and output layer that can't overflow in fp16.")
+    sandwich_norm: bool = option(False, "Also normalize after each layer.")
+    shift_tokens: bool = option(
+        False, "Shift channels in from the neighbours above and to the left."
+    )
+    rotary_emb: bool = option(False, "Use rotary instead of learned position embeddings.")
+    shared_attn_ids: str | None = option(
+        None, "Weight sharing between attention layers, an id per layer, such as 0,1,0,1."
+    )
+    shared_ff_ids: str | None = option(
+        None, "Weight sharing between feed-forward layers, as above."
+    )
+    share_input_output_emb: bool = option(False, "Tie the input embeddings to the output layer.")
 
     null_cond_prob: float = option(
         0.0,
-        "Share of the captions replaced by padding in training, such as 0.1: what --cond-scale of "
-        "generate guides away from.",
+        "Fraction of captions replaced by padding during training, such as 0.1; needed for generate "
+        "--cond-scale.",
         low=0,
         high=1,
     )
 
     steps: int | None = option(
-        None, "Steps to train for (default: what --epochs makes).", low=1, instead_of=("epochs",)
+        None, "Training steps (default: from --epochs).", low=1, instead_of=("epochs",)
     )
     epochs: int = option(
         20,
-        "Passes through the shards, where --steps is not given, whatever the processes.",
+        "Passes over the shards, if --steps is not given.",
         low=1,
         instead_of=("steps",),
     )
-    batch_size: int = option(4, "Samples of one forward pass of one process.", low=1)
-    ga_steps: int = option(1, "Forward passes whose gradients make one step.", low=1)
+    batch_size: int = option(4, "Samples per forward pass per process.", low=1)
+    ga_steps: int = option(1, "Gradient accumulation: forward passes per step.", low=1)
     optimizer: Literal["adamw", "adam"] = option(
-        "adamw", "How weight decay is done; without any, both are the reference's Adam."
+        "adamw", "AdamW or Adam; the same if --weight-decay is 0."
     )
-    learning_rate: float = option(3e-4, "Highest learning rate.", low=0)
-    warmup_steps: int = option(100, "Steps in which the learning rate rises to it.", low=0)
+    learning_rate: float = option(3e-4, "Peak learning rate.", low=0)
+    warmup_steps: int = option(100, "Steps over which the learning rate warms up.", low=0)
     warmup_type: Literal["linear", "log"] = option(
-        "linear", "How it rises; log is what DeepSpeed does unless told otherwise."
+        "linear", "Shape of the warm-up; log is DeepSpeed's default."
     )
     lr_decay: Literal["cosine", "linear", "constant", "plateau"] = option(
         "cosine",
-        "How it falls to 0 afterwards. linear is DeepSpeed's WarmupDecayLR; plateau halves it after "
-        "epochs without gain, as the reference does; with it and constant, --steps, --epochs, "
-        "--batch-size and --ga-steps may change later.",
+        "Learning-rate schedule after the warm-up. linear is DeepSpeed's WarmupDecayLR; plateau halves it "
+        "after epochs without improvement, as DALLE-pytorch does. With constant and plateau, --steps, "
+        "--epochs, --batch-size and --ga-steps may change later.",
     )
-    weight_decay: float = option(0.0, "Weight decay, of matrices only.", low=0)
+    weight_decay: float = option(0.0, "Weight decay, applied to matrices only.", low=0)
     beta2: float = option(0.999, "Adam's second beta.", low=0, high=1)
-    clip_grad_norm: float = option(0.5, "Longer gradients are cut to this; 0: never.", low=0)
+    clip_grad_norm: float = option(0.5, "Maximum gradient norm; 0 disables clipping.", low=0)
     ema_decay: float = option(
         0.0,
-        "Keep a running mean of the weights, such as 0.999, and use it; 0: none.",
+        "Decay of an exponential moving average of the weights, such as 0.999; sampling, validation and "
+        "export then use the average; 0 disables it.",
         low=0,
         high=1,
     )
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "bf16 pays on processors that have it, and is far slower on those that don't."
+        "fp32", "bf16 is faster on hardware that supports it, and far slower elsewhere."
     )
-    seed: int = option(0, "Seed of weights, order and dropout.", low=0)
+    seed: int = option(0, "Seed of initialization, sample order and dropout.", low=0)
 
     log_every: int = option(10, "Steps between lines of log.jsonl.", low=1)
-    val_every: int = option(500, "Steps between validations; also at the end; 0 for never.", low=0)
-    val_samples: int = option(1000, "Samples of the validation split to use at most.", low=1)
-    save_every: int = option(
-        1000, "Steps between checkpoints; also at the end; 0: there only.", low=0
+    val_every: int = option(
+        500, "Steps between validations, plus one at the end; 0 disables validation.", low=0
     )
-    keep_n_checkpoints: int = option(2, "Checkpoints that are kept, the last ones.", low=1)
+    val_samples: int = option(1000, "Maximum validation samples.", low=1)
+    save_every: int = option(
+        1000, "Steps between checkpoints, plus one at the end; 0 saves only at the end.", low=0
+    )
+    keep_n_checkpoints: int = option(2, "Number of most recent checkpoints to keep.", low=1)
     sample_every: int = option(
-        0, "Steps between grids of pictures, where the codec is at hand; 0: never.", low=0
+        0, "Steps between sample grids, if the codec is available; 0 disables them.", low=0
     )
     sample_prompts: tuple[str, ...] = option(
-        (), "Captions to draw for the grids and the card (default: from the validation split)."
+        (),
+        "Captions for sample grids and the model card (default: from the validation split). Repeatable.",
     )
 
     on_change: Literal["refuse", "restart"] = option(
         "refuse",
-        "What to do where the run exists with other options or shards: stop, or begin it anew.",
+        "If the run exists with other options or shards: stop (refuse), or start over (restart).",
         runtime=True,
     )
     skip_corrupt: bool = option(
         False,
-        "Leave out shards that are damaged or missing, and say how many samples that costs.",
+        "Leave out damaged or missing shards, and report how many samples are lost.",
         runtime=True,
     )
-    tensorboard: bool = option(True, "Write event files to runs/NAME/tensorboard.", runtime=True)
-    wandb: str | None = option(None, "Log to this project of W&B, too.", runtime=True)
+    tensorboard: bool = option(
+        True, "Write TensorBoard event files to runs/NAME/tensorboard.", runtime=True
+    )
+    wandb: str | None = option(
+        None, "Also log to this Weights & Biases project (install the package wandb).", runtime=True
+    )
     parallel: Literal["auto", "none", "ddp", "fsdp", "deepspeed"] = option(
         "auto",
-        "How the processes of torchrun share the work: ddp, or fsdp or deepspeed for what does not "
-        "fit.",
+        "How the processes of torchrun share the work: ddp, or fsdp or deepspeed (extra deepspeed) if the "
+        "model does not fit one device.",
         runtime=True,
     )
     zero_stage: int | None = option(
         None,
-        "What DeepSpeed parts: 1 the moments, 2 the gradients too, 3 the weights too, 0 nothing "
+        "What DeepSpeed shards: nothing (0), optimizer state (1), gradients too (2), weights too (3) "
         "(default: 1).",
         low=0,
         high=3,
         runtime=True,
     )
     deepspeed_config: Path | None = option(
-        None, "JSON of DeepSpeed with what these options don't say.", runtime=True
+        None, "DeepSpeed JSON for everything that has no option here.", runtime=True
     )
     compile: Literal["auto", "no", "yes"] = option(
         "auto",
-        "Compile the model: auto does so on CUDA, where it pays, and not for deepspeed.",
+        "Use torch.compile; auto does so on CUDA, except with deepspeed.",
         runtime=True,
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
-    threads: int = option(0, "Threads on the CPU; 0 leaves it to torch.", low=0, runtime=True)
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Device; auto uses CUDA if available.", runtime=True
+    )
+    threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, runtime=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(StageConfig):
     """Which checkpoint to write as a dalle.pt, and where to."""
 
-    run: str = option("dalle", "Name of the run: its last checkpoint is taken.", runtime=True)
-    checkpoint: Path | None = option(
-        None, "A checkpoint's folder, instead of a run's last one.", runtime=True
-    )
+    run: str = option("dalle", "Run to export: its latest checkpoint.", runtime=True)
+    checkpoint: Path | None = option(None, "Export this checkpoint folder instead.", runtime=True)
     codec_checkpoint: Path | None = option(
         None,
-        "With a VQGAN: the .ckpt that it was read from. What stock programs load beside the codec (loss.*) "
-        "goes into the file, too.",
+        "With a VQGAN: its original .ckpt. The keys that DALLE-pytorch's programs expect beside the codec "
+        "(loss.*) are copied into the file.",
         runtime=True,
     )
-    out: Path = option(Path("dalle.pt"), "The file to write.", runtime=True)
+    out: Path = option(Path("dalle.pt"), "File to write.", runtime=True)
     overwrite: bool = option(
-        False, "Replace the file where it is there already, with other bytes.", runtime=True
+        False, "Replace an existing file with different contents.", runtime=True
     )

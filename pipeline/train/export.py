@@ -59,7 +59,7 @@ def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
     """The checkpoint that is given, or the last whole one of the run, finished or not."""
     if config.checkpoint is not None:
         return find_own(config.checkpoint) or config.checkpoint
-    run = workspace.run(config.run)
+    run = workspace.run(config.run, option="--run")
     found = find_run_checkpoint(run)
     if found.reason is not None:
         logger.warning("Exporting %s of %s: %s", found.path.name, run, found.reason)

@@ -11,6 +11,7 @@ Any other option makes another run; `--resume-from` begins it with the weights a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ Changes = Mapping[
 ]  # what it was and what it is, by the name of an option or input
 
 PLAN_NAME = "plan.json"
+_HASH = re.compile("[0-9a-f]{64}")
 WATCHED = frozenset(
     {
         "log_every",
@@ -127,7 +129,15 @@ def find_changes(found: Plan, plan: Plan) -> Changes:
 
 def list_changes(changes: Changes) -> str:
     """Changes in words."""
-    return "; ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
+    return "; ".join(
+        f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in changes.items()
+    )
+
+
+def _shown(value: object) -> str:
+    """A value in a message; of a hash its beginning."""
+    text = str(value)
+    return f"{text[:12]}…" if _HASH.fullmatch(text) else text
 
 
 def may_change(config: TrainConfig) -> frozenset[str]:

@@ -22,7 +22,7 @@ from pipeline.core.ownership import claim
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace
-from pipeline.models.checkpoints.found import checkpoint_digest
+from pipeline.models.checkpoints.found import checkpoint_digest, find_own
 from pipeline.models.devices import pick_device
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
@@ -66,7 +66,10 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     index = read_index(shards)
     inputs = {_input_name(config): input_digest(shards)}
     if config.resume_from is not None:
-        inputs["resume_from"] = checkpoint_digest(config.resume_from)
+        # Of a run it is its last checkpoint, found once: the run may go on and write others meanwhile.
+        origin = find_own(config.resume_from) or config.resume_from
+        inputs["resume_from"] = checkpoint_digest(origin)
+        config = dataclasses.replace(config, resume_from=origin)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
     config = dataclasses.replace(config, name=choose_name(config, workspace, index))
     plan = resolved_plan(config, inputs)

@@ -18,43 +18,43 @@ class TrainCodecConfig(StageConfig):
     name: str = option("small", "Name of the codec: codecs/NAME in the workspace.")
     kind: Literal["vq", "discrete-vae"] = option(
         "vq",
-        "vq: our own family, small and fast; discrete-vae: DALLE-pytorch's DiscreteVAE, with which its "
-        "programs draw from an exported dalle.pt.",
+        "vq: our own, small and fast. discrete-vae: DALLE-pytorch's DiscreteVAE, which its programs can "
+        "decode from an exported dalle.pt.",
     )
     image_size: int = option(
         128,
-        "Side of the square images in pixels; a multiple of 16, for discrete-vae a power of 2.",
+        "Image width and height in pixels; a multiple of 16, or a power of 2 for discrete-vae.",
         low=32,
         high=1024,
     )
-    num_tokens: int = option(512, "Entries of the codebook.", low=2, high=65536)
+    num_tokens: int = option(512, "Codebook size.", low=2, high=65536)
     channels: int = option(
         64,
-        "Channels: of the finer level, the coarser has half as many more; of each level of a discrete-vae.",
+        "Channels: of the finer level (the coarser has 1.5 ×), or of every level of a discrete-vae.",
         low=4,
         high=512,
     )
-    code_dim: int = option(32, "Numbers in a codebook entry.", low=1, high=768)
+    code_dim: int = option(32, "Dimension of a codebook entry.", low=1, high=768)
     encoder: Literal["patches", "convolutional"] = option(
         "convolutional",
-        "patches: an image's codes come from the principal components of its patches, and only the "
-        "decoder learns (half the time); convolutional: the encoder learns, too.",
+        "patches: codes from the principal components of image patches, only the decoder is trained (half "
+        "the time). convolutional: the encoder is trained too.",
     )
     steps: int = option(3000, "Training steps.", low=2)
-    batch_size: int = option(8, "Images in a step.", low=1)
+    batch_size: int = option(8, "Images per step.", low=1)
     learning_rate: float = option(2e-3, "Peak of the one-cycle learning rate.", low=0.0)
     max_images: int = option(
-        8000, "Training images at most, drawn by hash; they are held in memory.", low=1
+        8000, "Maximum training images, chosen by hash and held in memory.", low=1
     )
-    seed: int = option(0, "Seed of weights, order and restarts.", low=0)
+    seed: int = option(0, "Seed of initialization, sample order and codebook restarts.", low=0)
     checkpoint_every: int = option(
-        100, "Steps between checkpoints, from which a killed run continues.", low=1, runtime=True
+        100, "Steps between checkpoints, from which a killed run resumes.", low=1, runtime=True
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "Where to train; auto takes CUDA where it is.", runtime=True
+        "auto", "Device; auto uses CUDA if available.", runtime=True
     )
     workers: int | None = option(
-        None, "Threads that decode images; one a core if not given.", low=1, runtime=True
+        None, "Threads that decode images (default: one per core).", low=1, runtime=True
     )
 
     def __post_init__(self) -> None:

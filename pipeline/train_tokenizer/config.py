@@ -13,5 +13,5 @@ class TrainTokenizerConfig(StageConfig):
 
     name: str = option("bpe", "Name of the tokenizer: tokenizers/NAME in the workspace.")
     vocab_size: int = option(
-        2048, "Ids at most, padding and the 256 bytes among them.", low=257, high=65536
+        2048, "Maximum vocabulary size, including padding and the 256 bytes.", low=257, high=65536
     )

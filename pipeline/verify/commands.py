@@ -52,12 +52,14 @@ def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
 
 def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> Iterator[str]:
     if _is_imported(folder):
-        yield from ("--codec", str(manifest.config.get("name")))
+        files = ["FILE" for name in manifest.inputs if name.startswith("file-")]
+        name = str(manifest.config.get("name"))
+        yield from ("--codec", f"{name}:{','.join(files)}" if files else name)
         for name in manifest.inputs:
             yield from (f"--{name}", "FILE") if name.replace("-", "_") in _fields(stage) else ()
         return
     config = dict(manifest.config)
-    if folder.contract in ("tokenizer", "codec", "shards", "run", "generated"):
+    if "name" in _fields(stage):
         config["name"] = folder.name.partition("/")[2]
     implied = _implied_options(root, stage, str(config.get("name", "")))
     for name, value in config.items():

@@ -12,10 +12,10 @@ class VerifyConfig(StageConfig):
     """Which checks to make, and whether to repair."""
 
     pictures: int = option(
-        16, "Images to decode and compare for each set of codes; 0 for none.", low=0
+        16, "Images per set of codes to decode and compare with the original; 0 for none.", low=0
     )
     repair: bool = option(
         False,
-        "Remove only what is damaged, so that the printed commands make it again; what can't be made again "
-        "is kept as NAME.damaged.",
+        "Remove exactly what is damaged and print the commands that rebuild it. What can't be rebuilt is "
+        "kept as NAME.damaged.",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import COUNT_LAWS, FileEntry
+from pipeline.core.contracts import CONTRACTS, FileEntry
 from pipeline.core.errors import ContractError, PipelineError
 from pipeline.core.integrity import described_files, find_fault
 from pipeline.core.inventory import Folder
@@ -16,7 +16,6 @@ from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     ManifestHead,
-    is_readable,
     manifest_seal,
     sha256_file,
 )
@@ -43,7 +42,7 @@ def why_unfinished(folder: Folder) -> str | None:
     if not path.is_symlink() and not path.exists():
         return "not finished: the same command resumes it"
     version = _read_version(path, folder.contract)
-    if version is not None and not is_readable(folder.contract, version):
+    if version is not None and not CONTRACTS[folder.contract].reads(version):
         return f"made by another version (contract version {version}): its command makes it again"
     return None
 
@@ -123,7 +122,7 @@ def _count_rows(path: Path, expected: int) -> str | None:
 
 def _check_law(folder: Folder) -> Iterator[Fault]:
     assert folder.manifest is not None
-    law = COUNT_LAWS.get(folder.contract)
+    law = CONTRACTS[folder.contract].count_law
     if law is None:
         return
     counts = folder.manifest.counts

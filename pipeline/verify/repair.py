@@ -24,8 +24,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.stage import Stage
 from pipeline.verify.faults import Checked
 from pipeline.verify.repair_computed import (
-    repair_codes,
-    repair_dedupe,
+    drop_damaged,
     repair_raw,
     repair_shards,
     sweep_raw,
@@ -38,10 +37,9 @@ from pipeline.verify.repair_trained import (
 )
 from pipeline.verify.work import FolderRepair, Repairs
 
+# Of the others, damaged files are deleted, and the stage makes them again.
 _HANDLERS: Mapping[str, Callable[[FolderRepair], None]] = {
     "raw": repair_raw,
-    "dedupe": repair_dedupe,
-    "codes": repair_codes,
     "shards": repair_shards,
     "tokenizer": repair_tokenizer,
     "codec": repair_codec,
@@ -66,7 +64,7 @@ def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) 
             sweep_raw(work)
         if each.faults:
             try:
-                _HANDLERS[each.folder.contract](work)
+                _HANDLERS.get(each.folder.contract, drop_damaged)(work)
             except PipelineError as error:
                 work.give_up(str(error))
     return repairs

@@ -75,17 +75,8 @@ def _dedupe_of(work: FolderRepair) -> Folder:
     return Folder(contract="dedupe", name="dedupe", path=path, manifest=None, problem=None)
 
 
-def repair_dedupe(work: FolderRepair) -> None:
-    """Delete the damaged tables; all tables are written again from the undamaged inspections."""
-    _drop(work)
-
-
-def repair_codes(work: FolderRepair) -> None:
-    """Delete the damaged parts; their images are encoded again."""
-    _drop(work)
-
-
-def _drop(work: FolderRepair) -> None:
+def drop_damaged(work: FolderRepair) -> None:
+    """Delete the damaged files of a folder whose stage makes them again, and mark it as unfinished."""
     for file in work.files:
         work.delete(file)
     verified = _keep_verified(work) if work.head_is_damaged else []

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS, SHARD_MEMBERS, SPLITS, Split
+from pipeline.core.contracts import CONTRACTS, SHARD_MEMBERS, SPLITS, Split
 from pipeline.core.errors import REPAIR, ContractError
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_dataclass, parse_json_file
@@ -22,7 +22,7 @@ from pipeline.core.suggestions import name_choices
 from pipeline.webdata.npy import Dtype
 
 INDEX_NAME = "index.json"
-FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACT_VERSIONS["shards"]}
+FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACTS["shards"].version}
 IMAGE_MEMBER = "image"
 _LISTS: Mapping[Split, str] = {"train": "shardlist", "val": "shardlist_val"}
 _NOT_NEGATIVE, _POSITIVE = {"low": 0}, {"low": 1, "high": 2**31}

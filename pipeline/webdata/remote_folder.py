@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACT_VERSIONS, FileEntry
+from pipeline.core.contracts import CONTRACTS, FileEntry
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -100,7 +100,7 @@ class RemoteFolder:
         """Mark the remote folder as ours and unfinished, and list our files."""
         facts = {
             "contract": CONTRACT,
-            "version": CONTRACT_VERSIONS[CONTRACT],
+            "version": CONTRACTS[CONTRACT].version,
             "files": sorted(files),
         }
         target = self._full(UNFINISHED_NAME)

@@ -1,7 +1,7 @@
 """What a crawl of a real site is about to do, said before its first image is asked for.
 
-Nothing is said of a site on this machine or network. No answer is waited for: whoever reads it and presses
-Ctrl-C has lost nothing.
+Nothing is said of a site on this machine or network, but of an archive wherever it is. No answer is waited
+for: whoever reads it and presses Ctrl-C has lost nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 
-from scrapers.config import ScrapeConfig
+from scrapers.config import ScrapeConfig, plain_url
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.redirects import is_public_address
 from scrapers.fetch.request_url import parse_address
 from scrapers.fetch.response import FetchError
 from scrapers.rawstore.ledger import Ledger
 from scrapers.source import Discovery
-from scrapers.wayback.archive import request_limits
+from scrapers.wayback.archive import index_rate, request_limits
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,19 @@ async def announce(
             slots=slots,
             contact=config.contact,
         )
+    )
+
+
+def announce_archive(config: ScrapeConfig) -> None:
+    """Say at which two rates an archive will be asked, wherever it is."""
+    slots, rate = request_limits(config)
+    logger.info(
+        "%s: at most %.6g questions a minute to its index (--archive-index-rate), %.6g captures a minute "
+        "(--archive-rate), %d at a time.",
+        plain_url(config.archive_url),
+        60 * index_rate(config),
+        60 * (rate or 0),
+        slots,
     )
 
 

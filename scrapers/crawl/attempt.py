@@ -10,7 +10,7 @@ from scrapers.fetch.response import Answer, FetchError
 from scrapers.fetch.sniff import sniff
 from scrapers.fetch.storable import ALTERED
 from scrapers.fetch.verdict import Verdict, judge_answer, opt_out
-from scrapers.wayback.captures import judge_capture
+from scrapers.wayback_replay import Replay
 
 _STATES_OF_REASON: dict[str, UrlState] = {
     "truncated": "truncated",
@@ -28,29 +28,34 @@ async def ask_once(
     ignore_opt_out: bool,
     public_only: bool,
     reserved: Refusal | None = None,
+    replay: Replay | None = None,
 ) -> tuple[Verdict, Answer | None]:
     """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network.
 
-    `reserved`: the host's TDMRep file refuses it, unless the headers of the answer say otherwise.
+    `reserved`: the host's TDMRep file refuses it, unless the headers of the answer say otherwise. `replay`
+    reads what an archive answers.
     """
     stored = job.known is not None and job.known.sha256 is not None
     try:
         answer = await client.get(
             job.address,
             headers=_validators(job) if stored and not job.captures else None,
-            allow_hop=allow_hop,
+            allow_hop=allow_hop if replay is None else replay.allow_redirect,
             public_only=public_only,
             is_whole=_is_whole_image,
+            quiet_s=None if replay is None else replay.quiet_s,
         )
     except FetchError as error:
         if error.refusal is not None:
             return opt_out(error.refusal), None
         state = _STATES_OF_REASON.get(error.reason, "failed")
         return Verdict(state, error.reason, error.retry, error.sign, detail=str(error)), None
+    if replay is not None:
+        answer = replay.read(answer)
     refusal = None if ignore_opt_out else _refusal_of(answer, reserved)
     verdict = judge_answer(answer.status, refusal, answer.body, stored=stored)
-    if job.captures:
-        verdict = judge_capture(job.captures[0], verdict, answer)
+    if replay is not None and job.captures:
+        verdict = replay.judge(job.captures[0], verdict, answer, heed=not ignore_opt_out)
     return verdict, answer
 
 

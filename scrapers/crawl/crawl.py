@@ -29,6 +29,7 @@ from scrapers.fetch.response import Answer
 from scrapers.fetch.verdict import Verdict, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
+from scrapers.wayback_replay import Replay
 
 # Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
 _READY_PER_SLOT = 4
@@ -37,6 +38,7 @@ _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
 _LOOK_AGAIN_S = 0.1
+_BROKEN_CAPTURE = 3
 
 
 class Crawl:
@@ -52,7 +54,9 @@ class Crawl:
         num_urls: int,
         progress: Progress = no_progress,
         clock: WallClock = time.time,
+        replay: Replay | None = None,
     ) -> None:
+        """`replay` reads what an archive answers, if that is asked."""
         self.tally = Tally()
         self.left = 0  # URLs that a closed host left for another run.
         self.hosts = hosts
@@ -63,6 +67,7 @@ class Crawl:
         self._now = hosts.monotonic
         self._store = store
         self._opener = opener
+        self._replay = replay
         self._progress = progress
         self._recorder = Recorder(
             store,
@@ -112,6 +117,13 @@ class Crawl:
         if self._error is not None:
             raise self._error
         self._progress(self._num_done, self._total, dict(self.tally.failures))
+
+    def leave(self, plans: Iterable[CaptionPlan]) -> None:
+        """Leave what is not known of these plans for another run."""
+        for plan in plans:
+            opened = self._opener.open(plan)
+            if opened is not None and len(opened.seen) < len(opened.ranks):
+                self._leave(opened)
 
     def stop(self) -> None:
         """Ask for nothing more; `run` flushes and returns."""
@@ -299,7 +311,7 @@ class Crawl:
 
     def _pop(self, host: Host) -> Job:
         self._num_ready -= 1
-        job = host.ready.popleft()
+        job: Job = host.ready.popleft()
         if self._num_ready < self._low_mark and not self._exhausted:
             self._fill_soon()
         return job
@@ -337,22 +349,34 @@ class Crawl:
                 ignore_opt_out=self._config.ignore_opt_out,
                 public_only=host.public_only,
                 reserved=rule.refusal if (rule := host.reserving(job.address)) else None,
+                replay=self._replay,
             )
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
             raise
         wait_s = parse_retry_after(answer.retry_after) if answer and verdict.retry else None
         now = self._now()
-        host.pace.finish(verdict.sign, started=started, now=now, retry_after_s=wait_s)
+        host.pace.finish(
+            verdict.sign,
+            started=started,
+            now=now,
+            retry_after_s=wait_s,
+            answered=answer is not None,
+        )
         if verdict.sign != "good":
             self._mind_trouble(host, verdict, answer)
         # While a host is out, it is not the image's fault: such a request is no attempt.
         job.failures += not host.pace.strikes
-        again = verdict.retry and job.failures < self._config.attempts
+        again = verdict.retry and job.failures < self._attempts_at(job, answer)
         if again or (job.captures and job.turn_to_older(verdict, answer)):
             self._ask_again(host, job, verdict)
         else:
             self._settle_soon(job, *job.last_word(verdict, answer))
+
+    def _attempts_at(self, job: Job, answer: Answer | None) -> int:
+        """How often to ask: an archive that says 5xx of one capture for ever must not hold up the others."""
+        broken = bool(job.captures) and answer is not None and answer.status >= 500
+        return min(_BROKEN_CAPTURE, self._config.attempts) if broken else self._config.attempts
 
     def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
         """Say that a host waits, or leave it for another run."""

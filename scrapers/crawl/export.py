@@ -122,7 +122,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
             )
     discovery = source.discover(page)
     if not config.ignore_opt_out:
-        refuse_reserved_page(discovery, page_name(config, source), USER_AGENT)
+        refuse_reserved_page(discovery.page_meta, page_name(config, source), USER_AGENT)
     return discovery
 
 

@@ -18,7 +18,7 @@ from scrapers.rawstore.keys import Address, address_of
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, Known
 from scrapers.source import CaptionPlan
-from scrapers.wayback.captures import NOT_ARCHIVED, Capture, older_captures, replayed_url
+from scrapers.wayback.captures import ARCHIVE_REASONS, Capture, older_captures, replayed
 
 Mode = Literal["continue", "retry_failed", "refresh"]
 FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
@@ -132,7 +132,7 @@ class Job:
 
 def came_from_archive(row: Known) -> bool:
     """Whether the bytes of a row are an archive's."""
-    return replayed_url(row.final_url) is not None
+    return replayed(row.final_url) is not None
 
 
 @dataclass(kw_only=True)
@@ -197,7 +197,7 @@ class PlanOpener:
 
     def _asks_again(self, row: Known) -> bool:
         """What an archive did not have is asked for; what came from there is not compared."""
-        if row.state == "missing" and row.reason == NOT_ARCHIVED.reason:
+        if row.state == "missing" and row.reason in ARCHIVE_REASONS:
             return True
         if row.sha256 is not None and came_from_archive(row):
             return False

@@ -41,6 +41,8 @@ from scrapers.rawstore.summary import (
 from scrapers.sources.differences import describe_differences
 
 _REFRESH = "refresh_since"
+# What of `run_details` is kept in `runs.jsonl`.
+NUMBERS_KEPT = ("stored", "unchanged", "changed", "absent", "gone", "failures")
 
 
 def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:

@@ -86,7 +86,10 @@ class Client:
     async def __aenter__(self) -> Client:
         self._addresses = Addresses(self._resolver, self._is_public)
         self._lanes: Fetcher = Lanes(
-            self._addresses, self.budget, tls=self._trust.context, timeout_s=self.timeout_s
+            self._addresses,
+            self.budget,
+            tls=self._trust.context,
+            timeout_s=self.timeout_s,
         )
         self._sessions: Fetcher = Sessions(
             self._addresses,
@@ -117,11 +120,13 @@ class Client:
         allow_hop: HopCheck | None = None,
         public_only: bool = False,
         is_whole: Check | None = None,
+        quiet_s: float | None = None,
     ) -> Answer:
         """Ask for `url`, following up to five redirects; `allow_hop` may refuse each one.
 
         `public_only`: connect to public addresses only, as behind a redirect of a public host.
-        `is_whole` says of bytes that they are an image as wanted: it is asked for as part of the page.
+        `is_whole` says of bytes that they are an image as wanted: it is asked for as part of the page. A body
+        of which nothing more comes for `quiet_s` has ended early.
         Raises FetchError where no answer came or it had to be refused.
         """
         public = public_only
@@ -132,7 +137,7 @@ class Client:
             fields = more + site.referer if is_whole is not None else more
             if site.cookie or not self.cookies.empty:
                 fields += self._cookie_line(site, target)
-            reply = await site.endpoint.ask(target, fields, max_bytes)
+            reply = await site.endpoint.ask(target, fields, max_bytes, quiet_s)
             if reply.headers.has_any(_COOKIES):
                 cookies = reply.headers.getall("set-cookie")
                 self.cookies.store(site.address.host, target, cookies)
@@ -178,7 +183,12 @@ class Client:
         label = find("content-encoding")
         if body and (label is not None or codings or is_encoded(body)):
             labels = [*headers.getall("content-encoding"), *codings]
-            body = decode_body(body, labels, max_bytes, is_whole)
+            try:
+                body = decode_body(body, labels, max_bytes, is_whole)
+            except FetchError:
+                if status == 200:
+                    raise
+                body = b""
         shown = without_credentials(url) if "@" in url else url
         return Answer(
             status,

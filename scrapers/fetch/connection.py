@@ -39,6 +39,8 @@ class Lane(asyncio.BufferedProtocol):
         self.free = False
         # By the loop's clock: when the present answer, or the last one, is given up.
         self.deadline = 0.0
+        # How long nothing may come of a body that has begun.
+        self.quiet_s: float | None = None
         self._scratch = scratch
         self._budget = budget
         self._lost = lost
@@ -49,6 +51,8 @@ class Lane(asyncio.BufferedProtocol):
         self._answered = False  # Something before what is asked now.
         self._heard = False
         self._max_bytes = 0
+        # By the loop's clock: when anything came last.
+        self._heard_at = 0.0
         self._part = b""  # Of a head that is not whole yet.
         self._head: Head | None = None
         self._body: bytearray | None = None  # One of known length.
@@ -63,11 +67,14 @@ class Lane(asyncio.BufferedProtocol):
         """Whether it waits for room in the budget: time does not count then."""
         return self._paused_at is not None
 
-    def ask(self, request: bytes, max_bytes: int, deadline: float) -> asyncio.Future[Reply]:
+    def ask(
+        self, request: bytes, max_bytes: int, deadline: float, quiet_s: float | None = None
+    ) -> asyncio.Future[Reply]:
         """Send a request; gives its answer, or FetchError for what is none or too large."""
         assert self._transport is not None, "asked although it is not free"
         self.free = False
         self.deadline = deadline
+        self.quiet_s = quiet_s
         self._max_bytes = max_bytes
         self._heard = False
         self._waiting = self._loop.create_future()
@@ -95,7 +102,8 @@ class Lane(asyncio.BufferedProtocol):
             return
         if self._body is not None:
             self._enlarge(self._body, self._wanted)
-        self.deadline += self._loop.time() - self._paused_at
+        self._heard_at = self._loop.time()
+        self.deadline += self._heard_at - self._paused_at
         self._paused_at = None
         if self._transport is not None:
             self._transport.resume_reading()
@@ -106,6 +114,12 @@ class Lane(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self.free = True
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether nothing more of a body that has begun came for `quiet_s`."""
+        if self.quiet_s is None or self._head is None or self.paused:
+            return False
+        return now - self._heard_at > self.quiet_s
+
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
         if self._body is None:
@@ -115,6 +129,7 @@ class Lane(asyncio.BufferedProtocol):
         return memoryview(self._body)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
+        self._heard_at = self._loop.time()
         if self._body is not None:
             self._fill(self._body, nbytes)
             return
@@ -226,8 +241,10 @@ class Lane(asyncio.BufferedProtocol):
         self._filled += len(piece)
         assert self._head is not None
         if self._head.status != 200:
+            self._gathered += piece
             if ended or self._filled > DRAINED_BYTES:
-                self._finish(b"", keep=ended and not self._chunks_rest())
+                body = bytes(self._gathered) if ended else b""
+                self._finish(body, keep=ended and not self._chunks_rest())
             return
         if self._filled > self._max_bytes:
             raise too_large(f"more than {self._max_bytes} bytes", self._max_bytes)
@@ -255,7 +272,6 @@ class Lane(asyncio.BufferedProtocol):
             self.free = True
             self._home.append(self)
         if waiting is not None and not waiting.done():
-            body = body if head.status == 200 else b""
             waiting.set_result(Reply(head.status, head.headers, body, head.codings))
 
     # --- Room -------------------------------------------------------------------------------------

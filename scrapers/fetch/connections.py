@@ -9,7 +9,7 @@ from collections.abc import Callable
 from scrapers.fetch.budget import Budget
 from scrapers.fetch.connecting import open_connection
 from scrapers.fetch.connection import SCRATCH_BYTES, Lane
-from scrapers.fetch.fetcher import CONNECT_S, Reply
+from scrapers.fetch.fetcher import CONNECT_S, Reply, ended_quietly
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses
 from scrapers.fetch.response import FetchError
@@ -80,6 +80,8 @@ class Lanes:
             if not lane.free and not lane.paused and lane.deadline < now:
                 detail = f"no whole answer in {self.timeout_s:g} s"
                 lane.fail(FetchError("timeout", detail, retry=True, sign="overload"))
+            elif lane.is_quiet(now):
+                lane.fail(ended_quietly(lane.quiet_s))
             elif lane.free and lane.deadline - self.timeout_s < now - _KEEP_IDLE_S:
                 lane.close()
         self._timer = self.loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)
@@ -100,7 +102,9 @@ class LaneEndpoint:
         self._public_only = public_only
         self._waiting: list[Lane] = []
 
-    async def ask(self, target: str, fields: str, max_bytes: int) -> Reply:
+    async def ask(
+        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+    ) -> Reply:
         """See `scrapers.fetch.fetcher.Endpoint`."""
         request = f"GET {target}{self._head}{fields}\r\n".encode("utf-8", "surrogateescape")
         deadline = self._lanes.loop.time() + self._lanes.timeout_s
@@ -109,7 +113,7 @@ class LaneEndpoint:
             lane = lane or await self._lanes.connect(
                 self._address, self._waiting, public_only=self._public_only
             )
-            waiting = lane.ask(request, max_bytes, deadline)
+            waiting = lane.ask(request, max_bytes, deadline, quiet_s)
             try:
                 return await waiting
             except FetchError as error:

@@ -12,13 +12,13 @@ from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import Headers
 
-# The body of an answer that is not wanted is read up to this length, to keep the connection.
+# The body of an answer that is no 200 is read up to this length: it may say why, and the connection is kept.
 DRAINED_BYTES = 64 * 1024
 CONNECT_S = 15.0
 
 
 class Reply(NamedTuple):
-    """An answer as it came; the body is empty unless the status is 200.
+    """An answer as it came; the body is whole if the status is 200, else empty if it is long.
 
     `codings` were put upon the body for the way and are still to be undone, the last one first.
     """
@@ -32,8 +32,12 @@ class Reply(NamedTuple):
 class Endpoint(Protocol):
     """One origin and what all requests there have in common."""
 
-    async def ask(self, target: str, fields: str, max_bytes: int) -> Reply:
+    async def ask(
+        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+    ) -> Reply:
         """Ask for `target`; `fields` are more lines of the head. Raises FetchError.
+
+        A body of which nothing more comes for `quiet_s` has ended early.
 
         A kept connection that had been closed when it was asked is no error: another one is tried.
         """
@@ -55,3 +59,8 @@ class Fetcher(Protocol):
 def too_large(found: str, max_bytes: int) -> FetchError:
     """The error for a body that is not taken."""
     return FetchError("too_large", f"{found}, at most {max_bytes} are taken", retry=True)
+
+
+def ended_quietly(quiet_s: float | None) -> FetchError:
+    """The error for a body that is shorter than was announced, on a connection that is held open."""
+    return FetchError("truncated", f"no more of the body came for {quiet_s:g} s")

@@ -7,16 +7,13 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.optouts.tdmrep import NO_RESERVATIONS, Reservations, TdmRule
 from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import target_of
 from scrapers.fetch.robots import Robots
-
-if TYPE_CHECKING:
-    from scrapers.crawl.jobs import Job
 
 # Refused by ourselves, for good: asking again would not help.
 REFUSED = frozenset({"private_address", "bad_url"})
@@ -43,9 +40,9 @@ class Host:
     why: str = ""
     # Until when, by the crawl's clock, a person was told that it waits.
     told_until: float = 0.0
-    ready: deque[Job] = field(default_factory=deque)
+    ready: deque[Any] = field(default_factory=deque)
     # What is asked again after a wait.
-    later: dict[Job, asyncio.TimerHandle] = field(default_factory=dict)
+    later: dict[Any, asyncio.TimerHandle] = field(default_factory=dict)
     loading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
 

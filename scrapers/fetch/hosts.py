@@ -140,6 +140,15 @@ class Hosts:
                 return found
         return self.of(url).refusal(url)
 
+    def why_not(self, url: str) -> str:
+        """Why a URL that is not allowed, whose host is loaded, is not asked for: the start of a sentence."""
+        host, refusal = self.of(url), self.refusal(url)
+        if host.closed is not None or refusal is None:
+            return host.why
+        if refusal.signal == "robots.txt":
+            return f"{host.origin}/robots.txt does not allow {url}"
+        return f"{url} is not to be used ({refusal})"
+
     def _listed_refusal(self, url: str) -> Refusal | None:
         """What the user's list says of a URL, as it is spelled and as it is asked for."""
         if not len(self.listed):
@@ -281,7 +290,11 @@ class Hosts:
         logger.warning(
             "%s %s: nothing is asked of it until %s (%s).",
             host.origin,
-            "asks us to wait" if asked else "gives no answer",
+            "was asked too much"
+            if host.pace.rests_until >= until
+            else "asks us to wait"
+            if asked
+            else "gives no answer",
             time_of_day(until - now),
             why,
         )

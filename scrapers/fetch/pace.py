@@ -3,7 +3,8 @@
 A host starts with few slots. Each good answer adds a fraction of a slot (one per round), 429, 503
 and timeouts halve them, and other errors never add any. A host from which nothing sensible comes is
 left alone for growing pauses and then tried with a single request; one that says how long it wants to
-be left alone (`Retry-After`) is left alone for so long.
+be left alone (`Retry-After`) is left alone for so long. One with a `rest_s`, as archives have, gets a rest of
+that length after each answer that it was asked too much, and each time one more.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ class HostPace:
         self.in_flight = 0
         self.interval_s = 1.0 / rate if rate else 0.0
         self.strikes = 0
+        # How long it rests after it was asked too much and does not say how long; 0: as of an outage.
+        self.rest_s = 0.0
+        self.rests_until = now
+        self._rests = 0
+        self._rested_at = now
         # Until when nothing is asked: the host's own word, or the pause of an outage.
         self.asked_until = now
         self.paused_until = now
@@ -91,11 +97,20 @@ class HostPace:
             self._next_start = max(now, self._next_start) + self.interval_s
 
     def finish(
-        self, sign: HostSign, *, started: float, now: float, retry_after_s: float | None = None
+        self,
+        sign: HostSign,
+        *,
+        started: float,
+        now: float,
+        retry_after_s: float | None = None,
+        answered: bool = False,
     ) -> None:
-        """A request that began at `started` ended with `sign`."""
+        """A request that began at `started` ended with `sign`; `answered` if the host itself said so."""
         self.in_flight -= 1
+        if sign == "overload" and answered and not retry_after_s:
+            retry_after_s = self._next_rest_s(started=started, now=now)
         if sign == "good":
+            self._rests = 0
             self.slots = min(self.max_slots, self.slots + 1.0 / self.slots)
         if retry_after_s is not None:
             self.asked_until = max(self.asked_until, now + retry_after_s)
@@ -116,6 +131,15 @@ class HostPace:
             self.paused_until = max(
                 self.paused_until, now + self._outage.delay_s(self.strikes, self._rng)
             )
+
+    def _next_rest_s(self, *, started: float, now: float) -> float | None:
+        """One more `rest_s` each time; what was under way when a rest began says nothing new."""
+        if not self.rest_s or started < self._rested_at:
+            return None
+        self._rests += 1
+        self._rested_at = now
+        self.rests_until = now + self.rest_s * self._rests
+        return self.rests_until - now
 
     def silent_s(self, now: float) -> float:
         """How long an outage will have lasted when the host may be asked again; 0 if there is none."""

@@ -11,7 +11,7 @@ from scrapers.fetch.verdict import HostSign
 
 
 class Answer(NamedTuple):
-    """What came back. `body` is decoded and within the limit; empty unless the status is 200.
+    """What came back. `body` is decoded and within the limit; unless the status is 200, empty if it is long.
 
     `final_url` is where the redirects ended, without user and password. Every text can be kept: raw
     bytes and control characters of a header are escaped, and what is too long is cut.

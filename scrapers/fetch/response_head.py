@@ -7,7 +7,7 @@ the whole head; neither the length of a line nor the number of fields has anothe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -41,6 +41,10 @@ class Headers:
         if (first := self._first.get(name)) is None:
             return default
         return [first, *(value for found, value in self._others if found == name)]
+
+    def names(self) -> Iterable[str]:
+        """All names, in lower case."""
+        return self._first
 
     def has_any(self, names: frozenset[str]) -> bool:
         """Whether one of `names`, which are in lower case, is there."""

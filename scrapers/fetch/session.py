@@ -19,7 +19,7 @@ import aiohttp
 import yarl
 
 from scrapers.fetch.budget import Budget
-from scrapers.fetch.fetcher import CONNECT_S, DRAINED_BYTES, Reply, too_large
+from scrapers.fetch.fetcher import CONNECT_S, DRAINED_BYTES, Reply, ended_quietly, too_large
 from scrapers.fetch.request_headers import basic_auth
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses, SessionResolver
@@ -90,15 +90,17 @@ class SessionEndpoint:
         self._proxy = sessions.proxy_of(address)
         self._knows_us = sessions.knows_us(address)
 
-    async def ask(self, target: str, fields: str, max_bytes: int) -> Reply:
+    async def ask(
+        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+    ) -> Reply:
         """See `scrapers.fetch.fetcher.Endpoint`."""
         await self._guard()
         pairs = [("Host", self._address.host_and_port), *_pairs(self._fields + fields)]
         try:
-            return await self._ask_once(target, pairs, max_bytes, fresh=False)
+            return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=False)
         except _StaleError:
             # Over a new one: the server may have meant this very request.
-            return await self._ask_once(target, pairs, max_bytes, fresh=True)
+            return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=True)
 
     async def _guard(self) -> None:
         """Refuse a private address, behind a proxy too: aiohttp looks no digits up."""
@@ -114,14 +116,20 @@ class SessionEndpoint:
             raise explain(error, self._address.host_and_port) from error
 
     async def _ask_once(
-        self, target: str, pairs: list[tuple[str, str]], max_bytes: int, *, fresh: bool
+        self,
+        target: str,
+        pairs: list[tuple[str, str]],
+        max_bytes: int,
+        quiet_s: float | None,
+        *,
+        fresh: bool,
     ) -> Reply:
         # A proxy is the user's, wherever it stands.
         public_only = self._public_only and self._proxy is None
         session = self._sessions.session(
             public_only=public_only, as_client=self._knows_us, fresh=fresh
         )
-        body = Body(self._sessions.budget, self._sessions.timeout_s)
+        body = Body(self._sessions.budget, self._sessions.timeout_s, quiet_s)
         how = SimpleNamespace(reused=False, answered=False)
         try:
             async with body.deadline, self._get(session, target, pairs, how) as response:
@@ -164,8 +172,7 @@ class SessionEndpoint:
         if response.status == 200:
             data = await body.read(response.content, max_bytes)
         else:
-            data = b""
-            await body.drain(response.content)
+            data = await body.drain(response.content)
         return Reply(response.status, head.headers, data, head.codings)
 
     def _refused_by_proxy(self, status: int) -> FetchError:
@@ -205,28 +212,43 @@ class _StaleError(Exception):
 class Body:
     """The body of one answer as it comes: within the limit, the budget and the time."""
 
-    def __init__(self, budget: Budget, timeout_s: float) -> None:
+    def __init__(self, budget: Budget, timeout_s: float, quiet_s: float | None = None) -> None:
         self.deadline = asyncio.timeout(timeout_s)
+        self._quiet_s = quiet_s
         self._budget = budget
         self._data = bytearray()
         self._room: asyncio.Future[None] | None = None
 
     async def read(self, content: aiohttp.StreamReader, max_bytes: int) -> bytes:
         """All of it. Raises FetchError if it is too large."""
-        async for piece in content.iter_any():
+        while piece := await self._next(content):
             if len(self._data) + len(piece) > max_bytes:
                 raise too_large(f"more than {max_bytes} bytes", max_bytes)
             self._data += piece
             await self._take(len(piece))
         return bytes(self._data)
 
-    async def drain(self, content: aiohttp.StreamReader) -> None:
-        """Read what is not wanted, if it is short, so that the connection can be kept."""
-        number = 0
+    async def drain(self, content: aiohttp.StreamReader) -> bytes:
+        """Read what is no 200, if it is short, so that the connection can be kept; b"" if it is long."""
+        data = bytearray()
         async for piece in content.iter_any():
-            number += len(piece)
-            if number > DRAINED_BYTES:
-                return
+            data += piece
+            if len(data) > DRAINED_BYTES:
+                return b""
+        return bytes(data)
+
+    async def _next(self, content: aiohttp.StreamReader) -> bytes:
+        """What comes next, b"" at the end. Raises FetchError where nothing comes for `quiet_s`."""
+        if self._quiet_s is None:
+            return await content.readany()
+        quiet = asyncio.timeout(self._quiet_s)
+        try:
+            async with quiet:
+                return await content.readany()
+        except TimeoutError:
+            if quiet.expired():
+                raise ended_quietly(self._quiet_s) from None
+            raise
 
     def resume(self) -> None:
         """There may be room in the budget."""

@@ -1,10 +1,21 @@
-"""Where page and catalogue disagree: the sentences for the report, one line for what was lost by it."""
+"""Where page and catalogue disagree: the sentences for the report, one line for what was lost by it.
+
+Reads and writes `raw/differences.json`, which says of which losses a workspace was warned: a weekly refresh
+warns of new ones alone.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pipeline.core.errors import ContractError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.storage import sha256_bytes, write_json
+from pipeline.core.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +30,35 @@ def describe_differences(differences: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def warn_of_losses(losses: Sequence[str]) -> None:
-    """One warning for all that of the page could not be used; none if there is nothing."""
-    if losses:
-        number = len(losses)
-        logger.warning(
-            "The page gives cause for %s, the first: %s More in the report (--json).",
-            "1 doubt" if number == 1 else f"{number:,} doubts",
-            losses[0].rstrip(".") + ".",
-        )
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """What `differences.json` holds: short hashes of the sentences that were warned of."""
+
+    warned: tuple[str, ...] = ()
+
+
+def warn_of_losses(losses: Sequence[str], workspace: Workspace | None = None) -> None:
+    """One warning for all that of the page could not be used; none if `workspace` was warned of each."""
+    if not losses:
+        return
+    number = len(losses)
+    sentence = "The page gives cause for {}, the first: {}".format(
+        "1 doubt" if number == 1 else f"{number:,} doubts", losses[0].rstrip(".") + "."
+    )
+    if workspace is not None and not _note_new(losses, workspace.raw / "differences.json"):
+        logger.info("%s All of them are known.", sentence)
+    else:
+        logger.warning("%s More in the report (--json).", sentence)
+
+
+def _note_new(losses: Sequence[str], path: Path) -> bool:
+    """Whether some of these are not in the file at `path`; then they are added."""
+    try:
+        known = set(parse_json_file(path, Warned).warned)
+    except ContractError:  # not there yet, or damaged: it is written anew
+        known = set()
+    found = {sha256_bytes(text.encode("utf-8", "surrogatepass"))[:16] for text in losses}
+    if found <= known:
+        return False
+    write_json(path, {"warned": sorted(known | found)})
+    return True

@@ -16,11 +16,11 @@ from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
-from scrapers.fetch.optouts.page import page_refusal
+from scrapers.fetch.optouts.page import Meta, page_refusal
 from scrapers.fetch.pace import parse_retry_after
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.fetch.response import Answer, FetchError
-from scrapers.source import Discovery, Source, StartPage
+from scrapers.source import Source, StartPage
 from scrapers.sources.saved_page import MAX_PAGE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     with_credentials, url = url, take_credentials(url).url
     if not await hosts.allows(url):
         raise SourceError(
-            f"{_why_not(hosts, url)}. Check the URL and try again later, or use a saved page "
+            f"{hosts.why_not(url)}. Check the URL and try again later, or use a saved page "
             "(--page FILE) or the built-in catalogue (--no-page)."
         )
     trouble = ""
@@ -115,15 +115,6 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     )
 
 
-def _why_not(hosts: Hosts, url: str) -> str:
-    host, refusal = hosts.of(url), hosts.refusal(url)
-    if refusal is None:
-        return host.why
-    if refusal.signal == "robots.txt":
-        return f"{host.origin}/robots.txt does not allow {url}"
-    return f"{url} is not to be used ({refusal})"
-
-
 def _page_of(answer: Answer) -> StartPage:
     url = take_credentials(answer.final_url).url
     return StartPage(body=answer.body, url=url, content_type=answer.headers.get("content-type"))
@@ -136,9 +127,9 @@ def page_name(config: ScrapeConfig, source: Source) -> str:
     return str(config.page or source.name)
 
 
-def refuse_reserved_page(discovery: Discovery, url: str, agent: str) -> None:
+def refuse_reserved_page(meta: Meta, url: str, agent: str) -> None:
     """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
-    refusal = page_refusal(discovery.page_meta, agent=agent, url=url)
+    refusal = page_refusal(meta, agent=agent, url=url)
     if refusal is not None:
         raise PageRefusedError(
             f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "

@@ -1,7 +1,7 @@
 """The same captions from a web archive: its index, its copy of the page, the original bytes.
 
 Reads the archive, slowly; writes `raw/archive.sqlite`, what its index says. The crawl itself is that
-of the live site, with other addresses to ask at.
+of the live site, with other URLs to ask at.
 """
 
 from __future__ import annotations
@@ -10,39 +10,38 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig, plain_url
-from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
-from scrapers.fetch.pace import parse_retry_after
+from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import without_credentials
-from scrapers.fetch.response import FetchError
-from scrapers.fetch.verdict import HostSign
+from scrapers.fetch.response import Answer, FetchError
 from scrapers.source import CaptionPlan, Discovery
 from scrapers.sources.start_page import PageRefusedError
-from scrapers.wayback.captures import (
-    IndexPage,
-    IndexRow,
-    index_prefix,
-    index_query,
-    parse_index,
-    replay_address,
-)
 from scrapers.wayback.index import CaptureIndex
+from scrapers.wayback_asking import Asker, Read, ReadAnswer
+from scrapers.wayback_finding import look_for_index
+from scrapers.wayback_listing import Listing
+from scrapers.wayback_page import ArchivedPage
+from scrapers.wayback_query import (
+    Endpoints,
+    IndexPage,
+    index_prefix,
+    known_endpoints,
+    parse_index,
+)
+from scrapers.wayback_replay import Replay, is_same_host, refusal_of_archive
 
 logger = logging.getLogger(__name__)
 
-# Of the page: its newest capture, and the first of each year where that can't be read any more.
-_MAX_PAGES = 12
 _PLANS_AT_ONCE = 500
-_MAX_ANSWER_BYTES = 64 * 2**20
-
-Read = TypeVar("Read")
+# The rest after an answer that too much was asked; one more after each that follows.
+REST_S = 60.0
 
 
 def check_archive(config: ScrapeConfig) -> None:
@@ -56,11 +55,19 @@ def check_archive(config: ScrapeConfig) -> None:
 
 
 def request_limits(config: ScrapeConfig) -> tuple[int, float | None]:
-    """Requests at a time and a second: an archive has its own, less if less was asked for."""
+    """Requests at a time and a second: captures of an archive have their own, less if less was asked for."""
     if config.via is None:
         return config.concurrency, config.rate
-    rate = config.archive_rate if config.rate is None else min(config.rate, config.archive_rate)
-    return min(config.concurrency, config.archive_concurrency), rate
+    return min(config.concurrency, config.archive_concurrency), _least(config, config.archive_rate)
+
+
+def index_rate(config: ScrapeConfig) -> float:
+    """Questions to the index of an archive a second, less if less was asked for."""
+    return _least(config, config.archive_index_rate)
+
+
+def _least(config: ScrapeConfig, rate: float) -> float:
+    return rate if config.rate is None else min(config.rate, rate)
 
 
 @dataclass(kw_only=True)
@@ -71,11 +78,22 @@ class Archive:
     hosts: Hosts
     progress: Progress
     num_captures: int = 0
+    doubts: dict[str, str] = field(default_factory=dict)
+    _endpoints: Endpoints | None = None
+    _replay: Replay | None = None
 
-    @property
-    def base(self) -> str:
-        """Its address, without a slash at its end."""
-        return plain_url(self.config.archive_url).rstrip("/")
+    def __post_init__(self) -> None:
+        self.base = plain_url(self.config.archive_url).rstrip("/")
+        self._asker = Asker(base=self.base, hosts=self.hosts, attempts=self.config.attempts)
+        self._index_pace = HostPace(
+            max_slots=1,
+            rate=index_rate(self.config),
+            outage=self.hosts.backoff,
+            rng=self.hosts.rng,
+            now=self.hosts.monotonic(),
+        )
+        self.hosts.of(self.base + "/").pace.rest_s = REST_S
+        self._tags: set[str] = set()
 
     @contextlib.contextmanager
     def open_index(self) -> Iterator[CaptureIndex]:
@@ -91,10 +109,48 @@ class Archive:
         """What the report says of it."""
         return {
             "address": self.base,
+            "dialect": None if self._endpoints is None else self._endpoints.dialect,
             "captures": self.num_captures,
             "rate": self.hosts.rate,
+            "index_rate": index_rate(self.config),
             "concurrency": self.hosts.max_slots,
+            "doubts": self.doubts,
         }
+
+    # --- Where it is asked ------------------------------------------------------------------------
+
+    async def find(self, url: str) -> Endpoints:
+        """Where index and replay are: known, remembered, or looked for with a question about `url`.
+
+        Raises SourceError if nothing there is an index.
+        """
+        if self._endpoints is None:
+            with self.open_index() as index:
+                self._endpoints = known_endpoints(self.base) or index.endpoints
+                if self._endpoints is None:
+                    self._endpoints = await look_for_index(self.base, url, self._ask_place)
+                    index.keep_endpoints(self._endpoints)
+        return self._endpoints
+
+    async def _ask_place(self, query: str, read: ReadAnswer[Read]) -> Read:
+        def note_and_read(answer: Answer) -> Read:
+            self._note_tags(answer)
+            return read(answer)
+
+        return await self._ask(query, note_and_read, looking=True)
+
+    def replay(self, endpoints: Endpoints) -> Replay:
+        """What reads the archive's answers for captures."""
+        if self._replay is None:
+            self._replay = Replay(
+                base=self.base,
+                replay=endpoints.replay_url,
+                agent=self.hosts.client.user_agent.partition("/")[0],
+                allow_hop=self.hosts.allow_hop,
+                passes_headers=endpoints.dialect == "pywb",
+                tags=self._tags,
+            )
+        return self._replay
 
     # --- The page ---------------------------------------------------------------------------------
 
@@ -105,144 +161,122 @@ class Archive:
 
         Raises SourceError if there is none.
         """
-        address = index_query(self.base, url, prefix=False, collapse="timestamp:6")
-        page = await self._ask(address, parse_index)
-        wanted = _pages_to_try(page.rows)
-        trouble = "its index holds no good capture of it."
-        for row in wanted:
-            address = replay_address(self.base, row)
-            try:
-                body = await self._ask(address, bytes)
-                return body, read(body), address
-            except PageRefusedError:
-                raise
-            except SourceError as error:
-                trouble = f"of {len(wanted)} captures none could be read, the last: {error}"
-        raise SourceError(
-            f"The archive {self.base} has no use for the page {url}: {trouble} Use a saved page "
-            "(--page FILE) or the built-in catalogue (--no-page)."
+        endpoints = await self.find(url)
+        page = ArchivedPage(
+            endpoints=endpoints,
+            replay=self.replay(endpoints),
+            asker=self._asker,
+            ask_index=lambda query: self._ask_index(endpoints, query),
         )
+        return await page.fetch(url, read)
 
     # --- The index --------------------------------------------------------------------------------
 
     async def load_index(
         self, index: CaptureIndex, discovery: Discovery, *, newer_than: int
-    ) -> None:
+    ) -> Endpoints | None:
         """Ask for what the index says of all that is wanted, and is not kept from an earlier run.
 
-        Raises SourceError in a sentence if it can't be had.
+        Gives where captures are asked for, None if it holds none. Raises SourceError in a sentence if it
+        can't be had.
         """
-        for prefix in await _prefixes(discovery):
-            resume_key = index.begin(prefix, newer_than=newer_than)
-            asked: set[str] = set()
-            while resume_key is not None:
-                if resume_key in asked:
-                    raise SourceError(
-                        f"The index of the archive {self.base} goes in circles at {prefix}. Try "
-                        "again later, or use another archive (--archive-url)."
-                    )
-                asked.add(resume_key)
-                resume_key = await self._load_page(index, prefix, resume_key)
-        self.num_captures = len(index)
+        prefixes = await _prefixes(discovery)
+        for prefix in prefixes:
+            await self._load(index, prefix, newer_than)
+        self._tags.update(index.keep_tags(self._tags))
+        held = index.counts(prefixes)
+        self.num_captures = sum(held.values())
+        self.doubts = {prefix: d for prefix, d in index.doubts.items() if prefix in held}
+        for prefix, doubt in self.doubts.items():
+            logger.warning("%s may hold more of %s: %s.", self.base, prefix, doubt)
+        empty = [prefix for prefix in prefixes if not held[prefix]]
+        if empty:
+            self._tell_empty(empty, nothing=not self.num_captures)
+        if not self.num_captures:
+            index.forget_all()
+            return None
         logger.info("%s holds %d captures of what is wanted.", self.base, self.num_captures)
+        return await self.find(prefixes[0])
 
-    async def _load_page(self, index: CaptureIndex, prefix: str, resume_key: str) -> str | None:
-        address = index_query(self.base, prefix, prefix=True, resume_key=resume_key or None)
-        page: IndexPage = await self._ask(address, parse_index)
-        index.add(prefix, page)
-        self.num_captures += len(page.rows)
-        self.progress(0, None, {"captures in the index": self.num_captures})
-        return page.resume_key
+    def _tell_empty(self, prefixes: list[str], *, nothing: bool) -> None:
+        named = ", ".join(prefixes[:3]) + (f" and {len(prefixes) - 3} more" if prefixes[3:] else "")
+        logger.warning(
+            "The index of %s holds no image of what is wanted (%s).%s",
+            self.base,
+            named,
+            " Nothing was asked for. Is --archive-url the URL of the collection? Try another archive, or "
+            "again later."
+            if nothing
+            else "",
+        )
+
+    async def _load(self, index: CaptureIndex, prefix: str, newer_than: int) -> None:
+        cursor = index.begin(prefix, newer_than=newer_than)
+        if cursor is None:
+            return
+        endpoints = await self.find(prefix)
+
+        async def ask(url: str, *, once: bool = False) -> IndexPage:
+            return await self._ask_index(endpoints, url, attempts=1 if once else None)
+
+        listing = Listing(at=endpoints, prefix=prefix, ask=ask, lacks=index.lacks)
+        read = set()
+        while cursor is not None:
+            if cursor in read:
+                raise SourceError(
+                    f"The index of the archive {self.base} goes in circles at {prefix}. Try "
+                    "again later, or use another archive (--archive-url)."
+                )
+            read.add(cursor)
+            step = await listing.read(cursor)
+            index.add(prefix, step)
+            cursor = step.cursor
+            self.num_captures += len(step.rows)
+            self.progress(0, None, {"captures in the index": self.num_captures})
+
+    async def _ask_index(
+        self, endpoints: Endpoints, url: str, *, attempts: int | None = None
+    ) -> IndexPage:
+        def read(answer: Answer) -> IndexPage:
+            self._note_tags(answer)
+            return parse_index(answer.body, endpoints.dialect)
+
+        return await self._ask(url, read, attempts=attempts)
 
     # --- Asking -----------------------------------------------------------------------------------
 
-    async def _ask(self, url: str, read: Callable[[bytes], Read]) -> Read:
-        """Ask at the host's pace, again while it seems worth it. `read` raises ValueError."""
-        host = self.hosts.of(url)
-        if not await self.hosts.allows(url):
-            refusal = f"robots.txt of {host.origin} does not allow {_short(url)}"
-            raise SourceError(
-                f"{refusal if host.closed is None else host.why}. Try "
-                "again later, or use another archive (--archive-url); --ignore-opt-out would ask all "
-                "the same, and is recorded."
-            )
-        trouble = ""
-        for attempt in range(1, self.config.attempts + 1):
-            found = await self._ask_once(host, url, read)
-            if not isinstance(found, _Trouble):
-                return found
-            trouble = found.text
-            if not found.retry or self.hosts.leave_if_silent(host, trouble):
-                break
-            self.hosts.tell_wait(host, trouble)
-            if attempt < self.config.attempts:
-                await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
-        raise SourceError(
-            f"The archive {self.base} does not answer as expected: {trouble}, asked for {_short(url)}. "
-            "What was fetched before is untouched. Try again later, or use another archive (--archive-url)."
+    async def _ask(
+        self,
+        url: str,
+        read: ReadAnswer[Read],
+        *,
+        attempts: int | None = None,
+        looking: bool = False,
+    ) -> Read:
+        return await self._asker.ask(
+            url,
+            read,
+            allow_hop=self._allow_hop,
+            pace=self._index_pace,
+            attempts=attempts,
+            looking=looking,
         )
 
-    async def _ask_once(
-        self, host: Host, url: str, read: Callable[[bytes], Read]
-    ) -> Read | _Trouble:
-        while wait_s := host.pace.wait_s(self.hosts.monotonic()):
-            await asyncio.sleep(wait_s)
-        started = self.hosts.monotonic()
-        host.pace.start(started)
-        sign: HostSign = "neutral"
-        retry_after_s = None
-        try:
-            answer = await self.hosts.client.get(
-                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=self.hosts.allow_hop
+    async def _allow_hop(self, url: str, public_only: bool) -> bool:
+        """The index stays at its host."""
+        if not is_same_host(url, self.base):
+            raise FetchError("leaves_archive", "a redirect away from the archive")
+        return await self.hosts.allow_hop(url, public_only)
+
+    def _note_tags(self, answer: Answer) -> None:
+        """What the index says in its headers is the archive's own word, wherever it stands."""
+        self._tags.update(answer.headers.getall("x-robots-tag"))
+        refusal = refusal_of_archive(answer.signals)
+        if refusal is not None and not self.hosts.ignore_opt_out:
+            raise PageRefusedError(
+                f"The archive {self.base} does not want to be used ({refusal}). Use another one "
+                "(--archive-url); --ignore-opt-out would ask all the same, and is recorded."
             )
-            sign = _sign(answer.status)
-            retry_after_s = parse_retry_after(answer.retry_after)
-            if answer.status != 200:
-                retry = sign != "neutral" or answer.status in (408, 425)
-                return _Trouble(f"status {answer.status}, expected 200", retry)
-            refusal = answer.signals.refusal
-            if refusal is not None and not self.hosts.ignore_opt_out:
-                raise PageRefusedError(
-                    f"{_short(url)} asks robots to stay away ({refusal}); --ignore-opt-out would use it."
-                )
-            return read(answer.body)
-        except FetchError as error:
-            sign = error.sign
-            return _Trouble(
-                f"{error.reason} ({error})", error.retry and error.reason != "too_large"
-            )
-        except ValueError as error:
-            return _Trouble(str(error), True)
-        finally:
-            host.pace.finish(
-                sign, started=started, now=self.hosts.monotonic(), retry_after_s=retry_after_s
-            )
-
-
-@dataclass(frozen=True)
-class _Trouble:
-    text: str
-    retry: bool
-
-
-def _short(url: str) -> str:
-    """An address of the index without the details of its query."""
-    return url.partition("&")[0]
-
-
-def _sign(status: int) -> HostSign:
-    if status in (429, 503):
-        return "overload"
-    return "good" if status == 200 else "down" if status >= 500 else "neutral"
-
-
-def _pages_to_try(rows: list[IndexRow]) -> list[IndexRow]:
-    """The newest capture, then the first of each year, newest first."""
-    pages = [row for row in rows if row.mimetype.startswith("text/html")]
-    pages.sort(key=lambda row: row.timestamp)
-    first_of_year = {row.timestamp[:4]: row for row in reversed(pages)}
-    wanted = [*pages[-1:], *sorted(first_of_year.values(), reverse=True)]
-    return list(dict.fromkeys(wanted))[:_MAX_PAGES]
 
 
 async def _prefixes(discovery: Discovery) -> list[str]:

@@ -1,11 +1,12 @@
 """The index of an archive as far as it was asked for, kept in `raw/archive.sqlite`.
 
-A page and the key of the next one are committed together, so that a killed run goes on where it was.
+A page and where the next one begins are committed together, so that a killed run goes on where it was.
 It is a copy of what the archive says and can be thrown away.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import time
@@ -15,26 +16,22 @@ from pathlib import Path
 
 from pipeline.core.errors import StorageError
 from scrapers.rawstore.locked_database import BUSY_S, Patience
-from scrapers.wayback.captures import (
-    Capture,
-    IndexPage,
-    IndexRow,
-    may_be_image,
-    name_of,
-    replay_address,
-)
+from scrapers.wayback.captures import Capture, may_be_image, name_of, replay_address
+from scrapers.wayback_listing import Cursor, Step
+from scrapers.wayback_query import Endpoints, IndexRow
 
 logger = logging.getLogger(__name__)
 
 # A newest capture that is broken makes way for so many older ones.
 MAX_CAPTURES = 4
 
+_FORMAT = "2"
 # Under NOCASE, names that the archive does not tell apart lie together.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prefixes(
   id INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE, since INTEGER NOT NULL,
-  resume_key TEXT, is_complete INTEGER NOT NULL DEFAULT 0);
+  cursor TEXT, is_complete INTEGER NOT NULL DEFAULT 0, doubt TEXT);
 CREATE TABLE IF NOT EXISTS captures(
   name TEXT NOT NULL COLLATE NOCASE, timestamp TEXT NOT NULL, original TEXT NOT NULL,
   digest TEXT, prefix INTEGER NOT NULL,
@@ -65,17 +62,55 @@ class CaptureIndex:
         self._patience = Patience(self.path)
         self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         self._patience.wait_for(self._prepare)
-        found = self._db.execute("SELECT value FROM meta WHERE name = 'base'").fetchone()
-        if found is None or found[0] != self.base:
+        if self._recall("base") != self.base:
             with self._transaction():
-                self._db.execute("DELETE FROM captures")
-                self._db.execute("DELETE FROM prefixes")
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES('base', ?)", (self.base,))
+                for table in ("captures", "prefixes", "meta"):
+                    self._db.execute(f"DELETE FROM {table}")
+                self._keep("base", self.base)
+                self._keep("format", _FORMAT)
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA cache_size = -16384")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+        )
+        if self._recall("format") != _FORMAT:
+            for table in ("captures", "prefixes", "meta"):
+                self._db.execute(f"DROP TABLE IF EXISTS {table}")
         self._db.executescript(_TABLES)
+
+    def _recall(self, name: str) -> str | None:
+        found = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def _keep(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (name, value))
+
+    @property
+    def endpoints(self) -> Endpoints | None:
+        """Where the archive was found to be asked, None if that is not known yet."""
+        text = self._recall("endpoints")
+        return None if text is None else Endpoints(*json.loads(text))
+
+    def keep_endpoints(self, endpoints: Endpoints) -> None:
+        """Remember where the archive is asked."""
+        with self._transaction():
+            self._keep("endpoints", json.dumps(endpoints))
+
+    def keep_tags(self, tags: set[str]) -> set[str]:
+        """Remember values of X-Robots-Tag that are the archive's own; gives all that are remembered."""
+        known = set(json.loads(self._recall("tags") or "[]"))
+        if tags - known:
+            with self._transaction():
+                self._keep("tags", json.dumps(sorted(tags | known)))
+        return tags | known
+
+    @property
+    def doubts(self) -> dict[str, str]:
+        """What is not certain, by prefix."""
+        sql = "SELECT prefix, doubt FROM prefixes WHERE doubt IS NOT NULL ORDER BY prefix"
+        return dict(self._db.execute(sql).fetchall())
 
     def _translate(self, error: sqlite3.Error) -> StorageError:
         return StorageError(
@@ -98,21 +133,29 @@ class CaptureIndex:
         """Close the file."""
         self._db.close()
 
-    def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM captures").fetchone()[0])
+    def counts(self, prefixes: Iterable[str]) -> dict[str, int]:
+        """How many captures of each of these prefixes there are."""
+        sql = (
+            "SELECT p.prefix, count(c.name) FROM prefixes p LEFT JOIN captures c ON c.prefix = p.id "
+            "GROUP BY p.id"
+        )
+        found = dict(self._db.execute(sql).fetchall())
+        return {prefix: found.get(prefix, 0) for prefix in prefixes}
 
     # --- Filling ----------------------------------------------------------------------------------
 
-    def begin(self, prefix: str, *, newer_than: int = 0) -> str | None:
-        """Where to go on with a prefix: a resume key, "" for its beginning, None if all is here.
+    def begin(self, prefix: str, *, newer_than: int = 0) -> Cursor | None:
+        """Where to go on with a prefix, None if all is here.
 
         What was begun at `newer_than` (seconds) or before is forgotten and asked for anew.
         """
         found = self._db.execute(
-            "SELECT id, since, resume_key, is_complete FROM prefixes WHERE prefix = ?", (prefix,)
+            "SELECT id, since, cursor, is_complete FROM prefixes WHERE prefix = ?", (prefix,)
         ).fetchone()
         if found is not None and found[1] > newer_than:
-            return None if found[3] else found[2] or ""
+            if found[3]:
+                return None
+            return Cursor.load(found[2]) if found[2] else Cursor()
         with self._transaction():
             if found is not None:
                 self._db.execute("DELETE FROM captures WHERE prefix = ?", (found[0],))
@@ -120,33 +163,46 @@ class CaptureIndex:
             self._db.execute(
                 "INSERT INTO prefixes(prefix, since) VALUES(?, ?)", (prefix, int(time.time()))
             )
-        return ""
+        return Cursor()
 
-    def add(self, prefix: str, page: IndexPage) -> None:
-        """Keep a page of the index of `prefix` and how to go on from it."""
+    def forget_all(self) -> None:
+        """Forget what was read and where, so that the next run asks for it anew."""
+        with self._transaction():
+            self._db.execute("DELETE FROM meta WHERE name = 'endpoints'")
+            self._db.execute("DELETE FROM captures")
+            self._db.execute("DELETE FROM prefixes")
+
+    def add(self, prefix: str, step: Step) -> None:
+        """Keep what was read of `prefix` and how to go on from it."""
+        cursor = step.cursor
         with self._transaction():
             (number,) = self._db.execute(
                 "SELECT id FROM prefixes WHERE prefix = ?", (prefix,)
             ).fetchone()
             self._db.executemany(
-                "INSERT OR REPLACE INTO captures VALUES(?, ?, ?, ?, ?)", _rows(page.rows, number)
+                "INSERT OR REPLACE INTO captures VALUES(?, ?, ?, ?, ?)", _rows(step.rows, number)
             )
             self._db.execute(
-                "UPDATE prefixes SET resume_key = ?, is_complete = ? WHERE id = ?",
-                (page.resume_key, page.resume_key is None, number),
+                "UPDATE prefixes SET cursor = ?, is_complete = ?, doubt = coalesce(doubt, ?) WHERE id = ?",
+                (cursor and cursor.dump(), cursor is None, step.doubt, number),
             )
+
+    def lacks(self, row: IndexRow) -> bool:
+        """Whether a row is not among those that were kept."""
+        sql = "SELECT 1 FROM captures WHERE name = ? AND timestamp = ?"
+        return self._db.execute(sql, (name_of(row.original), row.timestamp)).fetchone() is None
 
     # --- Asking -----------------------------------------------------------------------------------
 
-    def captures(self, url: str) -> tuple[Capture, ...]:
-        """The captures of a URL that may be good, newest first."""
+    def captures(self, url: str, *, replay: str) -> tuple[Capture, ...]:
+        """The captures of a URL that may be good, newest first; `replay` begins their addresses."""
         name = name_of(url)
         rows = self._db.execute(_FIND, (name,)).fetchall()
         shared = any(row[0] != name for row in rows)
         own = [row for row in rows if row[0] == name][:MAX_CAPTURES]
         return tuple(
             Capture(
-                replay_address(self.base, IndexRow(timestamp, original, "", digest)),
+                replay_address(replay, IndexRow(timestamp, original, "", digest)),
                 original,
                 digest,
                 shared,
@@ -157,5 +213,5 @@ class CaptureIndex:
 
 def _rows(rows: Iterable[IndexRow], prefix: int) -> Iterator[tuple[object, ...]]:
     for row in rows:
-        if may_be_image(row.mimetype):
+        if row.is_good and may_be_image(row.mimetype):
             yield name_of(row.original), row.timestamp, row.original, row.digest, prefix

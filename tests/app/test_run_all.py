@@ -160,6 +160,14 @@ def test_a_run_leaves_a_line_with_its_inputs_and_outputs(tmp_path: Path, options
     assert first["cpu_seconds"] > 0
     scrape, dedupe, tokenizer = first["stages"]
     assert scrape["counts"]["done"] == 64
+    nothing = {"unchanged": 0, "changed": 0, "absent": 0, "gone": 0, "failures": {}}
+    assert scrape["did"] == {
+        "limit": 2,
+        "sections": ["relative_positions"],
+        "stored": 64,
+        **nothing,
+    }
+    assert "did" not in dedupe
     assert dedupe["inputs"]["raw"] == scrape["outputs"]["raw"]
     assert tokenizer["inputs"] == {"dedupe": dedupe["outputs"]["dedupe"]}
     assert second["stages"][2]["skipped"].startswith("trained already")
@@ -169,8 +177,11 @@ def test_a_single_stage_leaves_a_line_too(tmp_path: Path, options: Path) -> None
     workspace = tmp_path / "data"
     run(workspace, options, "--until", "scrape")
     command = ["dedupe", "--workspace", str(workspace), "--config", str(options)]
-    assert CliRunner().invoke(app, command).exit_code == 0
-    assert read_records(workspace)[-1]["command"] == "pipeline dedupe"
+    by = {"PIPELINE_RUN_BY": "a scheduler"}
+    assert CliRunner().invoke(app, command, env=by).exit_code == 0
+    first, last = read_records(workspace)
+    assert (last["command"], last["by"]) == ("pipeline dedupe", "a scheduler")
+    assert "by" not in first
 
 
 def test_failed_items_do_not_stop_others_and_exit_with_3(tmp_path: Path) -> None:

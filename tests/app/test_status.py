@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,23 @@ def test_shards_of_a_deleted_codec_are_stale(root: Path) -> None:
     (root / "codecs/small/manifest.json").unlink()
     found: dict[str, Any] = states(root)
     assert (found["codes/small-a"], found["shards/default"]) == ("stale", "stale")
+
+
+def test_a_run_that_wrote_beside_its_name_is_the_last_one_there_alone(root: Path) -> None:
+    for time, name in ((1.0, "tokenizers/bpe"), (2.0, "tokenizers/bpe-2")):
+        finish(root, name, "tokenizer")
+        with (
+            keep_record(root, "pipeline train-tokenizer", clock=partial(float, time)) as record,
+            record.stage("train-tokenizer", writes=("tokenizers/bpe",)) as run,
+        ):
+            run.report = StageReport(
+                stage="train-tokenizer", outcome="done", outputs=(str(root / name),)
+            )
+    times = {row.folder: row.last_run for row in find_rows(root) if row.folder}
+    assert times == {
+        "tokenizers/bpe": "1970-01-01T00:00:01Z",
+        "tokenizers/bpe-2": "1970-01-01T00:00:02Z",
+    }
 
 
 def test_a_later_success_ends_a_failure(root: Path) -> None:

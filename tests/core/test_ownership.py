@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.contracts import CONTRACT_VERSIONS
+from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.ownership import (
     check_name,
@@ -173,7 +173,7 @@ def test_a_file_inside_may_be_there_or_not(tmp_path: Path) -> None:
 # --- Ownership of folders ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contract", sorted(CONTRACT_VERSIONS))
+@pytest.mark.parametrize("contract", sorted(CONTRACTS))
 def test_a_folder_that_is_not_ours_is_refused_by_name_and_left_alone(
     tmp_path: Path, contract: str
 ) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import ConfigError
-from pipeline.core.text_files import read_lines, read_regular, read_text, split_lines
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.parsing import read_small_file
+from pipeline.core.regular_files import read_regular
+from pipeline.core.text_files import read_lines, read_text, split_lines
 
 
 @pytest.fixture
@@ -72,11 +74,14 @@ def test_nothing_but_a_regular_file_is_read(tmp_path: Path) -> None:
         (tmp_path, "it is a folder"),
         (tmp_path / "pipe", "it is a pipe"),
         (Path("/dev/zero"), "it is a device"),
-        (tmp_path / "nothing", "No such file"),
         (tmp_path / ("x" * 300), "File name too long"),
     ):
         with pytest.raises(ConfigError, match=f"can't be read: {kind}"):
             read_lines(path)
+        with pytest.raises(ContractError, match=rf"can't be read: {kind}.*\. Bring it back\."):
+            read_small_file(path, remedy="Bring it back.")
+    with pytest.raises(ConfigError, match=r"nothing is missing\. Give another file\."):
+        read_lines(tmp_path / "nothing")
 
 
 def test_a_link_to_a_regular_file_is_read(tmp_path: Path, file: Path) -> None:
@@ -88,5 +93,5 @@ def test_a_link_to_a_regular_file_is_read(tmp_path: Path, file: Path) -> None:
 def test_a_file_of_more_than_the_allowed_bytes_is_not_read(file: Path) -> None:
     file.write_bytes(b"12345")
     assert read_regular(file, max_bytes=5) == b"12345"
-    with pytest.raises(ConfigError, match="it has 5 bytes, more than the maximum of 4"):
+    with pytest.raises(ConfigError, match="it has more than 4 bytes"):
         read_regular(file, max_bytes=4)

@@ -109,3 +109,36 @@ def test_status_shows_which_folders_use_which(root: Path) -> None:
     rows = json.loads(result.stdout)["details"]
     assert rows["codecs/small"]["used_by"] == ["codes/small-aaa"]
     assert rows["codecs/small-2"]["used_by"] == ["codes/small-2-bbb"]
+
+
+def start_run(root: Path, name: str, resume_from: str | None, *, finished: bool = True) -> None:
+    begun = None if resume_from is None else str(root / "runs" / resume_from)
+    write_json(root / "runs" / name / "plan.json", {"resume_from": begun})
+    if finished:
+        folder = root / "runs" / name
+        files = (file_entry(folder / "plan.json", folder),)
+        manifest = make_manifest("run", config={}, inputs={}, counts={}, files=files)
+        write_manifest(folder, manifest)
+
+
+def test_old_runs_of_a_series_go_and_those_that_something_needs_stay(root: Path) -> None:
+    times = [f"dalle-202601{day:02}T000000" for day in (4, 11, 18, 25)]
+    for name, before in zip(times, [None, *times], strict=False):
+        start_run(root, name, before)
+    start_run(root, "by-hand", None)
+    start_run(root, "other-20260104T000000", None)
+    code, report = clean(root, "--keep-runs", "2")
+    assert (code, list(report["details"]["folders"])) == (0, [f"runs/{n}" for n in times[:2]])
+    assert (root / "runs" / times[0]).exists()
+
+    finish(root, "generated/first", checkpoint=f"{root}/runs/{times[0]}/checkpoints/step-000010")
+    start_run(root, "second", times[1])
+    assert clean(root, "--keep-runs", "2")[1]["details"]["folders"] == {}
+    start_run(root, "dalle-20260201T000000", times[2], finished=False)
+    report = clean(root, "--keep-runs", "1", "--yes")[1]
+    assert report["counts"]["removed"] == 0
+    start_run(root, "dalle-20260201T000000", times[2])
+    report = clean(root, "--keep-runs", "1", "--yes")[1]
+    assert list(report["details"]["folders"]) == [f"runs/{n}" for n in times[2:]]
+    assert not (root / "runs" / times[2]).exists()
+    assert (root / "runs" / "dalle-20260201T000000").exists()

@@ -1,99 +1,163 @@
-"""The operator: what the command's exit codes mean to Airflow, what is told, how it is stopped."""
+"""The operator: what the ends of a command mean to Airflow, how it waits and is stopped."""
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 pytest.importorskip("airflow")
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from pipeline_alerts import Alert, changes_of_page, doubts_of_fetches, failure_of
-from pipeline_calls import PARAMS, PipelineOperator, environment_of
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
+from dalle_pipeline_airflow import alerts
+from dalle_pipeline_airflow.command import Command
+from dalle_pipeline_airflow.settings import place_of
+from tests.dags.calls import Log, context, failed, operator, report_line, sent, write_command
 
-def fake_command(folder: Path, script: str) -> str:
-    path = folder / "pipeline"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def context(command: str, **more: Any) -> dict[str, Any]:
-    params = {name: param.value for name, param in PARAMS.items()}
-    return {"params": {**params, "command": command, "workspace": "/tmp/nowhere", **more}}
-
-
-def report_line(**facts: Any) -> str:
-    return "echo '" + json.dumps({"stage": "dedupe", "details": {}, **facts}) + "'"
+# --- The ends of a command -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_done_and_incomplete_give_the_report(tmp_path: Path, code: int) -> None:
-    script = f"echo working\n{report_line(outcome='done', counts={'kept': 3})}\necho bye >&2\nexit {code}"
-    operator = PipelineOperator(task_id="dedupe", arguments=["dedupe"])
-    report = operator.execute(context(fake_command(tmp_path, script)))
-    assert report["counts"] == {"kept": 3}
+def test_done_and_incomplete_give_the_report(place: Path, tmp_path: Path, code: int) -> None:
+    line = report_line(outcome="done", counts={"kept": 3})
+    write_command(tmp_path, f"echo working\n{line}\necho bye >&2\nexit {code}")
+    assert operator("dedupe").execute(context())["counts"] == {"kept": 3}
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(1, AirflowException), (2, AirflowFailException), (130, AirflowException)]
+    "script",
+    [
+        f"{failed('ConfigError')}; exit 2",
+        "echo 'Error: no such option: --x' >&2; exit 2",
+        f"{failed('ContractError')}; exit 1",
+        f"{failed('DamageError')}; exit 1",
+        f"{failed('WorkspaceError')}; exit 1",
+        f"{failed('DependencyError')}; exit 1",
+        f"{failed('StorageError', 'The disk is full: no room to write x.')}; exit 1",
+        f"{report_line(outcome='damaged')}; exit 1",
+    ],
 )
-def test_only_wrong_usage_is_never_tried_again(tmp_path: Path, code: int, kind: type) -> None:
-    error = {"type": "SourceError", "message": "no page today"}
-    script = f"{report_line(outcome='failed', error=error)}\nexit {code}"
-    operator = PipelineOperator(task_id="page", arguments=["scrape", "--plan"])
-    with pytest.raises(kind, match="no page today") as caught:
-        operator.execute(context(fake_command(tmp_path, script)))
-    assert isinstance(caught.value, AirflowFailException) == (code == 2)
+def test_what_another_try_would_find_again_is_final(
+    place: Path, tmp_path: Path, script: str
+) -> None:
+    write_command(tmp_path, script)
+    with pytest.raises(AirflowFailException):
+        operator("dedupe").execute(context())
 
 
-def test_a_locked_workspace_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline_calls.LOCK_POLL_S", 0.01)
-    locked = report_line(outcome="failed", error={"type": "LockedError", "message": "in use"})
-    free = tmp_path / "free"
-    script = f"if [ ! -e {free} ]; then touch {free}; {locked}; exit 1; fi\n"
-    command = fake_command(tmp_path, script + report_line(outcome="done", counts={"kept": 1}))
-    operator = PipelineOperator(task_id="page", arguments=["scrape"])
-    assert operator.execute(context(command))["counts"] == {"kept": 1}
-    monkeypatch.setattr("pipeline_calls.LOCK_WAIT_S", -1.0)
-    free.unlink()
-    with pytest.raises(AirflowException, match="in use"):
-        operator.execute(context(command))
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"{failed('SourceError')}; exit 1",
+        f"{failed('StorageError', 'Can not write x: timed out.')}; exit 1",
+        "exit 1",
+        "exit 130",
+        "exit 0",
+        f"{failed('ContractError')}; kill -KILL $$",
+        "kill -SEGV $$",
+    ],
+)
+def test_signals_the_network_and_the_unknown_are_tried_again(
+    place: Path, tmp_path: Path, script: str
+) -> None:
+    write_command(tmp_path, script)
+    with pytest.raises(AirflowException) as caught:
+        operator("dedupe").execute(context())
+    assert not isinstance(caught.value, AirflowFailException)
 
 
-def test_a_command_that_is_not_there_says_which_param_names_it(tmp_path: Path) -> None:
-    operator = PipelineOperator(task_id="page", arguments=["scrape"])
-    with pytest.raises(AirflowFailException, match="param `command`"):
-        operator.execute(context(str(tmp_path / "none")))
+def test_the_sentence_is_that_of_the_command(place: Path, tmp_path: Path) -> None:
+    write_command(tmp_path, "echo 'Error: no such option: --x' >&2; exit 2")
+    with pytest.raises(AirflowFailException, match=r"^no such option: --x$"):
+        operator("dedupe").execute(context())
+    folders = {"raw": {"state": "damaged"}, "runs/a": {"state": "outdated"}}
+    write_command(
+        tmp_path, f"{report_line(outcome='damaged', details={'folders': folders})}; exit 1"
+    )
+    with pytest.raises(AirflowFailException, match=r"^verify found damage in raw$"):
+        operator("verify").execute(context())
 
 
-def test_params_become_arguments_and_variables(tmp_path: Path) -> None:
-    script = f'echo "$@|$PIPELINE_SCRAPE_SECTIONS|$PIPELINE_ENGINE" > {tmp_path}/said\n'
-    command = fake_command(tmp_path, script + report_line(outcome="done"))
-    given = context(command, config="/c.toml", engine="ray", sections=["a", "b"])
-    PipelineOperator(task_id="x", arguments=["scrape", "--plan"]).execute(given)
-    line = "scrape --plan --workspace /tmp/nowhere --config /c.toml --json|a|b|ray\n"
-    assert (tmp_path / "said").read_text() == line
-    assert environment_of(context(command)["params"]) == {}
+def test_lines_of_the_command_keep_their_level(place: Path, tmp_path: Path) -> None:
+    lines = ["plain", "WARNING scrapers.x: odd", "ERROR pipeline.y: bad", "Error: worse"]
+    said = "\n".join(f"echo '{line}'" for line in lines)
+    write_command(tmp_path, f"{said}\n{report_line(outcome='done')}")
+    log = Log()
+    Command(place_of(context()), ["dedupe"]).run(log)
+    assert log.levels[:4] == [logging.INFO, logging.WARNING, logging.ERROR, logging.ERROR]
 
 
-def test_a_task_that_is_ended_lets_the_command_end(tmp_path: Path) -> None:
+def test_a_command_that_is_not_there_says_what_names_it(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "pipeline").unlink()
+    with pytest.raises(AirflowFailException, match="DALLE_PIPELINE_COMMAND"):
+        operator("dedupe").execute(context())
+
+
+def test_the_workspace_notes_who_started_a_command(place: Path, tmp_path: Path) -> None:
+    write_command(
+        tmp_path, f'echo "$PIPELINE_RUN_BY" > {tmp_path}/by\n{report_line(outcome="done")}'
+    )
+    operator("dedupe").execute(context())
+    assert (tmp_path / "by").read_text() == "a_dag a_run\n"
+
+
+# --- Locks ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_use_frees_the_slot_says_so_after_an_hour_and_gives_up_after_a_day(
+    place: Path, tmp_path: Path
+) -> None:
+    write_command(tmp_path, f"{failed('LockedError', 'raw is in use')}; exit 1")
+    now = datetime.now(UTC)
+    here = context()
+    with pytest.raises(AirflowRescheduleException) as caught:
+        operator("scrape").execute(here)
+    assert now < caught.value.reschedule_date < now + timedelta(hours=1)
+    assert sent(tmp_path) == []
+    here["ti"].waits_since = now - timedelta(hours=2)
+    for _ in range(2):
+        with pytest.raises(AirflowRescheduleException):
+            operator("scrape").execute(here)
+    (sentence,) = sent(tmp_path)
+    assert "has been waiting since" in sentence
+    here["ti"].waits_since = now - timedelta(hours=25)
+    with pytest.raises(AirflowFailException, match="raw is in use"):
+        operator("scrape").execute(here)
+
+
+def test_no_part_begins_after_one_that_failed_for_good(place: Path, tmp_path: Path) -> None:
+    write_command(tmp_path, report_line(outcome="done"))
+    here = context()
+    here["ti"].siblings = {"a_task_0": "failed", "a_task_1": "running"}
+    with pytest.raises(AirflowSkipException, match="not begun"):
+        operator("scrape", stop_after_failure=True).execute(here)
+    here["ti"].siblings = {"a_task_0": "up_for_retry", "a_task_1": "running"}
+    assert operator("scrape", stop_after_failure=True).execute(here)["outcome"] == "done"
+
+
+# --- The end from outside ------------------------------------------------------------------------
+
+
+def test_a_task_that_is_ended_lets_the_command_end_and_says_so(place: Path, tmp_path: Path) -> None:
     trap = f"trap 'echo stopped > {tmp_path}/end; exit 130' TERM"
-    script = f"{trap}\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done"
-    operator = PipelineOperator(task_id="x", arguments=["scrape"])
+    write_command(tmp_path, f"{trap}\necho $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done")
+    task = operator("scrape")
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            operator.execute(context(fake_command(tmp_path, script)))
+            task.execute(context())
         except AirflowException as error:
             errors.append(error)
 
@@ -101,50 +165,30 @@ def test_a_task_that_is_ended_lets_the_command_end(tmp_path: Path) -> None:
     thread.start()
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
         time.sleep(0.05)
-    operator.on_kill()
-    thread.join(10)
+    task.on_kill()
+    thread.join()
     assert errors
     assert (tmp_path / "end").read_text() == "stopped\n"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+    (sentence,) = sent(tmp_path)
+    assert "was stopped from outside" in sentence
+    assert list(alerts.failure_of({**context(), "task": task})) == []  # it was said
 
 
-def alert(tmp_path: Path, find: Any, pulled: Any, **more: Any) -> list[str]:
-    said = tmp_path / "said"
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", xcom_pull=lambda task_ids: pulled)
-    params = {
-        "workspace": str(tmp_path), "alert_command": f"tee -a {said}",
-        "min_good_share": 0.95, "max_different_share": 0.1,
-    }  # fmt: skip
-    Alert(find).notify({"params": params, "ti": ti, **more})
-    path = tmp_path / "alerts.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    assert (said.read_text().count("\n") if said.exists() else 0) == len(lines)
-    return [json.loads(line)["message"] for line in lines]
+def test_a_command_that_is_stopped_before_it_has_begun_ends_too(
+    place: Path, tmp_path: Path
+) -> None:
+    write_command(tmp_path, "while :; do sleep 0.1; done")
+    command = Command(place_of(context()), ["scrape"])
+    command.stop()
+    assert command.run(Log()).verdict == "retry"
 
 
-def test_a_changed_page_is_told(tmp_path: Path) -> None:
-    page = {"sections_added": ["new"], "sections_removed": ["old"], "captions": {"emojis": [3, 4]}}
-    messages = alert(tmp_path, changes_of_page, {"details": {"page": page}})
-    assert messages == [
-        "The page has new sections: new",
-        "The page lost sections: old",
-        "The page's section emojis has 4 captions, had 3",
-    ]
+def test_a_timeout_stops_the_command_too(place: Path, tmp_path: Path) -> None:
+    trap = f"trap 'echo stopped > {tmp_path}/end; exit 130' TERM"
+    write_command(tmp_path, f"{trap}\necho begun\nwhile :; do sleep 0.1; done")
 
-
-def test_a_quiet_week_tells_nobody(tmp_path: Path) -> None:
-    assert alert(tmp_path, changes_of_page, {"details": {"page": {}}}) == []
-    assert alert(tmp_path, doubts_of_fetches, {"good_share": 1.0, "different_share": 0.02}) == []
-
-
-def test_bad_fetches_and_a_great_difference_are_told(tmp_path: Path) -> None:
-    found = {"good_share": 0.5, "different_share": 0.25}
-    assert alert(tmp_path, doubts_of_fetches, found) == [
-        "Only 50.0% of the fetches were good, expected 95.0% or more",
-        "25.0% of the data is new, changed or gone, expected 10.0% at most",
-    ]
-
-
-def test_a_failed_task_is_told(tmp_path: Path) -> None:
-    assert alert(tmp_path, failure_of, None, exception=ValueError("boom")) == ["t failed: boom"]
+    with pytest.raises(TimeoutError):
+        Command(place_of(context()), ["scrape"]).run(Log(raises=TimeoutError()))
+    assert (tmp_path / "end").read_text() == "stopped\n"

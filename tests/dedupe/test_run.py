@@ -52,6 +52,14 @@ def test_every_row_of_the_ledger_is_kept_or_rejected(raw: RawStore) -> None:
     assert set(rejected(workspace)) == {"missing", "copy"}
 
 
+def test_a_first_run_does_not_warn_of_missing_inspections(
+    raw: RawStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(raw)
+    dedupe(raw.write())
+    assert "inspections" not in caplog.text
+
+
 def test_the_second_run_finds_nothing_to_do(raw: RawStore) -> None:
     fill(raw)
     workspace = raw.write(finished=True)
@@ -206,7 +214,13 @@ def test_old_inspections_are_not_made_again(raw: RawStore, monkeypatch: pytest.M
     assert inspected == [1]
 
 
-def test_deleted_rows_leave_no_trace(raw: RawStore, tmp_path: Path) -> None:
+def test_a_first_run_warns_of_nothing(raw: RawStore, caplog: pytest.LogCaptureFixture) -> None:
+    fill(raw, 40)
+    dedupe(raw.write(finished=True), val_fraction=0.5)
+    assert caplog.text == ""
+
+
+def test_rows_that_went_leave_no_trace(raw: RawStore, tmp_path: Path) -> None:
     fill(raw, 12)
     raw.add("masked", photo_png(60), masked=1)
     dedupe(raw.write())

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.image_decode import decode_image
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.encode import price
@@ -26,8 +27,8 @@ from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import (
     VIEWS,
     Pixels,
+    cut_views,
     read_square,
-    read_views,
     to_images,
     to_pixels,
 )
@@ -326,7 +327,7 @@ def png(image: Image.Image, path: Path) -> bytes:
 def test_views_are_the_centre_corners_and_mirror_images(tmp_path: Path) -> None:
     data = png(gradient(), tmp_path)
     names = VIEWS["ten-crop"]
-    views = dict(zip(names, read_views(data, 32, names), strict=True))
+    views = dict(zip(names, cut_views(decode_image(data).pixels_HWC, 32, names), strict=True))
     assert len(views) == 10
     assert (views["center"] == read_square(data, 32)).all()
     for name in names:
@@ -342,7 +343,7 @@ def test_views_are_the_centre_corners_and_mirror_images(tmp_path: Path) -> None:
 
 def test_a_small_image_has_its_views_too(tmp_path: Path) -> None:
     data = png(gradient().resize((5, 3)), tmp_path)
-    assert read_views(data, 32, VIEWS["ten-crop"]).shape == (10, 32, 32, 3)
+    assert cut_views(decode_image(data).pixels_HWC, 32, VIEWS["ten-crop"]).shape == (10, 32, 32, 3)
 
 
 def rows_of(workspace: Workspace) -> list[dict[str, Any]]:

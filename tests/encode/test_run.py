@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.core.contracts import CODES, COUNT_LAWS
+from pipeline.core.contracts import CODES, CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, DamageError, ModelError
+from pipeline.core.image_decode import Raster, decode_image
 from pipeline.core.kept_images import read_image
 from pipeline.core.ownership import reopen
 from pipeline.core.storage import arrow_schema, read_manifest
@@ -110,7 +111,8 @@ def test_the_tables_keep_the_contract(make_workspace: MakeWorkspace, codec: Path
         ("00002.parquet", 6),
         ("00003.parquet", 2),
     ]
-    law = COUNT_LAWS["codes"]
+    law = CONTRACTS["codes"].count_law
+    assert law is not None
     assert manifest.counts[law.total] == sum(manifest.counts[part] for part in law.parts)
     for entry in manifest.files:
         table = pq.read_table(folder / entry.path)
@@ -233,6 +235,33 @@ def test_swapped_images_fail_and_are_never_encoded_under_each_others_hash(
     assert "2 images have no codes" in caplog.text
     swap_bytes(workspace, *pair)
     assert run(make_config(workspace, codec)).counts["new"] == 2
+
+
+def test_an_image_that_decodes_to_other_pixels_than_were_inspected_fails(
+    make_workspace: MakeWorkspace, codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(6)
+
+    def decode_otherwise(data: bytes) -> Raster:
+        raster = decode_image(data)
+        return raster._replace(pixels_HWC=255 - raster.pixels_HWC)
+
+    monkeypatch.setattr("pipeline.encode.batches.decode_image", decode_otherwise)
+    report = run(make_config(workspace, codec))
+    assert (report.counts["failed"], report.counts["encoded"]) == (6, 0)
+    lines = (codes_folder(workspace) / "failed.jsonl").read_text().splitlines()
+    assert all("run `pipeline dedupe` again" in json.loads(line)["detail"] for line in lines)
+
+
+def test_another_way_of_decoding_leaves_codes_of_the_same_pixels_as_they_are(
+    make_workspace: MakeWorkspace, codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(6)
+    run(make_config(workspace, codec))
+    before = codes_folder(workspace).name
+    monkeypatch.setattr("pipeline.encode.run.RASTER", "another; 3")
+    assert run(make_config(workspace, codec)).counts["new"] == 0
+    assert codes_folder(workspace).name == before
 
 
 def test_a_segment_that_is_gone_ends_the_stage(make_workspace: MakeWorkspace, codec: Path) -> None:

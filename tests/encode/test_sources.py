@@ -20,7 +20,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.encode import sources
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import run
-from pipeline.models.codecs import published
+from pipeline.models.codecs import families, published
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
@@ -100,6 +100,32 @@ def test_a_second_run_reads_no_pickle(
     encode_pair(workspace, pair)
     monkeypatch.setattr(sources, "LOADERS", {})
     assert encode_pair(workspace, pair).outcome == "unchanged"
+
+
+def test_the_kind_and_its_files_name_a_codec(make_workspace: MakeWorkspace, tmp_path: Path) -> None:
+    workspace, (yaml, checkpoint) = make_workspace(3), write_pair(tmp_path / "files")
+    config = EncodeConfig(workspace=workspace.root, codec=f"vqgan:{yaml},{checkpoint}")
+    assert run(config).outcome == "done"
+    home = only(workspace.root / "codecs")
+    assert home.name == f"vqgan-{load_vqgan(yaml, checkpoint).fingerprint[:12]}"
+    assert set(read_manifest(home, "codec").inputs) == {"file-1", "file-2"}
+    assert run(config).outcome == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        ("vqgn:a,b", "no kind of codec 'vqgn'.*vqgan"),
+        ("vq:a", "no kind of codec 'vq' is read from files"),
+        ("vqgan:a.yaml", "found 1 files, expected vqgan:the YAML,the checkpoint"),
+        ("discrete-vae:", "discrete-vae:"),
+    ],
+)
+def test_a_kind_that_does_not_fit_is_refused(
+    make_workspace: MakeWorkspace, codec: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(EncodeConfig(workspace=make_workspace(1).root, codec=codec))
 
 
 def test_other_weights_and_other_sizes_are_kept_apart(
@@ -185,7 +211,7 @@ def test_every_published_name_is_an_option_that_help_names() -> None:
     help_of_codec = EncodeConfig.__dataclass_fields__["codec"].metadata["help"]
     for name, codec in published.PUBLISHED_CODECS.items():
         assert name in help_of_codec
-        assert codec.family in published.LOADERS
+        assert codec.family in families.LOADERS
         assert all(file.url.startswith("https://") for file in codec.files)
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.contracts import CAPTIONS, CODES, KEPT
+from pipeline.core.image_decode import decode_image, hash_pixels
 from pipeline.core.storage import (
     arrow_schema,
     file_entry,
@@ -59,7 +60,7 @@ def make_row(number: int, offset: int, png: bytes) -> dict[str, Any]:
         "offset": offset,
         "bytes": len(png),
         "bytes_sha256": sha256_bytes(png),
-        "pixel_sha256": sha256_bytes(b"pixels" + png),
+        "pixel_sha256": hash_pixels(decode_image(png).pixels_HWC),
         "format": "png",
         "width": 16,
         "height": 16,

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pipeline.app.cli import app
 from pipeline.core.contracts import WORKSPACE_VERSION
-from pipeline.core.storage import read_manifest, write_json
+from pipeline.core.storage import input_digest, read_manifest, write_json
 from pipeline.webdata.index import read_index
 from tests.encode.test_sources import write_pair
 
@@ -60,8 +60,11 @@ def test_other_codes_are_not_used(world: Any, pair: list[str]) -> None:
 
 
 def test_the_same_command_again_has_nothing_to_do(world: Any, pair: list[str]) -> None:
-    shard(world, "--encode-vqgan", *pair)
-    assert shard(world, "--encode-vqgan", *pair)["outcome"] == "unchanged"
+    first = shard(world, "--encode-vqgan", *pair)
+    again = shard(world, "--encode-vqgan", *pair)
+    assert again["outcome"] == "unchanged"
+    digest = input_digest(world.workspace.shards("default"))
+    assert [r["details"]["fingerprint"] for r in (first, again)] == [digest, digest]
 
 
 def test_without_it_nothing_is_encoded(world: Any) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.core.contracts import COUNT_LAWS, Split
+from pipeline.core.contracts import CONTRACTS, Split
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -84,7 +84,8 @@ def test_the_law_of_counts_holds_and_names_what_is_left_out(world: Any) -> None:
     world.rows[7]["key"] = "with.dot"
     world.save()
     report = run(configure(world, long_captions="reject"))
-    law = COUNT_LAWS["shards"]
+    law = CONTRACTS["shards"].count_law
+    assert law is not None
     assert report.outcome == "incomplete"
     assert report.counts[law.total] == 60 == sum(report.counts[part] for part in law.parts)
     left_out = pq.read_table(world.workspace.shards("default") / "left_out.parquet").to_pylist()
@@ -279,8 +280,8 @@ def test_a_duplicate_key_is_named(world: Any) -> None:
         run(configure(world))
 
 
-def test_an_unknown_codec_lists_the_choices(world: Any) -> None:
-    with pytest.raises(ConfigError, match="Choices: tiny-ffffffffffff"):
+def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
+    with pytest.raises(ConfigError, match="Choices: tiny, tiny-ffffffffffff"):
         run(configure(world, codec="vqgan"))
 
 
@@ -425,7 +426,7 @@ def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
     (other / "manifest.json").write_text(json.dumps(manifest))
     for codec in (None, "tiny"):
         with pytest.raises(
-            ConfigError, match=r"sets of codes fit .*: tiny-000000000000, tiny-ffffffffffff"
+            ConfigError, match=r"fit the codec .*: tiny-000000000000, tiny-ffffffffffff"
         ):
             run(configure(world, codec=codec))
     report = run(configure(world, codec="tiny-000000000000"))

@@ -66,6 +66,20 @@ def test_the_folder_of_a_run_stands_for_its_last_checkpoint(first: Workspace) ->
     assert origin.codec == "c" * 64
 
 
+def test_the_checkpoint_of_a_run_to_begin_with_is_found_and_hashed_once(
+    first: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run may go on meanwhile: what the digest names is what is read."""
+    checked: list[str] = []
+
+    def check(checkpoint: Path) -> None:
+        checked.append(checkpoint.name)
+
+    monkeypatch.setattr("pipeline.models.checkpoints.found.check_weights", check)
+    run(make_config(name="auto", resume_from=first.run("first"), steps=1))
+    assert checked == ["step-000010"]
+
+
 def test_a_run_names_the_data_of_all_its_past(first: Workspace, make_config: MakeConfig) -> None:
     report = run(
         make_config(
@@ -101,7 +115,7 @@ def test_a_checkpoint_cut_short_is_refused(first: Workspace, make_config: MakeCo
 
 
 def test_nothing_to_begin_with_is_said(workspace: Workspace, make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match="nothing is there"):
+    with pytest.raises(ConfigError, match="no checkpoint is there"):
         run(make_config(resume_from=workspace.root / "nowhere"))
 
 

@@ -54,8 +54,8 @@ CHANGES: tuple[Change, ...] = (flip_bytes, flip_bytes, zero_a_range, cut, insert
 
 
 def damageable(root: Path) -> list[Path]:
-    """Every file of the workspace except the report page and files that no manifest describes."""
-    no_promise = {"report.html", "runs.jsonl", "sections.json"}
+    """Every file of the workspace but the page that shows it, and what no manifest describes."""
+    no_promise = {"report.html", "runs.jsonl", "sections.json", "differences.json"}
     return [
         path
         for path in sorted(root.rglob("*"))

@@ -80,21 +80,31 @@ class ReplicaServeConfig:
     """Options of `pipeline replica`."""
 
     port: int = option(0, "Port to listen on; 0 picks a free one.", low=0, high=65535)
-    seed: int = option(0, "Seed of keys, gaps and faults.")
-    sections: tuple[str, ...] = option((), "Sections of the catalogue to serve. Default: all.")
-    design: PageDesign = option("2021", "Design of the page.")
-    size: int = option(256, "Side of the images, in pixels.", low=16, high=1024)
+    seed: int = option(0, "Seed of keys, missing images and faults.")
+    sections: tuple[str, ...] = option(
+        (), "Sections of the catalogue to serve (default: all). Repeatable."
+    )
+    design: PageDesign = option("2021", "HTML design of the page.")
+    size: int = option(256, "Image width and height in pixels.", low=16, high=1024)
     cache_dir: Path | None = option(None, "Folder that caches drawn images between runs.")
-    robots: RobotsAnswer = option("allow", "Content of robots.txt, or its HTTP error.")
-    missing: float = option(0.0, "Share of images that don't exist (404).", low=0, high=1)
-    slow: float = option(0.0, "Share with late responses.", low=0, high=1)
-    truncated: float = option(0.0, "Share whose body is truncated at first.", low=0, high=1)
-    busy: float = option(0.0, "Share with 429 and Retry-After at first.", low=0, high=1)
-    error: float = option(0.0, "Share with 500 at first.", low=0, high=1)
-    reset: float = option(0.0, "Share whose connection is reset at first.", low=0, high=1)
-    corrupt: float = option(0.0, "Share of PNGs with damaged bytes.", low=0, high=1)
-    html: float = option(0.0, "Share with HTML and status 200 at first.", low=0, high=1)
-    opted_out: float = option(0.0, "Share marked X-Robots-Tag: noai.", low=0, high=1)
+    robots: RobotsAnswer = option("allow", "What robots.txt answers.")
+    missing: float = option(0.0, "Fraction of images that don't exist (404).", low=0, high=1)
+    slow: float = option(0.0, "Fraction of responses that are delayed.", low=0, high=1)
+    truncated: float = option(
+        0.0, "Fraction of responses truncated on the first attempts.", low=0, high=1
+    )
+    busy: float = option(
+        0.0, "Fraction answered 429 with Retry-After on the first attempts.", low=0, high=1
+    )
+    error: float = option(0.0, "Fraction answered 500 on the first attempts.", low=0, high=1)
+    reset: float = option(
+        0.0, "Fraction of connections reset on the first attempts.", low=0, high=1
+    )
+    corrupt: float = option(0.0, "Fraction of PNGs with corrupted bytes.", low=0, high=1)
+    html: float = option(
+        0.0, "Fraction answered with HTML and status 200 on the first attempts.", low=0, high=1
+    )
+    opted_out: float = option(0.0, "Fraction with the header X-Robots-Tag: noai.", low=0, high=1)
 
     def replica(self) -> ReplicaConfig:
         """The configuration that these options describe."""

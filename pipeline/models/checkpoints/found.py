@@ -82,7 +82,7 @@ def checkpoint_digest(path: Path) -> str:
     files = [file for file in sorted(found) if file.is_file()]
     if not files:
         raise ConfigError(
-            f"{path}: nothing is there that could be drawn with. Give a checkpoint's folder, a dalle.pt, or "
+            f"{path}: no checkpoint is there. Give a checkpoint's folder, a dalle.pt, or "
             "a folder that DeepSpeed wrote."
         )
     return sha256_bytes("".join(sha256_file(file) for file in files).encode())

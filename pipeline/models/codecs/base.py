@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any, Self
@@ -96,6 +97,11 @@ class Codec(nn.Module, abc.ABC):
         check_image_size(image_size, self.downsampling)
         self.config = dataclasses.replace(self.config, image_size=image_size)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def grid(self) -> tuple[int, int]:

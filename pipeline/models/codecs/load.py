@@ -6,10 +6,10 @@ Layer 3.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -18,10 +18,7 @@ from pipeline.core.errors import REPAIR, ContractError, ModelError
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_bytes, write_json
 from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
-from pipeline.models.codecs.dvae import OpenAIDVAE, OpenAIDVAEConfig
-from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
+from pipeline.models.codecs.families import FAMILIES
 from pipeline.models.weights import fill, read_safetensors
 from pipeline.models.written import parse_written
 
@@ -31,20 +28,12 @@ CODEC_JSON = "codec.json"
 CODEC_WEIGHTS = "codec.safetensors"
 _ADVICE = f"Put the codec's files back as they were; for one of a workspace: {REPAIR}"
 
-Family = Literal["vq", "vqgan", "openai-dvae", "discrete-vae"]
-_FAMILIES: Mapping[Family, tuple[Callable[..., Codec], type[Any]]] = {
-    "vq": (VQCodec, VQConfig),
-    "vqgan": (VQGAN, VQGANConfig),
-    "openai-dvae": (OpenAIDVAE, OpenAIDVAEConfig),
-    "discrete-vae": (DiscreteVAE, DiscreteVAEConfig),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class CodecDescription:
     """What codec.json says; `architecture` are the fields of the family's config."""
 
-    kind: Family
+    kind: str
     architecture: Mapping[str, Any]
     fingerprint: str
     num_tokens: int
@@ -118,10 +107,15 @@ def _described(codecs: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _build(described: CodecDescription, folder: Path) -> Codec:
-    make_codec, make_config = _FAMILIES[described.kind]
+    family = FAMILIES.get(described.kind)
+    if family is None:
+        raise ModelError(
+            f"{folder / CODEC_JSON} has the kind {described.kind!r}, expected one of {', '.join(FAMILIES)}. "
+            f"{_ADVICE}"
+        )
     try:
         config = parse_written(
-            make_config,
+            family.config,
             described.architecture,
             source=str(folder / CODEC_JSON),
             field="architecture",
@@ -129,7 +123,7 @@ def _build(described: CodecDescription, folder: Path) -> Codec:
         )
     except ContractError as error:
         raise ModelError(str(error)) from error
-    return make_codec(config)
+    return family.codec(config)
 
 
 def _check_facts(codec: Codec, described: CodecDescription, folder: Path) -> None:

@@ -44,13 +44,13 @@ def read_square(data: bytes, side: int) -> Pixels:
     return square_pixels(Image.fromarray(decode_image(data).pixels_HWC), side)
 
 
-def read_views(data: bytes, side: int, views: Sequence[str]) -> Pixels:
-    """Decode an image file once to uint8 [views, side, side, 3].
+def cut_views(pixels_HWC: Pixels, side: int, views: Sequence[str]) -> Pixels:
+    """The views of an image's raster, uint8 [views, side, side, 3].
 
     `center` is what `read_square` gives; a corner is one of the whole image with its shorter side at 1.1
-    times `side`; `flip` and `…_flip` are mirror images. Raises DecodeError.
+    times `side`; `flip` and `…_flip` are mirror images.
     """
-    image = Image.fromarray(decode_image(data).pixels_HWC)
+    image = Image.fromarray(pixels_HWC)
     return np.stack([_view(image, side, view) for view in views])
 
 

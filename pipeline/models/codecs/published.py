@@ -1,39 +1,25 @@
-"""Codecs that others published, by name, and the addresses of their files. Floor 3.
+"""Published third-party codecs by name, with the URLs of their files.
 
-Addresses: README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
+URLs: README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
 github.com/lucidrains/DALLE-pytorch. No hash of these files is published, so that of the first download
 is recorded (see `models.published`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.models.codecs.base import Codec
-from pipeline.models.codecs.discrete_vae import load_discrete_vae
-from pipeline.models.codecs.dvae import load_openai_dvae
-from pipeline.models.codecs.vqgan_files import load_vqgan
 from pipeline.models.published import PublishedFile, fetch_published
 
 _HEIBOX = "https://heibox.uni-heidelberg.de/f/{}/?dl=1"
 _OPENAI = "https://cdn.openai.com/dall-e/{}"
 
-LoadCodec = Callable[..., Codec]
-# How the files of each family, in this order, become a codec: load(*paths, image_size=…).
-LOADERS: Mapping[str, LoadCodec] = {
-    "vqgan": load_vqgan,
-    "openai_dvae": lambda *paths, image_size: load_openai_dvae(
-        *paths, image_size=image_size or 256
-    ),
-    "vae": load_discrete_vae,
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCodec:
-    """`family` is a key of `LOADERS`."""
+    """`family` is a key of `families.LOADERS`."""
 
     family: str
     files: tuple[PublishedFile, ...]

@@ -18,7 +18,7 @@ def reconstruct(codec: Codec, codes_BN: npt.NDArray[np.integer]) -> Pixels:
 
     Raises ModelError for another number of codes than its grid, or codes beyond its codebook.
     """
-    device = next(codec.parameters()).device
+    device = codec.device
     codes = torch.from_numpy(codes_BN.astype(np.int64)).to(device)
     with torch.inference_mode():
         return to_pixels(codec.decode(codes))

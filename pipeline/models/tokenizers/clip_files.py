@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError, ModelError
-from pipeline.core.text_files import decode_text, read_regular
+from pipeline.core.regular_files import read_regular
+from pipeline.core.text_files import decode_text
 from pipeline.models.published import PublishedFile, fetch_published
 from pipeline.models.tokenizers.clip import ClipTokenizer, is_published, read_merges
 

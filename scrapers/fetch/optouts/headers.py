@@ -13,11 +13,11 @@ from scrapers.fetch.optouts.signals import REFUSING_DIRECTIVES, Refusal
 GetAll = Callable[[str], Sequence[str]]
 
 # An archive passes on what the site said when it was recorded.
-_ARCHIVED = "x-archive-orig-"
+ARCHIVED = "x-archive-orig-"
 _ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE = "x-robots-tag", "tdm-reservation", "content-usage"
 _NAMES = tuple(
     start + name
-    for start in ("", _ARCHIVED)
+    for start in ("", ARCHIVED)
     for name in (_ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE)
 )
 # Directives that have a colon of their own.
@@ -43,7 +43,7 @@ def read_headers(getall: GetAll, *, agent: str, url: str) -> HeaderSignals:
         return NO_SIGNALS
 
     def values(name: str) -> list[str]:
-        return [*getall(name), *getall(_ARCHIVED + name)]
+        return [*getall(name), *getall(ARCHIVED + name)]
 
     reservation = _read_reservation(values(_TDM_RESERVATION))
     refusal = (

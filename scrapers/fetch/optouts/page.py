@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from html.parser import HTMLParser
 
 from scrapers.fetch.optouts.signals import REFUSING_DIRECTIVES, Refusal
 
 # Name (in lower case) and content of each <meta> element.
 Meta = Iterable[tuple[str, str]]
+
+
+def meta_elements(text: str) -> Meta:
+    """Name (in lower case) and content of each `<meta>` of a page, whatever else it is."""
+    reader = _MetaReader()
+    reader.feed(text)
+    reader.close()
+    return reader.found
+
+
+class _MetaReader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        fields = dict(attrs)
+        if tag == "meta" and fields.get("name"):
+            self.found.append((str(fields["name"]).lower(), fields.get("content") or ""))
 
 
 def page_refusal(meta: Meta, *, agent: str, url: str) -> Refusal | None:

@@ -208,5 +208,5 @@ def test_a_network_that_can_not_be_counted_is_refused(tmp_path: Path) -> None:
 def test_a_yaml_that_is_no_regular_file_is_not_read(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ModelError, match=r"regular file|directory"):
+    with pytest.raises(ModelError, match=r"it is a (folder|pipe|device)"):
         read_vqgan_config(tmp_path / place)

@@ -98,8 +98,11 @@ def test_differences_are_counted_in_one_warning_and_told_in_the_report(
     ]
     assert report.details["num_differences"] == 250
     assert report.details["differences"] == list(told[:200])
+    caplog.clear()
     again = scrape(config, source=source)
     assert again.details["num_differences"] == 250
+    warned = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == (1 if listing else 0)  # Known by now; a listing leaves nothing behind.
 
 
 def test_control_characters_never_reach_the_terminal() -> None:
@@ -113,3 +116,20 @@ def test_control_characters_never_reach_the_terminal() -> None:
     assert stream.getvalue() == (
         "th\\x07ings\ta \\x1b[31mred\\x1b[0m\\tcat\\n\\u202e\t0\thttp://a.test/c_0.png\n"
     )
+
+
+def test_only_new_losses_are_warned_of(
+    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings(*sentences: str, refresh: bool = True) -> list[str]:
+        caplog.clear()
+        source = PlainSource(server.url, captions=1, differences=sentences)
+        scrape(replace(quick, refresh=refresh), source=source)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert len(warnings("The page lacks 'a'.", "The page lacks 'b'.", refresh=False)) == 1
+    assert warnings("The page lacks 'b'.") == []
+    assert len(warnings("The page lacks 'b'.", "The page lacks 'c'.")) == 1
+    (quick.workspace / "raw" / "differences.json").write_bytes(b"{")
+    assert len(warnings("The page lacks 'b'.")) == 1
+    assert warnings("The page lacks 'b'.") == []

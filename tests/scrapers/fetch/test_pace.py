@@ -81,6 +81,43 @@ def test_retry_after_pauses_the_host() -> None:
     assert pace.wait_s(31.0) == 0.0
 
 
+def overload(pace: HostPace, *, started: float, now: float, **more: float) -> None:
+    pace.start(started)
+    pace.finish("overload", started=started, now=now, answered=True, **more)
+
+
+def test_an_archive_rests_a_minute_and_each_time_a_minute_more() -> None:
+    pace = make_pace()
+    pace.rest_s = 60.0
+    overload(pace, started=0.0, now=1.0)
+    assert pace.asked_until == pace.rests_until == 61.0
+    overload(pace, started=0.5, now=2.0)  # was under way already
+    assert pace.asked_until == 61.0
+    overload(pace, started=61.0, now=62.0)
+    assert pace.asked_until == 62.0 + 120.0
+    overload(pace, started=182.0, now=183.0)
+    assert pace.silent_s(183.0) > 300.0  # left for another run
+    serve(pace, "good", 1, now=400.0)
+    overload(pace, started=401.0, now=402.0)
+    assert pace.asked_until == 462.0
+
+
+def test_what_a_host_asks_for_goes_before_its_rest() -> None:
+    pace = make_pace()
+    pace.rest_s = 60.0
+    overload(pace, started=0.0, now=1.0, retry_after_s=5.0)
+    assert pace.asked_until == 6.0
+
+
+def test_a_timeout_and_a_plain_host_get_no_rest() -> None:
+    pace = make_pace()
+    overload(pace, started=0.0, now=1.0)
+    pace.rest_s = 60.0
+    pace.start(2.0)
+    pace.finish("overload", started=2.0, now=3.0)
+    assert pace.asked_until == 0.0
+
+
 def test_a_host_that_asks_to_wait_is_silent_until_then() -> None:
     pace = make_pace()
     serve(pace, "good", 1, now=50.0)

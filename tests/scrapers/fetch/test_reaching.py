@@ -31,7 +31,7 @@ from tests.scrapers.conftest import PlainSource
 from tests.scrapers.fetch.test_requests import Here
 from tests.scrapers.raw_server import PNG, Heard, RawServer, get_all, ok
 
-PEM = Path(__file__).parent / "pem"
+PEM = Path(__file__).parents[1] / "pem"
 TRUST = Trust(ca_file=PEM / "ca.pem")
 
 

@@ -9,8 +9,8 @@ import pytest
 from scrapers.config import ScrapeConfig
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.
 SITE = "https://blog.test/dall-e"
@@ -31,7 +31,13 @@ def archive(server: Server) -> ArchiveStandIn:
 @pytest.fixture
 def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
     """Options that lead to the stand-in, without its slowness."""
-    return replace(quick, via="wayback", archive_url=server.url + "/", archive_rate=1000.0)
+    return replace(
+        quick,
+        via="wayback",
+        archive_url=server.url + "/",
+        archive_rate=1000.0,
+        archive_index_rate=1000.0,
+    )
 
 
 def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None:

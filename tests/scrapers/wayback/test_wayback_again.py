@@ -15,8 +15,8 @@ import pytest
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.urls import base64_key
-from tests.scrapers.archive_stand_in import ArchiveStandIn
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 ROOT = Path(__file__).parents[3]
 SITE = "https://blog.test/dall-e"
@@ -30,7 +30,8 @@ from scrapers.rawstore import batch_writer as store
 from tests.scrapers.conftest import PlainSource
 store.BATCH_ROWS = 20
 config = ScrapeConfig(workspace=Path(sys.argv[2]), via="wayback", archive_url=sys.argv[1],
-                      archive_rate=2000.0, archive_concurrency=8, backoff_s=0.01)
+                      archive_rate=2000.0, archive_index_rate=2000.0,
+                      archive_concurrency=8, backoff_s=0.01)
 report = scrape(config, source=PlainSource("https://blog.test/dall-e", captions=20, ranks=16))
 print(report.outcome, flush=True)
 """
@@ -46,7 +47,9 @@ def archive(server: Server) -> ArchiveStandIn:
 @pytest.fixture
 def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
     """Options that lead to the stand-in, without its slowness."""
-    return replace(quick, via="wayback", archive_url=server.url, archive_rate=1000.0)
+    return replace(
+        quick, via="wayback", archive_url=server.url, archive_rate=1000.0, archive_index_rate=1000.0
+    )
 
 
 def url(caption: int, rank: int, site: str = SITE) -> str:
@@ -214,7 +217,9 @@ def test_an_archive_fills_what_the_site_does_not_have_any_more(
 
     server.behaviour = both
     source = PlainSource(server.url, captions=3)
-    via = replace(quick, via="wayback", archive_url=server.url, archive_rate=1000.0)
+    via = replace(
+        quick, via="wayback", archive_url=server.url, archive_rate=1000.0, archive_index_rate=1000.0
+    )
     archive.record(OLD, url(0, 0, server.url), png("kept by the archive"))
     archive.record(OLD, url(0, 3, server.url), png("kept, too"))
     archive.record(OLD, url(2, 0, server.url), png("not wanted"))
@@ -246,7 +251,9 @@ def test_the_site_is_asked_for_what_the_archive_did_not_hold(
     archive = ArchiveStandIn()
     server.behaviour = archive
     source = PlainSource(server.url, captions=1)
-    via = replace(quick, via="wayback", archive_url=server.url, archive_rate=1000.0)
+    via = replace(
+        quick, via="wayback", archive_url=server.url, archive_rate=1000.0, archive_index_rate=1000.0
+    )
     archive.record(OLD, url(0, 1, server.url), png("archived"))
     assert scrape(via, source=source).counts["missing"] == 3
     server.behaviour = None
@@ -271,6 +278,7 @@ def test_the_blogs_captions_come_from_the_archive(
     config = replace(
         via, captions=wanted, no_page=True, cdn_url="https://cdn.test/dall-e", limit=None
     )
+    archive.record(OLD, "https://cdn.test/dall-e/samples/material/another.png", png("x"))
     scrape(config)
     addresses = sorted(states(via.workspace))
     assert addresses

@@ -11,9 +11,9 @@ from pipeline.core.errors import ConfigError, SourceError
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, StartPage
-from scrapers.wayback.archive import request_limits
-from tests.scrapers.archive_stand_in import ArchiveStandIn
+from scrapers.wayback.archive import index_rate, request_limits
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.
 SITE = "https://blog.test/dall-e"
@@ -34,7 +34,13 @@ def archive(server: Server) -> ArchiveStandIn:
 @pytest.fixture
 def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
     """Options that lead to the stand-in, without its slowness."""
-    return replace(quick, via="wayback", archive_url=server.url + "/", archive_rate=1000.0)
+    return replace(
+        quick,
+        via="wayback",
+        archive_url=server.url + "/",
+        archive_rate=1000.0,
+        archive_index_rate=1000.0,
+    )
 
 
 def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None:
@@ -87,7 +93,7 @@ def test_an_index_that_breaks_off_goes_on_where_it_was(
 def test_an_index_that_makes_no_sense_is_said_in_a_sentence(
     body: bytes, says: str, archive: ArchiveStandIn, via: ScrapeConfig
 ) -> None:
-    archive.trouble = lambda ask: answer(body)
+    archive.trouble = lambda ask: answer(body) if archive.index_asks else None
     with pytest.raises(SourceError, match=says) as caught:
         scrape(replace(via, attempts=2), source=PlainSource(SITE))
     assert "--archive-url" in str(caught.value)
@@ -99,23 +105,40 @@ def test_a_refused_index_is_not_asked_again(archive: ArchiveStandIn, via: Scrape
     archive.trouble = lambda ask: answer(b"", 403)
     with pytest.raises(SourceError, match="status 403"):
         scrape(via, source=PlainSource(SITE))
-    assert len(archive.index_asks) == 1
+    assert len(archive.checks) == 1
 
 
 def test_an_index_that_goes_in_circles_is_left(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
     page = b'[["timestamp","original"],["20210101000000","http://a/"],[],["again"]]'
-    archive.trouble = lambda ask: answer(page)
+    archive.trouble = lambda ask: answer(page) if archive.index_asks else None
     with pytest.raises(SourceError, match="in circles"):
         scrape(via, source=PlainSource(SITE))
     assert len(archive.index_asks) == 2
 
 
-def test_an_archive_that_holds_nothing_leaves_all_missing(
-    archive: ArchiveStandIn, via: ScrapeConfig
+def test_an_empty_index_is_said_and_leaves_all_for_another_run(
+    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    archive.record(OLD, url(0, 0), b"gone", statuscode="404")
     report = scrape(via, source=PlainSource(SITE))
-    assert report.outcome == "done"
-    assert report.counts["missing"] == 12
+    assert report.outcome == "incomplete"
+    assert (report.counts["missing"], report.counts["pending"]) == (0, 12)
+    assert states(via.workspace) == {}
+    assert "holds no image of what is wanted" in caplog.text
+    archive.captures.clear()
+    hold_all(archive)
+    assert scrape(via, source=PlainSource(SITE)).counts["done"] == 12
+
+
+def test_a_folder_that_the_archive_does_not_hold_is_said_whatever_it_holds_of_others(
+    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    hold_all(archive)
+    assert scrape(via, source=PlainSource(SITE)).outcome == "done"
+    report = scrape(replace(via, limit=9), source=PlainSource(SITE, section="others"))
+    assert f"holds no image of what is wanted ({SITE}/samples/others/)" in caplog.text
+    assert report.outcome == "incomplete"
+    assert report.counts["missing"] == 0
 
 
 # --- Manners -------------------------------------------------------------------------------------
@@ -124,10 +147,13 @@ def test_an_archive_that_holds_nothing_leaves_all_missing(
 def test_an_archive_is_asked_slowly_unless_told_otherwise(quick: ScrapeConfig) -> None:
     via = replace(quick, via="wayback")
     assert request_limits(quick) == (32, None)
-    assert request_limits(via) == (2, 1.0)
-    assert request_limits(replace(via, rate=0.5, concurrency=1)) == (1, 0.5)
-    assert request_limits(replace(via, rate=9.0)) == (2, 1.0)
-    assert request_limits(replace(via, archive_rate=4.0, archive_concurrency=8)) == (8, 4.0)
+    assert (request_limits(via), index_rate(via)) == ((2, 10.0), 0.5)
+    slower = replace(via, rate=0.2, concurrency=1)
+    assert (request_limits(slower), index_rate(slower)) == ((1, 0.2), 0.2)
+    faster = replace(via, rate=90.0)
+    assert (request_limits(faster), index_rate(faster)) == ((2, 10.0), 0.5)
+    own = replace(via, archive_rate=4.0, archive_index_rate=0.1, archive_concurrency=8)
+    assert (request_limits(own), index_rate(own)) == ((8, 4.0), 0.1)
 
 
 def test_the_limits_hold_and_are_reported(
@@ -235,6 +261,57 @@ def test_a_page_of_another_design_makes_way_for_one_of_an_earlier_year(
     assert tried == ["202412", "202401", "202301", "202201", "202101"]
 
 
+@pytest.mark.parametrize(
+    ("newest", "asked"),
+    [
+        (answer(b"<html>WARCPathLoader: no such file</html>", 503), 2),
+        (answer(b"", 503, Memento_Datetime="Sun, 01 Aug 2021 12:00:00 GMT"), 2),
+        (answer(b"", 302, Location="https://blog.test/new"), 2),
+        (answer(b"<html>AdministrativeAccessControl</html>", 403), 1),
+    ],
+    ids=["lost", "recorded", "moved", "excluded"],
+)
+def test_a_page_that_is_not_to_be_had_makes_way_for_an_older_one_unless_it_is_excluded(
+    newest: bytes, asked: int, archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    for when in (OLD, NEW):
+        archive.record(when, "https://blog.test/dall-e/", b"captions", mimetype="text/html")
+    archive.trouble = lambda ask: newest if f"/web/{NEW}" in ask.path else None
+    if asked == 2:
+        assert scrape(via, source=SourceWithPage(SITE)).counts["done"] == 12
+    else:
+        with pytest.raises(SourceError, match="has excluded"):
+            scrape(via, source=SourceWithPage(SITE))
+    assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == asked
+
+
+def test_a_page_is_not_asked_for_again_of_an_archive_that_stays_busy(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    for when in (OLD, NEW, NEWEST):
+        archive.record(when, "https://blog.test/dall-e/", b"captions", mimetype="text/html")
+    archive.trouble = lambda ask: answer(b"", 429) if ask.path.startswith("/web/") else None
+    with pytest.raises(SourceError, match="status 429"):
+        scrape(replace(via, max_outage_s=0.25), source=SourceWithPage(SITE))
+    assert {path.split("/")[2] for path in archive.replay_asks} == {f"{NEWEST}id_"}
+
+
+def test_a_page_of_the_archives_own_is_not_taken_for_the_one_that_it_holds(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    archive.record(OLD, "https://blog.test/dall-e/", b"<html>captions", mimetype="text/html")
+
+    def busy_once(ask: Ask) -> bytes | None:
+        is_page = ask.path.endswith("/dall-e/") and ask.path.startswith("/web/")
+        return answer(b"<html>captions? Busy!") if is_page and ask.turn == 1 else None
+
+    archive.trouble = busy_once
+    scrape(via, source=SourceWithPage(SITE))
+    assert (via.workspace / "raw" / "page.html").read_bytes() == b"<html>captions"
+
+
 @pytest.mark.parametrize("held", [0, 1])
 def test_no_page_to_be_read_is_said_in_a_sentence(
     held: int, archive: ArchiveStandIn, via: ScrapeConfig
@@ -254,6 +331,20 @@ class RefusedPage(SourceWithPage):
         assert page is not None
         self.page_meta = (("robots", "noai"),) if b"noai" in page.body else ()
         return super().discover(page)
+
+
+def test_an_older_capture_is_no_way_around_a_refusing_page_in_which_nothing_is_readable(
+    archive: ArchiveStandIn, via: ScrapeConfig
+) -> None:
+    hold_all(archive)
+    page = "https://blog.test/dall-e/"
+    archive.record(OLD, page, b"captions, of old", mimetype="text/html")
+    body = b"<html><head><META NAME=robots CONTENT='noai'></head><h1>new</h1>"
+    archive.record(NEW, page, body, mimetype="text/html")
+    with pytest.raises(SourceError, match="does not want its captions"):
+        scrape(via, source=SourceWithPage(SITE))
+    assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == 1
+    assert scrape(replace(via, ignore_opt_out=True), source=SourceWithPage(SITE)).counts["done"]
 
 
 @pytest.mark.parametrize("by_header", [False, True])

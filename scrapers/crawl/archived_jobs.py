@@ -10,19 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener, came_from_archive
+from scrapers.fetch.verdict import Verdict
 from scrapers.rawstore.ledger_rows import Known
 from scrapers.source import CaptionPlan
-from scrapers.wayback.captures import NOT_ARCHIVED, Capture
+from scrapers.wayback.captures import ARCHIVE_REASONS, NOT_ARCHIVED, NOT_LISTED, Capture
 from scrapers.wayback.index import CaptureIndex
 
 
 @dataclass(slots=True)
 class ArchivedPlan(OpenPlan):
-    """A caption of which `captures` says, by rank, what the archive at `base` holds of `form`."""
+    """A caption of which `captures` says, by rank, what the archive at `base` holds of `form`.
+
+    `lack` is what is said of a rank of which it holds nothing.
+    """
 
     base: str = ""
     form: int = 0
     captures: dict[int, tuple[Capture, ...]] = field(default_factory=dict)
+    lack: Verdict = NOT_ARCHIVED
 
     def jobs(self) -> list[Job]:
         """All that is not known yet; what is not archived needs no request."""
@@ -33,15 +38,20 @@ class ArchivedPlan(OpenPlan):
         job = Job(self, *place, self.forms[self.form].url(rank), self.again.get(place))
         job.captures = self.captures.get(rank, ())
         job.address = job.captures[0].address if job.captures else f"{self.base}/"
-        job.foregone = None if job.captures else NOT_ARCHIVED
+        job.foregone = None if job.captures else self.lack
         return job
 
 
 @dataclass(kw_only=True)
 class ArchiveOpener(PlanOpener):
-    """Opens plans with what the archive holds of them."""
+    """Opens plans with what the archive holds of them.
+
+    `replay` begins the addresses of captures; what its index says of the `doubtful` folders is not certain.
+    """
 
     index: CaptureIndex
+    replay: str
+    doubtful: tuple[str, ...] = ()
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -49,7 +59,7 @@ class ArchiveOpener(PlanOpener):
         if opened is None:
             return None
         held = [
-            {rank: found for rank in opened.ranks if (found := self.index.captures(form.url(rank)))}
+            {rank: found for rank in opened.ranks if (found := self._captures(form.url(rank)))}
             for form in opened.forms
         ]
         best = max(range(len(held)), key=lambda number: _weight(opened, number, held[number]))
@@ -63,11 +73,18 @@ class ArchiveOpener(PlanOpener):
             base=self.index.base,
             form=best,
             captures=held[best],
+            lack=NOT_LISTED if self._is_doubtful(opened, best) else NOT_ARCHIVED,
         )
         for place, row in list(archived.again.items()):
             self._leave_or_ask(archived, place, row)
         archived.decided = len(archived.seen)
         return archived
+
+    def _is_doubtful(self, plan: OpenPlan, form: int) -> bool:
+        return bool(self.doubtful) and plan.forms[form].url(0).startswith(self.doubtful)
+
+    def _captures(self, url: str) -> tuple[Capture, ...]:
+        return self.index.captures(url, replay=self.replay)
 
     def _leave_or_ask(self, plan: ArchivedPlan, place: tuple[int, int], row: Known) -> None:
         """Keep a row out of the questions if the archive can't say anything new of it."""
@@ -83,7 +100,7 @@ class ArchiveOpener(PlanOpener):
             self._note_seen(plan, place, row)
 
     def _asks_again(self, row: Known) -> bool:
-        if row.state == "missing" and row.reason != NOT_ARCHIVED.reason:
+        if row.state == "missing" and row.reason not in ARCHIVE_REASONS:
             return True
         if row.sha256 is not None and not came_from_archive(row):
             return False

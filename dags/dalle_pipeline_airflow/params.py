@@ -1,0 +1,143 @@
+"""The params of the DAGs: what a run may choose. None of them names a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import Param
+
+# The names of the built-in catalogue, for the form; the page may have others.
+SECTIONS: tuple[str, ...] = (
+    "material",
+    "multiple_copies",
+    "relative_positions",
+    "stacking_snap",
+    "multiple_attributes",
+    "camera_angles",
+    "three_d_views",
+    "cross_sections",
+    "macro_photos",
+    "location_and_setting",
+    "unusual_media",
+    "animal_concept_transfer",
+    "product_design",
+    "animal_chimeras",
+    "emojis",
+    "anthropomorphism",
+    "text_rendering",
+    "shape",
+    "female_fashion_design",
+    "living_room_design",
+    "bedroom_design",
+    "im2im_animal",
+    "im2im_object",
+    "male_fashion_design",
+    "rotating_head",
+    "rotating_mirror",
+    "countries",
+    "neighborhood",
+    "landmarks",
+    "timelines",
+    "rpm",
+    "clip",
+)
+
+COMMON: Mapping[str, Param] = {
+    "workspace": Param(
+        None,
+        type=["null", "string"],
+        description="The dataset's folder by its whole path, if not the workers' own.",
+    ),
+    "config": Param(
+        None,
+        type=["null", "string"],
+        description="A TOML file with the options of the stages, if not the workers' own.",
+    ),
+}
+
+REFRESH: Mapping[str, Param] = {
+    **COMMON,
+    "source": Param(
+        "dalleblog", type="string", pattern="^[a-z][a-z0-9_]*$", description="The source."
+    ),
+    "sections": Param(
+        [],
+        type="array",
+        items={"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]*$"},
+        examples=list(SECTIONS),
+        description="Only these sections; all if empty.",
+    ),
+    "limit": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        description="Captions of each part at most.",
+    ),
+    "rate": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        description="Requests a second at most.",
+    ),
+    "parts": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=100,
+        description="Parts of the scrape (4).",
+    ),
+    "mode": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, "refresh", "update", "continue"],
+        description="Ask again for everything (refresh), for what is new on it, or for what is missing.",
+    ),
+    "min_good_share": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        maximum=1,
+        description="Alert when fewer of the fetches are good (0.95).",
+    ),
+    "max_different_share": Param(
+        None,
+        type=["null", "number"],
+        minimum=0,
+        description="Alert when more of the data is different (0.10).",
+    ),
+    "max_age_days": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        description="Alert when no image came or was confirmed for so many days (30).",
+    ),
+}
+
+TRAIN: Mapping[str, Param] = {
+    **COMMON,
+    "run_name": Param(
+        None,
+        type=["null", "string"],
+        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,90}$",
+        description="Runs are called RUN_NAME-TIME (dalle).",
+    ),
+    "keep_runs": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        description="Keep so many runs of this name and remove older ones that nothing needs (all stay).",
+    ),
+}
+
+# Of the params that are null, where the workers have no setting of the same name either.
+DEFAULTS: Mapping[str, Any] = {
+    "rate": None,
+    "parts": 4,
+    "mode": "refresh",
+    "min_good_share": 0.95,
+    "max_different_share": 0.10,
+    "max_age_days": 30,
+    "run_name": "dalle",
+    "keep_runs": None,
+}

@@ -1,0 +1,108 @@
+"""docs/options.md: every option of every command, made from the configs that the command line is made of.
+
+python docs/option_tables.py            prints it
+python docs/option_tables.py --write    writes docs/options.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from pipeline.app.cli import app
+from pipeline.app.option_files import Common
+
+PAGE = Path(__file__).parent / "options.md"
+_HEAD = """\
+# Options
+
+Every option of every command, as `pipeline COMMAND --help` prints them. This page is generated from the
+configs by `docs/option_tables.py`.
+
+An option can be given in three places. A flag takes precedence over an environment variable, which takes
+precedence over a TOML file; what none of them gives is what the workspace remembers, if it remembers the
+option ([workspace.md](workspace.md)), and else the default.
+
+| place | example |
+|---|---|
+| flag | `pipeline dedupe --val-fraction 0.02` |
+| environment | `PIPELINE_DEDUPE_VAL_FRACTION=0.02`; `PIPELINE_VAL_FRACTION` is for all commands with it |
+| `--config FILE.toml` | a table per command: `[dedupe]`, `val_fraction = 0.02` |
+
+A flag without a value (`on`/`off` in the tables) is switched off by its `--no-` form, if it has one. An
+option that is marked *repeatable* takes one value each time it is given; in an environment variable its
+values are separated by `|`, in TOML they are a list.
+
+"""
+_COMMON = {*Common.__dataclass_fields__, "workspace", "config", "help", "metrics_port"}
+
+
+def page() -> str:
+    """The whole page."""
+    commands = typer.main.get_group(app).commands
+    shared: dict[str, Any] = {}
+    for command in commands.values():
+        shared |= {param.name: param for param in command.params if param.name in _COMMON}
+    parts = [_HEAD, "## Options of every command\n\n", *_table(shared.values())]
+    parts.append("\n`--metrics-port` exists for the stages and for `run`.\n")
+    for name, command in commands.items():
+        own = [param for param in command.params if param.name not in _COMMON]
+        parts.append(f"\n## pipeline {name}\n\n{command.help}\n")
+        parts += ["\n", *_table(own)] if own else []
+    return "".join(parts)
+
+
+def _table(params: Iterable[Any]) -> Iterator[str]:
+    yield "| option | values | default | meaning |\n|---|---|---|---|\n"
+    for param in params:
+        cells = (_name(param), _values(param), _default(param), param.help or "")
+        yield "| " + " | ".join(_escape(cell) for cell in cells) + " |\n"
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _name(param: Any) -> str:
+    return f"`{param.opts[0]}`" if param.param_type_name == "option" else f"`{param.name.upper()}`"
+
+
+def _values(param: Any) -> str:
+    if getattr(param, "is_flag", False):
+        return "on/off"
+    values = (param.metavar or "TEXT").strip("[]").replace("|", ", ")
+    words = {"TEXT": "text", "PATH": "path", "INTEGER": "integer", "FLOAT": "number"}
+    kind, _, bounds = values.partition(" RANGE [")
+    several = " (repeatable)" if param.multiple or param.nargs == -1 else ""
+    return _bounds(words.get(kind, values), bounds) + several
+
+
+def _bounds(kind: str, bounds: str) -> str:
+    """`1<=x<=64` as `1 to 64`."""
+    if not bounds:
+        return kind
+    low, _, high = bounds.partition("x")
+    low, high = low.removesuffix("<="), high.removeprefix("<=")
+    if low and high:
+        return f"{kind}, {low} to {high}"
+    return f"{kind}, at least {low}" if low else f"{kind}, at most {high}"
+
+
+def _default(param: Any) -> str:
+    value = param.default
+    if value is None or value in ((), [], ""):
+        return ""
+    if getattr(param, "is_flag", False):
+        return "on" if value else "off"
+    return f"`{value}`" if not isinstance(value, (list, tuple)) else f"`{' '.join(value)}`"
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv:
+        PAGE.write_text(page(), encoding="utf-8")
+    else:
+        sys.stdout.write(page())

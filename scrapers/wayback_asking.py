@@ -1,0 +1,187 @@
+"""One question after the other to a web archive, at its pace: its index, and its copy of the page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pipeline.core.errors import SourceError
+from scrapers.fetch.client import HopCheck
+from scrapers.fetch.host import Host
+from scrapers.fetch.hosts import Hosts
+from scrapers.fetch.pace import HostPace, parse_retry_after
+from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.verdict import HostSign
+from scrapers.wayback_replay import archive_says, is_recorded, looks_like_page
+
+_MAX_ANSWER_BYTES = 64 * 2**20
+# What a web server answers where there is no index.
+_ELSEWHERE = frozenset(
+    {"unreadable", "redirects", "bad_redirect", "leaves_archive", "redirect_without_location"}
+    | {f"http_{status}" for status in (400, 404, 405, 406, 410, 501)}
+)
+
+Read = TypeVar("Read")
+# Raises ValueError, in words, for what can't be read.
+ReadAnswer = Callable[[Answer], Read]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a question had no answer that could be read; `reason` is a short word."""
+
+    text: str
+    retry: bool = False
+    reason: str = ""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether what was asked for may well be at another place."""
+        return self.reason in _ELSEWHERE
+
+
+class NoAnswerError(SourceError):
+    """An archive that gives no answer, or none that can be read; `trouble` says which."""
+
+    def __init__(self, text: str, trouble: Trouble) -> None:
+        super().__init__(text)
+        self.trouble = trouble
+
+
+class ExcludedError(SourceError):
+    """What the administrator of an archive has excluded."""
+
+
+@dataclass(kw_only=True)
+class Asker:
+    """Asks the archive at `base`."""
+
+    base: str
+    hosts: Hosts
+    attempts: int
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nothing more is asked of the archive in this run."""
+        return self.hosts.of(f"{self.base}/").closed is not None
+
+    async def ask(
+        self,
+        url: str,
+        read: ReadAnswer[Read],
+        *,
+        allow_hop: HopCheck,
+        pace: HostPace | None = None,
+        attempts: int | None = None,
+        looking: bool = False,
+        quiet_s: float | None = None,
+    ) -> Read:
+        """Ask at the host's pace, and at `pace` too, again while it seems worth it.
+
+        `looking`: what is asked for may be elsewhere, so that an answer of another kind is no trouble.
+        Raises NoAnswerError, and SourceError for what is not to be asked.
+        """
+        host = self.hosts.of(url)
+        if not await self.hosts.allows(url):
+            why = self.hosts.why_not(url).replace(url, _short(url))
+            raise SourceError(
+                f"{why}. Try again later, or use another archive (--archive-url); --ignore-opt-out would "
+                "ask all the same, and is recorded."
+            )
+        attempts = self.attempts if attempts is None else attempts
+        trouble = Trouble("it was not asked")
+        for attempt in range(1, attempts + 1):
+            found = await self._ask_once(host, url, read, allow_hop, pace, quiet_s, looking=looking)
+            if not isinstance(found, Trouble):
+                return found
+            trouble = found
+            if looking and trouble.is_elsewhere:
+                break
+            if not trouble.retry or self.hosts.leave_if_silent(host, trouble.text):
+                break
+            self.hosts.tell_wait(host, trouble.text)
+            if attempt < attempts:
+                await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
+        raise NoAnswerError(
+            f"The archive {self.base} does not answer as expected: {trouble.text}, asked for {_short(url)}. "
+            "What was fetched before is untouched. Try again later, or use another archive (--archive-url).",
+            trouble,
+        )
+
+    async def _ask_once(
+        self,
+        host: Host,
+        url: str,
+        read: ReadAnswer[Read],
+        allow_hop: HopCheck,
+        pace: HostPace | None,
+        quiet_s: float | None,
+        *,
+        looking: bool,
+    ) -> Read | Trouble:
+        paces = [host.pace] if pace is None else [host.pace, pace]
+        now = self.hosts.monotonic
+        while wait_s := max(one.wait_s(now()) or 0.0 for one in paces):
+            await asyncio.sleep(wait_s)
+        started = now()
+        for one in paces:
+            one.start(started)
+        sign: HostSign = "neutral"
+        retry_after_s = None
+        answered = False
+        try:
+            answer = await self.hosts.client.get(
+                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=allow_hop, quiet_s=quiet_s
+            )
+            sign, answered = _sign(answer), True
+            retry_after_s = parse_retry_after(answer.retry_after)
+            if (trouble := self._trouble_of(answer, url)) is not None:
+                return trouble
+            return read(answer)
+        except FetchError as error:
+            sign = error.sign
+            again = error.retry and error.reason != "too_large"
+            return Trouble(f"{error.reason} ({error})", again, error.reason)
+        except ValueError as error:
+            # A page in place of an answer: it has too much to do, whatever its status says.
+            if not looking and looks_like_page(answer.body):
+                sign = "overload"
+            return Trouble(str(error), True, "unreadable")
+        finally:
+            for one in paces:
+                one.finish(
+                    sign,
+                    started=started,
+                    now=now(),
+                    retry_after_s=retry_after_s,
+                    answered=answered,
+                )
+
+    def _trouble_of(self, answer: Answer, url: str) -> Trouble | None:
+        if archive_says(answer) == "excluded":
+            raise ExcludedError(
+                f"The administrator of the archive {self.base} has excluded {_short(url)}: it holds nothing "
+                "for us. Use another archive (--archive-url), a saved page (--page FILE) or the site itself."
+            )
+        if answer.status == 200:
+            return None
+        retry = _sign(answer) in ("overload", "down") or answer.status in (408, 425)
+        return Trouble(f"status {answer.status}, expected 200", retry, f"http_{answer.status}")
+
+
+def _short(url: str) -> str:
+    """A URL of the index without the details of its query."""
+    return url.partition("&")[0]
+
+
+def _sign(answer: Answer) -> HostSign:
+    status = answer.status
+    if is_recorded(answer):
+        return "good"  # Whatever the site said then, the archive answers.
+    if archive_says(answer) is not None:
+        return "neutral"  # Of this alone, and for good.
+    if status in (429, 503, 504):
+        return "overload"
+    return "good" if status == 200 else "down" if status >= 500 else "neutral"

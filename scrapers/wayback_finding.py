@@ -1,0 +1,51 @@
+"""Where a web archive has its index: asked at each place where archives have one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.core.errors import SourceError
+from scrapers.fetch.response import Answer
+from scrapers.wayback_asking import NoAnswerError, Read, ReadAnswer
+from scrapers.wayback_query import Endpoints, dialect_of, places_to_look, probe_query
+
+
+class AskPlace(Protocol):
+    """Asks at an address where an index may be. Raises SourceError."""
+
+    async def __call__(self, query: str, read: ReadAnswer[Read], /) -> Read:
+        """What `read` made of the answer."""
+
+
+async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
+    """The first place whose index holds something that begins with `url`, else the first that is an index.
+
+    Raises SourceError if none is, or if the archive is in trouble.
+    """
+    troubles = []
+    empty = None
+    for index_url, replay_url in places_to_look(base):
+
+        def read(
+            answer: Answer, index_url: str = index_url, replay_url: str = replay_url
+        ) -> tuple[Endpoints, bool]:
+            dialect = dialect_of(answer.body, answer.headers.get("content-type"))
+            return Endpoints(index_url, replay_url, dialect), bool(answer.body.strip())
+
+        try:
+            found, has_rows = await ask(probe_query(index_url, url), read)
+            if has_rows:
+                return found
+            # pywb answers so for collections that it does not have, too.
+            empty = empty or found
+        except NoAnswerError as error:
+            troubles.append(f"{index_url} gives {error.trouble.text}")
+            if not error.trouble.is_elsewhere:
+                raise
+    if empty is not None:
+        return empty
+    raise SourceError(
+        f"No index was found at {base}: {'; '.join(troubles)}. Give as --archive-url what stands "
+        "before /web/ or before the time in the URLs of its captures, such as https://web.archive.org or "
+        "https://wayback.archive-it.org/1068."
+    )

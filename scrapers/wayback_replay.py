@@ -1,0 +1,206 @@
+"""What a web archive answers when it is asked for a capture: which one it gave, or what it says instead.
+
+Everything that was recorded comes with `Memento-Datetime` (RFC 7089); what comes without it is a page of the
+archive's own.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Literal
+from urllib.parse import urljoin
+
+from scrapers.fetch.client import HopCheck
+from scrapers.fetch.optouts.headers import ARCHIVED, HeaderSignals, read_headers
+from scrapers.fetch.optouts.signals import Refusal
+from scrapers.fetch.request_url import parse_address
+from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.verdict import Verdict
+from scrapers.wayback.captures import (
+    EXCLUDED,
+    LOST,
+    Capture,
+    is_indexed,
+    judge_capture,
+    name_of,
+    replayed,
+)
+
+# An archive announces the length that was recorded, sends what it has, and may hold the connection open.
+QUIET_S = 10.0
+_MEMENTO = "memento-datetime"
+_RUNTIME_ERROR = "x-archive-wayback-runtime-error"
+_TAG = "x-robots-tag"
+_ORIGINAL = re.compile(r'<([^<>]+)>\s*;[^,<]*rel="?original\b')
+# Words of the Wayback Machine, in a header or a page, and the status of pywb's access control.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "excluded": (
+        "AdministrativeAccessControl",
+        "RobotAccessControl",
+        "Blocked Site Error",
+        "has been excluded from the Wayback Machine",
+    ),
+    "lost": ("ResourceNotAvailable", "WARCPathLoader", "ArchiveLoadFailed"),
+}
+_BLOCKED = 451
+_READ_BYTES = 64 * 1024
+# Of an archive that asks search engines to leave its copies out; it says nothing of who made the images.
+_ABOUT_SEARCH = frozenset({"x_robots_noindex", "x_robots_noimageindex", "x_robots_none"})
+
+
+def is_recorded(answer: Answer) -> bool:
+    """Whether an answer is a capture, whatever its status, and none of the archive's own pages."""
+    return _MEMENTO in answer.headers and _RUNTIME_ERROR not in answer.headers
+
+
+def archive_says(answer: Answer) -> Literal["excluded", "lost"] | None:
+    """Why the archive does not give what it has, if it says so and in whatever status."""
+    if is_recorded(answer):
+        return None
+    if answer.status == _BLOCKED:
+        return "excluded"
+    text = answer.headers.get(_RUNTIME_ERROR) or ""
+    if answer.status != 200 or looks_like_page(answer.body):
+        text += answer.body[:_READ_BYTES].decode("utf-8", "replace")
+    for said in ("excluded", "lost"):
+        if any(words in text for words in _WORDS[said]):
+            return "excluded" if said == "excluded" else "lost"
+    return None
+
+
+def is_own_page(answer: Answer, digest: str | None) -> bool:
+    """Whether an answer is a page of the archive's own with status 200, and not what `digest` is of."""
+    if answer.status != 200 or is_recorded(answer):
+        return False
+    return looks_like_page(answer.body) and not is_indexed(answer, digest)
+
+
+def looks_like_page(body: bytes) -> bool:
+    """Whether a body is HTML."""
+    start = body[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<!--"))
+
+
+def is_same_host(url: str, base: str) -> bool:
+    """Whether two URLs have the same host."""
+    return parse_address(url).host == parse_address(base).host
+
+
+def refusal_of_archive(signals: HeaderSignals) -> Refusal | None:
+    """What an archive's own headers refuse; not that search engines are to leave its copies out."""
+    refusal = signals.refusal
+    return None if refusal is None or refusal.reason in _ABOUT_SEARCH else refusal
+
+
+@dataclass(kw_only=True)
+class Replay:
+    """The captures of the archive that is asked at `base`; `agent` is our product token.
+
+    `tags` are the values of X-Robots-Tag that its index answers with: they are the archive's own.
+    """
+
+    base: str
+    replay: str
+    agent: str
+    allow_hop: HopCheck
+    passes_headers: bool = False
+    quiet_s: float = field(default_factory=lambda: QUIET_S)
+    tags: set[str] = field(default_factory=set)
+
+    async def allow_redirect(self, url: str, public_only: bool) -> bool:
+        """Whether a redirect may be followed: to another capture, and to nothing outside the archive.
+
+        A recorded redirect comes as it was recorded and leads to the live site. Raises FetchError.
+        """
+        if replayed(url) is None or not is_same_host(url, self.base):
+            raise FetchError("leaves_archive", "a redirect out of the archive, as it was recorded")
+        return await self.allow_hop(url, public_only)
+
+    def read(self, answer: Answer) -> Answer:
+        """The answer with the address of the capture that was served and the signals of its site alone."""
+        signals = self._signals(answer, lambda name: self._site_values(answer, name))
+        return answer._replace(final_url=self._served(answer), signals=signals)
+
+    def judge(
+        self, capture: Capture, verdict: Verdict, answer: Answer, *, heed: bool = True
+    ) -> Verdict:
+        """Judge an answer that `read` has read; `verdict` is what would be said of it from a plain host.
+
+        `heed`: what the archive itself refuses is not used.
+        """
+        if (said := archive_says(answer)) is not None:
+            return EXCLUDED if said == "excluded" else LOST
+        if is_recorded(answer):
+            if answer.status != 200 and verdict.state == "failed":
+                return verdict._replace(retry=False, sign="neutral")
+        elif answer.status == 504:
+            return verdict._replace(sign="overload")
+        elif is_own_page(answer, capture.digest):
+            return Verdict("failed", "archive_page", True, "overload")
+        own = self.own_refusal(answer) if heed and answer.status == 200 else None
+        if own is not None:
+            return Verdict("failed", f"archive_{own.reason}", False, "neutral", detail=str(own))
+        return judge_capture(capture, verdict, answer)
+
+    def own_refusal(self, answer: Answer) -> Refusal | None:
+        """What the archive itself refuses in a header; not that search engines leave its copies out."""
+        return refusal_of_archive(
+            self._signals(answer, lambda name: self._own_values(answer, name))
+        )
+
+    # --- Headers ----------------------------------------------------------------------------------
+
+    def _signals(self, answer: Answer, values: Callable[[str], Sequence[str]]) -> HeaderSignals:
+        return read_headers(values, agent=self.agent, url=answer.final_url)
+
+    def _site_values(self, answer: Answer, name: str) -> Sequence[str]:
+        found = answer.headers.getall(name)
+        if name.startswith(ARCHIVED):
+            return found
+        return [value for value in found if not self._is_own(answer, name, value)]
+
+    def _own_values(self, answer: Answer, name: str) -> Sequence[str]:
+        if name.startswith(ARCHIVED):
+            return ()
+        found = answer.headers.getall(name)
+        return [value for value in found if self._is_own(answer, name, value)]
+
+    def _is_own(self, answer: Answer, name: str, value: str) -> bool:
+        """Whether a field is the archive's: all are, unless it passes recorded ones on as they were."""
+        if name == _TAG and value in self.tags:
+            return True
+        return not is_recorded(answer) or (
+            not self.passes_headers
+            and any(found.startswith(ARCHIVED) for found in answer.headers.names())
+        )
+
+    # --- Which capture ----------------------------------------------------------------------------
+
+    def _served(self, answer: Answer) -> str:
+        """The address of the capture that was served, by what the archive says of it."""
+        if not is_recorded(answer):
+            return answer.final_url
+        location = answer.headers.get("content-location")
+        located = replayed(urljoin(answer.final_url, location)) if location else None
+        asked = replayed(answer.final_url)
+        named = _ORIGINAL.search(answer.headers.get("link") or "")
+        original = located[1] if located else named[1] if named else asked[1] if asked else None
+        timestamp = _timestamp(answer.headers.get(_MEMENTO)) or (located or asked or ("",))[0]
+        if original is None or not timestamp:
+            return answer.final_url
+        if asked and name_of(asked[1]) == name_of(original):
+            original = asked[1]  # As its index spells it.
+        return f"{self.replay}{timestamp}id_/{original}"
+
+
+def _timestamp(date: str | None) -> str | None:
+    """A date of HTTP as 14 digits."""
+    try:
+        when = parsedate_to_datetime(date or "")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return time.strftime("%Y%m%d%H%M%S", when.utctimetuple())

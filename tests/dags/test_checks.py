@@ -1,0 +1,62 @@
+"""What is published, and where the report is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("airflow")
+
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from dalle_pipeline_airflow.assets import SHARDS
+from dalle_pipeline_airflow.checks import plan_parts, publish_shards, report_url
+from tests.dags.calls import context
+
+
+class Events:
+    def __init__(self, *extras: Any) -> None:
+        self.events = [SimpleNamespace(extra=extra) for extra in extras]
+
+    def ascending(self, is_ascending: bool) -> list[Any]:
+        return self.events if is_ascending else self.events[::-1]
+
+
+def publish(fingerprint: str, *extras: Any) -> dict[str, Any]:
+    event = SimpleNamespace(extra={})
+    report = {"details": {"fingerprint": fingerprint}, "counts": {"written": 7, "shards": 2}}
+    here = {
+        **context(),
+        "inlet_events": {SHARDS: Events(*extras)},
+        "outlet_events": {SHARDS: event},
+    }
+    publish_shards(here, report)
+    return dict(event.extra)
+
+
+def test_news_is_what_the_last_event_of_this_workspace_did_not_say(place: Path) -> None:
+    here = {"workspace": str(place), "config": None, "rows": 7, "shards": 2}
+    assert publish("b") == {**here, "fingerprint": "b"}
+    of_other = {"workspace": "/other", "fingerprint": "b"}
+    assert publish("b", {**here, "fingerprint": "a"}, of_other)["fingerprint"] == "b"
+    assert publish("b", {**here, "fingerprint": "b"}, {**here, "fingerprint": "a"})
+    assert (
+        publish("b", {"workspace": str(place)}, None)["fingerprint"] == "b"
+    )  # of an older version
+    with pytest.raises(AirflowSkipException):
+        publish("b", {**here, "fingerprint": "a"}, {**here, "fingerprint": "b"}, of_other)
+
+
+def test_a_report_that_is_missing_is_no_news_and_no_plan(place: Path) -> None:
+    for use in (publish_shards, plan_parts):
+        with pytest.raises(AirflowFailException, match="left no report"):
+            use(context(), None)
+
+
+def test_the_report_has_an_address(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert report_url(context()) == f"file://{place}/report.html"
+    monkeypatch.setenv("DALLE_PIPELINE_REPORT_URL", "https://data.example.org/")
+    assert report_url(context()) == "https://data.example.org/data/report.html"
