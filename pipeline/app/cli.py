@@ -75,7 +75,7 @@ app = typer.Typer(
     cls=Group,
     help="Scrape an image–caption dataset, prepare it, and train a DALL·E on it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -212,7 +212,9 @@ def _add(command: Command) -> None:
                 options_of, name, arguments=command.arguments, metrics=command.metrics
             )
         )
-    app.command(name, cls=cls, help=command.help)(with_signature(function, name, parameters))
+    app.command(name, cls=cls, help=command.help, rich_help_panel=command.panel)(
+        with_signature(function, name, parameters)
+    )
 
 
 # --- The stages ----------------------------------------------------------------------------------
@@ -268,6 +270,7 @@ _STAGE_COMMANDS = tuple(
         help=stage.help,
         arguments=stage.positional,
         metrics=True,
+        panel="Stages, in the order of the pipeline",
     )
     for stage in STAGES.values()
 )
@@ -279,30 +282,35 @@ _OTHER_COMMANDS = (
         help="Run all stages in order; unchanged ones are skipped.",
         arguments=("source",),
         metrics=True,
+        panel="Whole pipeline and export",
     ),
     Command(
         name="export",
         config=ExportConfig,
         run=_export,
         help="Write a checkpoint in DALLE-pytorch's format, as dalle.pt.",
+        panel="Whole pipeline and export",
     ),
     Command(
         name="verify",
         config=VerifyConfig,
         run=show_verify,
         help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
+        panel="Look and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
+        panel="Look and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
         help="List what nothing in a workspace needs any more; --yes removes it.",
+        panel="Look and check",
     ),
 )
 # Packages above this one register their commands here.

@@ -277,7 +277,7 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
         with contextlib.suppress(ContractError):
             files = read_manifest(root / name, str(stage.contract)).files
             screen.say(
-                f"  It now has {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+                f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )
 
 

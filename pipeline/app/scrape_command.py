@@ -27,7 +27,8 @@ def scrape_command(parameters: Parameters) -> type[typer.core.TyperCommand]:
     class ScrapeCommand(typer.core.TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             # `pipeline run` makes a context without arguments, too, but with a default map.
-            if not args and ctx.default_map is None and not _is_set_by_environment():
+            alone = not args and ctx.default_map is None and not ctx.resilient_parsing
+            if alone and not _is_set_by_environment():
                 typer.echo(list_sources())
                 ctx.exit()
             ctx.meta["pipeline.source"] = next((arg for arg in args if arg in source_kinds()), None)
