@@ -91,7 +91,7 @@ REFRESH: Mapping[str, Param] = {
         None,
         type=["null", "string"],
         enum=[None, "refresh", "update", "continue"],
-        description="Check everything again (refresh), fetch what is new (update), or what is missing (continue).",
+        description="Check everything (refresh), fetch what is new (update) or what is missing (continue).",
     ),
     "min_good_share": Param(
         None,
@@ -126,7 +126,7 @@ TRAIN: Mapping[str, Param] = {
         None,
         type=["null", "integer"],
         minimum=1,
-        description="Keep this many runs of this name; remove older ones that nothing needs (default: keep all).",
+        description="Keep this many runs of this name; remove older ones that nothing needs (default: all).",
     ),
 }
 
