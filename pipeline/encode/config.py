@@ -15,16 +15,16 @@ OWN_CODEC = "small"
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(StageConfig):
-    """What `encode.run` is told."""
+    """Options of `encode.run`."""
 
     codec: str | None = option(
         None,
-        "Name of a codec in the workspace (codecs/NAME), the folder of one, or a published name: "
+        "Name of a codec in the workspace (codecs/NAME), a codec's folder, or a published name: "
         "vqgan_imagenet_f16_1024, vqgan_imagenet_f16_16384, vqgan_openimages_f8_8192, openai_dvae "
-        "(default: the workspace's latest codec). Beside files of a codec: what to call it.",
+        "(default: the workspace's latest codec). With a codec's files: the name to give it.",
         instead_of=("image_size",),
     )
-    vqgan_config: Path | None = option(None, "YAML of a taming VQGAN.", runtime=True)
+    vqgan_config: Path | None = option(None, "YAML of a taming-transformers VQGAN.", runtime=True)
     vqgan_checkpoint: Path | None = option(
         None, "Checkpoint (.ckpt) that belongs to --vqgan-config.", runtime=True
     )
@@ -32,62 +32,65 @@ class EncodeConfig(StageConfig):
     dvae_decoder: Path | None = option(
         None, "decoder.pkl that belongs to --dvae-encoder.", runtime=True
     )
-    vae: Path | None = option(
-        None, "A vae.pt that DALLE-pytorch's train_vae.py left.", runtime=True
-    )
+    vae: Path | None = option(None, "vae.pt of DALLE-pytorch's train_vae.py.", runtime=True)
     image_size: int | None = option(
         None,
-        "Side of the images for a codec of others, in pixels (default: what it was trained at).",
+        "Image side for a third-party codec, in pixels (default: its training size).",
         low=8,
         high=4096,
     )
     cache: Path | None = option(
-        None, "Where published files are kept (default: the user's cache folder).", runtime=True
+        None, "Folder for downloaded files (default: the user's cache folder).", runtime=True
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
-        "auto", "Of the encoder; auto is bf16 on CUDA, fp32 elsewhere. What it costs is measured."
+        "auto",
+        "Precision of the encoder; auto is bf16 on CUDA, fp32 elsewhere. The loss of quality is measured.",
     )
     views: Literal["center", "flip", "ten-crop"] = option(
         "center",
-        "Codes of an image: of its centre; of that and its mirror image; of these and the four corners "
+        "Crops to encode per image: the centre; the centre and its mirror image; or also the four corners "
         "of the image at 1.1 times the size, each also mirrored.",
     )
-    part_rows: int = option(10_000, "Images in a table of codes.", low=1)
+    part_rows: int = option(10_000, "Images per parquet file of codes.", low=1)
     batch_size: str = option(
         "auto",
-        "Images that the codec encodes at once: a number, or auto for what the device has room for.",
+        "Images to encode at once: a number, or auto for what fits on the device.",
         runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "Where the codec runs; auto takes CUDA where it is.", runtime=True
+        "auto", "Device to run the codec on; auto uses CUDA if available.", runtime=True
     )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
-        "Compile the encoder; auto does where it pays: on CUDA, for many images.",
+        "Compile the encoder; auto compiles on CUDA for many images.",
         runtime=True,
     )
     workers: int | None = option(
-        None, "Threads that decode images; one a core if not given.", low=1, runtime=True
+        None, "Threads that decode images (default: one per core).", low=1, runtime=True
     )
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for half a codec, two codecs at once, or a batch size that is none."""
+        """Raise ConfigError for an incomplete codec, several codecs, or an invalid batch size."""
         given = self.foreign_files()
         if len(given) > 1:
-            raise ConfigError(f"Files of {' and of '.join(given)} are given; expected one codec.")
+            raise ConfigError(
+                f"Files of several codecs are given ({', '.join(given)}). Give those of one."
+            )
         for family, files in given.items():
             for flag, path in files.items():
                 if path is None:
-                    raise ConfigError(f"--{flag} is missing: the codec has {len(files)} files.")
+                    raise ConfigError(
+                        f"--{flag} is missing: the codec has {len(files)} files. Give it too."
+                    )
             if self.codec is None:
                 object.__setattr__(self, "codec", family)
         if self.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,8}", self.batch_size):
-            raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")
+            raise ConfigError(f"--batch-size is {self.batch_size!r}. Give a number or auto.")
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:
-        """The families of which files are given, by the names of `models.codecs.published.LOADERS`.
+        """The codec families whose files are given (keys of `models.codecs.published.LOADERS`).
 
-        Each with its files by flag, in the loader's order.
+        Each with its files by flag, in the order of the loader.
         """
         families: dict[str, dict[str, Path | None]] = {
             "vqgan": {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.core.config import StageConfig, option
 
-MAX_IMAGES = 1_000_000  # of a command: each is a file and a record
+MAX_IMAGES = 1_000_000  # per command: each is a file and a record
 MAX_SEED = (1 << 63) - 1
 
 
@@ -24,68 +24,72 @@ class GenerateConfig(StageConfig):
     )
     on_change: Literal["new", "refuse", "restart"] = option(
         "new",
-        "Where that folder holds images of other prompts or options: new draws into the next free one "
-        "beside it (NAME-2, NAME-3 …), refuse stops, restart replaces them.",
+        "If the folder holds images of other prompts or options: new writes to the next free folder beside "
+        "it (NAME-2, NAME-3 …), refuse stops with an error, restart replaces them.",
         runtime=True,
     )
     run: str = option(
         "dalle",
-        "Name of the run whose last checkpoint draws, finished or not: runs/NAME.",
+        "Name of the run (runs/NAME) whose last checkpoint to use, finished or not.",
     )
     checkpoint: Path | None = option(
         None,
-        "Another checkpoint: a folder of ours, a dalle.pt, or a folder of DeepSpeed.",
+        "A checkpoint instead of a run: its folder, a dalle.pt, or a DeepSpeed folder.",
         runtime=True,
     )
     codec: str | None = option(
         None,
-        "With a dalle.pt: the codec of its codes, by its name in codecs/, its folder, or a published "
-        "name as for encode (default: the one that the file carries).",
+        "With a dalle.pt: its codec, as a name in codecs/, a folder, or a published name as for encode "
+        "(default: the one in the file).",
         runtime=True,
     )
     vqgan_config: Path | None = option(
-        None, "With a dalle.pt: YAML of the taming VQGAN of its codes.", runtime=True
+        None, "With a dalle.pt: YAML of its taming-transformers VQGAN.", runtime=True
     )
     vqgan_checkpoint: Path | None = option(
         None, "Checkpoint (.ckpt) that belongs to --vqgan-config.", runtime=True
     )
     tokenizer: str | None = option(
         None,
-        "With a dalle.pt: its tokenizer: clip, clip:FILE, hf:FILE or yttm:FILE.",
+        "With a dalle.pt: its tokenizer, as clip, clip:FILE, hf:FILE or yttm:FILE.",
         runtime=True,
     )
     redraw_layout: bool = option(
-        False, "Draw a new layout for sparse attention where the checkpoint carries none."
+        False, "Draw a new sparse attention layout if the checkpoint has none."
     )
 
-    prompts: tuple[str, ...] = option((), "Prompts; `|` inside one separates several.")
+    prompts: tuple[str, ...] = option((), "Prompts; several can be separated by `|`.")
     prompts_file: Path | None = option(
-        None, "File with one prompt a line, drawn after those above.", runtime=True
+        None, "File with one prompt per line, used after those above.", runtime=True
     )
     gentxt: bool = option(
-        False, "Let the model complete each prompt, or write one where none is given."
+        False, "Let the model complete each prompt, or write one if none is given."
     )
-    num_images: int = option(1, "Images of each prompt.", low=1, high=MAX_IMAGES)
+    num_images: int = option(1, "Images per prompt.", low=1, high=MAX_IMAGES)
 
     top_k: float = option(
         0.9,
-        "DALLE-pytorch's threshold: 0.9 draws from the best tenth of the vocabulary, 0 from all of it.",
+        "DALLE-pytorch's threshold: 0.9 samples from the top tenth of the vocabulary, 0 from all of it.",
         low=0,
         high=1,
     )
     temperature: float = option(
-        1.0, "Above 1 draws more daringly, towards 0 the likeliest.", low=0.001
+        1.0,
+        "Sampling temperature: above 1 more random, towards 0 the most likely codes.",
+        low=0.001,
     )
     cond_scale: float = option(
         1.0,
-        "Above 1 follows the prompt more closely than the model would, at twice the time; "
-        "for models that were trained with captions left out.",
+        "Classifier-free guidance: above 1 follows the prompt more closely, at twice the time. For models "
+        "trained with --null-cond-prob.",
         low=0,
     )
-    seed: int = option(0, "Seed: the same one draws the same images.", low=0, high=MAX_SEED)
+    seed: int = option(
+        0, "Random seed: the same seed produces the same images.", low=0, high=MAX_SEED
+    )
 
     prime: Path | None = option(
-        None, "Image whose upper part every image begins with.", runtime=True
+        None, "Image file whose upper part every generated image starts with.", runtime=True
     )
     prime_rows: int | None = option(
         None, "Rows of codes to take from it (default: DALLE-pytorch's 7/16 of the codes).", low=1
@@ -97,29 +101,27 @@ class GenerateConfig(StageConfig):
         runtime=True,
     )
     best: int | None = option(
-        None, "Keep that many of each prompt, the best by CLIP.", low=1, high=MAX_IMAGES
+        None, "Images to keep per prompt, the best by CLIP.", low=1, high=MAX_IMAGES
     )
     of: int | None = option(
-        None, "Images of each prompt to choose them from.", low=1, high=MAX_IMAGES
+        None, "Images to draw per prompt, from which --best are kept.", low=1, high=MAX_IMAGES
     )
 
     precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "What the transformer computes in; other than fp32 draws other images."
+        "fp32", "Precision of the transformer; images differ between precisions."
     )
     batch_size: int = option(
-        32, "Images drawn at once; halved where memory runs out.", low=1, runtime=True
+        32, "Images drawn at once; halved if memory runs out.", low=1, runtime=True
     )
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Where to compute.", runtime=True)
-    threads: int = option(
-        0, "Threads on the CPU; 0 leaves it to torch.", low=0, high=1024, runtime=True
-    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Device to run on.", runtime=True)
+    threads: int = option(0, "CPU threads; 0: torch's default.", low=0, high=1024, runtime=True)
 
     @property
     def drawn(self) -> int:
-        """Images that are drawn of each prompt."""
+        """Images drawn per prompt."""
         return self.of or self.num_images
 
     @property
     def kept(self) -> int:
-        """Images that are kept of each prompt."""
+        """Images kept per prompt."""
         return self.best or self.drawn

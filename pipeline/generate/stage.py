@@ -1,4 +1,4 @@
-"""What `pipeline generate` says of itself."""
+"""The description of the stage `pipeline generate`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pipeline.generate.config import GenerateConfig
 
 STAGE = Stage(
     name="generate",
-    help="Draw images from prompts.",
+    help="Generate images from prompts.",
     positional=("prompts",),
     config=GenerateConfig,
     entry_point="pipeline.generate.run:run",
     contract="generated",
     writes=("generated/{name}",),
-    on_change="The images of before stay; --on-change says where the new ones go.",
+    on_change="Existing images stay; --on-change decides where the new ones go.",
 )

@@ -9,9 +9,9 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerConfig(StageConfig):
-    """What `train_tokenizer.run` is told."""
+    """Options of `train_tokenizer.run`."""
 
     name: str = option("bpe", "Name of the tokenizer: tokenizers/NAME in the workspace.")
     vocab_size: int = option(
-        2048, "Ids at most, padding and the 256 bytes among them.", low=257, high=65536
+        2048, "Maximum number of ids, including padding and the 256 bytes.", low=257, high=65536
     )

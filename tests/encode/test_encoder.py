@@ -17,9 +17,9 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
-from pipeline.encode import price
-from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
-from pipeline.encode.price import lower_precision
+from pipeline.encode import precision_cost
+from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
+from pipeline.encode.precision_cost import switch_precision
 from pipeline.encode.run import run
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
@@ -120,8 +120,8 @@ def test_a_batch_without_room_is_halved_and_said(
     assert torch.equal(encoder.encode(pixels_BHWC), expected_BN)
     assert faulty.asked == [8, 4, 2, 2, 2, 2, 2, 1]
     assert encoder.batch_size == 2
-    assert "no room for 8 images at once: going on with 4" in caplog.text
-    assert "no room for 4 images at once: going on with 2" in caplog.text
+    assert "not have the memory for 8 images at once: continuing with 4" in caplog.text
+    assert "not have the memory for 4 images at once: continuing with 2" in caplog.text
 
 
 def test_no_room_for_one_image_ends_the_stage(
@@ -129,7 +129,7 @@ def test_no_room_for_one_image_ends_the_stage(
 ) -> None:
     fault = torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(vqgan, "encode", Faulty(vqgan, 0, fault))
-    with pytest.raises(ModelError, match="no room to encode one image of 32 pixels"):
+    with pytest.raises(ModelError, match="not have the memory to encode one image of 32 pixels"):
         Encoder(vqgan, 4).encode(noise(3))
 
 
@@ -185,11 +185,11 @@ def test_batches_follow_the_widest_layer(vqgan: VQGAN) -> None:
 
 def test_compiling_pays_on_cuda_for_many_images() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pays_to_compile("auto", 10**6, cuda)
-    assert not pays_to_compile("auto", 10, cuda)
-    assert not pays_to_compile("auto", 10**6, cpu)
-    assert pays_to_compile("on", 1, cpu)
-    assert not pays_to_compile("off", 10**6, cuda)
+    assert should_compile("auto", 10**6, cuda)
+    assert not should_compile("auto", 10, cuda)
+    assert not should_compile("auto", 10**6, cpu)
+    assert should_compile("on", 1, cpu)
+    assert not should_compile("off", 10**6, cuda)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(
@@ -207,7 +207,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     encoder = Encoder(vqgan, 4)
     encoder.compile()
     assert torch.equal(encoder.encode(pixels_BHWC), expected_BN)
-    assert "can't be compiled (no compiler here): it runs uncompiled" in caplog.text
+    assert "can't be compiled (no compiler here): running it uncompiled" in caplog.text
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_auto_is_exact_on_a_cpu_and_fast_on_cuda() -> None:
     assert pick_precision("auto", torch.device("cpu")) == "fp32"
     assert pick_precision("auto", torch.device("cuda")) == "bf16"
     assert pick_precision("tf32", torch.device("cuda")) == "tf32"
-    with pytest.raises(ConfigError, match="only CUDA devices have it"):
+    with pytest.raises(ConfigError, match="supported only on CUDA"):
         pick_precision("tf32", torch.device("cpu"))
 
 
@@ -260,8 +260,8 @@ def test_its_price_is_what_a_comparison_by_hand_gives(
         if precision == "bf16":
             monkeypatch.setattr(codec, "encode", lambda _: next(parts))
 
-    monkeypatch.setattr(price, "use_precision", spoil)
-    found = lower_precision(vqgan, "bf16", pixels_BHWC)
+    monkeypatch.setattr(precision_cost, "use_precision", spoil)
+    found = switch_precision(vqgan, "bf16", pixels_BHWC)
     changed = (spoiled_BN != exact_BN).float().mean().item()
     decoded = [to_pixels(vqgan.decode(codes_BN)) for codes_BN in (exact_BN, spoiled_BN)]
     exact_db, spoiled_db = (np.mean(psnr(pixels_BHWC, pixels)) for pixels in decoded)

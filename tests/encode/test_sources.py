@@ -177,7 +177,7 @@ def test_offline_it_says_where_to_put_the_file(
         codec="vqgan_imagenet_f16_1024",
         cache=tmp_path / "cache",
     )
-    with pytest.raises(ModelError, match=r"v\.ckpt can't be fetched .*put it there: .*v\.ckpt"):
+    with pytest.raises(ModelError, match=r"v\.ckpt can't be downloaded .*put it at .*v\.ckpt"):
         run(config)
 
 
@@ -224,7 +224,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(
     settings, checkpoint = write_pair(tmp_path / "files")
     torch.save({"state_dict": {}, "callbacks": Evil(tmp_path / "ran")}, checkpoint)
     workspace = make_workspace(1)
-    with pytest.raises(ModelError, match=r"refused: its pickle asks for .*pathlib"):
+    with pytest.raises(ModelError, match=r"refused: its pickle refers to .*pathlib"):
         encode_pair(workspace, (settings, checkpoint))
     assert not (tmp_path / "ran").exists()
     assert not (workspace.root / "codecs").exists()
@@ -236,8 +236,8 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(
         ({"vqgan_config": Path("a.yaml")}, "--vqgan-checkpoint is missing"),
         ({"dvae_decoder": Path("d.pkl")}, "--dvae-encoder is missing"),
         ({"vae": Path("v.pt"), "vqgan_config": Path("a.yaml")}, "vqgan and of vae are given"),
-        ({"batch_size": "many"}, "expected a number or auto"),
-        ({"batch_size": "0"}, "expected a number or auto"),
+        ({"batch_size": "many"}, "Give a number or auto"),
+        ({"batch_size": "0"}, "Give a number or auto"),
     ],
 )
 def test_options_that_do_not_fit_are_told_at_once(options: Any, complaint: str) -> None:

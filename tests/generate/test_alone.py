@@ -103,8 +103,8 @@ def test_a_vqgan_of_other_files_than_the_published_decodes(
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
     for wrong, message in (
         ({"vqgan_checkpoint": None}, "--vqgan-config and --vqgan-checkpoint belong together"),
-        ({"codec": "mine"}, "Leave --codec out"),
-        ({"checkpoint": None, "tokenizer": None}, "says itself what codec"),
+        ({"codec": "mine"}, "Leave out --codec"),
+        ({"checkpoint": None, "tokenizer": None}, "records its codec"),
         ({"vqgan_config": tmp_path / "none.yaml"}, "none.yaml can't be read"),
     ):
         with pytest.raises(ConfigError, match=message):

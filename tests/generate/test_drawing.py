@@ -17,7 +17,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.generate.sampler import Artist
+from pipeline.generate.sampler import ImageSampler
 from pipeline.models.clip import find_clip, load_clip
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
@@ -142,7 +142,7 @@ def test_a_prompt_that_is_too_long_is_cut_told_and_counted(
     with caplog.at_level(logging.WARNING):
         report = run(make_config(prompts=("a red cube", long), num_images=1))
     assert report.counts["prompts_cut"] == 1
-    assert "1 of 2 prompts have more than the 6 tokens" in caplog.text
+    assert "1 of 2 prompts are longer than the model's 6 tokens" in caplog.text
     assert long in caplog.text
 
 
@@ -227,8 +227,8 @@ def test_too_little_memory_halves_the_batch_and_changes_no_picture(
     monkeypatch.setattr(VQCodec, "decode", decode_few)
     with caplog.at_level(logging.WARNING):
         run(make_config(name="few"))
-    assert "Memory ran out with 6 images at once; trying 3." in caplog.text
-    assert "Memory ran out with 3 images at once; trying 1." in caplog.text
+    assert "Out of memory with 6 images at once; trying 3." in caplog.text
+    assert "Out of memory with 3 images at once; trying 1." in caplog.text
     assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace)
 
 
@@ -241,7 +241,7 @@ def test_no_memory_for_a_single_picture_is_said(
         )
 
     monkeypatch.setattr(Dalle, "start_images", refuse)
-    with pytest.raises(ModelError, match="Memory ran out with a single image"):
+    with pytest.raises(ModelError, match="Out of memory with a single image"):
         run(make_config())
 
 
@@ -263,16 +263,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(
     prompts = ("a red cube", "a blue cube", "a red cube on a blue cube")
     config = make_config(prompts=prompts, batch_size=3)
     run(make_config(prompts=prompts, batch_size=3, name="whole"))
-    draw = Artist.draw
+    draw = ImageSampler.draw
     drawn: list[int] = []
 
-    def draw_two_batches(artist: Artist, orders: Sequence[Order]) -> object:
+    def draw_two_batches(sampler: ImageSampler, orders: Sequence[Order]) -> object:
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(len(orders))
-        return draw(artist, orders)
+        return draw(sampler, orders)
 
-    monkeypatch.setattr(Artist, "draw", draw_two_batches)
+    monkeypatch.setattr(ImageSampler, "draw", draw_two_batches)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     folder = workspace.generated("default")

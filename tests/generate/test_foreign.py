@@ -19,12 +19,12 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF
 from pipeline.models.checkpoints.export import (
-    stock_codec,
-    stock_hparams,
-    stock_weights,
+    dalle_pytorch_codec,
+    dalle_pytorch_hparams,
+    dalle_pytorch_weights,
     write_dalle_pt,
 )
-from pipeline.models.checkpoints.foreign import StockCodec
+from pipeline.models.checkpoints.foreign import DallePytorchCodec
 from pipeline.models.checkpoints.native import MODEL_FILE, read_info, read_tensors
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import load_codec, save_codec
@@ -40,7 +40,7 @@ from tests.models.codecs.test_vqgan import write_pair
 MakeConfig = Callable[..., GenerateConfig]
 
 
-def write_stock(workspace: Workspace, path: Path, codec: StockCodec | None = None) -> Path:
+def write_stock(workspace: Workspace, path: Path, codec: DallePytorchCodec | None = None) -> Path:
     """The model of runs/dalle as a dalle.pt."""
     checkpoint = workspace.run("dalle") / "checkpoints/step-000003"
     weights = read_tensors(checkpoint, MODEL_FILE)
@@ -79,8 +79,8 @@ def test_a_folder_of_deepspeed_draws_the_same(
     step = tmp_path / "dalle-ds-cp/global_step3"
     step.mkdir(parents=True)
     write_bytes(step.parent / "latest", b"global_step3")
-    weights = stock_weights(config, read_tensors(checkpoint, MODEL_FILE))
-    states = {"module": weights, "hparams": stock_hparams(config)}
+    weights = dalle_pytorch_weights(config, read_tensors(checkpoint, MODEL_FILE))
+    states = {"module": weights, "hparams": dalle_pytorch_hparams(config)}
     torch.save(states, step / "mp_rank_00_model_states.pt")
     run(make_config())
     run(make_config(**{**stock, "checkpoint": step.parent}))
@@ -97,7 +97,7 @@ def test_a_codec_within_the_checkpoint_is_used(
     save_codec(codec, workspace.codec("vae"))
     finish(workspace.codec("vae"), "codec")
     write_run(workspace, codec=codec.fingerprint)
-    write_stock(workspace, stock["checkpoint"], stock_codec(codec))
+    write_stock(workspace, stock["checkpoint"], dalle_pytorch_codec(codec))
     run(make_config())
     run(make_config(**{**stock, "codec": None}))
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
@@ -173,7 +173,7 @@ def test_a_tokenizer_with_more_words_than_the_checkpoint_is_refused(
     tokenizer = train_bpe([f"the {n * 7919} things of {n * 104729}" for n in range(99)], 400)
     write_bytes(tmp_path / "big.json", tokenizer.json_bytes)
     stock["tokenizer"] = f"hf:{tmp_path / 'big.json'}"
-    with pytest.raises(ModelError, match=r"tokenizer has 400 ids, the checkpoint knows 2\d\d"):
+    with pytest.raises(ModelError, match=r"tokenizer has 400 ids, but the checkpoint only 2\d\d"):
         run(make_config(**stock))
 
 
@@ -186,7 +186,7 @@ def test_a_tokenizer_with_fewer_words_is_told_of(
     write_bytes(tmp_path / "small.json", train_bpe(["a"] * 4, 260).json_bytes)
     with caplog.at_level(logging.WARNING):
         run(make_config(**{**stock, "tokenizer": f"hf:{tmp_path / 'small.json'}"}))
-    assert "make sure that it is the one of its training" in caplog.text
+    assert "make sure that it is the tokenizer the model was trained with" in caplog.text
 
 
 def test_a_codec_of_other_codes_is_refused(
@@ -201,10 +201,10 @@ def test_a_codec_of_other_codes_is_refused(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"tokenizer": None}, ConfigError, "does not say which tokenizer"),
-        ({"codec": None}, ModelError, "does not carry its codec whole"),
+        ({"tokenizer": None}, ConfigError, "does not record its tokenizer"),
+        ({"codec": None}, ModelError, "does not contain its complete codec"),
         ({"codec": "nothing"}, ConfigError, "No codec 'nothing'"),
-        ({"checkpoint": None}, ConfigError, "Leave --codec, --vqgan-config and --tokenizer out"),
+        ({"checkpoint": None}, ConfigError, "Leave out --codec, --vqgan-config and --tokenizer"),
         ({"checkpoint": Path("nothing.pt")}, ConfigError, "nothing is there"),
     ],
 )
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_is_cut_short_is_refused(
     make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     stock["checkpoint"].write_bytes(stock["checkpoint"].read_bytes()[:-99])
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="truncated"):
         run(make_config(**stock))
 
 

@@ -167,7 +167,7 @@ def test_another_tokenizer_is_refused(workspace: Workspace, make_config: MakeCon
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing is there that could be drawn with"):
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
         run(make_config(checkpoint=tmp_path))
 
 

@@ -18,7 +18,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.generate.sampler import Artist
+from pipeline.generate.sampler import ImageSampler
 from tests.generate.images import records_of
 
 MakeConfig = Callable[..., GenerateConfig]
@@ -40,17 +40,17 @@ def prompts_in(workspace: Workspace, name: str) -> list[str]:
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int]]:
     """Interrupts drawing after so many batches; the list has the images of each batch."""
-    draw = Artist.draw
+    draw = ImageSampler.draw
     drawn: list[int] = []
     limit: list[int | None] = [None]
 
-    def interrupted(artist: Artist, orders: Sequence[Order]) -> object:
+    def interrupted(sampler: ImageSampler, orders: Sequence[Order]) -> object:
         if limit[0] is not None and len(drawn) >= limit[0]:
             raise KeyboardInterrupt
         drawn.append(len(orders))
-        return draw(artist, orders)
+        return draw(sampler, orders)
 
-    monkeypatch.setattr(Artist, "draw", interrupted)
+    monkeypatch.setattr(ImageSampler, "draw", interrupted)
 
     def stop(batches: int | None) -> list[int]:
         drawn.clear()
@@ -156,7 +156,7 @@ def test_restart_refuses_where_a_file_of_the_user_would_be_overwritten(
     folder = workspace.generated("default")
     (folder / "0001-02.png").write_text("my own image")
     before = contents(folder)
-    with pytest.raises(ConfigError, match=r"0001-02\.png was not drawn by this command"):
+    with pytest.raises(ConfigError, match=r"0001-02\.png was not written by this command"):
         run(make_config(num_images=3, on_change="restart"))
     assert contents(folder) == before
 
@@ -265,7 +265,7 @@ def test_a_folder_that_is_drawn_into_is_not_drawn_into_by_another_process(
     (tmp_path / "out").mkdir()
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(LockedError, match=r"Another process draws into .*out"):
+    with pytest.raises(LockedError, match=r"Another process is writing to .*out"):
         run(make_config(out=tmp_path / "out"))
     os.close(descriptor)
     assert run(make_config(out=tmp_path / "out")).outcome == "done"

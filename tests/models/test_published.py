@@ -81,7 +81,7 @@ def test_a_hash_that_nobody_published_is_told_and_kept(
     publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = fetch_published(publisher.file(sha256=None), tmp_path)
-    assert f"has the sha256 {SHA256}, which is written down" in caplog.text
+    assert f"has the sha256 {SHA256}, recorded in" in caplog.text
     assert (tmp_path / "last.ckpt.sha256").read_text() == SHA256 + "\n"
     fetch_published(publisher.file(sha256=None), tmp_path)
     path.write_bytes(DATA[:-1] + b"!")
@@ -109,7 +109,9 @@ def test_what_went_wrong_is_said_and_nothing_is_left(
     publisher: Publisher, tmp_path: Path, change: dict[str, object], complaint: str
 ) -> None:
     vars(publisher).update(change)
-    with pytest.raises(ModelError, match=rf"can't be fetched from .*{complaint}.*bring the file"):
+    with pytest.raises(
+        ModelError, match=rf"can't be downloaded from .*{complaint}.*download the file elsewhere"
+    ):
         fetch_published(publisher.file(), tmp_path)
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
     vars(publisher).update(vars(Publisher(publisher.address)))

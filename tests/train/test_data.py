@@ -59,11 +59,11 @@ def test_an_id_that_the_model_lacks_is_named_with_its_sample(
     check_ids(reader, batch, model)
     small = dataclasses.replace(model, num_image_tokens=int(batch.codes_BN.max()))
     with pytest.raises(
-        ContractError, match=r"train_000[34] holds the code \d+, the model knows 0 to"
+        ContractError, match=r"train_000[34] has the code \d+, but the model has 0 to"
     ):
         check_ids(reader, batch, small)
     few = dataclasses.replace(model, num_text_tokens=int(batch.tokens_BT.max()))
-    with pytest.raises(ContractError, match="holds the token id"):
+    with pytest.raises(ContractError, match="has the token id"):
         check_ids(reader, batch, few)
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_kind_of_attention_is_refused(
     [
         ({"text_seq_len": 256}, "token ids a caption: 256, the shards 'default' have 6"),
         ({"num_image_tokens": 8192}, "codes in the codebook: 8192"),
-        ({"image_fmap_size": 4}, "codes a picture: 16"),
+        ({"image_fmap_size": 4}, "codes per image: 16"),
         ({"num_text_tokens": 50}, "knows 50 text ids"),
     ],
 )

@@ -52,7 +52,8 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     weights = in_progress / "checkpoints/step-000012" / MODEL_FILE
     weights.write_bytes(weights.read_bytes()[:-8])
     assert exported(workspace, tmp_path / "dalle.pt") == "step-000010"
-    assert "step-000012 is damaged and passed over" in caplog.text
+    assert "Skipped the damaged checkpoint" in caplog.text
+    assert "step-000012: " in caplog.text
     assert exported(workspace, tmp_path / "given.pt", checkpoint=in_progress) == "step-000010"
 
 

@@ -15,7 +15,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_loop import StockDalle
+from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.data import Position, stream_steps, to_tensors
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
@@ -92,7 +92,7 @@ def test_all_captions_go_with_the_classs_real_mask_of_1(
     workspace: Workspace, reader: ShardReader, make_config: MakeConfig
 ) -> None:
     config = make_config(null_cond_prob=1.0, **PLAIN)
-    model = StockDalle(new_model(read_index(workspace.shards("default")), config))
+    model = DallePytorchModel(new_model(read_index(workspace.shards("default")), config))
     (ours, *_), (theirs, *_) = (
         batches_of(reader, replace(config, null_cond_prob=share)) for share in (1.0, 0.0)
     )

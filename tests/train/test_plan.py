@@ -106,7 +106,7 @@ def test_a_finished_run_has_nothing_to_train_in_other_batches(
 ) -> None:
     train(make_config(lr_decay="constant"))
     before = tree(folder)
-    with pytest.raises(ConfigError, match="nothing left to train, so --batch-size can't change"):
+    with pytest.raises(ConfigError, match="no steps left, so --batch-size can't change"):
         train(make_config(lr_decay="constant", batch_size=4))
     assert tree(folder) == before
     train(make_config(lr_decay="constant", batch_size=4, steps=15))
@@ -116,8 +116,8 @@ def test_a_finished_run_has_nothing_to_train_in_other_batches(
 @pytest.mark.parametrize(
     ("shorter", "sentence"),
     [
-        ({"steps": 11}, "has trained 12 steps already.*--steps 12 or more"),
-        ({"steps": None, "epochs": 2}, "is in pass 3 already.*--epochs 3 or more"),
+        ({"steps": 11}, "has already trained 12 steps.*--steps 12 or more"),
+        ({"steps": None, "epochs": 2}, "is already in epoch 3.*--epochs 3 or more"),
     ],
 )
 def test_steps_are_not_taken_back(

@@ -222,7 +222,7 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_not_begun_anew_unasked(
     weights = workspace.run("tiny") / "checkpoints/step-000005/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     before = tree(workspace.run("tiny"))
-    with pytest.raises(ModelError, match=r"No checkpoint of .*tiny is whole, of step-000005"):
+    with pytest.raises(ModelError, match=r"All checkpoints of .*tiny are damaged: step-000005"):
         run(make_config())
     assert f"{weights} is not the file that checkpoint.json describes" in caplog.text
     assert tree(workspace.run("tiny")) == before
@@ -249,7 +249,7 @@ def test_a_run_without_validation_samples_has_no_validation(
     )
     report = run(make_config())
     assert report.outcome == "done"
-    assert "no sample to validate with" in caplog.text
+    assert "no validation samples" in caplog.text
     assert "val_loss" not in report.details
 
 

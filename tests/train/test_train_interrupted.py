@@ -130,18 +130,18 @@ def test_validation_that_was_broken_off_is_made_up_for(
 def test_a_grid_that_was_broken_off_is_drawn_later(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.train.samples import Painter
+    from pipeline.train.samples import GridSampler
 
     config = make_config(sample_every=4, ema_decay=0.5, val_every=0)
     whole = left_alone(workspace, config)
-    healthy = Painter.draw
+    healthy = GridSampler.draw
 
-    def draw(self: Painter, model: nn.Module, stop: Any) -> Any:
+    def draw(self: GridSampler, model: nn.Module, stop: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return healthy(self, model, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Painter, "draw", draw)
+        patch.setattr(GridSampler, "draw", draw)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     folder = workspace.run("tiny")

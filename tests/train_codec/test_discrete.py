@@ -8,15 +8,15 @@ import torch
 from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.discrete_vae import DiscreteVAEConfig
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.discrete import DiscreteStudent
+from pipeline.train_codec.discrete import DiscreteVAETrainee
 from pipeline.train_codec.training import seeded_generator
 
 
-def make_student(**changes: int) -> DiscreteStudent:
+def make_student(**changes: int) -> DiscreteVAETrainee:
     few = {"image_size": 16, "num_tokens": 32, "codebook_dim": 48, "num_layers": 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return DiscreteStudent(DiscreteVAEConfig(**{**few, "hidden_dim": 96, **changes}))  # type: ignore[arg-type]
+        return DiscreteVAETrainee(DiscreteVAEConfig(**{**few, "hidden_dim": 96, **changes}))  # type: ignore[arg-type]
 
 
 def some_images(count: int = 8, side: int = 16) -> torch.Tensor:
@@ -66,9 +66,9 @@ def test_the_finished_codec_has_the_codes_of_the_nearest_entries() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image_size": 96}, "--image-size 96: a discrete-vae takes images of 2"),
+        ({"image_size": 96}, "--image-size 96: a discrete-vae needs images of 2"),
         ({"channels": 4}, "--channels 4: a discrete-vae needs 6"),
-        ({"encoder": "patches"}, "--encoder patches: a discrete-vae has convolutions"),
+        ({"encoder": "patches"}, "--encoder patches: a discrete-vae has a convolutional encoder"),
     ],
 )
 def test_options_that_make_none_are_refused(options: dict[str, int | str], words: str) -> None:

@@ -118,7 +118,7 @@ def test_killed_and_continued_it_ends_in_the_same_bytes(
     assert not (killed.codec("small") / "manifest.json").exists()
     with caplog.at_level(logging.INFO):
         run(make_config(killed, **KINDS[kind]))
-    assert ("Continuing at step 5" in caplog.text) == (step == 7)
+    assert ("Resuming after step 5" in caplog.text) == (step == 7)
     assert files_of(killed.codec("small")) == files_of(whole.codec("small"))
 
 
@@ -194,7 +194,7 @@ def test_a_signal_loses_no_step(
             make_config(stopped, checkpoint_every=1000),
             lambda done, total, notes=None: steps.append(done),
         )
-    assert f"Continuing at step {step}" in caplog.text
+    assert f"Resuming after step {step}" in caplog.text
     assert [done for done in steps if done] == list(range(step + 1, 25))
     assert files_of(stopped.codec("small")) == files_of(whole.codec("small"))
 
@@ -219,7 +219,7 @@ def test_at_most_max_images_are_taken(make_workspace: MakeWorkspace) -> None:
 
 
 def test_without_images_it_says_so(make_workspace: MakeWorkspace) -> None:
-    with pytest.raises(ContractError, match="nothing to learn from"):
+    with pytest.raises(ContractError, match="there is nothing to train on"):
         run(make_config(make_workspace(0)))
 
 
@@ -254,7 +254,7 @@ def test_without_validation_images_it_says_what_the_codec_is_measured_on(
     make_workspace: MakeWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(make_config(make_workspace(4), steps=2))
-    assert "measured on what it learnt from" in caplog.text
+    assert "measured on its training images" in caplog.text
 
 
 def test_cuda_where_there_is_none_is_refused(

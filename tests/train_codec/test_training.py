@@ -9,7 +9,7 @@ import torch
 from pipeline.models.codecs.reconstruct import psnr
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.measuring import perplexity
+from pipeline.train_codec.quality import perplexity
 from pipeline.train_codec.training import batch_rows, learning_rate, seeded_generator
 
 CENTRES_KD = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])

@@ -91,8 +91,8 @@ def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
     found = report.counts["vocab_size"]
     assert 257 < found < 512
     assert (
-        f"The tokenizer has {found} ids, not the 512 of --vocab-size: its 2 training captions hold no "
-        "more pairs to merge." in caplog.text
+        f"The tokenizer has {found} ids instead of --vocab-size 512: its 2 training captions have no more "
+        "pairs to merge." in caplog.text
     )
     caplog.clear()
     run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=258))
@@ -121,7 +121,7 @@ def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_no_training_caption_is_explained(tmp_path: Path) -> None:
     make_dedupe(tmp_path, {"only": "val"})
-    with pytest.raises(ContractError, match="no caption in the training split"):
+    with pytest.raises(ContractError, match="no captions in the training split"):
         run(TrainTokenizerConfig(workspace=tmp_path))
 
 

@@ -1,8 +1,8 @@
-"""Codecs that others published, by name, and the addresses of their files. Floor 3.
+"""Published third-party codecs by name, and the URLs of their files.
 
-Addresses: README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
-github.com/lucidrains/DALLE-pytorch. No hash of these files is published, so that of the first download
-is recorded (see `models.published`).
+The URLs are from README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
+github.com/lucidrains/DALLE-pytorch. No hashes of these files are published, so the hash of the first
+download is recorded (see `models.published`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HEIBOX = "https://heibox.uni-heidelberg.de/f/{}/?dl=1"
 _OPENAI = "https://cdn.openai.com/dall-e/{}"
 
 LoadCodec = Callable[..., Codec]
-# How the files of each family, in this order, become a codec: load(*paths, image_size=…).
+# The loader of each family, called with its files in order: load(*paths, image_size=…).
 LOADERS: Mapping[str, LoadCodec] = {
     "vqgan": load_vqgan,
     "openai_dvae": lambda *paths, image_size: load_openai_dvae(
@@ -33,7 +33,7 @@ LOADERS: Mapping[str, LoadCodec] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCodec:
-    """`family` is a key of `LOADERS`."""
+    """A published codec; `family` is a key of `LOADERS`."""
 
     family: str
     files: tuple[PublishedFile, ...]
@@ -72,6 +72,6 @@ PUBLISHED_CODECS: Mapping[str, PublishedCodec] = {
 def fetch_codec(name: str, cache: Path | None = None) -> tuple[Path, ...]:
     """The files of a published codec, downloaded once.
 
-    Raises ModelError where they can't be fetched or have changed.
+    Raises ModelError if they can't be downloaded or their hashes have changed.
     """
     return tuple(fetch_published(file, cache) for file in PUBLISHED_CODECS[name].files)

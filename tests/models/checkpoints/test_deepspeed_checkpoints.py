@@ -150,8 +150,8 @@ def test_the_folder_of_a_step_can_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("global_step2/zero_pp_rank_1_mp_rank_00optim_states.pt", "lacks the share of rank 1"),
-        ("global_step2/zero_pp_rank_2_mp_rank_00optim_states.pt", "holds 2 shares of 3"),
+        ("global_step2/zero_pp_rank_1_mp_rank_00optim_states.pt", "lacks the shard of rank 1"),
+        ("global_step2/zero_pp_rank_2_mp_rank_00optim_states.pt", "holds 2 of 3 shards"),
         ("global_step2/mp_rank_00_model_states.pt", r"no mp_rank_00_model_states\.pt"),
     ],
 )
@@ -253,7 +253,7 @@ def write_consolidated(folder: Path, tensors: dict[str, Tensor], form: str) -> P
 def test_whole_weights_without_hyper_parameters_say_what_is_missing(tmp_path: Path) -> None:
     stock, _ = trained_stock(PLAIN)
     torch.save(stock.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"auxiliary\.pt beside it or above it"):
+    with pytest.raises(ModelError, match=r"no auxiliary\.pt with them beside it or one level up"):
         read_foreign(tmp_path / "pytorch_model.bin")
 
 

@@ -114,7 +114,7 @@ def test_a_codec_survives_the_way_through_a_folder(tmp_path: Path) -> None:
         ({"normalization": 7}, "normalization 7"),
         ({"normalization": ((0.5,) * 3, (0.0,) * 3)}, "normalization"),
         ({"num_tokens": 50}, r"codebook.weight has the shape \(48, 12\), expected \(50, 12\)"),
-        ({"num_resnet_blocks": 0}, "are too many, the first is encoder.2.net.0.weight"),
+        ({"num_resnet_blocks": 0}, "tensors are unexpected, the first is encoder.2.net.0.weight"),
     ],
 )
 def test_hparams_that_do_not_fit_are_explained(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.models.checkpoints.export import stock_codec
+from pipeline.models.checkpoints.export import dalle_pytorch_codec
 from pipeline.models.codecs.dvae import load_openai_dvae
 from pipeline.models.codecs.load import load_codec, save_codec
 from tests.oracles.codecs import assert_same_codes, dall_e, dalle_pytorch
@@ -93,7 +93,7 @@ def test_a_module_that_wants_to_run_code_is_refused_and_named(
     tmp_path: Path, reference: Any, zipped: bool
 ) -> None:
     reference.enc.blocks.group_1.add_module("pool", Runs(tmp_path / "ran"))
-    with pytest.raises(ModelError, match=r"encoder.pkl is refused: its pickle asks for .*pathlib"):
+    with pytest.raises(ModelError, match=r"encoder.pkl is refused: its pickle refers to .*pathlib"):
         load_openai_dvae(*write_files(tmp_path, reference, zipped=zipped))
     assert not (tmp_path / "ran").exists()
 
@@ -120,7 +120,7 @@ def test_its_tensors_go_into_a_dalle_pt_under_the_published_names(
     tmp_path: Path, reference: Any
 ) -> None:
     codec = load_openai_dvae(*write_files(tmp_path, reference))
-    written = stock_codec(codec)
+    written = dalle_pytorch_codec(codec)
     assert written is not None
     assert (written.class_name, written.params) == ("OpenAIDiscreteVAE", None)
     state = reference.state_dict()

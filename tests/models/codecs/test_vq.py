@@ -107,7 +107,7 @@ def test_a_saved_codec_comes_back_and_has_the_same_bytes_twice(tmp_path: Path) -
 
 
 def test_a_folder_without_a_codec_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not the folder of a codec"):
+    with pytest.raises(ModelError, match="not a codec's folder"):
         load_codec(tmp_path)
 
 

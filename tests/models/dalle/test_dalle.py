@@ -159,7 +159,7 @@ def test_the_next_text_id_follows_those_before_it() -> None:
 
 
 def test_a_caption_of_another_length_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"4 tokens .* text_seq_len=5"):
+    with pytest.raises(ModelError, match=r"4 tokens, .* text_seq_len=5"):
         make_model()(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 9, dtype=torch.long))
 
 

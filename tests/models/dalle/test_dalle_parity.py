@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.checkpoints.dalle_pytorch_names import stock_names
+from pipeline.models.checkpoints.dalle_pytorch_names import name_pairs
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
 from tests.oracles.dalle import own_logits, randomise, stock_twin
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_dalle_pytorch(model: Dalle) -> None:
     assert_same(loss, expected)
     theirs = dict(twin.named_parameters())
     compared = set()
-    for stock, name in stock_names(model.config):
+    for stock, name in name_pairs(model.config):
         if stock in theirs:
             gradient = model.get_parameter(name).grad
             assert gradient is not None, name

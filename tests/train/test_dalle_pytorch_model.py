@@ -27,7 +27,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sparse_layout import draw_layout
 from pipeline.train.config import ExportConfig, TrainConfig
-from pipeline.train.dalle_pytorch_loop import StockDalle
+from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
@@ -57,7 +57,9 @@ def batch_of(workspace: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_loss_is_the_classs_own(workspace: Workspace, make_config: MakeConfig) -> None:
-    model = StockDalle(new_model(read_index(workspace.shards("default")), make_config(**PLAIN)))
+    model = DallePytorchModel(
+        new_model(read_index(workspace.shards("default")), make_config(**PLAIN))
+    )
     tokens_BT, codes_BN = batch_of(workspace)
     own = model.dalle(tokens_BT, codes_BN, return_loss=True)
     assert torch.equal(model(tokens_BT, codes_BN).total, own)
@@ -107,7 +109,7 @@ def test_its_sparse_attention_is_refused(workspace: Workspace, make_config: Make
     plain = new_model(read_index(workspace.shards("default")), make_config())
     sparse = dataclasses.replace(plain, attn_types=("sparse",), text_seq_len=7)
     with pytest.raises(ModelError, match=r"fails in every forward pass since 1\.4\.0"):
-        StockDalle(sparse)
+        DallePytorchModel(sparse)
 
 
 def test_the_package_that_is_not_there_is_asked_for(
@@ -180,7 +182,7 @@ def test_a_run_is_exported_to_a_file_that_the_stock_class_loads(
     folder = list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]
     ours = load_dalle(folder, device=CPU)
     saved = torch.load(out, weights_only=True)
-    stock = StockDalle(ours.config).dalle.eval()
+    stock = DallePytorchModel(ours.config).dalle.eval()
     missing = stock.load_state_dict(saved["weights"], strict=False)
     assert all(name.startswith("vae.") for name in missing.missing_keys)
     assert not missing.unexpected_keys

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.core.errors import ModelError
 from pipeline.core.storage import make_manifest, sha256_file, write_manifest
-from pipeline.models.checkpoints.found import checkpoint_digest, find_own, find_run_checkpoint
+from pipeline.models.checkpoints.locate import checkpoint_digest, find_own, find_run_checkpoint
 from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     INFO_FILE,
@@ -108,7 +108,8 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_named(
         found = find_run_checkpoint(run)
     assert found.path.name == "step-000004"
     assert found.reason == ("the last one is damaged" if finished else "the run has not finished")
-    assert "step-000006 is damaged and passed over" in caplog.text
+    assert "Skipped the damaged checkpoint" in caplog.text
+    assert "step-000006: " in caplog.text
 
 
 def test_moments_that_are_damaged_do_not_matter_for_drawing(run: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_manifest_that_names_no_checkpoint_of_the_run_is_not_followed(
 def test_no_whole_checkpoint_is_an_error(run: Path) -> None:
     for step in (run / "checkpoints").iterdir():
         cut(step / MODEL_FILE)
-    with pytest.raises(ModelError, match=r"No checkpoint of .*dalle is whole"):
+    with pytest.raises(ModelError, match=r"All checkpoints of .*dalle are damaged"):
         find_run_checkpoint(run)
 
 
@@ -150,7 +151,7 @@ def test_a_run_without_a_checkpoint_says_when_there_will_be_one(tmp_path: Path) 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(run: Path) -> None:
     with pytest.raises(ModelError, match="Did you mean 'dalle'"):
         find_run_checkpoint(run.parent / "dale")
-    with pytest.raises(ModelError, match=r"There are: dalle\. `pipeline train` makes one"):
+    with pytest.raises(ModelError, match=r"There are: dalle\. `pipeline train` creates one"):
         find_run_checkpoint(run.parent / "zzz")
 
 

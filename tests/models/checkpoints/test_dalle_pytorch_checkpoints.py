@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
-from pipeline.models.checkpoints.export import stock_codec, write_dalle_pt
-from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
+from pipeline.models.checkpoints.export import dalle_pytorch_codec, write_dalle_pt
+from pipeline.models.checkpoints.foreign import DallePytorchCodec, read_foreign
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
@@ -87,7 +87,7 @@ def test_stock_loads_what_we_write(changes: dict[str, Any], tmp_path: Path) -> N
     torch.manual_seed(0)
     model = Dalle(config)
     randomise(model)
-    codec = stock_codec(
+    codec = dalle_pytorch_codec(
         DiscreteVAE(
             DiscreteVAEConfig(
                 image_size=16, num_tokens=13, codebook_dim=4, num_layers=1, hidden_dim=4
@@ -265,7 +265,11 @@ def test_where_hyper_parameters_and_tensors_disagree_the_tensors_count(
     torch.save(saved, tmp_path / "dalle.pt")
     with caplog.at_level(logging.WARNING):
         assert read_foreign(tmp_path / "dalle.pt").config == PLAIN
-    for message in ("dim 512, in truth 20", "depth 9, in truth 2", "text_seq_len 256, in truth 5"):
+    for message in (
+        "dim is 512, but the tensors have 20",
+        "depth is 9, but the tensors have 2",
+        "text_seq_len is 256, but the tensors have 5",
+    ):
         assert message in caplog.text
 
 
@@ -291,7 +295,7 @@ def test_a_checkpoint_cut_short_is_refused(
     torch.save(saved, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ModelError, match=r"cut short|can't be read"):
+    with pytest.raises(ModelError, match=r"truncated|can't be read"):
         read_foreign(path)
 
 
@@ -299,7 +303,7 @@ def test_a_checkpoint_cut_short_is_refused(
     ("change", "message"),
     [
         ({"weights": "look into consolidating"}, "DeepSpeed folder"),
-        ({"weights": None}, "no `hparams` and `weights`"),
+        ({"weights": None}, "lacks `hparams` or `weights`"),
         ({"weights": {"a": torch.zeros(1)}}, "not those of a DALLE"),
         ({"hparams": {"heads": 2, "attn_types": ("mlp",)}}, "'mlp'"),
         ({"hparams": {}}, "Neither `heads` nor"),
@@ -337,4 +341,4 @@ def test_a_model_without_a_codec_is_written_too(tmp_path: Path) -> None:
     model = Dalle(PLAIN)
     write_dalle_pt(tmp_path / "dalle.pt", config=PLAIN, weights=model.state_dict())
     imported = read_foreign(tmp_path / "dalle.pt")
-    assert imported.codec == StockCodec(class_name=None, params=None, weights={})
+    assert imported.codec == DallePytorchCodec(class_name=None, params=None, weights={})

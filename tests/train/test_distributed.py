@@ -27,9 +27,8 @@ from pipeline.models.checkpoints.native import (
     read_tensors,
 )
 from pipeline.train.config import TrainConfig
-from pipeline.train.ranks import join_ranks
-from pipeline.train.run import run
-from pipeline.train.start import choose_name
+from pipeline.train.distributed import join_ranks
+from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
 from tests.train.conftest import open_workspace
 from tests.train.test_train import log_of, tree
