@@ -174,10 +174,10 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refusal(folder: Path, recipe: Recipe) -> str:
     manifest = _manifest_of(folder)
-    said = f" ({_differences(manifest, recipe)})" if manifest is not None else ""
+    changes = f" ({_differences(manifest, recipe)})" if manifest is not None else ""
     return (
-        f"{folder} holds images of other prompts or options{said}. Nothing was changed. Give another --name, "
-        "--on-change new to write to a new folder beside it, or --on-change restart to replace them."
+        f"{folder} holds images of other prompts or options{changes}. Nothing was changed. Give another "
+        "--name, --on-change new to write to a new folder beside it, or --on-change restart to replace them."
     )
 
 
@@ -185,8 +185,8 @@ def _differences(manifest: Manifest, recipe: Recipe) -> str:
     before, after = ({**c, "name": None} for c in (manifest.config, recipe.config))
     options = _changed(before, after)
     inputs = [name for name in _changed(manifest.inputs, recipe.inputs) if name not in options]
-    said = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
-    return "; ".join([*said, *(f"{name} changed" for name in inputs)])
+    changes = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
+    return "; ".join([*changes, *(f"{name} changed" for name in inputs)])
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

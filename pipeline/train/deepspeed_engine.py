@@ -100,20 +100,20 @@ class EngineStepper:
 
     @property
     def scale(self) -> float | None:
-        """See Stepper."""
+        """The loss scale of fp16; None for other precisions."""
         return self._scaler.cur_scale if self.engine.fp16_enabled() else None
 
     def backward(self, loss: Tensor) -> None:
-        """See Stepper."""
+        """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """See Stepper."""
+        """Update the weights with the clipped gradients; returns the norm before clipping."""
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
     def moments(self) -> dict[str, Tensor]:
-        """See Stepper."""
+        """The optimizer's full state as `<parameter>/<state>`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = next(state["step"] for _, state in _states(self.engine.optimizer))
@@ -136,13 +136,13 @@ class EngineStepper:
                 state["step"].copy_(steps)
 
     def scaler_state(self) -> dict[str, Any]:
-        """See Stepper."""
+        """The loss scale's state as JSON values; empty without one."""
         if not self.engine.fp16_enabled():
             return {}
         return {name: getattr(self._scaler, name) for name in SCALER if hasattr(self._scaler, name)}
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
-        """See Stepper."""
+        """The inverse of `scaler_state`."""
         for name in SCALER:
             if name in state and hasattr(self._scaler, name):
                 setattr(self._scaler, name, state[name])
@@ -162,11 +162,11 @@ class WholeEngineStepper(TorchStepper):
     engine: Any
 
     def backward(self, loss: Tensor) -> None:
-        """See Stepper."""
+        """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """See Stepper."""
+        """Update the weights with the clipped gradients; returns the norm before clipping."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))  # the engine reports none
         if math.isfinite(norm):

@@ -46,10 +46,10 @@ def codec_folder(kind: str | None, name: str) -> str:
     """The zoo's folder for models with a codec of this `kind`, guessed from its `name` if unknown."""
     if kind is not None:
         return _FOLDERS.get(kind, "custom_transformer")
-    said = name.lower()
-    if any(word in said for word in ("vqgan", "gumbel", "taming", "f16", "f8")):
+    lowered = name.lower()
+    if any(word in lowered for word in ("vqgan", "gumbel", "taming", "f16", "f8")):
         return _FOLDERS["vqgan"]
-    if any(word in said for word in ("openai", "dvae", "dall-e")):
+    if any(word in lowered for word in ("openai", "dvae", "dall-e")):
         return _FOLDERS["openai-dvae"]
     return "custom_transformer"
 
@@ -83,8 +83,10 @@ def read_name(name: str) -> NameHints | None:
 
 def wrong_hints(hints: NameHints, model: DalleConfig) -> dict[str, tuple[int, int]]:
     """Hyper-parameters where the name is wrong: (claimed, actual) by name."""
-    pairs = {name: (said, getattr(model, name)) for name, said in hints.hyperparameters.items()}
-    return {name: (said, true) for name, (said, true) in pairs.items() if said != true}
+    pairs = {
+        name: (claimed, getattr(model, name)) for name, claimed in hints.hyperparameters.items()
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _read_passes(text: str) -> dict[str, int] | None:

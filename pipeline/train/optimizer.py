@@ -57,15 +57,15 @@ class TorchStepper:
 
     @property
     def scale(self) -> float | None:
-        """See Stepper."""
+        """The loss scale of fp16; None for other precisions."""
         return self.scaler.get_scale() if self.scaler.is_enabled() else None
 
     def backward(self, loss: Tensor) -> None:
-        """See Stepper."""
+        """Add a loss's gradients."""
         self.scaler.scale(loss).backward()
 
     def step(self) -> float:
-        """See Stepper."""
+        """Update the weights with the clipped gradients; returns the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         parameters = self.model.parameters()
         norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)))
@@ -76,7 +76,7 @@ class TorchStepper:
         return norm
 
     def moments(self) -> dict[str, Tensor]:
-        """See Stepper."""
+        """The optimizer's full state as `<parameter>/<state>`."""
         return {
             f"{name}/{key}": full_tensor(value)
             for name, parameter in self.model.named_parameters()
@@ -84,7 +84,7 @@ class TorchStepper:
         }
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """See Stepper."""
+        """The inverse of `moments`."""
         parameters = dict(self.model.named_parameters())
         for name, value in moments.items():
             parameter_name, _, key = name.rpartition("/")
@@ -97,11 +97,11 @@ class TorchStepper:
             )
 
     def scaler_state(self) -> dict[str, Any]:
-        """See Stepper."""
+        """The loss scale's state as JSON values; empty without one."""
         return self.scaler.state_dict() if self.scaler.is_enabled() else {}
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
-        """See Stepper."""
+        """The inverse of `scaler_state`."""
         self.scaler.load_state_dict(dict(state))
 
 
@@ -112,9 +112,9 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.begin(model)
+        self.reset(model)
 
-    def begin(self, model: nn.Module) -> None:
+    def reset(self, model: nn.Module) -> None:
         """Reset the mean to the model's weights."""
         self.tensors = {name: tensor.detach().clone() for name, tensor in _parts(model)}
 

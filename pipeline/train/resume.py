@@ -115,7 +115,7 @@ def state_from(
     load_weights(state, warm_start.weights, warm_start.source)
     load_moments(state, warm_start.moments)
     if state.average is not None:
-        state.average.begin(model)
+        state.average.reset(model)
     state.passes = dict(warm_start.passes)
     state.critic = dict(warm_start.critic)
     return state
@@ -142,13 +142,13 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
 
 def _warn_of_name(warm_start: WarmStart) -> None:
     hints = find_name(Path(warm_start.source))
-    for name, (said, true) in wrong_hints(hints, warm_start.model).items() if hints else ():
+    for name, (claimed, actual) in wrong_hints(hints, warm_start.model).items() if hints else ():
         logger.warning(
             "The name of %s claims %s %d, but its tensors have %d: using the tensors'",
             warm_start.source,
             name,
-            said,
-            true,
+            claimed,
+            actual,
         )
 
 

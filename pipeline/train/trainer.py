@@ -274,7 +274,7 @@ class Trainer:
         losses: Mapping[str, float] = self.folder.last_losses() if self.ranks.is_main else {}
         return counts, {"checkpoint": f"checkpoints/step-{state.step:06d}", **losses}
 
-    # --- Parts ---------------------------------------------------------------------------------------
+    # --- Helpers -------------------------------------------------------------------------------------
 
     def loss(self, module: nn.Module, batch: Batch) -> DalleLoss:
         """The loss of a batch, in the configured precision."""

@@ -1,4 +1,4 @@
-"""The codec at work: precision and its price, batches without room, compiling, views."""
+"""Encoding: precision and its measured cost, batches that don't fit in memory, compiling, views."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MakeWorkspace = Callable[..., Workspace]
 
 @pytest.fixture(scope="module")
 def vqgan() -> VQGAN:
-    """A small VQGAN of random weights whose codebook lies among its latents."""
+    """A small VQGAN with random weights whose codebook matches its latents."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = VQGAN(
@@ -106,7 +106,7 @@ class Faulty:
     ],
     ids=["cuda", "cpu"],
 )
-def test_a_batch_without_room_is_halved_and_said(
+def test_a_batch_that_does_not_fit_is_halved_with_a_warning(
     vqgan: VQGAN,
     fault: Exception,
     monkeypatch: pytest.MonkeyPatch,
@@ -139,7 +139,7 @@ def test_other_errors_are_not_taken_for_it(vqgan: VQGAN, monkeypatch: pytest.Mon
         Encoder(vqgan, 4).encode(noise(3))
 
 
-def test_the_stage_goes_on_with_less_room(
+def test_the_stage_continues_with_less_room(
     make_workspace: MakeWorkspace,
     codec: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -245,7 +245,7 @@ def test_only_the_trunk_computes_in_lower_precision(vqgan: VQGAN) -> None:
         use_precision(vqgan, "fp32")
 
 
-def test_its_price_is_what_a_comparison_by_hand_gives(
+def test_its_cost_is_what_a_comparison_by_hand_gives(
     vqgan: VQGAN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels_BHWC = noise(4)
@@ -302,7 +302,7 @@ def test_a_killed_run_in_bf16_ends_in_the_same_bytes(
     assert files_of(codes_folder(killed)) == files_of(codes_folder(whole))
 
 
-def test_without_images_there_is_no_price_to_measure(
+def test_without_images_there_is_no_cost_to_measure(
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(0)
@@ -363,7 +363,7 @@ def test_each_view_is_a_row_of_the_same_image(make_workspace: MakeWorkspace, cod
     assert keys == sorted(keys)
 
 
-def test_views_asked_for_later_are_added_and_no_part_is_touched(
+def test_views_asked_for_later_are_added_and_no_part_is_changed(
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(7)
@@ -392,7 +392,7 @@ def test_a_killed_run_with_views_ends_in_the_same_bytes(
     assert [json.loads(line)["key"] for line in failed] == ["key_00003"]
 
 
-def test_mirrored_codes_are_those_of_the_mirrored_picture(
+def test_mirrored_codes_are_those_of_the_mirrored_image(
     make_workspace: MakeWorkspace, codec: Path, tmp_path: Path
 ) -> None:
     workspace = make_workspace(1)

@@ -1,4 +1,4 @@
-"""Drawing from checkpoints of DALLE-pytorch: the pictures that our own checkpoint of the model gives."""
+"""DALLE-pytorch's checkpoints generate the same images as our own checkpoint of the model."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def stock(workspace: Workspace, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by_folder", [False, True])
-def test_a_dalle_pt_draws_the_pictures_of_our_checkpoint(
+def test_a_dalle_pt_draws_the_images_of_our_checkpoint(
     by_folder: bool, workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     run(make_config())
@@ -127,7 +127,7 @@ def test_a_vqgan_draws_at_the_size_of_the_checkpoint_whatever_its_yaml_says(
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
 
 
-def test_a_codec_of_the_workspace_that_others_trained_has_that_size_too(
+def test_a_codec_of_the_workspace_that_was_trained_elsewhere_has_that_size_too(
     workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = vqgan_settings(attn_resolutions=[])
@@ -177,7 +177,7 @@ def test_a_tokenizer_with_more_words_than_the_checkpoint_is_refused(
         run(make_config(**stock))
 
 
-def test_a_tokenizer_with_fewer_words_is_told_of(
+def test_a_tokenizer_with_fewer_words_gives_a_warning(
     make_config: MakeConfig,
     stock: dict[str, Any],
     tmp_path: Path,
@@ -194,7 +194,7 @@ def test_a_codec_of_other_codes_is_refused(
 ) -> None:
     few = VQCodec(VQConfig(image_size=128, num_tokens=16, code_dim=4, channels=4))
     save_codec(few, workspace.codec("wide"))
-    with pytest.raises(ModelError, match=r"wide has 16 codes, 8 x 8 an image; .* 16, 4 x 4"):
+    with pytest.raises(ModelError, match=r"wide has 16 codes and 8 x 8 per image; .* 16 and 4 x 4"):
         run(make_config(**{**stock, "codec": "wide"}))
 
 
@@ -205,10 +205,10 @@ def test_a_codec_of_other_codes_is_refused(
         ({"codec": None}, ModelError, "does not contain its complete codec"),
         ({"codec": "nothing"}, ConfigError, "No codec 'nothing'"),
         ({"checkpoint": None}, ConfigError, "Leave out --codec, --vqgan-config and --tokenizer"),
-        ({"checkpoint": Path("nothing.pt")}, ConfigError, "nothing is there"),
+        ({"checkpoint": Path("nothing.pt")}, ConfigError, "there is no checkpoint"),
     ],
 )
-def test_what_is_missing_or_too_much_is_said(
+def test_what_is_missing_or_too_much_is_reported(
     changes: dict[str, Any],
     error: type[Exception],
     message: str,
@@ -219,7 +219,7 @@ def test_what_is_missing_or_too_much_is_said(
         run(make_config(**{**stock, **changes}))
 
 
-def test_a_checkpoint_that_is_cut_short_is_refused(
+def test_a_checkpoint_that_is_truncated_is_refused(
     make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     stock["checkpoint"].write_bytes(stock["checkpoint"].read_bytes()[:-99])
@@ -227,7 +227,7 @@ def test_a_checkpoint_that_is_cut_short_is_refused(
         run(make_config(**stock))
 
 
-def test_sparse_attention_without_its_layout_is_drawn_with_a_new_one_if_told(
+def test_sparse_attention_without_its_layout_is_drawn_with_a_new_one_if_asked(
     workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     config = read_info(workspace.run("dalle") / "checkpoints/step-000003").model

@@ -1,4 +1,4 @@
-"""What is asked for: prompts, and options that contradict each other."""
+"""Prompts, and options that contradict each other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_no_prompt_and_an_empty_one_are_refused(prompts: tuple[str, ...]) -> Non
         prompts_of(prompts=prompts)
 
 
-def test_a_model_that_writes_may_begin_with_nothing() -> None:
+def test_a_model_that_writes_may_start_with_nothing() -> None:
     assert prompts_of(gentxt=True) == [""]
     assert prompts_of(gentxt=True, prompts=("a|",)) == ["a", ""]
 

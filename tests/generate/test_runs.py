@@ -1,4 +1,4 @@
-"""Drawing from runs that are being trained, or whose last checkpoint is damaged; guidance of models."""
+"""Generating from runs in progress or with a damaged last checkpoint; guidance of models."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     assert {name.split("/")[0] for name in inputs} == {"checkpoint", "codecs", "prompts"}
 
 
-def test_a_run_that_is_not_there_is_said(make_config: MakeConfig) -> None:
+def test_a_run_that_does_not_exist_is_reported(make_config: MakeConfig) -> None:
     with pytest.raises(ModelError, match="Did you mean 'dalle'"):
         run(make_config(run="dallle"))
 
@@ -102,7 +102,7 @@ def test_guidance_of_a_model_that_saw_every_caption_is_warned_of(
     assert ("--null-cond-prob" in caplog.text) is warned
 
 
-def test_of_a_stock_model_it_is_said_that_nobody_knows(
+def test_for_a_dalle_pytorch_model_guidance_is_reported_as_unknown(
     workspace: Workspace,
     make_config: MakeConfig,
     tmp_path: Path,

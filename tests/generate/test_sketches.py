@@ -1,4 +1,4 @@
-"""What is drawn of a prompt that was not finished is not drawn again."""
+"""Images of an unfinished prompt are not drawn again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def assert_as_whole(workspace: Workspace, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, KilledError])
-def test_an_interrupted_prompt_goes_on_where_it_was(
+def test_an_interrupted_prompt_resumes_where_it_was(
     workspace: Workspace,
     make_config: MakeConfig,
     folder: Path,

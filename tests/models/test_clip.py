@@ -1,4 +1,4 @@
-"""Scores of CLIP: the pixels and the numbers of transformers, and one sentence where there are none."""
+"""CLIP scores: the pixels and the scores of transformers, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stock_pixels(folder: Path) -> torch.Tensor:
     return pixels
 
 
-def test_pictures_are_prepared_as_by_transformers(folder: Path) -> None:
+def test_images_are_prepared_as_by_transformers(folder: Path) -> None:
     ours = read_preparation(folder, default_side=16)(PIXELS_BHWC)
     torch.testing.assert_close(ours, stock_pixels(folder), rtol=1e-5, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_old_and_new_descriptions_of_the_preparation_are_read(
     assert (preparation.resize, preparation.side) == (resize, side)
 
 
-def test_without_a_description_pictures_are_prepared_as_openai_does(tmp_path: Path) -> None:
+def test_without_a_description_images_are_prepared_as_openai_does(tmp_path: Path) -> None:
     preparation = read_preparation(tmp_path, default_side=224)
     assert (preparation.resize, preparation.side) == (224, 224)
     assert preparation.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
@@ -104,7 +104,7 @@ def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
         read_preparation(tmp_path, default_side=16)
 
 
-def test_weights_that_are_cut_short_or_of_another_model_are_refused(
+def test_weights_that_are_truncated_or_of_another_model_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))

@@ -1,4 +1,4 @@
-"""codec.json and checkpoint.json edited by hand: what is wrong is named, whatever it is."""
+"""codec.json and checkpoint.json edited by hand: the error names the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published files: fetched once, from a real server, checked by hash."""
+"""Published files: downloaded once from a real server, verified by hash."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_another_hash_than_published_is_refused_and_leaves_no_file(
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_a_hash_that_nobody_published_is_told_and_kept(
+def test_a_hash_that_is_not_published_is_reported_and_kept(
     publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = fetch_published(publisher.file(sha256=None), tmp_path)
@@ -89,7 +89,7 @@ def test_a_hash_that_nobody_published_is_told_and_kept(
         fetch_published(publisher.file(sha256=None), tmp_path)
 
 
-def test_a_file_brought_by_hand_is_used_without_the_network(tmp_path: Path) -> None:
+def test_a_file_downloaded_by_hand_is_used_without_the_network(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(DATA)
     file = PublishedFile(name="last.ckpt", url="http://127.0.0.1:9/", sha256=SHA256)
     assert fetch_published(file, tmp_path).read_bytes() == DATA
@@ -105,7 +105,7 @@ def test_a_file_brought_by_hand_is_used_without_the_network(tmp_path: Path) -> N
     ],
     ids=["gone", "busy", "cut short", "a page"],
 )
-def test_what_went_wrong_is_said_and_nothing_is_left(
+def test_an_error_is_reported_and_nothing_is_left(
     publisher: Publisher, tmp_path: Path, change: dict[str, object], complaint: str
 ) -> None:
     vars(publisher).update(change)

@@ -1,4 +1,4 @@
-"""Files of torch.save that were made to harm: what they want is neither run nor paid for in memory."""
+"""Malicious torch.save files: their code is not run, and they can't exhaust memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def saved_file(folder: Path, *, zipped: bool = True, value: Any = None) -> Path:
 
 
 def rezip(path: Path, change: Callable[[zipfile.ZipInfo, bytes], bytes | None]) -> None:
-    """Write the archive anew with what `change` makes of each member; None leaves it out."""
+    """Rewrite the archive with each member changed by `change`; None drops it."""
     with zipfile.ZipFile(path) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -201,7 +201,7 @@ def test_an_old_file_that_promises_more_than_it_has_is_refused(tmp_path: Path) -
 
 
 def assert_refused_in_little_memory(path: Path, words: str) -> None:
-    """In a process of its own, whose peak is measured."""
+    """Run in a separate process, whose peak memory is measured."""
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -223,7 +223,7 @@ def assert_refused_in_little_memory(path: Path, words: str) -> None:
 
 
 def test_tuples_in_tuples_do_not_end_the_process(tmp_path: Path) -> None:
-    """Hashing them takes stack for each, which nothing checks: a key of a million is a crash."""
+    """Hashing recurses for each level without a check: a key of a million levels crashes."""
     pickled = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
     with pytest.raises(ModelError, match="nested more than 64"):
         read_torch_file(raw_archive(tmp_path / "model.pt", pickled))
@@ -336,7 +336,7 @@ def test_the_same_bytes_under_many_names_make_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["nowhere", "folder", "pipe", "/dev/zero"])
-def test_what_is_no_regular_file_is_never_read(tmp_path: Path, place: str) -> None:
+def test_what_is_not_a_regular_file_is_never_read(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     path = tmp_path / place

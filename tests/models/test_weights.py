@@ -1,4 +1,4 @@
-"""Weights with a NaN or an infinity are refused by name wherever they are loaded; wrappers' names are not."""
+"""Weights with NaN or infinity are refused wherever they are loaded; wrapper prefixes are accepted."""
 
 from __future__ import annotations
 

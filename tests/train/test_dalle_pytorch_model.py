@@ -1,4 +1,4 @@
-"""`--model dalle-pytorch`: the reference's class in our loop; and checkpoints from and to it."""
+"""`--model dalle-pytorch`: the reference's class in our loop, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_both_classes_go_the_same_way(
     load_dalle(folders[1], device=CPU)
 
 
-def test_a_stopped_stock_run_ends_in_the_same_bytes(
+def test_a_stopped_dalle_pytorch_run_ends_in_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     config = make_config(model="dalle-pytorch", ema_decay=0.9, steps=8, save_every=3)
@@ -120,7 +120,7 @@ def test_the_package_that_is_not_there_is_asked_for(
         run(make_config(model="dalle-pytorch"))
 
 
-def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_training_continues_from_a_dalle_pt(workspace: Workspace, make_config: MakeConfig) -> None:
     config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN, depth=3))
     model = Dalle(config)
     path = workspace.root / "9L_8HD_2H_16I_6T_colours_3E.pt"
@@ -131,7 +131,7 @@ def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: Mak
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
-def test_training_goes_on_from_a_deepspeed_folder(
+def test_training_continues_from_a_deepspeed_folder(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     """Its weights and moments are those of the first step."""
@@ -152,7 +152,7 @@ def test_training_goes_on_from_a_deepspeed_folder(
     assert torch.cosine_similarity(moments[name], before, dim=0) > 0.5
 
 
-def test_the_command_draws_a_layout_where_it_is_told_to(
+def test_the_command_draws_a_layout_when_asked_to(
     workspace: Workspace, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     open_workspace(workspace)
@@ -173,7 +173,7 @@ def test_the_command_draws_a_layout_where_it_is_told_to(
     assert model.sparse_layout == draw_layout(32, 0)
 
 
-def test_a_run_is_exported_to_a_file_that_the_stock_class_loads(
+def test_a_run_is_exported_to_a_file_that_the_class_of_dalle_pytorch_loads(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config(ema_decay=0.5, **PLAIN))

@@ -1,4 +1,4 @@
-"""Batches: whole epochs, ranks' parts, and ids that no model knows."""
+"""Batches: complete epochs, the ranks' parts, and ids outside the vocabulary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_sample_comes_once_an_epoch(reader: ShardReader, make_config: Make
 
 
 def test_ranks_share_a_batch_of_one_process(reader: ShardReader, make_config: MakeConfig) -> None:
-    """Also where there are more ranks than shards: here three, and one shard."""
+    """Also with more ranks (three) than shards (one)."""
     config = make_config(batch_size=4, ga_steps=2)
     alone = stream_steps(reader, make_config(batch_size=12, ga_steps=2), START)
     parts = [stream_steps(reader, config, START, rank=r, world_size=3) for r in range(3)]

@@ -1,4 +1,4 @@
-"""DeepSpeed's engine trains as torch does, in two real processes; its checkpoints are ours."""
+"""DeepSpeed trains like torch, in two real processes, and its checkpoints are ours."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ type(get_accelerator()).is_fp16_supported = lambda self: True
         (3, "bf16", PARTED["zero_optimization"]),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bytes(
+def test_a_stopped_run_resumes_to_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, stage: int, precision: str, zero: dict[str, Any]
 ) -> None:
     """With dropout: each process has its own random numbers, and gets them back."""

@@ -1,4 +1,4 @@
-"""What DeepSpeed would be told; none of this needs it."""
+"""DeepSpeed's configuration; these tests run without it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_file(make_config: MakeConfig, given: Any, **options: Any) -> TrainConfi
     return make_config(parallel="deepspeed", deepspeed_config=path, **options)
 
 
-def test_deepspeed_is_told_what_the_options_say(make_config: MakeConfig) -> None:
+def test_deepspeed_gets_the_options(make_config: MakeConfig) -> None:
     config = make_config(parallel="deepspeed", zero_stage=2, batch_size=4, ga_steps=3)
     options = engine_options(config)
     assert options["train_micro_batch_size_per_gpu"] == 4
@@ -64,7 +64,7 @@ def test_a_file_adds_what_the_options_do_not_say(make_config: MakeConfig) -> Non
     assert options["wall_clock_breakdown"]
 
 
-def test_the_stage_is_1_unless_told_otherwise(make_config: MakeConfig) -> None:
+def test_the_stage_is_1_by_default(make_config: MakeConfig) -> None:
     assert zero_stage(make_config(parallel="deepspeed")) == 1
     assert zero_stage(with_file(make_config, {"zero_optimization": {"stage": "auto"}})) == 1
 
@@ -118,7 +118,7 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_written(
     assert not workspace.run("tiny").exists()
 
 
-def test_one_process_is_told_how_to_start(
+def test_one_process_gets_advice_on_how_to_start(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)

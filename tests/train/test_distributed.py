@@ -1,4 +1,4 @@
-"""Several processes train as one does with the batch of all of them."""
+"""Several processes train like one with their combined batch."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_two_processes_train_as_one_with_the_double_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_go_on_where_they_stopped(
+def test_two_processes_resume_where_they_stopped(
     workspace: Workspace, make_config: MakeConfig, parallel: str
 ) -> None:
     """With dropout: each process has its own random numbers, and gets them back."""
@@ -207,7 +207,7 @@ def test_processes_that_work_alone_are_refused(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def test_ranks_without_torchrun_are_told_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_torchrun_get_advice_on_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with (
         pytest.raises(ConfigError, match="torchrun --nproc-per-node"),

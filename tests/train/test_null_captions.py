@@ -1,4 +1,4 @@
-"""`--null-cond-prob`: captions that are replaced by padding, as DALLE-pytorch does in its forward pass."""
+"""`--null-cond-prob`: captions replaced by padding, as in DALLE-pytorch's forward pass."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def batches_of(reader: ShardReader, config: TrainConfig, steps: int = 5) -> list
 
 
 def null_rows(batches: list[Batch]) -> list[int]:
-    """The rows whose caption is padding alone, as none in the shards is."""
+    """The rows whose caption is all padding, which none in the shards is."""
     return [row for b in batches for row in b.rows[(b.tokens_BT == 0).all(axis=1)].tolist()]
 
 
 def test_the_loss_is_that_of_the_classs_own_null_cond_prob(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The class draws its mask anew in each pass; here it is told to mask the samples that we do."""
+    """The class draws a new mask in each pass; here it is made to mask the same samples as ours."""
     write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
     reader = ShardReader(workspace.shards("default"), "train")
     module = importlib.import_module(f"{dalle_pytorch().__name__}.dalle_pytorch")

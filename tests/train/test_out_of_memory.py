@@ -1,4 +1,4 @@
-"""Out of memory: the batch size that would fit is named."""
+"""Out of memory: the error names a batch size that fits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_batch_size_that_would_fit_is_named(
         run(make_config())
 
 
-def test_a_single_sample_that_does_not_fit_is_said(
+def test_a_single_sample_that_does_not_fit_is_reported(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(0, monkeypatch)

@@ -1,4 +1,4 @@
-"""FLOPs are counted as torch counts those of the model's matrix products."""
+"""FLOPs are those that torch counts for the model's matrix products."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_mfu_is_work_by_time_and_speed() -> None:
 
 
 @pytest.mark.usefixtures("ten_seconds")
-def test_processors_that_others_use_as_well_have_no_mfu() -> None:
+def test_cpus_have_no_mfu() -> None:
     assert values_of_a_step(CPU) == {"tokens_per_s": 8 * 24 / 2.0, "memory_gb": 1.0}
 
 

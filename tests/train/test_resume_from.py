@@ -1,4 +1,4 @@
-"""Runs that begin with a checkpoint."""
+"""`--resume-from`: runs that start from a checkpoint."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def first(workspace: Workspace, make_config: MakeConfig) -> Workspace:
     return workspace
 
 
-def test_a_run_begins_with_the_weights_and_moments_of_another(
+def test_a_run_starts_with_the_weights_and_moments_of_another(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     checkpoint = list_checkpoints(first.run("first") / "checkpoints")[-1]
@@ -65,7 +65,7 @@ def test_a_run_begins_with_the_weights_and_moments_of_another(
     assert read_info(after).model.dim == 16
 
 
-def test_the_folder_of_a_run_stands_for_its_last_checkpoint(first: Workspace) -> None:
+def test_the_folder_of_a_run_means_its_last_checkpoint(first: Workspace) -> None:
     checkpoint = read_warm_start(first.run("first"))
     assert checkpoint.passes == {"colours": 2}  # 10 steps of 8 of 40 samples
     assert checkpoint.codec == "c" * 64
@@ -97,7 +97,7 @@ def test_shards_of_another_codec_are_refused(first: Workspace, make_config: Make
         run(make_config(resume_from=first.run("first")))
 
 
-def test_a_checkpoint_cut_short_is_refused(first: Workspace, make_config: MakeConfig) -> None:
+def test_a_truncated_checkpoint_is_refused(first: Workspace, make_config: MakeConfig) -> None:
     checkpoint = list_checkpoints(first.run("first") / "checkpoints")[-1]
     path = checkpoint / OPTIMIZER_FILE
     path.write_bytes(path.read_bytes()[:-1])
@@ -105,12 +105,12 @@ def test_a_checkpoint_cut_short_is_refused(first: Workspace, make_config: MakeCo
         run(make_config(resume_from=checkpoint))
 
 
-def test_nothing_to_begin_with_is_said(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_nothing_to_start_with_is_reported(workspace: Workspace, make_config: MakeConfig) -> None:
     with pytest.raises(ConfigError, match="nothing is there"):
         run(make_config(resume_from=workspace.root / "nowhere"))
 
 
-def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
+def test_a_stopped_run_that_started_from_a_checkpoint_continues_with_its_own(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     config = make_config(resume_from=first.run("first"), steps=8, save_every=3)
@@ -123,15 +123,13 @@ def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
     assert tree(first.run("tiny")) == whole
 
 
-def test_a_refused_beginning_leaves_nothing_behind(
-    first: Workspace, make_config: MakeConfig
-) -> None:
+def test_a_refused_start_leaves_nothing_behind(first: Workspace, make_config: MakeConfig) -> None:
     with pytest.raises(ModelError):
         run(make_config(resume_from=first.shards("default") / "index.json"))
     assert not first.run("tiny").exists()
 
 
-def test_a_refused_beginning_leaves_the_run_that_lies_there(
+def test_a_refused_start_leaves_the_run_that_is_there(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     before = tree(first.run("first"))
@@ -189,7 +187,7 @@ def test_a_damaged_folder_of_deepspeed_is_refused_in_a_sentence(
     assert not workspace.run("tiny").exists()
 
 
-def test_the_name_of_the_folder_that_lies_is_warned_of(
+def test_the_name_of_the_folder_that_is_wrong_gives_a_warning(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3)))

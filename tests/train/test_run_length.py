@@ -1,4 +1,4 @@
-"""How long a run is and how far it is, whatever the processes; and passes that are whole."""
+"""The length of a run and its progress, for any number of processes."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def test_a_pass_that_is_less_than_a_step_is_a_smaller_step(
 
 @pytest.mark.parametrize("lr_decay", ["cosine", "linear"])
 @pytest.mark.parametrize(("samples", "near"), [(40, 1e-12), (43, 1e-12), (47, 0.03)])
-def test_the_learning_rate_goes_on_where_it_was_under_other_ranks(
+def test_the_learning_rate_resumes_where_it_was_under_other_ranks(
     make_config: MakeConfig, lr_decay: str, samples: int, near: float
 ) -> None:
-    """Of 47 samples, two ranks leave out 7 where one leaves out 3: a tenth of a pass."""
+    """Of 47 samples, two ranks drop 7 and one rank drops 3: a tenth of an epoch."""
     config = make_config(
         steps=None, epochs=10, batch_size=4, learning_rate=1.0, warmup_steps=25, lr_decay=lr_decay
     )
@@ -112,7 +112,7 @@ def test_the_learning_rate_goes_on_where_it_was_under_other_ranks(
             assert rates[0] == pytest.approx(rates[1], abs=near)
 
 
-def test_the_learning_rate_of_a_run_that_is_left_alone_goes_by_its_steps(
+def test_the_learning_rate_of_a_run_that_is_not_interrupted_goes_by_its_steps(
     make_config: MakeConfig,
 ) -> None:
     config = make_config(steps=None, epochs=3, batch_size=8, learning_rate=1.0, warmup_steps=4)

@@ -1,4 +1,4 @@
-"""Grids of pictures that are drawn while training goes on."""
+"""Grids of sample images during training."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_no_grids_without_the_codec(
         ("none", {"model": "dalle-pytorch"}, "--model dalle-pytorch does not support them"),
     ],
 )
-def test_grids_that_are_left_out_are_told(
+def test_grids_that_are_left_out_are_reported(
     workspace: Workspace,
     make_config: MakeConfig,
     caplog: pytest.LogCaptureFixture,
@@ -110,7 +110,7 @@ def test_grids_that_are_left_out_are_told(
 
 
 @pytest.mark.usefixtures("codec")
-def test_grids_are_drawn_where_the_weights_are_whole(
+def test_grids_are_drawn_where_the_weights_are_not_sharded(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     reader = ShardReader(workspace.shards("default"), "train")

@@ -1,4 +1,4 @@
-"""train-codec as a stage: what it leaves, killed and continued, the same bytes twice, bad input."""
+"""The stage train-codec: its outputs, resuming after a kill, the same bytes twice, bad input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_it_leaves_a_codec_its_log_and_a_picture(make_workspace: MakeWorkspace) -> None:
+def test_it_writes_a_codec_its_log_and_an_image(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace()
     report = run(make_config(workspace))
     folder = workspace.codec("small")
@@ -91,7 +91,9 @@ def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
     assert run(make_config(workspace, seed=1)).outcome == "unchanged"
 
 
-def test_what_was_begun_with_other_options_is_left_for_them(make_workspace: MakeWorkspace) -> None:
+def test_what_was_started_with_other_options_is_left_for_them(
+    make_workspace: MakeWorkspace,
+) -> None:
     workspace = make_workspace()
     with pytest.raises(KilledError):
         run(make_config(workspace), kill_at(7))
@@ -237,7 +239,7 @@ def test_a_segment_that_lost_bytes_is_named(make_workspace: MakeWorkspace) -> No
         run(make_config(workspace))
 
 
-def test_images_that_changed_since_they_were_inspected_are_not_learnt_from(
+def test_images_that_changed_since_they_were_inspected_are_not_trained_on(
     make_workspace: MakeWorkspace,
 ) -> None:
     workspace = make_workspace()

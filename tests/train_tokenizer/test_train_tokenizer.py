@@ -83,7 +83,7 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {"tokenizer.json", "manifest.json"}
 
 
-def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
+def test_a_vocabulary_that_the_captions_do_not_fill_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_dedupe(tmp_path)
@@ -109,7 +109,7 @@ def test_a_changed_table_of_captions_is_refused(tmp_path: Path) -> None:
         run(TrainTokenizerConfig(workspace=tmp_path))
 
 
-def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_the_user_is_refused_and_left_alone(tmp_path: Path) -> None:
     make_dedupe(tmp_path)
     note = Workspace(tmp_path).tokenizer("bpe") / "note.txt"
     note.parent.mkdir(parents=True)

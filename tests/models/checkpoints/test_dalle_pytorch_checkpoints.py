@@ -1,4 +1,4 @@
-"""Checkpoints of dalle-pytorch: read as they were written through the years, and written for it."""
+"""Checkpoints of dalle-pytorch: reading all versions, and writing them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def make_config(changes: dict[str, Any]) -> DalleConfig:
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_a_stock_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_dalle_pytorch_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(changes)
     stock, _ = trained_stock(config)
     torch.save(saved_dict(config, stock), tmp_path / "dalle.pt")
@@ -67,7 +67,7 @@ def test_a_stock_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_training_goes_on_with_the_moments(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_training_continues_with_the_moments(changes: dict[str, Any], tmp_path: Path) -> None:
     """One more step of each leaves the same weights."""
     config = make_config(changes)
     stock, optimizer = trained_stock(config)
@@ -80,7 +80,7 @@ def test_training_goes_on_with_the_moments(changes: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_stock_loads_what_we_write(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_dalle_pytorch_loads_what_we_write(changes: dict[str, Any], tmp_path: Path) -> None:
     from tests.oracles.codecs import dalle_pytorch
 
     config = make_config({**changes, "image_fmap_size": 8})
@@ -169,7 +169,7 @@ def test_shift_shows_in_the_number_of_wrappers_before_1_4(tmp_path: Path) -> Non
     assert_same_logits(ours(imported), stock)
 
 
-def test_conv_like_before_1_5_lies_around_the_code(tmp_path: Path) -> None:
+def test_conv_like_before_1_5_is_centred_on_the_code(tmp_path: Path) -> None:
     """Its mask, code by code, against stock full attention under the mask of that version."""
     config = make_config({"attn_types": ("conv_like",), "image_fmap_size": 8})
     stock, _ = trained_stock(config)
@@ -288,7 +288,7 @@ def test_a_pickle_with_code_is_refused_by_name(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.999])
-def test_a_checkpoint_cut_short_is_refused(
+def test_a_truncated_checkpoint_is_refused(
     share: float, saved: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "dalle.pt"
@@ -329,7 +329,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_foreign(tmp_path / "dalle.pt")
 
 
-def test_a_codec_object_in_the_hyper_parameters_is_not_brought_to_life(
+def test_a_codec_object_in_the_hyper_parameters_is_not_instantiated(
     saved: dict[str, Any], tmp_path: Path
 ) -> None:
     saved["hparams"]["vae"] = stock_vae(PLAIN)

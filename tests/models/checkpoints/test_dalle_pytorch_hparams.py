@@ -1,4 +1,4 @@
-"""Hyper-parameters as others wrote them: numbers of other types, text for lists; and values that are none."""
+"""Third-party hyper-parameters: other number types, text for lists, and invalid values."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_shared_layers_come_as_a_list_or_as_text(
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_none_stands_for_the_default(absent: bool, saved: dict[str, Any], tmp_path: Path) -> None:
+def test_none_means_the_default(absent: bool, saved: dict[str, Any], tmp_path: Path) -> None:
     names = ("loss_img_weight", "attn_dropout", "ff_dropout", "stable", "shared_ff_ids")
     hparams = saved["hparams"] | dict.fromkeys(names)
     if absent:

@@ -1,4 +1,4 @@
-"""Folders that DeepSpeed wrote: with every kind of optimizer, and with parts missing."""
+"""DeepSpeed's folders: with every kind of optimizer, and with missing files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def by_parameter(tensors: list[Tensor], *, ranks: int) -> list[Tensor]:
 def write_deepspeed(
     folder: Path, stock: Any, optimizer: Any, *, kind: str, config: DalleConfig = PLAIN
 ) -> None:
-    """A checkpoint folder as DeepSpeed lays it out, with fp16 weights where masters lie beside them."""
+    """A checkpoint folder in DeepSpeed's layout, with fp16 weights if float32 masters are beside them."""
     step = folder / "global_step2"
     step.mkdir(parents=True)
     (folder / "latest").write_text("global_step2")
@@ -129,7 +129,7 @@ def write_shares(
 @pytest.mark.parametrize(
     "kind", ["fp32", "fp16", "fp16, unfused", "zero2", "zero2, rigid", "zero3"]
 )
-def test_training_goes_on_from_a_deepspeed_folder(kind: str, tmp_path: Path) -> None:
+def test_training_continues_from_a_deepspeed_folder(kind: str, tmp_path: Path) -> None:
     stock, optimizer = trained_stock(PLAIN)
     write_deepspeed(tmp_path / "dalle-ds-cp", stock, optimizer, kind=kind)
     if kind == "zero3":  # the buffers and the codec are not needed
@@ -186,7 +186,7 @@ def test_moments_of_parameters_in_another_order_are_left_out(tmp_path: Path) -> 
 
 
 def test_the_states_of_a_step_can_be_given_by_themselves(tmp_path: Path) -> None:
-    """`global_step2/mp_rank_00_model_states.pt`: with what lies beside it, as the folder is read."""
+    """`global_step2/mp_rank_00_model_states.pt`: read with the files beside it, like the folder."""
     for kind in ("fp32", "zero2", "zero3"):
         stock, optimizer = trained_stock(PLAIN)
         write_deepspeed(tmp_path / kind, stock, optimizer, kind=kind)

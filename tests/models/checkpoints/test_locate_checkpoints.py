@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is drawn from: of a finished one, one in progress, one with damage."""
+"""The checkpoint to use of a run: finished, in progress, or damaged."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_finished_run_gives_the_checkpoint_that_it_names(run: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_damaged_last_checkpoint_is_passed_over_and_named(
+def test_a_damaged_last_checkpoint_is_skipped_and_named(
     run: Path,
     finished: bool,
     damage: Callable[[Path], None],
@@ -135,7 +135,7 @@ def test_a_manifest_that_names_no_checkpoint_of_the_run_is_not_followed(
     assert find_run_checkpoint(run).path == run / "checkpoints/step-000006"
 
 
-def test_no_whole_checkpoint_is_an_error(run: Path) -> None:
+def test_no_intact_checkpoint_is_an_error(run: Path) -> None:
     for step in (run / "checkpoints").iterdir():
         cut(step / MODEL_FILE)
     with pytest.raises(ModelError, match=r"All checkpoints of .*dalle are damaged"):
@@ -155,7 +155,7 @@ def test_a_run_that_is_not_there_is_named_with_those_that_are(run: Path) -> None
         find_run_checkpoint(run.parent / "zzz")
 
 
-def test_the_folder_of_a_run_stands_for_its_last_whole_checkpoint(run: Path) -> None:
+def test_the_folder_of_a_run_means_its_last_intact_checkpoint(run: Path) -> None:
     cut(run / "checkpoints/step-000006" / MODEL_FILE)
     step = run / "checkpoints/step-000004"
     assert find_own(run) == step

@@ -1,4 +1,4 @@
-"""OpenAI's discrete VAE: its pickled modules, and the codes and pictures of the reference."""
+"""OpenAI's discrete VAE: its pickled modules, and the codes and images of the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.oracles.codecs import assert_same_codes, dall_e, dalle_pytorch
 
 @pytest.fixture
 def reference() -> Any:
-    """dalle-pytorch's wrapper around OpenAI's modules, which are small and of random weights."""
+    """dalle-pytorch's wrapper around OpenAI's modules, small and with random weights."""
     modules = dall_e()
     wrapper_class = dalle_pytorch().OpenAIDiscreteVAE
     wrapper = wrapper_class.__new__(wrapper_class)  # its own way is a download
@@ -45,7 +45,7 @@ def widely_different(count: int, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_codes_and_pictures_are_those_of_the_reference(tmp_path: Path, reference: Any) -> None:
+def test_codes_and_images_are_those_of_the_reference(tmp_path: Path, reference: Any) -> None:
     images_BCHW = widely_different(4, 64)
     codec = load_openai_dvae(*write_files(tmp_path, reference), image_size=64)
     assert (codec.num_tokens, codec.downsampling, codec.grid) == (512, 8, (8, 8))
@@ -78,7 +78,7 @@ def test_a_codec_survives_the_way_through_a_folder(tmp_path: Path, reference: An
 
 
 class Runs(nn.Module):
-    """A module whose pickle wants a file written."""
+    """A module whose pickle tries to write a file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

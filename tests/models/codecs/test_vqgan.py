@@ -1,4 +1,4 @@
-"""The published VQGAN files: what is read, what is refused, and the codec that comes of them."""
+"""The published VQGAN files: what is read, what is refused, and the resulting codec."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_codes_that_do_not_fit_are_refused(tmp_path: Path, codes: list[list[int]
         load_vqgan(*write_pair(tmp_path)).decode(torch.tensor(codes))
 
 
-def test_the_critics_of_the_training_are_passed_over(tmp_path: Path) -> None:
+def test_the_critics_of_the_training_are_skipped(tmp_path: Path) -> None:
     config_path, checkpoint_path = write_pair(tmp_path)
     saved = torch.load(checkpoint_path, weights_only=True)
     saved["state_dict"]["loss.discriminator.main.0.weight"] = torch.zeros(3)

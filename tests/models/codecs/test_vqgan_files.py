@@ -1,4 +1,4 @@
-"""VQGANs as others saved them: wrapped, with extras, of related classes; and YAMLs that were made to harm."""
+"""Other people's VQGANs: wrapped, with extra tensors, of related classes; and malicious YAML files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def with_line(line: str) -> str:
 
 
 def unfolding(levels: int, merge: bool) -> str:
-    """Lines of which each names the one before ten times: 10^levels values."""
+    """Lines that each refer to the one before ten times: 10^levels values."""
     lines = ["a0: &a0 {k: v}"]
     for level in range(1, levels):
         aliases = ", ".join([f"*a{level - 1}"] * 10)
@@ -122,7 +122,7 @@ def unfolding(levels: int, merge: bool) -> str:
     return "\n".join(lines)
 
 
-def test_a_date_that_is_none_is_text(tmp_path: Path) -> None:
+def test_an_invalid_date_is_text(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(with_line("trained: 2020-13-45"))
     assert read_vqgan_config(tmp_path / "m.yaml").num_tokens == 64
     settings = yaml.safe_dump(vqgan_settings()).replace("n_embed: 64", "n_embed: 2020-13-45")
@@ -131,7 +131,7 @@ def test_a_date_that_is_none_is_text(tmp_path: Path) -> None:
         read_vqgan_config(tmp_path / "m.yaml")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_bytes(b"\xef\xbb\xbf" + with_line("").encode())
     assert read_vqgan_config(tmp_path / "m.yaml").num_tokens == 64
 

@@ -1,4 +1,4 @@
-"""Drawing codes: filters, seeds, and independence from the batch."""
+"""Sampling codes: filters, seeds, and independence from the batch."""
 
 from __future__ import annotations
 

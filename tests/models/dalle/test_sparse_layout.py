@@ -1,4 +1,4 @@
-"""Sparse attention: the layout that DeepSpeed would draw, and the numbers of a dense emulation of it."""
+"""Sparse attention: DeepSpeed's layout, and the results of a dense emulation."""
 
 from __future__ import annotations
 

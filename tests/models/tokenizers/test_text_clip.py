@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: the ids of dalle-pytorch's `SimpleTokenizer`, and where the vocabulary comes from."""
+"""CLIP's tokenizer: the ids of dalle-pytorch's `SimpleTokenizer`, and where its vocabulary comes from."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_lines_that_are_no_merges_are_named(
 
 
 @pytest.mark.parametrize("saved", [{"kind": "clip"}, {"kind": "clip", "merges": 3}, {"kind": "x"}])
-def test_a_json_that_is_none_is_named(tmp_path: Path, saved: dict[str, Any]) -> None:
+def test_an_invalid_json_is_named(tmp_path: Path, saved: dict[str, Any]) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
     with pytest.raises(ModelError, match=r"tokenizer\.json is "):
         load_tokenizer(tmp_path)

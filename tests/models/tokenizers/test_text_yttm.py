@@ -1,4 +1,4 @@
-"""Models of youtokentome, read natively: the ids and texts of youtokentome itself."""
+"""youtokentome models: the same ids and texts as youtokentome itself."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_it_travels_as_a_json(tmp_path: Path) -> None:
 
 
 def doubling(rules: int) -> str:
-    """A model of few bytes, each of whose rules doubles the piece of the one before."""
+    """A model of few bytes, in which each rule doubles the piece of the one before."""
     lines = [f"2 {rules}", "9601 4", "97 5"]
     lines += [f"{4 + n} {4 + n} {5 + n}" for n in range(1, rules + 1)]
     return "\n".join([*lines, "1 0 2 3"])
