@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.core.engine import count_cores
 from pipeline.dedupe.clusters import Clusters, find_clusters
-from pipeline.dedupe.column_file import write_numbers
+from pipeline.dedupe.column_file import write_column
 
 MILLION = 1_100_000
 PLANTED = 10_000
@@ -65,7 +65,7 @@ def planted_blocks(count: int, radius: int) -> Iterator[Hashes]:
 
 def cluster(hashes: Hashes, radius: int) -> Clusters:
     with tempfile.TemporaryDirectory() as folder:
-        file = write_numbers(Path(folder) / "hashes", [hashes])
+        file = write_column(Path(folder) / "hashes", [hashes])
         return find_clusters(file, radius, workers=None)
 
 
@@ -217,7 +217,7 @@ def bench_large(repeats: int) -> None:
     print("Ten times as many, by parts, radius 4:")
     for count in (MILLION, 2_000_000, 10 * MILLION):
         with tempfile.TemporaryDirectory() as folder:
-            file = write_numbers(Path(folder) / "hashes", planted_blocks(count, 4))
+            file = write_column(Path(folder) / "hashes", planted_blocks(count, 4))
             found, _ = measure(
                 f"{count:>10,} hashes", lambda f=file: find_clusters(f, 4, workers=None), 1
             )

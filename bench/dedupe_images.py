@@ -28,7 +28,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.core.engine import count_cores, map_parts
-from pipeline.dedupe.inspection import InspectionPart, Place, inspect_part
+from pipeline.dedupe.inspection import ImageLocation, InspectionPart, inspect_part
 
 PART_IMAGES = 64
 SIDE = 256
@@ -146,18 +146,18 @@ def bench_memory(repeats: int) -> None:
     del repeats
 
 
-def _write_segment(folder: Path) -> list[Place]:
+def _write_segment(folder: Path) -> list[ImageLocation]:
     places, offset = [], 0
     with (folder / "00000.tar").open("wb") as segment:
         for data in make_photos(FILES):
             segment.write(data)
             digest = hashlib.sha256(data).hexdigest()
-            places.append(Place(digest, "00000.tar", offset, len(data), False))
+            places.append(ImageLocation(digest, "00000.tar", offset, len(data), False))
             offset += len(data)
     return places
 
 
-def _parts(folder: Path, places: list[Place], images: int) -> Iterator[InspectionPart]:
+def _parts(folder: Path, places: list[ImageLocation], images: int) -> Iterator[InspectionPart]:
     for start in range(0, images, PART_IMAGES):
         chosen = tuple(places[n % len(places)] for n in range(start, start + PART_IMAGES))
         yield InspectionPart(folder, 10**7, chosen)

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from pipeline.core.errors import ConfigError
 from pipeline.webdata.order import cut_batches, permute
-from pipeline.webdata.reader import Batch, ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 
 Split = Literal["train", "val"]
 Folders = str | Path | Sequence[str | Path] | Mapping[str | Path, float]
@@ -87,7 +87,9 @@ class ShardRows(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(tokens_BT), torch.from_numpy(codes_BN)
 
     @staticmethod
-    def _read(reader: ShardReader, rows: npt.NDArray[np.int64], seed: int, epoch: int) -> Batch:
+    def _read(
+        reader: ShardReader, rows: npt.NDArray[np.int64], seed: int, epoch: int
+    ) -> TokenBatch:
         return reader.gather(rows, reader.views_of(rows, seed=seed, epoch=epoch))
 
 

@@ -120,9 +120,9 @@ class Dataset:
 
         Raises KeyError for a key that is not in `kept`.
         """
-        from pipeline.core.kept_images import place_of, read_image
+        from pipeline.core.kept_images import read_image, stored_image
 
-        return read_image(self._workspace.segments, place_of(self._row(key)))
+        return read_image(self._workspace.segments, stored_image(self._row(key)))
 
     def pixels(self, key: str) -> npt.NDArray[np.uint8]:
         """The RGB raster that is hashed, encoded and trained on: uint8 [H, W, 3]."""
@@ -138,9 +138,9 @@ class Dataset:
 
     def _row(self, key: str) -> dict[str, Any]:
         if self._rows is None:
-            from pipeline.core.kept_images import PLACE_COLUMNS
+            from pipeline.core.kept_images import STORED_IMAGE_COLUMNS
 
-            rows = self.kept(columns=("key", *PLACE_COLUMNS)).to_dict("records")
+            rows = self.kept(columns=("key", *STORED_IMAGE_COLUMNS)).to_dict("records")
             self._rows = {row["key"]: row for row in rows}  # type: ignore[misc]
         return self._rows[key]
 

@@ -75,7 +75,7 @@ def problem(result: Any) -> str | None:
     """What is wrong with the end of a command; None for an end in a sentence."""
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"raised {result.exception!r}"
-    if "not an error we know" in result.output or "Traceback" in result.output:
+    if "unexpected error" in result.output or "Traceback" in result.output:
         return f"said {result.output[-400:]!r}"
     if result.exit_code not in (0, 1, 2, 3):
         return f"ended with {result.exit_code}"

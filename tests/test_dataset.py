@@ -62,7 +62,7 @@ def test_codes_decode_to_images(whole: Whole) -> None:
     images = dataset.decode(list(codes.codes[:2]))
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == np.uint8
-    with pytest.raises(ContractError, match=r"Did you mean|There is: small-"):
+    with pytest.raises(ContractError, match=r"Did you mean|Choices: small-"):
         dataset.codes("smal")
 
 

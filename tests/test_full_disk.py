@@ -44,6 +44,6 @@ def test_progress_that_can_t_be_noted_does_not_end_a_stage(small_disk: Path) -> 
     with keep_record(root, "pipeline dedupe") as record, record.stage("dedupe") as stage:
         filling = fill(small_disk)
         for done in range(3):
-            record.tell(**stage.place(), done=done, notes={"note": "x" * 5000})
+            record.write_state(**stage.place(), done=done, notes={"note": "x" * 5000})
         filling.unlink()
     assert [line["outcome"] for line in read_records(root)] == ["done"]

@@ -1,4 +1,4 @@
-"""`pipeline clean`: lists codecs, tokenizers and codes that nothing needs, and removes them if asked.
+"""`pipeline clean`: list codecs, tokenizers and codes that nothing needs, and remove them on request.
 
 Application layer. Nothing that a run, shards or images were made with is ever listed (see `uses`). With
 `--keep-runs` it lists the old runs of each series instead.
@@ -20,7 +20,7 @@ from pipeline.core.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(StageConfig):
-    """Which workspace to clean, and whether to remove anything."""
+    """The workspace to clean, and whether to remove anything."""
 
     yes: bool = option(False, "Remove what is listed (default: only list it).")
     keep_runs: int | None = option(
@@ -34,7 +34,7 @@ class CleanConfig(StageConfig):
 def clean(config: CleanConfig, call: Call) -> StageReport:
     """List what nothing needs, with its size; remove it with `yes`.
 
-    Raises WorkspaceError where it is no workspace, LockedError where a command is working in it.
+    Raises WorkspaceError for a folder that is not a workspace, LockedError while a command runs in it.
     """
     root = Workspace(config.workspace).open().root
     working = (
@@ -64,7 +64,7 @@ def clean(config: CleanConfig, call: Call) -> StageReport:
 
 def _show(sizes: dict[str, int], call: Call) -> None:
     if not sizes:
-        call.screen.say("Everything here is needed, or is what was made last.")
+        call.screen.say("Everything here is needed, or is the latest of its kind.")
         return
     rows = [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
-    call.screen.table("needed by nothing", ("folder", "size"), rows)
+    call.screen.table("not needed any more", ("folder", "size"), rows)

@@ -1,7 +1,7 @@
-"""The command line: one command a stage, and the few that look at or chain them.
+"""The command line: one command per stage, and a few that inspect or chain them.
 
-Exit codes: 0 done, 1 a stage failed, 2 wrong usage, 3 done but incomplete (failed items remain),
-130 interrupted.
+Exit codes: 0 done, 1 a stage failed, 2 usage error, 3 done but incomplete (failed items remain), 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from pipeline.app.options import (
 from pipeline.app.run_all import (
     Call,
     RunConfig,
-    recall_aloud,
-    run_road,
+    recall_and_print,
+    run_pipeline,
     source_to_open,
     watch_stage,
 )
@@ -65,16 +65,16 @@ from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
-# Its prompts are the work itself: `pipeline run` alone draws again what was drawn before.
+# Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
 _WITHOUT_MEMORY = frozenset({"generate"})
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
     name="pipeline",
     cls=Group,
-    help="Bring an image–caption dataset home, prepare it, and train a DALL·E on it.",
+    help="Scrape an image–caption dataset, prepare it, and train a DALL·E on it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -91,25 +91,25 @@ def _root(
         False, "--version", help="Print the version.", is_eager=True, callback=_print_version
     ),
 ) -> None:
-    """Bring an image–caption dataset home, prepare it, and train a DALL·E on it."""
+    """Scrape an image–caption dataset, prepare it, and train a DALL·E on it."""
 
 
 # --- How every command runs ----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _explained(screen: Screen, common: Common, command: str) -> Iterator[None]:
-    """Turn what goes wrong into one sentence and an exit code."""
+def _errors_reported(screen: Screen, common: Common, command: str) -> Iterator[None]:
+    """Report any error as one sentence and an exit code."""
     try:
         with interruptible():
             yield
     except typer.Exit:
         raise
-    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
     except KeyboardInterrupt:
-        screen.fail("stopped. What was finished is kept; give the same command again to go on.")
+        screen.fail("stopped. Finished work is kept; run the same command again to continue.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     except Exception as error:
         if is_usage_error(error):
@@ -125,8 +125,8 @@ def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoR
         screen.fail(str(known))
     else:
         screen.fail(
-            f"{type(error).__name__}: {error}. This is not an error we know: run the command with "
-            "--debug and report what it prints."
+            f"{type(error).__name__}: {error}. This is an unexpected error: run the command with "
+            "--debug and report its output."
         )
     screen.emit(
         {
@@ -143,7 +143,7 @@ def _set_up_logging(common: Common) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # What a crawl is about to ask of a real site is for whoever gave the command.
+    # Announcements about requests to a real site are for the user who started the crawl.
     announced = logging.ERROR if common.quiet else logging.INFO
     logging.getLogger("scrapers.crawl.announcing").setLevel(announced)
 
@@ -158,7 +158,7 @@ def _exit_with(report: StageReport, screen: Screen) -> None:
 
 
 def _writes_to_stdout(values: Mapping[str, Any]) -> bool:
-    """Whether what a command makes goes to standard output: what it prints does not, then."""
+    """Whether the command's data go to standard output; then its messages must not."""
     if values.get("list_urls") and values.get("out") is None:
         return True
     named = [values.get(name) for name in ("out", "export")]
@@ -176,7 +176,7 @@ def _add(command: Command) -> None:
             common = dataclasses.replace(common, json=False, quiet=True)
         screen = Screen(json_mode=common.json, quiet=common.quiet, data_on_stdout=data_on_stdout)
         _set_up_logging(common)
-        with _explained(screen, common, name):
+        with _errors_reported(screen, common, name):
             check_quotes(ctx, values)
             values = read_values(ctx, name, values)
             if values.get("workspace") is None:
@@ -184,7 +184,7 @@ def _add(command: Command) -> None:
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
             if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
                 given = given_options(ctx, name, values)
-                values |= recall_aloud(values["workspace"], name, config, given, screen)
+                values |= recall_and_print(values["workspace"], name, config, given, screen)
             call = Call(
                 screen=screen,
                 configure=functools.partial(configure_stage, ctx),
@@ -203,19 +203,21 @@ def _add(command: Command) -> None:
                 _exit_with(dataclasses.replace(report, seconds=seconds), screen)
 
     parameters = options_of(name, config, arguments=command.arguments, metrics=command.metrics)
-    app.command(name, help=command.help)(with_signature(function, name, parameters))
+    app.command(name, help=command.help, rich_help_panel=command.panel)(
+        with_signature(function, name, parameters)
+    )
 
 
 # --- The stages ----------------------------------------------------------------------------------
 
 
 def _follows_another() -> bool:
-    """Whether torchrun started this process beside one that holds the workspace and speaks for it."""
+    """Whether this process was started by torchrun and is not the first rank, which holds the workspace."""
     return os.environ.get("RANK", "0") != "0"
 
 
 def _without_workspace(config: StageConfig) -> GenerateConfig | None:
-    """The options of a command that draws from a checkpoint where no workspace is, nor was asked for."""
+    """The options of `generate` for a checkpoint without a workspace; None if there is one."""
     if not isinstance(config, GenerateConfig) or config.checkpoint is None:
         return None
     if config.workspace != DEFAULT_WORKSPACE or config.workspace.exists():
@@ -225,7 +227,7 @@ def _without_workspace(config: StageConfig) -> GenerateConfig | None:
 
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
-        # Listing and inspecting change nothing: they need no lock and leave no record.
+        # Listing and inspecting change nothing, so they take no lock and leave no record.
         if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
             return stage.run(config)
         alone = _without_workspace(config)
@@ -236,9 +238,8 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
         if _follows_another():
             return stage.run(config)
         if isinstance(config, GenerateConfig) and config.out is not None:
-            return watch_stage(
-                stage.name, config, call
-            )  # the workspace may be one to read from alone
+            # The workspace may be read-only.
+            return watch_stage(stage.name, config, call)
         with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
             inner = dataclasses.replace(call, record=record)
             report = watch_stage(stage.name, config, inner)
@@ -260,6 +261,7 @@ _STAGE_COMMANDS = tuple(
         help=stage.help,
         arguments=stage.positional,
         metrics=True,
+        panel="Stages, in the order of the pipeline",
     )
     for stage in STAGES.values()
 )
@@ -267,34 +269,39 @@ _OTHER_COMMANDS = (
     Command(
         name="run",
         config=RunConfig,
-        run=run_road,
-        help="All stages in order, each skipped when unchanged.",
+        run=run_pipeline,
+        help="Run all stages in order; unchanged ones are skipped.",
         arguments=("source",),
         metrics=True,
+        panel="Whole pipeline and export",
     ),
     Command(
         name="export",
         config=ExportConfig,
         run=_export,
-        help="Write a checkpoint as the dalle.pt of dalle-pytorch.",
+        help="Write a checkpoint in DALLE-pytorch's format, as dalle.pt.",
+        panel="Whole pipeline and export",
     ),
     Command(
         name="verify",
         config=VerifyConfig,
         run=show_verify,
-        help="Check a workspace: hashes, counts, contracts; --repair drops what is damaged.",
+        help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
+        panel="Look and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
-        help="Show what is in a workspace.",
+        help="Show the contents of a workspace.",
+        panel="Look and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
         help="List what nothing in a workspace needs any more; --yes removes it.",
+        panel="Look and check",
     ),
 )
 # Packages above this one register their commands here.

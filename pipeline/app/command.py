@@ -1,4 +1,4 @@
-"""What a command says of itself: a name, its options, and the function that runs it."""
+"""The declaration of a command: its name, its options, and the function that runs it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pipeline.core.contracts import StageReport
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command whose flags are the fields of `config`; those in `arguments` are given without a flag.
+    """A command whose flags are the fields of `config`; those in `arguments` are positional.
 
-    `run` may return a report, which is printed and decides the exit code.
+    `run` may return a report, which is printed and determines the exit code. `panel` is the heading under
+    which the command is listed.
     """
 
     name: str
@@ -23,3 +24,4 @@ class Command:
     help: str
     arguments: tuple[str, ...] = ()
     metrics: bool = False
+    panel: str = "Other commands"

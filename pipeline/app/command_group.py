@@ -1,4 +1,4 @@
-"""The command `pipeline` as a group of commands: wrong usage is a sentence, too. Application layer."""
+"""The command `pipeline` as a group of commands, with usage errors in one sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ EXIT_USAGE = 2
 
 
 class Group(typer.core.TyperGroup):
-    """Prints what is wrong with a command line as one line, in our words and without a frame."""
+    """Prints a usage error as one line, in our words and without a frame; knows `help [COMMAND]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `pipeline help COMMAND` for `pipeline COMMAND --help`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:2], "--help"]
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run a command line and end the process, as click's own does."""
+        """Run a command line and exit, like click's own method."""
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)
@@ -31,7 +37,7 @@ class Group(typer.core.TyperGroup):
 
 
 def is_usage_error(error: BaseException) -> bool:
-    """Whether click raised it about a command line. typer brings a click of its own since 0.25."""
+    """Whether click raised it about a command line. typer bundles its own click since 0.25."""
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
@@ -45,7 +51,7 @@ def _show(error: Any) -> NoReturn:
     message = error.format_message()
     if context is not None:
         end = "" if message.endswith((".", "?", "!")) else "."
-        message = f"{message}{end} `{context.command_path} --help` lists what there is."
+        message = f"{message}{end} See `{context.command_path} --help`."
     _end(message, EXIT_USAGE)
 
 

@@ -1,7 +1,7 @@
-"""What the command line shows: progress, reports, errors. Floor 5; the only place that prints.
+"""Output of the command line: progress, reports, errors. Nothing else prints.
 
-With ``--json`` the last line on stdout is the report as one JSON object and everything else goes to
-stderr; with ``--quiet`` only errors are shown.
+With ``--json`` the last line on stdout is the report as one JSON object and everything else goes to stderr;
+with ``--quiet`` only errors are printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.core.progress import Progress, no_progress
 T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 5.0
-PLAIN_WIDTH = 140  # columns of what is not a terminal
+PLAIN_WIDTH = 140  # columns if the output is not a terminal
 
 
 class Screen:
@@ -37,7 +37,7 @@ class Screen:
         to_stderr = json_mode or data_on_stdout
         stream = sys.stderr if to_stderr else sys.stdout
         width = None if stream.isatty() else PLAIN_WIDTH
-        # No markup and no emoji codes: what is shown is what somebody wrote.
+        # No markup and no emoji codes: text from other people is printed as it is.
         self.out = Console(
             stderr=to_stderr,
             quiet=quiet,
@@ -52,7 +52,7 @@ class Screen:
         )
 
     def say(self, text: str) -> None:
-        """Print a line for a person."""
+        """Print a line for people."""
         self.out.print(plain_text(text))
 
     def fail(self, message: str) -> None:
@@ -60,13 +60,13 @@ class Screen:
         self.errors.print(f"Error: {plain_text(message)}", style="red")
 
     def emit(self, value: Mapping[str, Any]) -> None:
-        """Print the JSON line, if asked for."""
+        """Print the JSON line, if requested."""
         if self.json_mode:
             sys.stdout.write(_json_line(value, sys.stdout.encoding))
             sys.stdout.flush()
 
     def report(self, report: StageReport) -> None:
-        """Show what a stage did."""
+        """Print what a stage did."""
         counts = ", ".join(f"{name} {number:,}" for name, number in report.counts.items() if number)
         words = {
             "done": "done",
@@ -81,13 +81,13 @@ class Screen:
         for output in report.outputs:
             self.say(f"  → {output}")
         if report.outcome == "incomplete" and report.stage == "scrape":
-            self.say("  pipeline scrape --retry-failed asks again for what failed.")
+            self.say("  pipeline scrape --retry-failed requests the failed ones again.")
         by_section = report.details.get("sections")
         if by_section and report.outcome != "unchanged":
             self._section_table(f"{report.stage} by section", by_section)
 
     def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
-        """A row a section, a column a count, and their sums."""
+        """One row per section and one column per count, with totals."""
         names = sorted(
             {n for counts in sections.values() for n, number in counts.items() if number}
         )
@@ -98,7 +98,7 @@ class Screen:
         self.table(title, ("section", *names), [*rows, ("all", *sums)] if len(rows) > 1 else rows)
 
     def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-        """Show rows under headings; numbers stand at the right."""
+        """Print rows under headings; numbers are right-aligned."""
         table = Table(title=plain_line(title), title_justify="left", title_style="bold")
         for index, column in enumerate(columns):
             numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
@@ -112,9 +112,9 @@ class Screen:
 
     @contextlib.contextmanager
     def redraw(self) -> Iterator[Callable[[Callable[[], T]], T]]:
-        """Give a function that calls another one and shows what it prints in place of the last time.
+        """Yield a function that calls another one and shows its output in place of the previous one.
 
-        What is not a terminal gets it all, one below the other.
+        If the output is not a terminal, everything is printed one below the other.
         """
         if not self.out.is_terminal:
             yield lambda show: show()
@@ -134,7 +134,7 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Progress]:
-        """Give a stage something to tell its progress to: a bar on a terminal, else plain lines."""
+        """Yield a progress callback for a stage: a bar on a terminal, plain lines otherwise."""
         if self.quiet:
             yield no_progress
         elif self.out.is_terminal:
@@ -145,7 +145,7 @@ class Screen:
 
 
 def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
-    """`value` as a line that can be written in `encoding`."""
+    """`value` as a JSON line that can be written in `encoding`."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     try:
         text.encode(encoding or "ascii")
@@ -182,7 +182,7 @@ def describe_progress(
     rate: float,
     notes: Mapping[str, int | float | str] | None = None,
 ) -> str:
-    """How far it is, how fast (`rate` items a second), how long still, and the notes, in a line."""
+    """One line with items done, rate (`rate` items per second), time left, and the notes."""
     return _describe(done, total, rate) + _format_notes(notes)
 
 

@@ -1,6 +1,6 @@
-"""What a run would do and why, from manifests alone. Floor 5.
+"""Forecast what a run would do and why, from manifests alone.
 
-`pipeline run --dry-run` shows it; `pipeline run` asks it for the stages that a run passes over.
+`pipeline run --dry-run` prints it; `pipeline run` uses it to find the stages to skip.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, resolved
-from pipeline.core.contracts import CONTRACTS, Manifest
+from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.ownership import list_family
@@ -23,18 +23,18 @@ from pipeline.core.workspace import Workspace
 from pipeline.encode.config import codec_name
 
 Action = Literal["run", "maybe", "skip"]
-# Stages whose work is done once: option of the stage that takes it, and the folder it is kept in.
+# Stages that train once: the stage and option that use the result, and the contract of its folder.
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
-# Stages that write NAME-2, NAME-3, … beside what is there.
+# Stages that write NAME-2, NAME-3, … beside existing folders.
 _NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
 # What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
-_CHOSEN_BY_THE_STAGE = frozenset({"codec", "tokenizer", "dataset"})
+_CHOSEN_BY_STAGE = frozenset({"codec", "tokenizer", "dataset"})
 _UNCHANGED = "inputs and options are unchanged"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The stages of a run, in order, and the options of all stages by name."""
+class RunPlan:
+    """The stages of a run in order, and the options of all stages by name."""
 
     root: Path
     stages: Sequence[str]
@@ -43,96 +43,100 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reason:
-    """Why a run passes over a stage; `counts` are those of what stands there."""
+class SkipReason:
+    """Why a run skips a stage; `counts` are those of the existing result."""
 
     why: str
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """What would become of a stage: `maybe` hangs on what the stages before it bring."""
+class Forecast:
+    """What a run would do with a stage; `maybe` depends on the results of earlier stages."""
 
     action: Action
     why: str
 
 
-def skip_reason(plan: Plan, name: str) -> Reason | None:
+def skip_reason(plan: RunPlan, name: str) -> SkipReason | None:
     """Why a run doesn't call this stage at all, None if it does."""
     config = plan.configs[name]
     if name == "generate" and not any(
         getattr(config, n, None) for n in ("prompts", "prompts_file")
     ):
-        return Reason(why="no prompts are given")
+        return SkipReason(why="no prompts are given")
     if name not in _TRAINED_FOR:
         return None
     taker, field_name = _TRAINED_FOR[name]
     own, taken = getattr(config, "name", ""), getattr(plan.configs[taker], field_name, None)
     if taken is not None and not _is_of_family(taken, own):
-        return Reason(why=f"not needed: {taker} takes the {field_name} {taken}")
+        return SkipReason(why=f"not needed: {taker} uses the {field_name} {taken}")
     manifest = None if plan.retrain else _manifest_of(plan, name)
     if manifest is None:
         return None
     changed = _changed_options(manifest, config)
     others = f" with other options ({'; '.join(changed)})" if changed else ""
-    return Reason(why=f"trained already{others}; --retrain trains it anew", counts=manifest.counts)
+    return SkipReason(
+        why=f"trained already{others}; --retrain trains it again", counts=manifest.counts
+    )
 
 
 def _is_of_family(name: str, own: str) -> bool:
     return bool(re.fullmatch(re.escape(own) + r"(-\d{1,6})?", name))
 
 
-def look_ahead(plan: Plan) -> dict[str, View]:
-    """Of every stage of the plan: whether it would be run, and why."""
+def forecast_stages(plan: RunPlan) -> dict[str, Forecast]:
+    """For every stage of the plan, whether it would run and why."""
     folders = find_folders(plan.root) if plan.root.is_dir() else []
-    views: dict[str, View] = {}
+    forecasts: dict[str, Forecast] = {}
     for name in plan.stages:
         reason = skip_reason(plan, name)
-        views[name] = (
-            View(action="skip", why=reason.why)
+        forecasts[name] = (
+            Forecast(action="skip", why=reason.why)
             if reason is not None
-            else _LOOKS.get(name, _look_at)(plan, name, folders, views)
+            else _FORECASTS.get(name, _forecast)(plan, name, folders, forecasts)
         )
-    return views
+    return forecasts
 
 
-def _look_at(plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]) -> View:
-    """A stage that compares its manifest's options and inputs with those of today."""
+def _forecast(
+    plan: RunPlan, name: str, folders: list[Folder], forecasts: Mapping[str, Forecast]
+) -> Forecast:
+    """The forecast of a stage from its manifest: do options and inputs match today's?"""
     there = _folders_of(plan, name, folders)
     finished = [folder for folder in there if folder.manifest is not None]
     if not finished:
         why = "it was not finished" if there else "it was never run"
-        return View(action="run", why=why)
+        return Forecast(action="run", why=why)
     folder = finished[-1]
     assert folder.manifest is not None
     changed = _changed_options(folder.manifest, plan.configs[name])
     if changed:
-        return View(action="run", why=f"options have changed: {'; '.join(changed)}")
+        return Forecast(action="run", why=f"options have changed: {'; '.join(changed)}")
     if changed_inputs := folder.stale or folder.outgrown:
-        return View(action="run", why=f"{', '.join(changed_inputs)} changed since")
+        return Forecast(action="run", why=f"{', '.join(changed_inputs)} changed since")
     if failed := folder.manifest.counts.get("failed", 0) if name == "encode" else 0:
-        return View(action="run", why=f"{failed:,} images failed and are tried again")
-    before = _stages_before(folder.manifest, views)
+        return Forecast(action="run", why=f"{failed:,} images failed and are tried again")
+    before = _stages_before(folder.manifest, forecasts)
     if before:
-        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
-    return View(action="skip", why=_UNCHANGED)
+        return Forecast(action="maybe", why=f"if {' or '.join(before)} yields something new")
+    return Forecast(action="skip", why=_UNCHANGED)
 
 
-def _look_at_scrape(plan: Plan, _name: str, _folders: object, _views: object) -> View:
+def _forecast_scrape(plan: RunPlan, _name: str, _folders: object, _views: object) -> Forecast:
     config: Any = plan.configs["scrape"]
     for flag, given, what in (
-        ("--refresh", config.refresh, "everything is asked for again"),
-        ("--update", config.update, "the page is asked for again"),
+        ("--refresh", config.refresh, "everything is requested again"),
+        ("--update", config.update, "the page is requested again"),
     ):
         if given:
-            return View(action="run", why=f"{flag}: {what}")
+            return Forecast(action="run", why=f"{flag}: {what}")
     if not (plan.root / "raw").is_dir():
-        return View(action="run", why="it was never run")
+        return Forecast(action="run", why="it was never run")
     find_finished: Callable[[Any], Any] = load_function("scrapers.scrape:find_finished")
     if find_finished(config) is not None:
-        return View(action="skip", why=_UNCHANGED)
-    return View(action="run", why=_why_scrape(plan.root, config))
+        return Forecast(action="skip", why=_UNCHANGED)
+    return Forecast(action="run", why=_why_scrape(plan.root, config))
 
 
 def _why_scrape(root: Path, config: Any) -> str:
@@ -145,11 +149,11 @@ def _why_scrape(root: Path, config: Any) -> str:
         return f"options have changed: {'; '.join(changed)}"
     waiting, failed = manifest.counts.get("pending", 0), _failed(manifest)
     if config.retry_failed and failed:
-        return f"{failed:,} URLs failed and are asked for again"
+        return f"{failed:,} URLs failed and are requested again"
     if waiting:
-        return f"{waiting:,} URLs wait"
+        return f"{waiting:,} URLs are pending"
     if failed:
-        return f"{failed:,} URLs failed: looks through the plan, asks only for what is pending"
+        return f"{failed:,} URLs failed: the plan is checked, but only pending URLs are requested"
     return "the page, the captions or the files of the raw store have changed"
 
 
@@ -158,44 +162,46 @@ def _failed(manifest: Manifest) -> int:
     return sum(manifest.counts.get(state, 0) for state in states)
 
 
-def _look_at_dedupe(
-    plan: Plan, name: str, folders: list[Folder], views: Mapping[str, View]
-) -> View:
-    """Dedupe also hangs on where bytes lie, which its own digest of the ledger says."""
-    view = _look_at(plan, name, folders, views)
-    if view.action != "skip":
-        return view
+def _forecast_dedupe(
+    plan: RunPlan, name: str, folders: list[Folder], forecasts: Mapping[str, Forecast]
+) -> Forecast:
+    """Dedupe also depends on the locations of bytes, which its own digest of the ledger covers."""
+    forecast = _forecast(plan, name, folders, forecasts)
+    if forecast.action != "skip":
+        return forecast
     read_inputs: Callable[..., Any] = load_function("pipeline.dedupe.run:read_inputs")
     found = dict(read_manifest(Workspace(plan.root).dedupe, "dedupe").inputs)
     if found == read_inputs(Workspace(plan.root)):
-        return view
-    return View(action="run", why="the ledger has changed since")
+        return forecast
+    return Forecast(action="run", why="the ledger has changed since")
 
 
-def _look_at_report(plan: Plan, _name: str, _folders: object, views: Mapping[str, View]) -> View:
-    before = [name for name, view in views.items() if view.action != "skip"]
+def _forecast_report(
+    plan: RunPlan, _name: str, _folders: object, forecasts: Mapping[str, Forecast]
+) -> Forecast:
+    before = [name for name, forecast in forecasts.items() if forecast.action != "skip"]
     if before:
-        return View(action="maybe", why=f"if {' or '.join(before)} brings something new")
+        return Forecast(action="maybe", why=f"if {' or '.join(before)} yields something new")
     is_current: Callable[..., Any] = load_function("pipeline.report.run:is_current")
     if is_current(plan.configs["report"]):
-        return View(action="skip", why=_UNCHANGED)
-    return View(action="run", why="the page shows an older state")
+        return Forecast(action="skip", why=_UNCHANGED)
+    return Forecast(action="run", why="the page shows an older state")
 
 
-_LOOKS: Mapping[str, Callable[..., View]] = {
-    "scrape": _look_at_scrape,
-    "dedupe": _look_at_dedupe,
-    "report": _look_at_report,
+_FORECASTS: Mapping[str, Callable[..., Forecast]] = {
+    "scrape": _forecast_scrape,
+    "dedupe": _forecast_dedupe,
+    "report": _forecast_report,
 }
 
 
-def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
+def _folders_of(plan: RunPlan, name: str, folders: list[Folder]) -> list[Folder]:
     """The folders that this stage writes with these options, finished or not."""
     config = plan.configs[name]
     mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
     own = getattr(config, "name", None)
     if own is not None:
-        if name in _NUMBERED:  # the last one of NAME, NAME-2, … is the one to take
+        if name in _NUMBERED:  # the last one of NAME, NAME-2, … counts
             family = list_family(plan.root / STAGES[name].top / own)
             return sorted(
                 (folder for folder in mine if folder.path in family),
@@ -210,11 +216,11 @@ def _folders_of(plan: Plan, name: str, folders: list[Folder]) -> list[Folder]:
 
 
 def _is_of(folder: Folder, config: StageConfig) -> bool:
-    """Whether a finished folder was made with just these options."""
+    """Whether a finished folder was made with exactly these options."""
     return folder.manifest is not None and not _changed_options(folder.manifest, config)
 
 
-def _manifest_of(plan: Plan, name: str) -> Manifest | None:
+def _manifest_of(plan: RunPlan, name: str) -> Manifest | None:
     if not plan.root.is_dir():
         return None
     finished = [
@@ -228,13 +234,13 @@ def _manifest_of(plan: Plan, name: str) -> Manifest | None:
 def _changed_options(manifest: Manifest, config: StageConfig) -> list[str]:
     before, after = dict(manifest.config), resolved(config)
     chosen_later = [name for name, value in after.items() if value is None and before.get(name)]
-    after |= {name: before[name] for name in chosen_later if name in _CHOSEN_BY_THE_STAGE}
+    after |= {name: before[name] for name in chosen_later if name in _CHOSEN_BY_STAGE}
     names = sorted(name for name in before | after if before.get(name) != after.get(name))
     return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]
 
 
-def _stages_before(manifest: Manifest, views: Mapping[str, View]) -> list[str]:
+def _stages_before(manifest: Manifest, forecasts: Mapping[str, Forecast]) -> list[str]:
     """The stages of the plan that may change an input of this manifest."""
     tops = {source.split("/")[0] for source in manifest.inputs}
-    found = [contract.maker for contract in CONTRACTS.values() if contract.top in tops]
-    return [maker for maker in found if maker in views and views[maker].action != "skip"]
+    makers = [stage.name for stage in STAGES.values() if stage.top in tops]
+    return [maker for maker in makers if maker in forecasts and forecasts[maker].action != "skip"]

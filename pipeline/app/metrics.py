@@ -1,7 +1,7 @@
-"""The numbers of running stages, for Prometheus and for the JSON reports. Floor 5.
+"""Metrics of running stages, for Prometheus and for the JSON reports.
 
-Fed by the same progress that the bar shows, so that no stage knows of it. The text format is version
-0.0.4 of https://prometheus.io/docs/instrumenting/exposition_formats/.
+Fed by the same progress calls as the bar, so stages need not know about it. The text format is version 0.0.4
+of https://prometheus.io/docs/instrumenting/exposition_formats/.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from pipeline.core.errors import ConfigError
 HOST = "127.0.0.1"
 _PREFIX = "dalle_pipeline_"
 _HELP: Mapping[str, str] = {
-    "running": "1 while the stage works, 0 when it has ended.",
+    "running": "1 while the stage runs, 0 when it has ended.",
     "items_done": "Items that are done (images, URLs, steps).",
-    "items_total": "Items that there are to do, as far as is known.",
+    "items_total": "Items in total, as far as known.",
     "seconds": "Seconds since the stage began.",
-    "note": "What the stage says beside its progress: failures by reason, a loss.",
-    "count": "What the stage counted at its end: its manifest's counts.",
-    "cpu_seconds": "Processor time of the whole command so far.",
+    "note": "Notes of the stage beside its progress: failures by reason, a loss.",
+    "count": "Counts of the stage at its end, as in its manifest.",
+    "cpu_seconds": "CPU time of the whole command so far.",
 }
 
 
 @dataclass(kw_only=True)
-class Meter:
-    """The numbers of one stage; it is told of progress like any other listener."""
+class StageMetrics:
+    """The metrics of one stage; a progress callback like any other."""
 
     stage: str
     done: int = 0
@@ -45,18 +45,18 @@ class Meter:
     def __call__(
         self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
-        """Take in a word of progress."""
+        """Record progress."""
         self.done, self.total = done, total
         # One assignment: another thread reads them.
         self.notes = {k: v for k, v in (notes or {}).items() if isinstance(v, (int, float))}
 
     def end(self, report: StageReport) -> None:
-        """Take in what the stage says at its end."""
+        """Record the report of the finished stage."""
         self.seconds = time.monotonic() - self._begun_s
         self.counts = dict(report.counts)
 
     def numbers(self) -> dict[str, Any]:
-        """All of it as JSON values, under the names that Prometheus sees."""
+        """The metrics as JSON values, under their Prometheus names."""
         now_s = time.monotonic() - self._begun_s
         return {
             "running": int(self.seconds is None),
@@ -70,22 +70,22 @@ class Meter:
 
 @dataclass(kw_only=True)
 class Metrics:
-    """The meters of a command, a stage after the other."""
+    """The metrics of a command, by stage."""
 
-    meters: list[Meter] = field(default_factory=list)
+    stages: list[StageMetrics] = field(default_factory=list)
 
-    def begin(self, stage: str) -> Meter:
-        """A meter for a stage that begins."""
-        meter = Meter(stage=stage)
-        self.meters = [*(m for m in self.meters if m.stage != stage), meter]
-        return meter
+    def begin(self, stage: str) -> StageMetrics:
+        """Start the metrics of a stage."""
+        stage_metrics = StageMetrics(stage=stage)
+        self.stages = [*(m for m in self.stages if m.stage != stage), stage_metrics]
+        return stage_metrics
 
     def exposition(self) -> str:
         """The text that Prometheus reads."""
         samples: dict[str, list[str]] = {name: [] for name in _HELP}
-        for meter in self.meters:
-            for name, value in meter.numbers().items():
-                samples[name] += _samples(name, meter.stage, value)
+        for stage_metrics in self.stages:
+            for name, value in stage_metrics.numbers().items():
+                samples[name] += _samples(name, stage_metrics.stage, value)
         samples["cpu_seconds"] = [f"{_PREFIX}cpu_seconds {cpu_seconds():.3f}"]
         return "".join(
             f"# HELP {_PREFIX}{name} {_HELP[name]}\n# TYPE {_PREFIX}{name} gauge\n"
@@ -111,9 +111,9 @@ def _escape(label: str) -> str:
 
 @contextlib.contextmanager
 def serve_metrics(metrics: Metrics, port: int | None) -> Iterator[int | None]:
-    """Answer Prometheus on this port of 127.0.0.1 (0: any free one) while the block runs; yields it.
+    """Serve metrics on this port of 127.0.0.1 (0: any free one) while the block runs; yields the port.
 
-    Without a port nothing is served. Raises ConfigError where the port is taken.
+    Without a port nothing is served. Raises ConfigError if the port is taken.
     """
     if port is None:
         yield None
@@ -124,7 +124,7 @@ def serve_metrics(metrics: Metrics, port: int | None) -> Iterator[int | None]:
         server = ThreadingHTTPServer((HOST, port), _handler(metrics))
     except OSError as error:
         raise ConfigError(
-            f"--metrics-port {port} can't be listened on: {error.strerror}. Give another one."
+            f"--metrics-port {port} can't be used: {error.strerror}. Give another one."
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
@@ -149,6 +149,6 @@ def _handler(metrics: Metrics) -> Any:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing: what is asked here is no event."""
+            """Log nothing: scrapes are no events."""
 
     return Handler

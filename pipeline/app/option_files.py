@@ -1,4 +1,4 @@
-"""The TOML file of `--config`, and the presets: a table per command, an option per key. Application layer."""
+"""Configuration files (`--config`) and presets: TOML with a table per command and a key per option."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Common:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Served:
-    """The option of commands that can be watched while they run."""
+    """The option of commands that serve metrics while they run."""
 
     metrics_port: int | None = option(
         None,
@@ -46,14 +46,14 @@ class Served:
     )
 
 
-# What each command's table may hold, filled in where the commands are made.
+# The config classes of each command's table, filled in when the commands are added.
 CLASSES: dict[str, tuple[type[Any], ...]] = {}
-# What may stand at the top of a file: it holds for every command.
+# The options that may be at the top of a file, where they apply to every command.
 _TOP = (StageConfig, Common)
 
 
 def read_config_file(ctx: typer.Context, given: str | None) -> str | None:
-    """Option callback: make the file's values the defaults of the command that runs."""
+    """Option callback: use the file's values as defaults of the command that runs."""
     if given is None:
         return None
     workspace = StageConfig.__dataclass_fields__["workspace"]  # a path like any other
@@ -69,16 +69,16 @@ def read_config_file(ctx: typer.Context, given: str | None) -> str | None:
 
 
 def find_preset(path: Path) -> Path:
-    """The file of a preset that is called by its name alone, as `dalleblog`; else `path` itself."""
+    """The file of a preset given by its bare name, such as `dalleblog`; otherwise `path` itself."""
     preset = PRESETS / f"{path}.toml"
     return preset if path.name == str(path) and not path.exists() and preset.exists() else path
 
 
 def load_tables(path: Path) -> dict[str, Any]:
-    """Read a TOML file and check it against the commands and options that exist; values have their types.
+    """Read a TOML file and check it against the existing commands and options; values get their types.
 
-    Raises BadParameter (exit code 2) for a file that can't be read, a key that nobody knows, and a value
-    that its option can't have.
+    Raises BadParameter (exit code 2) for an unreadable file, an unknown key, or a value that its option can't
+    have.
     """
     try:
         raw = tomllib.loads(read_text(path))
@@ -92,7 +92,7 @@ def load_tables(path: Path) -> dict[str, Any]:
 
 
 def as_texts(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of options as the command line would give them."""
+    """Option values as the command line would pass them."""
     return {name: _as_text(plain_value(value)) for name, value in table.items()}
 
 
@@ -110,11 +110,11 @@ def _or_a_preset(path: Path, message: str) -> str:
 
 
 def _read(path: Path, key: str, value: Any) -> Any:
-    """The value of an option at the top, or the table of a command."""
+    """The value of a top-level option, or the table of a command."""
     if key not in CLASSES:
         return _read_option(path, _TOP, _checked(path, key), value, "")
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key} is a command; its options stand in a table [{key}].")
+        raise ConfigError(f"{path}: {key} is a command; its options belong in a table [{key}].")
     where = f"[{key}] "
     options = {_known(path, name, CLASSES[key], where): inner for name, inner in value.items()}
     return {
@@ -136,7 +136,7 @@ def _read_option(
 
 
 def _checked(path: Path, key: str) -> str:
-    """The name of a table or of an option at the top."""
+    """The name of a table or of a top-level option."""
     return key if key in CLASSES else _known(path, key, _TOP, "", more=CLASSES)
 
 
@@ -148,10 +148,10 @@ def _known(
     *,
     more: Mapping[str, Any] = {},
 ) -> str:
-    """The field that a key names. Raises ConfigError for one that nobody knows."""
+    """The field that a key names. Raises ConfigError for an unknown one."""
     known = {name for cls in classes for name in cls.__dataclass_fields__}
     name = key.replace("-", "_")
-    for candidate in (name, key, f"{name}_"):  # from_: `from` is a word of Python's
+    for candidate in (name, key, f"{name}_"):  # from_: `from` is a Python keyword
         if candidate in known:
             return candidate
     meant = closest(name, known | more.keys())

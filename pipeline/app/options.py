@@ -1,8 +1,8 @@
 """Flags from config dataclasses, and where a value comes from: flag, environment, TOML file, default.
 
-Application layer. A field of a stage's config is declared once, with `option(…)`; here it becomes a typer
-option. typer resolves flag > environment > file > default by itself, the file being its *default map*; it
-deals in texts, and `option_values` makes values of them.
+A field of a stage's config is declared once, with `option(…)`; here it becomes a typer option. typer itself
+resolves flag > environment > file > default, with the file as its *default map*. It handles strings, which
+`option_values` converts.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from pipeline.core.remembered import recall
 
 Config = TypeVar("Config", bound=StageConfig)
 
+COMMON_PANEL = "Options of every command"
+
 
 def options_of(
     command: str,
@@ -42,14 +44,20 @@ def options_of(
     arguments: tuple[str, ...] = (),
     metrics: bool = False,
 ) -> list[inspect.Parameter]:
-    """Parameters for typer: the fields of `config` and the common ones.
+    """Parameters for typer: the fields of `config` and the common options.
 
     `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
     """
     classes = (config, Served, Common) if metrics else (config, Common)
     CLASSES[command] = classes
     made = [
-        _parameter(command, field, get_type_hints(cls)[field.name], field.name in arguments)
+        _parameter(
+            command,
+            field,
+            get_type_hints(cls)[field.name],
+            positional=field.name in arguments,
+            panel=None if cls is config else COMMON_PANEL,
+        )
         for cls in classes
         for field in dataclasses.fields(cls)
     ]
@@ -57,9 +65,9 @@ def options_of(
 
 
 def read_values(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of options in their types, of what typer resolved as texts.
+    """Option values with their types, converted from the strings that typer resolved.
 
-    Raises ConfigError that names the flag or the environment variable of a value that can't be one.
+    Raises ConfigError that names the flag or the environment variable of an invalid value.
     """
     read = {**values, **lists_from_environment(ctx, command)}
     for cls in CLASSES[command]:
@@ -73,7 +81,7 @@ def read_values(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> 
 
 
 def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> str:
-    """What to call an option in a message: its flag, or the variable that gave it."""
+    """The name of an option in messages: its flag, or the environment variable that set it."""
     source = ctx.get_parameter_source(field.name)
     set_ones = [name for name in _variables(command, field.name) if os.environ.get(name)]
     if source and source.name == "ENVIRONMENT" and set_ones:
@@ -82,9 +90,9 @@ def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> s
 
 
 def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
-    """Options of several values that stand in the environment, and not on the command line.
+    """Options with several values that are set in the environment and not on the command line.
 
-    Values are separated by `|`, as captions hold blanks and commas.
+    Values are separated by `|`, since captions contain spaces and commas.
     """
     config = CLASSES[command][0]
     hints = get_type_hints(config)
@@ -100,7 +108,7 @@ def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[
 
 
 def given_options(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the values of a stage's options, those that somebody gave: flag, environment or file."""
+    """The stage options that the user gave: by flag, environment or file."""
     names = {field.name for field in dataclasses.fields(CLASSES[command][0])}
     listed = lists_from_environment(ctx, command)
     sources = {name: ctx.get_parameter_source(name) for name in names & values.keys()}
@@ -112,7 +120,7 @@ def given_options(ctx: typer.Context, command: str, values: Mapping[str, Any]) -
 
 
 def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
-    """Refuse several prompts of one word each on the command line: a prompt lacks its quotes.
+    """Refuse several one-word prompts on the command line: probably quotes are missing.
 
     Raises ConfigError with the command that was probably meant.
     """
@@ -131,7 +139,7 @@ def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
 
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """Make the config from the values of its options; others are left out."""
+    """Build the config from those values that are fields of it."""
     names = {field.name for field in dataclasses.fields(config)}
     return config(**{name: value for name, value in values.items() if name in names})
 
@@ -143,9 +151,9 @@ def configure_stage(
     *,
     recalled_from: Path | None = None,
 ) -> StageConfig:
-    """The config that the command `stage` would have, called without flags in this context.
+    """The config that the command `stage` would get without flags in this context.
 
-    `overrides` win over environment and file; what neither gives is recalled from the workspace
+    `overrides` take precedence over environment and file; options in neither are recalled from the workspace
     `recalled_from`.
     """
     root = ctx.find_root()
@@ -160,7 +168,7 @@ def configure_stage(
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:
-    """Lay the tables of a preset under those of the user's own file."""
+    """Merge a preset's tables beneath those of the user's own file."""
     tables = load_tables(path)
     for name, table in ctx.meta.get("pipeline.tables", {}).items():
         tables[name] = {**tables.get(name, {}), **table} if isinstance(table, dict) else table
@@ -182,14 +190,20 @@ def with_signature(
 
 
 def _parameter(
-    command: str, field: dataclasses.Field[Any], hint: Any, positional: bool
+    command: str,
+    field: dataclasses.Field[Any],
+    hint: Any,
+    *,
+    positional: bool,
+    panel: str | None,
 ) -> inspect.Parameter:
-    """A parameter for typer. It takes texts (but for flags): `option_values` makes values of them."""
+    """A parameter for typer. Except for flags it takes strings, which `option_values` converts."""
     meta = field.metadata
     settings: dict[str, Any] = {
         "help": meta["help"],
         "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
         "show_envvar": False,
+        "rich_help_panel": COMMON_PANEL if field.name == "workspace" else panel,
     }
     annotation, default = _typer_type(hint), as_texts({"": field.default})[""]
     if field.name == "workspace":
@@ -210,7 +224,7 @@ def _parameter(
 
 
 def _typer_type(hint: Any) -> Any:
-    """What typer is told of a type: flags, pairs, lists of texts, and texts."""
+    """The type as declared to typer: flags, pairs, lists of strings, or strings."""
     kinds = [hint]
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
@@ -221,7 +235,7 @@ def _typer_type(hint: Any) -> Any:
 
 
 def _describe(hint: Any, low: float | None, high: float | None) -> str:
-    """What help says of the values of an option."""
+    """The description of an option's values in the help."""
     kind = next((k for k in get_args(hint) if k is not type(None)), hint)
     kind = hint if get_origin(hint) is Literal else kind
     if get_origin(kind) is Literal:
@@ -237,6 +251,7 @@ def _config_parameter() -> inspect.Parameter:
         "--config",
         help="A TOML file (a table per command, an option per key), or a preset: cc12m, dalleblog, demo.",
         metavar="PATH",
+        rich_help_panel=COMMON_PANEL,
         envvar="PIPELINE_CONFIG",
         is_eager=True,
         callback=read_config_file,
@@ -251,7 +266,7 @@ def _dashed(name: str) -> str:
 
 
 def _variables(command: str, option: str) -> list[str]:
-    """The environment variables of an option, the stronger one first."""
+    """The environment variables of an option, the one with precedence first."""
     name = option.rstrip("_").upper()
     return [f"PIPELINE_{_upper(command)}_{name}", f"PIPELINE_{name}"]
 

@@ -1,8 +1,8 @@
-"""All stages in order: `pipeline run`. Floor 5.
+"""`pipeline run`: all stages in order.
 
-Each stage decides by its manifest whether there is anything to do. The options of the stages come from
-the tables of the TOML file and the environment, just as if each had been called by hand. A tokenizer
-and a codec are trained once: codes and shards hang on them, so new images alone don't train them anew.
+Each stage decides by its manifest whether it has anything to do. The options of the stages come from the
+tables of the TOML file and the environment, as if each stage had been run on its own. A tokenizer and a
+codec are trained only once: codes and shards depend on them, so new images alone don't retrain them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.app.console import Screen
-from pipeline.app.dry_run import Plan, Reason, look_ahead, skip_reason
+from pipeline.app.dry_run import RunPlan, SkipReason, forecast_stages, skip_reason
 from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
@@ -48,7 +48,7 @@ _CHOOSING = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
-    """Resolves a stage's config from environment, file and workspace; `overrides` win over all."""
+    """Resolves a stage's config from environment, file and workspace; `overrides` take precedence."""
 
     def __call__(
         self, stage: str, overrides: Mapping[str, Any], *, recalled_from: Path | None = None
@@ -57,7 +57,7 @@ class Configure(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a command that chains others is given; `record` is set while it holds a workspace."""
+    """The context of a command; `record` is set while it holds a workspace."""
 
     screen: Screen
     configure: Configure
@@ -89,11 +89,11 @@ class RunConfig(StageConfig):
     dry_run: bool = option(False, "Only print what would run, and why.")
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for stages that don't exist or stand the other way round."""
+        """Raise ConfigError for unknown stages or a wrong order."""
         names = list(STAGES)
         for flag, name in (("--from", self.from_), ("--until", self.until)):
             if name is not None and name not in names:
-                raise ConfigError(f"{flag} {name!r} is no stage. {name_choices(name, names)}")
+                raise ConfigError(f"{flag} {name!r} is not a stage. {name_choices(name, names)}")
         if not self.stages():
             raise ConfigError(f"--from {self.from_} comes after --until {self.until}.")
 
@@ -105,14 +105,14 @@ class RunConfig(StageConfig):
         return names[first : last + 1]
 
 
-def run_road(config: RunConfig, call: Call) -> StageReport:
-    """Run every stage that has something to do, or with `dry_run` only say which those are.
+def run_pipeline(config: RunConfig, call: Call) -> StageReport:
+    """Run every stage that has something to do, or with `dry_run` only print which ones do.
 
-    Raises what the first failing stage raises; the stages before it stay done.
+    Raises the error of the first failing stage; the stages before it stay done.
     """
     plan = make_plan(config, call)
     if config.dry_run:
-        return show_outlook(plan, call)
+        return show_forecast(plan, call)
     started = time.monotonic()
     root = open_workspace(plan).root
     reports: dict[str, StageReport] = {}
@@ -125,17 +125,17 @@ def run_road(config: RunConfig, call: Call) -> StageReport:
                 if reason is None
                 else _skip_stage(name, reason, inner)
             )
-        record.outcome = overall(reports)
+        record.outcome = overall_outcome(reports)
     return StageReport(
         stage="run",
-        outcome=overall(reports),
+        outcome=overall_outcome(reports),
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
 
 
-def make_plan(config: RunConfig, call: Call) -> Plan:
-    """The chosen stages, and every stage's options: wrong ones are told before anything is done."""
+def make_plan(config: RunConfig, call: Call) -> RunPlan:
+    """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
     common = {"workspace": config.workspace, "source": config.source}
     configs = {}
@@ -146,36 +146,36 @@ def make_plan(config: RunConfig, call: Call) -> Plan:
         overrides = {k: v for k, v in overrides.items() if k in fields}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
         stage.holds(configs[name])
-    return Plan(
+    return RunPlan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
 
 
-def open_workspace(plan: Plan) -> Workspace:
-    """The plan's workspace; made where the plan begins with the scrape. Raises WorkspaceError."""
+def open_workspace(plan: RunPlan) -> Workspace:
+    """The plan's workspace, created if the plan begins with scrape. Raises WorkspaceError."""
     scrape = plan.configs["scrape"]
     assert isinstance(scrape, ScrapeConfig)
     source = source_to_open(scrape) if "scrape" in plan.stages else None
     return Workspace(plan.root).open(source=source)
 
 
-def show_outlook(plan: Plan, call: Call) -> StageReport:
-    """Say of every stage whether it would be run, and why; nothing is written and nobody asked."""
-    outlook = look_ahead(plan)
-    rows = [(name, view.action, view.why) for name, view in outlook.items()]
+def show_forecast(plan: RunPlan, call: Call) -> StageReport:
+    """Print for every stage whether it would run, and why; nothing is written or requested."""
+    forecasts = forecast_stages(plan)
+    rows = [(name, forecast.action, forecast.why) for name, forecast in forecasts.items()]
     call.screen.table(f"{plan.root}: what would be done", ("stage", "action", "why"), rows)
-    idle = all(view.action == "skip" for view in outlook.values())
+    idle = all(forecast.action == "skip" for forecast in forecasts.values())
     return StageReport(
         stage="run",
         outcome="unchanged" if idle else "done",
-        details={name: dataclasses.asdict(view) for name, view in outlook.items()},
+        details={name: dataclasses.asdict(forecast) for name, forecast in forecasts.items()},
     )
 
 
 def source_to_open(config: ScrapeConfig) -> str | None:
-    """The source that a workspace may be made for; None where it must be there already.
+    """The source for which a workspace may be created; None if the workspace must exist already.
 
-    Raises ConfigError for options that no source can be opened with, before a workspace is made.
+    Raises ConfigError for options with which no source can be opened, before a workspace is created.
     """
     from scrapers.source import open_source
 
@@ -183,7 +183,7 @@ def source_to_open(config: ScrapeConfig) -> str | None:
         return None
     for flag, path in (("--captions", config.captions), ("--page", config.page)):
         if path is not None and not path.is_file():
-            raise ConfigError(f"{flag} {path} is not a file that can be read.")
+            raise ConfigError(f"{flag} {path} is not a readable file.")
     open_source(source_options(config))
     return config.source
 
@@ -195,10 +195,10 @@ def run_stage(
     *,
     config: StageConfig | None = None,
 ) -> StageReport:
-    """Run one stage and show its report.
+    """Run one stage and print its report.
 
-    `config` is what it runs with, else what `call.configure` says, with `overrides` set where its
-    config has such a field.
+    It runs with `config`, or else with the result of `call.configure` and those `overrides` that are fields
+    of its config.
     """
     if config is None:
         fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
@@ -209,35 +209,37 @@ def run_stage(
 
 
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
-    """Run one stage while screen, record and metrics are told how far it is."""
+    """Run one stage and report its progress to screen, record and metrics."""
     asked, config = config, encode_first(config, call)
-    meter = call.metrics.begin(name)
+    stage_metrics = call.metrics.begin(name)
     if call.record is None:
         with call.screen.progress(name) as shown:
-            report = STAGES[name].run(config, tee(shown, meter))
+            report = STAGES[name].run(config, tee(shown, stage_metrics))
     else:
         stage, root = STAGES[name], call.record.root
         with call.record.stage(name, **stage.holds(config)) as run:
-            say_changes(root, stage, asked, call.screen)
+            print_changes(root, stage, asked, call.screen)
             keeps = call.remembers and not getattr(asked, "plan", False)
             kept = remembering(root, name, asked) if keeps else contextlib.nullcontext()
             with kept, call.screen.progress(name) as shown:
-                run.report = report = stage.run(config, tee(shown, meter, run))
+                run.report = report = stage.run(config, tee(shown, stage_metrics, run))
         note_made(root, report)
-    meter.end(report)
-    return dataclasses.replace(report, details={**report.details, "metrics": meter.numbers()})
+    stage_metrics.end(report)
+    return dataclasses.replace(
+        report, details={**report.details, "metrics": stage_metrics.numbers()}
+    )
 
 
-def recall_aloud(
+def recall_and_print(
     root: Path, name: str, config: type[StageConfig], given: Mapping[str, Any], screen: Screen
 ) -> dict[str, Any]:
-    """The options that the workspace remembers of a stage and that are not `given`, printed in one line."""
+    """The stage options that the workspace remembers and that are not `given`; prints them in one line."""
     found = recall(root, name, config, given)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     found = {option: value for option, value in found.items() if value != defaults[option]}
     if found:
         words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
-        screen.say(f"{name}: goes on with {words} (as before; --forget starts from the defaults)")
+        screen.say(f"{name}: using {words} (as before; --forget starts from the defaults)")
     return found
 
 
@@ -256,11 +258,10 @@ def note_made(root: Path, report: StageReport) -> None:
             note_latest(root, folder.contract, folder.path)
 
 
-def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
-    """Print how the options of a stage differ from those before, and what follows.
+def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
+    """Print how the options of a stage differ from the previous ones, and the consequence.
 
-    Raises ConfigError where what failed is asked for again at another source than the workspace was made
-    from.
+    Raises ConfigError for --retry-failed with another source than the workspace was made from.
     """
     changes = describe_changes(root, stage.name, config) if stage.on_change else []
     if not changes:
@@ -268,22 +269,22 @@ def say_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -
     elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
     if elsewhere and getattr(config, "retry_failed", False):
         raise ConfigError(
-            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed asks that "
-            "one alone. Leave these options out, or give another --workspace."
+            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed works only "
+            "with that one. Leave these options out, or give another --workspace."
         )
     screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
     for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
         with contextlib.suppress(ContractError):
             files = read_manifest(root / name, str(stage.contract)).files
             screen.say(
-                f"  There now: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+                f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )
 
 
 def encode_first(config: StageConfig, call: Call) -> StageConfig:
-    """For `shard --encode-vqgan`: encode, and let the shards be made of just those codes.
+    """For `shard --encode-vqgan`: encode, and return a config for exactly those codes.
 
-    Any other config is given back as it is.
+    Any other config is returned unchanged.
     """
     if not isinstance(config, ShardConfig) or not config.encode_vqgan:
         return config
@@ -297,18 +298,18 @@ def encode_first(config: StageConfig, call: Call) -> StageConfig:
     return dataclasses.replace(config, codec=Path(report.outputs[0]).name)
 
 
-def _skip_stage(name: str, reason: Reason, call: Call) -> StageReport:
+def _skip_stage(name: str, reason: SkipReason, call: Call) -> StageReport:
     call.screen.say(f"{name}: {reason.why}")
     report = StageReport(
         stage=name, outcome="unchanged", counts=reason.counts, details={"skipped": reason.why}
     )
     if call.record is not None:
-        call.record.pass_over(name, reason.why)
+        call.record.note_skipped(name, reason.why)
     return report
 
 
-def overall(reports: Mapping[str, StageReport]) -> Outcome:
-    """What the stages did together."""
+def overall_outcome(reports: Mapping[str, StageReport]) -> Outcome:
+    """The combined outcome of several stages."""
     outcomes = {report.outcome for report in reports.values()}
     if "incomplete" in outcomes:
         return "incomplete"

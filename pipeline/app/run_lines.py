@@ -1,4 +1,4 @@
-"""What `runs.jsonl` and `.active/` hold, and which of their lines can be read. Application layer."""
+"""The contents of `runs.jsonl` and `.active/`, and how their lines are parsed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunLine:
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveFacts:
-    """What a command's file in `.active/` says."""
+    """The contents of a command's file in `.active/`."""
 
     command: str
     started: str
@@ -59,7 +59,7 @@ class ActiveFacts:
 
 
 def parse_line(line: bytes, shape: type[Any]) -> Record | None:
-    """The object of a line, if it has the fields of `shape` in their types; None for anything else."""
+    """The object of a line if it has the fields of `shape` with their types; None otherwise."""
     try:
         parse_json(shape, line, source="line")
         return parse_json(dict[str, Any], line, source="line")

@@ -1,8 +1,8 @@
-"""What was run in a workspace, and what is running now. Application layer.
+"""Records of the runs in a workspace, and of the commands that run now.
 
-`runs.jsonl` gets a line per run, appended when it ends, however it ends; its times of day are for people
-and decide nothing. Each running command has a file in `.active/` that says how far it is. The process
-that works holds a lock on it, so that nobody takes what a killed run left for a running one.
+`runs.jsonl` gets one line per run, appended at its end, however it ends; its times of day are only for
+people. Each running command has a file in `.active/` with its progress. The process holds a lock on that
+file, so that the file of a killed run is not mistaken for a running one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.core.storage import (
 
 RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
-_TELL_EVERY_S = 0.5
+_WRITE_EVERY_S = 0.5
 _MAX_ACTIVE_BYTES = 1 << 20
 # Whoever starts a command may name itself: a scheduler finds its own runs by it.
 _BY_VARIABLE, _LONGEST_BY = "PIPELINE_RUN_BY", 500
@@ -51,7 +51,7 @@ def time_of(clock: Clock) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-# --- A run while it goes on ----------------------------------------------------------------------
+# --- During a run --------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -63,10 +63,10 @@ def keep_record(
     whole: bool = False,
     clock: Clock = time.time,
 ) -> Iterator[RunRecord]:
-    """Say in the workspace that a command runs, and leave a line of it, however it ends.
+    """Record a command in the workspace while it runs, and append its line, however it ends.
 
-    `writes` are folders that it holds alone until its end; with `whole` it has the workspace to itself.
-    Raises LockedError, and leaves nothing behind, where another process holds what it needs.
+    `writes` are folders that it holds exclusively until its end; with `whole` it holds the entire workspace.
+    Raises LockedError, and leaves nothing behind, if another process holds a folder that it needs.
     """
     held = {"writes": {*writes, WHOLE_WORKSPACE}} if whole else {"writes": {*writes}}
     with hold_folders(
@@ -82,7 +82,7 @@ def keep_record(
                 writes=sorted(held["writes"]),
             )
             try:
-                record.tell()
+                record.write_state()
                 yield record
             except BaseException as error:
                 record.fail(error)
@@ -93,7 +93,7 @@ def keep_record(
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """What this run did so far; `outcome` is the run's own word at its end."""
+    """What this run has done so far; `outcome` is set by the command at its end."""
 
     root: Path
     command: str
@@ -106,22 +106,22 @@ class RunRecord:
     error: dict[str, str] | None = None
     _begun_s: float = field(default_factory=time.monotonic)
     _cpu_s: float = field(default_factory=lambda: cpu_seconds())
-    _told_s: float = 0.0
+    _written_s: float = 0.0
 
     @contextlib.contextmanager
     def stage(
         self, name: str, *, writes: Sequence[str] = (), reads: Sequence[str] = ()
     ) -> Iterator[StageRun]:
-        """Hold the folders that a stage writes and reads, and note its report, or why it failed.
+        """Hold the folders that a stage writes and reads, and record its report or its error.
 
-        Raises LockedError where another process holds one of them.
+        Raises LockedError if another process holds one of them.
         """
         run = StageRun(record=self, name=name, writes=tuple(writes), reads=tuple(reads))
         try:
             with hold_folders(
                 self.root, writes=writes, reads=reads, describe=self._describe_holder
             ):
-                self.tell(**run.place())
+                self.write_state(**run.place())
                 yield run
         except BaseException as error:
             self.stages.append(run.entry() | _describe_error(error))
@@ -131,33 +131,33 @@ class RunRecord:
     def _describe_holder(self, folder: str) -> str:
         return describe_holder(self.root, folder)
 
-    def pass_over(self, name: str, why: str) -> None:
-        """Note a stage that was not called."""
+    def note_skipped(self, name: str, why: str) -> None:
+        """Record a skipped stage."""
         self.stages.append({"stage": name, "outcome": "unchanged", "skipped": why})
 
-    def tell(self, **state: Any) -> None:
-        """Write what is done now into the command's file in `.active/`, over what was there, in one call."""
+    def write_state(self, **state: Any) -> None:
+        """Overwrite the command's file in `.active/` with the current state, in a single write."""
         facts = {"command": self.command, "started": self.started, **_process(), **state}
         facts["writes"] = sorted({*self.writes, *state.get("writes", ())})
         data = encode_json(facts)
-        with contextlib.suppress(OSError):  # a full disk: it is for the stage to say so
+        with contextlib.suppress(OSError):  # a full disk: the stage itself reports it
             size = os.fstat(self.active).st_size
-            # Blanks over the rest of a longer line: a reader always finds one whole line.
+            # Pad with blanks over the rest of a longer line: a reader always finds one complete line.
             os.pwrite(self.active, data.ljust(size), 0)
-        self._told_s = time.monotonic()
+        self._written_s = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the last word on progress is old enough for another one."""
-        return time.monotonic() - self._told_s >= _TELL_EVERY_S
+        """Whether the last update of the state is old enough for another one."""
+        return time.monotonic() - self._written_s >= _WRITE_EVERY_S
 
     def fail(self, error: BaseException) -> None:
-        """Note what ended the run."""
+        """Record the error that ended the run."""
         facts = _describe_error(error)
         self.outcome = facts["outcome"]
         self.error = facts.get("error")
 
     def as_dict(self) -> dict[str, Any]:
-        """The line of `runs.jsonl`."""
+        """The line for `runs.jsonl`."""
         line = {
             "command": self.command,
             "started": self.started,
@@ -185,9 +185,9 @@ class StageRun:
     def __call__(
         self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
-        """Note progress (a `Progress`)."""
+        """Record progress (a `Progress`)."""
         if self.record.is_due():
-            self.record.tell(
+            self.record.write_state(
                 **self.place(),
                 done=done,
                 total=total,
@@ -200,7 +200,7 @@ class StageRun:
         return {"stage": self.name, "writes": list(self.writes), "reads": list(self.reads)}
 
     def entry(self) -> dict[str, Any]:
-        """The stage's part of the line: what it was made from, what it made, what it counted."""
+        """The stage's part of the line: inputs, outputs and counts."""
         line: dict[str, Any] = {
             "stage": self.name,
             "writes": list(self.writes),
@@ -220,25 +220,25 @@ class StageRun:
 
 
 def tee(*listeners: Progress) -> Progress:
-    """Tell several listeners of one progress."""
+    """One progress callback that forwards to several."""
 
-    def tell(
+    def notify(
         done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
         for listener in listeners:
             listener(done, total, notes)
 
-    return tell
+    return notify
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of the children that have ended."""
+    """CPU time of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def _inputs_and_outputs(root: Path, report: StageReport) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests by folder of what the stage read and of what it wrote, as its manifests name them."""
+    """Digests by folder of the stage's inputs and outputs, from its manifests."""
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}
     for output in map(Path, report.outputs):
@@ -264,14 +264,16 @@ def _process() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _hold_active(root: Path, command: str) -> Iterator[int]:
-    """The file of this command in `.active/`, locked as long as the process lives, then removed."""
+    """Create this command's file in `.active/`, locked while the process lives, then remove it."""
     name = f"{command.replace(' ', '-')}-{socket.gethostname()}-{os.getpid()}.json"
     path = root / ACTIVE_NAME / name
     path.parent.mkdir(exist_ok=True)
-    # Not to append: Linux would then write at the end whatever place is named.
+    # No O_APPEND: Linux would then ignore the offset and write at the end.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # whoever asks whether we live holds it for a moment
+        fcntl.flock(
+            descriptor, fcntl.LOCK_EX
+        )  # another process may hold it briefly to check for life
         yield descriptor
         path.unlink(missing_ok=True)
     except BaseException:
@@ -282,7 +284,7 @@ def _hold_active(root: Path, command: str) -> Iterator[int]:
 
 
 def _record_killed(root: Path) -> None:
-    """Give runs that were killed their lines: they had no time to write them."""
+    """Append the lines of killed runs, which could not write them."""
     for path in sorted((root / ACTIVE_NAME).glob("*.json")):
         with contextlib.suppress(OSError), _open(path) as file:
             try:
@@ -299,13 +301,13 @@ def _record_killed(root: Path) -> None:
 
 
 def _append(root: Path, record: Record) -> None:
-    """Add a line; a torn one before it, of a run that was killed while it wrote, is closed first.
+    """Append a line; if a killed run left a torn line, end that one first.
 
-    Where it can't be written (a full disk), a warning says so: what the run itself says comes first.
+    If writing fails (a full disk), a warning is logged: the run's own error is more important.
     """
     path = root / RUNS_NAME
     try:
-        # Without O_NONBLOCK, a pipe of that name would wait for a reader.
+        # O_NONBLOCK: a pipe of that name would otherwise wait for a reader.
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags, 0o666), "ab+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -314,51 +316,51 @@ def _append(root: Path, record: Record) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        logger.warning("The line of this run is missing: %s", storage_error(error, path))
+        logger.warning("This run could not be recorded: %s", storage_error(error, path))
 
 
-# --- What others see -----------------------------------------------------------------------------
+# --- For other processes -------------------------------------------------------------------------
 
 
 def read_records(root: Path) -> list[Record]:
-    """All runs of the workspace, the oldest first; lines that are torn or damaged are left out."""
+    """All runs of the workspace, oldest first; torn or damaged lines are left out."""
     path = root / RUNS_NAME
     if not os.path.lexists(path):
         return []
     try:
         lines = read_small_file(path).split(b"\n")
     except ContractError as error:
-        logger.warning("The runs of the workspace are not known: %s", error)
+        logger.warning("The runs of the workspace can't be read: %s", error)
         return []
     return [record for line in lines if (record := parse_line(line, RunLine)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """What a command says of itself; `lives` is false for one that was killed."""
+    """The state of a command; `is_running` is false if it was killed."""
 
     facts: Record
-    lives: bool
+    is_running: bool
 
 
 def read_active(root: Path) -> list[Active]:
-    """The commands that are running in the workspace, and those that were killed since the last one."""
+    """The commands that run in the workspace, and those killed since the last run."""
     found = []
     for path in sorted((root / ACTIVE_NAME).glob("*.json")):
         with contextlib.suppress(OSError), _open(path) as file:
-            lives = _is_locked(file)
+            is_running = _is_locked(file)
             facts = parse_line(_read(file), ActiveFacts)
             if facts is not None:
-                found.append(Active(facts=facts, lives=lives))
+                found.append(Active(facts=facts, is_running=is_running))
     return found
 
 
 def describe_holder(root: Path, folder: str) -> str:
-    """Who holds a folder of the workspace, in words."""
+    """A description of the command that holds a folder of the workspace."""
     for active in read_active(root):
         facts = active.facts
         held = [*facts.get("writes", ()), *facts.get("reads", ()), WHOLE_WORKSPACE]
-        if active.lives and folder in held and facts.get("process") != os.getpid():
+        if active.is_running and folder in held and facts.get("process") != os.getpid():
             return (
                 f"`{facts.get('command')}` (process {facts.get('process')} on {facts.get('host')})"
             )
@@ -366,7 +368,7 @@ def describe_holder(root: Path, folder: str) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open for reading; without O_NONBLOCK, a pipe of that name would wait for a writer."""
+    """Open for reading; with O_NONBLOCK, since a pipe of that name would wait for a writer."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 

@@ -1,4 +1,4 @@
-"""The stages in the order in which `pipeline run` runs them. A new stage is its package and a line here."""
+"""The stages in the order of `pipeline run`. A new stage is a package and a line here."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ STAGES: dict[str, Stage] = {
 
 
 def default_workspace(source: str) -> Path:
-    """Where a source's dataset lives unless told otherwise."""
+    """The default workspace of a source."""
     return Path("data") / source

@@ -1,4 +1,4 @@
-"""`pipeline status`: what is in a workspace, what is running there, what went wrong last. Application layer.
+"""`pipeline status`: the contents of a workspace, running commands, and the last failures.
 
 Each folder's state comes from its own manifest; a run that ended badly is shown at the folder that it left
 unfinished. Reads manifests, `runs.jsonl` and `.active/`; waits for no lock.
@@ -30,7 +30,7 @@ _ENDED_BADLY = ("failed", "killed", "interrupted")
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig(StageConfig):
-    """Which workspace to show."""
+    """The workspace to show, and how often."""
 
     watch: bool = option(False, "Refresh until Ctrl-C.")
     every_s: float = option(2.0, "With --watch: seconds between refreshes.", low=0.1)
@@ -38,9 +38,9 @@ class StatusConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A folder of a stage, or a stage that has none; `bytes` are those of its manifest's files.
+    """A folder of a stage, or a stage without one; `bytes` is the size of the files in its manifest.
 
-    `used_by` are the folders that were made with a codec, a tokenizer or codes.
+    `used_by` are the folders that were made with this codec, tokenizer or codes.
     """
 
     stage: str
@@ -55,7 +55,7 @@ class Row:
 
 
 def show_status(config: StatusConfig, call: Call) -> StageReport:
-    """Print a table of the workspace; with `watch` until interrupted."""
+    """Print a table of the workspace; with `watch`, until interrupted."""
     root = Workspace(config.workspace).open().root
     if not config.watch:
         return _show_once(root, call)
@@ -82,7 +82,7 @@ def _show_once(root: Path, call: Call) -> StageReport:
 
 
 def find_rows(root: Path) -> list[Row]:
-    """A row a folder, in the order of the pipeline; a stage without a folder has one row."""
+    """One row per folder, in the order of the pipeline; a stage without a folder has one row."""
     folders = find_folders(root)
     ended = _last_runs(read_records(root))
     active = read_active(root)
@@ -106,18 +106,18 @@ def find_rows(root: Path) -> list[Row]:
 
 @dataclass(frozen=True, kw_only=True)
 class _StageFacts:
-    """A stage's runs: those that ended, the oldest first, and those that are active or were killed."""
+    """A stage's runs: ended ones, oldest first, and those that are active or were killed."""
 
     name: str
     ended: list[Record]
     active: list[Active]
 
     def active_at(self, folder: str) -> Active | None:
-        """The run that is writing a folder, or was killed there."""
+        """The run that is writing a folder, or was killed while writing it."""
         return next((a for a in self.active if _writes(a.facts, folder)), None)
 
     def last_at(self, folder: str) -> Record | None:
-        """The last run that wrote a folder, or was meant to."""
+        """The last run that wrote a folder, or tried to."""
         return next((e for e in reversed(self.ended) if _writes(e, folder)), None)
 
 
@@ -146,7 +146,7 @@ def _row(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> Row:
 
 def _state(facts: _StageFacts, folder: Folder, outdated: tuple[str, ...]) -> tuple[State, str]:
     active = facts.active_at(folder.name)
-    if active is not None and active.lives and folder.manifest is None:
+    if active is not None and active.is_running and folder.manifest is None:
         return "running", _describe_running(active.facts)
     if folder.manifest is None:
         return _state_of_unfinished(facts, folder, active)
@@ -159,7 +159,7 @@ def _state_of_unfinished(
     facts: _StageFacts, folder: Folder, active: Active | None
 ) -> tuple[State, str]:
     if active is not None:
-        return "failed", "killed: the next run goes on"
+        return "failed", "killed: the next run resumes it"
     last = facts.last_at(folder.name)
     if last is not None and last.get("outcome") in _ENDED_BADLY:
         return "failed", _describe_end(last)
@@ -167,18 +167,18 @@ def _state_of_unfinished(
 
 
 def _lone_attempt(facts: _StageFacts, folders: list[Folder]) -> Row | None:
-    """A row for a stage that has no folder, or whose last attempt ended badly and left none."""
+    """A row for a stage that has no folder, or whose last attempt failed and left none."""
     last = facts.ended[-1] if facts.ended else None
     unfinished = [folder for folder in folders if folder.manifest is None]
     running = [
         a for a in facts.active if not any(_writes(a.facts, folder.name) for folder in unfinished)
     ]
     if running:
-        state: State = "running" if running[0].lives else "failed"
+        state: State = "running" if running[0].is_running else "failed"
         why = (
             _describe_running(running[0].facts)
-            if running[0].lives
-            else "killed: the next run goes on"
+            if running[0].is_running
+            else "killed: the next run resumes it"
         )
     elif last is not None and last.get("outcome") in _ENDED_BADLY:
         if any(_writes(last, folder.name) for folder in unfinished):
@@ -200,7 +200,7 @@ def _describe_end(run: Record) -> str:
 
 def _describe_running(running: Record) -> str:
     if "done" not in running:
-        return f"process {running.get('process')}, begun {running.get('started')}"
+        return f"process {running.get('process')}, started {running.get('started')}"
     seconds = float(running.get("seconds") or 0.0)
     done, total = int(running["done"]), running.get("total")
     rate = done / seconds if seconds else 0.0
@@ -208,7 +208,7 @@ def _describe_running(running: Record) -> str:
 
 
 def _last_runs(records: list[Record]) -> dict[str, list[Record]]:
-    """The entries of each stage, the oldest first, each with when its run began."""
+    """The entries of each stage, oldest first, each with the start of its run."""
     found: dict[str, list[Record]] = {}
     for record in records:
         for entry in _entries(record):
@@ -217,7 +217,7 @@ def _last_runs(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _entries(record: Record) -> Iterator[dict[str, Any]]:
-    """What a run did at each stage, without those that it passed over or was called wrongly for."""
+    """The stages of a run, without skipped ones and those with usage errors."""
     for entry in record.get("stages", ()):
         if not isinstance(entry, dict) or entry.get("stage") not in STAGES or entry.get("skipped"):
             continue

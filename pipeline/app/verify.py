@@ -1,14 +1,14 @@
-"""`pipeline verify`: whether a workspace is what its manifests say; drops what is damaged.
+"""`pipeline verify`: check whether a workspace matches its manifests, and optionally repair it.
 
-Checked: every manifest is readable, of our version and as it was written; every file it
-names is there, with its size and sha256; every table has its rows; the ledger holds what the crawl said, and
-the segments every image of the ledger; *rows in = kept + rejected + failed* at each stage. Of codes: each
-lies in its codebook, and some decode to their images. Of shards: each row has the ids and codes that the
-index says, and as many as it says. What is measured on the way is printed: use and perplexity of codebooks,
-PSNR, lengths of captions.
+Checks: every manifest is readable, of our version and unchanged; every file that it names exists, with its
+size and sha256; every table has its number of rows; the ledger matches its manifest, and the segments hold
+every image of the ledger; *rows in = kept + rejected + failed* at each stage. Codes must be within their
+codebook, and some are decoded and compared with their images. Shards must have as many rows as their index
+says, with valid ids and codes. Measurements made on the way are printed: codebook use and perplexity, PSNR,
+caption lengths.
 
-A folder that a stage has not finished, and one made from older inputs, are listed and are no damage. Nothing
-is written, unless `--repair` is given.
+Folders that a stage has not finished, or that were made from older inputs, are listed but are not damage.
+Nothing is written unless `--repair` is given.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LISTED: tuple[State, ...] = ("damaged", "unfinished", "outdated")
 
 
 def show_verify(config: VerifyConfig, call: Call) -> StageReport:
-    """Check everything and print what was found; the outcome is `damaged` where damage remains."""
+    """Check everything and print the results; the outcome is `damaged` if damage remains."""
     root = Workspace(config.workspace).open().root
     if not config.repair:
         return _report(_check(root, config, call), None, call)
@@ -69,7 +69,7 @@ def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> Stag
     elif faults := [fault for each in checked for fault in each.faults]:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         call.screen.fail(f"{faults[0]}{more}. {REPAIR}")
-    damage = states["damaged"] if repairs is None else len(repairs.hopeless)
+    damage = states["damaged"] if repairs is None else len(repairs.not_repaired)
     return StageReport(
         stage="verify",
         outcome="damaged" if damage else "done",
@@ -79,7 +79,7 @@ def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> Stag
 
 
 def _describe(checked: list[Checked]) -> Iterator[tuple[str, Any]]:
-    """What `--json` says of each folder, and what was measured by contract."""
+    """Details for `--json`: the state of each folder, and measurements by contract."""
     yield (
         "folders",
         {
@@ -109,11 +109,11 @@ def _show_facts(call: Call, contract: str, checked: list[Checked]) -> None:
 def _show_repairs(call: Call, repairs: Repairs) -> None:
     for line in repairs.done:
         call.screen.say(line)
-    for line in repairs.hopeless:
+    for line in repairs.not_repaired:
         call.screen.fail(line)
     if repairs.commands:
-        call.screen.say("To make it anew:")
+        call.screen.say("Run next:")
         for command in repairs.commands:
             call.screen.say(f"  {command}")
-    elif not repairs.hopeless:
+    elif not repairs.not_repaired:
         call.screen.say("Nothing is damaged.")

@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, contracts, options, files, ownership, locks, decoding."""
+"""Shared by all stages: errors, contracts, options, files, ownership, locks, decoding."""

@@ -1,4 +1,4 @@
-"""The user's cache folder: what was fetched from elsewhere and can be fetched again. Floor 2."""
+"""The user's cache folder, for downloaded files that can be downloaded again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.core.errors import StorageError
 
 
 def default_cache() -> Path:
-    """Where fetched files are kept: `dalle-pipeline` in the user's cache folder."""
+    """The folder for downloaded files: `dalle-pipeline` in the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dalle-pipeline"
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Let one process of this machine at a time bring about `path`; the others wait.
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Let only one process of this machine at a time create `path`; the others wait.
 
-    Raises StorageError where the folder of `path` can't be written to.
+    Raises StorageError if the folder of `path` can't be written to.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:

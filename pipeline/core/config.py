@@ -1,12 +1,12 @@
 """Options of a stage as a frozen dataclass: one source for the flags, the TOML keys and the manifest.
 
-Floor 1: imports nothing of ours. Each stage declares its options beside its entry function:
+Each stage declares its options beside its entry function:
 
     @dataclass(frozen=True, kw_only=True)
     class DedupeConfig(StageConfig):
         val_fraction: float = option(0.01, "Share of captions in the validation split.", low=0, high=1)
 
-`pipeline.app.cli` makes a flag ``--val-fraction``, an environment variable and a TOML key of it.
+`pipeline.app.cli` turns this into a flag ``--val-fraction``, an environment variable and a TOML key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# `user:password@` behind the scheme of a URL.
+# `user:password@` after the scheme of a URL.
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 
 
@@ -34,11 +34,11 @@ def option(
 ) -> Any:
     """Declare a field of a config with its line of documentation.
 
-    `low` and `high` are inclusive bounds. `runtime` marks an option that changes how the work is
-    done and never what comes out (worker counts, ports): it stays out of the manifest. `remember` says
-    whether the workspace keeps it for later commands (default: unless it is a `runtime` option);
-    `instead_of` names options that are not recalled where this one is given. `secret` marks one whose
-    value is never written or printed anywhere; it is a runtime option too.
+    `low` and `high` are inclusive bounds. `runtime` marks an option that changes how the work is done but
+    never the result (worker counts, ports); it is not in the manifest. `remember` says whether the workspace
+    keeps it for later commands (default: unless it is a `runtime` option). `instead_of` names options that
+    are not recalled if this one is given. `secret` marks an option whose value is never written or printed;
+    it is also a runtime option.
     """
     metadata = {
         "help": help,
@@ -50,19 +50,19 @@ def option(
         "secret": secret,
     }
     if isinstance(default, (list, dict, set)):
-        raise TypeError("defaults of options are immutable: use a tuple")
+        raise TypeError("defaults of options must be immutable: use a tuple")
     return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What every stage is told."""
+    """The options that every stage has."""
 
     workspace: Path = option(Path("data"), "The dataset's folder.", runtime=True)
 
 
 def resolved(config: StageConfig) -> dict[str, Any]:
-    """What of a config decides the output, as JSON values: the `config` of a manifest."""
+    """The part of a config that determines the output, as JSON values: `config` in a manifest."""
     return {
         field.name: plain_value(getattr(config, field.name))
         for field in dataclasses.fields(config)
@@ -71,7 +71,7 @@ def resolved(config: StageConfig) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """The value of an option as a JSON value; users and passwords in URLs stay out."""
+    """The value of an option as a JSON value, without users and passwords in URLs."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):

@@ -1,8 +1,7 @@
 """The contracts on disk: folder layout, table schemas, closed sets of statuses, format versions.
 
-Floor 1: imports nothing of ours. Stages never import each other; they meet in the folders described
-here. Tables are described as plain data so that `pipeline --help` needs no pyarrow; see
-`pipeline.core.storage.arrow_schema`.
+Stages never import each other; they communicate through the folders described here. Tables are described as
+plain data, so that `pipeline --help` needs no pyarrow; see `pipeline.core.storage.arrow_schema`.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ WORKSPACE_VERSION = 1
 # --- The raw store -----------------------------------------------------------------------------
 
 UrlState = Literal[
-    "pending",  # not asked for yet, or asked for and to be asked again
+    "pending",  # not requested yet, or to be requested again
     "done",  # its bytes are in a segment
     "missing",  # 404, 410
     "failed",  # every attempt failed
-    "opted_out",  # someone does not want it to be used; its `evidence` says who
-    "not_an_image",  # status 200, and no image in it
-    "truncated",  # an image that ends early, every time
+    "opted_out",  # its owner does not want it to be used; its `evidence` says how that was expressed
+    "not_an_image",  # status 200, but not an image
+    "truncated",  # an image that ends early on every attempt
 ]
 URL_STATES: tuple[str, ...] = get_args(UrlState)
 
@@ -31,15 +30,15 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Column(NamedTuple):
-    """A column of a table: its name, its Arrow type by name, and what it means."""
+    """A column of a table: its name, its Arrow type by name, and its meaning."""
 
     name: str
     type: str
     doc: str
 
 
-# What readers may ask of `raw/ledger.sqlite`: the columns of its view `items`, one row a URL.
-# The tables beneath the view belong to the scraper.
+# What readers may query in `raw/ledger.sqlite`: the columns of its view `items`, one row per URL.
+# The tables beneath the view are private to the scraper.
 LEDGER_ITEMS: tuple[Column, ...] = (
     Column("url", "string", "The address asked for; unique."),
     Column("key", "string", "Name of its members in the segments, [a-z0-9_-]+; unique."),
@@ -77,16 +76,16 @@ LEDGER_ITEMS: tuple[Column, ...] = (
 
 RejectReason = Literal[
     "not_fetched",  # the ledger has no bytes for it: missing, failed, opted out…
-    "not_decodable",  # no decoder reads it
+    "not_decodable",  # no decoder can read it
     "missing_decoder",  # its format needs a package that is not installed
-    "decoder_crashed",  # a decoder's process died of it
-    "too_large",  # more pixels than we decode: a decompression bomb
-    "looks_cut",  # a part of its data is missing; `--cut keep` keeps it, flagged
-    "bad_caption",  # empty, or with a left-over `{}`
+    "decoder_crashed",  # it crashed the decoder's process
+    "too_large",  # more pixels than the limit: possibly a decompression bomb
+    "looks_cut",  # part of its data is missing; `--cut keep` keeps it, flagged
+    "bad_caption",  # empty, or with an unfilled `{}`
     "duplicate_bytes",  # the same bytes as a better row
     "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
-    "near_duplicate",  # its perceptual hash is within the radius of the row that stands for it
-    "masked",  # its upper part was given and `--masked drop` was asked for
+    "near_duplicate",  # its perceptual hash is within the radius of the row that represents it
+    "masked",  # its upper part came from an image prompt, and `--masked drop` was given
 ]
 REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
@@ -106,7 +105,7 @@ _IMAGE: tuple[Column, ...] = (
     Column("bytes_sha256", "string", "Hash of the bytes, hex."),
 )
 
-# dedupe/kept/*.parquet, one row an image, sorted by key.
+# dedupe/kept/*.parquet, one row per image, sorted by key.
 KEPT: tuple[Column, ...] = (
     *_IMAGE,
     Column(
@@ -139,7 +138,7 @@ KEPT: tuple[Column, ...] = (
     ),
 )
 
-# dedupe/rejected/*.parquet, one row an image, sorted by key.
+# dedupe/rejected/*.parquet, one row per image, sorted by key.
 REJECTED: tuple[Column, ...] = (
     *_IMAGE,
     Column("reason", "string", "One of `RejectReason`."),
@@ -147,7 +146,7 @@ REJECTED: tuple[Column, ...] = (
     Column("stands_for", "string", "Key of the kept row that represents it, null where none does."),
 )
 
-# dedupe/captions.parquet, one row a normalised caption, sorted by caption_id.
+# dedupe/captions.parquet, one row per normalised caption, sorted by caption_id.
 CAPTIONS: tuple[Column, ...] = (
     Column("caption_id", "string", "Hash of caption_normalized, 16 hex digits."),
     Column("caption", "string", "The caption as the page has it (the first by section)."),
@@ -158,8 +157,8 @@ CAPTIONS: tuple[Column, ...] = (
     Column("split", "string", "train or val."),
 )
 
-# dedupe/inspections.parquet, one row a file of the ledger by its bytes, sorted by bytes_sha256: what
-# was found in it. The next run takes from here what it need not look at again.
+# dedupe/inspections.parquet, one row per distinct file of the ledger, sorted by bytes_sha256: the facts found
+# in it. The next run takes them from here instead of inspecting the file again.
 INSPECTIONS: tuple[Column, ...] = (
     Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
     Column("status", "string", "ok, not_decodable, missing_decoder, too_large or decoder_crashed."),
@@ -183,7 +182,7 @@ INSPECTIONS: tuple[Column, ...] = (
 
 # --- Codes -----------------------------------------------------------------------------------------
 
-# codes/<codec>-<fingerprint>/*.parquet, one row an image and view, sorted by pixel_sha256, view.
+# codes/<codec>-<fingerprint>/*.parquet, one row per image and view, sorted by pixel_sha256, view.
 CODES: tuple[Column, ...] = (
     Column("pixel_sha256", "string", "Hash of the RGB raster, as in `kept`."),
     Column("view", "string", "center, flip…"),
@@ -193,7 +192,7 @@ CODES: tuple[Column, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class CodecFacts:
-    """`details["codec"]` in a manifest of codes: what made them; `grid` is (rows, columns)."""
+    """`details["codec"]` in a manifest of codes: the codec that made them; `grid` is (rows, columns)."""
 
     name: str
     fingerprint: str
@@ -210,11 +209,10 @@ SHARD_MEMBERS: tuple[str, ...] = ("txt", "json", "tokens.npy", "codes.npy")
 ShardReason = Literal[
     "no_codes",  # failed: the codec has no codes for its pixels
     "bad_key",  # failed: its key can't name members of a tar
-    "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was asked for
+    "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was given
 ]
-SHARD_REASONS: tuple[str, ...] = get_args(ShardReason)
 
-# shards/<name>/left_out.parquet, one row a kept image that is in no shard, sorted by key.
+# shards/<name>/left_out.parquet, one row per kept image that is in no shard, sorted by key.
 LEFT_OUT: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in `kept`."),
     Column("status", "string", "failed or rejected."),
@@ -222,22 +220,22 @@ LEFT_OUT: tuple[Column, ...] = (
     Column("detail", "string", "What exactly was found."),
 )
 
-# Id 0 is padding in every tokenizer of ours, as in DALLE-pytorch.
+# Id 0 is padding in each of our tokenizers, as in DALLE-pytorch.
 PADDING_ID = 0
 
-# What a command may leave in a workspace for the report: a list of {"value": …, "label": …}.
+# The file in which a command may leave measurements for the report: a list of {"value": …, "label": …}.
 MEASUREMENTS = "measurements.json"
 
 # --- Reports and manifests -----------------------------------------------------------------------
 
-# `damaged` is what `verify` finds; a stage that fails raises.
+# `damaged` is the outcome of `verify`; a stage that fails raises.
 Outcome = Literal["done", "unchanged", "incomplete", "damaged"]
 _NOT_NEGATIVE = {"low": 0}  # read by `pipeline.core.parsing`
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageReport:
-    """What a stage says at its end; `--json` prints it as one line."""
+    """The result of a stage; `--json` prints it as one line."""
 
     stage: str
     outcome: Outcome
@@ -253,7 +251,7 @@ class StageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
-    """A file of a stage's folder, as its manifest names it."""
+    """A file of a stage's folder, as listed in its manifest."""
 
     path: str
     bytes: int = field(metadata=_NOT_NEGATIVE)
@@ -263,7 +261,7 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The last file a stage writes. A folder without it is unfinished.
+    """The last file that a stage writes. A folder without it is unfinished.
 
     `config` is the resolved config; `inputs` holds the `storage.input_digest` of each folder that this
     one was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and
@@ -283,7 +281,7 @@ class Manifest:
 
 
 class CountLaw(NamedTuple):
-    """Rows in = the sum of what became of them: names of counts in a manifest."""
+    """Rows in = the sum of the outcomes: names of counts in a manifest."""
 
     total: str
     parts: tuple[str, ...]

@@ -1,9 +1,9 @@
 """Map a function over parts: in this process, or over processes of this machine.
 
-Floor 2. The stages cut their work into parts that know nothing of each other; this module runs a
-function on each and hands the results back in order. A worker that dies (a decoder that crashes, the
-system that kills it for memory) costs its part and nothing else: the part comes back as failed and a
-fresh worker takes its place. What the function raises is raised here, as if it had been called here.
+The stages divide their work into independent parts; this module runs a function on each and returns the
+results in order. If a worker dies (because a decoder crashes, or the system kills it for memory), only its
+part is lost: the part is reported as failed and a new worker takes over. Exceptions of the function are
+raised here, as if it had been called directly.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import Generic, TypeVar
 P = TypeVar("P")
 R = TypeVar("R")
 
-# Parts that may be finished and wait for an earlier one, for each worker.
+# How many finished parts may wait for an earlier one, per worker.
 _WINDOW = 4
 
 
 @dataclass(frozen=True)
 class PartResult(Generic[P, R]):
-    """What became of a part: its value, or why its worker died (`failure`)."""
+    """The result of a part: its value, or why its worker died (`failure`)."""
 
     part: P
     value: R | None = None
@@ -47,7 +47,7 @@ class PartResult(Generic[P, R]):
 
 
 def count_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -60,13 +60,13 @@ def map_parts(
 ) -> Iterator[PartResult[P, R]]:
     """Yield `function(part)` for each part, in the order of `parts`.
 
-    `parts` is read as workers become free, so it may be a generator over more than memory holds.
-    `workers` is the number of processes; 0 calls the function in this process (nothing protects it
-    from a crash then), None starts one process a core. `function` is a function of a module, parts
-    and values can be pickled. A part that takes longer than `timeout_s` seconds (None: no limit; not
-    watched with `workers=0`) has its worker killed and counts as failed.
+    `parts` is read as workers become free, so it may be a generator of more parts than fit in memory.
+    `workers` is the number of processes; 0 calls the function in this process (without protection from
+    crashes), None starts one process per core. `function` must be a function of a module; parts and values
+    must be picklable. If a part takes longer than `timeout_s` seconds (None: no limit; ignored with
+    `workers=0`), its worker is killed and the part counts as failed.
 
-    Raises what `function` raises; the other workers are ended first.
+    Raises what `function` raises, after ending the other workers.
     """
     count = count_cores() if workers is None else workers
     if count == 0:
@@ -83,12 +83,12 @@ class _Worker(Generic[P]):
     pipe: Connection
     index: int | None = None
     part: P | None = None
-    is_ready: bool = False  # it has imported what it needs: the clock runs from here
+    is_ready: bool = False  # it has finished its imports; timeouts count from here
     since: float = 0.0
 
 
 class _Pool(Generic[P, R]):
-    """The processes of one `map_parts` and what they are at."""
+    """The processes of one `map_parts` call and their current parts."""
 
     def __init__(
         self, function: Callable[[P], R], *, workers: int, timeout_s: float | None
@@ -98,7 +98,7 @@ class _Pool(Generic[P, R]):
         self._timeout_s = timeout_s
         self._context = _context()
         self._workers: list[_Worker[P]] = []
-        # Before multiprocessing's own exit function, which asks workers to end and waits for them.
+        # Registered before multiprocessing's own exit function, which waits for workers to end.
         atexit.register(self.close)
 
     def run(self, parts: Iterable[P]) -> Iterator[PartResult[P, R]]:
@@ -113,7 +113,7 @@ class _Pool(Generic[P, R]):
                     exhausted = True
                 else:
                     order.append(item[0])
-                    self._hand_out(self._take_worker(), *item)
+                    self._send_part(self._take_worker(), *item)
             while order and order[0] in finished:
                 yield finished.pop(order.popleft())
             if exhausted and not order:
@@ -121,7 +121,7 @@ class _Pool(Generic[P, R]):
             finished.update(self._collect())
 
     def close(self) -> None:
-        """End the workers, whatever they are at."""
+        """Kill the workers, whatever they are doing."""
         atexit.unregister(self.close)
         for worker in self._workers:
             _end(worker)
@@ -131,7 +131,7 @@ class _Pool(Generic[P, R]):
         return len(self._workers) < self._count or any(w.index is None for w in self._workers)
 
     def _take_worker(self) -> _Worker[P]:
-        """An idle worker, or one more: none is started before there is a part for it."""
+        """An idle worker or a new one; workers are only started when there is a part for them."""
         for worker in self._workers:
             if worker.index is None:
                 return worker
@@ -145,21 +145,21 @@ class _Pool(Generic[P, R]):
         theirs.close()
         return _Worker(process=process, pipe=ours)
 
-    def _hand_out(self, worker: _Worker[P], index: int, part: P) -> None:
+    def _send_part(self, worker: _Worker[P], index: int, part: P) -> None:
         worker.index, worker.part, worker.since = index, part, time.monotonic()
-        # A worker that died while idle is noticed when its answer is collected.
+        # If a worker died while idle, that is noticed when its answer is collected.
         with contextlib.suppress(OSError):
             worker.pipe.send(part)
 
     def _collect(self) -> list[tuple[int, PartResult[P, R]]]:
-        """Wait for workers to answer or to die."""
+        """Wait for workers to answer or die."""
         busy = {w.pipe: w for w in self._workers if w.index is not None}
         if not busy:
             return []
-        ready = wait(list(busy), timeout=self._patience(list(busy.values())))
+        ready = wait(list(busy), timeout=self._wait_timeout_s(list(busy.values())))
         answers = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, Connection)]
         return [answer for answer in answers if answer is not None] + [
-            self._give_up(w) for w in list(busy.values()) if self._overdue(w)
+            self._time_out(w) for w in list(busy.values()) if self._overdue(w)
         ]
 
     def _receive(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]] | None:
@@ -168,7 +168,7 @@ class _Pool(Generic[P, R]):
         try:
             value, error = worker.pipe.recv()
         except (EOFError, OSError):  # it died, perhaps in the middle of its answer
-            return index, self._bury(worker, None)
+            return index, self._remove_worker(worker, None)
         if not worker.is_ready:
             worker.is_ready, worker.since = True, time.monotonic()
             return None
@@ -177,7 +177,7 @@ class _Pool(Generic[P, R]):
         worker.index = worker.part = None
         return index, PartResult(part=part, value=value)  # type: ignore[arg-type]
 
-    def _patience(self, busy: list[_Worker[P]]) -> float | None:
+    def _wait_timeout_s(self, busy: list[_Worker[P]]) -> float | None:
         started = [worker.since for worker in busy if worker.is_ready]
         if self._timeout_s is None or not started:
             return None
@@ -189,12 +189,12 @@ class _Pool(Generic[P, R]):
             return False
         return time.monotonic() - worker.since >= self._timeout_s
 
-    def _give_up(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]]:
+    def _time_out(self, worker: _Worker[P]) -> tuple[int, PartResult[P, R]]:
         assert worker.index is not None
-        return worker.index, self._bury(worker, f"no answer in {self._timeout_s:g} s")
+        return worker.index, self._remove_worker(worker, f"no answer in {self._timeout_s:g} s")
 
-    def _bury(self, worker: _Worker[P], reason: str | None) -> PartResult[P, R]:
-        """Take a dead or stuck worker out; its part failed."""
+    def _remove_worker(self, worker: _Worker[P], reason: str | None) -> PartResult[P, R]:
+        """Remove a dead or stuck worker; its part failed."""
         _end(worker, gently=reason is None)
         self._workers.remove(worker)
         worker.index = None
@@ -203,15 +203,15 @@ class _Pool(Generic[P, R]):
 
 
 def _context() -> ForkServerContext | SpawnContext:
-    """Fork from a clean server where there is one: a fork of a process with threads can deadlock."""
+    """Fork from a clean server if available: forking a process with threads can deadlock."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("forkserver")
     return multiprocessing.get_context("spawn")
 
 
 def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
-    """The life of a worker: take a part, answer, until the pipe closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent's to handle: it ends us
+    """The main loop of a worker: receive a part, answer, until the pipe closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them and ends us
         signal.signal(number, signal.SIG_IGN)
     pipe.send((None, None))  # ready
     while True:
@@ -223,13 +223,13 @@ def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
 
 
 def _answer(function: Callable[[P], R], part: P) -> bytes:
-    """The value of a part, or the error that the parent raises, as the bytes of a pickle."""
+    """The pickled value of a part, or the pickled error for the parent to raise."""
     try:
         return bytes(ForkingPickler.dumps((function(part), None)))
     except Exception as error:
         try:
             data = bytes(ForkingPickler.dumps((None, error)))
-            pickle.loads(data)  # some errors can be written and not read
+            pickle.loads(data)  # some errors can be pickled but not unpickled
         except Exception:
             data = bytes(ForkingPickler.dumps((None, RuntimeError(repr(error)))))
         return data

@@ -1,19 +1,19 @@
-"""The exceptions of the project. Floor 1: imports nothing of ours.
+"""The exceptions of the project.
 
     PipelineError                anything we can explain to a user in a sentence
     ├── ConfigError              an option, file or preset that can't be used            (exit code 2)
     ├── WorkspaceError           a folder that is not a workspace, or of another version
     │   └── LockedError          another process works in it
-    ├── StorageError             the disk or the object store refused
-    ├── ContractError            a file between two stages that breaks its contract
-    │   └── DamageError          a file that was whole once: its bytes were lost or changed since
+    ├── StorageError             reading or writing a disk or an object store failed
+    ├── ContractError            a file between two stages that violates its contract
+    │   └── DamageError          a file that was once intact: bytes were lost or changed since
     ├── SourceError              a source that can't be reached or read
     ├── ModelError               weights, codecs or tokenizers that do not fit
     └── DependencyError          an extra that is not installed
 
-A message says what was found, what was expected and what to do. Library errors become one of these
-once, at the place that knows what they mean, with ``raise … from``. A failed *item* is never an
-exception that leaves its stage: it is a row with a status.
+A message says what was found, what was expected and what to do. Library errors are translated to one of these
+once, where their meaning is known, with ``raise … from``. A failed *item* never raises out of its stage: it
+is a row with a status.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class StorageError(PipelineError):
 
 
 class ContractError(PipelineError):
-    """A file on disk that does not hold what its contract promises."""
+    """A file that violates its contract."""
 
 
 class DamageError(ContractError):
@@ -52,16 +52,18 @@ class SourceError(PipelineError):
 
 
 class ModelError(PipelineError):
-    """Weights, codecs, tokenizers or checkpoints that do not fit what they are used for."""
+    """Weights, codecs, tokenizers or checkpoints that don't fit their use."""
 
 
 class DependencyError(PipelineError):
     """A package that this command needs is not installed."""
 
 
-REPAIR = "Run `pipeline verify --repair`: it drops what is damaged and prints the command that makes it anew."
+REPAIR = (
+    "Run `pipeline verify --repair`: it removes what is damaged and prints how to make it again."
+)
 
 
 def damaged(found: str) -> DamageError:
-    """The error for a damaged file: `found` is a sentence that names it, the advice follows."""
+    """The error for a damaged file: `found` is a sentence that names it; advice is appended."""
     return DamageError(f"{found} {REPAIR}")

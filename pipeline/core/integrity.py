@@ -1,7 +1,7 @@
-"""Whether files are still what was written: their sizes and hashes against what lists them. Core layer.
+"""Compare files with the sizes and hashes recorded for them.
 
-A finished folder's manifest describes its files; the mark of an unfinished one keeps what the manifest said
-of those that stayed. What a stage reads from another folder is checked here before it is used.
+The manifest of a finished folder describes its files; the mark of an unfinished one keeps the descriptions
+of the files that remain. Whatever a stage reads from another folder is checked here first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, sha256_bytes, 
 def find_fault(
     folder: Path, entry: FileEntry, *, hash_of: Callable[[Path], str] = sha256_file
 ) -> str | None:
-    """What is wrong with a listed file, in words that follow its name; None where it is whole.
+    """What is wrong with a listed file, as a phrase that follows its name; None if it is undamaged.
 
-    `hash_of` makes the hash that is listed, of a file whose bytes are not hashed as they are.
-    Raises ContractError for a path that leads out of the folder.
+    `hash_of` computes the listed hash, for files whose plain bytes are not hashed. Raises ContractError for a
+    path outside the folder.
     """
     path = path_inside(folder, entry.path, source=folder / MANIFEST_NAME)
     try:
@@ -41,9 +41,9 @@ def find_fault(
 
 
 def checked_files(folder: Path, entries: Iterable[FileEntry]) -> tuple[Path, ...]:
-    """The paths of listed files, each whole.
+    """The paths of listed files, after checking each.
 
-    Reads them once, about 1 GB a second and core. Raises DamageError that names the first that is not.
+    Reads them once, at about 1 GB per second and core. Raises DamageError that names the first damaged file.
     """
     paths = []
     for entry in entries:
@@ -56,7 +56,7 @@ def checked_files(folder: Path, entries: Iterable[FileEntry]) -> tuple[Path, ...
 def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
     """The bytes of a small file that the manifest of `folder` lists.
 
-    Raises DamageError where it is not listed, gone, or another one.
+    Raises DamageError if it is not listed, missing, or different.
     """
     entry = next((entry for entry in manifest.files if entry.path == name), None)
     if entry is None:
@@ -72,10 +72,10 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 
 def described_files(folder: Path) -> dict[str, FileEntry]:
-    """The files that the manifest of `folder` describes, by path; where it is unfinished, those that its
-    mark describes and that are still there.
+    """The files that the manifest of `folder` describes, by path.
 
-    Empty where neither can be read: nothing is known of the files then.
+    If the folder is unfinished, those that its mark describes and that still exist. Empty if neither can be
+    read: then nothing is known of the files.
     """
     with contextlib.suppress(ContractError):
         manifest = parse_json_file(folder / MANIFEST_NAME, Manifest)
@@ -89,6 +89,6 @@ def described_files(folder: Path) -> dict[str, FileEntry]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """What the mark of an unfinished folder says of its files: their paths, or all of it."""
+    """The files in the mark of an unfinished folder: their paths, or their full descriptions."""
 
     files: tuple[FileEntry | str, ...]

@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM end a command in the same way, whenever they come.
+"""Make Ctrl-C and SIGTERM end a command in the same way at any time.
 
-Both raise KeyboardInterrupt in the main thread, so that what is under way can save what it has. Not in the
-middle of an import, though: some packages (torch) abort the process when an exception comes through their
-C++ initialisation. There the signal is sent again a moment later, until the import is over; a second Ctrl-C
-at such a place ends the process at once.
+Both raise KeyboardInterrupt in the main thread, so that running work can save its state. During an import
+this is deferred: some packages (torch) abort the process when an exception passes through their C++
+initialisation. The signal is then sent again every few milliseconds until the import is over; a second
+Ctrl-C meanwhile ends the process immediately.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ EXIT_INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_S = 0.01
 _IMPORTING = frozenset({"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"})
-_current: list[Interrupts] = []  # the innermost last
+_current: list[Interrupts] = []  # the innermost is last
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Interrupts]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt in here, in the main thread.
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt inside this block, in the main thread.
 
-    A signal that is ignored (shells start what they put in the background so) stays ignored.
+    An ignored signal stays ignored (shells start background jobs with SIGINT ignored).
     """
     interrupts = Interrupts(outer=_frames(sys._getframe()))
     _current.append(interrupts)
@@ -51,16 +51,16 @@ def interruptible() -> Iterator[Interrupts]:
 
 
 def raise_deferred() -> None:
-    """Raise now, after an import, the KeyboardInterrupt that was put off because of it."""
+    """After an import, raise the KeyboardInterrupt that was deferred because of it."""
     if _current and _current[-1].is_deferred:
         _current[-1].is_deferred = False
         raise KeyboardInterrupt
 
 
 def end_quietly() -> None:
-    """From now on a signal ends the process at once: the interpreter would print where it was met.
+    """From now on, let a signal end the process immediately, without a traceback from the interpreter.
 
-    At its very end, where it takes its handlers away, signals are ignored: all is done.
+    At interpreter exit, when handlers are removed, signals are ignored: all work is done.
     """
     _set_handlers(lambda *_: os._exit(EXIT_INTERRUPTED))
     atexit.register(_set_handlers, signal.SIG_IGN)
@@ -73,17 +73,17 @@ def _set_handlers(handler: Callable[[int, FrameType | None], object] | signal.Ha
 
 
 class Interrupts:
-    """What came while a command ran; imports in the `outer` frames, which began before it, don't count."""
+    """Signals during a command; imports in the `outer` frames, which began before it, don't count."""
 
     def __init__(self, outer: frozenset[FrameType] = frozenset()) -> None:
         self.came = False
         self.over = False
         self._outer = outer
         self.is_deferred = False
-        self._is_ours = False  # the signal that comes next was sent again by us
+        self._is_ours = False  # the next signal was sent again by ourselves
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt, or see to it that the signal comes again when the import is over."""
+        """Raise KeyboardInterrupt, or have the signal sent again after the import."""
         self.came = True
         is_repeated = self.is_deferred and not self._is_ours
         self._is_ours = False
@@ -95,7 +95,7 @@ class Interrupts:
         self._send_again(number)
 
     def repeat_unraisable(self, unraisable: Any) -> None:
-        """Send an interrupt again that was raised in a callback of the interpreter, which swallows it."""
+        """Resend an interrupt that was raised in an interpreter callback, where exceptions are swallowed."""
         if unraisable.exc_type is KeyboardInterrupt:
             self._send_again(signal.SIGINT)
         else:
@@ -109,7 +109,7 @@ class Interrupts:
         return False
 
     def _send_again(self, number: int) -> None:
-        """To the main thread, so that it also ends a system call."""
+        """Send it to the main thread, so that it also interrupts a system call."""
         main = threading.main_thread().ident
         assert main is not None
 
@@ -121,12 +121,12 @@ class Interrupts:
                 self._is_ours = True
                 signal.pthread_kill(main, number)
 
-        # Not threading's: its locks may be held by what the signal interrupted.
+        # Not a threading.Thread: the interrupted code may hold that module's locks.
         _thread.start_new_thread(send, ())
 
 
 def _frames(frame: FrameType | None) -> frozenset[FrameType]:
-    """A frame and those that called it."""
+    """A frame and its callers."""
     found = set()
     while frame is not None:
         found.add(frame)
@@ -135,5 +135,5 @@ def _frames(frame: FrameType | None) -> frozenset[FrameType]:
 
 
 def _end_now() -> NoReturn:
-    os.write(2, b"\nError: stopped at once. What was finished is kept.\n")
+    os.write(2, b"\nError: stopped immediately. Finished work is kept.\n")
     os._exit(EXIT_INTERRUPTED)

@@ -1,6 +1,6 @@
-"""What is in a workspace: every folder with a contract, its manifest, and what is outdated. Core layer.
+"""The contents of a workspace: every folder with a contract, its manifest, and whether it is outdated.
 
-`verify`, `status` and the report look through this; it reads manifests and nothing else.
+Used by `verify`, `status` and the report; reads only manifests.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _TOPS = frozenset(contract.top for contract in CONTRACTS.values())
 class Folder:
     """A folder that a stage wrote or is writing.
 
-    `manifest` is None where it is unfinished or unreadable, and `problem` then says why. `stale` names
-    the inputs that have changed since, by their path in the workspace; for a tokenizer or a codec, which
-    stay as they were trained, these stand in `outgrown` instead.
+    `manifest` is None if the folder is unfinished or its manifest unreadable; then `problem` says why.
+    `stale` names the inputs that have changed since, by their path in the workspace. For tokenizers and
+    codecs, which are trained only once, these are in `outgrown` instead.
     """
 
     contract: str
@@ -42,7 +42,7 @@ class Folder:
 def find_trained(
     folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> tuple[Path, Manifest] | None:
-    """What was trained as `folder` (NAME, NAME-2, …) from just this config and these inputs."""
+    """The result of training as `folder` (NAME, NAME-2, …) with exactly this config and these inputs."""
     for member in reversed(list_family(folder)):
         manifest = find_current(member, contract, config=config, inputs=inputs)
         if manifest is not None:
@@ -50,40 +50,40 @@ def find_trained(
     return None
 
 
-def free_place(folder: Path, goes_on: Callable[[Path], bool] = lambda _: True) -> Path:
-    """Where something is trained under the name of `folder`: there, or NAME-2, … beside what is there.
+def folder_for_training(folder: Path, can_resume: Callable[[Path], bool] = lambda _: True) -> Path:
+    """The folder for a new training under the name of `folder`: itself, or NAME-2, … beside existing ones.
 
-    An unfinished folder is taken again if `goes_on` says that it was begun for the same work.
+    An unfinished folder is reused if `can_resume` says that it was started for the same work.
     """
     for member in reversed(list_family(folder)):
-        if not (member / MANIFEST_NAME).exists() and goes_on(member):
+        if not (member / MANIFEST_NAME).exists() and can_resume(member):
             return member
     place = next_free(folder)
     if place != folder:
         log.warning(
-            "%s stays: others may have been made with it. The new one is %s.", folder, place
+            "%s is kept, since others may have been made with it. The new one is %s.", folder, place
         )
     return place
 
 
 def find_folders(root: Path) -> list[Folder]:
-    """All folders of the workspace `root` that belong to a contract, in the order of the road."""
+    """All folders of the workspace `root` that have a contract, in the order of the pipeline."""
     return [
-        _look_at(root, path, contract.name)
+        _describe_folder(root, path, contract.name)
         for contract in CONTRACTS.values()
-        for path in _places(root, contract.place)
+        for path in _matching_folders(root, contract.place)
         if path.is_dir()
     ]
 
 
-def _places(root: Path, pattern: str) -> Iterator[Path]:
-    """The folders of a pattern; a run's may stand one deeper, as runs/taming/12L_…."""
+def _matching_folders(root: Path, pattern: str) -> Iterator[Path]:
+    """The folders that match a pattern; those of runs may be one level deeper, as runs/taming/12L_…."""
     for path in sorted(root.glob(pattern)):
         deeper = sorted(path.glob("*/plan.json")) if pattern == "runs/*" else []
         yield from (plan.parent for plan in deeper) if deeper else (path,)
 
 
-def _look_at(root: Path, path: Path, contract: str) -> Folder:
+def _describe_folder(root: Path, path: Path, contract: str) -> Folder:
     name = path.relative_to(root).as_posix()
     try:
         manifest = read_manifest(path, contract)
@@ -107,10 +107,10 @@ def _look_at(root: Path, path: Path, contract: str) -> Folder:
 
 
 def _changed(root: Path, source: str, digest: str) -> bool:
-    """Whether the input named by its path in the workspace is another one now."""
+    """Whether the input named by its path in the workspace has changed."""
     folder = root / source
     if source.split("/")[0] not in _TOPS:
-        return False  # an outside file, named for the record
+        return False  # an outside file, listed for information
     try:
         return input_digest(folder) != digest
     except ContractError:
@@ -118,7 +118,7 @@ def _changed(root: Path, source: str, digest: str) -> bool:
 
 
 def find_outdated(folders: list[Folder]) -> dict[str, tuple[str, ...]]:
-    """The inputs of each folder that have changed since, or that are outdated themselves, by its name."""
+    """For each outdated folder, by name, its inputs that have changed or are outdated themselves."""
     found: dict[str, tuple[str, ...]] = {}
     for folder in folders:  # in the order of the pipeline: inputs come first
         inputs = folder.manifest.inputs if folder.manifest is not None else {}

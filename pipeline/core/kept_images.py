@@ -1,8 +1,8 @@
-"""The kept images of a workspace: their rows, and the one place where their bytes are read. Core layer.
+"""The kept images of a workspace: their rows, and the only place that reads their bytes.
 
-Reads dedupe/kept and raw/segments. Every image is compared with its hash whenever it is read: what was
-inspected is what is encoded, trained on and shown. That costs 6 % of decoding: 0.014 ms for a PNG of
-28 kB, which takes 0.23 ms to decode, and 0.052 ms for one of 107 kB, which takes 0.81 ms.
+Reads dedupe/kept and raw/segments. Every image is compared with its hash whenever it is read, so the image
+that was inspected is the one that is encoded, trained on and shown. That adds 6 % to decoding: 0.014 ms for
+a PNG of 28 kB that takes 0.23 ms to decode, and 0.052 ms for one of 107 kB that takes 0.81 ms.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class ImagePlace(NamedTuple):
-    """Where the bytes of an image lie, and their hash: these columns of `kept`."""
+class StoredImage(NamedTuple):
+    """The location of an image's bytes, and their hash: these columns of `kept`."""
 
     segment: str
     offset: int
@@ -35,27 +35,27 @@ class ImagePlace(NamedTuple):
     bytes_sha256: str
 
 
-PLACE_COLUMNS = ImagePlace._fields
+STORED_IMAGE_COLUMNS = StoredImage._fields
 
 
-def place_of(row: Mapping[str, Any]) -> ImagePlace:
-    """The place of a row of `kept`."""
-    return ImagePlace(*(row[name] for name in PLACE_COLUMNS))
+def stored_image(row: Mapping[str, Any]) -> StoredImage:
+    """The location in a row of `kept`."""
+    return StoredImage(*(row[name] for name in STORED_IMAGE_COLUMNS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeptImage:
-    """A kept image by its pixels."""
+    """A kept image, identified by its pixels."""
 
     pixel_sha256: str
     key: str
-    place: ImagePlace
+    place: StoredImage
 
 
-def read_image(segments: Path, place: ImagePlace) -> bytes:
-    """The bytes of an image, compared with their hash.
+def read_image(segments: Path, place: StoredImage) -> bytes:
+    """The bytes of an image, after comparing them with their hash.
 
-    Raises DamageError where other bytes lie there, ContractError where the segment is gone.
+    Raises DamageError if the bytes differ, ContractError if the segment is missing.
     """
     name = f"{segments.parent.name}/{segments.name}/{place.segment}"
     try:
@@ -63,7 +63,7 @@ def read_image(segments: Path, place: ImagePlace) -> bytes:
             data = os.pread(file.fileno(), place.bytes, place.offset)
     except OSError as error:
         raise ContractError(
-            f"{name} can't be read ({error.strerror}), and images lie in it. Bring the segment back. {REPAIR}"
+            f"{name}, which holds images, can't be read ({error.strerror}). Restore the segment. {REPAIR}"
         ) from error
     if len(data) != place.bytes or sha256_bytes(data) != place.bytes_sha256:
         raise damaged(
@@ -81,14 +81,14 @@ def _segment_path(segments: Path, segment: str) -> Path:
 def dedupe_tables(workspace: Workspace, prefix: str) -> tuple[Path, ...]:
     """The tables of dedupe whose paths begin with `prefix`, each compared with its hash.
 
-    Raises ContractError where dedupe has not finished, DamageError for a table that was changed.
+    Raises ContractError if dedupe has not finished, DamageError for a table that was changed.
     """
     files = read_manifest(workspace.dedupe, "dedupe").files
     return checked_files(workspace.dedupe, (e for e in files if e.path.startswith(prefix)))
 
 
 def kept_tables(workspace: Workspace) -> tuple[Path, ...]:
-    """The tables of the kept images, as `dedupe_tables` gives them."""
+    """The tables of the kept images; see `dedupe_tables`."""
     return dedupe_tables(workspace, "kept/")
 
 
@@ -97,14 +97,14 @@ def read_tables(
 ) -> Iterator[pa.RecordBatch]:
     """The rows of tables in batches of at most `rows`.
 
-    Raises DamageError that names a table which can't be read or lacks a column.
+    Raises DamageError that names the table if it can't be read or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     for path in tables:
         try:
-            # Buffered ahead, the whole table would be in memory.
+            # With buffering, the whole table would be in memory.
             with pq.ParquetFile(path, pre_buffer=False) as file:
                 _ = [file.schema_arrow.field(name) for name in columns]
                 yield from file.iter_batches(rows, columns=list(columns))
@@ -113,16 +113,16 @@ def read_tables(
 
 
 def read_kept(workspace: Workspace, split: Split | None = None) -> dict[str, KeptImage]:
-    """The kept images (of a split) by pixel hash, sorted by it; of equal pixels the row with the first key.
+    """The kept images (of a split) by pixel hash, sorted; of equal pixels the row with the first key.
 
-    Raises ContractError where dedupe has not finished, DamageError for a table that can't be read.
+    Raises ContractError if dedupe has not finished, DamageError for a table that can't be read.
     """
-    columns = ("pixel_sha256", "key", "split", *PLACE_COLUMNS)
+    columns = ("pixel_sha256", "key", "split", *STORED_IMAGE_COLUMNS)
     images: dict[str, KeptImage] = {}
     for batch in read_tables(kept_tables(workspace), columns, 16_384):
         for row in batch.to_pylist():
             if split in (None, row["split"]):
-                place = place_of(row | {"segment": sys.intern(row["segment"])})
+                place = stored_image(row | {"segment": sys.intern(row["segment"])})
                 image = KeptImage(pixel_sha256=row["pixel_sha256"], key=row["key"], place=place)
                 images.setdefault(image.pixel_sha256, image)
     return dict(sorted(images.items()))

@@ -1,8 +1,8 @@
-"""Locks on what a command writes. Core layer.
+"""Locks on the folders that a command writes or reads.
 
-A lock is a file in `.locks/` of the workspace, named like the folder that it guards: held alone by the
-command that writes the folder, shared by those that need it to stay as it is while they read. The kernel
-releases it when the process ends, however it ends. Commands that only look need no lock.
+A lock is a file in `.locks/` of the workspace, named like the folder that it guards. The command that writes
+the folder holds it exclusively; commands that need the folder unchanged while they read it share it. The
+kernel releases it when the process ends, however it ends. Commands that only inspect need no lock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.core.errors import LockedError
 from pipeline.core.storage import storage_error
 
 LOCKS_NAME = ".locks"
-# Shared by every command that works in the workspace, held alone by those that change all of it.
+# Shared by every command that works in the workspace, held exclusively by those that change all of it.
 WHOLE_WORKSPACE = "workspace"
 
 
@@ -29,9 +29,9 @@ def hold_folders(
     reads: Iterable[str] = (),
     describe: Callable[[str], str] = lambda _: "another process",
 ) -> Iterator[None]:
-    """Hold folders of the workspace `root` by their relative paths: `writes` alone, `reads` shared.
+    """Hold folders of the workspace `root`, by relative path: `writes` exclusively, `reads` shared.
 
-    Raises LockedError where another process holds one of them; `describe(folder)` says which.
+    Raises LockedError if another process holds one of them; `describe(folder)` names that process.
     """
     alone = set(writes)
     with contextlib.ExitStack() as held:
@@ -44,7 +44,7 @@ def hold_folders(
                 place = root if folder == WHOLE_WORKSPACE else root / folder
                 raise LockedError(
                     f"{place} is in use by {describe(folder)}. Wait until it has finished, or stop it, "
-                    "then give the command again."
+                    "then run the command again."
                 ) from None
         yield
 
@@ -65,7 +65,7 @@ def _open(root: Path, folder: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def hold_file(root: Path, name: str) -> Iterator[None]:
-    """Wait for the lock on a small file of the workspace, and hold it for the moment of a change."""
+    """Wait for the lock on a small file of the workspace, and hold it during a change."""
     with _open(root, name) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,8 +1,8 @@
-"""The value of an option, from what a flag, a variable, a file or the workspace's memory says. Core layer.
+"""Convert and check option values from flags, environment variables, files and the workspace's memory.
 
-Whatever it comes from, a value is checked here, once, against the type and the bounds of the config's
-field. A wrong one is a ConfigError that names where it stands, what was found and what is expected. `~` is
-expanded in paths, and in texts that may be paths (`hf:~/tokenizer.json`).
+Whatever its source, a value is checked here, once, against the type and the bounds of the config's field. An
+invalid one is a ConfigError that names where it is, what was found and what was expected. `~` is expanded in
+paths, and in strings that may be paths (`hf:~/tokenizer.json`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pipeline.core.parsing import parse_dataclass
 from pipeline.core.suggestions import closest
 
 _MOST_NAME_BYTES, _MOST_PATH_BYTES, _MOST_LEVELS = 255, 4095, 255
-# `~` at the beginning of a text, or after the prefix that says what kind of file it is.
+# `~` at the beginning of a string, or after the prefix that names the kind of file.
 _HOME = re.compile(r"(?P<kind>[a-z]+:)?(?P<path>~[^/]*/.*)", re.DOTALL)
 
 
 def from_text(field: dataclasses.Field[Any], hint: Any, given: Any, *, name: str) -> Any:
-    """The value of an option that a flag or a variable gives as text, or as a list of texts.
+    """The value of an option that a flag or an environment variable gives as text, or as a list of texts.
 
     `name` is the flag or the variable, for messages. Raises ConfigError.
     """
@@ -40,10 +40,10 @@ def from_text(field: dataclasses.Field[Any], hint: Any, given: Any, *, name: str
 def from_plain(
     field: dataclasses.Field[Any], hint: Any, value: Any, *, name: str, source: str = ""
 ) -> Any:
-    """The value of an option that TOML or JSON gives.
+    """The value of an option from TOML or JSON.
 
-    A whole number is taken for a text, as in `batch_size = 8` where auto is possible, too. `name` names the
-    option, `source` the file that it is in. Raises ConfigError.
+    An integer is accepted as text, as in `batch_size = 8` for an option that also allows auto. `name` names
+    the option, `source` the file that it is in. Raises ConfigError.
     """
     wanted = _without_none(hint)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
@@ -65,11 +65,11 @@ def from_plain(
     if isinstance(parsed, Path):
         _check_length(parsed, f"{_at(source)}{name}")
     is_words = get_args(wanted)[:1] == (str,) and get_args(wanted)[-1] is Ellipsis
-    return parsed if is_words else _expand(parsed)  # prompts and names of sections are no paths
+    return parsed if is_words else _expand(parsed)  # prompts and names of sections are not paths
 
 
 def _check_length(path: Path, place: str) -> None:
-    """Raise ConfigError for a path that no system has: each call on it would fail in a way of its own."""
+    """Raise ConfigError for a path too long for any system, where each call would fail differently."""
     longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     is_deep = len(path.parts) > _MOST_LEVELS
     if is_deep or longest > _MOST_NAME_BYTES or len(os.fsencode(path)) > _MOST_PATH_BYTES:
@@ -79,7 +79,7 @@ def _check_length(path: Path, place: str) -> None:
 
 
 def _plain(kind: Any, text: Any) -> Any:
-    """Text as a value of its kind, if it can be read as one; else the text, for the message."""
+    """Text as a value of its type if possible; otherwise the text itself, for the error message."""
     if not isinstance(text, str):
         return text  # a flag's bool, or None
     choices = (
@@ -110,7 +110,7 @@ def _at(source: str) -> str:
 
 
 def _expand(value: Any) -> Any:
-    """`~` and `~user` as the shell would expand them."""
+    """Expand `~` and `~user` as a shell would."""
     if isinstance(value, tuple):
         return tuple(_expand(item) for item in value)
     if isinstance(value, Path):

@@ -1,8 +1,7 @@
-"""A file that the user named for a command to write: `--out`, `--export`. Core layer.
+"""Files that the user names for a command to write: `--out`, `--export`.
 
-It appears whole or not at all, and nothing of somebody else's is lost for it: a link is followed, a pipe,
-a device and `/dev/stdout` are written into and never replaced, and a file that holds something of another
-kind is refused.
+The file appears complete or not at all, and nothing else is lost: links are followed; pipes, devices and
+`/dev/stdout` are written to and never replaced; and a file with content of another kind is refused.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _MOST_LINKS = 40
 
 @dataclass(kw_only=True)
 class Output:
-    """What is being written; `unchanged` says at the end whether just these bytes were there already."""
+    """The file being written; `unchanged` is set at the end if it already had exactly these bytes."""
 
     file: IO[bytes]
     unchanged: bool = False
@@ -39,17 +38,18 @@ class Output:
 def write_output(
     path: Path, *, kind: str, magic: bytes, overwrite: bool = True
 ) -> Iterator[Output]:
-    """Open a file that the user named. `kind` is what it will hold, and `magic` how that begins.
+    """Open a file that the user named.
 
-    Without `overwrite`, a file that holds other bytes is refused: once all is made, as the same bytes are
-    fine. Raises ConfigError where `check_output` does or a file would be lost, StorageError where the disk
-    refuses, BrokenPipeError where the reader of a pipe has gone.
+    `kind` is its kind of content, and `magic` the first bytes of that kind. Without `overwrite`, an existing
+    file with other bytes is refused, but only at the end, since the same bytes are fine. Raises the
+    ConfigErrors of `check_output` and for a file that would be overwritten, StorageError if writing fails,
+    BrokenPipeError if the reader of a pipe has exited.
     """
     check_output(path, kind=kind, magic=magic)
     if _is_stream(path):
         with tempfile.TemporaryFile() as whole:
             yield Output(file=whole)
-            _pour(whole, path)
+            _copy_to_stream(whole, path)
         return
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
@@ -67,13 +67,15 @@ def write_output(
 
 
 def check_output(path: Path, *, kind: str, magic: bytes) -> None:
-    """Raise ConfigError where nothing can be written, or something of another kind would be lost."""
+    """Raise ConfigError if nothing can be written, or content of another kind would be lost."""
     try:
         found = _stat(path)
         if found is not None and stat.S_ISDIR(found.st_mode):
             raise ConfigError(f"{path} is a folder. Give the name of a file for the {kind}.")
         if found is None and not Path(os.path.realpath(path)).parent.is_dir():
-            raise ConfigError(f"{path} can't be written: its folder doesn't exist. Make it first.")
+            raise ConfigError(
+                f"{path} can't be written: its folder doesn't exist. Create it first."
+            )
         begins = b"" if found is None or _is_stream(path) else _read_beginning(path, len(magic))
     except OSError as error:
         raise ConfigError(
@@ -81,13 +83,13 @@ def check_output(path: Path, *, kind: str, magic: bytes) -> None:
         ) from error
     if begins not in (b"", magic):
         raise ConfigError(
-            f"{path} holds something that is no {kind}. Nothing was touched: give another file, or move "
+            f"{path} exists and is not a {kind}. Nothing was touched: give another file, or move "
             "that one away."
         )
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """What is there, behind links; None where there is nothing."""
+    """The status of the file behind links; None if there is none."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -100,7 +102,7 @@ def _read_beginning(path: Path, length: int) -> bytes:
 
 
 def leads_to_stdout(path: Path) -> bool:
-    """Whether a path stands for this process's standard output, as /dev/stdout does."""
+    """Whether a path leads to this process's standard output, as /dev/stdout does."""
     return _find_descriptor(path) == 1
 
 
@@ -111,7 +113,7 @@ def _put_in_place(temporary: Path, target: Path, output: Output, *, overwrite: b
         return
     if exists and not overwrite:
         raise ConfigError(
-            f"{target} is there already, with other bytes. Nothing was touched: give another --out, or "
+            f"{target} exists with other bytes. Nothing was touched: give another --out, or "
             "--overwrite to replace it."
         )
     if exists:
@@ -121,14 +123,14 @@ def _put_in_place(temporary: Path, target: Path, output: Output, *, overwrite: b
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether bytes go through the path to somewhere: it is no place for a file."""
+    """Whether the path is a pipe, a device or a descriptor instead of a regular file."""
     if _find_descriptor(path) is not None:
         return True
     found = _stat(path)
     return found is not None and not stat.S_ISREG(found.st_mode)
 
 
-def _pour(whole: IO[bytes], path: Path) -> None:
+def _copy_to_stream(whole: IO[bytes], path: Path) -> None:
     descriptor = _find_descriptor(path)
     whole.seek(0)
     try:
@@ -145,7 +147,7 @@ def _pour(whole: IO[bytes], path: Path) -> None:
 
 def _find_descriptor(path: Path) -> int | None:
     """The descriptor of this process that a path leads to, as /dev/fd/1 does; None for other paths."""
-    place = os.path.abspath(path)  # noqa: PTH100  (links stay: they are followed one by one)
+    place = os.path.abspath(path)  # noqa: PTH100  (links are kept: they are followed one by one)
     for _ in range(_MOST_LINKS):
         folder, name = os.path.realpath(os.path.dirname(place)), os.path.basename(place)  # noqa: PTH119,PTH120
         if re.fullmatch(rf"/proc/{os.getpid()}/(task/\d+/)?fd", folder) and name.isdecimal():

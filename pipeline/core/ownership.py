@@ -1,13 +1,14 @@
-"""What a command may write, replace and delete: names, paths from files, and whose a file is. Core layer.
+"""What a command may write, replace and delete: names, paths found in files, and ownership of files.
 
 The rules, for every stage:
 
 - A name is a slug, so that no name leads out of its folder (`check_name`).
-- A path that a file names is relative and stays in its folder (`path_inside`).
-- A folder is written only if it is new, empty, or carries our mark: the `manifest.json` of the same contract,
-  or `unfinished.json`, which a stage writes before anything else (`claim`, `begin_anew`, `reopen`).
+- A path in a file must be relative and stay inside its folder (`path_inside`).
+- A folder is only written to if it is new, empty, or marked as ours: by the `manifest.json` of the same
+  contract, or by `unfinished.json`, which a stage writes before anything else (`claim`, `start_over`,
+  `reopen`).
 - Only a contract's own files are deleted: those that its manifest or mark lists and, while the folder is
-  unfinished, those with the names that the contract's stage writes. Any other file stays where it is.
+  unfinished, those with names that the contract's stage writes. All other files are left alone.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ _LONGEST_PATH = 1024
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a folder of ours: it is a slug, not a path or an address."""
+    """Whether `text` can name a folder of ours: a slug, not a path or a URL."""
     return bool(_NAME.fullmatch(text)) and not text.endswith((".", TEMPORARY_SUFFIX))
 
 
 def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
-    """`name` itself, if it can name a folder of ours: a slug, or up to `levels` of them with `/` between.
+    """Return `name` if it can name a folder of ours: a slug, or up to `levels` slugs separated by `/`.
 
     Raises ConfigError that states the rule.
     """
     parts = name.split("/")
     if len(parts) <= levels and all(map(is_name, parts)):
         return name
-    deeper = f", at most {levels} of them with / between" if levels > 1 else ""
+    deeper = f"; up to {levels} such names may be joined by /" if levels > 1 else ""
     raise ConfigError(
         f"{option} {name!r} can't name a folder: use letters, digits, '.', '_' and '-', at most 128 of them, "
         f"beginning with a letter or a digit{deeper}."
@@ -57,7 +58,7 @@ def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
 def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
     """The path below `folder` that the file `source` (a manifest, an index, a table) names.
 
-    It may not exist yet. Raises ContractError for a path that is not relative, holds `..`, leads out of
+    It need not exist. Raises ContractError for a path that is not relative, contains `..`, leads out of
     `folder` through a link, or is something other than a regular file.
     """
     path = folder / checked_relative(relative, source=source)
@@ -67,7 +68,7 @@ def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
     except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
         raise ContractError(f"{source} names the path {relative!r}: {error}.") from error
     if not inside or other:
-        what = "a folder or a device" if inside else f"outside of {folder}"
+        what = "a folder or a device" if inside else f"outside {folder}"
         raise ContractError(
             f"{source} names the path {relative!r}, which is {what}. Expected a file inside the folder; "
             "nothing was read or written."
@@ -76,7 +77,7 @@ def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:
 
 
 def checked_relative(relative: object, *, source: Path | str) -> str:
-    """`relative` itself if it is a relative path without `..`; else a ContractError that names `source`."""
+    """Return `relative` if it is a relative path without `..`; otherwise raise ContractError."""
     if isinstance(relative, str) and 0 < len(relative) <= _LONGEST_PATH and "\0" not in relative:
         parts = relative.split("/")
         if not any(part in ("", ".", "..") for part in parts):
@@ -88,7 +89,7 @@ def checked_relative(relative: object, *, source: Path | str) -> str:
 
 
 def list_family(folder: Path) -> list[Path]:
-    """`folder` and what was made beside it under its name, as far as it is there: NAME, NAME-2, NAME-3, …"""
+    """The existing folders of a name: NAME, NAME-2, NAME-3, … (`folder` is NAME)."""
     member = re.compile(re.escape(folder.name) + r"(?:-([2-9]|[1-9]\d{1,5}))?")  # 12 digits: a hash
     numbers = {
         path: int(found[1] or 1)
@@ -99,7 +100,7 @@ def list_family(folder: Path) -> list[Path]:
 
 
 def next_free(folder: Path) -> Path:
-    """`folder` if nothing is there, else the first free one of NAME-2, NAME-3, … after the last one."""
+    """`folder` if it does not exist, else the first free one of NAME-2, NAME-3, … after the last one."""
     family = list_family(folder)
     if not os.path.lexists(folder):
         return folder
@@ -110,14 +111,14 @@ def next_free(folder: Path) -> Path:
     return beside
 
 
-# --- Whose folder it is --------------------------------------------------------------------------
+# --- Ownership of folders ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """What a folder of ours says of itself: whether it is finished, and the files that it lists, by path.
+    """The claim in a folder of ours: whether it is finished, and the files that it lists, by path.
 
-    A file stands for itself as the manifest describes it, or by its path alone.
+    The value of a file is its description from the manifest, or just its path.
     """
 
     finished: bool
@@ -125,17 +126,17 @@ class _Claim:
 
 
 def claim(folder: Path, contract: str) -> None:
-    """Check that a stage of `contract` may write into `folder`; nothing is touched.
+    """Check that a stage of `contract` may write into `folder`; touches nothing.
 
-    Raises WorkspaceError where it holds something else: files without our mark, or another contract's.
+    Raises WorkspaceError if it holds anything else: files without our mark, or those of another contract.
     """
     _find_claim(folder, contract)
 
 
-def begin_anew(folder: Path, contract: str) -> None:
-    """Leave `folder` there, marked unfinished and without the files of its last run; others' files stay.
+def start_over(folder: Path, contract: str) -> None:
+    """Mark `folder` unfinished and delete the files of its last run; other files stay.
 
-    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    Raises WorkspaceError, and touches nothing, if the folder is not ours.
     """
     files = own_files(folder, contract)
     mark_unfinished(folder, contract, files)
@@ -144,10 +145,10 @@ def begin_anew(folder: Path, contract: str) -> None:
 
 
 def reopen(folder: Path, contract: str) -> None:
-    """Mark `folder` unfinished and keep its files: a stage adds to them, or goes on with them.
+    """Mark `folder` unfinished and keep its files, for a stage that adds to them or resumes with them.
 
     The mark describes them as the manifest did, so that damage is still found.
-    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    Raises WorkspaceError, and touches nothing, if the folder is not ours.
     """
     described = _find_claim(folder, contract).files
     files = [described.get(name, name) for name in own_files(folder, contract)]
@@ -158,7 +159,7 @@ def reopen(folder: Path, contract: str) -> None:
 def mark_unfinished(folder: Path, contract: str, files: Iterable[object] = ()) -> None:
     """Write the mark of an unfinished folder.
 
-    `files` are those in it that are ours by a manifest: paths, or what the manifest says of them.
+    `files` are the files that a manifest lists as ours: paths, or their descriptions from the manifest.
     """
     write_json(
         folder / UNFINISHED_NAME,
@@ -167,9 +168,9 @@ def mark_unfinished(folder: Path, contract: str, files: Iterable[object] = ()) -
 
 
 def own_files(folder: Path, contract: str) -> list[str]:
-    """The files in `folder` that are the contract's own, relative, sorted; without manifest and mark.
+    """The contract's own files in `folder`: relative, sorted, without manifest and mark.
 
-    Raises WorkspaceError where the folder is not ours.
+    Raises WorkspaceError if the folder is not ours.
     """
     found = _find_claim(folder, contract)
     named = set() if found.finished else set(files_by_name(folder, contract))
@@ -183,19 +184,19 @@ def files_by_name(folder: Path, contract: str) -> list[str]:
 
 
 def remove_own(folder: Path, contract: str) -> None:
-    """Delete what is the contract's own in `folder`, and folders that are empty then.
+    """Delete the contract's own files in `folder`, and folders that are then empty.
 
-    Raises WorkspaceError, and touches nothing, where the folder is not ours.
+    Raises WorkspaceError, and touches nothing, if the folder is not ours.
     """
     files = own_files(folder, contract)
-    reopen(folder, contract)  # killed on the way, it counts as unfinished, and can be removed again
+    reopen(folder, contract)  # if killed midway, it counts as unfinished and can be removed again
     _delete(folder, [*files, UNFINISHED_NAME])
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def _find_claim(folder: Path, contract: str) -> _Claim:
-    """Raises WorkspaceError for a folder that is not ours, or of another contract."""
+    """Raise WorkspaceError for a folder that is not ours, or of another contract."""
     if folder.exists() and not folder.is_dir():
         raise WorkspaceError(
             f"{folder} is not a folder. Nothing was touched; give another name or place."
@@ -206,15 +207,15 @@ def _find_claim(folder: Path, contract: str) -> _Claim:
             return _Claim(finished=name == MANIFEST_NAME, files=said)
     if any(os.path.lexists(folder.parent / name) for name in (MANIFEST_NAME, UNFINISHED_NAME)):
         raise WorkspaceError(
-            f"{folder} would lie inside of {folder.parent}, which a command wrote. Nothing was touched: give "
+            f"{folder} would be inside {folder.parent}, which a command wrote. Nothing was touched: give "
             "another name or place."
         )
     other = _find_other(folder, contract)
     if other is not None:
         raise WorkspaceError(
-            f"{folder} holds {other}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
-            f"{contract!r} that says it is ours. Nothing was touched: give another name or place, or move "
-            "what lies there."
+            f"{folder} holds {other}, but neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+            f"{contract!r} that marks it as ours. Nothing was touched: give another name or place, or move "
+            "its contents away."
         )
     return _Claim(finished=False, files={})
 
@@ -226,8 +227,8 @@ def _read_claim(path: Path, contract: str) -> dict[str, object]:
         named = [(entry["path"] if isinstance(entry, dict) else entry, entry) for entry in files]
     except (ContractError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkspaceError(
-            f"{path} can't be read ({error}): it doesn't say whose the folder is. Nothing was touched; run "
-            "`pipeline verify --repair`, or give another name."
+            f"{path} can't be read ({error}), so it is unknown whose folder this is. Nothing was touched: "
+            "run `pipeline verify --repair`, or give another name."
         ) from error
     if found != contract:
         raise WorkspaceError(
@@ -248,7 +249,7 @@ def _find_other(folder: Path, contract: str) -> str | None:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
-    """Every file and link below `folder`, relative; links are not followed."""
+    """Yield every file and link below `folder`, relative; links are not followed."""
     for parent, folders, names in os.walk(folder):
         folders.sort()
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]  # noqa: PTH114,PTH118
@@ -259,12 +260,12 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _delete(folder: Path, names: Iterable[str]) -> None:
-    """Delete files by relative path, and the folders below `folder` that are empty then."""
+    """Delete files by relative path, and the folders below `folder` that are then empty."""
     parents: set[Path] = set()
     for name in names:
         path = folder / name
         path.unlink(missing_ok=True)
         parents.update(folder / parent for parent in PurePosixPath(name).parents if parent.name)
     for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
-        with contextlib.suppress(OSError):  # something of the user's lies in it
+        with contextlib.suppress(OSError):  # it contains files of the user
             parent.rmdir()

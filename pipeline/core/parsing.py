@@ -1,11 +1,10 @@
-"""Files of ours into their types: JSON and plain values become dataclasses, or a ContractError.
+"""Parse JSON and plain values into dataclasses, or raise a ContractError.
 
-Layer 1. What comes from a file can have been edited by hand, cut short or damaged. Here it becomes the
-type that the code expects, in one place, and a mismatch says which file, which field, what was found
-and what was expected. Nothing is coerced: a bool is no int, "3" is no 3, and NaN and the infinities
-are no numbers. Keys that a class doesn't know are ignored by default, so that a file of a later
-version, which only says more, can still be read; `unknown="refuse"` is for descriptions where a key
-that is not understood changes the meaning of the others.
+Files may have been edited by hand, truncated or damaged. Here their content is converted to the type that the
+code expects, in one place; a mismatch says which file and which field, what was found and what was expected.
+Nothing is coerced: a bool is not an int, "3" is not 3, and NaN and the infinities are not numbers. Unknown
+keys are ignored by default, so that a file of a later version that only adds keys can still be read;
+`unknown="refuse"` is for files where a key that is not understood changes the meaning of others.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Unknown = Literal["ignore", "refuse"]
 MAX_BYTES = 256 * 2**20
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63 - 1
-REMEDY = "Put the file back as it was, or make it again."
+REMEDY = "Restore the file, or make it again."
 _SHOWN = 60  # characters of a wrong value in a message
 
 
@@ -44,24 +43,24 @@ def parse_dataclass(
     unknown: Unknown = "ignore",
     remedy: str = REMEDY,
 ) -> T:
-    """`value`, as read from JSON or TOML, as an instance of `cls`.
+    """Convert `value`, as read from JSON or TOML, to an instance of `cls`.
 
-    `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal,
-    a union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. A field's `low` and `high` (as
-    `pipeline.core.config.option` notes them in its metadata) bound the numbers in it. `source` names the
-    file in messages and `field` the part of it that `value` is; `remedy` is their last sentence.
-    Raises ContractError where a field is missing, of another type or out of its bounds.
+    `cls` is a dataclass, or any type that a field may have: bool, int, float, str, Path, Any, Literal, a
+    union, tuple[X, ...], tuple[X, Y], Mapping[K, V], list[X]. The `low` and `high` of a field (set in its
+    metadata by `pipeline.core.config.option`) bound its numbers. `source` names the file in messages and
+    `field` the part of it that `value` is; `remedy` is the last sentence of messages. Raises ContractError
+    if a field is missing, of another type or out of bounds.
     """
     parser = _Parser(source=source, unknown=unknown, remedy=remedy)
     parser.check_plain(value, 0)
-    parsed: T = parser.parse(cls, value, _Place(field, low, high))
+    parsed: T = parser.parse(cls, value, _Location(field, low, high))
     return parsed
 
 
 def parse_json(
     cls: type[T], data: bytes, *, source: str, unknown: Unknown = "ignore", remedy: str = REMEDY
 ) -> T:
-    """JSON in `data` as an instance of `cls`; raises ContractError as `parse_dataclass` does."""
+    """Parse the JSON in `data` as an instance of `cls`; raises ContractError like `parse_dataclass`."""
     try:
         value = json.loads(data)
     except RecursionError:
@@ -74,20 +73,19 @@ def parse_json(
 def parse_json_file(
     path: Path, cls: type[T], *, unknown: Unknown = "ignore", remedy: str = REMEDY
 ) -> T:
-    """The JSON file at `path` as an instance of `cls`.
+    """Parse the JSON file at `path` as an instance of `cls`.
 
-    Raises ContractError for a file that is missing, no regular file, too large, or that holds
-    something else.
+    Raises ContractError for a file that is missing, not a regular file, too large, or has other content.
     """
     data = read_small_file(path, remedy=remedy)
     return parse_json(cls, data, source=str(path), unknown=unknown, remedy=remedy)
 
 
 def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T]:
-    """The lines of a JSONL file as instances of `cls`; no file, no lines.
+    """The lines of a JSONL file as instances of `cls`; none if there is no file.
 
-    A last line without its end, which a killed run leaves, is dropped. Raises ContractError that names
-    the number of a line that holds something else.
+    An incomplete last line, as a killed run leaves it, is dropped. Raises ContractError with the number of a
+    line that has other content.
     """
     if not os.path.lexists(path):
         return []
@@ -105,18 +103,18 @@ def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REM
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where in a file a value lies, and the bounds of the numbers there."""
+class _Location:
+    """The position of a value in a file, and the bounds for numbers there."""
 
     name: str = ""
     low: float | None = None
     high: float | None = None
 
-    def field(self, field: dataclasses.Field[Any]) -> _Place:
+    def field(self, field: dataclasses.Field[Any]) -> _Location:
         name = f"{self.name}.{field.name}" if self.name else field.name
-        return _Place(name, field.metadata.get("low"), field.metadata.get("high"))
+        return _Location(name, field.metadata.get("low"), field.metadata.get("high"))
 
-    def item(self, key: object) -> _Place:
+    def item(self, key: object) -> _Location:
         return dataclasses.replace(self, name=f"{self.name}[{key!r}]")
 
 
@@ -130,13 +128,13 @@ class _Parser:
         where = f"{self.source}: " if self.source else ""
         return ContractError(f"{where}{problem}. {self.remedy}".rstrip())
 
-    def mismatch(self, place: _Place, value: object, expected: str) -> ContractError:
-        return self.error(f"{place.name or 'the whole'} is {_show(value)}, expected {expected}")
+    def mismatch(self, location: _Location, value: object, expected: str) -> ContractError:
+        return self.error(f"{location.name or 'the whole'} is {_show(value)}, expected {expected}")
 
     def check_plain(self, value: object, depth: int) -> None:
-        """Refuse what no file of ours holds, however a field is declared: depth, and NULs.
+        """Refuse excessive nesting and NULs, whatever the declared type of a field.
 
-        Lone surrogates are let through: paths of other encodings come as such.
+        Lone surrogates are accepted: paths in other encodings contain them.
         """
         if depth > MAX_DEPTH:
             raise self.error(f"it is nested more than {MAX_DEPTH} levels deep")
@@ -150,36 +148,36 @@ class _Parser:
             for inner in value:
                 self.check_plain(inner, depth + 1)
 
-    def parse(self, hint: Any, value: object, place: _Place) -> Any:
+    def parse(self, hint: Any, value: object, location: _Location) -> Any:
         origin = get_origin(hint)
         if hint is Any or hint is object:
             return value
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            return self._dataclass(hint, value, place)
+            return self._dataclass(hint, value, location)
         if origin is Literal:
-            return self._literal(hint, value, place)
+            return self._literal(hint, value, location)
         if origin in (Union, types.UnionType):
-            return self._union(hint, value, place)
+            return self._union(hint, value, location)
         if origin is tuple or hint is tuple:
-            return self._tuple(get_args(hint) or (Any, ...), value, place)
+            return self._tuple(get_args(hint) or (Any, ...), value, location)
         if origin in (list, Sequence):
-            return list(self._tuple((*get_args(hint), ...), value, place))
+            return list(self._tuple((*get_args(hint), ...), value, location))
         if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
-            return self._mapping(get_args(hint) or (str, Any), value, place)
-        return self._scalar(hint, value, place)
+            return self._mapping(get_args(hint) or (str, Any), value, location)
+        return self._scalar(hint, value, location)
 
-    def _dataclass(self, cls: type[Any], value: object, place: _Place) -> Any:
+    def _dataclass(self, cls: type[Any], value: object, location: _Location) -> Any:
         if not isinstance(value, Mapping):
-            raise self.mismatch(place, value, "an object")
+            raise self.mismatch(location, value, "an object")
         fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
         hints = get_type_hints(cls)
-        prefix = f"{place.name}." if place.name else ""
+        prefix = f"{location.name}." if location.name else ""
         if self.unknown == "refuse" and (extra := sorted(map(str, set(value) - set(fields)))):
             raise self.error(f"{prefix}{extra[0]} is unknown, expected {', '.join(sorted(fields))}")
         parsed = {}
         for name, field in fields.items():
             if name in value:
-                parsed[name] = self.parse(hints[name], value[name], place.field(field))
+                parsed[name] = self.parse(hints[name], value[name], location.field(field))
             elif not _has_default(field):
                 raise self.error(f"{prefix}{name} is missing, expected {_describe(hints[name])}")
         try:
@@ -187,45 +185,51 @@ class _Parser:
         except (ValueError, PipelineError) as error:
             raise self.error(f"{prefix}{str(error).rstrip('.')}") from error
 
-    def _literal(self, hint: Any, value: object, place: _Place) -> object:
+    def _literal(self, hint: Any, value: object, location: _Location) -> object:
         for choice in get_args(hint):
             if type(choice) is type(value) and choice == value:
                 return choice
-        raise self.mismatch(place, value, _describe(hint))
+        raise self.mismatch(location, value, _describe(hint))
 
-    def _union(self, hint: Any, value: object, place: _Place) -> Any:
-        """The first member that fits; of one beside None, what exactly is wrong in it."""
+    def _union(self, hint: Any, value: object, location: _Location) -> Any:
+        """The first member that matches; if there is only one besides None, errors name its exact problem."""
         members = [member for member in get_args(hint) if member is not type(None)]
         if value is None and len(members) < len(get_args(hint)):
             return None
         if len(members) == 1:
-            return self.parse(members[0], value, place)
+            return self.parse(members[0], value, location)
         for member in members:
             try:
-                return self.parse(member, value, place)
+                return self.parse(member, value, location)
             except ContractError:
                 continue
-        raise self.mismatch(place, value, _describe(hint))
+        raise self.mismatch(location, value, _describe(hint))
 
-    def _tuple(self, members: tuple[Any, ...], value: object, place: _Place) -> tuple[Any, ...]:
+    def _tuple(
+        self, members: tuple[Any, ...], value: object, location: _Location
+    ) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)):
-            raise self.mismatch(place, value, "a list")
+            raise self.mismatch(location, value, "a list")
         hints = [members[0]] * len(value) if members[-1] is Ellipsis else list(members)
         if len(hints) != len(value):
-            raise self.mismatch(place, value, f"a list of {len(hints)}")
+            raise self.mismatch(location, value, f"a list of {len(hints)}")
         pairs = enumerate(zip(hints, value, strict=True))
-        return tuple(self.parse(hint, inner, place.item(index)) for index, (hint, inner) in pairs)
+        return tuple(
+            self.parse(hint, inner, location.item(index)) for index, (hint, inner) in pairs
+        )
 
-    def _mapping(self, members: tuple[Any, ...], value: object, place: _Place) -> dict[Any, Any]:
+    def _mapping(
+        self, members: tuple[Any, ...], value: object, location: _Location
+    ) -> dict[Any, Any]:
         if not isinstance(value, Mapping):
-            raise self.mismatch(place, value, "an object")
+            raise self.mismatch(location, value, "an object")
         keys, values = members
         return {
-            self.parse(keys, key, place.item(key)): self.parse(values, inner, place.item(key))
+            self.parse(keys, key, location.item(key)): self.parse(values, inner, location.item(key))
             for key, inner in value.items()
         }
 
-    def _scalar(self, hint: Any, value: object, place: _Place) -> Any:
+    def _scalar(self, hint: Any, value: object, location: _Location) -> Any:
         fits = {
             bool: isinstance(value, bool),
             int: _is_integer(value),
@@ -235,16 +239,16 @@ class _Parser:
             type(None): value is None,
         }
         if not fits[hint]:
-            raise self.mismatch(place, value, _describe(hint))
+            raise self.mismatch(location, value, _describe(hint))
         if hint in (int, float):
-            self._check_bounds(value, place)
+            self._check_bounds(value, location)
         return hint(value) if hint in (Path, float) else value
 
-    def _check_bounds(self, value: Any, place: _Place) -> None:
-        if place.low is not None and value < place.low:
-            raise self.mismatch(place, value, f"{place.low:g} or more")
-        if place.high is not None and value > place.high:
-            raise self.mismatch(place, value, f"{place.high:g} or less")
+    def _check_bounds(self, value: Any, location: _Location) -> None:
+        if location.low is not None and value < location.low:
+            raise self.mismatch(location, value, f"{location.low:g} or more")
+        if location.high is not None and value > location.high:
+            raise self.mismatch(location, value, f"{location.high:g} or less")
 
 
 def _is_integer(value: object) -> bool:
@@ -280,7 +284,7 @@ _WORDS: Mapping[Any, str] = {
 
 
 def _describe(hint: Any) -> str:
-    """What a type asks for, in words."""
+    """A description of the expected type, for messages."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(json.dumps(choice) for choice in get_args(hint))

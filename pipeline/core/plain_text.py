@@ -1,7 +1,7 @@
-"""Text that can be shown on a terminal: no control characters, whoever wrote it. Core layer.
+"""Make text safe to print on a terminal: escape control characters, whoever wrote them.
 
-Names, captions, paths and messages of others can hold escapes that move the cursor, recolour the screen or
-turn the reading direction. They are shown as Python would write them (`\\x1b`).
+Names, captions, paths and messages from other people can contain escapes that move the cursor, recolour the
+screen or change the reading direction. They are printed as in Python source code (`\\x1b`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _SHOWN = {
     for code in (*range(0xA0), *map(ord, _DIRECTIONS))
     if (_is_control(code) and chr(code) not in _KEPT) or chr(code) in _DIRECTIONS
 }
-# What the system's bytes become where they are no UTF-8; no stream can write it as it is.
+# Surrogates stand for file-name bytes that are not UTF-8; no stream can write them.
 _SHOWN |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}
 _SHOWN_IN_A_LINE = _SHOWN | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def plain_text(text: str) -> str:
-    """`text` with its control characters made visible; line ends and tabs stay."""
+    """`text` with visible control characters; line ends and tabs are kept."""
     return text.translate(_SHOWN)
 
 
@@ -38,7 +38,7 @@ def plain_line(text: str) -> str:
 
 
 def plain_json(text: str) -> str:
-    """JSON with the control characters escaped that JSON itself would let through."""
+    """JSON with those control characters escaped that JSON itself allows."""
     return text.translate(_SHOWN_IN_JSON)
 
 

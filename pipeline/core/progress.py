@@ -1,4 +1,4 @@
-"""How a stage tells how far it is, without knowing who listens. Floor 1: imports nothing of ours."""
+"""The interface through which stages report progress, whoever listens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told now and then by a stage; the command line draws it, tests record it."""
+    """Called by a stage from time to time; the command line draws it, tests record it."""
 
     def __call__(
         self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
@@ -18,4 +18,4 @@ class Progress(Protocol):
 def no_progress(
     done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
 ) -> None:
-    """Listen to nothing."""
+    """Ignore progress."""

@@ -1,8 +1,8 @@
-"""What a workspace was made with: the options of each stage, in `workspace.json`. Core layer.
+"""The remembered options of each stage, in `workspace.json`.
 
-A stage's options are kept under its name and, where it has a `--name`, under that. A later command without
-them goes on with what is kept; `--forget` starts from the defaults. Only options that differ from the default
-are kept, and only those that decide the output, or that are marked `remember` (such as the rate of requests).
+A stage's options are kept under its name and, if it has a `--name`, under that. A later command without them
+uses the kept ones; `--forget` starts from the defaults. Only options that differ from their default are
+kept, and only those that determine the output or are marked `remember` (such as the request rate).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _LAST_NAMED = "last_named"
 
 @contextlib.contextmanager
 def remembering(root: Path, stage: str, config: StageConfig) -> Iterator[None]:
-    """Keep the options of a stage while it runs and from then on, in place of those kept for the same name.
+    """Remember the options of a stage from its start on, in place of those kept for the same name.
 
-    Those before come back where the stage fails; an interrupted stage keeps its own, to go on with.
+    The previous ones are restored if the stage fails; an interrupted stage keeps its own, for resuming.
     """
     name = _name_of(config)
     before, _ = _find_kept(root, stage, {"name": name})
@@ -55,7 +55,7 @@ def _keep(root: Path, stage: str, name: str, options: Options | None) -> None:
 
 
 def note_latest(root: Path, contract: str, folder: Path) -> None:
-    """Keep which folder of a contract was made last: what later stages take unless told otherwise."""
+    """Record the folder of a contract that was made last: the default for later stages."""
     if folder.parent.parent == root:
         _update(
             root, lambda marker: marker.setdefault("latest", {}).update({contract: folder.name})
@@ -67,10 +67,10 @@ def recall(
 ) -> dict[str, Any]:
     """The kept options of a stage that are not `given`, as values for its config.
 
-    With no `name` given, it is the default name if options are kept for that, else the one used last. Empty
-    where nothing is kept.
-    Raises WorkspaceError where workspace.json can't be read, ContractError where an option in it has another
-    type than the stage's.
+    Without a `name`, the default name is used if options are kept for it, else the one used last. Empty if
+    nothing is kept.
+    Raises WorkspaceError if workspace.json can't be read, ContractError if an option in it has another type
+    than the stage's.
     """
     fields = {field.name: field for field in dataclasses.fields(config)}
     default = str(fields["name"].default) if "name" in fields else ""
@@ -95,7 +95,7 @@ def recall(
 
 
 def kept_options(config: StageConfig) -> Options:
-    """What of a config is kept: options that differ from their default, as JSON values."""
+    """The options of a config to remember: those that differ from their default, as JSON values."""
     return {
         field.name: plain_value(getattr(config, field.name))
         for field in dataclasses.fields(config)
@@ -104,7 +104,7 @@ def kept_options(config: StageConfig) -> Options:
 
 
 def describe_changes(root: Path, stage: str, config: StageConfig) -> list[str]:
-    """How the options of a stage differ from those that are kept for its name, in words; sorted."""
+    """The differences between a stage's options and those kept for its name, as sorted texts."""
     before, _ = _find_kept(root, stage, {"name": _name_of(config)})
     if before is None:
         return []
@@ -129,7 +129,7 @@ def flag_of(option: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """An option's JSON value in words."""
+    """An option's JSON value as text."""
     if value is None or value == []:
         return "(none)"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -149,7 +149,7 @@ def _is_kept(field: dataclasses.Field[Any]) -> bool:
 def _find_kept(
     root: Path, stage: str, given: Mapping[str, Any], *, default: str = ""
 ) -> tuple[Options | None, str]:
-    """The options that are kept for a stage, and the name that they belong to."""
+    """The options kept for a stage, and the name that they belong to."""
     if not Workspace(root).marker.exists():
         return None, ""
     marker = read_marker(root)
@@ -163,7 +163,7 @@ def _find_kept(
 
 
 def _options_of_raw(root: Path) -> Options | None:
-    """The options of the scrape of a workspace of an earlier version, from its manifest."""
+    """The scrape options of a workspace of an earlier version, from its manifest."""
     try:
         config = read_manifest(Workspace(root).raw, "raw").config
     except ContractError:
@@ -176,7 +176,7 @@ def _table(value: Any) -> Options:
 
 
 def _update(root: Path, change: Callable[[Options], None]) -> None:
-    """Change workspace.json, one process at a time; it is written only where it becomes another."""
+    """Change workspace.json, one process at a time; it is only written if it differs."""
     with hold_file(root, "workspace.json"):
         before = read_marker(root)
         after = json.loads(json.dumps(before))
@@ -188,10 +188,10 @@ def _update(root: Path, change: Callable[[Options], None]) -> None:
 def _from_plain(
     field: dataclasses.Field[Any], hint: Any, value: Any, name: str, source: str
 ) -> Any:
-    """A JSON value as the option's. Raises ContractError that names `source`."""
+    """A JSON value as the option's type. Raises ContractError that names `source`."""
     try:
         return from_plain(field, hint, value, name=name, source=source)
     except ConfigError as error:
         raise ContractError(
-            f"{error} Put the file back as it was, or give --forget to start from the defaults."
+            f"{error} Restore the file, or give --forget to start from the defaults."
         ) from error

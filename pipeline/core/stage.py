@@ -1,4 +1,4 @@
-"""What a stage says of itself: its options, its entry point, what it reads and writes.
+"""The declaration of a stage: its options, its entry point, what it reads and writes.
 
 An entry point is imported only when its stage runs, so that `pipeline --help` needs neither torch nor pandas.
 """
@@ -28,7 +28,7 @@ EntryPoint = Callable[[StageConfig, Progress], StageReport]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage says of itself.
+    """The declaration of a stage.
 
     `entry_point` is ``module:function``, called with its config and a progress. `positional` names the
     options that are given without a flag. `contract` names what it leaves in the workspace, None where that
@@ -49,7 +49,7 @@ class Stage:
 
     @property
     def top(self) -> str:
-        """The folder of the workspace in which its own are."""
+        """The folder of the workspace that contains the stage's folders."""
         return self.writes[0].split("/")[0]
 
     def holds(self, config: StageConfig) -> dict[str, tuple[str, ...]]:
@@ -67,7 +67,7 @@ class Stage:
     def run(self, config: StageConfig, progress: Progress = no_progress) -> StageReport:
         """Run the stage.
 
-        Raises DependencyError where a package of an extra is missing, and what the stage raises.
+        Raises DependencyError if a package of an extra is missing, and the errors of the stage.
         """
         started = time.monotonic()
         report = load_entry_point(self.entry_point)(config, progress)
@@ -92,7 +92,7 @@ def load_entry_point(name: str) -> EntryPoint:
 
 
 def load_function(name: str) -> Any:
-    """Import ``module:function``; a missing third party becomes a DependencyError."""
+    """Import ``module:function``; a missing third-party package raises DependencyError."""
     module, function = name.split(":")
     try:
         found = getattr(importlib.import_module(module), function)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request that long work ends at its next good place. Core layer.
+"""Treat Ctrl-C and SIGTERM as a request to stop long work at its next safe point.
 
     with watch_signals() as request:
         while more():
@@ -7,7 +7,8 @@
                 save()
                 raise KeyboardInterrupt
 
-A further signal, a second later, ends the process at once, also in a call that doesn't return to Python.
+A further signal, at least a second later, ends the process immediately, even in a call that never returns to
+Python.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-EXIT_CODE = 130
-# What comes within this time of the first signal is no further one: `timeout` sends each twice, to its child
-# and to all of its group; a launcher of several processes passes on what the system (Slurm, a terminal) has
+from pipeline.core.interrupts import EXIT_INTERRUPTED, SIGNALS
+
+# A signal within this time of the first one is an echo: `timeout` sends each twice, to its child and to its
+# process group; a launcher of several processes forwards signals that the system (Slurm, a terminal) has
 # sent to them as well.
 ECHO_S = 1.0
 LAUNCHER_ECHO_S = 5.0
-# What an end at once may take, to say goodbye; then the process is gone.
+# How long an immediate stop may take to clean up; after that the process is ended.
 PARTING_S = 3.0
 
 
 class StopRequest:
-    """Whether the work has been asked to end (`asked`), again (`repeated`), and hears of that (`raised`)."""
+    """State of a stop request: `asked` once, `repeated`, and whether KeyboardInterrupt was `raised`."""
 
     def __init__(self, *, echo_s: float = ECHO_S) -> None:
         self._echo_s = echo_s
@@ -42,7 +43,7 @@ class StopRequest:
         self.raised = False
 
     def note(self, now_s: float) -> None:
-        """Take note of a signal at a time of the monotonic clock."""
+        """Record a signal at a time of the monotonic clock."""
         self.asked = True
         if self._first_s is None:
             self._first_s = now_s
@@ -52,12 +53,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """Within, the first SIGINT or SIGTERM only sets `asked`; a further one raises KeyboardInterrupt.
+    """Inside, the first SIGINT or SIGTERM only sets `asked`; a further one raises KeyboardInterrupt.
 
-    Where that is not heeded within `PARTING_S` (a computation, a process that waits for another), the
-    process exits with 130. A signal that is ignored stays ignored. At the end KeyboardInterrupt is raised
-    where a signal came and nobody acted on it. Only the main thread gets signals: in another one `asked`
-    stays false.
+    If that has no effect within `PARTING_S` (a computation, a process that waits for another), the process
+    exits with 130. An ignored signal stays ignored. At the end, KeyboardInterrupt is raised if a signal came
+    and was not acted on. Only the main thread receives signals: in another thread `asked` stays false.
     """
     launched = "WORLD_SIZE" in os.environ
     request = StopRequest(echo_s=LAUNCHER_ECHO_S if launched else ECHO_S)
@@ -72,7 +72,7 @@ def watch_signals() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def _handle(request: StopRequest) -> Iterator[None]:
-    """Take the signals from whoever has them, and give them back at the end."""
+    """Install the signal handlers, and restore the previous ones at the end."""
 
     def handle(_signum: int, _frame: FrameType | None) -> None:
         request.asked = True
@@ -93,7 +93,7 @@ def _handle(request: StopRequest) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listen(request: StopRequest) -> Iterator[None]:
-    """Have a thread count the signals: Python's own handlers wait for the call that is going on."""
+    """Count signals in a thread, since Python's own handlers wait for the current call to return."""
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     ended = threading.Event()
@@ -104,10 +104,10 @@ def _listen(request: StopRequest) -> Iterator[None]:
             for number in (byte for byte in data if byte in SIGNALS):
                 request.note(time.monotonic())
                 if request.repeated and not ended.is_set():
-                    if not request.raised:  # the handler was faster than we are
+                    if not request.raised:  # the handler may have been faster
                         signal.pthread_kill(main, number)
                     if not ended.wait(PARTING_S):
-                        os._exit(EXIT_CODE)
+                        os._exit(EXIT_INTERRUPTED)
 
     thread = threading.Thread(target=count, name="stop signals", daemon=True)
     previous = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)

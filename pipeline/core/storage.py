@@ -1,7 +1,7 @@
-"""Reading and writing: atomic files, manifests, hashes, schemas of tables.
+"""Reading and writing: atomic files, manifests, hashes, table schemas.
 
-Floor 2. Everything is written to a temporary name in the same folder, flushed, synced and renamed;
-a stage's manifest comes last.
+Everything is written to a temporary name in the same folder, flushed, synced and renamed; the manifest of a
+stage is written last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MANIFEST_NAME = "manifest.json"
-# The mark of a folder that a stage is writing (see `ownership`); the manifest takes its place.
+# The mark of a folder that a stage is writing (see `ownership`); the manifest replaces it.
 UNFINISHED_NAME = "unfinished.json"
 TEMPORARY_SUFFIX = ".partial"
 
@@ -44,9 +43,9 @@ TEMPORARY_SUFFIX = ".partial"
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for writing so that it appears whole or not at all.
+    """Open `path` for writing so that it appears complete or not at all.
 
-    Raises StorageError when the disk is full or refuses.
+    Raises StorageError if the disk is full or writing fails.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
@@ -77,14 +76,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """What `write_json` writes."""
+    """The bytes that `write_json` writes."""
     return encode_json(value, indent=2, sort_keys=True)
 
 
 def encode_json(value: Any, **options: Any) -> bytes:
-    """JSON in UTF-8 with a newline; what UTF-8 can't hold, as paths of other encodings may, is escaped."""
+    """JSON in UTF-8 with a newline; characters that UTF-8 can't encode (from other paths) are escaped."""
     text = json.dumps(value, ensure_ascii=False, **options) + "\n"
-    return text.encode(errors="backslashreplace")  # of a lone surrogate: JSON's own escape
+    return text.encode(
+        errors="backslashreplace"
+    )  # for a lone surrogate this equals JSON's own escape
 
 
 def sync_folder(folder: Path) -> None:
@@ -96,36 +97,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def empty_folder(folder: Path) -> None:
-    """Leave `folder` there and empty: its manifest goes first, so that it counts as unfinished."""
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def known_error(error: BaseException) -> BaseException:
-    """`error` itself, or as one of ours where the system or the memory refused something."""
+    """`error` itself, or one of our exceptions if the system refused something or memory ran out."""
     if isinstance(error, OSError):
         return storage_error(error, error.filename or "a file")
     if isinstance(error, MemoryError) or _is_of_memory(error):
         return StorageError(
-            f"There is not enough memory for this ({error or 'an allocation failed'}). Give smaller values "
-            "(a batch, a model), or use a machine that has more."
+            f"There is not enough memory for this ({error or 'an allocation failed'}). Use smaller values "
+            "(batch, model), or a machine with more memory."
         )
     return error
 
 
 def _is_of_memory(error: BaseException) -> bool:
-    """Whether torch found no memory: it has no class of its own for that on the CPU."""
+    """Whether torch ran out of memory: on the CPU it has no exception class for that."""
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def storage_error(error: OSError, path: Path | str) -> StorageError:
-    """Say in a sentence what the system refused."""
+    """Translate a system error."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"The disk is full: no room to write {path}. What was finished before is safe; "
-            "free some space and give the same command again."
+            "free some space and run the same command again."
         )
     return StorageError(f"Can't read or write {path}: {error.strerror or error}.")
 
@@ -139,7 +133,7 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hash of a file's bytes, 64 hex digits. Raises OSError for what is no regular file: it may never end."""
+    """Hash of a file, 64 hex digits. Raises OSError unless it is a regular file: others may never end."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -160,9 +154,9 @@ def file_entry(path: Path, root: Path, rows: int | None = None) -> FileEntry:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Declare `folder` finished; its mark of an unfinished one goes.
+    """Declare `folder` finished, and remove its mark of an unfinished folder.
 
-    With the manifest stands a hash of it, so that `verify` finds what was changed in it.
+    The manifest is written with a hash of itself, so that `verify` detects changes.
     """
     values = dataclasses.asdict(manifest)
     write_json(folder / MANIFEST_NAME, {**values, "sha256": manifest_seal(values)})
@@ -184,7 +178,7 @@ def make_manifest(
     files: tuple[FileEntry, ...],
     details: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Fill in a manifest of the current version of `contract`, its files sorted by path."""
+    """Create a manifest of the current version of `contract`, with files sorted by path."""
     return Manifest(
         contract=contract,
         version=CONTRACTS[contract].version,
@@ -206,8 +200,7 @@ def maker_of(folder: Path, contract: str) -> str:
 def read_manifest(folder: Path, contract: str) -> Manifest:
     """Read the manifest of a finished folder.
 
-    Raises ContractError where there is none, where it is damaged, or where it belongs to another
-    contract or version.
+    Raises ContractError if there is none, if it is damaged, or if it has another contract or version.
     """
     path = folder / MANIFEST_NAME
     if not os.path.lexists(path):
@@ -221,7 +214,7 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
 def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
     """The manifest in `data`, read from `path`.
 
-    Raises ContractError for what is no manifest, or one of another contract or version.
+    Raises ContractError if it is not a manifest, or one of another contract or version.
     """
     head = parse_json(ManifestHead, data, source=path, remedy=REPAIR)
     if head.contract != contract or not CONTRACTS[contract].reads(head.version):
@@ -235,14 +228,14 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ManifestHead:
-    """What a manifest says of itself; the rest of another version may look otherwise."""
+    """The fields by which a manifest of any version is recognised."""
 
     contract: str
     version: int
 
 
 def read_detail(folder: Path, manifest: Manifest, name: str, cls: type[T]) -> T:
-    """One of a manifest's `details` as an instance of `cls`; raises ContractError where it is none."""
+    """One of a manifest's `details` as an instance of `cls`; raises ContractError if it isn't one."""
     return parse_dataclass(
         cls,
         manifest.details.get(name),
@@ -253,13 +246,13 @@ def read_detail(folder: Path, manifest: Manifest, name: str, cls: type[T]) -> T:
 
 
 def input_digest(folder: Path) -> str:
-    """The hash by which a later stage names a finished folder as its input: its content, 64 hex digits.
+    """The hash that identifies a finished folder as the input of a later stage: its content, 64 hex digits.
 
-    It covers the contract and the path and hash of every file, and neither options nor inputs: a stage
-    that was run again and made the same files leaves the later ones fresh. A manifest may give a
-    `content` digest of its own: the raw store keeps images in the order in which they came, so its
-    files differ between two crawls that brought the same set.
-    Raises ContractError where there is no manifest, or a damaged one.
+    It covers the contract and the path and hash of every file, but neither options nor inputs: if a stage is
+    run again and makes the same files, later stages stay current. A manifest may have its own `content`
+    digest: the raw store keeps images in the order in which they were fetched, so its files differ between
+    two crawls of the same set.
+    Raises ContractError if there is no manifest, or a damaged one.
     """
     manifest = parse_json_file(folder / MANIFEST_NAME, Manifest, remedy=REPAIR)
     own = manifest.details.get("content")
@@ -273,7 +266,7 @@ def input_digest(folder: Path) -> str:
 def find_current(
     folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
-    """The manifest of `folder` if it was made from just this config and these inputs, else None."""
+    """The manifest of `folder` if it was made from exactly this config and these inputs, else None."""
     if not (folder / MANIFEST_NAME).exists():
         return None
     try:
@@ -288,7 +281,7 @@ def find_current(
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
-    """The Arrow schema of a table of `contracts`, each column's meaning in its metadata."""
+    """The Arrow schema of a table of `contracts`, with each column's meaning in its metadata."""
     import pyarrow as pa
 
     return pa.schema(
@@ -303,7 +296,7 @@ def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
     )
 
 
-# Every page of our tables has a checksum, so that a table is known to be whole without its manifest.
+# Every page of our tables has a checksum, so that a table can be verified without its manifest.
 TABLE_OPTIONS: Mapping[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _CHECKSUMS = {b"page_checksums": b"crc32"}
 
@@ -316,5 +309,5 @@ def table_schema(
 
 
 def has_checksums(schema: pa.Schema) -> bool:
-    """Whether a table of this schema says that its pages have checksums."""
+    """Whether a table of this schema declares page checksums."""
     return (schema.metadata or {}).get(b"page_checksums") == _CHECKSUMS[b"page_checksums"]

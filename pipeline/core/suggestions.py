@@ -1,4 +1,4 @@
-"""What somebody probably meant by a word that is not known. Core layer: imports nothing of ours."""
+"""Suggestions for unknown words."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _MOST_NAMED = 12
 
 
 def name_choices(word: str, known: Iterable[str]) -> str:
-    """Sentences that follow "there is no such …": the word that was meant, and what there is."""
+    """Sentences to follow "there is no such …": the word that was probably meant, and the choices."""
     names = sorted(set(known))
     if not names:
         return "There is none yet."
     meant = closest(word, names)
     hint = f"Did you mean {meant!r}? " if meant else ""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{hint}There is: {', '.join(names[:_MOST_NAMED])}{more}."
+    return f"{hint}Choices: {', '.join(names[:_MOST_NAMED])}{more}."
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like `word`, None if none is."""
+    """The known word most similar to `word`, None if none is."""
     by_lower = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[found[0]] if found else None

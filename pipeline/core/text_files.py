@@ -1,7 +1,7 @@
-"""Text files that users and other programs wrote: UTF-8, lines that end at `\\n` or `\\r\\n`. Core layer.
+"""Read text files by users and other programs: UTF-8, with lines that end in `\\n` or `\\r\\n`.
 
-A BOM is no part of the text. Nothing else ends a line: `str.splitlines` also splits at form feeds and at
-U+2028, which captions and JSON strings may hold.
+A BOM is removed. Nothing else ends a line: `str.splitlines` would also split at form feeds and U+2028, which
+captions and JSON strings may contain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, without their ends.
 
-    Raises ConfigError for what `read_text` refuses.
+    Raises ConfigError like `read_text`.
     """
     return split_lines(read_text(path))
 
@@ -29,14 +29,14 @@ def read_lines(path: Path) -> list[str]:
 def read_text(path: Path) -> str:
     """The text of a file, without a BOM.
 
-    Raises ConfigError that names the file, and the line where there is one, for something other than a
-    regular file, more than 1 GiB, bytes that are not UTF-8, and NULs.
+    Raises ConfigError that names the file, and the line if possible, for anything but a regular file, for
+    more than 1 GiB, for bytes that are not UTF-8, and for NULs.
     """
     return decode_text(read_regular(path, max_bytes=MAX_TEXT_BYTES), path)
 
 
 def decode_text(data: bytes, source: Path | str) -> str:
-    """The text that `source` holds as `data`, without a BOM.
+    """Decode `data`, the content of `source`, without a BOM.
 
     Raises ConfigError that names `source` and the line for bytes that are not UTF-8, and for NULs.
     """
@@ -53,7 +53,7 @@ def decode_text(data: bytes, source: Path | str) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Split `text` after `\\n` and `\\r\\n`; the last line may lack its end."""
+    """Split `text` at `\\n` and `\\r\\n`; the last line may lack its end."""
     lines = _LINE_END.split(text)
     return lines if lines[-1] else lines[:-1]
 

@@ -1,7 +1,7 @@
-"""What in a workspace was made with what: which codecs, tokenizers and codes others need. Core layer.
+"""Dependencies between folders of a workspace: which codecs, tokenizers and codes others were made with.
 
-A folder needs another one if its manifest, plan, index or one of its checkpoints names it: by path or by
-fingerprint. Reads these small JSON files and nothing else.
+A folder uses another one if its manifest, plan, index or one of its checkpoints names it, by path or
+fingerprint. Reads only these small JSON files.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
 # What is kept because others were made with it; everything else in a workspace is wanted for itself.
-MADE_FOR_OTHERS = frozenset({"tokenizer", "codec", "codes"})
+SHARED_CONTRACTS = frozenset({"tokenizer", "codec", "codes"})
 # A run of a series: NAME-20260104T000000, as the Airflow DAG names them.
 _DATED = re.compile(r"runs/(.+)-\d{8}T\d{6}")
-_SAYING = (
+_REFERENCING_FILES = (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     "plan.json",
@@ -34,7 +34,7 @@ _SAYING = (
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """A codec, tokenizer or set of codes, and the folders that were made with it, by name, sorted."""
+    """A codec, tokenizer or set of codes, and the sorted names of the folders that were made with it."""
 
     folder: Folder
     used_by: tuple[str, ...]
@@ -42,29 +42,29 @@ class Use:
 
 
 def find_uses(root: Path) -> list[Use]:
-    """What was made for others in the workspace `root`, in the order of the pipeline."""
+    """The uses of codecs, tokenizers and codes in the workspace `root`, in the order of the pipeline."""
     folders = find_folders(root)
-    said = {folder.name: _what_it_says(folder.path) for folder in folders}
+    references = {folder.name: _read_references(folder.path) for folder in folders}
     workspace = Workspace(root)
     return [
         Use(
             folder=folder,
             used_by=tuple(
                 name
-                for name, text in sorted(said.items())
+                for name, text in sorted(references.items())
                 if name != folder.name and _names(text, folder)
             ),
             is_latest=workspace.latest(folder.contract) in (None, folder.path.name),
         )
         for folder in folders
-        if folder.contract in MADE_FOR_OTHERS
+        if folder.contract in SHARED_CONTRACTS
     ]
 
 
 def find_unneeded(root: Path) -> list[Folder]:
-    """What was made for others and is needed by nothing that stays; the latest of a kind stays.
+    """Codecs, tokenizers and codes that no remaining folder uses, except the latest of each kind.
 
-    An unfinished folder stays too: its stage goes on with it.
+    Unfinished folders are not listed, since their stage can resume them.
     """
     uses = find_uses(root)
     gone: set[str] = set()
@@ -94,7 +94,7 @@ def find_old_runs(root: Path, keep: int) -> list[Folder]:
             series[found[1]].append(folder)
     old = [run for runs in series.values() for run in sorted(runs, key=_name)[: -keep or None]]
     said = {
-        folder.name: _what_it_says(folder.path)
+        folder.name: _read_references(folder.path)
         for folder in folders
         if folder.contract in ("run", "generated")
     }
@@ -121,13 +121,13 @@ def _name(folder: Folder) -> str:
 
 
 def size_of(folder: Folder) -> int:
-    """Bytes of a folder's own files."""
+    """The size of a folder's own files."""
     paths = (folder.path / name for name in own_files(folder.path, folder.contract))
     return sum(path.lstat().st_size for path in paths)
 
 
 def _names(text: str, folder: Folder) -> bool:
-    """Whether a text names the folder: by its path, or by the fingerprint of what is in it."""
+    """Whether a text names the folder, by its path or by the fingerprint of its content."""
     fingerprint = (
         folder.manifest.details.get("fingerprint") if folder.manifest is not None else None
     )
@@ -135,12 +135,12 @@ def _names(text: str, folder: Folder) -> bool:
     return any(mark in text for mark in marks)
 
 
-def _what_it_says(folder: Path) -> str:
+def _read_references(folder: Path) -> str:
     return "\n".join(_texts(folder))
 
 
 def _texts(folder: Path) -> Iterator[str]:
-    for pattern in _SAYING:
+    for pattern in _REFERENCING_FILES:
         for path in sorted(folder.glob(pattern)):
             try:
                 yield read_small_file(path).decode(errors="replace")

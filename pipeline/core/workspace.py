@@ -1,4 +1,4 @@
-"""One dataset's folder: where everything is in it, and its marker. Core layer."""
+"""The folder of one dataset: its layout and its marker."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipeline.core.storage import write_json
 # How many levels a name may have, by the folder that it is for; one where nothing is said.
 NAME_LEVELS = {"runs": 2}
 LEDGER_NAME = "ledger.sqlite"
-_REMEDY = "Give another --workspace, or put the file back as it was."
+_REMEDY = "Give another --workspace, or restore the file."
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """One dataset's folder: the paths of `contracts`, nothing else.
+    """The folder of one dataset; provides the paths of `contracts`.
 
-    `Workspace.open` makes or checks it; the constructor touches nothing.
+    `Workspace.open` creates or checks it; the constructor touches nothing.
     """
 
     root: Path
 
     @property
     def marker(self) -> Path:
-        """Says that the folder is ours and which version wrote it."""
+        """The file that marks the folder as ours and holds the version that wrote it."""
         return self.root / "workspace.json"
 
     @property
@@ -42,7 +42,7 @@ class Workspace:
 
     @property
     def ledger(self) -> Path:
-        """One row a URL."""
+        """A database with one row per URL."""
         return self.raw / LEDGER_NAME
 
     @property
@@ -52,12 +52,12 @@ class Workspace:
 
     @property
     def dedupe(self) -> Path:
-        """Kept, rejected and caption tables."""
+        """The tables of kept and rejected images and of captions."""
         return self.root / "dedupe"
 
     @property
     def codecs(self) -> Path:
-        """The codecs of this workspace, a folder each."""
+        """The codecs of this workspace, one folder each."""
         return self.root / "codecs"
 
     def codec(self, name: str) -> Path:
@@ -69,7 +69,7 @@ class Workspace:
         return self.root / "tokenizers" / check_name(name, option="the tokenizer")
 
     def codes(self, codec: str, fingerprint: str) -> Path:
-        """Image codes of one codec; `fingerprint` is its full hash."""
+        """The codes of one codec; `fingerprint` is its full hash."""
         return self.root / "codes" / check_name(f"{codec}-{fingerprint[:12]}", option="the codec")
 
     def shards(self, name: str, *, option: str = "--name") -> Path:
@@ -81,27 +81,29 @@ class Workspace:
         return self.root / "runs" / check_name(name, option=option, levels=NAME_LEVELS["runs"])
 
     def generated(self, name: str) -> Path:
-        """Pictures made from prompts."""
+        """Images generated from prompts."""
         return self.root / "generated" / check_name(name)
 
     def latest(self, contract: str) -> str | None:
-        """The name of the folder of a contract (a codec, a tokenizer, codes) that was made last, if known."""
+        """The name of the folder of a contract (codec, tokenizer, codes) that was made last, if known."""
         name = (
             read_marker(self.root).get("latest", {}).get(contract) if self.marker.exists() else None
         )
         return name if isinstance(name, str) else None
 
     def open(self, source: str | None = None) -> Workspace:
-        """Check that this is a workspace; with `source` given, make it where nothing is yet.
+        """Check that this is a workspace; with `source`, create it if the folder is new or empty.
 
-        Raises WorkspaceError for a folder that holds something else, another version or source.
+        Raises WorkspaceError for a folder with other content, another version or another source, and for a
+        path that is not UTF-8, which pyarrow can't write to.
         """
+        _check_encoding(self.root)
         if os.path.lexists(self.marker):
             _check_source(self.root, source)
             return self
         if source is None:
             raise WorkspaceError(
-                f"{self.root} is not a workspace: no {self.marker.name} in it. "
+                f"{self.root} is not a workspace: it has no {self.marker.name}. "
                 f"Begin with `pipeline scrape --workspace {shlex.quote(str(self.root))}`, or give the right "
                 "--workspace."
             )
@@ -116,15 +118,24 @@ class Workspace:
                 "format": "dalle-pipeline/workspace",
                 "version": WORKSPACE_VERSION,
                 "source": source,
-                "options": {"scrape": {}},  # kept from the beginning on; see `remembered`
+                "options": {"scrape": {}},  # kept from the start; see `remembered`
             },
         )
         return self
 
 
+def _check_encoding(root: Path) -> None:
+    try:
+        str(root.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise WorkspaceError(
+            f"{root} can't hold a workspace: its path is not valid UTF-8. Give another --workspace."
+        ) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Head:
-    """What a marker of any version says."""
+    """The fields of `workspace.json` in any version."""
 
     format: Literal["dalle-pipeline/workspace"]
     version: int
@@ -132,7 +143,7 @@ class _Head:
 
 @dataclass(frozen=True, kw_only=True)
 class _Marker(_Head):
-    """What `workspace.json` says in this version."""
+    """The fields of `workspace.json` in this version."""
 
     source: str
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -141,7 +152,7 @@ class _Marker(_Head):
 
 
 def read_marker(root: Path) -> dict[str, Any]:
-    """What `workspace.json` says. Raises WorkspaceError where it is not a workspace's of this version."""
+    """The content of `workspace.json`. Raises WorkspaceError if it isn't one of this version."""
     marker = Workspace(root).marker
     try:
         version = parse_json_file(marker, _Head, remedy=_REMEDY).version
@@ -151,7 +162,7 @@ def read_marker(root: Path) -> dict[str, Any]:
     except ContractError as error:
         raise WorkspaceError(f"{root} can't be read as a workspace: {error}") from error
     raise WorkspaceError(
-        f"{root} was written by workspace version {version}, this pipeline reads version "
+        f"{root} was written by workspace version {version}; this pipeline reads version "
         f"{WORKSPACE_VERSION}. Use the pipeline that wrote it, or a new --workspace."
     )
 

@@ -1,16 +1,16 @@
-"""Split 64-bit hashes into bands of bits, so that near hashes meet in a bucket.
+"""Split 64-bit hashes into bands of bits, so that near hashes fall into the same bucket.
 
-Cut the 64 bits into groups of bits, and give each a radius so that the radii + 1 add up to r + 1. Two
-hashes that differ in at most r bits are within its radius in at least one group: were they beyond it
-in each, they would differ in r + 1 bits. Cut a group of radius s into s + k bands. Within it they differ
-in at most s bands, so they agree on k. Hence for one choice of k bands of one group they have the same
-bits there: sort by those bits, and near hashes lie in one bucket. Nothing within the radius is missed,
-whatever the hashes are.
+Divide the 64 bits into groups and give each group a radius, so that the sum of (radius + 1) over the groups
+is r + 1. Two hashes that differ in at most r bits are within the radius of at least one group: if they
+exceeded it in every group, they would differ in at least r + 1 bits. Divide a group of radius s into s + k
+bands. A pair within that radius differs in at most s bands, so it agrees on at least k. For some choice of k
+bands of one group the two hashes therefore have identical bits: sorted by those bits, they share a bucket.
+No pair within the radius is missed, however the hashes are distributed.
 
 For one group: Manku, Jain, Das Sarma, "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3;
 for several groups of one band each: Norouzi, Punjani, Fleet, "Fast Search in Hamming Space with
-Multi-Index Hashing", CVPR 2012, section 3. Together they need fewer choices than either: at radius 4
-with keys of 16 bits 7, not 70.
+Multi-Index Hashing", CVPR 2012, section 3. The combination needs fewer choices than either method: 7
+instead of 70 at radius 4 with 16-bit keys.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ import numpy.typing as npt
 
 HASH_BITS = 64
 
-# Measured with numpy 2.4 on one core, in nanoseconds: to key and fetch a hash, to sort it by 16 bits of
-# its key, to compare it with another.
+# Nanoseconds with numpy 2.4 on one core: extract a hash's key, sort it by 16 bits, compare it with another.
 _FETCH_NS, _SORT_NS, _COMPARE_NS = 8.0, 16.0, 0.9
 _DIGIT_BITS = 16
 _MOST_KEY_BITS = 2 * _DIGIT_BITS
@@ -36,8 +35,8 @@ Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 
 
-class Plan(NamedTuple):
-    """`groups` groups of bits; near hashes agree on `agreeing` bands of one of them at least."""
+class BandPlan(NamedTuple):
+    """A division into `groups` groups of bits; near hashes agree on `agreeing` bands of at least one."""
 
     radius: int
     groups: int
@@ -45,7 +44,7 @@ class Plan(NamedTuple):
 
     @property
     def choices(self) -> list[tuple[int, ...]]:
-        """Every choice of bands on which a near pair may agree."""
+        """Every choice of bands on which a near pair can agree."""
         return _choices(self)
 
     @property
@@ -58,7 +57,7 @@ class Plan(NamedTuple):
         return sum(self._places()[band][1] for band in choice)
 
     def key(self, hashes: Hashes, choice: tuple[int, ...]) -> Hashes:
-        """The bits of `hashes` in the bands of `choice`, side by side."""
+        """The bits of `hashes` in the bands of `choice`, concatenated."""
         places = self._places()
         key = np.zeros(len(hashes), dtype=np.uint64)
         for band in choice:
@@ -70,9 +69,9 @@ class Plan(NamedTuple):
     def find_slice(
         self, hashes: Hashes, choice: tuple[int, ...], number: int, slices: int
     ) -> Positions:
-        """Which of `hashes` are in slice `number` of the keys; slices are even within a quarter.
+        """Indices of the `hashes` whose keys are in slice `number`; slice sizes differ by at most a quarter.
 
-        By the first bits of the keys, as numbers of 16 bits: on those numpy is four times faster.
+        Uses the first bits of the keys as 16-bit numbers, for which numpy is four times faster.
         """
         most = min((4 * slices - 1).bit_length(), _DIGIT_BITS)
         keys, bits = np.zeros(len(hashes), dtype=np.uint16), 0
@@ -90,7 +89,7 @@ class Plan(NamedTuple):
         return np.flatnonzero(keys < high - low)
 
     def is_first(self, differences: Hashes, number: int) -> npt.NDArray[np.bool_]:
-        """Whether pairs, given by their XOR, agree on choice `number` and on none before it."""
+        """Whether pairs, given as XOR, agree on choice `number` and on no earlier choice."""
         agrees = np.stack(
             [
                 (differences >> np.uint64(shift)) & np.uint64(2**length - 1) == 0
@@ -109,7 +108,7 @@ class Plan(NamedTuple):
         return [b - a - 1 + self.agreeing for a, b in itertools.pairwise(edges)]
 
     def _places(self) -> list[tuple[int, int]]:
-        """(shift, length) of each band; together they are all bits."""
+        """(shift, length) of each band; the bands cover all 64 bits."""
         return _cut_evenly(sum(self._bands_by_group()))
 
 
@@ -120,27 +119,27 @@ def _cut_evenly(bands: int) -> list[tuple[int, int]]:
 
 
 @functools.cache
-def _choices(plan: Plan) -> list[tuple[int, ...]]:
+def _choices(plan: BandPlan) -> list[tuple[int, ...]]:
     ends = list(itertools.accumulate(plan._bands_by_group()))
     groups = [range(a, b) for a, b in itertools.pairwise([0, *ends])]
     return [c for group in groups for c in itertools.combinations(group, plan.agreeing)]
 
 
-def plan_bands(count: int, radius: int) -> Plan:
-    """The cheapest plan for `count` evenly spread hashes."""
+def plan_bands(count: int, radius: int) -> BandPlan:
+    """The cheapest plan for `count` evenly distributed hashes."""
     return min(_plans(radius), key=lambda plan: search_cost_ns(plan, count))
 
 
-def plan_longest(radius: int, *, choices: int) -> Plan:
-    """The plan with the longest keys of those with at most so many choices."""
+def plan_longest(radius: int, *, choices: int) -> BandPlan:
+    """Of the plans with at most this many choices, the one with the longest keys."""
     few = [plan for plan in _plans(radius) if len(plan.choices) <= choices]
     return max(few, key=lambda plan: plan.key_bits)
 
 
 def sort_into_buckets(keys: Hashes, key_bits: int) -> tuple[Hashes, Positions]:
-    """Sorted keys and the positions they come from; equal keys in the order of their positions.
+    """Sorted keys and the positions they come from; equal keys stay in the order of their positions.
 
-    By 16 bits at a time: of those numpy makes a radix sort, several times faster than by 64.
+    Sorts 16 bits at a time: numpy has a radix sort for those, several times faster than a 64-bit sort.
     """
     order = np.argsort(keys.astype(np.uint16), kind="stable")
     for shift in range(_DIGIT_BITS, key_bits, _DIGIT_BITS):
@@ -150,34 +149,34 @@ def sort_into_buckets(keys: Hashes, key_bits: int) -> tuple[Hashes, Positions]:
 
 
 def bucket_edges(keys: Hashes) -> Positions:
-    """Where the buckets of sorted keys begin, and at the end their length."""
+    """The start of each bucket of sorted keys, followed by the number of keys."""
     starts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
     return np.concatenate(([0], starts, [len(keys)])) if len(keys) else np.zeros(1, np.int64)
 
 
 def near(first: Hashes, second: Hashes, radius: int) -> npt.NDArray[np.bool_]:
-    """Whether hashes differ in at most `radius` bits; arrays that broadcast."""
+    """Whether hashes differ in at most `radius` bits; the arrays broadcast."""
     result: npt.NDArray[np.bool_] = np.bitwise_count(first ^ second) <= radius
     return result
 
 
-def even_bucket(plan: Plan, count: int) -> float:
-    """Hashes in the fullest bucket, more or less, if `count` are spread evenly."""
+def even_bucket(plan: BandPlan, count: int) -> float:
+    """Approximate size of the fullest bucket if `count` hashes are evenly distributed."""
     mean = count / 2.0**plan.key_bits
     return mean + 4 * math.sqrt(mean) + 4
 
 
-def search_cost_ns(plan: Plan, count: int) -> float:
-    """About how long one core searches `count` evenly spread hashes."""
+def search_cost_ns(plan: BandPlan, count: int) -> float:
+    """Approximate time that one core needs to search `count` evenly distributed hashes."""
     digits = -(-max(map(plan.widest, plan.choices)) // _DIGIT_BITS)
     one = _FETCH_NS + digits * _SORT_NS + even_bucket(plan, count) * _COMPARE_NS
     return one * len(plan.choices) * count
 
 
 @functools.cache
-def _plans(radius: int) -> list[Plan]:
+def _plans(radius: int) -> list[BandPlan]:
     plans = (
-        Plan(radius, groups, agreeing)
+        BandPlan(radius, groups, agreeing)
         for groups in range(1, radius + 2)
         for agreeing in range(1, 9)
     )

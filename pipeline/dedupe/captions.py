@@ -1,9 +1,8 @@
-"""Captions: one spelling for what is one caption, an id that lasts, and what makes one unusable.
+"""Normalise captions, compute their stable ids and find unusable ones.
 
-Pure. The scraper keeps captions as their source gives them; here they get their two spellings:
-`caption` (for people: the page's own quotes and case, and every mark that the page has) and
-`caption_normalized` (for machines: lower case, ASCII quotes, nothing that is not seen), of which the id is
-a hash.
+Pure. The scraper stores captions as their source has them. Here each gets two forms: `caption` for people
+(the page's own case, quotes and characters) and `caption_normalized` for machines (lower case, ASCII quotes,
+no invisible characters). The id is a hash of the normalised form.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ _ASCII_QUOTES = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"')
 )
-# What no one sees is left out of the normalised caption: control characters, marks of no width, marks of
-# direction. Variation selectors and the tags of flags stay: they choose another picture.
+# Invisible characters are removed from the normalised caption: control characters, zero-width characters and
+# directional marks. Variation selectors and the tag characters of flags stay: they select another emoji.
 _UNSEEN = dict.fromkeys(
     code
     for first, last in (
-        (0x00, 0x08),  # blanks (0x09 to 0x0D, 0x1C to 0x20, 0x85) are folded, not left out
+        (0x00, 0x08),  # white space (0x09 to 0x0D, 0x1C to 0x20, 0x85) is folded, not removed
         (0x0E, 0x1B),
         (0x7F, 0x84),
         (0x86, 0x9F),
         (0xAD, 0xAD),  # soft hyphen
         (0x061C, 0x061C),  # Arabic letter mark
         (0x180E, 0x180E),  # Mongolian vowel separator
-        (0x200B, 0x200F),  # no width: space, non-joiner, joiner; left-to-right, right-to-left
+        (0x200B, 0x200F),  # zero-width space, non-joiner, joiner; directional marks
         (0x202A, 0x202E),  # direction: embeddings, overrides
         (0x2060, 0x206F),  # word joiner, invisible operators, isolates, deprecated marks
         (0xFEFF, 0xFEFF),  # byte order mark
@@ -40,7 +39,7 @@ _UNSEEN = dict.fromkeys(
 
 
 class Caption(NamedTuple):
-    """A caption in both spellings, with the 64-bit number whose 16 hex digits are its id."""
+    """Both forms of a caption, and the 64-bit number whose 16 hex digits are its id."""
 
     caption: str
     normalized: str
@@ -48,22 +47,22 @@ class Caption(NamedTuple):
 
     @property
     def caption_id(self) -> str:
-        """16 hex digits, stable for ever."""
+        """16 hex digits, stable forever."""
         return f"{self.number:016x}"
 
 
 def clean_caption(text: str) -> str:
-    """Unicode NFC, white space (of every kind) folded to single blanks, none at the ends."""
+    """Unicode NFC, with every run of white space folded to one space and none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def normalize_caption(text: str) -> str:
-    """`clean_caption` in lower case, with ASCII quotes, without characters that are not seen."""
+    """`clean_caption` in lower case, with ASCII quotes and without invisible characters."""
     return clean_caption(clean_caption(text).translate(_ASCII_QUOTES | _UNSEEN).lower())
 
 
 def read_caption(text: str | None) -> Caption:
-    """Both spellings of a caption and its id: the first 64 bits of SHA-256 of the normalised one."""
+    """Both forms of a caption and its id: the first 64 bits of SHA-256 of the normalised form."""
     caption = clean_caption(text or "")
     normalized = normalize_caption(caption)
     digest = hashlib.sha256(normalized.encode("utf-8", "surrogatepass")).digest()
@@ -71,7 +70,7 @@ def read_caption(text: str | None) -> Caption:
 
 
 def find_defect(caption: str) -> str | None:
-    """Say why a caption can't be used, None if it can: it is empty, or a slot was never filled in."""
+    """Why a caption can't be used (it is empty, or a template slot was never filled in), None if it can."""
     if not normalize_caption(caption):
         return "the caption is empty"
     if "{" in caption or "}" in caption:

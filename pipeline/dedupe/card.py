@@ -1,6 +1,6 @@
-"""The card of the tables: `dedupe/README.md`, which tells `datasets` what lies where. Pure.
+"""The dataset card `dedupe/README.md`, which tells `datasets` where the tables are. Pure.
 
-The head is what the Hugging Face hub and library read:
+The front matter is what the Hugging Face hub and library read:
 https://huggingface.co/docs/hub/datasets-manual-configuration
 """
 
@@ -55,7 +55,7 @@ rejected = load_dataset("dedupe", "rejected", split="rows")
 
 
 def write_card(counts: Mapping[str, int], splits: Mapping[str, int]) -> str:
-    """The card of the tables with these counts; `splits` are kept images by split."""
+    """The dataset card for these counts; `splits` maps each split to its kept images."""
     return _TEMPLATE.format(
         kept=counts["kept"],
         rejected=counts["rejected"],

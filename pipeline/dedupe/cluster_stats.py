@@ -1,7 +1,7 @@
-"""What is said of near duplicates: clusters within one caption and across captions, apart.
+"""Statistics of near-duplicate clusters: those within one caption, and those across captions.
 
-The 32 samples of one caption and the frames of a rotating head are alike by nature; look-alikes of
-different captions are the ones that a person wants to see.
+The 32 samples of one caption and the frames of a rotating head are expected to look alike; look-alikes
+with different captions are the ones worth a person's attention.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.column_file import POSITION, Places
+from pipeline.dedupe.column_file import POSITION, Positions32
 from pipeline.dedupe.rows import KEPT_CODE, Rows
 
 _LARGEST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlikeFacts:
-    """Clusters of two images or more, counted before any is dropped.
+class ClusterStats:
+    """Clusters of at least two images, counted before any image is dropped.
 
-    `largest` are (index of the leader, images, captions) of the largest clusters.
+    `largest` has (index of the leader, images, captions) for each of the largest clusters.
     """
 
     clusters_within_captions: int
@@ -31,17 +31,17 @@ class AlikeFacts:
     largest: tuple[tuple[int, int, int], ...]
 
 
-def summarize_clusters(rows: Rows, cluster: Places, caption: Places) -> AlikeFacts:
-    """Count the clusters of the rows that nothing speaks against so far.
+def summarize_clusters(rows: Rows, cluster: Positions32, caption: Positions32) -> ClusterStats:
+    """Count the clusters among the rows that are not rejected so far.
 
-    `cluster` is the index of each row's leader, `caption` the number of its caption.
+    `cluster` holds the index of each row's leader, `caption` the number of its caption.
     """
     members = _find_members(rows, cluster)
     leaders, number, images = np.unique(cluster[members], return_inverse=True, return_counts=True)
     captions = _count_captions(caption[members], number, len(leaders))
     across = captions > 1
     order = np.lexsort((leaders, -images))[:_LARGEST]
-    return AlikeFacts(
+    return ClusterStats(
         clusters_within_captions=int((~across).sum()),
         images_within_captions=int(images[~across].sum()),
         clusters_across_captions=int(across.sum()),
@@ -50,18 +50,18 @@ def summarize_clusters(rows: Rows, cluster: Places, caption: Places) -> AlikeFac
     )
 
 
-def _find_members(rows: Rows, cluster: Places) -> Places:
-    """The rows of clusters of two and more."""
+def _find_members(rows: Rows, cluster: Positions32) -> Positions32:
+    """The rows in clusters of at least two."""
     follows = np.flatnonzero(cluster != np.arange(len(cluster), dtype=POSITION))
     kept = follows[rows.reason[follows] == KEPT_CODE]
-    members: Places = np.union1d(kept, cluster[kept])
+    members: Positions32 = np.union1d(kept, cluster[kept])
     return members
 
 
 def _count_captions(
-    captions: Places, number: npt.NDArray[np.int64], clusters: int
+    captions: Positions32, number: npt.NDArray[np.int64], clusters: int
 ) -> npt.NDArray[np.int64]:
-    """The different captions of each cluster."""
+    """The number of different captions in each cluster."""
     order = np.lexsort((captions, number))
     captions, number = captions[order], number[order]
     new = np.ones(len(order), dtype=np.bool_)

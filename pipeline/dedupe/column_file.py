@@ -1,6 +1,6 @@
-"""Numbers in files: hashes and positions of which there may be more than memory should hold.
+"""Columns of numbers in files: hashes and positions, possibly more than should be in memory.
 
-They are read a block at a time, with plain reads: pages of a mapped file would count as memory of
+They are read in blocks with plain reads: the pages of a memory-mapped file would count towards the memory of
 every process that touches them.
 """
 
@@ -17,39 +17,39 @@ import numpy.typing as npt
 from pipeline.dedupe.bands import Hashes
 
 BLOCK = 262_144
-# Numbers of a file that are worked on at once; a worker takes some 60 bytes for each.
+# Numbers of a file that are processed at once; a worker takes some 60 bytes for each.
 SLICE = 262_144
 
-# Equal hashes stay equal times this odd number (Knuth's, 2**64 / golden ratio), unequal ones spread evenly.
+# Times this odd number (Knuth's, 2**64 / golden ratio) equal hashes stay equal and others spread evenly.
 _MIXER, _HALF = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 
 HASH = np.dtype(np.uint64)
 POSITION = np.dtype(np.int32)  # there are fewer than 2**31 hashes
 
-# Positions of which many are kept, in half the memory.
-Places = npt.NDArray[np.int32]
+# Positions in half the memory of `Positions`, for long arrays.
+Positions32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class NumberFile:
-    """`count` numbers of one type, one after another."""
+class ColumnFile:
+    """`count` consecutive numbers of one type in a file."""
 
     path: Path
     dtype: np.dtype[Any]
     count: int
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Blocks of numbers and where they start."""
+        """Yield the start of each block and its numbers."""
         with self.path.open("rb") as file:
             for start in range(0, self.count, BLOCK):
                 yield start, np.fromfile(file, self.dtype, BLOCK)
 
     def read(self) -> npt.NDArray[Any]:
-        """All of them."""
+        """All numbers."""
         return np.fromfile(self.path, self.dtype)
 
     def take(self, places: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
-        """The numbers at `places`, which are sorted."""
+        """The numbers at `places`, which must be sorted."""
         taken = [np.empty((0, *self.dtype.shape), self.dtype.base)]
         for start, block in self.blocks():
             low, high = np.searchsorted(places, [start, start + len(block)])
@@ -57,32 +57,32 @@ class NumberFile:
         return np.concatenate(taken)
 
 
-def write_numbers(
+def write_column(
     path: Path, blocks: Iterable[npt.NDArray[Any]], dtype: np.dtype[Any] = HASH
-) -> NumberFile:
-    """Write a file of numbers."""
+) -> ColumnFile:
+    """Write numbers to a file."""
     count = 0
     with path.open("wb") as file:
         for block in blocks:
             block.astype(dtype, copy=False).tofile(file)
             count += len(block)
-    return NumberFile(path, dtype, count)
+    return ColumnFile(path, dtype, count)
 
 
-def find_first_equal(hashes: NumberFile) -> Places:
-    """For each hash the position of the first that equals it: its own, if it is the first.
+def find_first_equal(hashes: ColumnFile) -> Positions32:
+    """The position of the first hash that equals each hash: its own if it is the first.
 
-    By slices of the values, so that besides the result one slice is in memory.
+    Works on one slice of the values at a time, so memory holds one slice besides the result.
     """
     first = np.arange(hashes.count, dtype=POSITION)
     slices = -(-hashes.count // SLICE)
     for number in range(slices):
-        _tell_equal(hashes, number, slices, first)
+        _mark_equal(hashes, number, slices, first)
     return first
 
 
-def _tell_equal(hashes: NumberFile, number: int, slices: int, first: Places) -> None:
-    held: list[tuple[Hashes, Places]] = []
+def _mark_equal(hashes: ColumnFile, number: int, slices: int, first: Positions32) -> None:
+    held: list[tuple[Hashes, Positions32]] = []
     size, most = 0, 2 * SLICE
     for start, block in hashes.blocks():
         mixed = block * _MIXER >> _HALF
@@ -96,8 +96,10 @@ def _tell_equal(hashes: NumberFile, number: int, slices: int, first: Places) -> 
     _merge(held, first)
 
 
-def _merge(held: list[tuple[Hashes, Places]], first: Places) -> tuple[Hashes, Places]:
-    """Note what is equal in `first`; each value is left once, with its first position."""
+def _merge(
+    held: list[tuple[Hashes, Positions32]], first: Positions32
+) -> tuple[Hashes, Positions32]:
+    """Record equal values in `first`; return each value once, with its first position."""
     values, places = (np.concatenate(column) for column in zip(*held, strict=True))
     order = np.argsort(values)
     values, places = values[order], places[order]

@@ -10,7 +10,7 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class DedupeConfig(StageConfig):
-    """What is rejected, what is flagged, and how captions are split."""
+    """Which images are rejected or flagged, and how captions are split."""
 
     near_duplicates: Literal["off", "flag", "drop"] = option(
         "flag",

@@ -1,9 +1,9 @@
-"""Crowds of near hashes: who leads whom and who is linked to whom, without listing pairs.
+"""Leaders and groups of crowds of near hashes, without listing pairs.
 
-A hundred thousand images of nearly one hash have five thousand million near pairs. What is asked of
-them needs no pairs: a **leader** for each hash (`find_leaders`) and the **linked groups**
-(`link_crowd`). Both grow from representatives, each of which is compared with all the others at once,
-and both are exact: they give what listing every pair would.
+A hundred thousand images with nearly the same hash have five billion near pairs. What is needed can be found
+without listing them: a **leader** for each hash (`find_leaders`) and the **linked groups** (`link_crowd`).
+Both start from representatives, each compared with all other hashes at once. Both are exact: the results are
+the same as from a list of every pair.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.dedupe.bands import (
+    BandPlan,
     Hashes,
-    Plan,
     Positions,
     bucket_edges,
     near,
@@ -23,43 +23,43 @@ from pipeline.dedupe.bands import (
 )
 from pipeline.dedupe.linking import link, new_groups
 
-# A leader's turn costs a comparison with all that have none yet; it pays while it takes this share of
-# them. What is spread more thinly is looked up in buckets.
+# Processing one leader compares it with all hashes that have none yet; this pays while it takes at least this
+# share of them. More thinly spread hashes are looked up in buckets.
 _WORTH_A_TURN = 1 / 20_000
 _TURNS_BETWEEN_LOOKS = 64
 _LEAF_HASHES = 512
-# Pairs that are compared at once: 8 bytes each, a few times over.
+# Pairs that are compared at once: several arrays of 8 bytes each.
 _BLOCK_PAIRS = 2_000_000
-# As many leaders are compared with everything rather than looked up in buckets.
+# Up to so many leaders are compared with every hash instead of being looked up in buckets.
 _FEW_LEADERS = 200
-# Comparisons that are spent on joining the groups of leaders before their buckets are gone through.
+# Comparisons to spend on joining the groups of leaders before the buckets are processed.
 _BALL_PAIRS = 300_000_000
-# In buckets of no more hashes than this, all pairs of which any may still be apart are compared.
+# In buckets of at most this many hashes, all pairs are compared if any may still be in different groups.
 _STEPS = range(1, 65)
 _SAMPLE = 64
-# What differs in no more bits from its centre is a crowd's core.
+# Hashes that differ from a crowd's centre in at most so many bits are its core.
 _CORE_BITS = 12
 
 
-class Thickness(NamedTuple):
-    """About how many pairs are within the radius, and the hash that has most within its own."""
+class Density(NamedTuple):
+    """The approximate number of pairs within the radius, and the hash with most neighbours."""
 
     near_pairs: float
     centre: np.uint64
 
 
-def measure_thickness(hashes: Hashes, radius: int) -> Thickness:
-    """Compare a few of the hashes with all of them."""
+def measure_density(hashes: Hashes, radius: int) -> Density:
+    """Estimate density by comparing a sample of the hashes with all of them."""
     sample = hashes[:: max(1, len(hashes) // _SAMPLE)]
     found = [int(near(hashes, one, radius).sum()) - 1 for one in sample]
-    return Thickness(sum(found) / len(found) * len(hashes) / 2, sample[np.argmax(found)])
+    return Density(sum(found) / len(found) * len(hashes) / 2, sample[np.argmax(found)])
 
 
 def split_around(hashes: Hashes, centre: np.uint64, radius: int) -> tuple[Positions, Positions]:
-    """Cut hashes in what lies around `centre` and the rest, so that every near pair is within one.
+    """Split hashes into those around `centre` and the rest, so that each near pair is within one part.
 
-    What lies between is in both: of two near hashes the distances from the centre differ by no more
-    than `radius`.
+    Hashes at intermediate distances are in both parts: the distances of two near hashes from the centre
+    differ by at most `radius`.
     """
     distances = np.bitwise_count(hashes ^ centre)
     around = np.flatnonzero(distances <= _CORE_BITS + radius)
@@ -69,8 +69,8 @@ def split_around(hashes: Hashes, centre: np.uint64, radius: int) -> tuple[Positi
 def find_leaders(hashes: Hashes, radius: int) -> Positions:
     """The leader of each hash, by position: the first leader within `radius`, itself if it leads.
 
-    Defined one after another: a hash leads if no leader before it is within the radius. Done so while
-    leaders take many each; what is left is cut in halves (`_lead_by_halves`).
+    Defined in order: a hash leads if no earlier leader is within the radius. Leaders are processed one by one
+    while each takes many hashes; the remainder is solved by halves (`_lead_by_halves`).
     """
     leader = np.empty(len(hashes), dtype=np.int64)
     rest, left = np.arange(len(hashes)), hashes
@@ -89,11 +89,11 @@ def find_leaders(hashes: Hashes, radius: int) -> Positions:
 
 
 def _lead_by_halves(hashes: Hashes, radius: int) -> Positions:
-    """`find_leaders` of hashes of which few lead many.
+    """`find_leaders` for hashes where few leaders have many followers.
 
-    The leaders of the first half take from the second half what is near them, and the rest of the
-    second half finds its leaders among itself. Leaders are more than `radius` apart, so they never
-    crowd however thick the hashes are.
+    The leaders of the first half take their neighbours from the second half; the rest of the second half
+    finds leaders among itself. Leaders are more than `radius` apart, so they never crowd, however dense the
+    hashes are.
     """
     count = len(hashes)
     if count <= _LEAF_HASHES:
@@ -111,12 +111,12 @@ def _lead_by_halves(hashes: Hashes, radius: int) -> Positions:
 
 
 def link_crowd(hashes: Hashes, leader: Positions, group: Positions, radius: int) -> Positions:
-    """Link all hashes within `radius`: the smallest position of each group.
+    """Link all hashes within `radius` and return the smallest position of each hash's group.
 
-    `leader` holds the leader of each hash, `group` the groups of what is linked already. First each
-    leader that is not linked to one before it is linked with all that is near it, which joins nearly
-    all of a thick crowd. Then, in each bucket, what is not in its largest group is compared with the
-    whole bucket, so that nothing is missed.
+    `leader` holds the leader of each hash, `group` the groups known so far. First, each leader not yet linked
+    to an earlier one is linked with every hash near it, which joins nearly all of a dense crowd. Then, in
+    each bucket, every hash outside the largest group is compared with the whole bucket, so that no link is
+    missed.
     """
     group = link(group, np.arange(len(hashes)), leader)
     group = _link_balls(hashes, leader, group, radius)
@@ -151,7 +151,7 @@ def _link_balls(hashes: Hashes, leader: Positions, group: Positions, radius: int
 def _link_buckets(
     group: Positions, hashes: Hashes, buckets: tuple[Hashes, Positions], radius: int
 ) -> Positions:
-    """Link what lies in one bucket and in different groups: in large buckets all at once."""
+    """Link near hashes of different groups within each bucket; large buckets are compared at once."""
     keys, order = buckets
     edges = bucket_edges(keys)
     sizes = np.diff(edges)
@@ -173,7 +173,7 @@ def _link_steps(
     at: Positions,
     radius: int,
 ) -> Positions:
-    """Link each of the sorted places `at` with those after it in its bucket."""
+    """Link each of the sorted positions `at` with later ones in its bucket."""
     keys, order = buckets
     in_order, sorted_hashes = group[order], hashes[order]
     links = [(order[:0], order[:0])]
@@ -203,7 +203,9 @@ def _link_bucket(group: Positions, hashes: Hashes, members: Positions, radius: i
     return group
 
 
-def _sort_choice(hashes: Hashes, plan: Plan, choice: tuple[int, ...]) -> tuple[Hashes, Positions]:
+def _sort_choice(
+    hashes: Hashes, plan: BandPlan, choice: tuple[int, ...]
+) -> tuple[Hashes, Positions]:
     return sort_into_buckets(plan.key(hashes, choice), plan.widest(choice))
 
 
@@ -218,7 +220,7 @@ def _lead_one_by_one(hashes: Hashes, radius: int) -> Positions:
 
 
 def _find_first_near(hashes: Hashes, leaders: Hashes, radius: int) -> Positions:
-    """The number of the first of `leaders` within `radius` of each hash, −1 for none."""
+    """The index of the first of `leaders` within `radius` of each hash, −1 if there is none."""
     if len(leaders) <= _FEW_LEADERS:
         return _compare_with_all(hashes, leaders, radius)
     plan = plan_bands(len(leaders) + len(hashes), radius)
@@ -254,7 +256,7 @@ def _blocks(positions: Positions, others: int) -> list[Positions]:
 
 
 def _cut_by_sum(positions: Positions, counts: Positions) -> list[Positions]:
-    """Cut `positions` so that the counts of a piece add up to about one block."""
+    """Split `positions` so that the counts of each piece add up to about one block."""
     if not len(positions):
         return []
     block = np.cumsum(counts[positions]) // _BLOCK_PAIRS

@@ -1,4 +1,4 @@
-"""Decide over all rows at once: who stands for whom, which cluster, which split."""
+"""Decisions that depend on all rows: representatives of duplicates, clusters and splits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.cluster_stats import AlikeFacts, summarize_clusters
+from pipeline.dedupe.cluster_stats import ClusterStats, summarize_clusters
 from pipeline.dedupe.clusters import find_clusters
-from pipeline.dedupe.column_file import BLOCK, POSITION, Places, write_numbers
+from pipeline.dedupe.column_file import BLOCK, POSITION, Positions32, write_column
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.masks import HALF
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
@@ -20,7 +20,7 @@ from pipeline.dedupe.survivors import order_survivors, reject_exact_duplicates
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFacts:
-    """What is known of each caption, in columns sorted by its number."""
+    """Facts about each caption, in columns sorted by caption number."""
 
     numbers: npt.NDArray[np.uint64]
     images: npt.NDArray[np.int64]
@@ -30,36 +30,36 @@ class CaptionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Decisions:
-    """What was decided of each row; index i is the i-th row by key.
+    """The decision for each row; index i is the i-th row by key.
 
     `caption` is the number of a row's caption in `captions`.
     """
 
     rows: Rows
-    stands_for: Places
-    cluster: Places
-    caption: Places
+    stands_for: Positions32
+    cluster: Positions32
+    caption: Positions32
     masks: Mapping[tuple[str, str], int]
     captions: CaptionFacts
-    alike: AlikeFacts
+    cluster_stats: ClusterStats
 
     def masked_rows(self, section: str, caption_id: str, height: int) -> int:
-        """Rows of pixels that the prompt gave of a masked image."""
+        """Rows of pixels of a masked image that came from the prompt."""
         return self.masks.get((section, caption_id), HALF) * height // (2 * HALF)
 
 
 def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfig) -> Decisions:
-    """Reject duplicates, find clusters and split; fills the reasons in `rows`.
+    """Reject duplicates, find clusters and assign splits; sets the reasons in `rows`.
 
-    While it works some 40 bytes a row are in memory, besides what a search for near duplicates takes.
+    Memory: about 40 bytes a row, plus what the search for near duplicates takes.
     """
     usable = rows.reason == KEPT_CODE
     order = order_survivors(rows)
     stands_for = reject_exact_duplicates(rows, order)
-    cluster, group = _find_alike(rows, order, config)
+    cluster, group = _find_clusters(rows, order, config)
     del order
     numbers, caption = _number_captions(rows)
-    alike = summarize_clusters(rows, cluster, caption)
+    cluster_stats = summarize_clusters(rows, cluster, caption)
     links = _link_captions(caption, group[stands_for], usable)
     del group, usable
     if config.near_duplicates == "drop":
@@ -75,29 +75,31 @@ def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfi
         caption=caption,
         masks=masks,
         captions=_gather_captions(rows, numbers, caption, is_val),
-        alike=alike,
+        cluster_stats=cluster_stats,
     )
 
 
-def _find_alike(rows: Rows, order: Places, config: DedupeConfig) -> tuple[Places, Places]:
-    """For each row its cluster's leader and its group's first row; itself where it is alone."""
+def _find_clusters(
+    rows: Rows, order: Positions32, config: DedupeConfig
+) -> tuple[Positions32, Positions32]:
+    """The cluster's leader and the group's first row for each row; the row itself if it is alone."""
     cluster = np.arange(len(rows), dtype=POSITION)
     group = cluster.copy()
     if config.near_duplicates == "off":
         return cluster, group
     unique = order[rows.reason[order] == KEPT_CODE]
-    phash = rows.numbers("phash").read()
+    phash = rows.column("phash").read()
     in_order = (phash[unique[start : start + BLOCK]] for start in range(0, len(unique), BLOCK))
-    hashes = write_numbers(rows.folder / "hashes", in_order)
+    hashes = write_column(rows.folder / "hashes", in_order)
     del phash, in_order
     found = find_clusters(hashes, config.radius, workers=config.workers)
     cluster[unique], group[unique] = unique[found.leader], unique[found.group]
     return cluster, group
 
 
-def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Places]:
-    """The 64-bit numbers of all captions, sorted, and for each row which of them is its own."""
-    file = rows.numbers("caption")
+def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Positions32]:
+    """The sorted 64-bit numbers of all captions, and the index into them for each row."""
+    file = rows.column("caption")
     numbers = np.empty(0, dtype=np.uint64)
     for _, block in file.blocks():
         numbers = np.union1d(numbers, block)
@@ -108,9 +110,9 @@ def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Places]:
 
 
 def _link_captions(
-    caption: Places, head: Places, usable: npt.NDArray[np.bool_]
+    caption: Positions32, head: Positions32, usable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int32]:
-    """Each two captions [links, 2] of which usable images are in one group, given its first row."""
+    """Pairs of captions [links, 2] that have usable images in the same group; `head` is its first row."""
     pairs = np.stack([caption, caption[head]], axis=1)[usable]
     links: npt.NDArray[np.int32] = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     return links
@@ -119,12 +121,12 @@ def _link_captions(
 def _gather_captions(
     rows: Rows,
     numbers: npt.NDArray[np.uint64],
-    caption: Places,
+    caption: Positions32,
     is_val: npt.NDArray[np.bool_],
 ) -> CaptionFacts:
     images = np.zeros(len(numbers), dtype=np.int64)
     ranks = np.zeros(len(numbers), dtype=np.uint64)
-    for start, rank in rows.numbers("rank").blocks():
+    for start, rank in rows.column("rank").blocks():
         part = slice(start, start + len(rank))
         kept = rows.reason[part] == KEPT_CODE
         np.add.at(images, caption[part][kept], 1)

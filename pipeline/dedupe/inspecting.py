@@ -1,4 +1,4 @@
-"""Have the images that no one has looked at yet inspected by worker processes."""
+"""Inspect new images in worker processes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
-from pipeline.dedupe.store import Store
+from pipeline.dedupe.store import InspectionStore
 from pipeline.dedupe.tables import in_chunks
 
 log = logging.getLogger(__name__)
 
 PART_IMAGES = 64
-# No sane image takes so long; a decoder that hangs must not hang the stage.
+# No valid image takes this long; a hanging decoder must not hang the stage.
 _PART_TIMEOUT_S = 900.0
 _IMAGE_TIMEOUT_S = 120.0
 
 
-def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> int:
-    """Inspect what the store has no inspection of, and return how many that was.
+def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress) -> int:
+    """Inspect the images that the store has no inspection of, and return their number.
 
-    Each finished part is kept at once.
+    Each finished part is stored immediately.
     """
     store.forget_outdated(max_pixels=config.max_pixels)
     total = store.find_work()
@@ -36,7 +36,9 @@ def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> int:
         if result.failure is None:
             found = result.result
         else:
-            log.warning("A decoder's process failed (%s): trying its images apart.", result.failure)
+            log.warning(
+                "A decoder process failed (%s): trying its images one by one.", result.failure
+            )
             found = inspect_apart(result.part, workers=config.workers)
         store.add(found)
         done += len(found)
@@ -46,7 +48,7 @@ def inspect_new(store: Store, config: DedupeConfig, progress: Progress) -> int:
 
 
 def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspection]:
-    """Inspect the images of a part whose process died one by one, to find the one it died of."""
+    """Inspect the images of a part whose process died one by one, to find the one that killed it."""
     singles = [part._replace(places=(place,)) for place in part.places]
     found: list[Inspection] = []
     for result in map_parts(inspect_part, singles, workers=workers, timeout_s=_IMAGE_TIMEOUT_S):
@@ -58,6 +60,6 @@ def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspecti
     return found
 
 
-def _cut(store: Store, segments: Path, max_pixels: int) -> Iterator[InspectionPart]:
+def _cut(store: InspectionStore, segments: Path, max_pixels: int) -> Iterator[InspectionPart]:
     for places in in_chunks(store.read_work(), PART_IMAGES):
         yield InspectionPart(segments, max_pixels, tuple(places))

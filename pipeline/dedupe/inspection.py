@@ -1,7 +1,7 @@
-"""Look at each image once: the part of the stage that runs in worker processes.
+"""Inspect each image once: the part of the stage that runs in worker processes.
 
-A part is a run of places in the segments; its result is a list of `Inspection`, one a place, which
-holds everything that later steps need to know of an image. Nothing else ever reads the pixels.
+A part is a list of image locations in the segments; its result is one `Inspection` per image, which holds
+everything that later steps need to know. The pixels are not read again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pipeline.core.image_decode import (
     hash_pixels,
     looks_cut,
 )
-from pipeline.core.kept_images import ImagePlace, read_image
-from pipeline.dedupe.phash import Miniature, make_miniature, portray
+from pipeline.core.kept_images import StoredImage, read_image
+from pipeline.dedupe.phash import Miniature, compute_stats, make_miniature
 
-# Raised when the same bytes would give another `Inspection`: old ones are then made again.
+# Raised when the same bytes would yield a different `Inspection`; older ones are then computed again.
 INSPECTION_VERSION = 2
 
-# The finest measure of what an image prompt gave: rows of the 32×32 grid of image tokens.
+# Resolution at which the prompted part is measured: rows of the 32×32 grid of image tokens.
 TOKEN_ROWS = 32
 BAND_BYTES = 8
 
 Status = Literal["ok", "not_decodable", "missing_decoder", "too_large", "decoder_crashed"]
 
 
-class Place(NamedTuple):
-    """Where the bytes of an image lie, and whether its upper part was given (`masked`)."""
+class ImageLocation(NamedTuple):
+    """Where the bytes of an image are, and whether its upper part was prompted (`masked`)."""
 
     sha256: str
     segment: str
@@ -44,15 +44,15 @@ class Place(NamedTuple):
 
 
 class InspectionPart(NamedTuple):
-    """Images for one worker, in the order in which they lie."""
+    """Images for one worker, in the order of their offsets."""
 
     segments: Path
     max_pixels: int
-    places: tuple[Place, ...]
+    places: tuple[ImageLocation, ...]
 
 
 class Inspection(NamedTuple):
-    """What was found in the bytes with this hash; the fields after `detail` are null unless ok."""
+    """The facts found in the bytes with this hash; fields after `detail` are null unless `status` is ok."""
 
     sha256: str
     status: Status
@@ -75,47 +75,47 @@ class Inspection(NamedTuple):
 def inspect_part(part: InspectionPart) -> list[Inspection]:
     """Inspect the images of a part.
 
-    Raises ContractError where a segment does not hold the bytes that the ledger promises.
+    Raises ContractError if a segment does not hold the bytes that the ledger describes.
     """
-    looks = []
+    decoded = []
     for place in part.places:
-        at = ImagePlace(place.segment, place.offset, place.bytes, place.sha256)
+        at = StoredImage(place.segment, place.offset, place.bytes, place.sha256)
         data = read_image(part.segments, at)
-        looks.append(_look_at(place, data, max_pixels=part.max_pixels))
-    return list(_with_portraits(looks))
+        decoded.append(_decode(place, data, max_pixels=part.max_pixels))
+    return list(_add_stats(decoded))
 
 
-class _Look(NamedTuple):
-    """An inspection that lacks its portrait, which many images get together."""
+class _Decoded(NamedTuple):
+    """An inspection without hash and colours, which are computed for many images at once."""
 
     found: Inspection
     miniature: Miniature | None
 
 
-def _with_portraits(looks: Sequence[_Look]) -> Iterator[Inspection]:
-    portraits = iter(portray([look.miniature for look in looks if look.miniature is not None]))
-    for found, miniature in looks:
+def _add_stats(decoded: Sequence[_Decoded]) -> Iterator[Inspection]:
+    stats = iter(compute_stats([each.miniature for each in decoded if each.miniature is not None]))
+    for found, miniature in decoded:
         if miniature is None:
             yield found
         else:
-            phash, (red, green, blue), is_blank = next(portraits)
+            phash, (red, green, blue), is_blank = next(stats)
             yield found._replace(
                 phash=phash, mean_red=red, mean_green=green, mean_blue=blue, is_blank=is_blank
             )
 
 
-def _look_at(place: Place, data: bytes, *, max_pixels: int) -> _Look:
+def _decode(place: ImageLocation, data: bytes, *, max_pixels: int) -> _Decoded:
     """Decode one file and describe it."""
     sha256 = place.sha256
     try:
         raster = decode_image(data, max_pixels=max_pixels)
     except TooLargeError as error:
         found = Inspection(sha256, "too_large", str(error), width=error.width, height=error.height)
-        return _Look(found, None)
+        return _Decoded(found, None)
     except MissingDecoderError as error:
-        return _Look(Inspection(sha256, "missing_decoder", str(error)), None)
+        return _Decoded(Inspection(sha256, "missing_decoder", str(error)), None)
     except DecodeError as error:
-        return _Look(Inspection(sha256, "not_decodable", str(error)), None)
+        return _Decoded(Inspection(sha256, "not_decodable", str(error)), None)
     pixels_HWC = raster.pixels_HWC
     found = Inspection(
         sha256,
@@ -129,11 +129,11 @@ def _look_at(place: Place, data: bytes, *, max_pixels: int) -> _Look:
         looks_cut=looks_cut(data, pixels_HWC),
         bands=hash_bands(pixels_HWC) if place.masked else None,
     )
-    return _Look(found, make_miniature(pixels_HWC))
+    return _Decoded(found, make_miniature(pixels_HWC))
 
 
 def hash_bands(pixels_HWC: Pixels) -> bytes:
-    """For k = 1..32 eight bytes that hash the upper k/32 of the rows: equal tops, equal starts."""
+    """32 hashes of eight bytes; number k covers the upper k/32 of the rows, so equal tops match."""
     height = pixels_HWC.shape[0]
     running = hashlib.blake2b(digest_size=BAND_BYTES)
     hashes = []

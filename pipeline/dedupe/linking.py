@@ -1,4 +1,4 @@
-"""Groups of what is linked: union–find on arrays, many links at once."""
+"""Connected components with union–find on arrays, many links at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Positions = npt.NDArray[np.int64]
 
-# Links that are looked at together: some 60 bytes each meanwhile.
+# Links processed at once; each takes about 60 bytes meanwhile.
 _LINKS = 2**19
 
 
@@ -19,9 +19,9 @@ def new_groups(count: int) -> Positions:
 def link(
     parent: Positions, first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]
 ) -> Positions:
-    """Join the groups of each `first[i]` and `second[i]`; the smallest position names a group.
+    """Join the groups of each `first[i]` and `second[i]`; a group is named by its smallest position.
 
-    `parent` holds for every position the name of its group, and so does what is returned.
+    `parent` and the result hold the name of the group for every position.
     """
     for start in range(0, len(first), _LINKS):
         parent = _link(parent, first[start : start + _LINKS], second[start : start + _LINKS])
@@ -43,7 +43,7 @@ def _link(
 
 
 def roots(parent: Positions) -> Positions:
-    """Let every position name the head of its group directly."""
+    """Point every position directly at the head of its group."""
     while True:
         above = parent[parent]
         if np.array_equal(above, parent):

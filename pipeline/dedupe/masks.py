@@ -1,8 +1,8 @@
-"""How many rows of a primed image the prompt gave.
+"""Measure how many rows of a masked image came from the image prompt.
 
-The samples of one caption in a `masked` section share the upper part that the image prompt gave, and
-differ below. So the part is measured: the upper rows that images of the caption have in common, in
-1/32 of the height (a row of image tokens). The ledger says which images are primed, not how far.
+The samples of one caption in a `masked` section share the upper part, which the image prompt gave, and differ
+below it. The shared part is measured as the upper rows that the images of a caption have in common, in 1/32
+of the height (a row of image tokens). The ledger says which images are masked, not how far.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from statistics import median_low
 
 from pipeline.dedupe.inspection import BAND_BYTES, TOKEN_ROWS
 
-# Where nothing can be measured: `the exact same cat on the top … on the bottom`.
+# The value if nothing can be measured: `the exact same cat on the top … on the bottom`.
 HALF = TOKEN_ROWS // 2
 
 
 def measure_masks(images: Iterable[tuple[str, str, bytes]]) -> Mapping[tuple[str, str], int]:
-    """The given token rows (1..32) of each (section, caption id).
+    """The prompted token rows (1..32) for each (section, caption id).
 
     `images` are (section, caption id, bands) of masked images, sorted; see `hash_bands`.
     """
@@ -27,7 +27,7 @@ def measure_masks(images: Iterable[tuple[str, str, bytes]]) -> Mapping[tuple[str
 
 
 def shared_rows(bands: set[bytes]) -> int:
-    """The token rows that different images have in common, half where there is nothing to compare."""
+    """The token rows that different images share; half if there is nothing to compare."""
     ordered = sorted(bands)
     shared = [_common_start(a, b) for a, b in pairwise(ordered)]
     return (median_low(shared) if shared else 0) or HALF

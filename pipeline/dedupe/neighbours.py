@@ -1,13 +1,13 @@
-"""Find all pairs of hashes within a radius, by parts; crowds are told apart, not listed.
+"""Find all pairs of hashes within a radius, in parts; crowds are only reported, not listed.
 
 A part is one choice of bands (see `bands`) and one slice of its keys. In a small bucket every pair is
-compared, and a near one listed by the first of the choices on which it agrees, so once. A larger
-bucket is a crowd: its members are named, and `crowds` sees to them. So the memory of a part is
-bounded by its slice, and the pairs of a hash are bounded.
+compared; a near pair is reported by the first choice on which it agrees, so exactly once. A larger bucket is
+a crowd: only its members are reported, and `crowds` handles them. This bounds the memory of a part by its
+slice, and the number of pairs per hash.
 
-The hashes of a part are laid in the order of their keys, and each is compared with the next, with the
-next but one, and so on as far as the buckets reach: long runs of numbers, for which numpy uses the
-processor's vector instructions. What is compared across the end of a bucket is compared for nothing.
+The hashes of a part are sorted by key; each is compared with the next, the next but one, and so on up to the
+size of the largest bucket. These are long runs of numbers, for which numpy uses vector instructions.
+Comparisons that cross a bucket's end are wasted, but harmless.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy.typing as npt
 from pipeline.core.engine import map_parts
 from pipeline.core.errors import PipelineError
 from pipeline.dedupe.bands import (
+    BandPlan,
     Hashes,
-    Plan,
     Positions,
     bucket_edges,
     even_bucket,
@@ -32,17 +32,17 @@ from pipeline.dedupe.bands import (
     search_cost_ns,
     sort_into_buckets,
 )
-from pipeline.dedupe.column_file import POSITION, SLICE, NumberFile, Places
+from pipeline.dedupe.column_file import POSITION, SLICE, ColumnFile, Positions32
 
-# A bucket with more hashes than this, or than twice what even spreading puts there, is a crowd.
+# A bucket with more hashes than this, or than twice the even distribution's, is a crowd.
 CROWD = 32
-# Hashes that are compared at once: they and their differences stay in the processor's cache.
+# Hashes compared at once: they and their differences stay in the CPU's cache.
 _BLOCK_HASHES = 32_768
-# A bucket with more is compared apart, lest the others of its block be compared as far as it reaches.
+# Larger buckets are compared separately, so that the rest of their block need not reach as far.
 _LARGE_BUCKET = 256
-# The largest bucket, in means, from which on it is worth while to order them by size.
+# Ratio of the largest bucket to the mean from which sorting buckets by size pays.
 _UNEVEN = 8.0
-# Less work than this takes less time than to start processes for it.
+# Less work than this takes less time than starting processes for it.
 _WORTH_PROCESSES_NS = 0.3e9
 
 Pairs = npt.NDArray[np.int32]
@@ -51,8 +51,8 @@ Pairs = npt.NDArray[np.int32]
 class SearchPart(NamedTuple):
     """Slice `slice_number` of `slices` of the keys of one choice of bands."""
 
-    hashes: NumberFile
-    plan: Plan
+    hashes: ColumnFile
+    plan: BandPlan
     choice: int
     slice_number: int
     slices: int
@@ -60,33 +60,33 @@ class SearchPart(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """Near pairs [pairs, 2], the earlier position first, and the positions that are in crowds."""
+class Neighbours:
+    """Near pairs [pairs, 2] with the earlier position first, and the positions that are in crowds."""
 
     pairs: Pairs
     crowded: Pairs
 
 
 class _Layout(NamedTuple):
-    """Hashes in the order of their keys, their positions, and how many are in each bucket."""
+    """Hashes sorted by key, their positions, and the size of each bucket."""
 
     hashes: Hashes
-    positions: Places
+    positions: Positions32
     sizes: Positions
 
 
 def find_neighbours(
-    hashes: NumberFile,
+    hashes: ColumnFile,
     radius: int,
     *,
     workers: int | None = 0,
-    plan: Plan | None = None,
+    plan: BandPlan | None = None,
     crowd: int | None = None,
-) -> Found:
+) -> Neighbours:
     """Find every pair of different `hashes` within `radius` bits that is not within a crowd.
 
-    `plan`, and `crowd`, the hashes of a bucket above which it is one, are for hashes that are known
-    not to be spread evenly.
+    Pass `plan` and `crowd` (the bucket size above which it is a crowd) for hashes that are known to be
+    unevenly distributed.
     """
     count = hashes.count
     plan = plan or plan_bands(count, radius)
@@ -102,33 +102,33 @@ def find_neighbours(
     return _gather(parts, count, workers)
 
 
-def _gather(parts: Iterator[SearchPart], count: int, workers: int | None) -> Found:
+def _gather(parts: Iterator[SearchPart], count: int, workers: int | None) -> Neighbours:
     pairs, crowded = [np.empty((0, 2), np.int32)], np.zeros(count, dtype=np.bool_)
     for result in map_parts(search_part, parts, workers=workers):
         if result.failure is not None:
             raise PipelineError(
                 f"The search for near duplicates stopped: {result.failure}. It may have run out "
-                "of memory: give the command again with fewer --workers."
+                "of memory: run the command again with fewer --workers."
             )
         pairs.append(result.result.pairs)
         crowded[result.result.crowded] = True
-    return Found(pairs=np.concatenate(pairs), crowded=np.flatnonzero(crowded).astype(np.int32))
+    return Neighbours(pairs=np.concatenate(pairs), crowded=np.flatnonzero(crowded).astype(np.int32))
 
 
-def search_part(part: SearchPart) -> Found:
-    """Search one slice of one choice."""
-    layout, crowded = _set_crowds_apart(_lay_out(part), part.crowd)
+def search_part(part: SearchPart) -> Neighbours:
+    """Search one slice of one choice of bands."""
+    layout, crowded = _separate_crowds(_sort_slice(part), part.crowd)
     layout = _order_by_size(layout)
     hashes, positions, _ = layout
     pairs = [np.empty((0, 2), np.int32)]
-    for places in _close_by(layout, part.plan.radius):
+    for places in _near_pairs(layout, part.plan.radius):
         first, second = hashes[places.T]
         places = places[part.plan.is_first(first ^ second, part.choice)]
         pairs.append(np.sort(positions[places], axis=1).astype(np.int32))
-    return Found(pairs=np.concatenate(pairs), crowded=crowded.astype(np.int32))
+    return Neighbours(pairs=np.concatenate(pairs), crowded=crowded.astype(np.int32))
 
 
-def _lay_out(part: SearchPart) -> _Layout:
+def _sort_slice(part: SearchPart) -> _Layout:
     choice = part.plan.choices[part.choice]
     hashes, positions = _read_slice(part, choice)
     keys, order = sort_into_buckets(part.plan.key(hashes, choice), part.plan.widest(choice))
@@ -137,8 +137,8 @@ def _lay_out(part: SearchPart) -> _Layout:
     return _Layout(hashes[order], positions[order], sizes)
 
 
-def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places]:
-    """What is in buckets of at most `crowd`, and the positions of the rest."""
+def _separate_crowds(layout: _Layout, crowd: int) -> tuple[_Layout, Positions32]:
+    """Keep the buckets of at most `crowd` hashes; return the positions of the others separately."""
     hashes, positions, sizes = layout
     is_crowd = sizes > crowd
     if not is_crowd.any():
@@ -148,9 +148,9 @@ def _set_crowds_apart(layout: _Layout, crowd: int) -> tuple[_Layout, Places]:
 
 
 def _order_by_size(layout: _Layout) -> _Layout:
-    """Lay buckets of one size together, where some are much larger than most.
+    """Put buckets of equal size together if some are much larger than the mean.
 
-    All of a block are compared as far as its largest bucket reaches.
+    All hashes of a block are compared as far as its largest bucket reaches.
     """
     hashes, positions, sizes = layout
     if not len(sizes) or sizes.max() <= _UNEVEN * sizes.mean():
@@ -162,8 +162,8 @@ def _order_by_size(layout: _Layout) -> _Layout:
     return _Layout(hashes[moved], positions[moved], sizes)
 
 
-def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
-    """Every two places [pairs, 2] within `radius` that lie in one bucket, and some that don't."""
+def _near_pairs(layout: _Layout, radius: int) -> Iterator[Positions]:
+    """Pairs of indices [pairs, 2] within `radius`: all that share a bucket, and some that don't."""
     hashes, _, sizes = layout
     edges = np.concatenate(([0], np.cumsum(sizes)))
     large = np.flatnonzero(sizes > _LARGE_BUCKET)
@@ -180,7 +180,7 @@ def _close_by(layout: _Layout, radius: int) -> Iterator[Positions]:
 
 
 def _compare_bucket(hashes: Hashes, radius: int) -> Iterator[Positions]:
-    """The places within `radius` of a large bucket, some of its rows at a time."""
+    """Pairs of indices within `radius` in a large bucket, some rows at a time."""
     rows = max(1, _BLOCK_HASHES // len(hashes))
     for start in range(0, len(hashes), rows):
         close = near(hashes[start : start + rows, None], hashes[None, start:], radius)
@@ -190,7 +190,7 @@ def _compare_bucket(hashes: Hashes, radius: int) -> Iterator[Positions]:
 
 
 def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Positions:
-    """The places within `radius` among the first `block` and less than `reach` after them."""
+    """Pairs of indices within `radius`: one of the first `block`, and one less than `reach` after it."""
     differences = np.empty(block, dtype=np.uint64)
     distances = np.empty(block, dtype=np.uint8)
     found = [np.empty((0, 2), dtype=np.int64)]
@@ -204,9 +204,9 @@ def _compare_block(hashes: Hashes, block: int, reach: int, radius: int) -> Posit
     return np.concatenate(found)
 
 
-def _read_slice(part: SearchPart, choice: tuple[int, ...]) -> tuple[Hashes, Places]:
-    """The hashes whose keys fall in the slice, and their positions; the others are passed over."""
-    read: list[tuple[Hashes, Places]] = []
+def _read_slice(part: SearchPart, choice: tuple[int, ...]) -> tuple[Hashes, Positions32]:
+    """The hashes whose keys are in the slice, and their positions."""
+    read: list[tuple[Hashes, Positions32]] = []
     for start, hashes in part.hashes.blocks():
         inside = part.plan.find_slice(hashes, choice, part.slice_number, part.slices)
         read.append((hashes[inside], (inside + start).astype(POSITION)))

@@ -1,14 +1,14 @@
-"""The perceptual hash of an image, and what else its 32×32 miniature tells.
+"""The perceptual hash of an image, and the other facts computed from its 32×32 miniature.
 
 The hash is the DCT hash of Christoph Zauner, "Implementation and Benchmarking of Perceptual Image
-Hash Functions" (2010), section 3.2, known as pHash: luminance, smoothed and shrunk to 32×32; its
-two-dimensional DCT-II; the 8×8 coefficients of the lowest frequencies without the first row and
-column (those hold the mean); a bit each, set where the coefficient exceeds the median of the 64.
+Hash Functions" (2010), section 3.2, known as pHash: smooth the luminance and shrink it to 32×32, take its
+two-dimensional DCT-II, and of it the 8×8 coefficients of the lowest frequencies without the first row and
+column (which hold the mean). Each yields a bit, set if the coefficient exceeds the median of the 64.
 
-Two things are pinned down so that every machine gets the same bits. The image is shrunk by area
-means (Zauner: a 7×7 mean, then every eighth pixel). And all arithmetic is on integers: luminance
-299 R + 587 G + 114 B (ITU-R BT.601), miniature cells in 1/256 of its 0..255 range, cosines rounded
-to 1/4096; so an image of one colour has the hash 0, not noise.
+Two choices make every machine compute the same bits. The image is shrunk by area means (Zauner: a 7×7 mean,
+then every eighth pixel). All arithmetic is on integers: luminance 299 R + 587 G + 114 B (ITU-R BT.601),
+miniature cells in 1/256 of its 0..255 range, cosines rounded to 1/4096. So an image of one colour has the
+hash 0, not noise.
 
 Shapes: N images, H height, W width, C = 3 channels, G = 32 cells along a side, K = 8 coefficients,
 B = 64 bits.
@@ -33,15 +33,15 @@ Integers = npt.NDArray[np.int64]
 
 
 class Miniature(NamedTuple):
-    """What is kept of a raster to portray it: sums over 32×32 cells (see `shrink`), its pixels."""
+    """The reduced form of a raster: sums over 32×32 cells (see `shrink`), area, and whether it is blank."""
 
     cells_CGG: Integers
     area: int
     is_blank: bool
 
 
-class Portrait(NamedTuple):
-    """What the miniature tells of an image: 64-bit hash, mean colour (0..255), one colour or not."""
+class ImageStats(NamedTuple):
+    """Facts computed from a miniature: 64-bit hash, mean colour (0..255), whether it has only one colour."""
 
     phash: int
     mean: tuple[float, float, float]
@@ -52,13 +52,13 @@ def make_miniature(pixels_HWC: Pixels) -> Miniature:
     """Shrink an RGB raster of any size ≥ 1×1."""
     height, width = pixels_HWC.shape[:2]
     corner_C = pixels_HWC[0, 0]
-    # The first row settles it for nearly every image.
+    # The first row decides for nearly every image.
     is_blank = bool((pixels_HWC[0] == corner_C).all()) and bool((pixels_HWC == corner_C).all())
     return Miniature(shrink(pixels_HWC), height * width, is_blank)
 
 
-def portray(miniatures: Sequence[Miniature]) -> list[Portrait]:
-    """Hash images and take their mean colours: many at once, for each costs little."""
+def compute_stats(miniatures: Sequence[Miniature]) -> list[ImageStats]:
+    """Hash images and compute their mean colours, many at once, since each takes little time."""
     if not miniatures:
         return []
     cells_NCGG = np.stack([miniature.cells_CGG for miniature in miniatures])
@@ -67,15 +67,15 @@ def portray(miniatures: Sequence[Miniature]) -> list[Portrait]:
     luma_NGG = _weigh(cells_NCGG) * 256 // (1000 * area_N[:, None, None])
     hashes, means = hash_luma(luma_NGG).tolist(), means_NC.tolist()
     return [
-        Portrait(phash, tuple(mean), miniature.is_blank)
+        ImageStats(phash, tuple(mean), miniature.is_blank)
         for phash, mean, miniature in zip(hashes, means, miniatures, strict=True)
     ]
 
 
 def hash_luma(luma_NGG: Integers) -> npt.NDArray[np.uint64]:
-    """The 64 bits of each miniature, [N], the lowest frequencies first (most significant)."""
+    """The 64-bit hash of each miniature, [N]; the lowest frequencies are the most significant bits."""
     cosines_KG = _cosines()
-    # Integers below 2**53 (65535 · 32² · 4096² is 2**50): floats hold them exactly, in any order of sums.
+    # Integers below 2**53 (65535 · 32² · 4096² is 2**50): floats hold them exactly, in any summation order.
     coefficients_NKK = cosines_KG @ luma_NGG.astype(np.float64) @ cosines_KG.T
     coefficients_NB = coefficients_NKK.reshape(len(luma_NGG), SIDE * SIDE)
     middle_N2 = np.partition(coefficients_NB, (31, 32), axis=1)[:, 31:33]
@@ -92,9 +92,9 @@ def _weigh(cells_NCGG: Integers) -> Integers:
 
 
 def shrink(pixels_HWC: Pixels) -> Integers:
-    """Sums over a 32×32 grid of cells, [C, G, G]; every cell counts H·W units of area.
+    """Sums over a 32×32 grid of cells, [C, G, G]; each cell covers H·W units of area.
 
-    A pixel that lies in two cells counts in each by its share.
+    A pixel that overlaps two cells counts in each by its share.
     """
     height, width, channels = pixels_HWC.shape
     if height % GRID == 0 and width % GRID == 0:
@@ -110,11 +110,11 @@ def shrink(pixels_HWC: Pixels) -> Integers:
 
 
 def _shrink_evenly(pixels_HWC: Pixels) -> Integers:
-    """`shrink` in units of a pixel, where whole pixels fall into cells."""
+    """`shrink` in units of whole pixels, if cells hold whole pixels only."""
     height, width, channels = pixels_HWC.shape
     tall, wide = height // GRID, width // GRID
     bands = pixels_HWC.reshape(GRID, tall, width * channels)
-    # numpy adds fastest along long rows of small numbers: cells last, 16 bits where they fit.
+    # numpy adds fastest along long rows of small numbers: cells last, 16 bits where the sums fit.
     narrow = np.uint16 if tall <= 256 else np.uint32
     sums = np.add.reduce(bands, axis=1, dtype=narrow).reshape(GRID * GRID, wide * channels)
     turned = np.ascontiguousarray(sums.T).reshape(wide, channels, GRID * GRID)
@@ -124,7 +124,7 @@ def _shrink_evenly(pixels_HWC: Pixels) -> Integers:
 
 @functools.lru_cache(maxsize=16)
 def _shares(length: int) -> Integers:
-    """How much of each of `length` pixels lies in each of the 32 cells, [G, length], in 1/32."""
+    """The share of each of `length` pixels in each of the 32 cells, [G, length], in 1/32."""
     edges = np.arange(GRID + 1) * length
     starts, ends = edges[:-1, None], edges[1:, None]
     pixels = np.arange(length) * GRID

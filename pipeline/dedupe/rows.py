@@ -1,8 +1,8 @@
-"""The rows of the ledger, sorted by key, on disk: what decisions about all rows at once are made from.
+"""The rows of the ledger, sorted by key, in files: the input of decisions about all rows at once.
 
-Decisions need numbers of every row: each of them is a file of its own, read when it is asked for. The
-tables need captions, URLs and what was found in the images: they lie in a stream of Arrow batches. In
-memory there is one byte a row. Index i is the i-th row by key, everywhere in this stage.
+Decisions need numbers of every row: each is a column in a separate file, read on demand. The tables need
+captions, URLs and inspections: these are in a stream of Arrow batches. Memory holds one byte a row. Index i
+is the i-th row by key, everywhere in this stage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 from pipeline.core.contracts import KEPT, REJECT_REASONS, Column
 from pipeline.core.storage import arrow_schema
 from pipeline.dedupe.captions import Caption, find_defect, read_caption
-from pipeline.dedupe.column_file import NumberFile
+from pipeline.dedupe.column_file import ColumnFile
 from pipeline.dedupe.store import ROW_FIELDS, LedgerRow
 from pipeline.dedupe.tables import as_array
 
@@ -29,7 +29,7 @@ NO_RANK = np.iinfo(np.int32).max
 KEPT_CODE = 0
 _CODES = {reason: code for code, reason in enumerate(REJECT_REASONS, start=1)}
 
-_NUMBERS: Mapping[str, np.dtype[Any]] = {
+_COLUMN_TYPES: Mapping[str, np.dtype[Any]] = {
     "rank": np.dtype(np.int32),
     "caption": np.dtype(np.uint64),
     "pixels": np.dtype(np.int64),  # width × height
@@ -51,9 +51,9 @@ Columns = Mapping[str, Sequence[Any]]
 
 
 class Rows:
-    """All rows of the ledger in the files of a folder; use it in a `with`.
+    """All rows of the ledger, in the files of a folder; use it in a `with`.
 
-    `reason` [rows] holds what speaks against each: 0 nothing, n `REJECT_REASONS[n - 1]`.
+    `reason` [rows] is why each row is rejected so far: 0 for kept, n for `REJECT_REASONS[n - 1]`.
     """
 
     def __init__(self, folder: Path, reason: npt.NDArray[np.uint8]) -> None:
@@ -72,9 +72,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.reason)
 
-    def numbers(self, name: str) -> NumberFile:
-        """A number of each row: rank, caption, pixels, phash, raster or file."""
-        return NumberFile(self.folder / name, _NUMBERS[name], len(self))
+    def column(self, name: str) -> ColumnFile:
+        """One column: rank, caption, pixels, phash, raster or file."""
+        return ColumnFile(self.folder / name, _COLUMN_TYPES[name], len(self))
 
     def key(self, index: int) -> str:
         """The key of row `index`."""
@@ -83,7 +83,7 @@ class Rows:
         return os.pread(self._keys.fileno(), stop - start, start).decode()
 
     def images(self) -> Iterator[pa.RecordBatch]:
-        """All that is known of each row by itself, a batch at a time."""
+        """Everything known of each row on its own, in batches."""
         options = pa.ipc.IpcReadOptions(use_threads=False)
         with pa.OSFile(str(self.folder / "images")) as file:
             yield from pa.ipc.open_stream(file, options=options)
@@ -92,7 +92,7 @@ class Rows:
 def load_rows(
     chunks: Iterable[list[LedgerRow]], folder: Path, *, drop_masked: bool, drop_cut: bool
 ) -> Rows:
-    """Write the rows to files in `folder`, each with the first reason that speaks against it alone."""
+    """Write the rows to files in `folder`, each with the first reason to reject it on its own."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons = [np.empty(0, dtype=np.uint8)]
     with ExitStack() as stack:
@@ -108,15 +108,15 @@ def load_rows(
 
 
 class _RowWriter:
-    """The files of `Rows` while they are written."""
+    """Writes the files of `Rows`."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._files = {
             name: stack.enter_context((folder / name).open("wb"))
-            for name in (*_NUMBERS, "keys", "ends")
+            for name in (*_COLUMN_TYPES, "keys", "ends")
         }
         images = stack.enter_context(pa.OSFile(str(folder / "images"), "wb"))
-        # Threads that compress would each keep what they freed: 30 MB more.
+        # Each compressing thread would keep the memory that it freed: 30 MB more.
         options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
         self._images = stack.enter_context(pa.ipc.new_stream(images, _IMAGES, options=options))
         self._end = 0
@@ -127,8 +127,8 @@ class _RowWriter:
     ) -> None:
         """Write the next rows."""
         self._add_keys([key.encode() for key in columns["key"]])
-        for name, values in _as_numbers(columns, captions).items():
-            values.astype(_NUMBERS[name].base, copy=False).tofile(self._files[name])
+        for name, values in _numeric_columns(columns, captions).items():
+            values.astype(_COLUMN_TYPES[name].base, copy=False).tofile(self._files[name])
         shown = dict(columns) | {
             "bytes": columns["length"],
             "bytes_sha256": columns["sha256"],
@@ -149,20 +149,20 @@ class _RowWriter:
 
 
 def reason_code(reason: str) -> int:
-    """The number of a `RejectReason` in `Rows.reason`."""
+    """The number that represents a `RejectReason` in `Rows.reason`."""
     return _CODES[reason]
 
 
 @lru_cache(maxsize=4096)
 def caption_of(text: str | None) -> Caption:
-    """`read_caption`, remembered: a caption comes once for each of its images."""
+    """`read_caption`, cached: each caption occurs once for each of its images."""
     return read_caption(text)
 
 
 def _find_faults(
     columns: Columns, captions: Sequence[Caption], *, drop_masked: bool, drop_cut: bool
 ) -> list[tuple[str, str] | None]:
-    """The reason and detail that speak against each row whatever the other rows are, or None.
+    """The reason to reject each row regardless of other rows, with its detail, or None.
 
     The first of: not fetched, not decodable (or crashed, or too large), cut, a bad caption, masked.
     """
@@ -186,19 +186,19 @@ def _find_faults(
     return faults
 
 
-def _as_numbers(columns: Columns, captions: Sequence[Caption]) -> dict[str, npt.NDArray[Any]]:
+def _numeric_columns(columns: Columns, captions: Sequence[Caption]) -> dict[str, npt.NDArray[Any]]:
     sizes = zip(columns["width"], columns["height"], strict=True)
     return {
         "rank": np.array([NO_RANK if rank is None else rank for rank in columns["rank"]]),
         "caption": np.array([caption.number for caption in captions], dtype=np.uint64),
         "pixels": np.array([(width or 0) * (height or 0) for width, height in sizes]),
         "phash": np.array([phash or 0 for phash in columns["phash"]], dtype=np.int64),
-        "raster": _halves(columns["pixel_sha256"]),
-        "file": _halves(columns["sha256"]),
+        "raster": _hash_prefixes(columns["pixel_sha256"]),
+        "file": _hash_prefixes(columns["sha256"]),
     }
 
 
-def _halves(digests: Sequence[str | None]) -> npt.NDArray[np.uint64]:
-    """The first 128 bits of hashes in hex [hashes, 2], 0 where there is none."""
+def _hash_prefixes(digests: Sequence[str | None]) -> npt.NDArray[np.uint64]:
+    """The first 128 bits of hex hashes [hashes, 2], 0 where there is none."""
     digits = bytes.fromhex("".join(digest[:32] if digest else "0" * 32 for digest in digests))
     return np.frombuffer(digits, dtype=">u8").astype(np.uint64).reshape(-1, 2)

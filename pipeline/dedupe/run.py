@@ -1,10 +1,10 @@
-"""`pipeline dedupe`: look at every scraped image once, and say what is used, what not, and why.
+"""`pipeline dedupe`: inspect every scraped image once and decide which are kept, which rejected, and why.
 
 Reads `raw/ledger.sqlite` (its view `items`) and the bytes in `raw/segments/`. Writes `dedupe/kept/`,
-`dedupe/rejected/`, `dedupe/captions.parquet`, `dedupe/inspections.parquet`, a card and the manifest. It works
-on a crawl that is not finished, too: rows without bytes are rejected as `not_fetched`, and a later run
-looks at what is new only. The tables depend on the ledger and the options alone: not on the history,
-not on the number of workers.
+`dedupe/rejected/`, `dedupe/captions.parquet`, `dedupe/inspections.parquet`, a dataset card and the manifest.
+It also works on an unfinished crawl: rows without bytes are rejected as `not_fetched`, and a later run
+inspects only new images. The tables depend only on the ledger and the options, not on the history or the
+number of workers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pipeline.dedupe.inspecting import inspect_new
 from pipeline.dedupe.inspection import INSPECTION_VERSION
 from pipeline.dedupe.masks import measure_masks
 from pipeline.dedupe.rows import load_rows
-from pipeline.dedupe.store import Store, remove_store
+from pipeline.dedupe.store import InspectionStore, remove_store
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import as_batches, read_old_inspections, write_inspections, write_table
 from pipeline.dedupe.writing import caption_rows, write_images
@@ -55,19 +55,19 @@ _SCRATCH = "rows.partial"
 
 
 def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
-    """Make the tables of the workspace, or find that they are up to date.
+    """Write the tables of the workspace, or report that they are up to date.
 
-    Raises ContractError where the ledger can't be read or a segment has lost bytes (it names the
-    segment), WorkspaceError for a folder that is not ours, StorageError where the disk refuses.
+    Raises ContractError if the ledger can't be read or a segment has lost bytes (the message names the
+    segment), WorkspaceError for a folder that is not ours, StorageError if writing fails.
     """
     started, inspected = time.monotonic(), 0
-    # Arrow's own allocator keeps what was freed: 45 MB more at the peak.
+    # Arrow's own allocator keeps freed memory: 45 MB more at the peak.
     pa.set_memory_pool(pa.system_memory_pool())
     workspace = Workspace(config.workspace)
     folder = workspace.dedupe
     ownership.claim(folder, "dedupe")
     folder.mkdir(parents=True, exist_ok=True)
-    with Store(folder / _WORK, workspace.ledger) as store:
+    with InspectionStore(folder / _WORK, workspace.ledger) as store:
         inputs = _inputs(workspace, store)
         current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
         if current is not None and _has_new_decoder(current):
@@ -88,36 +88,36 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
 
 
 def read_inputs(workspace: Workspace) -> dict[str, str]:
-    """What the tables would be made from today; writes nothing."""
-    with Store(None, workspace.ledger) as store:
+    """The inputs that the tables would be made from today; writes nothing."""
+    with InspectionStore(None, workspace.ledger) as store:
         return _inputs(workspace, store)
 
 
-def _inputs(workspace: Workspace, store: Store) -> dict[str, str]:
-    """What the tables are made from: the content of the raw store, and where its bytes lie.
+def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:
+    """The inputs of the tables: the content of the raw store, and the locations of its bytes.
 
-    The raw store's own digest says what was scraped, whatever the order; ours also holds the places
-    in the segments, which the tables repeat. An unfinished crawl has only ours. `raster` says how images
-    are looked at.
+    The raw store's own digest covers what was scraped, in any order; ours also covers the locations in the
+    segments, which the tables repeat. An unfinished crawl has only ours. `raster` identifies how images are
+    decoded and inspected.
     """
     rows = store.digest_rows()
     try:
         content = str(read_manifest(workspace.raw, "raw").details["content"])
     except (ContractError, KeyError):
-        log.warning("The crawl is not finished: working on what %s has so far.", workspace.ledger)
+        log.warning("The crawl is not finished: using what %s has so far.", workspace.ledger)
         content = rows
     return {"raw": content, "ledger": rows, "raster": f"{RASTER}; {INSPECTION_VERSION}"}
 
 
 def _has_new_decoder(manifest: Manifest) -> bool:
-    """Whether images that no decoder was there for can be read today."""
+    """Whether a decoder that was missing is installed now."""
     return any(has_decoder(name) for name in manifest.details.get("missing_decoders", ()))
 
 
 def _make_tables(
-    config: DedupeConfig, store: Store, inputs: Mapping[str, str], progress: Progress
+    config: DedupeConfig, store: InspectionStore, inputs: Mapping[str, str], progress: Progress
 ) -> tuple[Manifest, int]:
-    """The manifest of the tables, and how many images had to be inspected for them."""
+    """The manifest of the tables, and the number of images inspected for them."""
     folder = Workspace(config.workspace).dedupe
     described = described_files(folder).get(_INSPECTIONS)
     for batch in read_old_inspections(folder / _INSPECTIONS, described):
@@ -151,21 +151,23 @@ def _make_tables(
 
 
 def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
-    """Say where the option asks for a split that no image came into."""
+    """Warn if the option asks for a split that received no image."""
     kept, asked = summary.splits.total(), {"train": 1 - val_fraction, "val": val_fraction}
     for split in (split for split, share in asked.items() if share and not summary.splits[split]):
         if kept:
             log.warning(
                 "--val-fraction %g leaves no image in the split %s: all %d kept images are in the other "
-                "one. Captions are drawn whole, with all that look alike; give another fraction.",
+                "one. A caption goes to one split whole, with all its look-alikes; try another fraction.",
                 val_fraction,
                 split,
                 kept,
             )
 
 
-def _write_tables(config: DedupeConfig, store: Store, summary: Summary) -> list[FileEntry]:
-    """Write what is kept, what is rejected and the captions, and fill the summary."""
+def _write_tables(
+    config: DedupeConfig, store: InspectionStore, summary: Summary
+) -> list[FileEntry]:
+    """Write kept rows, rejected rows and captions, and fill the summary."""
     folder = Workspace(config.workspace).dedupe
     rows = load_rows(
         store.read_rows(),
@@ -189,5 +191,5 @@ def check_law(in_ledger: int, counts: Mapping[str, int]) -> None:
     if not in_ledger == counts["rows"] == written:
         raise ContractError(
             f"The ledger has {in_ledger} rows, the tables {written}: it changed while this stage "
-            "read it. Let the crawl stop, then give the command again."
+            "read it. Wait until the crawl has stopped, then run the command again."
         )

@@ -1,15 +1,14 @@
-"""Train or val, for every caption, so that nothing alike stands on both sides.
+"""Assign every caption to train or val, so that look-alikes are never in both.
 
-Each caption draws by its own hash: val for a share of `val_fraction`, train else. Captions are
-**linked** when an image of one is within the radius of an image of the other (directly, or through
-further images). A caption goes to val only if it and every caption linked to it drew val; otherwise
-all of them train. So no caption, no near-duplicate cluster and no pair within the radius stands on
-both sides.
+Each caption draws by its own hash: val for a share of `val_fraction`, train otherwise. Two captions are
+**linked** if an image of one is within the radius of an image of the other, directly or through further
+images. A caption goes to val only if it and every caption linked to it drew val; otherwise all of them go to
+train. So no caption, no near-duplicate cluster and no pair within the radius is in both splits.
 
-What stays when data is added: links are only ever gained, so a caption in train stays in train for
-ever (what was trained on is never validated on), and a caption in val stays there unless a new image
-links it to one that trains. Captions without links keep their draw. The price is that the share of
-val is a little below `val_fraction`; one large group of look-alikes can't swallow it, though.
+When data is added, links are only ever gained. A caption in train therefore stays in train forever (nothing
+trained on is ever validated on), and a caption in val stays there unless a new image links it to one in
+train. Captions without links keep their draw. The cost: the share of val is a little below `val_fraction`. In
+return, one large group of look-alikes can't take over the split.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def split_captions(
 ) -> npt.NDArray[np.bool_]:
     """Whether each caption is in val, given the 64-bit numbers of their ids.
 
-    `links` [links, 2] are indices of captions of which images are alike.
+    `links` [links, 2] are indices of captions that have look-alike images.
     """
     joined = link(new_groups(len(numbers)), links[:, 0], links[:, 1])
     trains = np.zeros(len(numbers), dtype=np.bool_)

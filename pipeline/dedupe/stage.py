@@ -1,4 +1,4 @@
-"""What `pipeline dedupe` says of itself."""
+"""Declaration of the stage `dedupe`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pipeline.dedupe.config import DedupeConfig
 
 STAGE = Stage(
     name="dedupe",
-    help="Inspect every image once; leave tables of kept, rejected and captions.",
+    help="Inspect every image once; write tables of kept and rejected images and of captions.",
     config=DedupeConfig,
     entry_point="pipeline.dedupe.run:run",
     contract="dedupe",
     writes=("dedupe",),
     reads=("raw",),
-    on_change="The tables are made anew; images are not decoded again.",
+    on_change="The tables are written again; images are not decoded again.",
 )

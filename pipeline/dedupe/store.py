@@ -1,9 +1,9 @@
-"""The stage's working store: the ledger, read only, beside the inspections made so far.
+"""The stage's working database: the ledger, read-only, beside the inspections made so far.
 
-`dedupe/work.sqlite` lives while the stage works: each finished part is committed, so a run that was
-killed goes on where it was. At the end its inspections are written to `inspections.parquet`, sorted,
-and it goes; the next run starts from that table. SQLite sorts and joins on disk, so memory stays flat
-however long the ledger is.
+`dedupe/work.sqlite` exists while the stage runs: each finished part is committed, so a killed run resumes
+where it stopped. At the end its inspections are written to `inspections.parquet`, sorted, and it is removed;
+the next run starts from that table. SQLite sorts and joins on disk, so memory stays constant however long the
+ledger is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
 from pipeline.dedupe.captions import read_caption
-from pipeline.dedupe.inspection import INSPECTION_VERSION, Inspection, Place
+from pipeline.dedupe.inspection import INSPECTION_VERSION, ImageLocation, Inspection
 
 _FIELDS = Inspection._fields
 _PHASH = _FIELDS.index("phash")
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS inspections (
 """
 _INSERT = f"INSERT OR REPLACE INTO inspections VALUES ({', '.join('?' * len(_FIELDS))})"
 
-# The images of the ledger: each hash once.
+# The images of the ledger, each hash once.
 _LIST_IMAGES = """
 DROP TABLE IF EXISTS temp.images;
 DROP TABLE IF EXISTS temp.wanted;
@@ -44,7 +44,7 @@ SELECT sha256, masked FROM temp.images AS i WHERE NOT EXISTS (
 );
 """
 
-# Those to be inspected, where they lie first.
+# The images to inspect, each at its first location.
 _READ_WORK = """
 SELECT w.sha256, p.segment, p.offset, p.bytes, w.masked FROM temp.wanted AS w JOIN (
     SELECT sha256, segment, offset, bytes,
@@ -54,8 +54,8 @@ SELECT w.sha256, p.segment, p.offset, p.bytes, w.masked FROM temp.wanted AS w JO
 ORDER BY p.segment, p.offset
 """
 
-# What an inspection would not say today: crashes are tried again, a decoder may have been installed,
-# the limit may have moved.
+# Inspections whose result may differ today: crashes are tried again, a decoder may have been installed, the
+# pixel limit may have changed.
 _FORGET = """
 DELETE FROM inspections WHERE status IN ('decoder_crashed', 'missing_decoder')
 OR (width IS NOT NULL AND (width * height > :max_pixels) != (status = 'too_large'))
@@ -70,7 +70,7 @@ FROM raw.items AS i LEFT JOIN main.inspections AS n ON i.state = 'done' AND n.sh
 ORDER BY i.key
 """
 
-# Inspections of what the ledger has today, as a run from scratch would have them.
+# Inspections of the images that the ledger has today, as a run from scratch would yield them.
 _CURRENT = f"""
 SELECT {", ".join(f"n.{name}" for name in _FIELDS[:-1])},
        CASE WHEN i.masked THEN n.bands END
@@ -90,7 +90,7 @@ WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 """
 
 
-# The columns of `_ROWS` by name. `phash` is as SQLite keeps it, signed: modulo 2**64 it is the hash.
+# The columns of `_ROWS` by name. `phash` is signed, as SQLite stores it: modulo 2**64 it is the hash.
 ROW_FIELDS = (
     "key", "url", "source", "section", "caption", "rank", "masked", "state", "reason",
     "segment", "offset", "length", "sha256",
@@ -101,22 +101,22 @@ LedgerRow = tuple[Any, ...]
 _CHUNK_ROWS = 2_048
 
 
-class Store:
-    """One connection to the working store with the ledger attached; use it in a `with`."""
+class InspectionStore:
+    """A connection to the working database with the ledger attached; use it in a `with`."""
 
     def __init__(self, path: Path | None, ledger: Path) -> None:
-        """Open the store at `path`; None: one in memory, to look at the ledger alone."""
+        """Open the database at `path`, or one in memory if None, to read only the ledger."""
         if not ledger.exists():
             raise ContractError(
                 f"{ledger} is missing: nothing was scraped yet. Run {maker_of(ledger.parent, 'raw')} first."
             )
         if not ledger.is_file():
-            raise ContractError(f"{ledger} is no regular file. Move it away and scrape again.")
+            raise ContractError(f"{ledger} is not a regular file. Move it away and scrape again.")
         self._path, self._ledger = path or Path(":memory:"), ledger
         self._connection = _open(path) if path else sqlite3.connect(":memory:", uri=True)
         _attach(self._connection, ledger)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> InspectionStore:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -130,12 +130,12 @@ class Store:
             raise damaged(f"{self._ledger} is damaged ({damage}).") from error
         if isinstance(error, sqlite3.DatabaseError):
             raise ContractError(
-                f"{self._ledger} is damaged ({error}). Bring a copy of it back, or move "
+                f"{self._ledger} is damaged ({error}). Restore it from a copy, or move "
                 f"{self._ledger.parent} away to fetch everything again."
             ) from error
 
     def _find_damage(self, error: BaseException | None) -> str | None:
-        """What is wrong with the ledger where `error` came of values that no column of it should have."""
+        """What is wrong with the ledger if `error` came from values that no column of it should have."""
         if isinstance(error, UnicodeDecodeError):
             return str(error)
         if not isinstance(error, (TypeError, ValueError, LookupError, OverflowError)):
@@ -146,17 +146,12 @@ class Store:
             return str(failure)
         return None if found == "ok" else str(found)
 
-    def destroy(self) -> None:
-        """Close the store and remove its files."""
-        self._connection.close()
-        remove_store(self._path)
-
     def count_rows(self) -> int:
-        """Rows in the ledger."""
+        """The number of rows in the ledger."""
         return int(self._connection.execute("SELECT COUNT(*) FROM raw.items").fetchone()[0])
 
     def digest_rows(self) -> str:
-        """A hash of what this stage reads of the ledger, whatever the order of its rows."""
+        """A hash of what this stage reads from the ledger, independent of the order of its rows."""
         digest = hashlib.sha256()
         rows = self._connection.execute(
             "SELECT key, url, source, section, caption, rank, masked, state, reason, segment, "
@@ -167,11 +162,11 @@ class Store:
         return digest.hexdigest()
 
     def add(self, inspections: Iterable[Inspection]) -> None:
-        """Keep inspections, for good once this returns."""
+        """Store inspections durably."""
         self._insert(_INSERT, inspections)
 
     def add_missing(self, inspections: Iterable[Inspection]) -> None:
-        """Keep inspections of files that have none yet."""
+        """Store inspections of files that have none yet."""
         self._insert(_INSERT.replace("OR REPLACE", "OR IGNORE"), inspections)
 
     def _insert(self, statement: str, inspections: Iterable[Inspection]) -> None:
@@ -180,19 +175,19 @@ class Store:
             self._connection.executemany(statement, rows)
 
     def forget_outdated(self, *, max_pixels: int) -> None:
-        """Drop inspections that would come out otherwise today."""
+        """Delete inspections whose result may differ today."""
         with self._connection:
             self._connection.execute(_FORGET, {"max_pixels": max_pixels})
 
     def find_work(self) -> int:
-        """List the images and those without an inspection, and return how many these are."""
+        """List all images and those without an inspection; return the number of the latter."""
         self._connection.executescript(_LIST_IMAGES)
         return int(self._connection.execute("SELECT COUNT(*) FROM temp.wanted").fetchone()[0])
 
-    def read_work(self) -> Iterator[Place]:
-        """The images without an inspection that `find_work` listed, in the order in which they lie."""
+    def read_work(self) -> Iterator[ImageLocation]:
+        """The images without an inspection that `find_work` listed, in the order of their locations."""
         for sha256, segment, offset, size, masked in self._connection.execute(_READ_WORK):
-            yield Place(sha256, segment, offset, size, bool(masked))
+            yield ImageLocation(sha256, segment, offset, size, bool(masked))
 
     def read_rows(self) -> Iterator[list[LedgerRow]]:
         """Every row of the ledger with its inspection (`ROW_FIELDS`), sorted by key, in chunks."""
@@ -201,7 +196,7 @@ class Store:
             yield chunk
 
     def read_inspections(self) -> Iterator[Inspection]:
-        """The inspections of the images that `find_work` listed, sorted by hash; `phash` has a sign."""
+        """The inspections of the images that `find_work` listed, sorted by hash; `phash` is signed."""
         return map(Inspection._make, self._connection.execute(_CURRENT))
 
     def read_masked(self) -> Iterator[tuple[str, str, bytes]]:
@@ -210,19 +205,19 @@ class Store:
         yield from self._connection.execute(_MASKED)
 
     def read_captions(self) -> Iterator[tuple[str, str, str]]:
-        """Each (caption id, section, caption as the source gives it) once, sorted."""
+        """Each distinct (caption id, section, caption as in the source), sorted."""
         self._connection.create_function("caption_id", 1, _caption_id, deterministic=True)
         yield from self._connection.execute(_CAPTIONS)
 
 
 def remove_store(path: Path) -> None:
-    """Remove a working store, if there is one."""
+    """Remove the files of a working database, if there are any."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _with_sign(phash: int | None) -> int | None:
-    """SQLite's integers have a sign."""
+    """The hash as a signed integer, the only kind that SQLite has."""
     return phash - 2**64 if phash and phash >= 2**63 else phash
 
 
@@ -231,7 +226,7 @@ def _caption_id(text: str | None) -> str:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the store; one of another version or cut off by a power failure is begun anew."""
+    """Open the database; one of another version or damaged by a power failure is created again."""
     for _ in range(2):
         connection = sqlite3.connect(path.absolute().as_uri(), uri=True)
         with contextlib.suppress(sqlite3.DatabaseError):
@@ -245,7 +240,7 @@ def _open(path: Path) -> sqlite3.Connection:
                 return connection
         connection.close()
         remove_store(path)
-    raise StorageError(f"Can't make the working store {path}. Is its folder writable?")
+    raise StorageError(f"Can't create the working database {path}. Is its folder writable?")
 
 
 def _attach(connection: sqlite3.Connection, ledger: Path) -> None:
@@ -255,6 +250,6 @@ def _attach(connection: sqlite3.Connection, ledger: Path) -> None:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         connection.close()
         raise ContractError(
-            f"{ledger} has no view `items` that can be read ({error}): it was made by another version, or "
-            f"damaged. Bring a copy of it back, or move {ledger.parent} away to fetch everything again."
+            f"{ledger} has no readable view `items` ({error}): it was made by another version, or is "
+            f"damaged. Restore it from a copy, or move {ledger.parent} away to fetch everything again."
         ) from error

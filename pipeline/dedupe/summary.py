@@ -1,4 +1,4 @@
-"""Count while the tables are written: what the manifest and the HTML report say of the stage."""
+"""Counts gathered while the tables are written, for the manifest and the HTML report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Summary:
         self._decided: dict[str, Any] = {}
 
     def add_kept(self, rows: pa.RecordBatch, *, masked: int) -> None:
-        """Count rows that were written to `kept`, of which `masked` had a part given."""
+        """Count rows written to `kept`; `masked` of them have a prompted upper part."""
         if not len(rows):
             return
         column = {name: rows[name].to_pylist() for name in rows.schema.names}
@@ -43,7 +43,7 @@ class Summary:
         self.traits["alpha"] += sum(column["has_alpha"])
 
     def add_rejected(self, rows: pa.RecordBatch) -> None:
-        """Count rows that were written to `rejected`."""
+        """Count rows written to `rejected`."""
         reasons, details = rows["reason"].to_pylist(), rows["detail"].to_pylist()
         self._add_verdicts(rows["section"].to_pylist(), reasons)
         # The detail begins with the name of the format.
@@ -59,17 +59,17 @@ class Summary:
             self.sections.setdefault(section or "", Counter())[verdict] += count
 
     def counts(self) -> dict[str, int]:
-        """For the manifest: *rows = kept + rejected + failed*, then the rejected by reason.
+        """For the manifest: *rows = kept + rejected + failed*, then the rejected rows by reason.
 
-        Nothing is ever in `failed`: an image that can't be used is a rejected row, and lost bytes
-        end the stage with an error.
+        `failed` is always 0: an unusable image is a rejected row, and lost bytes end the stage with an
+        error.
         """
         rows, kept = self.reasons.total(), self.reasons["kept"]
         reasons = {r: self.reasons[r] for r in REJECT_REASONS if self.reasons[r]}
         return {"rows": rows, "kept": kept, "rejected": rows - kept, "failed": 0, **reasons}
 
     def conclude(self, decisions: Decisions) -> None:
-        """Take over what was counted while it was decided."""
+        """Add the counts made during the decisions."""
         captions = decisions.captions
         self._decided = {
             "near_duplicates": _describe(decisions),
@@ -97,9 +97,9 @@ class Summary:
 
 
 def _describe(decisions: Decisions) -> dict[str, Any]:
-    facts = asdict(decisions.alike)
+    facts = asdict(decisions.cluster_stats)
     largest = [
         {"cluster": decisions.rows.key(leader), "images": images, "captions": captions}
-        for leader, images, captions in decisions.alike.largest
+        for leader, images, captions in decisions.cluster_stats.largest
     ]
     return facts | {"largest": largest}

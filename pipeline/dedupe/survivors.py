@@ -1,9 +1,8 @@
-"""Which row stands for which: the survivor order and exact duplicates.
+"""Which row represents which: the survivor order and exact duplicates.
 
-**The survivor order.** Of rows that are alike, the one with the best (lowest) rank stands for the
-others; among equals the one with the most pixels; among those the one with the smallest key. A row
-without a rank comes after every row with one. The order is total and depends on the rows alone, so
-whatever the history, the same row survives.
+**The survivor order.** Among duplicates, the row with the best (lowest) rank represents the others; among
+equals the one with most pixels; then the one with the smallest key. Rows without a rank come last. The order
+is total and depends only on the rows, so the same row survives whatever the history.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dedupe.column_file import POSITION, SLICE, NumberFile, Places
+from pipeline.dedupe.column_file import POSITION, SLICE, ColumnFile, Positions32
 from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
 
 
-def order_survivors(rows: Rows) -> Places:
-    """The indices of the rows in the survivor order."""
-    pixels, rank = (rows.numbers(name).read() for name in ("pixels", "rank"))
+def order_survivors(rows: Rows) -> Positions32:
+    """The indices of the rows in survivor order."""
+    pixels, rank = (rows.column(name).read() for name in ("pixels", "rank"))
     order = np.lexsort((-pixels, rank))  # stable: ties stay sorted by key
     return order.astype(POSITION)
 
 
-def reject_exact_duplicates(rows: Rows, order: Places) -> Places:
-    """Set the reason of rows whose pixels a better row has too; `order` is the survivor order.
+def reject_exact_duplicates(rows: Rows, order: Positions32) -> Positions32:
+    """Set the reason of rows with the same pixels as a better row; `order` is the survivor order.
 
-    Returns for each row the index of the row that stands for it, its own for those that stay. By
-    slices of the hashes: equal ones are in the same.
+    Returns for each row the index of the row that represents it, its own if it stays. Works on one slice of
+    the hashes at a time: equal hashes are in the same slice.
     """
     stands_for = np.arange(len(rows), dtype=POSITION)
     place = np.empty(len(rows), dtype=POSITION)
     place[order] = stands_for
-    rasters, files = rows.numbers("raster"), rows.numbers("file")
+    rasters, files = rows.column("raster"), rows.column("file")
     slices = -(-len(rows) // SLICE)
     for number in range(slices):
         usable, raster = _read_slice(rows, rasters, number, slices)
@@ -48,9 +47,9 @@ def reject_exact_duplicates(rows: Rows, order: Places) -> Places:
 
 
 def _read_slice(
-    rows: Rows, rasters: NumberFile, number: int, slices: int
-) -> tuple[Places, npt.NDArray[np.uint64]]:
-    """The usable rows whose hashes are in a slice, and their hashes [rows, 2]."""
+    rows: Rows, rasters: ColumnFile, number: int, slices: int
+) -> tuple[Positions32, npt.NDArray[np.uint64]]:
+    """The usable rows whose hashes are in a slice, and these hashes [rows, 2]."""
     usable, raster = [np.empty(0, POSITION)], [np.empty((0, 2), np.uint64)]
     for start, block in rasters.blocks():
         is_usable = rows.reason[start : start + len(block)] == KEPT_CODE
@@ -61,9 +60,9 @@ def _read_slice(
 
 
 def _find_copies(
-    usable: Places, raster: npt.NDArray[np.uint64], place: Places
-) -> tuple[Places, Places]:
-    """The rows whose pixels a row before them in the order has too, sorted, and the first such row."""
+    usable: Positions32, raster: npt.NDArray[np.uint64], place: Positions32
+) -> tuple[Positions32, Positions32]:
+    """The rows with the same pixels as an earlier row of the order, sorted, and the first such row."""
     order = np.lexsort((place[usable], raster[:, 1], raster[:, 0]))
     usable, raster = usable[order], raster[order]
     is_first = np.ones(len(usable), dtype=np.bool_)
@@ -74,7 +73,7 @@ def _find_copies(
     return copies[by_key], survivors[by_key]
 
 
-def _take_any(numbers: NumberFile, places: Places) -> npt.NDArray[Any]:
-    """The numbers at places in any order."""
+def _take_any(numbers: ColumnFile, places: Positions32) -> npt.NDArray[Any]:
+    """The numbers at `places`, in any order."""
     sorted_places, back = np.unique(places, return_inverse=True)
     return numbers.take(sorted_places)[back]

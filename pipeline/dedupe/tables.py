@@ -1,4 +1,4 @@
-"""Write the tables of the stage: parquet, zstd, in row groups that stream."""
+"""Write the stage's tables as streamed Parquet with zstd compression."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ T = TypeVar("T")
 
 ROWS_PER_FILE = 262_144
 ROWS_PER_GROUP = 16_384
-# Rows as Python objects take ten times the memory of columns: few at a time.
+# Rows as Python objects take ten times the memory of columns, so only a few at a time.
 ROWS_AT_ONCE = 1_024
 _VERSION_KEY, _VERSION = b"inspection_version", b"%d" % INSPECTION_VERSION
 
 
 class TableWriter:
-    """Batches of rows, one after another, into `folder/00000.parquet` and so on; use it in a `with`.
+    """Writes batches of rows to `folder/00000.parquet` and so on; use it in a `with`.
 
-    There is always a first file, if need be without rows, so that readers find the schema.
+    There is always a first file, even if empty, so that readers find the schema.
     """
 
     def __init__(self, folder: Path, columns: tuple[Column, ...]) -> None:
@@ -65,7 +65,7 @@ class TableWriter:
             self._open_file.__exit__(kind, error, at)
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Write rows, with the columns of the contract."""
+        """Write rows that have the contract's columns."""
         self._batches.append(rows)
         self._waiting += len(rows)
         while self._waiting >= ROWS_PER_GROUP:
@@ -76,7 +76,7 @@ class TableWriter:
         return [file_entry(path, root, rows) for path, rows in self._files]
 
     def _flush(self, rows: int) -> None:
-        """Write a row group of the first rows that wait."""
+        """Write the first pending rows as a row group."""
         if not rows:
             return
         table = pa.Table.from_batches(self._batches)
@@ -107,7 +107,7 @@ class TableWriter:
 
 
 def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Write one file of batches of `ROWS_AT_ONCE` rows and return how many rows there were."""
+    """Write batches of `ROWS_AT_ONCE` rows to one file and return the number of rows."""
     written = 0
     with atomic_write(path) as file, _parquet(file, schema) as writer:
         for group in in_chunks(batches, max(1, ROWS_PER_GROUP // ROWS_AT_ONCE)):
@@ -118,7 +118,7 @@ def write_table(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 
 
 def as_batches(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Batches of rows whose values are in the order of the schema's columns."""
+    """Batches of rows; values are in the order of the schema's columns."""
     for chunk in in_chunks(rows, ROWS_AT_ONCE):
         columns = zip(*chunk, strict=True)
         arrays = [as_array(c, field.type) for c, field in zip(columns, schema, strict=True)]
@@ -126,7 +126,7 @@ def as_batches(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> Iterator[pa.
 
 
 def as_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """A column of values as SQLite has them: booleans are 0 and 1, large numbers have a sign."""
+    """A column of values as SQLite returns them: booleans as 0 and 1, large numbers signed."""
     if kind == pa.bool_():
         return pa.array([v if v is None else bool(v) for v in values], kind)
     if kind == pa.uint64():
@@ -135,27 +135,27 @@ def as_array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def in_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
+    """Lists of `size` items; the last one may be shorter."""
     iterator = iter(items)
     read: Callable[[], list[T]] = lambda: list(islice(iterator, size))  # noqa: E731
     return iter(read, [])
 
 
 def write_inspections(path: Path, inspections: Iterable[Inspection]) -> int:
-    """Write `inspections.parquet` and return its rows."""
+    """Write `inspections.parquet` and return its number of rows."""
     schema = table_schema(INSPECTIONS, {_VERSION_KEY: _VERSION})
     return write_table(path, schema, as_batches(inspections, schema))
 
 
 def read_old_inspections(path: Path, described: FileEntry | None) -> Iterator[list[Inspection]]:
-    """Inspections of an earlier run in batches; none where they are missing, old or damaged.
+    """Inspections of an earlier run, in batches; none if the file is missing, outdated or damaged.
 
-    `described` is what that run's manifest says of the file. Without it the file's own checksums count.
+    `described` is that run's manifest entry of the file. Without it the file's own checksums are checked.
     """
     if not path.exists() or (described is not None and find_fault(path.parent, described)):
         return
     try:
-        # Buffered ahead, the whole file would be in memory.
+        # With buffering, the whole file would be in memory.
         file = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
         with file:
             if _is_current(file.schema_arrow) and (described or has_checksums(file.schema_arrow)):

@@ -1,4 +1,4 @@
-"""Turn rows and decisions into the rows of the tables."""
+"""Turn rows and decisions into table rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.core.contracts import KEPT, REJECT_REASONS, REJECTED, FileEntry
 from pipeline.core.ownership import own_files
 from pipeline.dedupe.captions import find_defect
-from pipeline.dedupe.column_file import POSITION, Places
+from pipeline.dedupe.column_file import POSITION, Positions32
 from pipeline.dedupe.decisions import Decisions
 from pipeline.dedupe.rows import KEPT_CODE, caption_of, reason_code
 from pipeline.dedupe.summary import Summary
@@ -30,7 +30,7 @@ _DETAILS = {reason_code(reason): detail for reason, detail in _LIKENESS.items()}
 
 
 def write_images(folder: Path, decisions: Decisions, summary: Summary) -> list[FileEntry]:
-    """Write `kept/` and `rejected/`, counting as it goes."""
+    """Write `kept/` and `rejected/`, and count their rows."""
     for name in own_files(folder, "dedupe"):
         if name.startswith(("kept/", "rejected/")):
             (folder / name).unlink()
@@ -58,7 +58,7 @@ def write_images(folder: Path, decisions: Decisions, summary: Summary) -> list[F
 def caption_rows(
     captions: Iterable[tuple[str, str, str]], decisions: Decisions
 ) -> Iterator[tuple[Any, ...]]:
-    """The rows of `captions.parquet` from (caption id, section, text), sorted; bad ones are left out."""
+    """The rows of `captions.parquet` from sorted (caption id, section, text), without bad captions."""
     facts = decisions.captions
     for caption_id, found in groupby(captions, key=lambda each: each[0]):
         shown = list(found)
@@ -86,7 +86,7 @@ def _with_columns(images: pa.RecordBatch, more: Columns, schema: pa.Schema) -> p
     return pa.record_batch(arrays, schema=schema)
 
 
-def _kept_columns(images: pa.RecordBatch, at: Places, decisions: Decisions) -> Columns:
+def _kept_columns(images: pa.RecordBatch, at: Positions32, decisions: Decisions) -> Columns:
     is_val = decisions.captions.is_val[decisions.caption[at]]
     leader = decisions.cluster[at]
     cluster = images["key"].to_pylist()
@@ -109,7 +109,7 @@ def _masked_rows(images: pa.RecordBatch, decisions: Decisions) -> list[int]:
     return given
 
 
-def _rejected_columns(images: pa.RecordBatch, at: Places, decisions: Decisions) -> Columns:
+def _rejected_columns(images: pa.RecordBatch, at: Positions32, decisions: Decisions) -> Columns:
     codes = decisions.rows.reason[at].tolist()
     faults = images["detail"].to_pylist()
     return {

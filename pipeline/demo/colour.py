@@ -1,9 +1,8 @@
-"""The demo's own measure: is the main colour of a picture the one that its prompt names? Floor 5.
+"""The demo's own metric: the share of images whose main colour is the one that the prompt names.
 
-The main colour is the palette colour most often nearest among the pixels of the picture's middle (the
-object stands there), counted at 64×64. Only the colours that the section's captions can name compete. The
-same measure on the scraped originals, whose colours are right by construction, shows how far it can be
-trusted.
+The main colour is the palette colour nearest to most pixels in the middle of the image (where the object is),
+at 64×64. Only the colours that captions of the section can name are candidates. The same metric on the
+scraped originals, whose colours are correct by construction, shows how reliable it is.
 """
 
 from __future__ import annotations
@@ -16,7 +15,13 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.image_decode import decode_image
-from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.kept_images import (
+    STORED_IMAGE_COLUMNS,
+    kept_tables,
+    read_image,
+    read_tables,
+    stored_image,
+)
 from pipeline.core.text_files import split_lines
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.palette import PALETTE, colours_named
@@ -28,9 +33,9 @@ SCRAPED_SAMPLE = 400
 
 
 def main_colour(image: Image.Image) -> str:
-    """The name of the palette colour that most pixels of the middle are nearest to.
+    """The name of the palette colour nearest to most pixels in the middle of the image.
 
-    A pixel that is nearer to another colour of the palette than to any candidate does not count.
+    Pixels nearest to a palette colour that is not a candidate don't count.
     """
     small = np.asarray(
         image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32
@@ -44,15 +49,15 @@ def main_colour(image: Image.Image) -> str:
 
 
 def share_generated(folder: Path) -> float:
-    """Share of a `generated/` folder's pictures whose main colour is the first that the prompt names."""
+    """Share of the images in a `generated/` folder whose main colour is the first that the prompt names."""
     text = (folder / "records.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in split_lines(text)]
     return _share((record["prompt"], (folder / record["file"]).read_bytes()) for record in records)
 
 
 def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:
-    """The same share among kept images of a section, every n-th up to some hundred."""
-    columns = ("section", "caption", *PLACE_COLUMNS)
+    """The same share for a sample of a few hundred kept images of a section."""
+    columns = ("section", "caption", *STORED_IMAGE_COLUMNS)
     kept = [
         row
         for rows in read_tables(kept_tables(workspace), columns, 4096)
@@ -60,12 +65,14 @@ def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float
         if row["section"] == section
     ]
     rows = kept[:: max(1, len(kept) // SCRAPED_SAMPLE)]
-    return _share((row["caption"], read_image(workspace.segments, place_of(row))) for row in rows)
+    return _share(
+        (row["caption"], read_image(workspace.segments, stored_image(row))) for row in rows
+    )
 
 
-def _share(pictures: Iterable[tuple[str, bytes]]) -> float:
+def _share(images: Iterable[tuple[str, bytes]]) -> float:
     right = [
         main_colour(Image.fromarray(decode_image(data).pixels_HWC)) == colours_named(text)[0]
-        for text, data in pictures
+        for text, data in images
     ]
     return sum(right) / max(1, len(right))

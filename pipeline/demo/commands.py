@@ -11,7 +11,7 @@ from pipeline.demo.replica.config import ReplicaServeConfig
 
 def _serve_replica(config: ReplicaServeConfig, call: Call) -> None:
     def announce(url: str) -> None:
-        call.screen.say(f"The mock server listens at {url} (Ctrl-C ends it).")
+        call.screen.say(f"The mock server listens at {url} (stop it with Ctrl-C).")
         call.screen.emit({"address": url})
 
     load_function("pipeline.demo.replica.server:run_forever")(config, announce)
@@ -22,12 +22,14 @@ COMMANDS = (
         name="demo",
         config=DemoConfig,
         run=run_demo,
-        help="Run the whole pipeline on a small mock of the blog, with a report.",
+        panel="Try it",
+        help="Run the whole pipeline on a small mock server of the blog, and write a report.",
     ),
     Command(
         name="replica",
         config=ReplicaServeConfig,
         run=_serve_replica,
+        panel="Try it",
         help="Serve a mock of the blog and its CDN on this machine.",
     ),
 )

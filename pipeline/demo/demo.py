@@ -1,8 +1,8 @@
-"""`pipeline demo`: the whole road on a small replica of the blog, measured. Floor 5.
+"""`pipeline demo`: run and measure the whole pipeline on a small mock of the blog.
 
-Starts the replica in a process of its own, writes the list of captions, runs every stage with the
-preset `presets/demo.toml`, generates for prompts that were trained on and for prompts that never were,
-and measures how often the main colour of a picture is the one that its prompt names.
+Starts the mock server (`replica`) in its own process, writes the list of captions, runs every stage with the
+preset `presets/demo.toml`, generates images for prompts seen and not seen in training, and measures how often
+the main colour of an image is the one that its prompt names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.app.option_files import PRESETS
-from pipeline.app.run_all import Call, overall, run_stage
+from pipeline.app.run_all import Call, overall_outcome, run_stage
 from pipeline.app.run_log import keep_record
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import MEASUREMENTS, StageReport
@@ -30,12 +30,12 @@ from pipeline.core.storage import write_bytes, write_json
 from pipeline.core.workspace import Workspace
 
 PRESET = PRESETS / "demo.toml"
-# The name under which the replica is asked; it is reached by --connect-to, whatever its port, so that
-# addresses, keys and every hash made of them are the same on every run.
+# The mock server's host in URLs. It is reached with --connect-to whatever its port, so that URLs, keys and
+# all hashes derived from them are the same on every run.
 ORIGIN = "http://dalleblog.localhost"
 COLOUR_SECTION = "unusual_media"
-# Captions of each section that the demo brings home, chosen by hash.
-CAPTIONS_OF = {
+# How many captions of each section the demo scrapes, chosen by hash.
+CAPTIONS_PER_SECTION = {
     COLOUR_SECTION: 200,
     "relative_positions": 24,
     "multiple_attributes": 16,
@@ -44,33 +44,33 @@ CAPTIONS_OF = {
     "stacking_snap": 1,
 }
 PROMPTS = 40
-# A little of what a real server does: some ranks are missing, some files corrupt, some answers late.
+# A few faults as on a real server: some ranks are missing, some files corrupt, some responses late.
 REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01", "--busy", "0.0005")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(StageConfig):
-    """The demo has no options beside its folder (default: data/demo)."""
+    """The demo has no options except its folder (default: data/demo)."""
 
     source: str = option("demo", "Names the default folder.", runtime=True)
 
 
 def run_demo(config: DemoConfig, call: Call) -> StageReport:
-    """Run the road, measure, and write the report.
+    """Run the pipeline, measure, and write the report.
 
-    Raises what the first failing stage raises; the same command continues from there.
+    Raises the error of the first failing stage; the same command resumes there.
     """
     started = time.monotonic()
     workspace = Workspace(config.workspace).open(source="dalleblog")
     call.use_preset(PRESET)
     with keep_record(workspace.root, "pipeline demo", writes=("run",), clock=call.clock) as record:
-        reports = _walk(workspace, dataclasses.replace(call, record=record))
-        record.outcome = overall(reports)
+        reports = _run_stages(workspace, dataclasses.replace(call, record=record))
+        record.outcome = overall_outcome(reports)
     page = workspace.root / "report.html"
     reused = all(report.outcome == "unchanged" for report in reports.values())
     if reused:
-        call.screen.say("Nothing had changed: everything that was there is used again.")
-    call.screen.say(f"Look at it: {page.resolve()}")
+        call.screen.say("Nothing has changed: all existing results are reused.")
+    call.screen.say(f"Open the report: {page.resolve()}")
     return StageReport(
         stage="demo",
         outcome="unchanged" if reused else "done",
@@ -80,7 +80,7 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     )
 
 
-def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
+def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     root = workspace.root
     scraped, unseen = choose_captions()
     write_bytes(root / "captions.txt", "".join(f"{s}\t{c}\n" for s, c in scraped).encode())
@@ -89,12 +89,12 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     def run(stage: str, label: str = "", **overrides: Any) -> None:
         reports[label or stage] = run_stage(stage, call, {"workspace": root, **overrides})
 
-    with replica_server(root) as address:
+    with replica_server(root) as host_port:
         run(
             "scrape",
             source="dalleblog",
             page_url=f"{ORIGIN}/blog/dall-e/",
-            connect_to=address,
+            connect_to=host_port,
             captions=root / "captions.txt",
         )
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
@@ -108,17 +108,19 @@ def _walk(workspace: Workspace, call: Call) -> dict[str, StageReport]:
     return reports
 
 
-# --- What is asked for ---------------------------------------------------------------------------
+# --- Captions ------------------------------------------------------------------------------------
 
 
 def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
-    """The (section, caption) pairs that the demo scrapes, and captions of the colour section that it
-    never does, both in an order drawn by hash."""
+    """The (section, caption) pairs to scrape, and captions of the colour section that are never scraped.
+
+    Both are in an order determined by hash.
+    """
     from scrapers.sources.dalleblog.captions import load_catalogue
 
     sections = {section.name: section for section in load_catalogue().sections}
     scraped: list[tuple[str, str]] = []
-    for name, number in CAPTIONS_OF.items():
+    for name, number in CAPTIONS_PER_SECTION.items():
         captions = [forms[0] for forms in sections[name].captions()]
         captions.sort(key=lambda caption: hashlib.sha256(caption.encode()).digest())
         scraped += [(name, caption) for caption in captions[:number]]
@@ -128,7 +130,7 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def trained_captions(workspace: Workspace, section: str) -> list[str]:
-    """The captions of a section that the model was trained on, in an order drawn by hash."""
+    """The captions of a section that the model was trained on, in an order determined by hash."""
     from pipeline.core.kept_images import dedupe_tables, read_tables
 
     columns = ("caption_id", "caption", "split", "images", "sections")
@@ -144,13 +146,13 @@ def trained_captions(workspace: Workspace, section: str) -> list[str]:
 
 @contextlib.contextmanager
 def replica_server(root: Path) -> Iterator[str]:
-    """Run `pipeline replica` beside us; yields its host:port.
+    """Run `pipeline replica` as a subprocess and yield its host:port.
 
-    Raises SourceError if it does not come up.
+    Raises SourceError if it does not start.
     """
     command = [
         sys.executable,
-        "-P",  # not a pipeline.py of the folder that the demo is started in
+        "-P",  # ignore a pipeline.py in the current folder
         "-m",
         "pipeline",
         "replica",
@@ -165,18 +167,18 @@ def replica_server(root: Path) -> Iterator[str]:
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                raise SourceError(f"The replica did not start; {log.name} says why.")
+                raise SourceError(f"The mock server did not start; see {log.name}.")
             yield str(json.loads(line)["address"]).removeprefix("http://").partition("/")[0]
         finally:
             process.terminate()
             process.wait()
 
 
-# --- What came out -------------------------------------------------------------------------------
+# --- Results -------------------------------------------------------------------------------------
 
 
 def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
-    """Leave the numbers of this run for the report; those of stages that did nothing are kept."""
+    """Save this run's measurements for the report; those of stages that did nothing are kept."""
     from pipeline.demo.colour import share_generated, share_scraped
 
     path = workspace.root / "demo.json"
@@ -190,13 +192,13 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     numbers = [
         (
             share_generated(workspace.generated("seen")),
-            "of pictures for seen prompts have the named main colour",
+            "of images for seen prompts have the named main colour",
         ),
         (
             share_generated(workspace.generated("unseen")),
-            "of pictures for prompts never seen have it",
+            "of images for prompts never seen have it",
         ),
-        (share_scraped(workspace), "of the scraped originals have it, by the same measure"),
+        (share_scraped(workspace), "of the scraped originals have it, by the same metric"),
     ]
     tiles = [{"value": f"{share:.0%}", "label": label} for share, label in numbers]
     tiles.append({"value": f"{sum(times.values()):.0f} s", "label": "in the stages"})
@@ -208,7 +210,7 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
 
 
 def _peak_memory() -> int:
-    """Bytes: the largest resident set of this process or of one of its children."""
+    """The largest resident set of this process or any of its children, in bytes."""
     usage = (
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

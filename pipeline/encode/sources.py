@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError, ModelError
-from pipeline.core.ownership import begin_anew, check_name, is_name
+from pipeline.core.ownership import check_name, is_name, start_over
 from pipeline.core.storage import (
     file_entry,
     find_current,
@@ -122,7 +122,7 @@ def _hash(path: Path) -> str:
 def _save(
     codec: Codec, folder: Path, plan: Mapping[str, object], inputs: Mapping[str, str]
 ) -> None:
-    begin_anew(folder, "codec")
+    start_over(folder, "codec")
     save_codec(codec, folder)
     manifest = make_manifest(
         "codec",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.core.contracts import FileEntry
 from pipeline.core.errors import ConfigError
-from pipeline.core.ownership import begin_anew, own_files, reopen
+from pipeline.core.ownership import own_files, reopen, start_over
 from pipeline.core.stop_signals import watch_signals
 from pipeline.core.storage import (
     file_entry,
@@ -54,7 +54,7 @@ class Sketchbook:
         prompts = _find_drawn(place, identity)
         if prompts is None:
             _refuse_strangers(self.folder, numbers, keep)
-            begin_anew(self.folder, CONTRACT)
+            start_over(self.folder, CONTRACT)
         else:
             reopen(self.folder, CONTRACT)
         write_notes(self.folder, identity, prompts or [])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.core.cache import alone, default_cache
+from pipeline.core.cache import default_cache, exclusive_lock
 from pipeline.core.errors import ModelError
 from pipeline.core.storage import atomic_write, sha256_file, write_bytes
 
@@ -45,7 +45,7 @@ def fetch_published(file: PublishedFile, cache: Path | None = None) -> Path:
     StorageError where the disk refuses.
     """
     path = (cache or default_cache()) / file.name
-    with alone(path):
+    with exclusive_lock(path):
         if path.exists():
             _check(path, sha256_file(path), file.sha256 or _recorded(path))
         else:

@@ -1,4 +1,4 @@
-"""What the manifests' details say of scrape, dedupe, shards and training, as tables of the report."""
+"""Tables of the report from the manifests of scrape, dedupe, shards and training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScrapeDetails:
-    """What the report reads of a manifest of the raw store."""
+    """The details that the report reads from a manifest of the raw store."""
 
     sections: Counts = field(default_factory=dict)
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class ScrapeDetails:
 
 @dataclass(frozen=True, kw_only=True)
 class DedupeDetails:
-    """What the report reads of a manifest of dedupe; numbers of images by name, in groups."""
+    """The details that the report reads from a manifest of dedupe: image counts by name, in groups."""
 
     sections: Counts = field(default_factory=dict)
     splits: Mapping[str, int] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def _read_details(cls: type[T], manifest: Manifest, source: str) -> T:
 
 
 def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
-    """What was asked for and what came, by section; why not; where page and catalogue differ.
+    """What was requested and fetched by section, what failed and why, and how page and catalogue differ.
 
     `source` names the manifest in errors.
     """
@@ -53,11 +53,11 @@ def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     if details.reasons:
         reasons = sorted(details.reasons.items())
         body += html_table(
-            ("why an image did not come, or what is odd about it", "images"), reasons
+            ("why an image is missing, or what is unusual about it", "images"), reasons
         )
     yield Section(
         title="Scraped",
-        note="URLs by state; captions with all of their images (complete), some (partial), none (absent).",
+        note="URLs by state; captions with all (complete), some (partial) or none (absent) of their images.",
         body=body,
     )
     sentences = details.differences
@@ -66,17 +66,17 @@ def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
         items = "".join(f"<li>{escape(str(text))}</li>" for text in sentences[:_MOST_SENTENCES])
         yield Section(
             title="Page and catalogue",
-            note=f"{number:,} differences; the first of them.",
+            note=f"{number:,} differences, of which the first are:",
             body=f"<ul>{items}</ul>",
         )
 
 
 def dedupe_sections(manifest: Manifest, source: str) -> Iterator[Section]:
-    """What is kept and rejected by section, what kept images are like, and which look alike."""
+    """Kept and rejected images by section, properties of the kept ones, and near duplicates."""
     details = _read_details(DedupeDetails, manifest, source)
     yield Section(
         title="Kept and rejected",
-        note="Rows of the tables of dedupe by section: kept, or rejected for the reason named.",
+        note="Rows of the dedupe tables by section: kept, or rejected with the reason.",
         body=count_table("section", details.sections),
     )
     groups = ("splits", "formats", "sizes", "traits")
@@ -86,13 +86,13 @@ def dedupe_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     rows += [("captions", _words(name), n) for name, n in details.captions.items()]
     yield Section(
         title="Kept images",
-        note="How many of each kind.",
+        note="Kept images by property.",
         body=html_table(("", "", "images"), rows),
     )
 
 
 def count_table(first: str, table: Counts) -> str:
-    """A row a name, a column a count that occurs, and their sums."""
+    """One row per name and one column per count that is not always 0, with totals."""
     names = sorted({name for counts in table.values() for name, n in counts.items() if n})
     rows = [(row, *(counts.get(n, 0) for n in names)) for row, counts in table.items()]
     if len(rows) > 1:
@@ -101,7 +101,7 @@ def count_table(first: str, table: Counts) -> str:
 
 
 def state_rows(folders: Iterable[Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Folder, state, counts and size of each folder of the workspace."""
+    """Name, state, counts and size of each folder of the workspace."""
     for folder in folders:
         if folder.manifest is None:
             yield folder.name, "unfinished", "", ""

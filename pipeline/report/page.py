@@ -1,4 +1,4 @@
-"""The page itself: HTML from values; no file is read here. Part of the report."""
+"""The HTML of the report, built from values; reads no files."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } svg .grid { s
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A number with what it means."""
+    """A number and its label."""
 
     value: str
     label: str
 
 
 def image_tag(data: bytes, *, kind: str, alt: str, width: int | None = None) -> str:
-    """An `<img>` that carries its own bytes; `kind` is jpeg or png."""
+    """An `<img>` with embedded bytes; `kind` is jpeg or png."""
     size = f' width="{width}" height="{width}"' if width else ""
     encoded = base64.b64encode(data).decode()
     return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(alt)}"{size}>'
 
 
 def tiles(items: Iterable[Tile]) -> str:
-    """Numbers side by side."""
+    """Numbers with labels, side by side."""
     cards = "".join(
         f'<div class="tile"><b>{escape(item.value)}</b><span>{escape(item.label)}</span></div>'
         for item in items
@@ -69,7 +69,7 @@ def tiles(items: Iterable[Tile]) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; whole numbers get separators and stand at the right."""
+    """A table; integers get thousands separators and are right-aligned."""
     rows = list(rows)
     numeric = [
         bool(rows) and all(isinstance(v, int) for v in values) for values in zip(*rows, strict=True)
@@ -87,20 +87,20 @@ def _cell(value: Any) -> str:
 
 
 def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Captions with their pictures in the order of the ranks; pictures are `<img>` elements."""
+    """Captions with their images in order of rank; `images` are `<img>` elements."""
     body = "".join(
-        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(pictures)}</td></tr>'
-        for caption, pictures in rows
+        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(images)}</td></tr>'
+        for caption, images in rows
     )
     return f'<div class="scroll"><table class="wall"><tbody>{body}</tbody></table></div>'
 
 
 def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Pictures above their words, as many side by side as fit."""
+    """Images with their captions below, as many side by side as fit."""
     items = list(items)
     body = "".join(
-        f"<figure>{''.join(pictures)}<figcaption>{escape(words)}</figcaption></figure>"
-        for words, pictures in items
+        f"<figure>{''.join(images)}<figcaption>{escape(words)}</figcaption></figure>"
+        for words, images in items
     )
     kind = "group single" if len(items) == 1 else "group"
     return f'<div class="{kind}">{body}</div>'
@@ -108,7 +108,7 @@ def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: a heading, a sentence in small print, and HTML."""
+    """A part of the page: a heading, a note, and HTML."""
 
     title: str
     note: str
@@ -116,7 +116,7 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section], *, made_from: str = "") -> str:
-    """The whole document; it needs no other file and no network. `made_from` goes into its head."""
+    """The whole document, self-contained; `made_from` is stored in its head."""
     links = "".join(
         f'<a href="#part-{number}">{escape(section.title)}</a>'
         for number, section in enumerate(sections)

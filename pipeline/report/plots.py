@@ -1,4 +1,4 @@
-"""Line plots as SVG text: small, sharp, and without a plotting library. Part of the report."""
+"""Line plots as SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Points = Sequence[tuple[float, float]]
 
 
 def line_plot(series: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
-    """Draw named series of (x, y) points over common axes, as an `<svg>` element.
+    """Draw named series of (x, y) points on shared axes, as an `<svg>` element.
 
-    Series without points are left out; returns an empty string if none has any.
+    Series without points are omitted; returns an empty string if none has any.
     """
     drawn = {name: points for name, points in series.items() if points}
     if not drawn:

@@ -1,7 +1,7 @@
-"""Workspace → `report.html`: what a person looks at after the stages have run.
+"""Workspace → `report.html`: an overview for people, after the stages have run.
 
-Reads the manifests, the kept table, raw images, training logs and generated pictures; every part that is
-not there yet is left out. The page carries its pictures and needs no network.
+Reads the manifests, the tables of dedupe, raw images, training logs and generated images; parts that don't
+exist yet are omitted. The page embeds its images and needs no network.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pipeline.core.errors import REPAIR, PipelineError
 from pipeline.core.image_decode import decode_image
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.kept_images import (
-    PLACE_COLUMNS,
+    STORED_IMAGE_COLUMNS,
     dedupe_tables,
-    place_of,
     read_image,
     read_tables,
+    stored_image,
 )
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
@@ -53,12 +53,12 @@ PAGE_NAME = "report.html"
 _MAX_PIXELS = 64 * 2**20
 _ROWS = 16_384
 _TABLES = {"kept/": KEPT, "rejected/": REJECTED}
-PAGE_VERSION = 4  # raised when the same workspace comes to look otherwise
+PAGE_VERSION = 5  # raised when the page of an unchanged workspace would look different
 
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """What every part of the page is made from."""
+    """The inputs of every part of the page."""
 
     workspace: Workspace
     folders: list[Folder]
@@ -77,7 +77,7 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
         "Measured": _numbers,
         "Stages": _stages,
         "Scraped and kept": _counted,
-        "Not used, and why": _rejections,
+        "Rejected images": _rejections,
         "Scraped images": _scraped_wall,
         "Codecs": _codecs,
         "Losses": _losses,
@@ -88,7 +88,7 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
         progress(number, len(makers))
     source = str(read_marker(workspace.root)["source"])
     html = page(
-        f"{source}: from URL to pictures",
+        f"{source}: from URLs to images",
         "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
         sections,
         made_from=made_from,
@@ -101,17 +101,17 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
 
 
 def _guarded(title: str, sections: Iterator[Section]) -> Iterator[Section]:
-    """The sections up to the first that can't be made, and then why: damage is shown, the rest too."""
+    """The sections up to the first that can't be made, then the error, so that the rest is still shown."""
     try:
         yield from sections
     except (PipelineError, OSError) as error:
-        logger.warning("The report lacks %r: %s", title, error)
+        logger.warning("The report lacks the part %r: %s", title, error)
         body = f"<p>{escape(str(error))}</p>"
         yield Section(title=title, note="This part can't be shown.", body=body)
 
 
 def is_current(config: ReportConfig) -> bool:
-    """Whether the page shows what stands in the workspace now."""
+    """Whether the page shows the present state of the workspace."""
     view = _look(config)
     return _shows(view.workspace.root / PAGE_NAME, _digest(view))
 
@@ -122,7 +122,7 @@ def _look(config: ReportConfig) -> _View:
 
 
 def _digest(view: _View) -> str:
-    """Hash of all that the page is made from: options, manifests, logs, measurements."""
+    """Hash of everything that the page is made from: options, manifests, logs, measurements."""
     paths = [view.workspace.root / MEASUREMENTS]
     for folder in view.folders:
         paths += [folder.path / MANIFEST_NAME, folder.path / "log.jsonl"]
@@ -146,22 +146,22 @@ def _numbers(view: _View) -> Iterator[Section]:
     if not os.path.lexists(path):
         return
     measured = parse_json_file(path, tuple[Tile, ...], remedy=REPAIR)
-    yield Section(title="Measured", note="What this run measured of itself.", body=tiles(measured))
+    yield Section(title="Measured", note="Measurements of this run.", body=tiles(measured))
 
 
 def _stages(view: _View) -> Iterator[Section]:
     yield Section(
         title="Stages",
-        note="A folder a stage; rows in = kept + rejected + failed, proved by pipeline verify.",
+        note="One folder per stage. Rows in = kept + rejected + failed, as pipeline verify checks.",
         body=html_table(("folder", "state", "counts", "size"), state_rows(view.folders)),
     )
 
 
 def _counted(view: _View) -> Iterator[Section]:
-    for contract, tell in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
+    for contract, make_sections in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
         for folder in _finished(view.folders, contract):
             assert folder.manifest is not None
-            yield from tell(folder.manifest, str(folder.path / MANIFEST_NAME))
+            yield from make_sections(folder.manifest, str(folder.path / MANIFEST_NAME))
 
 
 def _rejections(view: _View) -> Iterator[Section]:
@@ -177,7 +177,7 @@ def _rejections(view: _View) -> Iterator[Section]:
     if not rows:
         return
     yield Section(
-        title="Not used, and why",
+        title="Rejected images",
         note="Rows of dedupe/rejected by reason and section.",
         body=html_table(("reason", "section", "images"), rows),
     )
@@ -188,7 +188,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
 
     if not _finished(view.folders, "dedupe"):
         return
-    columns = ["caption", "section", "rank", *PLACE_COLUMNS]
+    columns = ["caption", "section", "rank", *STORED_IMAGE_COLUMNS]
     wanted = pc.field("rank") < view.config.wall_ranks
     kept = _read_table(view, "kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
@@ -200,7 +200,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
         rows.append((row["caption"], [_thumbnail(view, image) for image in images]))
     yield Section(
         title="Scraped images",
-        note="Captions as the page gives them; from the left the best by CLIP.",
+        note="Captions as on the page; each row starts with the image that CLIP ranks best.",
         body=wall(rows),
     )
 
@@ -208,7 +208,7 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
 def _read_table(
     view: _View, prefix: str, columns: list[str], wanted: pc.Expression | None = None
 ) -> pa.Table:
-    """The rows of the tables of dedupe below `prefix`; raises ContractError where one was changed."""
+    """The rows of the dedupe tables below `prefix`; raises ContractError if a table was changed."""
     import pyarrow as pa
 
     schema = pa.schema([field for field in arrow_schema(_TABLES[prefix]) if field.name in columns])
@@ -220,7 +220,7 @@ def _read_table(
 
 
 def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """At most `number` of the rows, the sections in turn."""
+    """At most `number` of the rows, taken from the sections in turn."""
     by_section: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_section.setdefault(row["section"], []).append(row)
@@ -230,7 +230,7 @@ def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 
 def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
-    data = read_image(view.workspace.segments, place_of(row))
+    data = read_image(view.workspace.segments, stored_image(row))
     side = view.config.thumbnail
     return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row['rank']}", width=side)
 
@@ -249,15 +249,15 @@ def _codecs(view: _View) -> Iterator[Section]:
 
 
 def _codec(folder: Folder) -> Iterator[Section]:
-    picture = folder.path / "reconstructions.png"
-    if not picture.exists():
+    sheet = folder.path / "reconstructions.png"
+    if not sheet.exists():
         return
     assert folder.manifest is not None
     facts = ", ".join(_facts(folder.manifest.details))
-    tag = image_tag(read_small_file(picture), kind="png", alt="reconstructions")
+    tag = image_tag(read_small_file(sheet), kind="png", alt="reconstructions")
     yield Section(
         title=f"Codec {folder.path.name}",
-        note="Originals above, what the codec makes of their codes below.",
+        note="Originals above, their reconstructions from codes below.",
         body=figures([(facts, [tag])]),
     )
 
@@ -283,7 +283,7 @@ def _plot(folder: Folder) -> Iterator[Section]:
 
 
 def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
-    """Every value of the log whose name holds `loss`, by step, thinned to what a plot can show."""
+    """Every value of the log with `loss` in its name, by step, thinned to what a plot can show."""
     series: dict[str, list[tuple[float, float]]] = {}
     for record in read_json_lines(log, dict[str, Any], remedy=REPAIR):
         step = _number(record.get("step"))
@@ -295,14 +295,14 @@ def _series(log: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number that a plot can show."""
+    """The value as a float if it is a number that a plot can show."""
     is_number = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Picture:
-    """What the report reads of a line of `records.jsonl`."""
+class _GeneratedImage:
+    """The fields that the report reads from a line of `records.jsonl`."""
 
     prompt: str
     file: str
@@ -316,13 +316,13 @@ def _generations(view: _View) -> Iterator[Section]:
 def _drawn(folder: Folder, side: int) -> Iterator[Section]:
     prompts: dict[str, list[str]] = {}
     records = folder.path / "records.jsonl"
-    for record in read_json_lines(records, _Picture, remedy=REPAIR):
+    for record in read_json_lines(records, _GeneratedImage, remedy=REPAIR):
         data = read_small_file(path_inside(folder.path, record.file, source=records))
         tag = image_tag(_shrink(data, side), kind="jpeg", alt="generated", width=side)
         prompts.setdefault(record.prompt, []).append(tag)
     yield Section(
         title=f"Generated: {folder.path.name}",
-        note="Pictures that the model made from the words alone.",
+        note="Images that the model generated from the prompts alone.",
         body=figures(prompts.items()),
     )
 

@@ -1,4 +1,4 @@
-"""What `pipeline report` says of itself."""
+"""Declaration of the stage `report`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pipeline.report.config import ReportConfig
 
 STAGE = Stage(
     name="report",
-    help="Write a page that shows the whole workspace.",
+    help="Write an HTML page that shows the whole workspace.",
     config=ReportConfig,
     entry_point="pipeline.report.run:run",
     writes=("report",),
-    on_change="The page is written anew.",
+    on_change="The page is written again.",
 )

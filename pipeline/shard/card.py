@@ -1,6 +1,6 @@
-"""The dataset card: `README.md` beside the shards, written from their numbers. Pure.
+"""The dataset card: `README.md` beside the shards, written from their index and counts. Pure.
 
-The head is what the Hugging Face hub reads:
+The front matter is what the Hugging Face hub reads:
 https://huggingface.co/docs/hub/datasets-cards
 """
 
@@ -61,14 +61,14 @@ shards = "train/{{000000..{last:06d}}}.tar"  # in the folder of this card
 samples = webdataset.WebDataset(shards, shardshuffle=False).decode().map(to_tensors)
 ```
 
-{stock}
+{dalle_pytorch}
 `index.json` lists every shard with samples, bytes and sha256, and reads as an index of `wids` (the
 training split). Beside each tar, `NNNNNN.idx.npy` is an int64 array [samples, members, 2] of the
 offset and the length of each member's data in the tar.
 """
 
 
-_STOCK = """
+_DALLE_PYTORCH = """
 `train_dalle.py` of DALLE-pytorch reads the images and the captions, and encodes them itself. Its four workers
 need a shard each at least, and must not see `val/`:
 
@@ -77,7 +77,7 @@ python train_dalle.py --wds {extension},txt --image_text_folder train{tokenizer}
     --text_seq_len {text_seq_len} --truncate_captions
 ```
 """
-_STOCK_SHARDS = 4  # its `num_workers`, each of which takes shards of its own
+_MIN_TRAIN_SHARDS = 4  # its `num_workers`; each worker needs a shard
 
 _NO_IMAGES = """
 `train_dalle.py` of DALLE-pytorch wants images: `pipeline shard --images jpg:90` puts them into the shards.
@@ -87,10 +87,10 @@ _NO_IMAGES = """
 def write_card(
     index: ShardIndex, counts: Mapping[str, int], *, images: str, tokenizer_options: str
 ) -> str:
-    """The card of the shards in `index`; `counts` as in their manifest.
+    """The dataset card of the shards in `index`; `counts` as in their manifest.
 
-    `images` is the form of `--images`, `tokenizer_options` what `train_dalle.py` is given to read captions
-    with the same tokenizer.
+    `images` is the value of `--images`; `tokenizer_options` are the options with which `train_dalle.py` uses
+    the same tokenizer.
     """
     present = [split for split in SPLITS if index.shards[split]]
     files = [f"  - split: {_HUB_SPLITS[s]}\n    path: {s}/*.tar" for s in present]
@@ -114,7 +114,7 @@ def write_card(
 
 def _body(index: ShardIndex, counts: Mapping[str, int], images: str, tokenizer_options: str) -> str:
     return _BODY.format(
-        stock=_stock(index, images, tokenizer_options).strip() + "\n",
+        dalle_pytorch=_dalle_pytorch(index, images, tokenizer_options).strip() + "\n",
         name=index.name,
         images=counts["images"],
         splits="\n".join(_split_row(index, split) for split in SPLITS),
@@ -151,18 +151,18 @@ _IMAGE_ROWS = {
 }
 
 
-def _stock(index: ShardIndex, images: str, tokenizer_options: str) -> str:
-    """How DALLE-pytorch's own script is given these shards, or why it can't be."""
+def _dalle_pytorch(index: ShardIndex, images: str, tokenizer_options: str) -> str:
+    """How to give these shards to DALLE-pytorch's own script, or why that is not possible."""
     if images == "none":
         return _NO_IMAGES
-    text = _STOCK.format(
+    text = _DALLE_PYTORCH.format(
         extension="jpg" if images.startswith("jpg") else "png",
         tokenizer=f" {tokenizer_options}" if tokenizer_options else "",
         text_seq_len=index.text_seq_len,
     )
     shards, samples = len(index.shards["train"]), index.samples["train"]
-    if shards < _STOCK_SHARDS:
-        most = max(1, samples // _STOCK_SHARDS)
+    if shards < _MIN_TRAIN_SHARDS:
+        most = max(1, samples // _MIN_TRAIN_SHARDS)
         text += (
             f"\nOf these {shards} it can't: make more with `pipeline shard --max-samples {most}`.\n"
         )

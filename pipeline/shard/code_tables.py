@@ -1,4 +1,4 @@
-"""The tables of `codes/<codec>-<fingerprint>/`, read some rows at a time."""
+"""Read the tables of `codes/<codec>-<fingerprint>/` in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BATCH_ROWS = 4096
 
 
 def find_views(tables: tuple[Path, ...]) -> tuple[str, ...]:
-    """The views that the tables of codes hold: `center` first, the others by name."""
+    """The views in the tables of codes: `center` first, the others by name."""
     found = {
         view for table in tables for rows in read_batches(table, ["view"]) for view in _names(rows)
     }
@@ -27,8 +27,8 @@ def _names(rows: pa.RecordBatch) -> list[str]:
 
 
 def read_batches(table: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of a table.
+    """The rows of a table, in batches.
 
-    Raises DamageError that names a table which can't be read or lacks a column.
+    Raises DamageError that names the table if it can't be read or lacks a column.
     """
     return read_tables([table], columns, _BATCH_ROWS)

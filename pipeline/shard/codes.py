@@ -1,10 +1,10 @@
-"""The codes of a workspace as one array on disk, found by pixel hash.
+"""The codes of a workspace in one scratch file, looked up by pixel hash.
 
-Codes come sorted by hash, shards need them in a shuffled order: they are laid out row by row in a
-scratch file and read back one by one. The file is read with `pread`, not mapped: 1.1 million
-pictures of 1,024 codes are 2.2 GB, and mapped pages would count as memory.
+Codes come sorted by hash but shards need them in shuffled order, so they are written row by row to a scratch
+file and read back one by one. The file is read with `pread`, not memory-mapped: 1.1 million images of 1,024
+codes are 2.2 GB, and mapped pages would count as memory.
 
-Legend: V views of a picture, N codes of a view.
+Legend: V views of an image, N codes of a view.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CodesFile:
         self._file = path.open("w+b")
 
     def write(self, hashes: Hashes, views: npt.NDArray[np.int64], codes: bytes) -> str | None:
-        """Lay down codes of some pictures and views; returns a hash that has come twice, or None."""
+        """Write the codes of some images and views; return a hash that occurs twice, or None."""
         rows, size = np.searchsorted(self._hashes, hashes), self._view_bytes
         if twice := np.flatnonzero(self._has_view[rows, views]).tolist():
             return str(hashes[twice[0]].decode())
@@ -50,7 +50,7 @@ class CodesFile:
         return None
 
     def find(self, hashes: list[str]) -> npt.NDArray[np.int64]:
-        """The row of each pixel hash, int64, -1 where a view or all codes are missing."""
+        """The row of each pixel hash, int64; -1 if any view is missing."""
         if not len(self._hashes):
             return np.full(len(hashes), -1, dtype=np.int64)
         wanted = np.array(hashes, dtype=np.bytes_)
@@ -59,20 +59,20 @@ class CodesFile:
         return np.where(whole, place, -1)
 
     def read(self, row: int) -> bytes:
-        """The codes of a row as the bytes of little-endian uint16 [V, N]."""
+        """The codes of a row as bytes, little-endian uint16 [V, N]."""
         size = self._view_bytes * len(self._views)
         return os.pread(self._file.fileno(), size, row * size)
 
     def close(self) -> None:
-        """Let go of the scratch file."""
+        """Close the scratch file."""
         self._file.close()
 
 
-def lay_out_codes(inputs: Inputs, path: Path) -> CodesFile:
-    """Write the codes of all pictures and views to `path`.
+def write_codes_file(inputs: Inputs, path: Path) -> CodesFile:
+    """Write the codes of all images and views to `path`.
 
-    Raises DamageError that names a table whose codes have another number than the grid, lie beyond
-    the codebook, or come twice for the same view of the same pixels.
+    Raises DamageError that names the table if codes don't match the size of the grid, are outside the
+    codebook, or occur twice for the same view of the same pixels.
     """
     hashes = [np.zeros(0, dtype=_HASH), *(_read_hashes(table) for table in inputs.codes.paths)]
     file = CodesFile(path, np.unique(np.concatenate(hashes)), inputs.views, inputs.num_codes)
@@ -87,7 +87,7 @@ def lay_out_codes(inputs: Inputs, path: Path) -> CodesFile:
 
 
 def _read_hashes(table: Path) -> Hashes:
-    """Each pixel hash of a table once."""
+    """The distinct pixel hashes of a table."""
     parts = [_hashes_of(rows) for rows in read_batches(table, ["pixel_sha256"])]
     return np.unique(np.concatenate([np.zeros(0, dtype=_HASH), *parts]))
 
@@ -97,18 +97,18 @@ def _hashes_of(rows: pa.RecordBatch) -> Hashes:
 
 
 def _codes_of(inputs: Inputs, rows: pa.RecordBatch, table: Path) -> npt.NDArray[np.uint16]:
-    """Codes uint16 [rows × N], checked."""
+    """The checked codes of the rows, flattened, uint16."""
     lengths = np.diff(rows["codes"].offsets.to_numpy())
     codes: npt.NDArray[np.uint16] = (
         rows["codes"].flatten().to_numpy().astype(CODES_DTYPE, copy=False)
     )
     if (lengths != inputs.num_codes).any() or len(codes) != rows.num_rows * inputs.num_codes:
         raise damaged(
-            f"{table} has a row of {lengths[lengths != inputs.num_codes][0]} codes, its codec makes "
+            f"{table} has a row of {lengths[lengths != inputs.num_codes][0]} codes; its codec yields "
             f"{inputs.grid[0]} × {inputs.grid[1]}."
         )
     if codes.max() >= inputs.codebook_size:
         raise damaged(
-            f"{table} has the code {codes.max()}, its codebook ends at {inputs.codebook_size - 1}."
+            f"{table} has the code {codes.max()}; its codebook ends at {inputs.codebook_size - 1}."
         )
     return codes

@@ -11,7 +11,7 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig(StageConfig):
-    """What `shard.run` is told."""
+    """Which samples go into the shards, in what form and order."""
 
     name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
     codec: str | None = option(

@@ -10,14 +10,14 @@ from PIL import Image
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.image_decode import decode_image, is_plain_png
-from pipeline.core.kept_images import ImagePlace, read_image
+from pipeline.core.kept_images import StoredImage, read_image
 
 _EXTENSIONS = {"jpeg": "jpg"}
 _FORMS = ("none", "original", "png")
 
 
 def check_form(images: str) -> None:
-    """Raise ConfigError for a value of --images that is not known."""
+    """Raise ConfigError for an unknown value of --images."""
     name, _, quality = images.partition(":")
     is_jpeg = name == "jpg" and quality.isascii() and quality.isdecimal()
     if images not in _FORMS and not (is_jpeg and 1 <= int(quality[:4]) <= 100):
@@ -27,14 +27,14 @@ def check_form(images: str) -> None:
 
 
 def load_image(segments: Path, place: bytes, form: str) -> tuple[str, bytes]:
-    """Extension and bytes of an image in a form of --images.
+    """The extension and bytes of an image, in a form of --images.
 
     `place` is JSON: segment, offset, bytes, hash, format. In the forms png and jpg every reader sees the
-    raster that dedupe hashed and the codec encoded: turned by EXIF, over white, 8 bits. Raises ContractError
-    if the raw store does not hold what dedupe saw there.
+    raster that dedupe hashed and the codec encoded: EXIF orientation applied, over white, 8 bits. Raises
+    ContractError if the raw store no longer holds the bytes that dedupe inspected.
     """
     *where, file_format = json.loads(place)
-    data = read_image(segments, ImagePlace(*where))
+    data = read_image(segments, StoredImage(*where))
     if form == "original":
         return _EXTENSIONS.get(file_format, file_format), data
     if form == "png":

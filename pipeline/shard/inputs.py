@@ -1,4 +1,4 @@
-"""What `shard` reads: which codes, which tokenizer. Checks that they are whole before work begins."""
+"""Find the codes and the tokenizer that `shard` reads, and check them before work begins."""
 
 from __future__ import annotations
 
@@ -35,29 +35,26 @@ from pipeline.shard.config import ShardConfig
 from pipeline.webdata.index import IMAGE_MEMBER, CodecRef
 from pipeline.webdata.npy import Dtype, smallest_dtype
 
-_OWN_TOKENIZER = "bpe"  # what `train-tokenizer` calls its own
+_OWN_TOKENIZER = "bpe"  # the default name of `train-tokenizer`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """Tables of a folder, as its manifest lists them."""
+    """The tables of a folder, as listed in its manifest."""
 
     folder: Path
     entries: tuple[FileEntry, ...]
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where they are. Raises ContractError for a path that leads out of the folder."""
+        """The paths of the tables. Raises ContractError for a path outside the folder."""
         source = self.folder / MANIFEST_NAME
         return tuple(path_inside(self.folder, entry.path, source=source) for entry in self.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The folders and the tokenizer that shards are made from; `digests` as in a manifest.
-
-    `kept` and `codes` are folders with the tables that their manifests list.
-    """
+    """The folders and the tokenizer that shards are made from; `digests` as in a manifest."""
 
     kept: Tables
     codes: Tables
@@ -71,7 +68,7 @@ class Inputs:
 
     @property
     def num_codes(self) -> int:
-        """Codes of a view of a picture."""
+        """The number of codes of one view of an image."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -80,24 +77,25 @@ class Inputs:
         return smallest_dtype(self.tokenizer.vocab_size)
 
     def check(self) -> None:
-        """Raise DamageError for a table that is not what its manifest lists."""
+        """Raise DamageError for a table that differs from its manifest entry."""
         for tables in (self.kept, self.codes):
             checked_files(tables.folder, tables.entries)
 
     def lineage(self, facts: Mapping[str, object]) -> str:
         """Hash of codec, tokenizer and `facts`.
 
-        Of a resolved config: of all that decides a sample's bytes and place beside the sample.
+        With a resolved config as `facts`, it covers everything besides the samples that decides the bytes
+        and the place of each sample.
         """
         everything = [facts, self.codec.fingerprint, self.tokenizer.fingerprint, self.views]
         return sha256_bytes(json.dumps(everything, sort_keys=True).encode())
 
 
 def find_inputs(config: ShardConfig) -> Inputs:
-    """Resolve codec and tokenizer of `config`.
+    """Resolve the codec and the tokenizer of `config`.
 
-    Raises ConfigError where a name fits nothing or too much, ContractError where a stage before this
-    one has not finished, ModelError for a file that is no tokenizer.
+    Raises ConfigError if a name matches nothing or is ambiguous, ContractError if an earlier stage has not
+    finished, ModelError for a file that is not a tokenizer.
     """
     workspace = Workspace(config.workspace)
     kept = read_manifest(workspace.dedupe, "dedupe")
@@ -162,7 +160,7 @@ def _describe_codec(folder: Path, codes: Manifest) -> tuple[CodecRef, int, tuple
 
 
 def chosen_tokenizer(config: ShardConfig) -> str:
-    """What `--tokenizer` says, or else the tokenizer that the workspace trained last."""
+    """The value of `--tokenizer`, or else the tokenizer that the workspace trained last."""
     if config.tokenizer is not None:
         return config.tokenizer
     return Workspace(config.workspace).latest("tokenizer") or _OWN_TOKENIZER
@@ -178,7 +176,7 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
     if not foreign and not Path(spec).exists():
         there = (path.name for path in (workspace.root / "tokenizers").glob("*") if path.is_dir())
         raise ConfigError(
-            f"No tokenizer {spec!r}: neither {own} is finished nor a file of that name is there. "
+            f"No tokenizer {spec!r}: there is neither a finished {own} nor a file of that name. "
             f"{name_choices(spec, there)} Run {maker_of(own, 'tokenizer')}, or give clip, hf:FILE or "
             "yttm:FILE."
         )
@@ -186,8 +184,8 @@ def _find_tokenizer(workspace: Workspace, spec: str) -> tuple[TextTokenizer, dic
     return tokenizer, {"tokenizer": tokenizer.fingerprint}
 
 
-def stock_options(tokenizer: TextTokenizer) -> str:
-    """What DALLE-pytorch's scripts are given to read captions with this tokenizer."""
+def dalle_pytorch_options(tokenizer: TextTokenizer) -> str:
+    """The options with which DALLE-pytorch's scripts use this tokenizer."""
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return f"--hug --bpe_path {TOKENIZER_FILE}"
     return "--bpe_path VOCAB.bpe" if isinstance(tokenizer, YttmTokenizer) else ""

@@ -1,7 +1,7 @@
-"""`pipeline shard --inspect SHARD KEY`: one sample as a person wants to see it.
+"""`pipeline shard --inspect SHARD KEY`: show one sample for a person to check.
 
-Prints caption, record, ids and the text that they give back; leaves a PNG with the original at the
-left and what the codec makes of each view's codes beside it.
+Prints the caption, the record, the token ids and the text that they decode to; writes a PNG with the original
+on the left and the reconstruction of each view beside it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from PIL import Image
 
 from pipeline.core.contracts import SPLITS, Split, StageReport
 from pipeline.core.errors import ConfigError, ContractError, ModelError, damaged
-from pipeline.core.kept_images import PLACE_COLUMNS, kept_tables, place_of, read_image, read_tables
+from pipeline.core.kept_images import (
+    STORED_IMAGE_COLUMNS,
+    kept_tables,
+    read_image,
+    read_tables,
+    stored_image,
+)
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
 from pipeline.core.workspace import Workspace
@@ -25,7 +31,7 @@ from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.keys import read_keys
 from pipeline.webdata.reader import Sample, ShardReader
 
-_SIDE = 256  # pixels that a picture of the PNG has at least
+_SIDE = 256  # minimum size of an image in the PNG, in pixels
 _GAP = 8
 _ROWS = 16_384
 Square = npt.NDArray[np.uint8]
@@ -34,9 +40,9 @@ Square = npt.NDArray[np.uint8]
 def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
     """Show the sample `key` of `shard`: the path of a tar, or a name such as `train/000000`.
 
-    The PNG goes to `config.out` or to `inspect/KEY.png` in the workspace; without the codec or torch
-    there is none, and the report says so. Raises ConfigError where there is no such shard or key,
-    ContractError for shards that are not what their index says.
+    The PNG goes to `config.out` or to `inspect/KEY.png` in the workspace. Without the codec or torch no PNG
+    is written, and the report says so. Raises ConfigError if there is no such shard or key, ContractError for
+    shards that differ from their index.
     """
     workspace = Workspace(config.workspace)
     folder, split, url = _find_shard(workspace.shards(config.name), shard)
@@ -49,27 +55,27 @@ def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
     if not config.out:
         path.parent.mkdir(exist_ok=True)
     try:
-        pictures = _draw(reader, row, sample, workspace)
+        images = _draw(reader, row, sample, workspace)
     except (ModelError, ModuleNotFoundError) as error:
         shown["picture"] = f"none: {error}"
         return StageReport(stage="shard", outcome="done", details={"shown": shown})
-    if len(pictures) > len(reader.index.views):
-        shown["PSNR"] = _compare(*pictures)
-    _write_png(path, pictures)
+    if len(images) > len(reader.index.views):
+        shown["PSNR"] = _compare(*images)
+    _write_png(path, images)
     return StageReport(
         stage="shard", outcome="done", outputs=(str(path),), details={"shown": shown}
     )
 
 
 def _find_shard(default: Path, shard: str) -> tuple[Path, Split, str]:
-    """Folder, split and url of a shard."""
+    """Folder, split and relative path of a shard."""
     name = shard if shard.endswith(".tar") else f"{shard}.tar"
     for tar in (Path(name), default / name, default / SPLITS[0] / name):
         folder = tar.parent.parent
         if tar.is_file() and tar.parent.name in SPLITS and (folder / INDEX_NAME).is_file():
             return folder, tar.parent.name, f"{tar.parent.name}/{tar.name}"
     raise ConfigError(
-        f"No shard {shard!r}: neither a tar beside an {INDEX_NAME} nor one of {default}. "
+        f"No shard {shard!r}: it is neither a tar beside an {INDEX_NAME} nor in {default}. "
         "Give a path, or a name such as train/000000."
     )
 
@@ -107,7 +113,7 @@ def _read_tokenizer(reader: ShardReader) -> TextTokenizer:
 
 
 def _draw(reader: ShardReader, row: int, sample: Sample, workspace: Workspace) -> list[Square]:
-    """The original, where it is at hand, and the reconstruction of each view: [side, side, 3]."""
+    """The original, if available, and the reconstruction of each view: [side, side, 3] each."""
     from pipeline.models.codecs.load import find_codec, load_codec
     from pipeline.models.codecs.pixels import read_square
     from pipeline.models.codecs.reconstruct import reconstruct
@@ -127,25 +133,25 @@ def _compare(original: Square, *views: Square) -> str:
 
 
 def _original(workspace: Workspace, sample: Sample) -> bytes | None:
-    """The bytes as fetched, if the workspace still has them."""
+    """The image file as fetched, if the workspace still has it."""
     try:
         tables = kept_tables(workspace)
     except ContractError:
         return None
-    for rows in read_tables(tables, ("key", *PLACE_COLUMNS), _ROWS):
+    for rows in read_tables(tables, ("key", *STORED_IMAGE_COLUMNS), _ROWS):
         found = pc.index(rows["key"], sample.key).as_py()
         if found >= 0:
-            return read_image(workspace.segments, place_of(rows.slice(found, 1).to_pylist()[0]))
+            return read_image(workspace.segments, stored_image(rows.slice(found, 1).to_pylist()[0]))
     return None
 
 
-def _write_png(path: Path, pictures: list[Square]) -> None:
-    """Put pictures side by side, small ones enlarged so that their pixels can be seen."""
-    scale = max(1, _SIDE // pictures[0].shape[0])
-    side = pictures[0].shape[0] * scale
-    sheet = Image.new("RGB", (len(pictures) * (side + _GAP) - _GAP, side), "white")
-    for number, pixels in enumerate(pictures):
-        picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-        sheet.paste(picture, (number * (side + _GAP), 0))
+def _write_png(path: Path, images: list[Square]) -> None:
+    """Put images side by side; small ones are enlarged so that their pixels are visible."""
+    scale = max(1, _SIDE // images[0].shape[0])
+    side = images[0].shape[0] * scale
+    sheet = Image.new("RGB", (len(images) * (side + _GAP) - _GAP, side), "white")
+    for number, pixels in enumerate(images):
+        image = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+        sheet.paste(image, (number * (side + _GAP), 0))
     with write_output(path, kind="PNG image", magic=b"\x89PNG\r\n\x1a\n") as output:
         sheet.save(output.file, "PNG")

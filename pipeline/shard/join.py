@@ -1,7 +1,7 @@
-"""Kept images + codes + token ids, row by row: what a sample holds, or why it is left out.
+"""Join kept images, codes and token ids row by row: the content of each sample, or why it is left out.
 
-Streams `dedupe/kept/*.parquet`. Captions, records and token ids go to a scratch file; memory holds
-about 130 bytes a row: its key, its caption's number, its place in the scratch files and its split.
+Streams `dedupe/kept/*.parquet`. Captions, records and token ids go to a scratch file; memory holds about 130
+bytes a row: its key, its caption's number, its position in the scratch files and its split.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.core.contracts import SPLITS, ShardReason, Split
 from pipeline.core.errors import ConfigError, damaged
-from pipeline.core.kept_images import PLACE_COLUMNS, read_tables
+from pipeline.core.kept_images import STORED_IMAGE_COLUMNS, read_tables
 from pipeline.core.progress import Progress
 from pipeline.models.tokenizers.load import pad_ids
 from pipeline.shard.codes import CodesFile
@@ -30,12 +30,12 @@ from pipeline.shard.layout import Captions, Keys, Rows
 from pipeline.webdata.tar import is_key
 
 _BATCH_ROWS = 4096
-# What a sample's json says, in this order; with the blog's URLs it stays under 512 bytes.
+# The fields of a sample's json, in this order; with the blog's URLs it stays under 512 bytes.
 RECORD = (
     *("caption_id", "section", "rank", "url", "bytes_sha256", "pixel_sha256"),
     *("width", "height", "masked_rows"),
 )
-_IMAGE = (*PLACE_COLUMNS, "format")
+_IMAGE = (*STORED_IMAGE_COLUMNS, "format")
 _COLUMNS = tuple(dict.fromkeys(("key", "caption", "split", *RECORD, *_IMAGE)))
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -49,8 +49,8 @@ class LeftOut(NamedTuple):
     detail: str
 
 
-class Text(NamedTuple):
-    """The scratch file's part of a sample; `image` says where its bytes lie in the raw store."""
+class SampleText(NamedTuple):
+    """The parts of a sample in the scratch file; `image` is the location of its bytes in the raw store."""
 
     caption: bytes
     record: bytes
@@ -58,8 +58,8 @@ class Text(NamedTuple):
     image: bytes
 
 
-class Caption(NamedTuple):
-    """How many ids a caption has, and those that are kept of them, padded, as bytes."""
+class EncodedCaption(NamedTuple):
+    """The number of token ids of a caption, and the ids that are kept, padded, as bytes."""
 
     length: int
     tokens: bytes
@@ -72,39 +72,39 @@ class TextFile:
         self._file = path.open("w+b")
         self._lengths: list[npt.NDArray[np.int32]] = []
         self._starts: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._parts = np.zeros((0, len(Text._fields)), dtype=np.int32)
+        self._parts = np.zeros((0, len(SampleText._fields)), dtype=np.int32)
 
-    def append(self, texts: list[Text]) -> None:
-        """Add texts after those that are there."""
+    def append(self, texts: list[SampleText]) -> None:
+        """Append texts."""
         self._file.write(b"".join(part for text in texts for part in text))
         lengths = [[len(part) for part in text] for text in texts]
-        self._lengths.append(np.array(lengths, dtype=np.int32).reshape(-1, len(Text._fields)))
+        self._lengths.append(np.array(lengths, dtype=np.int32).reshape(-1, len(SampleText._fields)))
 
     def finish(self) -> None:
-        """No more will come."""
+        """Flush and index the file; nothing may be appended afterwards."""
         self._file.flush()
         self._parts = np.concatenate([self._parts, *self._lengths])
         self._starts = np.cumsum(self._parts.sum(axis=1, dtype=np.int64)) - self._parts.sum(axis=1)
         self._lengths.clear()
 
-    def read(self, row: int) -> Text:
+    def read(self, row: int) -> SampleText:
         """The text of a row."""
         start, (caption, record, tokens, image) = int(self._starts[row]), self._parts[row].tolist()
         data = os.pread(self._file.fileno(), caption + record + tokens + image, start)
         text_end = caption + record
         tokens_end = text_end + tokens
-        return Text(
+        return SampleText(
             data[:caption], data[caption:text_end], data[text_end:tokens_end], data[tokens_end:]
         )
 
     def close(self) -> None:
-        """Let go of the scratch file."""
+        """Close the scratch file."""
         self._file.close()
 
 
 @dataclass
 class Joined:
-    """Every sample that can be written, by row; and every image that can't."""
+    """Every sample that can be written, by row, and every image that can't."""
 
     texts: TextFile
     keys: Keys
@@ -118,10 +118,10 @@ class Joined:
 def join(
     config: ShardConfig, inputs: Inputs, codes: CodesFile, texts: TextFile, progress: Progress
 ) -> Joined:
-    """Read every kept image once and decide what becomes of it; texts go to `texts`.
+    """Read every kept image once and decide whether it becomes a sample; texts go to `texts`.
 
-    Raises DamageError for a key that comes twice, ConfigError for captions that are too long if the
-    config says so.
+    Raises DamageError for a duplicate key, and ConfigError for captions that are too long if the config
+    forbids them.
     """
     joined = Joined(texts, np.zeros(0, "S1"), np.zeros(0, np.uint64), np.zeros(0, np.int64), {})
     keys, codes_rows, splits = [joined.keys], [joined.codes_row], [np.zeros(0, "S5")]
@@ -148,13 +148,13 @@ def join(
 
 def _encode_captions(
     config: ShardConfig, inputs: Inputs, captions: list[str]
-) -> dict[str, Caption]:
-    """A caption has up to 32 images: its ids are made once a batch."""
+) -> dict[str, EncodedCaption]:
+    """Token ids of the distinct captions of a batch; a caption has up to 32 images."""
     different = list(dict.fromkeys(captions))
     ids = inputs.tokenizer.ids(different)
     padded = pad_ids(ids, config.text_seq_len).astype(inputs.tokens_dtype)
     return {
-        caption: Caption(len(words), row.tobytes())
+        caption: EncodedCaption(len(words), row.tobytes())
         for caption, words, row in zip(different, ids, padded, strict=True)
     }
 
@@ -164,10 +164,10 @@ def _choose(
     inputs: Inputs,
     joined: Joined,
     batch: dict[str, list[Any]],
-    captions: Mapping[str, Caption],
+    captions: Mapping[str, EncodedCaption],
     codes_rows: Rows,
 ) -> list[int]:
-    """The places in `batch` of the images that can be written; counts them and all others."""
+    """The indices in `batch` of the images that can be written; counts these and all others."""
     good = []
     views = "views " + ", ".join(inputs.views)
     rows = zip(
@@ -189,7 +189,7 @@ def _choose(
 
 
 def _number_captions(caption_ids: list[str]) -> Captions:
-    """A number for each caption id, the same everywhere."""
+    """A number for each caption id, the same on every machine."""
     numbers = {
         name: hashlib.blake2b(name.encode(), digest_size=8).digest() for name in set(caption_ids)
     }
@@ -201,12 +201,14 @@ def _leave_out(joined: Joined, image: LeftOut) -> None:
     joined.counts[image.status] += 1
 
 
-def _text(config: ShardConfig, batch: dict[str, list[Any]], i: int, caption: Caption) -> Text:
+def _text(
+    config: ShardConfig, batch: dict[str, list[Any]], i: int, caption: EncodedCaption
+) -> SampleText:
     record = _encode_json({name: batch[name][i] for name in RECORD})
     image = b""
     if config.images != "none":
         image = _encode_json([batch[name][i] for name in _IMAGE]).encode()
-    return Text(batch["caption"][i].encode(), record.encode(), caption.tokens, image)
+    return SampleText(batch["caption"][i].encode(), record.encode(), caption.tokens, image)
 
 
 def _notes(joined: Joined) -> dict[str, int | float | str]:
@@ -218,7 +220,7 @@ def _check(config: ShardConfig, joined: Joined) -> None:
     twice = order[1:][order[1:] == order[:-1]]
     if len(twice):
         raise damaged(
-            f"Two images of dedupe/kept have the key {twice[0].decode()!r}: a key names one sample."
+            f"Two images of dedupe/kept have the key {twice[0].decode()!r}: keys must be unique."
         )
     long = joined.counts["long_captions"]
     if long and config.long_captions == "fail":

@@ -1,10 +1,9 @@
-"""Which sample goes into which shard. Pure.
+"""Assign samples to shards. Pure.
 
-A set of shards grows: samples stay in the shard that has them, in their order there; new samples are
-ordered among themselves and follow in new shards. A sample that is no longer there leaves a gap in
-none: its shard is written again without it. If that would empty a shard, everything is laid out anew.
-So the same sequence of inputs gives the same bytes; one build of everything may lay it out otherwise
-than two builds that each brought a part.
+A set of shards can grow: samples stay in their shard and in their order; new samples are ordered among
+themselves and go into new shards. If a sample disappears, its shard is written again without it. If that
+would empty a shard, all samples are assigned again from scratch. So the same sequence of inputs yields the
+same bytes, but one build of everything may be laid out differently from two builds that each added a part.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Captions = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Rows of each split: of the shards that are there already, and of those that follow."""
+    """The rows of each split: those of each existing shard, and those for new shards."""
 
     old: Mapping[Split, Sequence[Rows]]
     new: Mapping[Split, Rows]
@@ -42,10 +41,10 @@ def lay_out(
     *,
     seed: int | None,
 ) -> Layout:
-    """Give every row of `split_rows` its place.
+    """Assign every row of `split_rows`.
 
-    `base` holds the keys of each finished shard, `keys` the unique key of every row, `captions` the
-    number of its caption. New rows are spread out by `seed`, or ordered by key where it is None.
+    `base` holds the keys of each finished shard, `keys` the unique key of every row, `captions` the number of
+    its caption. New rows are spread out by `seed`, or sorted by key if it is None.
     """
     old: dict[Split, list[Rows]] = {}
     new: dict[Split, Rows] = {}
@@ -53,7 +52,9 @@ def lay_out(
         rows = split_rows[split][np.argsort(keys[split_rows[split]], kind="stable")]
         old[split] = [_present(shard, keys, rows) for shard in base[split]]
         if any(len(shard) == 0 for shard in old[split]):
-            logger.warning("A shard lost all its samples: everything is laid out anew.")
+            logger.warning(
+                "A shard lost all its samples: all samples are assigned to shards again."
+            )
             return lay_out(dict.fromkeys(SPLITS, ()), keys, captions, split_rows, seed=seed)
         taken = np.concatenate([np.zeros(0, np.int64), *old[split]])
         fresh = rows[~np.isin(rows, taken)]
@@ -62,7 +63,7 @@ def lay_out(
 
 
 def _present(shard: Keys, keys: Keys, rows: Rows) -> Rows:
-    """The rows (sorted by key) that the keys of a shard stand for, in its order; lost keys left out."""
+    """The rows (sorted by key) of a shard's keys, in the shard's order, without lost keys."""
     if not len(rows):
         return rows
     known = keys[rows]
@@ -72,11 +73,12 @@ def _present(shard: Keys, keys: Keys, rows: Rows) -> Rows:
 
 
 def spread(keys: Keys, captions: Captions, seed: int) -> Rows:
-    """An order in which the images of a caption lie far apart, decided by `seed`: int64 [rows].
+    """An order that keeps the images of a caption far apart, determined by `seed`: int64 [rows].
 
-    Think of the shards as a circle. A caption has a place on it; its m images follow from there in an
-    order of their own, each somewhere in the first half of its own m-th of the circle. So two of them
-    are never nearer than half an m-th, and no two parts of the circle hold captions in the same order.
+    The shards form a circle, divided into m arcs for a caption with m images, starting at a position that is
+    random for each caption. The images follow in random order, one per arc, each at a random position in the
+    first half of its arc. So two images of a caption are at least half an arc apart, and captions appear in a
+    different order in each part of the circle.
     """
     if not len(keys):
         return np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""The index of finished shards, made again from their tars and their manifest."""
+"""Rebuild the index of finished shards from their tars and their manifest."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pipeline.webdata.tar import table_path
 def rebuild_index(root: Path, folder: Path, manifest: Manifest) -> bytes:
     """The bytes of the `index.json` that the manifest of `folder` lists.
 
-    Reads the shards once. Raises PipelineError where one of them is damaged, or where the codes or the
-    tokenizer that they were made from are others now: what comes out is the index that was, or nothing.
+    Reads the shards once. Raises PipelineError if a shard is damaged, or if the codes or the tokenizer that
+    the shards were made from have changed: the result is the original index or nothing.
     """
     source = str(folder / MANIFEST_NAME)
     values = {**manifest.config, "workspace": str(root)}
@@ -36,7 +36,7 @@ def rebuild_index(root: Path, folder: Path, manifest: Manifest) -> bytes:
     data = index_bytes(make_index(config, find_inputs(config), shards))
     wanted = listed.get(INDEX_NAME)
     if wanted is None or sha256_bytes(data) != wanted.sha256:
-        raise ContractError(f"{folder / INDEX_NAME} can't be made again from what is here now.")
+        raise ContractError(f"{folder / INDEX_NAME} can't be rebuilt from the present inputs.")
     return data
 
 
@@ -79,5 +79,5 @@ def _recipe_of(folder: Path, entry: ShardEntry) -> str:
 
 
 def _values(npy: bytes) -> bytes:
-    """The values of an array in the format npy 1.0, without its head."""
+    """The values of an array in the format npy 1.0, without its header."""
     return npy[10 + int.from_bytes(npy[8:10], "little") :]

@@ -1,8 +1,8 @@
-"""dedupe/kept + codes + a tokenizer → shards/NAME/{train,val}/NNNNNN.tar with index and card.
+"""dedupe/kept + codes + a tokenizer → shards/NAME/{train,val}/NNNNNN.tar with an index and a dataset card.
 
-Every kept image is written, rejected or failed; those left out are rows of `left_out.parquet`. The
-same sequence of inputs gives the same bytes, however often a run was killed on the way; new images
-go into new shards and no other is written again (see `layout`).
+Every kept image is written, rejected or failed; images left out are rows of `left_out.parquet`. The same
+sequence of inputs yields the same bytes, even if runs were killed on the way. New images go into new shards;
+existing shards are not written again (see `layout`).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from pipeline.core.storage import (
 from pipeline.core.workspace import Workspace
 from pipeline.models.tokenizers.load import TOKENIZER_FILE
 from pipeline.shard.card import write_card
-from pipeline.shard.codes import CODES_DTYPE, lay_out_codes
+from pipeline.shard.codes import CODES_DTYPE, write_codes_file
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import check_form
-from pipeline.shard.inputs import Inputs, chosen_tokenizer, find_inputs, stock_options
+from pipeline.shard.inputs import Inputs, chosen_tokenizer, dalle_pytorch_options, find_inputs
 from pipeline.shard.inspecting import inspect_sample
 from pipeline.shard.join import Joined, LeftOut, TextFile, join
 from pipeline.shard.layout import lay_out
 from pipeline.shard.scratch import Scratch
-from pipeline.shard.write import Shards
+from pipeline.shard.write import LayoutWriter
 from pipeline.webdata.index import INDEX_NAME, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.remote import publish
 
@@ -56,11 +56,11 @@ Entries = Mapping[Split, Sequence[ShardEntry]]
 
 
 def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
-    """Write the shards and copy them to `config.out`; nothing to do if nothing changed since.
+    """Write the shards and copy them to `config.out`; does nothing if nothing has changed.
 
-    Raises ConfigError for options that fit nothing here, ContractError for inputs that are not what
-    their contract says, StorageError when the disk or the object store refuses, DependencyError
-    where a package for the store is missing. With `config.inspect` it only shows that sample.
+    Raises ConfigError for options that match nothing, ContractError for inputs that violate their contract,
+    StorageError if the disk or the object store fails, DependencyError if a package for the store is
+    missing. With `config.inspect` it only shows that sample.
     """
     if config.inspect is not None:
         return inspect_sample(config, *config.inspect)
@@ -68,14 +68,14 @@ def run(config: ShardConfig, progress: Progress = no_progress) -> StageReport:
     return report if config.out is None else _publish(report, config.out, progress)
 
 
-def _publish(report: StageReport, address: str, progress: Progress) -> StageReport:
+def _publish(report: StageReport, url: str, progress: Progress) -> StageReport:
     (folder,) = report.outputs
-    published = publish(Path(folder), address, progress)
+    published = publish(Path(folder), url, progress)
     unchanged = report.outcome == "unchanged" and not (published.uploaded or published.removed)
     return dataclasses.replace(
         report,
         outcome="done" if report.outcome == "unchanged" and not unchanged else report.outcome,
-        outputs=(folder, address),
+        outputs=(folder, url),
         details={**report.details, "published": dataclasses.asdict(published)},
     )
 
@@ -94,7 +94,7 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = make_index(config, inputs, entries)
     counts = _counts(index, joined)
-    options = stock_options(inputs.tokenizer)
+    options = dalle_pytorch_options(inputs.tokenizer)
     card = write_card(index, counts, images=config.images, tokenizer_options=options)
     files = _write_rest(folder, index, inputs, joined.left_out, card)
     scratch.end()
@@ -112,8 +112,8 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     write_manifest(folder, manifest)
     if counts["train"] and not counts["val"]:
         log.warning(
-            "No sample is in the validation split: training has nothing to validate on. A larger "
-            "--val-fraction of `pipeline dedupe` leaves some."
+            "No sample is in the validation split: training has nothing to validate on. Run "
+            "`pipeline dedupe` with a larger --val-fraction."
         )
     report = _report(folder, manifest)
     return dataclasses.replace(report, details={**report.details, "shards_reused": reused})
@@ -122,18 +122,18 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
 def _write_shards(
     config: ShardConfig, inputs: Inputs, folder: Path, scratch: Scratch, progress: Progress
 ) -> tuple[Joined, Entries, int]:
-    """Join, lay out, write: the samples, their shards, and how many shards were there already."""
+    """Join, lay out and write: the samples, their shards, and the number of shards that were reused."""
     base = scratch.begin()
     with (
         _disk_errors(scratch.path),
-        contextlib.closing(lay_out_codes(inputs, scratch.path / "codes")) as codes,
+        contextlib.closing(write_codes_file(inputs, scratch.path / "codes")) as codes,
         contextlib.closing(TextFile(scratch.path / "texts")) as texts,
         ThreadPoolExecutor(config.workers or count_cores()) as threads,
     ):
         joined = join(config, inputs, codes, texts, progress)
         seed = config.shuffle_seed if config.order == "shuffled" else None
         layout = lay_out(base.keys, joined.keys, joined.captions, joined.split_rows, seed=seed)
-        shards = Shards(
+        shards = LayoutWriter(
             folder=folder,
             done=scratch.done,
             config=config,
@@ -148,7 +148,7 @@ def _write_shards(
 
 @contextlib.contextmanager
 def _disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence what the disk refused while the scratch files in `path` were written."""
+    """Translate errors of writing the scratch files in `path`."""
     try:
         yield
     except OSError as error:
@@ -176,7 +176,7 @@ def make_index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIn
 
 
 def _counts(index: ShardIndex, joined: Joined) -> dict[str, int]:
-    """Counted from what is written: images = written + rejected + failed."""
+    """Counts of what was written: images = written + rejected + failed."""
     counts = {
         name: joined.counts[name] for name in ("images", "rejected", "failed", "long_captions")
     }
@@ -194,7 +194,7 @@ def _write_rest(
     left_out: list[LeftOut],
     card: str,
 ) -> tuple[FileEntry, ...]:
-    """Write all but tars and manifest, remove what no longer belongs, and list every file."""
+    """Write everything but tars and manifest, remove obsolete files, and list every file."""
     write_index(folder, index)
     write_bytes(folder / TOKENIZER_FILE, inputs.tokenizer.json_bytes)
     write_bytes(folder / CARD, card.encode())
@@ -222,7 +222,7 @@ def _write_left_out(path: Path, left_out: list[LeftOut]) -> None:
 
 
 def _remove_others(folder: Path, belonging: set[str]) -> None:
-    """Remove shards of a layout that was given up."""
+    """Remove the shards of an abandoned layout."""
     for name in own_files(folder, "shards"):
         if name.split("/")[0] in SPLITS and name not in belonging:
             (folder / name).unlink()

@@ -1,9 +1,9 @@
-"""What a run leaves behind while it works, so that a killed one ends in the same bytes.
+"""Scratch files of a run, with which a killed run can be resumed to the same bytes.
 
-`shards/<name>/scratch/` holds the base, i.e. the keys of every shard that the last finished run left,
-with the lineage they belong to; the notes of finished shards; and the files that rows wait in. The
-base is written before anything else changes and goes just before the manifest comes: in between,
-whatever happens to the shards, it says what stood there.
+`shards/<name>/scratch/` holds the base (the keys of every shard of the last finished run, and the lineage
+they belong to), the notes about finished shards, and the files with waiting rows. The base is written before
+anything else changes and removed just before the manifest is written: until then it describes the previous
+shards, whatever happens to them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Base:
-    """The shards that the last finished run left: the keys of each, and its entry in the index.
+    """The shards of the last finished run: the keys of each, and its entry in the index.
 
-    `keys` are none where those of a damaged shard are lost: all is laid out anew then.
+    There are no `keys` if those of a damaged shard are lost: then all samples are assigned again.
     """
 
     keys: Mapping[Split, Sequence[Keys]]
@@ -53,24 +53,24 @@ class Scratch:
         self._base_path = self.path / "base.npz"
 
     def begin(self) -> Base:
-        """Mark the folder unfinished and say what is there to build on.
+        """Mark the folder unfinished and return the existing shards to build on.
 
         Shards of another lineage are removed. Raises WorkspaceError for a folder that is not ours.
         """
         index = self._read_index()
         base = self._load(index)
         if base is None and index is None:
-            ownership.begin_anew(self._folder, "shards")
+            ownership.start_over(self._folder, "shards")
         else:
             ownership.reopen(self._folder, "shards")
         if base is None:
-            base = self._look(index)
+            base = self._read_base(index)
             self._save(base)
         self.done.mkdir(parents=True, exist_ok=True)
         return base
 
     def end(self) -> None:
-        """Remove everything: the index is written, the manifest comes next."""
+        """Remove everything; called after the index and before the manifest is written."""
         self._base_path.unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -82,7 +82,7 @@ class Scratch:
         return index if index.lineage == self._lineage else None
 
     def _load(self, index: ShardIndex | None) -> Base | None:
-        """The base that a killed run of this lineage saved."""
+        """The base saved by a killed run of this lineage."""
         try:
             with np.load(self._base_path, allow_pickle=False) as saved:
                 if str(saved["lineage"]) != self._lineage:
@@ -92,8 +92,8 @@ class Scratch:
             return None
         return Base(keys, index.shards if index else _NOTHING.entries)
 
-    def _look(self, index: ShardIndex | None) -> Base:
-        """The base as the shards themselves give it, damaged ones among them."""
+    def _read_base(self, index: ShardIndex | None) -> Base:
+        """The base read from the shards themselves, including damaged ones."""
         if index is None:
             return _NOTHING
         keys: dict[Split, list[Keys]] = {split: [] for split in SPLITS}
@@ -102,7 +102,8 @@ class Scratch:
                 found = salvage_keys(self._folder, entry)
                 if found is None:
                     logger.warning(
-                        "Everything is laid out anew: which samples %s held is lost.", entry.url
+                        "All samples are assigned to shards again: the keys of %s are lost.",
+                        entry.url,
                     )
                     return Base(_NOTHING.keys, index.shards)
                 keys[split].append(found)

@@ -1,4 +1,4 @@
-"""What `pipeline shard` says of itself."""
+"""Declaration of the stage `shard`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="shards",
     writes=("shards/{name}",),
     reads=("dedupe", "codes"),
-    on_change="The shards of this name are written anew.",
+    on_change="The shards of this name are written again.",
 )

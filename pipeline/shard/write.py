@@ -1,8 +1,8 @@
-"""Writes the shards of a layout; a shard that is already there from the same samples stays.
+"""Write the shards of a layout; existing shards of the same samples are kept.
 
-Every finished shard leaves a note in `scratch/done/`, so that a run that was killed goes on after the
-last of them. Nothing is believed: a shard stays only if its *recipe*, the hash of the samples that
-belong in it, and the sha256 of its files are the expected ones.
+Every finished shard leaves a note in `scratch/done/`, so that a killed run resumes after the last one. Notes
+are verified: a shard is kept only if its *recipe* (the hash of the samples that belong in it) and the sha256
+of its files are as expected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.shard.codes import CODES_DTYPE, CodesFile
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.images import load_image
 from pipeline.shard.inputs import Inputs
-from pipeline.shard.join import Joined, Text
+from pipeline.shard.join import Joined, SampleText
 from pipeline.shard.layout import Layout, Rows
 from pipeline.webdata.index import ShardEntry, codes_shape
 from pipeline.webdata.npy import npy_header
@@ -35,26 +35,26 @@ from pipeline.webdata.tar import ShardWriter, member_bytes, open_shard, table_pa
 logger = logging.getLogger(__name__)
 
 Members = list[tuple[str, bytes]]
-Picture = Future[tuple[str, bytes]]
-_PICTURES_AHEAD = 64
+PendingImage = Future[tuple[str, bytes]]
+_IMAGES_AHEAD = 64
 
 
 def extend_recipe(recipe: hashlib._Hash, *parts: bytes) -> None:
-    """Add key, caption, record, token ids and codes of a sample to the recipe of its shard."""
+    """Add a sample's key, caption, record, token ids and codes to the recipe of its shard."""
     recipe.update(b"%d %d %d %d %d " % tuple(map(len, parts)) + b"".join(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Note:
-    """What a run notes of a shard that it has finished: `inputs` is a hash of what it was made from."""
+    """A note about a finished shard; `inputs` is a hash of its inputs."""
 
     inputs: str
     entry: ShardEntry
 
 
 @dataclass(kw_only=True)
-class Shards:
-    """Writes tars into `folder`/{train,val}, notes into `done`."""
+class LayoutWriter:
+    """Writes tars into `folder`/{train,val} and notes into `done`."""
 
     folder: Path
     done: Path
@@ -78,7 +78,7 @@ class Shards:
     def write(
         self, layout: Layout, base: Mapping[Split, Sequence[ShardEntry]]
     ) -> dict[Split, tuple[ShardEntry, ...]]:
-        """Bring every shard of the layout about; `base` are those that an earlier run finished."""
+        """Write or reuse every shard of the layout; `base` are the shards of an earlier run."""
         return {split: tuple(self._write_split(split, layout, base[split])) for split in SPLITS}
 
     def _write_split(
@@ -96,13 +96,13 @@ class Shards:
             number += 1
             yield entry
 
-    # --- What is there already -------------------------------------------------------------------
+    # --- Reuse of existing shards ------------------------------------------------------------------
 
     def _note_path(self, split: Split, number: int) -> Path:
         return self.done / f"{split}-{number:06d}.json"
 
     def _note(self, split: Split, number: int) -> ShardEntry | None:
-        """What a killed run noted of a shard; only one made from the very same inputs counts."""
+        """The shard that a killed run noted, if it was made from the very same inputs."""
         path = self._note_path(split, number)
         try:
             note = parse_json_file(path, _Note)
@@ -111,11 +111,11 @@ class Shards:
         return note.entry if note.inputs == self._made_from else None
 
     def _reuse(self, rows: Rows, known: Iterable[ShardEntry | None]) -> ShardEntry | None:
-        """The first of `known` that is made of the first of `rows` and lies there unharmed."""
+        """The first of `known` that holds the first of `rows` and is undamaged."""
         for entry in known:
             if entry and self._is_made_of(entry, rows) and self._is_whole(entry):
                 self.reused += 1
-                self._tell(entry)
+                self._report_progress(entry)
                 return entry
         return None
 
@@ -133,14 +133,14 @@ class Shards:
     # --- Writing ---------------------------------------------------------------------------------
 
     def _write_shard(self, split: Split, number: int, rows: Rows, *, cut: bool) -> ShardEntry:
-        """Write one tar of `rows`; with `cut`, of as many of the first as one may hold."""
+        """Write one tar of `rows`; with `cut`, only as many rows as fit."""
         path = self.folder / split / f"{number:06d}.tar"
         recipe = hashlib.sha256()
         with open_shard(path, len(self.inputs.members)) as writer:
-            for row, text, codes, picture in self._read_ahead(rows):
+            for row, text, codes, image in self._read_ahead(rows):
                 members = self._members_of(text, codes)
-                if picture:
-                    members.append(picture.result())
+                if image:
+                    members.append(image.result())
                 if cut and self._is_full(writer, members):
                     break
                 writer.add(self.joined.keys[row].decode(), members)
@@ -155,33 +155,35 @@ class Shards:
             )
         note = _Note(inputs=self._made_from, entry=entry)
         write_json(self._note_path(split, number), dataclasses.asdict(note))
-        self._tell(entry)
+        self._report_progress(entry)
         return entry
 
-    def _read_ahead(self, rows: Rows) -> Iterator[tuple[int, Text, bytes, Picture | None]]:
-        """Each row with its text, its codes and, where shards carry pictures, one under way."""
-        ahead: deque[tuple[int, Text, bytes, Picture | None]] = deque()
+    def _read_ahead(
+        self, rows: Rows
+    ) -> Iterator[tuple[int, SampleText, bytes, PendingImage | None]]:
+        """Each row with its text, its codes and, if shards hold images, its pending image."""
+        ahead: deque[tuple[int, SampleText, bytes, PendingImage | None]] = deque()
         for row in rows.tolist():
             text = self.joined.texts.read(row)
-            picture = None
+            image = None
             if text.image:
-                picture = self.threads.submit(
+                image = self.threads.submit(
                     load_image, self._segments, text.image, self.config.images
                 )
-            ahead.append((row, text, self._codes_of(row), picture))
-            if picture is None or len(ahead) > _PICTURES_AHEAD:
+            ahead.append((row, text, self._codes_of(row), image))
+            if image is None or len(ahead) > _IMAGES_AHEAD:
                 yield ahead.popleft()
         yield from ahead
 
-    def _extend(self, recipe: hashlib._Hash, row: int, text: Text, codes: bytes) -> None:
-        """Add a sample to a recipe; its picture is in there by the hash that its record holds."""
+    def _extend(self, recipe: hashlib._Hash, row: int, text: SampleText, codes: bytes) -> None:
+        """Add a sample to a recipe; its image is covered by the hash in its record."""
         key = self.joined.keys[row]
         extend_recipe(recipe, key, text.caption, text.record, text.tokens, codes)
 
     def _codes_of(self, row: int) -> bytes:
         return self.codes.read(int(self.joined.codes_row[row]))
 
-    def _members_of(self, text: Text, codes: bytes) -> Members:
+    def _members_of(self, text: SampleText, codes: bytes) -> Members:
         contents = (
             text.caption,
             text.record,
@@ -208,6 +210,6 @@ class Shards:
             recipe=recipe,
         )
 
-    def _tell(self, entry: ShardEntry) -> None:
+    def _report_progress(self, entry: ShardEntry) -> None:
         self.written += entry.nsamples
         self.progress(self.written, len(self.joined.keys), {"shards reused": self.reused})

@@ -21,7 +21,7 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.order import draw_numbers
-from pipeline.webdata.reader import Batch, ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +39,14 @@ def stream_steps(
     *,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[tuple[list[Batch], Position]]:
+) -> Iterator[tuple[list[TokenBatch], Position]]:
     """The `ga_steps` batches of each step for one rank, with the position after it.
 
     Endless with `steps`; else to the end of the last pass, whose last step may have fewer batches.
     """
     whole = config.batch_size * world_size
     epoch, consumed = position.epoch, position.consumed
-    batches: list[Batch] = []
+    batches: list[TokenBatch] = []
     while config.steps is not None or epoch < config.epochs:
         for batch in reader.batches(
             batch_size=config.batch_size,
@@ -68,7 +68,7 @@ def stream_steps(
         yield batches, Position(epoch=epoch, consumed=0)
 
 
-def drop_captions(batch: Batch, config: TrainConfig, epoch: int) -> Batch:
+def drop_captions(batch: TokenBatch, config: TrainConfig, epoch: int) -> TokenBatch:
     """A batch with padding in place of the caption of a share `null_cond_prob` of its samples.
 
     As DALLE-pytorch's `forward(null_cond_prob=…)` does, where the padding is what the text's loss asks
@@ -78,21 +78,21 @@ def drop_captions(batch: Batch, config: TrainConfig, epoch: int) -> Batch:
         return batch
     numbers_B = draw_numbers(batch.rows, seed=config.seed, epoch=epoch)
     kept_B1 = (numbers_B >= config.null_cond_prob)[:, None]
-    return Batch(np.where(kept_B1, batch.tokens_BT, PADDING_ID), batch.codes_BN, batch.rows)
+    return TokenBatch(np.where(kept_B1, batch.tokens_BT, PADDING_ID), batch.codes_BN, batch.rows)
 
 
-def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+def to_tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """A batch as tokens_BT and codes_BN, int64."""
     tokens_BT = torch.from_numpy(batch.tokens_BT).to(device, torch.int64)
     return tokens_BT, torch.from_numpy(batch.codes_BN).to(device, torch.int64)
 
 
-def batch_keys(reader: ShardReader, batches: Sequence[Batch]) -> list[str]:
+def batch_keys(reader: ShardReader, batches: Sequence[TokenBatch]) -> list[str]:
     """The keys of the samples of batches."""
     return [reader.sample(int(row)).key for batch in batches for row in batch.rows]
 
 
-def check_ids(reader: ShardReader, batch: Batch, model: DalleConfig) -> None:
+def check_ids(reader: ShardReader, batch: TokenBatch, model: DalleConfig) -> None:
     """Raise ContractError, with the sample's key, for an id that the model's vocabularies lack."""
     for name, ids, size in (
         ("token id", batch.tokens_BT, model.num_text_tokens),

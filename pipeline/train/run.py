@@ -45,7 +45,7 @@ from pipeline.train.start import choose_name, dataset_name, find_checkpoint, sta
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index
-from pipeline.webdata.remote import find_shards, is_address
+from pipeline.webdata.remote import find_shards, is_url
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def prepare(
 
 def _input_name(config: TrainConfig) -> str:
     """What a manifest calls the shards: their folder in the workspace, or their address."""
-    return config.shards if is_address(config.shards) else f"shards/{config.shards}"
+    return config.shards if is_url(config.shards) else f"shards/{config.shards}"
 
 
 def _report(

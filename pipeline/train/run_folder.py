@@ -28,7 +28,7 @@ from typing import Any
 
 from pipeline.core.contracts import FileEntry
 from pipeline.core.errors import ModelError
-from pipeline.core.ownership import begin_anew, own_files, reopen
+from pipeline.core.ownership import own_files, reopen, start_over
 from pipeline.core.storage import (
     TEMPORARY_SUFFIX,
     file_entry,
@@ -89,7 +89,7 @@ class RunFolder:
         if anew:
             if there := list_checkpoints(self.checkpoints):
                 logger.warning("Began %s anew, without its %d checkpoints", self.root, len(there))
-            begin_anew(self.root, "run")
+            start_over(self.root, "run")
         else:
             reopen(self.root, "run")
             sweep_partial(self.checkpoints)

@@ -37,7 +37,7 @@ from pipeline.train.state import TrainState, state_files
 from pipeline.train.stopping import Stop
 from pipeline.train.trackers import Journal
 from pipeline.train.validation import validate
-from pipeline.webdata.reader import Batch, ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def accumulate(self, batches: Sequence[Batch], stop: Stop) -> Tensor:
+    def accumulate(self, batches: Sequence[TokenBatch], stop: Stop) -> Tensor:
         """Add up the gradients of a step's batches; their losses on all ranks as float64 [R, S, 3].
 
         The ranks' votes whether to stop go with the losses.
@@ -110,7 +110,7 @@ class Trainer:
         stop.hear(all_RX[:, -1])
         return all_RX[:, :-1].reshape(self.ranks.size, len(batches), -1)
 
-    def backward(self, module: nn.Module, batch: Batch, *, share: int) -> DalleLoss:
+    def backward(self, module: nn.Module, batch: TokenBatch, *, share: int) -> DalleLoss:
         """Add the gradients of one of a step's `share` batches.
 
         Raises ModelError that names a batch size that fits the memory.
@@ -124,7 +124,7 @@ class Trainer:
         # Outside of the except clause, whose traceback would keep the activations alive.
         raise self.out_of_memory(cause.with_traceback(None), batch)
 
-    def out_of_memory(self, cause: RuntimeError, batch: Batch) -> ModelError:
+    def out_of_memory(self, cause: RuntimeError, batch: TokenBatch) -> ModelError:
         """The error for a batch that does not fit; one process alone looks for one that does."""
         config, ranks = self.config, self.ranks
         sizes = {"batch_size": config.batch_size, "ga_steps": config.ga_steps}
@@ -132,7 +132,7 @@ class Trainer:
             return out_of_memory_of_ranks(cause, **sizes, ranks=ranks.size)
         return out_of_memory(cause, lambda samples: self._try_samples(batch, samples), **sizes)
 
-    def refuse_broken(self, losses_RS3: Tensor, batches: Sequence[Batch]) -> None:
+    def refuse_broken(self, losses_RS3: Tensor, batches: Sequence[TokenBatch]) -> None:
         """Raise ModelError, with the keys of the samples, where a loss is not finite."""
         finite_RS = losses_RS3.isfinite().all(dim=-1)
         if finite_RS.all():
@@ -143,7 +143,7 @@ class Trainer:
         named = ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, value, strict=True))
         raise self.diverged(f"a loss is not finite ({named})", broken)
 
-    def update(self, batches: Sequence[Batch]) -> None:
+    def update(self, batches: Sequence[TokenBatch]) -> None:
         """Change the weights; raises ModelError, with the samples' keys, on a broken gradient."""
         state = self.state
         norm = state.stepper.step()
@@ -280,7 +280,7 @@ class Trainer:
 
     # --- Parts ---------------------------------------------------------------------------------------
 
-    def loss(self, module: nn.Module, batch: Batch) -> DalleLoss:
+    def loss(self, module: nn.Module, batch: TokenBatch) -> DalleLoss:
         """The loss of a batch, in the precision asked for."""
         precision = self.config.precision
         tokens_BT, codes_BN = to_tensors(batch, self.ranks.device)
@@ -288,7 +288,7 @@ class Trainer:
             loss: DalleLoss = module(tokens_BT, codes_BN)
             return loss
 
-    def diverged(self, what: str, batches: Sequence[Batch]) -> ModelError:
+    def diverged(self, what: str, batches: Sequence[TokenBatch]) -> ModelError:
         """The error that stops training; `batches` are this rank's part of those to look at."""
         keys = ", ".join(self.ranks.gather_texts(batch_keys(self.reader, batches)))
         return ModelError(
@@ -307,12 +307,12 @@ class Trainer:
             device=self.ranks.device,
         )
 
-    def _backward(self, module: nn.Module, batch: Batch, share: int) -> DalleLoss:
+    def _backward(self, module: nn.Module, batch: TokenBatch, share: int) -> DalleLoss:
         loss = self.loss(module, batch)
         self.state.stepper.backward(loss.total / share)
         return loss
 
-    def _try_samples(self, batch: Batch, samples: int) -> None:
+    def _try_samples(self, batch: TokenBatch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
-        part = Batch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
+        part = TokenBatch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
         self._backward(self.state.model, part, self.config.ga_steps)

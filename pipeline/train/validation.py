@@ -13,14 +13,14 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.losses import loss_values, mean_losses
 from pipeline.train.ranks import Ranks
 from pipeline.train.stopping import Stop
-from pipeline.webdata.reader import Batch, ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 
 
 @torch.no_grad()
 def validate(
     reader: ShardReader,
     ranks: Ranks,
-    loss_of: Callable[[Batch], DalleLoss],
+    loss_of: Callable[[TokenBatch], DalleLoss],
     module: nn.Module,
     *,
     config: TrainConfig,

@@ -18,8 +18,8 @@ import torch
 from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest, Outcome, StageReport
 from pipeline.core.errors import ContractError
-from pipeline.core.inventory import find_trained, free_place
-from pipeline.core.ownership import begin_anew
+from pipeline.core.inventory import find_trained, folder_for_training
+from pipeline.core.ownership import start_over
 from pipeline.core.parsing import read_small_file
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
@@ -67,7 +67,7 @@ def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageRepo
     outcome: Outcome = "done" if found is None else "unchanged"
     if found is None:
         digest = _plan_digest(config, inputs)
-        folder = free_place(named, lambda begun: _begun_plan(begun) in (None, digest))
+        folder = folder_for_training(named, lambda begun: _begun_plan(begun) in (None, digest))
         manifest = _make_codec(config, folder, inputs, progress)
     else:
         folder, manifest = found
@@ -196,7 +196,7 @@ def _take_up(
             return training
         except UNREADABLE as error:
             log.warning("%s can't be read (%s): training starts anew.", folder / _CHECKPOINT, error)
-    begin_anew(folder, "codec")
+    start_over(folder, "codec")
     write_bytes(folder / _CHECKPOINT_PLAN, plan_digest.encode())
     return begin_training(config, device)
 

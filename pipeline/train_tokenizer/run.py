@@ -14,9 +14,9 @@ from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest, StageReport
 from pipeline.core.errors import ContractError
 from pipeline.core.integrity import checked_files
-from pipeline.core.inventory import find_trained, free_place
+from pipeline.core.inventory import find_trained, folder_for_training
 from pipeline.core.kept_images import read_tables
-from pipeline.core.ownership import begin_anew
+from pipeline.core.ownership import start_over
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import (
     file_entry,
@@ -58,7 +58,7 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
             outputs=(str(folder),),
             details=current.details,
         )
-    folder = free_place(named)
+    folder = folder_for_training(named)
     captions = _training_captions(workspace, dedupe)
     progress(0, len(captions), None)
     tokenizer = train_bpe(captions, config.vocab_size)
@@ -70,7 +70,7 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
             config.vocab_size,
             len(captions),
         )
-    begin_anew(folder, "tokenizer")
+    start_over(folder, "tokenizer")
     write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
     counts = {"captions": len(captions), "vocab_size": tokenizer.vocab_size}
     details = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}

@@ -1,1 +1,1 @@
-"""Whether a workspace is what its manifests say; repairs what is damaged."""
+"""Check whether a workspace matches its manifests, and repair damage."""

@@ -1,4 +1,4 @@
-"""Every folder of a workspace looked at in turn: what is damaged, unfinished, outdated."""
+"""Check every folder of a workspace: is it damaged, unfinished or outdated?"""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ Found = tuple[list[Fault], list[Facts]]
 
 
 def check_workspace(
-    root: Path, pictures: int = 16, progress: Progress = no_progress
+    root: Path, images: int = 16, progress: Progress = no_progress
 ) -> Iterator[Checked]:
-    """Check all folders in the order of the pipeline; `pictures` of each set of codes are decoded."""
+    """Check all folders in the order of the pipeline; decode `images` images of each set of codes."""
     folders = find_folders(root)
     outdated = find_outdated(folders)
     total = sum(len(folder.manifest.files) for folder in folders if folder.manifest)
     done = 0
     for folder in folders:
-        yield check_one(folder, Workspace(root), pictures, outdated.get(folder.name, ()))
+        yield check_one(folder, Workspace(root), images, outdated.get(folder.name, ()))
         done += len(folder.manifest.files) if folder.manifest else 0
         progress(done, total)
 
 
 def check_one(
-    folder: Folder, workspace: Workspace, pictures: int = 0, outdated: tuple[str, ...] = ()
+    folder: Folder, workspace: Workspace, images: int = 0, outdated: tuple[str, ...] = ()
 ) -> Checked:
-    """Check one folder; `outdated` are its inputs that have changed since."""
+    """Check one folder; `outdated` are its inputs that have changed since it was made."""
     faults = list(check_folder(folder))
     segments: tuple[Segment, ...] = ()
     if folder.contract == "raw":
@@ -52,7 +52,7 @@ def check_one(
         faults += check_checkpoints(folder)
     facts: list[Facts] = []
     if not faults and folder.manifest is not None:
-        faults, facts = look_inside(folder, workspace, pictures)
+        faults, facts = check_contents(folder, workspace, images)
     notes = list(_notes(folder, outdated))
     return Checked(
         folder=folder,
@@ -82,25 +82,25 @@ def _notes(folder: Folder, outdated: tuple[str, ...]) -> Iterator[str]:
         yield f"{', '.join(folder.outgrown)} has grown since"
 
 
-def look_inside(folder: Folder, workspace: Workspace, pictures: int) -> Found:
-    """What is wrong inside of a folder whose files are whole, and what was measured there."""
-    look = _inspectors().get(folder.contract)
+def check_contents(folder: Folder, workspace: Workspace, images: int) -> Found:
+    """Faults and measurements inside a folder whose files are undamaged."""
+    look = _content_checks().get(folder.contract)
     if look is None:
         return [], []
     try:
-        return look(folder, workspace, pictures)
+        return look(folder, workspace, images)
     except PipelineError as error:
-        found = f"doesn't fit what is there: {explain(error)}"
+        found = f"doesn't match the files: {explain(error)}"
         return [Fault(folder=folder.name, file=MANIFEST_NAME, found=found)], []
 
 
-def _inspectors() -> Mapping[str, Callable[[Folder, Workspace, int], Found]]:
-    from pipeline.verify.codes import look_into_codes
-    from pipeline.verify.shards import look_into_shards
-    from pipeline.verify.tables import look_into_tables
+def _content_checks() -> Mapping[str, Callable[[Folder, Workspace, int], Found]]:
+    from pipeline.verify.codes import check_codes
+    from pipeline.verify.shards import check_shards
+    from pipeline.verify.tables import check_tables
 
     return {
-        "dedupe": lambda folder, _workspace, _pictures: (list(look_into_tables(folder)), []),
-        "codes": look_into_codes,
-        "shards": look_into_shards,
+        "dedupe": lambda folder, _workspace, _images: (list(check_tables(folder)), []),
+        "codes": check_codes,
+        "shards": check_shards,
     }

@@ -1,4 +1,4 @@
-"""The checkpoints of a run that goes on: each says by itself what its files are."""
+"""Check the checkpoints of an unfinished run, each against its own list of files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _NAME = re.compile(r"step-\d{6,}")
 
 
 def find_checkpoints(run: Path) -> list[Path]:
-    """The folders of a run's checkpoints, by step."""
+    """The checkpoint folders of a run, by step."""
     found = (p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name))
     return sorted((path for path in found if path.is_dir()), key=lambda p: int(p.name[5:]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listed:
-    """The files of a checkpoint by name, each with its sha256, as `checkpoint.json` lists them."""
+    """The files of a checkpoint and their sha256, as listed in `checkpoint.json`."""
 
     files: Mapping[str, str]
 
 
 def check_checkpoints(folder: Folder) -> Iterator[Fault]:
-    """Yield what is damaged of the checkpoints, read one by one."""
+    """Yield the damaged files of each checkpoint."""
     for path in find_checkpoints(folder.path):
         for name, found in _check(path):
             file = (path / name).relative_to(folder.path).as_posix()

@@ -1,4 +1,4 @@
-"""Codes: every one lies in its codebook, each view comes once, and some decode to their images."""
+"""Check codes: all are within the codebook, each view occurs once, and a sample decodes to its images."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from pipeline.core.storage import MANIFEST_NAME, read_detail
 from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Facts, Fault
 from pipeline.verify.folders import explain
-from pipeline.verify.images import compare_pictures
+from pipeline.verify.images import compare_images
 from pipeline.verify.usage import CodebookUse
 
 _COLUMNS = ("pixel_sha256", "view", "codes")
 _ROWS = 4096
 
 
-def look_into_codes(
-    folder: Folder, workspace: Workspace, pictures: int
+def check_codes(
+    folder: Folder, workspace: Workspace, images: int
 ) -> tuple[list[Fault], list[Facts]]:
-    """What is wrong with the codes, and what was measured; decodes `pictures` of them."""
+    """Faults and measurements of the codes; decodes `images` images."""
     assert folder.manifest is not None
-    look = _Look(folder, read_detail(folder.path, folder.manifest, "codec", CodecFacts))
+    look = _CodesCheck(folder, read_detail(folder.path, folder.manifest, "codec", CodecFacts))
     names = [e.path for e in folder.manifest.files if e.path.endswith(".parquet")]
     faults = [fault for name in names for fault in look.check(name)]
     facts = {
@@ -40,21 +40,21 @@ def look_into_codes(
         "codebook used": str(look.use),
         "perplexity": round(look.use.perplexity, 1),
     }
-    compared = _compare(folder, workspace, pictures) if pictures and not faults else {}
+    compared = _compare(folder, workspace, images) if images and not faults else {}
     return faults, [{**facts, **compared}]
 
 
-def _compare(folder: Folder, workspace: Workspace, pictures: int) -> Facts:
-    """The PSNR, or why there is none: what it is measured with may be damaged, and says so itself."""
+def _compare(folder: Folder, workspace: Workspace, images: int) -> Facts:
+    """The PSNR, or why it can't be measured: its inputs may be damaged, which they report themselves."""
     try:
-        return compare_pictures(folder, workspace, pictures)
+        return compare_images(folder, workspace, images)
     except PipelineError as error:
         return {"PSNR": f"not measured: {explain(error)}", "against others": ""}
 
 
 @dataclass
-class _Look:
-    """What was seen of a folder's tables so far."""
+class _CodesCheck:
+    """State of the check across a folder's tables."""
 
     folder: Folder
     codec: CodecFacts
@@ -67,7 +67,7 @@ class _Look:
         self._seen = np.zeros(0, dtype=np.uint64)
 
     def check(self, name: str) -> Iterator[Fault]:
-        """Yield what is wrong with a table."""
+        """Yield the faults of a table."""
         path = path_inside(self.folder.path, name, source=self.folder.path / MANIFEST_NAME)
         found: dict[str, None] = {}
         views = [np.zeros(0, dtype=np.uint64)]
@@ -91,11 +91,11 @@ class _Look:
         highest = self.use.add(batch["codes"].flatten().to_numpy())
         if highest >= self.codec.num_tokens:
             last = self.codec.num_tokens - 1
-            yield f"has the code {highest}, its codebook ends at {last}"
+            yield f"has the code {highest}; its codebook ends at {last}"
 
 
 def _number_views(batch: pa.RecordBatch) -> npt.NDArray[np.uint64]:
-    """64 bits for each row's pixels and view."""
+    """A 64-bit hash of each row's pixels and view."""
     names = zip(batch["pixel_sha256"].to_pylist(), batch["view"].to_pylist(), strict=True)
     hashes = (hashlib.blake2b(repr(name).encode(), digest_size=8).digest() for name in names)
     return np.frombuffer(b"".join(hashes), dtype="<u8")

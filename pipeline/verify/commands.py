@@ -1,4 +1,4 @@
-"""The command that makes a folder anew, with the options that it was made with."""
+"""The command that makes a folder again, with the options that it was made with."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.core.workspace import Workspace
 
 
 def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
-    """What to type to make the folder anew: options that the command would not take by itself are given.
+    """The command line that makes the folder again, with every option that differs from what it implies.
 
-    Where its manifest can't be read, these are not known.
+    The options are unknown if the manifest can't be read.
     """
     makers = {stage.contract: stage for stage in stages.values()}
-    stage = stages["encode"] if _is_brought_in(folder) else makers[folder.contract]
+    stage = stages["encode"] if _is_imported(folder) else makers[folder.contract]
     words = ["pipeline", stage.name]
     flags = ["--workspace", str(root)]
     if folder.manifest is not None:
@@ -34,8 +34,8 @@ def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
     return shlex.join([*words, *flags])
 
 
-def _is_brought_in(folder: Folder) -> bool:
-    """Whether a codec was made elsewhere: `encode` brings it in again."""
+def _is_imported(folder: Folder) -> bool:
+    """Whether a codec is third-party: then `encode` imports it."""
     config = folder.manifest.config if folder.manifest is not None else {}
     return folder.contract == "codec" and "family" in config
 
@@ -51,7 +51,7 @@ def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
 
 
 def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> Iterator[str]:
-    if _is_brought_in(folder):
+    if _is_imported(folder):
         files = ["FILE" for name in manifest.inputs if name.startswith("file-")]
         name = str(manifest.config.get("name"))
         yield from ("--codec", f"{name}:{','.join(files)}" if files else name)
@@ -61,14 +61,14 @@ def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> It
     config = dict(manifest.config)
     if "name" in _fields(stage):
         config["name"] = folder.name.partition("/")[2]
-    taken = _taken_by_itself(root, stage, str(config.get("name", "")))
+    implied = _implied_options(root, stage, str(config.get("name", "")))
     for name, value in config.items():
-        if name in taken and name not in stage.positional and plain_value(taken[name]) != value:
+        if name in implied and name not in stage.positional and plain_value(implied[name]) != value:
             yield from _flag(name, value)
 
 
-def _taken_by_itself(root: Path, stage: Stage, name: str) -> Mapping[str, Any]:
-    """The options that the command has if none is given: those that are kept, else the defaults."""
+def _implied_options(root: Path, stage: Stage, name: str) -> Mapping[str, Any]:
+    """The values of options that are not given: those remembered by the workspace, else the defaults."""
     fields = _fields(stage)
     defaults = {field.name: field.default for field in fields.values()}
     given = {"name": name} if "name" in fields else {}

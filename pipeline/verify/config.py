@@ -9,7 +9,7 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig(StageConfig):
-    """What to check."""
+    """Which checks to make, and whether to repair."""
 
     pictures: int = option(
         16, "Images per set of codes to decode and compare with the original; 0 for none.", low=0

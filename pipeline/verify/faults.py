@@ -1,4 +1,4 @@
-"""What `verify` says of a folder: damaged, unfinished, outdated or whole, and why."""
+"""Results of `verify` for a folder: its state (damaged, unfinished, outdated or ok), and why."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipeline.core.inventory import Folder
 if TYPE_CHECKING:
     from scrapers.rawstore.raw_check import Segment
 
-# The first that holds. Only damage is a fault: a run in progress is unfinished, and what was made from an
-# older input stays what it is.
+# The first that applies. Only damage is a fault: a run in progress is unfinished, and a folder made from an
+# older input is still valid.
 State = Literal["damaged", "unfinished", "outdated", "ok"]
 Facts = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A file of a folder that is not what it was, in words that follow its name."""
+    """A damaged file of a folder; `found` is a phrase that follows its name."""
 
     folder: str
     file: str
@@ -31,9 +31,9 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A folder with its faults, why it is not the present one (`notes`), and what was measured in it.
+    """A checked folder: its faults, `notes` on why it is unfinished or outdated, and measurements.
 
-    `segments` are those of the raw store that are damaged.
+    `segments` are the damaged segments of the raw store.
     """
 
     folder: Folder
@@ -45,5 +45,5 @@ class Checked:
 
     @property
     def why(self) -> str:
-        """The faults and notes in a line."""
+        """The faults and notes in one line."""
         return "; ".join([*map(str, self.faults), *self.notes])

@@ -1,4 +1,4 @@
-"""What every folder promises: its files, its rows, its counts, its inputs."""
+"""The checks that every folder shares: its files, its rows, its counts, its manifest."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from pipeline.verify.faults import Fault
 
 
 def check_folder(folder: Folder) -> Iterator[Fault]:
-    """Yield what is damaged of a folder's own files."""
+    """Yield the faults of a folder's own files."""
     if folder.manifest is None:
         yield from _check_head(folder)
     else:
         yield from _check_seal(folder)
         yield from _check_law(folder)
-    if folder.contract != "raw":  # its segments are read with their images, in `raw`
+    if folder.contract != "raw":  # its segments are checked with their images, in `raw`
         for entry in described_files(folder.path).values():
             yield from check_file(folder, entry)
 
 
 def why_unfinished(folder: Folder) -> str | None:
-    """Why a folder without a readable manifest is no fault, None if it is one (or has a manifest)."""
+    """Why a folder has no readable manifest without being damaged; None if it is damaged or has one."""
     path = folder.path / MANIFEST_NAME
     if folder.manifest is not None:
         return None
     if not path.is_symlink() and not path.exists():
-        return "not finished: the same command goes on"
+        return "not finished: the same command resumes it"
     version = _read_version(path, folder.contract)
     if version is not None and not CONTRACTS[folder.contract].reads(version):
         return f"made by another version (contract version {version}): its command makes it again"
@@ -48,7 +48,7 @@ def why_unfinished(folder: Folder) -> str | None:
 
 
 def _read_version(path: Path, contract: str) -> int | None:
-    """The version of a manifest of this contract, None for what is none."""
+    """The version in a manifest of this contract, None if it isn't one."""
     try:
         head = parse_json_file(path, ManifestHead)
     except ContractError:
@@ -58,14 +58,14 @@ def _read_version(path: Path, contract: str) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """What is checked of the mark of an unfinished folder."""
+    """The checked fields of the mark of an unfinished folder."""
 
     contract: str
     files: tuple[Any, ...]
 
 
 def _check_head(folder: Folder) -> Iterator[Fault]:
-    """The manifest that can't be read, or the mark of a folder that is not finished."""
+    """Faults of an unreadable manifest, or of the mark of an unfinished folder."""
     if why_unfinished(folder) is None:
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {folder.problem}")
         return
@@ -97,12 +97,12 @@ def _check_seal(folder: Folder) -> Iterator[Fault]:
 def check_file(
     folder: Folder, entry: FileEntry, *, hash_of: Callable[[Path], str] = sha256_file
 ) -> Iterator[Fault]:
-    """Yield what is wrong with a file that the folder's manifest describes; see `find_fault`."""
+    """Yield the fault of a file that the folder's manifest describes; see `find_fault`."""
     try:
         fault = find_fault(folder.path, entry, hash_of=hash_of)
         if fault is None and entry.path.endswith(".parquet") and entry.rows is not None:
             fault = _count_rows(folder.path / entry.path, entry.rows)
-    except ContractError as error:  # a path that leads elsewhere
+    except ContractError as error:  # a path outside the folder
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {error}")
         return
     if fault is not None:
@@ -116,7 +116,7 @@ def _count_rows(path: Path, expected: int) -> str | None:
     try:
         rows = pq.read_metadata(path).num_rows
     except (OSError, ValueError, pa.ArrowException) as error:
-        return f"is no table ({error})"
+        return f"is not a readable table ({error})"
     return None if rows == expected else f"has {rows} rows, expected {expected}"
 
 
@@ -136,5 +136,5 @@ def _check_law(folder: Folder) -> Iterator[Fault]:
 
 
 def explain(error: PipelineError) -> str:
-    """An error's sentence without the advice that follows it."""
+    """The sentence of an error without the advice that follows it."""
     return str(error).split(" Run `pipeline verify --repair`")[0].rstrip(".")

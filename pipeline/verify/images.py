@@ -1,7 +1,7 @@
-"""Some codes of a folder decoded and compared with their pictures.
+"""Decode some codes of a folder and compare them with their images.
 
-The sample is the pictures with the smallest pixel hashes: as good as drawn by lot, and the same each
-time. Codes that belong to other pictures show: their PSNR is that of any two pictures.
+The sample is the images with the smallest pixel hashes: as good as random, and the same on each run. Codes
+that belong to other images stand out: their PSNR is no better than that of two arbitrary images.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pipeline.core.contracts import CodecFacts
 from pipeline.core.errors import DependencyError, ModelError
 from pipeline.core.inventory import Folder
 from pipeline.core.kept_images import (
-    PLACE_COLUMNS,
-    ImagePlace,
+    STORED_IMAGE_COLUMNS,
+    StoredImage,
     kept_tables,
-    place_of,
     read_image,
     read_tables,
+    stored_image,
 )
 from pipeline.core.ownership import path_inside
 from pipeline.core.storage import MANIFEST_NAME, read_detail
@@ -33,17 +33,17 @@ Facts = Mapping[str, object]
 _ROWS = 16_384
 
 
-def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Facts:
-    """PSNR in dB of some pictures and of the same codes against other pictures.
+def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
+    """Mean PSNR in dB of some images, and of the same codes against other images.
 
-    Raises ContractError where tables or images are not what they should be.
+    Raises ContractError if tables or images are not as described.
     """
     assert folder.manifest is not None
-    places = _choose(workspace, pictures)
+    places = _choose(workspace, images)
     codes = _read_codes(folder, list(places))
     chosen = [pixels for pixels in places if pixels in codes]
     if not chosen:
-        return {"PSNR": "no picture", "against others": ""}
+        return {"PSNR": "no image", "against others": ""}
     try:
         from pipeline.models.codecs.load import find_codec, load_codec
         from pipeline.models.codecs.pixels import read_square
@@ -66,25 +66,25 @@ def compare_pictures(folder: Folder, workspace: Workspace, pictures: int) -> Fac
     decoded = reconstruct(codec, np.stack([codes[pixels] for pixels in chosen]))
     right, wrong = psnr(originals, decoded), psnr(np.roll(originals, 1, axis=0), decoded)
     return {
-        "PSNR": f"{np.mean(right):.2f} dB ({len(chosen)} pictures, lowest {min(right):.2f})",
+        "PSNR": f"{np.mean(right):.2f} dB ({len(chosen)} images, lowest {min(right):.2f})",
         "against others": f"{np.mean(wrong):.2f} dB" if len(chosen) > 1 else "",
     }
 
 
-def _choose(workspace: Workspace, pictures: int) -> dict[str, ImagePlace]:
-    """Where the bytes of some kept images lie, by pixel hash."""
-    columns = ("pixel_sha256", *PLACE_COLUMNS)
+def _choose(workspace: Workspace, images: int) -> dict[str, StoredImage]:
+    """The locations of some kept images, by pixel hash."""
+    columns = ("pixel_sha256", *STORED_IMAGE_COLUMNS)
     first: list[dict[str, Any]] = []
     for rows in read_tables(kept_tables(workspace), columns, _ROWS):
         table = pa.Table.from_batches([rows])
-        order = pc.select_k_unstable(table, k=pictures, sort_keys=[("pixel_sha256", "ascending")])
+        order = pc.select_k_unstable(table, k=images, sort_keys=[("pixel_sha256", "ascending")])
         more = table.take(order).to_pylist()
-        first = sorted([*first, *more], key=lambda row: str(row["pixel_sha256"]))[:pictures]
-    return {row["pixel_sha256"]: place_of(row) for row in first}
+        first = sorted([*first, *more], key=lambda row: str(row["pixel_sha256"]))[:images]
+    return {row["pixel_sha256"]: stored_image(row) for row in first}
 
 
 def _read_codes(folder: Folder, hashes: list[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """The codes of the whole pictures with these pixel hashes."""
+    """The codes of the center view of the images with these pixel hashes."""
     assert folder.manifest is not None
     entries = [e for e in folder.manifest.files if e.path.endswith(".parquet")]
     paths = [path_inside(folder.path, e.path, source=folder.path / MANIFEST_NAME) for e in entries]

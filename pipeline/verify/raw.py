@@ -1,4 +1,4 @@
-"""The raw store: the ledger holds what the crawl said, and the segments what the ledger says."""
+"""Check the raw store: the ledger against its manifest, and the segments against the ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGE, PAGE_NOTE = "page.html", "page.json"
 
 @dataclass(frozen=True, kw_only=True)
 class RawCheck:
-    """What is damaged of a raw store; `segments` are those whose bytes are not what they were."""
+    """The faults of a raw store; `segments` are those whose bytes have changed."""
 
     faults: tuple[Fault, ...]
     segments: tuple[Segment, ...] = ()
@@ -55,7 +55,7 @@ def check_raw(folder: Folder) -> RawCheck:
         return RawCheck(faults=(*faults, _ledger_fault(folder, explain(error))))
     except PipelineError as error:
         return RawCheck(faults=(*faults, _ledger_fault(folder, f"names bytes: {error}")))
-    for name in expected:  # segments of which no image is left
+    for name in expected:  # segments that hold no image any more
         if name in (described := described_files(folder.path)):
             like = described[name].sha256
             faults += check_file(folder, described[name], hash_of=partial(hash_segment, like=like))
@@ -67,7 +67,7 @@ def _ledger_fault(folder: Folder, found: str) -> Fault:
 
 
 def _expected_hashes(folder: Folder, facts: LedgerFacts) -> dict[str, str]:
-    """The hashes of segments: by the manifest, or while a crawl goes on by the ledger, of closed ones."""
+    """The expected hashes of segments: from the manifest, or of closed segments during a crawl."""
     closed = {f"segments/{name}": sha256 for name, sha256 in facts.closed.items()}
     if folder.manifest is None:
         return closed
@@ -78,11 +78,11 @@ def _check_ledger(folder: Folder, facts: LedgerFacts) -> Iterator[Fault]:
     if folder.manifest is None:
         return
     if facts.content != folder.manifest.details.get("content"):
-        found = "has another content than its manifest says: it was changed or replaced"
+        found = "has other content than its manifest describes: it was changed or replaced"
         yield _ledger_fault(folder, found)
     for state in URL_STATES:
         expected = folder.manifest.counts.get(state, 0)
-        # What was planned and not asked for is pending in the manifest, and in no row.
+        # A planned URL that was never requested is pending in the manifest, but has no row.
         if facts.states[state] > expected or (
             facts.states[state] < expected and state != "pending"
         ):
@@ -95,21 +95,21 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
     if segment.bytes is None:
         found = f"is missing: {lost}"
     elif segment.lost:
-        found = f"has other bytes than the ledger says: {lost}"
+        found = f"has other bytes than the ledger describes: {lost}"
     else:
-        found = f"has other bytes between its images than before: {lost}"
+        found = f"has changed bytes between its images: {lost}"
     return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PageNote:
-    """What is checked of `page.json`."""
+    """The checked fields of `page.json`."""
 
     sha256: str
 
 
 def _check_page(folder: Folder) -> Iterator[Fault]:
-    """The kept page and its note: they belong together, and the page is the one that was read."""
+    """Check that the stored page matches its note, and is the page that the crawl read."""
     page, note = folder.path / PAGE, folder.path / PAGE_NOTE
     if not page.exists() and not note.exists():
         return
@@ -121,12 +121,12 @@ def _check_page(folder: Folder) -> Iterator[Fault]:
         return
     read = folder.manifest.inputs.get("page") if folder.manifest is not None else None
     if read not in (None, found):
-        words = "is another page than the one that the crawl was made from"
+        words = "is not the page that the crawl was made from"
         yield Fault(folder=folder.name, file=PAGE, found=words)
     if found != expected:
         file = PAGE if read is None else PAGE_NOTE
         yield Fault(
             folder=folder.name,
             file=file,
-            found=f"doesn't fit {PAGE_NOTE if file == PAGE else PAGE}",
+            found=f"doesn't match {PAGE_NOTE if file == PAGE else PAGE}",
         )

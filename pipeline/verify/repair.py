@@ -1,18 +1,18 @@
-"""`pipeline verify --repair`: drop exactly what is damaged, and say which command makes it anew.
+"""`pipeline verify --repair`: remove exactly what is damaged, and name the commands that make it again.
 
-The rule, by what a file is:
+What happens depends on the kind of file:
 
-- **fetched** (raw/): images whose bytes are lost are asked for again by the next scrape; the others stay.
-- **computed** (dedupe, codes, shards): a damaged file is deleted and its folder is unfinished; the next run
-  of its stage makes what is missing, from the same inputs in the same bytes. A damaged shard stays until
-  then: which samples it holds is read from its headers.
-- **trained or drawn** (tokenizers, codecs, checkpoints, images): nothing is deleted. A file whose bytes are
-  whole elsewhere in the workspace is brought back; any other is kept as NAME.damaged.
-- What only describes a codec or a run (its log, its card, its samples) is kept as NAME.damaged, and the
-  manifest no longer lists it.
-- The ledger and workspace.json can't be made again: they are named, and stay.
+- **Fetched** (raw/): images whose bytes are lost are requested again by the next scrape; the others stay.
+- **Computed** (dedupe, codes, shards): a damaged file is deleted and its folder becomes unfinished; the next
+  run of its stage makes what is missing from the same inputs, with the same bytes. A damaged shard stays
+  until then: its headers name the samples that it holds.
+- **Trained or generated** (tokenizers, codecs, checkpoints, images): nothing is deleted. A file with
+  an intact copy elsewhere in the workspace is restored; any other is kept as NAME.damaged.
+- Files that only describe a codec or a run (log, card, samples) are kept as NAME.damaged and removed from the
+  manifest.
+- The ledger and workspace.json can't be made again: they are reported, and stay.
 
-Files that are whole are never touched. A repair that is killed leaves a workspace that can be repaired.
+Undamaged files are never touched. If a repair is killed, the workspace can still be repaired.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from pipeline.verify.repair_trained import (
     repair_run,
     repair_tokenizer,
 )
-from pipeline.verify.work import Repairs, Work
+from pipeline.verify.work import FolderRepair, Repairs
 
 # Of the others, damaged files are deleted, and the stage makes them again.
-_HANDLERS: Mapping[str, Callable[[Work], None]] = {
+_HANDLERS: Mapping[str, Callable[[FolderRepair], None]] = {
     "raw": repair_raw,
     "shards": repair_shards,
     "tokenizer": repair_tokenizer,
@@ -49,13 +49,15 @@ _HANDLERS: Mapping[str, Callable[[Work], None]] = {
 
 
 def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) -> Repairs:
-    """Repair the folders that were found damaged; commands are those of unfinished ones, too.
+    """Repair the damaged folders; the commands also cover unfinished ones.
 
-    `stages` are all stages by name: the commands are theirs.
+    `stages` are all stages by name; the commands are built from them.
     """
     repairs = Repairs()
     for each in checked:
-        work = Work(root=root, checked=each, everything=checked, repairs=repairs, stages=stages)
+        work = FolderRepair(
+            root=root, checked=each, everything=checked, repairs=repairs, stages=stages
+        )
         if each.state == "unfinished":
             work.add_command()
         if each.folder.contract == "raw" and not each.faults:

@@ -1,4 +1,4 @@
-"""Repairs of what can be made again: fetched images, and what is computed from them."""
+"""Repairs of what can be made again: fetched images, and everything computed from them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pipeline.core.integrity import find_fault
 from pipeline.core.inventory import Folder
 from pipeline.core.storage import file_entry, write_bytes
 from pipeline.core.workspace import LEDGER_NAME
-from pipeline.verify.work import Work
+from pipeline.verify.work import FolderRepair
 from pipeline.webdata.index import INDEX_NAME
 
 log = logging.getLogger(__name__)
 
 
-def repair_raw(work: Work) -> None:
-    """Forget what is lost of the segments, so that it is fetched again."""
+def repair_raw(work: FolderRepair) -> None:
+    """Mark lost images in the ledger, so that they are fetched again."""
     from scrapers.rawstore.mending import mend_segments
 
     path, segments = work.folder.path, work.checked.segments
-    if hopeless := _why_hopeless(work):
-        work.give_up(hopeless)
+    if reason := _why_not_repairable(work):
+        work.give_up(reason)
         return
     for file in ("page.html", "page.json"):
         if file in work.files:
@@ -38,36 +38,36 @@ def repair_raw(work: Work) -> None:
         work.note(f"segments/{segment.name}", what)
     old = f", and {mended.versions_lost} earlier versions are lost" if mended.versions_lost else ""
     work.repairs.done.append(f"raw: {mended.lost} images wait to be fetched again{old}")
-    work.add_command(_dedupe_of(work))  # it says where each image lies
+    work.add_command(_dedupe_of(work))  # its tables hold the location of each image
 
 
-def sweep_raw(work: Work) -> None:
-    """Delete what an earlier repair left of segments that it had written again, if it was killed."""
+def sweep_raw(work: FolderRepair) -> None:
+    """Delete segments that a killed repair had already written again."""
     from scrapers.rawstore.mending import sweep_segments
 
     for name in sweep_segments(work.folder.path):
         work.note(f"segments/{name}", "deleted: an earlier repair has written its images again")
 
 
-def _why_hopeless(work: Work) -> str | None:
+def _why_not_repairable(work: FolderRepair) -> str | None:
     path, segments = work.folder.path, work.checked.segments
     for fault in work.checked.faults:
         if fault.file == LEDGER_NAME:
             return (
-                f"{fault.file} {fault.found}. A ledger can't be made again from what is here: bring a copy "
-                f"of it back, or move {path} away to fetch everything again."
+                f"{fault.file} {fault.found}. A ledger can't be rebuilt: restore it from a copy, "
+                f"or move {path} away to fetch everything again."
             )
     if any(segment.bytes is None for segment in segments) and not any(
         (path / "segments").glob("*.tar")
     ):
         return (
-            f"none of its segments is in {path / 'segments'}: is a disk not mounted? Bring them back, or "
+            f"none of its segments is in {path / 'segments'}: is a disk not mounted? Restore them, or "
             f"move {path} away to fetch everything again."
         )
     return None
 
 
-def _dedupe_of(work: Work) -> Folder:
+def _dedupe_of(work: FolderRepair) -> Folder:
     for each in work.everything:
         if each.folder.contract == "dedupe":
             return each.folder
@@ -75,28 +75,28 @@ def _dedupe_of(work: Work) -> Folder:
     return Folder(contract="dedupe", name="dedupe", path=path, manifest=None, problem=None)
 
 
-def drop_damaged(work: Work) -> None:
+def drop_damaged(work: FolderRepair) -> None:
     """Delete the damaged files of a folder whose stage makes them again, and mark it as unfinished."""
     for file in work.files:
         work.delete(file)
-    proven = _keep_proven(work) if work.head_is_damaged else []
-    work.make_unfinished("the folder is unfinished", proven)
+    verified = _keep_verified(work) if work.head_is_damaged else []
+    work.make_unfinished("the folder is unfinished", verified)
 
 
-def _keep_proven(work: Work) -> list[FileEntry]:
-    """Nothing describes the files any more: tables whose own checksums hold stay, others are deleted."""
-    path, proven = work.folder.path, []
+def _keep_verified(work: FolderRepair) -> list[FileEntry]:
+    """Without a manifest: keep tables whose own checksums match, delete the others."""
+    path, verified = work.folder.path, []
     for name in ownership.files_by_name(path, work.folder.contract):
-        entry = prove_table(path, name) if name.endswith(".parquet") else None
+        entry = describe_table(path, name) if name.endswith(".parquet") else None
         if entry is None:
             work.delete(name)
         else:
-            proven.append(entry)
-    return proven
+            verified.append(entry)
+    return verified
 
 
-def prove_table(folder: Path, name: str) -> FileEntry | None:
-    """What a manifest would say of a table that is whole by its own checksums, None where it is not."""
+def describe_table(folder: Path, name: str) -> FileEntry | None:
+    """The manifest entry of a table whose own checksums match, None if they don't."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,21 +111,21 @@ def prove_table(folder: Path, name: str) -> FileEntry | None:
     return file_entry(folder / name, folder, rows=rows) if whole else None
 
 
-def repair_shards(work: Work) -> None:
-    """Let damaged shards be written again, each with the samples that its headers name."""
+def repair_shards(work: FolderRepair) -> None:
+    """Have damaged shards written again, each with the samples that its headers name."""
     files = [file for file in work.files if file != INDEX_NAME or not _restore_index(work)]
     if not files and not work.head_is_damaged:
         return
     for file in files:
         if file.split("/")[0] in SPLITS:
-            work.note(file, "is written again, with the samples that it holds")
+            work.note(file, "is written again with the same samples")
         else:
             work.delete(file)
     work.make_unfinished("the folder is unfinished")
 
 
-def _restore_index(work: Work) -> bool:
-    """Write the index again as it was, from the shards; whether that was possible."""
+def _restore_index(work: FolderRepair) -> bool:
+    """Rebuild the original index from the shards; return whether that was possible."""
     from pipeline.shard.rebuild import rebuild_index
 
     manifest, path = work.folder.manifest, work.folder.path
@@ -135,7 +135,7 @@ def _restore_index(work: Work) -> bool:
     try:
         write_bytes(path / INDEX_NAME, rebuild_index(work.root, path, manifest))
     except PipelineError as error:
-        log.info("%s is not made again from its shards: %s", path / INDEX_NAME, error)
+        log.info("%s is not rebuilt from its shards: %s", path / INDEX_NAME, error)
         return False
-    work.note(INDEX_NAME, "made again from the shards")
+    work.note(INDEX_NAME, "rebuilt from the shards")
     return True

@@ -1,4 +1,4 @@
-"""Repairs of what can't be made again from what is there: it is brought back, or kept as NAME.damaged."""
+"""Repairs of what can't be made again: it is restored from a copy, or kept as NAME.damaged."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any
 from pipeline.core import ownership
 from pipeline.core.errors import PipelineError
 from pipeline.core.storage import MANIFEST_NAME, file_entry, make_manifest, write_manifest
-from pipeline.verify.work import Work
+from pipeline.verify.work import FolderRepair
 
 _LOST = (
-    "what was trained can't be brought back. Trained again on the same data with the same options on the "
-    "same machine it is the same; else what was made with it has to be made again"
+    "a trained file can't be restored without a copy. Training again with the same data, options and "
+    "machine yields the same file; otherwise everything made with it has to be made again"
 )
-_REBUILT = (
-    "written again from what is there; the options and inputs that it named are not known any more"
-)
-# What describes a codec, and is no part of it.
+_REBUILT = "rebuilt from the files; the options and inputs that it named are lost"
+# Files that describe a codec without being part of it.
 _DESCRIPTIONS = ("log.jsonl", "reconstructions.png")
 
 
-def repair_tokenizer(work: Work) -> None:
-    """Bring a tokenizer back from shards or a run that have a copy of it."""
+def repair_tokenizer(work: FolderRepair) -> None:
+    """Restore a tokenizer from shards or a run that have a copy."""
     lost = _restore_all(work)
     if work.head_is_damaged and not lost and _tokenizer_is_whole(work):
         _rebuild_manifest(work, {})
@@ -31,8 +29,8 @@ def repair_tokenizer(work: Work) -> None:
         _lose(work, lost or ["tokenizer.json"])
 
 
-def repair_codec(work: Work) -> None:
-    """Keep a codec that is whole but for its description; another one has to be trained again."""
+def repair_codec(work: FolderRepair) -> None:
+    """Keep a codec if only its description is damaged; otherwise it has to be trained again."""
     lost = _restore_all(work)
     if work.head_is_damaged:
         facts = _facts_of_whole_codec(work)
@@ -41,17 +39,17 @@ def repair_codec(work: Work) -> None:
         else:
             _lose(work, ["codec.json", "codec.safetensors"])
     elif set(lost) <= set(_DESCRIPTIONS):
-        work.forget(lost, "the codec itself is whole") if lost else None
+        work.forget(lost, "the codec itself is undamaged") if lost else None
     else:
         _lose(work, lost)
 
 
-def repair_run(work: Work) -> None:
-    """Keep what is whole of a run; it goes on from its last whole checkpoint if its last one is damaged."""
+def repair_run(work: FolderRepair) -> None:
+    """Keep what is undamaged; training resumes from the last undamaged checkpoint if the last is damaged."""
     lost = _restore_all(work)
     checkpoints = {str(Path(f).parent) for f in lost if f.startswith("checkpoints/")}
     for name in sorted(checkpoints):
-        work.set_aside(name, "a checkpoint can't be brought back, only trained again")
+        work.set_aside(name, "a checkpoint can't be restored, only trained again")
     others = [file for file in lost if not file.startswith("checkpoints/")]
     manifest = work.folder.manifest
     last = manifest.details.get("checkpoint") if manifest is not None else None
@@ -60,31 +58,31 @@ def repair_run(work: Work) -> None:
             work.set_aside(file, "it describes the run")
         if work.head_is_damaged:
             work.set_aside(MANIFEST_NAME, "the run writes it again")
-        work.make_unfinished("training goes on from the last whole checkpoint")
+        work.make_unfinished("training resumes from the last undamaged checkpoint")
     elif manifest is not None:
         gone = [e.path for e in manifest.files if str(Path(e.path).parent) in checkpoints]
-        work.forget([*others, *gone], "the manifest lists it no longer")
+        work.forget([*others, *gone], "the manifest no longer lists it")
     else:
         work.add_command()
 
 
-def repair_generated(work: Work) -> None:
-    """Keep damaged images beside; the same prompts and options draw what is missing again."""
+def repair_generated(work: FolderRepair) -> None:
+    """Set damaged images aside; the same prompts and options generate them again."""
     lost = _restore_all(work)
     for file in lost:
-        work.set_aside(file, "an image is drawn again from the same checkpoint alone")
+        work.set_aside(file, "only the same checkpoint can generate the image again")
     if work.head_is_damaged:
         _rebuild_manifest(work, {}, counts=_counts_of_images(work))
     elif lost:
         work.add_command()
 
 
-def _restore_all(work: Work) -> list[str]:
-    """The damaged files that are nowhere whole."""
+def _restore_all(work: FolderRepair) -> list[str]:
+    """The damaged files that have no intact copy."""
     return [file for file in work.files if not work.restore(file)]
 
 
-def _lose(work: Work, files: list[str]) -> None:
+def _lose(work: FolderRepair, files: list[str]) -> None:
     for file in files:
         work.set_aside(file, _LOST)
     if work.head_is_damaged:
@@ -92,7 +90,7 @@ def _lose(work: Work, files: list[str]) -> None:
     work.make_unfinished("the folder is unfinished")
 
 
-def _tokenizer_is_whole(work: Work) -> bool:
+def _tokenizer_is_whole(work: FolderRepair) -> bool:
     from pipeline.models.tokenizers.load import TOKENIZER_FILE, load_tokenizer
 
     try:
@@ -102,8 +100,8 @@ def _tokenizer_is_whole(work: Work) -> bool:
     return True
 
 
-def _facts_of_whole_codec(work: Work) -> dict[str, Any] | None:
-    """What a manifest says of a codec that has the fingerprint it was written with."""
+def _facts_of_whole_codec(work: FolderRepair) -> dict[str, Any] | None:
+    """Manifest details of a codec whose fingerprint matches, None otherwise."""
     try:
         from pipeline.models.codecs.load import load_codec
 
@@ -119,15 +117,15 @@ def _facts_of_whole_codec(work: Work) -> dict[str, Any] | None:
     }
 
 
-def _counts_of_images(work: Work) -> dict[str, int]:
+def _counts_of_images(work: FolderRepair) -> dict[str, int]:
     images = len(list(work.folder.path.glob("[0-9]*.png")))
     return {"images": images, "written": images, "outranked": 0, "failed": 0}
 
 
 def _rebuild_manifest(
-    work: Work, details: Mapping[str, Any], counts: Mapping[str, int] | None = None
+    work: FolderRepair, details: Mapping[str, Any], counts: Mapping[str, int] | None = None
 ) -> None:
-    """A manifest of the files that are there, in place of one that is damaged and set aside."""
+    """Write a manifest of the existing files, and set the damaged one aside."""
     path, contract = work.folder.path, work.folder.contract
     ownership.mark_unfinished(path, contract)
     work.set_aside(MANIFEST_NAME, _REBUILT)

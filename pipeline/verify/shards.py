@@ -1,4 +1,4 @@
-"""A folder of shards: each row has the ids and codes that the index says, and as many as it says."""
+"""Check shards: ids and codes are within their ranges, and the number of samples matches the manifest."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipeline.webdata.reader import ShardReader
 _ROWS = 4096
 
 
-def look_into_shards(
-    folder: Folder, workspace: Workspace, pictures: int
+def check_shards(
+    folder: Folder, workspace: Workspace, images: int
 ) -> tuple[list[Fault], list[Facts]]:
-    """What is wrong with the shards, and what was measured, a row for each split."""
-    del workspace, pictures  # codes of shards are those of the codes folder, decoded there
+    """Faults and measurements of the shards, one row of measurements per split."""
+    del workspace, images  # the codes are those of the codes folder and are decoded there
     faults: list[Fault] = []
     facts: list[Facts] = []
     for split in SPLITS:
-        found, measured = _look_into_split(folder, split)
+        found, measured = _check_split(folder, split)
         faults += found
         facts.append(measured)
     return faults, facts
 
 
-def _look_into_split(folder: Folder, split: Split) -> tuple[list[Fault], Facts]:
+def _check_split(folder: Folder, split: Split) -> tuple[list[Fault], Facts]:
     assert folder.manifest is not None
     reader = ShardReader(folder.path, split, check_hashes=False)
     use, ids = CodebookUse(reader.index.codebook_size), CodebookUse(reader.index.vocab_size)
@@ -50,7 +50,7 @@ def _look_into_split(folder: Folder, split: Split) -> tuple[list[Fault], Facts]:
         ):
             if highest >= end:
                 url = reader.url_of(int(rows[0]))
-                found = f"has the {name} {highest}, the last one is {end - 1}"
+                found = f"has the {name} {highest}; the last one is {end - 1}"
                 faults[url, name] = Fault(folder=folder.name, file=url, found=found)
     return list(faults.values()), _facts(folder, reader, np.concatenate(lengths), use)
 
@@ -69,7 +69,7 @@ def _read(
 
 
 def _lengths(tokens_BT: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Ids of each caption up to the last that is not padding."""
+    """The number of ids of each caption, up to the last that is not padding."""
     last = tokens_BT.shape[1] - np.argmax(tokens_BT[:, ::-1] != 0, axis=1)
     return np.where((tokens_BT != 0).any(axis=1), last, 0)
 

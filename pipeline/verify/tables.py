@@ -1,4 +1,4 @@
-"""The tables of dedupe: every key once, in order."""
+"""Check the tables of dedupe: keys are unique and sorted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.verify.faults import Fault
 _ROWS = 16_384
 
 
-def look_into_tables(folder: Folder) -> Iterator[Fault]:
-    """Yield a fault for each table of images whose keys are not sorted, or come twice.
+def check_tables(folder: Folder) -> Iterator[Fault]:
+    """Yield a fault for each table of images with unsorted or duplicate keys.
 
     Raises DamageError for a table that can't be read.
     """
@@ -30,7 +30,7 @@ def look_into_tables(folder: Folder) -> Iterator[Fault]:
 
 
 def _first_out_of_order(folder: Folder, name: str, last: str) -> tuple[str | None, str]:
-    """The first key of a table that does not come after the one before, and the table's last key."""
+    """The first key that does not come after its predecessor, and the table's last key."""
     path = path_inside(folder.path, name, source=folder.path / MANIFEST_NAME)
     wrong = None
     for rows in read_tables([path], ("key",), _ROWS):

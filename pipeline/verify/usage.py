@@ -1,4 +1,4 @@
-"""How much of a codebook some codes use. Pure.
+"""How much of a codebook is used. Pure.
 
 Legend: K entries of the codebook.
 """
@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 
 class CodebookUse:
-    """Counts how often each of `num_tokens` entries occurs."""
+    """Counts the occurrences of each of `num_tokens` codebook entries."""
 
     def __init__(self, num_tokens: int) -> None:
         self.num_tokens = num_tokens
         self._counts_K = np.zeros(num_tokens, dtype=np.int64)
 
     def add(self, codes: npt.NDArray[np.integer]) -> int:
-        """Count codes; returns the highest. Those beyond the codebook are not counted."""
+        """Count codes and return the highest; codes outside the codebook are not counted."""
         if not codes.size:
             return -1
         counts = np.bincount(codes.ravel().astype(np.int64), minlength=len(self._counts_K))
@@ -26,12 +26,12 @@ class CodebookUse:
 
     @property
     def used(self) -> int:
-        """Entries that occur."""
+        """The number of entries that occur."""
         return int((self._counts_K > 0).sum())
 
     @property
     def perplexity(self) -> float:
-        """exp of the entropy of the entries: the size of a codebook that is used evenly."""
+        """exp of the entropy of the entries: the size of an evenly used codebook with the same entropy."""
         total = self._counts_K.sum()
         share = self._counts_K[self._counts_K > 0] / max(int(total), 1)
         return float(np.exp(-(share * np.log(share)).sum()))

@@ -1,4 +1,4 @@
-"""A damaged folder under repair: what is damaged of it, and how files are set aside, restored, forgotten."""
+"""A damaged folder under repair: its damaged files, and how they are set aside, restored or dropped."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ HEADS = (MANIFEST_NAME, UNFINISHED_NAME)
 
 @dataclass
 class Repairs:
-    """What was done, which commands make it anew in their order, and what can't be repaired."""
+    """The repairs made, the commands to run next in order, and what can't be repaired."""
 
     done: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    hopeless: list[str] = field(default_factory=list)
+    not_repaired: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"repaired": self.done, "next": self.commands, "not_repaired": self.hopeless}
+        """The repairs as JSON values."""
+        return {"repaired": self.done, "next": self.commands, "not_repaired": self.not_repaired}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """One damaged folder, what else was found in the workspace, and where to note what is done."""
+class FolderRepair:
+    """One damaged folder, the results for the whole workspace, and the log of repairs."""
 
     root: Path
     checked: Checked
@@ -54,7 +54,7 @@ class Work:
 
     @property
     def folder(self) -> Folder:
-        """The folder."""
+        """The damaged folder."""
         return self.checked.folder
 
     @property
@@ -64,41 +64,41 @@ class Work:
 
     @property
     def head_is_damaged(self) -> bool:
-        """Whether the manifest, or the mark of an unfinished folder, is."""
+        """Whether the manifest, or the mark of an unfinished folder, is damaged."""
         return any(fault.file in HEADS for fault in self.checked.faults)
 
     @property
     def listed(self) -> tuple[FileEntry, ...]:
-        """The files that the manifest lists; none where it can't be trusted."""
+        """The files that the manifest lists; none if it can't be trusted."""
         manifest = self.folder.manifest
         return manifest.files if manifest is not None and not self.head_is_damaged else ()
 
     def note(self, file: str, what: str) -> None:
-        """Say what became of a file."""
+        """Record what was done with a file."""
         self.repairs.done.append(f"{self.folder.name}/{file}: {what}")
 
     def add_command(self, folder: Folder | None = None) -> None:
-        """Note the command that makes this folder (or another one) anew."""
+        """Record the command that makes this folder (or another one) again."""
         command = command_for(folder or self.folder, self.root, self.stages)
         if command not in self.repairs.commands:
             self.repairs.commands.append(command)
 
     def give_up(self, why: str) -> None:
-        """Note what can't be repaired."""
-        self.repairs.hopeless.append(f"{self.folder.name}: {why}")
+        """Record why the folder can't be repaired."""
+        self.repairs.not_repaired.append(f"{self.folder.name}: {why}")
 
     # --- Files -----------------------------------------------------------------------------------
 
     def delete(self, file: str) -> None:
-        """Delete a damaged file that is made again."""
+        """Delete a damaged file that can be made again."""
         (self.folder.path / file).unlink(missing_ok=True)
         self.note(file, "deleted")
 
     def set_aside(self, file: str, why: str) -> None:
-        """Rename a file or a folder to NAME.damaged (NAME.damaged-2, …); one that is gone is only noted."""
+        """Rename a file or folder to NAME.damaged (NAME.damaged-2, …); a missing one is only recorded."""
         path = self.folder.path / file
         if not path.exists() and not path.is_symlink():
-            self.note(file, f"is gone; {why}")
+            self.note(file, f"is missing; {why}")
             return
         target, number = path.with_name(path.name + DAMAGED_SUFFIX), 1
         while target.exists() or target.is_symlink():
@@ -109,7 +109,7 @@ class Work:
         self.note(file, f"kept as {target.name}; {why}")
 
     def restore(self, file: str) -> bool:
-        """Bring a file back from where the same bytes are whole; whether there is such a place."""
+        """Restore a file from an intact copy in the workspace; return whether there is one."""
         wanted = next((entry for entry in self.listed if entry.path == file), None)
         if wanted is None:
             return False
@@ -117,7 +117,7 @@ class Work:
         if data is None:
             return False
         write_bytes(self.folder.path / file, data)
-        self.note(file, f"brought back from {source}")
+        self.note(file, f"restored from {source}")
         return True
 
     def _find_bytes(self, wanted: FileEntry) -> tuple[bytes | None, str]:
@@ -135,7 +135,7 @@ class Work:
         return None, ""
 
     def forget(self, files: Iterable[str], why: str) -> None:
-        """Set files aside, and let the manifest list the others only; it is whole before and after."""
+        """Set files aside and remove them from the manifest, which stays valid throughout."""
         manifest, gone = self.folder.manifest, set(files)
         assert manifest is not None
         for file in sorted(gone):
@@ -145,15 +145,15 @@ class Work:
 
     # --- The folder ------------------------------------------------------------------------------
 
-    def make_unfinished(self, why: str, proven: Sequence[FileEntry] = ()) -> None:
-        """Let the folder count as unfinished, so that its command goes on with it.
+    def make_unfinished(self, why: str, verified: Sequence[FileEntry] = ()) -> None:
+        """Make the folder unfinished, so that its command resumes it.
 
-        Where its manifest is damaged, `proven` are the files that are known to be whole.
+        If its manifest is damaged, `verified` are the files known to be undamaged.
         """
         self.add_command()
         if self.head_is_damaged:
-            # The mark first: a folder without a head would be nobody's.
-            files = [dataclasses.asdict(entry) for entry in proven]
+            # Write the mark first: a folder with neither manifest nor mark would not be ours.
+            files = [dataclasses.asdict(entry) for entry in verified]
             ownership.mark_unfinished(self.folder.path, self.folder.contract, files)
             (self.folder.path / MANIFEST_NAME).unlink(missing_ok=True)
         else:

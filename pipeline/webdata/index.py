@@ -1,8 +1,8 @@
-"""`index.json`: what a set of shards holds, and how to know that it is whole.
+"""`index.json`: the content of a set of shards, and what is needed to verify it.
 
-A JSON object that `wids` reads too (`wids_version`, `shardlist`: the training shards); validation
-shards stand in `shardlist_val`. Written after all shards; it lists each tar and its table of
-offsets with bytes and sha256.
+A JSON object that `wids` can read, too (`wids_version`, `shardlist`: the training shards); validation shards
+are in `shardlist_val`. It is written after all shards and lists each tar and its table of offsets with size
+and sha256.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CodecRef:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRef:
-    """The tokenizer that made the token ids; `file` lies beside the index."""
+    """The tokenizer that made the token ids; `file` is beside the index."""
 
     fingerprint: str
     file: str
@@ -47,9 +47,9 @@ class TokenizerRef:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One tar and its table of offsets; paths are relative to the index, names are wids'.
+    """One tar and its table of offsets; paths are relative to the index, field names are those of wids.
 
-    `recipe` is a hash of the samples that went in, in order: a rebuild compares it.
+    `recipe` is a hash of the samples in order; a later run compares it to decide whether to reuse the shard.
     """
 
     url: str
@@ -64,12 +64,12 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """What a reader must know before it opens a shard.
+    """Everything that a reader must know before it opens a shard.
 
-    `grid` is (rows, columns) of the codes of a view, rows × columns = `num_codes`. With one of `views`
-    codes.npy is [num_codes], with more it is [views, num_codes]; `members` names
-    the columns of the tables of offsets, where `image` stands for png, jpg…; dtypes are numpy's.
-    `lineage` is a hash of all that decides a sample's bytes beside the sample itself.
+    `grid` is (rows, columns) of the codes of a view, with rows × columns = `num_codes`. With one of `views`
+    codes.npy is [num_codes], with more it is [views, num_codes]. `members` names the columns of the tables of
+    offsets, where `image` stands for png, jpg…; dtypes are numpy's. `lineage` is a hash of everything besides
+    the samples that decides their bytes.
     """
 
     name: str
@@ -89,17 +89,17 @@ class ShardIndex:
 
     @property
     def samples(self) -> dict[Split, int]:
-        """Samples of each split."""
+        """The number of samples in each split."""
         return {s: sum(entry.nsamples for entry in self.shards[s]) for s in SPLITS}
 
 
 def codes_shape(views: Sequence[str], num_codes: int) -> tuple[int, ...]:
-    """The shape of codes.npy: [num_codes] of one view, [views, num_codes] of several."""
+    """The shape of codes.npy: [num_codes] for one view, [views, num_codes] for several."""
     return (num_codes,) if len(views) == 1 else (len(views), num_codes)
 
 
 def write_index(folder: Path, index: ShardIndex) -> None:
-    """Write `index.json` atomically; the shards it lists must be there already."""
+    """Write `index.json` atomically; the shards that it lists must exist already."""
     write_bytes(folder / INDEX_NAME, index_bytes(index))
 
 
@@ -115,15 +115,15 @@ def index_bytes(index: ShardIndex) -> bytes:
 def read_index(folder: Path) -> ShardIndex:
     """Read `index.json`.
 
-    Raises ContractError where there is none, where it is damaged, not ours or of another version, or where
-    it names files outside of `folder`.
+    Raises ContractError if there is none, if it is damaged, not ours or of another version, or if it names
+    files outside `folder`.
     """
     path = folder / INDEX_NAME
     if not path.exists():
         there = [p.name for p in folder.parent.glob("*") if p.is_dir() and p != folder]
         hint = f"{name_choices(folder.name, there)} " if there else ""
         raise ContractError(
-            f"{folder} has no {INDEX_NAME}: no finished shards there. {hint}Run "
+            f"{folder} has no {INDEX_NAME}: there are no finished shards. {hint}Run "
             f"{maker_of(folder, 'shards')} first."
         )
     raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=REPAIR)
@@ -141,7 +141,7 @@ def read_index(folder: Path) -> ShardIndex:
 
 
 def _check_paths(index: ShardIndex, folder: Path) -> None:
-    """Raise ContractError for a file that is named twice, lies outside of `folder` or is no regular one."""
+    """Raise ContractError for a file that is named twice, is outside `folder` or not a regular file."""
     entries = [entry for split in SPLITS for entry in index.shards[split]]
     times = Counter(name for entry in entries for name in (entry.url, entry.table))
     times[index.tokenizer.file] += 1
@@ -160,7 +160,7 @@ def _check(index: ShardIndex, path: Path) -> None:
         f"num_codes is {index.num_codes}, expected the grid's {rows} × {columns}": (
             rows * columns != index.num_codes
         ),
-        "views is an empty list, expected one at least": not index.views,
+        "views is an empty list, expected at least one": not index.views,
         f"members is {list(index.members)}, expected {', '.join(SHARD_MEMBERS)} among them": (
             not set(SHARD_MEMBERS) <= set(index.members)
         ),

@@ -18,7 +18,7 @@ _NAME_BYTES = 100
 
 
 def key_of_header(header: bytes) -> str:
-    """The key in a header's name, what comes before the first dot."""
+    """The key in a header's name: the part before the first dot."""
     return header[:_NAME_BYTES].rstrip(b"\0").decode("ascii", "replace").split(".")[0]
 
 
@@ -27,13 +27,13 @@ def read_table(
 ) -> npt.NDArray[np.int64]:
     """The table of offsets of a shard, [samples, members, 2]; `columns` is the number of members.
 
-    Raises ContractError where it is no such table, or points outside of its tar.
+    Raises ContractError if it isn't such a table, or points outside its tar.
     """
     path = folder / entry.table
     try:
         table: npt.NDArray[np.int64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise ContractError(f"{path} is no table of offsets ({error}). {REPAIR}") from error
+        raise ContractError(f"{path} is not a table of offsets ({error}). {REPAIR}") from error
     members = table.shape[1] if columns is None and table.ndim > 1 else columns
     if table.shape != (entry.nsamples, members, 2) or table.dtype != np.int64:
         raise ContractError(
@@ -42,14 +42,14 @@ def read_table(
         )
     inside = (table >= 0) & (table <= entry.filesize - table[..., ::-1])
     if not inside.all() or (table[:, 0, 0] < BLOCK).any():
-        raise ContractError(f"{path} points outside of {entry.url}. {REPAIR}")
+        raise ContractError(f"{path} points outside {entry.url}. {REPAIR}")
     return table
 
 
 def read_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_]:
     """The key of every sample, in order.
 
-    Raises ContractError where tar or table are missing or have another size than `entry` says.
+    Raises ContractError if the tar or the table is missing or differs in size from `entry`.
     """
     tar, table = (path_inside(folder, name, source=INDEX_NAME) for name in (entry.url, entry.table))
     for path, expected in ((tar, entry.filesize), (table, entry.table_bytes)):
@@ -63,10 +63,10 @@ def read_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_]:
 
 
 def salvage_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_] | None:
-    """The key of every sample of a shard that may be damaged, in order; None where one is lost.
+    """The key of every sample of a possibly damaged shard, in order; None if any key is lost.
 
-    Each member of a sample has a header with the key and a checksum: one of them is enough. Raises
-    ContractError for a path that leads out of the folder.
+    Each member of a sample has a header with the key and a checksum: one intact header is enough. Raises
+    ContractError for a path outside the folder.
     """
     tar, table = (path_inside(folder, name, source=INDEX_NAME) for name in (entry.url, entry.table))
     try:
@@ -81,20 +81,20 @@ def salvage_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_] | No
 
 
 def _salvage_key(tar: int, starts: list[int]) -> str:
-    """The key in the first whole header of a sample, given where its members' data begin."""
+    """The key in the first intact header of a sample, given the offsets of its members' data."""
     headers = (os.pread(tar, BLOCK, start - BLOCK) for start in starts if start)
     return next((key_of_header(header) for header in headers if _is_whole(header)), "")
 
 
 def _is_whole(header: bytes) -> bool:
-    """Whether a header has the checksum that it says, POSIX ustar."""
+    """Whether a header matches its own checksum (POSIX ustar)."""
     digits = header[148:156].partition(b"\0")[0].strip()
     found = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
     return len(header) == BLOCK and digits.isdigit() and found == int(digits, 8)
 
 
 def _walk(tar: int, entry: ShardEntry) -> npt.NDArray[np.int64]:
-    """Where the data of each sample's first member begins [samples, 1], by the headers alone."""
+    """The offset of the data of each sample's first member [samples, 1], found from the headers alone."""
     starts, position, last = [], 0, ""
     while position < entry.filesize:
         header = os.pread(tar, BLOCK, position)

@@ -1,4 +1,4 @@
-"""`.npy` members with little work: the header is the same for a whole dataset.
+"""Fast `.npy` members: the header is computed once for a whole dataset.
 
 Format: NEP 1, version 1.0, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 """
@@ -25,14 +25,8 @@ def npy_header(dtype: str, *shape: int) -> bytes:
 
 
 def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
-    """An array that is not empty as the bytes of an `.npy` file."""
+    """A non-empty array as the bytes of an `.npy` file."""
     return npy_header(array.dtype.str, *array.shape) + array.tobytes()
-
-
-def decode_npy(data: bytes) -> npt.NDArray[np.generic]:
-    """The array in the bytes of an `.npy` file; pickles are refused with ValueError."""
-    array: npt.NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
 
 
 def smallest_dtype(values: int) -> Dtype:

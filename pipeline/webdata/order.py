@@ -1,4 +1,4 @@
-"""In which order samples are read: the same for every rank, machine and version of numpy. Pure.
+"""The order in which samples are read: the same on every rank, machine and version of numpy. Pure.
 
 Legend: B batch size of one rank, N samples.
 """
@@ -21,10 +21,10 @@ def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def permute(samples: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A shuffle of 0..samples-1 that `seed` and `epoch` decide alone: int64 [N].
+    """A shuffle of 0..samples-1, determined only by `seed` and `epoch`: int64 [N].
 
-    Rows are sorted by a hash of (seed, epoch, row). numpy's generators may change their streams
-    between versions, which would break an exact resume; a hash can't.
+    Rows are sorted by a hash of (seed, epoch, row). numpy's generators may change their streams between
+    versions, which would break an exact resume; a hash can't.
     """
     return np.argsort(_hash_rows(np.arange(samples), seed=seed, epoch=epoch), kind="stable")
 
@@ -32,13 +32,13 @@ def permute(samples: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def choose_views(
     rows: npt.NDArray[np.int64], views: int, *, seed: int, epoch: int
 ) -> npt.NDArray[np.int64]:
-    """Which of 0..views-1 of each row to show in an epoch: int64 [rows]."""
+    """The view (0..views-1) of each row to show in an epoch: int64 [rows]."""
     return (_hash_rows(rows, seed=seed, epoch=~epoch) % np.uint64(views)).astype(np.int64)
 
 
 def draw_numbers(rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each row, which seed, epoch and row decide alone: float64 [rows]."""
-    words = _mix(_hash_rows(rows, seed=seed, epoch=epoch))  # not those that the order is sorted by
+    """A number in [0, 1) for each row, determined only by seed, epoch and row: float64 [rows]."""
+    words = _mix(_hash_rows(rows, seed=seed, epoch=epoch))  # differ from those that sort the order
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -61,11 +61,11 @@ def cut_batches(
 ) -> Iterator[npt.NDArray[np.int64]]:
     """This rank's slice [B] of each global batch of `batch_size` × `world_size` rows after `start`.
 
-    Of a rank's `workers`, `worker` takes every `workers`-th batch from its own number on: taken in
-    turns, as a DataLoader does, theirs are the rank's batches in order.
+    If a rank has several `workers`, each takes every `workers`-th batch, beginning with its own number. Read
+    in turn, as a DataLoader does, they yield the rank's batches in order.
 
-    Without `drop_last` the last global batch is shared out evenly, ranks from 0 on first: slices
-    may differ by one row, and be empty when fewer rows than ranks remain.
+    Without `drop_last` the last global batch is distributed evenly, beginning with rank 0: slices may differ
+    by one row, and may be empty if fewer rows than ranks remain.
     """
     whole = batch_size * world_size
     for begin in range(start + worker * whole, len(order_N), whole * workers):

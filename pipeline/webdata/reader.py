@@ -1,7 +1,7 @@
-"""Reading shards: maps each tar and gathers token ids and codes by row, in any order.
+"""Read shards: memory-map each tar and gather token ids and codes by row, in any order.
 
-Reads `index.json`, the tars it lists and their tables of offsets; numpy only. A row is a sample's
-place in its split, counted through the shards in the order of the index.
+Reads `index.json`, the tars it lists and their tables of offsets; needs only numpy. A row is the position of
+a sample in its split, counted across the shards in the order of the index.
 
 Legend: B batch size of one rank, T text_seq_len, N num_codes.
 """
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """Token ids int32 [B, T], codes int32 [B, N] and the rows int64 [B] they come from."""
 
     tokens_BT: npt.NDArray[np.int32]
@@ -51,7 +51,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """All of one sample, codes of its first view; `image` is None where shards carry no pictures."""
+    """Everything about one sample, with the codes of its first view; `image` is None if shards have none."""
 
     key: str
     caption: str
@@ -64,11 +64,10 @@ class Sample:
 class ShardReader:
     """The samples of one split of `folder`.
 
-    Every file is checked against the index when the reader opens: its size, and with `check_hashes`
-    its sha256 (reads everything once, about 0.5 GB a second and core; other ranks of a run may
-    leave it to the first). Raises ContractError that names a file which is missing, cut short or
-    changed; with `skip_corrupt` such shards are left out, logged, and counted in `skipped` (file
-    name → samples).
+    Opening the reader checks every file against the index: its size, and with `check_hashes` its sha256 (this
+    reads everything once, about 0.5 GB per second and core; in distributed runs only one rank needs to do
+    it). Raises ContractError that names a missing, truncated or changed file. With `skip_corrupt` such
+    shards are left out, logged, and counted in `skipped` (file name → samples).
     """
 
     index: ShardIndex
@@ -94,13 +93,13 @@ class ShardReader:
         return len(self._shard_of_row)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process, such as a DataLoader's worker, maps the files itself.
+        # Another process, such as a DataLoader worker, maps the files itself.
         return {**self.__dict__, "_maps": {}}
 
-    def gather(self, rows: npt.ArrayLike, views: npt.ArrayLike = 0) -> Batch:
-        """Token ids and codes of `rows`, in their order; any integers in 0..len-1.
+    def gather(self, rows: npt.ArrayLike, views: npt.ArrayLike = 0) -> TokenBatch:
+        """Token ids and codes of `rows`, in their order; rows may be any integers in 0..len-1.
 
-        `views` is the number of the view of each row, or of all; 0 is the first of `index.views`.
+        `views` is the index of the view, one for each row or one for all; 0 is the first of `index.views`.
         """
         index, tokens_size, codes_size = self.index, self._tokens_bytes, self._codes_bytes
         rows = np.asarray(rows, dtype=np.int64)
@@ -120,10 +119,10 @@ class ShardReader:
             tokens_at, codes_at = tokens_end, codes_end
         tokens_BT = np.frombuffer(tokens, index.tokens_dtype).reshape(-1, index.text_seq_len)
         codes_BN = np.frombuffer(codes, index.codes_dtype).reshape(-1, index.num_codes)
-        return Batch(tokens_BT.astype(np.int32), codes_BN.astype(np.int32), rows)
+        return TokenBatch(tokens_BT.astype(np.int32), codes_BN.astype(np.int32), rows)
 
     def sample(self, row: int) -> Sample:
-        """Everything about one row: key, caption, record, ids, codes, the picture if any."""
+        """Everything about one row: key, caption, record, ids, codes and the image, if any."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         shard = int(self._shard_of_row[row])
@@ -157,7 +156,7 @@ class ShardReader:
     def rows_of(self, url: str) -> range:
         """The rows of a tar.
 
-        Raises ContractError where the index has no such tar in this split.
+        Raises ContractError if the index has no such tar in this split.
         """
         for entry, first in zip(self._entries, self._first_row.tolist(), strict=True):
             if entry.url == url:
@@ -166,7 +165,7 @@ class ShardReader:
         raise ContractError(f"{self.folder} has no shard {url} with samples; there are: {there}.")
 
     def order(self, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-        """The rows shuffled for one epoch: the same for every rank and every number of ranks."""
+        """The rows shuffled for one epoch, the same for every rank and any number of ranks."""
         return permute(len(self), seed=seed, epoch=epoch)
 
     def batches(
@@ -181,14 +180,14 @@ class ShardReader:
         worker: int = 0,
         workers: int = 1,
         drop_last: bool = True,
-    ) -> Iterator[Batch]:
-        """One epoch for one rank: its slice of consecutive global batches of the epoch's order.
+    ) -> Iterator[TokenBatch]:
+        """One epoch for one rank: its slice of consecutive global batches in the epoch's order.
 
-        Its `workers`, if it has some, take these batches in turns; this is number `worker`. Of several
-        views the training split shows one each epoch, by seed and epoch; validation shows the first.
-        `start` is how many samples of the order all ranks together have consumed: a run goes on
-        exactly there, under any other `batch_size` and `world_size`. With `drop_last` a last global
-        batch that is not full is left out, else it is shared out evenly.
+        With several `workers`, each takes these batches in turn; this is number `worker`. If samples have
+        several views, the training split shows one per epoch, chosen by seed and epoch; validation shows the
+        first. `start` is the number of samples that all ranks together have consumed: a run resumes exactly
+        there, even with another `batch_size` or `world_size`. With `drop_last` an incomplete last global
+        batch is dropped, otherwise it is distributed evenly.
         """
         order = self.order(seed=seed, epoch=epoch)
         for rows in cut_batches(
@@ -204,20 +203,20 @@ class ShardReader:
             yield self.gather(rows, self.views_of(rows, seed=seed, epoch=epoch))
 
     def views_of(self, rows: npt.NDArray[np.int64], *, seed: int, epoch: int) -> npt.ArrayLike:
-        """Which view to show of each row in an epoch; validation always shows the first."""
+        """The view of each row to show in an epoch; validation always shows the first."""
         count = len(self.index.views)
         if count == 1 or self.split == "val":
             return 0
         return choose_views(rows, count, seed=seed, epoch=epoch)
 
     def check(self, url: str) -> None:
-        """Raise DamageError for a tar that is not what the index describes; reads it."""
+        """Raise DamageError if a tar differs from its index entry; reads the whole tar."""
         for entry in self._entries:
             if entry.url == url and (fault := self._fault(entry, check_hashes=True)):
                 raise damaged(fault)
 
     def _whole_shards(self, *, skip_corrupt: bool, check_hashes: bool) -> list[ShardEntry]:
-        """The shards that are what the index says."""
+        """The undamaged shards."""
         entries = self.index.shards[self.split]
         with ThreadPoolExecutor(max_workers=4) as pool:
             faults = list(pool.map(lambda entry: self._fault(entry, check_hashes), entries))
@@ -249,7 +248,7 @@ class ShardReader:
         return read_table(self.folder, entry, columns=len(self.index.members))
 
     def _load_offsets(self) -> None:
-        """Keep per row: its shard, and where its ids and codes start, after their npy headers."""
+        """Store for each row its shard, and the offsets of its ids and codes after their npy headers."""
         index = self.index
         self._tokens_bytes = index.text_seq_len * np.dtype(index.tokens_dtype).itemsize
         self._codes_bytes = index.num_codes * np.dtype(index.codes_dtype).itemsize

@@ -1,10 +1,9 @@
-"""Writing one shard: a plain ustar file whose bytes depend on its samples alone.
+"""Write one shard: a plain ustar file whose bytes depend only on its samples.
 
-Every member is one 512-byte header and its data rounded up to 512 bytes: no pax headers (they cost
-1 kB a member), time, owner and group 0, mode 0644. Beside `NNNNNN.tar` lies `NNNNNN.idx.npy`, an
-int64 array [samples, members, 2] of (offset of the data in the tar, bytes), its columns in the
-order of `index.json`'s `members`; (0, 0) where a sample lacks the member. With it a reader maps the
-tar and gathers without parsing a header.
+Every member is one 512-byte header and its data, padded to 512 bytes: no pax headers (they cost 1 kB per
+member), time, owner and group 0, mode 0644. Beside `NNNNNN.tar` is `NNNNNN.idx.npy`, an int64 array [samples,
+members, 2] of (offset of the data in the tar, bytes), with columns in the order of `members` in `index.json`;
+(0, 0) if a sample lacks the member. With it a reader maps the tar and gathers without parsing headers.
 
 Format: POSIX.1-1988 ustar, https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
@@ -36,17 +35,17 @@ _REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 247
 
 
 def is_key(key: str) -> bool:
-    """Whether `key` can name a sample: 1..80 of A-Z a-z 0-9 _ -, for a dot would split its name."""
+    """Whether `key` can name a sample: 1..80 of A-Z a-z 0-9 _ - (a dot would split the name)."""
     return _KEY.fullmatch(key) is not None
 
 
 def member_bytes(size: int) -> int:
-    """Bytes that a member with `size` bytes of data takes in a tar."""
+    """The bytes in a tar of a member with `size` bytes of data."""
     return BLOCK + size + -size % BLOCK
 
 
 def tar_bytes(payload: int) -> int:
-    """Bytes of a finished tar whose members take `payload` bytes."""
+    """The size of a finished tar whose members take `payload` bytes."""
     return payload + len(_END)
 
 
@@ -61,9 +60,9 @@ def _size_field(size: int) -> tuple[bytes, int, bytes]:
 
 
 class ShardWriter:
-    """Appends samples to one tar and keeps its hash and its table of offsets.
+    """Appends samples to one tar and builds its hash and its table of offsets.
 
-    `columns` is how many members a sample has at most. Use `open_shard`, which writes atomically.
+    `columns` is the maximum number of members of a sample. Use `open_shard`, which writes atomically.
     """
 
     def __init__(self, file: IO[bytes], columns: int) -> None:
@@ -78,7 +77,7 @@ class ShardWriter:
 
     @property
     def samples(self) -> int:
-        """Samples added."""
+        """The number of samples added."""
         return len(self._keys)
 
     @property
@@ -88,20 +87,20 @@ class ShardWriter:
 
     @property
     def table(self) -> npt.NDArray[np.int64]:
-        """Offsets and bytes [samples, members, 2]."""
+        """Offsets and sizes [samples, members, 2]."""
         return np.array(self._offsets, dtype=np.int64).reshape(-1, self._columns, 2)
 
     def add(self, key: str, members: Sequence[tuple[str, bytes]]) -> None:
         """Append a sample: pairs of (extension, data), one for each column from the first on.
 
-        Raises ContractError for a key that can't name members, or that the shard has already.
+        Raises ContractError for a key that can't name members, or is already in the shard.
         """
         if not is_key(key):
             raise ContractError(
                 f"The key {key!r} can't name a sample: expected 1 to 80 letters, digits, _ and -."
             )
         if key in self._keys:
-            raise ContractError(f"Two samples with the key {key!r}: a key names one sample.")
+            raise ContractError(f"Two samples have the key {key!r}: keys must be unique.")
         self._keys.add(key)
         parts = self._pending
         start = end = self.bytes
@@ -124,7 +123,7 @@ class ShardWriter:
             self._flush()
 
     def finish(self) -> None:
-        """Write the two empty blocks that end an archive."""
+        """Write the two empty blocks that end a tar."""
         self._pending.append(_END)
         self.bytes += len(_END)
         self._flush()
@@ -138,15 +137,15 @@ class ShardWriter:
 
 
 def table_path(tar: Path) -> Path:
-    """Where the table of offsets of a tar lies."""
+    """The path of a tar's table of offsets."""
     return tar.with_suffix(".idx.npy")
 
 
 @contextlib.contextmanager
 def open_shard(path: Path, columns: int) -> Iterator[ShardWriter]:
-    """Write the tar `path` and its table so that both appear whole, the tar last.
+    """Write the tar `path` and its table atomically, the tar last.
 
-    Raises StorageError when the disk is full or refuses; nothing half-written stays then.
+    Raises StorageError if the disk is full or writing fails; no partial file is left then.
     """
     with atomic_write(path) as file:
         writer = ShardWriter(file, columns)

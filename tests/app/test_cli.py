@@ -1,4 +1,4 @@
-"""The command line: where values come from, exit codes, JSON, and errors in one sentence."""
+"""The command line: sources of option values, exit codes, JSON, and errors in one sentence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[StageConfig]:
-    """Configs that reached the dedupe stage, whose work is left out."""
+    """Configs that reached the dedupe stage, which is replaced by a stub."""
     configs: list[StageConfig] = []
 
     def door(config: StageConfig, progress: Progress) -> StageReport:
@@ -67,7 +67,7 @@ def test_flag_wins_over_environment_over_file_over_default(
     assert pick(seen, "val_fraction") == 0.4
 
 
-def test_common_keys_may_stand_at_the_top_of_the_file(
+def test_common_options_may_be_at_the_top_of_the_file(
     tmp_path: Path, workspace: Path, seen: list[StageConfig]
 ) -> None:
     file = tmp_path / "options.toml"
@@ -88,7 +88,7 @@ def test_common_keys_may_stand_at_the_top_of_the_file(
         (b"[dedupe]\n# caf\xe9\n", "line 2 holds the byte"),
     ],
 )
-def test_a_wrong_file_is_wrong_usage(
+def test_an_invalid_file_is_a_usage_error(
     tmp_path: Path, workspace: Path, seen: list[StageConfig], text: str | bytes, said: str
 ) -> None:
     file = tmp_path / "options.toml"
@@ -99,7 +99,7 @@ def test_a_wrong_file_is_wrong_usage(
     assert not seen
 
 
-def test_a_file_of_windows_is_read_as_any_other(
+def test_a_file_with_windows_line_ends_is_read(
     tmp_path: Path, workspace: Path, seen: list[StageConfig]
 ) -> None:
     file = tmp_path / "options.toml"
@@ -108,7 +108,7 @@ def test_a_file_of_windows_is_read_as_any_other(
     assert pick(seen, "val_fraction") == 0.25
 
 
-def test_a_folder_or_a_pipe_is_no_file_of_options(
+def test_a_folder_or_a_pipe_is_refused_as_a_config_file(
     tmp_path: Path, workspace: Path, seen: list[StageConfig]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -118,15 +118,13 @@ def test_a_folder_or_a_pipe_is_no_file_of_options(
         assert kind in " ".join(result.output.replace("│", " ").split())
 
 
-def test_json_is_the_last_line_of_stdout_and_alone_there(
-    workspace: Path, seen: list[StageConfig]
-) -> None:
+def test_json_is_the_only_line_on_stdout(workspace: Path, seen: list[StageConfig]) -> None:
     result = invoke("dedupe", "--workspace", str(workspace), "--json")
     assert json.loads(result.stdout)["stage"] == "dedupe"
     assert "dedupe: done" in result.stderr
 
 
-def test_quiet_says_nothing(workspace: Path, seen: list[StageConfig]) -> None:
+def test_quiet_prints_nothing(workspace: Path, seen: list[StageConfig]) -> None:
     result = invoke("dedupe", "--workspace", str(workspace), "--quiet")
     assert (result.exit_code, result.output) == (0, "")
 
@@ -141,7 +139,7 @@ def test_failed_items_that_remain_are_exit_code_3(
     assert invoke("dedupe", "--workspace", str(workspace)).exit_code == 3
 
 
-def test_an_interrupt_is_told_and_has_its_code(
+def test_an_interrupt_is_reported_and_has_its_exit_code(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def door(config: StageConfig, progress: Progress) -> StageReport:
@@ -153,7 +151,7 @@ def test_an_interrupt_is_told_and_has_its_code(
     assert "same command" in result.output
 
 
-def test_an_unknown_error_shows_its_traceback_only_when_asked(
+def test_an_unexpected_error_shows_its_traceback_only_with_debug(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def door(config: StageConfig, progress: Progress) -> StageReport:
@@ -193,7 +191,7 @@ def test_a_second_run_beside_a_running_one_names_it(
 
 
 @pytest.mark.parametrize("command", ["dedupe", "generate", "report", "scrape", "encode"])
-def test_days_of_training_hold_only_the_run_and_its_shards(
+def test_training_locks_only_the_run_and_its_shards(
     workspace: Path, seen: list[StageConfig], command: str
 ) -> None:
     holder = start_holder(workspace, "train", writes=["runs/dalle"], reads=["shards/default"])
@@ -251,7 +249,7 @@ def test_every_stage_has_its_command_and_help_for_each_option() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["dedupe", "--nonsense"], ["nonsense"], ["dedupe", "extra"]])
-def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+def test_a_usage_error_is_exit_code_2(arguments: list[str]) -> None:
     assert invoke(*arguments).exit_code == 2
 
 
@@ -259,7 +257,7 @@ def test_an_empty_workspace_says_what_to_run_first(workspace: Path) -> None:
     for command in ("dedupe", "train-codec", "encode", "shard", "train"):
         result = invoke(command, "--workspace", str(workspace))
         assert result.exit_code == 1, (command, result.output)
-        assert "not an error we know" not in result.output, (command, result.output)
+        assert "unexpected error" not in result.output, (command, result.output)
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
@@ -269,7 +267,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     assert pipeline.app.cli.app.info.name == "pipeline"
 
 
-def test_listed_addresses_stand_alone_on_stdout_and_leave_no_workspace(tmp_path: Path) -> None:
+def test_listed_urls_are_the_only_output_on_stdout_and_no_workspace_is_made(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     result = invoke(
         *("scrape", "--list-urls", "--no-page", "--sections", "emojis", "--limit", "1"),
@@ -282,14 +280,14 @@ def test_listed_addresses_stand_alone_on_stdout_and_leave_no_workspace(tmp_path:
     assert not folder.exists()
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+def test_a_reader_that_exits_early_is_no_error() -> None:
     command = f"{sys.executable} -m pipeline scrape --list-urls --no-page | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("material\t")
     assert "rror" not in done.stderr
 
 
-def test_an_interrupt_that_the_interpreter_swallows_comes_again(
+def test_an_interrupt_swallowed_by_the_interpreter_is_sent_again(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Swallowing:
@@ -307,7 +305,7 @@ def test_an_interrupt_that_the_interpreter_swallows_comes_again(
     assert "Traceback" not in result.output
 
 
-def test_counts_by_section_are_shown_with_their_sums(
+def test_counts_by_section_are_printed_with_totals(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sections = {"emojis": {"done": 1000, "complete": 30}, "shape": {"done": 5, "absent": 2}}
@@ -330,17 +328,15 @@ def test_counts_by_section_are_shown_with_their_sums(
         ("nosuch",),
     ],
 )
-def test_options_that_make_no_sense_leave_no_workspace(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_invalid_options_leave_no_workspace(tmp_path: Path, options: tuple[str, ...]) -> None:
     folder = tmp_path / "new"
     result = invoke("scrape", *options, "--workspace", str(folder))
     assert result.exit_code in (1, 2), result.output
-    assert "not an error we know" not in result.output
+    assert "unexpected error" not in result.output
     assert not folder.exists()
 
 
-def test_an_export_needs_a_workspace_that_is_there(tmp_path: Path) -> None:
+def test_an_export_needs_an_existing_workspace(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     result = invoke("scrape", "--export", str(tmp_path / "x.parquet"), "--workspace", str(folder))
     assert result.exit_code == 1
@@ -348,7 +344,7 @@ def test_an_export_needs_a_workspace_that_is_there(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_command_that_is_no_table_is_wrong_usage(tmp_path: Path, workspace: Path) -> None:
+def test_a_command_that_is_not_a_table_is_a_usage_error(tmp_path: Path, workspace: Path) -> None:
     file = tmp_path / "options.toml"
     file.write_text("scrape = 3\n")
     result = invoke("status", "--workspace", str(workspace), "--config", str(file))
@@ -356,7 +352,7 @@ def test_a_command_that_is_no_table_is_wrong_usage(tmp_path: Path, workspace: Pa
     assert "[scrape]" in result.output
 
 
-def test_several_values_in_the_environment_are_parted_by_bars(
+def test_several_values_in_the_environment_are_separated_by_bars(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs: list[StageConfig] = []
@@ -373,7 +369,7 @@ def test_several_values_in_the_environment_are_parted_by_bars(
     assert pick(configs, "prompts") == ("a dog",)
 
 
-def test_run_tells_of_a_wrong_option_before_it_begins(tmp_path: Path) -> None:
+def test_run_reports_an_invalid_option_before_it_begins(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     env = {"PIPELINE_DEDUPE_VAL_FRACTION": "2"}
     result = invoke("run", "--workspace", str(folder), env=env)
@@ -381,6 +377,34 @@ def test_run_tells_of_a_wrong_option_before_it_begins(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_command_that_only_looks_tells_how_long_it_took(workspace: Path) -> None:
+def test_a_read_only_command_reports_its_duration(workspace: Path) -> None:
     result = invoke("status", "--workspace", str(workspace), "--json")
     assert json.loads(result.stdout.splitlines()[-1])["seconds"] > 0
+
+
+@pytest.mark.parametrize("words", [("-h",), ("help",)])
+def test_help_lists_the_commands_in_groups(words: tuple[str, ...]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 0
+    assert result.output == invoke("--help").output
+    headings = ("Stages, in the order of the pipeline", "Look and check", "Try it")
+    assert [heading in result.output for heading in headings] == [True] * 3
+
+
+def test_the_help_of_a_command_can_be_asked_for_in_three_ways() -> None:
+    said = invoke("dedupe", "--help").output
+    assert "Options of every command" in said
+    assert invoke("help", "dedupe").output == invoke("dedupe", "-h").output == said
+
+
+def test_shells_complete_commands_and_options() -> None:
+    environment = {**os.environ, "_PIPELINE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    for words, expected in (("pipeline ded", "dedupe"), ("pipeline --ver", "--version")):
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("pipeline"))],
+            env={**environment, "COMP_WORDS": words},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == [expected], done.stderr

@@ -1,4 +1,4 @@
-"""The whole road, small: run, run again, stopped at any moment and run again."""
+"""The whole pipeline, small: run, run again, stopped at any point and run again."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def digests(workspace: Path) -> dict[str, str]:
     }
 
 
-def test_the_road_from_blog_to_pictures_is_walked_once(tmp_path: Path, options: Path) -> None:
+def test_the_pipeline_runs_once_and_then_has_nothing_to_do(tmp_path: Path, options: Path) -> None:
     workspace = tmp_path / "data"
     first = run(workspace, options)
     assert first["outcome"] == "done"
@@ -127,7 +127,7 @@ def test_the_road_from_blog_to_pictures_is_walked_once(tmp_path: Path, options: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_stopped_at_any_moment_it_ends_in_the_same_result(tmp_path: Path, options: Path) -> None:
+def test_stopped_at_any_point_it_ends_with_the_same_result(tmp_path: Path, options: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     run(straight, options)
     command = [sys.executable, "-m", "pipeline", "run", "dalleblog", "--quiet"]
@@ -155,7 +155,7 @@ def test_stopped_at_any_moment_it_ends_in_the_same_result(tmp_path: Path, option
 
 
 def contents(workspace: Path) -> dict[str, dict[str, str]]:
-    """Hashes of all files that do not depend on the order in which the images came."""
+    """Hashes of all files that do not depend on the order in which the images were fetched."""
     return {
         folder.name: {entry.path: entry.sha256 for entry in folder.manifest.files}
         for folder in find_folders(workspace)
@@ -164,7 +164,7 @@ def contents(workspace: Path) -> dict[str, dict[str, str]]:
 
 
 def tables(workspace: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a table of dedupe, without where the raw store keeps their bytes."""
+    """The rows of a dedupe table, without the locations of their bytes in the raw store."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(workspace / "dedupe" / name).to_pylist()

@@ -1,4 +1,4 @@
-"""Metrics: what Prometheus reads while a stage works, and the same numbers in its report."""
+"""Metrics: served to Prometheus while a stage runs, with the same numbers in its report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_prometheus_reads_what_a_stage_says() -> None:
+def test_prometheus_reads_the_metrics_of_a_stage() -> None:
     metrics = Metrics()
     meter = metrics.begin("scrape")
     meter(3, None)
@@ -50,7 +50,7 @@ def test_prometheus_reads_what_a_stage_says() -> None:
     assert found["dalle_pipeline_count", "scrape", "done"] == 8
 
 
-def test_it_is_served_while_the_block_runs_and_on_this_machine_alone() -> None:
+def test_it_is_served_only_during_the_block_and_only_locally() -> None:
     with serve_metrics(Metrics(), 0) as port:
         address = f"http://127.0.0.1:{port}/"
         with urllib.request.urlopen(address + "metrics") as answer:
@@ -89,7 +89,7 @@ def test_a_command_serves_the_numbers_that_its_report_has(
     assert numbers["count"] == {"images": 9}
 
 
-def test_a_port_that_is_taken_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_taken_port_is_a_usage_error(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -98,4 +98,4 @@ def test_a_port_that_is_taken_is_wrong_usage(tmp_path: Path) -> None:
         arguments = ["dedupe", "--workspace", str(root), "--metrics-port", port]
         result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert re.search(rf"--metrics-port {port} can't be listened on", result.output)
+    assert re.search(rf"--metrics-port {port} can't be used", result.output)

@@ -1,4 +1,4 @@
-"""`pipeline run`: which stages, why, what is noted of them, and what a dry run says of it before."""
+"""`pipeline run`: which stages run and why, their records, and the forecast of a dry run."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_until_and_from_choose_the_stages(tmp_path: Path, options: Path) -> None
         run(workspace, options, *wrong, code=2)
 
 
-def test_from_may_stand_in_the_file(tmp_path: Path, options: Path) -> None:
+def test_from_may_be_in_the_file(tmp_path: Path, options: Path) -> None:
     workspace = tmp_path / "data"
     run(workspace, options, "--until", "dedupe")
     options.write_text(options.read_text() + '[run]\nfrom = "dedupe"\nuntil = "dedupe"\n')
@@ -94,7 +94,7 @@ def test_a_run_without_its_first_stage_makes_no_workspace(tmp_path: Path, option
     assert not (tmp_path / "data").exists()
 
 
-def test_a_dry_run_touches_nothing_and_says_what_a_run_then_does(
+def test_a_dry_run_touches_nothing_and_forecasts_the_run(
     tmp_path: Path, options: Path, replica: Replica
 ) -> None:
     workspace = tmp_path / "data"
@@ -121,7 +121,7 @@ def test_a_dry_run_touches_nothing_and_says_what_a_run_then_does(
     assert outcomes(done) == {"scrape": "done", "dedupe": "done", "train-tokenizer": "unchanged"}
 
 
-def test_a_dry_run_knows_of_what_was_scraped_in_between(
+def test_a_dry_run_notices_a_scrape_in_between(
     tmp_path: Path, options: Path, replica: Replica
 ) -> None:
     workspace = tmp_path / "data"
@@ -131,10 +131,10 @@ def test_a_dry_run_knows_of_what_was_scraped_in_between(
     assert actions(dry) == {"scrape": "skip", "dedupe": "run", "train-tokenizer": "skip"}
     assert dry["details"]["dedupe"]["why"] == "raw changed since"
     retrained = run(workspace, options, *SHORT, "--dry-run", "--retrain")
-    assert retrained["details"]["train-tokenizer"]["why"] == "if dedupe brings something new"
+    assert retrained["details"]["train-tokenizer"]["why"] == "if dedupe yields something new"
 
 
-def test_what_was_trained_stays_while_data_grows(
+def test_trained_models_stay_while_data_grows(
     tmp_path: Path, options: Path, replica: Replica
 ) -> None:
     workspace = tmp_path / "data"
@@ -149,7 +149,7 @@ def test_what_was_trained_stays_while_data_grows(
     assert outcomes(run(workspace, options, *SHORT, "--retrain"))["train-tokenizer"] == "done"
 
 
-def test_a_run_leaves_a_line_with_what_it_read_and_made(tmp_path: Path, options: Path) -> None:
+def test_a_run_leaves_a_line_with_its_inputs_and_outputs(tmp_path: Path, options: Path) -> None:
     workspace = tmp_path / "data"
     run(workspace, options, *SHORT)
     run(workspace, options, *SHORT)
@@ -173,7 +173,7 @@ def test_a_run_leaves_a_line_with_what_it_read_and_made(tmp_path: Path, options:
     assert second["stages"][2]["skipped"].startswith("trained already")
 
 
-def test_a_stage_called_alone_leaves_its_line_too(tmp_path: Path, options: Path) -> None:
+def test_a_single_stage_leaves_a_line_too(tmp_path: Path, options: Path) -> None:
     workspace = tmp_path / "data"
     run(workspace, options, "--until", "scrape")
     command = ["dedupe", "--workspace", str(workspace), "--config", str(options)]
@@ -184,7 +184,7 @@ def test_a_stage_called_alone_leaves_its_line_too(tmp_path: Path, options: Path)
     assert "by" not in first
 
 
-def test_failed_items_let_the_others_through_and_end_in_3(tmp_path: Path) -> None:
+def test_failed_items_do_not_stop_others_and_exit_with_3(tmp_path: Path) -> None:
     from pipeline.demo.replica.config import FaultPlan
 
     faults = FaultPlan(error=0.1, permanent=1.0)
@@ -195,7 +195,7 @@ def test_failed_items_let_the_others_through_and_end_in_3(tmp_path: Path) -> Non
     assert read_records(tmp_path / "data")[-1]["outcome"] == "incomplete"
 
 
-def test_a_source_that_is_down_changes_nothing_and_is_told(
+def test_a_source_that_is_down_changes_nothing_and_is_reported(
     tmp_path: Path, options: Path, replica: Replica
 ) -> None:
     workspace = tmp_path / "data"
@@ -217,7 +217,7 @@ def test_a_source_that_is_down_changes_nothing_and_is_told(
     assert json.loads(status.stdout)["details"]["raw"]["state"] == "fresh"
 
 
-def test_a_killed_run_is_told_and_the_next_one_heals_it(
+def test_a_killed_run_is_reported_and_the_next_one_recovers(
     tmp_path: Path, options: Path, replica: Replica
 ) -> None:
     workspace = tmp_path / "data"
@@ -228,7 +228,7 @@ def test_a_killed_run_is_told_and_the_next_one_heals_it(
     try:
         wait_for(lambda: next((a.facts for a in read_active(workspace)), {}), "done")
         (running,) = read_active(workspace)
-        assert running.lives
+        assert running.is_running
         assert (running.facts["stage"], running.facts["process"]) == ("scrape", process.pid)
         row = status_of(workspace, "raw", "scrape")
         assert row["state"] == "running"
@@ -247,7 +247,7 @@ def test_a_killed_run_is_told_and_the_next_one_heals_it(
     assert healed["outcome"] == "done"
 
 
-def test_a_torn_line_is_left_out_and_closed(tmp_path: Path) -> None:
+def test_a_torn_line_is_skipped_and_ended(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     (root / "runs.jsonl").write_bytes(b'{"command": "one"}\n{"comm')
     with keep_record(root, "two", clock=lambda: 0.0):
@@ -256,14 +256,14 @@ def test_a_torn_line_is_left_out_and_closed(tmp_path: Path) -> None:
     assert read_records(root)[1]["started"] == "1970-01-01T00:00:00Z"
 
 
-def test_a_record_may_hold_any_character(tmp_path: Path) -> None:
+def test_a_record_may_contain_any_character(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     with keep_record(root, "a\u2028b\x85c"):
         pass
     assert [record["command"] for record in read_records(root)] == ["a\u2028b\x85c"]
 
 
-def test_an_interrupted_run_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_recorded_as_such(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
 
     def work() -> None:
@@ -294,7 +294,7 @@ def wait_for(read: Any, key: str) -> None:
 
 
 def contents(workspace: Path) -> dict[str, bytes]:
-    """Every file but what tells of runs."""
+    """Every file except the records of runs."""
     left_out = ("runs.jsonl",)
     return {
         str(path.relative_to(workspace)): path.read_bytes()

@@ -75,7 +75,7 @@ def test_the_folder_that_a_run_left_unfinished_is_the_failed_one(
     assert states(root) == {"runs/first": "fresh", "runs/second": "fresh", "runs/third": "failed"}
 
 
-def test_a_killed_run_is_failed_where_it_was_and_a_living_one_is_running(root: Path) -> None:
+def test_a_killed_run_is_failed_and_a_live_one_is_running(root: Path) -> None:
     finish(root, "runs/first", "run")
     mark_unfinished(root / "runs/second", "run")
     child = os.fork()
@@ -96,13 +96,13 @@ def test_a_killed_run_is_failed_where_it_was_and_a_living_one_is_running(root: P
     assert states(root) == {"runs/first": "fresh", "runs/second": "failed"}
 
 
-def test_wrong_usage_is_no_state(root: Path) -> None:
+def test_a_usage_error_is_not_a_state(root: Path) -> None:
     finish(root, "runs/first", "run")
     attempt(root, "train", "runs/..", error=ConfigError("--name"))
     assert states(root) == {"runs/first": "fresh"}
 
 
-def test_what_was_made_from_something_stale_is_stale_too(root: Path) -> None:
+def test_folders_made_from_stale_ones_are_stale_too(root: Path) -> None:
     finish(root, "raw", "raw")
     finish(root, "dedupe", "dedupe", "raw")
     finish(root, "codecs/small", "codec", "dedupe")
@@ -116,7 +116,7 @@ def test_what_was_made_from_something_stale_is_stale_too(root: Path) -> None:
     assert set(found.values()) == {"stale"}
 
 
-def test_shards_of_a_codec_that_is_gone_are_stale(root: Path) -> None:
+def test_shards_of_a_deleted_codec_are_stale(root: Path) -> None:
     finish(root, "codecs/small", "codec")
     finish(root, "codes/small-a", "codes", "codecs/small")
     finish(root, "shards/default", "shards", "codes/small-a")

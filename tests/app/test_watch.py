@@ -1,4 +1,4 @@
-"""`pipeline status --watch`: on a terminal it is drawn again and again, and Ctrl-C ends it well."""
+"""`pipeline status --watch`: redrawn on a terminal, and ended cleanly by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def read_until(source: int, words: bytes, text: bytes = b"") -> bytes:
-    """What comes out of `source` until `words` are among it; fails where they never are."""
+    """The output of `source` up to `words`; fails if they never appear."""
     deadline = time.monotonic() + WITHIN_S
     while words not in text:
         ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
@@ -40,7 +40,7 @@ def read_until(source: int, words: bytes, text: bytes = b"") -> bytes:
     return text
 
 
-def test_a_terminal_shows_what_has_changed_until_ctrl_c(workspace: Workspace) -> None:
+def test_a_terminal_shows_changes_until_ctrl_c(workspace: Workspace) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*LINE, str(workspace.root)],
@@ -67,7 +67,7 @@ def test_a_terminal_shows_what_has_changed_until_ctrl_c(workspace: Workspace) ->
         os.close(ours)
 
 
-def test_a_file_gets_one_table_below_the_other(workspace: Workspace) -> None:
+def test_a_file_gets_the_tables_one_below_the_other(workspace: Workspace) -> None:
     with subprocess.Popen(
         [*LINE, str(workspace.root)], stdout=subprocess.PIPE, env=ENVIRONMENT
     ) as process:

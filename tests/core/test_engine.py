@@ -1,4 +1,4 @@
-"""Parts come back in order, and a worker that dies costs its part only."""
+"""Results are returned in order, and a worker that dies loses only its part."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def hang_at_one(number: int) -> int:
 
 
 def die_while_answering_two(number: int) -> int:
-    """Of an answer of 8 MB, the worker has handed over the length and a little when it is killed."""
+    """The worker is killed after it has sent the length and a little of an answer of 8 MB."""
     if number == 2:
         pipe = sys._getframe(2).f_locals["pipe"]
         os.write(pipe.fileno(), struct.pack("!i", 8 << 20) + bytes(1000))
@@ -60,7 +60,7 @@ def signal_itself(number: int) -> int:
 
 
 class UnreadableError(Exception):
-    """Can be pickled and not read again: it wants two arguments."""
+    """Can be pickled but not unpickled: it needs two arguments."""
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(f"{what} {why}")
@@ -89,7 +89,7 @@ def test_results_come_in_the_order_of_the_parts(workers: int) -> None:
     assert [r.part for r in results] == list(range(8))
 
 
-def test_no_parts_give_no_results() -> None:
+def test_no_parts_yield_no_results() -> None:
     assert list(map_parts(square, [], workers=2)) == []
 
 
@@ -128,7 +128,7 @@ def test_workers_leave_interrupts_and_terminations_to_the_parent() -> None:
     assert [r.result for r in results] == [0, 1, 2]
 
 
-def test_results_that_nobody_takes_don_t_keep_the_process_alive() -> None:
+def test_unread_results_do_not_keep_the_process_alive() -> None:
     code = (
         "from pipeline.core.engine import map_parts\n"
         "from tests.core.test_engine import hang_at_one\n"
@@ -140,14 +140,14 @@ def test_results_that_nobody_takes_don_t_keep_the_process_alive() -> None:
 
 
 @pytest.mark.parametrize("function", [raise_unreadable, give_unpicklable])
-def test_what_can_t_be_handed_over_is_an_error_and_no_dead_worker(
+def test_an_unpicklable_value_is_an_error_and_no_dead_worker(
     function: Callable[[int], object],
 ) -> None:
     with pytest.raises((RuntimeError, AttributeError, TypeError), match=r"a hidden cause|lambda"):
         list(map_parts(function, [1], workers=1))
 
 
-def test_a_worker_that_exits_is_told_by_its_exit_code() -> None:
+def test_a_worker_that_exits_is_reported_with_its_exit_code() -> None:
     results = list(map_parts(leave_at_three, [3], workers=1))
     assert results == [PartResult(part=3, failure="its process ended with exit code 7")]
 
@@ -158,7 +158,7 @@ def test_a_part_that_takes_too_long_fails() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_the_function_raises_is_raised_here(workers: int) -> None:
+def test_exceptions_of_the_function_are_raised_in_the_parent(workers: int) -> None:
     with pytest.raises(ContractError, match="part 5 is broken"):
         list(map_parts(refuse, [5], workers=workers))
 

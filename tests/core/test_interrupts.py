@@ -15,8 +15,8 @@ import pytest
 from pipeline.core.interrupts import interruptible
 from pipeline.core.workspace import Workspace
 
-# Sends a signal to this process each time that the module named first is looked for, then runs the
-# command line. It takes the moments of a start-up one by one, however fast the machine is.
+# Sends a signal to this process each time that the module named first is searched for, then runs the
+# command line. So every point of the start-up is tested, however fast the machine is.
 STARTED = """
 import os, signal, sys
 
@@ -33,7 +33,7 @@ del sys.argv[1]
 from pipeline.__main__ import main
 main()
 """
-# Runs `pipeline dedupe` with a stage that does what the test says.
+# Runs `pipeline dedupe` with a stage that does what the test needs.
 WORKING = """
 import atexit, os, signal, sys, time
 import pipeline.app.stages
@@ -63,10 +63,10 @@ def start(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_an_import_is_never_interrupted_and_the_signal_comes_after_it(
+def test_an_import_is_never_interrupted_and_the_signal_is_raised_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As torch does with numpy: what is raised in its import is swallowed, or aborts the process.
+    # Like torch with numpy: exceptions during its import are swallowed, or abort the process.
     (tmp_path / "like_torch.py").write_text(
         "import os, signal, time\n"
         "met = []\n"
@@ -82,7 +82,7 @@ def test_an_import_is_never_interrupted_and_the_signal_comes_after_it(
     assert sys.modules["like_torch"].met == []
 
 
-def test_what_was_being_imported_when_the_command_began_does_not_count(
+def test_imports_that_began_before_the_command_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "script.py").write_text(
@@ -99,7 +99,7 @@ def test_what_was_being_imported_when_the_command_began_does_not_count(
     assert importlib.import_module("script").ended
 
 
-def test_an_ignored_signal_stays_ignored_and_handlers_come_back() -> None:
+def test_an_ignored_signal_stays_ignored_and_handlers_are_restored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible():
@@ -113,7 +113,7 @@ def test_an_ignored_signal_stays_ignored_and_handlers_come_back() -> None:
 @pytest.mark.parametrize(
     "moment", ["typer", "pipeline.app.cli", "pipeline.encode.run", "torch", "torch._C"]
 )
-def test_a_signal_while_it_starts_is_exit_code_130(
+def test_a_signal_during_startup_is_exit_code_130(
     root: Path, moment: str, number: signal.Signals
 ) -> None:
     done = start(STARTED, f"{moment},{int(number)}", "encode", "--workspace", str(root))
@@ -121,11 +121,11 @@ def test_a_signal_while_it_starts_is_exit_code_130(
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_interrupt_in_an_import_ends_at_once(root: Path) -> None:
+def test_a_second_interrupt_in_an_import_ends_immediately(root: Path) -> None:
     moment = f"torch._C,{int(signal.SIGINT)},{int(signal.SIGINT)}"
     done = start(STARTED, moment, "encode", "--workspace", str(root))
     assert done.returncode == 130
-    assert done.stderr == "\nError: stopped at once. What was finished is kept.\n"
+    assert done.stderr == "\nError: stopped immediately. Finished work is kept.\n"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_second_interrupt_in_an_import_ends_at_once(root: Path) -> None:
         "\n    import pipeline.app.console\n"
         "    pipeline.app.console.Screen.fail = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "    raise KeyboardInterrupt",
-        # Again when all is said and the interpreter ends.
+        # Again when everything is printed and the interpreter exits.
         "\n    atexit.register(os.kill, os.getpid(), signal.SIGINT)\n    raise KeyboardInterrupt",
     ],
 )
@@ -147,9 +147,9 @@ def test_interrupts_on_interrupts_are_exit_code_130(root: Path, work: str) -> No
     done = start(WORKING.format(work=work), "dedupe", "--workspace", str(root))
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
-    assert "not an error we know" not in done.stderr
+    assert "unexpected error" not in done.stderr
 
 
-def test_closed_streams_are_no_crash(root: Path) -> None:
+def test_closed_streams_do_not_crash(root: Path) -> None:
     command = f"{sys.executable} -m pipeline status --workspace {root} >&- 2>&-"
     assert subprocess.run(command, shell=True, timeout=60).returncode == 0

@@ -1,4 +1,4 @@
-"""The bytes of kept images are read in one place, and only if they are those that were inspected."""
+"""The bytes of kept images are read in one place, and only if they are the inspected ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import ContractError, DamageError
-from pipeline.core.kept_images import ImagePlace, kept_tables, read_image, read_kept
+from pipeline.core.kept_images import StoredImage, kept_tables, read_image, read_kept
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from tests.kept_workspace import make_workspace
@@ -29,12 +29,12 @@ def segments(tmp_path: Path) -> Path:
     return folder
 
 
-def place(**changes: Any) -> ImagePlace:
-    found = ImagePlace("00000.tar", 3, 4, sha256_bytes(b"3456"))
+def place(**changes: Any) -> StoredImage:
+    found = StoredImage("00000.tar", 3, 4, sha256_bytes(b"3456"))
     return found._replace(**changes)
 
 
-def test_the_bytes_of_a_place_are_read(segments: Path) -> None:
+def test_the_bytes_at_a_location_are_read(segments: Path) -> None:
     assert read_image(segments, place()) == b"3456"
 
 
@@ -58,8 +58,10 @@ def test_other_bytes_are_damage_and_the_advice_is_to_repair(
         read_image(segments, place(**wrong))
 
 
-def test_a_segment_that_is_gone_is_an_error_of_the_stage(segments: Path) -> None:
-    with pytest.raises(ContractError, match=r"00001\.tar can't be read .*verify --repair") as found:
+def test_a_missing_segment_is_an_error_of_the_stage(segments: Path) -> None:
+    with pytest.raises(
+        ContractError, match=r"00001\.tar.* can't be read .*verify --repair"
+    ) as found:
         read_image(segments, place(segment="00001.tar"))
     assert not isinstance(found.value, DamageError)
 
@@ -101,7 +103,7 @@ def calls(path: Path) -> set[str]:
     return names | {ast.unparse(node) for node in imported}
 
 
-def test_images_are_decoded_in_one_package_alone() -> None:
+def test_images_are_decoded_in_only_one_package() -> None:
     users = {
         path.relative_to(ROOT).as_posix()
         for package in ("pipeline", "scrapers")

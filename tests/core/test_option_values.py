@@ -1,4 +1,4 @@
-"""Values of options, from flags, variables and TOML alike: where, what was found, what is expected."""
+"""Option values from flags, environment and TOML: errors say where, what was found and what was expected."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def invoke(*args: str, env: Mapping[str, str] | None = None) -> Any:
         ("x = " + "{x=" * 100_000, "too deeply"),
     ],
 )
-def test_a_wrong_value_in_a_file_names_file_key_found_and_expected(
+def test_an_invalid_value_in_a_file_names_file_key_found_and_expected(
     tmp_path: Path, root: Path, text: str, said: str
 ) -> None:
     file = tmp_path / "options.toml"
@@ -95,7 +95,7 @@ def test_flags_and_variables_are_checked_like_the_file(root: Path, value: str) -
         assert "PIPELINE_DEDUPE_VAL_FRACTION is" in result.output
 
 
-def test_a_number_may_stand_for_a_text_that_can_be_one(
+def test_a_number_is_accepted_for_a_text_option(
     tmp_path: Path, root: Path, seen: list[Any]
 ) -> None:
     file = tmp_path / "options.toml"
@@ -119,7 +119,9 @@ def test_home_is_expanded_in_paths_and_in_texts_that_may_be_paths(
     assert seen[-1].vqgan_config == tmp_path / "vqgan.yaml"
 
 
-def test_prompts_are_no_paths(root: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_are_not_expanded_as_paths(
+    root: Path, seen: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", "/nowhere")
     invoke("generate", "--workspace", str(root), "~/ a tilde", "~")
     assert seen[-1].prompts == ("~/ a tilde", "~")
@@ -136,7 +138,7 @@ def test_prompts_are_no_paths(root: Path, seen: list[Any], monkeypatch: pytest.M
         (("dedupe", "--val-fractoin", "1"), "--val-fraction"),
     ],
 )
-def test_a_typo_is_met_with_what_was_meant(
+def test_a_typo_is_answered_with_a_suggestion(
     tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     place = ("--workspace", str(tmp_path / "data")) if len(arguments) > 1 else ()

@@ -1,4 +1,4 @@
-"""Files that the user named: whole or not at all, and nothing of somebody else's lost for them."""
+"""Files named by the user appear completely or not at all, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_new_file_appears_and_an_old_one_of_its_kind_is_replaced(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_file_that_is_not_finished_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "out"
     write(path, b"PAR1 old")
     with (
@@ -53,10 +53,10 @@ def test_a_neighbour_with_the_name_of_a_partial_file_stays(tmp_path: Path) -> No
     assert (tmp_path / "out.partial").read_text() == "mine"
 
 
-def test_what_is_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "thesis.txt"
     path.write_text("mine")
-    with pytest.raises(ConfigError, match=r"thesis\.txt holds something that is no parquet file"):
+    with pytest.raises(ConfigError, match=r"thesis\.txt exists and is not a parquet file"):
         write(path)
     assert path.read_text() == "mine"
 
@@ -93,7 +93,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
     assert path.is_fifo()
 
 
-def test_a_pipe_gets_nothing_where_the_work_fails(tmp_path: Path) -> None:
+def test_a_pipe_gets_nothing_if_the_work_fails(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with (
@@ -107,7 +107,7 @@ def test_a_pipe_gets_nothing_where_the_work_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["folder", "missing/out", "folder/missing/out", "loop", "file/out"]
 )
-def test_where_nothing_can_be_written_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_an_unwritable_target_is_explained(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
     (tmp_path / "loop").symlink_to("loop")
@@ -115,7 +115,7 @@ def test_where_nothing_can_be_written_is_a_sentence(tmp_path: Path, name: str) -
         write(tmp_path / name)
 
 
-def test_standard_output_is_known_by_all_of_its_names() -> None:
+def test_standard_output_is_recognised_by_all_of_its_names() -> None:
     for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
         assert leads_to_stdout(Path(name))
     for name in ("/dev/stderr", "/dev/null", "out", "1"):
@@ -123,7 +123,7 @@ def test_standard_output_is_known_by_all_of_its_names() -> None:
 
 
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
-def test_a_table_of_urls_goes_to_standard_output_alone(tmp_path: Path, name: str) -> None:
+def test_only_a_table_of_urls_goes_to_standard_output(tmp_path: Path, name: str) -> None:
     arguments = ["scrape", "--list-urls", "--no-page", "--limit", "1", "--out"]
     plain = tmp_path / "plain.parquet"
     result = CliRunner().invoke(app, [*arguments, str(plain)])

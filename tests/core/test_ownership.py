@@ -1,4 +1,4 @@
-"""What a command may write and delete: names, paths from files, whose a file is."""
+"""What a command may write and delete: names, paths from files, ownership."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.ownership import (
-    begin_anew,
     check_name,
     claim,
     list_family,
@@ -20,6 +19,7 @@ from pipeline.core.ownership import (
     path_inside,
     remove_own,
     reopen,
+    start_over,
 )
 from pipeline.core.storage import file_entry, make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
@@ -66,7 +66,7 @@ REFUSED += ["a.partial", "../a", "a/..", "a\\b", "\udce9"]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_name_that_is_no_slug_is_refused_with_the_rule(name: str) -> None:
+def test_a_name_that_is_not_a_slug_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(ConfigError, match="use letters, digits"):
         check_name(name)
 
@@ -85,7 +85,7 @@ def test_a_run_has_two_levels_at_most() -> None:
 
 @pytest.mark.parametrize("hand_out", ["codec", "tokenizer", "shards", "run", "generated"])
 @pytest.mark.parametrize("name", ["", "..", "/etc", "../raw", ".hidden"])
-def test_a_workspace_hands_out_no_folder_outside_its_places(
+def test_a_workspace_returns_no_folder_outside_itself(
     tmp_path: Path, hand_out: str, name: str
 ) -> None:
     with pytest.raises(ConfigError):
@@ -97,7 +97,7 @@ def test_codes_are_named_by_a_slug(tmp_path: Path) -> None:
         Workspace(tmp_path).codes("../raw", "0" * 64)
 
 
-def test_a_family_is_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+def test_a_family_is_sorted_by_number(tmp_path: Path) -> None:
     for name in (
         "small",
         "small-10",
@@ -154,7 +154,7 @@ def test_a_path_through_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
             path_inside(folder, name, source="m.json")
 
 
-def test_a_path_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     import os
 
     (tmp_path / "folder").mkdir()
@@ -170,7 +170,7 @@ def test_a_file_inside_may_be_there_or_not(tmp_path: Path) -> None:
     assert path_inside(tmp_path, "a/new", source="m.json") == tmp_path / "a/new"
 
 
-# --- Whose a folder is ---------------------------------------------------------------------------
+# --- Ownership of folders ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("contract", sorted(CONTRACTS))
@@ -179,7 +179,7 @@ def test_a_folder_that_is_not_ours_is_refused_by_name_and_left_alone(
 ) -> None:
     write(tmp_path, "thesis.txt", "records.jsonl")
     before = found(tmp_path)
-    for act in (claim, begin_anew, reopen, remove_own):
+    for act in (claim, start_over, reopen, remove_own):
         with pytest.raises(WorkspaceError, match=f"{tmp_path} holds records.jsonl"):
             act(tmp_path, contract)
     assert found(tmp_path) == before
@@ -190,49 +190,49 @@ def test_a_folder_of_another_contract_is_refused(tmp_path: Path, mark: str) -> N
     write(tmp_path, "tokenizer.json")
     (tmp_path / mark).write_text(json.dumps({"contract": "tokenizer", "files": []}))
     with pytest.raises(WorkspaceError, match="holds 'tokenizer', not 'codec'"):
-        begin_anew(tmp_path, "codec")
+        start_over(tmp_path, "codec")
     assert found(tmp_path) == {mark, "tokenizer.json"}
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"contract": "codec"}', '{"contract": "codec", "files": 3}']
 )
-def test_a_mark_that_cannot_be_read_is_no_mark(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_mark_does_not_count(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(WorkspaceError, match="can't be read"):
-        begin_anew(tmp_path, "codec")
+        start_over(tmp_path, "codec")
     assert (tmp_path / "manifest.json").read_text() == text
 
 
-def test_a_folder_inside_of_one_of_ours_is_refused(tmp_path: Path) -> None:
+def test_a_folder_inside_one_of_ours_is_refused(tmp_path: Path) -> None:
     finish(tmp_path / "dalle", "run", "plan.json")
     mark_unfinished(tmp_path / "other", "run")
     for name in ("dalle/x", "other/x"):
-        with pytest.raises(WorkspaceError, match="would lie inside of"):
-            begin_anew(tmp_path / name, "run")
+        with pytest.raises(WorkspaceError, match="would be inside"):
+            start_over(tmp_path / name, "run")
 
 
 def test_a_new_and_an_empty_folder_are_free(tmp_path: Path) -> None:
     claim(tmp_path, "run")
     claim(tmp_path / "new", "run")
-    begin_anew(tmp_path / "new", "run")
+    start_over(tmp_path / "new", "run")
     assert found(tmp_path / "new") == {"unfinished.json"}
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "file")
     with pytest.raises(WorkspaceError, match="is not a folder"):
-        begin_anew(tmp_path / "file", "run")
+        start_over(tmp_path / "file", "run")
 
 
-def test_beginning_anew_deletes_what_the_manifest_lists_and_nothing_else(tmp_path: Path) -> None:
+def test_starting_over_deletes_only_what_the_manifest_lists(tmp_path: Path) -> None:
     finish(tmp_path, "generated", "0000-00.png", "records.jsonl", "contact.png")
     write(tmp_path, "note.txt", "0001-00.png", "sub/a.png")
-    begin_anew(tmp_path, "generated")
+    start_over(tmp_path, "generated")
     assert found(tmp_path) == {"unfinished.json", "note.txt", "0001-00.png", "sub/a.png"}
 
 
-def test_an_unfinished_folder_loses_the_files_with_our_names_only(tmp_path: Path) -> None:
+def test_an_unfinished_folder_loses_only_files_with_our_names(tmp_path: Path) -> None:
     mark_unfinished(tmp_path, "run")
     ours = [
         "plan.json",
@@ -248,11 +248,11 @@ def test_an_unfinished_folder_loses_the_files_with_our_names_only(tmp_path: Path
     theirs.append("checkpoints/step-000010/notes.txt")
     write(tmp_path, *ours, *theirs)
     assert own_files(tmp_path, "run") == sorted(ours)
-    begin_anew(tmp_path, "run")
+    start_over(tmp_path, "run")
     assert found(tmp_path) == {"unfinished.json", *theirs}
 
 
-def test_a_folder_gone_on_with_keeps_its_files_and_knows_them(tmp_path: Path) -> None:
+def test_a_reopened_folder_keeps_and_describes_its_files(tmp_path: Path) -> None:
     finish(tmp_path, "run", "plan.json", "an-old-name.bin")
     reopen(tmp_path, "run")
     assert found(tmp_path) == {"unfinished.json", "plan.json", "an-old-name.bin"}
@@ -263,13 +263,13 @@ def test_killed_between_mark_and_deleting_the_same_files_are_deleted_next_time(
     tmp_path: Path,
 ) -> None:
     finish(tmp_path, "generated", "0000-00.png", "an-old-name.bin")
-    reopen(tmp_path, "generated")  # as far as a killed `begin_anew` comes
-    begin_anew(tmp_path, "generated")
+    reopen(tmp_path, "generated")  # as far as a killed `start_over` comes
+    start_over(tmp_path, "generated")
     assert found(tmp_path) == {"unfinished.json"}
 
 
-def test_the_manifest_takes_the_place_of_the_mark(tmp_path: Path) -> None:
-    begin_anew(tmp_path, "tokenizer")
+def test_the_manifest_replaces_the_mark(tmp_path: Path) -> None:
+    start_over(tmp_path, "tokenizer")
     finish(tmp_path, "tokenizer", "tokenizer.json")
     assert found(tmp_path) == {"manifest.json", "tokenizer.json"}
 
@@ -285,13 +285,13 @@ def test_removing_leaves_what_is_not_ours(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def test_a_linked_folder_is_not_deleted_through(tmp_path: Path) -> None:
+def test_files_behind_a_linked_folder_are_not_deleted(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     write(elsewhere, "step-000010/model.safetensors")
     folder = tmp_path / "run"
     mark_unfinished(folder, "run")
     (folder / "checkpoints").symlink_to(elsewhere)
-    begin_anew(folder, "run")
+    start_over(folder, "run")
     assert found(elsewhere) == {"step-000010/model.safetensors"}
 
 
@@ -303,7 +303,7 @@ def test_a_manifest_that_lists_files_elsewhere_deletes_nothing(tmp_path: Path, p
     entry = {"path": path, "bytes": 1, "sha256": "", "rows": None}
     (folder / "manifest.json").write_text(json.dumps({"contract": "codec", "files": [entry]}))
     with pytest.raises(ContractError, match="names the path"):
-        begin_anew(folder, "codec")
+        start_over(folder, "codec")
     assert (tmp_path / "a").exists()
 
 

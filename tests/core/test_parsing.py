@@ -1,4 +1,4 @@
-"""What comes from a file becomes its type, or a sentence that names file, field, found, expected."""
+"""File content is parsed into its type, or an error names file, field, found and expected."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_mismatch_names_file_field_found_and_expected(
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3, True])
-def test_what_is_no_object_is_named_as_the_whole(value: object) -> None:
+def test_a_value_that_is_not_an_object_is_reported_as_the_whole(value: object) -> None:
     with pytest.raises(ContractError, match=r"the whole is .*, expected an object"):
         parse_dataclass(Whole, value, source="x.json")
 
@@ -139,7 +139,7 @@ def test_depth_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\0", b"{", b"\xff\xfe\xfd", b"1" * 5000, b'{"a": }'])
-def test_what_is_no_json_is_refused(data: bytes) -> None:
+def test_invalid_json_is_refused(data: bytes) -> None:
     with pytest.raises(ContractError, match="x is"):
         parse_json(int, data, source="x")
 
@@ -165,7 +165,7 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
             parse_json_file(tmp_path / name, Whole, remedy="The remedy.")
 
 
-def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
+def test_a_huge_file_is_not_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
         file.truncate(2**33)

@@ -1,4 +1,4 @@
-"""What a workspace remembers of the options that its stages were given."""
+"""The options of stages that a workspace remembers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def keep(root: Path, config: StageConfig, stage: str = "stage") -> None:
         pass
 
 
-def test_options_come_back_in_their_types(root: Path) -> None:
+def test_options_are_recalled_with_their_types(root: Path) -> None:
     given: dict[str, Any] = {
         "words": ("a", "b"),
         "limit": 3,
@@ -66,7 +66,7 @@ def test_neither_defaults_nor_worker_counts_nor_secrets_are_kept() -> None:
     assert kept_options(Options(workers=7, secret=True, share=0.5)) == {}
 
 
-def test_what_is_given_is_not_recalled_and_neither_is_what_it_replaces(root: Path) -> None:
+def test_given_options_and_those_they_replace_are_not_recalled(root: Path) -> None:
     keep(root, Options(share=0.1, kind="b"))
     assert recall(root, "stage", Options, {"kind": "a"}) == {"share": 0.1}
     assert recall(root, "stage", Options, {"limit": 5}) == {"kind": "b"}
@@ -89,14 +89,14 @@ def test_changes_are_described_by_flag(root: Path) -> None:
     assert changes == ["--limit 3 → (none)", "--share 0.5 → 0.7", "--words a, b → a"]
 
 
-def test_a_failed_stage_leaves_the_options_before(root: Path) -> None:
+def test_a_failed_stage_restores_the_previous_options(root: Path) -> None:
     keep(root, Options(limit=3))
     with pytest.raises(StorageError), remembering(root, "stage", Options(limit=4)):
         raise StorageError("full")
     assert recall(root, "stage", Options, {}) == {"limit": 3}
 
 
-def test_a_first_run_that_fails_is_gone_on_with_unless_its_options_were_wrong(root: Path) -> None:
+def test_a_failed_first_run_keeps_its_options_unless_they_were_invalid(root: Path) -> None:
     with pytest.raises(ConfigError), remembering(root, "stage", Options(limit=4)):
         raise ConfigError("no")
     assert recall(root, "stage", Options, {}) == {}
@@ -105,7 +105,7 @@ def test_a_first_run_that_fails_is_gone_on_with_unless_its_options_were_wrong(ro
     assert recall(root, "stage", Options, {}) == {"limit": 4}
 
 
-def test_an_interrupted_run_is_gone_on_with(root: Path) -> None:
+def test_an_interrupted_run_keeps_its_options(root: Path) -> None:
     keep(root, Options(limit=3))
     with pytest.raises(KeyboardInterrupt), remembering(root, "stage", Options(limit=4)):
         raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_an_option_of_another_type_names_file_and_option(root: Path, name: str, 
 
 
 @pytest.mark.parametrize("value", [3, "x", [], {"stage": 3}])
-def test_a_damaged_memory_is_refused_in_a_sentence(root: Path, value: Any) -> None:
+def test_a_damaged_memory_is_refused_with_an_explanation(root: Path, value: Any) -> None:
     marker = json.loads((root / "workspace.json").read_text())
     (root / "workspace.json").write_text(json.dumps(marker | {"options": value}))
     with pytest.raises(WorkspaceError, match=r"workspace\.json: options"):
@@ -160,7 +160,7 @@ def test_two_processes_that_remember_lose_nothing(root: Path) -> None:
     assert len(json.loads((root / "workspace.json").read_text())["latest"]) == 80
 
 
-def test_the_latest_codec_is_known_by_its_folder(root: Path) -> None:
+def test_the_latest_codec_is_recorded_by_its_folder(root: Path) -> None:
     note_latest(root, "codec", root / "codecs" / "small-2")
     note_latest(root, "run", root / "elsewhere")
     assert Workspace(root).latest("codec") == "small-2"
@@ -172,7 +172,7 @@ def test_the_latest_codec_is_known_by_its_folder(root: Path) -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Configs that reached a stage, whose work is left out."""
+    """Configs that reached a stage, which is replaced by a stub."""
     configs: list[Any] = []
 
     def entry(config: StageConfig, progress: Progress) -> StageReport:
@@ -189,17 +189,19 @@ def invoke(root: Path, *args: str) -> str:
     return " ".join(result.output.split())
 
 
-def test_a_later_command_goes_on_with_the_options_and_says_so(root: Path, seen: list[Any]) -> None:
+def test_a_later_command_uses_the_remembered_options_and_prints_them(
+    root: Path, seen: list[Any]
+) -> None:
     invoke(root, "scrape", "dalleblog", "--sections", "emojis", "--limit", "3", "--rate", "0.5")
     output = invoke(root, "scrape", "dalleblog", "--update")
     assert (seen[-1].sections, seen[-1].limit, seen[-1].rate) == (("emojis",), 3, 0.5)
-    assert "scrape: goes on with --limit 3 --rate 0.5 --sections emojis (as before;" in output
+    assert "scrape: using --limit 3 --rate 0.5 --sections emojis (as before;" in output
     assert not seen[0].update
     invoke(root, "scrape", "dalleblog")
     assert not seen[-1].update
 
 
-def test_other_options_are_said_with_what_follows(root: Path, seen: list[Any]) -> None:
+def test_changed_options_are_printed_with_the_consequence(root: Path, seen: list[Any]) -> None:
     invoke(root, "shard", "--text-seq-len", "48")
     output = invoke(root, "shard", "--text-seq-len", "64")
     assert "shard: options differ from before: --text-seq-len 48 → 64. The shards of this" in output
@@ -213,9 +215,7 @@ def test_forgetting_starts_from_the_defaults(root: Path, seen: list[Any]) -> Non
     assert seen[-1].limit is None
 
 
-def test_a_part_of_the_work_is_not_what_later_commands_go_on_with(
-    root: Path, seen: list[Any]
-) -> None:
+def test_a_partial_run_is_not_remembered(root: Path, seen: list[Any]) -> None:
     invoke(root, "scrape", "dalleblog", "--rate", "2", "--sections", "emojis", "--sections", "rpm")
     invoke(root, "scrape", "dalleblog", "--sections", "rpm", "--no-remember")
     assert (seen[-1].sections, seen[-1].rate) == (("rpm",), 2)
@@ -224,7 +224,7 @@ def test_a_part_of_the_work_is_not_what_later_commands_go_on_with(
     assert seen[-1].sections == ("emojis", "rpm")
 
 
-def test_what_failed_is_asked_again_at_the_source_alone(root: Path, seen: list[Any]) -> None:
+def test_failed_urls_are_only_retried_at_the_same_source(root: Path, seen: list[Any]) -> None:
     invoke(root, "scrape", "dalleblog", "--page-url", "http://127.0.0.1:1/a")
     invoke(root, "scrape", "dalleblog", "--retry-failed")
     assert seen[-1].page_url == "http://127.0.0.1:1/a"
@@ -235,7 +235,7 @@ def test_what_failed_is_asked_again_at_the_source_alone(root: Path, seen: list[A
     assert len(seen) == 2
 
 
-def test_a_workspace_of_an_earlier_version_is_known_by_its_manifest(
+def test_a_workspace_of_an_earlier_version_is_recalled_from_its_manifest(
     root: Path, seen: list[Any]
 ) -> None:
     config = {"page_url": "http://127.0.0.1:1/a", "limit": 4, "sections": ["emojis"]}
@@ -249,7 +249,7 @@ def test_a_workspace_of_an_earlier_version_is_known_by_its_manifest(
     assert (seen[-1].page_url, seen[-1].limit) == ("http://127.0.0.1:1/a", 4)
 
 
-def test_the_manifest_of_a_part_is_no_memory(root: Path, seen: list[Any]) -> None:
+def test_the_manifest_of_a_partial_run_is_not_recalled(root: Path, seen: list[Any]) -> None:
     write_manifest(
         root / "raw", make_manifest("raw", config={"limit": 4}, inputs={}, counts={}, files=())
     )
@@ -272,7 +272,7 @@ def test_run_uses_what_the_stages_were_given(root: Path, seen: list[Any]) -> Non
     assert by_type["GenerateConfig"].num_images == 3
 
 
-def test_generate_by_itself_draws_only_what_it_is_given(root: Path, seen: list[Any]) -> None:
+def test_generate_alone_uses_only_given_prompts(root: Path, seen: list[Any]) -> None:
     invoke(root, "generate", "a red cube", "--num-images", "3")
     invoke(root, "generate", "a blue cube on a table")
     assert (seen[-1].prompts, seen[-1].num_images) == (("a blue cube on a table",), 1)

@@ -1,4 +1,4 @@
-"""The first signal asks, the second ends; what was there before is there again afterwards."""
+"""The first signal is a request, the second one ends; handlers are restored afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.core.interrupts import EXIT_INTERRUPTED
 from pipeline.core.stop_signals import (
     ECHO_S,
-    EXIT_CODE,
     LAUNCHER_ECHO_S,
     StopRequest,
     watch_signals,
@@ -42,7 +42,7 @@ def be_interrupted(number: signal.Signals, then: Exception | None = None) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_only_asks(number: signal.Signals) -> None:
+def test_the_first_signal_only_sets_asked(number: signal.Signals) -> None:
     with pytest.raises(ValueError, match="work goes on"):
         be_interrupted(number, ValueError("work goes on"))
 
@@ -52,7 +52,7 @@ def test_a_signal_that_nobody_acted_on_is_not_lost() -> None:
         be_interrupted(signal.SIGTERM)
 
 
-def test_handlers_are_given_back() -> None:
+def test_handlers_are_restored() -> None:
     def own(_number: int, _frame: object) -> None:
         raise AssertionError
 
@@ -71,7 +71,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
         assert not request.asked
 
 
-def test_another_thread_gets_no_signals_and_works_on() -> None:
+def test_another_thread_gets_no_signals_and_keeps_working() -> None:
     found: list[bool] = []
 
     def work() -> None:
@@ -85,7 +85,7 @@ def test_another_thread_gets_no_signals_and_works_on() -> None:
 
 
 @pytest.mark.parametrize("echo_s", [ECHO_S, LAUNCHER_ECHO_S])
-def test_what_is_passed_on_or_sent_twice_is_no_second_signal(echo_s: float) -> None:
+def test_forwarded_or_repeated_signals_do_not_count_as_a_second_one(echo_s: float) -> None:
     request = StopRequest(echo_s=echo_s)
     request.note(100.0)
     request.note(100.0 + 0.9 * echo_s)
@@ -94,7 +94,7 @@ def test_what_is_passed_on_or_sent_twice_is_no_second_signal(echo_s: float) -> N
     assert request.repeated
 
 
-# Prints a line when it can be sent signals, and one when it was asked to end.
+# Prints a line when it is ready for signals, and one when it was asked to stop.
 SCRIPT = """
 import sys, time
 from pipeline.core.stop_signals import watch_signals
@@ -116,7 +116,7 @@ DEAF = """
 
 
 @pytest.mark.parametrize("work", ["time.sleep(3600)", DEAF.strip()])
-def test_a_second_signal_ends_at_once_whatever_goes_on(work: str) -> None:
+def test_a_second_signal_ends_immediately_in_any_call(work: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(work=work)],
         stdout=subprocess.PIPE,
@@ -133,7 +133,7 @@ def test_a_second_signal_ends_at_once_whatever_goes_on(work: str) -> None:
             os.kill(process.pid, signal.SIGTERM)
             assert time.monotonic() < end_s
             time.sleep(0.1)
-        assert process.returncode in (-signal.SIGINT, EXIT_CODE)
+        assert process.returncode in (-signal.SIGINT, EXIT_INTERRUPTED)
     finally:
         process.kill()
         process.communicate()

@@ -56,7 +56,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert manifest.files[0] == FileEntry(path="a", bytes=1, sha256=sha256_bytes(b"a"), rows=1)
 
 
-def test_same_content_gives_the_same_manifest_bytes(tmp_path: Path) -> None:
+def test_the_same_content_yields_the_same_manifest_bytes(tmp_path: Path) -> None:
     written = []
     for counts in ({"a": 1, "b": 2}, {"b": 2, "a": 1}):
         write_manifest(
@@ -66,7 +66,7 @@ def test_same_content_gives_the_same_manifest_bytes(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_the_digest_of_an_input_follows_its_files_alone(tmp_path: Path) -> None:
+def test_the_digest_of_an_input_depends_only_on_its_files(tmp_path: Path) -> None:
     def digest(data: bytes, inputs: dict[str, str]) -> str:
         write_bytes(tmp_path / "table", data)
         files = (file_entry(tmp_path / "table", tmp_path),)
@@ -103,7 +103,7 @@ def test_current_means_same_config_and_same_inputs(tmp_path: Path) -> None:
     assert find_current(tmp_path, "dedupe", config={"x": 1}, inputs={"raw": "1"}) is None
 
 
-def test_the_content_digest_stands_for_a_raw_store(tmp_path: Path) -> None:
+def test_the_content_digest_identifies_a_raw_store(tmp_path: Path) -> None:
     for config in ({}, {"other": 1}):
         write_manifest(
             tmp_path,
@@ -149,7 +149,7 @@ def test_a_foreign_marker_is_refused(tmp_path: Path, marker: object, said: str) 
         Workspace(tmp_path).open(source="dalleblog")
 
 
-def test_a_lock_goes_with_the_process_that_holds_it(tmp_path: Path) -> None:
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from pipeline.core.locks import hold_folders\n"
         "with hold_folders(Path(sys.argv[1]), writes=['runs/a'], reads=['shards/a']):\n"

@@ -1,4 +1,4 @@
-"""Text files as users have them: with a BOM, of Windows, with odd characters, or no text at all."""
+"""Text files as users have them: with a BOM, from Windows, with odd characters, or not text at all."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_lines_of_a_text_are_those_of_its_file() -> None:
         (b"a cat \xf0\x9f\x90", r"line 1 holds the byte 0xf0"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_line(data: bytes, message: str, file: Path) -> None:
+def test_invalid_text_is_reported_with_its_line(data: bytes, message: str, file: Path) -> None:
     file.write_bytes(data)
     with pytest.raises(ConfigError, match=rf"captions\.txt can't be read: {message}"):
         read_lines(file)

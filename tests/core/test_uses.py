@@ -1,4 +1,4 @@
-"""What is needed by what, and what `pipeline clean` may remove."""
+"""Dependencies between folders, and what `pipeline clean` may remove."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_uses_are_known_by_path_and_by_fingerprint(root: Path) -> None:
     assert uses["codecs/small-3"] == ()
 
 
-def test_a_chain_that_ends_nowhere_is_unneeded_and_the_latest_is_not(root: Path) -> None:
+def test_an_unused_chain_is_unneeded_and_the_latest_is_not(root: Path) -> None:
     names = [folder.name for folder in find_unneeded(root)]
     assert names == ["tokenizers/bpe-2", "codecs/small-2", "codes/small-2-bbb"]
 
@@ -72,7 +72,7 @@ def test_an_unfinished_run_needs_what_its_checkpoint_names(root: Path) -> None:
     assert [folder.name for folder in find_unneeded(root)] == ["codes/small-2-bbb"]
 
 
-def test_without_a_word_on_the_latest_everything_stays(tmp_path: Path) -> None:
+def test_without_a_recorded_latest_everything_stays(tmp_path: Path) -> None:
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     finish(root, "codecs/small", fingerprint="a")
     assert find_unneeded(root) == []
@@ -83,7 +83,7 @@ def clean(root: Path, *options: str) -> Any:
     return result.exit_code, json.loads(result.stdout.splitlines()[-1])
 
 
-def test_clean_lists_first_and_removes_when_told(root: Path) -> None:
+def test_clean_only_lists_unless_told_to_remove(root: Path) -> None:
     (root / "codecs/small-2/note.txt").write_text("mine")
     code, report = clean(root)
     assert (code, report["counts"]) == (0, {"unneeded": 3, "bytes": 30})
@@ -104,7 +104,7 @@ def test_clean_waits_for_nobody_and_touches_nothing_beside_a_running_command(roo
     assert clean(root)[0] == 0
 
 
-def test_status_shows_what_is_in_use_by_what(root: Path) -> None:
+def test_status_shows_which_folders_use_which(root: Path) -> None:
     result = CliRunner().invoke(app, ["status", "--workspace", str(root), "--json"])
     rows = json.loads(result.stdout)["details"]
     assert rows["codecs/small"]["used_by"] == ["codes/small-aaa"]

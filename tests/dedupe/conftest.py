@@ -42,7 +42,7 @@ class RawStore:
     def add(
         self, key: str, data: bytes | None, caption: str | None = "a cat", **columns: Any
     ) -> None:
-        """A row that is done, with its bytes, or one that isn't, without."""
+        """Add a row: with its bytes if it is done, otherwise without."""
         row: dict[str, Any] = dict.fromkeys(column.name for column in LEDGER_ITEMS)
         row |= {"key": key, "url": f"http://blog.test/{key}", "source": "dalleblog"}
         row |= {"section": "emojis", "caption": caption, "rank": 0, "masked": 0, "attempts": 1}
@@ -101,14 +101,14 @@ def write_ledger(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def photo(seed: int, height: int = 64, width: int = 64) -> Pixels:
-    """A smooth picture, different for each seed, [height, width, 3]."""
+    """A smooth image, different for each seed, [height, width, 3]."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(pixels: Pixels | Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
-    """The bytes of a file that shows `pixels`."""
+    """The bytes of an image file with these `pixels`."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
@@ -121,7 +121,7 @@ def photo_png(seed: int) -> bytes:
 
 
 def dedupe(workspace: Workspace, **options: Any) -> StageReport:
-    """Run the stage in this process unless told otherwise."""
+    """Run the stage, by default in this process."""
     return run(DedupeConfig(workspace=workspace.root, **({"workers": 0} | options)))
 
 
@@ -148,7 +148,7 @@ def raw(tmp_path: Path) -> RawStore:
 
 @pytest.fixture(scope="session")
 def planted_crawl(tmp_path_factory: pytest.TempPathFactory) -> Crawl:
-    """A crawl of the replica with a defect of each kind."""
+    """A crawl of the mock server with a defect of each kind."""
     from tests.dedupe.planting import crawl_planted
 
     return crawl_planted(tmp_path_factory.mktemp("crawl"))
@@ -156,6 +156,6 @@ def planted_crawl(tmp_path_factory: pytest.TempPathFactory) -> Crawl:
 
 @pytest.fixture
 def crawl(planted_crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> Crawl:
-    """The crawl, and a decoder that one of its files kills: dedupe it with `workers`."""
+    """Dedupe the crawl with `workers` and a decoder that one of its files kills."""
     monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
     return planted_crawl

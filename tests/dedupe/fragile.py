@@ -12,7 +12,7 @@ KILLER, HANGER = b"this file kills the decoder", b"this file hangs the decoder"
 
 
 def inspect_fragile(part: InspectionPart) -> list[Inspection]:
-    """Inspect with a decoder that dies of files with one text in them and hangs in those with another."""
+    """Inspect with a decoder that crashes on files with one text in them and hangs on those with another."""
     for place in part.places:
         data = (part.segments / place.segment).read_bytes()[place.offset :][: place.bytes]
         if KILLER in data:

@@ -1,4 +1,4 @@
-"""A crawl of the replica in which a defect of each kind is planted, and unusual pictures that are sound."""
+"""A crawl of the mock server with planted defects of each kind, and unusual but intact images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLOT = "a professional high quality emoji of a {}"  # the last caption, as our s
 FAULTS = FaultPlan(
     seed=3, corrupt=0.04, html=0.04, missing=0.04, opted_out=0.04, cut_short=0.04, permanent=1.0
 )
-# What becomes of an address that the replica misbehaves at, for ever: reason and start of the detail.
+# The outcome for a URL with a permanent fault: reason and start of the detail.
 FATES: Mapping[FaultKind, tuple[str, str]] = {
     "corrupt": ("not_decodable", "wrong CRC in PNG chunk IDAT"),
     "html": ("not_fetched", "not_an_image: html"),
@@ -40,7 +40,7 @@ FATES: Mapping[FaultKind, tuple[str, str]] = {
 
 
 class Expected(NamedTuple):
-    """What a rejected row says: its reason, how its detail starts, the address that stands for it."""
+    """The expected rejected row: its reason, the start of its detail, the URL that represents it."""
 
     reason: str
     detail: str
@@ -48,7 +48,7 @@ class Expected(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a kept row says of a picture."""
+    """The expected kept row of an image."""
 
     format: str
     mode: str
@@ -61,20 +61,20 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def bomb(_: bytes) -> bytes:
-    """A whole PNG of 30,000×30,000 pixels by its header."""
+    """A complete PNG of 30,000×30,000 pixels by its header."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def not_deflated(data: bytes) -> bytes:
-    """A PNG whose chunks are whole, with pixel data that can't be inflated."""
+    """A PNG with intact chunks, but pixel data that can't be decompressed."""
     at = data.index(b"IDAT")
     return data[: at - 4] + chunk(b"IDAT", b"\xff" * 100) + chunk(b"IEND", b"")
 
 
 def ends_early(data: bytes) -> bytes:
-    """A PNG whose chunks are whole, with the pixel data of its upper half."""
+    """A PNG with intact chunks, but only the pixel data of its upper half."""
     at = data.index(b"IDAT")
     size = int.from_bytes(data[at - 4 : at])
     return data[: at - 4] + chunk(b"IDAT", data[at + 4 :][: size // 2]) + chunk(b"IEND", b"")
@@ -89,7 +89,7 @@ def drawing(_: bytes) -> bytes:
 
 
 def deadly(data: bytes) -> bytes:
-    """A sound PNG with a comment that our fragile decoder dies of."""
+    """An intact PNG with a comment that crashes our fragile decoder."""
     return data[:-12] + chunk(b"tEXt", b"Comment\0" + KILLER) + data[-12:]
 
 
@@ -116,7 +116,7 @@ def again(data: bytes) -> bytes:
 
 
 def nearly(data: bytes) -> bytes:
-    """The same picture but for one pixel, and so with the same perceptual hash."""
+    """The same image except for one pixel, so with the same perceptual hash."""
     pixels = np.array(pixels_of(data))
     pixels[0, 0] ^= 1
     return encode(pixels)
@@ -130,7 +130,7 @@ def same(data: bytes) -> bytes:
     return data
 
 
-# What is served at an address: made of the picture of another one (which may stand for it).
+# What is served at a URL, made from the image of another one (which may represent it).
 COPIES: tuple[tuple[Callable[[bytes], bytes], str, str], ...] = (
     (same, "duplicate_bytes", "the same bytes"),
     (again, "duplicate_pixels", "the same pixels"),
@@ -143,7 +143,7 @@ SPOILT: tuple[tuple[Callable[[bytes], bytes], str, str], ...] = (
     (drawing, "not_fetched", "not_an_image"),
     (deadly, "decoder_crashed", "its process died of SIGSEGV"),
 )
-# What is served as another file that is sound: how, and the format, mode and size that are kept of it.
+# Images served as another intact file: how, and the format, mode and size that are kept.
 UNUSUAL: tuple[tuple[Callable[[Image.Image], bytes], Shown], ...] = (
     (lambda p: encode(p, "GIF", **frames(p)), Shown("gif", "P", (64, 48))),
     (lambda p: encode(p, "WEBP", **frames(p)), Shown("webp", "RGB", (64, 48))),
@@ -157,7 +157,7 @@ UNUSUAL: tuple[tuple[Callable[[Image.Image], bytes], Shown], ...] = (
 
 @dataclass
 class WithSlot:
-    """The blog, but for one caption whose slot the page forgot to fill in."""
+    """The blog, except for one caption whose slot the page forgot to fill in."""
 
     inner: Source
     caption: str
@@ -180,7 +180,7 @@ class WithSlot:
 
 @dataclass
 class Planted:
-    """What was planted, by address: what should be rejected, what is kept as what, two pairs."""
+    """What was planted, by URL: expected rejected rows, expected kept rows, two pairs."""
 
     expected: dict[str, Expected]
     unusual: dict[str, Shown]
@@ -198,13 +198,13 @@ class Crawl:
 
 
 def plant(replica: Replica) -> Planted:
-    """Spoil some addresses, two that are blank, an image and its look-alike among them."""
+    """Change some URLs, among them two blank images and an image with a near duplicate."""
     urls = list(replica.urls(SECTION, limit=CAPTIONS))
     expected = dict.fromkeys(
         urls[-32:], Expected("bad_caption", f"a slot was never filled in: {SLOT}")
     )
-    expected |= {url: Expected(*FATES[f.kind]) for url in urls if (f := replica.fate(url))}
-    # Ranks 0 and 1 tell whether a caption exists, and the lowest rank stands for the others.
+    expected |= {url: Expected(*FATES[f.kind]) for url in urls if (f := replica.fault(url))}
+    # Ranks 0 and 1 show whether a caption exists, and the lowest rank represents the others.
     sound = iter([url for n, url in enumerate(urls) if n % 32 > 1 and url not in expected])
     bodies: dict[str, bytes] = {}
     for make, reason, detail in COPIES:
@@ -233,7 +233,7 @@ def plant(replica: Replica) -> Planted:
 
 
 def serve(replica: Replica, bodies: Mapping[str, bytes]) -> None:
-    """Let the replica answer with `bodies` where there is one."""
+    """Make the mock server respond with `bodies` for these URLs."""
     drawn = replica.site.true_bytes
     planted = {replica.path_of(url): body for url, body in bodies.items()}
 
@@ -244,7 +244,7 @@ def serve(replica: Replica, bodies: Mapping[str, bytes]) -> None:
 
 
 def crawl_planted(root: Path) -> Crawl:
-    """Scrape a replica with everything planted into a workspace."""
+    """Scrape a mock server with everything planted into a workspace."""
     workspace = Workspace(root).open(source="dalleblog")
     with Replica(ReplicaConfig(sections=(SECTION,), size=64, faults=FAULTS)) as replica:
         planted = plant(replica)

@@ -1,4 +1,4 @@
-"""One caption has one spelling and one id, for ever."""
+"""One caption has one spelling and one id, forever."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def test_a_caption_of_unseen_characters_is_empty() -> None:
 
 
 @pytest.mark.parametrize("text", ["a heart \u2764\ufe0f", "a flag \U0001f3f4\U000e0067\U000e007f"])
-def test_what_chooses_another_picture_stays(text: str) -> None:
+def test_characters_that_select_another_emoji_stay(text: str) -> None:
     assert read_caption(text).normalized == text
 
 
-def test_words_parted_by_a_mark_and_a_blank_stay_two() -> None:
+def test_words_separated_by_a_mark_and_a_space_stay_two() -> None:
     assert read_caption("red\u200b \u200bcat").normalized == "red cat"
 
 
-def test_the_id_is_stable_for_ever() -> None:
+def test_the_id_is_stable_forever() -> None:
     assert read_caption("an illustration of a baby daikon").caption_id == "339ccff0bdc11573"
 
 

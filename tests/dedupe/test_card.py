@@ -1,4 +1,4 @@
-"""The card of the tables: the library `datasets` reads the folder by it, offline."""
+"""The dataset card: with it the library `datasets` reads the folder, offline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load(workspace: Workspace, tmp_path: Path, *names: str) -> Any:
     return datasets.load_dataset(str(workspace.dedupe), *names, cache_dir=str(tmp_path / "hf"))
 
 
-def test_load_dataset_takes_the_folder_as_it_is(workspace: Workspace, tmp_path: Path) -> None:
+def test_load_dataset_reads_the_folder_unchanged(workspace: Workspace, tmp_path: Path) -> None:
     loaded = load(workspace, tmp_path)
     assert {split: len(rows) for split, rows in loaded.items()} == {"rows": 30}
     assert loaded["rows"][0]["key"] == "k000"

@@ -1,4 +1,4 @@
-"""Clusters and groups are exactly what comparing every pair would give."""
+"""Clusters and groups are exactly those found by comparing every pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.dedupe import clusters, crowds, neighbours
 from pipeline.dedupe import column_file as numberfile
 from pipeline.dedupe.bands import _plans, plan_bands, sort_into_buckets
 from pipeline.dedupe.clusters import Clusters, find_clusters
-from pipeline.dedupe.column_file import write_numbers
+from pipeline.dedupe.column_file import write_column
 from pipeline.dedupe.crowds import find_leaders, link_crowd
 
 Hashes = npt.NDArray[np.uint64]
@@ -53,8 +53,8 @@ def compare_all(hashes: Hashes, radius: int) -> Clusters:
 
 
 def cluster(hashes: Hashes, radius: int, folder: Path, workers: int = 0) -> Clusters:
-    """`find_clusters` of hashes in memory; nothing stays beside their file."""
-    file = write_numbers(folder / "hashes", [hashes])
+    """`find_clusters` of hashes in memory; no file is left beside theirs."""
+    file = write_column(folder / "hashes", [hashes])
     found = find_clusters(file, radius, workers=workers)
     assert list(folder.iterdir()) == [file.path]
     return found
@@ -146,7 +146,7 @@ def test_planted_pairs_are_found_among_many(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.group[100_000:], found.group[:2000])
 
 
-def test_everyone_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
+def test_every_hash_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
     hashes = blob(5000, 10)
     leader = cluster(hashes, 4, tmp_path).leader
     assert np.bitwise_count(hashes ^ hashes[leader]).max() <= 4
@@ -154,7 +154,7 @@ def test_everyone_is_within_the_radius_of_its_leader(tmp_path: Path) -> None:
     assert (leader <= np.arange(5000)).all()
 
 
-def test_new_hashes_join_groups_and_never_part_them(tmp_path: Path) -> None:
+def test_new_hashes_join_groups_and_never_split_them(tmp_path: Path) -> None:
     hashes = np.concatenate([blob(300, 10), random_hashes(300)])
     before = cluster(hashes[:400], 4, tmp_path).group
     after = cluster(hashes, 4, tmp_path).group[:400]

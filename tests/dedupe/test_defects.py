@@ -27,13 +27,13 @@ def bomb() -> bytes:
 
 
 def half_a_jpeg() -> bytes:
-    """With an end, so that decoders make up the rest."""
+    """With an end marker, so that decoders make up the rest."""
     whole = encode(photo(103, 200, 200), "JPEG")
     return whole[: len(whole) // 2] + b"\xff\xd9"
 
 
 def plant(raw: RawStore) -> dict[str, tuple[str, str | None]]:
-    """Good images and a defect of each kind; returns the reason and the row that stands for each."""
+    """Good images and a defect of each kind; returns the reason and the representative of each."""
     for number in range(20):
         raw.add(
             f"good{number:02}", photo_png(number), f"a cat in {number // 4} hats", rank=number % 4
@@ -95,7 +95,7 @@ def test_look_alikes_of_one_caption_are_reported_apart(raw: RawStore) -> None:
     assert (near["clusters_across_captions"], near["images_across_captions"]) == (0, 0)
 
 
-def test_off_looks_for_no_look_alikes(raw: RawStore) -> None:
+def test_off_finds_no_near_duplicates(raw: RawStore) -> None:
     plant(raw)
     workspace = raw.write()
     dedupe(workspace, near_duplicates="off")
@@ -133,7 +133,7 @@ def test_the_survivor_is_the_best_rank_then_the_largest_then_the_smallest_key(
     assert set(kept(workspace)) == {"e"}
 
 
-def test_who_stands_for_a_row_is_kept_even_if_its_own_twin_is_dropped(raw: RawStore) -> None:
+def test_the_representative_of_a_row_is_kept_even_if_its_own_twin_is_dropped(raw: RawStore) -> None:
     raw.add("best", photo_png(1), rank=0)
     raw.add("near", nearly(1), rank=1)
     raw.add("twin", nearly(1), rank=2)
@@ -164,7 +164,7 @@ def test_the_rows_that_the_prompt_gave_are_measured(raw: RawStore) -> None:
     assert rows["alone"]["masked_rows"] == 32
 
 
-def test_primed_images_can_be_dropped(raw: RawStore) -> None:
+def test_masked_images_can_be_dropped(raw: RawStore) -> None:
     raw.add("m", primed(1, 24), masked=1)
     raw.add("n", photo_png(2))
     workspace = raw.write()
@@ -180,7 +180,7 @@ def test_one_odd_image_does_not_hide_what_the_others_share() -> None:
 
 
 def odd_files() -> dict[str, tuple[bytes, str, tuple[int, int]]]:
-    """Files that are unusual but sound: their bytes, format and size (width, height)."""
+    """Files that are unusual but intact: their bytes, format and size (width, height)."""
     picture = Image.fromarray(photo(200, 32, 48))
     turned = Image.Exif()
     turned[0x0112] = 6  # a quarter turn
@@ -227,7 +227,7 @@ def test_a_cut_image_can_be_kept_and_is_flagged(raw: RawStore) -> None:
     assert set(kept(workspace)) == {"grey"}
 
 
-def test_white_logos_on_clear_are_no_duplicates(raw: RawStore) -> None:
+def test_white_logos_on_transparency_are_no_duplicates(raw: RawStore) -> None:
     for number in range(4):
         logo = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
         logo.paste((255, 255, 255, 255), (4 + 8 * number, 4, 20 + 8 * number, 60 - 9 * number))

@@ -28,7 +28,7 @@ TABLES = {
 
 @pytest.fixture
 def workspace(raw: RawStore) -> Workspace:
-    """A complete caption, one with gaps in two sections, a look-alike elsewhere, and two rejected."""
+    """A complete caption, one with gaps in two sections, a near duplicate elsewhere, two rejected images."""
     for rank in range(32):
         raw.add(f"all{rank:02}", photo_png(rank), "a cat", rank=rank)
     raw.add("gap5", photo_png(50), "a dog", rank=5)
@@ -47,7 +47,7 @@ def examples() -> list[str]:
 
 
 def run_examples(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run every example, one after another, and return the names that they give."""
+    """Run every example, one after another, and return the names that they define."""
     monkeypatch.chdir(workspace.root)
     names: dict[str, Any] = {}
     for example in examples():

@@ -1,4 +1,4 @@
-"""Images are inspected in processes, and one that kills its process is found out."""
+"""Images are inspected in processes, and one that kills its process is identified."""
 
 from __future__ import annotations
 

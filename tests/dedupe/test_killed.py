@@ -1,4 +1,4 @@
-"""Killed with SIGKILL while images are inspected: the same command ends in the same bytes."""
+"""Killed with SIGKILL while images are inspected: the same command yields the same bytes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(workspace: Workspace) -> list[str]:
 
 
 def count_inspected(workspace: Workspace) -> int:
-    """The inspections that a run under way has kept so far."""
+    """The inspections that a running command has stored so far."""
     path = workspace.dedupe / "work.sqlite"
     with (
         contextlib.suppress(sqlite3.OperationalError),
@@ -38,7 +38,7 @@ def count_inspected(workspace: Workspace) -> int:
 
 
 def kill_while_inspecting(workspace: Workspace) -> None:
-    """Start the command and kill it once it has kept a part."""
+    """Start the command and kill it once it has stored a part."""
     process = subprocess.Popen(command(workspace), cwd=ROOT)
     deadline = time.monotonic() + TIMEOUT_S
     while process.poll() is None and not count_inspected(workspace):
@@ -49,7 +49,7 @@ def kill_while_inspecting(workspace: Workspace) -> None:
 
 
 def finish(workspace: Workspace) -> dict[str, str]:
-    """Give the command and hash what it leaves."""
+    """Run the command and hash its output."""
     subprocess.run(command(workspace), cwd=ROOT, check=True, timeout=TIMEOUT_S)
     return {
         path.relative_to(workspace.dedupe).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the stage says of a ledger that is damaged or not finished."""
+"""Errors and warnings for a damaged or unfinished ledger."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pipeline.core.errors import ContractError
 from tests.dedupe.conftest import RawStore, dedupe, photo_png
 
 
-def test_a_ledger_that_is_none_is_said_in_a_sentence(raw: RawStore) -> None:
+def test_a_file_that_is_not_a_ledger_is_explained(raw: RawStore) -> None:
     raw.add("a", photo_png(0))
     workspace = raw.write()
     workspace.ledger.write_bytes(b"garbage" * 1000)
-    with pytest.raises(ContractError, match=r"ledger\.sqlite has no view `items`"):
+    with pytest.raises(ContractError, match=r"ledger\.sqlite has no readable view `items`"):
         dedupe(workspace)
 
 
-def test_a_ledger_damaged_in_its_middle_is_said_in_a_sentence(raw: RawStore) -> None:
+def test_a_ledger_damaged_in_its_middle_is_explained(raw: RawStore) -> None:
     for number in range(200):
         raw.add(f"key{number:03}", None)
     workspace = raw.write()
@@ -28,7 +28,7 @@ def test_a_ledger_damaged_in_its_middle_is_said_in_a_sentence(raw: RawStore) -> 
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_an_unfinished_crawl_is_warned_of(
+def test_an_unfinished_crawl_causes_a_warning(
     finished: bool, raw: RawStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw.add("a", photo_png(0))

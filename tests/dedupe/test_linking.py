@@ -1,4 +1,4 @@
-"""Groups of what is linked, and the memory that finding them takes."""
+"""Connected components, and the memory that finding them takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.dedupe.linking import link, new_groups
 
 
 @pytest.mark.parametrize("links_at_once", [1, 7, 10_000])
-def test_groups_are_the_same_however_many_links_are_looked_at_together(
+def test_groups_do_not_depend_on_the_number_of_links_per_block(
     links_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linking, "_LINKS", links_at_once)
@@ -23,7 +23,7 @@ def test_groups_are_the_same_however_many_links_are_looked_at_together(
     assert link(new_groups(300), pairs[:, 0], pairs[:, 1]).tolist() == expected
 
 
-def test_many_links_take_the_memory_of_some() -> None:
+def test_many_links_take_no_more_memory_than_a_block() -> None:
     pairs = np.random.default_rng(0).integers(0, 1000, (4_000_000, 2), dtype=np.int32)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Ten times the rows take little more memory: what is known of all of them at once lies on disk."""
+"""Ten times the rows take little more memory: columns of all rows are on disk."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def inspections(count: int) -> Iterator[Inspection]:
 
 
 def peak_bytes(root: Path, count: int) -> int:
-    """The peak memory of the stage on so many rows whose images were inspected before."""
+    """The peak memory of the stage for a number of rows whose images were inspected before."""
     workspace = Workspace(root).open(source="dalleblog")
     workspace.raw.mkdir()
     write_ledger(workspace.ledger, [ledger_row(number) for number in range(count)])

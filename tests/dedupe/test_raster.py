@@ -1,4 +1,4 @@
-"""Every kind of file gives its exact pixels, or the reason why it has none."""
+"""Every kind of file yields its exact pixels, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def insert_chunk(png: bytes, new: bytes) -> bytes:
-    """Put a chunk right after IHDR."""
+    """Insert a chunk right after IHDR."""
     return png[:33] + new + png[33:]
 
 
@@ -39,14 +39,14 @@ def break_crc(png: bytes, name: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (1, 1), (7, 300), (256, 256)])
-def test_the_fast_decoder_gives_the_pixels_of_pillow(shape: tuple[int, int]) -> None:
+def test_the_fast_decoder_yields_the_pixels_of_pillow(shape: tuple[int, int]) -> None:
     pixels = photo(1, *shape)
     raster = decode(encode(pixels))
     assert (raster.format, raster.mode, raster.has_alpha) == ("png", "RGB", False)
     np.testing.assert_array_equal(raster.pixels_HWC, pixels)
 
 
-# Where each pass of Adam7 begins and its steps, (y, x, dy, dx); W3C PNG, third edition, section 8.1.
+# Start and steps of each Adam7 pass, (y, x, dy, dx); W3C PNG, third edition, section 8.1.
 ADAM7 = [
     (0, 0, 8, 8),
     (0, 4, 8, 8),
@@ -95,7 +95,7 @@ def test_a_wrong_crc_in_any_chunk_is_named(name: bytes) -> None:
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.01, 0.5, 0.99])
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_what_is_cut_off_has_no_pixels(file_format: str, keep: float) -> None:
+def test_truncated_files_have_no_pixels(file_format: str, keep: float) -> None:
     data = encode(photo(1), file_format)
     with pytest.raises(DecodeError):
         decode(data[: int(len(data) * keep)])
@@ -112,12 +112,12 @@ def test_what_is_cut_off_has_no_pixels(file_format: str, keep: float) -> None:
         (b"\x00" * 100, "no image format"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, said: str) -> None:
+def test_files_that_are_not_images_are_named(data: bytes, said: str) -> None:
     with pytest.raises(DecodeError, match=said):
         decode(data)
 
 
-def test_broken_image_data_is_told_the_same_way_every_time() -> None:
+def test_broken_image_data_has_the_same_message_every_time() -> None:
     png = encode(photo(1))
     at = png.index(b"IDAT")
     length = int.from_bytes(png[at - 4 : at], "big")
@@ -142,7 +142,7 @@ def test_a_decompression_bomb_is_never_decoded(colour_type: int) -> None:
         decode_image(bomb, max_pixels=40_000_000)
 
 
-def test_a_bomb_that_is_no_png_is_never_decoded() -> None:
+def test_a_bomb_in_another_format_is_never_decoded() -> None:
     data = encode(Image.new("L", (2000, 2000)), "GIF")
     with pytest.raises(TooLargeError, match="2000×2000"):
         decode(data)
@@ -176,13 +176,13 @@ def test_a_16_bit_colour_png_is_read_by_its_upper_bytes() -> None:
     np.testing.assert_array_equal(raster.pixels_HWC[2, 2], [10, 20, 30])
 
 
-def test_transparency_lies_over_white() -> None:
+def test_transparency_is_flattened_over_white() -> None:
     raster = decode(encode(Image.new("RGBA", (4, 4), (255, 0, 0, 0))))
     assert (raster.mode, raster.has_alpha) == ("RGBA", True)
     assert (raster.pixels_HWC == 255).all()
 
 
-def test_a_palette_with_transparency_lies_over_white() -> None:
+def test_a_palette_with_transparency_is_flattened_over_white() -> None:
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     raster = decode(encode(image, transparency=1))
@@ -191,7 +191,7 @@ def test_a_palette_with_transparency_lies_over_white() -> None:
     assert (decode(encode(image)).pixels_HWC == [10, 20, 30]).all()
 
 
-def test_a_transparent_colour_of_an_rgb_png_lies_over_white() -> None:
+def test_a_transparent_colour_of_an_rgb_png_is_flattened_over_white() -> None:
     image = Image.new("RGB", (4, 4), (10, 20, 30))
     raster = decode(encode(image, transparency=(10, 20, 30)))
     assert raster.has_alpha
@@ -199,7 +199,7 @@ def test_a_transparent_colour_of_an_rgb_png_lies_over_white() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
-def test_the_exif_orientation_is_followed(file_format: str) -> None:
+def test_the_exif_orientation_is_applied(file_format: str) -> None:
     image = Image.fromarray(photo(1, 32, 64))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -215,7 +215,7 @@ def test_grey_becomes_rgb() -> None:
     np.testing.assert_array_equal(raster.pixels_HWC, np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_pillows_own_limit_is_as_it_was() -> None:
+def test_pillows_own_limit_is_restored() -> None:
     before = Image.MAX_IMAGE_PIXELS
     decode(encode(photo(1), "JPEG"))
     with pytest.raises(DecodeError):
@@ -223,7 +223,7 @@ def test_pillows_own_limit_is_as_it_was() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_pillows_own_limit_comes_back_after_threads() -> None:
+def test_pillows_own_limit_is_restored_after_threads() -> None:
     before = Image.MAX_IMAGE_PIXELS
     files = [encode(photo(seed), "JPEG") for seed in range(40)]
     with ThreadPoolExecutor(8) as threads:

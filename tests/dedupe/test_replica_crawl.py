@@ -1,4 +1,4 @@
-"""A crawl of the replica with a defect of each kind: the rejected table names exactly those."""
+"""A crawl of the mock server with a defect of each kind: the rejected table names exactly those."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.dedupe.planting import CAPTIONS, FATES, Crawl, Expected, Shown
 
 
 def found_in(workspace: Workspace) -> dict[str, Expected]:
-    """The rejected rows by address."""
+    """The rejected rows by URL."""
     address = {row["key"]: row["url"] for row in kept(workspace).values()}
     return {
         row["url"]: Expected(row["reason"], row["detail"], address.get(row["stands_for"]))
@@ -37,7 +37,7 @@ def test_the_rejected_are_exactly_what_was_planted(crawl: Crawl) -> None:
     assert set(report.counts) >= {expected.reason for expected in crawl.planted.expected.values()}
 
 
-def test_of_look_alikes_the_best_stands_for_the_others(crawl: Crawl) -> None:
+def test_the_best_of_near_duplicates_represents_the_others(crawl: Crawl) -> None:
     dedupe(crawl.workspace, workers=2)
     leaders: list[dict[str, Any]] = []
     follow: dict[str, str] = {}
@@ -58,7 +58,7 @@ def test_of_look_alikes_the_best_stands_for_the_others(crawl: Crawl) -> None:
     assert set(found) == set(crawl.planted.expected) | set(follow)
 
 
-def test_blank_pictures_are_marked(crawl: Crawl) -> None:
+def test_blank_images_are_marked(crawl: Crawl) -> None:
     dedupe(crawl.workspace, workers=2)
     blanks = {row["url"] for row in kept(crawl.workspace).values() if row["is_blank"]}
     one_pixel = {url for url, shown in crawl.planted.unusual.items() if shown.size == (1, 1)}
@@ -80,7 +80,7 @@ def shown_by(row: dict[str, Any]) -> Shown:
     return Shown(row["format"], row["mode"], (row["width"], row["height"]), row["has_alpha"])
 
 
-def test_a_segment_that_is_gone_is_named(
+def test_a_missing_segment_is_named(
     crawl: Crawl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspecting, "inspect_part", inspect_part)

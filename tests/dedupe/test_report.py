@@ -1,4 +1,4 @@
-"""What `report.html` says of the stage is what its tables hold, and the README's questions run on them."""
+"""`report.html` matches the stage's tables, and the README's queries run on them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tables(crawl: Crawl) -> Tables:
 
 
 def read_table(crawl: Crawl, title: str) -> list[list[str]]:
-    """The rows of the table under a heading of the report, the head first; numbers without commas."""
+    """The rows of the table under a heading of the report, header first; numbers without commas."""
     html = (crawl.workspace.root / "report.html").read_text()
     section = re.split(rf"<h2[^>]*>{re.escape(title)}</h2>", html)[1].split("<h2")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", section)
@@ -51,7 +51,7 @@ def test_sections_and_reasons_are_those_of_the_tables(crawl: Crawl, tables: Tabl
     assert head == ["section", *counted.columns]
     assert rows == [[name, *map(str, counted.loc[name])] for name in counted.index]
     by_reason = tables.rejected.groupby(["reason", "section"], as_index=False).size()
-    assert read_table(crawl, "Not used, and why")[1:] == by_reason.astype(str).to_numpy().tolist()
+    assert read_table(crawl, "Rejected images")[1:] == by_reason.astype(str).to_numpy().tolist()
     assert {"duplicate_bytes", "too_large", "not_fetched"} < set(tables.rejected["reason"])
 
 
@@ -87,7 +87,7 @@ def expected_kinds(tables: Tables) -> dict[tuple[str, str], int]:
     return {(kind, str(name)): int(n) for kind, ns in kinds.items() for name, n in ns.items()}
 
 
-def test_the_stage_is_told_as_it_is(crawl: Crawl, tables: Tables) -> None:
+def test_the_stage_is_shown_with_its_counts(crawl: Crawl, tables: Tables) -> None:
     told = {row[0]: row[2] for row in read_table(crawl, "Stages")[1:]}["dedupe"]
     counts = {name: int(n) for name, n in re.findall(r"(\w[\w ]*) (\d+)", told)}
     rows = {"kept": len(tables.kept), "rejected": len(tables.rejected)}

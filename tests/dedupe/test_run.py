@@ -89,7 +89,7 @@ def test_workers_change_nothing(raw: RawStore) -> None:
     assert folder_bytes(workspace.dedupe) == alone
 
 
-def test_new_rows_give_the_tables_of_a_run_from_scratch(raw: RawStore, tmp_path: Path) -> None:
+def test_new_rows_yield_the_tables_of_a_run_from_scratch(raw: RawStore, tmp_path: Path) -> None:
     fill(raw, 12)
     dedupe(raw.write())
     for number in range(12, 24):
@@ -122,7 +122,7 @@ def test_changed_bytes_are_an_error_that_names_the_segment(raw: RawStore) -> Non
         dedupe(workspace, workers=2)
 
 
-def test_a_full_disk_is_said_in_a_sentence_and_what_was_written_goes(
+def test_a_full_disk_is_explained_and_partial_files_are_removed(
     raw: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill_up(*_: object) -> None:
@@ -139,7 +139,7 @@ def test_a_full_disk_is_said_in_a_sentence_and_what_was_written_goes(
     ]
 
 
-def test_an_empty_ledger_gives_empty_tables(raw: RawStore) -> None:
+def test_an_empty_ledger_yields_empty_tables(raw: RawStore) -> None:
     workspace = raw.write()
     assert dedupe(workspace).counts["rows"] == 0
     assert pq.read_table(workspace.dedupe / "kept").num_rows == 0
@@ -271,7 +271,7 @@ def test_splits_stay_when_data_is_added(raw: RawStore) -> None:
     assert {key: after[key] for key in before} == before
 
 
-def test_no_caption_stands_on_both_sides(raw: RawStore) -> None:
+def test_no_caption_is_in_both_splits(raw: RawStore) -> None:
     fill(raw, 80)
     workspace = raw.write()
     dedupe(workspace, val_fraction=0.5)
@@ -327,9 +327,7 @@ def read_captions(workspace: Workspace) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_split_that_no_image_came_into_is_said(
-    raw: RawStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_empty_split_causes_a_warning(raw: RawStore, caplog: pytest.LogCaptureFixture) -> None:
     fill(raw, 4)
     workspace = raw.write()
     dedupe(workspace, val_fraction=0.0)
@@ -356,7 +354,7 @@ def test_inspections_that_changed_are_made_again(raw: RawStore) -> None:
         assert folder_bytes(workspace.dedupe) == whole
 
 
-def test_files_of_others_in_the_folder_stay(raw: RawStore) -> None:
+def test_other_files_in_the_folder_stay(raw: RawStore) -> None:
     fill(raw, 4)
     workspace = raw.write()
     dedupe(workspace)

@@ -1,4 +1,4 @@
-"""What the codecs are fed is what `pixel_sha256` was taken over."""
+"""Codecs are given the pixels that `pixel_sha256` was computed from."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SIDE = 64
 
 
 def turned() -> bytes:
-    """A PNG whose EXIF says that it lies on its side."""
+    """A PNG whose EXIF orientation is sideways."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encode(photo(1), exif=exif)
 
 
 def see_through() -> bytes:
-    """A PNG whose transparent pixels have colours of their own."""
+    """A PNG whose transparent pixels have different colours."""
     alpha = photo(3)[..., :1]
     return encode(np.concatenate([photo(2), alpha], axis=2))
 
 
 def deep() -> bytes:
-    """A PNG of 16 bits a pixel."""
+    """A PNG with 16 bits per sample."""
     grey = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) * 16 + 7
     return encode(Image.fromarray(grey))
 

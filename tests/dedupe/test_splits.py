@@ -1,4 +1,4 @@
-"""Nothing alike stands on both sides, and what trains once trains for ever."""
+"""Near duplicates are never in both splits, and a caption in train stays there forever."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_captions_without_links_keep_their_draw() -> None:
     assert 0.007 < is_val.mean() < 0.013
 
 
-def test_no_caption_and_no_group_stands_on_both_sides() -> None:
+def test_no_caption_and_no_group_is_in_both_splits() -> None:
     rng = np.random.default_rng(1)
     captions = random_captions(1000, 5000)
     groups = rng.integers(0, 4500, 5000)
@@ -45,7 +45,7 @@ def test_no_caption_and_no_group_stands_on_both_sides() -> None:
         assert set(np.unique(on_val / np.bincount(number))) <= {0.0, 1.0}
 
 
-def test_what_trains_still_trains_when_data_is_added() -> None:
+def test_train_captions_stay_in_train_when_data_is_added() -> None:
     rng = np.random.default_rng(2)
     captions = random_captions(2000, 6000)
     groups = rng.integers(0, 5000, 6000)
@@ -54,7 +54,7 @@ def test_what_trains_still_trains_when_data_is_added() -> None:
     assert not (after & ~before).any()
 
 
-def test_what_validates_still_validates_unless_it_is_linked_to_what_trains() -> None:
+def test_val_captions_stay_in_val_unless_linked_to_train() -> None:
     captions = random_captions(2000, 4000)
     groups = np.arange(4000)
     before = split_captions(captions[:2000], groups[:2000], val_fraction=0.1)

@@ -1,4 +1,4 @@
-"""What the demo asks for, and the measure by which it judges itself."""
+"""The captions of the demo, and its metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.demo import (
-    CAPTIONS_OF,
+    CAPTIONS_PER_SECTION,
     COLOUR_SECTION,
     PRESET,
     PROMPTS,
@@ -25,25 +25,25 @@ from scrapers.sources.dalleblog.captions import load_catalogue
 
 def test_unseen_prompts_are_never_scraped() -> None:
     scraped, unseen = choose_captions()
-    assert len(scraped) == sum(CAPTIONS_OF.values()) == len(set(scraped))
+    assert len(scraped) == sum(CAPTIONS_PER_SECTION.values()) == len(set(scraped))
     assert len(unseen) >= PROMPTS
     assert not {caption for _, caption in scraped} & set(unseen)
     assert choose_captions() == (scraped, unseen)
 
 
-def test_the_colours_that_compete_are_those_of_the_section() -> None:
+def test_the_candidate_colours_are_those_of_the_section() -> None:
     (section,) = (s for s in load_catalogue().sections if s.name == COLOUR_SECTION)
     assert sorted(section.slots["color"]) == sorted(CANDIDATES)
 
 
 @pytest.mark.parametrize("colour", CANDIDATES)
-def test_the_measure_finds_the_colour_of_a_drawing(colour: str) -> None:
+def test_the_metric_finds_the_colour_of_a_drawing(colour: str) -> None:
     for medium, thing in (("mural", "pear"), ("bag of chips", "carrot"), ("t-shirt", "pumpkin")):
         caption = f"a {medium} with an image of a {colour} {thing}"
         assert main_colour(draw(caption, 3)) == colour
 
 
-def test_a_picture_of_another_colour_counts_against_the_share(tmp_path: Path) -> None:
+def test_an_image_of_another_colour_lowers_the_share(tmp_path: Path) -> None:
     prompts = [f"a mural with an image of a {colour} pear" for colour in ("blue", "pink")]
     (tmp_path / "0.png").write_bytes(encode_png(draw(prompts[0], 0)))
     out = io.BytesIO()
@@ -55,7 +55,7 @@ def test_a_picture_of_another_colour_counts_against_the_share(tmp_path: Path) ->
     assert colours_named(prompts[1]) == ("pink",)
 
 
-def test_the_replica_stands_while_it_is_needed_and_no_longer(tmp_path: Path) -> None:
+def test_the_mock_server_runs_only_while_it_is_needed(tmp_path: Path) -> None:
     import socket
 
     with replica_server(tmp_path) as address:
@@ -65,5 +65,5 @@ def test_the_replica_stands_while_it_is_needed_and_no_longer(tmp_path: Path) -> 
         socket.create_connection((host, int(port)), timeout=5)
 
 
-def test_the_preset_is_there() -> None:
+def test_the_preset_exists() -> None:
     assert PRESET.exists()

@@ -53,7 +53,7 @@ def refused(workspace: Workspace, *options: str) -> str:
     before = sorted(workspace.root.rglob("*"))
     done = generate(workspace, *options)
     assert done.exit_code in (1, 2), (options, done.output)
-    assert "not an error we know" not in done.output, options
+    assert "unexpected error" not in done.output, options
     assert "Traceback" not in done.output
     left = {p.name for p in set(workspace.root.rglob("*")) - set(before)}
     assert not {name for name in left if name.endswith((".png", ".json")) and name != "generated"}
@@ -153,7 +153,7 @@ def test_a_prompt_in_latin_1_is_refused_with_its_bytes(workspace: Workspace) -> 
     )
     assert done.returncode == 2
     assert b"Prompt 1 of 1 is not text in UTF-8" in done.stderr
-    assert b"not an error we know" not in done.stderr
+    assert b"unexpected error" not in done.stderr
 
 
 # --- Quotes --------------------------------------------------------------------------------------

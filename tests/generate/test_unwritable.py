@@ -64,4 +64,4 @@ def test_without_a_place_of_its_own_it_says_that_it_can_not_write(shelf: Path) -
     done = generate(shelf)
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
-    assert "not an error we know" not in done.stderr
+    assert "unexpected error" not in done.stderr

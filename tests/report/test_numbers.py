@@ -1,4 +1,4 @@
-"""The report's tables: what stands in the manifests of scrape and dedupe stands on the page."""
+"""The report's tables: they match the manifests of scrape and dedupe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def cells(html: str) -> list[list[str]]:
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
 
 
-def test_counts_are_summed_and_those_that_never_occur_left_out() -> None:
+def test_counts_have_totals_and_zero_columns_are_left_out() -> None:
     table = {"emojis": {"done": 1200, "failed": 0}, "shapes": {"done": 3, "missing": 2}}
     assert cells(count_table("section", table)) == [
         ["section", "done", "missing"],
@@ -23,7 +23,7 @@ def test_counts_are_summed_and_those_that_never_occur_left_out() -> None:
     ]
 
 
-def test_scrape_tells_states_reasons_and_differences() -> None:
+def test_scrape_shows_states_reasons_and_differences() -> None:
     details = {
         "sections": {"emojis": {"done": 5, "complete": 1}},
         "reasons": {"http_404": 7},
@@ -39,7 +39,7 @@ def test_scrape_tells_states_reasons_and_differences() -> None:
     assert "<b>" not in page.body
 
 
-def test_dedupe_tells_reasons_kinds_and_look_alikes() -> None:
+def test_dedupe_shows_reasons_properties_and_near_duplicates() -> None:
     details = {
         "sections": {"emojis": {"kept": 5, "duplicate_bytes": 2}},
         "splits": {"train": 4, "val": 1},

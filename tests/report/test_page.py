@@ -1,4 +1,4 @@
-"""The report's page: words are escaped, pictures are inside, plots hold every series."""
+"""The report's page: text is escaped, images are embedded, plots contain every series."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.report.page import Section, Tile, figures, html_table, image_tag, 
 from pipeline.report.plots import line_plot
 
 
-def test_words_of_others_never_become_markup() -> None:
+def test_third_party_text_never_becomes_markup() -> None:
     evil = "<script>alert('x')</script>"
     body = (
         tiles([Tile(value=evil, label=evil)]) + html_table((evil,), [(evil,)]) + wall([(evil, [])])
@@ -21,7 +21,7 @@ def test_words_of_others_never_become_markup() -> None:
     assert soup.h1.text == evil
 
 
-def test_the_page_asks_for_nothing_from_elsewhere() -> None:
+def test_the_page_loads_nothing_from_elsewhere() -> None:
     html = page("t", "l", [Section(title="s", note="n", body=image_tag(b"x", kind="png", alt="a"))])
     soup = BeautifulSoup(html, "lxml")
     assert [tag for tag in soup.find_all(src=True) if not str(tag["src"]).startswith("data:")] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from pipeline.core.contracts import CAPTIONS, CODES, KEPT
 from pipeline.core.image_decode import decode_image, hash_pixels
 from pipeline.core.storage import (
     arrow_schema,
-    empty_folder,
     file_entry,
     make_manifest,
     sha256_bytes,
@@ -105,7 +105,8 @@ class World:
 
     def _save_dedupe(self) -> None:
         folder = self.workspace.dedupe
-        empty_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         half = len(self.rows) // 2
         for name, rows in (
             ("kept/00000.parquet", self.rows[:half]),
@@ -123,7 +124,8 @@ class World:
 
     def _save_codes(self) -> None:
         folder = self.workspace.codes("tiny", "f" * 64)
-        empty_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         hashes = {row["pixel_sha256"] for row in self.rows if row["key"] not in self.without_codes}
         rows = [
             {"pixel_sha256": h, "view": view, "codes": codes_of(h, view)}
@@ -143,7 +145,8 @@ class World:
 
     def save_tokenizer(self) -> None:
         folder = self.workspace.tokenizer("bpe")
-        empty_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         tokenizer = train_bpe([row["caption"] for row in self.rows], 300)
         write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
         self._declare("tokenizer", folder, [file_entry(folder / TOKENIZER_FILE, folder)])

@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 
 
 def shard(world: Any, *options: str) -> dict[str, Any]:
-    """The report of the command; it must end well."""
+    """The report of the command, which must succeed."""
     where = ["shard", "--workspace", str(world.root), "--text-seq-len", "24", "--json", "--quiet"]
     done = CliRunner().invoke(app, [*where, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
@@ -30,7 +30,7 @@ def shard(world: Any, *options: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def marked(world: Any) -> None:
-    """What `pipeline scrape` leaves: the mark of a workspace."""
+    """The marker of a workspace, as `pipeline scrape` leaves it."""
     mark = {"format": "dalle-pipeline/workspace", "version": WORKSPACE_VERSION}
     write_json(world.workspace.marker, {**mark, "source": "dalleblog"})
 
@@ -51,7 +51,7 @@ def test_one_command_encodes_and_shards(world: Any, pair: list[str]) -> None:
     assert index.grid == tuple(facts["grid"]) == (8, 8)
 
 
-def test_other_codes_beside_are_not_taken(world: Any, pair: list[str]) -> None:
+def test_other_codes_are_not_used(world: Any, pair: list[str]) -> None:
     assert (world.root / "codes").is_dir()  # those that the fixture left
     report = shard(world, "--encode-vqgan", "--codec", "mine", *pair)
     manifest = read_manifest(world.workspace.shards("default"), "shards")

@@ -1,4 +1,4 @@
-"""A disk that is really full, and a process that is really killed, in the middle of a shard."""
+"""A full disk and a killed process, for real, in the middle of a shard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images of shards are the pixels that were hashed and encoded, whoever reads them."""
+"""Images in shards have the hashed and encoded pixels for every reader."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def data(request: pytest.FixtureRequest) -> bytes:
 
 @pytest.fixture
 def row(world: Any, data: bytes) -> dict[str, Any]:
-    """The row of an image that the world has beside its plain ones."""
+    """The row of an additional image of the world."""
     segment = world.workspace.segments / "00000.tar"
     raster = decode_image(data)
     found = make_row(1001, segment.stat().st_size, data) | {
@@ -127,27 +127,27 @@ def in_shards(world: Any, row: dict[str, Any], images: str) -> bytes:
 
 
 def as_trainers_read(data: bytes) -> Pixels:
-    """What DALLE-pytorch's loader and most others make of an image file."""
+    """An image file as decoded by DALLE-pytorch's loader and most others."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_png_is_for_every_reader_what_was_hashed(world: Any, row: dict[str, Any]) -> None:
+def test_every_reader_sees_the_hashed_pixels_in_a_png(world: Any, row: dict[str, Any]) -> None:
     data = in_shards(world, row, "png")
     assert hash_pixels(as_trainers_read(data)) == row["pixel_sha256"]
     assert hash_pixels(decode_image(data).pixels_HWC) == row["pixel_sha256"]
 
 
-def test_jpeg_shows_the_same_pixels_but_for_its_loss(
+def test_a_jpeg_shows_the_same_pixels_except_for_its_loss(
     world: Any, row: dict[str, Any], data: bytes
 ) -> None:
     pixels = decode_image(data).pixels_HWC.astype(int)
     found = as_trainers_read(in_shards(world, row, "jpg:95")).astype(int)
     assert found.shape == pixels.shape
-    # A wrong turn, ground or depth costs 34 at least.
+    # A wrong rotation, background or depth differs by at least 34.
     assert np.abs(found - pixels).mean() < 11
 
 
-def test_original_are_the_bytes_that_were_fetched(
+def test_original_images_are_the_fetched_bytes(
     world: Any, row: dict[str, Any], data: bytes
 ) -> None:
     assert in_shards(world, row, "original") == data

@@ -1,4 +1,4 @@
-"""One sample shown: caption, ids back to text, the original beside what its codes decode to."""
+"""Show one sample: caption, decoded ids, the original beside its decoded codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE, KEY = 64, "key_00000"
 
 @pytest.fixture
 def codec(world: Any) -> VQCodec:
-    """A codec with random weights in the workspace; the world's codes are taken for its own."""
+    """A codec with random weights in the workspace; the world's codes are declared to be its own."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         codec = VQCodec(VQConfig(image_size=SIDE, num_tokens=512, code_dim=4, channels=4))
@@ -45,14 +45,14 @@ def configure(world: Any, **options: Any) -> ShardConfig:
 
 
 def pictures_of(path: Path, count: int) -> list[np.ndarray]:
-    """The pictures of a sheet at their own size."""
+    """The images of a sheet at their original size."""
     sheet = np.array(Image.open(path))
     assert sheet.shape == (256, count * 256 + (count - 1) * 8, 3)
     return [sheet[::4, start : start + 256 : 4] for start in range(0, count * 264, 264)]
 
 
 @pytest.mark.parametrize("images", ["none", "original"])
-def test_a_sample_is_shown_with_its_pictures(world: Any, codec: VQCodec, images: str) -> None:
+def test_a_sample_is_shown_with_its_images(world: Any, codec: VQCodec, images: str) -> None:
     run(configure(world, images=images))
     report = run(configure(world, inspect=("val/000000", KEY)))
     shown = report.details["shown"]
@@ -70,7 +70,7 @@ def test_a_sample_is_shown_with_its_pictures(world: Any, codec: VQCodec, images:
     assert shown["PSNR"].endswith(" dB")
 
 
-def test_the_command_prints_it_and_writes_where_it_is_told(
+def test_the_command_prints_it_and_writes_to_out(
     world: Any, codec: VQCodec, tmp_path: Path
 ) -> None:
     world.workspace.marker.parent.mkdir(exist_ok=True)
@@ -87,7 +87,7 @@ def test_the_command_prints_it_and_writes_where_it_is_told(
     pictures_of(out, 2)
 
 
-def test_every_view_has_its_picture(world: Any, codec: VQCodec) -> None:
+def test_every_view_has_its_image(world: Any, codec: VQCodec) -> None:
     fingerprint = codec.fingerprint
     world.views = ("center", "flip")
     world.save()
@@ -101,7 +101,7 @@ def test_every_view_has_its_picture(world: Any, codec: VQCodec) -> None:
     assert (first != second).any()
 
 
-def test_without_the_original_the_codes_are_shown_alone(world: Any, codec: VQCodec) -> None:
+def test_without_the_original_only_the_codes_are_shown(world: Any, codec: VQCodec) -> None:
     run(configure(world))
     (world.workspace.dedupe / "manifest.json").unlink()
     report = run(configure(world, inspect=("val/000000", KEY)))
@@ -125,7 +125,7 @@ def test_without_the_codec_the_text_is_shown(world: Any) -> None:
         ("train/000000", "nobody", "train/000000.tar has no sample 'nobody'"),
     ],
 )
-def test_what_is_not_there_is_said(world: Any, shard: str, key: str, said: str) -> None:
+def test_missing_shards_and_keys_are_explained(world: Any, shard: str, key: str, said: str) -> None:
     run(configure(world))
     with pytest.raises(ConfigError, match=said):
         run(configure(world, inspect=(shard, key)))

@@ -1,4 +1,4 @@
-"""Which sample goes where: the images of a caption lie apart, at any size and seed."""
+"""The assignment of samples: images of a caption are spread out, at any size and seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_no_two_parts_hold_captions_in_the_same_order() -> None:
     assert len(follows) < 20
 
 
-def test_seeds_give_orders_of_their_own_and_always_the_same() -> None:
+def test_each_seed_yields_its_own_fixed_order() -> None:
     first, again, other = (places(20, 8, seed)[0].tolist() for seed in (3, 3, 4))
     assert first == again != other
 
@@ -44,5 +44,5 @@ def test_single_images_are_shuffled() -> None:
     assert abs(np.corrcoef(order, np.arange(2000))[0, 1]) < 0.1
 
 
-def test_nothing_has_an_order_too() -> None:
+def test_an_empty_set_has_an_order() -> None:
     assert spread(np.zeros(0, "S1"), np.zeros(0, np.uint64), 0).tolist() == []

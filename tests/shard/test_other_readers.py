@@ -1,4 +1,4 @@
-"""Readers that are not ours take finished shards, pictures and all, as they are."""
+"""Third-party readers read finished shards with images unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIDE = 8
 
 @pytest.fixture(params=["original", "jpg:90"])
 def shards(request: pytest.FixtureRequest, make_world: Callable[..., Any]) -> Path:
-    """60 images of 16 × 16, 52 of them for training, in shards of 20 with their pictures."""
+    """60 images of 16 × 16, 52 of them for training, in shards of 20 that contain the images."""
     world = make_world()
     run(
         ShardConfig(
@@ -114,7 +114,7 @@ def test_dalle_pytorch_trains_on_them_with_the_cards_command(
     assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
 
 
-def test_the_card_says_where_its_shards_are_too_few_for_that(
+def test_the_card_says_if_there_are_too_few_shards_for_that(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = make_shards(make_world, "jpg:90")
@@ -124,7 +124,7 @@ def test_the_card_says_where_its_shards_are_too_few_for_that(
         dalle_pytorch_batches(card_command(shards), batches=100)
 
 
-def test_the_card_of_shards_without_images_says_how_to_have_some(
+def test_the_card_of_shards_without_images_says_how_to_add_them(
     make_world: Callable[..., Any],
 ) -> None:
     card = (make_shards(make_world, "none") / "README.md").read_text()
@@ -133,7 +133,7 @@ def test_the_card_of_shards_without_images_says_how_to_have_some(
     assert "```sh" not in card
 
 
-def test_the_cards_code_gives_what_torch_can_embed(
+def test_the_cards_code_yields_tensors_that_torch_can_embed(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = make_shards(make_world, "none")
@@ -149,7 +149,7 @@ def test_the_cards_code_gives_what_torch_can_embed(
     assert bool((codes < 512).all())
 
 
-def test_webdataset_decodes_the_pictures(shards: Path) -> None:
+def test_webdataset_decodes_the_images(shards: Path) -> None:
     urls = sorted(str(path) for path in (shards / "train").glob("*.tar"))
     samples = list(wds.WebDataset(urls, shardshuffle=False).decode("rgb8"))
     assert len({sample["__key__"] for sample in samples}) == 52
@@ -171,12 +171,12 @@ def test_datasets_of_hugging_face_loads_them(shards: Path, tmp_path: Path) -> No
     assert len(row["tokens.npy"]) == 24
 
 
-def test_the_card_tells_hugging_face_the_splits(shards: Path, tmp_path: Path) -> None:
+def test_the_card_declares_the_splits_for_hugging_face(shards: Path, tmp_path: Path) -> None:
     loaded = datasets.load_dataset(str(shards), cache_dir=str(tmp_path / "hf"))
     assert {split: len(rows) for split, rows in loaded.items()} == {"train": 52, "validation": 8}
 
 
-def test_wids_reads_pictures_by_the_index(shards: Path, tmp_path: Path) -> None:
+def test_wids_reads_images_by_the_index(shards: Path, tmp_path: Path) -> None:
     dataset = wids.ShardListDataset(
         str(shards / "index.json"), base=str(shards), cache_dir=str(tmp_path), keep=True
     )
@@ -184,7 +184,7 @@ def test_wids_reads_pictures_by_the_index(shards: Path, tmp_path: Path) -> None:
     assert dataset[51][f".{extension(shards)}"].size == (16, 16)
 
 
-def test_tar_unpacks_pictures_that_can_be_looked_at(shards: Path, tmp_path: Path) -> None:
+def test_tar_unpacks_images_that_can_be_opened(shards: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "xf", shards / "val/000000.tar", "-C", tmp_path], check=True)
     pictures = sorted(tmp_path.glob(f"*.{extension(shards)}"))
     assert len(pictures) == 8

@@ -1,4 +1,4 @@
-"""Shards on an object store: the same bytes, uploaded once, whole or not there."""
+"""Shards on an object store: the same bytes, uploaded once, complete or not at all."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.core.errors import ConfigError, ContractError, StorageError
 from pipeline.core.storage import UNFINISHED_NAME
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.webdata.address import Place
 from pipeline.webdata.reader import ShardReader
-from pipeline.webdata.remote import bring
+from pipeline.webdata.remote import download_shards
+from pipeline.webdata.remote_folder import RemoteFolder
 from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 
@@ -38,7 +38,7 @@ def modified(place: str) -> dict[str, Any]:
     return {path[len(root) + 1 :]: info["LastModified"] for path, info in found.items()}
 
 
-def test_an_address_holds_the_same_bytes_as_the_folder(world: Any, address: str) -> None:  # noqa: F811
+def test_the_remote_folder_has_the_same_bytes_as_the_local_one(world: Any, address: str) -> None:  # noqa: F811
     report = run(configure(world, address))
     assert report.outcome == "done"
     assert report.outputs[1] == address
@@ -55,7 +55,7 @@ def test_nothing_is_uploaded_twice(world: Any, bucket: str) -> None:  # noqa: F8
     assert modified(bucket) == before
 
 
-def test_new_images_upload_new_shards_alone(world: Any, bucket: str) -> None:  # noqa: F811
+def test_new_images_upload_only_new_shards(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     before = modified(bucket)
     world.add(range(100, 130))
@@ -69,7 +69,7 @@ def test_new_images_upload_new_shards_alone(world: Any, bucket: str) -> None:  #
     assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"train", "val"}
 
 
-def test_shards_that_are_gone_are_removed_there(world: Any, bucket: str) -> None:  # noqa: F811
+def test_removed_shards_are_removed_remotely(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     report = run(configure(world, bucket, max_samples=30))
     assert report.details["published"]["removed"] > 0
@@ -77,17 +77,17 @@ def test_shards_that_are_gone_are_removed_there(world: Any, bucket: str) -> None
 
 
 class UnpluggedError(Exception):
-    """Stands for a network that goes away."""
+    """Simulates a lost network."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 15])
-def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
+def test_an_interrupted_upload_resumes_with_what_is_missing(
     world: Any,
     bucket: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    left, put, sent = [after], Place.put, []
+    left, put, sent = [after], RemoteFolder.put, []
 
     def failing(self: Any, local: Path, path: str) -> None:
         left[0] -= 1
@@ -97,12 +97,12 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
         sent.append(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError, match=r"Can't write to s3://.*no route to host"):
             run(configure(world, bucket))
     assert "manifest.json" not in stored(bucket)
     with pytest.raises(ContractError, match="no finished shards"):
-        bring(bucket, world.root / "cache")
+        download_shards(bucket, world.root / "cache")
     before = set(stored(bucket)) - {UNFINISHED_NAME}
     assert before == set(sent)
     report = run(configure(world, bucket))
@@ -111,9 +111,9 @@ def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
 
 
 def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  # noqa: F811
-    """Without a manifest beside it, a file is believed by its bytes alone."""
+    """Without a manifest, only its bytes show that a file is up to date."""
     run(configure(world, bucket))
-    Place(bucket).mark(stored(bucket))
+    RemoteFolder(bucket).mark(stored(bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
@@ -123,7 +123,7 @@ def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  #
     assert stored(bucket) == world.shard_bytes()
 
 
-def test_a_changed_shard_takes_the_manifest_away_first(
+def test_a_changed_shard_removes_the_manifest_first(
     world: Any,
     bucket: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,7 @@ def test_a_changed_shard_takes_the_manifest_away_first(
         raise UnpluggedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError):
             run(configure(world, bucket))
     assert "manifest.json" not in stored(bucket)
@@ -144,9 +144,9 @@ def test_a_changed_shard_takes_the_manifest_away_first(
     assert stored(bucket) == world.shard_bytes()
 
 
-def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_reader_downloads_and_reads_them(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
-    folder = bring(bucket, world.root / "cache")
+    folder = download_shards(bucket, world.root / "cache")
     brought = {
         p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
     }
@@ -155,34 +155,34 @@ def test_a_reader_brings_them_home_and_reads_them(world: Any, bucket: str) -> No
     assert len(reader) == 52
     times = {p: p.stat().st_mtime_ns for p in folder.rglob("*.tar")}
     (folder / "val/000000.tar").write_bytes(b"damaged")
-    assert bring(bucket, world.root / "cache") == folder
+    assert download_shards(bucket, world.root / "cache") == folder
     changed = {p for p, at in times.items() if p.stat().st_mtime_ns != at}
     assert {p.name for p in changed} == {"000000.tar"}
     assert len(ShardReader(folder, "val")) == 8
 
 
-def test_an_object_that_was_changed_is_named_and_not_kept(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_changed_object_is_named_and_not_kept(world: Any, bucket: str) -> None:  # noqa: F811
     run(configure(world, bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
     with pytest.raises(ContractError, match=r"train/000001\.tar is not the file"):
-        bring(bucket, world.root / "cache")
+        download_shards(bucket, world.root / "cache")
     assert not list((world.root / "cache").rglob("000001.tar"))
 
 
-def test_a_bucket_that_is_not_there_is_said(world: Any, bucket: str) -> None:  # noqa: F811
+def test_a_missing_bucket_is_explained(world: Any, bucket: str) -> None:  # noqa: F811
     with pytest.raises(StorageError, match="Can't write to s3://no-such-bucket/x"):
         run(configure(world, "s3://no-such-bucket/x"))
     assert run(configure(world, bucket)).outcome == "done"
 
 
-def test_an_unknown_kind_of_address_is_refused(world: Any) -> None:
-    with pytest.raises(ConfigError, match="no address that fsspec knows"):
+def test_an_unknown_kind_of_url_is_refused(world: Any) -> None:
+    with pytest.raises(ConfigError, match="not a URL that fsspec supports"):
         run(configure(world, "nowhere://bucket/x"))
 
 
-def test_the_address_is_no_part_of_what_the_shards_are(make_world: Callable[..., Any]) -> None:
+def test_the_url_does_not_affect_the_shards(make_world: Callable[..., Any]) -> None:
     plain, copied = make_world("one"), make_world("two")
     run(configure(plain, None))
     run(configure(copied, "memory://elsewhere"))
@@ -200,10 +200,10 @@ def test_killed_while_uploading_it_ends_in_the_same_objects(
     code = (
         "import sys, time; from pathlib import Path\n"
         "from pipeline.shard.config import ShardConfig; from pipeline.shard.run import run\n"
-        "from pipeline.webdata.address import Place\n"
-        "put = Place.put\n"
+        "from pipeline.webdata.remote_folder import RemoteFolder\n"
+        "put = RemoteFolder.put\n"
         "def slowly(*arguments): time.sleep(0.3); put(*arguments)\n"
-        "Place.put = slowly\n"
+        "RemoteFolder.put = slowly\n"
         "run(ShardConfig(workspace=Path(sys.argv[1]), out=sys.argv[2], text_seq_len=24, max_samples=10))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(world.root), bucket])

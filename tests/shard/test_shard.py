@@ -27,7 +27,7 @@ from pipeline.core.errors import (
 from pipeline.core.storage import file_entry, read_manifest, sha256_file
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.shard.config import ShardConfig
-from pipeline.shard.join import Text, TextFile
+from pipeline.shard.join import SampleText, TextFile
 from pipeline.shard.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
@@ -152,7 +152,7 @@ def test_new_images_go_into_new_shards(world: Any) -> None:
     assert set(read_all(world)) == {row["key"] for row in world.rows}
 
 
-def test_a_vanished_and_a_changed_sample_touch_their_shards_alone(world: Any) -> None:
+def test_a_vanished_and_a_changed_sample_affect_only_their_shards(world: Any) -> None:
     run(configure(world))
     before = world.shard_bytes()
     samples = read_all(world)
@@ -188,7 +188,7 @@ def test_a_shard_that_would_be_empty_means_a_new_layout(world: Any) -> None:
     )
 
 
-def test_another_config_lays_everything_out_anew(make_world: Callable[..., Any]) -> None:
+def test_another_config_assigns_everything_again(make_world: Callable[..., Any]) -> None:
     world, fresh = make_world("one"), make_world("two")
     run(configure(world))
     run(configure(world, shuffle_seed=7, max_samples=20))
@@ -196,7 +196,7 @@ def test_another_config_lays_everything_out_anew(make_world: Callable[..., Any])
     assert world.shard_bytes() == fresh.shard_bytes()
 
 
-def test_shards_hold_no_more_than_asked(world: Any) -> None:
+def test_shards_stay_within_their_limits(world: Any) -> None:
     run(configure(world, max_bytes=20_000))
     folder = world.workspace.shards("default")
     tars = sorted(folder.glob("*/*.tar"))
@@ -215,7 +215,7 @@ def test_shuffled_order_differs_by_seed_and_sorted_order_is_by_key(world: Any) -
     assert sorted(first) == sorted(second) == in_order
 
 
-def test_original_pictures_come_along(world: Any) -> None:
+def test_original_images_are_included(world: Any) -> None:
     run(configure(world, images="original"))
     for key, (_, sample) in read_all(world).items():
         row = next(r for r in world.rows if r["key"] == key)
@@ -236,14 +236,14 @@ def test_original_pictures_come_along(world: Any) -> None:
     ]
 
 
-def test_pictures_can_become_jpegs(world: Any) -> None:
+def test_images_can_be_converted_to_jpeg(world: Any) -> None:
     run(configure(world, images="jpg:90"))
     _, sample = next(iter(read_all(world).values()))
     assert Image.open(io.BytesIO(sample.image)).format == "JPEG"
 
 
 @pytest.mark.parametrize("images", ["jpg", "jpg:0", "jpg:101", "webp", "jpg:x"])
-def test_unknown_pictures_are_refused(world: Any, images: str) -> None:
+def test_unknown_forms_of_images_are_refused(world: Any, images: str) -> None:
     with pytest.raises(ConfigError, match="expected none, original"):
         run(configure(world, images=images))
 
@@ -269,11 +269,11 @@ def test_codes_of_another_grid_are_refused(world: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["details"]["codec"]["grid"] = [8, 8]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ContractError, match="row of 16 codes, its codec makes 8 × 8"):
+    with pytest.raises(ContractError, match="row of 16 codes; its codec yields 8 × 8"):
         run(configure(world))
 
 
-def test_a_key_that_comes_twice_is_named(world: Any) -> None:
+def test_a_duplicate_key_is_named(world: Any) -> None:
     world.rows[3]["key"] = world.rows[4]["key"]
     world.save()
     with pytest.raises(ContractError, match="Two images of dedupe/kept have the key 'key_00004'"):
@@ -281,12 +281,12 @@ def test_a_key_that_comes_twice_is_named(world: Any) -> None:
 
 
 def test_an_unknown_codec_lists_what_is_there(world: Any) -> None:
-    with pytest.raises(ConfigError, match="There is: tiny, tiny-ffffffffffff"):
+    with pytest.raises(ConfigError, match="Choices: tiny, tiny-ffffffffffff"):
         run(configure(world, codec="vqgan"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a"])
-def test_a_name_that_is_no_folder_is_refused(world: Any, name: str) -> None:
+def test_a_name_that_is_not_a_slug_is_refused(world: Any, name: str) -> None:
     with pytest.raises(ConfigError, match="can't name a folder"):
         run(configure(world, name=name))
 
@@ -304,14 +304,14 @@ def test_a_codec_is_chosen_by_name_or_folder(world: Any) -> None:
         assert report.details["codec"]["name"] == "tiny"
 
 
-def test_codes_that_are_not_there_yet_are_asked_for(world: Any) -> None:
+def test_missing_codes_name_the_command_to_run(world: Any) -> None:
     shutil.rmtree(world.root / "codes")
     with pytest.raises(ContractError, match="Run `pipeline encode` first"):
         run(configure(world))
 
 
 @pytest.mark.parametrize("calls", [1, 3, 6, 12])
-def test_a_full_disk_is_said_and_survived(
+def test_a_full_disk_is_explained_and_survived(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     whole, world = make_world("one"), make_world("two")
@@ -332,7 +332,7 @@ def test_a_full_disk_is_said_and_survived(
     assert world.shard_bytes() == whole.shard_bytes()
 
 
-def test_a_full_disk_under_the_scratch_files_is_said(
+def test_a_full_disk_under_the_scratch_files_is_explained(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def append(self: TextFile, texts: list[Any]) -> None:
@@ -353,7 +353,7 @@ YTTM_FILE = "4 1\n9601 4\n97 5\n98 6\n99 7\n4 5 8\n1 0 2 3\n"
 
 
 @pytest.mark.parametrize(("kind", "content"), [("clip", CLIP_FILE), ("yttm", YTTM_FILE)])
-def test_a_tokenizer_of_another_kind_travels_with_the_shards(
+def test_a_tokenizer_of_another_kind_is_stored_with_the_shards(
     world: Any, tmp_path: Path, kind: str, content: str
 ) -> None:
     if kind == "clip":
@@ -369,14 +369,14 @@ def test_a_tokenizer_of_another_kind_travels_with_the_shards(
         assert sample.tokens.tolist() == carried.encode(sample.caption, 24).tolist()
 
 
-def test_a_foreign_tokenizer_is_taken_by_path(world: Any) -> None:
+def test_a_third_party_tokenizer_is_given_by_path(world: Any) -> None:
     path = world.workspace.tokenizer("bpe") / "tokenizer.json"
     run(configure(world, tokenizer=f"hf:{path}"))
     copied = world.workspace.shards("default") / "tokenizer.json"
     assert copied.read_bytes() == path.read_bytes()
 
 
-def test_the_card_has_a_head_that_the_hub_reads(world: Any) -> None:
+def test_the_card_has_front_matter_that_the_hub_reads(world: Any) -> None:
     run(configure(world))
     card = (world.workspace.shards("default") / "README.md").read_text()
     assert card.startswith("---\n")
@@ -391,9 +391,11 @@ def test_samples_stay_small(world: Any) -> None:
     assert tar.stat().st_size == 10 * 8 * 512 + 1024
 
 
-def test_memory_of_a_row_is_its_key_and_place(tmp_path: Path) -> None:
+def test_memory_per_row_is_its_key_and_position(tmp_path: Path) -> None:
     texts = TextFile(tmp_path / "texts")
-    texts.append([Text(b"caption", b"{}", b"\1\0", b""), Text(b"", b"{}", b"\2\0", b"x")])
+    texts.append(
+        [SampleText(b"caption", b"{}", b"\1\0", b""), SampleText(b"", b"{}", b"\2\0", b"x")]
+    )
     texts.finish()
     assert texts.read(0) == (b"caption", b"{}", b"\1\0", b"")
     assert texts.read(1) == (b"", b"{}", b"\2\0", b"x")
@@ -408,7 +410,7 @@ def test_tokens_and_codes_are_small_integers(world: Any) -> None:
 
 
 def test_codes_of_another_fingerprint_are_never_mixed(world: Any) -> None:
-    """The same codec's name, other weights: both sets stay, and shards hold the codes of one."""
+    """The same codec name with other weights: both sets are kept, and shards contain only one."""
     run(configure(world))
     codes, other = world.workspace.codes("tiny", "f" * 64), world.workspace.codes("tiny", "0" * 64)
     shutil.copytree(codes, other)
@@ -489,7 +491,7 @@ def test_a_tokenizer_that_changed_is_never_sharded_with(world: Any) -> None:
         run(configure(world))
 
 
-def test_no_validation_samples_are_said_in_a_line(
+def test_an_empty_validation_split_causes_a_warning(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(configure(world))
@@ -501,7 +503,7 @@ def test_no_validation_samples_are_said_in_a_line(
     assert "No sample is in the validation split" in caplog.text
 
 
-def test_a_sample_larger_than_a_shard_may_be_is_said(
+def test_a_sample_larger_than_a_shard_causes_a_warning(
     world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = run(configure(world, max_bytes=2048))
@@ -509,7 +511,7 @@ def test_a_sample_larger_than_a_shard_may_be_is_said(
     assert "more than the 2048 of --max-bytes: its one sample is larger" in caplog.text
 
 
-def test_files_of_others_among_the_shards_stay(world: Any) -> None:
+def test_other_files_among_the_shards_stay(world: Any) -> None:
     run(configure(world))
     notes = [world.workspace.shards("default") / name for name in ("note.txt", "train/note.txt")]
     for note in notes:

@@ -12,7 +12,7 @@ from pipeline.shard.run import run
 
 
 class KilledError(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+    """Simulates a kill: no code of ours catches it."""
 
 
 def configure(world: Any) -> ShardConfig:
@@ -20,7 +20,7 @@ def configure(world: Any) -> ShardConfig:
 
 
 def kill_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the process die instead of its `number`-th rename."""
+    """Kill the process instead of its `number`-th rename."""
     rename = Path.replace
     left = [number]
 
@@ -35,7 +35,7 @@ def kill_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 def run_killed_everywhere(make: Callable[[str], Any], expected: dict[str, bytes]) -> int:
-    """Kill a run at each of its renames in turn; each time the next run ends in `expected`."""
+    """Kill a run at each of its renames in turn; each time the next run yields `expected`."""
     for number in range(1, 1000):
         world = make(f"killed-{number}")
         with pytest.MonkeyPatch.context() as patch:
@@ -131,22 +131,22 @@ def test_a_set_that_grew_keeps_its_layout_when_a_shard_is_damaged(
     assert world.shard_bytes() == before
 
 
-def test_a_set_that_grew_is_laid_out_anew_when_a_tar_is_gone(
+def test_a_set_that_grew_is_assigned_again_when_a_tar_is_missing(
     make_world: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     world, at_once = make_world("data"), make_world("at-once")
     (grow(world) / "train/000000.tar").unlink()
     reopen(world.workspace.shards("default"), "shards")
     run(configure(world))
-    assert "which samples train/000000.tar held is lost" in caplog.text
+    assert "the keys of train/000000.tar are lost" in caplog.text
     at_once.add(range(80, 100))
     at_once.save()
     run(configure(at_once))
     assert world.shard_bytes() == at_once.shard_bytes()
 
 
-def test_inputs_that_come_back_find_their_shards_right(make_world: Callable[..., Any]) -> None:
-    """A kill in the middle of other inputs must not leave their bytes under the old index."""
+def test_returning_inputs_find_correct_shards(make_world: Callable[..., Any]) -> None:
+    """A run with other inputs that is killed must not leave their bytes under the old index."""
     whole, world = make_world("whole"), make_world("data")
     run(configure(whole))
     run(configure(world))

@@ -1,4 +1,4 @@
-"""Several views of a picture: each a row of codes of the same sample."""
+"""Several views of an image: each is a row of codes of the same sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def configure(world: Any) -> ShardConfig:
 
 
 def save_views(world: Any) -> dict[str, list[list[int]]]:
-    """Give every picture three views; returns their codes by pixel hash."""
+    """Give every image three views; returns their codes by pixel hash."""
     world.views = VIEWS
     world.save()
     table = world.workspace.codes("tiny", "f" * 64) / "00000.parquet"
@@ -42,7 +42,7 @@ def test_codes_npy_holds_a_row_for_each_view(world: Any) -> None:
     assert "3 views (center, flip, top_left) of 16 codes" in (folder / "README.md").read_text()
 
 
-def test_the_reader_gathers_the_view_that_is_asked_for(world: Any) -> None:
+def test_the_reader_gathers_the_requested_view(world: Any) -> None:
     expected = save_views(world)
     run(configure(world))
     reader = ShardReader(world.workspace.shards("default"), "train")
@@ -72,7 +72,7 @@ def test_training_sees_every_view_over_the_epochs_and_validation_the_first(world
         assert {len(views) for views in shown.values()} == {count}
 
 
-def test_a_picture_without_one_of_the_views_is_left_out(world: Any) -> None:
+def test_an_image_without_one_of_the_views_is_left_out(world: Any) -> None:
     row = next(r for r in world.rows if r["key"] == "key_00009")
     world.without_view = {row["pixel_sha256"]: "flip"}
     world.views = VIEWS
@@ -84,7 +84,7 @@ def test_a_picture_without_one_of_the_views_is_left_out(world: Any) -> None:
     assert "views center, flip, top_left" in left_out[0]["detail"]
 
 
-def test_a_view_that_comes_later_lays_everything_out_anew(world: Any) -> None:
+def test_a_view_added_later_assigns_everything_again(world: Any) -> None:
     run(configure(world))
     save_views(world)
     run(configure(world))

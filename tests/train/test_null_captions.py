@@ -21,7 +21,7 @@ from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers
-from pipeline.webdata.reader import Batch, ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import randomise, stock_twin
 from tests.train.conftest import write_shards
@@ -38,12 +38,12 @@ def reader(workspace: Workspace) -> ShardReader:
     return ShardReader(workspace.shards("default"), "train")
 
 
-def batches_of(reader: ShardReader, config: TrainConfig, steps: int = 5) -> list[Batch]:
+def batches_of(reader: ShardReader, config: TrainConfig, steps: int = 5) -> list[TokenBatch]:
     stream = stream_steps(reader, config, START)
     return [batch for batches, _ in islice(stream, steps) for batch in batches]
 
 
-def null_rows(batches: list[Batch]) -> list[int]:
+def null_rows(batches: list[TokenBatch]) -> list[int]:
     """The rows whose caption is padding alone, as none in the shards is."""
     return [row for b in batches for row in b.rows[(b.tokens_BT == 0).all(axis=1)].tolist()]
 

@@ -228,7 +228,7 @@ def test_the_folder_of_named_runs_is_no_run_and_a_run_holds_no_other(
             run(make_config(name="custom_transformer", **options))
     assert tree(workspace.root / "runs") == before
     run(make_config(steps=2))
-    with pytest.raises(WorkspaceError, match=r"inside of .*/tiny"):
+    with pytest.raises(WorkspaceError, match=r"inside .*/tiny"):
         run(make_config(name="tiny/within"))
     assert [path.name for path in (workspace.root / "runs").glob("tiny/*/")] == ["checkpoints"]
 

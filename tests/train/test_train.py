@@ -26,7 +26,7 @@ from pipeline.train.run import run
 from pipeline.train.schedule import learning_rate
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
-from pipeline.webdata.reader import Batch
+from pipeline.webdata.reader import TokenBatch
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
     healthy = Trainer.loss
     calls = itertools.count(1)
 
-    def broken(self: Trainer, module: nn.Module, batch: Batch) -> DalleLoss:
+    def broken(self: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
         loss = healthy(self, module, batch)
         return loss._replace(total=loss.total * math.nan) if next(calls) == 7 else loss
 

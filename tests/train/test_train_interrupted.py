@@ -18,7 +18,7 @@ from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
-from pipeline.webdata.reader import Batch
+from pipeline.webdata.reader import TokenBatch
 from tests.train.conftest import open_workspace
 from tests.train.test_samples import codec
 from tests.train.test_train import log_of, tree
@@ -108,7 +108,7 @@ def test_validation_that_was_broken_off_is_made_up_for(
     whole = left_alone(workspace, config)
     healthy, validated = Trainer.loss, []
 
-    def loss(self: Trainer, module: nn.Module, batch: Batch) -> DalleLoss:
+    def loss(self: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
         if not module.training:
             validated.append(self.state.step)
             signal.raise_signal(signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_the_command_says_that_it_stopped_and_the_same_one_goes_on(
         process.send_signal(number)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert "give the same command again to go on" in " ".join(stderr.split())
+    assert "run the same command again to continue" in " ".join(stderr.split())
     (step,) = steps_of(workspace.run("dalle"))
     assert step > 3
     assert len(log_of(workspace.run("dalle"))) == step

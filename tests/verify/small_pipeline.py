@@ -76,7 +76,7 @@ threads = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Small:
-    """A workspace, and the options that its stages were given by a file."""
+    """A workspace, and the config file of its stages."""
 
     root: Path
     options: Path
@@ -90,7 +90,7 @@ class Small:
         return Small(root=root, options=self.options)
 
     def call(self, command: str, *arguments: str, code: int = 0) -> dict[str, Any]:
-        """Give a command in this process; its JSON report."""
+        """Run a command in this process; returns its JSON report."""
         place = ("--workspace", str(self.root), "--config", str(self.options), "--json")
         result = CliRunner().invoke(app, [command, *arguments, *place])
         assert result.exit_code == code, result.output
@@ -98,7 +98,7 @@ class Small:
         return report
 
     def type(self, line: str) -> dict[str, Any]:
-        """Type a command that was printed, as it is."""
+        """Run a printed command unchanged."""
         pipeline, *words = shlex.split(line)
         assert pipeline == "pipeline"
         result = CliRunner().invoke(app, [*words, "--json"])
@@ -107,7 +107,7 @@ class Small:
         return report
 
     def repair(self) -> dict[str, Any]:
-        """`pipeline verify --repair`: what it says it did."""
+        """Run `pipeline verify --repair`; returns its report."""
         details: dict[str, Any] = self.call("verify", "--repair", "--pictures", "0")["details"]
         return details
 
@@ -130,7 +130,7 @@ def _is_of_a_stage(root: Path, path: Path) -> bool:
 
 
 def flip(path: Path, *, at: float = 0.5, count: int = 64) -> None:
-    """Turn a bit of `count` bytes in a row, at a share of the file."""
+    """Flip a bit in each of `count` consecutive bytes, at a fraction of the file."""
     data = bytearray(path.read_bytes())
     start = min(int(at * len(data)), max(0, len(data) - count))
     for place in range(start, min(start + count, len(data))):

@@ -1,4 +1,4 @@
-"""Codes are counted, held to their codebook, and decoded beside their pictures."""
+"""Codes are counted, checked against their codebook, and decoded and compared with their images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run as train_codec
-from pipeline.verify.check import look_inside
+from pipeline.verify.check import check_contents
 from pipeline.verify.usage import CodebookUse
 
 MakeWorkspace = Callable[..., Workspace]
@@ -50,7 +50,7 @@ def codes_folder(workspace: Workspace) -> Folder:
 
 
 def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[int]]]) -> None:
-    """Change the table of codes and let its manifest tell the new hash."""
+    """Change the table of codes and its hash in the manifest."""
     folder = codes_folder(workspace)
     path = folder.path / "00000.parquet"
     table = pq.read_table(path)
@@ -62,19 +62,19 @@ def rewrite(workspace: Workspace, change: Callable[[list[list[int]]], list[list[
     (folder.path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_whole_codes_are_measured_and_decoded(workspace: Workspace) -> None:
-    faults, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+def test_intact_codes_are_measured_and_decoded(workspace: Workspace) -> None:
+    faults, (facts,) = check_contents(codes_folder(workspace), workspace, 5)
     assert faults == []
     assert facts["rows"] == 20
     assert str(facts["codebook used"]).endswith("of 16")
     assert 1 <= float(str(facts["perplexity"])) <= 16
-    assert "dB (5 pictures" in str(facts["PSNR"])
+    assert "dB (5 images" in str(facts["PSNR"])
 
 
-def test_the_command_prints_what_it_measured(workspace: Workspace) -> None:
+def test_the_command_prints_its_measurements(workspace: Workspace) -> None:
     result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
     assert "Measured in codes" in result.output
-    assert "16 pictures" in result.output
+    assert "16 images" in result.output
 
 
 def test_a_code_beyond_the_codebook_is_found_though_the_hash_is_right(workspace: Workspace) -> None:
@@ -84,19 +84,19 @@ def test_a_code_beyond_the_codebook_is_found_though_the_hash_is_right(workspace:
 
     rewrite(workspace, change)
     folder = codes_folder(workspace)
-    faults, _ = look_inside(folder, workspace, 5)
+    faults, _ = check_contents(folder, workspace, 5)
     assert list(map(str, faults)) == [
-        f"{folder.name}/00000.parquet has the code 16, its codebook ends at 15"
+        f"{folder.name}/00000.parquet has the code 16; its codebook ends at 15"
     ]
 
 
 def test_a_row_of_another_length_is_found(workspace: Workspace) -> None:
     rewrite(workspace, lambda codes: [codes[0][:-1], *codes[1:]])
-    faults, _ = look_inside(codes_folder(workspace), workspace, 5)
+    faults, _ = check_contents(codes_folder(workspace), workspace, 5)
     assert ["has a row of 3 codes, expected 4" in problem for problem in map(str, faults)] == [True]
 
 
-def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
+def test_codes_of_other_images_show_in_the_psnr(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace(20)
     root = workspace.root
     options = {"image_size": 32, "num_tokens": 32, "code_dim": 8, "channels": 8, "batch_size": 8}
@@ -104,7 +104,7 @@ def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace)
     run(EncodeConfig(workspace=root, codec="small", workers=1))
 
     def psnr() -> tuple[float, float]:
-        _, (facts,) = look_inside(codes_folder(workspace), workspace, 20)
+        _, (facts,) = check_contents(codes_folder(workspace), workspace, 20)
         right, wrong = (str(facts[name]).split()[0] for name in ("PSNR", "against others"))
         return float(right), float(wrong)
 
@@ -114,7 +114,7 @@ def test_codes_of_other_pictures_show_in_the_psnr(make_workspace: MakeWorkspace)
     assert psnr()[0] < right - 1
 
 
-def test_a_view_that_comes_twice_is_found(workspace: Workspace) -> None:
+def test_a_duplicate_view_is_found(workspace: Workspace) -> None:
     folder = codes_folder(workspace)
     path = folder.path / "00000.parquet"
     table = pq.read_table(path)
@@ -122,13 +122,13 @@ def test_a_view_that_comes_twice_is_found(workspace: Workspace) -> None:
     manifest = json.loads((folder.path / "manifest.json").read_text())
     manifest["files"] = [vars(file_entry(path, folder.path, rows=21))]
     (folder.path / "manifest.json").write_text(json.dumps(manifest))
-    faults, _ = look_inside(codes_folder(workspace), workspace, 0)
+    faults, _ = check_contents(codes_folder(workspace), workspace, 0)
     assert [fault.found for fault in faults] == ["holds a view of the same pixels a second time"]
 
 
-def test_no_codec_at_hand_is_said_and_no_problem(workspace: Workspace) -> None:
+def test_a_missing_codec_is_reported_and_is_no_fault(workspace: Workspace) -> None:
     (workspace.codec("small") / "codec.json").unlink()
-    faults, (facts,) = look_inside(codes_folder(workspace), workspace, 5)
+    faults, (facts,) = check_contents(codes_folder(workspace), workspace, 5)
     assert faults == []
     assert facts["PSNR"] == "codec not in codecs/, or damaged"
 
@@ -139,9 +139,9 @@ def test_torch_is_imported_only_to_decode(workspace: Workspace) -> None:
 
     code = (
         "import sys; from pathlib import Path; from pipeline.core.workspace import Workspace\n"
-        "from pipeline.core.inventory import find_folders; from pipeline.verify.check import look_inside\n"
+        "from pipeline.core.inventory import find_folders; from pipeline.verify.check import check_contents\n"
         "w = Workspace(Path(sys.argv[1]))\n"
-        "print([look_inside(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"
+        "print([check_contents(f, w, 0)[0] for f in find_folders(w.root)], 'torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(workspace.root)],
@@ -171,7 +171,7 @@ def test_the_manifest_must_describe_the_codec(workspace: Workspace) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["details"]["codec"]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    faults, _ = look_inside(codes_folder(workspace), workspace, 5)
+    faults, _ = check_contents(codes_folder(workspace), workspace, 5)
     expected = "manifest.json: details.codec is null, expected an object"
     assert [expected in problem for problem in map(str, faults)] == [True]
     assert read_manifest(path, "codes").files

@@ -1,4 +1,4 @@
-"""`pipeline verify` and `status`: what is as promised passes, every broken promise is named."""
+"""`pipeline verify` and `status`: intact folders pass, every violation is named."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def verify(workspace: Workspace, *options: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-def test_a_whole_workspace_passes(workspace: Workspace) -> None:
+def test_an_intact_workspace_passes(workspace: Workspace) -> None:
     assert problems(workspace) == []
     code, report = verify(workspace)
     assert (code, report["outcome"]) == (0, "done")
@@ -122,7 +122,7 @@ def test_the_first_fault_is_an_error_and_the_way_out_is_named(workspace: Workspa
     assert "pipeline verify --repair" in result.stderr
 
 
-def test_a_missing_and_a_shortened_file_are_told_apart(workspace: Workspace) -> None:
+def test_a_missing_and_a_truncated_file_are_distinguished(workspace: Workspace) -> None:
     table = workspace.dedupe / "kept" / "00000.parquet"
     table.write_bytes(table.read_bytes()[:-1])
     assert "expected" in problems(workspace)[0]
@@ -156,7 +156,7 @@ def test_a_folder_without_its_manifest_is_unfinished_and_no_damage(workspace: Wo
     reopen(workspace.dedupe, "dedupe")
     assert states(workspace)["dedupe"] == (
         "unfinished",
-        "not finished: the same command goes on",
+        "not finished: the same command resumes it",
     )
     code, report = verify(workspace)
     assert (code, report["counts"]["unfinished"]) == (0, 1)
@@ -207,7 +207,7 @@ def test_another_version_of_a_contract_is_no_damage(workspace: Workspace) -> Non
     assert (state, "version 99" in why) == ("unfinished", True)
 
 
-def test_leftovers_and_files_of_others_are_no_damage(workspace: Workspace) -> None:
+def test_leftovers_and_other_files_are_no_damage(workspace: Workspace) -> None:
     for name in ("dedupe/kept/00001.parquet.partial", "dedupe/note.txt", "raw/segments/x.partial"):
         path = workspace.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path
     other = Workspace(tmp_path / "other").open(source="dalleblog")
     write_raw(other, "another caption")
     shutil.copy(other.ledger, workspace.ledger)
-    assert ["another content" in text for text in problems(workspace)] == [True]
+    assert ["other content" in text for text in problems(workspace)] == [True]
     ledger = Ledger(workspace.ledger)
     ledger.commit(rows=[url_row(1, "failed")])
     ledger.close()

@@ -1,4 +1,4 @@
-"""`pipeline verify --repair`: just what is damaged is dropped, and the printed commands make it anew."""
+"""`pipeline verify --repair`: only damaged files are removed, and the printed commands make them again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def find(small: Small, pattern: str) -> Path:
 
 
 def repair_and_make_anew(small: Small, named: str) -> list[dict[str, Any]]:
-    """Verify, repair, type what was printed, verify; the reports of what was typed."""
+    """Verify, repair, run the printed commands, verify; returns the reports of the commands."""
     code_before = small.call("verify", "--pictures", "0", code=1)
     assert named in json.dumps(code_before["details"]["folders"])
     details = small.repair()
@@ -55,14 +55,14 @@ def damage(request: pytest.FixtureRequest) -> Callable[[Path], None]:
     return kind
 
 
-def test_nothing_damaged_nothing_is_touched(small: Small) -> None:
+def test_without_damage_nothing_is_touched(small: Small) -> None:
     before = small.files()
     details = small.repair()
     assert (details["repaired"], details["next"], details["not_repaired"]) == ([], [], [])
     assert small.files() == before
 
 
-# --- What is computed ----------------------------------------------------------------------------
+# --- Computed ------------------------------------------------------------------------------------
 
 
 def test_a_damaged_part_of_the_codes_is_encoded_again(
@@ -114,7 +114,7 @@ def test_a_damaged_shard_is_written_again_and_no_other(
 
 @pytest.mark.parametrize("at", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 def test_wherever_a_shard_is_hit_its_samples_stay_in_it(small: Small, at: float) -> None:
-    """Also where the header of a sample is hit: its other members name it, too."""
+    """Also if the header of a sample is hit: its other members name it, too."""
     small.call("shard", "--name", "grown", "--max-samples", "10", "--text-seq-len", "16")
     before = small.files("shards")
     flip(small.root / "shards/grown/train/000002.tar", at=at, count=600)
@@ -123,7 +123,7 @@ def test_wherever_a_shard_is_hit_its_samples_stay_in_it(small: Small, at: float)
     assert small.files("shards") == before
 
 
-def test_a_damaged_index_of_shards_is_made_again_as_it_was(
+def test_a_damaged_index_of_shards_is_rebuilt_identically(
     small: Small, damage: Callable[[Path], None]
 ) -> None:
     before = small.files()
@@ -163,7 +163,9 @@ def test_damaged_tables_are_written_again_and_nothing_is_inspected(
     assert small.files() == before
 
 
-def test_damaged_inspections_are_made_again(small: Small, damage: Callable[[Path], None]) -> None:
+def test_damaged_inspections_are_computed_again(
+    small: Small, damage: Callable[[Path], None]
+) -> None:
     before = small.files()
     damage(small.root / "dedupe/inspections.parquet")
     (report,) = repair_and_make_anew(small, "inspections.parquet")
@@ -192,7 +194,7 @@ def test_a_damaged_mark_is_written_again(small: Small) -> None:
     assert small.files() == before
 
 
-# --- What is fetched -----------------------------------------------------------------------------
+# --- Fetched -------------------------------------------------------------------------------------
 
 
 def images(small: Small) -> dict[str, bytes]:
@@ -201,19 +203,19 @@ def images(small: Small) -> dict[str, bytes]:
 
 
 def without_places(small: Small) -> list[dict[str, Any]]:
-    """The rows of the kept images but for where they lie."""
+    """The rows of the kept images, without locations."""
     rows = pq.read_table(small.root / "dedupe/kept").to_pylist()
     return [{k: v for k, v in row.items() if k not in ("segment", "offset")} for row in rows]
 
 
 def made_from_images(small: Small) -> dict[str, bytes]:
-    """What is made from the images, and does not say where they lie."""
+    """Files made from the images that do not contain their locations."""
     files = small.files("codes") | small.files("shards") | small.files("tokenizers")
     return {name: data for name, data in files.items() if MANIFEST_NAME not in name}
 
 
 def repair_raw(small: Small) -> dict[str, int]:
-    """Repair, type what is printed and what has become outdated; what the scrape did."""
+    """Repair, run the printed commands and the outdated stages; returns the report of the scrape."""
     small.call("verify", "--pictures", "0", code=1)
     details = small.repair()
     assert [command.split()[:3] for command in details["next"]] == [
@@ -258,7 +260,7 @@ def test_damage_between_images_costs_no_request(small: Small) -> None:
     assert len(members(small.root)) == 2 * len(before)
 
 
-def test_a_segment_that_was_cut_loses_its_end_alone(small: Small) -> None:
+def test_a_truncated_segment_loses_only_its_end(small: Small) -> None:
     before = images(small)
     segment = small.root / "raw/segments/00000.tar"
     segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
@@ -267,8 +269,8 @@ def test_a_segment_that_was_cut_loses_its_end_alone(small: Small) -> None:
     assert images(small) == before
 
 
-def test_of_a_store_without_segments_nothing_is_forgotten(small: Small) -> None:
-    """A disk that is not mounted must not cost a crawl."""
+def test_a_store_without_segments_loses_no_record(small: Small) -> None:
+    """An unmounted disk must not lose a crawl."""
     (small.root / "raw/segments").rename(small.root / "elsewhere")
     ledger = (small.root / "raw/ledger.sqlite").read_bytes()
     details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
@@ -283,14 +285,14 @@ def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 4096 + ledger.read_bytes()[8192:])
     before = small.files("raw")
     details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
-    assert "bring a copy of it back" in details["not_repaired"][0]
+    assert "restore it from a copy" in details["not_repaired"][0]
     after = small.files("raw")
     assert after["raw/segments/00000.tar"] == before["raw/segments/00000.tar"]
     assert after["raw/ledger.sqlite"] == before["raw/ledger.sqlite"]
 
 
 @pytest.mark.parametrize("file", ["page.html", "page.json"])
-def test_a_damaged_page_is_asked_for_again(small: Small, file: str) -> None:
+def test_a_damaged_page_is_requested_again(small: Small, file: str) -> None:
     before = small.files("raw")
     flip(small.root / "raw" / file, count=8)
     (report,) = repair_and_make_anew(small, file)
@@ -308,14 +310,14 @@ def test_a_damaged_manifest_of_the_crawl_is_written_again(small: Small) -> None:
     assert (small.root / "raw" / MANIFEST_NAME).read_bytes() == before
 
 
-# --- What is trained or drawn --------------------------------------------------------------------
+# --- Trained or generated ------------------------------------------------------------------------
 
 
 def set_aside(small: Small) -> list[str]:
     return sorted(p.relative_to(small.root).as_posix() for p in small.root.rglob("*.damaged*"))
 
 
-def test_a_damaged_tokenizer_is_brought_back_from_the_shards(
+def test_a_damaged_tokenizer_is_restored_from_the_shards(
     small: Small, damage: Callable[[Path], None]
 ) -> None:
     before = small.files()
@@ -325,7 +327,7 @@ def test_a_damaged_tokenizer_is_brought_back_from_the_shards(
     assert set_aside(small) == []
 
 
-def test_a_damaged_tokenizer_of_which_there_is_no_copy_is_kept_and_trained_again(
+def test_a_damaged_tokenizer_without_a_copy_is_set_aside_and_trained_again(
     small: Small,
 ) -> None:
     before = small.files()
@@ -357,7 +359,7 @@ def test_a_tokenizer_whose_manifest_is_damaged_is_kept(small: Small) -> None:
 
 
 @pytest.mark.parametrize("file", ["codec.safetensors", "codec.json"])
-def test_a_damaged_codec_is_kept_beside_and_trained_again(
+def test_a_damaged_codec_is_set_aside_and_trained_again(
     small: Small, damage: Callable[[Path], None], file: str
 ) -> None:
     before = small.files()
@@ -393,7 +395,7 @@ def test_a_codec_whose_manifest_is_damaged_is_kept(small: Small) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "checkpoint.json", "rng.safetensors"])
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_last_one(
+def test_a_run_resumes_from_the_checkpoint_before_a_damaged_last_one(
     small: Small, damage: Callable[[Path], None], file: str
 ) -> None:
     before = small.files("runs")
@@ -408,7 +410,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_last_one(
     assert "runs/dalle/checkpoints/step-000003.damaged" in set_aside(small)
 
 
-def test_an_earlier_checkpoint_that_is_damaged_is_kept_beside_and_nothing_is_trained(
+def test_a_damaged_earlier_checkpoint_is_set_aside_and_nothing_is_trained(
     small: Small,
 ) -> None:
     before = small.files("runs")
@@ -459,7 +461,7 @@ def test_a_run_in_progress_is_no_damage_but_a_damaged_checkpoint_of_it_is(small:
 
 
 @pytest.mark.parametrize("file", ["0001-00.png", "contact.png", "records.jsonl"])
-def test_a_damaged_image_is_kept_beside_and_its_prompt_drawn_again(
+def test_a_damaged_image_is_set_aside_and_generated_again(
     small: Small, damage: Callable[[Path], None], file: str
 ) -> None:
     before = small.files("generated")
@@ -488,14 +490,14 @@ def test_images_whose_manifest_is_damaged_stay(small: Small) -> None:
 
 
 class KilledError(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
+    """Simulates a kill: no code of ours catches it."""
 
 
 CALLS = ("unlink", "rename", "replace")
 
 
 def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Let the process die instead of its `number`-th change of a folder; the dead clean nothing up."""
+    """Kill the process instead of its `number`-th change of a folder; nothing is cleaned up."""
     left = [number]
 
     def dying(name: str) -> Callable[..., Any]:
@@ -528,7 +530,7 @@ DAMAGED = (
 
 
 @pytest.mark.parametrize("pattern", DAMAGED)
-def test_a_repair_that_is_killed_anywhere_can_be_made_again(
+def test_a_repair_killed_at_any_point_can_be_repeated(
     whole: Small, tmp_path: Path, pattern: str
 ) -> None:
     before = {k: v for k, v in whole.files().items() if "runs/" not in k and "ledger" not in k}

@@ -1,4 +1,4 @@
-"""Shards are read through: ids and codes in range, as many samples as told, lengths measured."""
+"""Shards are read completely: ids and codes in range, number of samples correct, lengths measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from pipeline.verify.check import look_inside
+from pipeline.verify.check import check_contents
 from pipeline.verify.shards import _lengths
 
 
@@ -30,11 +30,11 @@ def shards_folder(workspace: Workspace) -> Folder:
 
 
 def look(workspace: Workspace) -> tuple[list[str], list[Any]]:
-    faults, facts = look_inside(shards_folder(workspace), workspace, 0)
+    faults, facts = check_contents(shards_folder(workspace), workspace, 0)
     return list(map(str, faults)), list(facts)
 
 
-def test_whole_shards_are_measured(workspace: Workspace) -> None:
+def test_intact_shards_are_measured(workspace: Workspace) -> None:
     problems, (train, val) = look(workspace)
     assert problems == []
     assert (train["samples"], val["samples"]) == (52, 8)
@@ -55,16 +55,16 @@ def patch(path: Path, what: bytes, beyond: int) -> None:
 @pytest.mark.parametrize(
     ("member", "what", "last"), [(b".codes.npy", "code", 511), (b".tokens.npy", "token id", 299)]
 )
-def test_what_lies_beyond_is_named_with_its_shard(
+def test_values_out_of_range_are_named_with_their_shard(
     workspace: Workspace, member: bytes, what: str, last: int
 ) -> None:
     folder = shards_folder(workspace)
     patch(folder.path / "val/000000.tar", member, 600)
     problems, _ = look(workspace)
-    assert problems == [f"shards/default/val/000000.tar has the {what} 600, the last one is {last}"]
+    assert problems == [f"shards/default/val/000000.tar has the {what} 600; the last one is {last}"]
 
 
-def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> None:
+def test_a_wrong_number_of_samples_is_found(workspace: Workspace) -> None:
     path = shards_folder(workspace).path / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["counts"]["train"] = 51
@@ -73,11 +73,11 @@ def test_another_number_of_samples_than_told_is_found(workspace: Workspace) -> N
     assert look(workspace)[0] == expected
 
 
-def test_a_damaged_index_is_a_problem_and_no_crash(workspace: Workspace) -> None:
+def test_a_damaged_index_is_a_fault_and_no_crash(workspace: Workspace) -> None:
     (shards_folder(workspace).path / "index.json").write_text("{}")
-    assert ["doesn't fit what is there" in problem for problem in look(workspace)[0]] == [True]
+    assert ["doesn't match the files" in problem for problem in look(workspace)[0]] == [True]
 
 
-def test_lengths_end_at_the_last_id_that_is_no_padding() -> None:
+def test_lengths_end_at_the_last_id_that_is_not_padding() -> None:
     tokens = np.array([[5, 0, 7, 0], [0, 0, 0, 0], [1, 2, 3, 4]], dtype=np.int32)
     assert _lengths(tokens).tolist() == [3, 0, 4]

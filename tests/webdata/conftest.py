@@ -1,4 +1,4 @@
-"""Small sets of shards, written straight through the format's own parts."""
+"""Small sets of shards, written directly with the parts of the format."""
 
 from __future__ import annotations
 

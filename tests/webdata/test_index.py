@@ -1,4 +1,4 @@
-"""An index that names files which aren't its own: none of them is opened."""
+"""An index that names files outside its folder: none of them is opened."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_pipe_or_a_link_to_elsewhere_in_the_place_of_a_shard_is_refused(shards
     (shards.parent / "secret").write_bytes(tar.read_bytes())
     tar.unlink()
     tar.symlink_to(shards.parent / "secret")
-    with pytest.raises(ContractError, match="outside of"):
+    with pytest.raises(ContractError, match="outside"):
         read_index(shards)
     tar.unlink()
     os.mkfifo(tar)
@@ -53,7 +53,7 @@ def test_a_pipe_or_a_link_to_elsewhere_in_the_place_of_a_shard_is_refused(shards
     tar.unlink()
     tar.symlink_to("/dev/zero")
     change(shards, "filesize", 0)
-    with pytest.raises(ContractError, match="outside of"):
+    with pytest.raises(ContractError, match="outside"):
         read_index(shards)
 
 

@@ -11,7 +11,7 @@ def test_an_order_has_every_row_once() -> None:
 
 
 def test_an_order_never_changes() -> None:
-    """Runs resume by it: these numbers stand in runs that people keep."""
+    """Runs resume by it, so existing runs depend on these numbers."""
     assert permute(10, seed=0, epoch=0).tolist() == [9, 1, 3, 0, 5, 4, 7, 2, 6, 8]
 
 
@@ -28,7 +28,7 @@ def test_an_order_is_well_mixed() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-def test_ranks_share_out_every_sample(world_size: int) -> None:
+def test_ranks_divide_all_samples_among_them(world_size: int) -> None:
     order = permute(103, seed=0, epoch=0)
     seen = [
         batch
@@ -47,7 +47,7 @@ def test_a_last_batch_that_is_not_full_is_dropped_on_every_rank() -> None:
         assert [len(batch) for batch in batches] == [4, 4]
 
 
-def test_a_run_goes_on_exactly_under_another_number_of_ranks() -> None:
+def test_a_run_resumes_exactly_with_another_number_of_ranks() -> None:
     order = permute(200, seed=9, epoch=1)
 
     def consumed(start: int, stop: int, batch_size: int, world_size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Readers that are not ours take the shards as they are."""
+"""Third-party readers read the shards unchanged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_tar_unpacks_them(shards: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "key_1001.json").read_text()) == {"number": 1001}
 
 
-def test_wids_takes_the_index(shards: Path, tmp_path: Path) -> None:
+def test_wids_reads_the_index(shards: Path, tmp_path: Path) -> None:
     dataset = wids.ShardListDataset(
         str(shards / "index.json"), base=str(shards), cache_dir=str(tmp_path), keep=True
     )

@@ -29,7 +29,7 @@ def test_rows_come_in_any_order(shards: Path, expected: Expected) -> None:
         assert batch.codes_BN[i].tolist() == codes.tolist()
 
 
-def test_no_rows_give_an_empty_batch(shards: Path) -> None:
+def test_no_rows_yield_an_empty_batch(shards: Path) -> None:
     batch = ShardReader(shards, "train").gather([])
     assert (batch.tokens_BT.shape, batch.codes_BN.shape) == ((0, 12), (0, 16))
 
@@ -40,7 +40,7 @@ def test_batches_belong_to_the_caller(shards: Path) -> None:
     assert not (reader.gather([1]).tokens_BT == 7).all()
 
 
-def test_a_sample_has_all_of_it(shards: Path, expected: Expected) -> None:
+def test_a_sample_is_complete(shards: Path, expected: Expected) -> None:
     sample = ShardReader(shards, "train").sample(21)
     assert (sample.key, sample.caption, sample.record) == (
         "key_0021",
@@ -52,14 +52,14 @@ def test_a_sample_has_all_of_it(shards: Path, expected: Expected) -> None:
     assert sample.image is None
 
 
-def test_a_row_that_is_not_there_is_an_index_error(shards: Path) -> None:
+def test_a_row_out_of_range_is_an_index_error(shards: Path) -> None:
     reader = ShardReader(shards, "val")
     for row in (-1, 3):
         with pytest.raises(IndexError):
             reader.sample(row)
 
 
-def test_splits_are_apart(shards: Path) -> None:
+def test_splits_are_separate(shards: Path) -> None:
     reader = ShardReader(shards, "val")
     assert [reader.sample(row).key for row in range(len(reader))] == [
         "key_1000",
@@ -79,14 +79,14 @@ def test_an_epoch_shows_every_sample_once(shards: Path) -> None:
     assert rows == reader.order(seed=1, epoch=0).tolist()
 
 
-def test_an_epoch_goes_on_at_any_sample(shards: Path) -> None:
+def test_an_epoch_resumes_at_any_sample(shards: Path) -> None:
     reader = ShardReader(shards, "train")
     order = reader.order(seed=1, epoch=3).tolist()
     batches = list(reader.batches(batch_size=3, seed=1, epoch=3, start=5, rank=1, world_size=2))
     assert [b.rows.tolist() for b in batches] == [order[8:11], order[14:17], order[20:23]]
 
 
-def test_the_index_comes_back_as_written(shards: Path) -> None:
+def test_the_index_is_read_as_written(shards: Path) -> None:
     index = read_index(shards)
     assert index.samples == {"train": 27, "val": 3}
     assert (index.grid, index.codec.name, index.tokenizer.file) == (
@@ -123,7 +123,7 @@ def test_a_damaged_file_is_named(shards: Path, name: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_shards_are_left_out_and_counted_when_asked(
+def test_damaged_shards_are_left_out_and_counted_on_request(
     shards: Path, damage: str, caplog: pytest.LogCaptureFixture, expected: Expected
 ) -> None:
     DAMAGES[damage](shards / "train/000001.tar")

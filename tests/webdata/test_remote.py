@@ -1,4 +1,4 @@
-"""Publishing and bringing shards: what belongs to others at either end is neither lost nor written."""
+"""Publishing and downloading shards: other files at either end are neither lost nor written."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pipeline.core.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.webdata.address import Place
-from pipeline.webdata.remote import Published, bring, publish
+from pipeline.webdata.remote import Published, download_shards, publish
+from pipeline.webdata.remote_folder import RemoteFolder
 from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 FILES = {"train/000000.tar": b"one", "train/000001.tar": b"two", "index.json": b"{}"}
@@ -40,7 +40,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes] = FILES) -> Path:
 
 
 def put(address: str, path: str, data: bytes) -> None:  # noqa: F811
-    """Put a file at the address, as its owner would."""
+    """Put a file at the URL, as its owner would."""
     store, root = fsspec.core.url_to_fs(f"{address}/{path}")
     store.makedirs(root.rpartition("/")[0], exist_ok=True)
     store.pipe_file(root, data)
@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
         (UNFINISHED_NAME, b"not JSON"),
     ],
 )
-def test_an_address_that_holds_other_things_is_refused_by_name_and_left(
+def test_a_url_with_other_content_is_refused_by_name_and_untouched(
     folder: Path,
     address: str,  # noqa: F811
     path: str,
@@ -86,14 +86,14 @@ def test_an_address_that_holds_other_things_is_refused_by_name_and_left(
     assert stored(address) == {path: data}
 
 
-def test_an_address_that_is_a_file_is_refused(folder: Path, address: str) -> None:  # noqa: F811
+def test_a_url_of_a_file_is_refused(folder: Path, address: str) -> None:  # noqa: F811
     put(address, "photo", b"dear to someone")
     with pytest.raises((WorkspaceError, ContractError, StorageError)):
         publish(folder, f"{address}/photo")
     assert stored(address) == {"photo": b"dear to someone"}
 
 
-def test_what_lies_beside_an_address_does_not_matter(folder: Path, address: str) -> None:  # noqa: F811
+def test_content_beside_a_url_does_not_matter(folder: Path, address: str) -> None:  # noqa: F811
     put(address, "photos/a.jpg", b"dear to someone")
     put(address, "shards-of-old/a.jpg", b"dear to someone")
     publish(folder, f"{address}/shards")
@@ -101,7 +101,7 @@ def test_what_lies_beside_an_address_does_not_matter(folder: Path, address: str)
     assert stored(address)["photos/a.jpg"] == b"dear to someone"
 
 
-def test_a_folder_marker_of_a_console_is_nothing(folder: Path, bucket: str) -> None:  # noqa: F811
+def test_an_empty_folder_marker_does_not_count(folder: Path, bucket: str) -> None:  # noqa: F811
     import boto3  # type: ignore[import-untyped]
 
     bucket_name, _, prefix = bucket.removeprefix("s3://").partition("/")
@@ -111,7 +111,7 @@ def test_a_folder_marker_of_a_console_is_nothing(folder: Path, bucket: str) -> N
     assert set(FILES) < set(stored(bucket))
 
 
-def test_a_file_of_the_users_beside_ours_stays(
+def test_a_users_file_beside_ours_stays(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -125,7 +125,7 @@ def test_a_file_of_the_users_beside_ours_stays(
     assert there["train/notes.txt"] == there["readme"] == b"mine"
 
 
-def test_a_file_of_the_users_under_the_name_of_a_new_one_is_refused(
+def test_a_users_file_with_the_name_of_a_new_one_is_refused(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -142,23 +142,23 @@ def test_a_file_of_the_users_under_the_name_of_a_new_one_is_refused(
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_a_first_publication_that_broke_off_goes_on(
+def test_an_interrupted_first_publication_resumes(
     folder: Path,
     address: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    upload = Place.put
+    upload = RemoteFolder.put
     sent: list[str] = []
 
-    def failing(place: Place, local: Path, path: str) -> None:
+    def failing(place: RemoteFolder, local: Path, path: str) -> None:
         if len(sent) == after:
             raise ConnectionError("no route to host")
         sent.append(path)
         upload(place, local, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", failing)
+        patch.setattr(RemoteFolder, "put", failing)
         with pytest.raises(StorageError, match="no route to host"):
             publish(folder, address)
     assert UNFINISHED_NAME in stored(address)
@@ -167,7 +167,7 @@ def test_a_first_publication_that_broke_off_goes_on(
     assert stored(address) == {**FILES, MANIFEST_NAME: (folder / MANIFEST_NAME).read_bytes()}
 
 
-def test_an_update_that_broke_off_removes_what_both_have_left(
+def test_an_update_after_an_interrupted_one_removes_the_leftovers_of_both(
     tmp_path: Path,
     folder: Path,
     address: str,  # noqa: F811
@@ -178,11 +178,11 @@ def test_an_update_that_broke_off_removes_what_both_have_left(
     other = write_folder(tmp_path / "other", {"index.json": b"[]", "val/000000.tar": b"x"})
     last = write_folder(tmp_path / "last", {"index.json": b"{}"})
 
-    def failing(place: Place, path: str) -> None:
+    def failing(place: RemoteFolder, path: str) -> None:
         raise ConnectionError("no route to host")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Place, "put", lambda *_: failing(*_[:2]))
+        patch.setattr(RemoteFolder, "put", lambda *_: failing(*_[:2]))
         with pytest.raises(StorageError):
             publish(other, address)
     assert MANIFEST_NAME not in stored(address)
@@ -192,7 +192,7 @@ def test_an_update_that_broke_off_removes_what_both_have_left(
 
 @pytest.mark.parametrize("path", ["../photos/a.jpg", "/etc/passwd", "train/../../photos/a.jpg"])
 @pytest.mark.parametrize("name", [MANIFEST_NAME, UNFINISHED_NAME])
-def test_a_manifest_there_that_names_files_elsewhere_removes_none(
+def test_a_remote_manifest_that_names_files_elsewhere_removes_none(
     folder: Path,
     address: str,  # noqa: F811
     path: str,
@@ -215,30 +215,30 @@ def test_nothing_is_removed_or_written_through_a_link(folder: Path, tmp_path: Pa
     (place / "train").symlink_to(photos)
     for paths in (["train/000000.tar"], ["index.json"]):
         (place / MANIFEST_NAME).write_bytes(manifest_of("", paths))
-        with pytest.raises(ContractError, match="outside of"):
+        with pytest.raises(ContractError, match="outside"):
             publish(folder, f"file://{place}")
     assert (photos / "000000.tar").read_bytes() == b"dear to someone"
     assert [path.name for path in photos.iterdir()] == ["000000.tar"]
 
 
 @pytest.mark.parametrize("place", ["", " "])
-def test_an_empty_address_is_not_the_current_folder(
+def test_an_empty_url_is_not_the_current_folder(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ConfigError, match="address is empty"):
+    with pytest.raises(ConfigError, match="URL is empty"):
         publish(folder, place)
     assert list((tmp_path / "here").iterdir()) == []
 
 
-# --- Bringing ------------------------------------------------------------------------------------
+# --- Downloading ---------------------------------------------------------------------------------
 
 ELSEWHERE = ["/root/.bashrc", "../../../escaped", "train/../../escaped", "", ".", "a//b", "a/./b"]
 
 
 @pytest.mark.parametrize("path", [*ELSEWHERE, "x" * 2000, "a\0b", MANIFEST_NAME, UNFINISHED_NAME])
-def test_a_manifest_that_names_files_elsewhere_brings_nothing(
+def test_a_manifest_that_names_files_elsewhere_downloads_nothing(
     tmp_path: Path,
     address: str,  # noqa: F811
     path: str,
@@ -247,30 +247,30 @@ def test_a_manifest_that_names_files_elsewhere_brings_nothing(
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar", path]))
     cache = tmp_path / "deep/er/cache"
     with pytest.raises(ContractError, match=r"manifest\.json(: | names the)"):
-        bring(address, cache)
+        download_shards(address, cache)
     found = {p for p in tmp_path.rglob("*") if p.name in ("000000.tar", "escaped")}
     assert found == set((tmp_path / "out").rglob("000000.tar"))
 
 
-def test_a_manifest_that_names_a_file_twice_brings_nothing(
+def test_a_manifest_that_names_a_file_twice_downloads_nothing(
     tmp_path: Path,
     address: str,  # noqa: F811
 ) -> None:
     put(address, "train/000000.tar", b"one")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar", "train/000000.tar"]))
     with pytest.raises(ContractError, match=r"'train/000000\.tar', which would be written twice"):
-        bring(address, tmp_path / "cache")
+        download_shards(address, tmp_path / "cache")
 
 
 def test_no_more_is_fetched_than_the_manifest_says(tmp_path: Path, address: str) -> None:  # noqa: F811
     put(address, "train/000000.tar", b"one and much more")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar"]))
-    with pytest.raises(ContractError, match="has more than the 3 bytes that are expected"):
-        bring(address, tmp_path / "cache")
+    with pytest.raises(ContractError, match="has more than the expected 3 bytes"):
+        download_shards(address, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.tar*"))
 
 
-def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
+def test_a_device_or_a_pipe_at_the_url_is_not_read(tmp_path: Path) -> None:
     place = tmp_path / "place"
     (place / "train").mkdir(parents=True)
     (place / MANIFEST_NAME).write_bytes(manifest_of("", ["train/000000.tar"]))
@@ -279,8 +279,8 @@ def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
             kept = path.read_bytes() if path.exists() else None
             path.unlink(missing_ok=True)
             make(path)
-            with pytest.raises(ContractError, match=r"outside of|a folder or a device"):
-                bring(f"file://{place}", tmp_path / "cache")
+            with pytest.raises(ContractError, match=r"outside|a folder or a device"):
+                download_shards(f"file://{place}", tmp_path / "cache")
             path.unlink()
             if kept is not None:
                 path.write_bytes(kept)
@@ -289,10 +289,10 @@ def test_a_device_or_a_pipe_at_the_address_is_not_read(tmp_path: Path) -> None:
 def test_a_link_in_the_cache_is_not_written_through(tmp_path: Path, address: str) -> None:  # noqa: F811
     put(address, "train/000000.tar", b"one")
     put(address, MANIFEST_NAME, manifest_of(address, ["train/000000.tar"]))
-    folder = bring(address, tmp_path / "cache")
+    folder = download_shards(address, tmp_path / "cache")
     shutil.rmtree(folder / "train")
     (tmp_path / "photos").mkdir()
     (folder / "train").symlink_to(tmp_path / "photos")
-    with pytest.raises(ContractError, match="outside of"):
-        bring(address, tmp_path / "cache")
+    with pytest.raises(ContractError, match="outside"):
+        download_shards(address, tmp_path / "cache")
     assert list((tmp_path / "photos").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Ranks and workers share an epoch out: everything once, in one order, from any sample on."""
+"""Ranks and workers divide an epoch: everything once, in one order, from any sample on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_ranks_and_workers_read_everything_once(shards: Path, ranks: int, worker
 
 
 @pytest.mark.parametrize("at", [0, 6, 12, 18])
-def test_a_run_goes_on_under_other_ranks_and_workers(shards: Path, at: int) -> None:
+def test_a_run_resumes_with_other_ranks_and_workers(shards: Path, at: int) -> None:
     before = read(shards, start=0, stop=at, batch_size=3, ranks=2, workers=2)
     after = read(shards, start=at, stop=27, batch_size=2, ranks=3, workers=1)
     assert before + after == ShardReader(shards, "train").order(seed=SEED, epoch=EPOCH).tolist()
@@ -99,7 +99,7 @@ def test_more_ranks_than_samples_leave_some_with_nothing(shards: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_dataloader_hands_a_ranks_batches_over_in_order(shards: Path, workers: int) -> None:
+def test_a_dataloader_yields_a_ranks_batches_in_order(shards: Path, workers: int) -> None:
     order = ShardReader(shards, "train").order(seed=SEED, epoch=EPOCH)
     seen: list[list[list[int]]] = []
     for rank in range(2):

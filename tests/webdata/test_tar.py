@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ContractError
-from pipeline.webdata.npy import decode_npy, encode_npy, smallest_dtype
+from pipeline.webdata.npy import encode_npy, smallest_dtype
 from pipeline.webdata.tar import is_key, member_bytes, open_shard, table_path
 
 SAMPLES = [("first", b"caption", b"x" * 512), ("second_2-B", "naïve".encode(), b"")]
@@ -50,7 +50,7 @@ def test_tar_itself_lists_it_without_a_word_on_stderr(tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 4
 
 
-def test_the_table_says_where_each_member_lies(tmp_path: Path) -> None:
+def test_the_table_has_the_offset_of_each_member(tmp_path: Path) -> None:
     write(tmp_path / "a.tar")
     data = (tmp_path / "a.tar").read_bytes()
     table = np.load(table_path(tmp_path / "a.tar"))
@@ -60,7 +60,7 @@ def test_the_table_says_where_each_member_lies(tmp_path: Path) -> None:
         assert (data[a : a + n], data[b : b + m], missing) == (text, tokens, [0, 0])
 
 
-def test_the_writer_knows_hash_and_size(tmp_path: Path) -> None:
+def test_the_writer_computes_hash_and_size(tmp_path: Path) -> None:
     import hashlib
 
     with open_shard(tmp_path / "a.tar", 2) as writer:
@@ -89,7 +89,7 @@ def test_keys_that_would_split_or_nest_are_refused(tmp_path: Path, key: str) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
+def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
     with open_shard(tmp_path / "a", 1) as writer:
         writer.add("a", [("txt", b"")])
         with pytest.raises(ContractError, match="Two samples"):
@@ -102,7 +102,6 @@ def test_npy_members_are_what_numpy_writes(dtype: str) -> None:
     file = io.BytesIO()
     np.save(file, array)
     assert encode_npy(array) == file.getvalue()
-    assert decode_npy(encode_npy(array)).tolist() == array.tolist()
 
 
 def test_ids_take_two_bytes_while_they_fit() -> None:

@@ -1,11 +1,11 @@
-"""From the bytes of a file to its RGB raster, or to the reason why there is none. Core layer, pure.
+"""Decoding of image files: an RGB raster, or the reason why there is none.
 
-Whoever hashes, hashes this raster, and whoever encodes, encodes it: codes are found by the hash of the
-pixels that they were made from.
+Pure. Every hash is computed from this raster and every codec encodes it, so codes can be found by the hash of
+the pixels that they were made from.
 
-The raster of a file is: its first frame, turned as its orientation says (EXIF, else XMP), 8 bits a channel
-(of 16 the upper 8), transparency laid over white or black (see `ground`), colours taken as sRGB
-(profiles and gamma are not applied).
+The raster of a file is its first frame, rotated as its orientation says (EXIF, else XMP), with 8 bits per
+channel (the upper 8 of 16), transparency flattened over white or black (see `background`), and colours taken
+as sRGB (profiles and gamma are not applied).
 """
 
 from pipeline.core.image_decode.cut import looks_cut

@@ -1,4 +1,4 @@
-"""Whether a part of an image that was decoded is missing in its file: `looks_cut`."""
+"""Detect decoded images whose file lacks a part of the data: `looks_cut`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pipeline.core.image_decode.decode import decode_image
 from pipeline.core.image_decode.errors import DecodeError, Pixels
 from pipeline.core.image_decode.jpeg import is_baseline, uses_huffman_codes, with_end, with_more
 
-# Blocks have this side, and twice this side where colours have half the resolution; these are smoothed
-# over a pixel beyond their blocks.
+# Blocks have this side, or twice this side for colours at half resolution; the latter are smoothed over a
+# pixel beyond their blocks.
 _BLOCK, _SMOOTHED = 8, 2
 
 
 def looks_cut(data: bytes, pixels_HWC: Pixels) -> bool:
     """Whether the data of a JPEG end before its image does; `pixels_HWC` is its raster.
 
-    Of other formats a decoder refuses what is cut. Most whole images are known without a second decoding:
-    the last block of a cut one is of one colour, wherever it was turned to, if it is a baseline JPEG.
+    Decoders refuse truncated files of other formats. Most complete images are recognised without decoding
+    them again: in a truncated baseline JPEG the last block has one colour, wherever rotation moved it.
     """
     if not uses_huffman_codes(data):
         return False
@@ -42,6 +42,6 @@ def _has_flat_corner(pixels_HWC: Pixels) -> bool:
 
 
 def _seen_of_last_block(length: int) -> int:
-    """Pixels of the last block of a row that are within the image and all its own, of either size."""
+    """Pixels of a row's last block that are inside the image and unsmoothed, for either block size."""
     fine, coarse = ((length - 1) % side + 1 for side in (_BLOCK, 2 * _BLOCK))
     return max(1, min(fine, coarse - _SMOOTHED))

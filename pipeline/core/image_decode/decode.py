@@ -1,4 +1,4 @@
-"""`decode_image`: the raster of a file, whatever its format."""
+"""`decode_image`: the raster of a file of any format."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline.core.image_files import boxes, jpeg, png, riff
 
 __all__ = ["FORMATS", "RASTER", "Raster", "decode_image", "hash_pixels"]
 
-# What `decode_image` does, for manifests; raise the number when its pixels change.
+# Describes `decode_image` in manifests; raise the number when its pixels change.
 RASTER = "first frame, turned, over white or black, upper 8 bits, RGB; 2"
 
 
 class Raster(NamedTuple):
-    """An image as its file holds it and as RGB, uint8 [height, width, 3]."""
+    """An image's format, mode and transparency in its file, and its RGB pixels, uint8 [height, width, 3]."""
 
     format: str
     mode: str
@@ -36,9 +36,9 @@ class Raster(NamedTuple):
 
 
 def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
-    """Decode a file; more than `max_pixels` by its header and it is left alone.
+    """Decode a file, unless its header announces more than `max_pixels`.
 
-    None is for files that were found fit before. Safe in threads.
+    None means no limit, for files that passed it before. Thread-safe.
 
     Raises DecodeError with the reason, which is the same on every machine: TooLargeError, or
     MissingDecoderError for a format whose decoder is not installed.
@@ -47,7 +47,7 @@ def decode_image(data: bytes, *, max_pixels: int | None = None) -> Raster:
         return _decode_png(data, max_pixels)
     if (other := _name_other_content(data)) is not None:
         raise DecodeError(other)
-    data = _mended(data)
+    data = _completed(data)
     try:
         return Raster(*open_with_pillow(data, max_pixels))
     except DecodeError:
@@ -78,8 +78,8 @@ def hash_pixels(pixels_HWC: Pixels) -> str:
     return digest.hexdigest()
 
 
-def _mended(data: bytes) -> bytes:
-    """The same file with the end that its format wants, where nothing else is missing."""
+def _completed(data: bytes) -> bytes:
+    """The same file with its format's end marker or padding added, if nothing else is missing."""
     if data.startswith(jpeg.SIGNATURE) and (ended := with_end(data)) is not data:
         if ends_early(data):
             raise DecodeError(f"the JPEG ends early, after {len(data)} bytes")
@@ -88,7 +88,7 @@ def _mended(data: bytes) -> bytes:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    """The same image without metadata that may have kept a decoder from reading it."""
+    """The same image without metadata that may keep a decoder from reading it."""
     if data.startswith(jpeg.SIGNATURE):
         return without_jpeg_metadata(data)
     if boxes.brand_of(data) == "avif":
@@ -97,7 +97,7 @@ def _without_metadata(data: bytes) -> bytes:
 
 
 def _name_other_content(data: bytes) -> str | None:
-    """Name what is often found instead of an image, None for what may be one."""
+    """Name content that is often found instead of an image; None if it may be an image."""
     if not data:
         return "an empty file"
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()

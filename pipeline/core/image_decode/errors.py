@@ -1,4 +1,4 @@
-"""Why a file has no raster, and the type of one."""
+"""Decoding errors, and the type of a raster."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class DecodeError(PipelineError):
-    """A file that has no raster; the message says what was found. In a stage it becomes a row."""
+    """A file that has no raster; the message says why. In a stage it becomes a row."""
 
 
 class TooLargeError(DecodeError):
-    """A file whose header promises more pixels than we decode."""
+    """A file whose header announces more pixels than the limit."""
 
     def __init__(self, width: int, height: int, max_pixels: int) -> None:
         super().__init__(f"{width}×{height} is more than {max_pixels} pixels: not decoded")
@@ -29,7 +29,7 @@ class MissingDecoderError(DecodeError):
 
 
 def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    """Raise for an image without pixels, TooLargeError for one of more than `max_pixels`."""
+    """Raise DecodeError for an image without pixels, TooLargeError for more than `max_pixels`."""
     if width < 1 or height < 1:
         raise DecodeError(f"an image of {width}×{height} pixels")
     if max_pixels is not None and width * height > max_pixels:
@@ -37,6 +37,6 @@ def check_size(width: int, height: int, max_pixels: int | None) -> None:
 
 
 def tidy(error: Exception) -> str:
-    """An error's own words without what changes from run to run."""
+    """An error's message without parts that change from run to run."""
     text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "the file", str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

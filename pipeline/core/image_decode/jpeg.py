@@ -1,9 +1,8 @@
 """JPEGs whose data end before the image does.
 
-A decoder paints the rest grey and says nothing. It can be told all the same: bytes that are put in front
-of the end marker are skipped where the image was complete, and are read as more of the image where it was
-not. So the two rasters are equal if nothing is missing, and no image that merely has a grey bottom is
-suspected.
+A decoder fills the rest with grey without an error. It can still be detected: bytes inserted before the end
+marker are skipped if the image was complete, and decoded as more of the image if it was not. So the two
+rasters are equal if nothing is missing, and an image that just has a grey bottom is not suspected.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from pipeline.core.image_files import jpeg
 
 _SCAN = b"\xff\xda"
 
-# Bits that are codes of many kinds, and none of them a marker.
+# Bits that decode as many different codes but contain no marker.
 _MORE = bytes(53 * n % 255 for n in range(1, 512))
-# The same for images whose data are in intervals: the eight restart markers in turn.
+# The same for images with restart intervals: the eight restart markers in turn.
 _MORE_INTERVALS = b"".join(
     bytes([0xFF, 0xD0 + n % 8]) + _MORE[n * 7 : n * 7 + 48] for n in range(32)
 )
 
 
 def with_end(data: bytes) -> bytes:
-    """The same JPEG with an end marker, where it has none."""
+    """The same JPEG with an end marker appended if it has none."""
     if data.endswith(jpeg.END) or jpeg.find_end(data) is not None:
         return data
     return data.rstrip(b"\xff") + jpeg.END
 
 
 def with_more(data: bytes) -> bytes:
-    """The same JPEG, which has an end marker, with bytes in front of it: no use for a complete image."""
-    end = jpeg.find_end(data) or len(data)  # None where a broken segment holds the marker
+    """The same JPEG with extra bytes before its end marker, which a complete image ignores."""
+    end = jpeg.find_end(data) or len(data)  # None if a broken segment contains the marker
     in_intervals = any(segment.marker == jpeg.DRI for segment in jpeg.walk_segments(data))
     more = _MORE + _MORE_INTERVALS if in_intervals else _MORE
     return data[: end - len(jpeg.END)].rstrip(b"\xff") + more + jpeg.END
 
 
 def ends_early(data: bytes) -> bool:
-    """Whether a part of a JPEG that has no end marker is missing, not the marker alone."""
+    """Whether a JPEG without an end marker lacks more than that marker."""
     if not uses_huffman_codes(data):
         return not jpeg.has_scan(data)
     ended = with_end(data)
@@ -54,7 +53,7 @@ def ends_early(data: bytes) -> bool:
 
 
 def uses_huffman_codes(data: bytes) -> bool:
-    """Whether it is a JPEG of Huffman codes; arithmetic ones may leave out zeros at their end."""
+    """Whether it is a Huffman-coded JPEG; arithmetic-coded ones may omit zeros at their end."""
     if not data.startswith(jpeg.SIGNATURE):
         return False
     markers = {segment.marker for segment in jpeg.walk_segments(data)}
@@ -62,13 +61,13 @@ def uses_huffman_codes(data: bytes) -> bool:
 
 
 def is_baseline(data: bytes) -> bool:
-    """Whether all of a JPEG's data are in one scan, block after block."""
+    """Whether all data of a JPEG are in one scan, block after block."""
     markers = {segment.marker for segment in jpeg.walk_segments(data)}
     return jpeg.PROGRESSIVE not in markers and data.count(_SCAN) == 1
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same image without what no decoder needs: texts, profiles, thumbnails."""
+    """The same image without segments that no decoder needs: texts, profiles, thumbnails."""
     pieces, position = [data[:2]], 2
     for segment in jpeg.walk_segments(data):
         if segment.marker in jpeg.METADATA and not _says_colours(data, segment):
@@ -78,7 +77,7 @@ def without_metadata(data: bytes) -> bytes:
 
 
 def _says_colours(data: bytes, segment: jpeg.Segment) -> bool:
-    """Whether it is JFIF's or Adobe's segment, which say how the colours are to be read."""
+    """Whether it is the JFIF or Adobe segment, which define how colours are decoded."""
     held = data[segment.start : segment.end]
     is_jfif = segment.marker == jpeg.APP0 and held.startswith(b"JFIF\0") and len(held) >= 14
     is_adobe = segment.marker == jpeg.APP14 and held.startswith(b"Adobe") and len(held) >= 12

@@ -1,6 +1,6 @@
-"""How an image is to be turned, by its EXIF or XMP; what can't be read there never costs the image.
+"""The orientation of an image, from EXIF or XMP; unreadable metadata never make the image unusable.
 
-Only the one tag is read: whatever else is broken in the metadata is not looked at.
+Only this one tag is read, so other damage in the metadata is ignored.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Metadata = tuple[bytes | None, bytes | None]
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as it is to be seen."""
+    """The image rotated or mirrored by its orientation."""
     method = _TURNS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def orientation_of(data: bytes, info: Mapping[str | tuple[int, int], object]) -> int:
-    """The orientation of a file, 1 to 8, 1 where none can be read; `info` is what Pillow found in it.
+    """The orientation of a file, 1 to 8; 1 if none can be read. `info` is what Pillow found in the file.
 
-    EXIF counts, or XMP where EXIF has none. HEIC and JPEG XL have their own, which their decoders follow.
+    EXIF takes precedence over XMP. HEIC and JPEG XL have their own orientation, which their decoders apply.
     """
     if data.startswith(png.SIGNATURE):
         metadata = _metadata_of_png(data)
@@ -58,7 +58,7 @@ def orientation_of(data: bytes, info: Mapping[str | tuple[int, int], object]) ->
 
 
 def read_orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
-    """The orientation in these metadata."""
+    """The orientation in this metadata."""
     directory = None if exif is None else tiff.read_directory(_EXIF_PREFIX.sub(b"", exif, count=1))
     if directory is not None and (values := directory.numbers(tiff.ORIENTATION)):
         return values[0] if 1 <= values[0] <= 8 else 1
@@ -96,7 +96,7 @@ def _text(data: bytes, keyword: bytes) -> bytes | None:
 
 
 def _raw_profile(text: bytes | None) -> bytes | None:
-    """ImageMagick's way of putting EXIF into a text: a name, a length, and hex digits."""
+    """EXIF from a text as ImageMagick writes it: a name, a length, and hex digits."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Pillow: the settings of the process that it is used with, the plugins, the one place that opens files."""
+"""Pillow: its process-wide settings, its plugins, and the only place that opens files with it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline.core.image_decode.background import flatten
 from pipeline.core.image_decode.errors import (
     DecodeError,
     MissingDecoderError,
@@ -21,14 +22,13 @@ from pipeline.core.image_decode.errors import (
     check_size,
     tidy,
 )
-from pipeline.core.image_decode.ground import lay_over_ground
 from pipeline.core.image_decode.orientation import orientation_of, turn
 from pipeline.core.image_files import boxes
 
-# What the web shows. Others stay shut: some run interpreters (EPS), few are tested by anyone.
+# Formats in use on the web. Others are disabled: some run interpreters (EPS), few are well tested.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 
-# Formats that need a package of their own: its module, and the extra that installs it.
+# Formats that need an additional package: its module, and the extra that installs it.
 PLUGINS = {"HEIF": ("pillow_heif", "heif"), "JXL": ("pillow_jxl", "jxl")}
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA", "RGBa", "La"})
 
@@ -39,9 +39,9 @@ Opened = tuple[str, str, bool, Pixels]
 def open_with_pillow(
     data: bytes, max_pixels: int | None, *, metadata_of: bytes | None = None
 ) -> Opened:
-    """Decode a file by Pillow. Raises DecodeError with the reason.
+    """Decode a file with Pillow. Raises DecodeError with the reason.
 
-    `metadata_of` is the file as it came, where `data` is without what Pillow should not see of it.
+    `metadata_of` is the original file if parts of it that Pillow should not read were removed from `data`.
     """
     formats = (*FORMATS, *_plugin_for(data))
     try:
@@ -55,30 +55,30 @@ def open_with_pillow(
             rgb = to_rgb(image, has_alpha)
             return kind, mode, has_alpha, np.asarray(turn(rgb, orientation))
     except UnidentifiedImageError:
-        # Pillow's own words hold an address in memory.
+        # Pillow's message contains a memory address.
         raise DecodeError("no image format that Pillow knows") from None
     except (DecodeError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
+    except Exception as error:  # Pillow's decoders raise arbitrary exceptions for broken data
         raise DecodeError(f"broken image: {tidy(error)}") from error
 
 
 def _leave_unturned(image: TiffImageFile) -> None:
-    """Keep Pillow from turning a TIFF itself, for which it reads and rewrites all of its tags."""
+    """Keep Pillow from rotating a TIFF itself, for which it reads and rewrites all of its tags."""
     image.load_end = lambda: None  # type: ignore[method-assign]
     image.load()
-    image._size = image.im.size  # it was that of the turned image already
+    image._size = image.im.size  # Pillow had already set the rotated image's size
 
 
 def to_rgb(image: Image.Image, has_alpha: bool) -> Image.Image:
-    """The image with three channels of 8 bits; transparency is laid over its ground."""
+    """The image with three channels of 8 bits; transparency is flattened over its background."""
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(to_8_bits(np.asarray(image), image.mode)).convert("RGB")
-    return lay_over_ground(image.convert("RGBA")) if has_alpha else image.convert("RGB")
+    return flatten(image.convert("RGBA")) if has_alpha else image.convert("RGB")
 
 
 def to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:
-    """16-bit grey by its upper byte, floats and 32-bit integers cut to 0..255 or 0..65535."""
+    """16-bit grey by its upper byte; floats clipped to 0..255, 32-bit integers to 0..65535."""
     if mode == "F":
         return np.nan_to_num(values.astype(np.float64)).clip(0, 255).astype(np.uint8)
     wide = values.astype(np.int64).clip(0, 65535)
@@ -86,14 +86,14 @@ def to_8_bits(values: npt.NDArray[np.generic], mode: str) -> Pixels:
 
 
 def _plugin_for(data: bytes) -> tuple[str, ...]:
-    """The format of a file that Pillow alone does not read, its plugin loaded."""
+    """The format of a file that needs a plugin, after loading it."""
     if data.startswith((boxes.JXL_CONTAINER, boxes.JXL_CODESTREAM)):
         return (_load_plugin("JXL"),)
     return (_load_plugin("HEIF"),) if boxes.brand_of(data) == "heic" else ()
 
 
 def has_decoder(name: str) -> bool:
-    """Whether the package is there that a format of `PLUGINS` needs."""
+    """Whether the package for a format of `PLUGINS` is installed."""
     return name in PLUGINS and importlib.util.find_spec(PLUGINS[name][0]) is not None
 
 
@@ -112,10 +112,10 @@ def _load_plugin(name: str) -> str:
 
 
 class _OwnPixelLimit:
-    """Let `max_pixels` be the limit, not Pillow's own, and keep its warnings to ourselves.
+    """Disable Pillow's own pixel limit in favour of `max_pixels`, and silence its warnings.
 
-    Both are settings of the whole process: the first thread to come in changes them, the last one to
-    leave sets them back.
+    Both are process-wide settings: the first thread to enter changes them, the last one to leave restores
+    them.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ _LIMIT = _OwnPixelLimit()
 
 @contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Pillow without its limit of pixels and its warnings; for several threads at a time."""
+    """Disable Pillow's pixel limit and warnings; thread-safe."""
     _LIMIT.enter()
     try:
         yield

@@ -1,9 +1,8 @@
-"""PNGs: their CRCs, the chunks that decoders get to see, and the transparent colour at every depth.
+"""PNGs: their CRCs, the chunks that decoders may see, and the transparent colour at every depth.
 
-Those of the common kind (8-bit RGB) are decoded by kornia-rs, whose Rust decoder is the fastest that
-gives the same pixels as Pillow (see bench/dedupe.py) and checks the CRCs of the image data on its way;
-everything else by Pillow, which checks none of those. What the decoder does not check of a PNG's chunks is
-checked here.
+The common kind (8-bit RGB) is decoded by kornia-rs, whose Rust decoder is the fastest that yields the same
+pixels as Pillow (see bench/dedupe.py), and checks the CRCs of the image data. All others are decoded by
+Pillow, which doesn't. Chunks that the decoder doesn't check are checked here.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import numpy.typing as npt
 from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
 from PIL import Image
 
+from pipeline.core.image_decode.background import flatten
 from pipeline.core.image_decode.errors import DecodeError, Pixels, tidy
-from pipeline.core.image_decode.ground import lay_over_ground
 from pipeline.core.image_decode.orientation import orientation_of, turn
 from pipeline.core.image_decode.pillow import quiet_pillow
 from pipeline.core.image_files.png import SIGNATURE, Chunk, chunk_data, walk_chunks
@@ -32,7 +31,7 @@ _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
 
 
 def is_plain_png(data: bytes) -> bool:
-    """Whether a file is a PNG of 8-bit RGB and nothing else: every reader sees the same pixels in it.
+    """Whether a file is a PNG of 8-bit RGB and nothing else, so that every reader sees the same pixels.
 
     Raises DecodeError for a damaged one.
     """
@@ -40,9 +39,9 @@ def is_plain_png(data: bytes) -> bool:
 
 
 class PngHeader(NamedTuple):
-    """What the chunks of a PNG say before anything is decoded.
+    """Facts from the chunks of a PNG, read before decoding.
 
-    `transparent` is the one colour of a grey or RGB image that is not seen, by its samples.
+    `transparent` are the samples of the transparent colour of a grey or RGB image.
     """
 
     width: int
@@ -54,10 +53,10 @@ class PngHeader(NamedTuple):
 
 
 def read_png_header(data: bytes) -> PngHeader:
-    """Walk through the chunks of a PNG and check each CRC but those of the image data.
+    """Walk through the chunks of a PNG and check every CRC except those of the image data.
 
-    Raises DecodeError where a CRC is wrong, a chunk is cut off or IHDR and IEND are not where the
-    format has them (W3C PNG, third edition, section 5).
+    Raises DecodeError if a CRC is wrong, a chunk is cut off, or IHDR and IEND are not where the format
+    requires them (W3C PNG, third edition, section 5).
     """
     header, special, transparent, last = b"", False, None, None
     for last in walk_chunks(data):
@@ -83,7 +82,7 @@ def _read_ihdr(data: bytes, chunk: Chunk) -> bytes:
 
 
 def _read_transparent(samples: bytes, depth: int, colour: int) -> tuple[int, ...] | None:
-    """The transparent colour of a grey or RGB image; of its samples the lower `depth` bits count."""
+    """The transparent colour of a grey or RGB image; only the lower `depth` bits of samples count."""
     size = _TRANSPARENT_BYTES.get(colour)
     if size is None or len(samples) < size:
         return None
@@ -92,7 +91,7 @@ def _read_transparent(samples: bytes, depth: int, colour: int) -> tuple[int, ...
 
 
 def check_image_data(data: bytes) -> None:
-    """Raise DecodeError where a CRC of a PNG's image data is wrong."""
+    """Raise DecodeError if a CRC of a PNG's image data is wrong."""
     for chunk in walk_chunks(data):
         if chunk.name == b"IDAT":
             _check_crc(data, chunk)
@@ -107,9 +106,9 @@ def _check_crc(data: bytes, chunk: Chunk) -> None:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same image without what no decoder needs: texts and profiles, which may be bombs, and the rest.
+    """The same image without chunks that no decoder needs, such as texts and profiles, which may be bombs.
 
-    Transparency is kept where it belongs to a palette.
+    Transparency is kept if it belongs to a palette.
     """
     kept, dropped = [SIGNATURE], False
     has_palette = data[25:26] == bytes([_PALETTE])
@@ -128,16 +127,16 @@ def decode_plain_png(data: bytes, header: PngHeader) -> Pixels:
         pixels: Pixels = decode_image_png_u8(
             without_metadata(data), (header.height, header.width), "rgb"
         )
-    except Exception as error:  # it raises nothing finer
-        check_image_data(data)  # says it better
+    except Exception as error:  # it raises nothing more specific
+        check_image_data(data)  # has a better message
         raise DecodeError(f"broken PNG: {tidy(error)}") from error
     return pixels
 
 
 def decode_with_transparent_colour(data: bytes, header: PngHeader) -> tuple[str, Pixels]:
-    """Decode a grey or RGB PNG of which one colour is transparent: its mode in Pillow, and its pixels.
+    """Decode a grey or RGB PNG that has a transparent colour: its mode in Pillow, and its pixels.
 
-    Pillow compares that colour, which has the depth of the file, with pixels of 8 bits.
+    Pillow would compare that colour, which has the depth of the file, with pixels of 8 bits.
     """
     assert header.transparent is not None
     bare = without_metadata(data)
@@ -145,7 +144,7 @@ def decode_with_transparent_colour(data: bytes, header: PngHeader) -> tuple[str,
         with quiet_pillow(), Image.open(io.BytesIO(bare), formats=("PNG",)) as image:
             mode = image.mode
             samples_HWC = _read_samples(image, bare, header)
-    except Exception as error:  # Pillow's decoders raise whatever broken data makes them raise
+    except Exception as error:  # Pillow's decoders raise arbitrary exceptions for broken data
         raise DecodeError(f"broken image: {tidy(error)}") from error
     scale = 255 // ((1 << header.depth) - 1) if header.depth < 8 else 1
     hidden = np.array([sample * scale for sample in header.transparent])
@@ -155,12 +154,12 @@ def decode_with_transparent_colour(data: bytes, header: PngHeader) -> tuple[str,
     rgba_HWC = np.concatenate(
         [np.broadcast_to(rgb_HWC, (*is_hidden_HW.shape, 3)), alpha_HW1], axis=2
     )
-    laid = lay_over_ground(Image.fromarray(rgba_HWC))
-    return mode, np.asarray(turn(laid, orientation_of(data, {})))
+    flat = flatten(Image.fromarray(rgba_HWC))
+    return mode, np.asarray(turn(flat, orientation_of(data, {})))
 
 
 def _read_samples(image: Image.Image, data: bytes, header: PngHeader) -> npt.NDArray[np.integer]:
-    """The samples [height, width, 1 or 3]: of 16 bits as they are, of less than 8 scaled to 8."""
+    """The samples [height, width, 1 or 3]: 16-bit ones unchanged, those of less than 8 bits scaled to 8."""
     if header.depth < 16:
         values = np.asarray(image.convert("L") if header.colour == _GREY else image)
     elif header.colour == _GREY:

@@ -1,5 +1,5 @@
-"""The outer structure of image files: chunks, segments, blocks and boxes, without decoding. Core layer.
+"""The structure of image files (chunks, segments, blocks and boxes), without decoding.
 
-Pure: bytes in, positions out, no third-party package, so that the crawl can use it. Broken files end a
-walk early; nothing here raises for what a file holds.
+Pure: bytes in, positions out, without third-party packages, so that the crawl can use it. A walk through a
+broken file ends early; nothing here raises because of a file's content.
 """

@@ -7,12 +7,12 @@ _UNCOMPRESSED = frozenset({0, 3, 6})
 
 
 def is_bmp(data: bytes) -> bool:
-    """Whether it begins as a BMP: `BM` alone is also how a text may begin."""
+    """Whether it begins like a BMP; `BM` alone could also begin a text."""
     return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _INFO_BYTES
 
 
 def needed_bytes(data: bytes) -> int:
-    """How long the file is at least by its header; many programs write wrong lengths into it."""
+    """The minimum length of the file by its header; many programs write wrong lengths into it."""
     offset = int.from_bytes(data[10:14], "little")
     if int.from_bytes(data[14:18], "little") == 12:
         width, height, depth, compression = data[18:20], data[20:22], data[24:26], b""

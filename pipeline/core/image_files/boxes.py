@@ -15,7 +15,7 @@ _HEIC = frozenset(
 
 
 class Box(NamedTuple):
-    """`data[start:end]` is what the box holds; `end` may lie behind the end of the file."""
+    """`data[start:end]` is the content of the box; `end` may be beyond the end of the file."""
 
     kind: bytes
     start: int
@@ -23,7 +23,7 @@ class Box(NamedTuple):
 
 
 def walk_boxes(data: bytes, position: int = 0, end: int | None = None) -> Iterator[Box]:
-    """The boxes from `position` on; the last one even where it is cut off. What is no box ends the walk."""
+    """The boxes from `position` on, including a truncated last one. Anything else ends the walk."""
     limit = len(data) if end is None else min(end, len(data))
     while position + 8 <= limit:
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 :][:4]
@@ -38,7 +38,7 @@ def walk_boxes(data: bytes, position: int = 0, end: int | None = None) -> Iterat
 
 
 def brand_of(data: bytes) -> str | None:
-    """`avif` or `heic` by the brands of the first box, None for other files."""
+    """`avif` or `heic` by the brands in the first box, None for other files."""
     if data[4:8] != b"ftyp":
         return None
     size = min(int.from_bytes(data[:4], "big"), 1024)
@@ -49,7 +49,7 @@ def brand_of(data: bytes) -> str | None:
 
 
 def hide_item(data: bytes, kind: bytes) -> bytes:
-    """The same file, with the items of this kind (four letters) named so that no decoder knows them."""
+    """The same file, with items of this kind (four letters) renamed so that decoders ignore them."""
     for box in walk_boxes(data):
         if box.kind == b"meta":
             meta = data[box.start : box.end].replace(kind, b"skip")

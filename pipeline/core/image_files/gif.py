@@ -11,7 +11,7 @@ _APPLICATION = 0xFF
 
 
 class GifBlock(NamedTuple):
-    """A block: an `image`, an `extension` or the `trailer`. `start` is behind its introducer."""
+    """A block: an `image`, an `extension` or the `trailer`. `start` is after its introducer."""
 
     kind: str
     start: int
@@ -19,7 +19,7 @@ class GifBlock(NamedTuple):
 
 
 def walk_gif(data: bytes) -> Iterator[GifBlock]:
-    """The blocks up to the trailer, as far as they are whole."""
+    """The complete blocks up to the trailer."""
     position = 13 + _table_bytes(data[10:11])
     while position < len(data):
         introducer, start = data[position], position + 1
@@ -39,9 +39,9 @@ def walk_gif(data: bytes) -> Iterator[GifBlock]:
 
 
 def find_application(data: bytes, name: bytes) -> bytes | None:
-    """The sub-blocks, joined, of the application extension with this identifier (8 bytes) and code (3).
+    """The joined sub-blocks of the application extension with this identifier (8 bytes) and code (3).
 
-    XMP is not written in sub-blocks, but as one text whose bytes happen to lead to its end: for it use
+    XMP is not written in sub-blocks but as one text whose bytes happen to lead to its end; for it use
     `find_application_raw`.
     """
     found = _application(data, name)
@@ -49,7 +49,7 @@ def find_application(data: bytes, name: bytes) -> bytes | None:
 
 
 def find_application_raw(data: bytes, name: bytes) -> bytes | None:
-    """What stands behind the header of an application extension, as it lies in the file."""
+    """The bytes after the header of an application extension, as in the file."""
     found = _application(data, name)
     return None if found is None else data[found[0] : found[1]]
 
@@ -64,12 +64,12 @@ def _application(data: bytes, name: bytes) -> tuple[int, int] | None:
 
 
 def _table_bytes(flags: bytes) -> int:
-    """Bytes of the colour table that the flags of a header announce."""
+    """The size of the colour table that the flags of a header announce."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _skip_sub_blocks(data: bytes, position: int) -> int | None:
-    """Where the sub-blocks that begin at `position` end; None if they are cut off."""
+    """The end of the sub-blocks that begin at `position`; None if they are cut off."""
     while position < len(data):
         size = data[position]
         position += 1 + size

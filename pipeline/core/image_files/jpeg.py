@@ -10,7 +10,7 @@ SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
 SOS, EOI, DRI = 0xDA, 0xD9, 0xDD
 APP0, APP1, APP11, APP14 = 0xE0, 0xE1, 0xEB, 0xEE
-# Baseline, extended and progressive with Huffman codes; others are lossless, hierarchical or arithmetic.
+# Baseline, extended and progressive with Huffman codes; all others are lossless, hierarchical or arithmetic.
 PROGRESSIVE = 0xC2
 HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, PROGRESSIVE})
 METADATA = frozenset({*range(0xE0, 0xF0), 0xFE})  # application segments and comments
@@ -21,7 +21,7 @@ _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 class Segment(NamedTuple):
-    """`data[start:end]` is what stands behind the length."""
+    """`data[start:end]` is the content after the length field."""
 
     marker: int
     start: int
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
 
 
 def walk_segments(data: bytes) -> Iterator[Segment]:
-    """The segments before the first scan and, last, the header of that scan; bytes between are skipped."""
+    """The segments up to and including the header of the first scan; bytes between segments are skipped."""
     position = 2
     while found := _NEXT_MARKER.search(data, position):
         segment = _segment_at(data, found.end())
@@ -43,9 +43,9 @@ def walk_segments(data: bytes) -> Iterator[Segment]:
 
 
 def find_end(data: bytes) -> int | None:
-    """Where the image ends, behind its EOI marker; None if it has none (thumbnails' don't count).
+    """The end of the image, after its EOI marker; None if it has none (those of thumbnails don't count).
 
-    Raises nothing: of a file without a scan the end is None, too.
+    Never raises; None also for a file without a scan.
     """
     scans = 0
     position = 2
@@ -61,7 +61,7 @@ def find_end(data: bytes) -> int | None:
 
 
 def has_scan(data: bytes) -> bool:
-    """Whether the data of an image begin at all."""
+    """Whether the file contains image data at all."""
     return any(segment.marker == SOS for segment in walk_segments(data))
 
 

@@ -11,7 +11,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 class Chunk(NamedTuple):
-    """`start` is where its length stands, `end` is behind its CRC; the data lie at start + 8 .. end - 4."""
+    """`start` is at its length field, `end` after its CRC; the data are start + 8 .. end - 4."""
 
     name: bytes
     start: int
@@ -19,7 +19,7 @@ class Chunk(NamedTuple):
 
 
 def walk_chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks up to IEND, as far as they are whole."""
+    """The complete chunks up to IEND."""
     position, size = len(SIGNATURE), len(data)
     while position + 12 <= size:
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
@@ -33,14 +33,14 @@ def walk_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def chunk_data(data: bytes, chunk: Chunk) -> bytes:
-    """What a chunk holds."""
+    """The data of a chunk."""
     return data[chunk.start + 8 : chunk.end - 4]
 
 
 def find_text(data: bytes, keyword: bytes, *, max_bytes: int) -> bytes | None:
-    """The text of this keyword in any of the three kinds of text chunks; None if it is not there.
+    """The text of this keyword in any of the three kinds of text chunks; None if there is none.
 
-    A compressed text is inflated up to `max_bytes`.
+    A compressed text is decompressed up to `max_bytes`.
     """
     wanted = keyword + b"\0"
     for chunk in walk_chunks(data):
@@ -50,7 +50,7 @@ def find_text(data: bytes, keyword: bytes, *, max_bytes: int) -> bytes | None:
 
 
 def _text_of(name: bytes, rest: bytes, max_bytes: int) -> bytes | None:
-    """The text behind the keyword of a chunk."""
+    """The text after the keyword of a chunk."""
     if name == b"tEXt":
         return rest[:max_bytes]
     if name == b"zTXt":

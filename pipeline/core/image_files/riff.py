@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class RiffChunk(NamedTuple):
-    """`data[start:end]` is what the chunk holds; `end` may lie behind the end of the file."""
+    """`data[start:end]` is the content of the chunk; `end` may be beyond the end of the file."""
 
     name: bytes
     start: int
@@ -15,17 +15,17 @@ class RiffChunk(NamedTuple):
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether the signature is a WebP's."""
+    """Whether the file has the signature of a WebP."""
     return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
 
 
 def promised_size(data: bytes) -> int:
-    """Bytes of the whole file by its header."""
+    """The size of the whole file by its header."""
     return int.from_bytes(data[4:8], "little") + 8
 
 
 def walk_riff(data: bytes) -> Iterator[RiffChunk]:
-    """The chunks of the file, the last one even where it is cut off."""
+    """The chunks of the file, including a truncated last one."""
     position, size = 12, min(len(data), promised_size(data))
     while position + 8 <= size:
         start = position + 8
@@ -35,7 +35,7 @@ def walk_riff(data: bytes) -> Iterator[RiffChunk]:
 
 
 def pad_webp(data: bytes) -> bytes:
-    """The same file with the pad byte behind a last chunk of odd length, where an encoder forgot it."""
+    """The same file with the pad byte after a last chunk of odd length, if the encoder left it out."""
     if not lacks_padding(data):
         return data
     size = (promised_size(data) - 8 + 1) // 2 * 2
@@ -43,7 +43,7 @@ def pad_webp(data: bytes) -> bytes:
 
 
 def lacks_padding(data: bytes) -> bool:
-    """Whether the file ends right behind a chunk of odd length, which a byte should follow."""
+    """Whether the file ends right after a chunk of odd length, which should be padded."""
     last = next(reversed([*walk_riff(data)]), None)
     return (
         last is not None

@@ -11,13 +11,13 @@ STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 ORIENTATION = 274
 
 _MAX_ENTRIES = 4096
-# Bytes of a value by its type, and the code of the whole numbers among them.
+# The size of a value by its type, and the struct codes of the integer types.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 _NUMBER_CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 
 
 class Entry(NamedTuple):
-    """A tag: the type of its values, how many there are, where they lie."""
+    """A tag: the type of its values, their number and their position."""
 
     kind: int
     number: int
@@ -26,14 +26,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Directory:
-    """The tags of an image; values are read when they are asked for, and broken ones are as if not there."""
+    """The tags of an image; values are read on demand, and broken ones count as absent."""
 
     data: bytes
     order: str
     entries: dict[int, Entry]
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """The whole numbers of a tag; none if it is not there, of another type or cut off."""
+        """The integers of a tag; empty if it is absent, of another type or cut off."""
         entry = self.entries.get(tag)
         if entry is None or entry.kind not in _NUMBER_CODES:
             return ()
@@ -44,7 +44,7 @@ class Directory:
 
 
 def read_directory(data: bytes) -> Directory | None:
-    """The first directory of a TIFF; None if there is none that can be read."""
+    """The first directory of a TIFF; None if there is none or it can't be read."""
     if not data.startswith(SIGNATURES):
         return None
     order = "<" if data[:1] == b"I" else ">"
@@ -62,9 +62,8 @@ def read_directory(data: bytes) -> Directory | None:
         ]
     except (struct.error, OverflowError):
         return None
-    return Directory(
-        data, order, dict(reversed(found))
-    )  # of a tag that comes twice the first counts
+    # If a tag occurs twice, the first one counts.
+    return Directory(data, order, dict(reversed(found)))
 
 
 def _read_entry(data: bytes, at: int, order: str, form: str, inline: int) -> tuple[int, Entry]:

@@ -1,4 +1,4 @@
-"""How the replica answers: whole and conditional, or in one of the ways in which servers fail."""
+"""Responses of the mock server: complete and conditional ones, and those that imitate failing servers."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _CHUNK = b"\0" * (1 << 20)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, the picture that it should get, and how faults go."""
+class RequestedImage:
+    """A request, the image that it asks for, and the parameters of faults."""
 
     request: web.Request
     data: bytes
     plan: FaultPlan
 
 
-Answer = Callable[[Asked], Awaitable[web.StreamResponse]]
+Answer = Callable[[RequestedImage], Awaitable[web.StreamResponse]]
 
 
 def conditional(
@@ -43,7 +43,7 @@ def conditional(
     modified: str,
     extra: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """The whole body with strong ETag and Last-Modified, or 304 where the asker has it already."""
+    """The whole body with strong ETag and Last-Modified, or 304 if the client has it already."""
     etag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
     headers = {
         "ETag": etag,
@@ -51,17 +51,17 @@ def conditional(
         "Cache-Control": "max-age=0",
         **(extra or {}),
     }
-    if _has_it_already(request, etag, modified):
+    if _is_cached_by_client(request, etag, modified):
         return web.Response(status=304, headers=headers)
     charset = "utf-8" if kind.startswith("text/") else None
     return web.Response(body=data, headers=headers, content_type=kind, charset=charset)
 
 
-def _has_it_already(request: web.Request, etag: str, modified: str) -> bool:
-    """RFC 9110, 13.2.2: If-None-Match wins over If-Modified-Since."""
-    asked = request.headers.get("If-None-Match")
-    if asked is not None:
-        tags = {tag.strip().removeprefix("W/") for tag in asked.split(",")}
+def _is_cached_by_client(request: web.Request, etag: str, modified: str) -> bool:
+    """RFC 9110, 13.2.2: If-None-Match takes precedence over If-Modified-Since."""
+    requested = request.headers.get("If-None-Match")
+    if requested is not None:
+        tags = {tag.strip().removeprefix("W/") for tag in requested.split(",")}
         return bool(tags & {etag, "*"})
     since = request.headers.get("If-Modified-Since")
     if since is None:
@@ -75,108 +75,108 @@ def _has_it_already(request: web.Request, etag: str, modified: str) -> bool:
 async def answer_fault(
     request: web.Request, fault: Fault, data: bytes, *, plan: FaultPlan
 ) -> web.StreamResponse:
-    """Answer a request for `data` as the fault has it."""
-    return await _ANSWERS[fault.kind](Asked(request, data, plan))
+    """Respond to a request for `data` with the fault."""
+    return await _ANSWERS[fault.kind](RequestedImage(request, data, plan))
 
 
-async def _slow(asked: Asked) -> web.StreamResponse:
-    await asyncio.sleep(asked.plan.slow_s)
-    return _picture(asked.data)
+async def _slow(requested: RequestedImage) -> web.StreamResponse:
+    await asyncio.sleep(requested.plan.slow_s)
+    return _image(requested.data)
 
 
-async def _truncated(asked: Asked) -> web.StreamResponse:
-    response = await _begin(asked.request, len(asked.data))
-    await response.write(asked.data[: len(asked.data) // 2])
-    _close(asked.request)
+async def _truncated(requested: RequestedImage) -> web.StreamResponse:
+    response = await _begin(requested.request, len(requested.data))
+    await response.write(requested.data[: len(requested.data) // 2])
+    _close(requested.request)
     return response
 
 
-async def _cut_short(asked: Asked) -> web.StreamResponse:
-    return _picture(asked.data[: len(asked.data) * 2 // 3])
+async def _cut_short(requested: RequestedImage) -> web.StreamResponse:
+    return _image(requested.data[: len(requested.data) * 2 // 3])
 
 
-async def _busy(asked: Asked) -> web.StreamResponse:
-    return web.Response(status=429, headers={"Retry-After": str(asked.plan.retry_after_s)})
+async def _busy(requested: RequestedImage) -> web.StreamResponse:
+    return web.Response(status=429, headers={"Retry-After": str(requested.plan.retry_after_s)})
 
 
-async def _busy_until(asked: Asked) -> web.StreamResponse:
-    # Dates have whole seconds: rounded up, so that the wait is never shorter than asked for.
-    moment = formatdate(int(time.time()) + asked.plan.retry_after_s + 1, usegmt=True)
+async def _busy_until(requested: RequestedImage) -> web.StreamResponse:
+    # Dates have whole seconds: round up, so that the wait is never shorter than configured.
+    moment = formatdate(int(time.time()) + requested.plan.retry_after_s + 1, usegmt=True)
     return web.Response(status=429, headers={"Retry-After": moment})
 
 
-async def _error(_: Asked) -> web.StreamResponse:
+async def _error(_: RequestedImage) -> web.StreamResponse:
     return web.Response(status=500, text="internal server error\n")
 
 
-async def _unavailable(_: Asked) -> web.StreamResponse:
+async def _unavailable(_: RequestedImage) -> web.StreamResponse:
     return web.Response(status=503, text="service unavailable\n")
 
 
-async def _corrupt(asked: Asked) -> web.StreamResponse:
-    return _picture(damaged(asked.data))
+async def _corrupt(requested: RequestedImage) -> web.StreamResponse:
+    return _image(damaged(requested.data))
 
 
-async def _html(_: Asked) -> web.StreamResponse:
+async def _html(_: RequestedImage) -> web.StreamResponse:
     text = "<!DOCTYPE html><html><body>Just a moment…</body></html>"
     return web.Response(text=text, content_type="text/html")
 
 
-async def _missing(_: Asked) -> web.StreamResponse:
+async def _missing(_: RequestedImage) -> web.StreamResponse:
     return web.Response(status=404, text="not found\n")
 
 
-async def _reset(asked: Asked) -> web.StreamResponse:
-    if asked.request.transport is not None:
-        connection = asked.request.transport.get_extra_info("socket")
-        # Lingering for no time at all sends RST and not FIN.
+async def _reset(requested: RequestedImage) -> web.StreamResponse:
+    if requested.request.transport is not None:
+        connection = requested.request.transport.get_extra_info("socket")
+        # Zero linger time sends RST instead of FIN.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        asked.request.transport.abort()
+        requested.request.transport.abort()
     raise ConnectionResetError("on request")
 
 
-async def _silent(asked: Asked) -> web.StreamResponse:
-    await asyncio.sleep(asked.plan.hang_s)
-    _close(asked.request)
+async def _silent(requested: RequestedImage) -> web.StreamResponse:
+    await asyncio.sleep(requested.plan.hang_s)
+    _close(requested.request)
     raise ConnectionResetError("on request")
 
 
-async def _opted_out(asked: Asked) -> web.StreamResponse:
-    response = _picture(asked.data)
+async def _opted_out(requested: RequestedImage) -> web.StreamResponse:
+    response = _image(requested.data)
     response.headers["X-Robots-Tag"] = "noai, noimageai"
     return response
 
 
-async def _redirected(asked: Asked) -> web.StreamResponse:
-    return _redirect(f"{asked.request.raw_path}?moved=1")
+async def _redirected(requested: RequestedImage) -> web.StreamResponse:
+    return _redirect(f"{requested.request.raw_path}?moved=1")
 
 
-async def _redirect_loop(asked: Asked) -> web.StreamResponse:
-    return _redirect(asked.request.raw_path)
+async def _redirect_loop(requested: RequestedImage) -> web.StreamResponse:
+    return _redirect(requested.request.raw_path)
 
 
-async def _redirect_away(asked: Asked) -> web.StreamResponse:
-    return _redirect(asked.plan.away)
+async def _redirect_away(requested: RequestedImage) -> web.StreamResponse:
+    return _redirect(requested.plan.away)
 
 
-async def _gzip_bomb(_: Asked) -> web.StreamResponse:
+async def _gzip_bomb(_: RequestedImage) -> web.StreamResponse:
     body = await asyncio.to_thread(_bomb)
     return web.Response(body=body, headers={"Content-Encoding": "gzip"}, content_type="image/png")
 
 
-async def _huge(asked: Asked) -> web.StreamResponse:
-    response = await _begin(asked.request, HUGE_BYTES)
-    await response.write(asked.data[:1024])
+async def _huge(requested: RequestedImage) -> web.StreamResponse:
+    response = await _begin(requested.request, HUGE_BYTES)
+    await response.write(requested.data[:1024])
     for _ in range(HUGE_BYTES // len(_CHUNK)):
         await response.write(_CHUNK)
     return response
 
 
-async def _slow_loris(asked: Asked) -> web.StreamResponse:
-    response = await _begin(asked.request, len(asked.data))
-    for byte in asked.data:
+async def _slow_loris(requested: RequestedImage) -> web.StreamResponse:
+    response = await _begin(requested.request, len(requested.data))
+    for byte in requested.data:
         await response.write(bytes([byte]))
-        await asyncio.sleep(asked.plan.drip_s)
+        await asyncio.sleep(requested.plan.drip_s)
     return response
 
 
@@ -190,14 +190,14 @@ _ANSWERS: Mapping[FaultKind, Answer] = {
 
 
 def damaged(data: bytes) -> bytes:
-    """A PNG of the same length with its pixel data spoilt; head and end are as they were."""
+    """The PNG at the same length with damaged pixel data; its start and end are intact."""
     spoilt = bytearray(data)
     for place in range(len(data) // 3, len(data) - 32, 97):
         spoilt[place] ^= 0x5A
     return bytes(spoilt)
 
 
-def _picture(data: bytes) -> web.Response:
+def _image(data: bytes) -> web.Response:
     return web.Response(body=data, content_type="image/png")
 
 
@@ -219,5 +219,5 @@ def _close(request: web.Request) -> None:
 
 @lru_cache(maxsize=1)
 def _bomb() -> bytes:
-    """`BOMB_BYTES` of zeros, gzipped: members of 1 MiB, one after the other."""
+    """`BOMB_BYTES` of zeros as concatenated gzip members of 1 MiB."""
     return gzip.compress(_CHUNK, compresslevel=9, mtime=0) * (BOMB_BYTES // len(_CHUNK))

@@ -1,4 +1,4 @@
-"""What the replica is told: what it holds, how its page looks, how it misbehaves. Imports nothing heavy."""
+"""Configuration of the mock server: contents, page design and faults. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ RobotsAnswer = Literal["allow", "disallow", "missing", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class FaultPlan:
-    """How the replica misbehaves: the share of image addresses (0..1) that each kind of fault hits.
+    """Faults of the mock server: the share of image URLs (0..1) that each kind of fault affects.
 
-    An address has one fault at most, so the shares add up to 1 at most. A fault passes after one to
-    `passing_attempts` requests, unless the address belongs to the `permanent` share of those hit;
-    `missing`, `corrupt` and `opted_out` never pass.
+    A URL has at most one fault, so the shares add up to at most 1. A fault disappears after one to
+    `passing_attempts` requests, unless the URL is in the `permanent` share of affected ones; `missing`,
+    `corrupt` and `opted_out` never disappear.
     """
 
     seed: int = 0
-    slow: float = 0.0  # answers after `slow_s`
+    slow: float = 0.0  # responds after `slow_s`
     truncated: float = 0.0  # body shorter than its Content-Length
-    cut_short: float = 0.0  # a PNG that ends early, in a whole answer
+    cut_short: float = 0.0  # a PNG that ends early, in a complete response
     busy: float = 0.0  # 429, Retry-After in seconds
     busy_until: float = 0.0  # 429, Retry-After as a date
     error: float = 0.0  # 500
@@ -33,9 +33,9 @@ class FaultPlan:
     html: float = 0.0  # HTML with status 200
     missing: float = 0.0  # 404
     reset: float = 0.0  # the connection is reset
-    silent: float = 0.0  # no answer for `hang_s`
+    silent: float = 0.0  # no response for `hang_s`
     opted_out: float = 0.0  # X-Robots-Tag: noai
-    redirected: float = 0.0  # 302 to the same picture at another path
+    redirected: float = 0.0  # 302 to the same image at another path
     redirect_loop: float = 0.0  # 302 to itself
     redirect_away: float = 0.0  # 302 to `away`
     gzip_bomb: float = 0.0  # 1 GiB of zeros, gzipped to 1 MiB
@@ -52,12 +52,12 @@ class FaultPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaConfig:
-    """One replica: the same config holds and serves the same bytes on every machine.
+    """One mock server: the same config serves the same bytes on every machine.
 
-    `sections`: names of the catalogue, all if empty. `missing_ranks`, `missing_captions`: shares
-    (0..1) that were never there. `as_written`: share of the captions with two spellings that exist
-    with the template's article and not the agreeing one. `shown_captions`: how many captions of a
-    section with hashed keys the page shows. `page_status`: what the page answers.
+    `sections`: names from the catalogue, all if empty. `missing_ranks`, `missing_captions`: shares (0..1)
+    that never existed. `as_written`: of the captions with two spellings, the share that exists with the
+    template's article instead of the agreeing one. `shown_captions`: how many captions the page shows of a
+    section with hashed keys. `page_status`: the HTTP status of the page.
     """
 
     seed: int = 0
@@ -107,7 +107,7 @@ class ReplicaServeConfig:
     opted_out: float = option(0.0, "Fraction with the header X-Robots-Tag: noai.", low=0, high=1)
 
     def replica(self) -> ReplicaConfig:
-        """The replica that these options describe."""
+        """The configuration that these options describe."""
         kinds = ("slow", "truncated", "busy", "error", "reset", "corrupt", "html", "opted_out")
         shares: dict[str, float] = {kind: getattr(self, kind) for kind in kinds}
         return ReplicaConfig(

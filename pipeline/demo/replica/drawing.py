@@ -1,7 +1,7 @@
-"""A picture for a caption and a rank: what the words say, drawn boldly; pure, the same everywhere.
+"""Draw an image for a caption and a rank: its content in bold shapes; pure, the same on every machine.
 
-`draw` finds the rule whose pattern fits the caption and lets it draw. Ranks differ by a small shift,
-a scale and a tint that grow with the rank; never in what the caption says.
+`draw` uses the first rule whose pattern matches the caption. Ranks differ by a small shift, a scale and a
+tint that grow with the rank, never in the content of the caption.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pipeline.demo.replica.shapes.sheet import Sheet
 
 Scene = Callable[[Sheet, "re.Match[str]"], None]
 
-# The rank under which the given part of a masked picture is drawn: the same for all its ranks.
+# The rank with which the prompted part of a masked image is drawn: the same for all its ranks.
 PROMPT_RANK = -1
 PNG_LEVEL = 1
 
 _COLOUR = "|".join(PALETTE)
-# Articles are all `a` and quotes are straight in what these patterns see.
+# Captions are normalised before matching: every article is `a`, and quotes are straight.
 _RULES: tuple[tuple[str, Scene], ...] = (
     (r"a (?P<size1>\w+) (?P<color1>{c}) block (?P<position>[a-z ]+?) a (?P<size2>\w+) (?P<color2>{c}) block",
      blocks.draw_blocks),
@@ -78,9 +78,9 @@ _SCENES = tuple(
 
 
 def draw(caption: str, rank: int, *, size: int = 256, masked_rows: int = 0) -> Image.Image:
-    """The RGB picture of `caption` at `rank` (0..63), `size` pixels square.
+    """The RGB image of `caption` at `rank` (0..63), `size` pixels square.
 
-    The uppermost `masked_rows` rows are the image prompt's: the same in every rank.
+    The upper `masked_rows` rows are the image prompt's: the same for every rank.
     """
     image = _draw_scene(caption, rank, size=size)
     if masked_rows:
@@ -89,14 +89,14 @@ def draw(caption: str, rank: int, *, size: int = 256, masked_rows: int = 0) -> I
 
 
 def draw_prompt(caption: str, *, size: int = 256, rows: int) -> Image.Image:
-    """The given part of a masked picture: its uppermost `rows` rows of pixels."""
+    """The prompted part of a masked image: its upper `rows` rows of pixels."""
     return _draw_scene(caption, PROMPT_RANK, size=size).crop((0, 0, size, rows))
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file (RFC 2083) of an RGB image, without any metadata.
+    """Encode an RGB image as a PNG file (RFC 2083) without metadata.
 
-    Twice as fast as a general encoder: flat pictures need no row filters.
+    Twice as fast as a general encoder: flat images need no row filters.
     """
     width, height = image.size
     raw, stride = image.tobytes(), 3 * width

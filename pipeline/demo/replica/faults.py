@@ -1,4 +1,4 @@
-"""Misbehaviour from a seed: which address has which fault, and at which request it has passed."""
+"""Faults derived from a seed: which URL has which fault, and after which request it disappears."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ALWAYS_PERMANENT: frozenset[FaultKind] = frozenset({"missing", "corrupt", "opte
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with an address. `heals_after` requests it is well again; None: never."""
+    """The fault of a URL. It disappears after `heals_after` requests; None: never."""
 
     kind: FaultKind
     heals_after: int | None
 
 
-def fate_of(plan: FaultPlan, path: str) -> Fault | None:
-    """The fault of an address (its path, without host or query), None if it has none."""
+def fault_of(plan: FaultPlan, path: str) -> Fault | None:
+    """The fault of a URL (its path, without host or query), None if it has none."""
     digest = digest_of("fault", plan.seed, path)
     kind = _kind_at(plan, int.from_bytes(digest[:4]) / 2**32)
     if kind is None:
@@ -38,22 +38,22 @@ def fate_of(plan: FaultPlan, path: str) -> Fault | None:
 
 
 def fault_for(plan: FaultPlan, path: str, attempt: int) -> Fault | None:
-    """What is wrong with the `attempt`-th request (from 1) for an address, None if nothing."""
-    fault = fate_of(plan, path)
+    """The fault of the `attempt`-th request (from 1) for a URL, None if there is none."""
+    fault = fault_of(plan, path)
     if fault is None or (fault.heals_after is not None and attempt > fault.heals_after):
         return None
     return fault
 
 
 def check_plan(plan: FaultPlan) -> None:
-    """Raises ConfigError if the shares are no shares, or more than all addresses are hit."""
+    """Raise ConfigError if a share is not between 0 and 1, or if they add up to more than 1."""
     shares = {kind: getattr(plan, kind) for kind in FAULT_KINDS}
     wrong = [kind for kind, share in shares.items() if not 0 <= share <= 1]
     if wrong or sum(shares.values()) > 1 + 1e-9 or plan.passing_attempts < 1:
         raise ConfigError(
-            f"Shares of faults lie between 0 and 1 and add up to 1 at most; these add up to "
+            f"Shares of faults must be between 0 and 1 and add up to at most 1; these add up to "
             f"{sum(shares.values()):g}{' and ' + wrong[0] + ' is out of range' if wrong else ''}. "
-            "Lower them; passing_attempts is 1 at least."
+            "Lower them; passing_attempts must be at least 1."
         )
 
 

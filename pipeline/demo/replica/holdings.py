@@ -1,7 +1,7 @@
-"""What the replica holds: which captions exist, in which spelling, under which keys, with which ranks.
+"""The contents of the mock server: which captions exist, and their spellings, keys and ranks.
 
-Nothing is expanded before it is asked for. Keys that can't be computed are invented here from the
-seed, but for the captions whose real keys are known.
+Nothing is expanded before it is requested. Keys that can't be computed are invented from the seed, except
+for captions whose real keys are known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.demo.replica.shapes.subjects import digest_of
 from scrapers.sources.dalleblog.captions import Section, load_catalogue, plain_quotes
 from scrapers.sources.dalleblog.urls import RANKS, base64_key, caption_of_key
 
-# Hand-made names: section, the key's pattern, what fills it, how many pictures each has.
+# Hand-made names: section, pattern of the key, its values, number of images for each.
 _NAMED: Mapping[str, tuple[str, tuple[str, ...], int]] = {
     "rpm": ("set_{}_masked", ("b", "c", "d", "e"), 12),
     "clip": ("0_top_8_of_{}_rank", ("8", "32", "128", "512", "2048"), 8),
@@ -28,7 +28,7 @@ _NAMED: Mapping[str, tuple[str, tuple[str, ...], int]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A caption that exists: `ranks` are those whose pictures exist; `first_rank` seeds the drawing."""
+    """An existing caption: `ranks` are those with an image; `first_rank` seeds the drawing."""
 
     section: Section
     caption: str
@@ -38,45 +38,47 @@ class Entry:
 
 
 class Holdings:
-    """Every caption of the chosen sections, found by section and key or walked through in order."""
+    """Every caption of the chosen sections, found by section and key or iterated in order."""
 
     def __init__(self, config: ReplicaConfig) -> None:
-        """Raises ConfigError for a section that the catalogue does not have."""
+        """Raise ConfigError for a section that the catalogue does not have."""
         known = {section.name: section for section in load_catalogue().sections}
         unknown = sorted(set(config.sections) - set(known))
         if unknown:
             raise ConfigError(
-                f"The replica has no section {unknown[0]!r}. It has: {', '.join(sorted(known))}."
+                f"The mock server has no section {unknown[0]!r}. It has: {', '.join(sorted(known))}."
             )
         chosen = config.sections or tuple(known)
         self._config = config
-        self._shelves = {name: _Shelf(known[name], config) for name in known if name in chosen}
+        self._by_section = {
+            name: _SectionEntries(known[name], config) for name in known if name in chosen
+        }
 
     @property
     def sections(self) -> tuple[Section, ...]:
         """The chosen sections, in the order of the page."""
-        return tuple(shelf.section for shelf in self._shelves.values())
+        return tuple(entries.section for entries in self._by_section.values())
 
     def entries(self, section: str) -> Iterator[Entry]:
-        """Every caption that exists in a section, in the order of its slots' options."""
-        return iter(self._shelves[section].entries())
+        """Every existing caption of a section, in the order of its slots' options."""
+        return iter(self._by_section[section].entries())
 
     def shown(self, section: str) -> Iterator[Entry]:
-        """The captions of a section whose keys can be known: all of them, or those the page shows."""
-        return iter(self._shelves[section].shown)
+        """The captions of a section whose keys a client can know: all, or those that the page shows."""
+        return iter(self._by_section[section].shown)
 
     def find(self, section: str, key: str) -> Entry | None:
-        """The caption under this key, None if there is none."""
-        shelf = self._shelves.get(section)
-        return None if shelf is None else shelf.find(key)
+        """The caption with this key, None if there is none."""
+        entries = self._by_section.get(section)
+        return None if entries is None else entries.find(key)
 
     def entry_for(self, section: str, chosen: Mapping[str, str]) -> Entry | None:
-        """The caption that these options make, None if it has no pictures."""
-        return self._shelves[section].entry_for(chosen)
+        """The caption with these options, None if it has no images."""
+        return self._by_section[section].entry_for(chosen)
 
 
-class _Shelf:
-    """One section's captions."""
+class _SectionEntries:
+    """The captions of one section."""
 
     def __init__(self, section: Section, config: ReplicaConfig) -> None:
         self.section = section
@@ -109,7 +111,7 @@ class _Shelf:
         return tuple(entry for entry in every if entry.caption in wanted)
 
     def _showing_order(self, entry: Entry) -> tuple[int, bytes]:
-        """What the real page is known to show, then its row of pictures, then by chance."""
+        """Captions known from the real page first, then those in the same row of images, then random ones."""
         known = entry.caption in self._given
         beside = not known and self._row_of(entry.caption) in self._given_rows
         return 0 if known else 1 if beside else 2, digest_of(
@@ -117,7 +119,7 @@ class _Shelf:
         )
 
     def _row_of(self, caption: str) -> tuple[str, ...] | None:
-        """What a caption has in common with the row of pictures that it stands in, if there is one."""
+        """The options that a caption shares with the row of images it is in, if there is one."""
         chosen = None if self.section.axis is None else self.section.match(caption)
         if chosen is None:
             return None
@@ -173,7 +175,7 @@ class _Shelf:
         )
 
     def _ranks(self, caption: str, ranks: tuple[int, ...]) -> tuple[int, ...]:
-        """Those that exist; the first two never lack both, for they tell whether a caption exists."""
+        """The existing ranks; at least one of the first two exists, since a scraper probes those."""
         limit = self._config.missing_ranks * 2**16
         if not limit:
             return ranks
@@ -188,7 +190,7 @@ class _Shelf:
 
 
 def option_labels() -> dict[str, str]:
-    """Each option of the catalogue as the page shows it, by its lower-case form."""
+    """Each option of the catalogue as shown on the page, by its lower-case form."""
     text = (
         resources.files("scrapers.sources.dalleblog")
         .joinpath("catalogue.json")

@@ -1,7 +1,7 @@
-"""The blog's page in three designs; the real one has been through at least as many.
+"""The blog's page in three designs; the real one has changed at least as often.
 
-`2021`: captions with `<select>`s, pictures in `<img>`s. `next`: an empty page with its data in a
-`__NEXT_DATA__` script. `plain`: captions as text only, pictures with relative addresses.
+`2021`: captions with `<select>`s, images in `<img>`s. `next`: an empty page with its data in a
+`__NEXT_DATA__` script. `plain`: captions as plain text, images with relative URLs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from scrapers.sources.dalleblog.captions import Section
 from scrapers.sources.dalleblog.urls import image_prompt_url, sample_url
 
 SHOWN_RANKS = 4
-# Captions with computable keys that a design without choices lists.
+# How many captions with computable keys a design without choices lists.
 PLAIN_CAPTIONS = 24
 _SLOT = re.compile(r"\{(\w+)\}")
 _TITLE = "DALL·E: Creating Images from Text"
-# Lets a person use the page: linked choices change together, pictures follow where keys are base64.
+# Makes the page interactive: linked choices change together; images follow if keys are base64.
 _BEHAVIOUR = """
 document.addEventListener("change", ({target}) => {
   const visual = target.closest("section");
@@ -40,7 +40,7 @@ document.addEventListener("change", ({target}) => {
 
 
 def render_page(holdings: Holdings, *, design: PageDesign, cdn: str) -> str:
-    """The page's HTML; `cdn` is the address above `samples/`, relative in the plain design."""
+    """The page's HTML; `cdn` is the URL above `samples/`, relative in the plain design."""
     body = {"2021": _body_2021, "next": _body_next, "plain": _body_plain}[design](holdings, cdn)
     head = f'<meta charset="utf-8"><title>{_TITLE}</title>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
@@ -73,7 +73,7 @@ def _visual(holdings: Holdings, section: Section, cdn: str, labels: Mapping[str,
 
 
 def _default_entry(holdings: Holdings, section: Section) -> Entry | None:
-    """The caption that the page opens with: one that is known from the real page if there is one."""
+    """The caption that the page opens with: one known from the real page if there is one."""
     known = {given.caption for given in section.given}
     fitting = [e for e in holdings.shown(section.name) if section.match(e.caption) is not None]
     return next((entry for entry in fitting if entry.caption in known), next(iter(fitting), None))
@@ -112,8 +112,8 @@ def _axis_row(
         entry = holdings.entry_for(section.name, {**chosen, section.axis: option})
         if entry is not None and entry.key in shown:
             label = escape(labels.get(option, option))
-            picture = _images(entry, cdn, count=1, alt="")
-            yield f"<figure>{picture}<figcaption>{label}</figcaption></figure>"
+            image = _images(entry, cdn, count=1, alt="")
+            yield f"<figure>{image}<figcaption>{label}</figcaption></figure>"
 
 
 def _listed(entry: Entry, cdn: str) -> str:
@@ -165,7 +165,7 @@ def _data_of(
     }
 
 
-# --- plain: text and pictures ----------------------------------------------------------------------
+# --- plain: text and images ------------------------------------------------------------------------
 
 
 def _body_plain(holdings: Holdings, cdn: str) -> str:

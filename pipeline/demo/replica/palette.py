@@ -1,6 +1,6 @@
 """The colours that captions name, one well-separated RGB value each.
 
-Imports nothing that draws: what measures the colours of generated pictures reads the same table.
+Imports no drawing code: the metric for colours of generated images uses the same table.
 """
 
 from __future__ import annotations
@@ -38,14 +38,9 @@ _NAMES = re.compile(r"\b(" + "|".join((*PALETTE, "grey")) + r")\b")
 
 
 def colours_named(caption: str) -> tuple[str, ...]:
-    """Names of the palette that stand in `caption` as words: in order, each once, `grey` as `gray`."""
+    """The palette colours that `caption` names, in order and without repetition; `grey` counts as `gray`."""
     found = (name.replace("grey", "gray") for name in _NAMES.findall(caption.lower()))
     return tuple(dict.fromkeys(found))
-
-
-def nearest_colour(rgb: RGB) -> str:
-    """The palette's name for a colour of 0..255 each: the least Euclidean distance in RGB."""
-    return min(PALETTE, key=lambda name: squared_distance(PALETTE[name], rgb))
 
 
 def squared_distance(first: RGB, second: RGB) -> int:

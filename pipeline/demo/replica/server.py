@@ -1,7 +1,7 @@
-"""The replica's HTTP server: the page, the CDN's two folders, robots.txt, and what goes wrong on request.
+"""The mock server: the page, the CDN's two folders, robots.txt, and faults on request.
 
-`Replica` runs it in a thread of its own, for tests and benchmarks; `run_forever` serves until it is
-stopped, for `pipeline replica`.
+`Replica` runs it in a thread, for tests and benchmarks; `run_forever` serves until it is stopped, for
+`pipeline replica`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from aiohttp import web
 from pipeline.core.errors import SourceError
 from pipeline.demo.replica.answers import answer_fault, conditional
 from pipeline.demo.replica.config import ReplicaConfig, ReplicaServeConfig
-from pipeline.demo.replica.faults import Fault, check_plan, fate_of, fault_for
+from pipeline.demo.replica.faults import Fault, check_plan, fault_for, fault_of
 from pipeline.demo.replica.holdings import Entry, Holdings
 from pipeline.demo.replica.html import render_page
-from pipeline.demo.replica.pictures import Pictures
+from pipeline.demo.replica.images import Images
 from scrapers.sources.dalleblog.urls import parse_sample_url, sample_url
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,20 +43,20 @@ _ROBOTS = {
 
 
 class Middleware(Protocol):
-    """What stands around every handler."""
+    """An aiohttp middleware."""
 
     def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
-        """Answer a request, with the handler's help."""
+        """Respond to a request, using the handler."""
 
 
 class Site:
-    """What is served, and the books about it: requests by path, answers by path and status."""
+    """The served content, with counts of requests by path and of responses by status."""
 
     def __init__(self, config: ReplicaConfig) -> None:
         check_plan(config.faults)
         self.config = config
         self.holdings = Holdings(config)
-        self.pictures = Pictures(size=config.size, cache_dir=config.cache_dir)
+        self.images = Images(size=config.size, cache_dir=config.cache_dir)
         self.requests: Counter[str] = Counter()
         self.statuses: Counter[int] = Counter()
         self.editions: Counter[str] = Counter()
@@ -66,7 +66,7 @@ class Site:
 
     def app(self) -> web.Application:
         """The application with its routes."""
-        app = web.Application(middlewares=[_bookkeeper(self)])
+        app = web.Application(middlewares=[_request_counter(self)])
         app.router.add_get("/", self._page)
         app.router.add_get(PAGE_PATH, self._page)
         app.router.add_get("/robots.txt", self._robots)
@@ -75,7 +75,7 @@ class Site:
         return app
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop the drawing threads."""
         self._drawers.shutdown(wait=False, cancel_futures=True)
 
     def find(self, path: str) -> tuple[Entry, int] | None:
@@ -87,11 +87,11 @@ class Site:
         return (entry, url.rank) if entry is not None and url.rank in entry.ranks else None
 
     def true_bytes(self, path: str) -> bytes | None:
-        """The whole picture at a path, whatever goes wrong with it; None if there is none."""
+        """The undamaged image at a path, whatever its fault; None if there is none."""
         found = self.find(path)
         if found is None:
             return None
-        return self.pictures.sample(*found, edition=self.editions[path])
+        return self.images.sample(*found, edition=self.editions[path])
 
     async def _page(self, request: web.Request) -> web.Response:
         if self.config.page_status != 200:
@@ -112,7 +112,7 @@ class Site:
         section = next((s for s in self.holdings.sections if s.name == name), None)
         if section is None or section.image_prompt is None:
             raise web.HTTPNotFound
-        data = self.pictures.prompt(section)
+        data = self.images.prompt(section)
         return conditional(request, data, kind="image/png", modified=PUBLISHED)
 
     async def _sample(self, request: web.Request) -> web.StreamResponse:
@@ -129,9 +129,9 @@ class Site:
         return conditional(request, data, kind="image/png", modified=modified)
 
 
-def _bookkeeper(site: Site) -> Middleware:
+def _request_counter(site: Site) -> Middleware:
     @web.middleware
-    async def keep_books(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
         site.requests[request.raw_path] += 1
         try:
             response = await handler(request)
@@ -144,13 +144,13 @@ def _bookkeeper(site: Site) -> Middleware:
         site.statuses[response.status] += 1
         return response
 
-    return keep_books
+    return count_requests
 
 
 class Replica:
-    """A replica in a thread of its own: `with Replica(ReplicaConfig(...)) as replica: replica.url`.
+    """The mock server in a thread: `with Replica(ReplicaConfig(...)) as replica: replica.url`.
 
-    Raises SourceError where the port is taken.
+    Raises SourceError if the port is taken.
     """
 
     def __init__(self, config: ReplicaConfig | None = None) -> None:
@@ -181,28 +181,28 @@ class Replica:
 
     @property
     def page_url(self) -> str:
-        """The page's address."""
+        """The page's URL."""
         return self.url + PAGE_PATH
 
     @property
     def cdn(self) -> str:
-        """The address above `samples/`."""
+        """The URL above `samples/`."""
         return self.url + CDN_PATH
 
     @property
     def requests(self) -> Counter[str]:
-        """Requests so far by path with its query."""
+        """The number of requests so far, by path with query."""
         return self.site.requests
 
     @property
     def statuses(self) -> Counter[int]:
-        """Answers so far by status; a connection that was reset counts as 0."""
+        """The number of responses so far, by status; a reset connection counts as 0."""
         return self.site.statuses
 
     def urls(self, *sections: str, limit: int | None = None) -> Iterator[str]:
-        """Addresses of all images of these sections (all if none) that a scraper can come to know.
+        """The URLs of all images of these sections (all if none given) that a scraper can find.
 
-        `limit` is the number of captions of each section.
+        `limit` is the number of captions per section.
         """
         for name in sections or tuple(section.name for section in self.site.holdings.sections):
             for number, entry in enumerate(self.site.holdings.shown(name)):
@@ -212,36 +212,36 @@ class Replica:
                 yield from (url for url in urls if self.path_of(url) not in self.site.removed)
 
     def expected(self, *sections: str, limit: int | None = None) -> dict[str, str]:
-        """The truth: address → sha256 of the whole picture, for `urls`, whatever its faults."""
+        """The ground truth for `urls`: URL → sha256 of the undamaged image, whatever its fault."""
         urls = self.urls(*sections, limit=limit)
         return {url: hashlib.sha256(self.true_bytes(url)).hexdigest() for url in urls}
 
     def true_bytes(self, url: str) -> bytes:
-        """The whole picture at an address. Raises KeyError if there is none."""
+        """The undamaged image at a URL. Raises KeyError if there is none."""
         data = self.site.true_bytes(self.path_of(url))
         if data is None:
             raise KeyError(url)
         return data
 
-    def fate(self, url: str) -> Fault | None:
-        """What is wrong with an address, None if nothing ever is."""
-        return fate_of(self.site.config.faults, self.path_of(url))
+    def fault(self, url: str) -> Fault | None:
+        """The fault of a URL, None if it has none."""
+        return fault_of(self.site.config.faults, self.path_of(url))
 
     def change(self, url: str) -> None:
-        """Put another picture at this address, with another ETag and Last-Modified."""
+        """Replace the image at this URL, with another ETag and Last-Modified."""
         self.site.editions[self.path_of(url)] += 1
 
     def remove(self, url: str) -> None:
-        """Take the picture at this address away for good."""
+        """Remove the image at this URL for good."""
         self.site.removed.add(self.path_of(url))
 
     def path_of(self, url: str) -> str:
-        """An address without scheme and host: what faults and books are kept by."""
+        """A URL without scheme and host, as used for faults and counts."""
         return url.removeprefix(self.url)
 
 
 async def start_site(site: Site) -> tuple[web.AppRunner, str]:
-    """Listen on the config's port (0: any free one); the runner to clean up, and the address."""
+    """Listen on the config's port (0: any free one); return the runner to clean up, and the URL."""
     runner = web.AppRunner(site.app(), access_log=None, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -249,16 +249,16 @@ async def start_site(site: Site) -> tuple[web.AppRunner, str]:
     except OSError as error:
         await runner.cleanup()
         raise SourceError(
-            f"The replica can't listen on port {site.config.port}: {error.strerror or error}. "
+            f"The mock server can't listen on port {site.config.port}: {error.strerror or error}. "
             "Give another --port, or 0 for any free one."
         ) from error
     return runner, f"http://{HOST}:{runner.addresses[0][1]}"
 
 
 def run_forever(config: ReplicaServeConfig, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `announce` is told the address once it stands.
+    """Serve until SIGINT or SIGTERM; `announce` is called with the URL once the server listens.
 
-    Raises ConfigError for shares that are none and SourceError where the port is taken.
+    Raises ConfigError for invalid shares and SourceError if the port is taken.
     """
     asyncio.run(_serve(Site(config.replica()), announce))
 

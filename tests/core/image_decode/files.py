@@ -41,12 +41,12 @@ def raw_png(rows: list[bytes], width: int, depth: int, colour: int, *between: by
 
 
 def insert_chunks(png: bytes, *chunks: bytes) -> bytes:
-    """Put chunks right behind IHDR."""
+    """Insert chunks right after IHDR."""
     return png[:33] + b"".join(chunks) + png[33:]
 
 
 def insert_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
-    """Put a segment right behind the start of a JPEG."""
+    """Insert a segment right after the start of a JPEG."""
     return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
 
 

@@ -1,4 +1,4 @@
-"""A JPEG of which a part is missing is known by its data, never by a grey bottom."""
+"""A truncated JPEG is recognised by its data, never by a grey bottom."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_cut(data: bytes) -> bool:
 
 
 def is_cut_or_refused(data: bytes) -> bool:
-    """What ends within a table has no pixels at all."""
+    """A file that ends within a table has no pixels at all."""
     try:
         return is_cut(data)
     except DecodeError:
@@ -50,7 +50,7 @@ def test_half_a_jpeg_with_an_end_looks_cut(kind: str, share: float) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_in_every_mode_and_however_turned(mode: str, orientation: int) -> None:
+def test_every_mode_and_orientation(mode: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(photo(1, 200, 300)).convert(mode), "JPEG", exif=exif)
@@ -75,7 +75,7 @@ def sound(bottom: str, kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bottom", ["grey", "all grey", "white", "black", "noise", "as it is"])
-def test_a_sound_image_never_looks_cut(bottom: str, kind: str) -> None:
+def test_an_intact_image_never_looks_cut(bottom: str, kind: str) -> None:
     data = sound(bottom, kind)
     assert not is_cut(data)
     assert not is_cut(data + bytes(100))
@@ -83,7 +83,7 @@ def test_a_sound_image_never_looks_cut(bottom: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_sound_image_of_any_size_looks_cut(kind: str) -> None:
+def test_no_intact_image_of_any_size_looks_cut(kind: str) -> None:
     for number in range(60):
         height, width = 1 + number * 7 % 53, 1 + number * 11 % 47
         pixels = photo(number, height, width).copy()
@@ -91,7 +91,7 @@ def test_no_sound_image_of_any_size_looks_cut(kind: str) -> None:
         assert not is_cut(encode(pixels, "JPEG", **KINDS[kind])), (height, width)
 
 
-def test_bytes_that_an_encoder_left_before_the_end_are_no_cut() -> None:
+def test_stray_bytes_before_the_end_marker_are_no_cut() -> None:
     data = encode(photo(1), "JPEG")
     assert not is_cut(data[:-2] + bytes(30) + END)
     assert not is_cut(data[:-2] + b"\xff\xff\xff" + END)
@@ -99,7 +99,7 @@ def test_bytes_that_an_encoder_left_before_the_end_are_no_cut() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
-def test_other_formats_are_refused_where_they_are_cut(file_format: str) -> None:
+def test_truncated_files_of_other_formats_are_refused(file_format: str) -> None:
     data = encode(photo(1), file_format)
     assert not is_cut(data)
     with pytest.raises(DecodeError):
@@ -107,7 +107,7 @@ def test_other_formats_are_refused_where_they_are_cut(file_format: str) -> None:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_without_its_end_has_its_pixels_and_half_a_one_has_none(progressive: bool) -> None:
+def test_a_jpeg_without_end_marker_is_decoded_and_half_a_jpeg_is_not(progressive: bool) -> None:
     data = encode(photo(1, 200, 300), "JPEG", progressive=progressive)
     without = decode_image(data[:-2]).pixels_HWC
     np.testing.assert_array_equal(without, decode_image(data).pixels_HWC)
@@ -117,7 +117,7 @@ def test_a_jpeg_without_its_end_has_its_pixels_and_half_a_one_has_none(progressi
         decode_image(data[: len(data) // 2])
 
 
-def test_two_images_in_one_file_are_the_first() -> None:
+def test_of_two_images_in_one_file_the_first_is_used() -> None:
     buffer = io.BytesIO()
     Image.fromarray(photo(1)).save(
         buffer, "MPO", save_all=True, append_images=[Image.fromarray(photo(2))], quality=95
@@ -128,7 +128,7 @@ def test_two_images_in_one_file_are_the_first() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "AVIF", "BMP"])
-def test_damage_of_any_kind_has_pixels_or_a_reason(file_format: str) -> None:
+def test_damage_of_any_kind_yields_pixels_or_a_reason(file_format: str) -> None:
     dice = random.Random(file_format)
     whole = encode(photo(1), file_format)
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""Broken, odd or huge metadata never cost an image, and the orientation is followed where it can be read."""
+"""Broken, odd or huge metadata never make an image unusable; a readable orientation is applied."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "LA"])
-def test_large_and_broken_chunks_of_a_png_are_not_looked_at(name: str, mode: str) -> None:
+def test_large_and_broken_chunks_of_a_png_are_ignored(name: str, mode: str) -> None:
     image = Image.fromarray(photo(1)).convert(mode)
     plain = encode(image)
     found = decode_image(insert_chunks(plain, TEXTS[name]))
@@ -72,9 +72,7 @@ def with_exif(file_format: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("name", ODD_EXIF)
-def test_other_tags_of_wrong_types_do_not_keep_an_image_from_being_turned(
-    name: str, file_format: str
-) -> None:
+def test_other_tags_of_wrong_types_do_not_prevent_rotation(name: str, file_format: str) -> None:
     data = with_exif(file_format, exif(ODD_EXIF[name], orientation(6)))
     assert decode_image(data).pixels_HWC.shape == (64, 48, 3)
 
@@ -84,7 +82,7 @@ def test_other_tags_of_wrong_types_do_not_keep_an_image_from_being_turned(
     "data",
     [b"", b"garbage", b"MM\0*", b"MM\0*\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(64)],
 )
-def test_garbage_in_place_of_exif_leaves_the_image_as_it_is(data: bytes, file_format: str) -> None:
+def test_garbage_instead_of_exif_leaves_the_image_unrotated(data: bytes, file_format: str) -> None:
     found = decode_image(with_exif(file_format, data))
     assert found.pixels_HWC.shape == (48, 64, 3)
 
@@ -102,7 +100,7 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 
 @pytest.mark.parametrize("value", range(11))
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_every_orientation_is_followed_as_pillow_would(value: int, file_format: str) -> None:
+def test_every_orientation_is_applied_as_by_pillow(value: int, file_format: str) -> None:
     tags = Image.Exif()
     tags[0x0112] = value
     if file_format == "AVIF" and not 1 <= value <= 8:
@@ -122,7 +120,7 @@ def test_an_orientation_of_four_bytes_is_read() -> None:
     assert decode_image(data).pixels_HWC.shape == (64, 48, 3)
 
 
-def test_of_exif_and_xmp_the_exif_counts() -> None:
+def test_exif_takes_precedence_over_xmp() -> None:
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
     plain = encode(photo(1), "JPEG")
     turned = insert_segment(plain, 0xE1, xmp)
@@ -131,7 +129,7 @@ def test_of_exif_and_xmp_the_exif_counts() -> None:
     assert decode_image(left).pixels_HWC.shape == (48, 64, 3)
 
 
-def test_a_tiff_with_odd_tags_is_turned() -> None:
+def test_a_tiff_with_odd_tags_is_rotated() -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     data = bytearray(
@@ -166,6 +164,6 @@ def test_an_avif_with_garbage_for_exif_is_read() -> None:
     np.testing.assert_array_equal(found, decode_image(data).pixels_HWC)
 
 
-def test_a_png_of_an_unknown_critical_chunk_stays_shut() -> None:
+def test_a_png_with_an_unknown_critical_chunk_is_refused() -> None:
     with pytest.raises(DecodeError):
         decode_image(insert_chunks(encode(photo(1)), chunk(b"CgBI", b"\0\0\0\0")))

@@ -1,4 +1,4 @@
-"""HEIC and JPEG XL: read where their packages are, named where they are not."""
+"""HEIC and JPEG XL: decoded if their packages are installed, otherwise reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLUGINS = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}
 
 
 @pytest.mark.parametrize(("file_format", "module"), PLUGINS.items())
-def test_they_are_read_and_missed(
+def test_they_are_decoded_or_reported_as_missing(
     file_format: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = pytest.importorskip(module)

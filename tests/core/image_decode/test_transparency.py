@@ -1,4 +1,4 @@
-"""Transparency at every depth, and the ground that it is laid over."""
+"""Transparency at every depth, and the background that it is flattened over."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pack(samples: list[int], depth: int) -> bytes:
 def test_the_transparent_grey_is_compared_at_its_own_depth(
     depth: int, samples: list[int], hidden: int, seen: list[int]
 ) -> None:
-    # Rows below keep most of what is visible from being white, where there is another colour.
+    # The rows below ensure that most of what is visible is not white.
     rows = [pack(samples, depth), *[pack([2 if depth > 1 else 1] * 4, depth)] * 3]
     data = raw_png(rows, 4, depth, 0, chunk(b"tRNS", struct.pack(">H", hidden)))
     found = decode_image(data)
@@ -76,14 +76,14 @@ def test_only_the_lower_bits_of_a_transparent_colour_count(colour: int) -> None:
 
 @pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
 @pytest.mark.parametrize("content", [b"", b"\0"])
-def test_a_broken_transparent_colour_costs_nothing(colour: int, content: bytes) -> None:
+def test_a_broken_transparent_colour_is_ignored(colour: int, content: bytes) -> None:
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     between = [chunk(b"PLTE", bytes([9, 9, 9]))] if colour == 3 else []
     data = raw_png([bytes(samples)], 1, 8, colour, *between, chunk(b"tRNS", content))
     assert decode_image(data).pixels_HWC.shape == (1, 1, 3)
 
 
-def test_a_turned_image_with_a_transparent_colour_is_turned() -> None:
+def test_a_rotated_image_with_a_transparent_colour_is_rotated() -> None:
     turn = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
     data = raw_png([b"\x05\x63"], 2, 8, 0, chunk(b"tRNS", b"\0\x05"), turn)
     assert decode_image(data).pixels_HWC[:, 0, 0].tolist() == [255, 99]
@@ -98,11 +98,11 @@ def test_alpha_of_16_bits_is_read_by_its_upper_8(colour: int) -> None:
     assert found.pixels_HWC.tolist() == [[[0x12] * 3, [255] * 3]]
 
 
-# --- The ground ----------------------------------------------------------------------------------
+# --- The background ------------------------------------------------------------------------------
 
 
 def drawing(shape: str, colour: tuple[int, int, int], *, back: int = 0) -> Image.Image:
-    """A shape in one colour on clear; the clear pixels have a colour of their own, which no one sees."""
+    """A shape in one colour on transparency; the transparent pixels have another, invisible colour."""
     image = Image.new("RGBA", (64, 64), (back, back, back, 0))
     draw = ImageDraw.Draw(image)
     ink = (*colour, 255)
@@ -127,27 +127,27 @@ def raster(image: Image.Image, file_format: str = "PNG") -> Pixels:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
-def test_white_logos_on_clear_are_not_each_others_duplicates(file_format: str) -> None:
+def test_different_white_logos_on_transparency_are_not_duplicates(file_format: str) -> None:
     hashes = [hash_pixels(raster(drawing(shape, (255, 255, 255)), file_format)) for shape in SHAPES]
     assert len(set(hashes)) == len(SHAPES)
     assert (raster(drawing("circle", (255, 255, 255)), file_format)[0, 0] == 0).all()
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (220, 30, 30), (120, 120, 120), (239, 239, 239)])
-def test_what_shows_on_white_lies_on_white(colour: tuple[int, int, int]) -> None:
+def test_what_is_visible_on_white_is_flattened_over_white(colour: tuple[int, int, int]) -> None:
     pixels = [raster(drawing(shape, colour)) for shape in SHAPES]
     assert all((found[0, 0] == 255).all() for found in pixels)
     assert all(not np.array_equal(one, other) for one, other in combinations(pixels, 2))
 
 
-def test_the_colour_of_what_no_one_sees_does_not_count() -> None:
+def test_the_colour_of_transparent_pixels_does_not_count() -> None:
     assert np.array_equal(
         raster(drawing("box", (255, 255, 255), back=0)),
         raster(drawing("box", (255, 255, 255), back=255)),
     )
 
 
-def test_a_white_logo_with_a_dot_of_colour_lies_on_black() -> None:
+def test_a_white_logo_with_a_dot_of_colour_is_flattened_over_black() -> None:
     image = drawing("triangle", (255, 255, 255))
     ImageDraw.Draw(image).ellipse((28, 36, 36, 44), fill=(200, 0, 0, 255))
     found = raster(image)
@@ -155,26 +155,26 @@ def test_a_white_logo_with_a_dot_of_colour_lies_on_black() -> None:
     assert found[40, 32].tolist() == [200, 0, 0]
 
 
-def test_a_clear_drawing_in_white_shows() -> None:
-    """White all over, and the lines are holes."""
+def test_a_transparent_drawing_in_white_is_visible() -> None:
+    """White everywhere, with transparent lines."""
     image = Image.new("RGBA", (32, 32), "white")
     ImageDraw.Draw(image).line((2, 2, 30, 30), fill=(255, 255, 255, 0), width=3)
     assert raster(image).min() == 0
 
 
-def test_an_image_that_is_clear_everywhere_is_white() -> None:
+def test_a_fully_transparent_image_is_white() -> None:
     assert (raster(Image.new("RGBA", (4, 4), (255, 255, 255, 0))) == 255).all()
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0)])
-def test_of_an_opaque_image_the_ground_makes_no_difference(colour: tuple[int, int, int]) -> None:
+def test_the_background_does_not_affect_opaque_images(colour: tuple[int, int, int]) -> None:
     image = Image.new("RGBA", (8, 8), (*colour, 255))
     found = decode_image(encode(image))
     assert found.has_alpha
     np.testing.assert_array_equal(found.pixels_HWC, np.full((8, 8, 3), colour[0]))
 
 
-def test_a_palette_of_white_on_clear_lies_on_black() -> None:
+def test_a_palette_image_in_white_is_flattened_over_black() -> None:
     image = Image.new("P", (8, 8), 0)
     image.putpalette([255, 255, 255, 255, 255, 255])
     image.putpixel((3, 3), 1)
@@ -185,8 +185,8 @@ def test_a_palette_of_white_on_clear_lies_on_black() -> None:
     )
 
 
-def test_pixels_of_opaque_images_are_those_of_before() -> None:
-    """Hashes that version 1 of the raster gave."""
+def test_pixels_of_opaque_images_are_unchanged() -> None:
+    """Hashes from version 1 of the raster."""
     grey16 = Image.fromarray(np.arange(3072, dtype=np.uint16).reshape(48, 64) * 21)
     turn = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
     found = [

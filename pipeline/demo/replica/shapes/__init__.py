@@ -1,1 +1,1 @@
-"""What the replica can draw: canvas, produce, animals, things, media, people, rooms, places."""
+"""The drawings of the mock server: canvas, produce, animals, things, media, people, rooms, places."""

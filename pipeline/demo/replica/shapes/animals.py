@@ -1,4 +1,4 @@
-"""Animals from a few traits: a body, and a head on it.
+"""Draw animals from a few traits: a body with a head.
 
 A chimera is one animal's head on another's body.
 """
@@ -14,18 +14,18 @@ from pipeline.demo.replica.shapes.traits import Animal
 
 
 def draw_animal(pen: Pen, animal: Animal, *, colour: RGB | None = None) -> None:
-    """A whole animal from the side, looking at us."""
+    """A whole animal from the side, facing the viewer."""
     draw_chimera(pen, animal, animal, colour=colour)
 
 
 def draw_chimera(pen: Pen, head: Animal, body: Animal, *, colour: RGB | None = None) -> None:
-    """One animal's head on another's body, each in its colour unless one is given for both."""
+    """One animal's head on another's body, each in its own colour unless a common one is given."""
     draw_body(pen, body, tone(colour or body.colour))
     draw_head(head_of(pen, body), head, colour=colour)
 
 
 def head_of(pen: Pen, animal: Animal) -> Pen:
-    """The square of an animal's head in the square of the whole animal."""
+    """The square of an animal's head within the square of the whole animal."""
     x, y = HEAD_PLACES.get(animal.body, (-0.42, -0.38))
     return pen.at(x, y - _NECK if "neck" in animal.extras else y, 0.46)
 

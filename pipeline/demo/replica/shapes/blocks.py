@@ -1,4 +1,4 @@
-"""Pictures of solids: blocks beside blocks, stacks of cubes, collections, clocks with corners."""
+"""Draw solids: two blocks, stacks of cubes, collections, polygonal clocks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALES = {"small": 0.25, "large": 0.45}
 
 
 def draw_blocks(sheet: Sheet, words: re.Match[str]) -> None:
-    """Two blocks: their sizes, their colours, and how the first stands to the second."""
+    """Two blocks with sizes and colours, the first in a position relative to the second."""
     first, second = _SCALES[words["size1"]], _SCALES[words["size2"]]
     colours = PALETTE[words["color1"]], PALETTE[words["color2"]]
     sheet.ground_for(*colours)
@@ -31,7 +31,7 @@ def draw_blocks(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def _places(position: str, first: float, second: float) -> tuple[tuple[float, float], ...]:
-    """Centres of both blocks; floors at y = 0.75, or 0.5 for what stands behind."""
+    """Centres of both blocks; they stand at y = 0.75, or at 0.5 if behind."""
     floor = 0.75
     on_floor_1, on_floor_2 = floor - first * 0.8, floor - second * 0.8
     apart = (first + second) / 2 + 0.22
@@ -48,7 +48,7 @@ def _places(position: str, first: float, second: float) -> tuple[tuple[float, fl
 
 
 def draw_stack(sheet: Sheet, words: re.Match[str]) -> None:
-    """Three cubes, one on the other, each of its colour."""
+    """Three stacked cubes with their colours."""
     colours = [PALETTE[words[name]] for name in ("bottom", "middle", "top")]
     sheet.ground_for(*colours)
     for index, colour in enumerate(colours):
@@ -56,7 +56,7 @@ def draw_stack(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_collection(sheet: Sheet, words: re.Match[str]) -> None:
-    """Several of one thing on a table; as many as the words say, else three to six."""
+    """Several of one object on a table: as many as the caption says, else three to six."""
     sheet.fill((238, 238, 240))
     table(sheet.pen.at(0, 0.72, 0.95), tone((150, 110, 74)))
     subject = find_subject(words["object"])
@@ -75,7 +75,7 @@ CORNERS: Mapping[str, int] = {
 
 
 def draw_polygon_thing(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing in the shape of a polygon: a clock shows its hands, others stand on it."""
+    """An object in the shape of a polygon: a clock has hands; other objects are drawn on it."""
     colour = PALETTE[words["color"]]
     sheet.ground_for(colour)
     corners = CORNERS.get(words["polygon"], 5)
@@ -89,7 +89,7 @@ def draw_polygon_thing(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_matrix(sheet: Sheet, _: re.Match[str]) -> None:
-    """A matrix of nine cells with one to three shapes each; the last is what is asked for."""
+    """A matrix of nine cells with one to three shapes each; the last one is the answer."""
     sheet.fill((246, 246, 246))
     for row in range(3):
         for column in range(3):

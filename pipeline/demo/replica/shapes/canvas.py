@@ -1,7 +1,7 @@
-"""A pen in its own coordinates, and the tones of a colour.
+"""A pen with its own coordinates, and the tones of a colour.
 
-Every shape is drawn in a square from -1 to 1 (x to the right, y down); `Pen.at` puts a smaller such
-square into a larger one. No anti-aliasing: few colours, small files, the same bytes everywhere.
+Every shape is drawn in a square from -1 to 1 (x to the right, y down); `Pen.at` puts a smaller square
+into a larger one. No anti-aliasing: few colours, small files, the same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PALE: RGB = (238, 238, 240)
 
 
 def mix(first: RGB, second: RGB, share: float) -> RGB:
-    """`first` with `share` (0..1) of `second` in it."""
+    """`first` mixed with a `share` (0..1) of `second`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return (red, green, blue)
 
@@ -33,7 +33,7 @@ def luminance(rgb: RGB) -> float:
 
 @dataclass(frozen=True)
 class Tone:
-    """A colour with the shade and the light that go with it."""
+    """A colour with its darker and lighter tone."""
 
     main: RGB
     dark: RGB
@@ -41,21 +41,21 @@ class Tone:
 
     @property
     def line(self) -> RGB:
-        """A colour that stands out on the main one: for eyes, seams, letters."""
+        """A colour that contrasts with the main one, for eyes, seams, letters."""
         return PALE if luminance(self.main) < 90 else INK
 
 
 def tone(main: RGB) -> Tone:
-    """The tones of a colour; black gets a lighter shade, for there is no darker one."""
+    """The tones of a colour; black gets a lighter shade, since there is no darker one."""
     dark = mix(main, (0, 0, 0), 0.28) if luminance(main) > 50 else mix(main, (255, 255, 255), 0.22)
     return Tone(main, dark, mix(main, (255, 255, 255), 0.3))
 
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws in a square from -1 to 1 whose centre lies at `x`, `y` and whose half side is `unit`.
+    """Draws in a square from -1 to 1 with its centre at `x`, `y` and half side `unit`.
 
-    `only`, where given, replaces every colour: that is how a silhouette becomes a mask.
+    `only`, if given, replaces every colour, which turns a silhouette into a mask.
     """
 
     draw: ImageDraw.ImageDraw
@@ -66,7 +66,7 @@ class Pen:
     only: int | None = None
 
     def at(self, x: float, y: float, scale: float, *, mirror: bool = False) -> Pen:
-        """A pen for a smaller square, centred at `x`, `y`, `scale` times as large."""
+        """A pen for a square centred at `x`, `y` and `scale` times as large."""
         side = -self.mirror if mirror else self.mirror
         centre_x, centre_y = self._place(x, y)
         return Pen(self.draw, centre_x, centre_y, self.unit * scale, side, self.only)
@@ -94,7 +94,7 @@ class Pen:
         self.draw.polygon([self._place(x, y) for x, y in points], fill=self._ink(fill))
 
     def line(self, points: Points, fill: RGB, width: float) -> None:
-        """A line through `points` with round joints and ends, `width` in our own unit."""
+        """A line through `points` with round joints and ends; `width` is in the pen's unit."""
         pixels = max(1, round(width * self.unit))
         placed = [self._place(x, y) for x, y in points]
         self.draw.line(placed, fill=self._ink(fill), width=pixels, joint="curve")
@@ -149,6 +149,6 @@ class Pen:
 
 
 def pen_on(image: Image.Image, *, only: int | None = None) -> Pen:
-    """A pen whose square is the whole of a square image."""
+    """A pen whose square is a whole square image."""
     half = image.width / 2
     return Pen(ImageDraw.Draw(image), half, half, half, only=only)

@@ -1,4 +1,4 @@
-"""The same thing twice: as it is on top, changed as the words say on the bottom."""
+"""Draw an object twice: unchanged on top, changed as the caption says on the bottom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EMBLEM = re.compile(r"with a (?:blue )?(heart|brain|cherry blossom|strawberry)"
 
 
 def draw_same_again(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing on top, always in the same place, and on the bottom the changed one."""
+    """An object on top, always in the same place, and its changed copy on the bottom."""
     sheet.fill((240, 240, 244))
     subject = find_subject(words["subject"])
     change = words["change"]

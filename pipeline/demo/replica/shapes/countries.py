@@ -1,4 +1,4 @@
-"""Pictures of countries: their flags, and what else is photographed there in the flag's colours."""
+"""Draw countries: their flags, and other subjects in the flag's colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.demo.replica.shapes.sheet import Sheet
 from pipeline.demo.replica.shapes.subjects import digest_of
 from pipeline.demo.replica.shapes.traits import ANIMALS
 
-# Flags of plain bands or one disc: "|" upright, "-" lying, "o" a disc on the first colour.
+# Flags with plain bands or a disc: "|" vertical, "-" horizontal, "o" a disc on the first colour.
 FLAGS: Mapping[str, str] = {
     "armenia": "- red blue orange", "austria": "- red white red", "bangladesh": "o green red",
     "belgium": "| black yellow red", "bolivia": "- red yellow green", "bulgaria": "- white green red",
@@ -33,7 +33,7 @@ _BOLD = ("red", "green", "blue", "yellow", "orange", "black", "white", "navy")
 
 
 def flag_colours(country: str) -> tuple[str, tuple[RGB, ...]]:
-    """How a country's flag is divided and its colours; invented where the table has none."""
+    """The layout and colours of a country's flag; invented if the table lacks it."""
     row = FLAGS.get(country)
     if row is None:
         seed = digest_of("flag", country)
@@ -49,7 +49,7 @@ def flag_colours(country: str) -> tuple[str, tuple[RGB, ...]]:
 
 
 def draw_flag(pen: Pen, country: str) -> None:
-    """A flag that fills its square's width, two thirds as high."""
+    """A flag as wide as its square and two thirds as high."""
     layout, colours = flag_colours(country)
     step = 2 / len(colours)
     for index, colour in enumerate(colours):
@@ -63,7 +63,7 @@ def draw_flag(pen: Pen, country: str) -> None:
 
 
 def draw_country(sheet: Sheet, words: re.Match[str]) -> None:
-    """What is asked for of a country, its flag's colours in it."""
+    """The requested subject of a country, in the colours of its flag."""
     what, country = words["what"], words["country"]
     colours = flag_colours(country)[1]
     if "flag" in what:

@@ -1,4 +1,4 @@
-"""The heads of animals and the faces of everything that feels something."""
+"""Draw the heads of animals, and faces that show a mood."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BEAK: RGB = (246, 168, 36)
 def draw_head(
     pen: Pen, animal: Animal, *, colour: RGB | None = None, mood: str = "", turned: bool = False
 ) -> None:
-    """A head seen from the front; `turned` away it has no face."""
+    """A head seen from the front; if `turned` away it has no face."""
     ink = tone(colour or animal.colour)
     _draw_ears(pen, animal.ears, ink)
     if animal.body == "box":
@@ -46,7 +46,7 @@ def _draw_ears(pen: Pen, ears: str, ink: Tone) -> None:
 
 
 def _draw_ear(pen: Pen, ears: str, ink: Tone, side: int) -> None:
-    """One of a pair; what has none, or only one thing on top, is left alone."""
+    """One of a pair of ears or horns, on the left (`side` −1) or right (1), if the animal has a pair."""
     if ears in _ELLIPSES:
         x, y, rx, ry = _ELLIPSES[ears]
         pen.ellipse(side * x, y, rx, ry, ink.main if ears == "eyes on top" else ink.dark)
@@ -67,7 +67,7 @@ _ELLIPSES: Mapping[str, tuple[float, float, float, float]] = {
     "long": (0.36, -0.8, 0.18, 0.5), "floppy": (0.82, 0.1, 0.24, 0.56), "huge": (0.85, -0.1, 0.5, 0.6),
     "eyes on top": (0.4, -0.64, 0.3, 0.3),
 }  # fmt: skip
-# Points and width of the lines on the right.
+# Points and width of the lines of the right one.
 _LINES: Mapping[str, tuple[tuple[Any, ...], ...]] = {
     "horns": (((0.35, -0.5), (0.45, -0.95), 0.16),),
     "antlers": (((0.3, -0.5), (0.8, -0.9), 0.16), ((0.55, -0.7), (0.45, -1.0), 0.14)),

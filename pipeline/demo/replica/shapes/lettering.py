@@ -1,11 +1,11 @@
-"""A five-by-five alphabet of our own: fonts differ from machine to machine, these letters don't."""
+"""A built-in 5×5 alphabet: fonts differ between machines, these letters don't."""
 
 from __future__ import annotations
 
 from pipeline.demo.replica.palette import RGB
 from pipeline.demo.replica.shapes.canvas import Pen
 
-# Five rows of five bits a letter, the left column in the highest bit.
+# Five rows of five bits per letter, with the left column in the highest bit.
 _ROWS = {
     "a": "0e 11 1f 11 11", "b": "1e 11 1e 11 1e", "c": "0f 10 10 10 0f", "d": "1e 11 11 11 1e",
     "e": "1f 10 1e 10 1f", "f": "1f 10 1e 10 10", "g": "0f 10 13 11 0f", "h": "11 11 1f 11 11",
@@ -18,7 +18,7 @@ _ROWS = {
 
 
 def write_word(pen: Pen, word: str, fill: RGB, *, width: float = 1.6) -> None:
-    """Write `word` in one line around the centre, `width` wide at most; what has no letter is a gap."""
+    """Write `word` in one line around the centre, at most `width` wide; unknown characters are gaps."""
     step = min(width / (6 * len(word)), 0.09)
     left = -step * (6 * len(word) - 1) / 2
     for index, letter in enumerate(word.lower()):

@@ -1,6 +1,6 @@
-"""Twenty-seven neutral things that carry a picture: each a frame around the middle of the square.
+"""Twenty-seven neutral objects that carry an image: each a frame around the middle of the square.
 
-All are gray, so that the colour of what they carry is the only colour. Each carries it in the middle.
+All are gray, so that the image in their middle is the only thing with a colour.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Grays:
     edge: RGB
 
 
-# The light face is nearer to gray and beige than to white: only what is carried is white.
+# The light face is nearer to gray and beige than to white: only the image may be white.
 LIGHT = Grays(ground=(240, 240, 242), face=(190, 192, 196), edge=(104, 108, 116))
 DARK = Grays(ground=(44, 46, 52), face=(74, 78, 86), edge=(164, 168, 176))
 
@@ -103,7 +103,7 @@ def computer_monitor(pen: Pen, grays: Grays) -> None:
 
 
 def sidewalk(pen: Pen, grays: Grays) -> None:
-    """Paving slabs to the edge of the picture."""
+    """Paving slabs to the edge of the image."""
     pen.box(-2, -2, 2, 2, grays.face)
     for at in (-0.78, 0.78):
         pen.line([(-2, at), (2, at)], grays.edge, 0.05)
@@ -116,7 +116,7 @@ def app_icon(pen: Pen, grays: Grays) -> None:
 
 
 def latte_art(pen: Pen, grays: Grays) -> None:
-    """A cup from above, with its saucer and its ear."""
+    """A cup from above, with its saucer and handle."""
     pen.box(0.7, -0.14, 1.12, 0.14, grays.edge, round_=0.1)
     _disc(pen, grays, 0.98, 0.05)
     _disc(pen, grays, 0.82, 0.09)
@@ -133,7 +133,7 @@ def mural(pen: Pen, grays: Grays) -> None:
 
 
 def neon_sign(pen: Pen, grays: Grays) -> None:
-    """A double tube around the picture, hung from two wires."""
+    """A double tube around the image, hung from two wires."""
     for x in (-0.5, 0.5):
         pen.line([(x, -1.3), (x, -0.8)], grays.edge, 0.04)
     _panel(pen, grays, (0.95, 0.84), 0.3, 0.05)
@@ -238,13 +238,13 @@ def t_shirt(pen: Pen, grays: Grays) -> None:
 
 
 def tattoo(pen: Pen, grays: Grays) -> None:
-    """A forearm across the picture."""
+    """A forearm across the image."""
     arm = [(-1.4, -0.8), (1.4, -0.66), (1.4, 0.66), (-1.4, 0.8)]
     _outlined(pen, grays, arm)
 
 
 def tea_cup(pen: Pen, grays: Grays) -> None:
-    """A cup from the side, with an ear and a saucer."""
+    """A cup from the side, with a handle and a saucer."""
     pen.ellipse(0, 0.9, 0.95, 0.12, grays.edge)
     pen.arc((0.8, -0.05), (0.3, 0.34), (-100, 100), grays.edge, 0.1)
     _outlined(pen, grays, [(-0.84, -0.78), (0.84, -0.78), (0.62, 0.8), (-0.62, 0.8)])

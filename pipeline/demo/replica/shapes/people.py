@@ -1,4 +1,4 @@
-"""Those who wear something: the baby animal of the emojis, mannequins, dressed-up vegetables."""
+"""Draw figures with clothes: the baby animals of the emojis, mannequins, dressed-up vegetables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SKIN: RGB = (188, 190, 196)
 def dressed_baby(
     pen: Pen, animal: Animal, *, hat: RGB, gloves: RGB, shirt: RGB, pants: RGB
 ) -> None:
-    """A standing baby animal; hat, gloves, shirt and pants each have a place of their own."""
+    """A standing baby animal with separate hat, gloves, shirt and pants."""
     ink = tone(animal.colour)
     for side in (-1, 1):
         pen.ellipse(side * 0.24, 0.95, 0.2, 0.07, (246, 168, 36))
@@ -168,7 +168,7 @@ def _bow_tie(pen: Pen) -> None:
     pen.polygon([(-0.4, 0.3), (-0.4, 0.64), (0.4, 0.3), (0.4, 0.64)], PALETTE["red"])
 
 
-# Drawn over a figure whose head's middle lies a little above the centre of the square.
+# Drawn over a figure whose head is centred a little above the middle of the square.
 ATTIRE: Mapping[str, Attire] = {
     "beanie": _beanie, "hat": _beanie, "cape": _cape, "christmas sweater": _sweater,
     "helmet": _helmet, "leather jacket": _jacket, "suit": _suit, "tutu": _tutu,
@@ -181,7 +181,7 @@ _ON_THE_HEAD = frozenset(
 
 
 def wear(pen: Pen, animal: Animal | None, attire: str) -> None:
-    """Put clothes on a figure: an animal has some of them on its head, wherever that is."""
+    """Put clothes on a figure; on an animal some of them are drawn on its head."""
     if attire not in ATTIRE:
         return
     on_head = animal is not None and attire in _ON_THE_HEAD

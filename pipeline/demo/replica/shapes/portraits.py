@@ -1,4 +1,4 @@
-"""Pictures of one thing or one being: on a medium, made of something, with a mood, in clothes."""
+"""Draw a single object or figure: on a medium, made of a material, with a mood, in clothes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.demo.replica.shapes.traits import ANIMALS, Animal
 
 
 def draw_medium(sheet: Sheet, words: re.Match[str]) -> None:
-    """A gray medium with a large object of one colour in its middle."""
+    """A gray medium with a large object of one colour in the middle."""
     colour = PALETTE[words["color"]]
     grays = DARK if words["color"] in ("white", "ivory", "beige") else LIGHT
     sheet.fill(grays.ground)
@@ -31,7 +31,7 @@ _ALL_FACE = frozenset({"star", "tentacles"})
 
 
 def draw_emoji(sheet: Sheet, words: re.Match[str]) -> None:
-    """A large head or thing with a mood in its face."""
+    """A large head or object whose face shows a mood."""
     sheet.fill((240, 240, 244))
     subject = find_subject(words["subject"])
     mood = words["mood"]
@@ -48,7 +48,7 @@ def draw_emoji(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_dressed_baby(sheet: Sheet, words: re.Match[str]) -> None:
-    """A baby animal; hat, gloves, shirt and pants of the colours named."""
+    """A baby animal with hat, gloves, shirt and pants in the named colours."""
     clothes = {name: PALETTE[words[name]] for name in ("hat", "gloves", "shirt", "pants")}
     sheet.ground_for(*clothes.values())
     animal = ANIMALS.get(words["animal"], ANIMALS["penguin"])
@@ -56,7 +56,7 @@ def draw_dressed_baby(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_mannequin(sheet: Sheet, words: re.Match[str]) -> None:
-    """A mannequin; top and bottom of the colours named, the top's pattern in the second."""
+    """A mannequin with top and bottom in the named colours; the second colour is the top's pattern."""
     colours = PALETTE[words["color1"]], PALETTE[words["color2"]]
     sheet.ground_for(*colours)
     second = PALETTE[words["second"]] if words["second"] else None
@@ -65,7 +65,7 @@ def draw_mannequin(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_product(sheet: Sheet, words: re.Match[str]) -> None:
-    """A product in the colours and the texture of something, that something small on it."""
+    """A product in the colours and texture of an object, with a small drawing of that object on it."""
     sheet.fill((240, 240, 244))
     thing = find_subject(words["thing"])
     _draw_textured(sheet, find_subject(words["product"]), words["thing"], colour=thing.colour)
@@ -73,7 +73,7 @@ def draw_product(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_made_of(sheet: Sheet, words: re.Match[str]) -> None:
-    """An animal or a solid in the colour and the texture of a material or a concept."""
+    """An animal or a solid in the colour and texture of a material or a concept."""
     sheet.fill((240, 240, 244))
     material = words["material"]
     _draw_textured(
@@ -100,7 +100,7 @@ def draw_chimera_of(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def find_animal(word: str) -> Animal:
-    """The animal of this name, or of the nearest name in the table by its first letters."""
+    """The animal of this name, or of the name in the table with the most similar beginning."""
     return ANIMALS.get(word) or ANIMALS[min(ANIMALS, key=lambda name: (name[:1] != word[:1], name))]
 
 
@@ -140,7 +140,7 @@ def _draw_prop(sheet: Sheet, action: str) -> None:
 
 
 def draw_lettered(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing with a word on it, large."""
+    """A large object with a word on it."""
     sheet.fill((226, 230, 236))
     surface = words["surface"]
     colour = seeded_hue(surface)
@@ -165,7 +165,7 @@ _SURFACES = {
 
 
 def draw_cut_open(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing, and within it its own outline twice, paler each time."""
+    """An object with two smaller, paler outlines of itself inside."""
     sheet.fill((240, 240, 244))
     subject = find_subject(words["object"])
     pale: RGB = (250, 236, 206)
@@ -175,7 +175,7 @@ def draw_cut_open(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_macro(sheet: Sheet, words: re.Match[str]) -> None:
-    """A surface that fills the picture, and the thing itself, very large."""
+    """A surface that fills the image, and the object itself, very large."""
     subject = find_subject(words["object"])
     kind = digest_of("texture", words["object"])[0]
     sheet.image.paste(pattern_of(kind, tone(sheet.tint(subject.colour)), size=sheet.image.width))
@@ -183,7 +183,7 @@ def draw_macro(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_era_thing(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing in its era: brown and gray long ago, colourful later, pale and bright in the future."""
+    """An object in its era: brown and gray long ago, colourful later, pale and bright in the future."""
     grounds = {
         "19": (206, 186, 150),
         "20": (214, 198, 164),
@@ -199,7 +199,7 @@ def draw_era_thing(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_bust(sheet: Sheet, words: re.Match[str]) -> None:
-    """A head of stone that turns with the frame's number."""
+    """A stone head that rotates with the frame number."""
     sheet.fill((60, 62, 70))
     stone = mix(seeded_hue(words["figure"]), (226, 222, 214), 0.8)
     pen = sheet.pen.at(0, 0.05, 0.82)
@@ -211,7 +211,7 @@ def draw_bust(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_mirror(sheet: Sheet, words: re.Match[str]) -> None:
-    """A thing, and the same thing again in a frame."""
+    """An object, and the same object again in a frame."""
     sheet.fill((222, 214, 206))
     subject = find_subject(words["object"])
     pen = sheet.pen
@@ -222,7 +222,7 @@ def draw_mirror(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_anything(sheet: Sheet, words: re.Match[str]) -> None:
-    """What no other rule knows: the last thing that is named, in the first colour that is named."""
+    """The fallback: the last object that the caption names, in the first colour that it names."""
     text = words[0]
     names = colours_named(text)
     colour = PALETTE[names[0]] if names else None

@@ -1,6 +1,6 @@
-"""Fruit, vegetables and food, each a bold silhouette in a square from -1 to 1.
+"""Draw fruit, vegetables and food, each as a bold silhouette in a square from -1 to 1.
 
-Each fills most of the middle of its square: a picture of a pink carrot is mostly pink there.
+Each fills most of the middle of its square: an image of a pink carrot is mostly pink there.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def carrot(pen: Pen, tone: Tone) -> None:
 
 
 def cucumber(pen: Pen, tone: Tone) -> None:
-    """A fat bar lying aslant."""
+    """A thick diagonal bar."""
     pen.line([(-0.6, 0.5), (0.6, -0.5)], tone.main, 0.78)
     for step in (-0.5, -0.15, 0.2, 0.55):
         pen.circle(step, -step * 0.83 - 0.16, 0.06, tone.dark)

@@ -1,4 +1,4 @@
-"""Pictures of places: landscapes with an animal, rooms, cities, countries."""
+"""Draw places: landscapes with an animal, rooms, cities, countries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.demo.replica.shapes.sheet import Sheet
 from pipeline.demo.replica.shapes.subjects import digest_of, find_subject
 from pipeline.demo.replica.shapes.traits import ANIMALS
 
-# (sky, sun or moon or None, how dark the land lies 0..1)
+# (sky, sun or moon or None, darkness of the land 0..1)
 TIMES: Mapping[str, tuple[RGB, RGB | None, float]] = {
     "at dawn": ((250, 206, 180), (255, 236, 170), 0.25), "at dusk": ((150, 110, 150), None, 0.4),
     "at night": ((22, 28, 60), (240, 240, 214), 0.6), "at sunrise": ((255, 190, 120), (255, 240, 120), 0.15),
@@ -58,7 +58,7 @@ def _draw_place(sheet: Sheet, place: str, time: str) -> None:
 
 
 def draw_field(sheet: Sheet, words: re.Match[str]) -> None:
-    """An animal in a field, from where the words say it is seen."""
+    """An animal in a field, from the view that the caption names."""
     animal = ANIMALS.get(words["animal"], ANIMALS["capybara"])
     view = words["view"] or ""
     _draw_place(sheet, "field", "in the afternoon")
@@ -82,14 +82,14 @@ def draw_field(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_voxels(sheet: Sheet, words: re.Match[str]) -> None:
-    """The same picture, made of cubes."""
+    """The same scene, made of cubes."""
     draw_field(sheet, words)
     small = sheet.image.resize((20, 20), 0)
     sheet.image.paste(small.resize(sheet.image.size, 0))
 
 
 def apply_style(sheet: Sheet, style: str) -> None:
-    """Change a finished picture the way the medium would."""
+    """Apply the look of a medium to a finished image."""
     image = sheet.image
     if any(word in style for word in ("charcoal", "pencil", "black and white", "engraving")):
         image.paste(ImageOps.grayscale(image).convert("RGB"))
@@ -130,7 +130,7 @@ def _frame(pen: Pen, *, perforated: bool) -> None:
 
 
 def draw_living_room(sheet: Sheet, words: re.Match[str]) -> None:
-    """Two armchairs of a colour, a painting, and what it hangs above or behind."""
+    """Two armchairs of one colour, and a painting with what it hangs above or behind."""
     colour = PALETTE[words["color"]]
     wall: RGB = (150, 170, 184)
     sheet.fill(wall)
@@ -162,7 +162,7 @@ def _draw_furniture(pen: Pen, where: str) -> None:
 
 
 def draw_bedroom(sheet: Sheet, words: re.Match[str]) -> None:
-    """A bed of its colour, a nightstand or a shelf, and something beside the bed."""
+    """A coloured bed, a nightstand or a shelf, and an object beside the bed."""
     sheet.fill((206, 196, 184))
     sheet.page.box(-1, 0.45, 1, 1, (150, 110, 74))
     pen, bed = sheet.pen, words["bed"]
@@ -183,7 +183,7 @@ def draw_bedroom(sheet: Sheet, words: re.Match[str]) -> None:
 
 
 def draw_neighborhood(sheet: Sheet, words: re.Match[str]) -> None:
-    """A row of houses by a seed of its name, seen from a street, from water or from above."""
+    """A row of houses seeded by its name, seen from a street, from water or from above."""
     time, view = words["time"], words["view"]
     sky, sun, dark = TIMES.get(time, TIMES["in the afternoon"])
     sheet.fill(sky)
@@ -222,7 +222,7 @@ LANDMARKS: Mapping[str, tuple[Callable[[Pen, Tone], None], RGB]] = {
 
 
 def draw_landmark(sheet: Sheet, words: re.Match[str]) -> None:
-    """A building of its own shape under the bay's sky."""
+    """A building with a distinct shape under the sky of the bay."""
     shape, colour = LANDMARKS.get(words["name"], (things.dome, (190, 180, 170)))
     sheet.fill((150, 200, 240))
     sheet.page.box(-1, 0.62, 1, 1, (60, 120, 180) if shape is things.bridge else (110, 150, 90))

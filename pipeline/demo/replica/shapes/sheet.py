@@ -1,4 +1,4 @@
-"""The sheet a picture is drawn on: its ground, its pen, and the chance that belongs to its rank."""
+"""The sheet that an image is drawn on: its background, its pen, and the random numbers of its rank."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LAST_RANK = 31
 
 
 class Sheet:
-    """One picture in the making.
+    """An image while it is drawn.
 
-    `pen` is moved and scaled a little, more so for later ranks; grounds are tinted by the rank, so
-    that no two ranks of a caption are the same picture. What the caption says is not touched by it.
+    `pen` is shifted and scaled a little, more for later ranks, and backgrounds are tinted by the rank, so
+    no two ranks of a caption yield the same image. The content of the caption is unaffected.
     """
 
     def __init__(self, caption: str, rank: int, *, size: int) -> None:
@@ -31,37 +31,37 @@ class Sheet:
         self.pen = self._moved(self.page)
 
     def chance(self, index: int) -> float:
-        """The sheet's own number 0..1 at `index` (0..31): of caption and rank."""
+        """A random number 0..1 with `index` (0..31), determined by caption and rank."""
         return self._chance[index % 32] / 255
 
     def word_chance(self, words: str, index: int = 0) -> float:
-        """A number 0..1 that depends on words alone, whatever the rank."""
+        """A random number 0..1 determined only by words, the same for every rank."""
         return digest_of("words", words)[index % 32] / 255
 
     def fill(self, colour: RGB) -> None:
-        """Paint the ground."""
+        """Paint the background."""
         self.page.box(-1, -1, 1, 1, self.tint(colour))
 
     def ground_for(self, *colours: RGB) -> RGB:
-        """Paint a neutral ground on which these colours stand out, and say which."""
+        """Paint a neutral background that contrasts with these colours, and return it."""
         near_white = any(squared_distance(colour, LIGHT_GROUND) < 4900 for colour in colours)
         ground = DARK_GROUND if near_white else LIGHT_GROUND
         self.fill(ground)
         return ground
 
     def tint(self, colour: RGB) -> RGB:
-        """`colour`, a shade different for each of 64 ranks."""
+        """`colour` in a slightly different shade for each of 64 ranks."""
         red, green, blue = ((self.rank >> shift & mask) * step for shift, mask, step in _TINTS)
         shifted = (colour[0] + red - 4, colour[1] + green - 4, colour[2] + blue - 4)
         low, middle, high = (min(255, max(0, value)) for value in shifted)
         return (low, middle, high)
 
     def paste_pattern(self, mask: Image.Image, pattern: Image.Image) -> None:
-        """Put a pattern where the mask is not 0."""
+        """Paint a pattern where the mask is not 0."""
         self.image.paste(pattern, (0, 0), mask)
 
     def mask(self) -> tuple[Image.Image, Pen]:
-        """An empty mask of our size and a pen that draws on it as ours draws on the sheet."""
+        """An empty mask of the sheet's size, and a pen for it like the sheet's own."""
         image = Image.new("L", self.image.size, 0)
         return image, self._moved(pen_on(image, only=255))
 

@@ -1,4 +1,4 @@
-"""From a word of a caption to what it looks like: a shape and its own colour."""
+"""Map the words of captions to shapes and their natural colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.demo.replica.shapes.traits import ANIMALS, Animal
 
 Shape = Callable[[Pen, Tone], None]
 
-# word: (shape, name in the palette or a colour of its own)
+# word: (shape, name in the palette or an RGB colour)
 _LOOKS: dict[str, tuple[Shape, str | RGB]] = {
     "airplane": (things.airplane, "gray"), "apple": (produce.round_fruit, "red"),
     "armchair": (things.armchair, "brown"), "artichoke": (produce.artichoke, "green"),
@@ -87,23 +87,23 @@ _LOOKS: dict[str, tuple[Shape, str | RGB]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What a phrase names: how it is drawn, its own colour, and its animal if it is one."""
+    """The subject of a phrase: how it is drawn, its natural colour, and its traits if it is an animal."""
 
     shape: Shape
     colour: RGB
     animal: Animal | None = None
 
     def draw(self, pen: Pen, colour: RGB | None = None) -> None:
-        """Draw it in its own colour, or in another."""
+        """Draw it in its natural colour, or in another one."""
         self.shape(pen, tone(colour or self.colour))
 
 
 @lru_cache(maxsize=4096)
 def find_subject(phrase: str) -> Subject:
-    """What `phrase` (lower case, no article) names.
+    """The subject that `phrase` (lower case, no article) names.
 
-    The whole phrase, then its last words (`baby penguin`, `slice of pepperoni pizza`), then any word
-    that is known; else an outline and a colour that depend on the phrase alone.
+    Looks up the whole phrase, then its last words (`baby penguin`, `slice of pepperoni pizza`), then any
+    known word; otherwise it is an outline and a colour that depend only on the phrase.
     """
     words = phrase.replace("’", "'").split()
     tails = [" ".join(words[start:]) for start in range(len(words))]
@@ -120,12 +120,12 @@ def find_subject(phrase: str) -> Subject:
 
 
 def digest_of(*parts: object) -> bytes:
-    """64 bytes that depend on `parts` alone, the same on every machine."""
+    """64 bytes determined only by `parts`, the same on every machine."""
     return hashlib.blake2b("\x1f".join(map(str, parts)).encode()).digest()
 
 
 def seeded_hue(phrase: str) -> RGB:
-    """A clear colour that depends on the phrase: one of twelve hues, in one of three depths."""
+    """A clear colour determined by the phrase: one of twelve hues, in one of three shades."""
     first, second = digest_of("hue", phrase)[:2]
     hue, depth = first % 12, (0.95, 0.8, 0.62)[second % 3]
     sector, rest = divmod(hue / 2, 1)

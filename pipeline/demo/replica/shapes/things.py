@@ -1,4 +1,4 @@
-"""Made things, each a bold silhouette in a square from -1 to 1."""
+"""Draw man-made objects, each as a bold silhouette in a square from -1 to 1."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clock(pen: Pen, tone: Tone) -> None:
 
 
 def clock_hands(pen: Pen, tone: Tone) -> None:
-    """Twelve marks and two hands in the colour's line."""
+    """Twelve marks and two hands in the line colour."""
     for x, y in pen.ring(12, 0.52):
         pen.circle(x, y, 0.045, tone.line)
     pen.line([(0, 0), (0, -0.4)], tone.line, 0.08)
@@ -88,7 +88,7 @@ def tissue_box(pen: Pen, tone: Tone) -> None:
 
 
 def cuboid(pen: Pen, tone: Tone) -> None:
-    """A block seen a little from the right and from above."""
+    """A block seen slightly from the right and above."""
     pen.polygon([(-0.8, -0.5), (-0.4, -0.9), (0.9, -0.9), (0.5, -0.5)], tone.light)
     pen.polygon([(0.5, -0.5), (0.9, -0.9), (0.9, 0.4), (0.5, 0.8)], tone.dark)
     pen.box(-0.8, -0.5, 0.5, 0.8, tone.main)
@@ -228,7 +228,7 @@ def vacuum_cleaner(pen: Pen, tone: Tone) -> None:
 
 
 def sheet_of_paper(pen: Pen, tone: Tone) -> None:
-    """A poster or a magazine: a picture and lines of text."""
+    """A poster or a magazine: an image and lines of text."""
     pen.box(-0.72, -0.98, 0.72, 0.98, tone.main)
     pen.box(-0.55, -0.55, 0.55, 0.35, tone.light)
     pen.circle(0, -0.1, 0.3, tone.dark)
@@ -258,7 +258,7 @@ def volcano(pen: Pen, tone: Tone) -> None:
 
 
 def seeded_blob(pen: Pen, tone: Tone, *, word: bytes) -> None:
-    """A closed outline that depends on `word` (at least 9 bytes): for what has no shape here."""
+    """A closed outline determined by `word` (at least 9 bytes), for words without a shape."""
     points = [
         (x * (0.55 + byte / 600), y * (0.55 + byte / 600))
         for (x, y), byte in zip(pen.ring(8, 0.98), word, strict=False)

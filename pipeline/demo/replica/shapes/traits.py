@@ -1,4 +1,4 @@
-"""What tells one animal from another at a glance, as a table."""
+"""A table of the traits that distinguish animals at a glance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.demo.replica.palette import RGB
 
 @dataclass(frozen=True)
 class Animal:
-    """The traits that tell one animal from another at a glance."""
+    """The traits that distinguish an animal at a glance."""
 
     colour: RGB
     body: str = "four legs"

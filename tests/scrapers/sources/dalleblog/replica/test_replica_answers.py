@@ -21,7 +21,7 @@ from pipeline.demo.replica.server import Replica
 
 @contextmanager
 def replica_with(**shares: float | str) -> Iterator[tuple[Replica, str]]:
-    """A replica all of whose images have one fault, and the address of one of them."""
+    """A mock server whose images all have one fault, and the URL of one of them."""
     plan = FaultPlan(**{"passing_attempts": 1, **shares})  # type: ignore[arg-type]
     with Replica(ReplicaConfig(size=64, sections=("shape",), faults=plan)) as replica:
         yield replica, next(replica.urls("shape"))
@@ -53,7 +53,7 @@ def test_server_errors_pass(kind: str, status: int) -> None:
         assert replica.statuses == {status: 1, 200: 1}
 
 
-def test_slow_answers_come_late_and_whole() -> None:
+def test_slow_responses_are_late_and_complete() -> None:
     with replica_with(slow=1.0, slow_s=0.3) as (replica, url):
         began = time.monotonic()
         with asked(url) as response:
@@ -61,7 +61,7 @@ def test_slow_answers_come_late_and_whole() -> None:
         assert time.monotonic() - began >= 0.3
 
 
-def test_a_truncated_body_is_shorter_than_it_says_and_the_connection_ends() -> None:
+def test_a_truncated_body_is_shorter_than_announced_and_the_connection_closes() -> None:
     with replica_with(truncated=1.0) as (replica, url):
         with asked(url) as response, pytest.raises(http.client.IncompleteRead) as caught:
             response.read()
@@ -71,7 +71,7 @@ def test_a_truncated_body_is_shorter_than_it_says_and_the_connection_ends() -> N
         assert_healed(replica, url)
 
 
-def test_a_png_cut_short_comes_as_a_whole_answer() -> None:
+def test_a_png_cut_short_is_a_complete_response() -> None:
     with replica_with(cut_short=1.0) as (replica, url):
         with asked(url) as response:
             body = response.read()
@@ -80,14 +80,14 @@ def test_a_png_cut_short_comes_as_a_whole_answer() -> None:
         assert_healed(replica, url)
 
 
-def test_busy_says_when_to_come_back_in_seconds() -> None:
+def test_busy_has_retry_after_in_seconds() -> None:
     with replica_with(busy=1.0, retry_after_s=7) as (replica, url):
         with asked(url) as response:
             assert (response.status, response.headers["Retry-After"]) == (429, "7")
         assert_healed(replica, url)
 
 
-def test_busy_until_says_when_to_come_back_as_a_date() -> None:
+def test_busy_until_has_retry_after_as_a_date() -> None:
     with replica_with(busy_until=1.0, retry_after_s=7) as (_, url), asked(url) as response:
         assert response.status == 429
         wait = parsedate_to_datetime(response.headers["Retry-After"]).timestamp() - time.time()
@@ -120,7 +120,7 @@ def test_missing_stays_missing() -> None:
                 assert response.status == 404
 
 
-def test_a_reset_connection_gives_no_answer() -> None:
+def test_a_reset_connection_yields_no_response() -> None:
     with replica_with(reset=1.0) as (replica, url):
         with pytest.raises(ConnectionResetError), asked(url):
             pass
@@ -135,13 +135,13 @@ def test_a_silent_server_does_not_answer() -> None:
         assert_healed(replica, url)
 
 
-def test_an_opted_out_picture_says_so_in_its_header() -> None:
+def test_an_opted_out_image_has_the_header() -> None:
     with replica_with(opted_out=1.0) as (_, url), asked(url) as response:
         assert response.status == 200
         assert response.headers["X-Robots-Tag"] == "noai, noimageai"
 
 
-def test_a_redirect_leads_to_the_picture() -> None:
+def test_a_redirect_leads_to_the_image() -> None:
     with replica_with(redirected=1.0) as (replica, url):
         with asked(url) as response:
             assert response.status == 302
@@ -157,7 +157,7 @@ def test_a_redirect_loop_leads_to_itself() -> None:
                 assert replica.url + response.headers["Location"] == url
 
 
-def test_a_redirect_away_leads_to_the_host_it_is_told() -> None:
+def test_a_redirect_away_leads_to_the_configured_host() -> None:
     away = replica_with(redirect_away=1.0, away="http://127.0.0.2:9/x")
     with away as (_, url), asked(url) as response:
         assert (response.status, response.headers["Location"]) == (302, "http://127.0.0.2:9/x")
@@ -173,7 +173,7 @@ def test_a_gzip_bomb_is_small_on_the_wire_and_huge_unpacked() -> None:
     assert members == 1024
 
 
-def test_a_huge_body_goes_on_as_long_as_it_is_read() -> None:
+def test_a_huge_body_continues_as_long_as_it_is_read() -> None:
     with replica_with(huge=1.0) as (replica, url):
         with asked(url) as response:
             assert int(response.headers["Content-Length"]) == 10_000_000_000
@@ -190,12 +190,12 @@ def test_a_slow_loris_sends_a_byte_now_and_then() -> None:
         assert_healed(replica, url)
 
 
-def test_faults_of_a_mixed_plan_are_the_ones_foretold() -> None:
+def test_faults_of_a_mixed_plan_are_the_predicted_ones() -> None:
     plan = FaultPlan(seed=4, error=0.3, html=0.2, missing=0.1, passing_attempts=2)
     with Replica(ReplicaConfig(size=64, sections=("shape",), faults=plan)) as replica:
         told = {"error": 500, "html": 200, "missing": 404}
         for url in replica.urls("shape"):
-            fate = replica.fate(url)
+            fate = replica.fault(url)
             for attempt in range(1, 4):
                 sick = fate and (fate.heals_after is None or attempt <= fate.heals_after)
                 with asked(url) as response:

@@ -1,4 +1,4 @@
-"""Pictures say what their captions say, are the same on every run, and differ by rank."""
+"""Images show what their captions say, are the same on every run, and differ by rank."""
 
 from __future__ import annotations
 
@@ -55,24 +55,24 @@ def test_another_process_draws_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("caption", EXAMPLES)
-def test_the_32_ranks_of_a_caption_are_32_pictures(caption: str) -> None:
+def test_the_32_ranks_of_a_caption_are_32_different_images(caption: str) -> None:
     assert len({draw(caption, rank, size=64).tobytes() for rank in range(32)}) == 32
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_captions_of_a_section_are_told_apart(name: str) -> None:
+def test_captions_of_a_section_have_different_images(name: str) -> None:
     captions = [forms[0] for forms, _ in zip(SECTIONS[name].captions(), range(60), strict=False)]
     pictures = Counter(draw(caption, 0, size=96).tobytes() for caption in captions)
     assert len(pictures) == len(captions)
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-def test_a_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
+def test_an_image_is_rgb_and_has_the_requested_size(size: int) -> None:
     image = draw("a teapot", 0, size=size)
     assert (image.mode, image.size) == ("RGB", (size, size))
 
 
-def test_the_png_holds_the_pixels_and_no_metadata() -> None:
+def test_the_png_contains_the_pixels_and_no_metadata() -> None:
     image = draw(EXAMPLES[0], 3)
     data = encode_png(image)
     with Image.open(io.BytesIO(data)) as read:
@@ -82,7 +82,7 @@ def test_the_png_holds_the_pixels_and_no_metadata() -> None:
     assert 1_000 < len(data) < 30_000
 
 
-# --- What the words say --------------------------------------------------------------------------
+# --- Content of captions -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rank", [0, 15, 31])
@@ -98,7 +98,7 @@ def test_a_medium_carries_a_large_object_of_the_named_colour(colour: str, rank: 
 
 @pytest.mark.parametrize("first", ["small", "large"])
 @pytest.mark.parametrize("second", ["small", "large"])
-def test_blocks_have_the_sizes_that_are_named(first: str, second: str) -> None:
+def test_blocks_have_the_named_sizes(first: str, second: str) -> None:
     image = draw(BLOCKS.format(first, "standing left of", second), 4)
     red, green = count(image, "red"), count(image, "green")
     ratio = {("small", "large"): 0.31, ("large", "small"): 3.24}.get((first, second), 1.0)
@@ -106,7 +106,7 @@ def test_blocks_have_the_sizes_that_are_named(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("rank", range(0, 32, 5))
-def test_blocks_stand_as_the_words_say(rank: int) -> None:
+def test_blocks_are_positioned_as_the_caption_says(rank: int) -> None:
     def both(position: str) -> tuple[tuple[float, float], tuple[float, float]]:
         image = draw(BLOCKS.format("large", position, "large"), rank)
         return centre(image, "red"), centre(image, "green")
@@ -129,7 +129,7 @@ def test_the_block_in_front_hides_the_one_behind() -> None:
 
 
 @pytest.mark.parametrize("colours", [("red", "green", "blue"), ("yellow", "purple", "orange")])
-def test_cubes_are_stacked_in_the_order_named(colours: tuple[str, str, str]) -> None:
+def test_cubes_are_stacked_in_the_named_order(colours: tuple[str, str, str]) -> None:
     caption = SECTIONS["stacking_snap"].template.format(
         top=colours[0], middle=colours[1], bottom=colours[2]
     )
@@ -139,7 +139,7 @@ def test_cubes_are_stacked_in_the_order_named(colours: tuple[str, str, str]) -> 
 
 
 @pytest.mark.parametrize("rank", [0, 31])
-def test_a_penguin_wears_each_colour_where_it_belongs(rank: int) -> None:
+def test_each_piece_of_a_penguins_clothes_has_its_colour(rank: int) -> None:
     caption = (
         "an emoji of a baby penguin wearing a red hat, blue gloves, green shirt, and yellow pants"
     )
@@ -150,12 +150,12 @@ def test_a_penguin_wears_each_colour_where_it_belongs(rank: int) -> None:
     assert xs.max() - xs.min() > 150  # one glove on each side
 
 
-def test_a_mannequin_wears_top_and_bottom_of_their_colours() -> None:
+def test_the_top_and_bottom_of_a_mannequin_have_their_colours() -> None:
     image = draw("a male mannequin dressed in an orange polo shirt and navy jeans", 2)
     assert centre(image, "orange")[1] < centre(image, "navy")[1]
 
 
-def test_every_colour_of_a_dressed_caption_is_in_the_picture() -> None:
+def test_every_colour_of_a_caption_about_clothes_is_in_the_image() -> None:
     sections = ("multiple_attributes", "male_fashion_design", "living_room_design", "shape")
     for name in sections:
         captions = [forms[0] for forms in SECTIONS[name].captions()]
@@ -166,14 +166,14 @@ def test_every_colour_of_a_dressed_caption_is_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize(("word", "number"), [("two", 2), ("three", 3), ("five", 5)])
-def test_as_many_things_lie_on_the_table_as_are_counted(word: str, number: int) -> None:
+def test_the_table_has_the_named_number_of_objects(word: str, number: int) -> None:
     image = draw(f"a collection of {word} apples is sitting on a table", 0)
     columns = where(image, "red").any(axis=0)
     begins = np.diff(columns.astype(int), prepend=0) == 1
     assert begins.sum() == number
 
 
-def test_the_same_teapot_stands_on_top_and_the_changed_one_below() -> None:
+def test_the_same_teapot_is_on_top_and_the_changed_one_below() -> None:
     caption = "the exact same teapot on the top colored pink on the bottom"
     first, second = draw(caption, 0, masked_rows=128), draw(caption, 30, masked_rows=128)
     top, bottom = (0, 0, 256, 128), (0, 128, 256, 256)
@@ -182,7 +182,7 @@ def test_the_same_teapot_stands_on_top_and_the_changed_one_below() -> None:
     assert centre(first, "blue")[1] < 128 < centre(first, "pink")[1]
 
 
-def test_either_article_draws_the_same_thing() -> None:
+def test_either_article_draws_the_same_object() -> None:
     agreeing = draw("an armchair in the shape of a peach. an armchair imitating a peach.", 0)
     written = draw("an armchair in the shape of an peach. an armchair imitating an peach.", 0)
     peach = (252, 170, 120)
@@ -193,5 +193,5 @@ def test_either_article_draws_the_same_thing() -> None:
 
 
 @pytest.mark.parametrize("caption", ["", "{}", "☃" * 5000, "a painting of nothing at all", "\0"])
-def test_any_text_gives_a_picture(caption: str) -> None:
+def test_any_text_yields_an_image(caption: str) -> None:
     assert draw(caption, 0, size=64).size == (64, 64)

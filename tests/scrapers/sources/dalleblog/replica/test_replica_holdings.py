@@ -1,4 +1,4 @@
-"""What the replica holds: the catalogue's captions, real keys where they are known, gaps by seed."""
+"""The contents of the mock server: the catalogue's captions, real keys if known, gaps by seed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_keys_have_the_kind_of_their_section() -> None:
         assert kinds == {section.key}
 
 
-def test_an_entry_is_found_by_its_key_and_nothing_else_is() -> None:
+def test_an_entry_is_found_only_by_its_key() -> None:
     holdings = Holdings(ReplicaConfig(sections=("emojis", "countries")))
     for name in ("emojis", "countries"):
         for entry in list(holdings.entries(name))[:50]:

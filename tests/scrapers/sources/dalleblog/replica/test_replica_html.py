@@ -1,4 +1,4 @@
-"""The page in its designs, read with a parser of its own: captions, choices, pictures, keys."""
+"""The page in its designs, read with an independent parser: captions, choices, images, keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def soup_of(holdings: Holdings, design: PageDesign) -> BeautifulSoup:
 
 
 def captions_of(line: Tag) -> set[str]:
-    """Every text that a line can show: its choices combined, those of one name together."""
+    """Every text that a line can show: all combinations of its choices, with linked ones together."""
     options = {
         str(select["name"]): [option.text for option in select.find_all("option")]
         for select in line.find_all("select")
@@ -56,14 +56,14 @@ def test_the_choices_of_2021_make_every_caption_as_written(holdings: Holdings, n
 SMALL_ORDER = [s.name for s in Holdings(ReplicaConfig(sections=SMALL)).sections]
 
 
-def test_a_slot_that_stands_twice_is_one_linked_choice(holdings: Holdings) -> None:
+def test_a_slot_that_occurs_twice_is_one_linked_choice(holdings: Holdings) -> None:
     tag = soup_of(holdings, "2021").find_all("section")[SMALL_ORDER.index("product_design")]
     names = [str(select["name"]) for select in tag.p.find_all("select")]
     assert len(names) == 5
     assert len(set(names)) == 3
 
 
-def test_the_pictures_of_2021_belong_to_the_caption_that_is_chosen(holdings: Holdings) -> None:
+def test_the_images_of_2021_belong_to_the_chosen_caption(holdings: Holdings) -> None:
     for tag, section in zip(
         soup_of(holdings, "2021").find_all("section"), holdings.sections, strict=True
     ):
@@ -85,7 +85,7 @@ def _sample(image: Tag) -> str | None:
     return None if url is None else url.key
 
 
-def test_a_spread_slot_is_a_row_of_labelled_pictures(holdings: Holdings) -> None:
+def test_a_spread_slot_is_a_row_of_labelled_images(holdings: Holdings) -> None:
     tag = soup_of(holdings, "2021").find_all("section")[SMALL_ORDER.index("timelines")]
     labels = [figure.figcaption.text for figure in tag.find_all("figure")[:15]]
     assert labels[:2] == ["1900", "1910s"]
@@ -110,7 +110,7 @@ def test_image_prompts_are_shown_where_the_catalogue_has_them() -> None:
     ]
 
 
-def test_next_holds_templates_options_and_keys_in_its_script(holdings: Holdings) -> None:
+def test_next_has_templates_options_and_keys_in_its_script(holdings: Holdings) -> None:
     script = soup_of(holdings, "next").find("script", id="__NEXT_DATA__")
     assert isinstance(script, Tag)
     visuals: list[dict[str, Any]] = json.loads(script.text)["props"]["pageProps"]["visuals"]
@@ -124,7 +124,7 @@ def _lower(slots: dict[str, list[str]]) -> dict[str, list[str]]:
     return {slot: [option.lower() for option in options] for slot, options in slots.items()}
 
 
-def test_plain_has_text_and_relative_pictures_and_no_choice(holdings: Holdings) -> None:
+def test_plain_has_text_and_relative_image_urls_and_no_choices(holdings: Holdings) -> None:
     text = render_page(holdings, design="plain", cdn="/dall-e/v2")
     soup = BeautifulSoup(text, "lxml")
     assert not soup.find_all("select")
@@ -133,7 +133,7 @@ def test_plain_has_text_and_relative_pictures_and_no_choice(holdings: Holdings) 
 
 
 @pytest.mark.parametrize("design", get_args(PageDesign))
-def test_every_key_that_cannot_be_computed_and_is_shown_stands_on_the_page(
+def test_every_shown_key_that_cannot_be_computed_is_on_the_page(
     holdings: Holdings, design: PageDesign
 ) -> None:
     text = render_page(holdings, design=design, cdn=CDN)

@@ -1,4 +1,4 @@
-"""The palette: names, distances, and what a caption names."""
+"""The palette: names, distances, and the colours in captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from pipeline.demo.replica.palette import (
     PALETTE,
     colours_named,
-    nearest_colour,
     squared_distance,
 )
 
@@ -33,10 +32,6 @@ def test_no_two_colours_are_closer_than_fifty() -> None:
 )
 def test_colours_are_read_as_words_in_order(caption: str, names: tuple[str, ...]) -> None:
     assert colours_named(caption) == names
-
-
-def test_every_colour_is_nearest_to_itself() -> None:
-    assert all(nearest_colour(rgb) == name for name, rgb in PALETTE.items())
 
 
 def test_the_palette_needs_no_drawing_library() -> None:

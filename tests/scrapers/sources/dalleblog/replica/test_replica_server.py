@@ -1,4 +1,4 @@
-"""The replica over real sockets: addresses, conditional requests, books, and what it is told to change."""
+"""The mock server over real sockets: URLs, conditional requests, counts, and changes on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from scrapers.sources.dalleblog.urls import image_prompt_url, sample_url
 
 
 class Answer:
-    """Status, headers and body of one request on a connection of its own."""
+    """Status, headers and body of one request on a separate connection."""
 
     def __init__(
         self, url: str, method: str = "GET", headers: dict[str, str] | None = None
@@ -55,7 +55,7 @@ def first_url(replica: Replica, section: str = "unusual_media") -> str:
     return next(replica.urls(section))
 
 
-# --- What is there ----------------------------------------------------------------------------------
+# --- Content ----------------------------------------------------------------------------------------
 
 
 def test_an_image_is_the_drawing_of_its_caption_and_rank(replica: Replica) -> None:
@@ -69,7 +69,7 @@ def test_an_image_is_the_drawing_of_its_caption_and_rank(replica: Replica) -> No
         assert image.tobytes() == draw(caption, rank, size=64).tobytes()
 
 
-def test_the_truth_is_what_is_served(replica: Replica) -> None:
+def test_the_expected_hashes_are_those_of_the_served_images(replica: Replica) -> None:
     for section in ("unusual_media", "bedroom_design", "rpm", "im2im_object"):
         for url, digest in replica.expected(section, limit=1).items():
             assert hashlib.sha256(Answer(url).body).hexdigest() == digest
@@ -96,11 +96,11 @@ def test_ranks_that_are_missing_answer_404(replica: Replica) -> None:
         "/dall-e/v2/image_prompts/no_such_section.png",
     ],
 )
-def test_what_is_not_there_answers_404(replica: Replica, path: str) -> None:
+def test_unknown_paths_answer_404(replica: Replica, path: str) -> None:
     assert Answer(replica.url + path).status == 404
 
 
-def test_rank_32_is_not_there(replica: Replica) -> None:
+def test_rank_32_does_not_exist(replica: Replica) -> None:
     assert Answer(first_url(replica).replace("_0.png", "_32.png")).status == 404
 
 
@@ -110,7 +110,7 @@ def test_the_real_page_s_keys_open_their_captions(replica: Replica) -> None:
     assert statuses == {200, 404}
 
 
-def test_the_image_prompt_is_the_upper_part_of_the_section_s_pictures(replica: Replica) -> None:
+def test_the_image_prompt_is_the_upper_part_of_the_sections_images(replica: Replica) -> None:
     prompt = Answer(image_prompt_url(replica.cdn, "bedroom_design"))
     assert prompt.status == 200
     tops = set()
@@ -148,7 +148,7 @@ def test_the_etag_is_strong_and_the_date_fixed(replica: Replica) -> None:
         ("If-Modified-Since", "yesterday", 200),
     ],
 )
-def test_what_the_asker_has_is_not_sent_again(
+def test_what_the_client_has_is_not_sent_again(
     replica: Replica, name: str, value: str, status: int
 ) -> None:
     url = first_url(replica)
@@ -159,7 +159,7 @@ def test_what_the_asker_has_is_not_sent_again(
     assert bool(answer.body) == (status == 200)
 
 
-def test_a_changed_picture_has_another_etag_and_date_and_a_removed_one_is_gone() -> None:
+def test_a_changed_image_has_another_etag_and_date_and_a_removed_one_is_gone() -> None:
     with Replica(ReplicaConfig(size=64, sections=("emojis",))) as replica:
         url = first_url(replica, "emojis")
         before = Answer(url)
@@ -174,7 +174,7 @@ def test_a_changed_picture_has_another_etag_and_date_and_a_removed_one_is_gone()
         assert url not in replica.expected("emojis", limit=1)
 
 
-# --- The page, robots, the books --------------------------------------------------------------------
+# --- The page, robots.txt, counts -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("design", ["2021", "next", "plain"])
@@ -205,7 +205,7 @@ def test_the_scraper_reads_each_design_without_a_wrong_key(design: PageDesign) -
         ("error", 500, b""),
     ],
 )
-def test_robots_txt_says_what_it_is_told_to(robots: str, status: int, text: bytes) -> None:
+def test_robots_txt_follows_the_config(robots: str, status: int, text: bytes) -> None:
     config = ReplicaConfig(robots=robots, sections=("shape",))  # type: ignore[arg-type]
     with Replica(config) as replica:
         answer = Answer(replica.url + "/robots.txt")
@@ -228,7 +228,7 @@ def test_requests_and_statuses_are_counted() -> None:
         assert replica.statuses == {200: 2, 404: 1}
 
 
-def test_pictures_kept_in_a_folder_are_the_same_and_are_read_again(tmp_path: Path) -> None:
+def test_images_cached_in_a_folder_are_the_same_and_are_reused(tmp_path: Path) -> None:
     config = ReplicaConfig(size=64, sections=("shape",), cache_dir=tmp_path)
     with Replica(config) as replica:
         url = first_url(replica, "shape")
@@ -253,7 +253,7 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_forever_announces_its_address_and_ends_on_a_signal(number: signal.Signals) -> None:
+def test_run_forever_announces_its_url_and_ends_on_a_signal(number: signal.Signals) -> None:
     code = (
         "import json\n"
         "from pipeline.demo.replica.config import ReplicaServeConfig\n"

@@ -1,7 +1,7 @@
-"""A folder at an address that fsspec knows: its files by their paths below it, and whose they are.
+"""A folder at an fsspec URL: its files by relative path, and whether it is ours.
 
-Nothing but regular files is read, no more of one than is allowed, and no path leads out of the address:
-what is there may have been written by anybody.
+Only regular files are read, never more bytes than allowed, and no path can leave the folder: anybody may have
+written what is there.
 """
 
 from __future__ import annotations
@@ -27,75 +27,77 @@ from pipeline.core.ownership import checked_relative, path_inside
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
 
 CONTRACT = "shards"
-MAX_SMALL_BYTES = 1 << 30  # of a manifest: at 250 bytes a file that is four million of them
+MAX_SMALL_BYTES = 1 << 30  # of a manifest: with 250 bytes per file that is four million files
 _CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What says that a place is ours: `finished` has the files of its manifest, `begun` those of the mark
-    that an unfinished publication leaves."""
+    """The claim that marks a remote folder as ours.
+
+    `finished` are the files of its manifest, `begun` those listed by the mark of an unfinished publication.
+    """
 
     finished: dict[str, FileEntry]
     begun: frozenset[str]
 
     @property
     def own(self) -> frozenset[str]:
-        """The files there that are ours, if they are there."""
+        """The paths that are ours."""
         return self.begun | self.finished.keys()
 
 
-class Place:
-    """An address: its file system and the files below it."""
+class RemoteFolder:
+    """A URL: its file system and the files below it."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, url: str) -> None:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
-        self.address = address
-        if not address.strip():
-            raise ConfigError("The address is empty. Give one, such as s3://BUCKET/PREFIX.")
+        self.url = url
+        if not url.strip():
+            raise ConfigError("The URL is empty. Give one, such as s3://BUCKET/PREFIX.")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(address)
+            self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            kind = address.partition("://")[0]
+            kind = url.partition("://")[0]
             raise DependencyError(
-                f"{address} needs a package that is not installed ({error}). "
+                f"{url} needs a package that is not installed ({error}). "
                 f"Install it with: pip install 'dalle-pipeline[{'gcs' if kind == 'gs' else kind}]'."
             ) from error
         except ValueError as error:
-            raise ConfigError(f"{address} is no address that fsspec knows ({error}).") from error
+            raise ConfigError(f"{url} is not a URL that fsspec supports ({error}).") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)
         self._fs.invalidate_cache()
 
     @contextlib.contextmanager
     def explained(self, doing: str) -> Iterator[None]:
-        """Say in a sentence what the store refused."""
+        """Translate any error of the store into a StorageError."""
         try:
             yield
         except PipelineError:
             raise
-        except Exception as error:  # every store has exceptions of its own
+        except Exception as error:  # every store has its own exceptions
             raise StorageError(
-                f"Can't {doing} {self.address}: {type(error).__name__}: {error}. What was finished "
-                "before is safe; give the same command again."
+                f"Can't {doing} {self.url}: {type(error).__name__}: {error}. What was finished "
+                "before is safe; run the same command again."
             ) from error
 
     def find_claim(self) -> Claim:
-        """Whose the place is; ours if nothing is there.
+        """Find out whether the folder is ours; an empty one is.
 
-        Raises WorkspaceError where files are there and neither a manifest of shards nor our mark.
+        Raises WorkspaceError if it holds files but neither a manifest of shards nor our mark.
         """
         manifest, mark = self.read(MANIFEST_NAME), self.read(UNFINISHED_NAME)
         if manifest is None and mark is None and (other := self._first_entry()) is not None:
             raise WorkspaceError(
-                f"{self.address} holds {other}, and neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
-                "shards that says it is ours. Nothing was touched: give an address where nothing is."
+                f"{self.url} holds {other}, but neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
+                "shards that marks it as ours. Nothing was touched: give the URL of an empty folder."
             )
         return Claim(finished=self._manifest_entries(manifest), begun=self._marked(mark))
 
     def mark(self, files: Iterable[str]) -> None:
-        """Say at the address that it is ours and unfinished, and which files are."""
+        """Mark the remote folder as ours and unfinished, and list our files."""
         facts = {
             "contract": CONTRACT,
             "version": CONTRACTS[CONTRACT].version,
@@ -106,12 +108,12 @@ class Place:
         self._fs.pipe_file(target, json.dumps(facts).encode() + b"\n")
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by its path below the address."""
+        """The size of each file, by its relative path."""
         found = self._fs.find(self._root, detail=True)
         return {path[len(self._root) :].lstrip("/"): info["size"] for path, info in found.items()}
 
     def holds(self, wanted: FileEntry, there: dict[str, int], known: dict[str, FileEntry]) -> bool:
-        """Whether the file is there with the wanted bytes: by the manifest beside it, else by its hash."""
+        """Whether the file exists with the wanted bytes: by the remote manifest, or else by its hash."""
         if there.get(wanted.path) != wanted.bytes:
             return False
         if wanted.path in known:
@@ -122,22 +124,20 @@ class Place:
         return digest.hexdigest() == wanted.sha256
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of a small file, None where there is none."""
+        """The bytes of a small file, None if there is none."""
         try:
             return b"".join(self.chunks(path, MAX_SMALL_BYTES))
         except FileNotFoundError:
             return None
 
     def chunks(self, path: str, max_bytes: int) -> Iterator[bytes]:
-        """A regular file of at most `max_bytes`, some of it at a time; FileNotFoundError if it isn't there.
+        """Read a regular file of at most `max_bytes` in chunks; FileNotFoundError if there is none.
 
         Raises ContractError for anything else.
         """
         info = self._fs.info(self._full(path))
         if info["type"] != "file":
-            raise ContractError(
-                f"{self.address}/{path} is {info['type']!r}, expected a regular file."
-            )
+            raise ContractError(f"{self.url}/{path} is {info['type']!r}, expected a regular file.")
         left = max_bytes - (info["size"] or 0)
         if left >= 0:
             left = max_bytes
@@ -147,11 +147,11 @@ class Place:
                     yield chunk
         if left < 0:
             raise ContractError(
-                f"{self.address}/{path} has more than the {max_bytes:,} bytes that are expected."
+                f"{self.url}/{path} has more than the expected {max_bytes:,} bytes."
             )
 
     def put(self, local: Path, path: str) -> None:
-        """Upload a file; an object store shows it when it is whole."""
+        """Upload a file; in an object store it appears only when complete."""
         target = self._full(path)
         self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
         self._fs.put_file(str(local), target)
@@ -162,11 +162,11 @@ class Place:
 
     def _full(self, path: str) -> str:
         if self._is_local:
-            return str(path_inside(Path(self._root), path, source=self.address))
-        return f"{self._root.rstrip('/')}/{checked_relative(path, source=self.address)}"
+            return str(path_inside(Path(self._root), path, source=self.url))
+        return f"{self._root.rstrip('/')}/{checked_relative(path, source=self.url)}"
 
     def _first_entry(self) -> str | None:
-        """The first of what is at the address; the marker of an empty folder does not count."""
+        """The first entry at the URL; the marker object of an empty folder does not count."""
         try:
             found = self._fs.ls(self._root, detail=True)
         except FileNotFoundError:
@@ -181,10 +181,10 @@ class Place:
         return bool(info["name"].rstrip("/") == self._root.rstrip("/") and not info["size"])
 
     def _manifest_entries(self, data: bytes | None) -> dict[str, FileEntry]:
-        """The files that the manifest there names, with itself."""
+        """The files in the remote manifest, and the manifest itself."""
         if data is None:
             return {}
-        source = f"{self.address}/{MANIFEST_NAME}"
+        source = f"{self.url}/{MANIFEST_NAME}"
         try:
             files = parse_manifest(data, source, CONTRACT).files
         except ContractError as error:
@@ -193,10 +193,10 @@ class Place:
         return {checked_relative(e.path, source=source): e for e in (*files, own)}
 
     def _marked(self, data: bytes | None) -> frozenset[str]:
-        """The files that the mark there names, with itself."""
+        """The files in the remote mark, and the mark itself."""
         if data is None:
             return frozenset()
-        source = f"{self.address}/{UNFINISHED_NAME}"
+        source = f"{self.url}/{UNFINISHED_NAME}"
         try:
             said: Any = json.loads(data)
             if said["contract"] != CONTRACT:
@@ -208,6 +208,6 @@ class Place:
 
     def _not_ours(self, name: str, error: Exception) -> WorkspaceError:
         return WorkspaceError(
-            f"{self.address} holds a {name} that is none of shards ({error}). Nothing was touched: give "
-            "another address."
+            f"{self.url} holds a {name} that does not belong to shards ({error}). Nothing was touched: "
+            "give another URL."
         )

@@ -1,4 +1,4 @@
-"""The bytes of the replica's pictures: drawn when first asked for, then kept in memory or in a folder."""
+"""The bytes of the mock server's images: drawn on first request, then cached in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.demo.replica.drawing import draw, draw_prompt, encode_png
 from pipeline.demo.replica.holdings import Entry
 from scrapers.sources.dalleblog.captions import Section
 
-# Raised when the same caption comes to be drawn otherwise: cached pictures are drawn anew.
+# Raised when captions are drawn differently: cached images are then drawn again.
 DRAWING_VERSION = 1
 _KEPT_IN_MEMORY = 4096
 
 
-class Pictures:
-    """Draws and keeps; may be asked from several threads."""
+class Images:
+    """Draws and caches images; thread-safe."""
 
     def __init__(self, *, size: int, cache_dir: Path | None = None) -> None:
         self._size = size
@@ -30,13 +30,13 @@ class Pictures:
         self._tops: dict[str, Image.Image] = {}
 
     def sample(self, entry: Entry, rank: int, *, edition: int = 0) -> bytes:
-        """The PNG of a caption's image; another `edition` is another picture."""
+        """The PNG of a caption's image; another `edition` is another image."""
         seed = entry.first_rank + rank + 32 * edition
         name = self._name(entry.section.name, entry.caption, seed)
         return self._get(name) or self._put(name, self._draw(entry, seed))
 
     def prompt(self, section: Section) -> bytes:
-        """The PNG of a section's image prompt: the given rows on top, the rest white."""
+        """The PNG of a section's image prompt: the prompted rows on top, the rest white."""
         name = self._name(section.name, "image prompt", 0)
         return self._get(name) or self._put(name, encode_png(self._draw_prompt(section)))
 
@@ -55,7 +55,7 @@ class Pictures:
         return image
 
     def _given_top(self, section: Section) -> Image.Image:
-        """The upper part that all of a section's pictures share: its first caption's."""
+        """The upper part that all images of a section share, drawn for its first caption."""
         if section.name not in self._tops:
             caption, rows = next(section.captions())[0], _given_rows(section, self._size)
             self._tops[section.name] = draw_prompt(caption, size=self._size, rows=rows)
@@ -91,7 +91,7 @@ class Pictures:
 
 
 def _given_rows(section: Section, size: int) -> int:
-    """Rows of a masked section's pictures that were given: half where the same stands twice."""
+    """The prompted rows of a masked section's images: half if the captions repeat the subject below."""
     if not section.masked:
         return 0
     return size // 2 if section.name.startswith("im2im") else size // 5
