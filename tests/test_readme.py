@@ -83,6 +83,12 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_python_that_a_page_shows_compiles(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        compile(block, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"`((?:pipeline|scrapers|dags|tests|bench)/[\w./-]+)`", page.read_text())
     of_examples = set(re.findall(r"^# ((?:pipeline|scrapers)/[\w./]+)$", page.read_text(), re.M))
