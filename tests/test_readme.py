@@ -82,6 +82,17 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         assert not anchor or anchor in anchors(file.read_text()), target
 
 
+def test_the_readme_links_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_python_that_a_page_shows_compiles(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        compile(block, str(page), "exec")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
 def test_files_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"`((?:pipeline|scrapers|dags|tests|bench)/[\w./-]+)`", page.read_text())

@@ -138,6 +138,8 @@ def test_a_codec_of_the_workspace_that_was_trained_elsewhere_has_that_size_too(
     drawn = {"vqgan_config": files[0], "vqgan_checkpoint": files[1], "codec": None}
     run(make_config(**{**stock, **drawn, "name": "files"}))
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "files")
+    run(make_config(**{**stock, "codec": f"vqgan:{files[0]},{files[1]}", "name": "kind"}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "kind")
 
 
 def test_a_published_codec_is_fetched(
