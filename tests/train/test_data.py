@@ -119,10 +119,10 @@ def test_an_unknown_kind_of_attention_is_refused(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"text_seq_len": 256}, "token ids a caption: 256, the shards 'default' have 6"),
+        ({"text_seq_len": 256}, "token ids per caption: 256, but the shards 'default' have 6"),
         ({"num_image_tokens": 8192}, "codes in the codebook: 8192"),
         ({"image_fmap_size": 4}, "codes per image: 16"),
-        ({"num_text_tokens": 50}, "knows 50 text ids"),
+        ({"num_text_tokens": 50}, "has 50 text ids"),
     ],
 )
 def test_shards_that_do_not_fit_a_checkpoint_are_refused(

@@ -72,7 +72,7 @@ def test_the_stage_is_1_by_default(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"gradient_clipping": 1.0}, r"`gradient_clipping` is 1\.0, but --clip-grad-norm decides"),
+        ({"gradient_clipping": 1.0}, r"`gradient_clipping` is 1\.0, but --clip-grad-norm sets it"),
         ({"train_micro_batch_size_per_gpu": 9}, "but --batch-size sets it to 8"),
         ({"bf16": {"enabled": True}}, "`bf16.enabled` is true, but --precision bf16 sets it"),
         ({"optimizer": {"type": "Adam"}}, "`optimizer` is set by --optimizer"),
@@ -81,7 +81,7 @@ def test_the_stage_is_1_by_default(make_config: MakeConfig) -> None:
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
             "`offload_optimizer` to nvme is not supported",
         ),
-        ({"zero_optimization": 3}, "is an object of options, not 3"),
+        ({"zero_optimization": 3}, "must be a JSON object, not 3"),
         ("[1, 2]", "the whole is a list of 2, expected an object"),
         ("{", r"deepspeed\.json is not JSON"),
     ],

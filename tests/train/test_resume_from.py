@@ -106,7 +106,7 @@ def test_shards_of_another_codec_are_refused(first: Workspace, make_config: Make
     other = CodecRef(name="other", fingerprint="d" * 64, image_size=24)
     write_index(folder, dataclasses.replace(index, codec=other))
     with pytest.raises(
-        ContractError, match="the codec: cccccccccccc, the shards 'default' have dddd"
+        ContractError, match="the codec: cccccccccccc, but the shards 'default' have dddd"
     ):
         run(make_config(resume_from=first.run("first")))
 
