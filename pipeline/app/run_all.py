@@ -37,7 +37,7 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import ScrapeConfig
 
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
@@ -181,10 +181,10 @@ def source_to_open(config: ScrapeConfig) -> str | None:
 
     if config.export is not None:
         return None
-    for flag, path in (("--captions", config.captions), ("--page", config.page)):
-        if path is not None and not path.is_file():
-            raise ConfigError(f"{flag} {path} is not a readable file.")
-    open_source(source_options(config))
+    for name, path in config.input_files().items():
+        if not path.is_file():
+            raise ConfigError(f"{flag_of(name)} {path} is not a readable file.")
+    open_source(config)
     return config.source
 
 

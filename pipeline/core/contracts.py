@@ -45,7 +45,7 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("source", "string", "Name of the source, `dalleblog`."),
     Column("section", "string", "Section of the page, `emojis`."),
     Column("caption", "string", "The caption as the source gives it."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
     Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
     Column("state", "string", "One of `UrlState`."),
     Column("status_code", "int64", "Last HTTP status, null where none came."),
@@ -69,6 +69,8 @@ LEDGER_ITEMS: tuple[Column, ...] = (
         "string",
         "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
     ),
+    Column("captions", "string", "All its captions as a JSON list, null if it has only one."),
+    Column("extra", "string", "What else the source says of it, a JSON object or null."),
 )
 
 

@@ -34,7 +34,8 @@ class Stage:
     options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
     `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
     `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
-    prints that.
+    prints that. `builder` makes the config from the option values, for stages whose config class depends on
+    them.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Stage:
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     on_change: str = ""
+    builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
+
+    def build(self, values: Mapping[str, Any]) -> StageConfig:
+        """The config with those `values` that are its options. Raises ConfigError for invalid ones."""
+        known = {field.name for field in dataclasses.fields(self.config)}
+        options = {name: value for name, value in values.items() if name in known}
+        return self.config(**options) if self.builder is None else self.builder(options)
 
     @property
     def top(self) -> str:
