@@ -73,7 +73,9 @@ class Call:
 class RunConfig(StageConfig):
     """All stages in order."""
 
-    source: str = option("dalleblog", "Name of the source.")
+    source: str | None = option(
+        None, "Name of the source (default: the workspace's, or dalleblog for a new one)."
+    )
     from_: str | None = option(None, "First stage to run.")
     until: str | None = option(None, "Last stage to run.")
     update: bool = option(
@@ -137,7 +139,9 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
-    common = {"workspace": config.workspace, "source": config.source}
+    common: dict[str, Any] = {"workspace": config.workspace}
+    if config.source is not None:
+        common["source"] = config.source
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():

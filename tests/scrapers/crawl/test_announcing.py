@@ -119,7 +119,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import scrapers.scrape as stage
-from scrapers.source import _OPENERS
 from tests.scrapers.conftest import PlainSource
 from tests.scrapers.crawl.test_announcing import client
 
