@@ -46,6 +46,7 @@ from pipeline.app.run_all import (
     watch_stage,
 )
 from pipeline.app.run_log import keep_record
+from pipeline.app.scrape_command import scrape_command
 from pipeline.app.stages import STAGES, default_workspace
 from pipeline.app.status import StatusConfig, show_status
 from pipeline.app.verify import show_verify
@@ -197,13 +198,21 @@ def _add(command: Command) -> None:
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:
                 if port is not None:
                     screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
-                report = command.run(build(config, values), call)
+                options = STAGES[name].build(values) if name in STAGES else build(config, values)
+                report = command.run(options, call)
             if report is not None:
                 seconds = report.seconds or round(time.monotonic() - started, 3)
                 _exit_with(dataclasses.replace(report, seconds=seconds), screen)
 
     parameters = options_of(name, config, arguments=command.arguments, metrics=command.metrics)
-    app.command(name, help=command.help, rich_help_panel=command.panel)(
+    cls = None
+    if config is STAGES["scrape"].config:
+        cls = scrape_command(
+            functools.partial(
+                options_of, name, arguments=command.arguments, metrics=command.metrics
+            )
+        )
+    app.command(name, cls=cls, help=command.help, rich_help_panel=command.panel)(
         with_signature(function, name, parameters)
     )
 

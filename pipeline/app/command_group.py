@@ -19,7 +19,7 @@ class Group(typer.core.TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take `pipeline help COMMAND` for `pipeline COMMAND --help`."""
         if args[:1] == ["help"]:
-            args = [*args[1:2], "--help"]
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:

@@ -49,7 +49,7 @@ def options_of(
     `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
     """
     classes = (config, Served, Common) if metrics else (config, Common)
-    CLASSES[command] = classes
+    CLASSES.setdefault(command, classes)
     made = [
         _parameter(
             command,
@@ -164,7 +164,7 @@ def configure_stage(
     values = read_values(inner, stage, inner.params)
     given = given_options(inner, stage, values) | dict(overrides)
     recalled = recall(recalled_from, stage, config, given) if recalled_from is not None else {}
-    return build(config, {**values, **recalled, **given})
+    return STAGES[stage].build({**values, **recalled, **given})
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:

@@ -68,6 +68,8 @@ class ArchiveOpener(PlanOpener):
             opened.masked,
             opened.ranks,
             opened.forms,
+            rank=opened.rank,
+            extra=opened.extra,
             seen=opened.seen,
             again=opened.again,
             base=self.index.base,

@@ -121,7 +121,7 @@ class Crawl:
     def leave(self, plans: Iterable[CaptionPlan]) -> None:
         """Leave what is not known of these plans for another run."""
         for plan in plans:
-            opened = self._opener.open(plan)
+            opened = self._open_plan(plan)
             if opened is not None and len(opened.seen) < len(opened.ranks):
                 self._leave(opened)
 
@@ -139,7 +139,8 @@ class Crawl:
     def wrote(self) -> bool:
         """Whether this run changed the raw store beyond the times of asking."""
         tally = self.tally
-        return bool(tally.stored or tally.gone or tally.withdrawn or tally.failures)
+        changes = tally.stored, tally.gone, tally.captions, tally.withdrawn, tally.failures
+        return any(changes)
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
@@ -198,8 +199,15 @@ class Crawl:
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _open(self, plan: CaptionPlan) -> None:
+    def _open_plan(self, plan: CaptionPlan) -> OpenPlan | None:
         opened = self._opener.open(plan)
+        for form, caption in self._opener.take_captions():
+            self._store.add_caption(form, caption)
+            self.tally.captions += 1
+        return opened
+
+    def _open(self, plan: CaptionPlan) -> None:
+        opened = self._open_plan(plan)
         if opened is None:
             self._total -= len(plan.ranks)
             return

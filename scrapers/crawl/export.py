@@ -21,7 +21,7 @@ from pipeline.core.outputs import write_output
 from pipeline.core.plain_text import plain_line
 from pipeline.core.storage import arrow_schema
 from pipeline.core.workspace import Workspace
-from scrapers.config import USER_AGENT, ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig
 from scrapers.crawl.jobs import OpenForm
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.fetch.storable import storable
@@ -37,7 +37,7 @@ _ROWS = 20_000
 URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
     Column("url", "string", "The address."),
 )
 
@@ -47,7 +47,7 @@ class ListedUrl(NamedTuple):
 
     section: str
     caption: str
-    rank: int
+    rank: int | None
     url: str
 
 
@@ -110,7 +110,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
 
     The page is read from the raw store of an earlier run; without one, what is built in is listed.
     """
-    source = source or open_source(source_options(config))
+    source = source or open_source(config)
     page = None
     if source.start_url is not None:
         page = kept_page(Workspace(config.workspace), source.start_url)
@@ -122,7 +122,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
             )
     discovery = source.discover(page)
     if not config.ignore_opt_out:
-        refuse_reserved_page(discovery.page_meta, page_name(config, source), USER_AGENT)
+        refuse_reserved_page(discovery.page_meta, page_name(source, discovery), USER_AGENT)
     return discovery
 
 
@@ -131,9 +131,10 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
     for plan in discovery.plans:
         caption = storable(plan.forms[0].caption)
         form = OpenForm(caption, address_of(plan.forms[0], plan.section))
-        ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
-        for rank in ranks:
-            yield ListedUrl(storable(plan.section), caption, rank, form.url(rank))
+        has_rank = form.address.suffix is not None
+        for rank in plan.ranks if has_rank else plan.ranks[:1]:
+            shown = rank if has_rank else plan.rank
+            yield ListedUrl(storable(plan.section), caption, shown, form.url(rank))
 
 
 def use_utf_8(stream: IO[str]) -> None:
@@ -149,7 +150,9 @@ def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
     """
     number = 0
     for listed in list_urls(discovery):
-        stream.write("\t".join(plain_line(str(field)) for field in listed) + "\n")
+        stream.write(
+            "\t".join(plain_line("" if field is None else str(field)) for field in listed) + "\n"
+        )
         number += 1
     return number
 

@@ -26,11 +26,15 @@ FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
 
 @dataclass(slots=True)
 class OpenForm:
-    """A form of an open plan; `id` is 0 until its first URL is written."""
+    """A form of an open plan; `id` is 0 until its first URL is written.
+
+    `captions` are all that the ledger or a plan of this run has for its URLs.
+    """
 
     caption: str
     address: Address
     id: int = 0
+    captions: set[str] = field(default_factory=set)
 
     def url(self, rank: int) -> str:
         """The address of one image."""
@@ -52,6 +56,9 @@ class OpenPlan:
     again: dict[tuple[int, int], Known] = field(default_factory=dict)
     outstanding: int = 0
     decided: int = 0
+    # Of an image whose URL has no rank in it.
+    rank: int | None = None
+    extra: str | None = None
 
     def jobs(self) -> list[Job]:
         """What to ask for now; none if the caption is finished."""
@@ -73,6 +80,8 @@ class OpenPlan:
             num_ranks=len(self.ranks),
             prefix=form.address.prefix,
             suffix=form.address.suffix,
+            rank=self.rank,
+            extra=self.extra,
         )
 
 
@@ -139,15 +148,17 @@ def came_from_archive(row: Known) -> bool:
 class PlanOpener:
     """Opens plans one after the other, each with what the ledger knows of it.
 
-    A URL belongs to the plan that named it first: `keys_in_use` holds the forms of plans whose rows
-    are not committed yet, so that a repeated caption is not asked for twice.
+    A URL belongs to the plan that named it first: `in_use` holds the forms of plans whose rows are not
+    committed yet, by key, so that no URL is asked for twice. Of later plans with the same URL only the
+    captions count: `new_captions` are (form id, caption) to write for forms that have an id.
     """
 
     ledger: Ledger
     mode: Mode
     refresh_since: int = 0
     repeated: int = 0
-    keys_in_use: set[str] = field(default_factory=set)
+    in_use: dict[str, OpenForm] = field(default_factory=dict)
+    new_captions: list[tuple[int, str]] = field(default_factory=list)
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -157,28 +168,51 @@ class PlanOpener:
             return None
         # An address without a rank is one image, whatever ranks the source names.
         ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
-        opened = OpenPlan(storable(plan.section), plan.masked, ranks, forms)
+        opened = OpenPlan(
+            storable(plan.section), plan.masked, ranks, forms, rank=plan.rank, extra=plan.extra
+        )
         failed = 0
         for number, form in enumerate(forms):
-            form.id = self.ledger.form_id(form.address.key) or 0
-            if form.id:
+            if (known := self.ledger.form(form.address.key)) is not None:
+                form.id, caption = known
+                if {caption} != form.captions:
+                    wanted, form.captions = form.captions, {caption}
+                    form.captions |= self.ledger.further_captions(form.id)
+                    self._add_captions(form, wanted)
                 failed += self._note_known(opened, number, self.ledger.known(form.id))
         if self.mode == "retry_failed" and not failed:
             opened.ranks = ()
         opened.decided = len(opened.seen)
-        self.keys_in_use.update(form.address.key for form in forms)
+        self.in_use.update((form.address.key, form) for form in forms)
         return opened
 
     def close(self, keys: Iterable[str]) -> None:
         """The rows of a plan are on disk."""
-        self.keys_in_use.difference_update(keys)
+        for key in keys:
+            self.in_use.pop(key, None)
+
+    def take_captions(self) -> list[tuple[int, str]]:
+        """The `new_captions` since the last call."""
+        taken, self.new_captions = self.new_captions, []
+        return taken
+
+    def _add_captions(self, form: OpenForm, captions: Iterable[str]) -> None:
+        """Add captions of a URL that is known; a form without an id is written with them."""
+        news = set(captions) - form.captions
+        form.captions |= news
+        if form.id:
+            self.new_captions += [(form.id, caption) for caption in sorted(news)]
 
     def _own_forms(self, plan: CaptionPlan) -> list[OpenForm]:
         forms: dict[str, OpenForm] = {}
         for form in plan.forms:
             address = address_of(form, plan.section)
-            if address.key not in self.keys_in_use:
-                forms.setdefault(address.key, OpenForm(storable(form.caption), address))
+            captions = {storable(caption) for caption in (form.caption, *plan.captions)}
+            if (used := self.in_use.get(address.key)) is not None:
+                self._add_captions(used, captions)
+            elif address.key not in forms:
+                opened = OpenForm(storable(form.caption), address, captions=captions)
+                forms[address.key] = opened
         return list(forms.values())
 
     def _note_known(self, opened: OpenPlan, number: int, rows: list[Known]) -> int:

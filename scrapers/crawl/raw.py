@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.core.config import resolved
 from pipeline.core.contracts import FileEntry, Manifest, Outcome, StageReport
 from pipeline.core.errors import ConfigError
+from pipeline.core.remembered import flag_of
 from pipeline.core.storage import (
     MANIFEST_NAME,
     find_current,
@@ -155,13 +156,8 @@ class RawStore:
 
     def _inputs(self, page: bytes | None) -> dict[str, str]:
         inputs = {} if page is None else {"page": sha256_bytes(page)}
-        for name, path in (
-            ("page_file", self.config.page),
-            ("captions", self.config.captions),
-            ("opt_outs", self.config.opt_outs),
-        ):
-            if path is not None:
-                inputs[name] = _file_hash(path, name)
+        for name, path in self.config.input_files().items():
+            inputs[self.config.INPUT_NAMES.get(name, name)] = _file_hash(path, name)
         return inputs
 
     def _report(self, outcome: Outcome, manifest: Manifest, **details: Any) -> StageReport:
@@ -206,8 +202,7 @@ def _has_length(path: Path, size: int) -> bool:
 
 
 def _file_hash(path: Path, name: str) -> str:
-    option = "--page" if name == "page_file" else f"--{name.replace('_', '-')}"
     try:
         return sha256_file(path)
     except OSError as error:
-        raise ConfigError(f"{option} {path} can't be read: {error.strerror}.") from error
+        raise ConfigError(f"{flag_of(name)} {path} can't be read: {error.strerror}.") from error

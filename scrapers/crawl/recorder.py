@@ -42,6 +42,8 @@ class Tally:
     # Missed by a refresh, and not yet by enough of them.
     absent: int = 0
     gone: int = 0
+    # Further captions of URLs that are known already.
+    captions: int = 0
     # Stored before, and named by the user's list of opt-outs since.
     withdrawn: int = 0
     retries: Counter[str] = field(default_factory=Counter)
@@ -244,6 +246,8 @@ class Recorder:
         if not form.id:
             number = self._store.new_form_id()
             self._store.add_form(job.plan.form_row(form, number))
+            for caption in sorted(form.captions - {form.caption}):
+                self._store.add_caption(number, caption)
             form.id = number
         return form.id
 
@@ -285,11 +289,12 @@ def _sidecar(job: Job, texts: _Texts, digest: bytes) -> str:
     """What `json.dumps(…, sort_keys=True)` would make of an image's record, in a quarter of its time."""
     plan = job.plan
     form = plan.forms[job.form]
+    rank = plan.rank if form.address.suffix is None else job.rank
     return (
         f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(texts.etag)}'
         f', "final_url": {_quote(texts.final_url or job.url)}'
         f', "last_modified": {_quote_or_null(texts.last_modified)}'
-        f', "masked": {"true" if plan.masked else "false"}, "rank": {job.rank}'
+        f', "masked": {"true" if plan.masked else "false"}, "rank": {"null" if rank is None else rank}'
         f', "section": {_quote(plan.section)}, "sha256": "{digest.hex()}", "url": {_quote(job.url)}}}'
     )
 

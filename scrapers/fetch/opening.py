@@ -59,25 +59,21 @@ async def is_guarded(config: ScrapeConfig, source: Source, client: Client) -> bo
     """
     if source.start_url is not None:
         return await client.is_public_host(source.start_url)
-    if config.page is None:
-        return False
-    return config.page_url is None or await client.is_public_host(config.page_url)
+    url = config.saved_from()
+    return await client.is_public_host(url) if isinstance(url, str) else url
 
 
 def own_urls(config: ScrapeConfig, source: Source | None) -> Iterator[str]:
     """The URLs that the user gave, or that the source begins with; each one can be asked."""
-    flags = {"--page-url": config.page_url, "--cdn-url": config.cdn_url}
-    if config.via is not None:
-        flags["--archive-url"] = config.archive_url
-    if source is not None and config.page_url is None:
+    flags = config.own_urls()
+    if source is not None and source.start_url is not None and "--page-url" not in flags:
         flags["the page"] = source.start_url
     for flag, url in flags.items():
-        if url is not None:
-            try:
-                parse_address(url)
-            except FetchError as error:
-                raise ConfigError(f"{flag} can't be asked: {error}.") from error
-            yield url
+        try:
+            parse_address(url)
+        except FetchError as error:
+            raise ConfigError(f"{flag} can't be requested: {error}.") from error
+        yield url
 
 
 def user_agent(contact: str | None) -> str:

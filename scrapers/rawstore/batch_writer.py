@@ -43,12 +43,13 @@ class Batch:
     changed: list[tuple[int, int]] = field(default_factory=list)
     rows: list[UrlRow] = field(default_factory=list)
     touched: list[Touch] = field(default_factory=list)
+    captions: list[tuple[int, str]] = field(default_factory=list)
     absences: list[tuple[int, int, int]] = field(default_factory=list)
     bytes: int = 0
     committed: list[Callable[[], None]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.touched) + len(self.committed)
+        return len(self.rows) + len(self.touched) + len(self.captions) + len(self.committed)
 
 
 class Store:
@@ -111,6 +112,11 @@ class Store:
         self.batch.touched.append(touch)
         self._added()
 
+    def add_caption(self, form: int, caption: str) -> None:
+        """Another caption of a form that was added before."""
+        self.batch.captions.append((form, caption))
+        self._added()
+
     def add_absence(self, form: int, rank: int, refreshes: int) -> None:
         """How many refreshes in a row missed an image; 0: it is there. Goes with the next row."""
         self.batch.absences.append((form, rank, refreshes))
@@ -121,7 +127,8 @@ class Store:
 
     def _added(self) -> None:
         batch = self.batch
-        if batch.bytes >= BATCH_BYTES or len(batch.rows) + len(batch.touched) >= BATCH_ROWS:
+        num_rows = len(batch.rows) + len(batch.touched) + len(batch.captions)
+        if batch.bytes >= BATCH_BYTES or num_rows >= BATCH_ROWS:
             self._start_writing()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds_s, self._on_time)
@@ -185,6 +192,7 @@ class Store:
             changed=batch.changed,
             rows=batch.rows,
             touched=batch.touched,
+            captions=batch.captions,
             absences=batch.absences,
             segments=states,
         )

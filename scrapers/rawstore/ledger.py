@@ -17,6 +17,7 @@ from pipeline.core.contracts import URL_STATES
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
 from scrapers.rawstore.ledger_checks import (
+    FORM_TYPES,
     KNOWN_TYPES,
     SEGMENT_TYPES,
     check_integer,
@@ -27,8 +28,10 @@ from scrapers.rawstore.ledger_checks import (
 from scrapers.rawstore.ledger_rows import FormRow, Known, Rows, Touch, UrlRow
 from scrapers.rawstore.ledger_schema import (
     ABSENCES,
-    ADD_EVIDENCE,
+    ADDED_COLUMNS,
+    CAPTIONS,
     LEDGER_VERSION,
+    READABLE_VERSIONS,
     STATE_NUMBER,
     TABLES,
     items_view,
@@ -67,6 +70,7 @@ SELECT form, rank, state, status_code, etag, last_modified, sha256, version, las
   final_url
 FROM urls WHERE form = ?
 """
+_FURTHER_CAPTIONS = "SELECT caption FROM captions WHERE form = ?"
 
 # What SQLite, or Python on the way to it, says of a value that no row can hold.
 _UNWRITABLE = (
@@ -107,15 +111,24 @@ class Ledger:
         if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._migrate()
             return
-        self._execute_script(f"{TABLES}{ABSENCES};{items_view()}")
+        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{items_view()}")
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
 
     def _migrate(self) -> None:
-        """Add what ledgers of earlier versions were made without."""
+        """Add what ledgers of earlier versions lack."""
         self._execute(ABSENCES)
-        if "evidence" not in self.columns("urls"):
-            self._execute_script(f"{ADD_EVIDENCE};DROP VIEW items;{items_view()}")
+        if self.meta("version") not in (None, *map(str, READABLE_VERSIONS[:-1])):
+            return
+        added = "".join(
+            f"ALTER TABLE {table} ADD COLUMN {column} {kind};"
+            for table, column, kind in ADDED_COLUMNS
+            if column not in self.columns(table)
+        )
+        version = f"INSERT OR REPLACE INTO meta VALUES('version', '{LEDGER_VERSION}')"
+        self._execute_script(
+            f"{added}{CAPTIONS};DROP VIEW IF EXISTS items;{items_view()};{version}"
+        )
 
     def columns(self, table: str) -> set[str]:
         """The names of the columns of a table or view."""
@@ -123,9 +136,9 @@ class Ledger:
 
     def _check_version(self) -> None:
         found = self.meta("version")
-        if found not in (None, str(LEDGER_VERSION)):
+        if found not in (None, *map(str, READABLE_VERSIONS)):
             raise ContractError(
-                f"{self.path} was written by ledger version {found}, this pipeline reads version "
+                f"{self.path} has the ledger version {found}, this pipeline reads versions up to "
                 f"{LEDGER_VERSION}. Use the pipeline that wrote it, or a new --workspace."
             )
 
@@ -184,16 +197,17 @@ class Ledger:
         changed: Iterable[tuple[int, int]] = (),
         rows: Sequence[UrlRow] = (),
         touched: Iterable[Touch] = (),
+        captions: Iterable[tuple[int, str]] = (),
         absences: Iterable[tuple[int, int, int]] = (),
         segments: Iterable[SegmentState] = (),
     ) -> None:
         """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
 
-        `changed` names the rows whose present version is kept in `versions`; `absences` are (form,
-        rank, refreshes that missed it), 0 where it was there.
+        `changed` names the rows whose present version is kept in `versions`; `captions` are (form,
+        further caption); `absences` are (form, rank, refreshes that missed it), 0 where it was there.
         """
         batch = Rows(tuple(forms), tuple(changed), rows, tuple(touched))
-        end = tuple(absences), tuple(segments)
+        end = tuple(captions), tuple(absences), tuple(segments)
         with self._errors():
             try:
                 self._commit(batch, *end)
@@ -204,12 +218,14 @@ class Ledger:
     def _commit(
         self,
         batch: Rows,
+        captions: tuple[tuple[int, str], ...],
         absences: tuple[tuple[int, int, int], ...],
         segments: tuple[SegmentState, ...],
     ) -> None:
         self._execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", batch.forms)
+            self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?,?,?)", batch.forms)
+            self._db.executemany("INSERT OR IGNORE INTO captions VALUES(?, ?)", captions)
             self._db.executemany(_ARCHIVE, batch.changed)
             self._upsert(batch.rows)
             self._db.executemany(_TOUCH, batch.touched)
@@ -229,10 +245,17 @@ class Ledger:
             self._db.execute(_UPSERT_MANY, [value for row in some for value in (*row, row.time)])
         self._db.executemany(_UPSERT_ONE, ((*row, row.time) for row in rows[whole:]))
 
-    def form_id(self, key: str) -> int | None:
-        """The id of the form with this key."""
-        rows = list(self.query("SELECT id FROM forms WHERE key = ?", key))
-        return check_integer(self.path, rows[0][0]) if rows else None
+    def form(self, key: str) -> tuple[int, str] | None:
+        """Id and first caption of the form with this key."""
+        rows = list(self.query("SELECT id, caption FROM forms WHERE key = ?", key))
+        if not rows:
+            return None
+        number, caption = check_row(self.path, rows[0], FORM_TYPES)
+        return number, caption
+
+    def further_captions(self, form: int) -> set[str]:
+        """The captions of a form beside the one in its row."""
+        return {str(text) for (text,) in self.query(_FURTHER_CAPTIONS, form)}
 
     def next_form_id(self) -> int:
         """The first free id."""

@@ -15,6 +15,7 @@ Types = tuple[Any, ...]
 # The types of the columns of `ledger.Known` and `segments.SegmentState`, as SQLite gives them.
 KNOWN_TYPES: Types = (int, int, int, _NUMBER, _TEXT, _TEXT, _BYTES, int, int, _TEXT, _TEXT)
 SEGMENT_TYPES: Types = (int, int, _TEXT)
+FORM_TYPES: Types = (int, str)
 
 
 def refuse_irregular(path: Path) -> None:

@@ -12,7 +12,10 @@ _INT64 = 2**63 - 1
 
 
 class FormRow(NamedTuple):
-    """A caption form. `plan` is the id of the first form of its caption."""
+    """A caption form. `plan` is the id of the first form of its caption.
+
+    `rank` is the rank of an image whose URL has none, `extra` a JSON object.
+    """
 
     id: int
     key: str
@@ -23,6 +26,8 @@ class FormRow(NamedTuple):
     num_ranks: int
     prefix: str
     suffix: str | None
+    rank: int | None = None
+    extra: str | None = None
 
 
 class UrlRow(NamedTuple):

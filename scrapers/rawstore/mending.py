@@ -32,7 +32,8 @@ _BATCH_BYTES = 16 * 2**20
 _END = bytes(1024)  # of a tar
 _HELD = """
 SELECT u.segment, u.offset, u.bytes, u.sha256, u.is_old, u.form, u.rank, u.version,
-  u.etag, u.last_modified, u.final_url, f.key, f.section, f.caption, f.masked, f.prefix, f.suffix
+  u.etag, u.last_modified, u.final_url, f.key, f.section, f.caption, f.masked, f.prefix, f.suffix,
+  {rank}
 FROM (SELECT segment, offset, bytes, sha256, 0 AS is_old, form, rank, version, etag, last_modified, final_url
     FROM urls WHERE segment = ?1
   UNION ALL
@@ -182,8 +183,11 @@ class _Mending:
 
     def _held(self) -> Iterator[tuple[Any, ...]]:
         names = ("etag", "last_modified", "final_url", "key", "section", "caption", "masked")
-        for row in self._ledger.execute(_HELD, (self._segment.number,)).fetchall():
-            facts = dict(zip((*names, "prefix", "suffix"), row[8:], strict=True))
+        columns = [row[1] for row in self._ledger.execute("PRAGMA table_info(forms)")]
+        # Ledgers of version 1 call the rank 0 where the URL has none.
+        held = _HELD.format(rank="f.rank" if "rank" in columns else "0")
+        for row in self._ledger.execute(held, (self._segment.number,)).fetchall():
+            facts = dict(zip((*names, "prefix", "suffix", "rank"), row[8:], strict=True))
             yield (*row[:4], bool(row[4]), *row[5:8], facts)
 
     def _commit(self, states: list[SegmentState]) -> None:
@@ -236,7 +240,7 @@ def _as_member(
         "final_url": form["final_url"] or url,
         "last_modified": form["last_modified"],
         "masked": bool(form["masked"]),
-        "rank": image.rank,
+        "rank": form["rank"] if form["suffix"] is None else image.rank,
         "section": form["section"],
         "sha256": image.sha256.hex(),
         "url": url,

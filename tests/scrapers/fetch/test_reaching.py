@@ -17,7 +17,6 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipeline.core.errors import ConfigError, SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.opening import open_client
 from scrapers.fetch.proxies import Proxies, find_proxies
@@ -27,6 +26,7 @@ from scrapers.fetch.response import Answer, FetchError
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource
 from tests.scrapers.fetch.test_requests import Here
 from tests.scrapers.raw_server import PNG, Heard, RawServer, get_all, ok
@@ -354,7 +354,7 @@ def test_a_proxy_that_can_not_be_used_is_refused_without_its_password(url: str) 
 
 
 def test_a_crawl_goes_through_the_proxy_of_the_environment(
-    quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def script(one: Heard) -> bytes:
         return b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n" if b"robots" in one.line else ok()
@@ -369,7 +369,7 @@ def test_a_crawl_goes_through_the_proxy_of_the_environment(
     assert b"http://images.example/samples/things/c1_3.png" in lines
 
 
-def test_options_that_contradict_each_other_are_refused(quick: ScrapeConfig) -> None:
+def test_options_that_contradict_each_other_are_refused(quick: DalleBlogConfig) -> None:
     with pytest.raises(ConfigError, match="--client-key is the key of --client-cert"):
         replace(quick, client_key=PEM / "client.pem")
     with pytest.raises(ConfigError, match="--proxy and --connect-to"):
@@ -379,7 +379,7 @@ def test_options_that_contradict_each_other_are_refused(quick: ScrapeConfig) -> 
 
 
 def test_a_host_that_can_not_be_reached_is_said_at_once(
-    quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
