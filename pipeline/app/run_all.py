@@ -22,7 +22,7 @@ from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option, plain_value
 from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
-from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
     describe_changes,
@@ -35,10 +35,11 @@ from pipeline.core.remembered import (
 from pipeline.core.stage import Stage
 from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, read_marker
 from pipeline.shard.config import ShardConfig
 from scrapers.config import ScrapeConfig
 
+DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
@@ -73,7 +74,9 @@ class Call:
 class RunConfig(StageConfig):
     """All stages in order."""
 
-    source: str = option("dalleblog", "Name of the source.")
+    source: str | None = option(
+        None, "Name of the source (default: the workspace's, or dalleblog for a new one)."
+    )
     from_: str | None = option(None, "First stage to run.")
     until: str | None = option(None, "Last stage to run.")
     update: bool = option(
@@ -137,7 +140,7 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
-    common = {"workspace": config.workspace, "source": config.source}
+    common = {"workspace": config.workspace, "source": _source_of(config)}
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
@@ -149,6 +152,16 @@ def make_plan(config: RunConfig, call: Call) -> RunPlan:
     return RunPlan(
         root=config.workspace, stages=config.stages(), configs=configs, retrain=config.retrain
     )
+
+
+def _source_of(config: RunConfig) -> str:
+    """The source that is named, else that of the workspace, else the default."""
+    if config.source is not None:
+        return config.source
+    try:
+        return str(read_marker(config.workspace)["source"])
+    except WorkspaceError:
+        return DEFAULT_SOURCE
 
 
 def open_workspace(plan: RunPlan) -> Workspace:
