@@ -39,6 +39,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
 from scrapers.config import ScrapeConfig
 
+DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ OWN_CODEC = "small"
 def codec_name(codec: str) -> str:
     """The name that a codec has in the workspace: the kind of ``KIND:FILE``, else what it is called."""
     kind = re.match(r"([A-Za-z][\w-]+):.", codec)
-    return kind[1] if kind and not Path(codec).exists() else codec
+    is_path = os.path.exists(codec)  # noqa: PTH110  (False for a text that is no path)
+    return kind[1] if kind and not is_path else codec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,7 @@ def test_the_kind_and_its_files_name_a_codec(make_workspace: MakeWorkspace, tmp_
         ("vq:a", "no kind of codec 'vq' is read from files"),
         ("vqgan:a.yaml", "found 1 files, expected vqgan:the YAML,the checkpoint"),
         ("discrete-vae:", "discrete-vae:"),
+        (f"vq:{'a' * 5000}", "no kind of codec 'vq' is read from files"),
     ],
 )
 def test_a_kind_that_does_not_fit_is_refused(
