@@ -173,7 +173,9 @@ class ScrapeConfig(StageConfig):
         if self.proxy is not None and self.connect_to is not None:
             raise ConfigError("--proxy and --connect-to name different places: give one of them.")
         if self.out is not None and not self.list_urls:
-            raise ConfigError("--out says where --list-urls writes to: give both, or neither.")
+            raise ConfigError(
+                "--out names the file that --list-urls writes: give both, or neither."
+            )
         chosen = [
             flag
             for flag, given in (

@@ -1,6 +1,6 @@
-"""The ledger as parquet, and the addresses that a crawl would ask for, without asking.
+"""The ledger as Parquet, and the URLs that a crawl would request.
 
-Reads the ledger or a source; writes the file that was named.
+Reads the ledger or a source; writes the named file. Uses no network.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
     Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
-    Column("url", "string", "The address."),
+    Column("url", "string", "The URL."),
 )
 
 
 class ListedUrl(NamedTuple):
-    """One address that a crawl would ask for."""
+    """One URL that a crawl would request."""
 
     section: str
     caption: str
@@ -76,7 +76,7 @@ def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport
 
 
 def export_ledger(workspace: Workspace, out: Path) -> int:
-    """Write the ledger's view `items` as parquet, sorted by section and key; gives the rows.
+    """Write the ledger's view `items` as Parquet, sorted by section and key; returns the number of rows.
 
     Raises ContractError if there is no ledger, StorageError if `out` can't be written.
     """
@@ -86,12 +86,12 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
 def read_items(
     workspace: Workspace, *, where: str = "", parameters: Sequence[object] = ()
 ) -> Iterator[tuple[object, ...]]:
-    """The rows of the ledger's view `items`, sorted by section and key, of the columns `LEDGER_ITEMS`.
+    """The rows of the ledger's view `items` with the columns `LEDGER_ITEMS`, sorted by section and key.
 
     `where` is an SQL condition with `?` for each of `parameters`. Raises ContractError if there is no ledger.
     """
     ledger = Ledger(workspace.ledger)
-    there = ledger.columns("items")  # Earlier ledgers have fewer.
+    there = ledger.columns("items")  # earlier ledgers have fewer
     columns = ", ".join(
         f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
         for column in LEDGER_ITEMS
@@ -106,9 +106,9 @@ def read_items(
 
 
 def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Discovery:
-    """What the source offers, without touching the network.
+    """What the source has, without using the network.
 
-    The page is read from the raw store of an earlier run; without one, what is built in is listed.
+    The page is read from the raw store of an earlier run; without one, the built-in captions are listed.
     """
     source = source or open_source(config)
     page = None
@@ -116,7 +116,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
         page = kept_page(Workspace(config.workspace), source.start_url)
         if page is None:
             _log.warning(
-                "%s was not fetched yet: this lists what is built in. Give a saved page with "
+                "%s has not been fetched yet: only the built-in captions are listed. Give a saved page with "
                 "--page FILE to list what it shows.",
                 take_credentials(source.start_url).url,
             )
@@ -127,7 +127,7 @@ def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Disc
 
 
 def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
-    """Every address by the first form of its caption, lazily."""
+    """Every URL by the first form of its caption, lazily."""
     for plan in discovery.plans:
         caption = storable(plan.forms[0].caption)
         form = OpenForm(caption, address_of(plan.forms[0], plan.section))
@@ -138,15 +138,15 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
 
 
 def use_utf_8(stream: IO[str]) -> None:
-    """Write data as UTF-8, whatever the terminal's encoding is: its readers are programs."""
+    """Write UTF-8 whatever the terminal's encoding is: the readers are programs."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
-    """Write `section⇥caption⇥rank⇥url` lines; gives their number.
+    """Write lines `section⇥caption⇥rank⇥url`; returns their number.
 
-    Control characters are written out: a line is a line, and a terminal only shows it.
+    Control characters are escaped, so that each record stays on one line and a terminal doesn't act on it.
     """
     number = 0
     for listed in list_urls(discovery):
@@ -158,12 +158,12 @@ def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
 
 
 def write_url_table(discovery: Discovery, out: Path) -> int:
-    """Write the same as parquet; gives the number of rows."""
+    """Write the same as Parquet; returns the number of rows."""
     return write_table(list_urls(discovery), URL_LIST, out)
 
 
 def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...], out: Path) -> int:
-    """Write rows as parquet in batches, so that memory stays flat; gives their number."""
+    """Write rows as Parquet in batches, so that memory stays constant; returns their number."""
     schema = arrow_schema(columns)
     number = 0
     with (

@@ -1,4 +1,4 @@
-"""The rows that the ledger is written and read in. Pure."""
+"""The rows of the ledger, as they are written and read. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class UrlRow(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """Asked again for bytes that we keep: unchanged, gone, or no answer this time."""
+    """The outcome of another request for bytes that we keep: unchanged, gone, or no response."""
 
     state: int
     status_code: int | None
@@ -67,7 +67,7 @@ class Touch(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a crawl needs to know of a URL that it has met."""
+    """What a crawl needs to know about a URL that is in the ledger."""
 
     form: int
     rank: int
@@ -91,7 +91,7 @@ class Rows(NamedTuple):
     touched: Sequence[Touch]
 
     def mended(self) -> Rows:
-        """The same rows, each value one that SQLite takes; a row that was changed says so."""
+        """The same rows with values that SQLite accepts; an altered row gets a reason."""
         return Rows(
             [_mended(row) for row in self.forms],
             self.changed,

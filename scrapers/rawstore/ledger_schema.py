@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
-# 2: URLs with several captions or without a rank, what else a source reports. Version 1 is read as well.
+# 2: several captions per URL, images without a rank, `extra`. Version 1 is read as well.
 LEDGER_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
@@ -28,7 +28,7 @@ CREATE TABLE versions(
 CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
 """
 
-# Images that are there by their row, and that the last refreshes missed.
+# Images that count as there, although the last refreshes missed them.
 ABSENCES = """
 CREATE TABLE IF NOT EXISTS absences(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, refreshes INTEGER NOT NULL,
@@ -57,7 +57,7 @@ _ITEM_EXPRESSIONS: dict[str, str] = {
     "source": "(SELECT value FROM meta WHERE name = 'source')",
     "section": "f.section",
     "caption": "f.caption",
-    # The rank is in the URL, or the source named it, or there is none.
+    # The rank is in the URL, or given by the source, or there is none.
     "rank": "CASE WHEN f.suffix IS NULL THEN f.rank ELSE u.rank END",
     "masked": "f.masked",
     "state": _STATE_CASE + " END",
@@ -74,7 +74,7 @@ _NULL_WITHOUT_BYTES = ("sha256", "segment")
 
 
 def items_view() -> str:
-    """The view that readers use, in the words of the contract."""
+    """The view for readers, with the columns of the contract."""
     columns = []
     for column in LEDGER_ITEMS:
         expression = _ITEM_EXPRESSIONS.get(column.name, f"u.{column.name}")

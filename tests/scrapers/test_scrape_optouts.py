@@ -434,6 +434,7 @@ def age(root: Path) -> None:
     with sqlite3.connect(root / "raw" / "ledger.sqlite") as connection:
         connection.execute("DROP VIEW items")
         connection.execute("ALTER TABLE urls DROP COLUMN evidence")
+        connection.execute("UPDATE meta SET value = '1' WHERE name = 'version'")
         view = "\n".join(
             line for line in items_view().splitlines() if not line.strip().startswith("u.evidence")
         )

@@ -254,8 +254,8 @@ def test_a_connection_goes_to_the_address_that_was_looked_at(everywhere: Server)
             url = f"http://turns.test:{everywhere.port}/a.png"
             assert (await client.get(url)).status == 200
             now[0] += 1000.0
-            for lane in list(client._lanes._lanes):  # type: ignore[attr-defined]
-                lane.close()
+            for connection in list(client._connections._connections):  # type: ignore[attr-defined]
+                connection.close()
             await asyncio.sleep(0)
             await client.get(url)
 

@@ -144,12 +144,12 @@ def test_an_error_on_the_way_is_one_sentence(error: Exception, reason: str, sent
 
 # --- TLS -----------------------------------------------------------------------------------------
 
-FETCHERS = ("lanes", "session")
+FETCHERS = ("connections", "session")
 
 
 def trusting(fetcher: str, **more: Any) -> dict[str, Any]:
     """Options that trust the tests' authority; a client's certificate makes it the session's work."""
-    if fetcher == "lanes":
+    if fetcher == "connections":
         return {"trust": replace(TRUST, **more)}
     trust = replace(TRUST, client_cert=PEM / "client.pem", **more)
     return {"trust": trust, "given": GivenFields(hosts=frozenset({"localhost", "127.0.0.1"}))}
@@ -374,7 +374,7 @@ def test_options_that_contradict_each_other_are_refused(quick: DalleBlogConfig) 
         replace(quick, client_key=PEM / "client.pem")
     with pytest.raises(ConfigError, match="--proxy and --connect-to"):
         replace(quick, proxy="http://p:1", connect_to="127.0.0.1:1")
-    with pytest.raises(ConfigError, match="--page-url can't be asked: a host name of"):
+    with pytest.raises(ConfigError, match="--page-url can't be requested: a host name of"):
         open_client(replace(quick, page_url=f"http://{'a' * 64}.test/"))
 
 
