@@ -39,12 +39,13 @@ from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
 from scrapers.config import ScrapeConfig
 
+DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
 _REWRITTEN = frozenset({"dedupe", "shards"})
-# What is made with a codec or a tokenizer that later stages go on with.
-_CHOOSING = frozenset({"codes", "shards"})
+# Contracts whose codec and tokenizer later stages use by default.
+_SETS_LATEST_MODELS = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
@@ -248,16 +249,16 @@ def recall_and_print(
 
 
 def note_made(root: Path, report: StageReport) -> None:
-    """Keep as the latest what a stage made; of codes and shards also the codec and the tokenizer in them.
+    """Record a stage's output as the latest; for codes and shards also their codec and tokenizer.
 
-    An older model that draws says nothing of what is to be encoded with next.
+    Generating with an older model does not change what to encode with next.
     """
     folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
     made = folders.get(Path(report.outputs[0])) if report.outputs else None
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values() if made.contract in _CHOOSING else ():
+    for folder in folders.values() if made.contract in _SETS_LATEST_MODELS else ():
         if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 

@@ -15,7 +15,7 @@ from pipeline.core.ownership import check_name
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_json
 
-# How many levels a name may have, by the folder that it is for; one where nothing is said.
+# The number of levels that names may have, by folder; 1 for all others.
 NAME_LEVELS = {"runs": 2}
 LEDGER_NAME = "ledger.sqlite"
 _REMEDY = "Give another --workspace, or restore the file."
