@@ -51,7 +51,7 @@ from scrapers.sources.start_page import (
     refuse_reserved_page,
 )
 from scrapers.wayback.archive import Archive, check_archive, request_limits
-from scrapers.wayback_replay import Replay
+from scrapers.wayback.replay import Replay
 
 logger = logging.getLogger(__name__)
 

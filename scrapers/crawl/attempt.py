@@ -10,7 +10,7 @@ from scrapers.fetch.response import Answer, FetchError
 from scrapers.fetch.sniff import sniff
 from scrapers.fetch.storable import ALTERED
 from scrapers.fetch.verdict import Verdict, judge_answer, opt_out
-from scrapers.wayback_replay import Replay
+from scrapers.wayback.replay import Replay
 
 _STATES_OF_REASON: dict[str, UrlState] = {
     "truncated": "truncated",

@@ -29,7 +29,7 @@ from scrapers.fetch.response import Answer
 from scrapers.fetch.verdict import Verdict, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
-from scrapers.wayback_replay import Replay
+from scrapers.wayback.replay import Replay
 
 # Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
 _READY_PER_SLOT = 4

@@ -23,19 +23,19 @@ from scrapers.fetch.request_url import without_credentials
 from scrapers.fetch.response import Answer, FetchError
 from scrapers.source import CaptionPlan, Discovery
 from scrapers.sources.start_page import PageRefusedError
+from scrapers.wayback.asking import Asker, Read, ReadAnswer
+from scrapers.wayback.finding import look_for_index
 from scrapers.wayback.index import CaptureIndex
-from scrapers.wayback_asking import Asker, Read, ReadAnswer
-from scrapers.wayback_finding import look_for_index
-from scrapers.wayback_listing import Listing
-from scrapers.wayback_page import ArchivedPage
-from scrapers.wayback_query import (
+from scrapers.wayback.listing import Listing
+from scrapers.wayback.page import ArchivedPage
+from scrapers.wayback.query import (
     Endpoints,
     IndexPage,
     index_prefix,
     known_endpoints,
     parse_index,
 )
-from scrapers.wayback_replay import Replay, is_same_host, refusal_of_archive
+from scrapers.wayback.replay import Replay, is_same_host, refusal_of_archive
 
 logger = logging.getLogger(__name__)
 

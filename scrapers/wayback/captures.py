@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from scrapers.fetch.response import Answer
 from scrapers.fetch.verdict import Verdict
-from scrapers.wayback_query import IndexRow
+from scrapers.wayback.query import IndexRow
 
 NOT_ARCHIVED = Verdict("missing", "not_archived", False, "neutral")
 # The index may not have listed everything that it has there.

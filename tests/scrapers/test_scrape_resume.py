@@ -155,7 +155,9 @@ def test_without_its_ledger_a_store_is_left_as_it_is(
     hashes = [sha256_file(path) for path in names]
     (raw / "ledger.sqlite").unlink()
     for _ in range(2):
-        with pytest.raises(StorageError, match=f"{raw / 'segments'} holds {len(names)} segments"):
+        with pytest.raises(
+            StorageError, match=f"{raw / 'segments'} contains {len(names)} segments"
+        ):
             finish(server, config, 32)
     (raw / "ledger.sqlite").write_bytes(older)
     (raw / "manifest.json").unlink()

@@ -86,7 +86,7 @@ def test_a_name_that_is_not_found_is_said_so() -> None:
     )
     no_server = Names(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
     reason, sentence, _ = why("https://nowhere.test/a", resolver=no_server)
-    assert (reason, sentence[:44]) == (
+    assert (reason, sentence[:45]) == (
         "no_name_server",
         "no name server responds for nowhere.test:443:",
     )
@@ -219,7 +219,7 @@ def test_certificate_files_that_can_not_be_used_are_named(
         (Trust(ca_file=empty), f"--ca-file {empty} can't be used"),
         (Trust(ca_file=tmp_path / "none"), "No such file"),
         (Trust(client_cert=PEM / "ca.pem"), "--client-cert .*ca.pem can't be used"),
-        (Trust(client_cert=encrypted), "is encrypted. Give one that is not"),
+        (Trust(client_cert=encrypted), "is encrypted. Give an unencrypted one"),
     ]
     for trust, sentence in cases:
         with pytest.raises(ConfigError, match=sentence):
@@ -346,7 +346,7 @@ def test_the_environment_names_proxies_as_curl_reads_them() -> None:
 
 @pytest.mark.parametrize("url", ["socks5://u:secret@h:1", "http://", "u:secret@h:port", "ftp://h"])
 def test_a_proxy_that_can_not_be_used_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"--proxy is .*; expected a proxy") as error:
+    with pytest.raises(ConfigError, match=r"--proxy is .*; expected an HTTP proxy") as error:
         find_proxies(url, {})
     assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="ALL_PROXY is"):

@@ -209,5 +209,5 @@ def test_a_page_of_more_than_sixteen_megabytes_is_refused_with_the_number(
     config: DalleBlogConfig, server: Server
 ) -> None:
     serve(server, b"<p>" + b"x" * (16 * 2**20))
-    with pytest.raises(SourceError, match="more than 16,777,216 bytes"):
+    with pytest.raises(SourceError, match="larger than the limit of 16,777,216 bytes"):
         scrape(config)

@@ -9,10 +9,10 @@ from pipeline.core.errors import SourceError
 from scrapers.fetch.response import Answer
 from scrapers.source import Discovery
 from scrapers.sources.start_page import PageRefusedError
+from scrapers.wayback.asking import Asker, ExcludedError
 from scrapers.wayback.captures import replay_address
-from scrapers.wayback_asking import Asker, ExcludedError
-from scrapers.wayback_query import Endpoints, IndexPage, IndexRow, index_query
-from scrapers.wayback_replay import Replay, is_own_page
+from scrapers.wayback.query import Endpoints, IndexPage, IndexRow, index_query
+from scrapers.wayback.replay import Replay, is_own_page
 
 # The newest capture, and the first of each year if that can't be read.
 _MAX_CAPTURES = 12

@@ -14,7 +14,7 @@ from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import HostPace, parse_retry_after
 from scrapers.fetch.response import Answer, FetchError
 from scrapers.fetch.verdict import HostSign
-from scrapers.wayback_replay import archive_says, is_recorded, looks_like_page
+from scrapers.wayback.replay import archive_says, is_recorded, looks_like_page
 
 _MAX_ANSWER_BYTES = 64 * 2**20
 # The responses of a web server where there is no index.

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from pipeline.core.errors import SourceError
 from scrapers.fetch.response import Answer
-from scrapers.wayback_asking import NoAnswerError, Read, ReadAnswer
-from scrapers.wayback_query import Endpoints, dialect_of, places_to_look, probe_query
+from scrapers.wayback.asking import NoAnswerError, Read, ReadAnswer
+from scrapers.wayback.query import Endpoints, dialect_of, places_to_look, probe_query
 
 
 class AskPlace(Protocol):
