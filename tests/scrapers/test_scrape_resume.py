@@ -161,7 +161,7 @@ def test_without_its_ledger_a_store_is_left_as_it_is(
             finish(server, config, 32)
     (raw / "ledger.sqlite").write_bytes(older)
     (raw / "manifest.json").unlink()
-    with pytest.raises(StorageError, match="does not know"):
+    with pytest.raises(StorageError, match="doesn't know"):
         finish(server, config, 32)
     assert [sha256_file(path) for path in names] == hashes
     (raw / "ledger.sqlite").write_bytes(present)

@@ -57,8 +57,8 @@ def test_it_says_how_much_how_long_and_who_asks() -> None:
     )  # fmt: skip
     assert text == (
         "About to request up to 400,000 URLs from cdn.example.org (17,296 more are known already): "
-        "about 40 GB, about 0.9 hours with up to 32 concurrent requests, if a response takes 0.25 s. The contact "
-        "me@example.org is sent along. Ctrl-C loses nothing: the same command resumes."
+        "about 40 GB, about 0.9 hours with up to 32 concurrent requests, if a response takes 0.25 s. "
+        "The contact me@example.org is sent along. Ctrl-C loses nothing: the same command resumes."
     )
 
 

@@ -22,7 +22,7 @@ from scrapers.fetch.opening import open_client
 from scrapers.fetch.proxies import Proxies, find_proxies
 from scrapers.fetch.request_headers import GivenFields
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
 from scrapers.scrape import scrape
@@ -45,10 +45,10 @@ def tls(certificate: str = "server.pem", *, asks: bool = False) -> ssl.SSLContex
     return context
 
 
-def get(url: str, **options: Any) -> Answer:
+def get(url: str, **options: Any) -> Response:
     """One image."""
 
-    async def run() -> Answer:
+    async def run() -> Response:
         options.setdefault("resolver", Here())
         async with Client(user_agent="dalle-pipeline/1", timeout_s=5, **options) as client:
             return (await get_all(client, url))[0]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.sniff import sniff
-from scrapers.fetch.verdict import Evidence, judge_answer
+from scrapers.fetch.verdict import Evidence, judge_response
 
 
 def image(kind: str, colour: int = 7) -> bytes:
@@ -29,22 +29,24 @@ def test_whole_images_are_known_and_cut_ones_too(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("size", range(1, 8))
 def test_a_png_cut_within_its_signature_is_truncated(size: int) -> None:
-    assert judge_answer(200, None, image("PNG")[:size]).state == "truncated"
+    assert judge_response(200, None, image("PNG")[:size]).state == "truncated"
 
 
 def test_every_cut_of_a_png_is_noticed() -> None:
     body = image("PNG")
-    assert all(judge_answer(200, None, body[:n]).state == "truncated" for n in range(1, len(body)))
+    assert all(
+        judge_response(200, None, body[:n]).state == "truncated" for n in range(1, len(body))
+    )
 
 
 def test_a_png_with_bytes_behind_its_end_is_whole() -> None:
-    assert judge_answer(200, None, image("PNG") + b"junk").state == "done"
+    assert judge_response(200, None, image("PNG") + b"junk").state == "done"
 
 
 def test_damage_inside_a_whole_png_is_left_to_the_decoder() -> None:
     body = bytearray(image("PNG"))
     body[40:50] = bytes(10)
-    assert judge_answer(200, None, bytes(body)).state == "done"
+    assert judge_response(200, None, bytes(body)).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +60,7 @@ def test_damage_inside_a_whole_png_is_left_to_the_decoder() -> None:
     ],
 )
 def test_what_is_no_image_says_what_it_is(body: bytes, reason: str) -> None:
-    verdict = judge_answer(200, None, body)
+    verdict = judge_response(200, None, body)
     assert (verdict.state, verdict.reason) == ("not_an_image", reason)
 
 

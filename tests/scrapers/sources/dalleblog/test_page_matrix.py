@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.core.errors import SourceError
 from scrapers.crawl.export import discover_kept
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
@@ -168,7 +168,7 @@ CHARSETS = {
     "UTF-8 under the name of latin1": (FRENCH, "utf-8", "text/html; charset=latin1", "café’s owl"),
 }
 # Of an answer without its headers only what the page says of itself counts.
-HAS_HEADERS = "headers" in Answer._fields
+HAS_HEADERS = "headers" in Response._fields
 
 
 @pytest.mark.parametrize("case", CHARSETS)
