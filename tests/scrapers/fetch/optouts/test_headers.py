@@ -56,6 +56,17 @@ def test_robots_tags(tags: list[str], found: str | None) -> None:
     assert find_directive(tags, AGENT) == found
 
 
+@pytest.mark.parametrize("agent", ["dalle-pipeline", "Dalle-Pipeline", "DALLE-PIPELINE"])
+@pytest.mark.parametrize("named", ["dalle-pipeline", "Dalle-Pipeline", "DALLE-PIPELINE"])
+@pytest.mark.parametrize("directive", ["noai", "NoAI", "NOAI"])
+def test_agents_and_directives_are_the_same_in_any_case(
+    agent: str, named: str, directive: str
+) -> None:
+    assert find_directive([f"{named}: {directive}"], agent) == "noai"
+    assert find_directive([f"x{named}: {directive}"], agent) is None
+    assert find_directive([f"Max-Snippet: 50, {directive}"], agent) == "noai"
+
+
 def test_a_robots_tag_is_evidence() -> None:
     refusal = read(("X-Robots-Tag", "otherbot: noindex"), ("X-Robots-Tag", "noai")).refusal
     assert refusal is not None
