@@ -163,8 +163,8 @@ def check_unchanged(mutants: Sequence[Mutant]) -> None:
 
 def run_all(mutants: Sequence[Mutant], *, jobs: int) -> dict[str, Outcome]:
     """The outcome of every mutant by id; those that are known already are not run again."""
-    known = read_results()
-    outcomes = {m.id: known[key] for m in mutants if (key := m.key(ROOT)) in known}
+    known, keys = read_results(), {mutant.id: mutant.key(ROOT) for mutant in mutants}
+    outcomes = {name: known[key] for name, key in keys.items() if key in known}
     todo = [mutant for mutant in mutants if mutant.id not in outcomes]
     with contextlib.ExitStack() as stack:
         trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -180,7 +180,7 @@ def run_all(mutants: Sequence[Mutant], *, jobs: int) -> dict[str, Outcome]:
 
         with ThreadPoolExecutor(jobs) as pool:
             for number, (mutant, outcome) in enumerate(pool.map(run_one, todo), 1):
-                write_result(mutant, outcome)
+                write_result(mutant.id, keys[mutant.id], outcome)
                 outcomes[mutant.id] = outcome
                 print(f"{number}/{len(todo)} {outcome:<9}{mutant.id}", flush=True)
     return outcomes
@@ -197,12 +197,11 @@ def read_results(file: Path = RESULTS) -> dict[str, Outcome]:
     return {row["key"]: row["outcome"] for row in rows}
 
 
-def write_result(mutant: Mutant, outcome: Outcome, file: Path = RESULTS) -> None:
+def write_result(name: str, key: str, outcome: Outcome, file: Path = RESULTS) -> None:
     """Note an outcome."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as results:
-        row = {"key": mutant.key(ROOT), "id": mutant.id, "outcome": outcome}
-        results.write(json.dumps(row) + "\n")
+        results.write(json.dumps({"key": key, "id": name, "outcome": outcome}) + "\n")
 
 
 def make_table(mutants: Sequence[Mutant], outcomes: Mapping[str, Outcome]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,15 +11,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.errors import ModelError
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import MODEL_FILE, OPTIMIZER_FILE, read_info, read_tensors
 from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks import Ranks
 from pipeline.train.run import run
 from pipeline.train.schedule import Plateau
 from pipeline.train.state import TrainState, make_optimizer, make_state
 from pipeline.train.stepping import TorchStepper
+from pipeline.train.trainer import Trainer
+from pipeline.webdata.reader import TokenBatch
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -249,3 +254,20 @@ def test_weights_move_against_their_gradient_by_the_rate(
     moved = torch.cat([(rates[0.0][n] - w).abs().flatten() for n, w in rates[0.001].items()])
     assert moved.max().item() == pytest.approx(0.001, rel=0.01)
     assert (moved > 0.0009).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("broken", [1, 2, 4])
+def test_one_loss_that_is_not_finite_stops_the_step_whichever_of_its_batches_it_is_of(
+    broken: int, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy, calls = Trainer.loss, itertools.count(1)
+
+    def loss_of(trainer: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
+        loss = healthy(trainer, module, batch)
+        return loss._replace(image=loss.image * math.inf) if next(calls) == broken else loss
+
+    monkeypatch.setattr(Trainer, "loss", loss_of)
+    with pytest.raises(ModelError, match=r"a loss is not finite .*loss_image inf") as error:
+        run(make_config(**still(steps=2, batch_size=2, ga_steps=2)))
+    assert f"before step {(broken + 1) // 2}:" in str(error.value)
+    assert str(error.value).count("train_00") == 2  # the samples of that batch alone
