@@ -67,6 +67,8 @@ def tree(tmp_path: Path) -> Path:
     tree = tmp_path / "tree"
     (tree / "pipeline/x").mkdir(parents=True)
     (tree / "tests").mkdir()
+    for folder in ("pipeline", "pipeline/x"):
+        (tree / folder / "__init__.py").write_text("")
     (tree / "pipeline/x/limits.py").write_text("def few(n):\n    return n < 3\n")
     return tree
 
