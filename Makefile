@@ -1,5 +1,5 @@
-# `make test` and `make demo` need Python 3.11+, make and a C compiler; the rest is made in .venv.
-# The first interpreter that runs and is new enough (a version manager's shim may exist and not run).
+# `make test` and `make demo` need Python 3.11+, make and a C compiler; everything else is installed into .venv.
+# The first interpreter that runs and is new enough (a version manager's shim may exist but not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
@@ -7,19 +7,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-tests
 
-# What the tests of the codecs and tokenizers compare with; their own requirements are old and not needed here.
+# Packages that the tests of codecs and tokenizers compare with; their own requirements are outdated and not needed.
 ORACLES := dalle-pytorch axial-positional-embedding rotary-embedding-torch taming-transformers-rom1504 DALL-E regex wids
-# This one is built here, by a Cython that it does not ask for by itself, where a C++ compiler is at hand;
-# elsewhere the tests beside it are skipped.
+# Built here if a C++ compiler is available, with a Cython that it does not declare; otherwise its tests are skipped.
 BUILT_ORACLES := youtokentome
 
-# Airflow has an environment of its own: its requirements and ours don't mix.
+# Airflow has its own environment, since its requirements conflict with ours.
 AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
 AIRFLOW_PORT ?= 8080
 
-# So has pywb, the web archive that the tests of the scraper read; without it they are skipped.
+# So has pywb, the web archive that the scraper's tests read; without it they are skipped.
 ARCHIVE_VENV ?= .venv-archive
 ARCHIVE_BIN := $(ARCHIVE_VENV)/bin
 ARCHIVE_STAMP := $(ARCHIVE_VENV)/.installed
@@ -41,15 +40,15 @@ types: $(TEST_STAMP)
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
-# The deep tests that `make test` leaves out.
+# The slow tests, which `make test` leaves out.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# The DAGs in a real Airflow: read, run whole on a replica, and through the API of a started one.
+# The DAGs in a real Airflow: parsed, run against the mock server, and through the API of a running one.
 test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 	$(AIRFLOW_BIN)/python -m pytest tests/dags
 
-# Airflow on 127.0.0.1, with a replica as the source; says where it is. Ctrl-C ends it.
+# Airflow on 127.0.0.1, with the mock server as the source; prints its URL. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)
 	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline \
 		--port $(AIRFLOW_PORT)
@@ -66,7 +65,7 @@ $(ARCHIVE_STAMP): constraints-archive.txt
 	$(ARCHIVE_BIN)/python -m pip install --quiet --constraint constraints-archive.txt setuptools pywb \
 		&& touch $@ || { rm -rf $(ARCHIVE_VENV); echo 'pywb could not be installed: the tests against it are skipped'; }
 
-# torch first and alone: the pinned version is the one whose CPU build may be at hand.
+# torch first and alone: the pinned version is the one whose CPU build may be available.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

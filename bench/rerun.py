@@ -39,7 +39,6 @@ from pipeline.encode.run import recipe_digest
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.config import TrainCodecConfig
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore.keys import address_of
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, UrlRow
@@ -48,6 +47,7 @@ from scrapers.rawstore.segments import SegmentState
 from scrapers.rawstore.summary import completeness, content_digest, section_table
 from scrapers.source import CaptionForm
 from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 
 RANKS = 32
 SECTION = "countries"  # its keys can't be computed: what the page shows is what there is
@@ -167,7 +167,7 @@ def write_ledger(
 def write_raw_manifest(workspace: Workspace, picture: Path) -> None:
     ledger = Ledger(workspace.ledger)
     table, counts = section_table(ledger), dict(ledger.count_states())
-    config = ScrapeConfig(workspace=workspace.root, no_page=True)
+    config = DalleBlogConfig(workspace=workspace.root, no_page=True)
     entry = FileEntry(
         path="segments/00000.tar",
         bytes=picture.stat().st_size,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.source import CaptionPlan, Discovery, StartPage
 from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.plans import computed_plan
 
 NUM_RANKS = 32
@@ -73,7 +73,7 @@ def urls(base: str, captions: int) -> Iterator[str]:
 def main() -> None:
     """Crawl, and check that all came."""
     base, captions, folder, concurrency = sys.argv[1:]
-    config = ScrapeConfig(workspace=Path(folder), concurrency=int(concurrency))
+    config = DalleBlogConfig(workspace=Path(folder), concurrency=int(concurrency))
     report = scrape(config, source=PoolSource(base, int(captions)))
     assert report.counts["done"] == int(captions) * NUM_RANKS, report
     print(report.outcome)

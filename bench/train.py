@@ -29,9 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.memory import keep_freed_memory
-from pipeline.train.meter import DTYPES, matmul_rate, peak_bytes, training_flops
-from pipeline.train.ranks import Ranks
+from pipeline.train.distributed import Ranks
+from pipeline.train.performance import (
+    DTYPES,
+    keep_freed_memory,
+    matmul_rate,
+    peak_bytes,
+    training_flops,
+)
 from pipeline.train.state import load_weights, make_state
 
 SHAPE = DalleConfig(
@@ -75,9 +80,9 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
         from tests.oracles.codecs import dalle_pytorch
 
         dalle_pytorch()
-        from pipeline.train.dalle_pytorch_loop import StockDalle
+        from pipeline.train.dalle_pytorch_model import DallePytorchModel
 
-        model: torch.nn.Module = StockDalle(SHAPE).to(device)
+        model: torch.nn.Module = DallePytorchModel(SHAPE).to(device)
     else:
         if device.type == "cpu":
             keep_freed_memory()

@@ -15,6 +15,9 @@ import typer.main
 
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
+from scrapers.config import ScrapeConfig
+from scrapers.options import own_fields
+from scrapers.source import source_kinds
 
 PAGE = Path(__file__).parent / "options.md"
 _HEAD = """\
@@ -52,8 +55,24 @@ def page() -> str:
     for name, command in commands.items():
         own = [param for param in command.params if param.name not in _COMMON]
         parts.append(f"\n## pipeline {name}\n\n{command.help}\n")
-        parts += ["\n", *_table(own)] if own else []
+        if name == "scrape":
+            own, of_sources = _split_by_source(own)
+            parts += ["\n", *_table(own), *of_sources]
+        else:
+            parts += ["\n", *_table(own)] if own else []
     return "".join(parts)
+
+
+def _split_by_source(params: list[Any]) -> tuple[list[Any], list[str]]:
+    """The options of every source, and a table for each source that has more."""
+    parts = []
+    for kind in source_kinds().values():
+        names = {field.name for field in own_fields(kind.config)}
+        own = [param for param in params if param.name in names]
+        head = f"\n### pipeline scrape {kind.name}\n\n{kind.help}\n\n"
+        parts += [head, *_table(own)] if own else []
+    shared = [param for param in params if param.name in ScrapeConfig.__dataclass_fields__]
+    return shared, parts
 
 
 def _table(params: Iterable[Any]) -> Iterator[str]:

@@ -177,7 +177,8 @@ class Dataset:
     # --- Stages ----------------------------------------------------------------------------------
 
     def scrape(self, **options: Any) -> StageReport:
-        """`pipeline scrape`; options are the fields of `scrapers.config.ScrapeConfig`."""
+        """`pipeline scrape`; options are the fields of the source's config,
+        such as `scrapers.sources.dalleblog.config.DalleBlogConfig`."""
         return self.run("scrape", options)
 
     def dedupe(self, **options: Any) -> StageReport:
@@ -246,7 +247,7 @@ class Dataset:
             for name, value in options.items()
         }
         kept = recall(self.root, stage, config, given) if stage != "generate" else {}
-        return config(workspace=self.root, **{**kept, **given})
+        return STAGES[stage].build({"workspace": self.root, **kept, **given})
 
 
 def _frame(tables: Sequence[Path], columns: Iterable[str] | None) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""`pipeline scrape`: what touches the network. Needs neither torch nor pandas."""
+"""`pipeline scrape`: everything that uses the network. Needs neither torch nor pandas."""

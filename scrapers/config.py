@@ -1,14 +1,15 @@
-"""What `pipeline scrape` is told. Light: imports nothing that asks or stores."""
+"""The options of `pipeline scrape` that every source has. Imports nothing that fetches or stores."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.core.config import StageConfig, option, plain_value
 from pipeline.core.errors import ConfigError
-from scrapers.source import SourceOptions
 
 # Our product token, by which robots.txt and other signals may name us.
 USER_AGENT = "dalle-pipeline"
@@ -16,28 +17,13 @@ USER_AGENT = "dalle-pipeline"
 
 @dataclass(frozen=True, kw_only=True)
 class ScrapeConfig(StageConfig):
-    """Options of the scrape: what to fetch, how politely, and what to ask again."""
+    """What to fetch, how politely, and what to request again. A source's options are in a subclass."""
 
-    source: str = option("dalleblog", "The source to scrape, such as dalleblog.")
-    page_url: str | None = option(None, "URL of the page, if not the source's own.")
-    page: Path | None = option(
-        None,
-        "Read this saved copy of the page instead of fetching it.",
-        runtime=True,
-        remember=True,
-        instead_of=("no_page",),
-    )
-    no_page: bool = option(
-        False, "Fetch no page; use the built-in catalogue only.", instead_of=("page",)
-    )
-    cdn_url: str | None = option(None, "Base URL of the images, if not the source's own.")
-    sections: tuple[str, ...] = option(
-        (), "Only these sections of the page (repeat the option for several)."
-    )
+    # Names of options in a manifest's `inputs`, where they differ.
+    INPUT_NAMES: ClassVar[Mapping[str, str]] = {}
+
+    source: str = option("dalleblog", "The source to scrape; `pipeline scrape` alone lists them.")
     limit: int | None = option(None, "Maximum number of captions.", low=1)
-    captions: Path | None = option(
-        None, "Only the captions in this file, one per line.", runtime=True, remember=True
-    )
     via: Literal["wayback"] | None = option(
         None, "Fetch from a web archive instead of the site: wayback."
     )
@@ -102,7 +88,7 @@ class ScrapeConfig(StageConfig):
     )
     header: tuple[str, ...] = option(
         (),
-        "Request header 'Name: value', sent only to the hosts of --page-url and --cdn-url. Repeatable.",
+        "Request header 'Name: value', sent only to the hosts that the options name. Repeatable.",
         secret=True,
     )
     header_host: tuple[str, ...] = option(
@@ -187,7 +173,9 @@ class ScrapeConfig(StageConfig):
         if self.proxy is not None and self.connect_to is not None:
             raise ConfigError("--proxy and --connect-to name different places: give one of them.")
         if self.out is not None and not self.list_urls:
-            raise ConfigError("--out says where --list-urls writes to: give both, or neither.")
+            raise ConfigError(
+                "--out names the file that --list-urls writes: give both, or neither."
+            )
         chosen = [
             flag
             for flag, given in (
@@ -203,19 +191,30 @@ class ScrapeConfig(StageConfig):
         if len(chosen) > 1:
             raise ConfigError(f"{' and '.join(chosen)} ask for different things: give one of them.")
 
+    def input_files(self) -> dict[str, Path]:
+        """The local files that decide what is fetched, by the names of their options.
 
-def source_options(config: ScrapeConfig) -> SourceOptions:
-    """What of the options concerns the source: URLs without their users and passwords."""
-    return SourceOptions(
-        name=config.source,
-        page_url=config.page_url and plain_url(config.page_url),
-        page_file=config.page,
-        cdn_url=config.cdn_url and plain_url(config.cdn_url),
-        sections=config.sections,
-        limit=config.limit,
-        captions_file=config.captions,
-        use_page=not config.no_page,
-    )
+        They are the list of opt-outs and those of the source's own options that are paths.
+        """
+        shared = ScrapeConfig.__dataclass_fields__
+        own = (f.name for f in dataclasses.fields(self) if f.name not in shared)
+        paths = {name: getattr(self, name) for name in (*own, "opt_outs")}
+        return {name: path for name, path in paths.items() if isinstance(path, Path)}
+
+    def own_urls(self) -> dict[str, str]:
+        """The URLs that the user gave, by flag: their hosts may be private and receive --header."""
+        return {} if self.via is None else {"--archive-url": self.archive_url}
+
+    def saved_from(self) -> str | bool:
+        """Where a saved page that names the images comes from: its URL, True if that is not known.
+
+        If it is on the public internet, images on private hosts are refused. False: there is no such page.
+        """
+        return False
+
+    def extent(self) -> dict[str, Any]:
+        """The options that limit what is fetched, for runs.jsonl."""
+        return {"limit": self.limit}
 
 
 def plain_url(url: str) -> str:

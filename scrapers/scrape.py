@@ -23,7 +23,7 @@ from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.workspace import Workspace
-from scrapers.config import USER_AGENT, ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig
 from scrapers.crawl.announcing import announce, announce_archive
 from scrapers.crawl.archived_jobs import ArchiveOpener
 from scrapers.crawl.crawl import Crawl
@@ -77,7 +77,7 @@ def scrape(
 
         return export(config, source=source)
     check_archive(config)
-    source = source or open_source(source_options(config))
+    source = source or open_source(config)
     raw = RawStore(config, Workspace(config.workspace))
     client = open_client(config, source) if make_client is None else make_client(config)
     run = _Run(config, source, raw, progress, client, clock)
@@ -103,12 +103,12 @@ def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
     if config.plan:
         return changes
     numbers = {name: report.details[name] for name in NUMBERS_KEPT if name in report.details}
-    return {"limit": config.limit, "sections": list(config.sections), **numbers, **changes}
+    return {**config.extent(), **numbers, **changes}
 
 
 def find_finished(config: ScrapeConfig) -> StageReport | None:
     """The report of a scrape that has nothing to do; None if there may be work. Asks nothing."""
-    source = open_source(source_options(config))
+    source = open_source(config)
     raw = RawStore(config, Workspace(config.workspace))
     return _Run(config, source, raw, no_progress, open_client(config, source)).find_finished()
 
@@ -230,17 +230,16 @@ class _Run:
         return discovery
 
     def _discover(self, page: StartPage | None) -> Discovery:
-        name = page_name(self.config, self.source)
         try:
             discovery = self.source.discover(page)
         except SourceError:
             # A page in which nothing is readable may refuse all the same: no older copy is a way around.
             if page is not None and not self.config.ignore_opt_out:
                 meta = meta_elements(decode_page(page.body, page.content_type))
-                refuse_reserved_page(meta, name, USER_AGENT)
+                refuse_reserved_page(meta, page_name(self.source), USER_AGENT)
             raise
         if not self.config.ignore_opt_out:
-            refuse_reserved_page(discovery.page_meta, name, USER_AGENT)
+            refuse_reserved_page(discovery.page_meta, page_name(self.source, discovery), USER_AGENT)
         return discovery
 
     def _hosts(self) -> Hosts:

@@ -1,74 +1,115 @@
-"""What a source is: something that yields captions and, per caption, the addresses of its images.
+"""The protocol of a source: what the crawler knows of it, and the registry of sources.
 
-The crawler knows sources only through this module: it fetches `start_url` if there is one, hands
-the bytes to `discover`, and asks for what the plans name. Sources are opened by name and imported
-only then, so that `pipeline --help` stays light.
+A source yields images and their captions. The crawler fetches the page at its `start_url`, if it has one,
+passes the page to `discover`, and requests what the discovery names. A source declares itself with a
+`SourceKind` named `SOURCE`, with options of its own; its other code is imported only when it is opened, so
+that `pipeline --help` stays fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from pathlib import Path
-from typing import Literal, Protocol
+from itertools import islice
+from typing import Any, Protocol
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.suggestions import name_choices
+from scrapers.config import ScrapeConfig
+from scrapers.fetch.page_urls import resolve_url, without_credentials
 
-KeyKind = Literal["base64", "hex128", "uint32", "name"]
-Origin = Literal["page", "catalogue", "both"]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """An image at `url` with one or more captions.
+
+    `group` is a part of the source, such as a page or an album; `rank` orders images of one caption, 0 is the
+    best; `extra` holds JSON values to keep beside it in the ledger. The same URL may come several times: its
+    captions are collected.
+    """
+
+    url: str
+    captions: tuple[str, ...]
+    group: str = "images"
+    rank: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(self) -> CaptionPlan:
+        """The image as a plan. Raises SourceError without a caption or an absolute http(s) URL."""
+        url = resolve_url(self.url, "")
+        if url is None:
+            shown = without_credentials(self.url)
+            raise SourceError(f"{shown!r} is not a URL of an image; expected http:// or https://.")
+        if not self.captions:
+            raise SourceError(f"The image {without_credentials(url)} has no caption.")
+        return CaptionPlan(
+            section=self.group,
+            forms=(CaptionForm(caption=self.captions[0], url_template=url),),
+            ranks=(0,),
+            masked=False,
+            captions=self.captions[1:],
+            rank=self.rank,
+            extra=json.dumps(dict(self.extra), sort_keys=True, ensure_ascii=False)
+            if self.extra
+            else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionForm:
-    """One spelling of a caption and how its images are addressed.
+    """One spelling of a caption and the URLs of its images.
 
-    `url_template` holds `{rank}` once, in its last part, or not at all if the image has no rank;
-    any other brace of an address is percent-encoded.
+    `url_template` contains `{rank}` once, in its last part, or not at all if the image has no rank; any other
+    brace of a URL is percent-encoded.
     """
 
     caption: str
     url_template: str
 
     def url(self, rank: int) -> str:
-        """The address of the image of this rank."""
+        """The URL of the image with this rank."""
         head, found, tail = self.url_template.rpartition("{rank}")
         return f"{head}{rank}{tail}" if found else tail
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CaptionPlan:
-    """A caption to fetch.
+    """A caption to fetch with all of its images, for sources whose URLs follow a pattern.
 
-    `forms` are tried in order; the first whose image of rank 0 (then 1) exists is the caption.
-    `ranks` are 0 to 31 where a caption has its 32 images, else those that the source names.
-    `masked` says that a part of each picture was given and only the rest sampled.
+    `forms` are tried in order; the first whose image of rank 0 (then 1) exists is the caption. `ranks` are
+    those of its images. `masked` means that a part of each image was given and only the rest sampled.
+    `captions` are further captions of the same images. `rank` is that of an image whose URL contains none;
+    `extra` is a JSON object.
     """
 
     section: str
     forms: tuple[CaptionForm, ...]
     ranks: tuple[int, ...]
     masked: bool
+    captions: tuple[str, ...] = ()
+    rank: int | None = None
+    extra: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SectionSummary:
-    """A section of a source: captions to fetch, how its images are named, who named it.
+    """A section of a source with its number of captions to fetch.
 
-    `catalogue_captions` is how many captions the built-in catalogue knows, fetchable or not.
+    `shown` is False for a section that the page itself doesn't show.
     """
 
     name: str
     captions: int
-    key: KeyKind = "name"
-    origin: Origin = "page"
-    catalogue_captions: int = 0
+    shown: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartPage:
-    """A page as it came: its bytes, the URL where the redirects ended, and its `Content-Type`."""
+    """A page as it was sent: its bytes, the URL after redirects, and its `Content-Type`."""
 
     body: bytes
     url: str
@@ -77,15 +118,14 @@ class StartPage:
 
 @dataclass(frozen=True, kw_only=True)
 class Discovery:
-    """What a source offers, as far as it was asked for.
+    """What a source has, as far as its options ask for it.
 
-    `plans` is lazy and can be iterated again, in the same order. `num_captions` counts its plans
-    and `num_urls` the addresses of their first forms. `differences` are sentences for the report:
-    where the page and the catalogue disagree, and what could not be used; `warnings` are those of
-    them that cost something. `page_sections` are all that the page has, whatever was asked for; empty
-    without a page. `page_meta` are names (in lower case) and contents of its `<meta>` elements.
-    `credentials` are user and password by origin (`http://host:port`): for the requests alone, and in
-    none of the URLs.
+    `plans` is lazy and can be iterated several times, in the same order. `num_captions` counts its plans and
+    `num_urls` the URLs of their first forms. `differences` are sentences for the report, such as what could
+    not be used; `warnings` are those of them that cost something. `page_sections` are all sections of the
+    page, whatever was asked for; empty without a page. `page_meta` are names (in lower case) and contents of
+    its `<meta>` elements; `page_name` is what messages call a page that was not fetched. `credentials` are
+    user and password by origin (`http://host:port`): for requests only, and in none of the URLs.
     """
 
     plans: Iterable[CaptionPlan]
@@ -96,7 +136,29 @@ class Discovery:
     warnings: tuple[str, ...] = ()
     page_sections: tuple[SectionSummary, ...] = ()
     page_meta: tuple[tuple[str, str], ...] = ()
+    page_name: str | None = None
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, items: Callable[[], Iterable[Item]], *, limit: int | None = None) -> Discovery:
+        """The discovery of the images that `items()` yields, the same at each call; at most `limit`."""
+        plans = _Plans(items=items, limit=limit)
+        sections = Counter(plan.section for plan in plans)
+        return cls(
+            plans=plans,
+            num_captions=sections.total(),
+            num_urls=sections.total(),
+            sections=tuple(SectionSummary(name=n, captions=c) for n, c in sections.items()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plans:
+    items: Callable[[], Iterable[Item]]
+    limit: int | None
+
+    def __iter__(self) -> Iterator[CaptionPlan]:
+        return (item.plan() for item in islice(self.items(), self.limit))
 
 
 class Source(Protocol):
@@ -111,46 +173,46 @@ class Source(Protocol):
     def discover(self, page: StartPage | None) -> Discovery:
         """What there is to fetch, `page` being that of `start_url` (None if it has none).
 
-        Raises SourceError if nothing can be read from it, ConfigError if the options ask for what
-        the source does not have.
+        Raises SourceError if nothing can be read from it, ConfigError if the options ask for what the source
+        doesn't have.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """What the user chose: which source, from where, and which of its captions.
+class SourceKind:
+    """The declaration of a source: a line for the help, its options, and `module:callable` that opens it.
 
-    `page_file` is a saved page, read in place of `page_url`. `cdn_url` is the folder above
-    `samples/`. `sections` and `limit` (a number of captions) choose; so does `captions_file`, a
-    caption or `section<TAB>caption` per line. `use_page` False: only what is built in.
+    The callable takes the config and returns a `Source`.
     """
 
     name: str
-    page_url: str | None = None
-    page_file: Path | None = None
-    cdn_url: str | None = None
-    sections: tuple[str, ...] = ()
-    limit: int | None = None
-    captions_file: Path | None = None
-    use_page: bool = True
+    help: str
+    config: type[ScrapeConfig] = ScrapeConfig
+    opener: str
 
 
-# A source by its name: the module and its function `(SourceOptions) -> Source`. A new source is a line here.
-_OPENERS = {
-    "dalleblog": ("scrapers.sources.dalleblog.source", "open_dalleblog"),
+# The modules that declare the sources, by name. A new source is a file and a line here.
+_MODULES = {
+    "dalleblog": "scrapers.sources.dalleblog",
 }
 
 
-def source_names() -> tuple[str, ...]:
-    """The sources that `open_source` knows, sorted."""
-    return tuple(sorted(_OPENERS))
+@cache
+def source_kinds() -> Mapping[str, SourceKind]:
+    """The declarations of all sources by name, sorted."""
+    return {name: import_module(_MODULES[name]).SOURCE for name in sorted(_MODULES)}
 
 
-def open_source(options: SourceOptions) -> Source:
-    """The source of this name. Raises ConfigError if there is none."""
-    if options.name not in _OPENERS:
-        choices = name_choices(options.name, source_names())
-        raise ConfigError(f"There is no source {options.name!r}. {choices}")
-    module, opener = _OPENERS[options.name]
-    source: Source = getattr(import_module(module), opener)(options)
+def find_source(name: str) -> SourceKind:
+    """The declaration of a source. Raises ConfigError if there is none of this name."""
+    kinds = source_kinds()
+    if name not in kinds:
+        raise ConfigError(f"There is no source {name!r}. {name_choices(name, tuple(kinds))}")
+    return kinds[name]
+
+
+def open_source(config: ScrapeConfig) -> Source:
+    """The source that the options name. Raises ConfigError if there is none, or for wrong options."""
+    module, _, name = find_source(config.source).opener.partition(":")
+    source: Source = getattr(import_module(module), name)(config)
     return source

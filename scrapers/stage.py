@@ -1,15 +1,16 @@
-"""What `pipeline scrape` says of itself."""
+"""The facts of `pipeline scrape`."""
 
 from __future__ import annotations
 
 from pipeline.core.stage import Stage
-from scrapers.config import ScrapeConfig
+from scrapers.options import all_options, build_config
 
 STAGE = Stage(
     name="scrape",
     help="Fetch a source's captions and images into the raw store.",
     positional=("source",),
-    config=ScrapeConfig,
+    config=all_options(),
+    builder=build_config,
     entry_point="scrapers.scrape:scrape",
     contract="raw",
     writes=("raw",),

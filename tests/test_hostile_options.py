@@ -130,7 +130,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         pipeline.demo.commands, "load_function", lambda _: lambda config, _: config.replica()
     )
-    monkeypatch.setattr(pipeline.demo.demo, "_walk", lambda *_: {})
+    monkeypatch.setattr(pipeline.demo.demo, "_run_stages", lambda *_: {})
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
     return tmp_path
 

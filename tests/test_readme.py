@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 README = PAGES[0].read_text()
 COMMANDS = typer.main.get_group(app).commands
-# Commands of a worked example, which its own test runs.
-OF_EXAMPLES = {"count-words"}
+# A command and an option of the worked examples, which their own test runs.
+OF_EXAMPLES = {"count-words", "--gallery-url"}
 
 
 def code_blocks(text: str) -> list[str]:
@@ -59,7 +59,7 @@ def test_a_shown_command_exists_with_its_options(line: str) -> None:
         flag for param in COMMANDS[name].params for flag in (*param.opts, *param.secondary_opts)
     }
     given = {word.split("=")[0] for word in rest if word.startswith("--")}
-    assert given <= known | {"--help"}
+    assert given <= known | {"--help"} | OF_EXAMPLES
 
 
 def test_the_code_layout_is_what_the_packages_say_of_themselves() -> None:
@@ -80,6 +80,17 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         file = page.parent / name if name else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def test_the_readme_links_to_every_page() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
+    assert linked == {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
+def test_python_that_a_page_shows_compiles(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        compile(block, str(page), "exec")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))

@@ -1,7 +1,7 @@
 """`pipeline clean`: list codecs, tokenizers and codes that nothing needs, and remove them on request.
 
-Application layer. Nothing that a run, shards or images were made with is ever listed (see `uses`). With
-`--keep-runs` it lists the old runs of each series instead.
+Nothing that was used to make a run, shards or images is ever listed (see `uses`). With `--keep-runs` it lists
+the old runs of each series instead.
 """
 
 from __future__ import annotations

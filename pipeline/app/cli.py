@@ -46,6 +46,7 @@ from pipeline.app.run_all import (
     watch_stage,
 )
 from pipeline.app.run_log import keep_record
+from pipeline.app.scrape_command import scrape_command
 from pipeline.app.stages import STAGES, default_workspace
 from pipeline.app.status import StatusConfig, show_status
 from pipeline.app.verify import show_verify
@@ -74,7 +75,7 @@ app = typer.Typer(
     cls=Group,
     help="Scrape an image–caption dataset, prepare it, and train a DALL·E on it.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -197,13 +198,23 @@ def _add(command: Command) -> None:
             with serve_metrics(call.metrics, values.get("metrics_port")) as port:
                 if port is not None:
                     screen.say(f"Metrics: http://{METRICS_HOST}:{port}/metrics")
-                report = command.run(build(config, values), call)
+                options = STAGES[name].build(values) if name in STAGES else build(config, values)
+                report = command.run(options, call)
             if report is not None:
                 seconds = report.seconds or round(time.monotonic() - started, 3)
                 _exit_with(dataclasses.replace(report, seconds=seconds), screen)
 
     parameters = options_of(name, config, arguments=command.arguments, metrics=command.metrics)
-    app.command(name, help=command.help)(with_signature(function, name, parameters))
+    cls = None
+    if config is STAGES["scrape"].config:
+        cls = scrape_command(
+            functools.partial(
+                options_of, name, arguments=command.arguments, metrics=command.metrics
+            )
+        )
+    app.command(name, cls=cls, help=command.help, rich_help_panel=command.panel)(
+        with_signature(function, name, parameters)
+    )
 
 
 # --- The stages ----------------------------------------------------------------------------------
@@ -259,6 +270,7 @@ _STAGE_COMMANDS = tuple(
         help=stage.help,
         arguments=stage.positional,
         metrics=True,
+        panel="Stages, in the order of the pipeline",
     )
     for stage in STAGES.values()
 )
@@ -270,30 +282,35 @@ _OTHER_COMMANDS = (
         help="Run all stages in order; unchanged ones are skipped.",
         arguments=("source",),
         metrics=True,
+        panel="Whole pipeline and export",
     ),
     Command(
         name="export",
         config=ExportConfig,
         run=_export,
         help="Write a checkpoint in DALLE-pytorch's format, as dalle.pt.",
+        panel="Whole pipeline and export",
     ),
     Command(
         name="verify",
         config=VerifyConfig,
         run=show_verify,
         help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
+        panel="Look and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
+        panel="Look and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
         help="List what nothing in a workspace needs any more; --yes removes it.",
+        panel="Look and check",
     ),
 )
 # Packages above this one register their commands here.

@@ -14,7 +14,8 @@ from pipeline.core.contracts import StageReport
 class Command:
     """A command whose flags are the fields of `config`; those in `arguments` are positional.
 
-    `run` may return a report, which is printed and determines the exit code.
+    `run` may return a report, which is printed and determines the exit code. `panel` is the heading under
+    which the command is listed.
     """
 
     name: str
@@ -23,3 +24,4 @@ class Command:
     help: str
     arguments: tuple[str, ...] = ()
     metrics: bool = False
+    panel: str = "Other commands"

@@ -14,7 +14,13 @@ EXIT_USAGE = 2
 
 
 class Group(typer.core.TyperGroup):
-    """Prints a usage error as one line, in our words and without a frame."""
+    """Prints a usage error as one line, in our words and without a frame; knows `help [COMMAND]`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take `pipeline help COMMAND` for `pipeline COMMAND --help`."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a command line and exit, like click's own method."""

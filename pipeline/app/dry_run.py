@@ -27,7 +27,7 @@ Action = Literal["run", "maybe", "skip"]
 _TRAINED_FOR = {"train-tokenizer": ("shard", "tokenizer"), "train-codec": ("encode", "codec")}
 # Stages that write NAME-2, NAME-3, … beside existing folders.
 _NUMBERED = frozenset({*_TRAINED_FOR, "generate"})
-# What a stage chooses by itself where nothing is given: the latest codec, codes or tokenizer.
+# Options that a stage chooses itself if they are not given, such as the latest codec or tokenizer.
 _CHOSEN_BY_STAGE = frozenset({"codec", "tokenizer", "dataset"})
 _UNCHANGED = "inputs and options are unchanged"
 

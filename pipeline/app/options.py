@@ -34,6 +34,8 @@ from pipeline.core.remembered import recall
 
 Config = TypeVar("Config", bound=StageConfig)
 
+COMMON_PANEL = "Options of every command"
+
 
 def options_of(
     command: str,
@@ -47,9 +49,15 @@ def options_of(
     `arguments` names fields that are positional on the command line; `metrics` adds --metrics-port.
     """
     classes = (config, Served, Common) if metrics else (config, Common)
-    CLASSES[command] = classes
+    CLASSES.setdefault(command, classes)
     made = [
-        _parameter(command, field, get_type_hints(cls)[field.name], field.name in arguments)
+        _parameter(
+            command,
+            field,
+            get_type_hints(cls)[field.name],
+            positional=field.name in arguments,
+            panel=None if cls is config else COMMON_PANEL,
+        )
         for cls in classes
         for field in dataclasses.fields(cls)
     ]
@@ -156,7 +164,7 @@ def configure_stage(
     values = read_values(inner, stage, inner.params)
     given = given_options(inner, stage, values) | dict(overrides)
     recalled = recall(recalled_from, stage, config, given) if recalled_from is not None else {}
-    return build(config, {**values, **recalled, **given})
+    return STAGES[stage].build({**values, **recalled, **given})
 
 
 def use_preset(ctx: typer.Context, path: Path) -> None:
@@ -182,7 +190,12 @@ def with_signature(
 
 
 def _parameter(
-    command: str, field: dataclasses.Field[Any], hint: Any, positional: bool
+    command: str,
+    field: dataclasses.Field[Any],
+    hint: Any,
+    *,
+    positional: bool,
+    panel: str | None,
 ) -> inspect.Parameter:
     """A parameter for typer. Except for flags it takes strings, which `option_values` converts."""
     meta = field.metadata
@@ -190,6 +203,7 @@ def _parameter(
         "help": meta["help"],
         "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
         "show_envvar": False,
+        "rich_help_panel": COMMON_PANEL if field.name == "workspace" else panel,
     }
     annotation, default = _typer_type(hint), as_texts({"": field.default})[""]
     if field.name == "workspace":
@@ -237,6 +251,7 @@ def _config_parameter() -> inspect.Parameter:
         "--config",
         help="A TOML file (a table per command, an option per key), or a preset: cc12m, dalleblog, demo.",
         metavar="PATH",
+        rich_help_panel=COMMON_PANEL,
         envvar="PIPELINE_CONFIG",
         is_eager=True,
         callback=read_config_file,

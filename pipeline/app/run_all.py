@@ -37,14 +37,15 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace
 from pipeline.shard.config import ShardConfig
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.config import ScrapeConfig
 
+DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
 _REWRITTEN = frozenset({"dedupe", "shards"})
-# What is made with a codec or a tokenizer that later stages go on with.
-_CHOOSING = frozenset({"codes", "shards"})
+# Contracts whose codec and tokenizer later stages use by default.
+_SETS_LATEST_MODELS = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
@@ -73,7 +74,9 @@ class Call:
 class RunConfig(StageConfig):
     """All stages in order."""
 
-    source: str = option("dalleblog", "Name of the source.")
+    source: str | None = option(
+        None, "Name of the source (default: the workspace's, or dalleblog for a new one)."
+    )
     from_: str | None = option(None, "First stage to run.")
     until: str | None = option(None, "Last stage to run.")
     update: bool = option(
@@ -137,7 +140,9 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
     asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
-    common = {"workspace": config.workspace, "source": config.source}
+    common: dict[str, Any] = {"workspace": config.workspace}
+    if config.source is not None:
+        common["source"] = config.source
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
@@ -181,10 +186,10 @@ def source_to_open(config: ScrapeConfig) -> str | None:
 
     if config.export is not None:
         return None
-    for flag, path in (("--captions", config.captions), ("--page", config.page)):
-        if path is not None and not path.is_file():
-            raise ConfigError(f"{flag} {path} is not a readable file.")
-    open_source(source_options(config))
+    for name, path in config.input_files().items():
+        if not path.is_file():
+            raise ConfigError(f"{flag_of(name)} {path} is not a readable file.")
+    open_source(config)
     return config.source
 
 
@@ -244,16 +249,16 @@ def recall_and_print(
 
 
 def note_made(root: Path, report: StageReport) -> None:
-    """Keep as the latest what a stage made; of codes and shards also the codec and the tokenizer in them.
+    """Record a stage's output as the latest; for codes and shards also their codec and tokenizer.
 
-    An older model that draws says nothing of what is to be encoded with next.
+    Generating with an older model does not change what to encode with next.
     """
     folders = {folder.path: folder for folder in find_folders(root)} if report.outputs else {}
     made = folders.get(Path(report.outputs[0])) if report.outputs else None
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values() if made.contract in _CHOOSING else ():
+    for folder in folders.values() if made.contract in _SETS_LATEST_MODELS else ():
         if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
@@ -277,7 +282,7 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
         with contextlib.suppress(ContractError):
             files = read_manifest(root / name, str(stage.contract)).files
             screen.say(
-                f"  It now has {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
+                f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )
 
 

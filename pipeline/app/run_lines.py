@@ -14,7 +14,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class StageEntry:
-    """What `runs.jsonl` says of a stage; `did` is what this run of it did, apart from what is there now."""
+    """A stage in a line of `runs.jsonl`; `did` is what this run did, as opposed to the state it left."""
 
     stage: str
     outcome: str | None = None

@@ -37,7 +37,7 @@ RUNS_NAME = "runs.jsonl"
 ACTIVE_NAME = ".active"
 _WRITE_EVERY_S = 0.5
 _MAX_ACTIVE_BYTES = 1 << 20
-# Whoever starts a command may name itself: a scheduler finds its own runs by it.
+# The starter of a command may identify itself, so that a scheduler can find its own runs.
 _BY_VARIABLE, _LONGEST_BY = "PIPELINE_RUN_BY", 500
 
 logger = logging.getLogger(__name__)

@@ -122,7 +122,7 @@ class _StageFacts:
 
 
 def _writes(run: Record, folder: str) -> bool:
-    """Whether a run wrote `folder`: by its outputs; where it has none, by what it held alone."""
+    """Whether a run wrote `folder`: by its outputs, or else by the folders that it held exclusively."""
     if outputs := run.get("outputs"):
         return folder in outputs
     held = run.get("writes", ())

@@ -45,7 +45,7 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("source", "string", "Name of the source, `dalleblog`."),
     Column("section", "string", "Section of the page, `emojis`."),
     Column("caption", "string", "The caption as the source gives it."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
     Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
     Column("state", "string", "One of `UrlState`."),
     Column("status_code", "int64", "Last HTTP status, null where none came."),
@@ -69,6 +69,8 @@ LEDGER_ITEMS: tuple[Column, ...] = (
         "string",
         "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
     ),
+    Column("captions", "string", "All its captions as a JSON list, null if it has only one."),
+    Column("extra", "string", "What else the source says of it, a JSON object or null."),
 )
 
 
@@ -263,9 +265,9 @@ class FileEntry:
 class Manifest:
     """The last file that a stage writes. A folder without it is unfinished.
 
-    `config` is the resolved config; `inputs` holds the `storage.input_digest` of each folder that this
-    one was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and
-    the sha256 of outside files by name; `counts` obey the count law of the contract.
+    `config` is the resolved config. `inputs` holds the `storage.input_digest` of each folder that this one
+    was made from, by its path in the workspace (`raw`, `dedupe`, `codes/demo-0123456789ab`), and the sha256
+    of outside files by name. `counts` obey the count law of the contract.
     """
 
     contract: str
@@ -277,7 +279,7 @@ class Manifest:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- Which folders there are ---------------------------------------------------------------------
+# --- Folders -------------------------------------------------------------------------------------
 
 
 class CountLaw(NamedTuple):
@@ -289,15 +291,15 @@ class CountLaw(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """The folder that a stage leaves: one record per kind, a line in `CONTRACTS`.
+    """A kind of folder that a stage writes; each kind has one record in `CONTRACTS`.
 
-    `version` is raised when a reader of the old files would misread the new ones; folders from version
-    `oldest_read` on are read as well. `maker` is the command that writes it. `place` is a glob pattern below
-    the workspace. `own_files` is a regular expression of the paths that the stage writes: it says which files
-    of an unfinished folder are ours, where those of a finished one are in its manifest. `count_law` is what
-    `verify` checks of the manifest's counts. `trained_once` marks what is trained and then used as it is,
-    although its inputs may grow. `earlier_mark` is a file by which an unfinished folder of a version before
-    0.1.0 is recognised.
+    `version` is raised when a reader of the old files would misread the new ones; versions from `oldest_read`
+    on can still be read. `maker` is the command that writes the folder. `place` is a glob pattern below the
+    workspace. `own_files` is a regular expression for the paths that the stage writes: it identifies our
+    files in an unfinished folder, while a finished one lists them in its manifest. `count_law` is the rule
+    for counts that `verify` checks. `trained_once` marks folders that are trained once and then used
+    unchanged, even if their inputs grow. `earlier_mark` is a file that identifies an unfinished folder of a
+    version before 0.1.0.
     """
 
     name: str
@@ -312,11 +314,11 @@ class Contract:
 
     @property
     def top(self) -> str:
-        """The folder of the workspace that holds its folders, or is the only one."""
+        """The top-level folder of the workspace for this contract."""
         return self.place.split("/")[0]
 
     def reads(self, version: int) -> bool:
-        """Whether folders of this version are read."""
+        """Whether folders of this version can be read."""
         return (self.oldest_read or self.version) <= version <= self.version
 
 
@@ -326,7 +328,7 @@ CONTRACTS: Mapping[str, Contract] = {
     for contract in (
         Contract(
             name="raw",
-            version=2,  # 2: the hash of a segment is made of those of its images
+            version=2,  # 2: the hash of a segment is computed from the hashes of its images
             oldest_read=1,
             maker="scrape",
             place="raw",

@@ -178,7 +178,7 @@ def own_files(folder: Path, contract: str) -> list[str]:
 
 
 def files_by_name(folder: Path, contract: str) -> list[str]:
-    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark say."""
+    """The files in `folder` with names that the contract's stage writes, whatever manifest or mark list."""
     own = re.compile(f"(?:{CONTRACTS[contract].own_files})(?:{re.escape(TEMPORARY_SUFFIX)})?")
     return sorted(name for name in _files_below(folder) if own.fullmatch(name))
 
@@ -239,7 +239,7 @@ def _read_claim(path: Path, contract: str) -> dict[str, object]:
 
 
 def _find_other(folder: Path, contract: str) -> str | None:
-    """The first file that keeps a folder without a mark from being ours: it may be one of a million."""
+    """The first file that shows that a folder without a mark is not ours, None if there is none."""
     mark = CONTRACTS[contract].earlier_mark
     if mark is not None and (folder / mark).is_file():
         return None

@@ -98,7 +98,7 @@ def read_json_lines(path: Path, cls: type[T], *, remedy: str = REMEDY) -> list[T
 
 
 def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REMEDY) -> bytes:
-    """The bytes of a file of ours, as `read_regular` reads them. Raises ContractError."""
+    """`read_regular` for our own files, raising ContractError."""
     return read_regular(path, max_bytes=max_bytes, error=ContractError, remedy=remedy)
 
 

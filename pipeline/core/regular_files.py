@@ -1,4 +1,4 @@
-"""The bytes of a regular file: a folder, a pipe or a device is never read. Layer 1."""
+"""Read regular files; folders, pipes and devices are refused."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def read_regular(
 ) -> bytes:
     """The bytes of a regular file of at most `max_bytes`.
 
-    Raises `error` that says what is there instead, or why it can't be read, with `remedy` at its end.
+    Raises `error` with what was found instead, or why it can't be read, followed by `remedy`.
     """
     try:
-        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        # O_NONBLOCK: opening a pipe would otherwise wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             reason = _find_reason(os.fstat(descriptor), max_bytes)
@@ -41,7 +41,7 @@ def read_regular(
     except (OSError, ValueError) as failure:
         reason = str(failure.strerror if isinstance(failure, OSError) else failure)
         raise error(f"{path} can't be read: {reason}. {remedy}".rstrip()) from failure
-    if len(data) > max_bytes:  # it grew meanwhile
+    if len(data) > max_bytes:  # it has grown meanwhile
         reason = _too_large(max_bytes)
     if reason:
         raise error(f"{path} can't be read: {reason}. {remedy}".rstrip())
@@ -54,7 +54,7 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def _find_reason(found: os.stat_result, max_bytes: int) -> str:
-    """Why a file isn't read; "" if it is."""
+    """Why a file is refused; "" if it isn't."""
     for is_kind, kind in _KINDS:
         if is_kind(found.st_mode):
             return f"it is {kind}"

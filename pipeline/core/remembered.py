@@ -77,6 +77,8 @@ def recall(
     kept, name = _find_kept(root, stage, given, default=default)
     if kept is None:
         return {}
+    if _is_of_another_source(kept, fields, given):
+        return {}
     hints = get_type_hints(config)
     source = str(Workspace(root).marker)
     replaced = {
@@ -92,6 +94,15 @@ def recall(
     if "name" in fields and "name" not in given and name != default:
         found["name"] = name
     return found
+
+
+def _is_of_another_source(
+    kept: Options, fields: Mapping[str, dataclasses.Field[Any]], given: Mapping[str, Any]
+) -> bool:
+    """Whether the kept options are of another source than the given one, which has other options."""
+    if "source" not in fields or "source" not in given:
+        return False
+    return bool(kept.get("source", fields["source"].default) != given["source"])
 
 
 def kept_options(config: StageConfig) -> Options:

@@ -30,11 +30,12 @@ EntryPoint = Callable[[StageConfig, Progress], StageReport]
 class Stage:
     """The declaration of a stage.
 
-    `entry_point` is ``module:function``, called with its config and a progress. `positional` names the
-    options that are given without a flag. `contract` names what it leaves in the workspace, None where that
-    has no manifest. `writes` and `reads` are the folders that it locks, exclusively or shared, with the
-    names of its options in braces. `on_change` says what becomes of what is there when it is run with
-    other options; "" where the stage says so itself.
+    `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
+    options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
+    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
+    `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
+    prints that. `builder` makes the config from the option values, for stages whose config class depends on
+    them.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Stage:
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     on_change: str = ""
+    builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
+
+    def build(self, values: Mapping[str, Any]) -> StageConfig:
+        """The config with those `values` that are its options. Raises ConfigError for invalid ones."""
+        known = {field.name for field in dataclasses.fields(self.config)}
+        options = {name: value for name, value in values.items() if name in known}
+        return self.config(**options) if self.builder is None else self.builder(options)
 
     @property
     def top(self) -> str:
@@ -75,7 +83,7 @@ class Stage:
 
 
 def _folder(pattern: str, options: Mapping[str, Any]) -> str | None:
-    """The folder that options name; None where it is a URL outside of the workspace."""
+    """The folder that the options name; None for a URL outside the workspace."""
     named = _NAMED_BY.search(pattern)
     if named is None:
         return pattern

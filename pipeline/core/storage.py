@@ -192,7 +192,9 @@ def make_manifest(
 
 def maker_of(folder: Path, contract: str) -> str:
     """The command that makes a folder of a contract, with the workspace that it is in."""
-    root = folder.parents[CONTRACTS[contract].place.count("/")]
+    root = folder
+    for _ in Path(CONTRACTS[contract].place).parts:
+        root = root.parent
     place = f" --workspace {shlex.quote(str(root))}" if (root / "workspace.json").exists() else ""
     return f"`pipeline {CONTRACTS[contract].maker}{place}`"
 

@@ -19,9 +19,9 @@ from pipeline.core.parsing import read_small_file
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
-# What is kept because others were made with it; everything else in a workspace is wanted for itself.
+# Contracts whose folders are kept only because others were made with them.
 SHARED_CONTRACTS = frozenset({"tokenizer", "codec", "codes"})
-# A run of a series: NAME-20260104T000000, as the Airflow DAG names them.
+# A run of a series, as named by the Airflow DAG: NAME-20260104T000000.
 _DATED = re.compile(r"runs/(.+)-\d{8}T\d{6}")
 _REFERENCING_FILES = (
     MANIFEST_NAME,
@@ -81,10 +81,10 @@ def find_unneeded(root: Path) -> list[Folder]:
 
 
 def find_old_runs(root: Path, keep: int) -> list[Folder]:
-    """Finished runs of a series (NAME-TIME) but the newest `keep` of each, as far as nothing needs them.
+    """Finished runs of each series (NAME-TIME) that nothing needs, except the newest `keep`.
 
-    A run is needed by images that were drawn from it, by a run of another name that began with it, and by an
-    unfinished one that began with it. A finished run of its series has weights of its own.
+    A run is needed by images generated from it, by a run of another name that started from it, and by an
+    unfinished run that started from it. Finished runs of the same series have their own weights.
     """
     folders = find_folders(root)
     series: dict[str, list[Folder]] = defaultdict(list)
@@ -93,7 +93,7 @@ def find_old_runs(root: Path, keep: int) -> list[Folder]:
         if found and folder.contract == "run" and folder.manifest is not None:
             series[found[1]].append(folder)
     old = [run for runs in series.values() for run in sorted(runs, key=_name)[: -keep or None]]
-    said = {
+    references = {
         folder.name: _read_references(folder.path)
         for folder in folders
         if folder.contract in ("run", "generated")
@@ -102,15 +102,15 @@ def find_old_runs(root: Path, keep: int) -> list[Folder]:
         run
         for run in old
         if not any(
-            f"{run.name}/" in text.replace('"', "/") and not _follows(run, name, folders)
-            for name, text in said.items()
+            f"{run.name}/" in text.replace('"', "/") and not _is_in_series(run, name, folders)
+            for name, text in references.items()
             if name != run.name
         )
     ]
 
 
-def _follows(run: Folder, name: str, folders: list[Folder]) -> bool:
-    """Whether `name` is a finished run of the series of `run`."""
+def _is_in_series(run: Folder, name: str, folders: list[Folder]) -> bool:
+    """Whether `name` is a finished run in the same series as `run`."""
     first, other = _DATED.fullmatch(run.name), _DATED.fullmatch(name)
     finished = {folder.name for folder in folders if folder.manifest is not None}
     return bool(first and other and first[1] == other[1] and name in finished)

@@ -15,7 +15,7 @@ from pipeline.core.ownership import check_name
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_json
 
-# How many levels a name may have, by the folder that it is for; one where nothing is said.
+# The number of levels that names may have, by folder; 1 for all others.
 NAME_LEVELS = {"runs": 2}
 LEDGER_NAME = "ledger.sqlite"
 _REMEDY = "Give another --workspace, or restore the file."
@@ -94,8 +94,10 @@ class Workspace:
     def open(self, source: str | None = None) -> Workspace:
         """Check that this is a workspace; with `source`, create it if the folder is new or empty.
 
-        Raises WorkspaceError for a folder with other content, another version or another source.
+        Raises WorkspaceError for a folder with other content, another version or another source, and for a
+        path that is not UTF-8, which pyarrow can't write to.
         """
+        _check_encoding(self.root)
         if os.path.lexists(self.marker):
             _check_source(self.root, source)
             return self
@@ -120,6 +122,15 @@ class Workspace:
             },
         )
         return self
+
+
+def _check_encoding(root: Path) -> None:
+    try:
+        str(root.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise WorkspaceError(
+            f"{root} can't hold a workspace: its path is not valid UTF-8. Give another --workspace."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,8 @@ def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfi
     del order
     numbers, caption = _number_captions(rows)
     cluster_stats = summarize_clusters(rows, cluster, caption)
-    links = _link_captions(caption, group[stands_for], usable)
+    further = _index_further(rows, numbers)
+    links = _link_captions(caption, group[stands_for], usable, further)
     del group, usable
     if config.near_duplicates == "drop":
         follows = cluster != np.arange(len(rows), dtype=POSITION)
@@ -74,7 +75,7 @@ def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfi
         cluster=cluster,
         caption=caption,
         masks=masks,
-        captions=_gather_captions(rows, numbers, caption, is_val),
+        captions=_gather_captions(rows, numbers, caption, is_val, further),
         cluster_stats=cluster_stats,
     )
 
@@ -100,7 +101,7 @@ def _find_clusters(
 def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Positions32]:
     """The sorted 64-bit numbers of all captions, and the index into them for each row."""
     file = rows.column("caption")
-    numbers = np.empty(0, dtype=np.uint64)
+    numbers = np.unique(np.array([number for _, number in rows.further], dtype=np.uint64))
     for _, block in file.blocks():
         numbers = np.union1d(numbers, block)
     caption = np.empty(len(rows), dtype=POSITION)
@@ -109,11 +110,27 @@ def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Positions32]:
     return numbers, caption
 
 
+def _index_further(rows: Rows, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Rows and indices of their further captions [pairs, 2]."""
+    found = np.array([number for _, number in rows.further], dtype=np.uint64)
+    places = np.array([row for row, _ in rows.further], dtype=np.int64)
+    return np.stack([places, np.searchsorted(numbers, found)], axis=1)
+
+
 def _link_captions(
-    caption: Positions32, head: Positions32, usable: npt.NDArray[np.bool_]
+    caption: Positions32,
+    head: Positions32,
+    usable: npt.NDArray[np.bool_],
+    further: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int32]:
-    """Pairs of captions [links, 2] that have usable images in the same group; `head` is its first row."""
+    """Pairs of captions [links, 2] that have usable images in the same group; `head` is its first row.
+
+    Captions of the same image are linked, too.
+    """
     pairs = np.stack([caption, caption[head]], axis=1)[usable]
+    of_usable = further[usable[further[:, 0]]]
+    same_image = np.stack([caption[of_usable[:, 0]], of_usable[:, 1]], axis=1)
+    pairs = np.concatenate([pairs, same_image.astype(pairs.dtype)])
     links: npt.NDArray[np.int32] = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     return links
 
@@ -123,6 +140,7 @@ def _gather_captions(
     numbers: npt.NDArray[np.uint64],
     caption: Positions32,
     is_val: npt.NDArray[np.bool_],
+    further: npt.NDArray[np.int64],
 ) -> CaptionFacts:
     images = np.zeros(len(numbers), dtype=np.int64)
     ranks = np.zeros(len(numbers), dtype=np.uint64)
@@ -133,4 +151,10 @@ def _gather_captions(
         ranked = kept & (rank >= 0) & (rank < 64)
         bits = np.uint64(1) << rank[ranked].astype(np.uint64)
         np.bitwise_or.at(ranks, caption[part][ranked], bits)
+    of_kept = further[rows.reason[further[:, 0]] == KEPT_CODE]
+    np.add.at(images, of_kept[:, 1], 1)
+    if len(of_kept):
+        rank = rows.column("rank").read()[of_kept[:, 0]]
+        ranked = (rank >= 0) & (rank < 64)
+        np.bitwise_or.at(ranks, of_kept[ranked, 1], np.uint64(1) << rank[ranked].astype(np.uint64))
     return CaptionFacts(numbers=numbers, images=images, ranks=ranks, is_val=is_val)

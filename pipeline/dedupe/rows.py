@@ -7,6 +7,7 @@ is the i-th row by key, everywhere in this stage.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -53,12 +54,19 @@ Columns = Mapping[str, Sequence[Any]]
 class Rows:
     """All rows of the ledger, in the files of a folder; use it in a `with`.
 
-    `reason` [rows] is why each row is rejected so far: 0 for kept, n for `REJECT_REASONS[n - 1]`.
+    `reason` [rows] is why each row is rejected so far: 0 for kept, n for `REJECT_REASONS[n - 1]`. `further`
+    are captions of a row beside the one in its column, as (row, caption number).
     """
 
-    def __init__(self, folder: Path, reason: npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        reason: npt.NDArray[np.uint8],
+        further: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.folder = folder
         self.reason = reason
+        self.further = further
         self._keys = (folder / "keys").open("rb", buffering=0)
         self._ends = (folder / "ends").open("rb", buffering=0)
 
@@ -95,6 +103,8 @@ def load_rows(
     """Write the rows to files in `folder`, each with the first reason to reject it on its own."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons = [np.empty(0, dtype=np.uint8)]
+    further: list[tuple[int, int]] = []
+    start = 0
     with ExitStack() as stack:
         writer = _RowWriter(folder, stack)
         for chunk in chunks:
@@ -104,7 +114,22 @@ def load_rows(
             codes = [KEPT_CODE if fault is None else _CODES[fault[0]] for fault in faults]
             reasons.append(np.array(codes, dtype=np.uint8))
             writer.add(columns, captions, [fault and fault[1] for fault in faults])
-    return Rows(folder, np.concatenate(reasons))
+            further += _further_captions(columns, captions, start)
+            start += len(chunk)
+    return Rows(folder, np.concatenate(reasons), further)
+
+
+def _further_captions(
+    columns: Columns, captions: Sequence[Caption], start: int
+) -> Iterator[tuple[int, int]]:
+    """(row, caption number) of the usable captions beside the first; `start` is the first row's index."""
+    for number, (listed, first) in enumerate(
+        zip(columns["captions"], captions, strict=True), start
+    ):
+        if listed is not None:
+            found = map(caption_of, json.loads(listed))
+            numbers = {c.number for c in found if find_defect(c.caption) is None} - {first.number}
+            yield from ((number, caption) for caption in sorted(numbers))
 
 
 class _RowWriter:

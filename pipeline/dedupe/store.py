@@ -63,7 +63,7 @@ OR (width IS NOT NULL AND (width * height > :max_pixels) != (status = 'too_large
 
 _ROWS = """
 SELECT i.key, i.url, i.source, i.section, i.caption, i.rank, i.masked, i.state, i.reason,
-       i.segment, i.offset, i.bytes, i.sha256,
+       i.segment, i.offset, i.bytes, i.sha256, {captions},
        n.status, n.detail, n.format, n.width, n.height, n.mode, n.has_alpha, n.pixel_sha256,
        n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank, n.looks_cut
 FROM raw.items AS i LEFT JOIN main.inspections AS n ON i.state = 'done' AND n.sha256 = i.sha256
@@ -79,9 +79,15 @@ ORDER BY i.sha256
 """
 
 _CAPTIONS = """
-SELECT caption_id(caption), section, caption FROM (SELECT DISTINCT section, caption FROM raw.items)
+SELECT caption_id(caption), section, caption FROM (
+    SELECT DISTINCT section, caption FROM raw.items{further}
+)
 ORDER BY 1, 2, 3
 """
+
+_FURTHER_CAPTIONS = """
+    UNION SELECT i.section, each.value FROM raw.items AS i, json_each(i.captions) AS each
+    WHERE i.captions IS NOT NULL"""
 
 _MASKED = """
 SELECT i.section, caption_id(i.caption), n.bands FROM raw.items AS i
@@ -93,7 +99,7 @@ WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 # The columns of `_ROWS` by name. `phash` is signed, as SQLite stores it: modulo 2**64 it is the hash.
 ROW_FIELDS = (
     "key", "url", "source", "section", "caption", "rank", "masked", "state", "reason",
-    "segment", "offset", "length", "sha256",
+    "segment", "offset", "length", "sha256", "captions",
     "status", "detail", "format", "width", "height", "mode", "has_alpha", "pixel_sha256",
     "phash", "mean_red", "mean_green", "mean_blue", "is_blank", "looks_cut",
 )  # fmt: skip
@@ -115,6 +121,9 @@ class InspectionStore:
         self._path, self._ledger = path or Path(":memory:"), ledger
         self._connection = _open(path) if path else sqlite3.connect(":memory:", uri=True)
         _attach(self._connection, ledger)
+        columns = [row[1] for row in self._connection.execute("PRAGMA raw.table_info(items)")]
+        # Ledgers of version 1 have one caption per URL.
+        self._has_captions = "captions" in columns
 
     def __enter__(self) -> InspectionStore:
         return self
@@ -155,11 +164,15 @@ class InspectionStore:
         digest = hashlib.sha256()
         rows = self._connection.execute(
             "SELECT key, url, source, section, caption, rank, masked, state, reason, segment, "
-            "offset, bytes, sha256 FROM raw.items ORDER BY key"
+            f"offset, bytes, sha256, {self._captions} FROM raw.items AS i ORDER BY key"
         )
-        for row in rows:
-            digest.update(repr(row).encode())
+        for *row, captions in rows:
+            digest.update(repr((*row, captions) if captions else tuple(row)).encode())
         return digest.hexdigest()
+
+    @property
+    def _captions(self) -> str:
+        return "i.captions" if self._has_captions else "NULL"
 
     def add(self, inspections: Iterable[Inspection]) -> None:
         """Store inspections durably."""
@@ -191,7 +204,7 @@ class InspectionStore:
 
     def read_rows(self) -> Iterator[list[LedgerRow]]:
         """Every row of the ledger with its inspection (`ROW_FIELDS`), sorted by key, in chunks."""
-        cursor = self._connection.execute(_ROWS)
+        cursor = self._connection.execute(_ROWS.format(captions=self._captions))
         while chunk := cursor.fetchmany(_CHUNK_ROWS):
             yield chunk
 
@@ -207,7 +220,8 @@ class InspectionStore:
     def read_captions(self) -> Iterator[tuple[str, str, str]]:
         """Each distinct (caption id, section, caption as in the source), sorted."""
         self._connection.create_function("caption_id", 1, _caption_id, deterministic=True)
-        yield from self._connection.execute(_CAPTIONS)
+        further = _FURTHER_CAPTIONS if self._has_captions else ""
+        yield from self._connection.execute(_CAPTIONS.format(further=further))
 
 
 def remove_store(path: Path) -> None:

@@ -22,12 +22,14 @@ COMMANDS = (
         name="demo",
         config=DemoConfig,
         run=run_demo,
+        panel="Try it",
         help="Run the whole pipeline on a small mock server of the blog, and write a report.",
     ),
     Command(
         name="replica",
         config=ReplicaServeConfig,
         run=_serve_replica,
+        panel="Try it",
         help="Serve a mock of the blog and its CDN on this machine.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Image bytes → pixels, in threads, ahead of the codec.
+"""Decode image bytes to pixels in threads, ahead of the codec.
 
 Legend: B images of a batch, H = W pixels, C = 3 colours.
 """
@@ -18,12 +18,12 @@ from pipeline.core.image_decode import DecodeError, decode_image, hash_pixels
 from pipeline.core.kept_images import KeptImage, read_image
 from pipeline.models.codecs.pixels import Pixels, cut_views
 
-_AHEAD = 4  # batches that may wait for the codec
+_AHEAD = 4  # decoded batches that may wait for the codec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """An image, and the views of it that have no codes yet."""
+    """An image, and its views that have no codes yet."""
 
     image: KeptImage
     views: tuple[str, ...]
@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An image that could not be decoded, or is not the one that was inspected; and why."""
+    """An image that can't be decoded, or whose bytes differ from those dedupe saw, and the reason."""
 
     image: KeptImage
     detail: str
@@ -39,7 +39,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Decoded views uint8 [B, H, W, 3], each with its image's hash and its name, and what failed."""
+    """Decoded views uint8 [B, H, W, 3], the (image hash, view name) of each, and the failures."""
 
     images: int
     views: tuple[tuple[str, str], ...]
@@ -57,7 +57,7 @@ def decode_batches(
 ) -> Iterator[Batch]:
     """Decode `tasks` in batches of `batch_size` images, in order, a few batches ahead of the consumer.
 
-    Raises ContractError where a segment is gone.
+    Raises ContractError if a segment is missing.
     """
     waiting: deque[Future[Batch]] = deque()
     for start in range(0, len(tasks), batch_size):

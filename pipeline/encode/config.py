@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ OWN_CODEC = "small"
 def codec_name(codec: str) -> str:
     """The name that a codec has in the workspace: the kind of ``KIND:FILE``, else what it is called."""
     kind = re.match(r"([A-Za-z][\w-]+):.", codec)
-    return kind[1] if kind and not Path(codec).exists() else codec
+    is_path = os.path.exists(codec)  # noqa: PTH110  (False for a text that is no path)
+    return kind[1] if kind and not is_path else codec
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(StageConfig):
-    """What `encode.run` is told."""
+    """Options of `encode.run`."""
 
     codec: str | None = option(
         None,
@@ -77,23 +79,27 @@ class EncodeConfig(StageConfig):
     )
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for half a codec, two codecs at once, or a batch size that is none."""
+        """Raise ConfigError for an incomplete codec, several codecs, or an invalid batch size."""
         given = self.foreign_files()
         if len(given) > 1:
-            raise ConfigError(f"Files of {' and of '.join(given)} are given; expected one codec.")
+            raise ConfigError(
+                f"Files of several codecs are given ({', '.join(given)}). Give those of one."
+            )
         for family, files in given.items():
             for flag, path in files.items():
                 if path is None:
-                    raise ConfigError(f"--{flag} is missing: the codec has {len(files)} files.")
+                    raise ConfigError(
+                        f"--{flag} is missing: the codec has {len(files)} files. Give it too."
+                    )
             if self.codec is None:
                 object.__setattr__(self, "codec", family)
         if self.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,8}", self.batch_size):
-            raise ConfigError(f"--batch-size {self.batch_size!r}: expected a number or auto.")
+            raise ConfigError(f"--batch-size is {self.batch_size!r}. Give a number or auto.")
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:
         """The families of which files are given, by the names of `models.codecs.families.LOADERS`.
 
-        Each with its files by flag, in the loader's order.
+        Each with its files by flag, in the order of the loader.
         """
         families: dict[str, dict[str, Path | None]] = {
             "vqgan": {

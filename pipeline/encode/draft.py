@@ -1,7 +1,7 @@
-"""The part of codes that is under way, on the disk: a part may take hours, and a kill must not cost them.
+"""The unfinished part of codes, saved so that a kill does not lose it: a part may take hours.
 
-draft.npz holds what the batches so far came to. It is written every minute and when the stage is
-interrupted; the next run goes on behind it, with the same batches, and the part's bytes are the same.
+draft.npz holds the batches encoded so far. It is written every minute and on an interrupt; the next run
+resumes after it with the same batches, so the part gets the same bytes.
 
 Legend: B views of a batch, N codes of a view.
 """
@@ -27,7 +27,7 @@ from pipeline.encode.parts import DRAFT_NAME, FailedRow
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A batch that was encoded: of how many images, their views (hash, name), codes and failures."""
+    """An encoded batch: its number of images, their views (hash, name), codes and failures."""
 
     images: int
     views: tuple[tuple[str, str], ...]
@@ -37,7 +37,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class _Described:
-    """A batch in the draft, without its codes."""
+    """The metadata of a batch in the draft."""
 
     images: int = field(metadata={"low": 1})
     views: tuple[tuple[str, str], ...]
@@ -45,7 +45,7 @@ class _Described:
 
 
 def write_draft(folder: Path, done: Sequence[Done]) -> None:
-    """Keep the batches of the part under way; raises StorageError where the disk refuses."""
+    """Save the batches of the current part; raises StorageError if writing fails."""
     described = [asdict(_Described(images=d.images, views=d.views, failed=d.failed)) for d in done]
     with atomic_write(folder / DRAFT_NAME) as file:
         np.savez(
@@ -57,7 +57,7 @@ def write_draft(folder: Path, done: Sequence[Done]) -> None:
 
 
 def read_draft(folder: Path, part: Sequence[Task], num_codes: int) -> list[Done]:
-    """The batches that are kept, if they are the first of `part`; else none: it is begun anew."""
+    """The saved batches if they are the first ones of `part`, else an empty list."""
     try:
         with np.load(folder / DRAFT_NAME, allow_pickle=False) as saved:
             text, codes_XN = bytes(saved["batches"]), saved["codes"]
@@ -76,21 +76,21 @@ def read_draft(folder: Path, part: Sequence[Task], num_codes: int) -> list[Done]
         )
         for batch, start, end in zip(described, rows, rows[1:], strict=False)
     ]
-    return done if _begin(part, done) else []
+    return done if _is_prefix(part, done) else []
 
 
 def remove_draft(folder: Path) -> None:
-    """Forget the draft: its part is written."""
+    """Delete the draft once its part is written."""
     (folder / DRAFT_NAME).unlink(missing_ok=True)
 
 
 def count_images(done: Sequence[Done]) -> int:
-    """The images of batches, also those that failed."""
+    """The number of images in batches, including failures."""
     return sum(batch.images for batch in done)
 
 
-def _begin(part: Sequence[Task], done: Sequence[Done]) -> bool:
-    """Whether the batches are of the first images of a part, with just their views."""
+def _is_prefix(part: Sequence[Task], done: Sequence[Done]) -> bool:
+    """Whether the batches hold exactly the views of a part's first images."""
     first = part[: count_images(done)]
     failed = {row.pixel_sha256 for batch in done for row in batch.failed}
     wanted = [

@@ -1,4 +1,4 @@
-"""A codec at work: pixels → codes on a device, in batches that have room there.
+"""Encode pixels to codes on a device, in batches that fit in its memory.
 
 Legend: B images of a batch, H = W pixels, C = 3 colours, N codes of an image.
 """
@@ -17,15 +17,15 @@ from pipeline.models.devices import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-_LAYERS_AT_ONCE = 6  # of the widest ones, that lie in memory together
-# One picture of a VQGAN at 256 pixels; more of them are no faster on a CPU, and take their memory.
+_LAYERS_AT_ONCE = 6  # widest layers held in memory at the same time
+# One image of a VQGAN at 256 pixels; more at once are no faster on a CPU, and take more memory.
 _CPU_NUMBERS = 1 << 23
 _CPU_MOST, _CUDA_MOST = 64, 256
-_WORTH_COMPILING = 5000  # images: what a minute of compiling takes on a CUDA device
+_WORTH_COMPILING = 5000  # images: a CUDA device encodes as many in the minute that compiling takes
 
 
 class Encoder:
-    """Encodes with `codec`, `batch_size` images at once; fewer from when the device had no room."""
+    """Encodes `batch_size` images at once; halves the batch size when the device runs out of memory."""
 
     def __init__(self, codec: Codec, batch_size: int) -> None:
         self.codec = codec
@@ -34,14 +34,14 @@ class Encoder:
         self._compiled = False
 
     def compile(self) -> None:
-        """Compile the trunk at its first call; where that fails, it runs as it is."""
+        """Compile the trunk at its first call; if that fails, it runs uncompiled."""
         self.codec.trunk.compile(dynamic=False)
         self._compiled = True
 
     def encode(self, pixels_BHWC: Pixels) -> Tensor:
-        """Codes int64 [B, N] on the device of uint8 [B, H, W, 3].
+        """Encode uint8 [B, H, W, 3] to codes int64 [B, N] on the device.
 
-        Raises ModelError where there is no room even for one image.
+        Raises ModelError if not even one image fits in memory.
         """
         codes = [torch.empty((0, self.codec.num_codes), dtype=torch.int64, device=self.device)]
         start = 0
@@ -50,15 +50,15 @@ class Encoder:
             found_BN = self._try(part_BHWC)
             if (
                 found_BN is None
-            ):  # outside of the except clause, which would hold the batch's memory
-                self._make_room()
+            ):  # not in the except clause, which would keep the batch's memory alive
+                self._halve_batch()
                 continue
             codes.append(found_BN)
             start += len(part_BHWC)
         return torch.cat(codes)
 
     def _try(self, pixels_BHWC: Pixels) -> Tensor | None:
-        """The codes, or None where something has to be changed first."""
+        """The codes; None if memory ran out. After a failed compilation it retries without."""
         try:
             return self.codec.encode(to_images(pixels_BHWC, self.device))
         except Exception as error:
@@ -67,21 +67,21 @@ class Encoder:
             if not self._compiled:
                 raise
             reason = str(error).splitlines()[0] if str(error) else repr(error)
-            log.warning("The encoder can't be compiled (%s): it runs uncompiled.", reason)
+            log.warning("The encoder can't be compiled (%s): running it uncompiled.", reason)
         self.codec.trunk._compiled_call_impl = None
         self._compiled = False
         return self._try(pixels_BHWC)
 
-    def _make_room(self) -> None:
+    def _halve_batch(self) -> None:
         if self.batch_size == 1:
             raise ModelError(
-                f"The device {self.device} has no room to encode one image of {self.codec.image_size} "
-                "pixels. Free its memory, or give --device cpu, --precision bf16 or a smaller "
-                "--image-size."
+                f"The device {self.device} does not have the memory to encode one image of "
+                f"{self.codec.image_size} pixels. Free some memory, or use --device cpu, --precision bf16 or "
+                "a smaller --image-size."
             )
         half = self.batch_size // 2
         log.warning(
-            "The device %s has no room for %d images at once: going on with %d.",
+            "The device %s does not have the memory for %d images at once: continuing with %d.",
             self.device,
             self.batch_size,
             half,
@@ -92,7 +92,7 @@ class Encoder:
 
 
 def pick_batch_size(wanted: str, codec: Codec) -> int:
-    """The number `wanted`, or for `auto` as many images as the device should have room for."""
+    """The number `wanted`, or for `auto` an estimate of how many images fit on the device."""
     if wanted != "auto":
         return int(wanted)
     if codec.device.type != "cuda":
@@ -103,8 +103,8 @@ def pick_batch_size(wanted: str, codec: Codec) -> int:
     return min(_CUDA_MOST, max(1, free_bytes // image_bytes))
 
 
-def pays_to_compile(wanted: str, images: int, device: torch.device) -> bool:
-    """Whether to compile the encoder: if told so, or on CUDA for many images."""
+def should_compile(wanted: str, images: int, device: torch.device) -> bool:
+    """Whether to compile the encoder: if asked to, or with `auto` on CUDA for many images."""
     if wanted == "auto":
         return device.type == "cuda" and images >= _WORTH_COMPILING
     return wanted == "on"

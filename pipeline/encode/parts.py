@@ -1,8 +1,8 @@
-"""A codes folder on disk: parts that are only ever added, and the list of what failed.
+"""A codes folder on disk: parts, which are only ever added, and the list of failures.
 
-NNNNN.parquet is a part and its commit mark; while a run is under way, NNNNN.failed.jsonl beside it
-holds the images of that part that failed. At the end they become one failed.jsonl, and parts without a
-row disappear. A new part takes the first free number, so that one made again has the number it had.
+NNNNN.parquet is a part; its existence marks it as complete. During a run, NNNNN.failed.jsonl beside it lists
+the part's failed images. At the end these are merged into failed.jsonl, and parts without rows are removed.
+A new part takes the first free number, so a rebuilt part gets its old number.
 
 Legend: N codes of an image.
 """
@@ -36,7 +36,7 @@ from pipeline.core.storage import (
 )
 
 FAILED_NAME = "failed.jsonl"
-DRAFT_NAME = "draft.npz"  # of the part under way: see `draft`
+DRAFT_NAME = "draft.npz"  # the current part's batches: see `draft`
 _REMEDY = "Delete the file: its images are then tried again."
 
 _PART = re.compile(r"\d+\.parquet")
@@ -45,7 +45,7 @@ _OF_A_RUN = re.compile(r"\d+\.(parquet|failed\.jsonl)(\.partial)?")
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRow:
-    """An image that has no codes, and why; a line of `failed.jsonl`."""
+    """An image without codes, and the reason; a line of `failed.jsonl`."""
 
     pixel_sha256: str
     key: str
@@ -55,15 +55,15 @@ class FailedRow:
 
 @dataclass(frozen=True)
 class CodesFolder:
-    """The parts and failures of one codes folder; the constructor touches nothing."""
+    """The parts and failures of one codes folder; the constructor does no I/O."""
 
     path: Path
 
     def reopen(self, manifest: Manifest | None) -> None:
-        """Go on with the folder: sweep what its last run left over, and declare it unfinished.
+        """Resume the folder: delete leftovers of its last run, and mark it as unfinished.
 
-        Raises WorkspaceError for a folder that is not ours; DamageError, and touches nothing, for a part
-        that was changed since its run finished.
+        Raises WorkspaceError for a folder that is not ours; DamageError, and changes nothing, for a part
+        that was modified after its run finished.
         """
         ownership.claim(self.path, "codes")
         checked_files(self.path, described_files(self.path).values())
@@ -74,10 +74,10 @@ class CodesFolder:
     def encoded(self) -> dict[str, frozenset[str]]:
         """The views that have codes, by pixel hash.
 
-        Raises DamageError that names a part which can't be read.
+        Raises DamageError, naming the part, if one can't be read.
         """
         found: dict[str, frozenset[str]] = {}
-        sets: dict[frozenset[str], frozenset[str]] = {}  # the few that occur, each once in memory
+        sets: dict[frozenset[str], frozenset[str]] = {}  # shares equal sets to save memory
         for path in self._parts():
             for pixel_sha256, view in _read_views(path):
                 views = found.get(pixel_sha256, frozenset()) | {view}
@@ -85,7 +85,7 @@ class CodesFolder:
         return found
 
     def failed(self) -> dict[str, FailedRow]:
-        """What failed in the parts of the run under way, by pixel hash."""
+        """Failures in the parts of the current run, by pixel hash."""
         rows: dict[str, FailedRow] = {}
         for part in self._parts():
             path = self._failed_path(part)
@@ -94,7 +94,7 @@ class CodesFolder:
         return rows
 
     def failed_rows(self) -> list[FailedRow]:
-        """What failed in the last run that finished."""
+        """Failures of the last finished run."""
         return read_json_lines(self.path / FAILED_NAME, FailedRow, remedy=REPAIR)
 
     def add_part(
@@ -103,7 +103,7 @@ class CodesFolder:
         codes_BN: npt.NDArray[np.uint16],
         failed: Sequence[FailedRow],
     ) -> Path:
-        """Write the next part: codes of `views` (hash, name) in their order, and what failed."""
+        """Write the next part: the codes of `views` (hash, name) in order, and the failures."""
         taken = {int(part.stem) for part in self._parts()}
         number = next(number for number in itertools.count() if number not in taken)
         path = self.path / f"{number:05d}.parquet"
@@ -117,14 +117,14 @@ class CodesFolder:
         return path
 
     def files(self) -> tuple[FileEntry, ...]:
-        """The parts with rows, for the manifest."""
+        """The non-empty parts, for the manifest."""
         rows = {path: pq.read_metadata(path).num_rows for path in self._parts()}
         return tuple(
             file_entry(path, self.path, rows=count) for path, count in rows.items() if count
         )
 
     def write_failed(self, rows: Sequence[FailedRow]) -> tuple[FileEntry, ...]:
-        """Leave one list of failures, or none where nothing failed."""
+        """Write failed.jsonl, or delete it if nothing failed."""
         path = self.path / FAILED_NAME
         if not rows:
             path.unlink(missing_ok=True)
@@ -133,12 +133,12 @@ class CodesFolder:
         return (file_entry(path, self.path, rows=len(rows)),)
 
     def finish(self, manifest: Manifest) -> None:
-        """Declare the folder finished."""
+        """Write the manifest, which marks the folder as finished, and clean up."""
         write_manifest(self.path, manifest)
         self.sweep(manifest)
 
     def sweep(self, manifest: Manifest) -> None:
-        """Remove what only a run under way needs."""
+        """Delete files that only an unfinished run needs."""
         named = {entry.path for entry in manifest.files}
         for path in sorted(self.path.glob("[0-9]*")):
             if _OF_A_RUN.fullmatch(path.name) and path.name not in named:
@@ -154,7 +154,7 @@ class CodesFolder:
 
 
 def _read_views(path: Path) -> Iterator[tuple[str, str]]:
-    """Hash and name of each view of a part."""
+    """(hash, name) of each view in a part."""
     try:
         table = pq.read_table(path, columns=["pixel_sha256", "view"])
         columns = (table["pixel_sha256"].to_pylist(), table["view"].to_pylist())

@@ -1,10 +1,9 @@
 """`pipeline encode`: kept images → codes/CODEC-FINGERPRINT/NNNNN.parquet, each view of an image once.
 
-Reads dedupe/kept, raw/segments and a codec. Images are taken in the order of their pixel hashes and
-cut into parts; a part is written whole. Killed anywhere, the same command goes on with what that left of
-the part (`draft`), or the next one.
-New images, and new views of old ones, become new parts; parts that are there stay as they are. Codes of
-another codec, precision or preprocessing lie in another folder.
+Reads dedupe/kept, raw/segments and a codec. Images are sorted by pixel hash and split into parts; parts are
+written atomically. After an interruption the same command resumes the current part (`draft`) or starts the
+next one. New images and new views of old ones become new parts; existing parts never change. Codes of
+another codec, precision or preprocessing go to another folder.
 
 Legend: B views of a batch, N codes of a view.
 """
@@ -45,9 +44,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.encode.batches import Batch, Failure, Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.draft import Done, count_images, read_draft, remove_draft, write_draft
-from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
+from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
 from pipeline.encode.parts import FAILED_NAME, CodesFolder, FailedRow
-from pipeline.encode.price import MEASURED_IMAGES, Price, lower_precision
+from pipeline.encode.precision_cost import MEASURED_IMAGES, PrecisionCost, switch_precision
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
@@ -62,18 +61,18 @@ from pipeline.models.devices import pick_device
 
 log = logging.getLogger(__name__)
 
-KEEP_EVERY_S = 60.0  # what is done of a part
+KEEP_EVERY_S = 60.0  # interval of saving the draft
 _MOST_TOKENS = 65536  # codes are uint16
 _FIRST_RASTER = "first frame, EXIF turned, over white, upper 8 bits, RGB; 1"
 
 
 def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
-    """Encode what has no codes yet; nothing to do if images and codec are the same.
+    """Encode images that have no codes yet; does nothing if images and codec are unchanged.
 
-    An image that can't be decoded, or whose bytes are not those that were inspected, is a row of
-    failed.jsonl, tried again by the next run; the outcome is then "incomplete". Raises ContractError where
-    dedupe has not finished, a table was changed or a segment is gone, ModelError for a codec that can't be
-    used, ConfigError where the codec or the device is not there.
+    An image that can't be decoded, or whose bytes differ from those dedupe saw, becomes a row of
+    failed.jsonl and is tried again by the next run; the outcome is then "incomplete". Raises ContractError
+    if dedupe has not finished, a table was modified or a segment is missing; ModelError for a codec that
+    can't be used; ConfigError if the codec or the device does not exist.
     """
     use_huge_pages()
     workspace = Workspace(config.workspace)
@@ -89,9 +88,9 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
         return _report("unchanged", work.folder, manifest)
     work.folder.reopen(manifest)
     kept = read_kept(workspace)
-    price = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
+    cost = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
     new = _encode_missing(work, kept, progress)
-    manifest = _describe(work, kept, inputs, price)
+    manifest = _describe(work, kept, inputs, cost)
     work.folder.finish(manifest)
     _warn_of_failures(work.folder)
     outcome: Outcome = "incomplete" if manifest.counts["failed"] else "done"
@@ -108,12 +107,12 @@ def _report(outcome: Outcome, folder: CodesFolder, manifest: Manifest, new: int 
     )
 
 
-# --- What encodes, and where to ------------------------------------------------------------------
+# --- The codec and its folder --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """A codec and the folder for its codes; `facts` describe it, its fingerprint that of its files."""
+    """A codec and the folder for its codes; `facts` describe the codec, `fingerprint` is the recipe's."""
 
     config: EncodeConfig
     source: CodecSource
@@ -138,12 +137,13 @@ def _begin(
     codec = load_codec(source.folder, device)
     if config.image_size not in (None, codec.image_size):
         raise ConfigError(
-            f"--image-size {config.image_size}: the codec {source.name} was made for {codec.image_size} "
-            "pixels, and only one that is brought in from files can be given another size. Leave it out."
+            f"--image-size {config.image_size}: the codec {source.name} is for {codec.image_size} pixels, "
+            "and only a codec imported from files can be given another size. Leave it out."
         )
     if codec.num_tokens > _MOST_TOKENS:
         raise ModelError(
-            f"The codec in {source.folder} has {codec.num_tokens} codes, expected {_MOST_TOKENS} at most."
+            f"The codec in {source.folder} has {codec.num_tokens} codes, expected at most {_MOST_TOKENS}. "
+            "Use another codec."
         )
     facts = {
         "name": source.name,
@@ -177,8 +177,8 @@ def recipe_digest(codec_fingerprint: str, precision: Precision) -> str:
     return sha256_bytes(json.dumps(recipe).encode())
 
 
-def _set_precision(work: _Work, first: Sequence[KeptImage]) -> Price | None:
-    """Set the precision of the encoder; what it costs on the first images, None for fp32."""
+def _set_precision(work: _Work, first: Sequence[KeptImage]) -> PrecisionCost | None:
+    """Set the encoder's precision; returns its cost measured on the first images, None for fp32."""
     if work.precision == "fp32":
         use_precision(work.codec, "fp32")
         return None
@@ -190,19 +190,19 @@ def _set_precision(work: _Work, first: Sequence[KeptImage]) -> Price | None:
         pixels = [batch.pixels_BHWC for batch in batches]
     side = work.codec.image_size
     pixels_BHWC = np.concatenate([np.empty((0, side, side, 3), np.uint8), *pixels])
-    price = lower_precision(work.codec, work.precision, pixels_BHWC)
-    log.warning("%s %s", work.precision, price)
-    return price
+    cost = switch_precision(work.codec, work.precision, pixels_BHWC)
+    log.warning("%s %s", work.precision, cost)
+    return cost
 
 
 # --- Encoding ------------------------------------------------------------------------------------
 
 
 def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progress) -> int:
-    """Add parts until every kept image has codes or a failure; returns how many got codes."""
+    """Add parts until every kept image has codes or failed; returns the number of newly encoded images."""
     tasks = list(_tasks(work, kept))
     encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
-    if pays_to_compile(work.config.compile, len(tasks), encoder.device):
+    if should_compile(work.config.compile, len(tasks), encoder.device):
         encoder.compile()
     with ThreadPoolExecutor(work.config.workers or count_cores()) as threads:
         writer = _PartWriter(work, encoder, threads, progress, len(kept), len(kept) - len(tasks))
@@ -213,7 +213,7 @@ def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progre
 
 
 def _tasks(work: _Work, kept: Mapping[str, KeptImage]) -> Iterator[Task]:
-    """What each image still lacks, in the order of pixel hashes, its views in the order of names."""
+    """Images with views that have no codes yet, sorted by pixel hash; views sorted by name."""
     encoded, failed = work.folder.encoded(), work.folder.failed()
     for pixel_sha256, image in kept.items():
         views = frozenset(work.views) - encoded.get(pixel_sha256, frozenset())
@@ -224,7 +224,7 @@ def _tasks(work: _Work, kept: Mapping[str, KeptImage]) -> Iterator[Task]:
 def _cut(
     tasks: Sequence[Task], failed_before: frozenset[str], part_rows: int
 ) -> Iterator[Sequence[Task]]:
-    """Tasks in parts. Those that failed before come last: a part that was lost gets the rows it had."""
+    """Split tasks into parts. Earlier failures come last, so that a lost part is rebuilt as it was."""
     again = [task for task in tasks if task.image.pixel_sha256 in failed_before]
     fresh = [task for task in tasks if task.image.pixel_sha256 not in failed_before]
     for some in (fresh, again):
@@ -234,7 +234,7 @@ def _cut(
 
 @dataclass
 class _PartWriter:
-    """Encodes part after part, and counts images; `before` had been done already."""
+    """Encodes part after part and counts images; `before` images were already done."""
 
     work: _Work
     encoder: Encoder
@@ -247,7 +247,7 @@ class _PartWriter:
     _kept_s: float = field(default_factory=time.monotonic)
 
     def write(self, part: Sequence[Task]) -> None:
-        """Encode `part` and write it; an interrupt, and every minute, keeps what is done of it."""
+        """Encode `part` and write it; a draft is saved every minute and on an interrupt."""
         folder = self.work.folder
         done = read_draft(folder.path, part, self.work.codec.num_codes)
         for batch in done:
@@ -255,7 +255,7 @@ class _PartWriter:
         try:
             self._encode(part[count_images(done) :], done)
         except KeyboardInterrupt:
-            with watch_signals():  # it may have been sent twice
+            with watch_signals():  # a second signal must not interrupt the write
                 if done:
                     write_draft(folder.path, done)
             raise
@@ -266,7 +266,7 @@ class _PartWriter:
         remove_draft(folder.path)
 
     def _encode(self, tasks: Sequence[Task], done: list[Done]) -> None:
-        """Add to `done` what batches come to. One's codes are fetched while the next is computed."""
+        """Append encoded batches to `done`; a batch's codes are copied while the next is computed."""
         computing: tuple[Batch, Tensor] | None = None
         for batch in self._decoded(tasks):
             codes_BN = self.encoder.encode(batch.pixels_BHWC)
@@ -317,7 +317,7 @@ def _warn_of_failures(folder: CodesFolder) -> None:
     rows = folder.failed_rows()
     if rows:
         log.warning(
-            "%d images have no codes (%s says why). The first, %s: %s",
+            "%d images have no codes (see %s). The first, %s: %s",
             len(rows),
             folder.path / FAILED_NAME,
             rows[0].key,
@@ -332,9 +332,9 @@ def _describe(
     work: _Work,
     kept: Mapping[str, KeptImage],
     inputs: Mapping[str, str],
-    price: Price | None,
+    cost: PrecisionCost | None,
 ) -> Manifest:
-    """The manifest; images = encoded + failed. Codes of images no longer kept stay, as `spare`."""
+    """The manifest: images = encoded + failed; `spare` counts codes of images that are no longer kept."""
     encoded = work.folder.encoded()
     failed = [row for key, row in sorted(work.folder.failed().items()) if key in kept]
     whole = frozenset(work.views)
@@ -358,6 +358,6 @@ def _describe(
             "preprocessing": PREPROCESSING,
             "views": list(work.views),
             "precision": work.precision,
-            "price": dataclasses.asdict(price) if price else None,
+            "price": dataclasses.asdict(cost) if cost else None,
         },
     )

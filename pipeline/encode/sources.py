@@ -1,7 +1,7 @@
-"""Which codec encodes: one of the workspace, one of a folder, or one of others, which is brought in.
+"""Find the codec to encode with: in the workspace, in a folder, or a third-party one, which is imported.
 
-A codec that was made elsewhere becomes `codecs/NAME-FINGERPRINT` of the workspace, with a manifest that
-names its files by their hash: later stages decode with it, and its pickles are opened only once.
+A third-party codec is imported as `codecs/NAME-FINGERPRINT`, with a manifest that records the hashes of its
+files. Later stages decode with it, and its pickles are opened only once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class CodecSource:
-    """Where a codec lies, and its digest as an input by name."""
+    """A codec's folder, and its digest as a named input."""
 
     name: str
     folder: Path
@@ -45,18 +45,18 @@ class CodecSource:
 
 
 def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
-    """The codec that `config` asks for, brought into the workspace where it is one of others.
+    """The codec that `config` names; a third-party codec is imported into the workspace.
 
-    Raises ConfigError where there is none, ModelError for files that don't fit, can't be fetched or want
-    to run code, ContractError where `train-codec` has not finished.
+    Raises ConfigError if there is none, ModelError for files that don't match, can't be downloaded or
+    contain code, ContractError if `train-codec` has not finished.
     """
     for family, files in config.foreign_files().items():
         paths = {flag: path for flag, path in files.items() if path is not None}
-        return _bring_in(config, workspace, family, paths)
+        return _import_codec(config, workspace, family, paths)
     if named := read_family_and_files(config.codec or ""):
         family, given = named
         paths = {f"file-{number}": path for number, path in enumerate(given, 1)}
-        return _bring_in(config, workspace, family, paths)
+        return _import_codec(config, workspace, family, paths)
     name = chosen_codec(config, workspace)
     own = workspace.codecs / name
     if is_name(name) and own.is_dir():
@@ -65,7 +65,7 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
     if name in PUBLISHED_CODECS:
         fetched = fetch_codec(name, config.cache)
         family = PUBLISHED_CODECS[name].family
-        return _bring_in(config, workspace, family, {path.name: path for path in fetched})
+        return _import_codec(config, workspace, family, {path.name: path for path in fetched})
     folder = Path(name)
     if not (folder / CODEC_JSON).exists():
         there = (path.name for path in workspace.codecs.glob("*") if path.is_dir())
@@ -79,9 +79,9 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
 
 
 def chosen_codec(config: EncodeConfig, workspace: Workspace) -> str:
-    """What `--codec` says, or else the name of the codec that the workspace took last.
+    """The name from `--codec`, or else the workspace's latest codec.
 
-    Beside files of a codec it is what the codec is called.
+    With a codec's files it is the name to give that codec.
     """
     if config.codec is not None:
         return codec_name(config.codec)
@@ -94,10 +94,10 @@ def _own(workspace: Workspace, folder: Path, name: str) -> CodecSource:
     return CodecSource(name=name, folder=folder, digest={place: input_digest(folder)})
 
 
-def _bring_in(
+def _import_codec(
     config: EncodeConfig, workspace: Workspace, family: str, paths: Mapping[str, Path]
 ) -> CodecSource:
-    """The codec of these files in the workspace; nothing is read but their hashes if it is there."""
+    """Import a codec from these files; if it already was, only the files' hashes are computed."""
     called = check_name(chosen_codec(config, workspace), option="--codec")
     plan = {"family": family, "name": called, "image_size": config.image_size}
     inputs = {name: _hash(path) for name, path in paths.items()}
@@ -106,7 +106,7 @@ def _bring_in(
             return _own(workspace, folder, called)
     codec = LOADERS[family](*paths.values(), image_size=config.image_size)
     folder = workspace.codec(f"{called}-{codec.fingerprint[:12]}")
-    log.warning("Bringing the codec %s into the workspace as %s", called, folder)
+    log.warning("Importing the codec %s into the workspace as %s", called, folder)
     _save(codec, folder, plan, inputs)
     return _own(workspace, folder, called)
 
@@ -116,7 +116,9 @@ def _hash(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise ModelError(f"{path} can't be read: {error.strerror}.") from error
+        raise ModelError(
+            f"{path} can't be read: {error.strerror}. Give a readable file."
+        ) from error
 
 
 def _save(

@@ -1,4 +1,4 @@
-"""What `pipeline encode` says of itself."""
+"""The description of the stage `pipeline encode`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pipeline.encode.config import EncodeConfig
 
 STAGE = Stage(
     name="encode",
-    help="Turn the kept images into codes, once.",
+    help="Encode the kept images to codes, once.",
     config=EncodeConfig,
     entry_point="pipeline.encode.run:run",
     contract="codes",
     writes=("codes",),
     reads=("dedupe",),
-    on_change="Codes that are there stay; images without codes of this kind are encoded.",
+    on_change="Existing codes stay; images without codes of this kind are encoded.",
 )

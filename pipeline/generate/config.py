@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.core.config import StageConfig, option
 
-MAX_IMAGES = 1_000_000  # of a command: each is a file and a record
+MAX_IMAGES = 1_000_000  # per command: each is a file and a record
 MAX_SEED = (1 << 63) - 1
 
 
@@ -114,10 +114,10 @@ class GenerateConfig(StageConfig):
 
     @property
     def drawn(self) -> int:
-        """Images that are drawn of each prompt."""
+        """Images drawn per prompt."""
         return self.of or self.num_images
 
     @property
     def kept(self) -> int:
-        """Images that are kept of each prompt."""
+        """Images kept per prompt."""
         return self.best or self.drawn

@@ -1,4 +1,4 @@
-"""Drawing with a model of DALLE-pytorch, which names neither its tokenizer nor, mostly, its codec."""
+"""Load models of DALLE-pytorch, whose checkpoints don't name their tokenizer, and rarely their codec."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.core.storage import sha256_bytes, sha256_file
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.models.checkpoints.dalle_pytorch import ADVICE
-from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
-from pipeline.models.checkpoints.native import fill_dalle
+from pipeline.models.checkpoints.foreign import DallePytorchCodec, read_foreign
+from pipeline.models.checkpoints.native import build_dalle
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import build_discrete_vae
 from pipeline.models.codecs.dvae import OpenAIDVAE
@@ -32,12 +32,12 @@ from pipeline.models.torch_files import check_regular
 
 logger = logging.getLogger(__name__)
 
-LAYOUT_SEED = 0  # as `train --redraw-layout` has it by default; --seed is of the images
+LAYOUT_SEED = 0  # the default seed of `train --redraw-layout`; --seed is for the images
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignCodec:
-    """The codec that was asked for: its name, the hash of its files, and how to load it."""
+    """The codec named by the options: its name, the hash of its files, and how to load it."""
 
     name: str
     digest: str
@@ -45,11 +45,11 @@ class ForeignCodec:
 
 
 def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignCodec | None:
-    """The codec that the options name, None where they name none.
+    """The codec named by the options, or None.
 
-    One of the workspace, the folder of one, a published one, whose files are fetched once, or the files of
-    a VQGAN. Raises ConfigError where there is none of that name or files can't be read, ModelError where it
-    can't be fetched.
+    It may be one of the workspace, a folder, a published one (downloaded once), or the files of a VQGAN.
+    Raises ConfigError if there is none of that name or its files can't be read, ModelError if it can't be
+    downloaded.
     """
     if config.vqgan_config is not None and config.vqgan_checkpoint is not None:
         files = (config.vqgan_config, config.vqgan_checkpoint)
@@ -91,40 +91,40 @@ def load_foreign(
     redraw_layout: bool,
     device: torch.device,
 ) -> tuple[Dalle, Codec]:
-    """The model of a `dalle.pt` or a DeepSpeed folder, and its codec, ready to draw on `device`.
+    """The model of a `dalle.pt` or a DeepSpeed folder and its codec, in eval mode on `device`.
 
-    Raises ModelError for a checkpoint that can't be read, carries no codec where none is given, or does
-    not fit the codec or the tokenizer.
+    Raises ModelError for a checkpoint that can't be read, has no codec if none is given, or does not match
+    the codec or the tokenizer.
     """
     found = read_foreign(checkpoint, redraw_layout=LAYOUT_SEED if redraw_layout else None)
     _check_tokenizer(tokenizer, found.config)
-    loaded = codec.load() if codec else _carried_codec(found.codec, checkpoint)
+    loaded = codec.load() if codec else _embedded_codec(found.codec, checkpoint)
     _fit_size(loaded, found.config)
     _check_codec(loaded, codec.name if codec else f"in {checkpoint}", found.config)
-    model = fill_dalle(found.config, found.weights, checkpoint)
+    model = build_dalle(found.config, found.weights, checkpoint)
     return model.to(device).eval(), loaded.to(device)
 
 
-def _carried_codec(carried: StockCodec, checkpoint: Path) -> Codec:
-    """The codec within a checkpoint: a DiscreteVAE, of whose architecture it tells.
+def _embedded_codec(embedded: DallePytorchCodec, checkpoint: Path) -> Codec:
+    """The codec in a checkpoint: a DiscreteVAE, whose architecture is recorded.
 
-    Of the published ones it has the weights alone.
+    For published codecs the file has only the weights.
     """
-    if carried.params is None or not carried.weights:
-        kind = f"a {carried.class_name}" if carried.class_name else "one that it does not name"
+    if embedded.params is None or not embedded.weights:
+        kind = f"a {embedded.class_name}" if embedded.class_name else "of an unknown kind"
         raise ModelError(
-            f"{checkpoint} does not carry its codec whole ({kind}). Give --codec: a name in codecs/, a "
+            f"{checkpoint} does not contain its complete codec ({kind}). Give --codec: a name in codecs/, a "
             f"folder, or {', '.join(PUBLISHED_CODECS)}; or --vqgan-config with --vqgan-checkpoint."
         )
-    params = Description.of(carried.params, checkpoint, "vae_params", ADVICE)
-    return build_discrete_vae(params, carried.weights)
+    params = Description.of(embedded.params, checkpoint, "vae_params", ADVICE)
+    return build_discrete_vae(params, embedded.weights)
 
 
 def _fit_size(codec: Codec, config: DalleConfig) -> None:
-    """Let the codec have the checkpoint's grid, where its family draws images of any size.
+    """Set the codec's image size to match the checkpoint's grid, if its family supports any size.
 
-    DALLE-pytorch trains on images of 256 pixels whatever the `resolution` in the VQGAN's YAML is. Its own
-    DiscreteVAE, and ours, are made for one size.
+    DALLE-pytorch trains on images of 256 pixels, whatever the `resolution` in the VQGAN's YAML. DiscreteVAE
+    and our own codec have a fixed size.
     """
     if isinstance(codec, (VQGAN, OpenAIDVAE)):
         codec.at_size(config.image_fmap_size * codec.downsampling)
@@ -134,13 +134,13 @@ def _check_tokenizer(tokenizer: TextTokenizer, config: DalleConfig) -> None:
     words = (tokenizer.vocab_size, config.num_text_tokens)
     if words[0] > words[1]:
         raise ModelError(
-            f"The tokenizer has {words[0]:,} ids, the checkpoint knows {words[1]:,}: it was trained with "
+            f"The tokenizer has {words[0]:,} ids, but the checkpoint only {words[1]:,}: it was trained with "
             "another one. Give that as --tokenizer."
         )
     if words[0] < words[1]:
         logger.warning(
-            "The tokenizer has %s ids, the checkpoint knows %s: make sure that it is the one of its "
-            "training; others give images of other words.",
+            "The tokenizer has %s ids, the checkpoint %s: make sure that it is the tokenizer the model was "
+            "trained with, or the images will not match the prompts.",
             *(f"{count:,}" for count in words),
         )
 
@@ -150,7 +150,7 @@ def _check_codec(codec: Codec, name: str, config: DalleConfig) -> None:
     if codec.num_tokens == config.num_image_tokens and codec.grid == (side, side):
         return
     raise ModelError(
-        f"The codec {name} has {codec.num_tokens:,} codes, {codec.grid[0]} x {codec.grid[1]} an image; "
-        f"the checkpoint draws with {config.num_image_tokens:,}, {side} x {side} an image. Give the one "
+        f"The codec {name} has {codec.num_tokens:,} codes and {codec.grid[0]} x {codec.grid[1]} per image; "
+        f"the checkpoint has {config.num_image_tokens:,} and {side} x {side} per image. Give the codec "
         "that it was trained with as --codec."
     )

@@ -1,4 +1,4 @@
-"""Pictures as files: PNGs that say how they were made, and the sheet that shows them all. Pure.
+"""Image files: PNGs with metadata on how they were made, and the contact sheet. No I/O.
 
 Legend: H rows, W columns of pixels.
 """
@@ -27,47 +27,47 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def encode_png(pixels_HWC: npt.NDArray[np.uint8], record: Mapping[str, str]) -> bytes:
-    """A picture as PNG with `record` as its text entries."""
+    """A image as PNG with `record` as its text entries."""
     text = PngImagePlugin.PngInfo()
     for name, value in record.items():
         text.add_itxt(name, value)
     return _png_bytes(Image.fromarray(pixels_HWC), text)
 
 
-def pictures_shown(prompts: int) -> int:
-    """How many pictures of each prompt a sheet of so many prompts has room for."""
+def images_shown(prompts: int) -> int:
+    """The number of images per prompt that fit on a sheet with this many prompts."""
     return SHEET_COLUMNS * min(LINES_OF_A_PROMPT, max(1, SHEET_LINES // prompts))
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
-    """A PNG that shows prompts with their pictures beneath: 64 lines of 8 pictures at most."""
+    """A PNG of prompts with their images below: at most 64 lines of 8 images."""
     rows = rows[:SHEET_LINES]
-    shown = [(prompt, pictures[: pictures_shown(len(rows))]) for prompt, pictures in rows]
-    columns = min(SHEET_COLUMNS, max(len(pictures) for _, pictures in shown))
+    shown = [(prompt, images[: images_shown(len(rows))]) for prompt, images in rows]
+    columns = min(SHEET_COLUMNS, max(len(images) for _, images in shown))
     cell = THUMBNAIL_PX + MARGIN_PX
     width = max(columns, 4) * cell + MARGIN_PX
-    heights = [CAPTION_PX + -(-len(pictures) // SHEET_COLUMNS) * cell for _, pictures in shown]
+    heights = [CAPTION_PX + -(-len(images) // SHEET_COLUMNS) * cell for _, images in shown]
     sheet = Image.new("RGB", (width, sum(heights) + MARGIN_PX), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PX)
     top = MARGIN_PX
-    for (prompt, pictures), height in zip(shown, heights, strict=True):
+    for (prompt, images), height in zip(shown, heights, strict=True):
         caption = _shorten(prompt, font, width - 2 * MARGIN_PX)
         draw.text((MARGIN_PX, top), caption, fill="black", font=font)
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             line, column = divmod(number, SHEET_COLUMNS)
             corner = (MARGIN_PX + column * cell, top + CAPTION_PX + line * cell)
-            sheet.paste(_thumbnail(picture), corner)
+            sheet.paste(_thumbnail(image), corner)
         top += height
     return _png_bytes(sheet, None)
 
 
-def _thumbnail(picture: bytes) -> Image.Image:
-    image = Image.fromarray(decode_image(picture).pixels_HWC)
+def _thumbnail(data: bytes) -> Image.Image:
+    image = Image.fromarray(decode_image(data).pixels_HWC)
     return image.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC)
 
 
 def _shorten(text: str, font: Font, width: int) -> str:
-    """As much of `text` as has room in `width` pixels."""
+    """`text` truncated to fit in `width` pixels."""
     plain = _in_ascii(text)
     if len(plain) <= width and font.getlength(plain) <= width:
         return plain
@@ -78,7 +78,7 @@ def _shorten(text: str, font: Font, width: int) -> str:
 
 
 def _in_ascii(text: str) -> str:
-    """What the font that Pillow carries in every build can show: letters without their accents."""
+    """ASCII, which Pillow's built-in font can show in every build: letters lose their accents."""
     letters = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
     bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return bare.encode("ascii", "replace").decode("ascii")

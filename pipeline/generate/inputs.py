@@ -1,4 +1,4 @@
-"""What draws: which checkpoint, codec and tokenizer, and the inputs that name them in the manifest."""
+"""Find the checkpoint, codec and tokenizer to generate with, and their digests for the manifest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.foreign import find_foreign_codec, load_foreign
-from pipeline.models.checkpoints.found import (
+from pipeline.models.checkpoints.locate import (
     checkpoint_digest,
     find_own,
     find_run_checkpoint,
@@ -29,28 +29,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Materials:
-    """`load` gives the model and the codec on a device; `inputs` is what a manifest names them by.
+class ModelInputs:
+    """The model to generate with: `load` loads it and its codec on a device.
 
-    `digest` names the checkpoint in each image's record. `null_cond_prob` is how often training left the
-    caption out, None where the checkpoint doesn't say it; `is_own` where it is one of ours.
+    `digests` are the inputs for the manifest; `digest` is the checkpoint's, for each image's record.
+    `null_cond_prob` is the share of captions dropped in training, None if not recorded; `is_own`: whether
+    the checkpoint is one of ours.
     """
 
     load: Callable[[torch.device], tuple[Dalle, Codec]]
     checkpoint: Path
     tokenizer: TextTokenizer
     digest: str
-    inputs: dict[str, str]
+    digests: dict[str, str]
     is_own: bool
     null_cond_prob: float | None = None
 
 
-def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
-    """Find the checkpoint, its tokenizer and its codec: by what it says of itself, or by the options.
+def find_model_inputs(config: GenerateConfig, workspace: Workspace) -> ModelInputs:
+    """Find the checkpoint with its tokenizer and codec, from its metadata or from the options.
 
-    Raises ConfigError for a checkpoint that is not there and options that are missing or too many,
-    ModelError where the run has no checkpoint yet, the checkpoint is damaged, its codec is not to be
-    found, or its tokenizer is another one than it was trained with.
+    Raises ConfigError for a checkpoint that does not exist, and for missing or superfluous options;
+    ModelError if the run has no checkpoint yet, the checkpoint is damaged, its codec can't be found, or its
+    tokenizer is not the one it was trained with.
     """
     if config.checkpoint is None:
         checkpoint, inputs = _checkpoint_of_run(config.run, workspace)
@@ -62,24 +63,23 @@ def find_materials(config: GenerateConfig, workspace: Workspace) -> Materials:
 
 
 def _checkpoint_of_run(name: str, workspace: Workspace) -> tuple[Path, dict[str, str]]:
-    """The checkpoint of a run, and its name for the manifest: a run in progress changes, its checkpoint
-    does not."""
+    """A run's checkpoint and its digest: the run's if it has finished, else the checkpoint's."""
     run = workspace.run(name, option="--run")
     found = find_run_checkpoint(run)
     if found.reason is None:
         return found.path, {f"runs/{name}": input_digest(run)}
-    logger.warning("Drawing from %s of %s: %s", found.path.name, run, found.reason)
+    logger.warning("Using %s of %s: %s", found.path.name, run, found.reason)
     return found.path, {"checkpoint": checkpoint_digest(found.path)}
 
 
 def _own(
     config: GenerateConfig, workspace: Workspace, checkpoint: Path, inputs: dict[str, str]
-) -> Materials:
+) -> ModelInputs:
     given = (config.codec, config.vqgan_config, config.tokenizer)
     if any(option is not None for option in given):
         raise ConfigError(
-            f"{checkpoint} says itself what codec and tokenizer it was trained with. Leave --codec, "
-            "--vqgan-config and --tokenizer out."
+            f"{checkpoint} records its codec and tokenizer. Leave out --codec, --vqgan-config and "
+            "--tokenizer."
         )
     info = read_info(checkpoint)
     folder = find_codec(workspace.codecs, info.codec)
@@ -87,12 +87,12 @@ def _own(
     def load(device: torch.device) -> tuple[Dalle, Codec]:
         return load_dalle(checkpoint, device=device), load_codec(folder, device)
 
-    return Materials(
+    return ModelInputs(
         load=load,
         checkpoint=checkpoint,
         tokenizer=_find_tokenizer(checkpoint, info),
         digest=checkpoint_digest(checkpoint),
-        inputs=inputs | {f"codecs/{folder.name}": input_digest(folder)},
+        digests=inputs | {f"codecs/{folder.name}": input_digest(folder)},
         is_own=True,
         null_cond_prob=_probability(info.training.get("null_cond_prob")),
     )
@@ -106,19 +106,18 @@ def _find_tokenizer(checkpoint: Path, info: CheckpointInfo) -> TextTokenizer:
     tokenizer = load_tokenizer(checkpoint.parent.parent)
     if tokenizer.fingerprint != info.tokenizer:
         raise ModelError(
-            f"{checkpoint.parent.parent} holds the tokenizer {tokenizer.fingerprint[:12]}, the "
-            f"checkpoint was trained with {info.tokenizer[:12]}. Put the run's own tokenizer.json there."
+            f"{checkpoint.parent.parent} has the tokenizer {tokenizer.fingerprint[:12]}, but the "
+            f"checkpoint was trained with {info.tokenizer[:12]}. Restore the run's own tokenizer.json."
         )
     return tokenizer
 
 
-def _foreign(config: GenerateConfig, workspace: Workspace, checkpoint: Path) -> Materials:
+def _foreign(config: GenerateConfig, workspace: Workspace, checkpoint: Path) -> ModelInputs:
     digest = checkpoint_digest(checkpoint)
     if config.tokenizer is None:
         raise ConfigError(
-            f"{checkpoint} is no checkpoint of ours, and a checkpoint of DALLE-pytorch does not say "
-            "which tokenizer it was trained with. Give --tokenizer clip (its default), clip:FILE, "
-            "hf:FILE or yttm:FILE."
+            f"{checkpoint} is a checkpoint of DALLE-pytorch, which does not record its tokenizer. Give "
+            "--tokenizer clip (DALLE-pytorch's default), clip:FILE, hf:FILE or yttm:FILE."
         )
     tokenizer = load_tokenizer(config.tokenizer)
     codec = find_foreign_codec(config, workspace)
@@ -128,13 +127,13 @@ def _foreign(config: GenerateConfig, workspace: Workspace, checkpoint: Path) -> 
             checkpoint, codec, tokenizer, redraw_layout=config.redraw_layout, device=device
         )
 
-    return Materials(
+    return ModelInputs(
         load=load,
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         is_own=False,
         digest=digest,
-        inputs={
+        digests={
             "checkpoint": digest,
             "tokenizer": tokenizer.fingerprint,
             **({"codec": codec.digest} if codec else {}),

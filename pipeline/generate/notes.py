@@ -1,7 +1,7 @@
-"""What a run has drawn so far: `unfinished.jsonl` in its folder, a line a prompt, behind one that says whose.
+"""Progress of an unfinished folder: `unfinished.jsonl`, a line with its identity, then one per prompt.
 
-A prompt is noted when all of its images are written; a run that was killed goes on with the first prompt
-that is not noted. A line that was cut short, and what comes behind it, counts as not written.
+A prompt is noted once all of its images are written; a killed run resumes with the first prompt that is not
+noted. A truncated line and all lines after it are ignored.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ NOTES = "unfinished.jsonl"
 RECORDS = "records.jsonl"
 
 Record = Mapping[str, Any]
-Records = list[list[Record]]  # of each prompt
+Records = list[list[Record]]  # by prompt
 
 
 def read_identity(folder: Path) -> str | None:
-    """What the images that were begun in `folder` depend on, None where nothing says it."""
+    """The identity of the images started in `folder` (see `Recipe.identity`); None if not recorded."""
     lines = _read(folder / NOTES)
     head = lines[0] if lines else None
     return str(head["identity"]) if isinstance(head, dict) and "identity" in head else None
 
 
 def read_notes(folder: Path) -> Records:
-    """The records of each prompt that is noted and has all of its images."""
+    """The records of each noted prompt whose images all exist."""
     prompts = [line for line in _read(folder / NOTES)[1:] if isinstance(line, list)]
-    return _whole(folder, prompts)
+    return _complete(folder, prompts)
 
 
 def read_records(folder: Path) -> Records:
-    """The records of each prompt of a finished folder that has all of its images."""
+    """The records of each prompt of a finished folder whose images all exist."""
     records = [line for line in _read(folder / RECORDS) if isinstance(line, dict)]
     by_prompt = groupby(records, key=lambda record: record.get("number"))
-    return _whole(folder, [list(group) for _, group in by_prompt])
+    return _complete(folder, [list(group) for _, group in by_prompt])
 
 
 def write_notes(folder: Path, identity: str, prompts: Records) -> None:
-    """Begin the notes with the prompts that are there."""
+    """Start the notes with the prompts that already have their images."""
     lines = [{"identity": identity}, *prompts]
     write_bytes(folder / NOTES, b"".join(to_line(line) for line in lines))
 
@@ -58,12 +58,12 @@ def add_note(folder: Path, records: list[Record]) -> None:
 
 
 def to_line(value: Any) -> bytes:
-    """A line of JSON."""
+    """A value as a line of JSON."""
     return (json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def _read(path: Path) -> list[Any]:
-    """The values of the lines up to the first that is none."""
+    """The values of the lines, up to the first invalid one."""
     try:
         text = read_small_file(path).decode("utf-8", "replace")
     except ContractError:
@@ -77,11 +77,11 @@ def _read(path: Path) -> list[Any]:
     return values
 
 
-def _whole(folder: Path, prompts: Iterable[list[Record]]) -> Records:
-    return [records for records in prompts if records and _are_there(folder, records)]
+def _complete(folder: Path, prompts: Iterable[list[Record]]) -> Records:
+    return [records for records in prompts if records and _files_exist(folder, records)]
 
 
-def _are_there(folder: Path, records: list[Record]) -> bool:
+def _files_exist(folder: Path, records: list[Record]) -> bool:
     try:
         return all(
             isinstance(record["number"], int)

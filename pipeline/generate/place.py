@@ -1,7 +1,7 @@
-"""Which folder the images go to: one that holds just these, one that was begun with them, or a free one.
+"""The folder that images are written to: one that already holds them or part of them, or a free one.
 
-NAME, NAME-2, NAME-3 … are a family: images that are there under a name are never replaced by others unless
-that is asked for.
+NAME, NAME-2, NAME-3 … are a family. Existing images are never replaced by others unless
+`--on-change restart` is given.
 """
 
 from __future__ import annotations
@@ -31,80 +31,84 @@ from pipeline.generate.notes import read_identity
 logger = logging.getLogger(__name__)
 
 CONTRACT = "generated"
-_ATTEMPTS = 8  # each fails only if another process takes the place in that moment
+_ATTEMPTS = 8  # one fails only if another process takes the folder at that moment
 OnChange = Literal["new", "refuse", "restart"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the images of a folder depend on: the resolved options and the digests of all inputs."""
+class Recipe:
+    """Everything that a folder's images depend on: the resolved options and the digests of all inputs."""
 
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
 
     @property
     def identity(self) -> str:
-        """One hash of it all."""
+        """A hash of the recipe."""
         return sha256_bytes(json.dumps([_options(self.config), dict(self.inputs)]).encode())
 
-    def is_met_by(self, manifest: Manifest) -> bool:
-        """Whether a finished folder was made from just this."""
+    def matches(self, manifest: Manifest) -> bool:
+        """Whether a finished folder was made from this recipe."""
         same = _options(manifest.config) == _options(self.config)
         return same and dict(manifest.inputs) == dict(self.inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A folder to draw into; `manifest` where it is finished and holds just what is wished for."""
+    """A folder to write to; `manifest` is set if it is finished and already holds these images."""
 
     folder: Path
     manifest: Manifest | None = None
 
 
-def named_folder(folder: Path) -> Path:
-    """`folder` by a path that ends in its name, so that NAME-2 can lie beside it: `.` and `..` don't."""
+def resolve_name(folder: Path) -> Path:
+    """`folder` as a path that ends in a name (not `.` or `..`), so that NAME-2 can be derived from it."""
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-def choose_place(folder: Path, wish: Wish, on_change: OnChange) -> Place:
-    """`folder`, or another of its family; nothing is touched.
+def choose_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Place:
+    """Choose `folder` or another of its family; nothing is written.
 
-    Raises WorkspaceError where `folder` holds something else than images of ours, ConfigError where it
-    holds other ones and `on_change` is "refuse".
+    Raises WorkspaceError if `folder` holds anything but generated images, ConfigError if it holds other
+    images and `on_change` is "refuse".
     """
     claim(folder, CONTRACT)
     family = [folder] if on_change == "restart" else list_family(folder)
-    found = _find_finished(family, wish) or _find_begun(family, wish)
+    found = _find_finished(family, recipe) or _find_unfinished(family, recipe)
     if found is not None:
         return found
     if on_change == "restart" or _is_free(folder):
         return Place(folder=folder)
     if on_change == "refuse":
-        raise ConfigError(_refusal(folder, wish))
+        raise ConfigError(_refusal(folder, recipe))
     return Place(folder=next(filter(_is_free, family), None) or next_free(folder))
 
 
 @contextlib.contextmanager
-def hold_place(folder: Path, wish: Wish, on_change: OnChange) -> Iterator[Place]:
-    """The place that `choose_place` gives, made and held alone while it is drawn into.
+def lock_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Iterator[Place]:
+    """Choose the destination, create it and lock it while images are written.
 
-    Raises LockedError where another process draws into it, StorageError where it can't be made, and what
-    `choose_place` raises.
+    Raises LockedError if another process is writing to it, StorageError if it can't be created, and
+    whatever `choose_place` raises.
     """
     for _ in range(_ATTEMPTS):
-        place = choose_place(folder, wish, on_change)
+        place = choose_place(folder, recipe, on_change)
         with _alone(place.folder):
-            if choose_place(folder, wish, on_change) == place:  # else it was taken meanwhile
+            if (
+                choose_place(folder, recipe, on_change) == place
+            ):  # otherwise another process took it
                 if place.folder != folder:
-                    logger.warning("%s Drawing into %s.", _others(folder, wish), place.folder)
+                    logger.warning("%s Drawing into %s.", _others(folder, recipe), place.folder)
                 yield place
                 return
-    raise LockedError(f"Other processes draw into {folder} and beside it. Give another name.")
+    raise LockedError(
+        f"Other processes are writing to {folder} and its siblings. Give another --name or --out."
+    )
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder itself: a file for the lock would be left in a place of the user's."""
+    """Lock the folder itself: a lock file would be left behind in the user's folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -115,33 +119,34 @@ def _alone(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise LockedError(
-            f"Another process draws into {folder}. Wait until it has finished, or give another name."
+            f"Another process is writing to {folder}. Wait until it has finished, or give another --name or "
+            "--out."
         ) from None
     except OSError:
-        pass  # a network file system that can't lock folders
+        pass  # network file systems may not support locking folders
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _find_finished(family: list[Path], wish: Wish) -> Place | None:
+def _find_finished(family: list[Path], recipe: Recipe) -> Place | None:
     for folder in family:
         manifest = _manifest_of(folder)
-        if manifest is not None and wish.is_met_by(manifest):
+        if manifest is not None and recipe.matches(manifest):
             return Place(folder=folder, manifest=manifest)
     return None
 
 
-def _find_begun(family: list[Path], wish: Wish) -> Place | None:
+def _find_unfinished(family: list[Path], recipe: Recipe) -> Place | None:
     for folder in family:
-        if not (folder / MANIFEST_NAME).exists() and read_identity(folder) == wish.identity:
+        if not (folder / MANIFEST_NAME).exists() and read_identity(folder) == recipe.identity:
             return Place(folder=folder)
     return None
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether nothing was drawn there, or a killed run has not drawn its first image."""
+    """Whether the folder has no images, not even of an unfinished run."""
     try:
         own = own_files(folder, CONTRACT)
     except WorkspaceError:
@@ -159,31 +164,30 @@ def _manifest_of(folder: Path) -> Manifest | None:
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What counts of the options: not the folder's name, nor how the prompts were given; the inputs name
-    them by their hash."""
+    """The options that matter: not the folder's name, nor the prompts, whose hash is among the inputs."""
     return {name: value for name, value in config.items() if name not in ("name", "prompts")}
 
 
-def _refusal(folder: Path, wish: Wish) -> str:
+def _refusal(folder: Path, recipe: Recipe) -> str:
     return (
-        f"{_others(folder, wish)} Nothing was touched: give another --name, --on-change new to draw beside "
+        f"{_others(folder, recipe)} Nothing was touched: give another --name, --on-change new to draw beside "
         "it, or --on-change restart to replace them."
     )
 
 
-def _others(folder: Path, wish: Wish) -> str:
+def _others(folder: Path, recipe: Recipe) -> str:
     """A sentence that says what the images in `folder` were drawn with instead."""
     manifest = _manifest_of(folder)
-    said = f" ({_differences(manifest, wish)})" if manifest is not None else ""
+    said = f" ({_differences(manifest, recipe)})" if manifest is not None else ""
     return f"{folder} holds images of other prompts or options{said}."
 
 
-def _differences(manifest: Manifest, wish: Wish) -> str:
-    before, after = ({**c, "name": None} for c in (manifest.config, wish.config))
+def _differences(manifest: Manifest, recipe: Recipe) -> str:
+    before, after = ({**c, "name": None} for c in (manifest.config, recipe.config))
     options = _changed(before, after)
-    inputs = [name for name in _changed(manifest.inputs, wish.inputs) if name not in options]
-    said = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
-    return "; ".join([*said, *(f"{name} changed" for name in inputs)])
+    inputs = [name for name in _changed(manifest.inputs, recipe.inputs) if name not in options]
+    changes = [f"{name} {_short(before.get(name))} → {_short(after.get(name))}" for name in options]
+    return "; ".join([*changes, *(f"{name} changed" for name in inputs)])
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

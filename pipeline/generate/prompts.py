@@ -1,4 +1,4 @@
-"""Which images are asked for. Pure, but for reading the file of prompts."""
+"""The images to generate: checks of the options, the prompts, and the seed of each image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.models.dalle.sampling import image_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What is drawn; `given` is what the model completed it from, None where it did not."""
+    """A prompt; `given` is the text that the model completed to it, None if it was not completed."""
 
     text: str
     given: str | None = None
@@ -37,35 +37,35 @@ def check_options(config: GenerateConfig) -> None:
         if not math.isfinite(value := getattr(config, option)):
             raise ConfigError(f"--{option.replace('_', '-')} is {value}. Give a finite number.")
     if config.prime_rows is not None and config.prime is None:
-        raise ConfigError("--prime-rows says how much of an image to begin with. Add --prime FILE.")
+        raise ConfigError("--prime-rows needs an image to start with. Add --prime FILE.")
     if (config.vqgan_config is None) != (config.vqgan_checkpoint is None):
-        raise ConfigError(
-            "--vqgan-config and --vqgan-checkpoint belong together: a VQGAN has both files."
-        )
+        raise ConfigError("--vqgan-config and --vqgan-checkpoint belong together. Give both.")
     if config.vqgan_config is not None and config.codec is not None:
-        raise ConfigError("--vqgan-config names the codec. Leave --codec out, or give that alone.")
+        raise ConfigError("--vqgan-config and --codec both name a codec. Give only one of them.")
     if (config.best is None) != (config.of is None):
         raise ConfigError(
-            "--best and --of belong together: --best 32 --of 512 draws 512 and keeps 32."
+            "--best and --of belong together. Give both: --best 32 --of 512 draws 512 and keeps 32."
         )
     if config.best is None or config.of is None:
         return
     if config.best > config.of:
-        raise ConfigError(f"--best {config.best} --of {config.of} keeps more than it draws.")
+        raise ConfigError(
+            f"--best {config.best} --of {config.of} would keep more images than it draws. Give a larger --of."
+        )
     if config.clip is None:
         raise ConfigError(
-            "--best needs something that tells the best: --clip openai/clip-vit-base-patch32, "
+            "--best needs a CLIP to rank the images. Give --clip openai/clip-vit-base-patch32, "
             "or the folder of a CLIP."
         )
     if config.num_images != 1:
-        raise ConfigError("--best and --of say how many images there are. Leave --num-images out.")
+        raise ConfigError("--best and --of set the number of images. Leave out --num-images.")
 
 
 def list_prompts(config: GenerateConfig) -> list[str]:
-    """The prompts in order, split at `|`; with `gentxt` one empty prompt where none is given.
+    """The prompts in order, split at `|`; with `gentxt` one empty prompt if none is given.
 
-    Raises ConfigError where there are none, one is empty or not text, they ask for too many images, or
-    the file can't be read.
+    Raises ConfigError if there are none, one is empty or not text, they make too many images, or the file
+    can't be read.
     """
     parts = [part.strip() for line in config.prompts for part in line.split("|")]
     if config.prompts_file is not None:
@@ -73,19 +73,19 @@ def list_prompts(config: GenerateConfig) -> list[str]:
     _check_text(parts)
     if len(parts) * config.drawn > MAX_IMAGES:
         raise ConfigError(
-            f"{len(parts):,} prompts with {config.drawn:,} images each are more than the {MAX_IMAGES:,} "
-            "images of a command. Give several commands, each a --name of its own."
+            f"{len(parts):,} prompts with {config.drawn:,} images each exceed the limit of {MAX_IMAGES:,} "
+            "images per command. Split them over several commands, each with its own --name."
         )
     if config.gentxt:
         return parts or [""]
     if not parts:
         raise ConfigError(
-            'No prompt is given. Expected: pipeline generate "a red cube", or --prompts-file FILE.'
+            'No prompt given. Expected: pipeline generate "a red cube", or --prompts-file FILE.'
         )
     if "" in parts:
         raise ConfigError(
-            f"Prompt {parts.index('') + 1} of {len(parts)} is empty. Give it words, or --gentxt to let "
-            "the model find some."
+            f"Prompt {parts.index('') + 1} of {len(parts)} is empty. Give it some text, or use --gentxt to "
+            "have the model write it."
         )
     return parts
 
@@ -94,18 +94,18 @@ def _read_prompts(file: Path) -> list[str]:
     try:
         lines = read_lines(file)
     except ConfigError as error:
-        raise ConfigError(f"The file of prompts {error}") from error
+        raise ConfigError(f"The prompts file {error}") from error
     return [part.strip() for line in lines if line.strip() for part in line.split("|")]
 
 
 def _check_text(prompts: Sequence[str]) -> None:
-    """Bytes of a command line that are not UTF-8 arrive as lone surrogates."""
+    """Raise ConfigError for non-UTF-8 bytes, which arrive from the command line as lone surrogates."""
     for number, prompt in enumerate(prompts, 1):
         shown = prompt.encode("utf-8", "backslashreplace").decode()
         if "\0" in prompt or shown != prompt:
             raise ConfigError(
-                f"Prompt {number} of {len(prompts)} is not text in UTF-8: '{shown[:80]}'. Set the "
-                "terminal to UTF-8, or give --prompts-file."
+                f"Prompt {number} of {len(prompts)} is not UTF-8 text: '{shown[:80]}'. Set the "
+                "terminal to UTF-8, or use --prompts-file."
             )
 
 

@@ -1,15 +1,16 @@
-"""Checkpoint → images: draws images from prompts. Reads runs/NAME and codecs/*, writes generated/NAME
-or another folder.
+"""Checkpoint → images: generates images from prompts.
+
+Reads runs/NAME and codecs/*, writes generated/NAME or another folder:
 
     generated/<name>/
-      NNNN-RR.png     image RR of prompt NNNN, with CLIP by rank; its PNG text says how it was made
-      records.jsonl   one line an image: prompt, seed, checkpoint, scores, file, sha256
-      contact.png     all of them on a sheet
-      manifest.json   last
+      NNNN-RR.png     image RR of prompt NNNN, ranked if CLIP is used; its PNG text records how it was made
+      records.jsonl   one line per image: prompt, seed, checkpoint, scores, file, sha256
+      contact.png     contact sheet of all images
+      manifest.json   written last
 
-Every image has a seed of its own, made of `--seed`, its prompt and its number: what else is drawn
-with it changes nothing. A killed run goes on with the first prompt whose images are not there. Images of
-other prompts or options are never replaced unless `--on-change restart` says so (see `place`).
+Every image has its own seed, derived from `--seed`, its prompt and its index, so it does not depend on the
+images drawn with it. A killed run resumes with the first prompt whose images are missing. Images of other
+prompts or options are replaced only with `--on-change restart` (see `place`).
 """
 
 from __future__ import annotations
@@ -26,56 +27,56 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
-from pipeline.generate.inputs import Materials, find_materials
-from pipeline.generate.place import CONTRACT, Wish, choose_place, hold_place, named_folder
+from pipeline.generate.inputs import ModelInputs, find_model_inputs
+from pipeline.generate.place import CONTRACT, Recipe, choose_place, lock_place, resolve_name
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
-from pipeline.generate.sampler import Artist, load_artist, read_prime
+from pipeline.generate.sampler import ImageSampler, load_sampler, read_prime
 from pipeline.generate.sketches import Drawn
-from pipeline.generate.writing import Sketchbook, missing_files
+from pipeline.generate.writing import ImageWriter, missing_files
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 
 logger = logging.getLogger(__name__)
 
 
 def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport:
-    """Draw every prompt; nothing to do if prompts, options and checkpoint are those of last time.
+    """Generate images for every prompt; does nothing if prompts, options and checkpoint are unchanged.
 
-    Raises ConfigError for options that can't be used, WorkspaceError for a folder that holds something else,
-    ModelError where there is no checkpoint, or where checkpoint, codec, tokenizer or CLIP are damaged or
-    don't fit, DependencyError where CLIP's package is missing.
+    Raises ConfigError for options that can't be used, WorkspaceError for a folder with other contents,
+    ModelError if there is no checkpoint, or if checkpoint, codec, tokenizer or CLIP are damaged or don't
+    match, DependencyError if CLIP's package is missing.
     """
     check_options(config)
     workspace = Workspace(config.workspace)
-    folder = named_folder(config.out) if config.out else workspace.generated(config.name)
+    folder = resolve_name(config.out) if config.out else workspace.generated(config.name)
     claim(folder, CONTRACT)
     given = list_prompts(config)
-    materials = find_materials(config, workspace)
+    model_inputs = find_model_inputs(config, workspace)
     clip_folder = None if config.clip is None else find_clip(config.clip)
-    inputs = materials.inputs | _outside_inputs(config, given, clip_folder)
-    wish = Wish(config=resolved(config), inputs=inputs)
-    place = choose_place(folder, wish, config.on_change)
+    inputs = model_inputs.digests | _outside_inputs(config, given, clip_folder)
+    recipe = Recipe(config=resolved(config), inputs=inputs)
+    place = choose_place(folder, recipe, config.on_change)
     if place.manifest is not None and not missing_files(place):
-        return _report("unchanged", place.folder, place.manifest.counts, materials)
-    artist = load_artist(config, materials)
-    clip = load_clip(clip_folder, artist.device) if clip_folder else None
-    prompts = artist.complete(given) if config.gentxt else [Prompt(text=text) for text in given]
-    counts = _counts(config, prompts, cut=_tell_of_long(prompts, artist))
-    _tell_of_guidance(config, materials)
+        return _report("unchanged", place.folder, place.manifest.counts, model_inputs)
+    sampler = load_sampler(config, model_inputs)
+    clip = load_clip(clip_folder, sampler.device) if clip_folder else None
+    prompts = sampler.complete(given) if config.gentxt else [Prompt(text=text) for text in given]
+    counts = _counts(config, prompts, cut=_warn_of_long(prompts, sampler))
+    _warn_of_guidance(config, model_inputs)
     orders = list_orders(prompts, count=config.drawn, seed=config.seed)
-    with hold_place(folder, wish, config.on_change) as place:
-        book = Sketchbook(place, wish.identity, numbers=range(len(prompts)), keep=config.kept)
-        images = draw(artist, clip, book.still_to_draw(orders), progress)
-        facts = _facts(config, materials.digest)
-        book.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
-        book.finish(wish, counts)
-    return _report("done", place.folder, counts, materials)
+    with lock_place(folder, recipe, config.on_change) as place:
+        writer = ImageWriter(place, recipe.identity, numbers=range(len(prompts)), keep=config.kept)
+        images = draw(sampler, clip, writer.missing_orders(orders), progress)
+        facts = _facts(config, model_inputs.digest)
+        writer.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
+        writer.finish(recipe, counts)
+    return _report("done", place.folder, counts, model_inputs)
 
 
 def draw(
-    artist: Artist, clip: Clip | None, orders: Sequence[Order], progress: Progress
+    sampler: ImageSampler, clip: Clip | None, orders: Sequence[Order], progress: Progress
 ) -> Iterator[Drawn]:
-    """Every image, with its score where there is a CLIP."""
-    for batch, pixels_BHWC in artist.draw_all(orders, progress):
+    """Draw every image, and score it if there is a CLIP."""
+    for batch, pixels_BHWC in sampler.draw_all(orders, progress):
         scores: Sequence[float | None] = [None] * len(batch)
         if clip is not None:
             scores = clip.score([order.prompt.text for order in batch], pixels_BHWC)
@@ -86,7 +87,7 @@ def draw(
 def _outside_inputs(
     config: GenerateConfig, prompts: Sequence[str], clip: ClipFolder | None
 ) -> dict[str, str]:
-    """What comes from outside of the workspace, named by its hash."""
+    """Hashes of the inputs from outside the workspace."""
     several_lines = any("\n" in prompt for prompt in prompts)
     text = json.dumps(prompts) if several_lines else "\n".join(prompts)
     inputs = {"prompts": sha256_bytes(text.encode())}
@@ -97,38 +98,37 @@ def _outside_inputs(
     return inputs
 
 
-def _tell_of_long(prompts: Sequence[Prompt], artist: Artist) -> int:
-    """Warn of prompts that the model reads the beginning of only; return how many there are."""
-    long = [p.text for p, cut in zip(prompts, artist.too_long(prompts), strict=True) if cut]
+def _warn_of_long(prompts: Sequence[Prompt], sampler: ImageSampler) -> int:
+    """Warn about prompts that are longer than the model's text length; returns their number."""
+    long = [p.text for p, cut in zip(prompts, sampler.too_long(prompts), strict=True) if cut]
     if long:
         logger.warning(
-            "%d of %d prompts have more than the %d tokens that the model reads; the rest of them is "
-            "ignored. The first: %r",
+            "%d of %d prompts are longer than the model's %d tokens; the excess is ignored. The first: %r",
             len(long),
             len(prompts),
-            artist.model.config.text_seq_len,
+            sampler.model.config.text_seq_len,
             long[0],
         )
     return len(long)
 
 
-def _tell_of_guidance(config: GenerateConfig, materials: Materials) -> None:
-    """Warn of guidance by a model that may never have seen what it is guided away from."""
-    if config.cond_scale == 1 or (materials.null_cond_prob or 0) > 0:
+def _warn_of_guidance(config: GenerateConfig, model_inputs: ModelInputs) -> None:
+    """Warn about guidance if the model may not have been trained with empty captions."""
+    if config.cond_scale == 1 or (model_inputs.null_cond_prob or 0) > 0:
         return
-    if materials.is_own:
+    if model_inputs.is_own:
         logger.warning(
-            "--cond-scale %g compares with an empty caption, and %s was trained without any (train "
+            "--cond-scale %g compares with an empty caption, but %s was trained without any (train "
             "--null-cond-prob): the images may be worse than with --cond-scale 1",
             config.cond_scale,
-            materials.checkpoint,
+            model_inputs.checkpoint,
         )
     else:
         logger.warning(
-            "--cond-scale %g compares with an empty caption, and %s doesn't say whether it was trained with "
-            "any (--null_cond_prob): if not, the images may be worse than with --cond-scale 1",
+            "--cond-scale %g compares with an empty caption, but %s doesn't record whether it was trained "
+            "with any (--null_cond_prob): if not, the images may be worse than with --cond-scale 1",
             config.cond_scale,
-            materials.checkpoint,
+            model_inputs.checkpoint,
         )
 
 
@@ -145,18 +145,18 @@ def _counts(config: GenerateConfig, prompts: Sequence[Prompt], *, cut: int) -> d
 
 
 def _report(
-    outcome: Outcome, folder: Path, counts: Mapping[str, int], materials: Materials
+    outcome: Outcome, folder: Path, counts: Mapping[str, int], model_inputs: ModelInputs
 ) -> StageReport:
     return StageReport(
         stage="generate",
         outcome=outcome,
         counts=counts,
         outputs=(str(folder),),
-        details={"checkpoint": str(materials.checkpoint)},
+        details={"checkpoint": str(model_inputs.checkpoint)},
     )
 
 
 def _facts(config: GenerateConfig, checkpoint: str) -> dict[str, str]:
-    """What every image's record says alike."""
+    """The fields that all images' records share."""
     options = ("top_k", "temperature", "cond_scale", "precision")
     return {"checkpoint": checkpoint, **{name: str(getattr(config, name)) for name in options}}

@@ -1,6 +1,6 @@
-"""A checkpoint with its tokenizer and its codec, ready to complete prompts and to draw them.
+"""The loaded model with its tokenizer and codec, which completes prompts and draws images.
 
-Legend: B images of a batch, U prompts, T text positions, N codes, P codes of a primed image.
+Legend: B images of a batch, U prompts, T text positions, N codes, P codes of the `--prime` image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.core.image_decode import DecodeError, decode_image
 from pipeline.core.progress import Progress
 from pipeline.core.regular_files import read_regular
 from pipeline.generate.config import GenerateConfig
-from pipeline.generate.inputs import Materials
+from pipeline.generate.inputs import ModelInputs
 from pipeline.generate.prompts import Order, Prompt
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import square_pixels, to_images, to_pixels
@@ -37,13 +37,15 @@ Pixels = npt.NDArray[np.uint8]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_PRIME_BYTES = 256 << 20
 MAX_PRIME_PIXELS = 1 << 27
-PRIMED_SHARE = 0.4375  # of the codes, in DALLE-pytorch's `generate_images`: "OpenAI used 14 * 32"
-WORDS = -1  # the number of the seed that a prompt is completed with; images have 0, 1, 2 …
+PRIMED_SHARE = (
+    0.4375  # of the codes, as in DALLE-pytorch's `generate_images`: "OpenAI used 14 * 32"
+)
+TEXT_INDEX = -1  # the index for the seed of a prompt's completion; images have 0, 1, 2 …
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artist:
-    """Draws by the options of `config`; every image begins with `first_codes_P`, if any."""
+class ImageSampler:
+    """Draws images with the options of `config`; every image starts with `first_codes_P`, if any."""
 
     config: GenerateConfig
     model: Dalle
@@ -54,7 +56,7 @@ class Artist:
 
     @property
     def choice(self) -> Choice:
-        """How codes and words are chosen."""
+        """The sampling parameters for codes and text."""
         return Choice(
             filter_thres=self.config.top_k,
             temperature=self.config.temperature,
@@ -62,16 +64,16 @@ class Artist:
         )
 
     def too_long(self, prompts: Sequence[Prompt]) -> list[bool]:
-        """Which prompts have more tokens than the model reads."""
+        """For each prompt, whether it has more tokens than the model's text length."""
         ids = self.tokenizer.ids([prompt.text for prompt in prompts])
         return [len(words) > self.model.config.text_seq_len for words in ids]
 
     def complete(self, prompts: Sequence[str]) -> list[Prompt]:
-        """The prompts as the model goes on with them."""
+        """Have the model complete the prompts."""
         completed: list[Prompt] = []
         for start in range(0, len(prompts), self.config.batch_size):
             given = prompts[start : start + self.config.batch_size]
-            seeds = [image_seed(self.config.seed, prompt, WORDS) for prompt in given]
+            seeds = [image_seed(self.config.seed, prompt, TEXT_INDEX) for prompt in given]
             words = complete_captions(
                 self.model, self.tokenizer.ids(given), seeds=seeds, choice=self.choice
             )
@@ -84,9 +86,9 @@ class Artist:
     def draw_all(
         self, orders: Sequence[Order], progress: Progress
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
-        """Every order, in batches of all prompts together with their pixels uint8 [B, H, W, 3].
+        """Draw all images in batches across prompts; yields each batch with its pixels uint8 [B, H, W, 3].
 
-        Where memory runs out, batches are halved: an image does not depend on its batch.
+        If memory runs out, the batch size is halved; images do not depend on their batch.
         """
         start, size = 0, self.config.batch_size
         while start < len(orders):
@@ -94,16 +96,14 @@ class Artist:
             pixels_BHWC = self._try_to_draw(batch)
             if pixels_BHWC is None:
                 size = len(batch) // 2
-                logger.warning(
-                    "Memory ran out with %d images at once; trying %d.", len(batch), size
-                )
+                logger.warning("Out of memory with %d images at once; trying %d.", len(batch), size)
                 continue
             yield batch, pixels_BHWC
             start += len(batch)
             progress(start, len(orders), None)
 
     def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
-        """The images, or None where there is no room for them but might be for fewer."""
+        """The images; None if memory runs out but might suffice for fewer."""
         try:
             return self.draw(orders)
         except (RuntimeError, MemoryError) as error:
@@ -111,7 +111,7 @@ class Artist:
                 raise
             if len(orders) == 1:
                 raise ModelError(
-                    f"Memory ran out with a single image ({error}). Use --precision bf16, or another "
+                    f"Out of memory with a single image ({error}). Use --precision bf16, or another "
                     "--device."
                 ) from error
         if self.device.type == "cuda":
@@ -134,21 +134,21 @@ class Artist:
         return to_pixels(self.codec.decode(codes_BN))
 
 
-def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
-    """Load everything that an image needs.
+def load_sampler(config: GenerateConfig, model_inputs: ModelInputs) -> ImageSampler:
+    """Load the model, its codec and the `--prime` image.
 
-    Raises ModelError where files are damaged or do not fit each other, ConfigError for an image to begin
-    with that can't be read or leaves nothing to draw.
+    Raises ModelError if files are damaged or do not match each other, ConfigError for a `--prime` image that
+    can't be read or leaves nothing to draw.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
-    model, codec = materials.load(device)
+    model, codec = model_inputs.load(device)
     model.to(PRECISIONS[config.precision]).pack()
-    return Artist(
+    return ImageSampler(
         config=config,
         model=model,
-        tokenizer=materials.tokenizer,
+        tokenizer=model_inputs.tokenizer,
         codec=codec,
         device=device,
         first_codes_P=_read_first_codes(config, codec, device),
@@ -156,7 +156,7 @@ def load_artist(config: GenerateConfig, materials: Materials) -> Artist:
 
 
 def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device) -> Tensor | None:
-    """The codes of the upper part of the image that is given, int64 [P]."""
+    """The codes of the upper part of the `--prime` image, int64 [P]."""
     if config.prime is None:
         return None
     rows, columns = codec.grid
@@ -172,7 +172,7 @@ def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device
 
 
 def read_prime(file: Path) -> bytes:
-    """The bytes of the image to begin with; raises ConfigError for what is no regular file."""
+    """The bytes of the `--prime` image; raises ConfigError if it is not a regular file."""
     try:
         return read_regular(file, max_bytes=MAX_PRIME_BYTES)
     except ConfigError as error:

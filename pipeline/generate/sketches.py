@@ -1,7 +1,7 @@
-"""Images of a prompt that is not finished, on the disk: there may be hundreds, and a kill must not cost them.
+"""Drawn images of unfinished prompts, saved so that a kill does not lose them: there may be hundreds.
 
-sketches/NNNN-IIIII.npz holds the pixels and the score of a prompt's image that was drawn. They are written
-every minute and when the stage is interrupted, and go when the prompt's best are there.
+sketches/NNNN-IIIII.npz holds the pixels and the score of one image. They are written every minute and on an
+interrupt, and removed once the prompt's best images are written.
 
 Legend: H rows, W columns of pixels.
 """
@@ -26,7 +26,7 @@ SKETCHES = "sketches"
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """An image uint8 [H, W, 3], and what CLIP makes of it, if it was asked."""
+    """A drawn image uint8 [H, W, 3], and its CLIP score, if any."""
 
     order: Order
     pixels_HWC: npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Drawn:
 
 
 def write_sketches(folder: Path, images: Iterable[Drawn]) -> None:
-    """Keep images that are not kept yet; raises StorageError where the disk refuses."""
+    """Save images that are not saved yet; raises StorageError if writing fails."""
     for image in images:
         path = _path(folder, image.order)
         if not path.exists():
@@ -44,13 +44,13 @@ def write_sketches(folder: Path, images: Iterable[Drawn]) -> None:
 
 
 def read_sketches(folder: Path, orders: Sequence[Order]) -> list[Drawn]:
-    """The images of `orders` that are kept; damaged ones are drawn again."""
+    """The saved images of `orders`, without damaged ones, which are drawn again."""
     found = (_read(_path(folder, order), order) for order in orders)
     return [image for image in found if image is not None]
 
 
 def remove_sketches(folder: Path, orders: Iterable[Order]) -> None:
-    """Forget what is kept of `orders`, and the folder if nothing is left in it."""
+    """Delete the saved images of `orders`, and the folder if it is then empty."""
     for order in orders:
         _path(folder, order).unlink(missing_ok=True)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What `pipeline generate` says of itself."""
+"""The description of the stage `pipeline generate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pipeline.generate.config import GenerateConfig
 
 STAGE = Stage(
     name="generate",
-    help="Draw images from prompts.",
+    help="Generate images from prompts.",
     positional=("prompts",),
     config=GenerateConfig,
     entry_point="pipeline.generate.run:run",

@@ -1,4 +1,4 @@
-"""What is kept of the images drawn, and the files it becomes."""
+"""Write the best of the drawn images, their records, the contact sheet and the manifest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.core.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.generate.images import SHEET_LINES, contact_sheet, encode_png, pictures_shown
+from pipeline.generate.images import SHEET_LINES, contact_sheet, encode_png, images_shown
 from pipeline.generate.notes import (
     NOTES,
     RECORDS,
@@ -33,27 +33,26 @@ from pipeline.generate.notes import (
     to_line,
     write_notes,
 )
-from pipeline.generate.place import CONTRACT, Place, Wish
+from pipeline.generate.place import CONTRACT, Place, Recipe
 from pipeline.generate.prompts import Order
 from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 
 CONTACT = "contact.png"
-KEEP_EVERY_S = 60.0  # what is drawn of a prompt
+KEEP_EVERY_S = 60.0  # interval of saving the images of unfinished prompts
 
 
-class Sketchbook:
-    """The folder of images while they are made; `records` are those that are there.
+class ImageWriter:
+    """Writes a folder's images as they are drawn; `records` describes those already written.
 
-    `identity` names everything that the images depend on. With `numbers` and `keep` it says which files
-    will be written: the `keep` images of each prompt of these numbers.
-    Raises ConfigError, and touches nothing, where one of them is there and not ours.
+    `identity` is the recipe's. The folder will get `keep` images for each of the prompt numbers `numbers`.
+    Raises ConfigError, and changes nothing, if one of these files exists and is not ours.
     """
 
     def __init__(self, place: Place, identity: str, *, numbers: Iterable[int], keep: int) -> None:
         self.folder = place.folder
         prompts = _find_drawn(place, identity)
         if prompts is None:
-            _refuse_strangers(self.folder, numbers, keep)
+            _check_no_overwrite(self.folder, numbers, keep)
             start_over(self.folder, CONTRACT)
         else:
             reopen(self.folder, CONTRACT)
@@ -63,11 +62,11 @@ class Sketchbook:
 
     @property
     def finished_prompts(self) -> set[int]:
-        """The numbers of the prompts whose images are there."""
+        """The numbers of the prompts whose images are written."""
         return {int(record["number"]) for record in self.records}
 
-    def still_to_draw(self, orders: Sequence[Order]) -> list[Order]:
-        """The orders of which neither the image nor a sketch is there."""
+    def missing_orders(self, orders: Sequence[Order]) -> list[Order]:
+        """The orders that have neither a written nor a saved image yet."""
         todo = [order for order in orders if order.number not in self.finished_prompts]
         self._sketches = read_sketches(self.folder, todo)
         sketched = {(image.order.number, image.order.index) for image in self._sketches}
@@ -76,10 +75,10 @@ class Sketchbook:
     def write_prompts(
         self, images: Iterator[Drawn], *, drawn: int, keep: int, facts: Mapping[str, str]
     ) -> None:
-        """Write the `keep` best of the `drawn` images of each prompt as they come.
+        """Write the `keep` best of each prompt's `drawn` images as soon as all are drawn.
 
-        `facts` are what every record says. An interrupt, and every minute, keeps what is drawn of prompts
-        that are not finished.
+        `facts` are added to every record. Images of unfinished prompts are saved every minute and on an
+        interrupt.
         """
         groups: dict[int, list[Drawn]] = {}
         kept_s = time.monotonic()
@@ -94,7 +93,7 @@ class Sketchbook:
                     write_sketches(self.folder, itertools.chain(*groups.values()))
                     kept_s = time.monotonic()
         except KeyboardInterrupt:
-            with watch_signals():  # it may have been sent twice
+            with watch_signals():  # a second signal must not interrupt the write
                 write_sketches(self.folder, itertools.chain(*groups.values()))
             raise
 
@@ -104,13 +103,13 @@ class Sketchbook:
         self.records += records
         remove_sketches(self.folder, (image.order for image in group))
 
-    def finish(self, wish: Wish, counts: Mapping[str, int]) -> None:
-        """Write the records, the contact sheet and the manifest; the notes go last."""
+    def finish(self, recipe: Recipe, counts: Mapping[str, int]) -> None:
+        """Write the records, the contact sheet and the manifest; then delete the notes."""
         self.records.sort(key=lambda record: (record["number"], record["rank"]))
         write_bytes(self.folder / RECORDS, b"".join(to_line(record) for record in self.records))
         write_bytes(self.folder / CONTACT, contact_sheet(list(self._sheet_rows())))
         manifest = make_manifest(
-            CONTRACT, config=wish.config, inputs=wish.inputs, counts=counts, files=self._files()
+            CONTRACT, config=recipe.config, inputs=recipe.inputs, counts=counts, files=self._files()
         )
         write_manifest(self.folder, manifest)
         (self.folder / NOTES).unlink(missing_ok=True)
@@ -134,7 +133,7 @@ class Sketchbook:
         return {**record, **place, "file": name, "sha256": sha256_bytes(data)}
 
     def _sheet_rows(self) -> Iterator[tuple[str, list[bytes]]]:
-        shown = pictures_shown(len(self.finished_prompts))
+        shown = images_shown(len(self.finished_prompts))
         by_prompt = groupby(self.records, key=lambda record: record["number"])
         for (_, group), _ in zip(by_prompt, range(SHEET_LINES), strict=False):
             records = list(group)
@@ -143,20 +142,20 @@ class Sketchbook:
 
 
 def missing_files(place: Place) -> Sequence[str]:
-    """What a finished folder lists and no longer has."""
+    """The files that a finished folder lists but no longer has."""
     files = place.manifest.files if place.manifest is not None else ()
     return [entry.path for entry in files if not (place.folder / entry.path).is_file()]
 
 
 def _find_drawn(place: Place, identity: str) -> Records | None:
-    """The records of the prompts that need not be drawn, None where nothing was begun."""
+    """The records of the prompts already drawn; None if the folder was not started."""
     if place.manifest is not None:
         return read_records(place.folder)
     return read_notes(place.folder) if read_identity(place.folder) == identity else None
 
 
-def _refuse_strangers(folder: Path, numbers: Iterable[int], keep: int) -> None:
-    """Raise ConfigError for a file that isn't ours and has the name of one that will be written."""
+def _check_no_overwrite(folder: Path, numbers: Iterable[int], keep: int) -> None:
+    """Raise ConfigError if a file that isn't ours would be overwritten."""
     if not os.path.lexists(folder):
         return
     own = set(own_files(folder, CONTRACT))
@@ -164,8 +163,8 @@ def _refuse_strangers(folder: Path, numbers: Iterable[int], keep: int) -> None:
     for name in (RECORDS, CONTACT, *images):
         if name not in own and os.path.lexists(folder / name):
             raise ConfigError(
-                f"{folder / name} was not drawn by this command and would be overwritten. Nothing was "
-                "touched: move it, or give another --name or --out."
+                f"{folder / name} was not written by this command and would be overwritten. Nothing was "
+                "changed. Move it, or give another --name or --out."
             )
 
 
@@ -174,6 +173,6 @@ def _file_name(number: int, rank: int) -> str:
 
 
 def _rank(group: Iterable[Drawn], keep: int) -> Iterator[tuple[int, Drawn]]:
-    """The `keep` best by score, or all in the order in which they were drawn where there is none."""
+    """The `keep` best with their rank: by score, or in the order drawn if there are no scores."""
     ranked = sorted(group, key=lambda drawn: (-(drawn.score or 0.0), drawn.order.index))
     return enumerate(ranked[:keep])

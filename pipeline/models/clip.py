@@ -1,10 +1,10 @@
-"""How well a picture shows what a text says, by a CLIP of `transformers`. Layer 3.
+"""CLIP scores: how well an image matches a text, with a CLIP model of `transformers`.
 
-A CLIP is a folder as `CLIPModel.save_pretrained` leaves it, with its tokenizer and, where its pictures
-are not prepared as OpenAI's, `preprocessor_config.json`. They are prepared here, with Pillow, as
-transformers' own CLIPImageProcessor does without torchvision.
+A CLIP is a folder as written by `CLIPModel.save_pretrained`, with its tokenizer and, if its preprocessing
+differs from OpenAI's, a `preprocessor_config.json`. Images are preprocessed here with Pillow, exactly as
+transformers' CLIPImageProcessor does without torchvision.
 
-Shapes: B pictures, U texts, L tokens, C = 3 colours, H = W pixels, D numbers of an embedding.
+Shapes: B images, U texts, L tokens, C = 3 colours, H = W pixels, D numbers of an embedding.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.models.devices import fill_rows
 from pipeline.models.weights import check_tensors
 
 PREPARATION_FILE = "preprocessor_config.json"
-# OpenAI's CLIPs, `openai/clip-vit-base-patch32` and others.
+# Of OpenAI's CLIPs, `openai/clip-vit-base-patch32` and others.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 _LARGEST_SIDE = 4096  # pixels
@@ -40,7 +40,7 @@ _MEANINGFUL = ("*.json", "*.txt", "*.safetensors", "*.bin")
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFolder:
-    """Where a CLIP lies; `fingerprint` is the sha256 over its files."""
+    """A CLIP's folder; `fingerprint` is the sha256 over its files."""
 
     path: Path
     fingerprint: str
@@ -48,7 +48,7 @@ class ClipFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """How pixels become CLIP's: resized to `resize` pixels a side, the middle `side` cut, normalised."""
+    """CLIP's preprocessing: resize to `resize` pixels a side, crop the central `side`, normalise."""
 
     resize: int
     side: int
@@ -57,7 +57,7 @@ class Preparation:
     std: tuple[float, ...] = STD
 
     def __call__(self, pixels_BHWC: npt.NDArray[np.uint8]) -> Tensor:
-        """float32 [B, 3, side, side] of square pictures uint8 [B, H, W, 3]."""
+        """float32 [B, 3, side, side] of square images uint8 [B, H, W, 3]."""
         corner = (self.resize - self.side) // 2
         end = corner + self.side
         size, filter_ = (self.resize, self.resize), Image.Resampling(self.resample)
@@ -70,7 +70,7 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A CLIP, ready to judge."""
+    """A loaded CLIP."""
 
     model: Any
     tokenizer: Any
@@ -79,10 +79,10 @@ class Clip:
 
     @torch.inference_mode()
     def score(self, texts: Sequence[str], pixels_BHWC: npt.NDArray[np.uint8]) -> list[float]:
-        """`logits_per_image` of each picture and its own text: their cosine times CLIP's scale."""
+        """`logits_per_image` of each image with its own text: their cosine similarity times CLIP's scale."""
         different = list(dict.fromkeys(texts))
         rows = fill_rows(range(len(texts)))
-        # Always as many tokens and never too few rows, so that a score does not depend on its batch.
+        # A fixed token length and a minimum of rows, so that a score does not depend on its batch.
         tokens = self.tokenizer(
             [different[row] for row in fill_rows(range(len(different)))],
             padding="max_length",
@@ -101,16 +101,16 @@ class Clip:
 
 
 def find_clip(spec: str) -> ClipFolder:
-    """The folder `spec`, or that of a name on the Hugging Face Hub, downloaded once.
+    """The folder `spec`, or the folder of a model on the Hugging Face Hub, downloaded once.
 
-    Raises ModelError where there is none, DependencyError where transformers is missing.
+    Raises ModelError if there is none, DependencyError if transformers is missing.
     """
     path = Path(spec) if Path(spec).is_dir() else _download(spec)
     files = sorted({file for pattern in _MEANINGFUL for file in path.glob(pattern)})
     if not (path / "config.json").exists():
         raise ModelError(
-            f"{path} is not the folder of a CLIP: it has no config.json. Give one that "
-            "transformers' CLIPModel.save_pretrained has written."
+            f"{path} is not a CLIP folder: it has no config.json. Give one that "
+            "transformers' CLIPModel.save_pretrained wrote."
         )
     digest = hashlib.sha256()
     for file in files:
@@ -121,7 +121,7 @@ def find_clip(spec: str) -> ClipFolder:
 def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
     """Load a CLIP with its tokenizer.
 
-    Raises ModelError where files are missing, cut short or of another model.
+    Raises ModelError if files are missing, truncated, or another model's.
     """
     transformers = _import_transformers()
     transformers.utils.logging.disable_progress_bar()
@@ -136,7 +136,7 @@ def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
     if report["missing_keys"]:
         raise ModelError(
             f"The weights in {path} are not a CLIP's: {len(report['missing_keys'])} are missing, "
-            f"{sorted(report['missing_keys'])[0]} among them. Give the folder of a CLIPModel."
+            f"such as {sorted(report['missing_keys'])[0]}. Give the folder of a CLIPModel."
         )
     check_tensors(model.state_dict(), path)
     prepare = read_preparation(path, default_side=model.config.vision_config.image_size)
@@ -144,9 +144,9 @@ def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
 
 
 def read_preparation(path: Path, *, default_side: int) -> Preparation:
-    """What `preprocessor_config.json` says; OpenAI's way to `default_side` pixels where there is none.
+    """The preprocessing in `preprocessor_config.json`; OpenAI's, at `default_side` pixels, without one.
 
-    Raises ModelError for one that can't be read, or is for pictures that are not square.
+    Raises ModelError for a file that can't be read or asks for images that are not square.
     """
     file = path / PREPARATION_FILE
     if not file.exists():
@@ -164,12 +164,12 @@ def read_preparation(path: Path, *, default_side: int) -> Preparation:
         std=_colours(facts, "image_std", STD),
     )
     if prepare.side > prepare.resize:
-        raise facts.wrong("crop_size", prepare.side, f"{prepare.resize} at most, the size")
+        raise facts.wrong("crop_size", prepare.side, f"at most the size, {prepare.resize}")
     return prepare
 
 
 def _side(facts: Description, key: str, default: int) -> int:
-    """Pixels of a side: old files have a number, new ones `shortest_edge`, or `height` and `width`."""
+    """Pixels of a side: old files have a number, new ones `shortest_edge` or `height` and `width`."""
     if not isinstance(facts.values.get(key), Mapping):
         return facts.integer(key, default, high=_LARGEST_SIDE)
     size = facts.table(key)
@@ -200,8 +200,8 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(_MEANINGFUL)))
     except (OSError, ValueError, HFValidationError) as error:
         raise ModelError(
-            f"--clip {name} is neither a folder nor a model of the Hugging Face Hub that can be had "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"--clip {name} is not a folder, and no such model could be downloaded from the Hugging Face "
+            f"Hub ({type(error).__name__}: {str(error).splitlines()[0]}). Give a CLIP folder."
         ) from error
 
 
@@ -210,7 +210,7 @@ def _import_transformers() -> Any:
         import transformers
     except ModuleNotFoundError as error:
         raise DependencyError(
-            "Scoring pictures needs the package 'transformers', which is not installed. "
+            "Scoring images needs the package 'transformers', which is not installed. "
             "Install it with: pip install 'dalle-pipeline[clip]'."
         ) from error
     return transformers

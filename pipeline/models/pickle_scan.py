@@ -1,4 +1,4 @@
-"""Look through a pickle before it is built: what would take memory or stack out of proportion. Layer 3."""
+"""Scan a pickle before loading it, for operations that would exhaust memory or the stack."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import pickletools
 from collections.abc import Sequence
 from typing import IO
 
-_DEEPEST_TUPLE = 64  # hashing one takes stack for each level, and no error stops that
+_DEEPEST_TUPLE = 64  # hashing recurses in C for each level, and a stack overflow kills the process
 
 
 def scan_pickle(stream: IO[bytes]) -> None:
-    """Read the operations of a pickle without doing them.
+    """Read a pickle's operations without executing them.
 
-    Raises ValueError where it is damaged, where its memo would be larger than what it stores there (one
-    number can ask for gigabytes), or where tuples are nested so deeply that hashing them would end the
-    process.
+    Raises ValueError if it is damaged, if its memo would be far larger than its contents (a single number
+    can request gigabytes), or if tuples are nested so deeply that hashing them would crash the process.
     """
-    stack: list[int] = []  # of each object, how deeply tuples are nested in it
+    stack: list[int] = []  # for each object, how deeply tuples are nested in it
     marks: list[int] = []
     memo: dict[int, int] = {}
     for operation, argument, _ in pickletools.genops(stream):
@@ -28,17 +27,17 @@ def scan_pickle(stream: IO[bytes]) -> None:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[int(str(argument))])
         else:
-            _do(operation, stack, marks)
+            _simulate(operation, stack, marks)
 
 
 def _remember(memo: dict[int, int], place: int, stack: Sequence[int]) -> None:
     if not 0 <= place <= 2 * len(memo) + 1024:
-        raise ValueError("it asks for a memo that is far larger than what it stores")
+        raise ValueError("it requests a memo far larger than its contents")
     memo[place] = stack[-1]
 
 
-def _do(operation: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> None:
-    """What an operation takes from the stack and leaves there."""
+def _simulate(operation: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> None:
+    """Simulate an operation's effect on the stack."""
     taken = list(operation.stack_before)
     inner: list[int] = []
     if pickletools.markobject in taken:
@@ -47,7 +46,7 @@ def _do(operation: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -
         del stack[start:]
         taken = taken[: taken.index(pickletools.markobject)]
     if len(taken) > len(stack):
-        raise ValueError("it takes more from its stack than there is")
+        raise ValueError("it pops from an empty stack")
     for _ in taken:
         inner.append(stack.pop())
     depth = 0

@@ -1,8 +1,8 @@
-"""Read files of `torch.save` without running what they hold, and in no more memory than they have bytes.
+"""Read `torch.save` files without executing code from them, in no more memory than their size.
 
-Layer 3. Formats (torch/serialization.py): the zip of torch ≥ 1.6, whose members `data.pkl` and `data/KEY`
-are stored as they are, and the five pickles in a row before it, with the storages behind them. Tensors are
-views of the file, mapped into memory: what is not looked at is not read.
+Formats (torch/serialization.py): since torch 1.6 a zip with uncompressed members `data.pkl` and `data/KEY`;
+before that, five consecutive pickles followed by the storages. Tensors are views of the memory-mapped file:
+what is not used is not read.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.models.torch_pickle import (
-    Husk,
+    Placeholder,
     RefusedNamesError,
     StorageType,
     StoredBytes,
     unpickle,
 )
 
-__all__ = ["Husk", "check_regular", "read_torch_file", "tensors_of"]
+__all__ = ["Placeholder", "check_regular", "read_torch_file", "tensors_of"]
 
 _ZIP_BEGINS = b"PK\x03\x04"
-_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the end of the pickle that an old file begins with
+_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the end of an old file's first pickle
 _BEGINNING_BYTES = 32
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 1
 
 
 def read_torch_file(path: Path) -> Any:
-    """What `torch.save` put into `path`, on the CPU.
+    """The object that `torch.save` wrote to `path`, with tensors on the CPU.
 
-    Objects of known libraries are `Husk`s. Raises ModelError for a file that can't be read, is damaged or
-    compressed, or that names anything else than tensors and those; nothing of it has run then.
+    Objects of known libraries become `Placeholder`s. Raises ModelError for a file that can't be read, is
+    damaged or compressed, or names anything but tensors and these; none of its code is run.
     """
     check_regular(path)
     try:
@@ -54,54 +54,58 @@ def read_torch_file(path: Path) -> Any:
     except RefusedNamesError as error:
         names = ", ".join(str(name)[:80] for name in error.names[:5])
         raise ModelError(
-            f"{path} is refused: its pickle asks for {names}, and only tensors are read from such a file. "
-            "Nothing of it was run. Give a file from a source you trust."
+            f"{path} is refused: its pickle refers to {names}, but only tensors are read from such a file. "
+            "None of its code was run. Give a file from a source you trust."
         ) from error
     except ModelError:
         raise
-    except Exception as error:  # a damaged pickle or archive can make any of them
-        said = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    except Exception as error:  # a damaged pickle or archive can raise any kind
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         raise ModelError(
-            f"{path} can't be read as a file of torch.save: {said}. Expected a whole one; copy it again, "
+            f"{path} can't be read as a torch.save file: {reason}. Expected an intact one; copy it again, "
             "or give another."
         ) from error
 
 
 def check_regular(path: Path) -> None:
-    """Raise ModelError for a path where no regular file is: a folder, a pipe, a device, nothing."""
+    """Raise ModelError unless the path is a regular file, not a folder, pipe or device."""
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{path} can't be read: {reason}. Give a file.") from error
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else f"no regular file (mode {found.st_mode:o})"
+        kind = "a folder" if path.is_dir() else f"not a regular file (mode {found.st_mode:o})"
         raise ModelError(f"{path} can't be read: it is {kind}. Give a file.")
 
 
-def tensors_of(module: Husk) -> dict[str, Tensor]:
-    """The parameters and buffers of a module that was pickled whole, by their dotted names.
+def tensors_of(module: Placeholder) -> dict[str, Tensor]:
+    """The parameters and buffers of a pickled module, by their dotted names.
 
-    Raises ModelError where the husk, or one within it, is not one of a module.
+    Raises ModelError if the placeholder, or one inside it, is not a module's.
     """
     tensors: dict[str, Tensor] = {}
     waiting, seen = [("", module)], {id(module)}
     while waiting:
-        prefix, husk = waiting.pop()
-        own, children = _module_state(husk, prefix)
+        prefix, placeholder = waiting.pop()
+        own, children = _module_state(placeholder, prefix)
         tensors |= {prefix + name: t.detach() for name, t in own.items() if isinstance(t, Tensor)}
         for name, child in children.items():
-            if isinstance(child, Husk) and id(child) not in seen:
+            if isinstance(child, Placeholder) and id(child) not in seen:
                 seen.add(id(child))
                 waiting.append((f"{prefix}{name}.", child))
     return tensors
 
 
-def _module_state(husk: Husk, prefix: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    state = husk.state if isinstance(husk.state, Mapping) else {}
+def _module_state(
+    placeholder: Placeholder, prefix: str
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    state = placeholder.state if isinstance(placeholder.state, Mapping) else {}
     parts = [state.get(key) or {} for key in ("_parameters", "_buffers", "_modules")]
     if "_modules" not in state or not all(isinstance(part, Mapping) for part in parts):
-        raise ModelError(f"The pickled object {prefix or '(root)'} is not a module of torch.")
+        raise ModelError(
+            f"The pickled object {prefix or '(root)'} is not a torch module. Give a file with a whole module."
+        )
     return {**parts[0], **parts[1]}, parts[2]
 
 
@@ -109,11 +113,11 @@ def _read(path: Path, content: mmap.mmap) -> Any:
     begins = content[:_BEGINNING_BYTES]
     if begins.startswith(_ZIP_BEGINS):
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is cut short, the end of its archive is missing")
+            raise ValueError("it is truncated, the end of its archive is missing")
         return _read_zip(path, content)
     if _MAGIC not in begins:
         raise ValueError(
-            f"it begins with {begins[:12]!r}, which is neither a zip nor torch's magic"
+            f"it starts with {begins[:12]!r}, which is neither a zip nor torch's magic number"
         )
     return _read_old(content)
 
@@ -123,7 +127,7 @@ def _read(path: Path, content: mmap.mmap) -> Any:
 
 @dataclass
 class _Archive:
-    """The members of a zip as stretches of the file."""
+    """The members of a zip as (start, size) in the file."""
 
     content: mmap.mmap
     members: Mapping[str, tuple[int, int]]
@@ -135,15 +139,15 @@ class _Archive:
         return self.content[start : start + size]
 
     def find_storage(self, kind: StorageType, key: str, elements: int) -> StoredBytes:
-        """The storage under `key`; the same one each time."""
+        """The storage under `key`, created once."""
         name = f"{self.prefix}data/{key}"
         if name not in self.members:
             raise ValueError(f"it lacks its member {name[:80]!r}")
         start, size = self.members[name]
         if elements * kind.dtype.itemsize != size:
             raise ValueError(
-                f"its member {name[:80]!r} has {size:,} bytes, its pickle says {elements:,} elements of "
-                f"{kind.dtype.itemsize}"
+                f"its member {name[:80]!r} has {size:,} bytes, but its pickle says {elements:,} elements of "
+                f"{kind.dtype.itemsize} bytes"
             )
         if key not in self.found:
             self.found[key] = _storage_at(self.content, start, size)
@@ -162,13 +166,13 @@ def _read_zip(path: Path, content: mmap.mmap) -> Any:
     order = opened.data("byteorder") if f"{opened.prefix}byteorder" in members else b"little"
     if order != sys.byteorder.encode():
         raise ValueError(
-            f"its numbers are {order[:8]!r}-endian, this machine's are {sys.byteorder}"
+            f"its numbers are {order[:8]!r}-endian, but this machine is {sys.byteorder}-endian"
         )
     return unpickle(io.BytesIO(opened.data("data.pkl")), opened.find_storage)
 
 
 def _stretch(info: zipfile.ZipInfo, content: mmap.mmap) -> tuple[int, int]:
-    """Where in the file the bytes of a member lie. Raises ValueError for one that isn't merely stored."""
+    """(start, size) of a member in the file. Raises ValueError if it is compressed or encrypted."""
     if info.flag_bits & _ENCRYPTED:
         raise ValueError(f"its member {info.filename[:80]!r} is encrypted")
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -177,14 +181,14 @@ def _stretch(info: zipfile.ZipInfo, content: mmap.mmap) -> tuple[int, int]:
             "torch.save never does"
         )
     header = content[info.header_offset : info.header_offset + _LOCAL_HEADER_BYTES]
-    lengths = struct.unpack("<HH", header[26:30])  # of the name and of what follows it
+    lengths = struct.unpack("<HH", header[26:30])  # of the name and of the extra field
     start = info.header_offset + _LOCAL_HEADER_BYTES
     name = content[start : start + lengths[0]].decode(errors="replace")
     if not header.startswith(_ZIP_BEGINS) or name != info.orig_filename:
         raise ValueError(f"its member {info.filename[:80]!r} is not where the archive says")
     start += sum(lengths)
     if start + info.file_size > len(content):
-        raise ValueError(f"its member {info.filename[:80]!r} is cut short")
+        raise ValueError(f"its member {info.filename[:80]!r} is truncated")
     return start, info.file_size
 
 
@@ -193,17 +197,17 @@ def _stretch(info: zipfile.ZipInfo, content: mmap.mmap) -> tuple[int, int]:
 
 @dataclass
 class _Promised:
-    """The storages that the pickle names; they follow it."""
+    """The storages that the pickle refers to; their data follows it."""
 
     room: int
     storages: dict[str, StoredBytes] = field(default_factory=dict)
 
     def find_storage(self, kind: StorageType, key: str, elements: int) -> StoredBytes:
-        """Room for the storage under `key`, to be filled later."""
+        """The storage under `key`, filled later."""
         if key not in self.storages:
             size = elements * kind.dtype.itemsize
             if not 0 <= size <= self.room:
-                raise ValueError("its storages are larger than the file: it was cut short")
+                raise ValueError("its storages are larger than the file: it is truncated")
             self.room -= size
             self.storages[key] = StoredBytes(torch.UntypedStorage(size), kind.dtype)
         return self.storages[key]
@@ -220,7 +224,7 @@ def _read_old(content: mmap.mmap) -> Any:
         (elements,) = struct.unpack("<q", content.read(8))
         size = stored.storage.nbytes()
         if elements * stored.dtype.itemsize != size or content.tell() + size > len(content):
-            raise ValueError("its storages are cut short")
+            raise ValueError("its storages are truncated")
         stored.storage.copy_(_storage_at(content, content.tell(), size))
         content.seek(size, 1)
     if set(keys) != set(promised.storages):
@@ -229,7 +233,7 @@ def _read_old(content: mmap.mmap) -> Any:
 
 
 def _storage_at(content: mmap.mmap, start: int, size: int) -> torch.UntypedStorage:
-    """A stretch of the file as a storage; what is written into it stays in memory."""
+    """Part of the file as a storage; writes to it stay in memory (copy on write)."""
     if not size:
         return torch.UntypedStorage(0)
     return torch.frombuffer(content, dtype=torch.uint8, count=size, offset=start).untyped_storage()

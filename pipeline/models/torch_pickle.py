@@ -1,10 +1,9 @@
-"""Unpickle what `torch.save` wrote without running anything that the file names. Layer 3.
+"""Unpickle `torch.save` files without executing anything that the file names.
 
-A pickle can name any function and have it called. Here a name is looked up in a fixed table: what builds
-tensors, plain containers and numpy's numbers is built by functions of this module; objects of known
-libraries (a trainer's callbacks, a pickled module) become `Husk`s, for which nothing is imported; any
-other name is refused. `scan_pickle` comes first: it refuses pickles that would take memory or stack out
-of proportion to their bytes.
+A pickle can name any function and have it called. Here names are looked up in a fixed table: tensors, plain
+containers and numpy scalars are built by functions of this module; objects of known libraries (a trainer's
+callbacks, a pickled module) become `Placeholder`s, for which nothing is imported; any other name is refused.
+`scan_pickle` runs first and refuses pickles that would use memory or stack out of proportion to their size.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from pipeline.models.pickle_scan import scan_pickle
 
-# Libraries whose objects lie in checkpoints, and of which nothing is used but the tensors within.
-_HUSKS = (
+# Libraries whose objects occur in checkpoints; only the tensors inside them are used.
+_PLACEHOLDERS = (
     "apex.",
     "argparse.Namespace",
     "builtins.dict",
@@ -54,7 +53,7 @@ _HUSKS = (
     "torch.torch_version.TorchVersion",
     "typing.Any",
 )
-_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as torch.save writes them, too
+_PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # torch.save also writes these names
 _STORAGES: Mapping[str, torch.dtype] = {
     "BFloat16": torch.bfloat16,
     "Bool": torch.bool,
@@ -75,8 +74,8 @@ _DTYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, 
 _NUMPY_CODE = re.compile(r"[biufcSU]\d{1,4}")
 
 
-class Husk:
-    """Where an object of a class that is not loaded would be; `state` is what was to fill it."""
+class Placeholder:
+    """Replaces an object whose class is not loaded; `state` is the object's pickled state."""
 
     def __init__(self, *args: object) -> None:
         self.state: object = args
@@ -85,31 +84,31 @@ class Husk:
         self.state = state
 
     def __setitem__(self, key: object, value: object) -> None:
-        """Items of a dict of another class are not kept."""
+        """Ignored: items of a dict subclass are not kept."""
 
     def append(self, item: object) -> None:
-        """Nor are those of a list."""
+        """Ignored: items of a list subclass are not kept."""
 
     def extend(self, items: object) -> None:
-        """Nor are several at once."""
+        """Ignored, like `append`."""
 
 
-class NumpyArray(Husk):
-    """An array of numpy, as far as it is one of numbers or text."""
+class NumpyArray(Placeholder):
+    """A numpy array of numbers or text."""
 
     def tolist(self) -> Any:
-        """Its elements as Python's lists and numbers. Raises ValueError for one of objects."""
+        """Its elements as Python lists and numbers. Raises ValueError for an array of objects."""
         if not (isinstance(self.state, tuple) and len(self.state) == 5):
-            raise ValueError("an array of numpy without its elements")
+            raise ValueError("a numpy array without its elements")
         _, shape, kind, fortran, data = self.state
         if not isinstance(kind, _NumpyType):
-            raise ValueError("an array of numpy without its type")
+            raise ValueError("a numpy array without its dtype")
         numbers = np.frombuffer(_raw(data), kind.dtype())
         return np.reshape(numbers, shape, order="F" if fortran else "C").tolist()
 
 
 class _NumpyType:
-    """`numpy.dtype` of a file: a code and a byte order, of which only simple ones are taken."""
+    """A pickled `numpy.dtype`: a code and a byte order; only simple ones are supported."""
 
     def __init__(self, code: object = "", *_: object) -> None:
         self.code, self.order = str(code), "="
@@ -120,13 +119,13 @@ class _NumpyType:
 
     def dtype(self) -> np.dtype[Any]:
         if not _NUMPY_CODE.fullmatch(self.code):
-            raise ValueError(f"numbers of numpy's type {self.code[:40]!r}")
+            raise ValueError(f"unsupported numpy dtype {self.code[:40]!r}")
         return np.dtype(self.order + self.code)
 
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """A storage of the file, and the type that its elements have."""
+    """A storage from the file, and the dtype of its elements."""
 
     storage: torch.UntypedStorage
     dtype: torch.dtype
@@ -134,17 +133,17 @@ class StoredBytes:
 
 @dataclass(frozen=True)
 class StorageType:
-    """What the file calls `torch.FloatStorage`."""
+    """Replaces a class like `torch.FloatStorage`."""
 
     dtype: torch.dtype
 
 
-# `(type, key, elements) → storage`; raises ValueError for a key that the file doesn't have.
+# `(type, key, elements) → storage`; raises ValueError for a key that is not in the file.
 FindStorage = Callable[[StorageType, str, int], StoredBytes]
 
 
 class RefusedNamesError(Exception):
-    """The names in a pickle that are neither built nor husked."""
+    """A pickle refers to names that are not allowed."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(*names)
@@ -152,9 +151,9 @@ class RefusedNamesError(Exception):
 
 
 def unpickle(stream: IO[bytes], find_storage: FindStorage) -> Any:
-    """The object at the place of `stream`, which is behind it afterwards.
+    """Load the object at the position of `stream`, and advance it to the object's end.
 
-    Raises RefusedNamesError, or whatever a damaged pickle makes Python raise.
+    Raises RefusedNamesError, or any exception that a damaged pickle causes.
     """
     start = stream.tell()
     scan_pickle(stream)
@@ -163,7 +162,7 @@ def unpickle(stream: IO[bytes], find_storage: FindStorage) -> Any:
     try:
         return unpickler.load()
     finally:
-        if unpickler.refused:  # also where it failed: that may come of the names
+        if unpickler.refused:  # also after another error, which the refused names may have caused
             raise RefusedNamesError(sorted(unpickler.refused))
 
 
@@ -174,40 +173,40 @@ class _Unpickler(pickle.Unpickler):
         self.refused: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        """The function or class of this module that stands for a name of the file."""
+        """The function or class of this module that replaces a name in the file."""
         full_name = f"{_PYTHON_2.get(module, module)}.{name}"
         if full_name in _BUILDERS:
-            return _out_of_reach(_BUILDERS[full_name])
+            return _isolated(_BUILDERS[full_name])
         if (match := _STORAGE_NAME.fullmatch(full_name)) and match[1] in _STORAGES:
             return StorageType(_STORAGES[match[1]])
         if full_name in _DTYPES:
             return _DTYPES[full_name]
-        if not full_name.startswith(_HUSKS):
+        if not full_name.startswith(_PLACEHOLDERS):
             self.refused.add(full_name)
-        return Husk
+        return Placeholder
 
     def persistent_load(self, pid: Any) -> Any:
-        """A storage by its key; of a module in old files, its class."""
+        """The storage with this key, or in old files a module's class."""
         match pid:
             case ("module", kind, *_):
                 return kind
             case ("storage", StorageType() as kind, str(key), _, int(elements), *_):
                 return self._find_storage(kind, key, elements)
-        raise ValueError("it refers to something that is no storage")
+        raise ValueError("it refers to something that is not a storage")
 
 
-def _out_of_reach(build: Callable[..., Any]) -> Any:
-    """What stands for `build` in one place of one pickle: an operation can set attributes of what it gets."""
-    if build is AttributeDict:  # a pickle makes its objects without calling it
+def _isolated(build: Callable[..., Any]) -> Any:
+    """A fresh wrapper of `build` for each use, since a pickle can set attributes on what it gets."""
+    if build is AttributeDict:  # a pickle creates its objects without calling it
         return type("AttributeDict", (AttributeDict,), {})
-    return build if isinstance(build, type) and issubclass(build, Husk) else partial(build)
+    return build if isinstance(build, type) and issubclass(build, Placeholder) else partial(build)
 
 
 # --- Builders ------------------------------------------------------------------------------------
 
 
 def _raw(data: object) -> bytes:
-    """Bytes, which protocol 2 knows only as text."""
+    """Bytes, which protocol 2 stores as text."""
     return (
         data.encode("latin1") if isinstance(data, str) else bytes(_expect(data, bytes, bytearray))
     )
@@ -215,7 +214,7 @@ def _raw(data: object) -> bytes:
 
 def _expect(value: Any, *types: type) -> Any:
     if not isinstance(value, types):
-        raise ValueError(f"found {type(value).__name__} where {types[0].__name__} belongs")
+        raise ValueError(f"found {type(value).__name__} where {types[0].__name__} is expected")
     return value
 
 
@@ -230,10 +229,10 @@ def _bytearray(data: object = b"", _encoding: object = None) -> bytearray:
 
 
 def _numpy_scalar(kind: object, data: object = b"") -> Any:
-    """A number or text of numpy's as Python's own."""
+    """A numpy scalar as a Python number or text."""
     value = np.frombuffer(_raw(data), _expect(kind, _NumpyType).dtype())
     if len(value) != 1:
-        raise ValueError("a number of numpy's that is not one number")
+        raise ValueError("a numpy scalar that is not a single value")
     return value[0].item()
 
 
@@ -246,7 +245,7 @@ def _size(dimensions: object = ()) -> torch.Size:
 
 
 def _tensor(stored: object, offset: Any, size: Any, stride: Any, *_: object) -> Tensor:
-    """A view of a storage. Raises ValueError where it has more elements than the storage."""
+    """A view of a storage. Raises ValueError if it exceeds the storage."""
     return _view(_expect(stored, StoredBytes), offset, size, stride)
 
 
@@ -284,7 +283,7 @@ def _of_subclass(build: Any, _kind: object, args: Any, _state: object = None) ->
 
 
 class AttributeDict(OrderedDict[Any, Any]):
-    """A dict whose class had more to it: a `defaultdict`, Lightning's hyper-parameters."""
+    """Replaces dict subclasses: a `defaultdict`, Lightning's hyper-parameters."""
 
     def __init__(self, *_: object) -> None:
         super().__init__()
@@ -309,9 +308,9 @@ _BUILDERS: Mapping[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy_scalar,
     "numpy.dtype": _NumpyType,
     "torch.Size": _size,
-    "torch.Tensor": Husk,
-    "torch.device": Husk,
-    "torch.nn.parameter.Parameter": Husk,
+    "torch.Tensor": Placeholder,
+    "torch.device": Placeholder,
+    "torch.nn.parameter.Parameter": Placeholder,
     "torch._tensor._rebuild_from_type_v2": _of_subclass,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,

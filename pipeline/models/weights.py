@@ -1,8 +1,8 @@
-"""Weights that were read from a file, and the network that they go into. Layer 3.
+"""Validate weights read from a file, and load them into a network.
 
-Each file's tensors pass `check_tensors` once: whole, finite numbers, in no more memory than the file has
-bytes. `fill` builds a network only after its shapes are known to be those of the tensors, so that a
-description that asks for terabytes costs nothing.
+Each file's tensors pass `check_tensors` once: finite numbers, with no storage shared to look larger than
+the file. `fill` builds a network only after its shapes are known to match the tensors, so a description
+that asks for terabytes costs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 Extras = Literal["refuse", "ignore"]
 
-# What wrappers put into names: torch.compile, DDP and DeepSpeed, FSDP, checkpointing, Lightning, Opacus.
+# Name prefixes that wrappers add: torch.compile, DDP and DeepSpeed, FSDP, checkpointing, Lightning, Opacus.
 _WRAPPERS = re.compile(
     r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_module)\."
 )
@@ -33,65 +33,66 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 def tensors_in(values: Any, source: str) -> dict[str, Tensor]:
-    """The tensors of a state dict by their names, without what wrappers put into these.
+    """The tensors of a state dict by name, without the prefixes of wrappers.
 
-    Values that are no tensors are left out. Raises ModelError where `values` is no dict of names, or two
+    Other values are left out. Raises ModelError if `values` is not a dict with string keys, or if two
     tensors get the same name.
     """
     if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
         raise ModelError(
-            f"{source} is no state dict, expected tensors by their names. Give a checkpoint."
+            f"{source} is not a state dict, expected names with tensors. Give a checkpoint."
         )
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     bare = {bare_name(name): tensor.detach() for name, tensor in tensors.items()}
     if len(bare) != len(tensors):
         raise ModelError(
-            f"{source} has the same tensors under several wrappers, {next(iter(tensors))} among them. "
-            "Keep those of one model."
+            f"{source} has the same tensors under several wrapper prefixes, such as {next(iter(tensors))}. "
+            "Give a file with those of one model."
         )
     return bare
 
 
 def bare_name(name: str) -> str:
-    """A tensor's name without what wrappers put into it."""
+    """A tensor's name without the prefixes of wrappers."""
     return _WRAPPERS.sub("", name)
 
 
-def without_prefix(tensors: Mapping[str, Tensor], anchor: str, source: str) -> dict[str, Tensor]:
-    """The tensors of the model whose tensor `anchor` is there under some prefix (`model.`), without it.
+def strip_prefix(tensors: Mapping[str, Tensor], anchor: str, source: str) -> dict[str, Tensor]:
+    """Strip the prefix (such as `model.`) under which the tensor `anchor` is found; drop other tensors.
 
-    All of `tensors` where none is there. Raises ModelError where several models are.
+    Returns all of `tensors` if `anchor` is not found. Raises ModelError if it is found under several
+    prefixes.
     """
     prefixes = [n.removesuffix(anchor) for n in tensors if n == anchor or n.endswith(f".{anchor}")]
     if "" in prefixes or not prefixes:
         return dict(tensors)
     if len(prefixes) > 1:
         found = ", ".join(prefix.rstrip(".") for prefix in prefixes[:4])
-        raise ModelError(f"{source} holds several models ({found}). Give a file of one.")
+        raise ModelError(f"{source} holds several models ({found}). Give a file with one.")
     (prefix,) = prefixes
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def read_safetensors(path: Path, advice: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises ModelError, ending in `advice`, where it can't be read."""
+    """The tensors of a safetensors file. Raises ModelError, ending with `advice`, if it can't be read."""
     check_regular(path)
     try:
         return safetensors.torch.load_file(path)
-    except Exception as error:  # a damaged header can make any of them
+    except Exception as error:  # a damaged header can raise any kind
         raise ModelError(f"{path} can't be read as weights ({error}). {advice}") from error
 
 
 def check_tensors(tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """Raise ModelError for a NaN, an infinity, or tensors that only share the bytes that they seem to have.
+    """Raise ModelError for NaN, infinity, or tensors that overlap to seem larger than their storage.
 
-    Takes 0.03 s a gigabyte on two cores: one pass, nothing is copied.
+    Takes 0.03 s per gigabyte on two cores: one pass, without copies.
     """
     _check_sizes(tensors, source)
     for name, tensor in tensors.items():
         if not _is_finite(tensor):
             raise ModelError(
-                f"{source} holds a NaN or an infinity in tensor {name}: its training diverged, or the file "
-                "was damaged. Give another checkpoint."
+                f"{source} contains NaN or infinity in tensor {name}: its training diverged, or the file "
+                "is damaged. Give another checkpoint."
             )
 
 
@@ -104,19 +105,24 @@ def fill(
     extras: Extras = "refuse",
     shape: Callable[[], nn.Module] | None = None,
 ) -> M:
-    """The network that `make` builds, with `weights` in it.
+    """The network that `make` builds, with `weights` loaded.
 
-    They must match name by name and shape by shape; what is too many is refused, or ignored and counted in
-    the log. `shape` builds one with the same state and without data, where `make` can't. Raises ModelError,
-    beginning with `complaint` ("A does not fit B"), that names the first tensor of another shape, the first
-    missing and the first extra one; and as `check_tensors` does, for `source`, which is None where
-    that was done when they were read.
+    Names and shapes must match; extra tensors are refused, or ignored and logged. `shape` builds a network
+    with the same state dict on the meta device, for a `make` that can't. Raises ModelError, starting with
+    `complaint` ("A does not match B"), that names the first tensor with another shape, the first missing
+    and the first extra one. Also runs `check_tensors`, naming `source`, unless that is None because the
+    weights were checked when they were read.
     """
     try:
         with torch.device("meta"):
             expected = (shape or make)().state_dict()
-    except (RuntimeError, OverflowError) as error:  # a tensor of more numbers than can be counted
-        raise ModelError(f"{complaint}: no network is that large ({error}).") from error
+    except (
+        RuntimeError,
+        OverflowError,
+    ) as error:  # a tensor with more elements than int64 can count
+        raise ModelError(
+            f"{complaint}: the network would be too large ({error}). Give files that belong together."
+        ) from error
     _check_fit(expected, weights, complaint, extras)
     used = {name: weights[name] for name in expected}
     if source is not None:
@@ -142,14 +148,12 @@ def _check_fit(
         )
     if extra and (parts or extras == "refuse"):
         parts.append(
-            f"{len(extra)} are too many, the first is {extra[0]} {_shape_of(extra, weights)}"
+            f"{len(extra)} tensors are unexpected, the first is {extra[0]} {_shape_of(extra, weights)}"
         )
     if parts:
         raise ModelError(f"{complaint}: {'; '.join(parts)}. Give files that belong together.")
     if extra:
-        log.info(
-            "%d tensors have no part in drawing and are left out: %s", len(extra), _kinds(extra)
-        )
+        log.info("Ignored %d tensors that the model does not use: %s", len(extra), _kinds(extra))
 
 
 def _shape_of(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
@@ -158,7 +162,7 @@ def _shape_of(names: Iterable[str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def _kinds(names: Iterable[str]) -> str:
-    """The first parts of names, each once: `loss.*, model_ema.*`."""
+    """The distinct first parts of names: `loss.*, model_ema.*`."""
     return ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in names}))
 
 
@@ -167,20 +171,20 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
-    if tensor.dtype.itemsize == 1:  # float8, which has no minimum on processors
+    if tensor.dtype.itemsize == 1:  # float8, for which the CPU has no minimum
         tensor = tensor.float()
-    # Of NaN and anything the least and the greatest are NaN. A float64 beyond float32 would become infinite.
+    # NaN propagates to minimum and maximum. A float64 beyond float32's range would become infinite.
     return all(abs(float(end)) <= _LARGEST for end in torch.aminmax(tensor))
 
 
 def _check_sizes(tensors: Mapping[str, Tensor], source: Path | str) -> None:
-    """A few bytes can be named as many tensors; a network of these has far more than the file."""
+    """Refuse tensors that overlap: a small file could otherwise make a huge network."""
     storages = {
         t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()
     }
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if needed > sum(storages.values()):
         raise ModelError(
-            f"{source} has {sum(storages.values()):,} bytes for tensors of {needed:,}: several are the same "
-            "bytes. Give a checkpoint as it was saved."
+            f"{source} has {sum(storages.values()):,} bytes for tensors of {needed:,} bytes: some overlap. "
+            "Give a checkpoint as it was saved."
         )

@@ -1,7 +1,7 @@
-"""Read a YAML that came with a model: small, without code, and in time and memory that fit its bytes.
+"""Read a third-party YAML file safely: without code, in time and memory proportional to its size.
 
-Layer 3. Aliases let a few lines unfold to terabytes, nesting ends the interpreter's stack, and a date may
-be none: all this is refused or read as text before a value is built.
+Aliases can expand a few lines to terabytes, nesting can overflow the stack, and invalid dates can raise.
+The first two are refused before any value is built; dates stay text.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _Loader.yaml_implicit_resolvers = {
 def read_yaml(path: Path) -> Any:
     """The value in a YAML file.
 
-    Raises ModelError for one that can't be read, is no regular file, is damaged, or is nested or unfolds
-    beyond all measure.
+    Raises ModelError for a file that can't be read, is not a regular file, is damaged, is nested too deeply
+    or expands too far.
     """
     try:
         text = read_small_file(path, max_bytes=MAX_BYTES, remedy="Give a YAML.").decode("utf-8-sig")
@@ -50,17 +50,15 @@ def read_yaml(path: Path) -> Any:
         LookupError,
         RecursionError,
     ) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
-            f"{path} can't be read as YAML ({said}). Give it as it was published."
+            f"{path} can't be read as YAML ({reason}). Give it as it was published."
         ) from error
 
 
 def _check_events(text: str) -> None:
-    """Raises ValueError for nesting that is too deep, or aliases that stand for too many values."""
-    open_collections: list[
-        tuple[Hashable, int]
-    ] = []  # the anchor of each, and the values before it
+    """Raises ValueError for nesting that is too deep, or aliases that expand to too many values."""
+    open_collections: list[tuple[Hashable, int]] = []  # anchor, and number of values before it
     sizes: dict[Hashable, int] = {}
     total = 0
     for event in yaml.parse(text, Loader=_Loader):
@@ -77,4 +75,4 @@ def _check_events(text: str) -> None:
         if len(open_collections) > _DEEPEST:
             raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
         if total > _MOST_VALUES:
-            raise ValueError(f"it has, or its aliases stand for, more than {_MOST_VALUES:,} values")
+            raise ValueError(f"it has, or its aliases expand to, more than {_MOST_VALUES:,} values")

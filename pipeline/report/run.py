@@ -189,7 +189,8 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
     if not _finished(view.folders, "dedupe"):
         return
     columns = ["caption", "section", "rank", *STORED_IMAGE_COLUMNS]
-    wanted = pc.field("rank") < view.config.wall_ranks
+    rank = pc.field("rank")
+    wanted = (rank < view.config.wall_ranks) | rank.is_null()
     kept = _read_table(view, "kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
     captions.sort(key=lambda row: (row["section"], row["caption"]))
@@ -197,6 +198,8 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
     for row in _spread(captions, view.config.wall_captions):
         same = (pc.field("caption") == row["caption"]) & (pc.field("section") == row["section"])
         images = kept.filter(same).sort_by("rank").to_pylist()
+        ranked = sum(image["rank"] is not None for image in images)
+        images = images[: max(ranked, view.config.wall_ranks)]
         rows.append((row["caption"], [_thumbnail(view, image) for image in images]))
     yield Section(
         title="Scraped images",

@@ -1,4 +1,4 @@
-"""The model's card: README.md of a run, in the form of the DALLE-models zoo."""
+"""The model card: a run's README.md, in the format of the DALLE-models zoo."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
-    """Write README.md: hyper-parameters, data, losses, prompts and what was drawn for them."""
+    """Write README.md: hyper-parameters, data, losses, prompts and sample images."""
     text = "\n".join(
         (
             f"# {trainer.config.name}",
@@ -26,7 +26,9 @@ def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
             "```",
             *(
                 f"{name} = {value}"
-                for name, value in zoo_form(trainer.config, trainer.state.hyperparameters)
+                for name, value in zoo_hyperparameters(
+                    trainer.config, trainer.state.hyperparameters
+                )
             ),
             "```",
             "",
@@ -38,8 +40,8 @@ def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
     write_bytes(trainer.folder.root / "README.md", text.encode())
 
 
-def zoo_form(config: TrainConfig, model: DalleConfig) -> Iterator[tuple[str, str]]:
-    """Names and values as the zoo lists them, then what it has no names for."""
+def zoo_hyperparameters(config: TrainConfig, model: DalleConfig) -> Iterator[tuple[str, str]]:
+    """Hyper-parameters under the zoo's names, then those that the zoo does not list."""
     yield "16_BIT_PRECISION", str(config.precision != "fp32")
     yield "EPOCHS" if config.steps is None else "STEPS", str(config.steps or config.epochs)
     yield "BATCH_SIZE", str(config.batch_size * config.ga_steps)

@@ -11,7 +11,7 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StageConfig):
-    """What `train.run` is told. A step is one change of the weights."""
+    """Options of `train.run`. A step is one update of the weights."""
 
     name: str = option(
         "dalle",
@@ -37,7 +37,7 @@ class TrainConfig(StageConfig):
     )
 
     model: Literal["dalle", "dalle-pytorch"] = option(
-        "dalle", "Our model, or the class of the installed package dalle-pytorch (slower)."
+        "dalle", "The built-in model, or the class of the installed package dalle-pytorch (slower)."
     )
     dim: int = option(512, "Width of the model.", low=1)
     depth: int = option(2, "Number of layers.", low=1)
@@ -189,7 +189,7 @@ class TrainConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(StageConfig):
-    """Which checkpoint to write as a dalle.pt, and where to."""
+    """Options of `pipeline export`: which checkpoint to write as a dalle.pt, and where."""
 
     run: str = option("dalle", "Run to export: its latest checkpoint.", runtime=True)
     checkpoint: Path | None = option(None, "Export this checkpoint folder instead.", runtime=True)

@@ -1,4 +1,4 @@
-"""Batches from shards, endlessly, with the place to go on from, each checked before it is used.
+"""Training batches from shards, with the position to resume from; each batch is checked before use.
 
 Legend: B samples of a batch, T text positions, N codes.
 """
@@ -26,7 +26,7 @@ from pipeline.webdata.reader import ShardReader, TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """How far a run has read: `epoch` whole passes, and `consumed` samples of the next one's order."""
+    """How far a run has read: `epoch` complete passes, and `consumed` samples of the current one."""
 
     epoch: int
     consumed: int
@@ -40,9 +40,10 @@ def stream_steps(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[tuple[list[TokenBatch], Position]]:
-    """The `ga_steps` batches of each step for one rank, with the position after it.
+    """For each step: one rank's `ga_steps` batches, and the position after the step.
 
-    Endless with `steps`; else to the end of the last pass, whose last step may have fewer batches.
+    Endless if `steps` is set. Otherwise it ends after the last epoch, whose last step may have fewer
+    batches.
     """
     whole = config.batch_size * world_size
     epoch, consumed = position.epoch, position.consumed
@@ -69,10 +70,10 @@ def stream_steps(
 
 
 def drop_captions(batch: TokenBatch, config: TrainConfig, epoch: int) -> TokenBatch:
-    """A batch with padding in place of the caption of a share `null_cond_prob` of its samples.
+    """The batch with a share `null_cond_prob` of its captions replaced by padding.
 
-    As DALLE-pytorch's `forward(null_cond_prob=…)` does, where the padding is what the text's loss asks
-    for, too. Seed, pass and sample decide whose caption goes, whatever the batches and the ranks.
+    As in DALLE-pytorch's `forward(null_cond_prob=…)`, the padding is also the target of the text loss.
+    The choice depends only on seed, epoch and sample, not on batch size or ranks.
     """
     if not config.null_cond_prob:
         return batch
@@ -82,18 +83,18 @@ def drop_captions(batch: TokenBatch, config: TrainConfig, epoch: int) -> TokenBa
 
 
 def to_tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch as tokens_BT and codes_BN, int64."""
+    """A batch as int64 tensors tokens_BT and codes_BN."""
     tokens_BT = torch.from_numpy(batch.tokens_BT).to(device, torch.int64)
     return tokens_BT, torch.from_numpy(batch.codes_BN).to(device, torch.int64)
 
 
 def batch_keys(reader: ShardReader, batches: Sequence[TokenBatch]) -> list[str]:
-    """The keys of the samples of batches."""
+    """The keys of the samples in these batches."""
     return [reader.sample(int(row)).key for batch in batches for row in batch.rows]
 
 
 def check_ids(reader: ShardReader, batch: TokenBatch, model: DalleConfig) -> None:
-    """Raise ContractError, with the sample's key, for an id that the model's vocabularies lack."""
+    """Raise ContractError, naming the sample, for an id outside the model's vocabularies."""
     for name, ids, size in (
         ("token id", batch.tokens_BT, model.num_text_tokens),
         ("code", batch.codes_BN, model.num_image_tokens),
@@ -102,21 +103,24 @@ def check_ids(reader: ShardReader, batch: TokenBatch, model: DalleConfig) -> Non
             continue
         row = batch.rows[int(ids.max(axis=1).argmax())]
         raise ContractError(
-            f"Sample {reader.sample(int(row)).key} holds the {name} {ids.max()}, the model knows 0 to "
+            f"Sample {reader.sample(int(row)).key} has the {name} {ids.max()}, but the model has 0 to "
             f"{size - 1}. Train with a larger vocabulary, or shard with the right tokenizer and codec."
         )
 
 
-def open_split(folder: Path, split: Split, *, skip_corrupt: bool, leads: bool) -> ShardReader:
-    """The reader of a split. Hashes are the leading rank's to check, but all must skip the same shards.
+def open_split(folder: Path, split: Split, *, skip_corrupt: bool, is_main: bool) -> ShardReader:
+    """The reader of a split.
 
-    Raises ContractError that names a damaged shard, unless such are skipped.
+    Rank 0 alone verifies hashes, except with `skip_corrupt`, where all ranks must skip the same shards.
+    Raises ContractError, naming the shard, for a damaged one unless `skip_corrupt` is set.
     """
-    return ShardReader(folder, split, skip_corrupt=skip_corrupt, check_hashes=leads or skip_corrupt)
+    return ShardReader(
+        folder, split, skip_corrupt=skip_corrupt, check_hashes=is_main or skip_corrupt
+    )
 
 
 def read_tokenizer(reader: ShardReader) -> bytes:
-    """The file of the shards' tokenizer; raises ContractError where it is not the one of the index."""
+    """The shards' tokenizer file; raises ContractError if its hash differs from the index."""
     index = reader.index
     source = reader.folder / INDEX_NAME
     path = path_inside(reader.folder, index.tokenizer.file, source=source)
@@ -126,17 +130,17 @@ def read_tokenizer(reader: ShardReader) -> bytes:
         raise damaged(f"{path} can't be read ({error.strerror}).") from error
     if sha256_bytes(data) != index.tokenizer.fingerprint:
         raise damaged(
-            f"{path} is not the tokenizer that made the token ids: its sha256 is not that in "
-            f"{INDEX_NAME}."
+            f"{path} is not the tokenizer that the captions were encoded with: its sha256 differs from "
+            f"the one in {INDEX_NAME}."
         )
     return data
 
 
 def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1) -> None:
-    """Raise ContractError for an empty split, ConfigError for a batch that it can't fill."""
+    """Raise ContractError for an empty split, ConfigError if it has fewer samples than a batch."""
     if len(reader) == 0:
         raise ContractError(
-            f"{reader.folder} has no training samples. Shard a dataset that has some."
+            f"{reader.folder} has no training samples. Shard a dataset that has training samples."
         )
     if config.batch_size * world_size > len(reader):
         of_all = f" in each of {world_size} processes" if world_size > 1 else ""

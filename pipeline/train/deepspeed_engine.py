@@ -1,8 +1,8 @@
-"""DeepSpeed as what trains: ZeRO parts the moments (1), the gradients too (2), and the weights too (3).
+"""Training with DeepSpeed: ZeRO shards the moments (stage 1), also the gradients (2), also the weights (3).
 
-Weights and moments are gathered and given out whole, so that its checkpoints are those of any other run.
-Losses and weights are as with DDP: bf16 is autocast over float32 weights, as everywhere here. With fp16 the
-weights are halves beside float32 ones, and DeepSpeed scales the losses. It is imported when it is chosen.
+Checkpoints hold full, gathered weights and moments, so they are interchangeable with those of other runs.
+As with DDP, bf16 is autocast over float32 weights. With fp16 the model holds fp16 weights with float32
+copies, and DeepSpeed scales the losses. The package is imported only when it is chosen.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from pipeline.core.errors import ConfigError, DependencyError
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import engine_options, zero_stage
-from pipeline.train.sharded_tensors import parted_by_zero, whole_shape, zero_share
-from pipeline.train.stepping import Stepper, TorchStepper
+from pipeline.train.optimizer import Stepper, TorchStepper
+from pipeline.train.sharded_tensors import full_shape, sharded_by_zero, zero_shard
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -33,14 +33,14 @@ SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 def start_engine(
     model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, device: torch.device
 ) -> Any:
-    """DeepSpeed's engine around a model that lies whole on its device.
+    """DeepSpeed's engine around a full model on its device.
 
-    Raises DependencyError where DeepSpeed can't be imported, ConfigError for options that it refuses.
+    Raises DependencyError if DeepSpeed can't be imported, ConfigError for options that it rejects.
     """
     if config.precision == "fp16" and not has_fp16(device):
         raise ConfigError(
-            f"--precision fp16: DeepSpeed scales losses on CUDA alone, this is {device.type}. Use bf16 or "
-            "fp32, or --parallel ddp."
+            f"--precision fp16: DeepSpeed scales losses only on CUDA, and the device is {device.type}. Use "
+            "bf16 or fp32, or --parallel ddp."
         )
     deepspeed = import_deepspeed(device)
     options = engine_options(config)
@@ -50,11 +50,11 @@ def start_engine(
         )
     except (AssertionError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"DeepSpeed refuses its options ({type(error).__name__}: {error}). "
-            "Look at --deepspeed-config."
+            f"DeepSpeed rejects its options ({type(error).__name__}: {error}). "
+            "Check --deepspeed-config."
         ) from error
     if config.precision == "fp16":
-        # DeepSpeed would stop at 1 by itself; below it the loop does, and names the samples.
+        # DeepSpeed itself would stop at 1. Below 1 our loop stops, and names the samples.
         engine.optimizer.loss_scaler.min_scale = 0.5
     if zero_stage(config):
         _begin_moments(engine.optimizer)
@@ -62,16 +62,16 @@ def start_engine(
 
 
 def has_fp16(device: torch.device) -> bool:
-    """Whether DeepSpeed trains in fp16 on a device."""
+    """Whether DeepSpeed supports fp16 on this device."""
     return device.type == "cuda"
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """The package, quiet, and told to compile nothing for processors.
+    """Import the package, without its log noise and without compiling extensions for the CPU.
 
-    Raises DependencyError where it is not installed.
+    Raises DependencyError if it is not installed.
     """
-    # It would take a GPU that it finds, whatever --device says.
+    # It would use any GPU that it finds, whatever --device says.
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     try:
         package = importlib.import_module("deepspeed")
@@ -83,37 +83,37 @@ def import_deepspeed(device: torch.device) -> Any:
     for handler in logging.getLogger("DeepSpeed").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)  # the command's own output is on stdout
-    # Of torch's, at every step, about functions that DeepSpeed calls.
+    # torch warns at every step about deprecated functions that DeepSpeed calls.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     if device.type == "cpu":
-        # An all-reduce for inference, that would be compiled here for a minute, or fail to be.
+        # An all-reduce for inference: compiling it takes a minute, or fails.
         package.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return package
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStepper:
-    """A Stepper by DeepSpeed's ZeRO, stages 1 to 3."""
+    """Steps with DeepSpeed's ZeRO, stages 1 to 3."""
 
     engine: Any
     model: nn.Module
 
     @property
     def scale(self) -> float | None:
-        """See Stepper."""
+        """The loss scale of fp16; None for other precisions."""
         return self._scaler.cur_scale if self.engine.fp16_enabled() else None
 
     def backward(self, loss: Tensor) -> None:
-        """See Stepper."""
+        """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """See Stepper."""
+        """Update the weights with the clipped gradients; returns the norm before clipping."""
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
 
     def moments(self) -> dict[str, Tensor]:
-        """See Stepper."""
+        """The optimizer's full state as `<parameter>/<state>`."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = next(state["step"] for _, state in _states(self.engine.optimizer))
@@ -125,7 +125,7 @@ class EngineStepper:
         return found
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """See Stepper. All parameters get the step count of one: ZeRO keeps no more."""
+        """Load moments; all parameters get the same step count, because ZeRO keeps just one."""
         for name, parameter in self._trained():
             for key in MOMENTS:
                 if f"{name}/{key}" in moments:
@@ -136,13 +136,13 @@ class EngineStepper:
                 state["step"].copy_(steps)
 
     def scaler_state(self) -> dict[str, Any]:
-        """See Stepper."""
+        """The loss scale's state as JSON values; empty without one."""
         if not self.engine.fp16_enabled():
             return {}
         return {name: getattr(self._scaler, name) for name in SCALER if hasattr(self._scaler, name)}
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
-        """See Stepper."""
+        """The inverse of `scaler_state`."""
         for name in SCALER:
             if name in state and hasattr(self._scaler, name):
                 setattr(self._scaler, name, state[name])
@@ -157,25 +157,25 @@ class EngineStepper:
 
 @dataclass(frozen=True, kw_only=True)
 class WholeEngineStepper(TorchStepper):
-    """A Stepper by DeepSpeed without ZeRO, stage 0: torch's optimizer steps, with whole moments."""
+    """Steps with DeepSpeed without ZeRO (stage 0): torch's optimizer, unsharded moments."""
 
     engine: Any
 
     def backward(self, loss: Tensor) -> None:
-        """See Stepper."""
+        """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """See Stepper."""
+        """Update the weights with the clipped gradients; returns the norm before clipping."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))  # the engine tells none
+        norm = float(torch.nn.utils.get_total_norm(gradients))  # the engine reports none
         if math.isfinite(norm):
             self.engine.step()
         return norm
 
 
-def engine_stepper(engine: Any, model: nn.Module) -> Stepper:
-    """What steps by an engine around `model`."""
+def make_engine_stepper(engine: Any, model: nn.Module) -> Stepper:
+    """The stepper for an engine around `model`."""
     if engine.zero_optimization():
         return EngineStepper(engine=engine, model=model)
     return WholeEngineStepper(
@@ -183,7 +183,7 @@ def engine_stepper(engine: Any, model: nn.Module) -> Stepper:
         model=model,
         optimizer=engine.optimizer,
         scaler=torch.amp.GradScaler(enabled=False),
-        longest=float("inf"),
+        max_norm=float("inf"),
     )
 
 
@@ -191,16 +191,16 @@ def engine_stepper(engine: Any, model: nn.Module) -> Stepper:
 
 
 def _states(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    """The flat vectors of this rank that ZeRO's optimizer changes, with Adam's state of each."""
+    """This rank's flat vectors that ZeRO's optimizer updates, each with its Adam state."""
     vectors = getattr(optimizer, "fp32_partitioned_groups_flat", None)  # stage 3
     for vector in optimizer.single_partition_of_fp32_groups if vectors is None else vectors:
         yield vector, optimizer.optimizer.state[vector]
 
 
 def _begin_moments(optimizer: Any) -> None:
-    """Make the moments before the first step, as Adam would in it, so that they can be put and read.
+    """Create the moments before the first step, so that they can be loaded and read.
 
-    DeepSpeed 0.19 links those of the first group of parameters alone when Adam makes them.
+    If Adam creates them in its first step, DeepSpeed 0.19 links only those of the first parameter group.
     """
     for vector, state in _states(optimizer):
         state["step"] = torch.zeros((), dtype=torch.float32, device=vector.device)
@@ -213,8 +213,8 @@ def _begin_moments(optimizer: Any) -> None:
 def _put_moment(value: Tensor, parameter: nn.Parameter, key: str) -> None:
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-    assert value.shape == whole_shape(parameter)
-    if parted_by_zero(parameter):
-        safe_set_local_optimizer_state(parameter, zero_share(value, parameter), key)
+    assert value.shape == full_shape(parameter)
+    if sharded_by_zero(parameter):
+        safe_set_local_optimizer_state(parameter, zero_shard(value, parameter), key)
     else:
         safe_set_full_optimizer_state(parameter, value.to(parameter.device, torch.float32), key)

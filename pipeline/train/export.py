@@ -1,4 +1,4 @@
-"""A checkpoint of ours → a `dalle.pt` of dalle-pytorch, by `pipeline export`."""
+"""`pipeline export`: a run's checkpoint → dalle-pytorch's `dalle.pt`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.core.outputs import check_output
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.critic import critic_of
-from pipeline.models.checkpoints.export import stock_codec, why_stock_differs, write_dalle_pt
-from pipeline.models.checkpoints.foreign import StockCodec
-from pipeline.models.checkpoints.found import find_own, find_run_checkpoint
+from pipeline.models.checkpoints.export import dalle_pytorch_codec, why_not_loadable, write_dalle_pt
+from pipeline.models.checkpoints.foreign import DallePytorchCodec
+from pipeline.models.checkpoints.locate import find_own, find_run_checkpoint
 from pipeline.models.checkpoints.native import load_dalle, read_critic, read_info
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def export(config: ExportConfig, _progress: Progress = no_progress) -> StageReport:
-    """Write the weights to draw with, and the codec where dalle-pytorch knows it.
+    """Write the weights used for sampling, and the codec if dalle-pytorch supports its kind.
 
-    Raises ModelError where there is no whole checkpoint, the model has parts that dalle-pytorch lacks, or
-    `--codec-checkpoint` is another codec's; ConfigError where the codec has no use for one.
+    Raises ModelError if there is no intact checkpoint, if the model uses features that dalle-pytorch
+    lacks, or if `--codec-checkpoint` belongs to another codec; ConfigError if the codec takes none.
     """
     workspace = Workspace(config.workspace)
     checkpoint = _find_checkpoint(config, workspace)
@@ -56,7 +56,7 @@ def export(config: ExportConfig, _progress: Progress = no_progress) -> StageRepo
 
 
 def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
-    """The checkpoint that is given, or the last whole one of the run, finished or not."""
+    """The checkpoint given, or the run's last intact one, whether the run has finished or not."""
     if config.checkpoint is not None:
         return find_own(config.checkpoint) or config.checkpoint
     run = workspace.run(config.run, option="--run")
@@ -66,34 +66,38 @@ def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
     return found.path
 
 
-def _stock_codec(config: ExportConfig, workspace: Workspace, checkpoint: Path) -> StockCodec | None:
-    """The codec of the checkpoint's codes as dalle-pytorch has it; None, and why, where it has none."""
+def _stock_codec(
+    config: ExportConfig, workspace: Workspace, checkpoint: Path
+) -> DallePytorchCodec | None:
+    """The checkpoint's codec in dalle-pytorch's form; None, with a warning, if it can't be included."""
     try:
         codec = load_codec(find_codec(workspace.codecs, read_info(checkpoint).codec))
     except ModelError as error:
         if config.codec_checkpoint is not None:
             raise
-        logger.warning("No codec goes into the file: %s", error)
+        logger.warning("The file is written without a codec: %s", error)
         return None
-    found = stock_codec(codec, _critic(config, codec, checkpoint))
+    found = dalle_pytorch_codec(codec, _critic(config, codec, checkpoint))
     if found is None:
         logger.warning(
-            "No codec goes into the file: dalle-pytorch has none of the kind %r. One that it has is made by "
-            "`pipeline train-codec --kind discrete-vae`.",
+            "The file is written without a codec: dalle-pytorch does not support the kind %r. To train one "
+            "that it supports: `pipeline train-codec --kind discrete-vae`.",
             codec.kind,
         )
-    elif (reason := why_stock_differs(codec)) is not None:
-        logger.warning("Stock programs can't draw with the file: dalle-pytorch %s.", reason)
+    elif (reason := why_not_loadable(codec)) is not None:
+        logger.warning(
+            "dalle-pytorch's own programs can't generate with the file: dalle-pytorch %s.", reason
+        )
     return found
 
 
 def _critic(config: ExportConfig, codec: Codec, checkpoint: Path) -> Mapping[str, Tensor]:
-    """What goes into the file beside a VQGAN's network: from its checkpoint, or kept since a dalle.pt."""
+    """A VQGAN's discriminator: from `--codec-checkpoint`, or as kept from the dalle.pt it came from."""
     if not isinstance(codec, VQGAN):
         if config.codec_checkpoint is not None:
             raise ConfigError(
-                f"--codec-checkpoint: the model was trained with a codec of the kind {codec.kind!r}; only a "
-                "VQGAN has more tensors in its checkpoint than the codec needs. Leave it out."
+                f"--codec-checkpoint: the model was trained with a codec of the kind {codec.kind!r}, but the "
+                "option applies only to a VQGAN. Leave it out."
             )
         return {}
     if config.codec_checkpoint is not None:
@@ -101,7 +105,8 @@ def _critic(config: ExportConfig, codec: Codec, checkpoint: Path) -> Mapping[str
     kept = read_critic(checkpoint)
     if not kept:
         logger.warning(
-            "The file has no critic of the VQGAN's training (loss.*), which published VQGANs have: where "
-            "yours has one, stock programs refuse the file. Give the codec's .ckpt as --codec-checkpoint."
+            "The file lacks the discriminator from the VQGAN's training (loss.*), which published VQGANs "
+            "have. If yours has one, dalle-pytorch's own programs refuse the file: pass the codec's .ckpt as "
+            "--codec-checkpoint."
         )
     return kept

@@ -1,4 +1,4 @@
-"""The model's hyper-parameters, from the shards and the options or from a checkpoint."""
+"""A model's hyper-parameters: from shards and options, or checked against a checkpoint's."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pipeline.webdata.index import ShardIndex
 
 
 def new_model(index: ShardIndex, config: TrainConfig) -> DalleConfig:
-    """The hyper-parameters of a new model that fits the shards.
+    """Hyper-parameters of a new model for these shards.
 
-    Raises ModelError where the picture's codes are not a square or the options make no model,
-    ConfigError for a vocabulary or a text length that the shards don't have.
+    Raises ModelError if the code grid is not square or the options don't make a valid model, ConfigError
+    for a vocabulary or text length that doesn't match the shards.
     """
     rows, columns = index.grid
     if rows != columns:
         raise ModelError(
-            f"The shards hold {rows}×{columns} codes a picture, the model takes square ones. "
-            "Encode with a codec of square pictures."
+            f"The shards hold {rows}×{columns} codes per image, but the model needs a square grid. "
+            "Encode with a codec for square images."
         )
     if config.text_seq_len not in (None, index.text_seq_len):
         raise ConfigError(
-            f"--text-seq-len {config.text_seq_len}: the shards hold {index.text_seq_len} token ids a "
+            f"--text-seq-len {config.text_seq_len}: the shards hold {index.text_seq_len} token ids per "
             "caption. Leave it out, or run `pipeline shard` with that length."
         )
     vocabulary = config.num_text_tokens or index.vocab_size
@@ -62,27 +62,27 @@ def new_model(index: ShardIndex, config: TrainConfig) -> DalleConfig:
 def check_fit(
     model: DalleConfig, index: ShardIndex, *, codec: str = "", tokenizer: str = "", source: str
 ) -> None:
-    """Raise ContractError where shards can't go on training the model of checkpoint `source`.
+    """Raise ContractError if the model of checkpoint `source` can't be trained further on these shards.
 
-    `codec` and `tokenizer` are the fingerprints that it was trained with; "" where it doesn't say.
+    `codec` and `tokenizer` are the fingerprints that it was trained with; "" if unknown.
     """
     rows, columns = index.grid
     facts: tuple[tuple[str, object, object], ...] = (
-        ("token ids a caption", model.text_seq_len, index.text_seq_len),
+        ("token ids per caption", model.text_seq_len, index.text_seq_len),
         ("codes in the codebook", model.num_image_tokens, index.codebook_size),
-        ("codes a picture", model.image_seq_len, rows * columns),
+        ("codes per image", model.image_seq_len, rows * columns),
         ("the codec", codec[:12], index.codec.fingerprint[:12] if codec else ""),
         ("the tokenizer", tokenizer[:12], index.tokenizer.fingerprint[:12] if tokenizer else ""),
     )
     for what, expected, found in facts:
         if expected != found:
             raise ContractError(
-                f"{source} was trained with {what}: {expected}, the shards {index.name!r} have {found}. "
+                f"{source} was trained with {what}: {expected}, but the shards {index.name!r} have {found}. "
                 "Shard with the checkpoint's own tokenizer, codec and text length."
             )
     if model.num_text_tokens < index.vocab_size:
         raise ContractError(
-            f"{source} knows {model.num_text_tokens} text ids, the shards' tokenizer makes "
+            f"{source} has {model.num_text_tokens} text ids, but the shards' tokenizer has "
             f"{index.vocab_size}. Shard with the checkpoint's own tokenizer."
         )
 

@@ -1,12 +1,12 @@
-"""What decides a run, `plan.json`, and whether another call goes on with the run that is there.
+"""A run's options and inputs, `plan.json`, and whether a new call resumes the existing run.
 
-Options may change on a run as far as that leads to what its new options say:
+A resumed run may change only:
 
-- `WATCHED`: what is logged, validated, drawn and kept on the way. Nothing that is learnt depends on it.
-- `LENGTH`: with a learning rate that doesn't depend on the end (`--lr-decay constant` and `plateau`), how
-  long it trains, and by how many samples a step.
+- `MONITORING`: what is logged, validated, sampled and kept. Training doesn't depend on it.
+- `LENGTH`: how long it trains, and the samples per step, if the learning rate doesn't depend on the end
+  (`--lr-decay constant` and `plateau`).
 
-Any other option makes another run; `--resume-from` begins it with the weights and moments of this one.
+Any other change needs another run; `--resume-from` starts it from this one's weights and moments.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
 
 Plan = dict[str, Any]
-Changes = Mapping[
-    str, tuple[Any, Any]
-]  # what it was and what it is, by the name of an option or input
+Changes = Mapping[str, tuple[Any, Any]]  # (old, new) by the name of the option or input
 
 PLAN_NAME = "plan.json"
 _HASH = re.compile("[0-9a-f]{64}")
-WATCHED = frozenset(
+MONITORING = frozenset(
     {
         "log_every",
         "val_every",
@@ -51,19 +49,19 @@ OPEN_ENDED = ("constant", "plateau")
 
 @dataclass(frozen=True, kw_only=True)
 class _PlanFile:
-    """`plan.json` as it is written."""
+    """The schema of `plan.json`."""
 
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
 
 
 def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
-    """What decides a run: its options and its inputs, as JSON values."""
+    """A run's options and inputs as JSON values."""
     return {"config": resolved(config), "inputs": dict(inputs)}
 
 
 def find_finished(root: Path, plan: Plan) -> Manifest | None:
-    """The manifest of a run that finished with just this plan, whatever was watched on the way."""
+    """The manifest of a run that finished with this plan, ignoring monitoring options."""
     if not (root / MANIFEST_NAME).exists():
         return None
     try:
@@ -71,22 +69,22 @@ def find_finished(root: Path, plan: Plan) -> Manifest | None:
     except ContractError:
         return None
     found = {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
-    return manifest if find_changes(found, plan).keys() <= WATCHED else None
+    return manifest if find_changes(found, plan).keys() <= MONITORING else None
 
 
-def goes_on(config: TrainConfig, root: Path, plan: Plan) -> Changes | None:
-    """What has changed since the run in `root` that `plan` goes on with; None where it begins anew.
+def resume_changes(config: TrainConfig, root: Path, plan: Plan) -> Changes | None:
+    """The changes with which `plan` resumes the run in `root`; None if the run starts from scratch.
 
-    Nothing is touched. A run that has no checkpoint yet (memory ran out in its first step) has nothing to
-    lose. Raises ConfigError where another plan's run is there, ContractError where its plan can't be read,
-    both only if `on_change` does not say "restart".
+    Nothing is written. A run without a checkpoint (say, one that ran out of memory in its first step) starts
+    from scratch, since nothing is lost. Unless `on_change` is "restart", raises ConfigError if the run has
+    another plan, ContractError if its plan can't be read.
     """
-    begun = (root / MANIFEST_NAME).exists() or list_checkpoints(root / "checkpoints")
-    anew = config.on_change == "restart" or not begun
+    has_progress = (root / MANIFEST_NAME).exists() or list_checkpoints(root / "checkpoints")
+    may_start_over = config.on_change == "restart" or not has_progress
     try:
         found = read_plan(root)
     except ContractError:
-        if anew:
+        if may_start_over:
             return None
         raise
     if found is None:
@@ -94,32 +92,32 @@ def goes_on(config: TrainConfig, root: Path, plan: Plan) -> Changes | None:
     changes = find_changes(found, plan)
     if changes.keys() <= may_change(config):
         return changes
-    if anew:
+    if may_start_over:
         return None
     raise ConfigError(_refusal(root, changes, config))
 
 
 def read_plan(root: Path) -> Plan | None:
-    """The plan of the run in `root`; None where no run has been begun.
+    """The plan of the run in `root`; None if there is no run.
 
-    Raises ContractError where it is damaged, or gone from a run that has checkpoints.
+    Raises ContractError if it is damaged, or missing although the run has checkpoints.
     """
     path = root / PLAN_NAME
     if path.exists():
-        said = parse_json_file(path, _PlanFile, remedy=_remedy(root))
-        return {"config": dict(said.config), "inputs": dict(said.inputs)}
+        plan = parse_json_file(path, _PlanFile, remedy=_remedy(root))
+        return {"config": dict(plan.config), "inputs": dict(plan.inputs)}
     if (root / MANIFEST_NAME).exists():
         manifest = read_manifest(root, "run")
         return {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
     if list_checkpoints(root / "checkpoints"):
         raise ContractError(
-            f"{path} is missing, which says how the checkpoints beside it were trained. {_remedy(root)}"
+            f"{path} is missing, which records how the checkpoints beside it were trained. {_remedy(root)}"
         )
     return None
 
 
 def find_changes(found: Plan, plan: Plan) -> Changes:
-    """What differs between two plans, by name; an option that an earlier version lacks had its default."""
+    """The differences between two plans by name; options that an older version lacked had the default."""
     options = resolved(TrainConfig()) | found["config"]
     both = (options | found["inputs"], plan["config"] | plan["inputs"])
     names = sorted(set(both[0]) | set(both[1]))
@@ -127,7 +125,7 @@ def find_changes(found: Plan, plan: Plan) -> Changes:
     return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
-def list_changes(changes: Changes) -> str:
+def describe_changes(changes: Changes) -> str:
     """Changes in words."""
     return "; ".join(
         f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in changes.items()
@@ -141,40 +139,40 @@ def _shown(value: object) -> str:
 
 
 def may_change(config: TrainConfig) -> frozenset[str]:
-    """The options that may change on a run."""
-    return WATCHED | LENGTH if config.lr_decay in OPEN_ENDED else WATCHED
+    """The options that may change when a run is resumed."""
+    return MONITORING | LENGTH if config.lr_decay in OPEN_ENDED else MONITORING
 
 
 def check_length(
     config: TrainConfig, changes: Changes, *, step: int, position: Position, left: int
 ) -> None:
-    """Raise ConfigError where a run has trained for longer than its new options say, or by other steps.
+    """Raise ConfigError if a run is already past its new length, or has no steps left for a new step size.
 
-    `step` and `position` are where it is, `left` the steps that its new options leave.
+    `step` and `position` are the run's progress, `left` the steps left under the new options.
     """
     if config.steps is not None and step > config.steps:
         raise ConfigError(
-            f"The run has trained {step} steps already: --steps {config.steps} would take some back. Give "
+            f"The run has already trained {step} steps, more than --steps {config.steps}. Give "
             f"--steps {step} or more, or another --name."
         )
     passes = position.epoch + bool(position.consumed)
     if config.steps is None and passes > config.epochs:
         raise ConfigError(
-            f"The run is in pass {passes} already: --epochs {config.epochs} would take some back. "
+            f"The run is already in epoch {passes}, past --epochs {config.epochs}. "
             f"Give --epochs {passes} or more, or another --name."
         )
     resized = sorted(changes.keys() & STEP_SIZE)
     if resized and not left:
         raise ConfigError(
-            f"The run has nothing left to train, so {', '.join(map(_flag, resized))} can't change. Give "
-            "more --steps or --epochs with it, or the old value."
+            f"The run has no steps left, so {', '.join(map(_flag, resized))} can't change. Also give "
+            "more --steps or --epochs, or keep the old value."
         )
 
 
 def _remedy(root: Path) -> str:
     return (
-        "Bring it back from a copy; or begin another run with these weights: --name OTHER "
-        f"--resume-from {root}; or throw the run away and begin it anew: --on-change restart."
+        "Restore it from a backup; or start another run from these weights: --name OTHER "
+        f"--resume-from {root}; or delete the run and start over: --on-change restart."
     )
 
 
@@ -182,13 +180,13 @@ def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
     reason = ""
     if changes.keys() & LENGTH and config.lr_decay not in OPEN_ENDED:
         reason = (
-            f" With --lr-decay {config.lr_decay} the learning rate depends on the end, so "
-            f"{', '.join(map(_flag, sorted(changes.keys() & LENGTH)))} can't change on a run."
+            f" With --lr-decay {config.lr_decay} the learning rate depends on the run's length, so "
+            f"{', '.join(map(_flag, sorted(changes.keys() & LENGTH)))} can't change when a run is resumed."
         )
     return (
-        f"{root} holds a run that began otherwise ({list_changes(changes)}). Nothing was touched.{reason} "
-        "Give the old options; or train on from its weights with the new ones: --name OTHER --resume-from "
-        f"{root}; or --on-change restart to throw it away and begin anew."
+        f"{root} holds a run with other options or inputs ({describe_changes(changes)}). Nothing was "
+        f"changed.{reason} Give the old options; or start another run from its weights: --name OTHER "
+        f"--resume-from {root}; or delete it and start over: --on-change restart."
     )
 
 

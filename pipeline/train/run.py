@@ -1,10 +1,8 @@
 """Shards → checkpoints: trains a DALL·E. Reads shards/NAME, writes runs/NAME.
 
-Stopped or killed at any moment, the same command goes on from the last checkpoint; on a CPU, with the same
-number of threads, it ends in the same bytes as a run that was left alone. A signal loses no step, a kill
-those since the last checkpoint.
-
-Legend: B samples of a batch, T text positions, N codes.
+After an interruption at any moment, the same command resumes from the last checkpoint. On a CPU, with the
+same number of threads, the result is byte-identical to an uninterrupted run. A signal loses no steps; a kill
+loses those since the last checkpoint.
 """
 
 from __future__ import annotations
@@ -18,47 +16,51 @@ from typing import Any
 import torch
 
 from pipeline.core.contracts import StageReport
+from pipeline.core.errors import ModelError
 from pipeline.core.ownership import claim
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import input_digest
-from pipeline.core.workspace import Workspace
-from pipeline.models.checkpoints.found import checkpoint_digest, find_own
+from pipeline.core.workspace import Workspace, read_marker
+from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
+from pipeline.models.codecs.load import find_codec, read_codec_json
 from pipeline.models.devices import pick_device
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import check_samples, open_split, read_tokenizer
 from pipeline.train.deepspeed_options import check_engine
-from pipeline.train.extent import Extent, first_step_samples
-from pipeline.train.memory import keep_freed_memory
+from pipeline.train.distributed import Ranks, count_ranks, join_ranks
+from pipeline.train.hyperparameters import new_model
+from pipeline.train.naming import codec_folder, dataset_slug, zoo_name
+from pipeline.train.performance import keep_freed_memory
 from pipeline.train.plan import (
     Plan,
     check_length,
+    describe_changes,
     find_finished,
-    goes_on,
-    list_changes,
     resolved_plan,
+    resume_changes,
 )
-from pipeline.train.ranks import Ranks, join_ranks
+from pipeline.train.resume import find_checkpoint, layout_seed, read_warm_start, start_state
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import find_painter
-from pipeline.train.start import choose_name, dataset_name, find_checkpoint, start_state
+from pipeline.train.samples import make_grid_sampler
+from pipeline.train.schedule import RunLength, first_step_samples
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
-from pipeline.webdata.index import read_index
+from pipeline.webdata.index import ShardIndex, read_index
 from pipeline.webdata.remote import find_shards, is_url
 
 logger = logging.getLogger(__name__)
 
 
 def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
-    """Train, or go on training; nothing to do if shards and options are those of a finished run.
+    """Train, or resume training; does nothing if a run with these shards and options has finished.
 
-    Under torchrun every process calls this. SIGINT and SIGTERM, to any of them, have all of them write a
-    checkpoint after the step that is going on and raise KeyboardInterrupt; a second one ends at once.
-    Raises ContractError where there are no shards, no training samples, or shards of another codec,
-    tokenizer or text length than the checkpoint to begin with; ConfigError for options that don't fit
-    them or the run that is there; WorkspaceError for a folder that is not that of a run; ModelError when
-    the loss is no longer finite, memory runs out, or no checkpoint of the run is whole.
+    Under torchrun every process calls this. On SIGINT or SIGTERM to any of them, all finish the current
+    step, write a checkpoint and raise KeyboardInterrupt; a second signal ends at once.
+    Raises ContractError if there are no shards or training samples, or if codec, tokenizer or text length
+    differ from those of the checkpoint to start from; ConfigError for options that don't match the shards
+    or the existing run; WorkspaceError if the folder is not a run's; ModelError if the loss is not finite,
+    memory runs out, or no checkpoint of the run is intact.
     """
     check_engine(config)
     workspace = Workspace(config.workspace)
@@ -91,48 +93,48 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
 def train(
     trainer: Trainer, plan: Plan, progress: Progress
 ) -> tuple[dict[str, int], dict[str, Any]]:
-    """Train to the end and finish the folder; returns counts and details of its manifest."""
+    """Train to the end and finish the run's folder; returns the counts and details of its manifest."""
     try:
         trainer.train(progress)
     finally:
         trainer.journal.close()
     counts, details = trainer.summary()
-    if trainer.ranks.leads:
+    if trainer.ranks.is_main:
         write_card(trainer, plan["inputs"])
         trainer.folder.finish(plan, counts, details)
-    trainer.ranks.wait()
+    trainer.ranks.barrier()
     return counts, details
 
 
 def prepare(
     config: TrainConfig, shards: Path, folder: RunFolder, plan: Plan, ranks: Ranks
 ) -> Trainer:
-    """Check the shards, open the run's folder, and make the state to go on from."""
-    skip_corrupt, leads = config.skip_corrupt, ranks.leads
-    reader = open_split(shards, "train", skip_corrupt=skip_corrupt, leads=leads)
+    """Check the shards, load or create the training state, and open the run's folder."""
+    skip_corrupt, is_main = config.skip_corrupt, ranks.is_main
+    reader = open_split(shards, "train", skip_corrupt=skip_corrupt, is_main=is_main)
     check_samples(reader, config, ranks.size)
     tokenizer = read_tokenizer(reader)
-    changes = goes_on(config, folder.root, plan)
-    # First: reading a codec draws random numbers, and those of the state are to be gone on with.
-    painter = find_painter(config, reader, ranks)
-    # A checkpoint that can't be begun with is refused before anything is written.
+    changes = resume_changes(config, folder.root, plan)
+    # Before the state: loading a codec draws random numbers, and the state restores the generators.
+    grid_sampler = make_grid_sampler(config, reader, ranks)
+    # A checkpoint that can't be used is refused before anything is written.
     checkpoint = None if changes is None else find_checkpoint(folder, config, ranks)
     state = start_state(config, reader.index, checkpoint, ranks)
     if checkpoint is None:
         state.unit = first_step_samples(config, ranks.size, len(reader))
-    extent = Extent(config=config, samples=len(reader), ranks=ranks.size, unit=state.unit)
-    left = extent.steps_left(state.step, state.position)
+    run_length = RunLength(config=config, samples=len(reader), ranks=ranks.size, unit=state.unit)
+    left = run_length.steps_left(state.step, state.position)
     check_length(config, changes or {}, step=state.step, position=state.position, left=left)
     total_steps = state.step + left
-    ranks.wait()
-    validation = open_split(shards, "val", skip_corrupt=skip_corrupt, leads=leads)
+    ranks.barrier()
+    validation = open_split(shards, "val", skip_corrupt=skip_corrupt, is_main=is_main)
     journal = Journal(None)
-    if ranks.leads:
+    if ranks.is_main:
         if config.val_every and not len(validation):
-            logger.warning("The shards hold no sample to validate with: no val_loss is logged.")
+            logger.warning("The shards have no validation samples: no val_loss is logged.")
         if changes:
-            logger.warning("Going on after step %d with %s", state.step, list_changes(changes))
-        folder.open(plan, tokenizer, anew=checkpoint is None)
+            logger.warning("Resuming after step %d with %s", state.step, describe_changes(changes))
+        folder.open(plan, tokenizer, fresh=checkpoint is None)
         journal = open_journal(folder, config, state.step, total_steps=total_steps)
     return Trainer(
         config=config,
@@ -141,16 +143,58 @@ def prepare(
         validation=validation,
         folder=folder,
         journal=journal,
-        painter=painter,
+        grid_sampler=grid_sampler,
         state=state,
-        extent=extent,
+        run_length=run_length,
         total_steps=total_steps,
         shards_digest=plan["inputs"][_input_name(config)],
     )
 
 
+def choose_name(config: TrainConfig, workspace: Workspace, index: ShardIndex) -> str:
+    """The run's name: the one given, or in the zoo's style for `auto`."""
+    if config.name != "auto":
+        return config.name
+    if config.resume_from is None:
+        model, earlier = new_model(index, config), {}
+    else:
+        warm_start = read_warm_start(config.resume_from, layout_seed=layout_seed(config))
+        model, earlier = warm_start.model, dict(warm_start.passes)
+    folder = codec_folder(find_kind(workspace, index), index.codec.name)
+    return zoo_name(model, folder=folder, passes=add_passes(earlier, config, index))
+
+
+def find_kind(workspace: Workspace, index: ShardIndex) -> str | None:
+    """The kind of the shards' codec; None if the workspace doesn't have it."""
+    try:
+        return read_codec_json(find_codec(workspace.codecs, index.codec.fingerprint)).kind
+    except ModelError:
+        return None
+
+
+def add_passes(
+    earlier: Mapping[str, int], config: TrainConfig, index: ShardIndex
+) -> dict[str, int]:
+    """Epochs by dataset after this run."""
+    samples = config.batch_size * config.ga_steps * count_ranks()
+    epochs = config.epochs
+    if config.steps is not None:
+        epochs = max(1, round(config.steps * samples / max(1, index.samples["train"])))
+    name = config.dataset or config.shards
+    return {**earlier, name: earlier.get(name, 0) + epochs}
+
+
+def dataset_name(config: TrainConfig, workspace: Workspace) -> str:
+    """The dataset's name: the one given, the shards', or the workspace's source for default shards."""
+    if config.dataset is not None:
+        return dataset_slug(config.dataset)
+    if config.shards != "default" or not workspace.marker.exists():
+        return dataset_slug(config.shards.rstrip("/").rpartition("/")[2])
+    return dataset_slug(str(read_marker(workspace.root)["source"]))
+
+
 def _input_name(config: TrainConfig) -> str:
-    """What a manifest calls the shards: their folder in the workspace, or their address."""
+    """The shards' name in a manifest: their folder in the workspace, or their URL."""
     return config.shards if is_url(config.shards) else f"shards/{config.shards}"
 
 

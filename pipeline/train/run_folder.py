@@ -1,19 +1,19 @@
 """The folder of a run: its plan, its log, its checkpoints, its manifest.
 
 runs/<name>/
-  plan.json        config and inputs, written first: what a second call is compared with
-  tokenizer.json   the shards' tokenizer, so that a run can be taken along
+  plan.json        config and inputs, written first; a later call is compared with it
+  tokenizer.json   the shards' tokenizer, so that the run is self-contained
   log.jsonl        losses by step
   checkpoints/     step-NNNNNN/
-  samples/         step-NNNNNN.png, grids of drawn images, where they are asked for
-  tensorboard/     event files, not in the manifest: they hold times
-  README.md        the model's card
-  manifest.json    last
+  samples/         step-NNNNNN.png, grids of sample images, if enabled
+  tensorboard/     event files; not in the manifest, because they hold times
+  README.md        the model card
+  manifest.json    written last
 
-Which checkpoints stay: those of the last `keep_n_checkpoints` steps of which one is due, the multiples of
-`save_every` and the end. An interrupted run leaves one of the step it was at, too, which counts as the
-last until the next one is written. The log holds the losses of the steps that are due, up to the last
-checkpoint. So both are those of a run that was left alone, as soon as it has come to the same step.
+A checkpoint is due at multiples of `save_every` and at the end; the last `keep_n_checkpoints` of these are
+kept. An interrupted run also leaves a checkpoint of its last step, which counts as the latest until the next
+one is written. The log holds the losses of the steps that are due, up to the last checkpoint. So once an
+interrupted run has caught up, its checkpoints and log equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from pipeline.train.state import Files
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
-TRACKERS = ("tensorboard/", "wandb/")  # folders of files that hold times
+TRACKERS = ("tensorboard/", "wandb/")  # their files hold times, so the manifest leaves them out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,16 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """Losses by step, one JSON object a line."""
+        """Losses by step, one JSON object per line."""
         return self.root / "log.jsonl"
 
     @property
     def samples(self) -> Path:
-        """The folder of drawn images."""
+        """The folder of sample grids."""
         return self.root / "samples"
 
     def grid(self, step: int) -> Path:
-        """The grid of images drawn after a step."""
+        """The grid of sample images of a step."""
         return self.samples / f"step-{step:06d}.png"
 
     @property
@@ -81,14 +81,16 @@ class RunFolder:
         """The folder of event files."""
         return self.root / "tensorboard"
 
-    def open(self, plan: Plan, tokenizer: bytes, *, anew: bool) -> None:
-        """Begin a run, `anew` without the files of the last one, or go on with the one that is there.
+    def open(self, plan: Plan, tokenizer: bytes, *, fresh: bool) -> None:
+        """Resume the existing run, or with `fresh` delete its files and start a new one.
 
-        Raises WorkspaceError, and touches nothing, where the folder is not that of a run.
+        Raises WorkspaceError, and changes nothing, if the folder is not a run's.
         """
-        if anew:
-            if there := list_checkpoints(self.checkpoints):
-                logger.warning("Began %s anew, without its %d checkpoints", self.root, len(there))
+        if fresh:
+            if existing := list_checkpoints(self.checkpoints):
+                logger.warning(
+                    "Restarted %s and deleted its %d checkpoints", self.root, len(existing)
+                )
             start_over(self.root, "run")
         else:
             reopen(self.root, "run")
@@ -97,7 +99,7 @@ class RunFolder:
         write_json(self.root / PLAN_NAME, plan)
 
     def save(self, files: Files, info: CheckpointInfo) -> None:
-        """Write a checkpoint, then remove those that are no longer kept."""
+        """Write a checkpoint, then remove those that are no longer needed."""
         self._sync_log()
         write_checkpoint(checkpoint_path(self.checkpoints, info.step), info, files)
         kept = self.kept_steps(info.step)
@@ -107,7 +109,7 @@ class RunFolder:
                 remove_checkpoint(path)
 
     def kept_steps(self, step: int) -> list[int]:
-        """The steps whose checkpoints stay once `step` is written: the same however it came there."""
+        """The steps whose checkpoints are kept once `step` is written, whatever interruptions came before."""
         every = self.config.save_every
         due = set(range(every, step + 1, every)) if every else set()
         return sorted(due | {step})[-self.config.keep_n_checkpoints :]
@@ -120,16 +122,16 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def cut_log(self, step: int, *, total_steps: int) -> None:
-        """Forget what was logged after `step`, what was logged only because a run ended there, and damage.
+        """Drop damaged lines, lines after `step`, and lines logged only because the run then ended there.
 
-        A power cut may leave half a line or zeros at the end; that is said in a warning.
+        A power cut may leave half a line or zeros at the end; this is logged as a warning.
         """
         records = self.read_log()
         kept = (record for record in records if self._stays(record, step, total_steps))
         write_bytes(self.log, b"".join(json.dumps(record).encode() + b"\n" for record in kept))
 
     def read_log(self) -> list[Record]:
-        """The lines of the log that can be read, with a warning for others."""
+        """The valid lines of the log, with a warning about others."""
         lines = self.log.read_bytes().split(b"\n") if self.log.exists() else []
         parsed = [_parse_record(line) for line in lines if line]
         damaged = parsed.count(None)
@@ -140,13 +142,13 @@ class RunFolder:
         return [record for record in parsed if record is not None]
 
     def last_losses(self) -> dict[str, float]:
-        """The losses that were logged at the last step, by name."""
+        """The losses logged at the last step, by name."""
         records = self.read_log()
         last = [record for record in records if record["step"] == records[-1]["step"]]
         return {name: value for record in last for name, value in record.items() if "loss" in name}
 
     def was_validated(self, step: int) -> bool:
-        """Whether the log has validation losses of a step."""
+        """Whether the log has validation losses for a step."""
         return any(r["step"] == step and "val_loss" in r for r in self.read_log())
 
     def _stays(self, record: Record, step: int, total_steps: int) -> bool:
@@ -156,7 +158,7 @@ class RunFolder:
         return bool(at <= step and due)
 
     def _sync_log(self) -> None:
-        """Have the log on the disk before the checkpoint that counts on it."""
+        """Flush the log to disk before the checkpoint that relies on it is written."""
         if self.log.exists():
             with self.log.open("rb") as file:
                 os.fsync(file.fileno())
@@ -164,7 +166,7 @@ class RunFolder:
     # --- The end -------------------------------------------------------------------------------------
 
     def finish(self, plan: Plan, counts: Mapping[str, int], details: Mapping[str, Any]) -> None:
-        """Declare the run finished."""
+        """Write the manifest, which marks the run as finished."""
         manifest = make_manifest(
             "run",
             config=plan["config"],
@@ -176,7 +178,7 @@ class RunFolder:
         write_manifest(self.root, manifest)
 
     def _files(self) -> tuple[FileEntry, ...]:
-        """What the manifest lists: files of ours, without those that hold times."""
+        """The files for the manifest: our own, without those that hold times."""
         names = (
             name
             for name in own_files(self.root, "run")
@@ -198,7 +200,7 @@ def _is_ours(checkpoint: Path) -> bool:
 
 
 def _parse_record(line: bytes) -> Record | None:
-    """A line of the log: an object of numbers with a step; None where it is none."""
+    """A line of the log, an object of numbers with a step; None if it is invalid."""
     try:
         record = json.loads(line)
         numbers = all(isinstance(value, int | float) for value in record.values())

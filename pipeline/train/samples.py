@@ -1,4 +1,4 @@
-"""Grids of drawn images, while training goes on and for the model's card."""
+"""Grids of sample images, drawn during training and shown in the model card."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from pipeline.models.dalle.sampling import Choice, image_seed, sample_codes
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed_options import zero_stage
-from pipeline.train.ranks import Ranks
-from pipeline.train.stopping import Stop
+from pipeline.train.distributed import Ranks, Stop
 from pipeline.webdata.reader import ShardReader
 
 logger = logging.getLogger(__name__)
 
-PROMPTS = 4  # rows of a grid, where none are given
+PROMPTS = 4  # rows of a grid if no prompts are given
 COLUMNS = 4
-CHOICE = Choice(filter_thres=0.9, temperature=1.0)  # what DALLE-pytorch's train_dalle.py draws with
+CHOICE = Choice(filter_thres=0.9, temperature=1.0)  # as in DALLE-pytorch's train_dalle.py
 
-# What the DALLE-models zoo asks of a model that was trained on general data.
+# The DALLE-models zoo's prompts for models trained on general data.
 GENERAL_PROMPTS = (
     "An armchair in the shape of an avocado. An armchair imitating an avocado.",
     "A red tshirt with a black circle drawn on it.",
@@ -44,8 +43,8 @@ GENERAL_PROMPTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painter:
-    """Draws the same prompts with the same random numbers whenever it is asked to."""
+class GridSampler:
+    """Draws the same prompts with the same random numbers each time."""
 
     prompts: tuple[str, ...]
     tokens_BT: torch.Tensor
@@ -53,7 +52,7 @@ class Painter:
     seeds: tuple[int, ...]
 
     def draw(self, model: nn.Module, stop: Stop) -> npt.NDArray[np.uint8] | None:
-        """A row of images for each prompt, as one RGB image [H, W, 3]; None where this rank is to stop."""
+        """A row of images per prompt as one RGB image [H, W, 3]; None if this rank is asked to stop."""
         assert isinstance(model, Dalle)
         model.eval()
         try:
@@ -83,12 +82,12 @@ class Painter:
 
 
 class _StoppedError(Exception):
-    """Drawing ends here."""
+    """Drawing was interrupted by a stop request."""
 
 
 @contextlib.contextmanager
 def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
-    """Within, the model refuses the next code once this rank is asked to stop."""
+    """Inside this context the model's forward pass raises _StoppedError once this rank is asked to stop."""
 
     def check(*_: object) -> None:
         if stop.asked:
@@ -101,14 +100,14 @@ def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
         hook.remove()
 
 
-def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Painter | None:
-    """The painter of a run that wants grids; None where it does not, or can't have them."""
+def make_grid_sampler(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> GridSampler | None:
+    """The sampler for a run's grids; None if they are disabled or not possible."""
     index, shards = reader.index, reader.folder
     if not config.sample_every:
         return None
-    if (reason := why_not_drawn(config, ranks)) is not None:
+    if (reason := why_no_grids(config, ranks)) is not None:
         logger.warning(
-            "No grids of images: %s. Draw from its checkpoints: pipeline generate --checkpoint %s …",
+            "No sample grids: %s. Generate from its checkpoints instead: pipeline generate --checkpoint %s …",
             reason,
             Workspace(config.workspace).run(config.name) / "checkpoints/step-NNNNNN",
         )
@@ -116,14 +115,14 @@ def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Pain
     try:
         folder = find_codec(Workspace(config.workspace).codecs, index.codec.fingerprint)
     except ModelError as error:
-        logger.warning("No grids of images: %s", error)
+        logger.warning("No sample grids: %s", error)
         return None
     prompts = choose_prompts(config, shards)
     tokenizer = load_tokenizer(shards / index.tokenizer.file)
     repeated = [prompt for prompt in prompts for _ in range(COLUMNS)]
     tokens = torch.from_numpy(tokenizer.encode_batch(repeated, index.text_seq_len))
     seeds = tuple(image_seed(config.seed, p, i % COLUMNS) for i, p in enumerate(repeated))
-    return Painter(
+    return GridSampler(
         prompts=prompts,
         tokens_BT=tokens.to(ranks.device, torch.int64),
         codec=load_codec(folder, ranks.device),
@@ -131,19 +130,19 @@ def find_painter(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> Pain
     )
 
 
-def why_not_drawn(config: TrainConfig, ranks: Ranks) -> str | None:
-    """Why a run can't draw while it trains, where it can't: rank 0 alone draws, with all weights."""
+def why_no_grids(config: TrainConfig, ranks: Ranks) -> str | None:
+    """Why a run can't draw samples in training, or None: rank 0 draws alone and needs all weights."""
     if ranks.kind == "fsdp":
-        return "--parallel fsdp parts the weights"
+        return "--parallel fsdp shards the weights"
     if ranks.kind == "deepspeed" and zero_stage(config) == 3:
-        return "--zero-stage 3 parts the weights"
+        return "--zero-stage 3 shards the weights"
     if config.model != "dalle":
-        return f"--model {config.model} can't draw"
+        return f"--model {config.model} does not support them"
     return None
 
 
 def choose_prompts(config: TrainConfig, shards: Path) -> tuple[str, ...]:
-    """The captions to draw: those given (`general`: the zoo's), else some that training never sees."""
+    """The prompts given (`general`: the zoo's), else captions from the validation split."""
     if config.sample_prompts == ("general",):
         return GENERAL_PROMPTS
     if config.sample_prompts:

@@ -1,7 +1,7 @@
-"""Tensors of which each process may hold a part, by FSDP or ZeRO: put together, and shared out.
+"""Gathering and sharding of tensors that FSDP or ZeRO distributes over the ranks.
 
-ZeRO 1 and 2 leave the weights whole on every rank and part float32 copies of them; ZeRO 3 parts the weights
-too: `ds_tensor` is this rank's share of a parameter, flat and padded to be as long as the others'.
+ZeRO 1 and 2 keep full weights on every rank and shard float32 copies of them. ZeRO 3 also shards the
+weights: `ds_tensor` is this rank's shard of a parameter, flat and padded to the same length on all ranks.
 All ranks must call these functions together.
 """
 
@@ -14,11 +14,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is parted, put together again; of one that has a float32 copy, that."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor, gathered from all ranks if it is sharded; its float32 copy if it has one."""
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
-    if in_zero(tensor):
+    if managed_by_zero(tensor):
         from deepspeed.utils import safe_get_full_fp32_param
 
         gathered: Tensor = safe_get_full_fp32_param(tensor)
@@ -26,14 +26,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def whole_shape(tensor: Tensor) -> torch.Size:
-    """The shape that `whole` will have."""
+def full_shape(tensor: Tensor) -> torch.Size:
+    """The shape of the full tensor."""
     shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
     return shape
 
 
-def parted_like(value: Tensor, model: Tensor) -> Tensor:
-    """`value`, the same on all ranks, on the device of `model` and parted as FSDP has parted it."""
+def sharded_like(value: Tensor, model: Tensor) -> Tensor:
+    """`value`, the same on all ranks, on the device of `model` and sharded like it by FSDP."""
     value = value.to(model.device)
     if isinstance(model, DTensor):
         return distribute_tensor(value, model.device_mesh, model.placements)
@@ -41,69 +41,69 @@ def parted_like(value: Tensor, model: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def put(value: Tensor, tensor: Tensor) -> None:
-    """Give `tensor` the whole `value`, the same on all ranks, wherever its parts lie."""
+def copy_full(value: Tensor, tensor: Tensor) -> None:
+    """Copy the full `value`, the same on all ranks, into `tensor`, sharded or not."""
     if tensor.shape == value.shape:
-        tensor.copy_(parted_like(value, tensor))
-    if parted_by_zero(tensor):
+        tensor.copy_(sharded_like(value, tensor))
+    if sharded_by_zero(tensor):
         from deepspeed.utils import safe_set_local_fp32_param
 
-        share = zero_share(value, tensor)
+        share = zero_shard(value, tensor)
         tensor.ds_tensor.copy_(share)  # type: ignore[attr-defined]
         safe_set_local_fp32_param(tensor, share)
-    elif in_zero(tensor):
+    elif managed_by_zero(tensor):
         from deepspeed.utils import safe_set_full_fp32_param
 
         safe_set_full_fp32_param(tensor, value.to(tensor.device, torch.float32))
 
 
-# --- What is only here -------------------------------------------------------------------------------
+# --- Local shards ------------------------------------------------------------------------------------
 
 
-def own_part(parameter: Tensor) -> Tensor:
-    """What this rank holds of a parameter; a change of it changes the parameter."""
+def local_shard(parameter: Tensor) -> Tensor:
+    """This rank's shard of a parameter; writing to it changes the parameter."""
     part: Tensor = getattr(parameter, "ds_tensor", parameter)
     return part
 
 
-def part_changed(parameter: Tensor) -> None:
-    """Let ZeRO 3 gather a parameter anew of which it keeps the whole, as it does of small ones."""
-    if parted_by_zero(parameter):
+def shard_changed(parameter: Tensor) -> None:
+    """After a write to the shard: have ZeRO 3 gather the parameter again, if it caches the full one."""
+    if sharded_by_zero(parameter):
         parameter.partition()  # type: ignore[attr-defined]
 
 
-def whole_of_part(part: Tensor, parameter: Tensor) -> Tensor:
-    """The whole of a tensor that is parted as `own_part(parameter)` is."""
-    if not parted_by_zero(parameter):
-        return whole(part)
-    shape = whole_shape(parameter)
+def gather_shards(part: Tensor, parameter: Tensor) -> Tensor:
+    """The full tensor of which `part` is this rank's shard, sharded like `parameter`."""
+    if not sharded_by_zero(parameter):
+        return full_tensor(part)
+    shape = full_shape(parameter)
     shares = [torch.empty_like(part) for _ in range(dist.get_world_size())]
     dist.all_gather(shares, part)
     return torch.cat(shares)[: shape.numel()].view(shape)
 
 
-def part_of_whole(value: Tensor, parameter: Tensor) -> Tensor:
-    """The inverse of `whole_of_part`."""
-    if parted_by_zero(parameter):
-        return zero_share(value, parameter)
-    return parted_like(value, parameter)
+def shard_of(value: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's shard of a full `value`, sharded like `parameter`."""
+    if sharded_by_zero(parameter):
+        return zero_shard(value, parameter)
+    return sharded_like(value, parameter)
 
 
 # --- ZeRO --------------------------------------------------------------------------------------------
 
 
-def in_zero(tensor: Tensor) -> bool:
-    """Whether DeepSpeed keeps parts of this parameter."""
-    return parted_by_zero(tensor) or hasattr(tensor, "_hp_mapping")
+def managed_by_zero(tensor: Tensor) -> bool:
+    """Whether ZeRO manages this parameter or a sharded copy of it."""
+    return sharded_by_zero(tensor) or hasattr(tensor, "_hp_mapping")
 
 
-def parted_by_zero(tensor: Tensor) -> bool:
-    """Whether ZeRO 3 has parted this parameter."""
+def sharded_by_zero(tensor: Tensor) -> bool:
+    """Whether ZeRO 3 has sharded this parameter."""
     return hasattr(tensor, "ds_tensor")
 
 
-def zero_share(value: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's share of a whole `value`, float32, as ZeRO 3 parts `parameter`."""
+def zero_shard(value: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's float32 shard of a full `value`, as ZeRO 3 shards `parameter`."""
     size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
     start = size * dist.get_rank()
     flat = value.flatten()[start : start + size].to(parameter.device, torch.float32)

@@ -1,4 +1,4 @@
-"""What `pipeline train` says of itself."""
+"""The description of the stage `pipeline train`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="run",
     writes=("runs/{name}",),
     reads=("shards/{shards}",),
-    on_change="A run goes on only where these may change; else it is refused (--on-change).",
+    on_change="A run is resumed only if these may change; otherwise it is refused (--on-change).",
 )

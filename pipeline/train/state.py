@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and how it goes to a checkpoint and comes back."""
+"""Everything that a training step changes, and saving and restoring it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,36 @@ from pipeline.models.checkpoints.native import (
     read_tensors,
 )
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.average import WeightAverage
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_loop import (
-    StockDalle,
+from pipeline.train.dalle_pytorch_model import (
+    DallePytorchModel,
     files_under_our_names,
-    tensors_under_stock_names,
+    tensors_under_their_names,
 )
 from pipeline.train.data import Position
-from pipeline.train.deepspeed_engine import engine_stepper, start_engine
-from pipeline.train.extent import step_samples
-from pipeline.train.ranks import Ranks
-from pipeline.train.schedule import Plateau
-from pipeline.train.sharded_tensors import part_of_whole, put, whole, whole_of_part, whole_shape
-from pipeline.train.stepping import Stepper, TorchStepper
+from pipeline.train.deepspeed_engine import make_engine_stepper, start_engine
+from pipeline.train.distributed import Ranks
+from pipeline.train.optimizer import Stepper, TorchStepper, WeightAverage
+from pipeline.train.schedule import Plateau, step_samples
+from pipeline.train.sharded_tensors import (
+    copy_full,
+    full_shape,
+    full_tensor,
+    gather_shards,
+    shard_of,
+)
 
 Files = dict[str, dict[str, Tensor]]
 
 
 @dataclass
 class TrainState:
-    """The model as it lies in memory, what trains it, and where the run stands in its data.
+    """The model in memory, its optimizer, and the run's position in the data.
 
-    `module` is what is called in training: the model, or DDP or DeepSpeed's engine around it. `passes`
-    counts earlier passes through named datasets, of the checkpoint that the run began with; `critic` is
-    what that had beside its codec's network. `samples` are those trained on so far, `unit` those of the
-    run's first step.
+    `module` is called in training: the model itself, or DDP or DeepSpeed's engine around it. `passes`
+    counts epochs by dataset before this run, and `critic` is the discriminator of the codec's training; both
+    come from the checkpoint that the run started from. `samples` counts samples trained on so far; `unit` is
+    the samples in the run's first step.
     """
 
     hyperparameters: DalleConfig
@@ -67,19 +71,19 @@ class TrainState:
     critic: dict[str, Tensor] = field(default_factory=dict)
 
     def weights_to_use(self) -> AbstractContextManager[None]:
-        """Within, the model has the weights to draw with: their mean, where one is kept."""
+        """Inside this context the model has the weights to sample with: their average, if one is kept."""
         if self.average is None:
             return nullcontext()
         return self.average.in_place_of_weights(self.model)
 
     def names_of_model(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Tensors under our names, under those that the model itself has."""
-        if isinstance(self.model, StockDalle):
-            return tensors_under_stock_names(tensors, self.hyperparameters)
+        """Rename tensors from our names to the model's own."""
+        if isinstance(self.model, DallePytorchModel):
+            return tensors_under_their_names(tensors, self.hyperparameters)
         return tensors
 
     def as_dict(self) -> dict[str, Any]:
-        """What is neither a tensor nor the position, as JSON values."""
+        """The state that is neither a tensor nor the position, as JSON values."""
         values: dict[str, Any] = {
             "passes": self.passes,
             "samples": self.samples,
@@ -95,19 +99,19 @@ class TrainState:
 def make_state(
     model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
 ) -> TrainState:
-    """The state before the first step of a model that lies on its device."""
+    """The state before the first step, for a model already on its device."""
     scaled = config.precision == "fp16" and ranks.kind != "deepspeed"
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
     optimizer: torch.optim.Optimizer
     stepper: Stepper
     if ranks.kind == "deepspeed":
         module = start_engine(model, make_optimizer(model, config), config, ranks.device)
-        optimizer, stepper = module.optimizer, engine_stepper(module, model)
+        optimizer, stepper = module.optimizer, make_engine_stepper(module, model)
     else:
         module = ranks.wrap(model)
         optimizer = make_optimizer(model, config)
-        longest = config.clip_grad_norm or float("inf")
-        stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, longest=longest)
+        max_norm = config.clip_grad_norm or float("inf")
+        stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, max_norm=max_norm)
     return TrainState(
         hyperparameters=hyperparameters,
         model=model,
@@ -122,7 +126,7 @@ def make_state(
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW with the matrices decayed; norms, biases and scales are left alone."""
+    """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -134,10 +138,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 @torch.no_grad()
 def state_files(state: TrainState, ranks: Ranks) -> Files:
-    """The tensors of a checkpoint, by file; all ranks must call this together."""
+    """The tensors of a checkpoint by file; all ranks must call this together."""
     weights = state.model.state_dict(keep_vars=True)
     files = {
-        MODEL_FILE: {name: whole(value).detach() for name, value in weights.items()},
+        MODEL_FILE: {name: full_tensor(value).detach() for name, value in weights.items()},
         OPTIMIZER_FILE: state.stepper.moments(),
         RNG_FILE: _random_states(ranks),
     }
@@ -145,19 +149,21 @@ def state_files(state: TrainState, ranks: Ranks) -> Files:
         files[CRITIC_FILE] = state.critic
     if state.average is not None:
         means = {
-            name: whole_of_part(state.average.tensors[name], parameter)
+            name: gather_shards(state.average.tensors[name], parameter)
             for name, parameter in state.model.named_parameters()
         }
-        files[AVERAGE_FILE] = files[MODEL_FILE] | means  # with the buffers, which have no mean
-    if isinstance(state.model, StockDalle):
+        files[AVERAGE_FILE] = (
+            files[MODEL_FILE] | means
+        )  # includes the buffers, which are not averaged
+    if isinstance(state.model, DallePytorchModel):
         return files_under_our_names(files, state.hyperparameters)
     return files
 
 
 def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks) -> None:
-    """Make `state` what it was when the checkpoint in `folder` was written.
+    """Restore `state` from the checkpoint in `folder`.
 
-    Raises ModelError for a checkpoint that is damaged or of another model.
+    Raises ModelError for a damaged checkpoint or one of another model.
     """
     load_weights(state, read_tensors(folder, MODEL_FILE), str(folder))
     load_moments(state, read_tensors(folder, OPTIMIZER_FILE))
@@ -179,42 +185,42 @@ def restore(state: TrainState, info: CheckpointInfo, folder: Path, ranks: Ranks)
 
 @torch.no_grad()
 def load_weights(state: TrainState, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put whole weights, under our names, into the model; raises ModelError where they don't fit."""
+    """Load full weights, under our names, into the model; raises ModelError if they don't fit."""
     own = state.model.state_dict(keep_vars=True)
     weights = state.names_of_model(weights)
     differing = sorted(own.keys() ^ weights.keys()) or sorted(
-        name for name, value in own.items() if whole_shape(value) != weights[name].shape
+        name for name, value in own.items() if full_shape(value) != weights[name].shape
     )
     if differing:
         raise ModelError(
-            f"The weights of {source} don't fit their hyper-parameters: {', '.join(differing[:3])}"
+            f"The weights of {source} don't match its hyper-parameters: {', '.join(differing[:3])}"
             f"{' and more' if len(differing) > 3 else ''}. Use another checkpoint."
         )
     for name, value in own.items():
-        put(weights[name], value)
+        copy_full(weights[name], value)
 
 
 def load_moments(state: TrainState, moments: Mapping[str, Tensor]) -> None:
-    """Give the optimizer its moments and step counts, `<parameter>/<state>`, under our names."""
+    """Load the optimizer's moments and step counts, `<parameter>/<state>`, under our names."""
     state.stepper.load_moments(state.names_of_model(moments))
 
 
 def load_average(state: TrainState, average: WeightAverage, tensors: Mapping[str, Tensor]) -> None:
-    """Go on with a mean of weights."""
+    """Load the averaged weights of a checkpoint."""
     tensors = state.names_of_model(tensors)
     for name, parameter in state.model.named_parameters():
-        average.tensors[name].copy_(part_of_whole(tensors[name], parameter))
+        average.tensors[name].copy_(shard_of(tensors[name], parameter))
 
 
 def device_states(device: torch.device) -> Iterable[tuple[str, Tensor]]:
-    """The states of this process's random generators, by name."""
+    """The states of this process's random number generators, by name."""
     yield "cpu", torch.get_rng_state()
     if device.type == "cuda":
         yield "cuda", torch.cuda.get_rng_state(device)
 
 
 def _random_states(ranks: Ranks) -> dict[str, Tensor]:
-    """`cpu`, `cuda` of rank 0; `cpu.1`, … of the others."""
+    """`cpu` and `cuda` for rank 0; `cpu.1`, … for the others."""
     return {
         name if rank == 0 else f"{name}.{rank}": value
         for name, mine in device_states(ranks.device)
@@ -223,7 +229,7 @@ def _random_states(ranks: Ranks) -> dict[str, Tensor]:
 
 
 def _restore_random(states: Mapping[str, Tensor], ranks: Ranks) -> None:
-    """Ranks that the checkpoint doesn't know keep the state they have."""
+    """Ranks that the checkpoint doesn't have keep their current state."""
     suffix = f".{ranks.rank}" if ranks.rank else ""
     if f"cpu{suffix}" in states:
         torch.set_rng_state(states[f"cpu{suffix}"])

@@ -1,6 +1,6 @@
-"""Where a run tells its numbers: log.jsonl always, TensorBoard by default, W&B when asked.
+"""Where a run logs its metrics: log.jsonl always, TensorBoard by default, W&B if enabled.
 
-log.jsonl holds losses alone, so that the same run leaves the same bytes; speeds go to the others.
+log.jsonl holds only losses, so the same run writes the same bytes; speeds go to the other two.
 """
 
 from __future__ import annotations
@@ -26,50 +26,50 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Sink(Protocol):
-    """A tracker of experiments."""
+    """An experiment tracker."""
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Take scalars of a step."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log a step's scalars."""
 
-    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
-        """Take an RGB picture of a step."""
+    def image(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """Log a step's RGB image."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
 
 
 class Journal:
-    """All sinks of one run; a rank that doesn't lead has none."""
+    """All sinks of a run; ranks other than 0 have none."""
 
     def __init__(self, folder: RunFolder | None, sinks: tuple[Sink, ...] = ()) -> None:
         self._folder, self._sinks = folder, sinks
 
     def losses(self, step: int, values: Mapping[str, int | float]) -> None:
-        """Tell what training came to: numbers that the same run has again."""
+        """Log reproducible numbers, to log.jsonl too."""
         if self._folder is not None:
             self._folder.append({"step": step, **values})
         self.speeds(step, values)
 
     def speeds(self, step: int, values: Mapping[str, float]) -> None:
-        """Tell numbers that differ from run to run."""
+        """Log numbers that differ from run to run."""
         for sink in self._sinks:
-            sink.numbers(step, values)
+            sink.scalars(step, values)
 
-    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
-        """Show an RGB picture."""
+    def image(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+        """Log an RGB image."""
         for sink in self._sinks:
-            sink.picture(step, name, pixels_HWC)
+            sink.image(step, name, pixels_HWC)
 
     def close(self) -> None:
-        """End all sinks."""
+        """Close all sinks."""
         for sink in self._sinks:
             sink.close()
 
 
 def open_journal(folder: RunFolder, config: TrainConfig, step: int, *, total_steps: int) -> Journal:
-    """The journal of a run that goes on after `step`; what was told of later steps is taken back.
+    """The journal of a run that resumes after `step`; what was logged for later steps is removed.
 
-    Raises DependencyError where W&B is asked for and not installed.
+    Raises DependencyError if W&B is enabled and not installed.
     """
     folder.cut_log(step, total_steps=total_steps)
     sinks: list[Sink] = []
@@ -92,36 +92,36 @@ class TensorBoard:
         _wait_for_a_later_name(folder.tensorboard)
         self._writer = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar a name."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log one scalar per name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+    def image(self, step: int, name: str, pixels_HWC: Pixels) -> None:
         """An image."""
         self._writer.add_image(name, pixels_HWC, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write the last events."""
+        """Flush and close the event file."""
         self._writer.close()
 
 
 def _wait_for_a_later_name(folder: Path) -> None:
-    """Wait out the second of the latest event file (events.out.tfevents.SECOND.HOST.PID.NUMBER).
+    """Wait until the second of the latest event file (events.out.tfevents.SECOND.HOST.PID.NUMBER) is over.
 
-    TensorBoard reads files in the order of their names, in which number 10 stands before 9: two of
-    one second could be read the wrong way round, and what the later one takes back would be lost.
+    TensorBoard reads files in name order, where number 10 comes before 9. Two files of the same second
+    could be read in the wrong order, and steps that the later one purges would reappear.
     """
     seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*")]
     latest = max((int(second) for second in seconds if second.isdecimal()), default=0)
     if 0 <= (ahead := latest - int(time.time())) <= 2:
         time.sleep(latest + 1 - time.time())
     elif ahead > 2:
-        logger.warning("The clock is %d s behind the event files: steps may show twice", ahead)
+        logger.warning("The clock is %d s behind the event files: steps may appear twice", ahead)
 
 
 class WeightsAndBiases:
-    """A run of a W&B project, gone on with under the same id."""
+    """A run of a W&B project, resumed under the same id."""
 
     def __init__(self, folder: RunFolder, config: TrainConfig, project: str) -> None:
         try:
@@ -141,14 +141,14 @@ class WeightsAndBiases:
             config=resolved(config),
         )
 
-    def numbers(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars of a step."""
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log a step's scalars."""
         self._run.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, pixels_HWC: Pixels) -> None:
+    def image(self, step: int, name: str, pixels_HWC: Pixels) -> None:
         """An image."""
         self._run.log({name: self._wandb.Image(pixels_HWC)}, step=step)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is buffered."""
         self._run.finish()

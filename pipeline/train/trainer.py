@@ -1,6 +1,6 @@
-"""The loop: step by step from a state to the last step, in `Trainer.train` from top to bottom.
+"""The training loop: `Trainer.train` reads from top to bottom.
 
-A signal (Ctrl-C, SIGTERM) ends it after the step that is going on, with a checkpoint of that step.
+A signal (Ctrl-C, SIGTERM) ends it after the current step, with a checkpoint of that step.
 
 Legend: S batches of a step, R ranks, 3 losses (all, text, image).
 """
@@ -24,19 +24,15 @@ from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.devices import is_out_of_memory
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
-from pipeline.train.extent import Extent, step_samples
-from pipeline.train.losses import NAMES, loss_values, mean_losses
-from pipeline.train.memory import out_of_memory, out_of_memory_of_ranks
-from pipeline.train.meter import DTYPES, Meter
-from pipeline.train.ranks import Ranks
+from pipeline.train.distributed import Ranks, Stop
+from pipeline.train.losses import NAMES, loss_values, mean_losses, validate
+from pipeline.train.performance import DTYPES, Meter, out_of_memory, out_of_memory_of_ranks
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import Painter
-from pipeline.train.schedule import learning_rate
-from pipeline.train.sharded_tensors import whole_shape
+from pipeline.train.samples import GridSampler
+from pipeline.train.schedule import RunLength, learning_rate, step_samples
+from pipeline.train.sharded_tensors import full_shape
 from pipeline.train.state import TrainState, state_files
-from pipeline.train.stopping import Stop
 from pipeline.train.trackers import Journal
-from pipeline.train.validation import validate
 from pipeline.webdata.reader import ShardReader, TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -52,14 +48,14 @@ class Trainer:
     validation: ShardReader
     folder: RunFolder
     journal: Journal
-    painter: Painter | None
+    grid_sampler: GridSampler | None
     state: TrainState
-    extent: Extent
+    run_length: RunLength
     total_steps: int
     shards_digest: str
 
     def train(self, progress: Progress) -> None:
-        """Step until `total_steps`; raises KeyboardInterrupt where a signal ended it, with all saved."""
+        """Train up to `total_steps`; after a signal, saves a checkpoint and raises KeyboardInterrupt."""
         state, ranks = self.state, self.ranks
         meter = self.make_meter()
         steps = stream_steps(
@@ -74,30 +70,30 @@ class Trainer:
                 batches, position = next(steps)
                 rate = self.set_learning_rate()
                 losses = self.accumulate(batches, stop)
-                self.refuse_broken(losses, batches)
+                self.check_finite(losses, batches)
                 self.update(batches)
                 self.advance(position, losses)
                 meter.end_step()
                 self.after_step(losses, rate, meter, progress, stop)
-            if stop.ask_all():
+            if stop.agree():
                 raise KeyboardInterrupt
 
     # --- One step ------------------------------------------------------------------------------------
 
     def set_learning_rate(self) -> float:
-        """Give the optimizer the rate of the step that begins."""
-        state, extent = self.state, self.extent
-        done = extent.done(state.step, state.position, state.samples)
-        rate = learning_rate(1 + done, total_steps=extent.total, config=self.config)
+        """Set and return the learning rate of the next step."""
+        state, run_length = self.state, self.run_length
+        done = run_length.done(state.step, state.position, state.samples)
+        rate = learning_rate(1 + done, total_steps=run_length.total, config=self.config)
         rate *= state.plateau.factor if state.plateau is not None else 1.0
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         return rate
 
     def accumulate(self, batches: Sequence[TokenBatch], stop: Stop) -> Tensor:
-        """Add up the gradients of a step's batches; their losses on all ranks as float64 [R, S, 3].
+        """Accumulate the gradients of a step's batches; returns all ranks' losses as float64 [R, S, 3].
 
-        The ranks' votes whether to stop go with the losses.
+        The ranks' votes on stopping are gathered together with the losses.
         """
         state, losses = self.state, []
         for number, batch in enumerate(batches):
@@ -107,13 +103,13 @@ class Trainer:
                 losses.append(loss_values(self.backward(state.module, batch, share=len(batches))))
         mine = torch.cat([*losses, losses[0].new_tensor([stop.vote])])
         all_RX = self.ranks.gather(mine)
-        stop.hear(all_RX[:, -1])
+        stop.count(all_RX[:, -1])
         return all_RX[:, :-1].reshape(self.ranks.size, len(batches), -1)
 
     def backward(self, module: nn.Module, batch: TokenBatch, *, share: int) -> DalleLoss:
         """Add the gradients of one of a step's `share` batches.
 
-        Raises ModelError that names a batch size that fits the memory.
+        If memory runs out, raises ModelError that names a batch size that fits.
         """
         try:
             return self._backward(module, batch, share)
@@ -121,19 +117,19 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             cause = error
-        # Outside of the except clause, whose traceback would keep the activations alive.
+        # Raised outside the except clause, whose traceback would keep the activations alive.
         raise self.out_of_memory(cause.with_traceback(None), batch)
 
     def out_of_memory(self, cause: RuntimeError, batch: TokenBatch) -> ModelError:
-        """The error for a batch that does not fit; one process alone looks for one that does."""
+        """The error for a batch that does not fit; a single-process run looks for a size that does."""
         config, ranks = self.config, self.ranks
         sizes = {"batch_size": config.batch_size, "ga_steps": config.ga_steps}
         if ranks.kind != "none":
             return out_of_memory_of_ranks(cause, **sizes, ranks=ranks.size)
         return out_of_memory(cause, lambda samples: self._try_samples(batch, samples), **sizes)
 
-    def refuse_broken(self, losses_RS3: Tensor, batches: Sequence[TokenBatch]) -> None:
-        """Raise ModelError, with the keys of the samples, where a loss is not finite."""
+    def check_finite(self, losses_RS3: Tensor, batches: Sequence[TokenBatch]) -> None:
+        """Raise ModelError, with the samples' keys, if a loss is not finite."""
         finite_RS = losses_RS3.isfinite().all(dim=-1)
         if finite_RS.all():
             return
@@ -141,22 +137,22 @@ class Trainer:
         broken = [batch for batch, finite in zip(batches, mine, strict=True) if not finite]
         value = losses_RS3[~finite_RS][0].tolist()
         named = ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, value, strict=True))
-        raise self.diverged(f"a loss is not finite ({named})", broken)
+        raise self.divergence(f"a loss is not finite ({named})", broken)
 
     def update(self, batches: Sequence[TokenBatch]) -> None:
-        """Change the weights; raises ModelError, with the samples' keys, on a broken gradient."""
+        """Update the weights; raises ModelError, with the samples' keys, if the gradient is not finite."""
         state = self.state
         norm = state.stepper.step()
         scale = state.stepper.scale
         if scale is None and not math.isfinite(norm):
-            raise self.diverged(f"the gradient's norm is {norm}", batches)
-        if scale is not None and scale < 1:  # it was lowered at every step that was left out
-            raise self.diverged("gradients overflow in fp16 at any scale", batches)
+            raise self.divergence(f"the gradient's norm is {norm}", batches)
+        if scale is not None and scale < 1:  # each skipped step lowered it
+            raise self.divergence("gradients overflow in fp16 at any loss scale", batches)
         if state.average is not None:
             state.average.update(state.model)
 
     def advance(self, position: Position, losses_RS3: Tensor) -> None:
-        """Count the step; an epoch's end is told to the plateau."""
+        """Count the step, and report the end of an epoch to the plateau."""
         state = self.state
         if state.plateau is not None and position.epoch > state.position.epoch:
             state.plateau.end_epoch(mean_losses(losses_RS3)["loss"])
@@ -170,45 +166,45 @@ class Trainer:
     def after_step(
         self, losses_RS3: Tensor, rate: float, meter: Meter, progress: Progress, stop: Stop
     ) -> None:
-        """Log, validate, draw and save where it is due; save also where all is to stop."""
+        """Log, validate, draw samples and save if due; also save if the ranks agreed to stop."""
         state, step = self.state, self.state.step
         means = mean_losses(losses_RS3)
         if self.is_due(self.config.log_every):
             self.journal.losses(step, {"epoch": state.position.epoch, "lr": rate, **means})
             self.journal.speeds(step, meter.values())
-        self.look(stop)
+        self.evaluate(stop)
         if self.is_due(self.config.save_every) or stop.agreed:
             self.save()
-        if stop.agreed and self.ranks.leads:
-            logger.warning("Stopped after step %d: its checkpoint is written", step)
-        if self.ranks.leads:
+        if stop.agreed and self.ranks.is_main:
+            logger.warning("Stopped after step %d; its checkpoint is saved", step)
+        if self.ranks.is_main:
             progress(step, self.total_steps, {"loss": round(means["loss"], 4), **meter.notes()})
 
     def is_due(self, every: int) -> bool:
-        """Whether what is done `every` so many steps, and at the end, is to be done after this one."""
+        """Whether something done every `every` steps and at the end is due after this step."""
         step = self.state.step
         return step == self.total_steps or bool(every and step % every == 0)
 
-    def look(self, stop: Stop, *, losses: bool = True, grid: bool = True) -> None:
-        """Validate and draw where it is due; `catch_up` does it later where all is to stop."""
+    def evaluate(self, stop: Stop, *, losses: bool = True, grid: bool = True) -> None:
+        """Validate and draw samples if due, unless the run is stopping; then `catch_up` does it later."""
         config = self.config
         if losses and config.val_every and self.is_due(config.val_every) and not stop.agreed:
             self.validate(stop)
         if grid and config.sample_every and self.is_due(config.sample_every) and not stop.agreed:
-            self.paint(stop)
+            self.draw_grid(stop)
 
     def catch_up(self, stop: Stop) -> None:
-        """Do what an interruption left out after the step that the run goes on from."""
+        """Do the validation and samples that an interruption skipped after the step the run resumes from."""
         step = self.state.step
         if not step:
             return
         folder = self.folder
         missing = [not folder.was_validated(step), not folder.grid(step).exists()]
         losses, grid = self.ranks.gather(torch.tensor(missing).float())[0].bool().tolist()
-        self.look(stop, losses=losses, grid=grid)
+        self.evaluate(stop, losses=losses, grid=grid)
 
     def validate(self, stop: Stop) -> None:
-        """Log the losses on the validation split, with the mean of the weights where one is kept."""
+        """Log the losses on the validation split, with the averaged weights if enabled."""
         if not len(self.validation):
             return
         with self.state.weights_to_use():
@@ -223,28 +219,28 @@ class Trainer:
         if losses is not None:
             self.journal.losses(self.state.step, losses)
 
-    def paint(self, stop: Stop) -> None:
-        """Draw the grid of this step; all ranks wait for it."""
-        if self.painter is None:
+    def draw_grid(self, stop: Stop) -> None:
+        """Draw this step's sample grid; all ranks wait for it."""
+        if self.grid_sampler is None:
             return
         step = self.state.step
-        if self.ranks.leads:
+        if self.ranks.is_main:
             with self.state.weights_to_use():
-                pixels = self.painter.draw(self.state.model, stop)
+                pixels = self.grid_sampler.draw(self.state.model, stop)
             if pixels is not None:
-                self.painter.write(pixels, self.folder.grid(step))
-                self.journal.picture(step, "samples", pixels)
-        stop.ask_all()
+                self.grid_sampler.write(pixels, self.folder.grid(step))
+                self.journal.image(step, "samples", pixels)
+        stop.agree()
 
     def save(self) -> None:
-        """Write a checkpoint: all ranks gather, the first writes."""
+        """Write a checkpoint: all ranks gather it, rank 0 writes it."""
         files = state_files(self.state, self.ranks)
-        if self.ranks.leads:
+        if self.ranks.is_main:
             self.folder.save(files, self.describe())
-        self.ranks.wait()
+        self.ranks.barrier()
 
     def describe(self) -> CheckpointInfo:
-        """What the checkpoint of this step says of itself."""
+        """The metadata of this step's checkpoint."""
         index, state = self.reader.index, self.state
         return CheckpointInfo(
             step=state.step,
@@ -263,41 +259,41 @@ class Trainer:
         )
 
     def summary(self) -> tuple[dict[str, int], dict[str, Any]]:
-        """Counts and details of the manifest."""
+        """Counts and details for the manifest."""
         state = self.state
         counts = {
             "steps": state.step,
             "samples": state.samples,
             "parameters": sum(
-                whole_shape(p).numel() for p in state.model.parameters() if p.requires_grad
+                full_shape(p).numel() for p in state.model.parameters() if p.requires_grad
             ),
         }
         skipped = sum((self.reader.skipped | self.validation.skipped).values())
         if skipped:
             counts["samples_skipped"] = skipped
-        losses: Mapping[str, float] = self.folder.last_losses() if self.ranks.leads else {}
+        losses: Mapping[str, float] = self.folder.last_losses() if self.ranks.is_main else {}
         return counts, {"checkpoint": f"checkpoints/step-{state.step:06d}", **losses}
 
-    # --- Parts ---------------------------------------------------------------------------------------
+    # --- Helpers -------------------------------------------------------------------------------------
 
     def loss(self, module: nn.Module, batch: TokenBatch) -> DalleLoss:
-        """The loss of a batch, in the precision asked for."""
+        """The loss of a batch, in the configured precision."""
         precision = self.config.precision
         tokens_BT, codes_BN = to_tensors(batch, self.ranks.device)
         with torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
             loss: DalleLoss = module(tokens_BT, codes_BN)
             return loss
 
-    def diverged(self, what: str, batches: Sequence[TokenBatch]) -> ModelError:
-        """The error that stops training; `batches` are this rank's part of those to look at."""
+    def divergence(self, what: str, batches: Sequence[TokenBatch]) -> ModelError:
+        """The error that stops training; `batches` are this rank's suspect batches."""
         keys = ", ".join(self.ranks.gather_texts(batch_keys(self.reader, batches)))
         return ModelError(
             f"Training stopped before step {self.state.step + 1}: {what} on the samples {keys}. The last "
-            "checkpoint is safe; look at these samples, or train anew with a lower --learning-rate."
+            "checkpoint is safe. Check these samples, or start over with a lower --learning-rate."
         )
 
     def make_meter(self) -> Meter:
-        """The meter of this run's steps."""
+        """The meter for this run's steps."""
         config = self.config
         return Meter(
             self.state.hyperparameters,

@@ -1,9 +1,9 @@
-"""How a codebook learns: k-means once, then moving averages; entries that nobody uses start anew.
+"""Learning a codebook: k-means once, then moving averages; unused entries are restarted.
 
 van den Oord et al. 2017, appendix A.1 (moving averages instead of a loss on the codebook);
 Dhariwal et al. 2020, "Jukebox" (arXiv:2005.00341), section 3.1 (restart of dead entries).
 
-Legend: M latents of a batch, D numbers of a latent, K entries of the codebook.
+Legend: M latents of a batch, D width of a latent, K entries of the codebook.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 _DECAY = 0.99
-_DEAD_SHARE = 0.03  # of the share that every entry would have if all were used alike
+_DEAD_SHARE = 0.03  # below this fraction of uniform usage an entry is restarted
 _FRESH_SHARE = 0.3
 _KMEANS_ROUNDS = 15
-_ROWS = 4096  # latents compared with the codebook at once
+_ROWS = 4096  # latents compared to the codebook at once
 
 
 class CodebookLearner:
-    """Moving averages of which entries are used, and by what; writes into `codebook_KD` in place."""
+    """Moving averages of the usage of each entry and of its latents; updates `codebook_KD` in place."""
 
     def __init__(self, codebook_KD: Tensor) -> None:
         self.codebook_KD = codebook_KD
@@ -28,7 +28,7 @@ class CodebookLearner:
 
     @torch.no_grad()
     def start(self, latents_MD: Tensor, generator: torch.Generator) -> None:
-        """Place the entries by k-means on `latents_MD`."""
+        """Initialise the entries by k-means on `latents_MD`."""
         entries = len(self.codebook_KD)
         self.codebook_KD.copy_(_draw(latents_MD, entries, generator))
         for _ in range(_KMEANS_ROUNDS):
@@ -41,7 +41,7 @@ class CodebookLearner:
 
     @torch.no_grad()
     def update(self, latents_MD: Tensor, codes_M: Tensor, generator: torch.Generator) -> int:
-        """Move the entries towards the latents that chose them; returns how many were started anew."""
+        """Move the entries towards the latents assigned to them; returns how many were restarted."""
         share_K, sum_KD = self._gather(latents_MD, codes_M)
         self.share_K.lerp_(share_K, 1 - _DECAY)
         self.sum_KD.lerp_(sum_KD, 1 - _DECAY)
@@ -54,11 +54,11 @@ class CodebookLearner:
         return len(dead_X)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs beside the codebook."""
+        """The state to save, besides the codebook."""
         return {"share_K": self.share_K, "sum_KD": self.sum_KD}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore the result of `state`."""
         self.share_K.copy_(state["share_K"])
         self.sum_KD.copy_(state["sum_KD"])
 
@@ -68,14 +68,14 @@ class CodebookLearner:
         return torch.cat([(norms_K - 2 * part @ self.codebook_KD.T).argmin(1) for part in parts])
 
     def _gather(self, latents_MD: Tensor, codes_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Share of the latents that chose each entry [K], and the sum of them by the same measure."""
+        """The share of latents assigned to each entry [K], and their sum divided by M [K, D]."""
         count_K = torch.bincount(codes_M, minlength=len(self.codebook_KD))
         sum_KD = torch.zeros_like(self.sum_KD).index_add_(0, codes_M, latents_MD)
         return count_K / len(codes_M), sum_KD / len(codes_M)
 
 
 def _draw(latents_MD: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` of the latents, each as often as it must be where there are fewer."""
+    """`count` random latents, repeated if there are fewer."""
     order = torch.randperm(len(latents_MD), generator=generator)
     repeats = -(-count // len(order))
     return latents_MD[order.repeat(repeats)[:count].to(latents_MD.device)]

@@ -8,12 +8,12 @@ from typing import Literal
 from pipeline.core.config import StageConfig, option
 from pipeline.core.errors import ConfigError
 
-LEAST_CHANNELS = 6  # of a discrete-vae: 3 colours and their negatives
+LEAST_CHANNELS = 6  # of a discrete-vae: 3 colours, each positive and negative
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCodecConfig(StageConfig):
-    """What `train_codec.run` is told."""
+    """Options of `train_codec.run`."""
 
     name: str = option("small", "Name of the codec: codecs/NAME in the workspace.")
     kind: Literal["vq", "discrete-vae"] = option(
@@ -58,20 +58,20 @@ class TrainCodecConfig(StageConfig):
     )
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for options that make no DiscreteVAE of DALLE-pytorch."""
+        """Raise ConfigError for options that DALLE-pytorch's DiscreteVAE does not support."""
         if self.kind != "discrete-vae":
             return
         if self.image_size & (self.image_size - 1):
             raise ConfigError(
-                f"--image-size {self.image_size}: a discrete-vae takes images of 2^n pixels, as "
-                "DALLE-pytorch's class does. Give 64, 128, 256 or another power of 2."
+                f"--image-size {self.image_size}: a discrete-vae needs images of 2^n pixels, like "
+                "DALLE-pytorch's class. Give 64, 128, 256 or another power of 2."
             )
         if self.channels < LEAST_CHANNELS:
             raise ConfigError(
-                f"--channels {self.channels}: a discrete-vae needs {LEAST_CHANNELS} at least, for 3 colours."
+                f"--channels {self.channels}: a discrete-vae needs at least {LEAST_CHANNELS}, for 3 colours."
             )
         if self.encoder == "patches":
             raise ConfigError(
-                "--encoder patches: a discrete-vae has convolutions in its encoder. Leave it out, or use "
+                "--encoder patches: a discrete-vae has a convolutional encoder. Leave it out, or use "
                 "--kind vq."
             )

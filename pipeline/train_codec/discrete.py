@@ -1,15 +1,15 @@
-"""DALLE-pytorch's `DiscreteVAE` as it is trained here: with a codebook of nearest entries, folded at the end.
+"""Training DALLE-pytorch's `DiscreteVAE` with a nearest-entry codebook, folded into its logits at the end.
 
-The reference draws its codes from a Gumbel softmax over K logits. The logits are a 1×1 convolution of the
-encoder's last channels, so they can be the distances to the entries of a codebook: of a latent z = L·h + c,
-the entry e with the least |z − e|² has the greatest 2e·z − |e|², which is linear in h. So the encoder ends
-in a projection L while it trains, the codebook learns by moving averages as that of the VQ codec does, and
-`finished` multiplies the two into the logits that the class has.
+The reference samples codes from a Gumbel softmax over K logits. The logits are a 1×1 convolution of the
+encoder's last channels h, so they can express distances to codebook entries: for a latent z = L·h + c, the
+entry e with the least |z − e|² has the greatest 2e·z − |e|², which is linear in h. So during training the
+encoder ends in a projection L, the codebook learns by moving averages like the VQ codec's, and `finished`
+multiplies the two to get the class's logits.
 
-Before the first step every level is set to the principal components of the level before: 2×2 values become
-their strongest components. A ReLU lies between levels, so each component has two channels, one of it and one
-of its negative, whose difference passes unchanged. What is left of the channels, and the outer ring of the
-4×4 kernels, begins without a say and learns.
+Before the first step every level is initialised with the principal components of 2×2 values of the level
+before. There is a ReLU between levels, so each component has two channels, positive and negative, whose
+difference passes unchanged. The remaining channels, and the outer ring of the 4×4 kernels, keep their random
+weights but have no effect at first.
 
 Legend: B images, C channels, H W pixels, R S grid, D code width, K entries, J components, Z hidden channels.
 """
@@ -25,13 +25,11 @@ from torch.nn import functional as F
 from pipeline.models.codecs.discrete_vae import Block, DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.vq import nearest_entry
 
-_INNER = slice(
-    1, 3
-)  # of a kernel of 4 with stride 2 and padding 1: the 2×2 values of its own place
+_INNER = slice(1, 3)  # the 2×2 centre of a kernel of 4 with stride 2 and padding 1
 
 
-class DiscreteStudent(nn.Module):
-    """A `DiscreteVAE` that learns; see `training.Student` for the interface."""
+class DiscreteVAETrainee(nn.Module):
+    """A `DiscreteVAE` in training, with the methods of `VQCodec` that `training` uses."""
 
     codebook_KD: Tensor
 
@@ -42,7 +40,7 @@ class DiscreteStudent(nn.Module):
         self.register_buffer("codebook_KD", torch.zeros(config.num_tokens, config.codebook_dim))
 
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:
-        """What the codebook is to come close to, float32 [B, D, R, S]."""
+        """The latents before quantisation, float32 [B, D, R, S]."""
         latents_BDRS: Tensor = self.project(self.network.trunk(self.network.normalise(images_BCHW)))
         return latents_BDRS
 
@@ -59,13 +57,13 @@ class DiscreteStudent(nn.Module):
         return F.embedding(codes_BRS, self.codebook_KD).permute(0, 3, 1, 2)
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """What learns under the codebook."""
+        """The parameters before the codebook."""
         yield from self.network.trunk.parameters()
         yield from self.project.parameters()
 
     @torch.no_grad()
     def finished(self) -> DiscreteVAE:
-        """The codec whose greatest logit is the nearest entry."""
+        """The finished codec, whose greatest logit is the nearest entry."""
         projection_DZ, offset_D = self.project.weight[:, :, 0, 0], self.project.bias
         assert offset_D is not None
         logits = _convolution(self.network.encoder[-1])
@@ -77,9 +75,9 @@ class DiscreteStudent(nn.Module):
 
     @torch.no_grad()
     def set_patches(self, batches: Iterable[Tensor]) -> None:
-        """Set both ends to the principal components of images [B, 3, H, W], gone through once a level."""
+        """Initialise encoder and decoder with principal components of images, one pass per level."""
         config, network = self.network.config, self.network
-        layers: list[Tensor] = []  # of each level, its components as [J, C, 2, 2]
+        layers: list[Tensor] = []  # components of each level [J, C, 2, 2]
         spread_J = self.codebook_KD.new_zeros(0)
         for level in range(config.num_layers):
             signals = (_signal(network.normalise(images), layers) for images in batches)
@@ -88,23 +86,23 @@ class DiscreteStudent(nn.Module):
             layers.append(components_JC22)
         for module in network.modules():
             if isinstance(module, Block):
-                _silence(_convolution(module.net[-1]))
+                _zero(_convolution(module.net[-1]))
         kept = min(config.codebook_dim, len(spread_J))
         scale = float(spread_J[:kept].mean().clamp(min=1e-12).sqrt())
         _set_projection(self.project, kept, len(spread_J), 1 / scale)
         self._set_decoder(layers, kept, scale)
 
     def _set_decoder(self, layers: Sequence[Tensor], kept: int, scale: float) -> None:
-        """The way back, of codes whose first `kept` numbers are components over `scale`."""
+        """Initialise the decoder, for codes whose first `kept` values are components divided by `scale`."""
         config, decoder = self.network.config, self.network.decoder
         first = (
             len(decoder) - 1 - config.num_layers
-        )  # of the levels: a door and blocks may come before
+        )  # the first level; a stem and blocks may precede it
         if config.num_resnet_blocks:
-            door = _convolution(decoder[0])
-            _silence(door)
+            stem = _convolution(decoder[0])
+            _zero(stem)
             passed = range(min(kept, config.hidden_dim))
-            door.weight[passed, passed] = scale
+            stem.weight[passed, passed] = scale
             kept, scale = len(passed), 1.0
         for index, components_JC22 in enumerate(reversed(layers)):
             level = _convolution(decoder[first + index])
@@ -117,28 +115,28 @@ Convolution = nn.Conv2d | nn.ConvTranspose2d
 
 
 def _convolution(layer: nn.Module) -> Convolution:
-    """The convolution that a layer is, or begins with."""
+    """The layer itself if it is a convolution, else the first one in it."""
     found = layer[0] if isinstance(layer, nn.Sequential) else layer
     assert isinstance(found, Convolution)
     return found
 
 
-def _silence(layer: Convolution) -> None:
-    """Let a layer give zeros."""
+def _zero(layer: Convolution) -> None:
+    """Set a layer's weight and bias to zero."""
     assert layer.bias is not None
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 
 
 def _signal(images_BCHW: Tensor, layers: Sequence[Tensor]) -> Tensor:
-    """The components of the last of these levels, at its places."""
+    """The component values of an image batch after these levels."""
     for components_JC22 in layers:
         images_BCHW = F.conv2d(images_BCHW, components_JC22, stride=2)
     return images_BCHW
 
 
 def _components(signals: Iterable[Tensor], most: int) -> tuple[Tensor, Tensor]:
-    """The strongest components of 2×2 values [J, C, 2, 2], at most `most`, and the mean square of each."""
+    """The first principal components of 2×2 values [J, C, 2, 2], at most `most`, with their variances."""
     moments_PP, counts = [], []
     for signal_BCHW in signals:
         values_XP = F.unfold(signal_BCHW, 2, stride=2).transpose(1, 2).flatten(0, 1).double()
@@ -150,7 +148,7 @@ def _components(signals: Iterable[Tensor], most: int) -> tuple[Tensor, Tensor]:
 
 
 def _set_down(level: Convolution, components_JC22: Tensor, *, first: bool) -> None:
-    """Let the first 2·J outputs be the components and their negatives; `first`: inputs are no pairs."""
+    """Make the first 2·J outputs the components and their negatives; `first`: the inputs aren't paired."""
     count, channels = components_JC22.shape[:2]
     assert level.bias is not None
     level.weight[: 2 * count] = 0
@@ -162,7 +160,7 @@ def _set_down(level: Convolution, components_JC22: Tensor, *, first: bool) -> No
 
 
 def _set_up(level: Convolution, components_JC22: Tensor, *, paired: bool) -> None:
-    """The transposed step: components become the 2·C values that they were made of, and their negatives."""
+    """The transpose of `_set_down`: map components back to their values and the negatives."""
     count, channels = components_JC22.shape[:2]
     assert level.bias is not None
     level.weight[:, : 2 * channels] = 0
@@ -174,8 +172,8 @@ def _set_up(level: Convolution, components_JC22: Tensor, *, paired: bool) -> Non
 
 
 def _set_projection(layer: Convolution, kept: int, count: int, factor: float) -> None:
-    """Outputs that are the first `kept` of `count` paired inputs, times `factor`."""
-    _silence(layer)
+    """Make the outputs the first `kept` of `count` paired inputs, times `factor`."""
+    _zero(layer)
     rows = range(kept)
     layer.weight[rows, rows] = factor
     layer.weight[rows, [count + row for row in rows]] = -factor

@@ -1,7 +1,7 @@
-"""The kept images that a codec learns from, decoded once into memory.
+"""The kept images that a codec is trained on, decoded once into memory.
 
-Rows are taken by pixel hash, which is as good as a draw and does not depend on the order in which a crawl
-brought them.
+They are chosen by pixel hash, which amounts to a random choice and does not depend on the order of the
+crawl.
 
 Legend: M images, H = W pixels, C = 3 colours.
 """
@@ -26,21 +26,21 @@ from pipeline.models.codecs.pixels import Pixels, read_square
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 128  # images between two words on progress
+_CHUNK = 128  # images between progress reports
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Pixels uint8 [M, H, W, 3], and how many images could not be decoded."""
+    """Pixels uint8 [M, H, W, 3], and the number of images that could not be decoded."""
 
     pixels_MHWC: Pixels
     failed: int
 
 
 def choose_images(workspace: Workspace, split: Split, max_images: int) -> list[KeptImage]:
-    """At most `max_images` different kept images of a split, by pixel hash.
+    """At most `max_images` distinct kept images of a split, chosen by pixel hash.
 
-    Raises ContractError where dedupe has not finished, DamageError where its tables can't be read.
+    Raises ContractError if dedupe has not finished, DamageError if its tables can't be read.
     """
     return list(read_kept(workspace, split).values())[:max_images]
 
@@ -51,12 +51,12 @@ def load_images(
     *,
     side: int,
     workers: int | None = None,
-    tell: Callable[[int], None] | None = None,
+    report: Callable[[int], None] | None = None,
 ) -> ImageSet:
-    """Decode images to squares of `side` pixels in `workers` threads; `tell` hears how many are done.
+    """Decode images to squares of `side` pixels in `workers` threads; `report` gets the number done.
 
-    Images that can't be decoded are left out and counted. Raises ContractError where a segment is gone,
-    DamageError where it holds other bytes: a codec is trained once, so it waits until they are mended.
+    Images that can't be decoded are left out and counted. Raises ContractError if a segment is missing,
+    DamageError if it is damaged: a codec is trained only once, so the damage has to be repaired first.
     """
     pixels_MHWC = np.zeros((len(images), side, side, 3), dtype=np.uint8)
     whole: npt.NDArray[np.bool_] = np.zeros(len(images), dtype=np.bool_)
@@ -74,7 +74,7 @@ def load_images(
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
             list(threads.map(load, chunk))
-            if tell is not None:
-                tell(chunk.stop)
+            if report is not None:
+                report(chunk.stop)
     failed = len(images) - int(whole.sum())
     return ImageSet(pixels_MHWC=pixels_MHWC[whole] if failed else pixels_MHWC, failed=failed)

@@ -1,7 +1,7 @@
-"""`pipeline train-codec`: kept images → codecs/NAME: codec.json, codec.safetensors, a log, a picture.
+"""`pipeline train-codec`: kept images → codecs/NAME: codec.json, codec.safetensors, a log, an image.
 
-Reads dedupe/kept (split train; val to measure) and raw/segments. While it works, checkpoint.pt is in the
-folder; the same command continues from it. A signal (Ctrl-C, SIGTERM) writes one of the last step.
+Reads dedupe/kept (split train; val for measuring) and raw/segments. During training the folder has a
+checkpoint.pt, from which the same command resumes. A signal (Ctrl-C, SIGTERM) saves one of the last step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_images, load_images
-from pipeline.train_codec.measuring import draw_reconstructions, measure_codec
+from pipeline.train_codec.quality import draw_reconstructions, measure_codec
 from pipeline.train_codec.training import UNREADABLE, Training, begin_training
 
 log = logging.getLogger(__name__)
@@ -46,18 +46,18 @@ log = logging.getLogger(__name__)
 _CHECKPOINT = "checkpoint.pt"
 _CHECKPOINT_PLAN = "checkpoint.json"
 _LOG = "log.jsonl"
-_PICTURE = "reconstructions.png"
+_RECONSTRUCTIONS = "reconstructions.png"
 _MEASURED_IMAGES = 256
 
 
 def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageReport:
-    """Train the codec, or find that it is there, made from the same images and options.
+    """Train a codec; does nothing if there is one from the same images and options.
 
-    A finished codec is never replaced, since codes were made with it: another one is written to NAME-2,
+    A finished codec is never replaced, since codes may depend on it: another one is written to NAME-2,
     NAME-3, ….
 
-    Raises ContractError where dedupe has not finished or left nothing to learn from, ModelError where the
-    image size does not fit, ConfigError for CUDA where there is none.
+    Raises ContractError if dedupe has not finished or there are no images to train on, ModelError if the
+    image size is not supported, ConfigError if CUDA is requested but not available.
     """
     workspace = Workspace(config.workspace)
     named = workspace.codec(config.name)
@@ -67,7 +67,7 @@ def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageRepo
     outcome: Outcome = "done" if found is None else "unchanged"
     if found is None:
         digest = _plan_digest(config, inputs)
-        folder = folder_for_training(named, lambda begun: _begun_plan(begun) in (None, digest))
+        folder = folder_for_training(named, lambda path: _unfinished_plan(path) in (None, digest))
         manifest = _make_codec(config, folder, inputs, progress)
     else:
         folder, manifest = found
@@ -85,7 +85,7 @@ def _make_codec(
     config: TrainCodecConfig, folder: Path, inputs: Mapping[str, str], progress: Progress
 ) -> Manifest:
     device = pick_device(config.device)
-    training = _take_up(config, device, folder, _plan_digest(config, inputs))
+    training = _resume_or_start(config, device, folder, _plan_digest(config, inputs))
     images, measured = _load(config, progress)
     _train(training, images.pixels_MHWC, folder, progress)
     codec = training.finished()
@@ -93,7 +93,7 @@ def _make_codec(
     quality = measure_codec(codec, measured, device)
     lines = [json.dumps(dataclasses.asdict(entry)) for entry in training.logs]
     write_bytes(folder / _LOG, ("\n".join(lines) + "\n").encode())
-    write_bytes(folder / _PICTURE, draw_reconstructions(codec, measured, device))
+    write_bytes(folder / _RECONSTRUCTIONS, draw_reconstructions(codec, measured, device))
     manifest = make_manifest(
         "codec",
         config=resolved(config),
@@ -105,7 +105,7 @@ def _make_codec(
         },
         files=tuple(
             file_entry(folder / name, folder)
-            for name in (CODEC_JSON, CODEC_WEIGHTS, _LOG, _PICTURE)
+            for name in (CODEC_JSON, CODEC_WEIGHTS, _LOG, _RECONSTRUCTIONS)
         ),
         details={
             "fingerprint": codec.fingerprint,
@@ -123,19 +123,19 @@ def _make_codec(
 
 
 def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
-    """The training images, and those to measure on: of the split val, or of train where it is empty."""
+    """The training images, and those to measure on: from the split val, or from train if val is empty."""
     workspace = Workspace(config.workspace)
     images = load_images(
         workspace.segments,
         choose_images(workspace, "train", config.max_images),
         side=config.image_size,
         workers=config.workers,
-        tell=lambda done: progress(0, config.steps, {"images": done}),
+        report=lambda done: progress(0, config.steps, {"images": done}),
     )
     if not len(images.pixels_MHWC):
         raise ContractError(
             f"{workspace.dedupe} has no readable image in the training split ({images.failed} could not "
-            "be decoded): nothing to learn from."
+            "be decoded): there is nothing to train on. Scrape more images, then run `pipeline dedupe`."
         )
     held_out = choose_images(workspace, "val", _MEASURED_IMAGES)
     measured = load_images(
@@ -143,12 +143,12 @@ def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixel
     )
     if len(measured.pixels_MHWC):
         return images, measured.pixels_MHWC
-    log.warning("The validation split has no image: the codec is measured on what it learnt from.")
+    log.warning("The validation split has no images: the codec is measured on its training images.")
     return images, images.pixels_MHWC[:_MEASURED_IMAGES]
 
 
 def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
-    """Train to the end; raises KeyboardInterrupt where a signal ended it, with all saved."""
+    """Train to the end; after a signal, saves a checkpoint and raises KeyboardInterrupt."""
     config = training.config
     with watch_signals() as request:
         while training.step < config.steps:
@@ -158,7 +158,7 @@ def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress)
             if due or asked or training.step == config.steps:
                 write_bytes(folder / _CHECKPOINT, training.to_bytes())
             if asked:
-                log.warning("Stopped after step %d: its checkpoint is written", training.step)
+                log.warning("Stopped after step %d; its checkpoint is saved", training.step)
                 raise KeyboardInterrupt
 
 
@@ -174,8 +174,8 @@ def _plan_digest(config: TrainCodecConfig, inputs: Mapping[str, str]) -> str:
     return sha256_bytes(json.dumps(plan, sort_keys=True).encode())
 
 
-def _begun_plan(folder: Path) -> str | None:
-    """The digest of the plan that an unfinished folder was begun with, None where it has no checkpoint."""
+def _unfinished_plan(folder: Path) -> str | None:
+    """The digest of the plan of an unfinished folder; None if it has no checkpoint."""
     plan = folder / _CHECKPOINT_PLAN
     try:
         digest = read_small_file(plan, max_bytes=1 << 10).decode(errors="replace")
@@ -184,18 +184,18 @@ def _begun_plan(folder: Path) -> str | None:
     return digest if (folder / _CHECKPOINT).is_file() else None
 
 
-def _take_up(
+def _resume_or_start(
     config: TrainCodecConfig, device: torch.device, folder: Path, plan_digest: str
 ) -> Training:
-    """Training as the folder's checkpoint of the same plan has it; else from the start, without one."""
-    if _begun_plan(folder) == plan_digest:
+    """Resume from the folder's checkpoint if it has the same plan, else start from scratch."""
+    if _unfinished_plan(folder) == plan_digest:
         training = begin_training(config, device)
         try:
             training.continue_from((folder / _CHECKPOINT).read_bytes())
-            log.info("Continuing at step %d.", training.step)
+            log.info("Resuming after step %d.", training.step)
             return training
         except UNREADABLE as error:
-            log.warning("%s can't be read (%s): training starts anew.", folder / _CHECKPOINT, error)
+            log.warning("%s can't be read (%s): starting over.", folder / _CHECKPOINT, error)
     start_over(folder, "codec")
     write_bytes(folder / _CHECKPOINT_PLAN, plan_digest.encode())
     return begin_training(config, device)

@@ -1,4 +1,4 @@
-"""What `pipeline train-codec` says of itself."""
+"""The description of the stage `pipeline train-codec`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="codec",
     writes=("codecs/{name}",),
     reads=("dedupe",),
-    on_change="A new codec is trained; the one before stays under its name.",
+    on_change="A new codec is trained; the old one keeps its name.",
 )

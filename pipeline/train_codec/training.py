@@ -1,19 +1,18 @@
-"""The training loop of a codec as a value that can be saved and continued at any step.
+"""The training of a codec, which can be saved and resumed at any step.
 
-What happens in a step depends on the seed, the step's number and the state alone: every draw has its
-own generator. So a run that was killed and continued ends in the same weights as one that was not
-(on the same CPU with the same number of threads).
+A step depends only on the seed, its number and the state: every random draw has its own generator. So a
+run that was killed and resumed ends with the same weights as an uninterrupted one (on the same CPU with the
+same number of threads).
 
 Before the first step the codec's linear path is set to the principal components of patches, and the
-codebook is placed by k-means. Measured on held-out drawings at 128 pixels and 512 codes, in time of one
-core: 20.0 dB before any training, 21.3 dB and the right colours after 60 seconds. From random weights a
-network of this kind had 20.8 dB after 146 seconds, and rare colours were wrong; there, at 100 steps, this
-codebook stood at 17.9 dB, FSQ at 17.1 and a Gumbel softmax at 16.4. A `DiscreteVAE` (`discrete`) of 32
-channels begins at 18.9 dB and has 19.6 after 300 steps, as many as the VQ codec after 500, in 4 times the
-time of a step.
+codebook is initialised by k-means. Measured on held-out drawings at 128 pixels and 512 codes, in time on one
+core: 20.0 dB before any training, 21.3 dB with correct colours after 60 seconds. From random weights such a
+network had 20.8 dB after 146 seconds, with rare colours wrong; there, after 100 steps, this codebook had 17.9
+dB, FSQ 17.1 and a Gumbel softmax 16.4. A `DiscreteVAE` (`discrete`) with 32 channels starts at 18.9 dB and
+has 19.6 after 300 steps, as the VQ codec has after 500; its steps take 4 times as long.
 
-Legend: B pictures of a batch, M = pictures at hand, C colours, H W pixels, R S grid, D code width,
-K entries, X latents.
+Legend: B images of a batch, M training images, C colours, H W pixels, R S grid, D code width, K entries, X
+latents.
 """
 
 from __future__ import annotations
@@ -39,19 +38,21 @@ from pipeline.models.codecs.pixels import Pixels, to_images
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.discrete import DiscreteStudent
+from pipeline.train_codec.discrete import DiscreteVAETrainee
 
-# What torch raises for a file that is cut short, changed, or something else.
+# What torch.load may raise for a truncated or otherwise invalid file.
 UNREADABLE = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(OSError, EOFError, pickle.UnpicklingError),
 )
-_SQUARED_WEIGHT = 4.0  # of the squared beside the absolute error: errors are mostly far below 1/4
+_SQUARED_WEIGHT = (
+    4.0  # of the squared error relative to the absolute one: most errors are far below 1/4
+)
 _COMMITMENT = 1.0
-_START_IMAGES = 512  # from which components and codebook are found
+_START_IMAGES = 512  # images for the initial components and codebook
 _START_BATCH = 32
-_ENCODER_RATE = 0.3  # of the learning rate: the encoder moves under the codebook
-_LEVELS = 4  # of a DiscreteVAE: 16 pixels of a side become one code, as in the VQ codec
+_ENCODER_RATE = 0.3  # of the learning rate, since the codebook has to follow the encoder
+_LEVELS = 4  # of a DiscreteVAE: a code is 16 × 16 pixels, as in the VQ codec
 _BLOCKS = 1
 _WARMUP_STEPS = 30
 _LAST_RATE = 0.02  # of the peak learning rate
@@ -61,7 +62,7 @@ _WEIGHT_DECAY = 1e-4
 
 @dataclass(frozen=True)
 class _Batches:
-    """Images that are gone through more than once, on the device some at a time."""
+    """Images that can be iterated several times, moved to the device one part at a time."""
 
     parts: Sequence[Pixels]
     device: torch.device
@@ -81,17 +82,17 @@ class StepLog:
 
 @dataclass
 class Training:
-    """A codec on its way: `step` steps are done, `logs` holds what each one said."""
+    """A codec in training, after `step` steps; `logs` has a line per step."""
 
     config: TrainCodecConfig
-    codec: VQCodec | DiscreteStudent
+    codec: VQCodec | DiscreteVAETrainee
     optimizer: torch.optim.Optimizer
     learner: CodebookLearner
     step: int = 0
     logs: list[StepLog] = field(default_factory=list)
 
     def advance(self, pixels_MHWC: Pixels) -> StepLog:
-        """Make one step on a batch of the images at hand; returns its log."""
+        """Do one step on a batch of the training images; returns its log."""
         if self.step == 0:
             self._start(pixels_MHWC)
         for group in self.optimizer.param_groups:
@@ -113,9 +114,9 @@ class Training:
         entries_BDRS = self.codec.look_up(codes_BRS)
         if (
             len(self.optimizer.param_groups) == 1
-        ):  # nothing to learn before the decoder: k-means was all
+        ):  # only the decoder is trained; k-means set the codebook
             return reconstruction_loss(self.codec.decode_latents(entries_BDRS), images_BCHW), 0
-        # Straight through: the decoder sees the entries, the encoder gets the decoder's gradient.
+        # Straight-through estimator: the decoder gets the entries, the encoder the decoder's gradient.
         quantized_BDRS = latents_BDRS + (entries_BDRS - latents_BDRS).detach()
         loss = reconstruction_loss(self.codec.decode_latents(quantized_BDRS), images_BCHW)
         loss = loss + _COMMITMENT * F.mse_loss(latents_BDRS, entries_BDRS)
@@ -138,12 +139,12 @@ class Training:
         return seeded_generator(f"{self.config.seed} {purpose} {self.step}")
 
     def finished(self) -> Codec:
-        """The codec, once all steps are done."""
-        codec = self.codec.finished() if isinstance(self.codec, DiscreteStudent) else self.codec
+        """The finished codec, in eval mode."""
+        codec = self.codec.finished() if isinstance(self.codec, DiscreteVAETrainee) else self.codec
         return codec.eval()
 
     def to_bytes(self) -> bytes:
-        """All that is needed to continue."""
+        """The complete state as a checkpoint."""
         buffer = io.BytesIO()
         torch.save(
             {
@@ -158,7 +159,7 @@ class Training:
         return buffer.getvalue()
 
     def continue_from(self, data: bytes) -> None:
-        """Take over what `to_bytes` gave; raises one of UNREADABLE for bytes that are not that."""
+        """Restore the result of `to_bytes`; raises one of UNREADABLE for invalid bytes."""
         state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
         self.codec.load_state_dict(state["codec"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -168,9 +169,9 @@ class Training:
 
 
 def begin_training(config: TrainCodecConfig, device: torch.device) -> Training:
-    """Fresh weights by the seed.
+    """New training with weights drawn by the seed.
 
-    Raises ModelError where the image size does not fit the codec.
+    Raises ModelError if the codec does not support the image size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -187,8 +188,8 @@ def begin_training(config: TrainCodecConfig, device: torch.device) -> Training:
     return Training(config=config, codec=student, optimizer=optimizer, learner=learner)
 
 
-# A codec that learns; the parameters of its decoder, and where gradients change it, of its encoder.
-_New = tuple[VQCodec | DiscreteStudent, Sequence[Iterable[nn.Parameter]]]
+# A codec in training, with the parameters of its decoder and, if it is trained by gradients, its encoder.
+_New = tuple[VQCodec | DiscreteVAETrainee, Sequence[Iterable[nn.Parameter]]]
 
 
 def _new_vq(config: TrainCodecConfig) -> _New:
@@ -208,7 +209,7 @@ def _new_vq(config: TrainCodecConfig) -> _New:
 
 
 def _new_discrete(config: TrainCodecConfig) -> _New:
-    student = DiscreteStudent(
+    student = DiscreteVAETrainee(
         DiscreteVAEConfig(
             image_size=config.image_size,
             num_tokens=config.num_tokens,
@@ -228,18 +229,18 @@ def reconstruction_loss(decoded_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
 
 
 def learning_rate(step: int, config: TrainCodecConfig) -> float:
-    """Up in a straight line, down along half a cosine to `_LAST_RATE` of the peak."""
+    """Linear warm-up, then cosine decay to `_LAST_RATE` of the peak."""
     warmup = max(1, min(_WARMUP_STEPS, config.steps // 10))
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
-    way = (step - warmup) / max(1, config.steps - warmup)
+    progress = (step - warmup) / max(1, config.steps - warmup)
     return config.learning_rate * (
-        _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * way)) / 2
+        _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
     )
 
 
 def batch_rows(step: int, images: int, batch_size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Which images step `step` sees: every epoch goes through all of them in an order of its own."""
+    """The image indices of step `step`: every epoch visits all images in a new random order."""
     positions = range(step * batch_size, (step + 1) * batch_size)
     return np.array([_permutation(at // images, images, seed)[at % images] for at in positions])
 
@@ -250,7 +251,7 @@ def _permutation(epoch: int, images: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def seeded_generator(words: str) -> torch.Generator:
-    """A generator of its own for every purpose."""
+    """A generator seeded by a text, so that every purpose has its own."""
     seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
     return torch.Generator().manual_seed(seed)
 

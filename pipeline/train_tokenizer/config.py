@@ -9,7 +9,7 @@ from pipeline.core.config import StageConfig, option
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizerConfig(StageConfig):
-    """What `train_tokenizer.run` is told."""
+    """Options of `train_tokenizer.run`."""
 
     name: str = option("bpe", "Name of the tokenizer: tokenizers/NAME in the workspace.")
     vocab_size: int = option(

@@ -1,7 +1,6 @@
 """dedupe/captions.parquet → tokenizers/NAME/tokenizer.json: a byte-level BPE of the captions.
 
-Only captions of the training split are learnt from. The same captions and options give the same
-bytes.
+It is trained only on captions of the training split. The same captions and options produce the same bytes.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ _ROWS = 16_384
 
 
 def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> StageReport:
-    """Train the tokenizer and write its folder; nothing to do if captions and options are the same.
+    """Train a tokenizer; does nothing if captions and options are unchanged.
 
-    A finished tokenizer is never replaced, since token ids were made with it: another one is written to
-    NAME-2, NAME-3, …. Raises ContractError where dedupe has not finished, or left no training caption,
-    DamageError where its table was changed.
+    A finished tokenizer is never replaced, since token ids may depend on it: another one is written to
+    NAME-2, NAME-3, …. Raises ContractError if dedupe has not finished or there are no training captions,
+    DamageError if its table was modified.
     """
     workspace = Workspace(config.workspace)
     named = workspace.tokenizer(config.name)
@@ -64,7 +63,7 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
     tokenizer = train_bpe(captions, config.vocab_size)
     if tokenizer.vocab_size < config.vocab_size:
         log.warning(
-            "The tokenizer has %d ids, not the %d of --vocab-size: its %d training captions hold no more "
+            "The tokenizer has %d ids instead of --vocab-size %d: its %d training captions have no more "
             "pairs to merge.",
             tokenizer.vocab_size,
             config.vocab_size,
@@ -99,6 +98,7 @@ def _training_captions(workspace: Workspace, dedupe: Manifest) -> list[str]:
         captions += rows.filter(pc.equal(rows["split"], "train"))["caption"].to_pylist()
     if not captions:
         raise ContractError(
-            f"{workspace.dedupe / _CAPTIONS} has no caption in the training split: nothing to learn from."
+            f"{workspace.dedupe / _CAPTIONS} has no captions in the training split: there is nothing to "
+            "train on. Scrape more captions, then run `pipeline dedupe`."
         )
     return captions

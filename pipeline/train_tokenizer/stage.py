@@ -1,4 +1,4 @@
-"""What `pipeline train-tokenizer` says of itself."""
+"""The description of the stage `pipeline train-tokenizer`."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="tokenizer",
     writes=("tokenizers/{name}",),
     reads=("dedupe",),
-    on_change="A new tokenizer is trained; the one before stays under its name.",
+    on_change="A new tokenizer is trained; the old one keeps its name.",
 )

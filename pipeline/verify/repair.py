@@ -37,7 +37,7 @@ from pipeline.verify.repair_trained import (
 )
 from pipeline.verify.work import FolderRepair, Repairs
 
-# Of the others, damaged files are deleted, and the stage makes them again.
+# For all other contracts, damaged files are deleted and the stage makes them again.
 _HANDLERS: Mapping[str, Callable[[FolderRepair], None]] = {
     "raw": repair_raw,
     "shards": repair_shards,

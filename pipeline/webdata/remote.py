@@ -95,7 +95,7 @@ def _refuse_strangers(
 
 
 def find_shards(workspace: Workspace, place: str) -> Path:
-    """The folder of shards: `place` is a name in the workspace, or an address to bring them from."""
+    """The folder of shards: `place` is a name in the workspace, or a URL to download them from."""
     return download_shards(place) if is_url(place) else workspace.shards(place, option="--shards")
 
 

@@ -1,1 +1,1 @@
-"""What decides: which URLs to ask for, when, and what an answer means."""
+"""The crawl: which URLs to request, when, and what a response means."""

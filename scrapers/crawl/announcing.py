@@ -1,7 +1,7 @@
-"""What a crawl of a real site is about to do, said before its first image is asked for.
+"""The announcement of a crawl of a real site, logged before its first image is requested.
 
-Nothing is said of a site on this machine or network, but of an archive wherever it is. No answer is waited
-for: whoever reads it and presses Ctrl-C has lost nothing.
+Sites on this machine or network are not announced; an archive always is. The crawl doesn't wait for a reply:
+whoever reads the announcement and presses Ctrl-C has lost nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scrapers.wayback.archive import index_rate, request_limits
 
 logger = logging.getLogger(__name__)
 
-# What an image has and an answer takes, where nothing is known yet.
+# Size of an image and duration of a request, while nothing is known yet.
 _IMAGE_BYTES = 100_000
 _ANSWER_S = 0.25
-# Fewer stored images say too little of the others.
+# With fewer stored images than this, their mean size is not used.
 _ENOUGH_IMAGES = 32
-# Names that are never on the public internet (RFC 6761, RFC 8375, RFC 9476), and those without a dot.
+# Suffixes that are never on the public internet (RFC 6761, RFC 8375, RFC 9476); nor are names without a dot.
 _PRIVATE_SUFFIXES = (
     ".localhost", ".local", ".test", ".invalid", ".example", ".internal", ".lan", ".home.arpa", ".alt",
 )  # fmt: skip
@@ -34,7 +34,7 @@ _PRIVATE_SUFFIXES = (
 async def announce(
     config: ScrapeConfig, discovery: Discovery, hosts: Hosts, ledger: Ledger
 ) -> None:
-    """Say how much will be asked of whom, at which pace, and who asks, if that is a real site."""
+    """Log how many requests a real site will get, at which pace and from whom."""
     url = _first_url(config, discovery)
     asked = f"http://{config.connect_to}/" if config.connect_to else url
     if url is None or asked is None or not is_public_name(_host_of(asked)):
@@ -59,10 +59,10 @@ async def announce(
 
 
 def announce_archive(config: ScrapeConfig) -> None:
-    """Say at which two rates an archive will be asked, wherever it is."""
+    """Log the two rates at which an archive will be queried, wherever it is."""
     slots, rate = request_limits(config)
     logger.info(
-        "%s: at most %.6g questions a minute to its index (--archive-index-rate), %.6g captures a minute "
+        "%s: at most %.6g index queries per minute (--archive-index-rate) and %.6g captures per minute "
         "(--archive-rate), %d at a time.",
         plain_url(config.archive_url),
         60 * index_rate(config),
@@ -81,28 +81,28 @@ def describe(
     slots: int,
     contact: str | None,
 ) -> str:
-    """The announcement. `interval_s` between two requests, 0 if only `slots` at a time is the limit."""
+    """The announcement. `interval_s` is the time between two requests, 0 if only `slots` limits them."""
     left = num_urls - num_decided
     known = f" ({num_decided:,} more are known already)" if num_decided else ""
     seconds = left * max(interval_s, _ANSWER_S / slots)
     pace = (
         f"at one request every {interval_s:g} s"
         if interval_s > _ANSWER_S / slots
-        else f"at up to {slots} requests at a time, if an answer takes {_ANSWER_S:g} s"
+        else f"with up to {slots} concurrent requests, if a response takes {_ANSWER_S:g} s"
     )
     who = (
-        f"It is told the contact {contact}."
+        f"The contact {contact} is sent along."
         if contact
-        else "It is told no contact: give --contact."
+        else "No contact is sent: give --contact."
     )
     return (
-        f"About to ask {site} for up to {left:,} URLs{known}: some {_size(left * image_bytes)}, some "
-        f"{seconds / 3600:,.1f} hours {pace}. {who} Ctrl-C costs nothing: the same command goes on."
+        f"About to request up to {left:,} URLs from {site}{known}: about {_size(left * image_bytes)}, about "
+        f"{seconds / 3600:,.1f} hours {pace}. {who} Ctrl-C loses nothing: the same command resumes."
     )
 
 
 def is_public_name(host: str) -> bool:
-    """Whether a host is one of the public internet by its name or address; nothing is looked up."""
+    """Whether a host is on the public internet, judging by its name or address; no DNS lookup."""
     host = host.rstrip(".").lower()
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -112,7 +112,7 @@ def is_public_name(host: str) -> bool:
 
 
 def _host_of(url: str) -> str:
-    """The host of a URL in the form in which it is asked; empty if there is none to be asked."""
+    """The host of a URL as it is requested; empty if there is none."""
     try:
         return parse_address(url).host
     except FetchError:
@@ -120,7 +120,7 @@ def _host_of(url: str) -> str:
 
 
 def _first_url(config: ScrapeConfig, discovery: Discovery) -> str | None:
-    """Where the first image is asked for."""
+    """Where the first image is requested."""
     if config.via is not None:
         return config.archive_url
     plan = next(iter(discovery.plans), None)
@@ -128,7 +128,7 @@ def _first_url(config: ScrapeConfig, discovery: Discovery) -> str | None:
 
 
 def _known(ledger: Ledger) -> tuple[int, int, int]:
-    """URLs that were decided, images that are stored, and their bytes."""
+    """The numbers of decided URLs and of stored images, and the bytes of the latter."""
     counts = ledger.count_states()
     ((size,),) = ledger.query("SELECT coalesce(sum(bytes), 0) FROM urls")
     return counts.total() - counts["pending"], counts["done"], int(str(size))

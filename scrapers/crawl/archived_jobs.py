@@ -1,8 +1,7 @@
-"""Captions as an archive holds them: which of their images to ask it for. No probes: its index knows.
+"""Plans for a crawl of a web archive: which images it has, by its index, so that no probes are needed.
 
-Reads the ledger and the index; asks nothing and writes nothing. A ledger may hold images of the live
-site and of an archive: each is asked for what the other did not have, and refreshed where it came
-from.
+Reads the ledger and the index; requests and writes nothing. A ledger may hold images from the live site and
+from an archive: each is asked for what the other didn't have, and images are refreshed from where they came.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from scrapers.wayback.index import CaptureIndex
 
 @dataclass(slots=True)
 class ArchivedPlan(OpenPlan):
-    """A caption of which `captures` says, by rank, what the archive at `base` holds of `form`.
+    """A plan with the captures of `form` in the archive at `base`, by rank.
 
-    `lack` is what is said of a rank of which it holds nothing.
+    `lack` is the verdict for ranks without a capture.
     """
 
     base: str = ""
@@ -44,9 +43,9 @@ class ArchivedPlan(OpenPlan):
 
 @dataclass(kw_only=True)
 class ArchiveOpener(PlanOpener):
-    """Opens plans with what the archive holds of them.
+    """Opens plans with what the archive has of them.
 
-    `replay` begins the addresses of captures; what its index says of the `doubtful` folders is not certain.
+    `replay` is the prefix of the URLs of captures; the index is not reliable for the `doubtful` folders.
     """
 
     index: CaptureIndex
@@ -68,6 +67,8 @@ class ArchiveOpener(PlanOpener):
             opened.masked,
             opened.ranks,
             opened.forms,
+            rank=opened.rank,
+            extra=opened.extra,
             seen=opened.seen,
             again=opened.again,
             base=self.index.base,
@@ -87,7 +88,7 @@ class ArchiveOpener(PlanOpener):
         return self.index.captures(url, replay=self.replay)
 
     def _leave_or_ask(self, plan: ArchivedPlan, place: tuple[int, int], row: Known) -> None:
-        """Keep a row out of the questions if the archive can't say anything new of it."""
+        """Don't request a row again if the archive can't have anything new."""
         found = plan.captures.get(place[1], ()) if place[0] == plan.form else ()
         if row.state == "done":
             found = _news(found, row.final_url)
@@ -108,7 +109,7 @@ class ArchiveOpener(PlanOpener):
 
 
 def _news(captures: tuple[Capture, ...], address: str | None) -> tuple[Capture, ...]:
-    """What is newer than the capture at `address`, which we have, and differs from it; then itself."""
+    """The captures newer than the one at `address`, which we have, that differ from it; then that one."""
     places = [number for number, capture in enumerate(captures) if capture.address == address]
     if not places:
         return captures
@@ -118,7 +119,7 @@ def _news(captures: tuple[Capture, ...], address: str | None) -> tuple[Capture, 
 
 
 def _weight(plan: OpenPlan, form: int, held: dict[int, tuple[Capture, ...]]) -> tuple[bool, int]:
-    """How much speaks for a form: that images of it are stored, then how many the archive holds."""
+    """The weight of a form: whether images of it are stored, then how many the archive has."""
     stored = any(at == form and seen == "exists" for (at, _), seen in plan.seen.items())
     again = any(at == form and row.sha256 is not None for (at, _), row in plan.again.items())
     return stored or again, len(held)

@@ -1,4 +1,4 @@
-"""One request for one job, and what to make of what came."""
+"""One request for one job, and its verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scrapers.wayback_replay import Replay
 _STATES_OF_REASON: dict[str, UrlState] = {
     "truncated": "truncated",
     "robots": "opted_out",
-    # Whether it may be asked for is not known: the next run asks again.
+    # It is unknown whether the URL may be requested: the next run tries again.
     "robots_unreachable": "pending",
 }
 
@@ -30,10 +30,10 @@ async def ask_once(
     reserved: Refusal | None = None,
     replay: Replay | None = None,
 ) -> tuple[Verdict, Answer | None]:
-    """Ask for a job's URL, with validators if its bytes are known; raises nothing of the network.
+    """Request a job's URL, with validators if its bytes are known; never raises a network error.
 
-    `reserved`: the host's TDMRep file refuses it, unless the headers of the answer say otherwise. `replay`
-    reads what an archive answers.
+    `reserved` is the refusal of the host's TDMRep file, which the response's headers may override. `replay`
+    interprets the responses of an archive.
     """
     stored = job.known is not None and job.known.sha256 is not None
     try:
@@ -64,7 +64,7 @@ def _is_whole_image(body: bytes) -> bool:
 
 
 def _refusal_of(answer: Answer, reserved: Refusal | None) -> Refusal | None:
-    """What the headers refuse; their tdm-reservation overrides the file, its absence does not."""
+    """The refusal in the headers; their tdm-reservation overrides the file, its absence doesn't."""
     signals = answer.signals
     if signals.refusal is not None or signals.tdm_reservation == 0:
         return signals.refusal
@@ -72,10 +72,10 @@ def _refusal_of(answer: Answer, reserved: Refusal | None) -> Refusal | None:
 
 
 def _validators(job: Job) -> dict[str, str] | None:
-    """Headers that ask only for what has changed since."""
+    """Headers of a conditional request."""
     assert job.known is not None
     if job.known.reason in ALTERED:
-        return None  # They were not kept as they came.
+        return None  # Altered values would not match.
     headers = {}
     if job.known.etag:
         headers["If-None-Match"] = job.known.etag

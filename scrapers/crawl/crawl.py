@@ -1,10 +1,10 @@
-"""The crawl itself: plans in, requests out, answers into the store; one event loop, bounded queues.
+"""The crawl itself: plans in, requests out, responses into the store; one event loop, bounded queues.
 
     plans (lazy) → open plans → jobs ready per host → requests in flight → outcomes → store
-                        ↑ fan-out after a probe ↓          ↓ retry after a wait
+                        ↑ fan-out after a probe ↓          ↓ retry after a delay
 
-A plan is opened only while fewer jobs wait than the hosts can take soon, so that memory does not
-depend on how many URLs there are.
+A plan is opened only while fewer jobs wait than the hosts can take soon, so memory doesn't
+depend on the number of URLs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
 from scrapers.wayback_replay import Replay
 
-# Jobs that wait for a slot, per slot; and all open jobs, those that wait to be asked again included.
+# Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
 _READY_PER_SLOT = 4
 _MAX_OPEN_JOBS = 16_384
 _PLANS_AT_ONCE = 64
@@ -42,7 +42,7 @@ _BROKEN_CAPTURE = 3
 
 
 class Crawl:
-    """One run over the plans of a source. Make it within the event loop that runs it."""
+    """One run over the plans of a source. Create it inside the event loop that runs it."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Crawl:
         clock: WallClock = time.time,
         replay: Replay | None = None,
     ) -> None:
-        """`replay` reads what an archive answers, if that is asked."""
+        """`replay` interprets the responses of an archive, if one is used."""
         self.tally = Tally()
         self.left = 0  # URLs that a closed host left for another run.
         self.hosts = hosts
@@ -93,14 +93,15 @@ class Crawl:
         self._error: BaseException | None = None
         self._stopped = False
         store.failed = self.fail
-        # What came and is not on disk yet counts with what is on its way.
+        # Bytes that arrived and are not on disk yet count towards the budget.
         self._client.budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
         store.written = self._client.budget.wake
 
     async def run(self, plans: Iterable[CaptionPlan]) -> None:
-        """Ask for all that the plans name and is not known; ends when it is on disk.
+        """Request everything that the plans name and is not known; return when it is on disk.
 
-        Raises StorageError when the disk refuses. After `stop` it ends early, with what came flushed.
+        Raises StorageError if writing fails. After `stop` it returns early, with everything that arrived
+        flushed.
         """
         self._plans = iter(plans)
         telling = asyncio.get_running_loop().create_task(self._tell())
@@ -121,12 +122,12 @@ class Crawl:
     def leave(self, plans: Iterable[CaptionPlan]) -> None:
         """Leave what is not known of these plans for another run."""
         for plan in plans:
-            opened = self._opener.open(plan)
+            opened = self._open_plan(plan)
             if opened is not None and len(opened.seen) < len(opened.ranks):
                 self._leave(opened)
 
     def stop(self) -> None:
-        """Ask for nothing more; `run` flushes and returns."""
+        """Start no more requests; `run` flushes and returns."""
         self._stopped = True
         self._ended.set()
 
@@ -137,9 +138,10 @@ class Crawl:
 
     @property
     def wrote(self) -> bool:
-        """Whether this run changed the raw store beyond the times of asking."""
+        """Whether this run changed the raw store, other than the times of requests."""
         tally = self.tally
-        return bool(tally.stored or tally.gone or tally.withdrawn or tally.failures)
+        changes = tally.stored, tally.gone, tally.captions, tally.withdrawn, tally.failures
+        return any(changes)
 
     def fail(self, error: BaseException) -> None:
         """End the run with this error."""
@@ -188,7 +190,7 @@ class Crawl:
                 break
             self._open(plan)
         else:
-            # Most of these were finished already: let requests and signals have their turn.
+            # Most of these were finished already: yield to requests and signals.
             self._fill_soon()
             return
         self._check_end()
@@ -198,8 +200,15 @@ class Crawl:
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
 
-    def _open(self, plan: CaptionPlan) -> None:
+    def _open_plan(self, plan: CaptionPlan) -> OpenPlan | None:
         opened = self._opener.open(plan)
+        for form, caption in self._opener.take_captions():
+            self._store.add_caption(form, caption)
+            self.tally.captions += 1
+        return opened
+
+    def _open(self, plan: CaptionPlan) -> None:
+        opened = self._open_plan(plan)
         if opened is None:
             self._total -= len(plan.ranks)
             return
@@ -208,7 +217,7 @@ class Crawl:
         self._advance(opened)
 
     def _advance(self, plan: OpenPlan) -> None:
-        """Give a plan's next jobs to their hosts, or close the plan."""
+        """Pass a plan's next jobs to their hosts, or close the plan."""
         jobs = plan.jobs()
         if not jobs:
             self._finish(plan)
@@ -217,7 +226,7 @@ class Crawl:
         self._num_open += len(jobs)
         for job in jobs:
             self._enqueue(job)
-        # Not now: who settles jobs without a request would come back here, ever deeper.
+        # Deferred: jobs that are settled without a request would recurse into this.
         asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
 
     def _finish(self, plan: OpenPlan) -> None:
@@ -232,7 +241,7 @@ class Crawl:
             self._store.when_committed(partial(self._opener.close, keys))
 
     def _leave(self, plan: OpenPlan) -> None:
-        """The host is closed: what is left of the plan waits for another run."""
+        """The host is closed: leave the rest of the plan for another run."""
         self.left += max(1, len(plan.ranks) - len(plan.seen))
         self._close(plan)
 
@@ -276,7 +285,7 @@ class Crawl:
             self.fail(error)
 
     def _take(self, host: Host) -> Job | None:
-        """The next job, its slot taken; None if none may start now (a timer looks again)."""
+        """The next job, with its slot taken; None if none may start now (a timer tries again)."""
         while host.ready and not self._stopped:
             if (foregone := host.ready[0].foregone) is not None:
                 self._settle(self._pop(host), foregone, None)
@@ -288,7 +297,9 @@ class Crawl:
             if host.closed is not None:
                 self._drop(self._pop(host))
                 continue
-            if host.asking:  # Perhaps for a redirect of another host, whose end wakes no one here.
+            if (
+                host.asking
+            ):  # Perhaps for a redirect from another host, whose end doesn't wake this one.
                 self._wake_later(host, _LOOK_AGAIN_S)
                 return None
             job = host.ready[0]
@@ -327,7 +338,7 @@ class Crawl:
     # --- Requests ---------------------------------------------------------------------------------
 
     async def _work(self, host: Host, first: Job) -> None:
-        """A slot: asks for one job after the other while the host's pace allows."""
+        """A slot: processes one job after another while the host's pace allows."""
         job: Job | None = first
         while job is not None:
             await self._attempt(host, job)
@@ -365,7 +376,7 @@ class Crawl:
         )
         if verdict.sign != "good":
             self._mind_trouble(host, verdict, answer)
-        # While a host is out, it is not the image's fault: such a request is no attempt.
+        # While a host is down, a failed request is not the image's fault and no attempt.
         job.failures += not host.pace.strikes
         again = verdict.retry and job.failures < self._attempts_at(job, answer)
         if again or (job.captures and job.turn_to_older(verdict, answer)):
@@ -374,12 +385,12 @@ class Crawl:
             self._settle_soon(job, *job.last_word(verdict, answer))
 
     def _attempts_at(self, job: Job, answer: Answer | None) -> int:
-        """How often to ask: an archive that says 5xx of one capture for ever must not hold up the others."""
+        """The maximum of attempts: few for a capture with a 5xx, which must not hold up the others."""
         broken = bool(job.captures) and answer is not None and answer.status >= 500
         return min(_BROKEN_CAPTURE, self._config.attempts) if broken else self._config.attempts
 
     def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
-        """Say that a host waits, or leave it for another run."""
+        """Log that a host waits, or leave it for another run."""
         why = verdict.detail or verdict.reason or verdict.state
         if answer is not None:
             why = f"status {answer.status}"
@@ -393,7 +404,7 @@ class Crawl:
             self._requeue(host, job)
 
     def _ask_again(self, host: Host, job: Job, verdict: Verdict) -> None:
-        """Once more after a while; the whole host waits where it asked for more."""
+        """Retry after a delay; the whole host waits if it asked for that."""
         self.tally.retries[verdict.reason or verdict.state] += 1
         delay_s = self._backoff.delay_s(max(1, job.failures), self._rng)
         loop = asyncio.get_running_loop()
@@ -405,7 +416,7 @@ class Crawl:
         self._wake(host)
 
     def _settle_soon(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
-        """Settle it with what else has come by then: first the next request goes on its way."""
+        """Settle the job together with others that arrive by then: starting the next request comes first."""
         if not self._came:
             asyncio.get_running_loop().call_soon(self._settle_all)
         self._came.append((job, verdict, answer))

@@ -1,6 +1,6 @@
-"""The ledger as parquet, and the addresses that a crawl would ask for, without asking.
+"""The ledger as Parquet, and the URLs that a crawl would request.
 
-Reads the ledger or a source; writes the file that was named.
+Reads the ledger or a source; writes the named file. Uses no network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.core.outputs import write_output
 from pipeline.core.plain_text import plain_line
 from pipeline.core.storage import arrow_schema
 from pipeline.core.workspace import Workspace
-from scrapers.config import USER_AGENT, ScrapeConfig, source_options
+from scrapers.config import USER_AGENT, ScrapeConfig
 from scrapers.crawl.jobs import OpenForm
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.fetch.storable import storable
@@ -37,17 +37,17 @@ _ROWS = 20_000
 URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best."),
-    Column("url", "string", "The address."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
+    Column("url", "string", "The URL."),
 )
 
 
 class ListedUrl(NamedTuple):
-    """One address that a crawl would ask for."""
+    """One URL that a crawl would request."""
 
     section: str
     caption: str
-    rank: int
+    rank: int | None
     url: str
 
 
@@ -76,7 +76,7 @@ def export(config: ScrapeConfig, *, source: Source | None = None) -> StageReport
 
 
 def export_ledger(workspace: Workspace, out: Path) -> int:
-    """Write the ledger's view `items` as parquet, sorted by section and key; gives the rows.
+    """Write the ledger's view `items` as Parquet, sorted by section and key; returns the number of rows.
 
     Raises ContractError if there is no ledger, StorageError if `out` can't be written.
     """
@@ -86,12 +86,12 @@ def export_ledger(workspace: Workspace, out: Path) -> int:
 def read_items(
     workspace: Workspace, *, where: str = "", parameters: Sequence[object] = ()
 ) -> Iterator[tuple[object, ...]]:
-    """The rows of the ledger's view `items`, sorted by section and key, of the columns `LEDGER_ITEMS`.
+    """The rows of the ledger's view `items` with the columns `LEDGER_ITEMS`, sorted by section and key.
 
     `where` is an SQL condition with `?` for each of `parameters`. Raises ContractError if there is no ledger.
     """
     ledger = Ledger(workspace.ledger)
-    there = ledger.columns("items")  # Earlier ledgers have fewer.
+    there = ledger.columns("items")  # earlier ledgers have fewer
     columns = ", ".join(
         f'"{column.name}"' if column.name in there else f'NULL AS "{column.name}"'
         for column in LEDGER_ITEMS
@@ -106,61 +106,64 @@ def read_items(
 
 
 def discover_kept(config: ScrapeConfig, *, source: Source | None = None) -> Discovery:
-    """What the source offers, without touching the network.
+    """What the source has, without using the network.
 
-    The page is read from the raw store of an earlier run; without one, what is built in is listed.
+    The page is read from the raw store of an earlier run; without one, the built-in captions are listed.
     """
-    source = source or open_source(source_options(config))
+    source = source or open_source(config)
     page = None
     if source.start_url is not None:
         page = kept_page(Workspace(config.workspace), source.start_url)
         if page is None:
             _log.warning(
-                "%s was not fetched yet: this lists what is built in. Give a saved page with "
+                "%s has not been fetched yet: only the built-in captions are listed. Give a saved page with "
                 "--page FILE to list what it shows.",
                 take_credentials(source.start_url).url,
             )
     discovery = source.discover(page)
     if not config.ignore_opt_out:
-        refuse_reserved_page(discovery.page_meta, page_name(config, source), USER_AGENT)
+        refuse_reserved_page(discovery.page_meta, page_name(source, discovery), USER_AGENT)
     return discovery
 
 
 def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
-    """Every address by the first form of its caption, lazily."""
+    """Every URL by the first form of its caption, lazily."""
     for plan in discovery.plans:
         caption = storable(plan.forms[0].caption)
         form = OpenForm(caption, address_of(plan.forms[0], plan.section))
-        ranks = plan.ranks if form.address.suffix is not None else plan.ranks[:1]
-        for rank in ranks:
-            yield ListedUrl(storable(plan.section), caption, rank, form.url(rank))
+        has_rank = form.address.suffix is not None
+        for rank in plan.ranks if has_rank else plan.ranks[:1]:
+            shown = rank if has_rank else plan.rank
+            yield ListedUrl(storable(plan.section), caption, shown, form.url(rank))
 
 
 def use_utf_8(stream: IO[str]) -> None:
-    """Write data as UTF-8, whatever the terminal's encoding is: its readers are programs."""
+    """Write UTF-8 whatever the terminal's encoding is: the readers are programs."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def write_url_lines(discovery: Discovery, stream: IO[str]) -> int:
-    """Write `section⇥caption⇥rank⇥url` lines; gives their number.
+    """Write lines `section⇥caption⇥rank⇥url`; returns their number.
 
-    Control characters are written out: a line is a line, and a terminal only shows it.
+    Control characters are escaped, so that each record stays on one line and a terminal doesn't act on it.
     """
     number = 0
     for listed in list_urls(discovery):
-        stream.write("\t".join(plain_line(str(field)) for field in listed) + "\n")
+        stream.write(
+            "\t".join(plain_line("" if field is None else str(field)) for field in listed) + "\n"
+        )
         number += 1
     return number
 
 
 def write_url_table(discovery: Discovery, out: Path) -> int:
-    """Write the same as parquet; gives the number of rows."""
+    """Write the same as Parquet; returns the number of rows."""
     return write_table(list_urls(discovery), URL_LIST, out)
 
 
 def write_table(rows: Iterator[tuple[object, ...]], columns: tuple[Column, ...], out: Path) -> int:
-    """Write rows as parquet in batches, so that memory stays flat; gives their number."""
+    """Write rows as Parquet in batches, so that memory stays constant; returns their number."""
     schema = arrow_schema(columns)
     number = 0
     with (

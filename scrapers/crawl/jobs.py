@@ -1,6 +1,6 @@
-"""Captions on their way: what of a plan is known already, and which jobs it gives.
+"""Open plans: what the ledger knows of a plan, and the jobs that are left of it.
 
-Reads the ledger; asks nothing and writes nothing.
+Reads the ledger; requests and writes nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
 
 @dataclass(slots=True)
 class OpenForm:
-    """A form of an open plan; `id` is 0 until its first URL is written."""
+    """A form of an open plan; `id` is 0 until its first URL is written.
+
+    `captions` are all that the ledger or a plan of this run has for its URLs.
+    """
 
     caption: str
     address: Address
     id: int = 0
+    captions: set[str] = field(default_factory=set)
 
     def url(self, rank: int) -> str:
-        """The address of one image."""
+        """The URL of one image."""
         address = self.address
         prefix, suffix = address.prefix, address.suffix
         return prefix if suffix is None else f"{prefix}{rank}{suffix}"
@@ -41,20 +45,23 @@ class OpenForm:
 
 @dataclass(slots=True)
 class OpenPlan:
-    """A caption whose images are being asked for."""
+    """A caption whose images are being requested."""
 
     section: str
     masked: bool
     ranks: tuple[int, ...]
     forms: list[OpenForm]
     seen: dict[tuple[int, int], Evidence] = field(default_factory=dict)
-    # Rows that are asked again, with their validators.
+    # Rows to request again, with their validators.
     again: dict[tuple[int, int], Known] = field(default_factory=dict)
     outstanding: int = 0
     decided: int = 0
+    # Of an image whose URL contains no rank.
+    rank: int | None = None
+    extra: str | None = None
 
     def jobs(self) -> list[Job]:
-        """What to ask for now; none if the caption is finished."""
+        """The jobs to start now; none if the caption is finished."""
         return [
             Job(self, form, rank, self.forms[form].url(rank), self.again.get((form, rank)))
             for form, rank in next_asks(len(self.forms), self.ranks, self.seen)
@@ -73,14 +80,16 @@ class OpenPlan:
             num_ranks=len(self.ranks),
             prefix=form.address.prefix,
             suffix=form.address.suffix,
+            rank=self.rank,
+            extra=self.extra,
         )
 
 
 class Job:
-    """One URL to ask for.
+    """One URL to request.
 
-    `address` is where it is asked for: at itself, or in an archive, which holds `captures` of it,
-    the one at `address` first. `foregone` is what became of it without a request.
+    `address` is the URL of the request: its own, or that of a capture in an archive; then `captures` lists
+    all usable captures, the one at `address` first. `foregone` is the verdict of a job that needs no request.
     """
 
     __slots__ = (
@@ -112,7 +121,7 @@ class Job:
         self.trouble: tuple[Verdict, Answer | None] | None = None
 
     def turn_to_older(self, verdict: Verdict, answer: Answer | None) -> bool:
-        """Turn from a capture that is no good to one before it; False if there is none."""
+        """Move on from an unusable capture to an older one; False if there is none."""
         older = older_captures(self.captures, verdict)
         if not older:
             return False
@@ -124,30 +133,32 @@ class Job:
         return True
 
     def last_word(self, verdict: Verdict, answer: Answer | None) -> tuple[Verdict, Answer | None]:
-        """What became of it: that its last capture is missing says less than trouble with others."""
+        """The final verdict: trouble with one capture outweighs that the last one is missing."""
         if verdict.state == "missing" and self.trouble is not None:
             return self.trouble
         return verdict, answer
 
 
 def came_from_archive(row: Known) -> bool:
-    """Whether the bytes of a row are an archive's."""
+    """Whether the bytes of a row came from an archive."""
     return replayed(row.final_url) is not None
 
 
 @dataclass(kw_only=True)
 class PlanOpener:
-    """Opens plans one after the other, each with what the ledger knows of it.
+    """Opens plans one after another, each with what the ledger knows of it.
 
-    A URL belongs to the plan that named it first: `keys_in_use` holds the forms of plans whose rows
-    are not committed yet, so that a repeated caption is not asked for twice.
+    A URL belongs to the plan that named it first: `in_use` holds the forms of plans whose rows are not
+    committed yet, by key, so that no URL is requested twice. Of later plans with the same URL only the
+    captions count: `new_captions` are (form id, caption) to write for forms that have an id.
     """
 
     ledger: Ledger
     mode: Mode
     refresh_since: int = 0
     repeated: int = 0
-    keys_in_use: set[str] = field(default_factory=set)
+    in_use: dict[str, OpenForm] = field(default_factory=dict)
+    new_captions: list[tuple[int, str]] = field(default_factory=list)
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -155,30 +166,53 @@ class PlanOpener:
         if not forms:
             self.repeated += 1
             return None
-        # An address without a rank is one image, whatever ranks the source names.
+        # A URL without a rank is one image, whatever ranks the source names.
         ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
-        opened = OpenPlan(storable(plan.section), plan.masked, ranks, forms)
+        opened = OpenPlan(
+            storable(plan.section), plan.masked, ranks, forms, rank=plan.rank, extra=plan.extra
+        )
         failed = 0
         for number, form in enumerate(forms):
-            form.id = self.ledger.form_id(form.address.key) or 0
-            if form.id:
+            if (known := self.ledger.form(form.address.key)) is not None:
+                form.id, caption = known
+                if {caption} != form.captions:
+                    wanted, form.captions = form.captions, {caption}
+                    form.captions |= self.ledger.further_captions(form.id)
+                    self._add_captions(form, wanted)
                 failed += self._note_known(opened, number, self.ledger.known(form.id))
         if self.mode == "retry_failed" and not failed:
             opened.ranks = ()
         opened.decided = len(opened.seen)
-        self.keys_in_use.update(form.address.key for form in forms)
+        self.in_use.update((form.address.key, form) for form in forms)
         return opened
 
     def close(self, keys: Iterable[str]) -> None:
         """The rows of a plan are on disk."""
-        self.keys_in_use.difference_update(keys)
+        for key in keys:
+            self.in_use.pop(key, None)
+
+    def take_captions(self) -> list[tuple[int, str]]:
+        """The `new_captions` since the last call."""
+        taken, self.new_captions = self.new_captions, []
+        return taken
+
+    def _add_captions(self, form: OpenForm, captions: Iterable[str]) -> None:
+        """Add captions of a URL that is known; a form without an id is written with them."""
+        news = set(captions) - form.captions
+        form.captions |= news
+        if form.id:
+            self.new_captions += [(form.id, caption) for caption in sorted(news)]
 
     def _own_forms(self, plan: CaptionPlan) -> list[OpenForm]:
         forms: dict[str, OpenForm] = {}
         for form in plan.forms:
             address = address_of(form, plan.section)
-            if address.key not in self.keys_in_use:
-                forms.setdefault(address.key, OpenForm(storable(form.caption), address))
+            captions = {storable(caption) for caption in (form.caption, *plan.captions)}
+            if (used := self.in_use.get(address.key)) is not None:
+                self._add_captions(used, captions)
+            elif address.key not in forms:
+                opened = OpenForm(storable(form.caption), address, captions=captions)
+                forms[address.key] = opened
         return list(forms.values())
 
     def _note_known(self, opened: OpenPlan, number: int, rows: list[Known]) -> int:
@@ -196,7 +230,7 @@ class PlanOpener:
         opened.seen[place] = evidence_of(row.state, row.status_code)
 
     def _asks_again(self, row: Known) -> bool:
-        """What an archive did not have is asked for; what came from there is not compared."""
+        """Request what an archive didn't have; don't compare what came from one."""
         if row.state == "missing" and row.reason in ARCHIVE_REASONS:
             return True
         if row.sha256 is not None and came_from_archive(row):

@@ -1,7 +1,7 @@
-"""Which images of a caption to ask for next: probe before fan-out. Pure.
+"""Which images of a caption to request next: probe before fan-out. Pure.
 
-Rank 0, then rank 1, decides whether a caption form exists; a wrong guess costs two requests. A form
-of which nothing certain was learnt (errors, no images) is taken if no other form exists.
+Rank 0, then rank 1, decides whether a caption form exists; a wrong guess costs two requests. A form whose
+probes were inconclusive (errors, no images) is used if no other form exists.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from scrapers.fetch.verdict import Evidence
 
 NUM_PROBES = 2
 
-# Of form number and rank, for each URL of the caption that has been decided.
+# By form number and rank, for each URL of the caption that has been decided.
 Seen = Mapping[tuple[int, int], Evidence]
 
 
 def next_asks(num_forms: int, ranks: Sequence[int], seen: Seen) -> list[tuple[int, int]]:
-    """Pairs of form number and rank to ask for now; none if the caption is finished.
+    """Pairs of form number and rank to request now; none if the caption is finished.
 
-    Call it again when the answers to what it gave are in `seen`.
+    Call it again when the outcomes of these are in `seen`.
     """
     uncertain: int | None = None
     for form in range(num_forms):

@@ -1,4 +1,4 @@
-"""The folder `raw/` as a whole: opened for a run, declared finished at its end, described in a report."""
+"""The folder `raw/` as a whole: opened for a run, marked as finished at its end, described in a report."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.core.config import resolved
 from pipeline.core.contracts import FileEntry, Manifest, Outcome, StageReport
 from pipeline.core.errors import ConfigError
+from pipeline.core.remembered import flag_of
 from pipeline.core.storage import (
     MANIFEST_NAME,
     find_current,
@@ -41,14 +42,14 @@ from scrapers.rawstore.summary import (
 from scrapers.sources.differences import describe_differences
 
 _REFRESH = "refresh_since"
-# What of `run_details` is kept in `runs.jsonl`.
+# The part of `run_details` that is kept in `runs.jsonl`.
 NUMBERS_KEPT = ("stored", "unchanged", "changed", "absent", "gone", "failures")
 
 
 def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:
-    """When the refresh that is under way began, in seconds; rows asked for later are fresh.
+    """When the current refresh began, in seconds; rows requested later are fresh.
 
-    Never before a time that a row has: whoever sets the clock back would else skip rows.
+    Never earlier than the time of a row: if the clock was set back, rows would be skipped.
     """
     found = ledger.meta(_REFRESH)
     if found is None:
@@ -58,7 +59,7 @@ def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:
 
 
 def end_refresh(ledger: Ledger) -> None:
-    """All was asked for: the next refresh begins anew."""
+    """Everything was requested: the next refresh starts from the beginning."""
     ledger.set_meta(_REFRESH, None)
 
 
@@ -70,7 +71,7 @@ class RawStore:
     workspace: Workspace
 
     def find_finished(self, page: bytes | None) -> StageReport | None:
-        """The report of a run that has nothing to do, from the manifest; None if there may be work."""
+        """The report of a run with nothing to do, from the manifest; None if there may be work."""
         folder = self.workspace.raw
         manifest = find_current(
             folder, "raw", config=resolved(self.config), inputs=self._inputs(page)
@@ -84,7 +85,7 @@ class RawStore:
 
     @contextlib.contextmanager
     def open(self, source: str) -> Iterator[Store]:
-        """The store for one run; from its first write on the folder counts as unfinished."""
+        """The store for one run; from its first write on, the folder counts as unfinished."""
         store = Store(self.workspace, source, segment_bytes=self.config.segment_mb * 2**20)
         store.first_write = self._unfinish
         try:
@@ -105,7 +106,7 @@ class RawStore:
         repeated: int,
         differences: Sequence[str],
     ) -> StageReport:
-        """Close the segments, write the manifest if it says anything new, and report."""
+        """Close the segments, write the manifest if it differs, and report."""
         files = self._files(store)
         counts = counts_of(store.ledger, crawl.left)
         table = section_table(store.ledger)
@@ -155,13 +156,8 @@ class RawStore:
 
     def _inputs(self, page: bytes | None) -> dict[str, str]:
         inputs = {} if page is None else {"page": sha256_bytes(page)}
-        for name, path in (
-            ("page_file", self.config.page),
-            ("captions", self.config.captions),
-            ("opt_outs", self.config.opt_outs),
-        ):
-            if path is not None:
-                inputs[name] = _file_hash(path, name)
+        for name, path in self.config.input_files().items():
+            inputs[self.config.INPUT_NAMES.get(name, name)] = _file_hash(path, name)
         return inputs
 
     def _report(self, outcome: Outcome, manifest: Manifest, **details: Any) -> StageReport:
@@ -206,8 +202,7 @@ def _has_length(path: Path, size: int) -> bool:
 
 
 def _file_hash(path: Path, name: str) -> str:
-    option = "--page" if name == "page_file" else f"--{name.replace('_', '-')}"
     try:
         return sha256_file(path)
     except OSError as error:
-        raise ConfigError(f"{option} {path} can't be read: {error.strerror}.") from error
+        raise ConfigError(f"{flag_of(name)} {path} can't be read: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""From an answer to the rows of the ledger and the bytes of the segments."""
+"""From a response to the rows of the ledger and the bytes in the segments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scrapers.rawstore.ledger_rows import Touch, UrlRow
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 
 WallClock = Callable[[], float]
-# Bytes, their SHA-256 and their format → who refuses them.
+# (bytes, their SHA-256, their format) → who refuses them.
 Heed = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
 _quote = json.encoder.encode_basestring
 
@@ -39,24 +39,26 @@ class Tally:
     stored: int = 0
     unchanged: int = 0
     changed: int = 0
-    # Missed by a refresh, and not yet by enough of them.
+    # Missed by a refresh, but not by enough of them yet.
     absent: int = 0
     gone: int = 0
-    # Stored before, and named by the user's list of opt-outs since.
+    # Further captions of URLs that are known already.
+    captions: int = 0
+    # Stored earlier, and listed by the user's opt-outs since.
     withdrawn: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
-    # Asked again without an answer, while the bytes of before are kept.
+    # Requested again without success; the earlier bytes are kept.
     kept: int = 0
 
 
 def heed_nothing(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
-    """Take bytes whatever they say."""
+    """Accept any bytes."""
     return None
 
 
 class Recorder:
-    """Writes what became of each job into the store."""
+    """Writes the outcome of each job into the store."""
 
     def __init__(
         self,
@@ -69,10 +71,10 @@ class Recorder:
         heed: Heed = heed_nothing,
         refused: Path | None = None,
     ) -> None:
-        """`refresh_since` is when the refresh began, 0 for none: no row gets a time before it.
+        """`refresh_since` is when the refresh began, 0 for none: no row gets an earlier time.
 
-        `heed` finds what the bytes of an image say against their use; `refused` is a folder for the bytes
-        of what is no image.
+        `heed` finds opt-outs in the bytes of an image; `refused` is a folder for the bytes of what is no
+        image.
         """
         self._store = store
         self._tally = tally
@@ -84,7 +86,7 @@ class Recorder:
         self._absences = store.ledger.absences() if refresh_since else {}
 
     def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
-        """The last word on a job: store its bytes, if they are new, and its row."""
+        """Record the final verdict of a job: store its bytes, if they are new, and its row."""
         known = job.known
         digest = None
         if verdict.state == "done" and answer is not None and answer.status != 304:
@@ -107,12 +109,12 @@ class Recorder:
             self._write_row(job, verdict, answer, _kept_texts(job, answer, stored=False))
 
     def _known_flaw(self, job: Job) -> str | None:
-        """What was said of the stored bytes, of which no others came."""
+        """The reason recorded with the stored bytes, which are unchanged."""
         assert job.known is not None
         return job.known.reason if job.known.state == "done" else None
 
     def _keep_refused(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
-        """Keep the bytes of what is no image, or none that is whole, for a person to look at."""
+        """Keep the bytes of what is no complete image, for a person to look at."""
         if self._refused is None or answer is None or not answer.body:
             return
         if verdict.state in ("not_an_image", "truncated"):
@@ -121,7 +123,7 @@ class Recorder:
             (self._refused / f"{key}.{verdict.format or 'bin'}").write_bytes(answer.body)
 
     def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
-        """The bytes of before stay: mark what is gone or withdrawn, ignore what only failed now."""
+        """Keep the earlier bytes: mark what is gone or withdrawn, ignore a mere failure."""
         assert job.known is not None
         if verdict.state == "missing" and not self._is_gone(job):
             self._tally.absent += 1
@@ -137,7 +139,7 @@ class Recorder:
         self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
 
     def _is_gone(self, job: Job) -> bool:
-        """Whether enough refreshes in a row have missed an image that was there."""
+        """Whether enough consecutive refreshes have missed an image that was there."""
         assert job.known is not None
         place = job.known.form, job.known.rank
         absences = self._absences.get(place, 0) + 1
@@ -211,10 +213,10 @@ class Recorder:
         self._see(job, verdict.state, row.status_code)
 
     def _touch(self, job: Job, verdict: Verdict, answer: Answer | None, reason: str | None) -> None:
-        """Asked again; the stored bytes are those of before."""
+        """Requested again; the stored bytes are the earlier ones."""
         assert job.known is not None
         state = verdict.state
-        # The validators of an error page say nothing of the bytes.
+        # The validators of an error page don't belong to the bytes.
         fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
         texts = _Texts() if fresh is None else _kept_texts(job, fresh, stored=True)
         self._store.add_touch(
@@ -244,6 +246,8 @@ class Recorder:
         if not form.id:
             number = self._store.new_form_id()
             self._store.add_form(job.plan.form_row(form, number))
+            for caption in sorted(form.captions - {form.caption}):
+                self._store.add_caption(number, caption)
             form.id = number
         return form.id
 
@@ -255,7 +259,7 @@ class Recorder:
 
 
 class _Texts(NamedTuple):
-    """What an answer says of itself, as it can be kept; `flaw` names what could not be as it came."""
+    """The headers of a response in a storable form; `flaw` names one that had to be altered."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -264,7 +268,7 @@ class _Texts(NamedTuple):
 
 
 def _kept_texts(job: Job, answer: Answer | None, *, stored: bool) -> _Texts:
-    """`stored`: its bytes are kept, and with them the validators that speak of them."""
+    """`stored`: its bytes are kept, and with them their validators."""
     if answer is None:
         return _Texts()
     final_url, flaw = None, None
@@ -282,14 +286,15 @@ def _kept_texts(job: Job, answer: Answer | None, *, stored: bool) -> _Texts:
 
 
 def _sidecar(job: Job, texts: _Texts, digest: bytes) -> str:
-    """What `json.dumps(…, sort_keys=True)` would make of an image's record, in a quarter of its time."""
+    """An image's record, as `json.dumps(…, sort_keys=True)` would write it, in a quarter of the time."""
     plan = job.plan
     form = plan.forms[job.form]
+    rank = plan.rank if form.address.suffix is None else job.rank
     return (
         f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(texts.etag)}'
         f', "final_url": {_quote(texts.final_url or job.url)}'
         f', "last_modified": {_quote_or_null(texts.last_modified)}'
-        f', "masked": {"true" if plan.masked else "false"}, "rank": {job.rank}'
+        f', "masked": {"true" if plan.masked else "false"}, "rank": {"null" if rank is None else rank}'
         f', "section": {_quote(plan.section)}, "sha256": "{digest.hex()}", "url": {_quote(job.url)}}}'
     )
 

@@ -1,1 +1,1 @@
-"""What asks: HTTP over connections of our own or aiohttp's, robots.txt, opt-outs, pace."""
+"""HTTP: connections of our own or aiohttp's, robots.txt, opt-outs, pace."""

@@ -1,8 +1,8 @@
-"""One budget for the bytes of all bodies that are on their way, so that memory does not depend on servers.
+"""One budget for the bytes of all bodies in flight, so that memory doesn't depend on servers.
 
-Each connection takes from it as its body grows; whoever has handed the body on gives it back. Where
-nothing is left a connection waits, its socket unread, and the server with it. One body at a time may go
-beyond the budget: whatever the others hold, that one comes to its end, so that nobody waits for ever.
+Each connection takes from it as its body grows; whoever has processed the body gives it back. When nothing is
+left, a connection waits with its socket unread, and so does the server. One body at a time may exceed the
+budget: it completes whatever the others hold, so that nobody waits forever.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ IN_FLIGHT_BYTES = 64 * 2**20
 
 
 class Holder(Hashable, Protocol):
-    """Who takes from a budget."""
+    """A holder of bytes of a budget."""
 
     def resume(self) -> None:
-        """Go on: there may be room now, ask again."""
+        """There may be room now: try again."""
 
 
 class Budget:
-    """`limit` bytes for all; `elsewhere` are bytes that came and are not written yet."""
+    """`limit` bytes for all; `elsewhere` counts bytes that arrived and are not written yet."""
 
     def __init__(self, limit: int = IN_FLIGHT_BYTES) -> None:
         self.limit = limit
@@ -35,10 +35,10 @@ class Budget:
         self._waking = False
 
     def take(self, holder: Holder, number: int) -> bool:
-        """Take `number` more bytes; False where `holder` has to wait until it is resumed."""
+        """Take `number` more bytes; False if `holder` has to wait until it is resumed."""
         elsewhere = self.elsewhere()
         room = self._total + number + elsewhere <= self.limit
-        # What waits to be written frees itself: then nobody has to go beyond the limit.
+        # What waits to be written frees itself, so nobody has to exceed the limit.
         if room or (elsewhere <= self.limit // 2 and self._may_go_beyond(holder)):
             self._held[holder] = self._held.get(holder, 0) + number
             self._total += number
@@ -47,13 +47,13 @@ class Budget:
         return False
 
     def hand_over(self, holder: Holder, to: Hashable) -> None:
-        """What `holder` took is another's to give back."""
+        """Pass on what `holder` took; another gives it back."""
         if (number := self._held.pop(holder, 0)) or self._beyond is holder:
             self._held[to] = number
             self._beyond = to if self._beyond is holder else self._beyond
 
     def give_back(self, holder: Hashable) -> None:
-        """All that `holder` took is free again, and it waits no more."""
+        """Give back all that `holder` took; it waits no more."""
         if (number := self._held.pop(holder, 0)) or self._beyond is holder:
             self._total -= number
             self._beyond = None if self._beyond is holder else self._beyond
@@ -62,10 +62,10 @@ class Budget:
             self.wake()
 
     def wake(self) -> None:
-        """Let all who wait ask again soon, the first one first."""
+        """Let all that wait try again soon, in order."""
         if self._waiting and not self._waking:
             self._waking = True
-            # Not now: what is given back here may count elsewhere in a moment.
+            # Deferred: what is given back here may count elsewhere in a moment.
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:

@@ -1,8 +1,8 @@
 """The bytes of a page → its text, as browsers read it (WHATWG Encoding). Pure.
 
-In this order: a byte order mark, the zeros of UTF-16, the charset of `Content-Type`, that of `<meta>` or
-of an XML declaration, UTF-8, windows-1252. One that most of the bytes contradict is passed over: servers
-say ISO-8859-1 of everything.
+In this order: a byte order mark, the zeros of UTF-16, the charset of `Content-Type`, that of `<meta>` or of
+an XML declaration, UTF-8, windows-1252. A charset that most of the bytes contradict is skipped: servers label
+anything as ISO-8859-1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Python's names for the labels of the standard that Python reads in another way, or does not know.
+# Labels of the standard that Python interprets differently or doesn't know, with Python's names.
 _CODECS = {
     **dict.fromkeys(("iso-8859-1", "latin1", "l1", "ascii", "us-ascii", "iso8859-1"), "cp1252"),
     **dict.fromkeys(("iso-8859-9", "latin5"), "cp1254"),
@@ -33,7 +33,7 @@ _CODECS = {
     "utf8": "utf-8",
     "unicode-1-1-utf-8": "utf-8",
 }
-# Of the others only what the standard has: Python knows codecs that are no charsets.
+# Of the other labels only those of the standard: some of Python's codecs are no charsets.
 _STANDARD = re.compile(
     r"utf-8|(?:windows-|cp|x-cp)125[0-8]|iso-?8859-\d+|latin\d|koi8-[ru]|ibm866|cp866|euc-jp|"
     r"iso-2022-jp|gb18030"
@@ -44,7 +44,7 @@ _DECLARED = re.compile(
     re.IGNORECASE,
 )
 _DECLARED_WITHIN = 4_096
-# Bytes that windows-1252 leaves open are control characters to browsers.
+# Bytes that windows-1252 leaves undefined are control characters to browsers.
 _CP1252 = {
     byte: bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in range(0x80, 0xA0)
 }
@@ -66,7 +66,7 @@ def decode_page(body: bytes, content_type: str | None = None) -> str:
 
 
 def _utf16_without_mark(body: bytes) -> str | None:
-    """HTML is mostly ASCII: in UTF-16 every second byte of it is zero, and hardly one of the others."""
+    """HTML is mostly ASCII: in UTF-16 every second byte is zero, and hardly any other."""
     sample = body[: min(_UTF16_SAMPLE, len(body) // 2 * 2)]
     even, odd = sample[::2].count(0), sample[1::2].count(0)
     enough = len(sample) // 8
@@ -83,12 +83,12 @@ def _label_in(content_type: str) -> str | None:
 def _declared(body: bytes) -> str | None:
     match = _DECLARED.search(body[:_DECLARED_WITHIN])
     label = "" if match is None else (match[1] or match[2]).decode("ascii")
-    # What could be read to find this is no UTF-16.
+    # What was decoded to find this is not UTF-16.
     return "utf-8" if label.lower().startswith("utf-16") else label or None
 
 
 def _decode_if_right(body: bytes, label: str) -> str | None:
-    """The text by the charset of this label; None if it is unknown, or most of the bytes say no."""
+    """The text by the charset of this label; None if it is unknown, or most of the bytes contradict it."""
     label = label.strip().lower()
     codec = _CODECS.get(label, label if _STANDARD.fullmatch(label) else None)
     if codec is None:
@@ -99,7 +99,7 @@ def _decode_if_right(body: bytes, label: str) -> str | None:
     if wrong * 2 > others:
         return None
     if codec == "cp1252" and others and _is_utf8(body):
-        return None  # Real windows-1252 is never UTF-8 by chance for a whole page.
+        return None  # A whole page of windows-1252 is never valid UTF-8 by chance.
     return text
 
 

@@ -1,4 +1,4 @@
-"""A body in chunks (RFC 9112, 7.1), read as it comes. Pure."""
+"""Chunked bodies (RFC 9112, 7.1), decoded as they arrive. Pure."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import re
 # Hex digits and nothing else: Python's own reading would take a `0x` or a `_` with them.
 _LENGTH = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _MAX_LINE_BYTES = 4096
-# No server cuts a body so small; each chunk costs a microsecond.
+# No server sends so many chunks; each costs a microsecond.
 _MAX_CHUNKS = 2**18
-# Trailers say nothing that is kept; as long a head would be refused too.
+# Trailers are dropped; a head of this size would be refused, too.
 _MAX_TRAILER_BYTES = 64 * 1024
 
 
 class BadChunk(Exception):  # noqa: N818  (what was found, not what went wrong with us)
-    """No chunked body; the text says why."""
+    """Not a chunked body; the text says why."""
 
 
 class Chunks:
-    """Feed it what comes: it gives the data within; `ended` says that the last chunk was there."""
+    """Feed it what arrives: it returns the data within; `ended` is set after the last chunk."""
 
     def __init__(self) -> None:
         self.ended = False
-        # Bytes behind the body's end, of an answer that nobody asked for.
+        # Bytes after the body's end, of a response that nobody requested.
         self.rest = b""
         self._part = b""
-        self._left = 0  # Of the chunk's data.
+        self._left = 0  # left of the chunk's data
         self._number = 0
         self._in_trailer = False
         self._trailer_bytes = 0
@@ -64,11 +64,11 @@ class Chunks:
             self.ended = not line
         elif line:
             self._begin_chunk(line.partition(b";")[0].strip())
-        # An empty line ends the data of the chunk before.
+        # An empty line ends the data of the previous chunk.
 
     def _begin_chunk(self, digits: bytes) -> None:
         if not _LENGTH.fullmatch(digits):
-            raise BadChunk(f"no length of a chunk: {digits[:40]!r}")
+            raise BadChunk(f"not a chunk length: {digits[:40]!r}")
         self._left = int(digits, 16)
         self._in_trailer = self._left == 0
         self._number += 1

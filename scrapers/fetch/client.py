@@ -1,9 +1,10 @@
-"""One GET at a time over HTTP: what a request says, where redirects lead, what is made of the answer.
+"""One GET at a time over HTTP: the request's headers, redirects, and the decoded response.
 
-Two fetchers do the asking (`scrapers.fetch.fetcher`): connections of our own (`lanes`), which cost a third of
-aiohttp's, and aiohttp's `ClientSession` (`session`) for a proxy or a client certificate. Limits of
-size and time are theirs; redirects are followed here, by hand, so that each hop can be refused: never
-from a public host to a private one, checked on the addresses that are about to be connected to.
+Requests go through one of two fetchers (`scrapers.fetch.fetcher`): connections of our own (`connections`),
+which cost a third of aiohttp's, and aiohttp's `ClientSession` (`session`) for a proxy or a client
+certificate. They enforce limits of size and time; redirects are followed here, so that each hop can be
+refused: never from a public host to a private one, checked on the addresses that are about to be connected
+to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from scrapers.fetch.budget import Budget
-from scrapers.fetch.connections import Lanes
+from scrapers.fetch.connections import Connections
 from scrapers.fetch.cookies import CookieJar
 from scrapers.fetch.decoding import Check, decode_body, is_encoded
 from scrapers.fetch.fetcher import Endpoint, Fetcher, Reply
@@ -35,26 +36,26 @@ _COOKIES = frozenset({"set-cookie"})
 # Spellings of origins that are remembered; a page may name any number.
 _MAX_SITES = 20_000
 
-# Asked with the address of a redirect and whether only public addresses may be connected to for it.
+# Called with the URL of a redirect and whether only public addresses may be connected to for it.
 HopCheck = Callable[[str, bool], Awaitable[bool]]
 
 
 @dataclass(slots=True)
 class Site:
-    """An origin as it is asked: by whom, with which user, and what its images say of their page."""
+    """An origin: its fetcher, its user, and the Referer of its images."""
 
     address: WebAddress
     endpoint: Endpoint
     secure: bool
     referer: str
-    cookie: str  # The user's own.
+    cookie: str  # named by the user
 
 
 class Client:
-    """Asks politely named and with limits; use as an async context manager.
+    """Makes requests with our User-Agent and within limits; an async context manager.
 
-    Connections are kept for the next request to the same origin. `resolver` and `is_public` are
-    seams for tests. Certificates are always verified.
+    Connections are kept for the next request to the same origin. `resolver` and `is_public` are seams for
+    tests. Certificates are always verified.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._addresses = Addresses(self._resolver, self._is_public)
-        self._lanes: Fetcher = Lanes(
+        self._connections: Fetcher = Connections(
             self._addresses,
             self.budget,
             tls=self._trust.context,
@@ -107,7 +108,7 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._lanes.close()
+        await self._connections.close()
         await self._sessions.close()
         await self._addresses.close()
 
@@ -122,12 +123,12 @@ class Client:
         is_whole: Check | None = None,
         quiet_s: float | None = None,
     ) -> Answer:
-        """Ask for `url`, following up to five redirects; `allow_hop` may refuse each one.
+        """Request `url`, following up to five redirects; `allow_hop` may refuse each one.
 
-        `public_only`: connect to public addresses only, as behind a redirect of a public host.
-        `is_whole` says of bytes that they are an image as wanted: it is asked for as part of the page. A body
-        of which nothing more comes for `quiet_s` has ended early.
-        Raises FetchError where no answer came or it had to be refused.
+        `public_only`: connect to public addresses only, as after a redirect from a public host. `is_whole`
+        tells whether bytes are a complete image: the request is then made as for an image of the page. A body
+        that stalls for `quiet_s` has ended early. Raises FetchError if no response came or it had to be
+        refused.
         """
         public = public_only
         current = url
@@ -155,7 +156,7 @@ class Client:
         raise FetchError("redirects", f"more than {MAX_REDIRECTS} redirects", retry=True)
 
     def show_page(self, url: str) -> None:
-        """Images are asked for as those of this page from now on: it is their Referer."""
+        """From now on send this page as the Referer of images."""
         self._page = url
         for site in self._sites.values():
             site.referer = referer_line(site.address, url, self._given)
@@ -167,14 +168,14 @@ class Client:
             self._users.setdefault(origin, f"{user}:{password}".encode("utf-8", "replace"))
 
     def remember_user(self, url: str) -> None:
-        """Take `user:password@` out of a URL for whatever else is asked of its origin."""
+        """Remember `user:password@` of a URL for all requests to its origin."""
         if "@" in url:
             address = parse_address(url)
             if address.credentials is not None:
                 self._users.setdefault(address.origin, address.credentials)
 
     async def is_public_host(self, url: str) -> bool:
-        """Whether the host of a URL is on the public internet, as far as it can be looked up."""
+        """Whether the host of a URL is on the public internet, as far as it can be resolved."""
         return await self._addresses.is_public(parse_address(url).host)
 
     def _answer(self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None) -> Answer:
@@ -202,9 +203,9 @@ class Client:
         )
 
     async def _refuse_private(self, url: str) -> None:
-        """Raise FetchError for a private host before anything, be it its robots.txt, is asked of it."""
+        """Raise FetchError for a private host before anything, even its robots.txt, is requested from it."""
         if (_spelled_origin(url), True) in self._sites:
-            return  # Connections there are made to public addresses only.
+            return  # The connections there are made to public addresses only.
         address = parse_address(url)
         try:
             if self._proxy_of(address) is not None:
@@ -220,7 +221,7 @@ class Client:
     # --- Origins ----------------------------------------------------------------------------------
 
     def _find(self, url: str, *, public_only: bool) -> tuple[Site, str]:
-        """The site that a URL is asked at, and the target that names it there."""
+        """The origin that a URL is requested from, and the request target."""
         spelled = _spelled_origin(url)
         target = url[len(spelled) :]
         site = self._sites.get((spelled, public_only))
@@ -242,7 +243,7 @@ class Client:
         fields = common_fields(
             address, user_agent=self.user_agent, given=self._given, credentials=credentials
         )
-        fetcher = self._sessions if self._needs_session(address) else self._lanes
+        fetcher = self._sessions if self._needs_session(address) else self._connections
         site = Site(
             address,
             fetcher.endpoint(address, fields=fields, public_only=public_only),
@@ -278,5 +279,5 @@ def _spelled_origin(url: str) -> str:
 
 
 def _is_plain(target: str) -> bool:
-    """Whether a target can stand in a request line as it is."""
+    """Whether a target can be in a request line as it is."""
     return target.isascii() and target.isprintable() and " " not in target and "#" not in target

@@ -1,4 +1,4 @@
-"""Connections of the client's own: a name looked up, a socket, TLS. Errors become `FetchError`."""
+"""Connections of our own: DNS lookup, socket, TLS. Errors become `FetchError`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import aiohappyeyeballs
 from scrapers.fetch.resolving import Addresses, Found
 from scrapers.fetch.trouble import explain
 
-# RFC 8305: the next address is tried when the one before it has said nothing for so long.
+# RFC 8305: the next address is tried if the previous one hasn't responded for so long.
 _NEXT_ADDRESS_S = 0.25
 
 
@@ -26,7 +26,7 @@ async def open_connection(
     tls: ssl.SSLContext | None,
     timeout_s: float,
 ) -> None:
-    """Connect a protocol to `host`. Raises FetchError that says where it failed."""
+    """Connect a protocol to `host`. Raises FetchError with the step that failed."""
     place = f"{host}:{port}"
     try:
         async with asyncio.timeout(timeout_s):
@@ -62,7 +62,7 @@ async def _speak(
 def _address(
     entry: Found, port: int
 ) -> tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]:
-    """The form of `getaddrinfo`."""
+    """In the form of `getaddrinfo`."""
     port = entry["port"] or port
     family = socket.AF_INET6 if ":" in entry["host"] else socket.AF_INET
     name = (entry["host"], port, 0, 0) if family == socket.AF_INET6 else (entry["host"], port)

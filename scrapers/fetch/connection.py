@@ -1,8 +1,8 @@
-"""One connection that asks for one thing after the other and takes each answer whole.
+"""One connection: a request, its whole response, then the next request.
 
-What a crawl does a million times, so it is made of little: one buffer that all connections read into
-(each read is handled before the next begins), a body of known length received where it stays, no
-task and no timer of its own. What is on its way counts in a budget that all connections share.
+A crawl uses it a million times, so it is cheap: one read buffer for all connections (each read is processed
+before the next begins), a body of known length is received in place, and there is no task or timer per
+connection. Bytes in flight count towards a budget that all connections share.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import MAX_HEAD_BYTES, BadHead, Head, end_of_head, parse_head
 
 SCRATCH_BYTES = 256 * 1024
-# Room made for a body at once; more is made as it comes, whatever length the head claims.
+# Room allocated for a body at once; more follows as it arrives, whatever length the head claims.
 _ROOM_BYTES = 1024 * 1024
 _USUAL_HEAD_BYTES = 1024
 
 
-class Lane(asyncio.BufferedProtocol):
+class Connection(asyncio.BufferedProtocol):
     """The protocol of one connection.
 
-    `free` says whether it can be asked (again); when it has become so it puts itself into `home`.
+    `free` tells whether it can take a request; when it becomes free, it adds itself to `home`.
     """
 
     def __init__(
         self,
         scratch: memoryview,
         budget: Budget,
-        lost: Callable[[Lane], None],
-        home: list[Lane],
+        lost: Callable[[Connection], None],
+        home: list[Connection],
     ) -> None:
         self.free = False
-        # By the loop's clock: when the present answer, or the last one, is given up.
+        # On the loop's clock: when the current response, or the last one, is given up.
         self.deadline = 0.0
-        # How long nothing may come of a body that has begun.
+        # How long a body that has begun may stall.
         self.quiet_s: float | None = None
         self._scratch = scratch
         self._budget = budget
@@ -48,30 +48,30 @@ class Lane(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Reply] | None = None
-        self._answered = False  # Something before what is asked now.
+        self._answered = False  # What kept the connection busy before this request.
         self._heard = False
         self._max_bytes = 0
-        # By the loop's clock: when anything came last.
+        # On the loop's clock: when anything arrived last.
         self._heard_at = 0.0
-        self._part = b""  # Of a head that is not whole yet.
+        self._part = b""  # Of an incomplete head.
         self._head: Head | None = None
-        self._body: bytearray | None = None  # One of known length.
+        self._body: bytearray | None = None  # Of a body of known length.
         self._filled = 0
         self._chunks: Chunks | None = None
-        self._gathered = bytearray()  # Of a body that doesn't say how long it is.
+        self._gathered = bytearray()  # Of a body of unknown length.
         self._paused_at: float | None = None
         self._wanted = 0
 
     @property
     def paused(self) -> bool:
-        """Whether it waits for room in the budget: time does not count then."""
+        """Whether it waits for room in the budget: that time doesn't count."""
         return self._paused_at is not None
 
     def ask(
         self, request: bytes, max_bytes: int, deadline: float, quiet_s: float | None = None
     ) -> asyncio.Future[Reply]:
-        """Send a request; gives its answer, or FetchError for what is none or too large."""
-        assert self._transport is not None, "asked although it is not free"
+        """Send a request; returns its response, or FetchError if there is none or it is too large."""
+        assert self._transport is not None, "the connection is not free"
         self.free = False
         self.deadline = deadline
         self.quiet_s = quiet_s
@@ -82,7 +82,7 @@ class Lane(asyncio.BufferedProtocol):
         return self._waiting
 
     def close(self) -> None:
-        """End the connection; whoever waits for an answer has given it up."""
+        """Close the connection; nobody waits for a response any more."""
         self.free = False
         self._waiting = None
         self._forget()
@@ -90,14 +90,14 @@ class Lane(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def fail(self, error: BaseException) -> None:
-        """Give the one who waits an error in place of an answer, and end the connection."""
+        """Pass an error to the waiting caller instead of a response, and close the connection."""
         waiting = self._waiting
         self.close()
         if waiting is not None and not waiting.done():
             waiting.set_exception(error)
 
     def resume(self) -> None:
-        """There may be room in the budget: read on."""
+        """There may be room in the budget: continue reading."""
         if self._paused_at is None or not self._budget.take(self, self._wanted):
             return
         if self._body is not None:
@@ -108,14 +108,14 @@ class Lane(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    # --- What the event loop calls ----------------------------------------------------------------
+    # --- Callbacks of the event loop ---------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.free = True
 
     def is_quiet(self, now: float) -> bool:
-        """Whether nothing more of a body that has begun came for `quiet_s`."""
+        """Whether a body that has begun has stalled for `quiet_s`."""
         if self.quiet_s is None or self._head is None or self.paused:
             return False
         return now - self._heard_at > self.quiet_s
@@ -124,7 +124,7 @@ class Lane(asyncio.BufferedProtocol):
         del sizehint
         if self._body is None:
             return self._scratch
-        if self._filled == len(self._body):  # Paused, and TLS had some more already.
+        if self._filled == len(self._body):  # Paused while TLS still had some data.
             self._enlarge(self._body, DRAINED_BYTES)
         return memoryview(self._body)[self._filled :]
 
@@ -134,7 +134,7 @@ class Lane(asyncio.BufferedProtocol):
             self._fill(self._body, nbytes)
             return
         if self._waiting is None:
-            self.close()  # Nothing was asked: what comes now is no answer.
+            self.close()  # Nothing was requested: this is no response.
             return
         self._heard = True
         try:
@@ -167,19 +167,19 @@ class Lane(asyncio.BufferedProtocol):
     def _why_lost(self, exc: Exception | None) -> FetchError:
         if self._head is not None:
             return FetchError("truncated", "the connection ended within the body", retry=True)
-        detail = "the server closed the connection without an answer"
+        detail = "the server closed the connection without a response"
         if exc is not None:
             detail = f"the connection broke: {exc}"
         stale = self._answered and not self._heard
         return FetchError("disconnected", detail, retry=True, sign="down", stale=stale)
 
-    # --- Answers ----------------------------------------------------------------------------------
+    # --- Responses --------------------------------------------------------------------------------
 
     def _read_head(self, data: memoryview) -> None:
-        """Parse the head that `data` begins with, if it is whole, and begin with its body."""
+        """Parse the head at the start of `data`, if it is complete, and begin with the body."""
         if self._part:
             data, self._part = memoryview(self._part + data), b""
-        # Most heads end early: what follows them is not copied to look for that.
+        # Most heads end early: the rest is not copied to search it.
         begun = bytes(data[:_USUAL_HEAD_BYTES])
         if (end := end_of_head(begun)) < 0:
             begun = bytes(data)
@@ -223,7 +223,7 @@ class Lane(asyncio.BufferedProtocol):
             self._wait_for(room)
 
     def _fill(self, body: bytearray, number: int) -> None:
-        """More of a body of known length has come."""
+        """More of a body of known length has arrived."""
         head = self._head
         assert head is not None
         assert head.length is not None
@@ -234,7 +234,7 @@ class Lane(asyncio.BufferedProtocol):
             self._take(min(head.length, 2 * len(body)) - len(body))
 
     def _read_stream(self, data: bytes) -> None:
-        """Take more of a body that doesn't say how long it is."""
+        """Take more of a body of unknown length."""
         chunks = self._chunks
         piece = b"".join(chunks.feed(data)) if chunks is not None else data
         ended = chunks is not None and chunks.ended
@@ -263,7 +263,7 @@ class Lane(asyncio.BufferedProtocol):
         self._waiting = None
         self._answered = True
         if waiting is not None and not waiting.done():
-            # Whoever asked gives it back when the body has gone on.
+            # The caller gives it back after processing the body.
             self._budget.hand_over(self, waiting)
         self._forget()
         if not keep or not head.keep_alive or head.status == 101:
@@ -277,7 +277,7 @@ class Lane(asyncio.BufferedProtocol):
     # --- Room -------------------------------------------------------------------------------------
 
     def _take(self, number: int) -> None:
-        """Take so much from the budget, for a body of known length make the room; else wait."""
+        """Take this many bytes from the budget and allocate a body of known length; else wait."""
         if self._budget.take(self, number):
             if self._body is not None:
                 self._enlarge(self._body, number)
@@ -299,7 +299,7 @@ class Lane(asyncio.BufferedProtocol):
         memoryview(self._body)[: len(body)] = body
 
     def _forget(self) -> None:
-        """Nothing of an answer is held any more."""
+        """Forget everything of a response."""
         self._head = self._body = self._chunks = None
         self._part = b""
         self._gathered = bytearray()

@@ -1,4 +1,4 @@
-"""The quick fetcher: kept connections per origin, made and swept here, each one a `Lane`."""
+"""The fast fetcher: kept connections per origin, opened and swept here, each one a `Connection`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from scrapers.fetch.budget import Budget
 from scrapers.fetch.connecting import open_connection
-from scrapers.fetch.connection import SCRATCH_BYTES, Lane
+from scrapers.fetch.connection import SCRATCH_BYTES, Connection
 from scrapers.fetch.fetcher import CONNECT_S, Reply, ended_quietly
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses
@@ -17,8 +17,8 @@ from scrapers.fetch.response import FetchError
 _KEEP_IDLE_S = 15.0
 
 
-class Lanes:
-    """All connections of a client. Make it within the event loop that runs it."""
+class Connections:
+    """All connections of a client. Create it inside the event loop that runs it."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Lanes:
         self.budget = budget
         self._make_tls = tls
         self._tls: ssl.SSLContext | None = None
-        self._lanes: set[Lane] = set()
+        self._connections: set[Connection] = set()
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._timer: asyncio.TimerHandle | None = None
         self._sweep()
@@ -43,95 +43,97 @@ class Lanes:
         """See `scrapers.fetch.fetcher.Fetcher`."""
         return LaneEndpoint(self, address, fields, public_only=public_only)
 
-    async def connect(self, address: WebAddress, home: list[Lane], *, public_only: bool) -> Lane:
-        """A new connection, which puts itself into `home` whenever it is free."""
-        lane = Lane(self._scratch, self.budget, self._lanes.discard, home)
+    async def connect(
+        self, address: WebAddress, home: list[Connection], *, public_only: bool
+    ) -> Connection:
+        """A new connection, which adds itself to `home` whenever it is free."""
+        connection = Connection(self._scratch, self.budget, self._connections.discard, home)
         await open_connection(
             self._addresses,
             address.host,
             address.port,
-            lambda: lane,
+            lambda: connection,
             public_only=public_only,
             tls=self._context() if address.scheme == "https" else None,
             timeout_s=min(CONNECT_S, self.timeout_s),
         )
-        if not lane.free:
+        if not connection.free:
             detail = f"{address.host_and_port} closed the connection at once"
             raise FetchError("disconnected", detail, retry=True, sign="down")
-        self._lanes.add(lane)
-        return lane
+        self._connections.add(connection)
+        return connection
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         if self._timer is not None:
             self._timer.cancel()
-        for lane in list(self._lanes):
-            lane.close()
-        await asyncio.sleep(0)  # So that their sockets are closed too.
+        for connection in list(self._connections):
+            connection.close()
+        await asyncio.sleep(0)  # so that their sockets are closed, too
 
     def _context(self) -> ssl.SSLContext:
         self._tls = self._tls or self._make_tls()
         return self._tls
 
     def _sweep(self) -> None:
-        """Give up answers whose time has come, and connections that nobody used for a while."""
+        """Give up responses that have timed out, and connections that have been idle for a while."""
         now = self.loop.time()
-        for lane in list(self._lanes):
-            if not lane.free and not lane.paused and lane.deadline < now:
-                detail = f"no whole answer in {self.timeout_s:g} s"
-                lane.fail(FetchError("timeout", detail, retry=True, sign="overload"))
-            elif lane.is_quiet(now):
-                lane.fail(ended_quietly(lane.quiet_s))
-            elif lane.free and lane.deadline - self.timeout_s < now - _KEEP_IDLE_S:
-                lane.close()
+        for connection in list(self._connections):
+            if not connection.free and not connection.paused and connection.deadline < now:
+                detail = f"no complete response in {self.timeout_s:g} s"
+                connection.fail(FetchError("timeout", detail, retry=True, sign="overload"))
+            elif connection.is_quiet(now):
+                connection.fail(ended_quietly(connection.quiet_s))
+            elif connection.free and connection.deadline - self.timeout_s < now - _KEEP_IDLE_S:
+                connection.close()
         self._timer = self.loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)
 
 
 class LaneEndpoint:
-    """One origin and its connections that wait for work."""
+    """One origin and its idle connections."""
 
-    __slots__ = ("_address", "_budget", "_head", "_lanes", "_public_only", "_waiting")
+    __slots__ = ("_address", "_budget", "_connections", "_head", "_public_only", "_waiting")
 
     def __init__(
-        self, lanes: Lanes, address: WebAddress, fields: str, *, public_only: bool
+        self, connections: Connections, address: WebAddress, fields: str, *, public_only: bool
     ) -> None:
-        self._lanes = lanes
-        self._budget = lanes.budget
+        self._connections = connections
+        self._budget = connections.budget
         self._address = address
         self._head = f" HTTP/1.1\r\nHost: {address.host_and_port}\r\n{fields}"
         self._public_only = public_only
-        self._waiting: list[Lane] = []
+        self._waiting: list[Connection] = []
 
     async def ask(
         self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
     ) -> Reply:
         """See `scrapers.fetch.fetcher.Endpoint`."""
         request = f"GET {target}{self._head}{fields}\r\n".encode("utf-8", "surrogateescape")
-        deadline = self._lanes.loop.time() + self._lanes.timeout_s
-        lane = self._free_lane()
+        deadline = self._connections.loop.time() + self._connections.timeout_s
+        connection = self._free_connection()
         while True:
-            lane = lane or await self._lanes.connect(
+            connection = connection or await self._connections.connect(
                 self._address, self._waiting, public_only=self._public_only
             )
-            waiting = lane.ask(request, max_bytes, deadline, quiet_s)
+            waiting = connection.ask(request, max_bytes, deadline, quiet_s)
             try:
                 return await waiting
             except FetchError as error:
                 if not error.stale:
                     raise
             except asyncio.CancelledError:
-                lane.close()
+                connection.close()
                 raise
             finally:
-                # What came has gone on, or is given up.
+                # Its body has been processed, or is given up.
                 self._budget.give_back(waiting)
-            # Not on another kept connection: the server may have meant this very request.
-            lane = None
+            # Not on another kept connection: the server may have meant this request.
+            connection = None
 
-    def _free_lane(self) -> Lane | None:
-        """The connection used last, if one is free; None if there is none."""
+    def _free_connection(self) -> Connection | None:
+        """The most recently used free connection; None if there is none."""
         while self._waiting:
-            lane = self._waiting.pop()
-            if lane.free:
-                return lane
+            connection = self._waiting.pop()
+            if connection.free:
+                return connection
         return None

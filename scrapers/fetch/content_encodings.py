@@ -1,7 +1,7 @@
-"""The encodings themselves: gzip, deflate, aws-chunked, and br and zstd where a package is there. Pure.
+"""Content encodings: gzip, deflate, aws-chunked, and br and zstd if a package is installed. Pure.
 
-Each takes a body and how much it may become. Too much raises FetchError, a fault `Broken`, which keeps
-what came before it.
+Each takes a body and the maximum of its decoded size. Exceeding it raises FetchError, a fault raises
+`Broken`, which keeps what was decoded before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scrapers.fetch.response import FetchError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# No server sends so many; each one costs a copy of what follows it.
+# No server sends so many; each costs a copy of the rest.
 _MAX_MEMBERS = 16
 _STEP_BYTES = 64 * 1024
 _OUT_BYTES = 2**20
@@ -25,7 +25,7 @@ _AWS_CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})(?:;[^\r\n]{0,200})?\r\n")
 
 
 class Broken(Exception):  # noqa: N818  (what was found, not what went wrong with us)
-    """A body is not encoded as its label says; `came` is what could be read, `cut` that it ends early."""
+    """A body doesn't have the encoding of its label; `came` is what was decoded, `cut` if it ends early."""
 
     def __init__(self, why: str, came: bytes = b"", *, cut: bool = False) -> None:
         super().__init__(why)
@@ -38,18 +38,18 @@ class NoDecoderError(Exception):
 
 
 class _Output:
-    """Pieces of what comes out, never more than `room` bytes."""
+    """Collects decoded pieces, at most `room` bytes."""
 
     def __init__(self, room: int) -> None:
         self.room = room
         self._pieces: list[bytes] = []
 
     def add(self, piece: bytes) -> None:
-        """One more piece. Raises FetchError if it is too much."""
+        """Add a piece. Raises FetchError if it is too much."""
         self._pieces.append(piece)
         self.room -= len(piece)
         if self.room < 0:
-            raise FetchError("too_large", "the body inflates to more than is taken", retry=True)
+            raise FetchError("too_large", "the decoded body is larger than the limit", retry=True)
 
     def joined(self) -> bytes:
         """All of it."""
@@ -57,9 +57,9 @@ class _Output:
 
 
 def gunzip(body: bytes, max_bytes: int) -> bytes:
-    """Members of gzip, one or several; what is none of them behind the first is left out."""
+    """One or several members of gzip; anything else after the first is dropped."""
     if not body.startswith(GZIP_MAGIC):
-        raise Broken("gzip: it begins otherwise")
+        raise Broken("gzip: not its magic number")
     out, rest = _Output(max_bytes), body
     for _ in range(_MAX_MEMBERS):
         if not rest.startswith(GZIP_MAGIC):
@@ -71,7 +71,7 @@ def gunzip(body: bytes, max_bytes: int) -> bytes:
 
 
 def undeflate(body: bytes, max_bytes: int) -> bytes:
-    """zlib's format, as the standard has it (RFC 9110, 8.4.1.2), or raw deflate, as many servers have."""
+    """zlib's format, as in the standard (RFC 9110, 8.4.1.2), or raw deflate, as many servers send."""
     out = _Output(max_bytes)
     is_zlib = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     if not is_zlib:
@@ -94,15 +94,15 @@ def _gzip_head(body: bytes) -> int:
 
 
 def _check(is_right: bool, name: str, trailer: bytes, length: int, out: _Output) -> None:
-    """Compare with what a stream says of itself at its end; what came out is kept all the same."""
+    """Compare with a stream's own trailer; the decoded bytes are kept in any case."""
     if len(trailer) < length:
         raise Broken("the encoded body ends early", out.joined(), cut=True)
     if not is_right:
-        raise Broken(f"{name}: its checksum is another", out.joined())
+        raise Broken(f"{name}: wrong checksum", out.joined())
 
 
 def _inflate(body: bytes, out: _Output) -> tuple[bytes, bytes]:
-    """One raw stream, and what follows it. In steps, so that what comes before a fault is not lost."""
+    """One raw stream, and what follows it. In steps, so that what precedes a fault is not lost."""
     inflater = zlib.decompressobj(-15)
     pieces: list[bytes] = []
     view = memoryview(body)
@@ -122,7 +122,7 @@ def _inflate(body: bytes, out: _Output) -> tuple[bytes, bytes]:
 
 
 def unframe_aws(body: bytes) -> bytes:
-    """Take the chunks of an upload apart; a body that is none, of which only the label is left, stays."""
+    """Unpack the chunks of an upload; a body that only has the label is returned as it is."""
     pieces: list[bytes] = []
     position = 0
     while match := _AWS_CHUNK.match(body, position):
@@ -149,7 +149,7 @@ def unbrotli(body: bytes, max_bytes: int) -> bytes:
                 raise Broken("br: the encoded body ends early", out.joined(), cut=True)
             out.add(piece)
             data = b""
-    except TypeError as error:  # Versions before 1.2 know no limit.
+    except TypeError as error:  # versions before 1.2 know no limit
         raise NoDecoderError("brotli 1.2 or later") from error
     except brotli.error as error:
         raise Broken(f"br: {error}", out.joined()) from error
@@ -157,7 +157,7 @@ def unbrotli(body: bytes, max_bytes: int) -> bytes:
 
 
 def unzstd(body: bytes, max_bytes: int) -> bytes:
-    """Zstandard (RFC 8878), with the standard library's module, as 3.14 has it. Raises NoDecoderError."""
+    """Zstandard (RFC 8878), with the standard library's module of 3.14. Raises NoDecoderError."""
     zstd = _import("zstd", "compression.zstd", "backports.zstd")
     decoder, out, data = zstd.ZstdDecompressor(), _Output(max_bytes), body
     try:

@@ -1,7 +1,7 @@
-"""Cookies of one run, in memory: set by a host and sent to that host alone, or given in a file.
+"""Cookies of one run, in memory: set by a host and sent only to that host, or given in a file.
 
-RFC 6265 without its `Domain`: what a server sets goes back to the very host that set it, so that no
-list of public suffixes is needed. A file's cookies go where the file says. Nothing is written anywhere.
+RFC 6265 without `Domain`: what a server sets is sent only to the same host, so no list of public suffixes is
+needed. A file's cookies are sent where the file says. Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HTTP_ONLY = "#HttpOnly_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cookie:
-    """`expires` is a time of day in seconds, None: with the run."""
+    """`expires` is in seconds since the epoch, None for the end of the run."""
 
     name: str
     value: str
@@ -31,7 +31,7 @@ class Cookie:
 
 
 class CookieJar:
-    """What hosts have set, and what `--cookie-file` gave, by host."""
+    """The cookies that hosts have set, and those of `--cookie-file`, by host."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -40,13 +40,13 @@ class CookieJar:
 
     @property
     def empty(self) -> bool:
-        """Whether no host has any."""
+        """Whether there are none."""
         return not (self._of_host or self._of_domain)
 
     def field(self, host: str, target: str, *, secure: bool) -> str | None:
         """The value of the header `Cookie` for a request; None for none."""
         path = target.partition("?")[0]
-        # What the host has set itself comes first, and stands for a file's cookie of the same name.
+        # A cookie that the host has set replaces a file's cookie of the same name.
         chosen: dict[tuple[str, str], Cookie] = {}
         for cookie in sorted(self._held(host), key=lambda one: -len(one.path)):
             if _covers(cookie.path, path) and (secure or not cookie.secure):
@@ -54,7 +54,7 @@ class CookieJar:
         return "; ".join(f"{one.name}={one.value}" for one in chosen.values()) or None
 
     def store(self, host: str, target: str, fields: Iterable[str]) -> None:
-        """Take what the headers `Set-Cookie` of an answer to `target` set, and drop what they end."""
+        """Take the `Set-Cookie` headers of a response to `target`, and drop expired cookies."""
         now = self._clock()
         held = {
             place: cookie
@@ -73,7 +73,7 @@ class CookieJar:
             self._of_host[host] = held
 
     def load(self, file: Path) -> None:
-        """Take the cookies of a file in the format of Netscape and curl.
+        """Read cookies from a file in the format of Netscape and curl.
 
         Raises ConfigError that names the line, never a value.
         """
@@ -90,7 +90,7 @@ class CookieJar:
         parts = line.rstrip("\r\n").split("\t")
         if len(parts) != 7 or not parts[4].strip().lstrip("-").isdigit() or not _fits(*parts[5:]):
             raise ConfigError(
-                f"{place} is no cookie: expected 7 columns with tabs between them (domain, "
+                f"{place} is not a cookie: expected 7 columns separated by tabs (domain, "
                 "subdomains, path, secure, expires, name, value), as curl and browsers write them."
             )
         domain, subdomains, path, secure, expires, name, value = parts
@@ -116,7 +116,7 @@ class CookieJar:
 
 
 def _read(field: str, target: str, now: float) -> Cookie | None:
-    """A `Set-Cookie` header; None for what is none, or can't go back in a header."""
+    """A `Set-Cookie` header; None if it is invalid, or can't be sent back in a header."""
     pair, *attributes = field.split(";")
     name, equals, value = pair.partition("=")
     name, value = name.strip(), value.strip()
@@ -140,7 +140,7 @@ def _fits(name: str, value: str) -> bool:
     text = f"{name}={value}"
     try:
         size = len(text.encode())
-    except UnicodeEncodeError:  # raw bytes that are no UTF-8
+    except UnicodeEncodeError:  # raw bytes that are not UTF-8
         return False
     return size <= _MAX_BYTES and text.isprintable() and ";" not in text
 
@@ -158,7 +158,7 @@ def _covers(path: str, asked: str) -> bool:
 
 
 def _expires(attributes: dict[str, str], now: float) -> float | None:
-    """When a cookie ends; `Max-Age` wins."""
+    """When a cookie expires; `Max-Age` takes precedence."""
     age = attributes.get("max-age", "")
     if age.lstrip("-").isdigit() and age.isascii():
         return now + float(age[:12])

@@ -1,8 +1,8 @@
-"""Bodies that come encoded although nothing but the bytes themselves was asked for. Pure.
+"""Decode bodies that are encoded although the identity encoding was requested. Pure.
 
 Labels are hints: `none`, `binary` or `UTF-8` mean nothing, objects keep the label of their upload
-(`aws-chunked`), a gzip label stands on plain images, and gzip comes without one. What the label says is
-tried, then what the bytes say; where it is known what was wanted, the first reading that is it is taken.
+(`aws-chunked`), plain images are labelled gzip, and gzip has no label. The label is tried first, then what
+the bytes look like; if the caller knows what it wants, the first result that is that is taken.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def decode_body(
 ) -> bytes:
     """Undo the encodings of a body, never to more than `max_bytes`.
 
-    `labels` are in the order in which they were put on, in any spelling. `is_whole` says of bytes
-    that they are what was wanted; without it, text is. Raises FetchError for what is too large,
-    broken, or encoded in a way for which no package is installed.
+    `labels` are in the order in which the encodings were applied, in any spelling. `is_whole` tells whether
+    bytes are what was wanted; without it, text is. Raises FetchError for what is too large, broken, or has an
+    encoding for which no package is installed.
     """
     names = _names(labels)
     try:
@@ -52,19 +52,19 @@ def decode_body(
 
 
 def is_encoded(body: bytes) -> bool:
-    """Whether a body looks as if it were compressed, whatever its label says."""
+    """Whether a body looks compressed, whatever its label says."""
     return body.startswith(GZIP_MAGIC)
 
 
 def _names(labels: Iterable[str]) -> list[str]:
-    """The encodings that mean something, in the order in which they were put on."""
+    """The meaningful encodings, in the order in which they were applied."""
     listed = ",".join(labels).lower().split(",")
     names = [name.strip().removeprefix("x-") for name in listed]
     return [name for name in names if name in DECODERS or name == _AWS]
 
 
 def _undo_all(body: bytes, names: list[str], max_bytes: int, is_whole: Check | None) -> bytes:
-    # An upload's framing is named before or behind what it was put around.
+    # An upload's framing is named before or after the encoding that it contains.
     framed = _AWS in names
     if framed:
         body = unframe_aws(body)
@@ -86,7 +86,7 @@ def _undo(
 
 
 def _without_label(body: bytes, max_bytes: int, is_whole: Check | None) -> bytes | None:
-    """What was wanted in a body whose label says nothing or the wrong thing: as it is, or in gzip."""
+    """What was wanted in a body with a missing or wrong label: as it is, or in gzip."""
     if _is_wanted(body, is_whole):
         return body
     if not is_encoded(body):

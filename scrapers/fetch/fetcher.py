@@ -1,7 +1,7 @@
-"""What fetches: one contract for the client's own connections (`lanes`) and for aiohttp's (`session`).
+"""The interface of our own connections (`connections`) and of aiohttp's (`session`).
 
-A fetcher asks one thing at one origin and gives the answer whole, or raises `FetchError`. It follows
-no redirect and keeps no cookie: the client does both, in the same way over each.
+A fetcher makes one request at one origin and returns the whole response, or raises `FetchError`. It follows
+no redirects and keeps no cookies: the client does both, the same way for each.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import Headers
 
-# The body of an answer that is no 200 is read up to this length: it may say why, and the connection is kept.
+# The body of a response other than 200 is read up to this length: it may explain, and the connection is kept.
 DRAINED_BYTES = 64 * 1024
 CONNECT_S = 15.0
 
 
 class Reply(NamedTuple):
-    """An answer as it came; the body is whole if the status is 200, else empty if it is long.
+    """A raw response; the body is complete if the status is 200, otherwise empty if it is long.
 
-    `codings` were put upon the body for the way and are still to be undone, the last one first.
+    `codings` are transfer codings that are still to be undone, the last one first.
     """
 
     status: int
@@ -30,37 +30,37 @@ class Reply(NamedTuple):
 
 
 class Endpoint(Protocol):
-    """One origin and what all requests there have in common."""
+    """One origin, with what all its requests have in common."""
 
     async def ask(
         self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
     ) -> Reply:
-        """Ask for `target`; `fields` are more lines of the head. Raises FetchError.
+        """Request `target`; `fields` are more lines of the head. Raises FetchError.
 
-        A body of which nothing more comes for `quiet_s` has ended early.
+        A body that stalls for `quiet_s` has ended early.
 
-        A kept connection that had been closed when it was asked is no error: another one is tried.
+        A kept connection that turns out to be closed is no error: another one is tried.
         """
 
 
 class Fetcher(Protocol):
-    """Makes endpoints."""
+    """Creates endpoints."""
 
     def endpoint(self, address: WebAddress, *, fields: str, public_only: bool) -> Endpoint:
-        """The endpoint of an address' origin; `fields` are the lines of each of its requests.
+        """The endpoint of a URL's origin; `fields` are lines of each of its requests.
 
-        `public_only`: never connected to at a private address.
+        `public_only`: never connect to a private address.
         """
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
 
 
 def too_large(found: str, max_bytes: int) -> FetchError:
-    """The error for a body that is not taken."""
-    return FetchError("too_large", f"{found}, at most {max_bytes} are taken", retry=True)
+    """The error for a body that is too large."""
+    return FetchError("too_large", f"{found}, more than the limit of {max_bytes}", retry=True)
 
 
 def ended_quietly(quiet_s: float | None) -> FetchError:
-    """The error for a body that is shorter than was announced, on a connection that is held open."""
-    return FetchError("truncated", f"no more of the body came for {quiet_s:g} s")
+    """The error for a body that is shorter than announced, on a connection that stays open."""
+    return FetchError("truncated", f"the body stalled for {quiet_s:g} s")

@@ -15,9 +15,9 @@ from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import target_of
 from scrapers.fetch.robots import Robots
 
-# Refused by ourselves, for good: asking again would not help.
+# Refused by us, permanently: trying again would not help.
 REFUSED = frozenset({"private_address", "bad_url"})
-# Rules of a TDMRep file of which a first URL is asked whether its headers say otherwise.
+# Maximum of rules in a TDMRep file for which a first URL is requested to see whether headers override them.
 _MAX_QUESTIONS = 8
 
 
@@ -28,36 +28,36 @@ class Host:
     origin: str
     pace: HostPace
     robots: Robots | None = None
-    # What its TDMRep file reserves; and whether it is being asked if a header sets a rule aside.
+    # The reservations of its TDMRep file; and whether a request is checking if headers override a rule.
     reservations: Reservations = NO_RESERVATIONS
     asking: bool = False
     num_questions: int = 0
-    # When robots.txt is asked for again, by the crawl's clock; and whether from public addresses only.
+    # When robots.txt is fetched again, on the crawl's clock; and whether from public addresses only.
     renew_at: float = math.inf
     public_only: bool = False
-    # Why nothing more is asked in this run: a word, and a sentence.
+    # Why nothing more is requested in this run: a word, and a sentence.
     closed: str | None = None
     why: str = ""
-    # Until when, by the crawl's clock, a person was told that it waits.
+    # Until when, on the crawl's clock, its wait has been logged.
     told_until: float = 0.0
     ready: deque[Any] = field(default_factory=deque)
-    # What is asked again after a wait.
+    # Jobs that wait for a retry.
     later: dict[Any, asyncio.TimerHandle] = field(default_factory=dict)
     loading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
 
     @property
     def is_refused(self) -> bool:
-        """Whether it is never asked, in no other run either."""
+        """Whether it is never requested, in no other run either."""
         return self.closed in REFUSED
 
     def allows(self, url: str) -> bool:
-        """Whether robots.txt, which must be loaded, and the TDMRep file let us ask for `url`."""
+        """Whether robots.txt, which must be loaded, and the TDMRep file allow `url`."""
         assert self.robots is not None
         return self.robots.policy != "closed" and self.refusal(url) is None
 
     def refusal(self, url: str) -> Refusal | None:
-        """What keeps us from `url` before it is asked for: robots.txt, or the TDMRep file."""
+        """What forbids `url` before it is requested: robots.txt, or the TDMRep file."""
         robots = self.robots
         assert robots is not None
         if not (robots.rules or robots.usage_rules or self.reservations.rules):
@@ -73,7 +73,7 @@ class Host:
         return self.reservations.reserving(path_of(url)) if self.reservations.rules else None
 
     def open_question(self, url: str, refusal: Refusal) -> TdmRule | None:
-        """The rule that makes this refusal of `url`, if headers may set it aside and were not asked yet."""
+        """The rule behind this refusal of `url`, if headers may override it and have not been checked yet."""
         rule = self.reserving(url)
         if rule is None or rule.refusal is not refusal or rule.set_aside is not None:
             return None
@@ -84,14 +84,14 @@ class Host:
 
 
 def path_of(url: str) -> str:
-    """What the request line holds: path and query, as they are asked for."""
+    """The request target: path and query, as they are requested."""
     start = url.find("://") + 3
     ends = [at for mark in "/?#" if (at := url.find(mark, start)) >= 0]
     return target_of(url[min(ends) :]) if ends else "/"
 
 
 def time_of_day(from_now_s: float) -> str:
-    """The local time so many seconds from now; with its day, if that is another one."""
+    """The local time in so many seconds; with its date, if that is another day."""
     try:
         then = time.localtime(time.time() + from_now_s)
     except (ValueError, OverflowError, OSError):

@@ -1,4 +1,4 @@
-"""The hosts of a crawl: for each one its pace, its robots.txt and the jobs that wait for it."""
+"""The hosts of a crawl: the pace, the robots.txt and the waiting jobs of each."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from scrapers.fetch.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots
 
 logger = logging.getLogger(__name__)
 
-# RFC 9309, 2.4: what a robots.txt said should not be used longer.
+# RFC 9309, 2.4: a robots.txt should not be used longer than this.
 ROBOTS_S = 24 * 3600.0
-# One that could not be had is asked for again in the same run.
+# One that couldn't be fetched is tried again in the same run.
 _CLOSED_S = 60.0
 _ROBOTS_ATTEMPTS = 4
-# A wait that a person should hear of.
+# Longer waits are logged.
 _LONG_WAIT_S = 5.0
-# Redirected in circles or to nowhere is as good as no robots.txt (RFC 9309, 2.3.1.2).
+# Redirects in circles or to nowhere are as good as no robots.txt (RFC 9309, 2.3.1.2).
 _NO_ROBOTS = frozenset({"redirects", "bad_redirect", "redirect_without_location"})
 _UNREACHABLE = "robots_unreachable"
 
 
 class _Trouble(NamedTuple):
-    """Why there is no robots.txt; whether, and after what wait, asking again may help."""
+    """Why there is no robots.txt; whether, and after what delay, a retry may help."""
 
     why: str
     retry: bool
@@ -46,10 +46,10 @@ class _Trouble(NamedTuple):
 
 @dataclass(kw_only=True)
 class Hosts:
-    """All hosts met so far; loads robots.txt and the TDMRep file of each, and once a day again.
+    """All hosts met so far; loads robots.txt and the TDMRep file of each, again once a day.
 
-    `guarded`: what is asked for was named by a page on the public internet, so that only `named`
-    hosts, which are the user's, may be at a private address.
+    `guarded`: the URLs were named by a page on the public internet, so only `named` hosts, which the user
+    gave, may be at a private address.
     """
 
     client: Client
@@ -62,7 +62,7 @@ class Hosts:
     max_outage_s: float = 300.0
     guarded: bool = False
     named: frozenset[str] = frozenset()
-    # The user's own, which holds whatever else is ignored.
+    # The user's own list, which applies whatever else is ignored.
     listed: OptOutList = NO_LIST
     _hosts: dict[str, Host] = field(default_factory=dict)
     _spelled: dict[str, Host] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Hosts:
         return list(self._hosts.values())
 
     async def allows(self, url: str, public_only: bool = False) -> bool:
-        """Whether nothing keeps us from the URL; loads robots.txt and the TDMRep file where needed.
+        """Whether the URL may be requested; loads robots.txt and the TDMRep file if needed.
 
         `public_only`: from a public address, or not at all.
         """
@@ -121,9 +121,9 @@ class Hosts:
         return host.allows(url)
 
     async def allow_hop(self, url: str, public_only: bool = False) -> bool:
-        """The same for where a redirect leads.
+        """The same for the target of a redirect.
 
-        Raises FetchError with the refusal if there is one, and where it can't be known now.
+        Raises FetchError with the refusal if there is one, or if it can't be known now.
         """
         if self.ignore_opt_out and self._listed_refusal(url) is None:
             return True
@@ -134,14 +134,14 @@ class Hosts:
         raise FetchError(_UNREACHABLE, self.of(url).why)
 
     def refusal(self, url: str, *others: str) -> Refusal | None:
-        """What keeps us from a URL whose host is loaded; `others` are its other names, for the list."""
+        """What forbids a URL whose host is loaded; `others` are its other names, for the list."""
         for name in (url, *others):
             if (found := self._listed_refusal(name)) is not None:
                 return found
         return self.of(url).refusal(url)
 
     def why_not(self, url: str) -> str:
-        """Why a URL that is not allowed, whose host is loaded, is not asked for: the start of a sentence."""
+        """Why a forbidden URL, whose host is loaded, is not requested: the start of a sentence."""
         host, refusal = self.of(url), self.refusal(url)
         if host.closed is not None or refusal is None:
             return host.why
@@ -150,14 +150,14 @@ class Hosts:
         return f"{url} is not to be used ({refusal})"
 
     def _listed_refusal(self, url: str) -> Refusal | None:
-        """What the user's list says of a URL, as it is spelled and as it is asked for."""
+        """What the user's list says about a URL, as it is spelled and as it is requested."""
         if not len(self.listed):
             return None
         spelled = self.listed.url_refusal(url)
         return spelled or self.listed.url_refusal(f"{self.of(url).origin}{path_of(url)}")
 
     async def ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
-        """Ask, once for a rule that reserves, whether headers set it aside where it applies."""
+        """Check once per reserving rule whether headers override it."""
         host.asking = True
         host.num_questions += 1
         try:
@@ -166,7 +166,7 @@ class Hosts:
             host.asking = False
 
     async def load(self, host: Host, *, public_only: bool = False) -> None:
-        """Make sure that `host.robots` is there; several may wait for it at a time."""
+        """Make sure that `host.robots` is set; several callers may wait for it at once."""
         if host.robots is not None:
             return
         if host.loading is None:
@@ -181,7 +181,7 @@ class Hosts:
             return
         host.robots, host.closed, host.why = CLOSED, found.reason, found.why
         host.renew_at = math.inf if host.is_refused else self.monotonic() + _CLOSED_S
-        logger.warning("%s. Nothing is asked of this host now.", host.why)
+        logger.warning("%s. Nothing is requested from this host now.", host.why)
 
     async def _reservations(self, host: Host, robots: Robots) -> Reservations:
         if not robots.allows(TDMREP_PATH):
@@ -196,9 +196,9 @@ class Hosts:
         )
 
     async def renew_robots(self) -> None:
-        """Ask again for each robots.txt that is a day old, or could not be had a minute ago.
+        """Fetch each robots.txt again that is a day old, or failed a minute ago.
 
-        One that can't be had stays as it was.
+        One that can't be fetched stays as it was.
         """
         for host in self.all():
             if self.monotonic() < host.renew_at:
@@ -210,7 +210,7 @@ class Hosts:
                 host.closed = None if host.closed == _UNREACHABLE else host.closed
 
     async def _take(self, host: Host, robots: Robots) -> None:
-        """Ask for the TDMRep file too: with `robots` in its place the host is ready to be asked."""
+        """Load the TDMRep file, too: once `robots` is set the host is ready."""
         if robots.crawl_delay_s is not None:
             host.pace.slow_to(robots.crawl_delay_s)
         host.reservations = await self._reservations(host, robots)
@@ -219,13 +219,13 @@ class Hosts:
         host.renew_at = self.monotonic() + ROBOTS_S
 
     async def _ask_robots(self, host: Host, *, quiet: bool = False) -> Robots | _Trouble:
-        """robots.txt, or why it can't be had after a few attempts."""
+        """robots.txt, or why it can't be fetched after a few attempts."""
         trouble = None
         for failures in range(1, _ROBOTS_ATTEMPTS + 1):
             if trouble is not None:
                 wait_s = max(self.backoff.delay_s(failures - 1, self.rng), trouble.wait_s)
                 if not quiet and (failures == 2 or wait_s > _LONG_WAIT_S):
-                    logger.warning("%s. It is tried again in %.1f s.", trouble.why, wait_s)
+                    logger.warning("%s. Trying again in %.1f s.", trouble.why, wait_s)
                 await asyncio.sleep(wait_s)
             found = await self._try_robots(host)
             if isinstance(found, Robots) or not found.retry:
@@ -254,7 +254,7 @@ class Hosts:
         return robots if robots.policy != "closed" else self._no_robots(host, answer)
 
     def _no_robots(self, host: Host, answer: Answer) -> _Trouble:
-        why = f"{host.origin}/robots.txt can't be had: status {answer.status}"
+        why = f"{host.origin}/robots.txt can't be fetched: status {answer.status}"
         wait_s = parse_retry_after(answer.retry_after) or 0.0
         if wait_s > self.max_outage_s:
             why = f"{why}; {self.too_long(wait_s)}"
@@ -263,24 +263,24 @@ class Hosts:
     # --- Waiting ----------------------------------------------------------------------------------
 
     def leave_if_silent(self, host: Host, why: str) -> bool:
-        """Close a host whose outage lasts, or would last, longer than `max_outage_s`; say so."""
+        """Close a host whose outage lasts, or would last, longer than `max_outage_s`, and log it."""
         now = self.monotonic()
         silent_s = host.pace.silent_s(now)
         if silent_s <= self.max_outage_s or host.closed is not None:
             return host.closed is not None
         host.closed = "no_answer"
         left_s = host.pace.asked_until - now
-        asked = f", and asks to wait until {time_of_day(left_s)}" if left_s > 0 else ""
-        host.why = f"{host.origin} gives no answer ({why}{asked})"
+        asked = f", and asks us to wait until {time_of_day(left_s)}" if left_s > 0 else ""
+        host.why = f"{host.origin} doesn't respond ({why}{asked})"
         logger.warning(
-            "%s: longer than --max-outage-s %g. What is left of it waits for another run.",
+            "%s: longer than --max-outage-s %g. The rest of it is left for another run.",
             host.why,
             self.max_outage_s,
         )
         return True
 
     def tell_wait(self, host: Host, why: str) -> None:
-        """Say which host waits, until when and why, if it is long and was not said yet."""
+        """Log which host waits, until when and why, if the wait is long and wasn't logged yet."""
         now = self.monotonic()
         until = max(host.pace.asked_until, host.pace.paused_until)
         if until - now < _LONG_WAIT_S or until < host.told_until + _LONG_WAIT_S:
@@ -288,19 +288,19 @@ class Hosts:
         host.told_until = until
         asked = host.pace.asked_until >= until
         logger.warning(
-            "%s %s: nothing is asked of it until %s (%s).",
+            "%s %s: no requests until %s (%s).",
             host.origin,
-            "was asked too much"
+            "has had too many requests"
             if host.pace.rests_until >= until
             else "asks us to wait"
             if asked
-            else "gives no answer",
+            else "doesn't respond",
             time_of_day(until - now),
             why,
         )
 
     def waiting(self) -> str | None:
-        """For the line of progress: the host that waits longest and until when; None if none does."""
+        """For the progress line: the host that waits longest and until when; None if none does."""
         now = self.monotonic()
         paces = [(max(h.pace.asked_until, h.pace.paused_until), h) for h in self.all() if h.ready]
         until, host = max(paces, key=lambda pair: pair[0], default=(now, None))
@@ -309,8 +309,8 @@ class Hosts:
         return f"{host.origin} until {time_of_day(until - now)}"
 
     def too_long(self, asked_s: float) -> str:
-        """For a wait that is not waited."""
+        """For a wait that is too long."""
         return (
-            f"it asks to wait until {time_of_day(asked_s)}, longer than --max-outage-s "
+            f"it asks us to wait until {time_of_day(asked_s)}, longer than --max-outage-s "
             f"{self.max_outage_s:g}"
         )

@@ -1,4 +1,4 @@
-"""The client of a run, made from its options: who asks, for whom, over what."""
+"""The client of a run, made from its options: User-Agent, credentials, proxies, TLS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from scrapers.source import Source
 
 
 def open_client(config: ScrapeConfig, source: Source | None = None) -> Client:
-    """A client that says who it is. Raises ConfigError for options that can't be used."""
+    """A client with our User-Agent. Raises ConfigError for options that can't be used."""
     addresses = [parse_address(url) for url in own_urls(config, source)]
     own = frozenset(f"{address.host}:{address.port}" for address in addresses)
     trust = Trust(
@@ -47,43 +47,39 @@ def open_client(config: ScrapeConfig, source: Source | None = None) -> Client:
 
 
 def own_hosts(config: ScrapeConfig, source: Source) -> frozenset[str]:
-    """The names of the hosts that the user named, which may be at any address."""
+    """The hosts that the user named, which may be at any address."""
     return frozenset(parse_address(url).host for url in own_urls(config, source))
 
 
 async def is_guarded(config: ScrapeConfig, source: Source, client: Client) -> bool:
-    """Whether what is asked for was named by a page on the public internet.
+    """Whether the URLs were named by a page on the public internet.
 
-    A saved page counts as one, unless --page-url says that it comes from elsewhere; what is built
-    in was named by nobody else.
+    A saved page counts as one, unless the user gives the URL where it comes from; what is built in was named
+    by nobody else.
     """
     if source.start_url is not None:
         return await client.is_public_host(source.start_url)
-    if config.page is None:
-        return False
-    return config.page_url is None or await client.is_public_host(config.page_url)
+    url = config.saved_from()
+    return await client.is_public_host(url) if isinstance(url, str) else url
 
 
 def own_urls(config: ScrapeConfig, source: Source | None) -> Iterator[str]:
-    """The URLs that the user gave, or that the source begins with; each one can be asked."""
-    flags = {"--page-url": config.page_url, "--cdn-url": config.cdn_url}
-    if config.via is not None:
-        flags["--archive-url"] = config.archive_url
-    if source is not None and config.page_url is None:
+    """The URLs that the user gave, or that the source begins with; each one can be requested."""
+    flags = config.own_urls()
+    if source is not None and source.start_url is not None and "--page-url" not in flags:
         flags["the page"] = source.start_url
     for flag, url in flags.items():
-        if url is not None:
-            try:
-                parse_address(url)
-            except FetchError as error:
-                raise ConfigError(f"{flag} can't be asked: {error}.") from error
-            yield url
+        try:
+            parse_address(url)
+        except FetchError as error:
+            raise ConfigError(f"{flag} can't be requested: {error}.") from error
+        yield url
 
 
 def user_agent(contact: str | None) -> str:
-    """Name, version and, if given, whom to write to. Raises ConfigError for what no header can hold."""
+    """Name, version and, if given, a contact. Raises ConfigError for what a header can't contain."""
     if contact is not None and not (contact.isascii() and contact.isprintable()):
-        raise ConfigError(f"--contact {contact!r} can't stand in a header: use plain ASCII.")
+        raise ConfigError(f"--contact {contact!r} can't be in a header: use plain ASCII.")
     return f"{USER_AGENT}/{__version__}" + (f" (+{contact})" if contact else "")
 
 

@@ -1,10 +1,10 @@
-"""How fast a host is asked: slots that adapt, a rate, pauses, back-off. Pure: time is a parameter.
+"""The pace of requests to a host: adaptive slots, a rate, pauses, back-off. Pure: time is a parameter.
 
-A host starts with few slots. Each good answer adds a fraction of a slot (one per round), 429, 503
-and timeouts halve them, and other errors never add any. A host from which nothing sensible comes is
-left alone for growing pauses and then tried with a single request; one that says how long it wants to
-be left alone (`Retry-After`) is left alone for so long. One with a `rest_s`, as archives have, gets a rest of
-that length after each answer that it was asked too much, and each time one more.
+A host starts with few slots. Each good response adds a fraction of a slot (one per round); 429, 503 and
+timeouts halve them; other errors never add any. A host that returns nothing sensible is left alone for
+growing pauses and then tried with a single request; one that says how long to wait (`Retry-After`) is left
+alone for that long. A host with a `rest_s`, as archives have, gets a rest of that length after each response
+that says it had too many requests, and one more each time.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from email.utils import parsedate_to_datetime
 from scrapers.fetch.verdict import HostSign
 
 START_SLOTS = 8
-# So many failures in a row, without one answer between them, are an outage and not bad luck.
+# This many failures in a row, without a response in between, are an outage and not bad luck.
 OUTAGE_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """Waits that double from `base_s` up to `cap_s`, each drawn from its upper half."""
+    """Delays that double from `base_s` up to `cap_s`, each drawn from its upper half."""
 
     base_s: float = 0.5
     cap_s: float = 60.0
 
     def delay_s(self, failures: int, rng: random.Random) -> float:
-        """How long to wait after `failures` ≥ 1 in a row."""
+        """The delay after `failures` ≥ 1 in a row."""
         top = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 60))
         return top * (0.5 + 0.5 * rng.random())
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), however many.
+    """The seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3), however many.
 
-    Takes both forms, a number of seconds and an HTTP date; None for none or one that can't be read.
+    Accepts both forms, a number of seconds and an HTTP date; None if there is none or it can't be read.
     """
     if value is None:
         return None
@@ -63,12 +63,12 @@ class HostPace:
         self.in_flight = 0
         self.interval_s = 1.0 / rate if rate else 0.0
         self.strikes = 0
-        # How long it rests after it was asked too much and does not say how long; 0: as of an outage.
+        # The rest after too many requests, if the host doesn't say how long; 0: the pause of an outage.
         self.rest_s = 0.0
         self.rests_until = now
         self._rests = 0
         self._rested_at = now
-        # Until when nothing is asked: the host's own word, or the pause of an outage.
+        # No requests until then: the host's own wish, or the pause of an outage.
         self.asked_until = now
         self.paused_until = now
         self._outage = outage
@@ -76,7 +76,7 @@ class HostPace:
         self._next_start = now
         self._slowed_at = -1.0
         self._failures = 0
-        # When the first of the failures came between which there was no answer.
+        # The time of the first failure since the last response.
         self._trouble_since = now
 
     def slow_to(self, interval_s: float) -> None:
@@ -105,7 +105,7 @@ class HostPace:
         retry_after_s: float | None = None,
         answered: bool = False,
     ) -> None:
-        """A request that began at `started` ended with `sign`; `answered` if the host itself said so."""
+        """A request that began at `started` ended with `sign`; `answered` if the host itself responded."""
         self.in_flight -= 1
         if sign == "overload" and answered and not retry_after_s:
             retry_after_s = self._next_rest_s(started=started, now=now)
@@ -120,7 +120,7 @@ class HostPace:
         if not self._failures:
             self._trouble_since = now
         if sign == "overload" and started >= self._slowed_at:
-            # Once a round: answers to requests from before the last halving say nothing new.
+            # Once per round: responses to requests from before the last halving say nothing new.
             self.slots = max(1.0, self.slots / 2)
             self._slowed_at = now
         self._failures += 1
@@ -133,7 +133,7 @@ class HostPace:
             )
 
     def _next_rest_s(self, *, started: float, now: float) -> float | None:
-        """One more `rest_s` each time; what was under way when a rest began says nothing new."""
+        """One more `rest_s` each time; requests that were in flight when a rest began say nothing new."""
         if not self.rest_s or started < self._rested_at:
             return None
         self._rests += 1
@@ -142,7 +142,7 @@ class HostPace:
         return self.rests_until - now
 
     def silent_s(self, now: float) -> float:
-        """How long an outage will have lasted when the host may be asked again; 0 if there is none."""
+        """How long an outage will have lasted when the host may be tried again; 0 if there is none."""
         if not self._failures:
             return max(0.0, self.asked_until - now)
         if not self.strikes and self.asked_until <= now:

@@ -1,9 +1,8 @@
-"""URLs as the page writes them → absolute URLs. Pure.
+"""URLs as a page writes them → absolute URLs. Pure.
 
-What the page wrote is kept byte for byte: `%2B` stays `%2B`, a query stays. Only what a browser would
-change is changed (WHATWG URL): scheme and host in any case, IDN, a default port, dot segments,
-characters that no request line can hold. User and password are taken out by `take_credentials`, so
-that nothing behind the page's reading can print or store them.
+They are kept byte for byte: `%2B` stays `%2B`, a query stays. Only what a browser would change is changed
+(WHATWG URL): scheme and host in any case, IDN, a default port, dot segments, characters that a request line
+can't contain. `take_credentials` removes user and password, so that no later code can print or store them.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from urllib.parse import quote, unquote
 from scrapers.fetch.request_url import WebAddress, host_and_port
 from scrapers.fetch.response import FetchError
 
-# User and password by origin (`http://host:port`), for the requests alone.
+# User and password by origin (`http://host:port`), for requests only.
 Credentials = Mapping[str, tuple[str, str]]
 
 _BLANKS = "".join(map(chr, range(0x21)))
 _BREAKS = re.compile(r"[\t\r\n]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _ABSOLUTE = re.compile(r"(https?)://([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
-# The path and query percent-encode sets; a query's braces are harmless to everybody but us.
+# The path and query percent-encode sets; braces in a query are only a problem for us.
 _NOT_IN_A_PATH = re.compile(r"[^\x21\x24-\x3b\x3d\x40-\x5f\x61-\x7a\x7c\x7e%]")
 _NOT_IN_A_QUERY = re.compile(r"[^\x21\x24-\x3b\x3d\x3f-\x7a\x7c\x7e%]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,17 +51,17 @@ def resolve_url(written: str, base: str) -> str | None:
 
 
 def encode_part(text: str, *, safe: str = "") -> str:
-    """Percent-encode a part of a path that we compute: all but unreserved letters and `safe`."""
+    """Percent-encode a part of a path that we compute: all but unreserved characters and `safe`."""
     return quote(clean_text(text), safe=safe)
 
 
 def clean_text(text: str) -> str:
-    """A text that UTF-8 can hold: a lone surrogate becomes U+FFFD, as browsers send it."""
+    """A text that UTF-8 can encode: lone surrogates become U+FFFD, as browsers send them."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def take_credentials(url: str) -> TakenUrl:
-    """Take user and password out of an absolute URL."""
+    """Split an absolute URL into the URL and its user and password."""
     match = _ABSOLUTE.fullmatch(url)
     if match is None or "@" not in match[2]:
         return TakenUrl(url, {})
@@ -73,7 +72,7 @@ def take_credentials(url: str) -> TakenUrl:
 
 
 def without_credentials(text: str) -> str:
-    """A text without the user and password of the URLs in it, as it may be printed."""
+    """A text without the user and password of the URLs in it, safe to print."""
     return _USERINFO.sub("", text)
 
 
@@ -106,7 +105,7 @@ def _authority(scheme: str, written: str) -> str | None:
 
 
 def _target(written: str) -> str:
-    """Path and query, encoded where they must be, without fragment and dot segments."""
+    """Path and query, encoded where necessary, without fragment and dot segments."""
     path, mark, query = written.partition("#")[0].partition("?")
     path = _NOT_IN_A_PATH.sub(_encode, path.replace("\\", "/")) or "/"
     if _DOTS.search(path):

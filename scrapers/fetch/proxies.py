@@ -1,4 +1,4 @@
-"""Which proxy a URL goes through: `--proxy`, or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Pure."""
+"""The proxy for a URL: `--proxy`, or HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from scrapers.fetch.response import FetchError
 
 @dataclass(frozen=True, kw_only=True)
 class Proxies:
-    """A proxy by scheme of what is asked; `direct` are the entries of NO_PROXY.
+    """A proxy for each scheme; `direct` are the entries of NO_PROXY.
 
-    `loopback` says whether this machine itself is asked through it too: only if the user said so.
+    `loopback`: this machine's own servers are requested through it, too; only if the user said so.
     """
 
     by_scheme: Mapping[str, WebAddress]
@@ -23,7 +23,7 @@ class Proxies:
     loopback: bool = False
 
     def of(self, address: WebAddress) -> WebAddress | None:
-        """The proxy for an address, None to ask directly."""
+        """The proxy for a URL, None to connect directly."""
         proxy = self.by_scheme.get(address.scheme)
         if proxy is None or (not self.loopback and _is_loopback(address.host)):
             return None
@@ -32,7 +32,7 @@ class Proxies:
 
 
 def find_proxies(option: str | None, environment: Mapping[str, str]) -> Proxies:
-    """What `--proxy` says, else the environment; variables in lower case win, as in curl.
+    """The proxies of `--proxy`, else of the environment; variables in lower case take precedence, as in curl.
 
     Raises ConfigError for a proxy that can't be used.
     """
@@ -51,7 +51,9 @@ def find_proxies(option: str | None, environment: Mapping[str, str]) -> Proxies:
 
 def _variable(name: str, environment: Mapping[str, str]) -> str:
     if name == "http_proxy" and "REQUEST_METHOD" in environment:
-        return environment.get(name, "")  # HTTP_PROXY is a header of somebody's request there.
+        return environment.get(
+            name, ""
+        )  # In CGI scripts, HTTP_PROXY is a header of the client's request.
     return environment.get(name) or environment.get(name.upper(), "")
 
 
@@ -62,7 +64,7 @@ def _proxy(text: str, name: str) -> WebAddress:
     except FetchError as error:
         shown = without_credentials(url)
         raise ConfigError(
-            f"{name} is {shown!r}; expected a proxy that speaks HTTP, such as "
+            f"{name} is {shown!r}; expected an HTTP proxy, such as "
             "http://proxy.example.org:3128 or https://user:password@proxy.example.org."
         ) from error
 
@@ -77,7 +79,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _names(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY means a host: a name and all below it, an address, a network, `*`."""
+    """Whether an entry of NO_PROXY matches a host: a name and its subdomains, an address, a network, `*`."""
     if entry == "*":
         return True
     name, colon, digits = entry.rpartition(":")

@@ -1,4 +1,4 @@
-"""Where a redirect may lead: another web address, and never from a public host to a private one. Pure."""
+"""Where a redirect may lead: another web URL, and never from a public host to a private one. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from scrapers.fetch.response import FetchError
 
 AddressCheck = Callable[[str], bool]
 
-# IPv6 addresses that stand for an IPv4 address, with the bits behind it (RFC 6052, RFC 4291).
+# IPv6 addresses that embed an IPv4 address, with the bits after it (RFC 6052, RFC 4291).
 _EMBEDDING = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address is one of the public internet, and so is the one that it stands for."""
+    """Whether an IP address is on the public internet, and so is the one that it embeds."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -34,9 +34,9 @@ def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def redirect_target(base: WebAddress, location: str) -> str:
-    """The URL that a `Location` header of `base` names, its raw bytes percent-encoded.
+    """The URL in a `Location` header of `base`, its raw bytes percent-encoded.
 
-    Raises FetchError for what is not to be asked.
+    Raises FetchError for a URL that must not be requested.
     """
     try:
         target = parse_address(join(base, location))

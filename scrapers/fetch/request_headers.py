@@ -1,7 +1,7 @@
-"""The header fields of a request: who asks, what the user gave with `--header`, and from which page.
+"""The header fields of a request: User-Agent, the fields of `--header`, Referer.
 
-What the user gives may be a secret: it goes to the user's own hosts and nowhere else, not behind a
-redirect, not to a host that a page names. Nothing of it is written or printed.
+The user's fields may be secrets: they are sent to the user's own hosts and nowhere else, not after a
+redirect, not to a host that a page names. They are never written or printed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scrapers.fetch.response import FetchError
 # RFC 9110, 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LINE_BREAKS = re.compile(r"[\x00\r\n]")
-# What frames the message, what the crawl itself decides by, and who asks (see --contact).
+# What frames the message, what the crawl itself decides by, and the User-Agent (see --contact).
 _OURS = frozenset(
     {
         "host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer",
@@ -27,20 +27,20 @@ _OURS = frozenset(
         "user-agent",
     }
 )  # fmt: skip
-# Not the same in all requests.
+# They differ between requests.
 _APART = frozenset({"referer", "cookie"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class GivenFields:
-    """Fields of the user's and the hosts (names, or names with a port) that they go to."""
+    """The user's fields, and the hosts (names, or names with a port) that they are sent to."""
 
     fields: tuple[tuple[str, str], ...] = ()
     hosts: frozenset[str] = frozenset()
 
     @property
     def cookie(self) -> str:
-        """What `--header 'Cookie: …'` gave; it goes with those of the host in one field."""
+        """The cookies of `--header 'Cookie: …'`; they share one field with those of the host."""
         return "; ".join(value for name, value in self.fields if name.lower() == "cookie")
 
     def go_to(self, address: WebAddress) -> bool:
@@ -49,13 +49,13 @@ class GivenFields:
 
 
 def parse_fields(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Each `Name: value` of `--header`. Raises ConfigError that never names a value."""
+    """Each `Name: value` of `--header`. Raises ConfigError that never contains a value."""
     found = []
     for number, line in enumerate(lines, 1):
         name, colon, value = line.partition(":")
         name, value = name.strip(), value.strip()
         if not colon or not _TOKEN.fullmatch(name) or not _is_sendable(value):
-            raise ConfigError(f"--header number {number} is not of the form 'Name: value'.")
+            raise ConfigError(f"--header number {number} doesn't have the form 'Name: value'.")
         if name.lower() in _OURS:
             hint = "give --contact" if name.lower() == "user-agent" else "leave it out"
             raise ConfigError(f"--header {name}: the crawl sets this one itself; {hint}.")
@@ -78,7 +78,7 @@ def common_fields(
     given: GivenFields,
     credentials: bytes | None,
 ) -> str:
-    """The lines of every request to an origin."""
+    """The lines that all requests to an origin have in common."""
     own = given.fields if given.go_to(address) else ()
     names = {name.lower() for name, _ in own}
     fields = [("User-Agent", user_agent)]
@@ -91,15 +91,15 @@ def common_fields(
 
 
 def basic_auth(credentials: bytes) -> str:
-    """The scheme Basic (RFC 7617)."""
+    """The Basic scheme (RFC 7617)."""
     return f"Basic {base64.b64encode(credentials).decode()}"
 
 
 def referer_line(address: WebAddress, page: str | None, given: GivenFields) -> str:
-    """The line `Referer` of an image's request: as a browser that shows the page would send it.
+    """The `Referer` line of an image's request, as a browser that shows the page would send it.
 
-    To the page's own origin its whole address, to others its origin alone, and nothing from https to
-    http (W3C Referrer Policy, "strict-origin-when-cross-origin"); the user's own goes before.
+    The whole URL to the page's own origin, only the origin to others, and nothing from https to http (W3C
+    Referrer Policy, "strict-origin-when-cross-origin"); the user's own field takes precedence.
     """
     for name, value in given.fields:
         if name.lower() == "referer":
@@ -114,7 +114,7 @@ def referer_line(address: WebAddress, page: str | None, given: GivenFields) -> s
 
 
 def lines_of(fields: Iterable[tuple[str, str]] | Mapping[str, str]) -> str:
-    """Lines of a head. Raises FetchError for a value that would begin another one."""
+    """Lines of a head. Raises FetchError for a value that would begin another line."""
     pairs = fields.items() if isinstance(fields, Mapping) else fields
     lines = []
     for name, value in pairs:
@@ -125,7 +125,7 @@ def lines_of(fields: Iterable[tuple[str, str]] | Mapping[str, str]) -> str:
 
 
 def header_hosts(hosts: Iterable[str]) -> frozenset[str]:
-    """What `--header-host` adds. Raises ConfigError for a host that is none."""
+    """The hosts of `--header-host`. Raises ConfigError for an invalid one."""
     return frozenset(map(_host, hosts))
 
 
@@ -134,7 +134,7 @@ def _host(text: str) -> str:
         address = parse_address(f"http://{text}/")
     except FetchError as error:
         raise ConfigError(
-            f"--header-host {without_credentials(text)!r} is no host: expected a name such as "
+            f"--header-host {without_credentials(text)!r} is not a host: expected a name such as "
             "cdn.example.org, or a name and a port."
         ) from error
     has_port = re.search(r":\d+$", text)

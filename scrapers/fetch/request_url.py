@@ -1,9 +1,9 @@
-"""A URL taken apart for its request: whom to connect to, and what to ask there, as it was written. Pure.
+"""A URL split for its request: where to connect, and the request target, as it was written. Pure.
 
-Nothing is normalised that a server could tell apart: `%2B` stays `%2B`, a query stays, and so does an
-empty one. Only what can't stand in a request line is percent-encoded: spaces, control characters, and
-all that is not ASCII, which goes as the bytes of its UTF-8 (or as the very bytes, where a header had
-others). Scheme and host are read as browsers read them (WHATWG URL): any case, IDN by UTS 46.
+Nothing is normalised that a server could tell apart: `%2B` stays `%2B`, a query stays, even an empty one.
+Only what a request line can't contain is percent-encoded: spaces, control characters, and everything that is
+not ASCII, as its UTF-8 bytes (or as the very bytes of a header). Scheme and host are read as in browsers
+(WHATWG URL): any case, IDN by UTS 46.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _BREAKS = re.compile(r"[\t\r\n]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _AUTHORITY = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\\]*)")
 _NO_HOST = re.compile(r"[\x00-\x20\x7f#/:<>?@\[\\\]^|%]")
-# Surrogates that no raw byte of a header stands behind.
+# Surrogates that don't represent a raw byte of a header.
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class WebAddress(NamedTuple):
-    """`host` is ASCII in lower case, an IPv6 address without its brackets; `target` goes behind `GET`.
+    """`host` is ASCII in lower case, an IPv6 address without brackets; `target` follows `GET`.
 
-    `credentials` are the bytes `user:password` of the URL, which belong into the header alone.
+    `credentials` are the bytes `user:password` of the URL, which belong in a header only.
     """
 
     scheme: str
@@ -45,7 +45,7 @@ class WebAddress(NamedTuple):
 
     @property
     def host_and_port(self) -> str:
-        """What the header `Host` holds: the port only where it is not the scheme's own."""
+        """The value of the `Host` header: with the port unless it is the scheme's default."""
         name = f"[{self.host}]" if ":" in self.host else self.host
         return name if self.port == DEFAULT_PORTS[self.scheme] else f"{name}:{self.port}"
 
@@ -56,15 +56,15 @@ class WebAddress(NamedTuple):
 
 
 def parse_address(url: str) -> WebAddress:
-    """Take a URL apart. Raises FetchError for what is no web address."""
+    """Split a URL. Raises FetchError for what is not a web URL."""
     text = _BREAKS.sub("", url.strip(_BLANKS))
     match = _AUTHORITY.match(text)
     scheme = match["scheme"].lower() if match else ""
     if match is None or scheme not in DEFAULT_PORTS:
-        raise FetchError("bad_url", f"not a web address: {_shown(url)!r}")
+        raise FetchError("bad_url", f"not a web URL: {_shown(url)!r}")
     rest = text[match.end() :]
     if rest.startswith("\\"):
-        raise FetchError("bad_url", f"a backslash behind the host: {_shown(url)!r}")
+        raise FetchError("bad_url", f"a backslash after the host: {_shown(url)!r}")
     userinfo, at, name = match["authority"].rpartition("@")
     host, port = host_and_port(name, scheme)
     credentials = _credentials(userinfo) if at else None
@@ -72,19 +72,19 @@ def parse_address(url: str) -> WebAddress:
 
 
 def host_and_port(name: str, scheme: str) -> tuple[str, int]:
-    """Host (ASCII, in lower case) and port of `host[:port]`. Raises FetchError for what can't be one."""
+    """Host (ASCII, in lower case) and port of `host[:port]`. Raises FetchError if it is invalid."""
     host, port = _split_port(name, scheme)
     return _host(host), port
 
 
 def target_of(rest: str) -> str:
-    """The request target in what follows a URL's host: path and query, encoded where it must be."""
+    """The request target in what follows a URL's host: path and query, encoded where necessary."""
     target = escape(rest.partition("#")[0])
     return target if target.startswith("/") else f"/{target}"
 
 
 def escape(text: str) -> str:
-    """Percent-encode what can't stand in a request line; all else stays as it is."""
+    """Percent-encode what a request line can't contain; the rest stays as it is."""
     if text.isascii() and text.isprintable() and " " not in text:
         return text
     raw = _LONE.sub("\ufffd", text).encode("utf-8", "surrogateescape")
@@ -92,7 +92,7 @@ def escape(text: str) -> str:
 
 
 def encodable_url(url: str) -> str:
-    """The URL itself, or percent-encoded as it is asked for if it holds what no UTF-8 has."""
+    """The URL itself, or percent-encoded as it is requested if UTF-8 can't encode it."""
     if url.isascii():
         return url
     try:
@@ -103,7 +103,7 @@ def encodable_url(url: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """The URL without `user:password@`, as it may be kept and printed."""
+    """The URL without `user:password@`, safe to keep and print."""
     match = _AUTHORITY.match(url)
     if match is None or "@" not in match["authority"]:
         return url
@@ -112,19 +112,19 @@ def without_credentials(url: str) -> str:
 
 
 def credentials_in(url: str) -> str:
-    """The part `user:password@` of a URL, empty where it has none."""
+    """The part `user:password@` of a URL, empty if there is none."""
     match = _AUTHORITY.match(url)
     userinfo, at, _ = match["authority"].rpartition("@") if match else ("", "", "")
     return userinfo + at
 
 
 def with_credentials(url: str, userinfo: str) -> str:
-    """The way back from `without_credentials` and `credentials_in`."""
+    """The inverse of `without_credentials` and `credentials_in`."""
     return url.replace("://", f"://{userinfo}", 1) if userinfo else url
 
 
 def join(base: WebAddress, reference: str) -> str:
-    """The URL that `reference` (a `Location`) means where `base` was asked; `base`'s credentials stay out.
+    """The URL that `reference` (a `Location`) means at `base`, without the credentials of `base`.
 
     Raises ValueError for what can't be read.
     """
@@ -147,8 +147,8 @@ def _split_port(name: str, scheme: str) -> tuple[str, int]:
         return host, DEFAULT_PORTS[scheme]
     port = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 5 else 0
     if not 0 < port < 65536:
-        # Not what stands there: it may be half of a password with a slash in it.
-        raise FetchError("bad_url", "what follows the host is no port from 1 to 65535")
+        # Not quoted: it may be half of a password that contains a slash.
+        raise FetchError("bad_url", "what follows the host is not a port from 1 to 65535")
     return host, port
 
 
@@ -160,10 +160,10 @@ def _host(text: str) -> str:
     try:
         name = name.lower() if name.isascii() else _ascii_name(name)
     except UnicodeError as error:
-        raise FetchError("bad_url", f"no host name: {_shown(text)!r}: {error}") from error
+        raise FetchError("bad_url", f"not a host name: {_shown(text)!r}: {error}") from error
     labels = name.removesuffix(".").split(".")
     if not all(labels) or _NO_HOST.search(name):
-        raise FetchError("bad_url", f"no host name: {_shown(text)!r}")
+        raise FetchError("bad_url", f"not a host name: {_shown(text)!r}")
     longest = max(map(len, labels))
     if longest > _MAX_LABEL or len(name) > _MAX_NAME:
         raise FetchError(
@@ -182,7 +182,7 @@ def _ipv6(text: str) -> str:
     try:
         return str(ipaddress.IPv6Address(text))
     except ValueError as error:
-        raise FetchError("bad_url", f"no IPv6 address: {_shown(text)!r}") from error
+        raise FetchError("bad_url", f"not an IPv6 address: {_shown(text)!r}") from error
 
 
 def _credentials(userinfo: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The TDMRep file of a host, asked for before anything of the host is."""
+"""The TDMRep file of a host, fetched before anything else of the host."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 async def ask_reservations(
     client: Client, origin: str, waits: Sequence[float], *, public_only: bool, known: Reservations
 ) -> Reservations:
-    """What the file of a host reserves; it is asked for again after each of `waits` (seconds).
+    """The reservations of a host; the file is tried again after each of `waits` (seconds).
 
-    One that can't be had now leaves what is `known` from before as it is. By the specification a
-    host whose file could never be had has none; that is said if it may be passing.
+    If it can't be fetched now, what is `known` from earlier remains. By the specification a host whose file
+    could never be fetched has none; that is logged if it may be temporary.
     """
     url = f"{origin}{TDMREP_PATH}"
     trouble = ""
@@ -41,10 +41,8 @@ async def ask_reservations(
             if answer.status < 500 and answer.status != 429:
                 return _read(answer, url)
             trouble = f"status {answer.status}"
-    holds = (
-        "what it said before still holds" if known.rules else "the host counts as one without it"
-    )
-    logger.warning("%s can't be had (%s): %s.", url, trouble, holds)
+    holds = "its earlier rules still apply" if known.rules else "the host counts as one without it"
+    logger.warning("%s can't be fetched (%s): %s.", url, trouble, holds)
     return known
 
 
@@ -54,7 +52,7 @@ def _read(answer: Answer, url: str) -> Reservations:
     try:
         return parse_tdmrep(answer.body, url=url)
     except ValueError as error:
-        # Many hosts answer with their front page whatever is asked for.
+        # Many hosts answer any request with their front page.
         if b"tdm-reservation" in answer.body:
             logger.warning("%s can't be read: %s. The host counts as one without it.", url, error)
         return NO_RESERVATIONS

@@ -1,8 +1,8 @@
-"""From names to addresses, for all connections: what a public page names is never a private host.
+"""Name resolution for all connections: a public page must not lead to a private host.
 
-A name that was found at public addresses once stays public: later it is connected to at such ones
-only, so that a name server can't lead inside at its second answer (DNS rebinding). Connections go to
-the very addresses that were looked at.
+A name that once resolved to public addresses stays public: later it is connected to at such addresses only,
+so that a name server can't redirect us inside with its second answer (DNS rebinding). Connections use the
+very addresses that were checked.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from scrapers.fetch.redirects import AddressCheck
 
-# Who looks names up, and one of the addresses of a name.
+# The resolver's interface, and one of the addresses of a name.
 Resolver = AbstractResolver
 Found = ResolveResult
 
 _REMEMBER_S = 300.0
 _MAX_NAMES = 10_000
-# A machine that reaches the web through a proxy often has no name server that answers.
+# A machine that reaches the web through a proxy often has no working name server.
 _LOOK_S = 2.0
 
 
 class PrivateAddressError(OSError):
-    """A name, or an address, that a public host may not send us to."""
+    """A name, or an address, that a public host must not send us to."""
 
 
 class FixedResolver(AbstractResolver):
-    """Every name lives at one address: what `--connect-to HOST:PORT` means."""
+    """Every name has one address: `--connect-to HOST:PORT`."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
@@ -43,14 +43,14 @@ class FixedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The fixed address, whatever was asked for."""
+        """The fixed address, whatever the name."""
         del host, port
         if is_literal(self.host):
             return [_literal(self.host, self.port)]
         return await aiohttp.ThreadedResolver().resolve(self.host, self.port, family)
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 class _Known(NamedTuple):
@@ -59,9 +59,9 @@ class _Known(NamedTuple):
 
 
 class Addresses:
-    """Looks names up, each once for all who ask, and remembers them for a while.
+    """Resolves names, each once for all callers, and caches them for a while.
 
-    `inner` does it, the system's own resolver if none is given. Make it within the event loop.
+    `inner` does the lookups, by default the system's resolver. Create it inside the event loop.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Addresses:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Task[list[ResolveResult]]] = {}
-        # Found at a public address; found at nothing else when it was looked up first.
+        # Names that resolved to a public address; names that first resolved to nothing else.
         self._public: set[str] = set()
         self._pinned: set[str] = set()
         self._behind_proxy: set[str] = set()
@@ -88,10 +88,10 @@ class Addresses:
         return (inner.host, inner.port) if isinstance(inner, FixedResolver) else None
 
     async def look_up(self, host: str, *, public_only: bool) -> list[ResolveResult]:
-        """The addresses of a name, or of an address in digits itself.
+        """The addresses of a name, or of an IP address itself.
 
-        Raises PrivateAddressError where only public ones may be used and there is none, OSError for
-        what is not found.
+        Raises PrivateAddressError if only public ones may be used and there is none, OSError if there is no
+        such name.
         """
         found = await self._find(host)
         public = [entry for entry in found if self._is_public(entry["host"])]
@@ -107,7 +107,7 @@ class Addresses:
         return public
 
     async def is_public(self, host: str) -> bool:
-        """Whether a host is on the public internet; one that can't be looked up here counts as public."""
+        """Whether a host is on the public internet; one that can't be resolved here counts as public."""
         if host not in self._public:
             try:
                 async with asyncio.timeout(_LOOK_S):
@@ -117,7 +117,7 @@ class Addresses:
         return host in self._public
 
     async def refuse_private(self, host: str) -> None:
-        """Raise PrivateAddressError for what a proxy would look up, as far as it can be seen here."""
+        """Raise PrivateAddressError for a name that a proxy would resolve, as far as it can be seen here."""
         if host in self._behind_proxy:
             return
         try:
@@ -126,11 +126,11 @@ class Addresses:
         except PrivateAddressError:
             raise
         except OSError:
-            pass  # Names are the proxy's business where they can't be looked up.
+            pass  # Names that can't be resolved here are the proxy's business.
         self._behind_proxy.add(host)
 
     async def close(self) -> None:
-        """Whoever still waits for a name is given up."""
+        """Cancel all lookups."""
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
@@ -173,11 +173,11 @@ class SessionResolver(AbstractResolver):
         return [ResolveResult(**{**entry, "port": entry["port"] or port}) for entry in found]
 
     async def close(self) -> None:
-        """The names belong to the client."""
+        """The client owns the resolver."""
 
 
 def is_literal(host: str) -> bool:
-    """Whether a host is an address in digits."""
+    """Whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

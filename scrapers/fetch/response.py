@@ -1,4 +1,4 @@
-"""What a request brings: an answer, or the reason why there is none."""
+"""The result of a request: a response, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from scrapers.fetch.verdict import HostSign
 
 
 class Answer(NamedTuple):
-    """What came back. `body` is decoded and within the limit; unless the status is 200, empty if it is long.
+    """A response. `body` is decoded and within the limit; unless the status is 200, empty if it is long.
 
-    `final_url` is where the redirects ended, without user and password. Every text can be kept: raw
-    bytes and control characters of a header are escaped, and what is too long is cut.
+    `final_url` is where the redirects ended, without user and password. Every text can be stored: raw bytes
+    and control characters of a header are escaped, and what is too long is cut.
     """
 
     status: int
@@ -24,17 +24,17 @@ class Answer(NamedTuple):
     last_modified: str | None
     retry_after: str | None
     signals: HeaderSignals
-    # As they came.
+    # Unaltered.
     headers: Headers
 
 
 class FetchError(Exception):
-    """No answer, or one that was refused.
+    """No response, or one that was refused.
 
-    `reason` is a short word for the ledger, the text a sentence for a person; `retry` says that
-    asking again may help (a refused body or redirect may be a passing mistake of the server's);
-    `sign` what it says of the host. `stale`: a kept connection had been closed when it was asked.
-    `refusal` is the signal that keeps us from where a redirect leads.
+    `reason` is a short word for the ledger, the text a sentence for a person; `retry` means that trying again
+    may help (a refused body or redirect may be a temporary fault of the server); `sign` is what it means for
+    the host's pace. `stale`: a kept connection turned out to be closed. `refusal` is the signal that forbids
+    the target of a redirect.
     """
 
     def __init__(

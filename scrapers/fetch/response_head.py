@@ -1,8 +1,8 @@
-"""The head of an answer: status, header fields, and how its body is framed (RFC 9112). Pure.
+"""The head of a response: status, header fields, and the framing of its body (RFC 9112). Pure.
 
-Read with tolerance where servers err and nothing hangs on it (raw bytes, blanks, folded lines, two
-equal lengths), and refused where a body's end can't be known. Its limit is one number, the length of
-the whole head; neither the length of a line nor the number of fields has another.
+Tolerant where servers err and it doesn't matter (raw bytes, blanks, folded lines, two equal lengths), strict
+where the end of a body would be unknown. The only limit is the length of the whole head; neither the length
+of a line nor the number of fields has one of its own.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 MAX_HEAD_BYTES = 64 * 1024
 _BODILESS = frozenset({204, 304})
-# More digits than any length has; Python refuses to read thousands of them.
+# More digits than any length has; Python refuses to parse thousands of them.
 _MAX_DIGITS = 15
 _BLANKS = (" ", "\t")
 
 
 class BadHead(Exception):  # noqa: N818  (what was found, not what went wrong with us)
-    """No head of HTTP/1; the text says why."""
+    """Not an HTTP/1 head; the text says why."""
 
 
 class Headers:
-    """Header fields by name, in any case; raw bytes that are no UTF-8 stand in as surrogates."""
+    """Header fields by name, in any case; raw bytes that are not UTF-8 become surrogates."""
 
     __slots__ = ("_first", "_others")
 
     def __init__(self, first: dict[str, str], others: list[tuple[str, str]]) -> None:
-        """Names are in lower case; `others` are the fields whose name was there before."""
+        """Names are in lower case; `others` are repeated fields."""
         self._first = first
         self._others = others
 
@@ -47,7 +47,7 @@ class Headers:
         return self._first
 
     def has_any(self, names: frozenset[str]) -> bool:
-        """Whether one of `names`, which are in lower case, is there."""
+        """Whether one of `names`, which are in lower case, is present."""
         return not names.isdisjoint(self._first)
 
     def __contains__(self, name: str) -> bool:
@@ -55,9 +55,9 @@ class Headers:
 
 
 class Head(NamedTuple):
-    """`length` is None where the body's end tells it: its last chunk, or the end of the connection.
+    """`length` is None if the body ends with its last chunk, or with the connection.
 
-    `codings` were put upon the body for the way (RFC 9112, 6.1), `chunked` aside.
+    `codings` are transfer codings (RFC 9112, 6.1) other than `chunked`.
     """
 
     status: int
@@ -69,7 +69,7 @@ class Head(NamedTuple):
 
 
 def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
-    """Where the body begins, -1 if the head is not whole; lines may end in LF alone."""
+    """Where the body begins, -1 if the head is incomplete; lines may end in LF alone."""
     end = data.find(b"\n\r\n", start)
     bare = data.find(b"\n\n", start, end if end >= 0 else len(data))
     if bare >= 0:
@@ -78,7 +78,7 @@ def end_of_head(data: bytes | bytearray, start: int = 0) -> int:
 
 
 def parse_head(data: bytes) -> Head:
-    """Read a head with its empty line. Raises BadHead."""
+    """Parse a head, including its empty line. Raises BadHead."""
     text = data.decode("utf-8", "surrogateescape")
     lines = text.split("\n")
     version, status = _status_line(lines[0])
@@ -92,7 +92,7 @@ def parse_head(data: bytes) -> Head:
 def _split_repeated(
     pairs: list[tuple[str, str, str]], first: dict[str, str]
 ) -> list[tuple[str, str]]:
-    """Leave in `first` the first field of each name; gives the others."""
+    """Put the first field of each name into `first`; returns the others."""
     first.clear()
     others = []
     for raw_name, _, value in pairs:
@@ -105,7 +105,7 @@ def _split_repeated(
 
 
 def _unfolded(lines: list[str]) -> list[str]:
-    """The fields; a line that begins with a blank belongs to the one before it (RFC 9112, 5.2)."""
+    """The fields; a line that begins with a blank continues the previous one (RFC 9112, 5.2)."""
     whole: list[str] = []
     for line in lines[1:]:
         if line[:1] in _BLANKS and line.strip() and whole:
@@ -119,7 +119,7 @@ def _status_line(line: str) -> tuple[str, int]:
     version, _, rest = line.strip().partition(" ")
     status = rest.lstrip()[:3]
     if not version.startswith("HTTP/1.") or not (len(status) == 3 and status.isdecimal()):
-        raise BadHead(f"no HTTP/1 status line: {line[:60]!r}")
+        raise BadHead(f"not an HTTP/1 status line: {line[:60]!r}")
     return version, int(status)
 
 
@@ -134,7 +134,7 @@ def _framed(status: int, version: str, headers: Headers) -> Head:
         return Head(status, headers, length, False, keep)
     codings = _codings(headers)
     chunked = codings[-1:] == ["chunked"]
-    # Who sends a length too may mean another end: what follows is not trusted.
+    # A length in addition may mean another end: what follows is not trusted.
     keep = keep and "content-length" not in headers
     return Head(status, headers, None, chunked, keep, tuple(codings[: -1 if chunked else None]))
 
@@ -145,10 +145,10 @@ def _codings(headers: Headers) -> list[str]:
 
 
 def _length(headers: Headers) -> int:
-    """The one length that all fields name. Raises BadHead if there are several, or none."""
+    """The length that all fields agree on. Raises BadHead if there are several, or none."""
     found = headers.getall("content-length")
     values = {part.strip() for value in found for part in value.split(",")}
     digits = values.pop() if len(values) == 1 else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
-        raise BadHead(f"no one length of the body: Content-Length {', '.join(found)[:60]!r}")
+        raise BadHead(f"no single length of the body: Content-Length {', '.join(found)[:60]!r}")
     return int(digits)

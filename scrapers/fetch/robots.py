@@ -1,8 +1,9 @@
-"""robots.txt as RFC 9309 has it: groups by user agent, the longest match wins, `*` and `$`.
+"""robots.txt by RFC 9309: groups by user agent, the longest match wins, `*` and `$`. Pure.
 
-Pure: text in, answers out. The standard library's parser takes the first match and knows no
-wildcards, which forbids and allows the wrong things. `Content-Usage` rules, which say what may be done
-with what is fetched, are read with the others (draft-ietf-aipref-attach, section 3).
+Not the standard library's parser, which takes the first match and knows no wildcards. Not protego either: it
+returns no rule, which we keep as evidence of a refusal; it ignores `Content-Usage` rules
+(draft-ietf-aipref-attach, section 3), takes `dalle` for our product token `dalle-pipeline`, loses the first
+group after a byte order mark, and ends lines at form feeds.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ Policy = Literal["rules", "open", "closed"]
 
 @dataclass(frozen=True)
 class PathPattern:
-    """A path in which `*` stands for anything and a last `$` for the end: `parts` are between the stars."""
+    """A path in which `*` matches anything and a final `$` the end: `parts` are between the stars."""
 
     length: int
     parts: tuple[str, ...]
     anchored: bool
 
     def matches(self, path: str) -> bool:
-        """Whether `path`, normalized, begins (if anchored: is) as the pattern says; in linear time."""
+        """Whether a normalized `path` begins with the pattern (if anchored: equals it); in linear time."""
         first, *others = self.parts
         if not path.startswith(first):
             return False
@@ -76,14 +77,14 @@ class Robots:
     crawl_delay_s: float | None = None
 
     def allows(self, path: str) -> bool:
-        """Whether `path` (with its query, as in the request line) may be asked for."""
+        """Whether `path` (with its query, as in the request line) may be requested."""
         if self.policy != "rules" or path == _ALWAYS:
             return self.policy != "closed"
         rule = self._rule_for(path)
         return rule is None or rule.allow
 
     def refusal(self, path: str, *, where: str) -> Refusal | None:
-        """The rule that keeps us from a path, None if there is none; `where` the file is."""
+        """The rule that forbids a path, None if there is none; `where` is the URL of the file."""
         if self.policy != "rules" or path == _ALWAYS:
             return None
         rule = self._rule_for(path)
@@ -121,7 +122,7 @@ CLOSED = Robots(policy="closed")
 
 
 def robots_for_status(status: int, body: bytes, agent: str) -> Robots:
-    """What the answer to `/robots.txt` means: 2xx its rules, 4xx all open, 429 and 5xx closed."""
+    """The meaning of a response to `/robots.txt`: 2xx its rules, 4xx all open, 429 and 5xx closed."""
     if 200 <= status < 300:
         return parse_robots(body[:MAX_ROBOTS_BYTES].decode("utf-8", "replace"), agent)
     if 400 <= status < 500 and status != 429:
@@ -150,7 +151,7 @@ def parse_robots(text: str, agent: str) -> Robots:
             own.append((field, value))
         if "*" in agents:
             anyone.append((field, value))
-        # Many write it on top, as a statement of the whole site.
+        # Many sites put it at the top, as a statement about the whole site.
         if not agents and field == "content-usage":
             everyone.append((field, value))
     return _read_rules([*everyone, *(own if named else anyone)])
@@ -187,7 +188,7 @@ def _fields(text: str) -> Iterable[tuple[str, str]]:
 
 
 def make_pattern(value: str) -> PathPattern:
-    """The pattern of a path as it is written in a robots.txt or a TDMRep file."""
+    """The pattern of a path as written in a robots.txt or a TDMRep file."""
     wanted = normalize_path(value)
     anchored = wanted.endswith("$")
     parts = (wanted[:-1] if anchored else wanted).split("*")
@@ -195,7 +196,7 @@ def make_pattern(value: str) -> PathPattern:
 
 
 def normalize_path(path: str) -> str:
-    """Percent-encoding made the same on both sides; `*`, `$` and reserved characters stay."""
+    """Make percent-encoding the same on both sides; `*`, `$` and reserved characters stay."""
     return quote(
         unquote(path, errors="surrogateescape"),
         safe="/*$?=&%+,;:@!~'()[]",

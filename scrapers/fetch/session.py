@@ -1,9 +1,8 @@
-"""The other fetcher: aiohttp's `ClientSession`, for what the quick connections can't do.
+"""The other fetcher: aiohttp's `ClientSession`, for what our own connections can't do.
 
-That is a proxy, spoken to plainly or by CONNECT, and a client's certificate. It asks byte for byte what
-it is given, keeps no cookie, follows no redirect and undoes no encoding: the client does. Heads are
-read by `scrapers.fetch.response_head` before aiohttp sees them, so that both fetchers understand the
-same servers.
+That is a proxy, with plain requests or CONNECT, and a client certificate. It sends byte for byte what it is
+given, keeps no cookies, follows no redirects and undoes no encodings: the client does. Heads are parsed by
+`scrapers.fetch.response_head` before aiohttp sees them, so that both fetchers understand the same servers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from scrapers.fetch.session_head import TolerantHandler, head_of
 from scrapers.fetch.trouble import explain
 
 _TUNNEL_REFUSED = 407
-# How a connection ends of which nothing came.
+# How a connection ends on which nothing arrived.
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 _PIECE_BYTES = 64 * 1024
 
@@ -47,7 +46,7 @@ class Sessions:
         proxy_of: Callable[[WebAddress], WebAddress | None],
         knows_us: Callable[[WebAddress], bool],
     ) -> None:
-        """`tls` makes a context, `as_client` or not; `knows_us` says who is shown our certificate."""
+        """`tls` creates a context, with our certificate or without; `knows_us` tells which hosts get it."""
         self.timeout_s = timeout_s
         self.addresses = addresses
         self.budget = budget
@@ -72,13 +71,13 @@ class Sessions:
         return self._sessions[kind]
 
     async def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for session in self._sessions.values():
             await session.close()
 
 
 class SessionEndpoint:
-    """One origin, asked by a session."""
+    """One origin, requested through a session."""
 
     def __init__(
         self, sessions: Sessions, address: WebAddress, fields: str, *, public_only: bool
@@ -99,11 +98,11 @@ class SessionEndpoint:
         try:
             return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=False)
         except _StaleError:
-            # Over a new one: the server may have meant this very request.
+            # Over a new connection: the server may have meant this request.
             return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=True)
 
     async def _guard(self) -> None:
-        """Refuse a private address, behind a proxy too: aiohttp looks no digits up."""
+        """Refuse a private address, behind a proxy, too: aiohttp doesn't resolve IP addresses."""
         if not self._public_only:
             return
         addresses, host = self._sessions.addresses, self._address.host
@@ -124,7 +123,7 @@ class SessionEndpoint:
         *,
         fresh: bool,
     ) -> Reply:
-        # A proxy is the user's, wherever it stands.
+        # The user's proxy may be anywhere.
         public_only = self._public_only and self._proxy is None
         session = self._sessions.session(
             public_only=public_only, as_client=self._knows_us, fresh=fresh
@@ -153,7 +152,7 @@ class SessionEndpoint:
         host, port = self._sessions.addresses.fixed or (address.host, address.port)
         is_tunnel = address.scheme == "https"
         return session.get(
-            # The target as a path: as a query its empty one would be lost.
+            # The target as a path: an empty query would be lost.
             yarl.URL.build(scheme=address.scheme, host=host, port=port, path=target, encoded=True),
             headers=pairs if is_tunnel else [*pairs, *_authorization(proxy).items()],
             allow_redirects=False,
@@ -177,9 +176,9 @@ class SessionEndpoint:
 
     def _refused_by_proxy(self, status: int) -> FetchError:
         assert self._proxy is not None
-        detail = f"the proxy {self._proxy.origin} answers with status {status}"
+        detail = f"the proxy {self._proxy.origin} responds with status {status}"
         if status == _TUNNEL_REFUSED:
-            detail += ": it wants a user and a password, http://user:password@…"
+            detail += ": it requires a user and a password, http://user:password@…"
         return FetchError("proxy", detail, retry=status >= 500, sign="down")
 
     def _explain(self, error: BaseException, *, answered: bool) -> FetchError:
@@ -192,10 +191,10 @@ class SessionEndpoint:
         if isinstance(error, aiohttp.ClientResponseError):
             return FetchError("bad_http", error.message, retry=True)
         if isinstance(error, aiohttp.ServerDisconnectedError):
-            detail = "the server closed the connection without an answer"
+            detail = "the server closed the connection without a response"
             return FetchError("disconnected", detail, retry=True, sign="down")
         if isinstance(error, TimeoutError):
-            detail = f"no whole answer in {self._sessions.timeout_s:g} s"
+            detail = f"no complete response in {self._sessions.timeout_s:g} s"
             return FetchError("timeout", detail, retry=True, sign="overload")
         inner: BaseException = getattr(error, "os_error", error)
         inner = getattr(error, "certificate_error", inner)
@@ -206,11 +205,11 @@ class SessionEndpoint:
 
 
 class _StaleError(Exception):
-    """A kept connection had been closed when it was asked."""
+    """A kept connection had been closed by the server."""
 
 
 class Body:
-    """The body of one answer as it comes: within the limit, the budget and the time."""
+    """Reads the body of one response, within the limit, the budget and the time."""
 
     def __init__(self, budget: Budget, timeout_s: float, quiet_s: float | None = None) -> None:
         self.deadline = asyncio.timeout(timeout_s)
@@ -220,7 +219,7 @@ class Body:
         self._room: asyncio.Future[None] | None = None
 
     async def read(self, content: aiohttp.StreamReader, max_bytes: int) -> bytes:
-        """All of it. Raises FetchError if it is too large."""
+        """The whole body. Raises FetchError if it is too large."""
         while piece := await self._next(content):
             if len(self._data) + len(piece) > max_bytes:
                 raise too_large(f"more than {max_bytes} bytes", max_bytes)
@@ -229,7 +228,7 @@ class Body:
         return bytes(self._data)
 
     async def drain(self, content: aiohttp.StreamReader) -> bytes:
-        """Read what is no 200, if it is short, so that the connection can be kept; b"" if it is long."""
+        """Read the body of an error if it is short, so that the connection can be kept; b"" if it is long."""
         data = bytearray()
         async for piece in content.iter_any():
             data += piece
@@ -238,7 +237,7 @@ class Body:
         return bytes(data)
 
     async def _next(self, content: aiohttp.StreamReader) -> bytes:
-        """What comes next, b"" at the end. Raises FetchError where nothing comes for `quiet_s`."""
+        """The next bytes, b"" at the end. Raises FetchError if the body stalls for `quiet_s`."""
         if self._quiet_s is None:
             return await content.readany()
         quiet = asyncio.timeout(self._quiet_s)
@@ -256,14 +255,14 @@ class Body:
             self._room.set_result(None)
 
     def give_back(self) -> None:
-        """Nothing is held any more."""
+        """Hold nothing any more."""
         self._data = bytearray()  # Errors keep frames alive, and frames would keep this.
         self._budget.give_back(self)
 
     async def _take(self, number: int) -> None:
         loop = asyncio.get_running_loop()
         while not self._budget.take(self, number):
-            # Time does not count meanwhile.
+            # That time doesn't count.
             ends, started = self.deadline.when(), loop.time()
             assert ends is not None
             self.deadline.reschedule(None)
@@ -278,7 +277,7 @@ def _make_session(
     connector = aiohttp.TCPConnector(
         limit=0, resolver=resolver, ssl=tls, use_dns_cache=False, force_close=fresh
     )
-    # The one way to have heads read by us: aiohttp's parser refuses what servers send.
+    # The only way to parse heads ourselves: aiohttp's parser refuses what servers send.
     connector._factory = partial(TolerantHandler, asyncio.get_running_loop())  # type: ignore[assignment]
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
@@ -292,7 +291,7 @@ def _make_session(
         read_bufsize=_PIECE_BYTES,
         max_field_size=2 * MAX_HEAD_BYTES,
     )
-    session._retry_connection = False  # We ask again ourselves, once.
+    session._retry_connection = False  # We retry ourselves, once.
     return session
 
 
@@ -302,14 +301,14 @@ async def _note_reuse(session: object, context: SimpleNamespace, params: object)
 
 
 def _authorization(proxy: WebAddress | None) -> dict[str, str]:
-    """The user of a proxy, for the proxy alone."""
+    """The user of a proxy, for the proxy only."""
     if proxy is None or proxy.credentials is None:
         return {}
     return {"Proxy-Authorization": basic_auth(proxy.credentials)}
 
 
 def _pairs(lines: str) -> list[tuple[str, str]]:
-    # A name in one spelling: aiohttp lets a second one replace the first.
+    # One spelling for each name: aiohttp lets a second one replace the first.
     spelled: dict[str, str] = {}
     found = []
     for line in lines.split("\r\n"):

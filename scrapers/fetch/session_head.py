@@ -1,7 +1,7 @@
-"""Answers for aiohttp's parser, read by ours first: so that both fetchers understand the same servers.
+"""Responses rewritten for aiohttp's parser: both fetchers understand the same servers.
 
-aiohttp is given a plain head that says how the body is framed, and a body in that frame. The head that
-came travels in a field of the plain one and is read again on the other side.
+aiohttp gets a plain head with the framing of the body, and the body in that framing. The original head is a
+field of the plain one and is parsed again on the other side.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _AS_IT_CAME = "X-Head-As-It-Came"
 
 
 class TolerantHandler(ResponseHandler):
-    """aiohttp's protocol, given answers in plain form, whatever the server sent."""
+    """aiohttp's protocol, given responses in plain form, whatever the server sent."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._answer: _PlainAnswer | None = None
 
     def set_response_params(self, **params: Any) -> None:
-        """An answer is expected from now on."""
+        """A response is expected from now on."""
         self._answer = _PlainAnswer()
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came; those of a head are held until it is whole."""
+        """Bytes arrived; those of a head are held until it is complete."""
         if self._answer is None:
             super().data_received(data)
             return
@@ -52,17 +52,17 @@ class TolerantHandler(ResponseHandler):
 
 
 class _PlainAnswer:
-    """Reads an answer and gives it in plain form: a head with one length or none, chunks that are whole."""
+    """Rewrites a response in plain form: a head with one length or none, complete chunks."""
 
     def __init__(self) -> None:
-        self.has_more = False  # Bytes behind the end: the connection can't be kept.
+        self.has_more = False  # Bytes after the end: the connection can't be kept.
         self._head: Head | None = None
         self._begun = b""
         self._left = 0
         self._chunks = Chunks()
 
     def read(self, data: bytes) -> Iterator[bytes]:
-        """What to hand on of what came, a head by itself. Raises BadHead and BadChunk."""
+        """What to pass on, a head separately. Raises BadHead and BadChunk."""
         while self._head is None:
             data, self._begun = self._begun + data, b""
             end = end_of_head(data)
@@ -100,12 +100,12 @@ class _PlainAnswer:
 
 
 def head_of(response: aiohttp.ClientResponse) -> Head:
-    """The head as it came."""
+    """The original head."""
     return parse_head(base64.b64decode(response.headers[_AS_IT_CAME]))
 
 
 def _plain_head(head: Head, raw: bytes) -> bytes:
-    """A head that says how the body is framed, and holds the one that came in a field of its own."""
+    """A head with the framing of the body, and the original head in a field."""
     lines = [f"HTTP/1.1 {head.status} -", f"{_AS_IT_CAME}: {base64.b64encode(raw).decode()}"]
     if head.length is not None:
         lines.append(f"Content-Length: {head.length}")

@@ -1,8 +1,8 @@
-"""What a body is, by its bytes: the image format, whether it is all there, and what is odd about it. Pure.
+"""What a body is, by its bytes: the image format, whether it is complete, and what is odd. Pure.
 
-Whatever `pipeline.core.image_decode` can decode is known here. Only the outer structure is read: damage
-inside a whole file is found later, by decoding it. The one exception is a JPEG without its end marker,
-which is whole if its last row is there, and only a decoder can tell.
+All formats that `pipeline.core.image_decode` can decode are known here. Only the outer structure is read:
+damage inside a complete file is found later, by decoding it. The exception is a JPEG without its end marker,
+which is complete if its last row is there, as only a decoder can tell.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ ImageFormat = Literal["png", "jpg", "gif", "webp", "bmp", "tiff", "avif", "heic"
 IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 Flaw = Literal[
-    "trailing_bytes",  # something lies behind the end of the image
-    "no_end",  # a JPEG or GIF without the marker of its end, and nothing else is missing
+    "trailing_bytes",  # there is something after the end of the image
+    "no_end",  # a JPEG or GIF that lacks only its end marker
     "unpadded",  # a WebP whose last chunk lacks its pad byte
 ]
 
 _IEND = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-# A body cut within its signature is an image that ends early, too.
+# A body that is cut off within its signature is an image that ends early, too.
 _SIGNATURES = (png.SIGNATURE, b"GIF89a", jpeg.SIGNATURE)
 
 
 class Sniffed(NamedTuple):
-    """`format` is None for what is no image; `whole` says that its end is there.
+    """`format` is None for what is not an image; `whole` means that its end is there.
 
-    `flaw` is what is odd about a whole one: decoders read it all the same.
+    `flaw` is an oddity of a complete image: decoders read it all the same.
     """
 
     format: ImageFormat | None
@@ -46,7 +46,7 @@ _WHOLE, _CUT, _TRAILED = _Look(True), _Look(False), _Look(True, "trailing_bytes"
 
 
 def sniff(body: bytes) -> Sniffed:
-    """Name the format of `body` by its signature and check its end."""
+    """Identify the format of `body` by its signature and check its end."""
     found = _name_format(body)
     if found is not None:
         return Sniffed(found, *_LOOKS[found](body))
@@ -88,7 +88,7 @@ def _look_at_jpeg(body: bytes) -> _Look:
     if not jpeg.has_scan(body):
         return _CUT
     from pipeline.core.image_decode import (
-        ends_early,  # Pillow and numpy, which few crawls have a use for.
+        ends_early,  # Pillow and numpy, which few crawls need
     )
 
     return _CUT if ends_early(body) else _Look(True, "no_end")
@@ -124,7 +124,7 @@ def _look_at_bmp(body: bytes) -> _Look:
 
 
 def _look_at_tiff(body: bytes) -> _Look:
-    """Whole if what its first image needs lies within it; what else lies there is anyone's business."""
+    """Complete if it contains what its first image needs; the rest doesn't matter."""
     directory = tiff.read_directory(body)
     if directory is None:
         return _CUT
@@ -133,9 +133,7 @@ def _look_at_tiff(body: bytes) -> _Look:
         (tiff.TILE_OFFSETS, tiff.TILE_BYTES),
     ):
         places = directory.numbers(offsets)
-        lengths = directory.numbers(sizes) or (1,) * len(
-            places
-        )  # some writers leave the lengths out
+        lengths = directory.numbers(sizes) or (1,) * len(places)  # some writers omit the lengths
         if places:
             ends = (at + size for at, size in zip(places, lengths, strict=False))
             return _WHOLE if max(ends) <= len(body) else _CUT
@@ -158,12 +156,12 @@ def _look_at_boxes(body: bytes) -> _Look:
 
 
 def _kinds_within(body: bytes, meta: boxes.Box) -> set[bytes]:
-    """The boxes in a `meta` box, which begin behind its version and flags."""
+    """The boxes in a `meta` box, which begin after its version and flags."""
     return {box.kind for box in boxes.walk_boxes(body, meta.start + 4, meta.end)}
 
 
 def _look_at_jxl(body: bytes) -> _Look:
-    """A bare codestream does not say how long it is."""
+    """A bare codestream has no length."""
     return _look_at_boxes(body) if body.startswith(boxes.JXL_CONTAINER) else _WHOLE
 
 

@@ -1,16 +1,16 @@
-"""Text as a ledger can keep it, whatever a server or a page wrote. Pure."""
+"""Text that a ledger can store, whatever a server or a page wrote. Pure."""
 
 from __future__ import annotations
 
 # No validator is longer; a million rows of 64 kB would be.
 MAX_HEADER_CHARS = 1024
 MAX_URL_CHARS = 8192
-# Reasons of rows whose validators were not kept as they came.
+# Reasons of rows whose validators had to be altered.
 ALTERED = frozenset({"bad_etag", "bad_last_modified", "unstorable"})
 
 
 def storable(text: str) -> str:
-    """The same text; surrogates, which no UTF-8 has, are written out as `\\udce9`."""
+    """The same text; surrogates, which UTF-8 can't encode, are written out as `\\udce9`."""
     if text.isascii():
         return text
     try:
@@ -21,9 +21,9 @@ def storable(text: str) -> str:
 
 
 def storable_header(value: str | None) -> tuple[str | None, bool]:
-    """A header's value as it is kept, and whether it is kept as it came.
+    """A header's value in a storable form, and whether it is unaltered.
 
-    Raw bytes and control characters are escaped; one that is too long is dropped.
+    Raw bytes and control characters are escaped; a value that is too long is dropped.
     """
     if value is None or (
         value.isascii() and value.isprintable() and len(value) <= MAX_HEADER_CHARS
@@ -36,7 +36,7 @@ def storable_header(value: str | None) -> tuple[str | None, bool]:
 
 
 def _escaped(char: str) -> str:
-    """Raw bytes stand in the text as the surrogates U+DC80 to U+DCFF."""
+    """Raw bytes are the surrogates U+DC80 to U+DCFF in the text."""
     number = ord(char)
     if 0xDC80 <= number <= 0xDCFF:
         return f"\\x{number - 0xDC00:02x}"

@@ -1,4 +1,7 @@
-"""TLS: whom to trust, and who we are. Reads certificate files; made when the first https host is asked."""
+"""TLS contexts: trusted authorities and the client certificate.
+
+Certificate files are read for the first https host.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pipeline.core.errors import ConfigError
 class Trust:
     """Certificates are always verified: against the system's authorities and those in `ca_file`.
 
-    `client_cert` (with `client_key`, if it stands in another file) is shown to the hosts of the user.
+    `client_cert` (with `client_key`, if that is a separate file) is presented to the user's hosts.
     """
 
     ca_file: Path | None = None
@@ -22,7 +25,7 @@ class Trust:
     client_key: Path | None = None
 
     def check(self) -> None:
-        """Raise ConfigError, before anything is asked, for a file that can't be used."""
+        """Raise ConfigError for a file that can't be used, before the first request."""
         if self.ca_file is not None or self.client_cert is not None:
             self.context(as_client=True)
         named = os.environ.get("SSL_CERT_FILE")
@@ -30,8 +33,8 @@ class Trust:
             raise ConfigError(f"SSL_CERT_FILE names {named}, which can't be read.")
 
     def context(self, *, as_client: bool = False) -> ssl.SSLContext:
-        """What a connection is made with. Raises ConfigError for a file that can't be used."""
-        context = ssl.create_default_context()  # minds SSL_CERT_FILE
+        """The context for a connection. Raises ConfigError for a file that can't be used."""
+        context = ssl.create_default_context()  # respects SSL_CERT_FILE
         context.set_alpn_protocols(["http/1.1"])
         if self.ca_file is not None:
             _load_authorities(context, self.ca_file)
@@ -43,16 +46,16 @@ class Trust:
 def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
     try:
         context.load_verify_locations(file)
-    except OSError as error:  # ssl.SSLError is one.
+    except OSError as error:  # includes ssl.SSLError
         raise ConfigError(
-            f"--ca-file {file} can't be used: {_why(error)}. Expected certificates of authorities, PEM."
+            f"--ca-file {file} can't be used: {_why(error)}. Expected CA certificates in PEM format."
         ) from error
 
 
 def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
     def ask_nobody() -> str:
         raise ConfigError(
-            f"The key of --client-cert {cert} is encrypted. Give one that is not: "
+            f"The key of --client-cert {cert} is encrypted. Give an unencrypted one: "
             "`openssl pkey -in KEY -out PLAIN` writes it."
         )
 
@@ -67,5 +70,5 @@ def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
 
 def _why(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return (error.reason or "it holds nothing of the kind").replace("_", " ").lower()
+        return (error.reason or "it contains nothing of the kind").replace("_", " ").lower()
     return error.strerror or str(error)

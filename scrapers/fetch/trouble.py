@@ -1,4 +1,4 @@
-"""Why a host can't be reached, in a sentence: the name, the connection, TLS or a proxy. Pure."""
+"""Why a host can't be reached, in a sentence: name, connection, TLS or proxy. Pure."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from scrapers.fetch.response import FetchError
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL})
 _BROKEN = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 _NO_SERVER = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL})
-# So the standard library names what OpenSSL finds where plain HTTP is spoken.
+# The standard library's name for what OpenSSL reports if the server speaks plain HTTP.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 
 
 def explain(error: BaseException, place: str) -> FetchError:
-    """What an error met on the way to `place` (host and port) means; `error` of any layer below."""
+    """The meaning of an error on the way to `place` (host and port); `error` may come from any layer."""
     for read in (_of_name, _of_tls, _of_connection):
         if (found := read(error, place)) is not None:
             return found
     if isinstance(error, ValueError):
-        return FetchError("bad_url", f"{place} can't be asked: {error}")
+        return FetchError("bad_url", f"{place} can't be requested: {error}")
     detail = f"no connection to {place}: {type(error).__name__}: {error}"
     return FetchError("connection", detail, retry=True, sign="down")
 
 
 def _of_name(error: BaseException, place: str) -> FetchError | None:
     if isinstance(error, PrivateAddressError):
-        return FetchError("private_address", f"{error}, which a public page may not name")
+        return FetchError("private_address", f"{error}, which a public page must not name")
     if not isinstance(error, socket.gaierror):
         return None
     why = error.strerror or str(error)
     if error.errno in _NO_SERVER:
-        detail = f"no name server answers for {place}: {why}"
+        detail = f"no name server responds for {place}: {why}"
         return FetchError("no_name_server", detail, retry=True, sign="down")
     return FetchError(
         "name_not_found", f"the name of {place} was not found: {why}", retry=True, sign="down"
@@ -52,9 +52,7 @@ def _of_tls(error: BaseException, place: str) -> FetchError | None:
     if isinstance(error, ssl.CertificateError):
         return FetchError("tls", f"TLS: the certificate of {place} is not trusted: {error}")
     if isinstance(error, ssl.SSLError):
-        why = (
-            f"{place} does not speak it" if error.reason in _NO_TLS else f"{place}: {_said(error)}"
-        )
+        why = f"{place} doesn't speak it" if error.reason in _NO_TLS else f"{place}: {_said(error)}"
         return FetchError("tls", f"TLS: {why}")
     return None
 
@@ -64,7 +62,7 @@ def _said(error: ssl.SSLError) -> str:
 
 
 def _number(error: BaseException) -> int | None:
-    """The number of an error, of several addresses the one that says most."""
+    """The number of an error; of several addresses the most specific one."""
     if not isinstance(error, OSError):
         return None
     if error.errno is None and (found := re.findall(r"\[Errno (\d+)\]", str(error))):
@@ -83,6 +81,6 @@ def _of_connection(error: BaseException, place: str) -> FetchError | None:
         detail = f"no route to {place}"
         return FetchError("unreachable", detail, retry=True, sign="down")
     if number in _BROKEN:
-        detail = f"{place} broke the connection off"
+        detail = f"{place} broke off the connection"
         return FetchError("disconnected", detail, retry=True, sign="down")
     return None

@@ -1,4 +1,4 @@
-"""What one answer, or the lack of one, says of its URL and of its host. Pure."""
+"""What a response, or the lack of one, means for its URL and for its host. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.core.contracts import UrlState
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.sniff import ImageFormat, sniff
 
-# How a host took a request: `good` may speed it up, `overload` slows it down, `down` says that no
-# sense came back; `neutral` is an answer of a server that is alive.
+# How a host took a request: `good` may speed it up, `overload` slows it down, `down` means that nothing
+# sensible came back; `neutral` is a response of a server that is alive.
 HostSign = Literal["good", "neutral", "overload", "down"]
 
 _RETRIED = frozenset({408, 425, 429})
@@ -20,8 +20,8 @@ _GONE = frozenset({404, 410})
 class Verdict(NamedTuple):
     """`state` is the URL's if this was its last attempt; `retry` asks for another one.
 
-    `reason` is a short word: why it is not done, or what is odd about the bytes of one that is. `detail`
-    is what a person may be told of it, `refusal` the signal that opted it out.
+    `reason` is a short word: why it is not done, or what is odd about its bytes. `detail` is for messages,
+    `refusal` the signal that opted it out.
     """
 
     state: UrlState
@@ -37,16 +37,16 @@ UNCHANGED = Verdict("done", None, False, "good")
 
 
 def opt_out(refusal: Refusal) -> Verdict:
-    """The verdict on what someone refuses."""
+    """The verdict for a refusal."""
     return Verdict("opted_out", refusal.reason, False, "neutral", refusal=refusal)
 
 
 def judge_answer(
     status: int, refusal: Refusal | None, body: bytes, *, stored: bool = False
 ) -> Verdict:
-    """Judge an answer; `refusal` is what its headers (or the host's TDMRep file) say against its use.
+    """Judge a response; `refusal` is that of its headers (or of the host's TDMRep file).
 
-    `stored` says that we have bytes of it, which a 304 can speak of.
+    `stored` means that we have bytes of it, which a 304 can confirm.
     """
     if refusal is not None and (status == 200 or (status == 304 and stored)):
         return opt_out(refusal)
@@ -70,7 +70,7 @@ def _judge_body(body: bytes) -> Verdict:
     found = sniff(body)
     if found.format is None:
         reason = "empty" if not body else "html" if _looks_like_html(body) else "unknown_format"
-        # Asked again all the same: servers show error pages with status 200 for a while.
+        # Retried all the same: servers temporarily show error pages with status 200.
         return Verdict("not_an_image", reason, True, "neutral")
     if not found.whole:
         return Verdict("truncated", "ends_early", True, "neutral", found.format)
@@ -82,7 +82,7 @@ def _looks_like_html(body: bytes) -> bool:
     return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--"))
 
 
-# What the state of a probe says of its caption form.
+# What the state of a probe means for its caption form.
 Evidence = Literal["exists", "absent", "unknown"]
 
 _EVIDENCE: Mapping[UrlState, Evidence] = {
@@ -96,7 +96,7 @@ _EVIDENCE: Mapping[UrlState, Evidence] = {
 def evidence_of(state: UrlState, status: int | None) -> Evidence:
     """Whether an image in `state` shows that its caption form exists on the host.
 
-    Object stores answer 403 (or 401) for what is not there if listing is forbidden.
+    Object stores respond with 403 (or 401) to what doesn't exist if listing is forbidden.
     """
     if state == "failed" and status in (401, 403):
         return "absent"

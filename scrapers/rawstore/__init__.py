@@ -1,1 +1,1 @@
-"""What keeps: the ledger (SQLite), segments of bytes, export, repair."""
+"""The raw store: the ledger (SQLite), segments of bytes, repair."""

@@ -1,7 +1,7 @@
 """The raw store: segments and ledger together, written in batches by one thread.
 
-Reads nothing from the network. Order of a batch: bytes appended and synced, then the rows committed.
-So a kill at any moment leaves at most a torn tail, which the next start cuts off.
+Order of a batch: bytes are appended and synced, then the rows are committed. So a kill at any moment leaves
+at most a torn tail, which the next start cuts off.
 """
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ _BEGUN = "last_segment_begun"
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that wait for their bytes to be on disk, and what to call when they are committed."""
+    """Rows that wait for their bytes to be on disk, and callbacks for when they are committed."""
 
     forms: list[FormRow] = field(default_factory=list)
     changed: list[tuple[int, int]] = field(default_factory=list)
     rows: list[UrlRow] = field(default_factory=list)
     touched: list[Touch] = field(default_factory=list)
+    captions: list[tuple[int, str]] = field(default_factory=list)
     absences: list[tuple[int, int, int]] = field(default_factory=list)
     bytes: int = 0
     committed: list[Callable[[], None]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.touched) + len(self.committed)
+        return len(self.rows) + len(self.touched) + len(self.captions) + len(self.committed)
 
 
 class Store:
-    """Takes outcomes on the event loop's thread and writes them behind it."""
+    """Takes outcomes on the event loop's thread and writes them in the background."""
 
     def __init__(self, workspace: Workspace, source: str, *, segment_bytes: int) -> None:
         self.folder = workspace.segments
@@ -76,7 +77,7 @@ class Store:
         self.failed: Callable[[BaseException], None] | None = None
         # Called whenever a batch is on disk.
         self.written: Callable[[], None] | None = None
-        # Called once, before anything is written: the raw store is unfinished from now on.
+        # Called once, before the first write: from now on the raw store is unfinished.
         self.first_write: Callable[[], None] | None = None
 
     def _open_segments(self, max_bytes: int) -> SegmentWriter:
@@ -86,7 +87,7 @@ class Store:
         states = repair_segments(self.ledger, self.folder)
         return SegmentWriter(self.folder, states[-1] if states else None, max_bytes=max_bytes)
 
-    # --- What the crawl tells ---------------------------------------------------------------------
+    # --- Called by the crawl -----------------------------------------------------------------------
 
     def new_form_id(self) -> int:
         """An id that no form has."""
@@ -94,34 +95,40 @@ class Store:
         return self._next_form - 1
 
     def add_form(self, row: FormRow) -> None:
-        """A form whose first URL is about to be written."""
+        """Add a form whose first URL is about to be written."""
         self.batch.forms.append(row)
 
     def add_bytes(self, size: int) -> None:
-        """An image was laid out in the segments."""
+        """Count an image that was placed in the segments."""
         self.batch.bytes += size
 
     def add_row(self, row: UrlRow) -> None:
-        """The outcome of a URL; its bytes, if any, were placed just before."""
+        """Add the outcome of a URL; its bytes, if any, were placed just before."""
         self.batch.rows.append(row)
         self._added()
 
     def add_touch(self, touch: Touch) -> None:
-        """Asked again, bytes kept."""
+        """Add the outcome of a URL that was requested again and whose bytes are kept."""
         self.batch.touched.append(touch)
         self._added()
 
+    def add_caption(self, form: int, caption: str) -> None:
+        """Add another caption of a form that was added before."""
+        self.batch.captions.append((form, caption))
+        self._added()
+
     def add_absence(self, form: int, rank: int, refreshes: int) -> None:
-        """How many refreshes in a row missed an image; 0: it is there. Goes with the next row."""
+        """Note how many consecutive refreshes missed an image; 0: it is there. Written with the next row."""
         self.batch.absences.append((form, rank, refreshes))
 
     def when_committed(self, call: Callable[[], None]) -> None:
-        """Call when all that was added so far is on disk."""
+        """Call it when everything that was added so far is on disk."""
         self.batch.committed.append(call)
 
     def _added(self) -> None:
         batch = self.batch
-        if batch.bytes >= BATCH_BYTES or len(batch.rows) + len(batch.touched) >= BATCH_ROWS:
+        num_rows = len(batch.rows) + len(batch.touched) + len(batch.captions)
+        if batch.bytes >= BATCH_BYTES or num_rows >= BATCH_ROWS:
             self._start_writing()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.seconds_s, self._on_time)
@@ -138,7 +145,7 @@ class Store:
         )
 
     def pending_bytes(self) -> int:
-        """Bytes of images that came and are not on disk yet."""
+        """Bytes of images that arrived and are not on disk yet."""
         return self.batch.bytes + self._writing_bytes
 
     async def room(self) -> None:
@@ -185,19 +192,20 @@ class Store:
             changed=batch.changed,
             rows=batch.rows,
             touched=batch.touched,
+            captions=batch.captions,
             absences=batch.absences,
             segments=states,
         )
 
     def _begin_segments(self, pieces: list[Pieces]) -> None:
-        """Note in the ledger which segments may be there from now on, before they are."""
+        """Note in the ledger which segments may exist from now on, before they do."""
         last = max((part.segment for part in pieces if part.buffers), default=-1)
         if last > self._begun:
             self.ledger.set_meta(_BEGUN, str(last))
             self._begun = last
 
     async def flush(self) -> None:
-        """Write and commit all that was added."""
+        """Write and commit everything that was added."""
         while self._writing is not None or len(self.batch):
             self._start_writing()
             await self.room()
@@ -214,10 +222,10 @@ class Store:
 
 
 def repair_segments(ledger: Ledger, folder: Path) -> list[SegmentState]:
-    """Make ledger and segments agree after bytes were lost that the ledger counts on.
+    """Make ledger and segments agree after bytes were lost that the ledger refers to.
 
-    A kill or a power cut can't do that; a copy that was cut short or a deleted file can. Rows whose
-    bytes are gone become pending again.
+    A kill or a power cut can't cause that; an incomplete copy or a deleted file can. Rows whose bytes are
+    gone become pending again.
     """
     states = ledger.segment_states()
     short = check_segments(folder, states)

@@ -1,4 +1,4 @@
-"""Names of images in the segments: short, readable, and the same for ever for the same URL. Pure."""
+"""Names of images in the segments: short, readable, and always the same for the same URL. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MAX_SECTION = 40
 
 
 class Address(NamedTuple):
-    """The images of one caption form: `prefix + rank + suffix`, or `prefix` alone if it has no rank.
+    """The images of one caption form: `prefix + rank + suffix`, or `prefix` alone without a rank.
 
-    `key` begins the names of all of them: the section and 16 hex digits of the SHA-256 of the
-    address with `{rank}` in the rank's place. `userinfo`, the `user:password@` that the source wrote
-    behind the scheme, is in none of these: it goes into requests alone.
+    `key` is the prefix of all their names: the section and 16 hex digits of the SHA-256 of the URL with
+    `{rank}` instead of the rank. `userinfo`, the `user:password@` in the source's URL, is in none of these:
+    it is for requests only.
     """
 
     prefix: str
@@ -28,7 +28,7 @@ class Address(NamedTuple):
 
 
 def address_of(form: CaptionForm, section: str) -> Address:
-    """Where the images of `form` lie and what they are called."""
+    """The URLs and names of the images of `form`."""
     userinfo = credentials_in(form.url_template)
     template = without_credentials(form.url_template) if userinfo else form.url_template
     head, found, tail = encodable_url(template).rpartition(RANK_MARK)
@@ -38,12 +38,12 @@ def address_of(form: CaptionForm, section: str) -> Address:
 
 
 def section_slug(section: str) -> str:
-    """A section's name in the letters that file names and WebDataset keys may have."""
+    """A section's name in characters that file names and WebDataset keys may contain."""
     slug = re.sub(r"[^a-z0-9_]+", "_", section.lower()).strip("_")
     return slug[:_MAX_SECTION] or "images"
 
 
 def image_key(address_key: str, rank: int, version: int) -> str:
-    """The key of one image; a later version of a changed image says so."""
+    """The key of one image; later versions of a changed image have a suffix."""
     key = f"{address_key}-{rank:02d}"
     return key if version == 1 else f"{key}-v{version}"

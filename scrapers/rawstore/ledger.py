@@ -1,8 +1,8 @@
-"""The ledger: one row a URL in SQLite, what was asked and what came.
+"""The ledger: one row per URL in SQLite, with its request and its outcome.
 
-A caption form is written once and its images refer to it, so that 1.1 million rows stay around
-150 MB; readers see the view `items` of `pipeline.core.contracts.LEDGER_ITEMS`. WAL mode: one thread
-writes, others read. Rows are committed after their bytes are on disk, never before.
+A caption form is written once and its images refer to it, so that 1.1 million rows take about 150 MB; readers
+see the view `items` of `pipeline.core.contracts.LEDGER_ITEMS`. WAL mode: one thread writes, others read. Rows
+are committed after their bytes are on disk, never before.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pipeline.core.contracts import URL_STATES
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
 from scrapers.rawstore.ledger_checks import (
+    FORM_TYPES,
     KNOWN_TYPES,
     SEGMENT_TYPES,
     check_integer,
@@ -27,8 +28,10 @@ from scrapers.rawstore.ledger_checks import (
 from scrapers.rawstore.ledger_rows import FormRow, Known, Rows, Touch, UrlRow
 from scrapers.rawstore.ledger_schema import (
     ABSENCES,
-    ADD_EVIDENCE,
+    ADDED_COLUMNS,
+    CAPTIONS,
     LEDGER_VERSION,
+    READABLE_VERSIONS,
     STATE_NUMBER,
     TABLES,
     items_view,
@@ -47,7 +50,7 @@ ON CONFLICT(form, rank) DO UPDATE SET state = excluded.state, status_code = excl
   version = excluded.version, evidence = excluded.evidence, last_time = excluded.last_time
 """
 _ROW_VALUES = "(" + ",".join("?" * 17) + ")"
-# Rows a statement: each one waits for the interpreter's lock. SQLite may take 999 values at most.
+# Rows per statement: each statement waits for the interpreter's lock. SQLite takes at most 999 values.
 _ROWS_AT_ONCE = 58
 _UPSERT_ONE = _UPSERT.format(values=_ROW_VALUES)
 _UPSERT_MANY = _UPSERT.format(values=",".join([_ROW_VALUES] * _ROWS_AT_ONCE))
@@ -67,8 +70,9 @@ SELECT form, rank, state, status_code, etag, last_modified, sha256, version, las
   final_url
 FROM urls WHERE form = ?
 """
+_FURTHER_CAPTIONS = "SELECT caption FROM captions WHERE form = ?"
 
-# What SQLite, or Python on the way to it, says of a value that no row can hold.
+# The errors of SQLite, or of Python on the way to it, for a value that a row can't hold.
 _UNWRITABLE = (
     UnicodeEncodeError,
     OverflowError,
@@ -79,10 +83,10 @@ _UNWRITABLE = (
 
 
 class Ledger:
-    """One connection to `ledger.sqlite`, for one thread at a time. Raises StorageError when the disk does."""
+    """One connection to `ledger.sqlite`, for one thread at a time. Raises StorageError if the disk fails."""
 
     def __init__(self, path: Path, source: str | None = None) -> None:
-        """Open the ledger at `path`; with `source` given, make it where there is none."""
+        """Open the ledger at `path`; with `source`, create it if there is none."""
         self.path = path
         if source is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,15 +111,24 @@ class Ledger:
         if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._migrate()
             return
-        self._execute_script(f"{TABLES}{ABSENCES};{items_view()}")
+        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{items_view()}")
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
 
     def _migrate(self) -> None:
-        """Add what ledgers of earlier versions were made without."""
+        """Add what ledgers of earlier versions lack."""
         self._execute(ABSENCES)
-        if "evidence" not in self.columns("urls"):
-            self._execute_script(f"{ADD_EVIDENCE};DROP VIEW items;{items_view()}")
+        if self.meta("version") not in (None, *map(str, READABLE_VERSIONS[:-1])):
+            return
+        added = "".join(
+            f"ALTER TABLE {table} ADD COLUMN {column} {kind};"
+            for table, column, kind in ADDED_COLUMNS
+            if column not in self.columns(table)
+        )
+        version = f"INSERT OR REPLACE INTO meta VALUES('version', '{LEDGER_VERSION}')"
+        self._execute_script(
+            f"{added}{CAPTIONS};DROP VIEW IF EXISTS items;{items_view()};{version}"
+        )
 
     def columns(self, table: str) -> set[str]:
         """The names of the columns of a table or view."""
@@ -123,9 +136,9 @@ class Ledger:
 
     def _check_version(self) -> None:
         found = self.meta("version")
-        if found not in (None, str(LEDGER_VERSION)):
+        if found not in (None, *map(str, READABLE_VERSIONS)):
             raise ContractError(
-                f"{self.path} was written by ledger version {found}, this pipeline reads version "
+                f"{self.path} has the ledger version {found}, this pipeline reads versions up to "
                 f"{LEDGER_VERSION}. Use the pipeline that wrote it, or a new --workspace."
             )
 
@@ -148,28 +161,28 @@ class Ledger:
         return StorageError(f"Can't read or write {self.path}: {error}.")
 
     def meta(self, name: str) -> str | None:
-        """A note kept beside the rows."""
+        """A note stored beside the rows."""
         rows = list(self.query("SELECT value FROM meta WHERE name = ?", name))
         return str(rows[0][0]) if rows else None
 
     def set_meta(self, name: str, value: str | None) -> None:
-        """Keep a note, or with None forget it."""
+        """Store a note, or delete it with None."""
         if value is None:
             self._execute("DELETE FROM meta WHERE name = ?", name)
         else:
             self._execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", name, value)
 
     def give_up_waiting(self) -> None:
-        """Whoever waits for another program's lock gets its error now."""
+        """End all waiting for another program's lock with its error."""
         self._patience.end()
 
     def _execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        """A statement outside of a transaction; waits for other programs' locks."""
+        """Execute a statement outside of a transaction; waits for other programs' locks."""
         with self._errors():
             return self._patience.wait_for(lambda: self._db.execute(sql, values))
 
     def _execute_script(self, sql: str) -> None:
-        """Statements in a transaction of their own."""
+        """Execute statements in one transaction."""
         script = f"BEGIN IMMEDIATE;{sql};COMMIT;"
         with self._errors():
             self._patience.wait_for(lambda: self._db.executescript(script))
@@ -184,32 +197,35 @@ class Ledger:
         changed: Iterable[tuple[int, int]] = (),
         rows: Sequence[UrlRow] = (),
         touched: Iterable[Touch] = (),
+        captions: Iterable[tuple[int, str]] = (),
         absences: Iterable[tuple[int, int, int]] = (),
         segments: Iterable[SegmentState] = (),
     ) -> None:
         """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
 
-        `changed` names the rows whose present version is kept in `versions`; `absences` are (form,
-        rank, refreshes that missed it), 0 where it was there.
+        `changed` names the rows whose current version is kept in `versions`; `captions` are (form, further
+        caption); `absences` are (form, rank, refreshes that missed it), 0 if it was there.
         """
         batch = Rows(tuple(forms), tuple(changed), rows, tuple(touched))
-        end = tuple(absences), tuple(segments)
+        end = tuple(captions), tuple(absences), tuple(segments)
         with self._errors():
             try:
                 self._commit(batch, *end)
             except _UNWRITABLE:
-                # One row that can't be written must not keep the others from it.
+                # One row that can't be written must not prevent the others.
                 self._commit(batch.mended(), *end)
 
     def _commit(
         self,
         batch: Rows,
+        captions: tuple[tuple[int, str], ...],
         absences: tuple[tuple[int, int, int], ...],
         segments: tuple[SegmentState, ...],
     ) -> None:
         self._execute("BEGIN IMMEDIATE")
         try:
-            self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?)", batch.forms)
+            self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?,?,?)", batch.forms)
+            self._db.executemany("INSERT OR IGNORE INTO captions VALUES(?, ?)", captions)
             self._db.executemany(_ARCHIVE, batch.changed)
             self._upsert(batch.rows)
             self._db.executemany(_TOUCH, batch.touched)
@@ -229,10 +245,17 @@ class Ledger:
             self._db.execute(_UPSERT_MANY, [value for row in some for value in (*row, row.time)])
         self._db.executemany(_UPSERT_ONE, ((*row, row.time) for row in rows[whole:]))
 
-    def form_id(self, key: str) -> int | None:
-        """The id of the form with this key."""
-        rows = list(self.query("SELECT id FROM forms WHERE key = ?", key))
-        return check_integer(self.path, rows[0][0]) if rows else None
+    def form(self, key: str) -> tuple[int, str] | None:
+        """Id and first caption of the form with this key."""
+        rows = list(self.query("SELECT id, caption FROM forms WHERE key = ?", key))
+        if not rows:
+            return None
+        number, caption = check_row(self.path, rows[0], FORM_TYPES)
+        return number, caption
+
+    def further_captions(self, form: int) -> set[str]:
+        """The captions of a form other than the one in its row."""
+        return {str(text) for (text,) in self.query(_FURTHER_CAPTIONS, form)}
 
     def next_form_id(self) -> int:
         """The first free id."""
@@ -245,12 +268,12 @@ class Ledger:
         return [Known(r[0], r[1], check_state(self.path, r[2]), *r[3:]) for r in rows]
 
     def last_time(self) -> int:
-        """The latest time that a row was asked for, in seconds; 0 where there is none."""
+        """The latest time at which a row was requested, in seconds; 0 if there is none."""
         ((seconds,),) = self.query("SELECT coalesce(max(last_time), 0) FROM urls")
         return check_integer(self.path, seconds)
 
     def absences(self) -> dict[tuple[int, int], int]:
-        """By form and rank: how many refreshes in a row missed an image that counts as there."""
+        """How many consecutive refreshes missed an image that counts as there, by form and rank."""
         rows = self.query("SELECT form, rank, refreshes FROM absences")
         return {
             (check_integer(self.path, form), check_integer(self.path, rank)): check_integer(
@@ -260,7 +283,7 @@ class Ledger:
         }
 
     def count_states(self) -> Counter[str]:
-        """URLs by state; every state is named."""
+        """URLs by state; every state is present."""
         counts = Counter(dict.fromkeys(URL_STATES, 0))
         for state, number in self.query("SELECT state, count(*) FROM urls GROUP BY state"):
             counts[check_state(self.path, state)] = check_integer(self.path, number)
@@ -272,9 +295,9 @@ class Ledger:
         return [SegmentState(*check_row(self.path, row, SEGMENT_TYPES)) for row in rows]
 
     def forget_lost(self, segment: int, size: int) -> int:
-        """Rows whose bytes lie behind `size` in a segment are pending again; how many there were.
+        """Make rows pending whose bytes lie after `size` in a segment; returns their number.
 
-        The segment counts as closed at the end of its last whole image.
+        The segment counts as closed at the end of its last complete image.
         """
         end = "SELECT coalesce(max((offset + bytes + 511) / 512 * 512), 0) FROM urls WHERE segment = ?1"
         lost = self._execute(
@@ -288,7 +311,7 @@ class Ledger:
         return lost
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
-        """Rows of a read."""
+        """The rows of a query."""
         rows = self._execute(sql, *values)
         with self._errors():
             # Not `yield from`: it would close the cursor of a database that may be closed by then.
@@ -300,13 +323,13 @@ class Ledger:
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error:
-            pass  # A full disk or a reader: the log stays beside the file, which is as good.
+            pass  # A full disk or a reader: then the log stays beside the file, which is just as good.
         finally:
             self._db.close()
 
 
 class _Translating:
-    """SQLite's errors become ours."""
+    """Translates SQLite's errors to ours."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

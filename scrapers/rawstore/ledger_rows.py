@@ -1,4 +1,4 @@
-"""The rows that the ledger is written and read in. Pure."""
+"""The rows of the ledger, as they are written and read. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _INT64 = 2**63 - 1
 
 
 class FormRow(NamedTuple):
-    """A caption form. `plan` is the id of the first form of its caption."""
+    """A caption form. `plan` is the id of the first form of its caption.
+
+    `rank` is the rank of an image whose URL has none, `extra` a JSON object.
+    """
 
     id: int
     key: str
@@ -23,6 +26,8 @@ class FormRow(NamedTuple):
     num_ranks: int
     prefix: str
     suffix: str | None
+    rank: int | None = None
+    extra: str | None = None
 
 
 class UrlRow(NamedTuple):
@@ -47,7 +52,7 @@ class UrlRow(NamedTuple):
 
 
 class Touch(NamedTuple):
-    """Asked again for bytes that we keep: unchanged, gone, or no answer this time."""
+    """The outcome of another request for bytes that we keep: unchanged, gone, or no response."""
 
     state: int
     status_code: int | None
@@ -62,7 +67,7 @@ class Touch(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a crawl needs to know of a URL that it has met."""
+    """What a crawl needs to know about a URL that is in the ledger."""
 
     form: int
     rank: int
@@ -86,7 +91,7 @@ class Rows(NamedTuple):
     touched: Sequence[Touch]
 
     def mended(self) -> Rows:
-        """The same rows, each value one that SQLite takes; a row that was changed says so."""
+        """The same rows with values that SQLite accepts; an altered row gets a reason."""
         return Rows(
             [_mended(row) for row in self.forms],
             self.changed,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
-LEDGER_VERSION = 1
+# 2: several captions per URL, images without a rank, `extra`. Version 1 is read as well.
+LEDGER_VERSION = 2
+READABLE_VERSIONS = (1, 2)
 STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
 
 TABLES = """
@@ -12,7 +14,7 @@ CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE forms(
   id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, plan INTEGER NOT NULL, section TEXT NOT NULL,
   caption TEXT NOT NULL, masked INTEGER NOT NULL, num_ranks INTEGER NOT NULL,
-  prefix TEXT NOT NULL, suffix TEXT);
+  prefix TEXT NOT NULL, suffix TEXT, rank INTEGER, extra TEXT);
 CREATE TABLE urls(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, state INTEGER NOT NULL, status_code INTEGER,
   reason TEXT, attempts INTEGER NOT NULL, etag TEXT, last_modified TEXT, final_url TEXT,
@@ -26,15 +28,25 @@ CREATE TABLE versions(
 CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
 """
 
-# Images that are there by their row, and that the last refreshes missed.
+# Images that count as there, although the last refreshes missed them.
 ABSENCES = """
 CREATE TABLE IF NOT EXISTS absences(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, refreshes INTEGER NOT NULL,
   PRIMARY KEY(form, rank)) WITHOUT ROWID
 """
 
-# What opted a URL out. Earlier ledgers were made without it.
-ADD_EVIDENCE = "ALTER TABLE urls ADD COLUMN evidence TEXT"
+# Captions of a form other than the one in its row.
+CAPTIONS = """
+CREATE TABLE IF NOT EXISTS captions(
+  form INTEGER NOT NULL, caption TEXT NOT NULL, PRIMARY KEY(form, caption)) WITHOUT ROWID
+"""
+
+# Columns that earlier ledgers lack: (table, column, type).
+ADDED_COLUMNS = (
+    ("urls", "evidence", "TEXT"),
+    ("forms", "rank", "INTEGER"),
+    ("forms", "extra", "TEXT"),
+)
 
 _STATE_CASE = "CASE u.state " + " ".join(
     f"WHEN {number} THEN '{name}'" for name, number in STATE_NUMBER.items()
@@ -45,10 +57,16 @@ _ITEM_EXPRESSIONS: dict[str, str] = {
     "source": "(SELECT value FROM meta WHERE name = 'source')",
     "section": "f.section",
     "caption": "f.caption",
+    # The rank is in the URL, or given by the source, or there is none.
+    "rank": "CASE WHEN f.suffix IS NULL THEN f.rank ELSE u.rank END",
     "masked": "f.masked",
     "state": _STATE_CASE + " END",
     "sha256": "lower(hex(u.sha256))",
     "segment": "printf('%05d.tar', u.segment)",
+    "captions": "CASE WHEN EXISTS(SELECT 1 FROM captions c WHERE c.form = f.id) THEN (\n"
+    "    SELECT json_group_array(caption) FROM (SELECT f.caption AS caption UNION ALL\n"
+    "      SELECT * FROM (SELECT caption FROM captions c WHERE c.form = f.id ORDER BY caption))) END",
+    "extra": "f.extra",
     "first_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.first_time, 'unixepoch')",
     "last_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.last_time, 'unixepoch')",
 }
@@ -56,7 +74,7 @@ _NULL_WITHOUT_BYTES = ("sha256", "segment")
 
 
 def items_view() -> str:
-    """The view that readers use, in the words of the contract."""
+    """The view for readers, with the columns of the contract."""
     columns = []
     for column in LEDGER_ITEMS:
         expression = _ITEM_EXPRESSIONS.get(column.name, f"u.{column.name}")

@@ -1,4 +1,4 @@
-"""Waiting for another program's lock on a SQLite file: said, not given up at once, and ended on request."""
+"""Waiting for another program's lock on a SQLite file: logged, patient, and ended on request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
-# SQLite waits so long by itself before it says that a file is locked.
+# How long SQLite itself waits before it reports a lock.
 BUSY_S = 5.0
-# After that it is said, and waited on: a crawl of days is worth more than an hour. In the main thread,
-# where nobody hears an interrupt meanwhile, not so long.
+# Then the lock is logged and we wait on: a crawl of days is worth more than an hour. Shorter in the
+# main thread, where an interrupt would go unnoticed meanwhile.
 _PATIENCE_S = 3600.0
 _MAIN_PATIENCE_S = 60.0
 _PAUSE_S = 0.1
@@ -25,18 +25,18 @@ Result = TypeVar("Result")
 
 
 class Patience:
-    """Tries again what a lock on `path` has stopped."""
+    """Retries what a lock on `path` has stopped."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._ended = threading.Event()
 
     def end(self) -> None:
-        """Whoever waits, in whatever thread, waits no more."""
+        """End all waiting, in whatever thread."""
         self._ended.set()
 
     def wait_for(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives, tried again while the file is locked; its last error after an hour."""
+        """The result of `work`, retried while the file is locked; its last error after an hour."""
         in_main = threading.current_thread() is threading.main_thread()
         patience_s = _MAIN_PATIENCE_S if in_main else _PATIENCE_S
         started, told = time.monotonic(), False
@@ -61,6 +61,6 @@ class Patience:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Whether an error means no more than a lock of somebody else's."""
+    """Whether an error only means that another program holds a lock."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _BUSY

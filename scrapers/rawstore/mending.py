@@ -1,9 +1,8 @@
-"""The raw store after damage: what is lost is forgotten, so that the next scrape asks for just that.
+"""Repair of a damaged raw store: lost images become pending, so that the next scrape fetches just them.
 
-A segment whose bytes changed is written again without the images that are lost, under a new number: nothing
-refers to a file whose bytes are in doubt. The order is such that a kill at any moment leaves a store that
-can be mended again: the new segment is on disk before the ledger names it, in one transaction, and the old
-one goes after that.
+A segment whose bytes changed is written again without the lost images, under a new number: nothing refers to
+a file with doubtful bytes. A kill at any moment leaves a store that can be repaired again: the new segment is
+on disk before the ledger names it, in one transaction, and the old one is deleted after that.
 """
 
 from __future__ import annotations
@@ -25,14 +24,13 @@ from scrapers.rawstore.raw_check import HeldImage, Segment
 from scrapers.rawstore.segment_hash import hash_segment
 from scrapers.rawstore.segments import SegmentState, SegmentWriter, segment_name
 
-_BEGUN = (
-    "last_segment_begun"  # which segments may be there, as the store notes it before it writes one
-)
+_BEGUN = "last_segment_begun"  # which segments may exist, noted before they are written
 _BATCH_BYTES = 16 * 2**20
 _END = bytes(1024)  # of a tar
 _HELD = """
 SELECT u.segment, u.offset, u.bytes, u.sha256, u.is_old, u.form, u.rank, u.version,
-  u.etag, u.last_modified, u.final_url, f.key, f.section, f.caption, f.masked, f.prefix, f.suffix
+  u.etag, u.last_modified, u.final_url, f.key, f.section, f.caption, f.masked, f.prefix, f.suffix,
+  {rank}
 FROM (SELECT segment, offset, bytes, sha256, 0 AS is_old, form, rank, version, etag, last_modified, final_url
     FROM urls WHERE segment = ?1
   UNION ALL
@@ -53,7 +51,7 @@ _MOVE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Mended:
-    """What became of damaged segments: images to fetch again, earlier versions lost, images kept."""
+    """The result for damaged segments: images to fetch again, earlier versions lost, images kept."""
 
     lost: int
     versions_lost: int
@@ -61,9 +59,9 @@ class Mended:
 
 
 def mend_segments(raw: Path, damaged: Iterable[Segment]) -> Mended:
-    """Forget what is lost of `damaged` segments of the raw store in `raw`, and move what is whole.
+    """Make the lost images of `damaged` segments pending in the raw store `raw`, and move the others.
 
-    Raises StorageError where ledger or disk refuse.
+    Raises StorageError if the ledger or the disk fails.
     """
     total = Mended(lost=0, versions_lost=0, kept=0)
     damaged = list(damaged)
@@ -81,7 +79,7 @@ def mend_segments(raw: Path, damaged: Iterable[Segment]) -> Mended:
 
 
 def sweep_segments(raw: Path) -> list[str]:
-    """Delete segments that we began and that the ledger no longer names: what a kill left of a mending.
+    """Delete our segments that the ledger no longer names: the rest of a repair that was killed.
 
     Returns their names.
     """
@@ -99,7 +97,7 @@ def sweep_segments(raw: Path) -> list[str]:
 
 
 def _close_segments(ledger: sqlite3.Connection, folder: Path, damaged: set[int]) -> None:
-    """Close the segment that a crawl would go on with: new ones come behind it."""
+    """Close the segment that a crawl would continue: new ones follow it."""
     rows = ledger.execute("SELECT number, bytes FROM segments WHERE sha256 IS NULL").fetchall()
     for number, size in rows:
         if number not in damaged:
@@ -140,7 +138,7 @@ class _Mending:
         self._moved: list[tuple[HeldImage, int, int]] = []
 
     def run(self) -> Mended:
-        """Write what is whole to a new segment, let the ledger follow, and delete the damaged one."""
+        """Write the intact images to a new segment, update the ledger, and delete the damaged one."""
         writer = self._begin_segment()
         states = list(self._copy(writer))
         sealed = writer.seal()
@@ -156,7 +154,7 @@ class _Mending:
         )
 
     def _begin_segment(self) -> SegmentWriter:
-        """A writer behind all segments that may be there, noted before it writes."""
+        """A writer after all segments that may exist, noted before it writes."""
         numbers = [number for (number,) in self._ledger.execute("SELECT number FROM segments")]
         last = max([*numbers, self._segment.number, int(_meta(self._ledger, _BEGUN, "-1"))])
         self._ledger.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (_BEGUN, str(last + 1)))
@@ -164,7 +162,7 @@ class _Mending:
         return SegmentWriter(self._folder, closed, max_bytes=2**62)
 
     def _copy(self, writer: SegmentWriter) -> Iterator[SegmentState]:
-        """Lay the whole images out anew, in their order, each with a record of what the ledger knows."""
+        """Copy the intact images in their order, each with a record from the ledger."""
         waiting = 0
         path = self._folder / self._segment.name
         for *columns, form in self._held():
@@ -182,8 +180,11 @@ class _Mending:
 
     def _held(self) -> Iterator[tuple[Any, ...]]:
         names = ("etag", "last_modified", "final_url", "key", "section", "caption", "masked")
-        for row in self._ledger.execute(_HELD, (self._segment.number,)).fetchall():
-            facts = dict(zip((*names, "prefix", "suffix"), row[8:], strict=True))
+        columns = [row[1] for row in self._ledger.execute("PRAGMA table_info(forms)")]
+        # In ledgers of version 1 the rank is 0 if the URL has none.
+        held = _HELD.format(rank="f.rank" if "rank" in columns else "0")
+        for row in self._ledger.execute(held, (self._segment.number,)).fetchall():
+            facts = dict(zip((*names, "prefix", "suffix", "rank"), row[8:], strict=True))
             yield (*row[:4], bool(row[4]), *row[5:8], facts)
 
     def _commit(self, states: list[SegmentState]) -> None:
@@ -207,7 +208,7 @@ def _name(image: HeldImage) -> tuple[bool, int, int, int]:
 
 
 def _key(image: HeldImage) -> tuple[int, ...]:
-    """The columns that name the row."""
+    """The columns that identify the row."""
     row = (image.form, image.rank)
     return (*row, image.version) if image.is_old else row
 
@@ -216,7 +217,7 @@ def _read(path: Path, image: HeldImage) -> bytes:
     with path.open("rb", buffering=0) as file:
         data = os.pread(file.fileno(), image.size, image.offset)
     if sha256_bytes(data) != image.sha256.hex():
-        raise StorageError(f"{path} changes while it is read: give the command again.")
+        raise StorageError(f"{path} changes while it is read: run the command again.")
     return data
 
 
@@ -236,7 +237,7 @@ def _as_member(
         "final_url": form["final_url"] or url,
         "last_modified": form["last_modified"],
         "masked": bool(form["masked"]),
-        "rank": image.rank,
+        "rank": form["rank"] if form["suffix"] is None else image.rank,
         "section": form["section"],
         "sha256": image.sha256.hex(),
         "url": url,

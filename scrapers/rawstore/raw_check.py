@@ -1,6 +1,6 @@
-"""The raw store looked through and never written to: whether its segments hold what the ledger promises.
+"""Verification of the raw store: whether its segments contain what the ledger promises. Never writes.
 
-A ledger that is damaged may hold anything: whatever goes wrong while it is read is a LedgerError.
+A damaged ledger may contain anything: whatever goes wrong while it is read is a LedgerError.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LedgerError(ContractError):
 
 
 class HeldImage(NamedTuple):
-    """An image whose bytes the ledger promises; `is_old` for an earlier version of one that changed."""
+    """An image whose bytes the ledger promises; `is_old` for an earlier version of a changed image."""
 
     segment: int
     offset: int
@@ -51,7 +51,7 @@ class HeldImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerFacts:
-    """What a ledger says: the digest of its content, its source, its URLs by state, its closed segments."""
+    """The digest of a ledger's content, its source, its URLs by state, the hashes of its closed segments."""
 
     content: str
     source: str
@@ -61,7 +61,7 @@ class LedgerFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A segment as it is found: its length and hash, and the images whose bytes are not there."""
+    """A segment as it is found: its length and hash, and the images whose bytes are missing."""
 
     number: int
     bytes: int | None
@@ -75,13 +75,13 @@ class Segment:
 
 
 class ReadOnlyLedger:
-    """A connection that reads a ledger, also one in a folder that can't be written to."""
+    """A connection that reads a ledger, even in a read-only folder."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
-        """Rows of a read."""
+        """The rows of a query."""
         # Not `yield from`: it would close the cursor of a database that may be closed by then.
         for row in self._connection.execute(sql, values):  # noqa: UP028
             yield row
@@ -89,7 +89,7 @@ class ReadOnlyLedger:
 
 @contextlib.contextmanager
 def open_read_only(path: Path) -> Iterator[ReadOnlyLedger]:
-    """Read the ledger at `path`; raises LedgerError for one that is missing or damaged."""
+    """Read the ledger at `path`; raises LedgerError if it is missing or damaged."""
     if not path.is_file():
         raise LedgerError("is missing")
     with contextlib.ExitStack() as stack:
@@ -99,7 +99,7 @@ def open_read_only(path: Path) -> Iterator[ReadOnlyLedger]:
             raise LedgerError(f"is damaged ({type(error).__name__}: {error})") from error
 
 
-# What a damaged database makes of our reads, beside errors of its own: values of other types and sizes.
+# What reading a damaged database may raise besides its own errors: values have other types and sizes.
 _ODDITIES = (
     sqlite3.Error,
     TypeError,
@@ -116,7 +116,7 @@ def _connect(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
     try:
         return _open(path, stack)
     except sqlite3.OperationalError:
-        # A write-ahead log is read with the help of a file beside it, which can't be made here.
+        # Reading a write-ahead log needs a file beside it, which can't be created here.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for suffix in ("", "-wal"):
             part = path.with_name(path.name + suffix)
@@ -133,7 +133,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
 
 
 def read_ledger(ledger: ReadOnlyLedger) -> LedgerFacts:
-    """What the ledger says; its pages are checked, too."""
+    """The facts of the ledger; its pages are checked, too."""
     (checked,) = ledger.query("PRAGMA quick_check(1)")
     if checked != ("ok",):
         raise ValueError(f"its pages are damaged: {checked[0]}")
@@ -155,9 +155,9 @@ def read_ledger(ledger: ReadOnlyLedger) -> LedgerFacts:
 def read_segments(
     ledger: ReadOnlyLedger, folder: Path, expected: Mapping[str, str]
 ) -> Iterator[Segment]:
-    """Every segment in which images lie, read from beginning to end.
+    """Every segment that contains images, read from beginning to end.
 
-    `expected` are their hashes by name: each is hashed as its own was, of whichever contract version.
+    `expected` are their hashes by name: each is hashed by the scheme of its contract version.
     """
     images = (HeldImage(*row) for row in ledger.query(_PLACES))  # type: ignore[arg-type]
     for number, held in groupby(images, key=lambda image: image.segment):
@@ -168,9 +168,9 @@ def read_segments(
 def check_segment(
     path: Path, number: int, held: Iterator[HeldImage], *, like: str | None = None
 ) -> Segment:
-    """Hash a segment and every image in it; `held` are sorted by place.
+    """Hash a segment and every image in it; `held` are sorted by position.
 
-    Raises StorageError for a segment that is there and can't be read.
+    Raises StorageError for a segment that exists and can't be read.
     """
     try:
         with path.open("rb") as file:
@@ -188,7 +188,7 @@ def check_segment(
 
 
 def _unmatched(held: Iterator[HeldImage], members: Iterator[Member]) -> Iterator[HeldImage]:
-    """Images of the ledger that are no members of the segment; both are sorted by place."""
+    """Images of the ledger that are not members of the segment; both are sorted by position."""
     image = next(held, None)
     for member in members:
         while image is not None and image.offset <= member.offset:
@@ -201,7 +201,7 @@ def _unmatched(held: Iterator[HeldImage], members: Iterator[Member]) -> Iterator
 
 
 def _is_there(file: IO[bytes], image: HeldImage, size: int) -> bool:
-    """Whether the bytes of an image are those of the ledger, whatever lies around them."""
+    """Whether the bytes of an image are those of the ledger, whatever surrounds them."""
     if not 0 < image.size <= size - image.offset or image.offset < 0:
         return False
     file.seek(image.offset)

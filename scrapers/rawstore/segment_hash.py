@@ -1,8 +1,8 @@
-"""The hash of a segment: of its bytes, with each image's SHA-256 in the place of the image.
+"""The hash of a segment: of its bytes, with each image replaced by its SHA-256.
 
-An image has been hashed already, for the ledger: so nothing is hashed twice, neither when a segment is
-written nor when it is verified. Segments of contract version 1 have the SHA-256 of their bytes as
-they are; which of the two a hash is stands in front of it.
+Images are hashed for the ledger anyway: this way nothing is hashed twice, neither when a segment is written
+nor when it is verified. Segments of contract version 1 have the SHA-256 of their plain bytes; a prefix of the
+hash tells which it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SIDECAR = b".json"
 
 
 class Member(NamedTuple):
-    """The bytes of an image in a segment: where they are, and their SHA-256."""
+    """The bytes of an image in a segment: their position and their SHA-256."""
 
     offset: int
     size: int
@@ -33,11 +33,11 @@ class SegmentHash:
         self._hash = hashlib.sha256()
 
     def update(self, data: bytes) -> None:
-        """Bytes that are no image, or the SHA-256 of one in its place."""
+        """Add bytes that are no image, or the SHA-256 of one in its place."""
         self._hash.update(data)
 
     def ended_by(self, data: bytes) -> str:
-        """The hash with `data` behind it, which don't stay."""
+        """The hash with `data` appended, which is not kept."""
         whole = self._hash.copy()
         whole.update(data)
         return SCHEME + whole.hexdigest()
@@ -47,7 +47,7 @@ class SegmentHash:
 
 
 def hash_segment(path: Path, *, like: str | None = None) -> str:
-    """The hash of a segment; as bytes alone if `like`, the hash to compare with, is of version 1."""
+    """The hash of a segment; of the plain bytes if `like`, the hash to compare with, is of version 1."""
     with path.open("rb") as file:
         if like is not None and not like.startswith(SCHEME):
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -58,9 +58,9 @@ def hash_segment(path: Path, *, like: str | None = None) -> str:
 
 
 def read_members(file: IO[bytes], found: SegmentHash) -> Iterator[Member]:
-    """The images of a segment, read from its beginning to its end; `found` becomes its hash.
+    """The images of a segment, read from beginning to end; `found` becomes its hash.
 
-    Where it is no tar any more the rest counts as bytes that are no image.
+    After the first block that is not a valid tar, the rest counts as bytes that are no image.
     """
     while len(header := file.read(_BLOCK)) == _BLOCK:
         found.update(header)
@@ -82,7 +82,7 @@ def read_members(file: IO[bytes], found: SegmentHash) -> Iterator[Member]:
 
 
 def _size_of(header: bytes) -> int | None:
-    """The size in a header as we write it; None for what is none, the end mark for one."""
+    """The size in a header of ours; None for anything else, including the end mark."""
     digits = header[124:135]
     if header[257:262] != b"ustar" or header[156:157] != b"0" or not digits.isdigit():
         return None
@@ -93,7 +93,7 @@ def _size_of(header: bytes) -> int | None:
 
 
 def _hash_rest(file: IO[bytes], size: int | None, found: SegmentHash | hashlib._Hash) -> int:
-    """Hash the next `size` bytes, all that are left for None; gives how many there were."""
+    """Hash the next `size` bytes, or all that are left if None; returns their number."""
     left = 1 << 62 if size is None else size
     number = 0
     while left and (chunk := file.read(min(left, _CHUNK_BYTES))):

@@ -1,8 +1,8 @@
 """Append-only tars of the bytes as fetched: `<key>.json` and `<key>.png` (or jpg…) per image.
 
-The writer only lays out bytes in memory (`place`) and appends what it laid out (`write`), so that
-the ledger's row and the bytes belong together. Plain ustar: `tar` and `webdataset` read it. An open
-segment has no end mark while it grows; `close` writes it.
+The writer only lays out bytes in memory (`place`) and appends them later (`write`), so that the ledger's row
+and the bytes belong together. Plain ustar: `tar` and `webdataset` read it. An open segment has no end mark
+while it grows; `seal` writes it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from scrapers.rawstore.segment_hash import SegmentHash, hash_segment, read_membe
 _BLOCK = 512
 _END = bytes(2 * _BLOCK)
 _PIECE_BYTES = 256 * 1024
-_LARGE_BYTES = 64 * 1024  # Not worth a copy.
-# One fixed time for all members: same images, same bytes. tar warns of the year 1970.
+_LARGE_BYTES = 64 * 1024  # Larger buffers are not worth a copy.
+# One fixed time for all members: same images, same bytes. tar warns about the year 1970.
 _HEADER_TAIL = (
     b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(155 + 12)
 )
@@ -32,14 +32,14 @@ _ZEROS = [bytes(-size % _BLOCK) for size in range(_BLOCK)]
 
 
 class Place(NamedTuple):
-    """Where the bytes of an image lie: segment number, offset of its bytes in the tar."""
+    """The position of an image's bytes: segment number, offset in the tar."""
 
     segment: int
     offset: int
 
 
 class SegmentState(NamedTuple):
-    """A segment as the ledger knows it: bytes that count, and their hash if it is closed."""
+    """A segment in the ledger: its valid bytes, and their hash if it is closed."""
 
     number: int
     bytes: int
@@ -47,9 +47,9 @@ class SegmentState(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Bytes for one segment, in order; `closes` says that the end mark follows.
+    """Bytes for one segment, in order; `closes` if the end mark follows.
 
-    `hashed` are the same with the SHA-256 of each image in its place.
+    `hashed` are the same with each image replaced by its SHA-256.
     """
 
     segment: int
@@ -85,11 +85,11 @@ def padding(size: int) -> bytes:
 class SegmentWriter:
     """Appends to the last segment of a folder and begins a new one when it is full.
 
-    `place` and `take` belong to the thread that fetches, `write` and `seal` to the one that writes.
+    `place` and `take` belong to the fetching thread, `write` and `seal` to the writing one.
     """
 
     def __init__(self, folder: Path, last: SegmentState | None, *, max_bytes: int) -> None:
-        """Continue after `last`: what lies behind its committed bytes was torn and is cut off."""
+        """Continue after `last`: a torn tail after its committed bytes is cut off."""
         self.folder = folder
         self.max_bytes = max_bytes
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +120,9 @@ class SegmentWriter:
         os.lseek(self._file, 0, os.SEEK_END)
 
     def place(self, key: str, extension: str, body: bytes, sidecar: str, *, sha256: bytes) -> Place:
-        """Lay out one image behind the others; its bytes are written by the next `write`.
+        """Lay out one image after the others; its bytes are written by the next `write`.
 
-        `sidecar` is the JSON that lies beside it, `sha256` the hash of the bytes.
+        `sidecar` is its JSON member, `sha256` the hash of the bytes.
         """
         text = sidecar.encode("utf-8", "surrogatepass")
         name = key.encode("ascii")
@@ -152,14 +152,14 @@ class SegmentWriter:
         self._pieces.append(Pieces(self._number, [], [], False))
 
     def take(self) -> list[Pieces]:
-        """What was laid out since the last call."""
+        """Everything that was laid out since the last call."""
         taken, self._pieces = self._pieces, [Pieces(self._number, [], [], False)]
         return taken
 
     def write(self, pieces: list[Pieces]) -> list[SegmentState]:
-        """Append, sync, and say how far the segments reach now.
+        """Append, sync, and return how far the segments reach now.
 
-        Raises StorageError when the disk is full or refuses.
+        Raises StorageError if the disk is full or fails.
         """
         states = []
         for part in pieces:
@@ -201,10 +201,10 @@ class SegmentWriter:
             self._written_bytes += len(data)
 
     def seal(self) -> tuple[str, int, str] | None:
-        """Put the end mark behind an open segment, so that every tool reads it to its end.
+        """Append the end mark to an open segment, so that every tool can read it to its end.
 
-        The mark doesn't count: the next run overwrites it. Gives the segment's name, length and
-        hash with it; None if no segment is open.
+        The mark doesn't count: the next run overwrites it. Returns the segment's name, length and hash with
+        it; None if no segment is open.
         """
         path = self.folder / segment_name(self._written_number)
         try:
@@ -231,10 +231,10 @@ class SegmentWriter:
 
 
 def _joined(buffers: list[bytes]) -> Iterator[bytes]:
-    """The same bytes, small buffers put together.
+    """The same bytes, with small buffers joined.
 
-    Each write has to wait for the interpreter's lock when it returns, while the thread that fetches is
-    busy; with one for each small image they would wait longer than they work.
+    Each write waits for the interpreter's lock when it returns, while the fetching thread is busy; with one
+    write per small image, the waits would take longer than the work.
     """
     small: list[bytes] = []
     size = 0
@@ -259,22 +259,22 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def refuse_unknown(folder: Path, begun: int) -> None:
-    """Raise StorageError if the folder holds a segment after number `begun`, the last we began.
+    """Raise StorageError if the folder contains a segment after number `begun`, the last we began.
 
-    A kill can't leave such a one; a ledger that was lost, or an older copy of it, can.
+    A kill can't leave one; a lost ledger, or an older copy of it, can.
     """
     numbers = [int(path.stem) for path in folder.glob("*.tar") if path.stem.isdigit()]
     unknown = sorted(number for number in numbers if number > begun)
     if unknown:
         raise StorageError(
-            f"{folder} holds {len(unknown)} segments that the ledger does not know, "
-            f"{segment_name(unknown[0])} the first: bring {folder.parent / 'ledger.sqlite'} back, or "
-            f"move {folder} away to fetch all again."
+            f"{folder} contains {len(unknown)} segments that the ledger doesn't know, "
+            f"{segment_name(unknown[0])} the first: restore {folder.parent / 'ledger.sqlite'}, or "
+            f"move {folder} away to fetch everything again."
         )
 
 
 def check_segments(folder: Path, states: list[SegmentState]) -> dict[int, int]:
-    """Segments that are shorter than the ledger says, with the bytes that are left of them.
+    """Segments that are shorter than the ledger says, with their remaining bytes.
 
     Raises StorageError if the folder can't be read.
     """
@@ -286,7 +286,7 @@ def check_segments(folder: Path, states: list[SegmentState]) -> dict[int, int]:
         except FileNotFoundError:
             size = 0
         except OSError as error:
-            raise StorageError(f"Can't look at {path}: {error.strerror}.") from error
+            raise StorageError(f"Can't read {path}: {error.strerror}.") from error
         if size < state.bytes:
             short[state.number] = size
     return short

@@ -17,6 +17,11 @@ _CONTENT = """
 SELECT f.key, f.prefix, f.suffix, f.section, f.caption, f.masked, u.rank, u.version, u.state, u.sha256
 FROM forms f CROSS JOIN urls u ON u.form = f.id ORDER BY f.key, u.rank
 """
+_BESIDE = """
+SELECT f.key AS key, 'caption' AS name, c.caption AS value FROM captions c JOIN forms f ON f.id = c.form
+UNION ALL SELECT key, 'rank', rank FROM forms WHERE rank IS NOT NULL
+UNION ALL SELECT key, 'extra', extra FROM forms WHERE extra IS NOT NULL ORDER BY 1, 2, 3
+"""
 _BY_SECTION = """
 SELECT f.section, u.state, count(*), coalesce(sum(u.bytes), 0)
 FROM forms f CROSS JOIN urls u ON u.form = f.id GROUP BY f.id, u.state
@@ -43,7 +48,8 @@ class Queried(Protocol):
 def content_digest(ledger: Queried) -> str:
     """SHA-256 over what was fetched, the same in whatever order it came.
 
-    One line a URL, by key: key, URL, section, caption, rank, masked, state and the hash of its bytes.
+    One line per URL, sorted by key: key, URL, section, caption, rank, masked, state and the hash of its
+    bytes. Then one line for each further caption, rank and extra of a form that has any.
     """
     digest = hashlib.sha256()
     for key, prefix, suffix, section, caption, masked, rank, version, state, sha256 in ledger.query(
@@ -56,6 +62,10 @@ def content_digest(ledger: Queried) -> str:
             f"{key}\t{version}\t{url}\t{section}\t{caption!r}\t{rank}\t{masked}\t{word}\t{name}\n"
         )
         digest.update(line.encode("utf-8", "surrogatepass"))
+    # Ledgers of version 1 have no such table.
+    if list(ledger.query("SELECT 1 FROM sqlite_master WHERE name = 'captions'")):
+        for beside in ledger.query(_BESIDE):
+            digest.update(f"{beside!r}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -75,7 +75,7 @@ def keep_sections(
 
 def _facts(sections: Iterable[SectionSummary]) -> Sections:
     return {
-        section.name: SectionFacts(captions=section.captions, shown=section.origin != "catalogue")
+        section.name: SectionFacts(captions=section.captions, shown=section.shown)
         for section in sections
     }
 

@@ -13,14 +13,13 @@ from pipeline.core.errors import ContractError, SourceError
 from pipeline.core.parsing import parse_json_file, read_small_file
 from pipeline.core.storage import sha256_bytes, write_bytes, write_json
 from pipeline.core.workspace import Workspace
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.page import Meta, page_refusal
 from scrapers.fetch.pace import parse_retry_after
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.fetch.response import Answer, FetchError
-from scrapers.source import Source, StartPage
+from scrapers.source import Discovery, Source, StartPage
 from scrapers.sources.saved_page import MAX_PAGE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -120,11 +119,11 @@ def _page_of(answer: Answer) -> StartPage:
     return StartPage(body=answer.body, url=url, content_type=answer.headers.get("content-type"))
 
 
-def page_name(config: ScrapeConfig, source: Source) -> str:
-    """What the page is called: its URL without user and password, or its file."""
+def page_name(source: Source, discovery: Discovery | None = None) -> str:
+    """The name of the page in messages: its URL without user and password, or its file."""
     if source.start_url is not None:
         return take_credentials(source.start_url).url
-    return str(config.page or source.name)
+    return (discovery and discovery.page_name) or source.name
 
 
 def refuse_reserved_page(meta: Meta, url: str, agent: str) -> None:

@@ -380,3 +380,31 @@ def test_run_reports_an_invalid_option_before_it_begins(tmp_path: Path) -> None:
 def test_a_read_only_command_reports_its_duration(workspace: Path) -> None:
     result = invoke("status", "--workspace", str(workspace), "--json")
     assert json.loads(result.stdout.splitlines()[-1])["seconds"] > 0
+
+
+@pytest.mark.parametrize("words", [("-h",), ("help",)])
+def test_help_lists_the_commands_in_groups(words: tuple[str, ...]) -> None:
+    result = invoke(*words)
+    assert result.exit_code == 0
+    assert result.output == invoke("--help").output
+    headings = ("Stages, in the order of the pipeline", "Look and check", "Try it")
+    assert [heading in result.output for heading in headings] == [True] * 3
+
+
+def test_the_help_of_a_command_can_be_asked_for_in_three_ways() -> None:
+    said = invoke("dedupe", "--help").output
+    assert "Options of every command" in said
+    assert invoke("help", "dedupe").output == invoke("dedupe", "-h").output == said
+
+
+def test_shells_complete_commands_and_options() -> None:
+    environment = {**os.environ, "_PIPELINE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    for words, expected in (("pipeline ded", "dedupe"), ("pipeline --ver", "--version")):
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("pipeline"))],
+            env={**environment, "COMP_WORDS": words},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == [expected], done.stderr

@@ -265,7 +265,7 @@ def test_run_uses_what_the_stages_were_given(root: Path, seen: list[Any]) -> Non
     seen.clear()
     invoke(root, "run", "dalleblog")
     by_type = {type(config).__name__: config for config in seen}
-    assert by_type["ScrapeConfig"].limit == 2
+    assert by_type["DalleBlogConfig"].limit == 2
     assert (by_type["ShardConfig"].name, by_type["ShardConfig"].tokenizer) == ("clip", "clip")
     assert (by_type["TrainConfig"].dim, by_type["TrainConfig"].steps) == (16, 4)
     assert by_type["GenerateConfig"].prompts == ("a red cube",)

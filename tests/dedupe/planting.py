@@ -17,9 +17,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
 from pipeline.demo.replica.faults import FaultKind
 from pipeline.demo.replica.server import Replica
-from scrapers.config import ScrapeConfig, source_options
 from scrapers.scrape import scrape
 from scrapers.source import CaptionPlan, Discovery, Source, StartPage, open_source
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.dedupe.conftest import encode
 from tests.dedupe.fragile import KILLER
 
@@ -249,10 +249,10 @@ def crawl_planted(root: Path) -> Crawl:
     with Replica(ReplicaConfig(sections=(SECTION,), size=64, faults=FAULTS)) as replica:
         planted = plant(replica)
         unfilled = list(replica.site.holdings.shown(SECTION))[CAPTIONS - 1]
-        config = ScrapeConfig(
+        config = DalleBlogConfig(
             workspace=root, page_url=replica.page_url, cdn_url=replica.cdn,
             sections=(SECTION,), limit=CAPTIONS, attempts=2, backoff_s=0.01, max_backoff_s=0.02,
         )  # fmt: skip
-        source = WithSlot(open_source(source_options(config)), unfilled.caption)
+        source = WithSlot(open_source(config), unfilled.caption)
         report = scrape(config, source=source)
         return Crawl(workspace, planted, report.counts["urls"])

@@ -1,4 +1,4 @@
-"""The codec at work: precision and its price, batches without room, compiling, views."""
+"""Encoding: precision and its measured cost, batches that don't fit in memory, compiling, views."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.image_decode import decode_image
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
-from pipeline.encode import price
-from pipeline.encode.encoder import Encoder, pays_to_compile, pick_batch_size
-from pipeline.encode.price import lower_precision
+from pipeline.encode import precision_cost
+from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
+from pipeline.encode.precision_cost import switch_precision
 from pipeline.encode.run import run
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import load_codec
@@ -52,7 +52,7 @@ MakeWorkspace = Callable[..., Workspace]
 
 @pytest.fixture(scope="module")
 def vqgan() -> VQGAN:
-    """A small VQGAN of random weights whose codebook lies among its latents."""
+    """A small VQGAN with random weights whose codebook matches its latents."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = VQGAN(
@@ -107,7 +107,7 @@ class Faulty:
     ],
     ids=["cuda", "cpu"],
 )
-def test_a_batch_without_room_is_halved_and_said(
+def test_a_batch_that_does_not_fit_is_halved_with_a_warning(
     vqgan: VQGAN,
     fault: Exception,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,8 +121,8 @@ def test_a_batch_without_room_is_halved_and_said(
     assert torch.equal(encoder.encode(pixels_BHWC), expected_BN)
     assert faulty.asked == [8, 4, 2, 2, 2, 2, 2, 1]
     assert encoder.batch_size == 2
-    assert "no room for 8 images at once: going on with 4" in caplog.text
-    assert "no room for 4 images at once: going on with 2" in caplog.text
+    assert "not have the memory for 8 images at once: continuing with 4" in caplog.text
+    assert "not have the memory for 4 images at once: continuing with 2" in caplog.text
 
 
 def test_no_room_for_one_image_ends_the_stage(
@@ -130,7 +130,7 @@ def test_no_room_for_one_image_ends_the_stage(
 ) -> None:
     fault = torch.OutOfMemoryError("CUDA out of memory")
     monkeypatch.setattr(vqgan, "encode", Faulty(vqgan, 0, fault))
-    with pytest.raises(ModelError, match="no room to encode one image of 32 pixels"):
+    with pytest.raises(ModelError, match="not have the memory to encode one image of 32 pixels"):
         Encoder(vqgan, 4).encode(noise(3))
 
 
@@ -140,7 +140,7 @@ def test_other_errors_are_not_taken_for_it(vqgan: VQGAN, monkeypatch: pytest.Mon
         Encoder(vqgan, 4).encode(noise(3))
 
 
-def test_the_stage_goes_on_with_less_room(
+def test_the_stage_continues_with_less_room(
     make_workspace: MakeWorkspace,
     codec: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -186,11 +186,11 @@ def test_batches_follow_the_widest_layer(vqgan: VQGAN) -> None:
 
 def test_compiling_pays_on_cuda_for_many_images() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert pays_to_compile("auto", 10**6, cuda)
-    assert not pays_to_compile("auto", 10, cuda)
-    assert not pays_to_compile("auto", 10**6, cpu)
-    assert pays_to_compile("on", 1, cpu)
-    assert not pays_to_compile("off", 10**6, cuda)
+    assert should_compile("auto", 10**6, cuda)
+    assert not should_compile("auto", 10, cuda)
+    assert not should_compile("auto", 10**6, cpu)
+    assert should_compile("on", 1, cpu)
+    assert not should_compile("off", 10**6, cuda)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(
@@ -208,7 +208,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(
     encoder = Encoder(vqgan, 4)
     encoder.compile()
     assert torch.equal(encoder.encode(pixels_BHWC), expected_BN)
-    assert "can't be compiled (no compiler here): it runs uncompiled" in caplog.text
+    assert "can't be compiled (no compiler here): running it uncompiled" in caplog.text
 
 
 @pytest.mark.slow
@@ -231,7 +231,7 @@ def test_auto_is_exact_on_a_cpu_and_fast_on_cuda() -> None:
     assert pick_precision("auto", torch.device("cpu")) == "fp32"
     assert pick_precision("auto", torch.device("cuda")) == "bf16"
     assert pick_precision("tf32", torch.device("cuda")) == "tf32"
-    with pytest.raises(ConfigError, match="only CUDA devices have it"):
+    with pytest.raises(ConfigError, match="supported only on CUDA"):
         pick_precision("tf32", torch.device("cpu"))
 
 
@@ -246,7 +246,7 @@ def test_only_the_trunk_computes_in_lower_precision(vqgan: VQGAN) -> None:
         use_precision(vqgan, "fp32")
 
 
-def test_its_price_is_what_a_comparison_by_hand_gives(
+def test_its_cost_is_what_a_comparison_by_hand_gives(
     vqgan: VQGAN, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels_BHWC = noise(4)
@@ -261,8 +261,8 @@ def test_its_price_is_what_a_comparison_by_hand_gives(
         if precision == "bf16":
             monkeypatch.setattr(codec, "encode", lambda _: next(parts))
 
-    monkeypatch.setattr(price, "use_precision", spoil)
-    found = lower_precision(vqgan, "bf16", pixels_BHWC)
+    monkeypatch.setattr(precision_cost, "use_precision", spoil)
+    found = switch_precision(vqgan, "bf16", pixels_BHWC)
     changed = (spoiled_BN != exact_BN).float().mean().item()
     decoded = [to_pixels(vqgan.decode(codes_BN)) for codes_BN in (exact_BN, spoiled_BN)]
     exact_db, spoiled_db = (np.mean(psnr(pixels_BHWC, pixels)) for pixels in decoded)
@@ -303,7 +303,7 @@ def test_a_killed_run_in_bf16_ends_in_the_same_bytes(
     assert files_of(codes_folder(killed)) == files_of(codes_folder(whole))
 
 
-def test_without_images_there_is_no_price_to_measure(
+def test_without_images_there_is_no_cost_to_measure(
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(0)
@@ -364,7 +364,7 @@ def test_each_view_is_a_row_of_the_same_image(make_workspace: MakeWorkspace, cod
     assert keys == sorted(keys)
 
 
-def test_views_asked_for_later_are_added_and_no_part_is_touched(
+def test_views_asked_for_later_are_added_and_no_part_is_changed(
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(7)
@@ -393,7 +393,7 @@ def test_a_killed_run_with_views_ends_in_the_same_bytes(
     assert [json.loads(line)["key"] for line in failed] == ["key_00003"]
 
 
-def test_mirrored_codes_are_those_of_the_mirrored_picture(
+def test_mirrored_codes_are_those_of_the_mirrored_image(
     make_workspace: MakeWorkspace, codec: Path, tmp_path: Path
 ) -> None:
     workspace = make_workspace(1)

@@ -42,7 +42,7 @@ def test_a_codebook_of_up_to_65_536_codes_is_encoded_with(
 def test_a_larger_codebook_is_refused_and_nothing_written(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace(3)
     write_codec(workspace, 65_537)
-    with pytest.raises(ModelError, match=r"65537 codes, expected 65536 at most"):
+    with pytest.raises(ModelError, match=r"65537 codes, expected at most 65536"):
         run(EncodeConfig(workspace=workspace.root, codec="small"))
     assert not list((workspace.root / "codes").glob("*/*"))
 

@@ -1,4 +1,4 @@
-"""encode as a stage: codes by pixel hash, killed and continued, new images only, failures as rows."""
+"""The stage encode: codes by pixel hash, resuming after a kill, only new images, failures as rows."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(
     assert run(make_config(workspace, codec)).counts["new"] == 8
 
 
-def test_new_images_make_new_parts_and_touch_no_old_ones(
+def test_new_images_make_new_parts_and_change_no_old_ones(
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(13)
@@ -267,7 +267,7 @@ def test_another_way_of_decoding_leaves_codes_of_the_same_pixels_as_they_are(
 def test_a_segment_that_is_gone_ends_the_stage(make_workspace: MakeWorkspace, codec: Path) -> None:
     workspace = make_workspace()
     (workspace.segments / "00000.tar").unlink()
-    with pytest.raises(ContractError, match=r"00000\.tar can't be read"):
+    with pytest.raises(ContractError, match=r"00000\.tar, which holds images, can't be read"):
         run(make_config(workspace, codec))
 
 
@@ -313,7 +313,7 @@ def test_a_part_that_changed_is_not_taken_into_the_next_manifest(
     assert files_of(codes_folder(workspace)) == before
 
 
-def test_files_of_others_in_the_folder_stay(make_workspace: MakeWorkspace, codec: Path) -> None:
+def test_files_of_the_user_in_the_folder_stay(make_workspace: MakeWorkspace, codec: Path) -> None:
     workspace = make_workspace(13)
     run(make_config(workspace, codec))
     note = codes_folder(workspace) / "2024-notes.txt"
@@ -401,7 +401,7 @@ def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, KilledError])
 @pytest.mark.parametrize("images", [4, 8, 9, 16])
-def test_an_interrupted_part_goes_on_where_it_was(
+def test_an_interrupted_part_resumes_where_it_was(
     make_workspace: MakeWorkspace,
     codec: Path,
     monkeypatch: pytest.MonkeyPatch,

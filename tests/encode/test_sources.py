@@ -1,4 +1,4 @@
-"""Codecs of others as sources of `encode`: files, published names, and what does not fit."""
+"""Third-party codecs for `encode`: files, published names, and mismatches."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_pair_of_files_encodes_as_the_codec_read_from_it(
         assert codes[row["pixel_sha256"]] == codes_BN[0].tolist()
 
 
-def test_it_is_brought_into_the_workspace_where_later_stages_find_it(
+def test_it_is_imported_into_the_workspace_where_later_stages_find_it(
     make_workspace: MakeWorkspace, tmp_path: Path
 ) -> None:
     workspace, pair = make_workspace(3), write_pair(tmp_path / "files")
@@ -119,6 +119,7 @@ def test_the_kind_and_its_files_name_a_codec(make_workspace: MakeWorkspace, tmp_
         ("vq:a", "no kind of codec 'vq' is read from files"),
         ("vqgan:a.yaml", "found 1 files, expected vqgan:the YAML,the checkpoint"),
         ("discrete-vae:", "discrete-vae:"),
+        (f"vq:{'a' * 5000}", "no kind of codec 'vq' is read from files"),
     ],
 )
 def test_a_kind_that_does_not_fit_is_refused(
@@ -160,7 +161,7 @@ def test_a_vae_of_dalle_pytorch_encodes(make_workspace: MakeWorkspace, tmp_path:
 
 @pytest.fixture
 def publisher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose files are `vqgan_imagenet_f16_1024`, served by a real server."""
+    """A folder with the files of `vqgan_imagenet_f16_1024`, served by a real server."""
     folder = tmp_path / "published"
     write_pair(folder)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
@@ -203,7 +204,7 @@ def test_offline_it_says_where_to_put_the_file(
         codec="vqgan_imagenet_f16_1024",
         cache=tmp_path / "cache",
     )
-    with pytest.raises(ModelError, match=r"v\.ckpt can't be fetched .*put it there: .*v\.ckpt"):
+    with pytest.raises(ModelError, match=r"v\.ckpt can't be downloaded .*put it at .*v\.ckpt"):
         run(config)
 
 
@@ -215,7 +216,7 @@ def test_every_published_name_is_an_option_that_help_names() -> None:
         assert all(file.url.startswith("https://") for file in codec.files)
 
 
-# --- What does not fit ---------------------------------------------------------------------------
+# --- What does not match ---------------------------------------------------------------------------
 
 
 def test_a_yaml_that_does_not_fit_its_checkpoint_names_tensors_and_shapes(
@@ -226,12 +227,11 @@ def test_a_yaml_that_does_not_fit_its_checkpoint_names_tensors_and_shapes(
     with pytest.raises(ModelError) as told:
         encode_pair(make_workspace(1), (large[0], small[1]))
     message = str(told.value)
-    assert f"{small[1]} does not fit {large[0]}" in message
+    assert f"{small[1]} does not match {large[0]}" in message
     assert re.search(r"tensor encoder\.\S+ has the shape \(32.*\), expected \(64.*\);", message)
     assert "missing, the first is encoder.down.0.block.1.norm1.weight (32,)" in message
-    assert "too many, the first is encoder.down.2.block.0.nin_shortcut.weight (64, 32, 1, 1)" in (
-        message
-    )
+    first = "encoder.down.2.block.0.nin_shortcut.weight (64, 32, 1, 1)"
+    assert f"tensors are unexpected, the first is {first}" in message
 
 
 class Evil:
@@ -250,7 +250,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(
     settings, checkpoint = write_pair(tmp_path / "files")
     torch.save({"state_dict": {}, "callbacks": Evil(tmp_path / "ran")}, checkpoint)
     workspace = make_workspace(1)
-    with pytest.raises(ModelError, match=r"refused: its pickle asks for .*pathlib"):
+    with pytest.raises(ModelError, match=r"refused: its pickle refers to .*pathlib"):
         encode_pair(workspace, (settings, checkpoint))
     assert not (tmp_path / "ran").exists()
     assert not (workspace.root / "codecs").exists()
@@ -261,12 +261,15 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(
     [
         ({"vqgan_config": Path("a.yaml")}, "--vqgan-checkpoint is missing"),
         ({"dvae_decoder": Path("d.pkl")}, "--dvae-encoder is missing"),
-        ({"vae": Path("v.pt"), "vqgan_config": Path("a.yaml")}, "vqgan and of vae are given"),
-        ({"batch_size": "many"}, "expected a number or auto"),
-        ({"batch_size": "0"}, "expected a number or auto"),
+        (
+            {"vae": Path("v.pt"), "vqgan_config": Path("a.yaml")},
+            r"several codecs are given \(vqgan, vae\)",
+        ),
+        ({"batch_size": "many"}, "Give a number or auto"),
+        ({"batch_size": "0"}, "Give a number or auto"),
     ],
 )
-def test_options_that_do_not_fit_are_told_at_once(options: Any, complaint: str) -> None:
+def test_options_that_do_not_fit_are_refused_at_once(options: Any, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         EncodeConfig(**options)
 

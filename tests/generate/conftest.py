@@ -1,4 +1,4 @@
-"""A workspace with a tiny finished run and a tiny codec, neither trained: drawing is what is tested."""
+"""A workspace with a tiny finished run and a tiny codec, both untrained, for testing generation."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def make_config(workspace: Workspace) -> Callable[..., GenerateConfig]:
-    """A config for two prompts, three pictures each; keyword arguments replace its options."""
+    """A config for two prompts, three images each; keyword arguments replace its options."""
 
     def make(**options: Any) -> GenerateConfig:
         few: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What `pipeline generate` has left in a workspace."""
+"""Helpers that read what `pipeline generate` wrote to a workspace."""
 
 from __future__ import annotations
 

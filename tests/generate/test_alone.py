@@ -1,4 +1,4 @@
-"""Drawing from a checkpoint of others where there is no workspace."""
+"""Generating from a third-party checkpoint without a workspace."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.models.codecs.test_vqgan import write_pair
 
 @pytest.fixture
 def command(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The options that draw a picture in a folder that holds no workspace, of which nothing is said."""
+    """The options to draw an image in a folder that is not a workspace."""
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -41,7 +41,7 @@ def draw(command: list[str]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_pictures_are_drawn_without_a_workspace(command: list[str]) -> None:
+def test_images_are_drawn_without_a_workspace(command: list[str]) -> None:
     report = draw(command)
     assert report["outputs"] == ["generated/default"]
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["generated"]
@@ -49,7 +49,7 @@ def test_pictures_are_drawn_without_a_workspace(command: list[str]) -> None:
     assert draw(command)["outcome"] == "unchanged"
 
 
-def test_pictures_are_written_where_it_is_said(command: list[str], tmp_path: Path) -> None:
+def test_images_are_written_where_asked(command: list[str], tmp_path: Path) -> None:
     report = draw([*command, "--out", str(tmp_path / "pictures")])
     assert report["outputs"] == [str(tmp_path / "pictures")]
     draw([*command, "--name", "same"])
@@ -59,7 +59,7 @@ def test_pictures_are_written_where_it_is_said(command: list[str], tmp_path: Pat
     assert list(Path.cwd().iterdir()) == [Path.cwd() / "generated"]
 
 
-def test_a_workspace_that_is_said_and_not_there_is_refused(command: list[str]) -> None:
+def test_a_workspace_that_is_given_and_does_not_exist_is_refused(command: list[str]) -> None:
     done = CliRunner().invoke(app, [*command, "--workspace", "nowhere"])
     assert done.exit_code == 1
     assert "nowhere is not a workspace" in done.output
@@ -103,8 +103,8 @@ def test_a_vqgan_of_other_files_than_the_published_decodes(
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
     for wrong, message in (
         ({"vqgan_checkpoint": None}, "--vqgan-config and --vqgan-checkpoint belong together"),
-        ({"codec": "mine"}, "Leave --codec out"),
-        ({"checkpoint": None, "tokenizer": None}, "says itself what codec"),
+        ({"codec": "mine"}, "both name a codec"),
+        ({"checkpoint": None, "tokenizer": None}, "records its codec"),
         ({"vqgan_config": tmp_path / "none.yaml"}, "none.yaml can't be read"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""More than prompts: primed pictures, completed captions, CLIP's choice, guidance, too little memory."""
+"""Beyond prompts: primed images, completed captions, ranking by CLIP, guidance, too little memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.generate.sampler import Artist
+from pipeline.generate.sampler import ImageSampler
 from pipeline.models.clip import find_clip, load_clip
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
@@ -53,7 +53,7 @@ def drawn_codes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> list[t
 
 
 @pytest.mark.parametrize(("rows", "given"), [(None, 7), (1, 4), (3, 12)])
-def test_every_picture_begins_with_the_codes_of_the_one_given(
+def test_every_image_starts_with_the_codes_of_the_one_given(
     rows: int | None,
     given: int,
     workspace: Workspace,
@@ -70,19 +70,21 @@ def test_every_picture_begins_with_the_codes_of_the_one_given(
     assert len({tuple(row) for row in codes_BN[:, given:].tolist()}) > 1
 
 
-def test_another_picture_to_begin_with_draws_anew(make_config: MakeConfig, picture: Path) -> None:
+def test_another_image_to_start_with_draws_new_images(
+    make_config: MakeConfig, picture: Path
+) -> None:
     assert run(make_config(prime=picture)).outcome == "done"
     assert run(make_config(prime=picture)).outcome == "unchanged"
     Image.new("RGB", (64, 64), "red").save(picture)
     assert run(make_config(prime=picture)).outcome == "done"
 
 
-def test_a_picture_that_leaves_nothing_to_draw_is_refused(
+def test_an_image_that_leaves_nothing_to_draw_is_refused(
     make_config: MakeConfig, picture: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"--prime-rows 4 leaves nothing to draw: .* 4 rows"):
         run(make_config(prime=picture, prime_rows=4))
-    with pytest.raises(ConfigError, match=r"nothing\.png can't be read"):
+    with pytest.raises(ConfigError, match=r"nothing\.png is missing"):
         run(make_config(prime=tmp_path / "nothing.png"))
     picture.write_bytes(picture.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"prime\.png can't be read"):
@@ -92,7 +94,7 @@ def test_a_picture_that_leaves_nothing_to_draw_is_refused(
 # --- Guidance, precision -------------------------------------------------------------------------
 
 
-def test_guidance_draws_other_pictures_the_same_in_any_batch(
+def test_guidance_draws_other_images_the_same_in_any_batch(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -135,14 +137,14 @@ def test_the_model_finds_a_caption_where_none_is_given(
     assert record["prompt"]
 
 
-def test_a_prompt_that_is_too_long_is_cut_told_and_counted(
+def test_a_prompt_that_is_too_long_is_cut_reported_and_counted(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = "a red cube on a blue cube on a red cube"
     with caplog.at_level(logging.WARNING):
         report = run(make_config(prompts=("a red cube", long), num_images=1))
     assert report.counts["prompts_cut"] == 1
-    assert "1 of 2 prompts have more than the 6 tokens" in caplog.text
+    assert "1 of 2 prompts are longer than the model's 6 tokens" in caplog.text
     assert long in caplog.text
 
 
@@ -190,7 +192,7 @@ def test_the_best_by_clip_are_kept_in_the_order_of_their_scores(
     assert all(drawn[key] == value for key, value in hashes_by_prompt(workspace).items())
 
 
-def test_clip_alone_orders_all_pictures(
+def test_clip_alone_orders_all_images(
     workspace: Workspace, make_config: MakeConfig, clip: str
 ) -> None:
     run(make_config(clip=clip))
@@ -200,7 +202,7 @@ def test_clip_alone_orders_all_pictures(
         assert len(found) == 3
 
 
-def test_another_clip_chooses_anew(make_config: MakeConfig, clip: str, tmp_path: Path) -> None:
+def test_another_clip_chooses_again(make_config: MakeConfig, clip: str, tmp_path: Path) -> None:
     other = str(write_clip(tmp_path / "other", seed=1))
     assert run(make_config(clip=clip)).outcome == "done"
     assert run(make_config(clip=clip, batch_size=1)).outcome == "unchanged"
@@ -210,7 +212,7 @@ def test_another_clip_chooses_anew(make_config: MakeConfig, clip: str, tmp_path:
 # --- Memory, kills -------------------------------------------------------------------------------
 
 
-def test_too_little_memory_halves_the_batch_and_changes_no_picture(
+def test_too_little_memory_halves_the_batch_and_changes_no_image(
     workspace: Workspace,
     make_config: MakeConfig,
     monkeypatch: pytest.MonkeyPatch,
@@ -227,12 +229,12 @@ def test_too_little_memory_halves_the_batch_and_changes_no_picture(
     monkeypatch.setattr(VQCodec, "decode", decode_few)
     with caplog.at_level(logging.WARNING):
         run(make_config(name="few"))
-    assert "Memory ran out with 6 images at once; trying 3." in caplog.text
-    assert "Memory ran out with 3 images at once; trying 1." in caplog.text
+    assert "Out of memory with 6 images at once; trying 3." in caplog.text
+    assert "Out of memory with 3 images at once; trying 1." in caplog.text
     assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace)
 
 
-def test_no_memory_for_a_single_picture_is_said(
+def test_too_little_memory_for_a_single_image_is_reported(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_args: object, **_options: object) -> None:
@@ -241,7 +243,7 @@ def test_no_memory_for_a_single_picture_is_said(
         )
 
     monkeypatch.setattr(Dalle, "start_images", refuse)
-    with pytest.raises(ModelError, match="Memory ran out with a single image"):
+    with pytest.raises(ModelError, match="Out of memory with a single image"):
         run(make_config())
 
 
@@ -257,22 +259,22 @@ def test_another_error_is_not_taken_for_lack_of_memory(
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(
+def test_a_killed_run_resumes_and_ends_in_the_same_bytes(
     torn: bool, workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = ("a red cube", "a blue cube", "a red cube on a blue cube")
     config = make_config(prompts=prompts, batch_size=3)
     run(make_config(prompts=prompts, batch_size=3, name="whole"))
-    draw = Artist.draw
+    draw = ImageSampler.draw
     drawn: list[int] = []
 
-    def draw_two_batches(artist: Artist, orders: Sequence[Order]) -> object:
+    def draw_two_batches(sampler: ImageSampler, orders: Sequence[Order]) -> object:
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(len(orders))
-        return draw(artist, orders)
+        return draw(sampler, orders)
 
-    monkeypatch.setattr(Artist, "draw", draw_two_batches)
+    monkeypatch.setattr(ImageSampler, "draw", draw_two_batches)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     folder = workspace.generated("default")

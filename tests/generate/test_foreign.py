@@ -1,4 +1,4 @@
-"""Drawing from checkpoints of DALLE-pytorch: the pictures that our own checkpoint of the model gives."""
+"""DALLE-pytorch's checkpoints generate the same images as our own checkpoint of the model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF
 from pipeline.models.checkpoints.export import (
-    stock_codec,
-    stock_hparams,
-    stock_weights,
+    dalle_pytorch_codec,
+    dalle_pytorch_hparams,
+    dalle_pytorch_weights,
     write_dalle_pt,
 )
-from pipeline.models.checkpoints.foreign import StockCodec
+from pipeline.models.checkpoints.foreign import DallePytorchCodec
 from pipeline.models.checkpoints.native import MODEL_FILE, read_info, read_tensors
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.codecs.load import load_codec, save_codec
@@ -40,7 +40,7 @@ from tests.models.codecs.test_vqgan import write_pair
 MakeConfig = Callable[..., GenerateConfig]
 
 
-def write_stock(workspace: Workspace, path: Path, codec: StockCodec | None = None) -> Path:
+def write_stock(workspace: Workspace, path: Path, codec: DallePytorchCodec | None = None) -> Path:
     """The model of runs/dalle as a dalle.pt."""
     checkpoint = workspace.run("dalle") / "checkpoints/step-000003"
     weights = read_tensors(checkpoint, MODEL_FILE)
@@ -60,7 +60,7 @@ def stock(workspace: Workspace, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by_folder", [False, True])
-def test_a_dalle_pt_draws_the_pictures_of_our_checkpoint(
+def test_a_dalle_pt_draws_the_images_of_our_checkpoint(
     by_folder: bool, workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     run(make_config())
@@ -79,8 +79,8 @@ def test_a_folder_of_deepspeed_draws_the_same(
     step = tmp_path / "dalle-ds-cp/global_step3"
     step.mkdir(parents=True)
     write_bytes(step.parent / "latest", b"global_step3")
-    weights = stock_weights(config, read_tensors(checkpoint, MODEL_FILE))
-    states = {"module": weights, "hparams": stock_hparams(config)}
+    weights = dalle_pytorch_weights(config, read_tensors(checkpoint, MODEL_FILE))
+    states = {"module": weights, "hparams": dalle_pytorch_hparams(config)}
     torch.save(states, step / "mp_rank_00_model_states.pt")
     run(make_config())
     run(make_config(**{**stock, "checkpoint": step.parent}))
@@ -97,7 +97,7 @@ def test_a_codec_within_the_checkpoint_is_used(
     save_codec(codec, workspace.codec("vae"))
     finish(workspace.codec("vae"), "codec")
     write_run(workspace, codec=codec.fingerprint)
-    write_stock(workspace, stock["checkpoint"], stock_codec(codec))
+    write_stock(workspace, stock["checkpoint"], dalle_pytorch_codec(codec))
     run(make_config())
     run(make_config(**{**stock, "codec": None}))
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
@@ -127,7 +127,7 @@ def test_a_vqgan_draws_at_the_size_of_the_checkpoint_whatever_its_yaml_says(
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace)
 
 
-def test_a_codec_of_the_workspace_that_others_trained_has_that_size_too(
+def test_a_codec_of_the_workspace_that_was_trained_elsewhere_has_that_size_too(
     workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = vqgan_settings(attn_resolutions=[])
@@ -138,6 +138,8 @@ def test_a_codec_of_the_workspace_that_others_trained_has_that_size_too(
     drawn = {"vqgan_config": files[0], "vqgan_checkpoint": files[1], "codec": None}
     run(make_config(**{**stock, **drawn, "name": "files"}))
     assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "files")
+    run(make_config(**{**stock, "codec": f"vqgan:{files[0]},{files[1]}", "name": "kind"}))
+    assert hashes_by_prompt(workspace, "stock") == hashes_by_prompt(workspace, "kind")
 
 
 def test_a_published_codec_is_fetched(
@@ -173,11 +175,11 @@ def test_a_tokenizer_with_more_words_than_the_checkpoint_is_refused(
     tokenizer = train_bpe([f"the {n * 7919} things of {n * 104729}" for n in range(99)], 400)
     write_bytes(tmp_path / "big.json", tokenizer.json_bytes)
     stock["tokenizer"] = f"hf:{tmp_path / 'big.json'}"
-    with pytest.raises(ModelError, match=r"tokenizer has 400 ids, the checkpoint knows 2\d\d"):
+    with pytest.raises(ModelError, match=r"tokenizer has 400 ids, but the checkpoint only 2\d\d"):
         run(make_config(**stock))
 
 
-def test_a_tokenizer_with_fewer_words_is_told_of(
+def test_a_tokenizer_with_fewer_words_gives_a_warning(
     make_config: MakeConfig,
     stock: dict[str, Any],
     tmp_path: Path,
@@ -186,7 +188,7 @@ def test_a_tokenizer_with_fewer_words_is_told_of(
     write_bytes(tmp_path / "small.json", train_bpe(["a"] * 4, 260).json_bytes)
     with caplog.at_level(logging.WARNING):
         run(make_config(**{**stock, "tokenizer": f"hf:{tmp_path / 'small.json'}"}))
-    assert "make sure that it is the one of its training" in caplog.text
+    assert "make sure that it is the tokenizer the model was trained with" in caplog.text
 
 
 def test_a_codec_of_other_codes_is_refused(
@@ -194,21 +196,21 @@ def test_a_codec_of_other_codes_is_refused(
 ) -> None:
     few = VQCodec(VQConfig(image_size=128, num_tokens=16, code_dim=4, channels=4))
     save_codec(few, workspace.codec("wide"))
-    with pytest.raises(ModelError, match=r"wide has 16 codes, 8 x 8 an image; .* 16, 4 x 4"):
+    with pytest.raises(ModelError, match=r"wide has 16 codes and 8 x 8 per image; .* 16 and 4 x 4"):
         run(make_config(**{**stock, "codec": "wide"}))
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"tokenizer": None}, ConfigError, "does not say which tokenizer"),
-        ({"codec": None}, ModelError, "does not carry its codec whole"),
+        ({"tokenizer": None}, ConfigError, "does not record its tokenizer"),
+        ({"codec": None}, ModelError, "does not contain its complete codec"),
         ({"codec": "nothing"}, ConfigError, "No codec 'nothing'"),
-        ({"checkpoint": None}, ConfigError, "Leave --codec, --vqgan-config and --tokenizer out"),
-        ({"checkpoint": Path("nothing.pt")}, ConfigError, "nothing is there"),
+        ({"checkpoint": None}, ConfigError, "Leave out --codec, --vqgan-config and --tokenizer"),
+        ({"checkpoint": Path("nothing.pt")}, ConfigError, "there is no checkpoint"),
     ],
 )
-def test_what_is_missing_or_too_much_is_said(
+def test_what_is_missing_or_too_much_is_reported(
     changes: dict[str, Any],
     error: type[Exception],
     message: str,
@@ -219,15 +221,15 @@ def test_what_is_missing_or_too_much_is_said(
         run(make_config(**{**stock, **changes}))
 
 
-def test_a_checkpoint_that_is_cut_short_is_refused(
+def test_a_checkpoint_that_is_truncated_is_refused(
     make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     stock["checkpoint"].write_bytes(stock["checkpoint"].read_bytes()[:-99])
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="truncated"):
         run(make_config(**stock))
 
 
-def test_sparse_attention_without_its_layout_is_drawn_with_a_new_one_if_told(
+def test_sparse_attention_without_its_layout_is_drawn_with_a_new_one_if_asked(
     workspace: Workspace, make_config: MakeConfig, stock: dict[str, Any]
 ) -> None:
     config = read_info(workspace.run("dalle") / "checkpoints/step-000003").model

@@ -1,4 +1,4 @@
-"""Drawing pictures from a checkpoint, into files that say how they were made."""
+"""Generating images from a checkpoint, into files that record how they were made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.generate.images import hashes_by_prompt, records_of
 MakeConfig = Callable[..., GenerateConfig]
 
 
-def test_every_prompt_gets_its_pictures_and_every_picture_its_record(
+def test_every_prompt_gets_its_images_and_every_image_its_record(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     report = run(make_config())
@@ -50,7 +50,7 @@ def test_every_prompt_gets_its_pictures_and_every_picture_its_record(
     assert listed == {record["file"]: record["sha256"] for record in records_of(workspace)}
 
 
-def test_the_same_seed_draws_the_same_pictures_in_any_batch(
+def test_the_same_seed_draws_the_same_images_in_any_batch(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -60,7 +60,7 @@ def test_the_same_seed_draws_the_same_pictures_in_any_batch(
     assert len(set(whole.values())) == 6
 
 
-def test_a_picture_does_not_depend_on_the_prompts_beside_it(
+def test_an_image_does_not_depend_on_the_prompts_beside_it(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -69,7 +69,7 @@ def test_a_picture_does_not_depend_on_the_prompts_beside_it(
     assert alone == {key: both[key] for key in alone}
 
 
-def test_another_seed_draws_other_pictures(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_another_seed_draws_other_images(workspace: Workspace, make_config: MakeConfig) -> None:
     run(make_config())
     run(make_config(name="other", seed=1))
     first, second = hashes_by_prompt(workspace), hashes_by_prompt(workspace, "other")
@@ -167,13 +167,11 @@ def test_another_tokenizer_is_refused(workspace: Workspace, make_config: MakeCon
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint is there"):
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
         run(make_config(checkpoint=tmp_path))
 
 
-def test_the_contact_sheet_shows_the_pictures(
-    workspace: Workspace, make_config: MakeConfig
-) -> None:
+def test_the_contact_sheet_shows_the_images(workspace: Workspace, make_config: MakeConfig) -> None:
     run(make_config())
     sheet = Image.open(workspace.generated("default") / "contact.png").convert("RGB")
     assert sheet.height >= 2 * 128

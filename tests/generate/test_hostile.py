@@ -1,4 +1,4 @@
-"""Options that can't be meant, each answered in a sentence with exit code 1 or 2; nothing is written."""
+"""Invalid options: each fails with one sentence and exit code 1 or 2, and nothing is written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NUMERIC += ["--best", "--of", "--batch-size", "--threads"]
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is asked of the Hugging Face Hub; the user's folders are empty ones."""
+    """No requests to the Hugging Face Hub; the user's folders are empty."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "here").mkdir()
@@ -49,7 +49,7 @@ def generate(workspace: Workspace, *options: str) -> Any:
 
 
 def refused(workspace: Workspace, *options: str) -> str:
-    """What is said where the command is refused as it should be."""
+    """The error message of a command that fails as it should."""
     before = sorted(workspace.root.rglob("*"))
     done = generate(workspace, *options)
     assert done.exit_code in (1, 2), (options, done.output)
@@ -107,7 +107,7 @@ def test_what_is_no_file_of_its_kind_is_refused(
 
 @pytest.mark.parametrize("option", ["--top-k", "--temperature", "--cond-scale"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_number_that_is_none_is_named(workspace: Workspace, option: str, value: str) -> None:
+def test_an_invalid_number_is_named(workspace: Workspace, option: str, value: str) -> None:
     assert option in refused(workspace, option, value, "a red cube")
 
 
@@ -152,7 +152,7 @@ def test_a_prompt_in_latin_1_is_refused_with_its_bytes(workspace: Workspace) -> 
         env={**os.environ, "PYTHONUTF8": "1"},
     )
     assert done.returncode == 2
-    assert b"Prompt 1 of 1 is not text in UTF-8" in done.stderr
+    assert b"Prompt 1 of 1 is not UTF-8 text" in done.stderr
     assert b"unexpected error" not in done.stderr
 
 

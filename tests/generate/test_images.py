@@ -1,4 +1,4 @@
-"""The sheet of all pictures."""
+"""The contact sheet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_long_prompt_fills_its_line_and_is_cut_there(prompt: str, pictures: in
     assert sheet.width - 30 < columns.max() < sheet.width - MARGIN_PX
 
 
-def test_a_prompt_stands_above_its_pictures_and_hides_none() -> None:
+def test_a_prompt_stands_above_its_images_and_hides_none() -> None:
     sheet = Image.open(io.BytesIO(contact_sheet([("gypsy jug", [RED]), ("a cube", [RED] * 9)])))
     pixels = np.asarray(sheet.convert("RGB")).astype(int)
     red = (abs(pixels - (255, 0, 0)) < 3).all(axis=2)

@@ -1,4 +1,4 @@
-"""`pipeline generate` killed by SIGKILL: it goes on, and ends in the bytes of a run that was left alone."""
+"""`pipeline generate` after SIGKILL: it resumes, with the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.generate.run import run
 PROMPTS = tuple(f"a red cube on {n} blue cubes" for n in range(24))
 
 
-def test_a_killed_command_goes_on_and_ends_in_the_same_bytes(
+def test_a_killed_command_resumes_and_ends_in_the_same_bytes(
     workspace: Workspace, make_config: Callable[..., GenerateConfig]
 ) -> None:
     folder = workspace.generated("killed")

@@ -1,4 +1,4 @@
-"""What is asked for: prompts, and options that contradict each other."""
+"""Prompts, and options that contradict each other."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_empty_lines_of_a_file_are_no_prompts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prompts", [(), ("",), ("a|",), ("a||b",), ("a", "  ")])
 def test_no_prompt_and_an_empty_one_are_refused(prompts: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"No prompt is given|is empty"):
+    with pytest.raises(ConfigError, match=r"No prompt given|is empty"):
         prompts_of(prompts=prompts)
 
 
-def test_a_model_that_writes_may_begin_with_nothing() -> None:
+def test_a_model_that_writes_may_start_with_nothing() -> None:
     assert prompts_of(gentxt=True) == [""]
     assert prompts_of(gentxt=True, prompts=("a|",)) == ["a", ""]
 
@@ -49,9 +49,9 @@ def test_a_file_that_can_not_be_read_is_named(name: str, tmp_path: Path) -> None
     [
         ({"best": 2}, "belong together"),
         ({"of": 2}, "belong together"),
-        ({"best": 3, "of": 2, "clip": "c"}, "keeps more than it draws"),
-        ({"best": 1, "of": 2}, "--best needs something that tells the best"),
-        ({"best": 1, "of": 2, "clip": "c", "num_images": 3}, "Leave --num-images out"),
+        ({"best": 3, "of": 2, "clip": "c"}, "would keep more images than it draws"),
+        ({"best": 1, "of": 2}, "--best needs a CLIP to rank the images"),
+        ({"best": 1, "of": 2, "clip": "c", "num_images": 3}, "Leave out --num-images"),
         ({"prime_rows": 3}, "Add --prime FILE"),
     ],
 )

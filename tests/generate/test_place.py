@@ -1,4 +1,4 @@
-"""Where images go: what is there is kept, and nothing that isn't ours is touched."""
+"""The folder for the images: existing images are kept, and other files are never changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
-from pipeline.generate.sampler import Artist
+from pipeline.generate.sampler import ImageSampler
 from tests.generate.images import records_of
 
 MakeConfig = Callable[..., GenerateConfig]
@@ -40,17 +40,17 @@ def prompts_in(workspace: Workspace, name: str) -> list[str]:
 @pytest.fixture
 def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[int]]:
     """Interrupts drawing after so many batches; the list has the images of each batch."""
-    draw = Artist.draw
+    draw = ImageSampler.draw
     drawn: list[int] = []
     limit: list[int | None] = [None]
 
-    def interrupted(artist: Artist, orders: Sequence[Order]) -> object:
+    def interrupted(sampler: ImageSampler, orders: Sequence[Order]) -> object:
         if limit[0] is not None and len(drawn) >= limit[0]:
             raise KeyboardInterrupt
         drawn.append(len(orders))
-        return draw(artist, orders)
+        return draw(sampler, orders)
 
-    monkeypatch.setattr(Artist, "draw", interrupted)
+    monkeypatch.setattr(ImageSampler, "draw", interrupted)
 
     def stop(batches: int | None) -> list[int]:
         drawn.clear()
@@ -63,7 +63,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[i
 # --- Other prompts under the same name -----------------------------------------------------------
 
 
-def test_other_prompts_go_to_the_next_free_name_which_is_said(
+def test_other_prompts_go_to_the_next_free_name_with_a_warning(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(make_config())
@@ -109,7 +109,7 @@ def test_a_prompt_of_two_lines_is_not_two_prompts(
     assert prompts_in(workspace, "default-2") == ["cat\ndog"]
 
 
-def test_refuse_says_what_differs_and_touches_nothing(
+def test_refuse_says_what_differs_and_changes_nothing(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -156,12 +156,12 @@ def test_restart_refuses_where_a_file_of_the_user_would_be_overwritten(
     folder = workspace.generated("default")
     (folder / "0001-02.png").write_text("my own image")
     before = contents(folder)
-    with pytest.raises(ConfigError, match=r"0001-02\.png was not drawn by this command"):
+    with pytest.raises(ConfigError, match=r"0001-02\.png was not written by this command"):
         run(make_config(num_images=3, on_change="restart"))
     assert contents(folder) == before
 
 
-def test_a_folder_of_the_family_that_is_not_ours_is_passed_over(
+def test_a_folder_of_the_family_that_is_not_ours_is_skipped(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -265,7 +265,7 @@ def test_a_folder_that_is_drawn_into_is_not_drawn_into_by_another_process(
     (tmp_path / "out").mkdir()
     descriptor = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(LockedError, match=r"Another process draws into .*out"):
+    with pytest.raises(LockedError, match=r"Another process is writing to .*out"):
         run(make_config(out=tmp_path / "out"))
     os.close(descriptor)
     assert run(make_config(out=tmp_path / "out")).outcome == "done"
@@ -274,7 +274,7 @@ def test_a_folder_that_is_drawn_into_is_not_drawn_into_by_another_process(
 # --- Killed and damaged --------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_goes_on_where_it_was(
+def test_an_interrupted_run_resumes_where_it_was(
     workspace: Workspace, make_config: MakeConfig, stop_after: Callable[[int | None], list[int]]
 ) -> None:
     run(make_config(name="whole"))
@@ -337,7 +337,7 @@ def test_a_noted_image_that_is_gone_is_drawn_again(
     ("name", "batches"),
     [("0001-02.png", [3]), ("contact.png", []), ("records.jsonl", [3, 3])],
 )
-def test_what_is_gone_of_a_finished_folder_is_made_again(
+def test_files_missing_from_a_finished_folder_are_made_again(
     workspace: Workspace,
     make_config: MakeConfig,
     stop_after: Callable[[int | None], list[int]],
@@ -358,7 +358,7 @@ def test_what_is_gone_of_a_finished_folder_is_made_again(
     "damage",
     [b"", b"\0\0\0\0", b"[]\n", b"{}\n[[]]\n", b'{"identity": 3}\n', b"\xff\xfe", b"[" * 100_000],
 )
-def test_notes_that_are_damaged_are_not_gone_on_with(
+def test_notes_that_are_damaged_are_not_resumed(
     workspace: Workspace,
     make_config: MakeConfig,
     stop_after: Callable[[int | None], list[int]],

@@ -1,4 +1,4 @@
-"""Drawing from runs that are being trained, or whose last checkpoint is damaged; guidance of models."""
+"""Generating from runs in progress or with a damaged last checkpoint; guidance of models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_run_in_progress_draws_from_its_last_checkpoint_and_says_which(
     with caplog.at_level(logging.WARNING):
         report = run(make_config())
     assert report.details["checkpoint"] == str(in_progress / "checkpoints/step-000007")
-    assert "Drawing from step-000007" in caplog.text
+    assert "Using step-000007" in caplog.text
     assert "the run has not finished" in caplog.text
     run(make_config(name="given", checkpoint=in_progress / "checkpoints/step-000007"))
     assert hashes_by_prompt(workspace, "given") == hashes_by_prompt(workspace)
@@ -69,12 +69,12 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     with caplog.at_level(logging.WARNING):
         report = run(make_config())
     assert report.details["checkpoint"] == str(in_progress / "checkpoints/step-000003")
-    assert "step-000007 is damaged and passed over" in caplog.text
+    assert "Skipped the damaged checkpoint" in caplog.text
     inputs = read_manifest(workspace.generated("default"), "generated").inputs
     assert {name.split("/")[0] for name in inputs} == {"checkpoint", "codecs", "prompts"}
 
 
-def test_a_run_that_is_not_there_is_said(make_config: MakeConfig) -> None:
+def test_a_run_that_does_not_exist_is_reported(make_config: MakeConfig) -> None:
     with pytest.raises(ModelError, match="Did you mean 'dalle'"):
         run(make_config(run="dallle"))
 
@@ -102,7 +102,7 @@ def test_guidance_of_a_model_that_saw_every_caption_is_warned_of(
     assert ("--null-cond-prob" in caplog.text) is warned
 
 
-def test_of_a_stock_model_it_is_said_that_nobody_knows(
+def test_for_a_dalle_pytorch_model_guidance_is_reported_as_unknown(
     workspace: Workspace,
     make_config: MakeConfig,
     tmp_path: Path,
@@ -115,4 +115,4 @@ def test_of_a_stock_model_it_is_said_that_nobody_knows(
     }
     with caplog.at_level(logging.WARNING):
         run(make_config(**stock, cond_scale=3.0))
-    assert "dalle.pt doesn't say whether it was trained with any" in caplog.text
+    assert "dalle.pt doesn't record whether it was trained with any" in caplog.text

@@ -13,9 +13,9 @@ from PIL import Image
 from pipeline.core.errors import ConfigError
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
-from pipeline.generate.inputs import find_materials
+from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt
-from pipeline.generate.sampler import Artist, load_artist
+from pipeline.generate.sampler import ImageSampler, load_sampler
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.dalle.sampling import Choice
@@ -23,14 +23,14 @@ from pipeline.models.dalle.sampling import Choice
 ROWS = COLUMNS = 4  # of codes, of the tiny codec
 TEXT_SEQ_LEN = 6  # of the tiny run
 
-MakeArtist = Callable[..., Artist]
+MakeArtist = Callable[..., ImageSampler]
 
 
 @pytest.fixture
 def make_artist(make_config: Callable[..., GenerateConfig], workspace: Workspace) -> MakeArtist:
-    def make(**options: object) -> Artist:
+    def make(**options: object) -> ImageSampler:
         config = make_config(**options)
-        return load_artist(config, find_materials(config, workspace))
+        return load_sampler(config, find_model_inputs(config, workspace))
 
     return make
 

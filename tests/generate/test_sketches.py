@@ -1,4 +1,4 @@
-"""What is drawn of a prompt that was not finished is not drawn again."""
+"""Images of an unfinished prompt are not drawn again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order, Prompt
 from pipeline.generate.run import run
-from pipeline.generate.sampler import Artist
+from pipeline.generate.sampler import ImageSampler
 from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 
 MakeConfig = Callable[..., GenerateConfig]
@@ -29,16 +29,16 @@ def end_after(
 ) -> list[int]:
     """Let drawing end before another batch; returns the indices of the images that are drawn."""
     drawn: list[int] = []
-    draw = Artist.draw
+    draw = ImageSampler.draw
     left = iter(range(batches))
 
-    def some(artist: Artist, orders: Sequence[Order]) -> object:
+    def some(sampler: ImageSampler, orders: Sequence[Order]) -> object:
         if next(left, None) is None:
             raise ending
         drawn.extend(order.index for order in orders)
-        return draw(artist, orders)
+        return draw(sampler, orders)
 
-    monkeypatch.setattr(Artist, "draw", some)
+    monkeypatch.setattr(ImageSampler, "draw", some)
     return drawn
 
 
@@ -54,7 +54,7 @@ def assert_as_whole(workspace: Workspace, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, KilledError])
-def test_an_interrupted_prompt_goes_on_where_it_was(
+def test_an_interrupted_prompt_resumes_where_it_was(
     workspace: Workspace,
     make_config: MakeConfig,
     folder: Path,

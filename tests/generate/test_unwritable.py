@@ -1,4 +1,4 @@
-"""Drawing with `--out` from a workspace that the user may only read."""
+"""Generating with `--out` from a read-only workspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of CLIP: the pixels and the numbers of transformers, and one sentence where there are none."""
+"""CLIP scores: the pixels and the scores of transformers, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stock_pixels(folder: Path) -> torch.Tensor:
     return pixels
 
 
-def test_pictures_are_prepared_as_by_transformers(folder: Path) -> None:
+def test_images_are_prepared_as_by_transformers(folder: Path) -> None:
     ours = read_preparation(folder, default_side=16)(PIXELS_BHWC)
     torch.testing.assert_close(ours, stock_pixels(folder), rtol=1e-5, atol=1e-5)
 
@@ -88,23 +88,23 @@ def test_old_and_new_descriptions_of_the_preparation_are_read(
     assert (preparation.resize, preparation.side) == (resize, side)
 
 
-def test_without_a_description_pictures_are_prepared_as_openai_does(tmp_path: Path) -> None:
+def test_without_a_description_images_are_prepared_as_openai_does(tmp_path: Path) -> None:
     preparation = read_preparation(tmp_path, default_side=224)
     assert (preparation.resize, preparation.side) == (224, 224)
     assert preparation.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
 
 
 def test_what_is_no_clip_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"not the folder of a CLIP: it has no config\.json"):
+    with pytest.raises(ModelError, match=r"not a CLIP folder: it has no config\.json"):
         find_clip(str(tmp_path))
-    with pytest.raises(ModelError, match="neither a folder nor a model of the Hugging Face Hub"):
+    with pytest.raises(ModelError, match="not a folder, and no such model could be downloaded"):
         find_clip("no/such/clip")
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 3, "width": 4}}')
     with pytest.raises(ModelError, match="expected square images"):
         read_preparation(tmp_path, default_side=16)
 
 
-def test_weights_that_are_cut_short_or_of_another_model_are_refused(
+def test_weights_that_are_truncated_or_of_another_model_are_refused(
     folder: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -132,7 +132,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -
     weights["visual_projection.weight"][0, 0] = float("nan")
     safetensors.torch.save_file(weights, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        ModelError, match=r"copy holds a NaN .* in tensor visual_projection\.weight"
+        ModelError, match=r"copy contains NaN .* in tensor visual_projection\.weight"
     ):
         load_clip(find_clip(str(copy)), torch.device("cpu"))
 
@@ -140,10 +140,10 @@ def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({"size": -1}, "size -1, expected a whole number from 1"),
-        ({"size": 10**9}, "size 1000000000, expected a whole number from 1 to 4,096"),
+        ({"size": -1}, "size -1, expected an integer from 1"),
+        ({"size": 10**9}, "size 1000000000, expected an integer from 1 to 4,096"),
         ({"size": {"height": "a", "width": 2}}, "size.height 'a'"),
-        ({"size": 16, "crop_size": 20}, "crop_size 20, expected 16 at most"),
+        ({"size": 16, "crop_size": 20}, "crop_size 20, expected at most the size, 16"),
         ({"image_mean": [0.5, 0.5]}, "image_mean"),
         ({"image_std": [0.5, 0, 0.5]}, "image_std"),
         ({"image_std": [0.5, "x", 0.5]}, "image_std"),

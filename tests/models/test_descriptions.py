@@ -1,4 +1,4 @@
-"""codec.json and checkpoint.json edited by hand: what is wrong is named, whatever it is."""
+"""codec.json and checkpoint.json edited by hand: the error names the field."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def assert_refused_or_the_same(
         assert len(words) < 1500
         named = [part for part in place if isinstance(part, str)]
         # Another architecture, if sound, shows in tensors; another hash in the file that has it.
-        shown = ("fit", "sha256 differs", "has the fingerprint")
+        shown = ("does not match", "don't match", "sha256 differs", "has the fingerprint")
         assert any(part in words for part in (*named, *shown)), (words, place)
         return True
     return False
@@ -227,7 +227,7 @@ def test_a_checkpoint_names_no_file_outside_of_its_folder(name: str, tmp_path: P
     write_checkpoint(tmp_path / "c", info, {})
     path = tmp_path / "c/checkpoint.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "files": {name: "0" * 64}}))
-    with pytest.raises(ModelError, match=r"checkpoint\.json names .* no file of ours"):
+    with pytest.raises(ModelError, match=r"checkpoint\.json lists .* not a file of a checkpoint"):
         read_info(tmp_path / "c")
 
 

@@ -1,4 +1,4 @@
-"""Published files: fetched once, from a real server, checked by hash."""
+"""Published files: downloaded once from a real server, verified by hash."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ def test_another_hash_than_published_is_refused_and_leaves_no_file(
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_a_hash_that_nobody_published_is_told_and_kept(
+def test_a_hash_that_is_not_published_is_reported_and_kept(
     publisher: Publisher, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = fetch_published(publisher.file(sha256=None), tmp_path)
-    assert f"has the sha256 {SHA256}, which is written down" in caplog.text
+    assert f"has the sha256 {SHA256}, recorded in" in caplog.text
     assert (tmp_path / "last.ckpt.sha256").read_text() == SHA256 + "\n"
     fetch_published(publisher.file(sha256=None), tmp_path)
     path.write_bytes(DATA[:-1] + b"!")
@@ -89,7 +89,7 @@ def test_a_hash_that_nobody_published_is_told_and_kept(
         fetch_published(publisher.file(sha256=None), tmp_path)
 
 
-def test_a_file_brought_by_hand_is_used_without_the_network(tmp_path: Path) -> None:
+def test_a_file_downloaded_by_hand_is_used_without_the_network(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(DATA)
     file = PublishedFile(name="last.ckpt", url="http://127.0.0.1:9/", sha256=SHA256)
     assert fetch_published(file, tmp_path).read_bytes() == DATA
@@ -105,11 +105,13 @@ def test_a_file_brought_by_hand_is_used_without_the_network(tmp_path: Path) -> N
     ],
     ids=["gone", "busy", "cut short", "a page"],
 )
-def test_what_went_wrong_is_said_and_nothing_is_left(
+def test_an_error_is_reported_and_nothing_is_left(
     publisher: Publisher, tmp_path: Path, change: dict[str, object], complaint: str
 ) -> None:
     vars(publisher).update(change)
-    with pytest.raises(ModelError, match=rf"can't be fetched from .*{complaint}.*bring the file"):
+    with pytest.raises(
+        ModelError, match=rf"can't be downloaded from .*{complaint}.*download the file elsewhere"
+    ):
         fetch_published(publisher.file(), tmp_path)
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
     vars(publisher).update(vars(Publisher(publisher.address)))

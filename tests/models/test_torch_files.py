@@ -1,4 +1,4 @@
-"""Files of torch.save that were made to harm: what they want is neither run nor paid for in memory."""
+"""Malicious torch.save files: their code is not run, and they can't exhaust memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import torch
 from pipeline.core.errors import ModelError
 from pipeline.models import torch_pickle
 from pipeline.models.pickle_scan import scan_pickle
-from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
+from pipeline.models.torch_files import Placeholder, read_torch_file, tensors_of
 from pipeline.models.torch_pickle import AttributeDict
 from pipeline.models.weights import check_tensors
 
@@ -39,7 +39,7 @@ def saved_file(folder: Path, *, zipped: bool = True, value: Any = None) -> Path:
 
 
 def rezip(path: Path, change: Callable[[zipfile.ZipInfo, bytes], bytes | None]) -> None:
-    """Write the archive anew with what `change` makes of each member; None leaves it out."""
+    """Rewrite the archive with each member changed by `change`; None drops it."""
     with zipfile.ZipFile(path) as archive:
         members = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
@@ -118,7 +118,9 @@ def test_a_function_that_is_asked_for_is_named_and_not_run(
     value = {**SAVED, "extra": Runs(function, f"touch {tmp_path / 'ran'}")}
     path = tmp_path / "model.pt"
     torch.save(value, path, _use_new_zipfile_serialization=zipped, pickle_protocol=protocol)
-    with pytest.raises(ModelError, match=rf"asks for .*{function.__name__}.*Nothing of it was run"):
+    with pytest.raises(
+        ModelError, match=rf"refers to .*{function.__name__}.*None of its code was run"
+    ):
         read_torch_file(path)
     assert not (tmp_path / "ran").exists()
 
@@ -140,7 +142,9 @@ def test_what_a_pickle_does_to_a_name_stays_in_it(tmp_path: Path, name: bytes) -
     """The operation that fills an object sets attributes of whatever is there: a class, a function."""
     state = b"(N}(X\x06\x00\x00\x00updateNX\x0c\x00\x00\x00__defaults__Nut"
     path = raw_archive(tmp_path / "model.pt", b"\x80\x02c" + name + b"\n" + state + b"b.")
-    before = {module: dict(vars(module)) for module in (torch_pickle, Counter, Husk, AttributeDict)}
+    before = {
+        module: dict(vars(module)) for module in (torch_pickle, Counter, Placeholder, AttributeDict)
+    }
     defaults = [torch_pickle._encode.__defaults__, torch_pickle._bytearray.__defaults__]
     with contextlib.suppress(ModelError):
         read_torch_file(path)
@@ -197,7 +201,7 @@ def test_an_old_file_that_promises_more_than_it_has_is_refused(tmp_path: Path) -
 
 
 def assert_refused_in_little_memory(path: Path, words: str) -> None:
-    """In a process of its own, whose peak is measured."""
+    """Run in a separate process, whose peak memory is measured."""
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -219,7 +223,7 @@ def assert_refused_in_little_memory(path: Path, words: str) -> None:
 
 
 def test_tuples_in_tuples_do_not_end_the_process(tmp_path: Path) -> None:
-    """Hashing them takes stack for each, which nothing checks: a key of a million is a crash."""
+    """Hashing recurses for each level without a check: a key of a million levels crashes."""
     pickled = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"K\x01s."
     with pytest.raises(ModelError, match="nested more than 64"):
         read_torch_file(raw_archive(tmp_path / "model.pt", pickled))
@@ -239,9 +243,9 @@ def test_lists_in_lists_are_only_lists(tmp_path: Path) -> None:
 def test_a_module_that_contains_itself_has_its_tensors_once(tmp_path: Path) -> None:
     module = torch.nn.Linear(2, 3)
     module._modules["again"] = module
-    husk = read_torch_file(saved_file(tmp_path, value=module))
-    assert isinstance(husk, Husk)
-    assert sorted(tensors_of(husk)) == ["bias", "weight"]
+    placeholder = read_torch_file(saved_file(tmp_path, value=module))
+    assert isinstance(placeholder, Placeholder)
+    assert sorted(tensors_of(placeholder)) == ["bias", "weight"]
 
 
 def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
@@ -332,7 +336,7 @@ def test_the_same_bytes_under_many_names_make_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["nowhere", "folder", "pipe", "/dev/zero"])
-def test_what_is_no_regular_file_is_never_read(tmp_path: Path, place: str) -> None:
+def test_what_is_not_a_regular_file_is_never_read(tmp_path: Path, place: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     path = tmp_path / place

@@ -1,4 +1,4 @@
-"""Weights with a NaN or an infinity are refused by name wherever they are loaded; wrappers' names are not."""
+"""Weights with NaN or infinity are refused wherever they are loaded; wrapper prefixes are accepted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.dalle.model import Dalle
-from pipeline.models.weights import check_tensors, fill, tensors_in, without_prefix
-from pipeline.train.origin import read_origin
+from pipeline.models.weights import check_tensors, fill, strip_prefix, tensors_in
+from pipeline.train.resume import read_warm_start
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 from tests.oracles.checkpoints import PLAIN, saved_dict, trained_stock
 from tests.oracles.codecs import dall_e
@@ -106,7 +106,7 @@ CPU = torch.device("cpu")
 CASES = {
     "dalle.pt": Case(DALLE_TENSOR, write_dalle, lambda f: read_foreign(f / "dalle.pt")),
     "moments of a dalle.pt": Case(
-        r"[\w.]+/exp_avg", write_moments, lambda f: read_origin(f / "dalle.pt")
+        r"[\w.]+/exp_avg", write_moments, lambda f: read_warm_start(f / "dalle.pt")
     ),
     "our checkpoint": Case(
         "to_logits.bias", write_own, lambda f: load_dalle(f / "step-000001", device=CPU)
@@ -144,7 +144,7 @@ def test_a_number_that_is_not_finite_is_refused_with_tensor_and_file(
 ) -> None:
     case.write(tmp_path, with_last(value))
     with pytest.raises(
-        ModelError, match=rf"holds a NaN or an infinity in tensor {case.tensor}"
+        ModelError, match=rf"contains NaN or infinity in tensor {case.tensor}"
     ) as error:
         case.read(tmp_path)
     assert str(tmp_path) in str(error.value)
@@ -173,8 +173,10 @@ def test_a_description_that_asks_for_terabytes_costs_nothing() -> None:
     def make() -> nn.Module:
         return nn.Linear(1 << 20, 1 << 20)
 
-    with pytest.raises(ModelError, match=r"A does not fit B: tensor weight .*\(1048576, 1048576\)"):
-        fill(make, nn.Linear(2, 2).state_dict(), source="A", complaint="A does not fit B")
+    with pytest.raises(
+        ModelError, match=r"A does not match B: tensor weight .*\(1048576, 1048576\)"
+    ):
+        fill(make, nn.Linear(2, 2).state_dict(), source="A", complaint="A does not match B")
 
 
 # --- Names ---------------------------------------------------------------------------------------
@@ -215,12 +217,12 @@ def assert_same(found: Any, expected: Any) -> None:
 def test_two_models_in_one_file_are_refused() -> None:
     tensors = {f"{model}.a.weight": torch.zeros(1) for model in ("net", "ema")}
     with pytest.raises(ModelError, match=r"f holds several models \(net, ema\)"):
-        without_prefix(tensors, "a.weight", "f")
-    with pytest.raises(ModelError, match="under several wrappers"):
+        strip_prefix(tensors, "a.weight", "f")
+    with pytest.raises(ModelError, match="under several wrapper prefixes"):
         tensors_in({"a": torch.zeros(1), "module.a": torch.zeros(1)}, "f")
 
 
 @pytest.mark.parametrize("values", [None, [torch.zeros(1)], {3: torch.zeros(1)}], ids=str)
 def test_what_is_no_state_dict_is_refused(values: Any) -> None:
-    with pytest.raises(ModelError, match="f is no state dict"):
+    with pytest.raises(ModelError, match="f is not a state dict"):
         tensors_in(values, "f")

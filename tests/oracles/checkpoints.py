@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.checkpoints.foreign import Imported
+from pipeline.models.checkpoints.foreign import ImportedModel
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
 from tests.oracles.dalle import STOCK_FIELDS, own_logits, randomise, stock_dalle
@@ -58,7 +58,7 @@ def saved_dict(config: DalleConfig, model: Any) -> dict[str, Any]:
     }
 
 
-def ours(imported: Imported) -> Dalle:
+def ours(imported: ImportedModel) -> Dalle:
     model = Dalle(imported.config)
     model.load_state_dict(dict(imported.weights))
     return model
@@ -75,7 +75,7 @@ def assert_same_logits(model: Dalle, stock: Any) -> None:
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * scale)
 
 
-def assert_same_after_a_step(imported: Imported, stock: Any, optimizer: Any) -> None:
+def assert_same_after_a_step(imported: ImportedModel, stock: Any, optimizer: Any) -> None:
     model = ours(imported).train()
     own = torch.optim.Adam(model.parameters(), lr=1e-3)
     assert imported.moments is not None

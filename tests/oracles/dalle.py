@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.models.checkpoints.dalle_pytorch_names import stock_names, stock_shape
+from pipeline.models.checkpoints.dalle_pytorch_names import name_pairs, their_shape
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
 from tests.oracles.codecs import dalle_pytorch
@@ -57,8 +57,8 @@ def stock_twin(model: Dalle, **changes: Any) -> Any:
     twin = stock_dalle(model.config, **changes)
     ours = model.state_dict()
     weights = {
-        stock: ours[name].reshape(stock_shape(stock, ours[name].shape))
-        for stock, name in stock_names(model.config)
+        stock: ours[name].reshape(their_shape(stock, ours[name].shape))
+        for stock, name in name_pairs(model.config)
     }
     missing = twin.load_state_dict(weights, strict=False)
     assert not missing.unexpected_keys

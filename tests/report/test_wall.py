@@ -70,6 +70,19 @@ def test_captions_come_from_the_sections_in_turn(
     assert list(wall(workspace, wall_captions=captions)) == shown
 
 
+@pytest.mark.parametrize("ranks", [1, RANKS - 1, RANKS, RANKS + 1])
+def test_a_row_of_images_without_ranks_has_no_more_than_asked_for(
+    ranks: int, tmp_path: Path
+) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number in range(RANKS):
+        raw.add(f"k{number}", photo_png(number), "a cat", rank=None)
+    workspace = raw.write()
+    dedupe(workspace)
+    run(ReportConfig(workspace=workspace.root, wall_ranks=ranks))
+    assert (workspace.root / "report.html").read_text().count("<img ") == min(ranks, RANKS)
+
+
 @pytest.mark.parametrize("side", [16, 40])
 def test_images_have_the_size_asked_for(side: int, workspace: Workspace) -> None:
     wall(workspace, thumbnail=side)

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.rawstore.ledger import Ledger
 from scrapers.source import CaptionForm, CaptionPlan, Discovery, StartPage
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 
 
 def png(seed: str, size: int = 600) -> bytes:
@@ -213,9 +213,9 @@ class Again:
 
 
 @pytest.fixture
-def quick(tmp_path: Path) -> ScrapeConfig:
+def quick(tmp_path: Path) -> DalleBlogConfig:
     """Options with short waits."""
-    return ScrapeConfig(
+    return DalleBlogConfig(
         workspace=tmp_path / "data",
         backoff_s=0.01,
         max_backoff_s=0.05,

@@ -18,7 +18,7 @@ from scrapers.fetch.sniff import sniff
 from tests.scrapers.conftest import png
 
 PNG = png("raw", 3000)
-FETCHERS = ("lanes", "session")
+FETCHERS = ("connections", "session")
 
 
 @dataclass

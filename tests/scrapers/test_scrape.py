@@ -7,13 +7,13 @@ import json
 
 from pipeline.core.contracts import LEDGER_ITEMS
 from pipeline.core.storage import read_manifest
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource, Server, members, png, states, stored
 
 
-def test_every_image_is_stored_as_served(server: Server, quick: ScrapeConfig) -> None:
+def test_every_image_is_stored_as_served(server: Server, quick: DalleBlogConfig) -> None:
     report = scrape(quick, source=PlainSource(server.url, captions=5, ranks=6))
     assert report.outcome == "done"
     assert report.counts["urls"] == report.counts["done"] == 30
@@ -23,7 +23,7 @@ def test_every_image_is_stored_as_served(server: Server, quick: ScrapeConfig) ->
         assert body == png(url.removeprefix(server.url))
 
 
-def test_a_second_run_asks_nothing_and_says_so(server: Server, quick: ScrapeConfig) -> None:
+def test_a_second_run_asks_nothing_and_says_so(server: Server, quick: DalleBlogConfig) -> None:
     source = PlainSource(server.url)
     scrape(quick, source=source)
     asked = len(server.asked)
@@ -35,7 +35,7 @@ def test_a_second_run_asks_nothing_and_says_so(server: Server, quick: ScrapeConf
 
 
 def test_other_options_over_a_finished_crawl_ask_nothing_new(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     scrape(quick, source=PlainSource(server.url))
     hits = server.image_hits
@@ -45,7 +45,7 @@ def test_other_options_over_a_finished_crawl_ask_nothing_new(
     assert report.counts["done"] == 12
 
 
-def test_a_larger_plan_fetches_only_what_is_new(server: Server, quick: ScrapeConfig) -> None:
+def test_a_larger_plan_fetches_only_what_is_new(server: Server, quick: DalleBlogConfig) -> None:
     scrape(quick, source=PlainSource(server.url, captions=2))
     report = scrape(dataclasses.replace(quick, limit=5), source=PlainSource(server.url, captions=5))
     assert report.outcome == "done"
@@ -53,7 +53,7 @@ def test_a_larger_plan_fetches_only_what_is_new(server: Server, quick: ScrapeCon
     assert set(server.image_hits.values()) == {1}
 
 
-def test_segments_hold_each_image_with_its_json(server: Server, quick: ScrapeConfig) -> None:
+def test_segments_hold_each_image_with_its_json(server: Server, quick: DalleBlogConfig) -> None:
     scrape(quick, source=PlainSource(server.url, captions=2, ranks=3))
     found = members(quick.workspace)
     assert len(found) == 12
@@ -65,7 +65,7 @@ def test_segments_hold_each_image_with_its_json(server: Server, quick: ScrapeCon
             assert meta["caption"].startswith("caption ")
 
 
-def test_the_view_has_the_columns_of_the_contract(server: Server, quick: ScrapeConfig) -> None:
+def test_the_view_has_the_columns_of_the_contract(server: Server, quick: DalleBlogConfig) -> None:
     scrape(quick, source=PlainSource(server.url, captions=1, ranks=1))
     ledger = Ledger(quick.workspace / "raw" / "ledger.sqlite")
     columns = [str(row[1]) for row in ledger.query("PRAGMA table_info(items)")]
@@ -74,7 +74,7 @@ def test_the_view_has_the_columns_of_the_contract(server: Server, quick: ScrapeC
 
 
 def test_content_is_the_same_in_whatever_order_it_came(
-    server: Server, quick: ScrapeConfig, tmp_path: object
+    server: Server, quick: DalleBlogConfig, tmp_path: object
 ) -> None:
     one = scrape(quick, source=PlainSource(server.url, captions=8))
     other = dataclasses.replace(quick, workspace=quick.workspace / "other", concurrency=1)

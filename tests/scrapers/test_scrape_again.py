@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
 
 
@@ -37,7 +37,7 @@ class Changing:
         return data
 
 
-def test_failed_urls_are_asked_again_only_when_told(server: Server, quick: ScrapeConfig) -> None:
+def test_failed_urls_are_asked_again_only_when_told(server: Server, quick: DalleBlogConfig) -> None:
     served = Changing()
     server.behaviour = served
     served.broken = {"c0_2.png", "c1_0.png"}
@@ -58,7 +58,7 @@ def test_failed_urls_are_asked_again_only_when_told(server: Server, quick: Scrap
 
 
 def test_a_caption_whose_probes_failed_is_opened_by_a_retry(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     served = Changing()
     server.behaviour = served
@@ -69,7 +69,7 @@ def test_a_caption_whose_probes_failed_is_opened_by_a_retry(
     assert scrape(replace(quick, retry_failed=True), source=source).counts["done"] == 4
 
 
-def test_a_refresh_fetches_only_what_has_changed(server: Server, quick: ScrapeConfig) -> None:
+def test_a_refresh_fetches_only_what_has_changed(server: Server, quick: DalleBlogConfig) -> None:
     served = Changing()
     server.behaviour = served
     source = PlainSource(server.url, captions=2)
@@ -105,7 +105,7 @@ def test_a_refresh_fetches_only_what_has_changed(server: Server, quick: ScrapeCo
     assert len(members(quick.workspace)) == len(after)
 
 
-def test_the_former_version_stays_in_the_ledger(server: Server, quick: ScrapeConfig) -> None:
+def test_the_former_version_stays_in_the_ledger(server: Server, quick: DalleBlogConfig) -> None:
     served = Changing()
     server.behaviour = served
     source = PlainSource(server.url, captions=1, ranks=2)
@@ -121,7 +121,7 @@ def test_the_former_version_stays_in_the_ledger(server: Server, quick: ScrapeCon
 
 
 def test_a_refresh_that_gets_no_answer_keeps_what_is_there(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     served = Changing()
     server.behaviour = served
@@ -136,7 +136,7 @@ def test_a_refresh_that_gets_no_answer_keeps_what_is_there(
 
 
 def test_an_image_is_gone_only_after_enough_refreshes_in_a_row_missed_it(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     served = Changing()
     server.behaviour = served
@@ -161,7 +161,7 @@ def test_an_image_is_gone_only_after_enough_refreshes_in_a_row_missed_it(
     assert len([status for _, _, status in served.requests if status == 200]) == 4
 
 
-def test_a_ledger_without_absences_is_taken_on(server: Server, quick: ScrapeConfig) -> None:
+def test_a_ledger_without_absences_is_taken_on(server: Server, quick: DalleBlogConfig) -> None:
     served = Changing()
     server.behaviour = served
     source = PlainSource(server.url, captions=1)
@@ -173,7 +173,7 @@ def test_a_ledger_without_absences_is_taken_on(server: Server, quick: ScrapeConf
 
 
 def test_a_clock_that_was_set_back_hides_nothing_from_a_refresh(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     served = Changing()
     server.behaviour = served
@@ -190,7 +190,9 @@ def test_a_clock_that_was_set_back_hides_nothing_from_a_refresh(
     assert times == {2_000_000_001}
 
 
-def test_the_validators_of_an_error_page_are_not_kept(server: Server, quick: ScrapeConfig) -> None:
+def test_the_validators_of_an_error_page_are_not_kept(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     async def gone_with_a_tag(ask: Ask) -> bytes:
         return answer(b"", 404, ETag='"error"')
 
@@ -206,7 +208,7 @@ def test_the_validators_of_an_error_page_are_not_kept(server: Server, quick: Scr
     assert rows == [("done", '"1"')]
 
 
-def test_a_refresh_goes_on_where_it_was_stopped(server: Server, quick: ScrapeConfig) -> None:
+def test_a_refresh_goes_on_where_it_was_stopped(server: Server, quick: DalleBlogConfig) -> None:
     served = Changing()
     server.behaviour = served
     source = PlainSource(server.url, captions=2)
@@ -221,7 +223,9 @@ def test_a_refresh_goes_on_where_it_was_stopped(server: Server, quick: ScrapeCon
     assert len(served.requests) == 8
 
 
-def test_a_form_that_does_not_exist_costs_two_requests(server: Server, quick: ScrapeConfig) -> None:
+def test_a_form_that_does_not_exist_costs_two_requests(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     async def only_second(ask: Ask) -> bytes:
         return answer(png(ask.path)) if "/anc" in ask.path else answer(b"", 404)
 
@@ -238,7 +242,7 @@ def test_a_form_that_does_not_exist_costs_two_requests(server: Server, quick: Sc
 
 
 def test_a_form_whose_first_image_is_missing_is_found_by_its_second(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     async def no_first(ask: Ask) -> bytes:
         return answer(b"", 404) if "_0.png" in ask.path else answer(png(ask.path))
@@ -252,7 +256,7 @@ def test_a_form_whose_first_image_is_missing_is_found_by_its_second(
 
 
 # The plain source knows no options: another `limit` says that the plan is another one.
-def test_a_repeated_caption_is_asked_for_once(server: Server, quick: ScrapeConfig) -> None:
+def test_a_repeated_caption_is_asked_for_once(server: Server, quick: DalleBlogConfig) -> None:
     source = PlainSource(server.url, captions=1, forms=("a", "a"))
     report = scrape(quick, source=source)
     assert report.counts["urls"] == 4

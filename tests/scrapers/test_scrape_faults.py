@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, Behaviour, PlainSource, Server, answer, png, states, stored
 
 HTML = answer(b"<!DOCTYPE html><html>Try again</html>", Content_Type="image/png")
@@ -80,7 +80,7 @@ PASSING: dict[str, tuple[Behaviour, str]] = {
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_one_more_request(
-    fault: str, server: Server, quick: ScrapeConfig
+    fault: str, server: Server, quick: DalleBlogConfig
 ) -> None:
     misbehave, reason = PASSING[fault]
 
@@ -120,7 +120,7 @@ LASTING: dict[str, tuple[Behaviour, str, str, int]] = {
 
 @pytest.mark.parametrize("fault", LASTING)
 def test_a_fault_that_lasts_is_counted_by_its_reason(
-    fault: str, server: Server, quick: ScrapeConfig
+    fault: str, server: Server, quick: DalleBlogConfig
 ) -> None:
     misbehave, state, reason, requests = LASTING[fault]
 
@@ -142,7 +142,7 @@ def test_a_fault_that_lasts_is_counted_by_its_reason(
     assert max(hits) <= (2 * requests if fault == "closes" else requests)
 
 
-def test_a_body_that_never_comes_times_out(server: Server, quick: ScrapeConfig) -> None:
+def test_a_body_that_never_comes_times_out(server: Server, quick: DalleBlogConfig) -> None:
     async def loris(ask: Ask) -> bytes | None:
         if ask.path.endswith("_1.png"):
             await ask.send(answer(b"", length=5000))
@@ -159,7 +159,7 @@ def test_a_body_that_never_comes_times_out(server: Server, quick: ScrapeConfig) 
     assert report.counts["done"] == 3
 
 
-def test_an_endless_body_is_dropped_at_the_limit(server: Server, quick: ScrapeConfig) -> None:
+def test_an_endless_body_is_dropped_at_the_limit(server: Server, quick: DalleBlogConfig) -> None:
     sent = Counter[str]()
 
     async def endless(ask: Ask) -> bytes | None:
@@ -180,7 +180,7 @@ def test_an_endless_body_is_dropped_at_the_limit(server: Server, quick: ScrapeCo
     assert sum(sent.values()) < 60 * 2**20
 
 
-def test_a_compressed_bomb_is_not_unpacked(server: Server, quick: ScrapeConfig) -> None:
+def test_a_compressed_bomb_is_not_unpacked(server: Server, quick: DalleBlogConfig) -> None:
     bomb = gzip.compress(bytes(300 * 2**20), 9)
 
     async def bombs(ask: Ask) -> bytes:
@@ -198,7 +198,7 @@ def test_a_compressed_bomb_is_not_unpacked(server: Server, quick: ScrapeConfig) 
     assert report.counts["done"] == 3
 
 
-def test_redirects_are_followed_at_most_five_times(server: Server, quick: ScrapeConfig) -> None:
+def test_redirects_are_followed_at_most_five_times(server: Server, quick: DalleBlogConfig) -> None:
     async def redirects(ask: Ask) -> bytes:
         if ask.path.endswith("_1.png"):
             return answer(status=302, Location=ask.path)
@@ -219,7 +219,7 @@ def test_redirects_are_followed_at_most_five_times(server: Server, quick: Scrape
     assert found["3.png"] == ("failed", "redirect_without_location")
 
 
-def test_all_faults_at_once_lose_nothing(server: Server, quick: ScrapeConfig) -> None:
+def test_all_faults_at_once_lose_nothing(server: Server, quick: DalleBlogConfig) -> None:
     kinds: list[Behaviour] = [
         closes,
         half,
@@ -248,7 +248,7 @@ def test_all_faults_at_once_lose_nothing(server: Server, quick: ScrapeConfig) ->
 
 
 def test_a_server_that_is_gone_for_a_while_is_waited_for(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     started = time.monotonic()
 
@@ -269,7 +269,7 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(
 
 
 def test_a_server_that_stays_gone_is_left_for_another_run(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     server.behaviour = closes
     config = replace(quick, max_outage_s=0.5, attempts=100)
@@ -283,7 +283,7 @@ def test_a_server_that_stays_gone_is_left_for_another_run(
 
 
 def test_a_page_that_can_not_be_had_is_one_sentence_and_touches_nothing(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     scrape(quick, source=PlainSource(server.url))
     before = (quick.workspace / "raw" / "manifest.json").read_bytes()
@@ -295,7 +295,7 @@ def test_a_page_that_can_not_be_had_is_one_sentence_and_touches_nothing(
     assert len(stored(quick.workspace)) == 12
 
 
-def test_the_page_is_asked_for_once(server: Server, quick: ScrapeConfig) -> None:
+def test_the_page_is_asked_for_once(server: Server, quick: DalleBlogConfig) -> None:
     page = b"<html>" + b"x" * 15_000_000
 
     async def serves(ask: Ask) -> bytes | None:
@@ -312,7 +312,9 @@ def test_the_page_is_asked_for_once(server: Server, quick: ScrapeConfig) -> None
     assert [found and found.body for found in source.pages] == [page, page]
 
 
-def test_an_interrupt_stops_asking_and_keeps_what_came(server: Server, quick: ScrapeConfig) -> None:
+def test_an_interrupt_stops_asking_and_keeps_what_came(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     import os
     import signal
 

@@ -16,10 +16,11 @@ from scrapers.config import ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.opening import user_agent
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
 
 
-def test_robots_are_obeyed_without_a_request(server: Server, quick: ScrapeConfig) -> None:
+def test_robots_are_obeyed_without_a_request(server: Server, quick: DalleBlogConfig) -> None:
     server.robots = b"User-agent: *\nDisallow: /samples/*_2.png$\n"
     report = scrape(quick, source=PlainSource(server.url, captions=2))
     assert report.counts["opted_out"] == 2
@@ -29,14 +30,16 @@ def test_robots_are_obeyed_without_a_request(server: Server, quick: ScrapeConfig
     assert server.hits["/robots.txt"] == 1
 
 
-def test_a_host_that_refuses_all_is_not_asked(server: Server, quick: ScrapeConfig) -> None:
+def test_a_host_that_refuses_all_is_not_asked(server: Server, quick: DalleBlogConfig) -> None:
     server.robots = b"User-agent: dalle-pipeline\nDisallow: /\n\nUser-agent: *\nAllow: /\n"
     report = scrape(quick, source=PlainSource(server.url, captions=300, ranks=32))
     assert report.counts["opted_out"] == report.counts["urls"] == 9600
     assert not server.image_hits
 
 
-def test_opt_outs_can_be_ignored_and_that_is_recorded(server: Server, quick: ScrapeConfig) -> None:
+def test_opt_outs_can_be_ignored_and_that_is_recorded(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     server.robots = b"User-agent: *\nDisallow: /\n"
 
     async def noai(ask: Ask) -> bytes:
@@ -53,7 +56,7 @@ def test_opt_outs_can_be_ignored_and_that_is_recorded(server: Server, quick: Scr
 
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_robots_that_can_not_be_had_close_the_host_for_this_run(
-    status: int, server: Server, quick: ScrapeConfig
+    status: int, server: Server, quick: DalleBlogConfig
 ) -> None:
     server.robots_answer = answer(b"", status)
     source = PlainSource(server.url, captions=50)
@@ -66,19 +69,21 @@ def test_robots_that_can_not_be_had_close_the_host_for_this_run(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_host_without_robots_is_open(status: int, server: Server, quick: ScrapeConfig) -> None:
+def test_a_host_without_robots_is_open(status: int, server: Server, quick: DalleBlogConfig) -> None:
     server.robots_answer = answer(b"", status)
     assert scrape(quick, source=PlainSource(server.url)).counts["done"] == 12
 
 
-def test_a_page_behind_closed_robots_is_not_asked_for(server: Server, quick: ScrapeConfig) -> None:
+def test_a_page_behind_closed_robots_is_not_asked_for(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     server.robots = b"User-agent: *\nDisallow: /page\n"
     with pytest.raises(SourceError, match=r"robots\.txt does not allow"):
         scrape(quick, source=PlainSource(server.url, start_url=f"{server.url}/page"))
     assert not server.image_hits
 
 
-def test_never_more_requests_at_a_time_than_allowed(server: Server, quick: ScrapeConfig) -> None:
+def test_never_more_requests_at_a_time_than_allowed(server: Server, quick: DalleBlogConfig) -> None:
     async def slow(ask: Ask) -> bytes:
         await asyncio.sleep(0.01)
         return answer(png(ask.path))
@@ -88,13 +93,13 @@ def test_never_more_requests_at_a_time_than_allowed(server: Server, quick: Scrap
     assert server.most_at_once == 5
 
 
-def test_the_rate_is_kept(server: Server, quick: ScrapeConfig) -> None:
+def test_the_rate_is_kept(server: Server, quick: DalleBlogConfig) -> None:
     started = time.monotonic()
     scrape(replace(quick, rate=20.0), source=PlainSource(server.url, captions=3))
     assert time.monotonic() - started > 11 / 20
 
 
-def test_retry_after_holds_back_the_whole_host(server: Server, quick: ScrapeConfig) -> None:
+def test_retry_after_holds_back_the_whole_host(server: Server, quick: DalleBlogConfig) -> None:
     times: list[float] = []
 
     async def once(ask: Ask) -> bytes:
@@ -109,7 +114,7 @@ def test_retry_after_holds_back_the_whole_host(server: Server, quick: ScrapeConf
     assert times[1] - times[0] >= 1.0
 
 
-def test_it_says_who_it_is(server: Server, quick: ScrapeConfig) -> None:
+def test_it_says_who_it_is(server: Server, quick: DalleBlogConfig) -> None:
     scrape(replace(quick, contact="me@example.org"), source=PlainSource(server.url, captions=1))
     agents = {headers["user-agent"] for _, headers in server.asked}
     (agent,) = agents
@@ -143,7 +148,7 @@ class Names(AbstractResolver):
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1", "inner.test", "[::ffff:127.0.0.1]"])
-def test_a_public_host_can_not_send_us_inside(target: str, quick: ScrapeConfig) -> None:
+def test_a_public_host_can_not_send_us_inside(target: str, quick: DalleBlogConfig) -> None:
     everywhere = Server(host="0.0.0.0")
 
     async def redirects(ask: Ask) -> bytes:
@@ -177,7 +182,7 @@ def test_a_public_host_can_not_send_us_inside(target: str, quick: ScrapeConfig) 
     assert "/open.png" in everywhere.hits
 
 
-def test_a_certificate_that_nobody_signed_is_not_trusted(quick: ScrapeConfig) -> None:
+def test_a_certificate_that_nobody_signed_is_not_trusted(quick: DalleBlogConfig) -> None:
     sealed = Server(certificate=Path(__file__).parent / "self_signed.pem")
     base = sealed.url.replace("http:", "https:")
     asked = replace(quick, ignore_opt_out=True)  # no robots.txt first, which would fail likewise
@@ -188,7 +193,7 @@ def test_a_certificate_that_nobody_signed_is_not_trusted(quick: ScrapeConfig) ->
     assert not sealed.hits
 
 
-def test_a_private_host_may_redirect_to_itself(server: Server, quick: ScrapeConfig) -> None:
+def test_a_private_host_may_redirect_to_itself(server: Server, quick: DalleBlogConfig) -> None:
     async def redirects(ask: Ask) -> bytes:
         if ask.path.endswith("_0.png"):
             return answer(status=302, Location=f"{server.url}/moved.png")
@@ -198,7 +203,9 @@ def test_a_private_host_may_redirect_to_itself(server: Server, quick: ScrapeConf
     assert scrape(quick, source=PlainSource(server.url)).counts["done"] == 12
 
 
-def test_a_redirect_into_closed_robots_is_not_followed(server: Server, quick: ScrapeConfig) -> None:
+def test_a_redirect_into_closed_robots_is_not_followed(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     server.robots = b"User-agent: *\nDisallow: /private/\n"
 
     async def redirects(ask: Ask) -> bytes:

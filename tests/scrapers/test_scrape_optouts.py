@@ -17,12 +17,12 @@ import pytest
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.remembered import kept_options
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.optouts.signals import SIGNALS
 from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_schema import items_view
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.core.image_decode.files import encode, photo
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
 from tests.scrapers.fetch.optouts.files import (
@@ -62,7 +62,7 @@ def only_first(body: bytes | None = None, /, **headers: Any) -> Behaviour:
     return behave
 
 
-def crawl(server: Server, config: ScrapeConfig, **options: Any) -> StageReport:
+def crawl(server: Server, config: DalleBlogConfig, **options: Any) -> StageReport:
     return scrape(config, source=PlainSource(server.url, captions=1, **options))
 
 
@@ -80,7 +80,7 @@ def crawl(server: Server, config: ScrapeConfig, **options: Any) -> StageReport:
 )  # fmt: skip
 def test_headers(
     headers: dict[str, Any], signal: str, reason: str, text: str,
-    server: Server, quick: ScrapeConfig,
+    server: Server, quick: DalleBlogConfig,
 ) -> None:  # fmt: skip
     server.behaviour = only_first(**headers)
     report = crawl(server, quick)
@@ -115,7 +115,7 @@ IMAGES: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_bytes_of_an_image(name: str, server: Server, quick: ScrapeConfig) -> None:
+def test_the_bytes_of_an_image(name: str, server: Server, quick: DalleBlogConfig) -> None:
     make, reason = IMAGES[name]
     body = make()
     server.behaviour = only_first(body)
@@ -132,7 +132,7 @@ def test_the_bytes_of_an_image(name: str, server: Server, quick: ScrapeConfig) -
     assert body in stored(ignoring.workspace).values()
 
 
-def test_robots_and_usage_rules_are_evidence(server: Server, quick: ScrapeConfig) -> None:
+def test_robots_and_usage_rules_are_evidence(server: Server, quick: DalleBlogConfig) -> None:
     server.robots = (
         b"User-agent: *\nDisallow: /*_1.png$\nContent-Usage: train-ai=y\n"
         b"Content-Usage: /samples/*_2.png train-ai=n\n"
@@ -148,7 +148,7 @@ def test_robots_and_usage_rules_are_evidence(server: Server, quick: ScrapeConfig
     assert not any(path.endswith(("_1.png", "_2.png")) for path in server.image_hits)
 
 
-def test_where_a_redirect_leads_is_evidence(server: Server, quick: ScrapeConfig) -> None:
+def test_where_a_redirect_leads_is_evidence(server: Server, quick: DalleBlogConfig) -> None:
     server.robots = b"User-agent: *\nContent-Usage: /art/ train-ai=n\n"
 
     async def behave(ask: Ask) -> bytes:
@@ -162,7 +162,7 @@ def test_where_a_redirect_leads_is_evidence(server: Server, quick: ScrapeConfig)
     assert "/art/x.png" not in server.hits
 
 
-def test_an_unchanged_image_may_be_withdrawn(server: Server, quick: ScrapeConfig) -> None:
+def test_an_unchanged_image_may_be_withdrawn(server: Server, quick: DalleBlogConfig) -> None:
     """A 304 carries headers, too."""
     tag: dict[str, Any] = {}
 
@@ -192,7 +192,9 @@ def rule(location: str, reservation: int) -> dict[str, Any]:
     return {"location": location, "tdm-reservation": reservation}
 
 
-def test_the_tdmrep_file_is_asked_before_anything_else(server: Server, quick: ScrapeConfig) -> None:
+def test_the_tdmrep_file_is_asked_before_anything_else(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     crawl(server, quick)
     paths = [path for path, _ in server.asked]
     assert paths[:2] == ["/robots.txt", TDMREP_PATH]
@@ -219,7 +221,7 @@ def test_the_tdmrep_file_is_asked_before_anything_else(server: Server, quick: Sc
 )
 def test_file_and_headers(
     rules: list[dict[str, Any]], header: str | None, state: str,
-    server: Server, quick: ScrapeConfig,
+    server: Server, quick: DalleBlogConfig,
 ) -> None:  # fmt: skip
     server.tdmrep_answer = tdmrep(*rules)
 
@@ -233,7 +235,7 @@ def test_file_and_headers(
 
 
 def test_of_what_the_file_reserves_one_address_is_asked_a_rule(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     """Whether a header sets the rule aside can't be known otherwise."""
     server.tdmrep_answer = tdmrep(rule("/*_1.png", 1), rule("/*_2.png", 1), rule("/", 0))
@@ -249,7 +251,7 @@ def test_of_what_the_file_reserves_one_address_is_asked_a_rule(
 
 
 def test_a_header_that_sets_the_file_aside_once_does_not_do_it_for_all(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     server.tdmrep_answer = tdmrep(rule("/", 1))
     server.behaviour = only_first(tdm_reservation="0")
@@ -261,14 +263,14 @@ def test_a_header_that_sets_the_file_aside_once_does_not_do_it_for_all(
     "body", [b"<!DOCTYPE html><title>Home</title>", b"", b"[{]", b'{"no": "rule"}']
 )
 def test_a_host_whose_file_is_something_else_has_none(
-    body: bytes, server: Server, quick: ScrapeConfig
+    body: bytes, server: Server, quick: DalleBlogConfig
 ) -> None:
     server.tdmrep_answer = answer(body)
     assert crawl(server, quick).counts["done"] == 4
 
 
 def test_a_broken_file_is_named(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.tdmrep_answer = answer(b'[{"location": "/", "tdm-reservation": 1},]')
     assert crawl(server, quick).counts["done"] == 4
@@ -276,7 +278,7 @@ def test_a_broken_file_is_named(
 
 
 def test_a_file_that_can_not_be_had_is_asked_again_and_named(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.tdmrep_answer = answer(b"", 503)
     assert crawl(server, quick).counts["done"] == 4
@@ -285,14 +287,14 @@ def test_a_file_that_can_not_be_had_is_asked_again_and_named(
 
 
 def test_a_host_that_forbids_the_file_is_not_asked_for_it(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     server.robots = b"User-agent: *\nDisallow: /.well-known/\n"
     assert crawl(server, quick).counts["done"] == 4
     assert server.hits[TDMREP_PATH] == 0
 
 
-def test_who_ignores_opt_outs_asks_for_none(server: Server, quick: ScrapeConfig) -> None:
+def test_who_ignores_opt_outs_asks_for_none(server: Server, quick: DalleBlogConfig) -> None:
     server.tdmrep_answer = tdmrep(rule("/", 1))
     assert crawl(server, replace(quick, ignore_opt_out=True)).counts["done"] == 4
     assert server.hits[TDMREP_PATH] == 0
@@ -305,7 +307,7 @@ def test_who_ignores_opt_outs_asks_for_none(server: Server, quick: ScrapeConfig)
     "meta", [("robots", "noai, noimageai"), ("tdm-reservation", "1"), ("dalle-pipeline", "noai")]
 )
 def test_a_page_that_refuses_its_use_is_not_used(
-    meta: tuple[str, str], server: Server, quick: ScrapeConfig
+    meta: tuple[str, str], server: Server, quick: DalleBlogConfig
 ) -> None:
     source = PlainSource(server.url, captions=1, start_url=f"{server.url}/page", page_meta=(meta,))
 
@@ -326,14 +328,14 @@ def test_a_page_that_refuses_its_use_is_not_used(
 # --- The user's list -----------------------------------------------------------------------------
 
 
-def listing(config: ScrapeConfig, tmp_path: Path, *lines: str) -> ScrapeConfig:
+def listing(config: DalleBlogConfig, tmp_path: Path, *lines: str) -> DalleBlogConfig:
     file = tmp_path / "opt-outs.txt"
     file.write_text("".join(f"{line}\n" for line in lines))
     return replace(config, opt_outs=file)
 
 
 def test_a_listed_host_is_asked_for_nothing(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     report = crawl(server, listing(quick, tmp_path, "127.0.0.1"))
     assert report.counts["opted_out"] == 4
@@ -343,7 +345,7 @@ def test_a_listed_host_is_asked_for_nothing(
     assert found["where"].endswith("opt-outs.txt:1")
 
 
-def test_listed_prefixes_and_hashes(server: Server, quick: ScrapeConfig, tmp_path: Path) -> None:
+def test_listed_prefixes_and_hashes(server: Server, quick: DalleBlogConfig, tmp_path: Path) -> None:
     path = "/samples/things/c0_"
     digest = hashlib.sha256(png(f"{path}1.png")).hexdigest()
     config = listing(quick, tmp_path, "# two", f"{server.url}{path}0", digest)
@@ -356,7 +358,7 @@ def test_listed_prefixes_and_hashes(server: Server, quick: ScrapeConfig, tmp_pat
 
 
 def test_the_list_holds_where_other_opt_outs_are_ignored(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     config = listing(
         replace(quick, ignore_opt_out=True), tmp_path, f"{server.url}/samples/things/c0_2"
@@ -365,7 +367,7 @@ def test_the_list_holds_where_other_opt_outs_are_ignored(
 
 
 def test_what_was_stored_before_it_was_listed_is_withdrawn(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     path = "/samples/things/c0_"
     assert crawl(server, quick).counts["done"] == 4
@@ -383,13 +385,13 @@ def test_what_was_stored_before_it_was_listed_is_withdrawn(
 
 
 def test_a_workspace_remembers_its_list_and_never_to_ignore_opt_outs(tmp_path: Path) -> None:
-    config = ScrapeConfig(ignore_opt_out=True, opt_outs=tmp_path / "list", keep_refused=True)
+    config = DalleBlogConfig(ignore_opt_out=True, opt_outs=tmp_path / "list", keep_refused=True)
     kept = kept_options(config)
     assert kept == {"opt_outs": str(tmp_path / "list"), "keep_refused": True}
 
 
 def test_a_redirect_to_a_listed_address_is_not_followed(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     async def behave(ask: Ask) -> bytes:
         if ask.path.endswith("_1.png"):
@@ -404,7 +406,7 @@ def test_a_redirect_to_a_listed_address_is_not_followed(
 
 
 def test_a_list_that_is_none_is_named_before_anything_is_asked(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="line 1"):
         crawl(server, listing(quick, tmp_path, "not a domain"))
@@ -416,7 +418,7 @@ def test_a_list_that_is_none_is_named_before_anything_is_asked(
 # --- The ledger ----------------------------------------------------------------------------------
 
 
-def test_the_evidence_is_exported(server: Server, quick: ScrapeConfig, tmp_path: Path) -> None:
+def test_the_evidence_is_exported(server: Server, quick: DalleBlogConfig, tmp_path: Path) -> None:
     server.behaviour = only_first(X_Robots_Tag="noai")
     crawl(server, quick)
     out = tmp_path / "ledger.parquet"
@@ -432,6 +434,7 @@ def age(root: Path) -> None:
     with sqlite3.connect(root / "raw" / "ledger.sqlite") as connection:
         connection.execute("DROP VIEW items")
         connection.execute("ALTER TABLE urls DROP COLUMN evidence")
+        connection.execute("UPDATE meta SET value = '1' WHERE name = 'version'")
         view = "\n".join(
             line for line in items_view().splitlines() if not line.strip().startswith("u.evidence")
         )
@@ -440,7 +443,7 @@ def age(root: Path) -> None:
 
 
 def test_a_ledger_without_evidence_is_exported_and_goes_on(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     crawl(server, quick, ranks=2)
     age(quick.workspace)
@@ -453,7 +456,7 @@ def test_a_ledger_without_evidence_is_exported_and_goes_on(
     assert evidence(quick.workspace)["c1_0.png"]["text"] == "X-Robots-Tag: noai"
 
 
-def test_long_and_odd_words_are_kept_as_ascii_json(server: Server, quick: ScrapeConfig) -> None:
+def test_long_and_odd_words_are_kept_as_ascii_json(server: Server, quick: DalleBlogConfig) -> None:
     server.behaviour = only_first(X_Robots_Tag="noai, " + "ü" * 900)
     crawl(server, quick)
     assert len(evidence(quick.workspace)["c0_0.png"]["text"]) == 500
@@ -463,7 +466,7 @@ def test_long_and_odd_words_are_kept_as_ascii_json(server: Server, quick: Scrape
 
 
 def test_images_with_odd_ends_are_stored_at_once_and_flagged(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     jpeg = encode(photo(1), "JPEG")
     bodies = {
@@ -487,7 +490,7 @@ def test_images_with_odd_ends_are_stored_at_once_and_flagged(
 
 
 def test_refused_bytes_are_kept_where_that_is_asked_for(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     page, half = b"<html>no such image</html>", encode(photo(1), "PNG")[:500]
 

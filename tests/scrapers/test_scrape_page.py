@@ -12,16 +12,16 @@ import pytest
 from pipeline.core.errors import SourceError
 from pipeline.demo.replica.config import PageDesign, ReplicaConfig
 from pipeline.demo.replica.server import Replica
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import stored
 
 # Keys of this section can't be computed: the page alone says which captions there are.
 SECTION = "text_rendering"
 
 
-def serve(config: ScrapeConfig, shown: int, *more: str, page_status: int = 200) -> Replica:
+def serve(config: DalleBlogConfig, shown: int, *more: str, page_status: int = 200) -> Replica:
     return Replica(
         ReplicaConfig(
             sections=(SECTION, *more), shown_captions=shown, size=16, page_status=page_status
@@ -30,8 +30,8 @@ def serve(config: ScrapeConfig, shown: int, *more: str, page_status: int = 200) 
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> ScrapeConfig:
-    return ScrapeConfig(
+def config(tmp_path: Path) -> DalleBlogConfig:
+    return DalleBlogConfig(
         workspace=tmp_path / "data",
         page_url="http://dalleblog.localhost/blog/dall-e/",
         sections=(SECTION,),
@@ -40,12 +40,12 @@ def config(tmp_path: Path) -> ScrapeConfig:
     )
 
 
-def at(config: ScrapeConfig, replica: Replica) -> ScrapeConfig:
+def at(config: DalleBlogConfig, replica: Replica) -> DalleBlogConfig:
     return replace(config, connect_to=replica.url.removeprefix("http://").strip("/"))
 
 
 def test_an_update_fetches_what_is_new_on_the_page_and_asks_for_nothing_else(
-    config: ScrapeConfig,
+    config: DalleBlogConfig,
 ) -> None:
     with serve(config, 11) as replica:
         first = scrape(at(config, replica))
@@ -69,7 +69,7 @@ def test_an_update_fetches_what_is_new_on_the_page_and_asks_for_nothing_else(
 
 
 def test_a_plan_names_the_sections_and_what_became_of_them(
-    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    config: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = replace(config, sections=(), plan=True)
     with serve(config, 11) as replica:
@@ -93,7 +93,7 @@ def test_a_plan_names_the_sections_and_what_became_of_them(
     assert third["sections_removed"] == ["emojis"]
 
 
-def test_a_section_that_left_the_page_keeps_its_images(config: ScrapeConfig) -> None:
+def test_a_section_that_left_the_page_keeps_its_images(config: DalleBlogConfig) -> None:
     with serve(config, 11, "emojis") as replica:
         first = scrape(at(config, replica))
     with Replica(ReplicaConfig(sections=("emojis",), size=16)) as replica:
@@ -102,7 +102,7 @@ def test_a_section_that_left_the_page_keeps_its_images(config: ScrapeConfig) -> 
     assert len(stored(config.workspace)) == first.counts["done"]
 
 
-def test_a_page_that_fails_leaves_everything_as_it_was(config: ScrapeConfig) -> None:
+def test_a_page_that_fails_leaves_everything_as_it_was(config: DalleBlogConfig) -> None:
     with serve(config, 11) as replica:
         scrape(at(config, replica))
     files = {path: path.read_bytes() for path in (config.workspace / "raw").rglob("*.*")}
@@ -114,7 +114,7 @@ def test_a_page_that_fails_leaves_everything_as_it_was(config: ScrapeConfig) -> 
 
 @pytest.mark.parametrize("design", get_args(PageDesign))
 def test_a_healthy_page_warns_of_nothing(
-    design: PageDesign, config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    design: PageDesign, config: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = replace(config, sections=(), plan=True)
     with Replica(ReplicaConfig(size=16, design=design)) as replica:
@@ -136,7 +136,7 @@ def test_a_healthy_page_warns_of_nothing(
     ],
 )
 def test_a_plan_speaks_of_what_was_asked_for_alone(
-    chosen: dict[str, Any], sections: set[str], config: ScrapeConfig, tmp_path: Path
+    chosen: dict[str, Any], sections: set[str], config: DalleBlogConfig, tmp_path: Path
 ) -> None:
     if "captions" in chosen:
         (tmp_path / "captions.txt").write_text(chosen["captions"])
@@ -156,7 +156,7 @@ def test_a_plan_speaks_of_what_was_asked_for_alone(
 
 
 def test_fewer_options_than_before_are_no_change_of_the_page(
-    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    config: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     few = replace(config, sections=("emojis",), limit=3, plan=True)
     with serve(config, 11, "emojis") as replica:
@@ -174,7 +174,7 @@ def test_fewer_options_than_before_are_no_change_of_the_page(
 
 
 def test_user_and_password_of_the_page_are_neither_kept_nor_printed(
-    config: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    config: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = replace(config, page_url="http://me:s3cret@dalleblog.localhost/blog/dall-e/")
     with serve(config, 2) as replica:
@@ -196,7 +196,7 @@ def test_user_and_password_of_the_page_are_neither_kept_nor_printed(
     ['<meta name="robots" content="noai, noimageai">', '<meta name="tdm-reservation" content="1">'],
 )
 def test_a_saved_page_that_refuses_its_use_is_not_used(
-    meta: str, config: ScrapeConfig, tmp_path: Path
+    meta: str, config: DalleBlogConfig, tmp_path: Path
 ) -> None:
     with serve(config, 11) as replica:
         scrape(at(config, replica))

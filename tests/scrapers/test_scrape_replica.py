@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
 from pipeline.demo.replica.server import Replica
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import stored
 
 PASSING = (
@@ -27,7 +27,7 @@ def fetch(tmp_path: Path, limit: int, **shares: Any) -> tuple[Replica, Any, dict
     short: dict[str, Any] = {"slow_s": 0.02, "hang_s": 1, "drip_s": 0.2, "retry_after_s": 0}
     faults = FaultPlan(seed=5, **short, **shares)
     with Replica(ReplicaConfig(size=16, faults=faults)) as replica:
-        config = ScrapeConfig(
+        config = DalleBlogConfig(
             workspace=tmp_path,
             page_url=replica.page_url,
             cdn_url=replica.cdn,

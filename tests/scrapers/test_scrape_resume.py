@@ -19,23 +19,23 @@ import pytest
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import StorageError
 from pipeline.core.storage import sha256_file
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore import segments
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.segment_hash import hash_segment
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
 import sys
 from pathlib import Path
-from scrapers.config import ScrapeConfig
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.scrape import scrape
 from scrapers.rawstore import batch_writer as store
 from tests.scrapers.conftest import PlainSource
 store.BATCH_ROWS = 50
-config = ScrapeConfig(workspace=Path(sys.argv[2]), segment_mb=1, backoff_s=0.01)
+config = DalleBlogConfig(workspace=Path(sys.argv[2]), segment_mb=1, backoff_s=0.01)
 report = scrape(config, source=PlainSource(sys.argv[1], captions=int(sys.argv[3]), ranks=32))
 print(report.outcome, flush=True)
 """
@@ -90,13 +90,13 @@ def test_killed_at_any_moment_it_continues(kills: int, server: Server, tmp_path:
     assert again.communicate(timeout=60)[0].strip() == b"unchanged"
 
 
-def interrupted(server: Server, config: ScrapeConfig, captions: int) -> None:
+def interrupted(server: Server, config: DalleBlogConfig, captions: int) -> None:
     """A crawl that stops in its middle, with a segment open."""
     half = replace(config, limit=captions // 2)
     scrape(half, source=PlainSource(server.url, captions=captions // 2, ranks=32))
 
 
-def finish(server: Server, config: ScrapeConfig, captions: int) -> StageReport:
+def finish(server: Server, config: DalleBlogConfig, captions: int) -> StageReport:
     return scrape(config, source=PlainSource(server.url, captions=captions, ranks=32))
 
 
@@ -107,7 +107,7 @@ def big_server(server: Server) -> None:
     server.behaviour = behaves
 
 
-def test_a_torn_tail_is_cut_off(server: Server, quick: ScrapeConfig) -> None:
+def test_a_torn_tail_is_cut_off(server: Server, quick: DalleBlogConfig) -> None:
     big_server(server)
     interrupted(server, quick, 8)
     last = max((quick.workspace / "raw" / "segments").glob("*.tar"))
@@ -119,7 +119,7 @@ def test_a_torn_tail_is_cut_off(server: Server, quick: ScrapeConfig) -> None:
 
 
 def test_segments_of_a_batch_that_was_not_committed_are_begun_anew(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     big_server(server)
     config = replace(quick, segment_mb=1)
@@ -141,7 +141,9 @@ def test_segments_of_a_batch_that_was_not_committed_are_begun_anew(
     check_whole(quick.workspace, server, 32)
 
 
-def test_without_its_ledger_a_store_is_left_as_it_is(server: Server, quick: ScrapeConfig) -> None:
+def test_without_its_ledger_a_store_is_left_as_it_is(
+    server: Server, quick: DalleBlogConfig
+) -> None:
     big_server(server)
     config = replace(quick, segment_mb=1)
     interrupted(server, config, 16)
@@ -165,7 +167,7 @@ def test_without_its_ledger_a_store_is_left_as_it_is(server: Server, quick: Scra
 
 
 def test_bytes_lost_behind_the_ledgers_back_are_fetched_again(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     big_server(server)
     config = replace(quick, segment_mb=1)
@@ -186,7 +188,7 @@ def test_bytes_lost_behind_the_ledgers_back_are_fetched_again(
 
 
 def test_the_manifest_names_every_segment_with_its_hash(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     from pipeline.core.storage import read_manifest
 
@@ -206,7 +208,7 @@ def test_the_manifest_names_every_segment_with_its_hash(
 
 @pytest.mark.parametrize("room", [0, 1000, 40_000, 200_000, 600_000])
 def test_a_full_disk_loses_nothing_that_was_committed(
-    room: int, server: Server, quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    room: int, server: Server, quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big_server(server)
     monkeypatch.setattr("scrapers.rawstore.batch_writer.BATCH_ROWS", 20)
@@ -239,7 +241,7 @@ class _FullDisk:
 
 
 def test_a_full_disk_under_the_ledger_is_said_in_a_sentence(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     big_server(server)
     interrupted(server, quick, 4)

@@ -1,4 +1,4 @@
-"""Small real shards: the caption's colour decides every code, so that a tiny model can learn them."""
+"""Small real shards where the caption's colour determines every code, so that a tiny model can learn them."""
 
 from __future__ import annotations
 

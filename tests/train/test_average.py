@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import AVERAGE_FILE, MODEL_FILE, read_tensors
-from pipeline.train.average import WeightAverage
+from pipeline.train.optimizer import WeightAverage
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 

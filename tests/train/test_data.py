@@ -1,4 +1,4 @@
-"""Batches: whole epochs, ranks' parts, and ids that no model knows."""
+"""Batches: complete epochs, the ranks' parts, and ids outside the vocabulary."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_sample_comes_once_an_epoch(reader: ShardReader, make_config: Make
 
 
 def test_ranks_share_a_batch_of_one_process(reader: ShardReader, make_config: MakeConfig) -> None:
-    """Also where there are more ranks than shards: here three, and one shard."""
+    """Also with more ranks (three) than shards (one)."""
     config = make_config(batch_size=4, ga_steps=2)
     alone = stream_steps(reader, make_config(batch_size=12, ga_steps=2), START)
     parts = [stream_steps(reader, config, START, rank=r, world_size=3) for r in range(3)]
@@ -59,11 +59,11 @@ def test_an_id_that_the_model_lacks_is_named_with_its_sample(
     check_ids(reader, batch, model)
     small = dataclasses.replace(model, num_image_tokens=int(batch.codes_BN.max()))
     with pytest.raises(
-        ContractError, match=r"train_000[34] holds the code \d+, the model knows 0 to"
+        ContractError, match=r"train_000[34] has the code \d+, but the model has 0 to"
     ):
         check_ids(reader, batch, small)
     few = dataclasses.replace(model, num_text_tokens=int(batch.tokens_BT.max()))
-    with pytest.raises(ContractError, match="holds the token id"):
+    with pytest.raises(ContractError, match="has the token id"):
         check_ids(reader, batch, few)
 
 
@@ -119,10 +119,10 @@ def test_an_unknown_kind_of_attention_is_refused(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"text_seq_len": 256}, "token ids a caption: 256, the shards 'default' have 6"),
+        ({"text_seq_len": 256}, "token ids per caption: 256, but the shards 'default' have 6"),
         ({"num_image_tokens": 8192}, "codes in the codebook: 8192"),
-        ({"image_fmap_size": 4}, "codes a picture: 16"),
-        ({"num_text_tokens": 50}, "knows 50 text ids"),
+        ({"image_fmap_size": 4}, "codes per image: 16"),
+        ({"num_text_tokens": 50}, "has 50 text ids"),
     ],
 )
 def test_shards_that_do_not_fit_a_checkpoint_are_refused(

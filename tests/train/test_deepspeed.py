@@ -1,4 +1,4 @@
-"""DeepSpeed's engine trains as torch does, in two real processes; its checkpoints are ours."""
+"""DeepSpeed trains like torch, in two real processes, and its checkpoints are ours."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pipeline.models.checkpoints.native import (
     read_tensors,
 )
 from pipeline.train.config import TrainConfig
-from pipeline.train.origin import read_origin
+from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
 from tests.oracles.codecs import dalle_pytorch
-from tests.train.test_ranks import losses_of, torchrun
+from tests.train.test_distributed import losses_of, torchrun
 from tests.train.test_train import tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -137,7 +137,7 @@ type(get_accelerator()).is_fp16_supported = lambda self: True
         (3, "bf16", PARTED["zero_optimization"]),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bytes(
+def test_a_stopped_run_resumes_to_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, stage: int, precision: str, zero: dict[str, Any]
 ) -> None:
     """With dropout: each process has its own random numbers, and gets them back."""
@@ -198,7 +198,9 @@ def test_gradients_that_overflow_at_any_scale_stop_all(
     config = make_config(deepspeed_config=write_json(workspace, scale), val_every=0, **options)
     done = torchrun(config, before=FP16 + BROKEN.replace("== 2", ">= 2"))
     assert done.returncode != 0
-    assert "before step 4: gradients overflow in fp16 at any scale on the samples" in done.stderr
+    assert (
+        "before step 4: gradients overflow in fp16 at any loss scale on the samples" in done.stderr
+    )
 
 
 # A checkpoint of DeepSpeed's own beside each of ours, as the reference's train_dalle.py writes it.
@@ -207,12 +209,12 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.oracles.codecs import dalle_pytorch
 dalle_pytorch()
-from pipeline.models.checkpoints.export import stock_hparams
+from pipeline.models.checkpoints.export import dalle_pytorch_hparams
 from pipeline.train.trainer import Trainer
 own = Trainer.save
 def save(self):
     own(self)
-    client = dict(hparams=stock_hparams(self.state.hyperparameters), epoch=3)
+    client = dict(hparams=dalle_pytorch_hparams(self.state.hyperparameters), epoch=3)
     folder = self.folder.root.parent / "dalle-ds-cp"
     self.state.module.save_checkpoint(str(folder), client_state=client)
 Trainer.save = save
@@ -231,7 +233,7 @@ def test_what_this_deepspeed_saves_is_read_as_our_own_checkpoint(
     assert done.returncode == 0, done.stderr
     folder = workspace.root / "runs/dalle-ds-cp"
     assert (folder / "latest").read_text() == "global_step6"
-    theirs, ours = read_origin(folder), read_origin(workspace.run("tiny"))
+    theirs, ours = read_warm_start(folder), read_warm_start(workspace.run("tiny"))
     assert theirs.model == ours.model
     for found, expected in ((theirs.weights, ours.weights), (theirs.moments, ours.moments)):
         assert found.keys() == expected.keys()

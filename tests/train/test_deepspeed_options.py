@@ -1,4 +1,4 @@
-"""What DeepSpeed would be told; none of this needs it."""
+"""DeepSpeed's configuration; these tests run without it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def with_file(make_config: MakeConfig, given: Any, **options: Any) -> TrainConfi
     return make_config(parallel="deepspeed", deepspeed_config=path, **options)
 
 
-def test_deepspeed_is_told_what_the_options_say(make_config: MakeConfig) -> None:
+def test_deepspeed_gets_the_options(make_config: MakeConfig) -> None:
     config = make_config(parallel="deepspeed", zero_stage=2, batch_size=4, ga_steps=3)
     options = engine_options(config)
     assert options["train_micro_batch_size_per_gpu"] == 4
@@ -64,7 +64,7 @@ def test_a_file_adds_what_the_options_do_not_say(make_config: MakeConfig) -> Non
     assert options["wall_clock_breakdown"]
 
 
-def test_the_stage_is_1_unless_told_otherwise(make_config: MakeConfig) -> None:
+def test_the_stage_is_1_by_default(make_config: MakeConfig) -> None:
     assert zero_stage(make_config(parallel="deepspeed")) == 1
     assert zero_stage(with_file(make_config, {"zero_optimization": {"stage": "auto"}})) == 1
 
@@ -72,16 +72,16 @@ def test_the_stage_is_1_unless_told_otherwise(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"gradient_clipping": 1.0}, r"`gradient_clipping` is 1\.0, but --clip-grad-norm decides"),
-        ({"train_micro_batch_size_per_gpu": 9}, "but --batch-size decides it, which makes it 8"),
-        ({"bf16": {"enabled": True}}, "`bf16.enabled` is true, but --precision bf16 decides it"),
-        ({"optimizer": {"type": "Adam"}}, "`optimizer` is decided by --optimizer"),
-        ({"scheduler": {"type": "WarmupLR"}}, "`scheduler` is decided by --lr-decay"),
+        ({"gradient_clipping": 1.0}, r"`gradient_clipping` is 1\.0, but --clip-grad-norm sets it"),
+        ({"train_micro_batch_size_per_gpu": 9}, "but --batch-size sets it to 8"),
+        ({"bf16": {"enabled": True}}, "`bf16.enabled` is true, but --precision bf16 sets it"),
+        ({"optimizer": {"type": "Adam"}}, "`optimizer` is set by --optimizer"),
+        ({"scheduler": {"type": "WarmupLR"}}, "`scheduler` is set by --lr-decay"),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
             "`offload_optimizer` to nvme is not supported",
         ),
-        ({"zero_optimization": 3}, "is an object of options, not 3"),
+        ({"zero_optimization": 3}, "must be a JSON object, not 3"),
         ("[1, 2]", "the whole is a list of 2, expected an object"),
         ("{", r"deepspeed\.json is not JSON"),
     ],
@@ -104,9 +104,9 @@ def test_another_stage_than_the_files_is_refused(make_config: MakeConfig) -> Non
     [
         ({"parallel": "ddp", "zero_stage": 2}, "--zero-stage is for --parallel deepspeed"),
         ({"deepspeed_config": Path("x.json")}, "--deepspeed-config is for --parallel deepspeed"),
-        ({"compile": "yes"}, "--compile yes: not with --parallel deepspeed"),
+        ({"compile": "yes"}, "--compile yes can't be combined with --parallel deepspeed"),
         ({"precision": "fp16", "zero_stage": 0}, "give --zero-stage 1, 2 or 3"),
-        ({"precision": "fp16", "ema_decay": 0.9}, "would be a mean of halves"),
+        ({"precision": "fp16", "ema_decay": 0.9}, "would average fp16 weights"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_anything_is_written(
@@ -118,7 +118,7 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_written(
     assert not workspace.run("tiny").exists()
 
 
-def test_one_process_is_told_how_to_start(
+def test_one_process_gets_advice_on_how_to_start(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -136,7 +136,7 @@ def test_the_extra_is_named_where_the_package_is_missing(monkeypatch: pytest.Mon
 def test_fp16_is_refused_on_a_processor(make_config: MakeConfig) -> None:
     config = make_config(parallel="deepspeed", precision="fp16")
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(ConfigError, match="fp16: DeepSpeed scales losses on CUDA alone"):
+    with pytest.raises(ConfigError, match="fp16: DeepSpeed scales losses only on CUDA"):
         start_engine(model, make_optimizer(model, config), config, torch.device("cpu"))
 
 

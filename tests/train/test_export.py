@@ -1,4 +1,4 @@
-"""`pipeline export`: which checkpoint of a run becomes the dalle.pt."""
+"""`pipeline export`: which checkpoint of a run is exported."""
 
 from __future__ import annotations
 
@@ -52,11 +52,12 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
     weights = in_progress / "checkpoints/step-000012" / MODEL_FILE
     weights.write_bytes(weights.read_bytes()[:-8])
     assert exported(workspace, tmp_path / "dalle.pt") == "step-000010"
-    assert "step-000012 is damaged and passed over" in caplog.text
+    assert "Skipped the damaged checkpoint" in caplog.text
+    assert "step-000012: " in caplog.text
     assert exported(workspace, tmp_path / "given.pt", checkpoint=in_progress) == "step-000010"
 
 
-def test_a_run_that_is_not_there_is_said(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_run_that_does_not_exist_is_reported(workspace: Workspace, tmp_path: Path) -> None:
     config = ExportConfig(workspace=workspace.root, run="tiny", out=tmp_path / "dalle.pt")
     with pytest.raises(ModelError, match=r"There is no run .*tiny"):
         export(config)

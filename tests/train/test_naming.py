@@ -1,4 +1,4 @@
-"""The zoo's names, made and read."""
+"""Run names in the zoo's style: making and parsing them."""
 
 from __future__ import annotations
 

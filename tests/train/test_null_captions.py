@@ -1,4 +1,4 @@
-"""`--null-cond-prob`: captions that are replaced by padding, as DALLE-pytorch does in its forward pass."""
+"""`--null-cond-prob`: captions replaced by padding, as in DALLE-pytorch's forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_loop import StockDalle
+from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.data import Position, stream_steps, to_tensors
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
@@ -44,14 +44,14 @@ def batches_of(reader: ShardReader, config: TrainConfig, steps: int = 5) -> list
 
 
 def null_rows(batches: list[TokenBatch]) -> list[int]:
-    """The rows whose caption is padding alone, as none in the shards is."""
+    """The rows whose caption is all padding, which none in the shards is."""
     return [row for b in batches for row in b.rows[(b.tokens_BT == 0).all(axis=1)].tolist()]
 
 
 def test_the_loss_is_that_of_the_classs_own_null_cond_prob(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The class draws its mask anew in each pass; here it is told to mask the samples that we do."""
+    """The class draws a new mask in each pass; here it is made to mask the same samples as ours."""
     write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
     reader = ShardReader(workspace.shards("default"), "train")
     module = importlib.import_module(f"{dalle_pytorch().__name__}.dalle_pytorch")
@@ -92,7 +92,7 @@ def test_all_captions_go_with_the_classs_real_mask_of_1(
     workspace: Workspace, reader: ShardReader, make_config: MakeConfig
 ) -> None:
     config = make_config(null_cond_prob=1.0, **PLAIN)
-    model = StockDalle(new_model(read_index(workspace.shards("default")), config))
+    model = DallePytorchModel(new_model(read_index(workspace.shards("default")), config))
     (ours, *_), (theirs, *_) = (
         batches_of(reader, replace(config, null_cond_prob=share)) for share in (1.0, 0.0)
     )

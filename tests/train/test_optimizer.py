@@ -17,11 +17,11 @@ from pipeline.models.checkpoints.native import MODEL_FILE, OPTIMIZER_FILE, read_
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
-from pipeline.train.ranks import Ranks
+from pipeline.train.distributed import Ranks
 from pipeline.train.run import run
 from pipeline.train.schedule import Plateau
 from pipeline.train.state import TrainState, make_optimizer, make_state
-from pipeline.train.stepping import TorchStepper
+from pipeline.train.optimizer import TorchStepper
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
 from tests.train.test_train import log_of
@@ -113,7 +113,7 @@ def test_a_clip_of_0_cuts_nothing() -> None:
     for clip, longest in ((0.0, math.inf), (0.5, 0.5)):
         stepper = state(clip_grad_norm=clip).stepper
         assert isinstance(stepper, TorchStepper)
-        assert stepper.longest == longest
+        assert stepper.max_norm == longest
 
 
 # --- A step --------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def stepper(longest: float) -> tuple[nn.Module, TorchStepper]:
     nn.init.ones_(made.weight)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     optimizer = torch.optim.SGD(made.parameters(), lr=1.0)
-    return made, TorchStepper(model=made, optimizer=optimizer, scaler=scaler, longest=longest)
+    return made, TorchStepper(model=made, optimizer=optimizer, scaler=scaler, max_norm=longest)
 
 
 def backward(made: nn.Module, taken: TorchStepper, gradient: tuple[float, float]) -> None:

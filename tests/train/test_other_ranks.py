@@ -1,4 +1,4 @@
-"""A run that goes on with another number of processes ends when its passes are done, its counts right."""
+"""A run resumed with another number of processes ends after its epochs, with correct counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.schedule import learning_rate
-from tests.train.test_ranks import torchrun
+from tests.train.test_distributed import torchrun
 from tests.train.test_train import log_of
 from tests.train.test_train_interrupted import be_interrupted
 
@@ -53,7 +53,7 @@ def assert_two_passes(workspace: Workspace, *, steps: int) -> None:
     assert info.training["samples"] == 80
 
 
-def test_one_process_goes_on_as_two(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_one_process_resumes_as_two(workspace: Workspace, make_config: MakeConfig) -> None:
     be_interrupted(make_config(**options_of()), 3)  # stops after the fourth of 20 steps
     done = torchrun(make_config(**options_of()))
     assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ def test_one_process_goes_on_as_two(workspace: Workspace, make_config: MakeConfi
     assert rates_of(workspace) == pytest.approx(expected, abs=1e-12)
 
 
-def test_two_processes_go_on_as_one(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_two_processes_resume_as_one(workspace: Workspace, make_config: MakeConfig) -> None:
     stopped = torchrun(make_config(**options_of()), before=STOP_AFTER_4)
     assert stopped.returncode != 0
     run(make_config(**options_of()))

@@ -1,4 +1,4 @@
-"""Which options may change on a run, and what is said of those that may not; plans that are damaged."""
+"""Options that may change when a run is resumed, errors for others, and damaged plans."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def train(config: TrainConfig) -> list[int]:
         ({"steps": None, "epochs": 1}, {"steps": 12}),
     ],
 )
-def test_a_finished_run_is_prolonged_as_if_that_had_been_asked_for_at_once(
+def test_a_finished_run_is_prolonged_as_if_asked_for_at_the_start(
     workspace: Workspace,
     make_config: MakeConfig,
     folder: Path,
@@ -62,7 +62,7 @@ def test_a_finished_run_is_prolonged_as_if_that_had_been_asked_for_at_once(
 
 @pytest.mark.parametrize("lr_decay", ["cosine", "linear"])
 @pytest.mark.parametrize("change", [{"steps": 13}, {"steps": None, "epochs": 9}, {"batch_size": 4}])
-def test_where_the_learning_rate_depends_on_the_end_the_way_is_resume_from(
+def test_with_a_learning_rate_that_depends_on_the_end_resume_from_is_suggested(
     make_config: MakeConfig, folder: Path, lr_decay: str, change: dict[str, Any]
 ) -> None:
     train(make_config(lr_decay=lr_decay))
@@ -74,7 +74,7 @@ def test_where_the_learning_rate_depends_on_the_end_the_way_is_resume_from(
     assert train(more)[0] == 1
 
 
-def test_a_run_goes_on_with_batches_of_another_size(
+def test_a_run_continues_with_batches_of_another_size(
     make_config: MakeConfig, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As the message about memory that ran out says."""
@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_batches_of_another_size(
 
 
 @pytest.mark.parametrize("plan", [None, "[1"])
-def test_a_run_without_a_checkpoint_may_begin_otherwise(
+def test_a_run_without_a_checkpoint_may_start_with_other_options(
     make_config: MakeConfig, folder: Path, plan: str | None
 ) -> None:
     """As when memory ran out in its first step."""
@@ -106,7 +106,7 @@ def test_a_finished_run_has_nothing_to_train_in_other_batches(
 ) -> None:
     train(make_config(lr_decay="constant"))
     before = tree(folder)
-    with pytest.raises(ConfigError, match="nothing left to train, so --batch-size can't change"):
+    with pytest.raises(ConfigError, match="no steps left, so --batch-size can't change"):
         train(make_config(lr_decay="constant", batch_size=4))
     assert tree(folder) == before
     train(make_config(lr_decay="constant", batch_size=4, steps=15))
@@ -116,8 +116,8 @@ def test_a_finished_run_has_nothing_to_train_in_other_batches(
 @pytest.mark.parametrize(
     ("shorter", "sentence"),
     [
-        ({"steps": 11}, "has trained 12 steps already.*--steps 12 or more"),
-        ({"steps": None, "epochs": 2}, "is in pass 3 already.*--epochs 3 or more"),
+        ({"steps": 11}, "has already trained 12 steps.*--steps 12 or more"),
+        ({"steps": None, "epochs": 2}, "is already in epoch 3.*--epochs 3 or more"),
     ],
 )
 def test_steps_are_not_taken_back(
@@ -133,7 +133,7 @@ def test_steps_are_not_taken_back(
 WATCHED: dict[str, Any] = {"log_every": 2, "val_every": 3, "save_every": 2, "keep_n_checkpoints": 3}
 
 
-def test_what_is_watched_may_change_on_the_way(make_config: MakeConfig, folder: Path) -> None:
+def test_monitoring_options_may_change(make_config: MakeConfig, folder: Path) -> None:
     with pytest.raises(StoppedError):
         run(make_config(), stop_at(6))
     assert train(make_config(**WATCHED))[0] == 6
@@ -165,7 +165,7 @@ PLANS = ["", "\0" * 40, "[1", "[]", "null", "{}", '{"config": 1, "inputs": {}}',
 
 
 @pytest.mark.parametrize("data", PLANS)
-def test_a_damaged_plan_is_named_and_nothing_touched(
+def test_a_damaged_plan_is_named_and_nothing_is_changed(
     make_config: MakeConfig, folder: Path, data: str
 ) -> None:
     with pytest.raises(StoppedError):
@@ -178,7 +178,7 @@ def test_a_damaged_plan_is_named_and_nothing_touched(
     assert run(make_config(on_change="restart")).counts["steps"] == 12
 
 
-def test_a_run_with_checkpoints_and_no_plan_is_not_begun_anew(
+def test_a_run_with_checkpoints_and_no_plan_is_not_restarted(
     make_config: MakeConfig, folder: Path
 ) -> None:
     with pytest.raises(StoppedError):

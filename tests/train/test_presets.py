@@ -1,4 +1,4 @@
-"""The presets are the published hyper-parameters, and can be called by their names."""
+"""The presets are the published hyper-parameters and can be selected by name."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_every_preset_makes_a_model(preset: str) -> None:
     assert (*found, model.reversible) == expected[preset]
 
 
-def test_the_card_tells_the_model_in_the_zoos_form(workspace: Workspace) -> None:
+def test_the_card_describes_the_model_in_the_zoos_form(workspace: Workspace) -> None:
     options = (
         "--dim",
         "16",

@@ -1,4 +1,4 @@
-"""Training on shards that stand on an object store: brought home once, the run remembers where from."""
+"""Training on shards in an object store: downloaded once, and recorded in the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is stopped goes on as if nothing had happened, whatever its options."""
+"""A stopped run resumes as if it had not been interrupted, whatever its options."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_mean_of_weights_is_kept_validated_and_drawn_with(
     assert val[-1]["val_loss"] != plain[-1]["val_loss"]
 
 
-def test_a_checkpoint_tells_where_the_run_stands(
+def test_a_checkpoint_records_the_position_of_the_run(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config(precision="fp16", steps=7, dataset="colours"))

@@ -1,4 +1,4 @@
-"""The folder of a run: what is ours in it, what is not, and what a power cut leaves."""
+"""A run's folder: our files, other files, and the traces of a power cut."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def put_own_files_beside(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in found}
 
 
-def test_what_is_the_users_is_neither_deleted_nor_gone_on_from_nor_listed(
+def test_what_is_the_users_is_neither_deleted_nor_resumed_from_nor_listed(
     workspace: Workspace, make_config: MakeConfig, folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(steps=25, keep_n_checkpoints=2)
@@ -79,7 +79,7 @@ def test_what_is_the_users_is_neither_deleted_nor_gone_on_from_nor_listed(
 
 @pytest.mark.parametrize("name", ["model.safetensors", "rng.safetensors", "checkpoint.json"])
 @pytest.mark.parametrize("damage", ["cut", "zeros", "gone"])
-def test_it_goes_on_from_the_checkpoint_before_a_damaged_one(
+def test_it_resumes_from_the_checkpoint_before_a_damaged_one(
     workspace: Workspace,
     make_config: MakeConfig,
     folder: Path,
@@ -117,7 +117,7 @@ def test_it_goes_on_from_the_checkpoint_before_a_damaged_one(
     ],
     ids=json.dumps,
 )
-def test_a_checkpoint_edited_by_hand_is_passed_over(
+def test_a_checkpoint_edited_by_hand_is_skipped(
     make_config: MakeConfig, folder: Path, edit: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     stop_after(make_config(), 11)
@@ -142,7 +142,7 @@ def test_a_state_that_does_not_belong_to_the_run_is_refused_in_a_sentence(
     said = json.loads(path.read_bytes())
     said["training"]["scaler"] = {"cur_scale": 1.0}
     path.write_text(json.dumps(said))
-    with pytest.raises(ModelError, match="step-000005 can't be gone on with"):
+    with pytest.raises(ModelError, match=r"Can't resume from .*step-000005 "):
         run(config)
 
 

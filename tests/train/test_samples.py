@@ -1,4 +1,4 @@
-"""Grids of pictures that are drawn while training goes on."""
+"""Grids of sample images during training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train.config import TrainConfig
-from pipeline.train.ranks import Kind, Ranks
+from pipeline.train.distributed import Kind, Ranks
 from pipeline.train.run import run
-from pipeline.train.samples import find_painter
+from pipeline.train.samples import make_grid_sampler
 from pipeline.webdata.reader import ShardReader
 from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
@@ -76,7 +76,7 @@ def test_no_grids_without_the_codec(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         run(make_config(sample_every=5))
-    assert "No grids of images" in caplog.text
+    assert "No sample grids" in caplog.text
     assert not (workspace.run("tiny") / "samples").exists()
 
 
@@ -84,12 +84,12 @@ def test_no_grids_without_the_codec(
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("fsdp", {}, "--parallel fsdp parts the weights"),
-        ("deepspeed", {"zero_stage": 3}, "--zero-stage 3 parts the weights"),
-        ("none", {"model": "dalle-pytorch"}, "--model dalle-pytorch can't draw"),
+        ("fsdp", {}, "--parallel fsdp shards the weights"),
+        ("deepspeed", {"zero_stage": 3}, "--zero-stage 3 shards the weights"),
+        ("none", {"model": "dalle-pytorch"}, "--model dalle-pytorch does not support them"),
     ],
 )
-def test_grids_that_are_left_out_are_told(
+def test_grids_that_are_left_out_are_reported(
     workspace: Workspace,
     make_config: MakeConfig,
     caplog: pytest.LogCaptureFixture,
@@ -100,19 +100,19 @@ def test_grids_that_are_left_out_are_told(
     reader = ShardReader(workspace.shards("default"), "train")
     ranks = Ranks(kind=kind, rank=0, size=2, device=torch.device("cpu"))
     with caplog.at_level(logging.WARNING):
-        assert find_painter(make_config(sample_every=5, **options), reader, ranks) is None
-    assert "No grids of images" in caplog.text
+        assert make_grid_sampler(make_config(sample_every=5, **options), reader, ranks) is None
+    assert "No sample grids" in caplog.text
     assert message in caplog.text
     assert "pipeline generate --checkpoint" in caplog.text
     caplog.clear()
-    assert find_painter(make_config(sample_every=0, **options), reader, ranks) is None
+    assert make_grid_sampler(make_config(sample_every=0, **options), reader, ranks) is None
     assert not caplog.text
 
 
 @pytest.mark.usefixtures("codec")
-def test_grids_are_drawn_where_the_weights_are_whole(
+def test_grids_are_drawn_where_the_weights_are_not_sharded(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     reader = ShardReader(workspace.shards("default"), "train")
     ranks = Ranks(kind="deepspeed", rank=0, size=2, device=torch.device("cpu"))
-    assert find_painter(make_config(sample_every=5, zero_stage=2), reader, ranks) is not None
+    assert make_grid_sampler(make_config(sample_every=5, zero_stage=2), reader, ranks) is not None

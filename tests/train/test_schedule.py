@@ -15,7 +15,7 @@ from pipeline.train.schedule import Plateau, learning_rate
 
 
 def deepspeed_warmup_decay(iteration: int, total: int, warmup: int, kind: str) -> float:
-    """What `WarmupDecayLR` with warmup_min_lr=0 multiplies the rate with, as its documentation has it."""
+    """The factor of `WarmupDecayLR` with warmup_min_lr=0, from its documentation."""
     warmup = max(2, warmup)
     if iteration < warmup:
         return math.log(iteration + 1) / math.log(warmup) if kind == "log" else iteration / warmup
@@ -42,7 +42,7 @@ def test_a_single_step_of_warmup_divides_by_nothing() -> None:
     assert learning_rate(2, total_steps=3, config=config) == config.learning_rate
 
 
-def test_no_warmup_begins_at_the_top() -> None:
+def test_without_warmup_it_starts_at_the_peak() -> None:
     for decay in ("linear", "cosine", "constant", "plateau"):
         config = TrainConfig(warmup_steps=0, lr_decay=decay)
         assert learning_rate(1, total_steps=10, config=config) == config.learning_rate

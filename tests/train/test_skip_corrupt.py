@@ -1,4 +1,4 @@
-"""A damaged shard stops training by its name; told to, it goes on without it and counts the loss."""
+"""A damaged shard stops training with its name; with --skip-corrupt it is skipped and counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.webdata.index import read_index
 MakeConfig = Callable[..., TrainConfig]
 
 
-def test_a_damaged_shard_is_named_and_skipped_only_if_told(
+def test_a_damaged_shard_is_named_and_skipped_only_if_asked(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     index = read_index(workspace.shards("default"))

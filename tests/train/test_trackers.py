@@ -1,4 +1,4 @@
-"""Where numbers go: log.jsonl, event files, W&B."""
+"""Logging: log.jsonl, event files, W&B."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_event_files_hold_what_the_log_holds_and_speeds(
     assert not any(entry.path.startswith("tensorboard") for entry in manifest.files)
 
 
-def test_steps_that_are_done_again_stand_once_in_the_events(
+def test_steps_that_are_done_again_appear_once_in_the_events(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.summary.writer import event_file_writer
@@ -59,7 +59,7 @@ def test_steps_that_are_done_again_stand_once_in_the_events(
     assert [step for step, _ in events_of(workspace)["loss"]] == list(range(1, 13))
 
 
-def test_wandb_is_told_the_same(
+def test_wandb_gets_the_same(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
@@ -85,7 +85,7 @@ def test_wandb_that_is_not_installed_is_asked_for(
         run(make_config(wandb="x"))
 
 
-def test_the_progress_line_tells_speed_and_memory(make_config: MakeConfig) -> None:
+def test_the_progress_line_shows_speed_and_memory(make_config: MakeConfig) -> None:
     notes: list[dict[str, Any]] = []
     run(make_config(steps=3), lambda done, total, note=None: notes.append(dict(note or {})))
     assert len(notes) == 3

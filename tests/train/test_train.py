@@ -141,7 +141,7 @@ def test_a_run_that_steps_across_epochs_by_accumulation_resumes_exactly(
     assert tree(workspace.run("tiny")) == whole
 
 
-def test_more_steps_go_on_from_the_last_checkpoint_as_if_asked_for_at_once(
+def test_more_steps_continue_from_the_last_checkpoint_as_if_asked_for_at_the_start(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config(lr_decay="constant", steps=23, log_every=2))
@@ -157,7 +157,7 @@ def test_more_steps_go_on_from_the_last_checkpoint_as_if_asked_for_at_once(
     assert tree(workspace.run("tiny")) == whole
 
 
-def test_another_plan_is_refused_and_nothing_touched(
+def test_another_plan_is_refused_and_nothing_is_changed(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config())
@@ -169,7 +169,7 @@ def test_another_plan_is_refused_and_nothing_touched(
     assert tree(workspace.run("tiny")) == before
 
 
-def test_another_plan_begins_anew_when_asked_to(
+def test_another_plan_starts_over_when_asked_to(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config(steps=20))
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
     assert not (workspace.run("tiny") / "manifest.json").exists()
 
 
-def test_a_run_whose_only_checkpoint_is_damaged_is_not_begun_anew_unasked(
+def test_a_run_whose_only_checkpoint_is_damaged_is_not_restarted_unasked(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StoppedError):
@@ -222,7 +222,7 @@ def test_a_run_whose_only_checkpoint_is_damaged_is_not_begun_anew_unasked(
     weights = workspace.run("tiny") / "checkpoints/step-000005/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     before = tree(workspace.run("tiny"))
-    with pytest.raises(ModelError, match=r"No checkpoint of .*tiny is whole, of step-000005"):
+    with pytest.raises(ModelError, match=r"All checkpoints of .*tiny are damaged: step-000005"):
         run(make_config())
     assert f"{weights} is not the file that checkpoint.json describes" in caplog.text
     assert tree(workspace.run("tiny")) == before
@@ -249,7 +249,7 @@ def test_a_run_without_validation_samples_has_no_validation(
     )
     report = run(make_config())
     assert report.outcome == "done"
-    assert "no sample to validate with" in caplog.text
+    assert "no validation samples" in caplog.text
     assert "val_loss" not in report.details
 
 
@@ -258,7 +258,7 @@ def test_a_batch_that_the_split_can_not_fill_is_refused(make_config: MakeConfig)
         run(make_config(batch_size=41))
 
 
-def test_pictures_that_are_not_square_are_refused(
+def test_images_that_are_not_square_are_refused(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     folder = workspace.shards("default")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what was trained is kept, and the run ends in the bytes of one that was left alone."""
+"""Ctrl-C and SIGTERM: a checkpoint is saved, and the run ends in the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_no_step_is_lost(
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 11])
-def test_it_goes_on_to_the_same_bytes(
+def test_it_resumes_to_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, step: int
 ) -> None:
     config = make_config(log_every=2)
@@ -130,18 +130,18 @@ def test_validation_that_was_broken_off_is_made_up_for(
 def test_a_grid_that_was_broken_off_is_drawn_later(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.train.samples import Painter
+    from pipeline.train.samples import GridSampler
 
     config = make_config(sample_every=4, ema_decay=0.5, val_every=0)
     whole = left_alone(workspace, config)
-    healthy = Painter.draw
+    healthy = GridSampler.draw
 
-    def draw(self: Painter, model: nn.Module, stop: Any) -> Any:
+    def draw(self: GridSampler, model: nn.Module, stop: Any) -> Any:
         signal.raise_signal(signal.SIGTERM)
         return healthy(self, model, stop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Painter, "draw", draw)
+        patch.setattr(GridSampler, "draw", draw)
         with pytest.raises(KeyboardInterrupt):
             run(config)
     folder = workspace.run("tiny")
@@ -187,7 +187,7 @@ def command(workspace: Workspace, options: Mapping[str, object]) -> list[str]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_command_says_that_it_stopped_and_the_same_one_goes_on(
+def test_the_command_says_that_it_stopped_and_the_same_one_resumes(
     workspace: Workspace, number: signal.Signals
 ) -> None:
     open_workspace(workspace)

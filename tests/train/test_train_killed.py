@@ -1,4 +1,4 @@
-"""A run killed by SIGKILL goes on and ends in the bytes of one that was left alone."""
+"""A run killed by SIGKILL resumes and ends in the bytes of an uninterrupted one."""
 
 from __future__ import annotations
 

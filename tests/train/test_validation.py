@@ -12,9 +12,8 @@ from pipeline.core.stop_signals import StopRequest
 from pipeline.core.workspace import Workspace
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
-from pipeline.train.ranks import Ranks
-from pipeline.train.stopping import Stop
-from pipeline.train.validation import validate
+from pipeline.train.distributed import Ranks, Stop
+from pipeline.train.losses import validate
 from pipeline.webdata.reader import ShardReader, TokenBatch
 
 MakeConfig = Callable[..., TrainConfig]

@@ -1,4 +1,4 @@
-"""A small workspace as dedupe would leave it, for every test here."""
+"""A small workspace in the state after dedupe, for every test here."""
 
 from tests.kept_workspace import make_workspace, one_thread
 

@@ -1,4 +1,4 @@
-"""A DiscreteVAE as it is trained: what it begins with, and what it is folded into."""
+"""Training a DiscreteVAE: its initialisation, and folding it into the final codec."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.discrete_vae import DiscreteVAEConfig
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.discrete import DiscreteStudent
+from pipeline.train_codec.discrete import DiscreteVAETrainee
 from pipeline.train_codec.training import seeded_generator
 
 
-def make_student(**changes: int) -> DiscreteStudent:
+def make_student(**changes: int) -> DiscreteVAETrainee:
     few = {"image_size": 16, "num_tokens": 32, "codebook_dim": 48, "num_layers": 2}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return DiscreteStudent(DiscreteVAEConfig(**{**few, "hidden_dim": 96, **changes}))  # type: ignore[arg-type]
+        return DiscreteVAETrainee(DiscreteVAEConfig(**{**few, "hidden_dim": 96, **changes}))  # type: ignore[arg-type]
 
 
 def some_images(count: int = 8, side: int = 16) -> torch.Tensor:
@@ -25,7 +25,7 @@ def some_images(count: int = 8, side: int = 16) -> torch.Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_it_begins_with_all_of_an_image_where_there_is_room(blocks: int) -> None:
+def test_it_starts_with_all_of_an_image_where_there_is_room(blocks: int) -> None:
     """4×4 pixels are 48 numbers: with as many in a code, nothing is lost before the codebook."""
     student, images_BCHW = make_student(num_resnet_blocks=blocks), some_images()
     student.set_patches([images_BCHW[:4], images_BCHW[4:]])
@@ -37,7 +37,7 @@ def test_it_begins_with_all_of_an_image_where_there_is_room(blocks: int) -> None
 
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{"codebook_dim": 5}, {"hidden_dim": 6}, {"hidden_dim": 7}])
-def test_with_less_room_it_begins_with_the_strongest_components(changes: dict[str, int]) -> None:
+def test_with_less_room_it_starts_with_the_strongest_components(changes: dict[str, int]) -> None:
     """Images of one colour each are what the first of them keep."""
     student = make_student(**changes)
     flat_BCHW = torch.rand(8, 3, 1, 1, generator=seeded_generator("flat")).expand(8, 3, 16, 16)
@@ -66,9 +66,9 @@ def test_the_finished_codec_has_the_codes_of_the_nearest_entries() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image_size": 96}, "--image-size 96: a discrete-vae takes images of 2"),
-        ({"channels": 4}, "--channels 4: a discrete-vae needs 6"),
-        ({"encoder": "patches"}, "--encoder patches: a discrete-vae has convolutions"),
+        ({"image_size": 96}, "--image-size 96: a discrete-vae needs images of 2"),
+        ({"channels": 4}, "--channels 4: a discrete-vae needs at least 6"),
+        ({"encoder": "patches"}, "--encoder patches: a discrete-vae has a convolutional encoder"),
     ],
 )
 def test_options_that_make_none_are_refused(options: dict[str, int | str], words: str) -> None:

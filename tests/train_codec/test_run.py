@@ -1,4 +1,4 @@
-"""train-codec as a stage: what it leaves, killed and continued, the same bytes twice, bad input."""
+"""The stage train-codec: its outputs, resuming after a kill, the same bytes twice, bad input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_it_leaves_a_codec_its_log_and_a_picture(make_workspace: MakeWorkspace) -> None:
+def test_it_writes_a_codec_its_log_and_an_image(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace()
     report = run(make_config(workspace))
     folder = workspace.codec("small")
@@ -91,7 +91,9 @@ def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
     assert run(make_config(workspace, seed=1)).outcome == "unchanged"
 
 
-def test_what_was_begun_with_other_options_is_left_for_them(make_workspace: MakeWorkspace) -> None:
+def test_what_was_started_with_other_options_is_left_for_them(
+    make_workspace: MakeWorkspace,
+) -> None:
     workspace = make_workspace()
     with pytest.raises(KilledError):
         run(make_config(workspace), kill_at(7))
@@ -118,7 +120,7 @@ def test_killed_and_continued_it_ends_in_the_same_bytes(
     assert not (killed.codec("small") / "manifest.json").exists()
     with caplog.at_level(logging.INFO):
         run(make_config(killed, **KINDS[kind]))
-    assert ("Continuing at step 5" in caplog.text) == (step == 7)
+    assert ("Resuming after step 5" in caplog.text) == (step == 7)
     assert files_of(killed.codec("small")) == files_of(whole.codec("small"))
 
 
@@ -194,7 +196,7 @@ def test_a_signal_loses_no_step(
             make_config(stopped, checkpoint_every=1000),
             lambda done, total, notes=None: steps.append(done),
         )
-    assert f"Continuing at step {step}" in caplog.text
+    assert f"Resuming after step {step}" in caplog.text
     assert [done for done in steps if done] == list(range(step + 1, 25))
     assert files_of(stopped.codec("small")) == files_of(whole.codec("small"))
 
@@ -219,7 +221,7 @@ def test_at_most_max_images_are_taken(make_workspace: MakeWorkspace) -> None:
 
 
 def test_without_images_it_says_so(make_workspace: MakeWorkspace) -> None:
-    with pytest.raises(ContractError, match="nothing to learn from"):
+    with pytest.raises(ContractError, match="there is nothing to train on"):
         run(make_config(make_workspace(0)))
 
 
@@ -237,7 +239,7 @@ def test_a_segment_that_lost_bytes_is_named(make_workspace: MakeWorkspace) -> No
         run(make_config(workspace))
 
 
-def test_images_that_changed_since_they_were_inspected_are_not_learnt_from(
+def test_images_that_changed_since_they_were_inspected_are_not_trained_on(
     make_workspace: MakeWorkspace,
 ) -> None:
     workspace = make_workspace()
@@ -254,7 +256,7 @@ def test_without_validation_images_it_says_what_the_codec_is_measured_on(
     make_workspace: MakeWorkspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(make_config(make_workspace(4), steps=2))
-    assert "measured on what it learnt from" in caplog.text
+    assert "measured on its training images" in caplog.text
 
 
 def test_cuda_where_there_is_none_is_refused(

@@ -1,4 +1,4 @@
-"""The pieces of training a codec: the codebook, the order of images, the learning rate, the measures."""
+"""The parts of codec training: the codebook, the order of images, the learning rate, the quality measures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pipeline.models.codecs.reconstruct import psnr
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
-from pipeline.train_codec.measuring import perplexity
+from pipeline.train_codec.quality import perplexity
 from pipeline.train_codec.training import batch_rows, learning_rate, seeded_generator
 
 CENTRES_KD = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
@@ -48,7 +48,7 @@ def test_the_codebook_follows_its_latents() -> None:
     torch.testing.assert_close(codebook_KD[codes_M], CENTRES_KD + 5, atol=0.1, rtol=0)
 
 
-def test_an_entry_that_nobody_uses_starts_anew_among_the_latents() -> None:
+def test_an_entry_that_is_unused_restarts_among_the_latents() -> None:
     codebook_KD = torch.zeros(3, 2)
     learner = CodebookLearner(codebook_KD)
     learner.start(CENTRES_KD, seeded_generator("start"))

@@ -83,7 +83,7 @@ def test_a_killed_run_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {"tokenizer.json", "manifest.json"}
 
 
-def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
+def test_a_vocabulary_that_the_captions_do_not_fill_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_dedupe(tmp_path)
@@ -91,8 +91,8 @@ def test_a_vocabulary_that_the_captions_do_not_fill_is_said(
     found = report.counts["vocab_size"]
     assert 257 < found < 512
     assert (
-        f"The tokenizer has {found} ids, not the 512 of --vocab-size: its 2 training captions hold no "
-        "more pairs to merge." in caplog.text
+        f"The tokenizer has {found} ids instead of --vocab-size 512: its 2 training captions have no more "
+        "pairs to merge." in caplog.text
     )
     caplog.clear()
     run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=258))
@@ -109,7 +109,7 @@ def test_a_changed_table_of_captions_is_refused(tmp_path: Path) -> None:
         run(TrainTokenizerConfig(workspace=tmp_path))
 
 
-def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_the_user_is_refused_and_left_alone(tmp_path: Path) -> None:
     make_dedupe(tmp_path)
     note = Workspace(tmp_path).tokenizer("bpe") / "note.txt"
     note.parent.mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_a_folder_of_others_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_no_training_caption_is_explained(tmp_path: Path) -> None:
     make_dedupe(tmp_path, {"only": "val"})
-    with pytest.raises(ContractError, match="no caption in the training split"):
+    with pytest.raises(ContractError, match="no captions in the training split"):
         run(TrainTokenizerConfig(workspace=tmp_path))
 
 

@@ -1,7 +1,7 @@
-"""Whole weights that zero_to_fp32.py, which DeepSpeed puts beside its checkpoints, made of their shares.
+"""Consolidated weights, as written by the zero_to_fp32.py that DeepSpeed puts beside its checkpoints.
 
-Layer 3. One file of tensors by their names, `pytorch_model.bin` or `model.safetensors`, or several with an
-index that says which tensor lies in which. The hyper-parameters are in the `auxiliary.pt` of the training.
+One file of named tensors, `pytorch_model.bin` or `model.safetensors`, or several files with an index that
+maps tensors to files. The hyper-parameters are in the training's `auxiliary.pt`.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ class _Index:
 
 
 def find_consolidated(folder: Path) -> Path | None:
-    """The file of whole weights in `folder`, or the index of several; None where there is none."""
+    """The file of consolidated weights in `folder`, or the index of several; None if there is none."""
     names = [name + suffix for name in _FILES for suffix in ("", _INDEX)]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def is_by_name(path: Path) -> bool:
-    """Whether a file's name says that it is one of these, and none of `torch.save`."""
+    """Whether a file's name alone identifies it as one of these, not written by `torch.save`."""
     return path.name.endswith((".safetensors", _INDEX))
 
 
 def is_consolidated(saved: Any) -> bool:
-    """Whether a file of `torch.save` held nothing but tensors by their names."""
+    """Whether a `torch.save` file held nothing but named tensors."""
     values = list(saved.values()) if isinstance(saved, Mapping) else []
     return bool(values) and all(isinstance(value, Tensor) for value in values)
 
 
 def read_consolidated(path: Path) -> dict[str, Tensor]:
-    """The model's tensors in the file, or in the files of the index, at `path`.
+    """The model's tensors from the file at `path`, or from all files if it is an index.
 
-    Raises ModelError where one is missing or damaged.
+    Raises ModelError for a missing or damaged file.
     """
     if not path.name.endswith(_INDEX):
         return model_tensors(_read(path), path)
@@ -65,7 +65,7 @@ def _read(path: Path) -> Any:
         return read_safetensors(path, _ADVICE)
     saved = read_torch_file(path)
     if not is_consolidated(saved):
-        raise ModelError(f"{path} holds something else than tensors by their names. {_ADVICE}")
+        raise ModelError(f"{path} holds something other than named tensors. {_ADVICE}")
     return saved
 
 

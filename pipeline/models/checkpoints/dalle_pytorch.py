@@ -1,8 +1,8 @@
-"""Read the files that DALLE-pytorch's `train_dalle.py` writes, without running what they hold. Layer 3.
+"""Read the files that DALLE-pytorch's `train_dalle.py` writes, without executing code from them.
 
-A `dalle.pt` is a dict: `hparams`, `vae_params`, `weights` (0.9), `epoch`, `opt_state`, `scheduler_state`
-(0.14), `version`, `vae_class_name` (1.1.6). Some carry the image codec as an object in `hparams["vae"]`.
-The format's source: github.com/lucidrains/DALLE-pytorch, `save_model`, from April 2021 to May 2023.
+A `dalle.pt` is a dict with `hparams`, `vae_params`, `weights` (since 0.9), `epoch`, `opt_state`,
+`scheduler_state` (0.14), `version`, `vae_class_name` (1.1.6). Some hold the image codec as an object in
+`hparams["vae"]`. Source: `save_model` in github.com/lucidrains/DALLE-pytorch, April 2021 to May 2023.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF
 from pipeline.models.description import Description, plain
-from pipeline.models.weights import tensors_in, without_prefix
+from pipeline.models.weights import strip_prefix, tensors_in
 
 CODEC_PREFIX = "vae."
 ADVICE = "Give a dalle.pt as train_dalle.py wrote it."
@@ -29,10 +29,10 @@ Moments = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StockCheckpoint:
-    """What such a file says, under its own names.
+class DallePytorchCheckpoint:
+    """The contents of such a file, under dalle-pytorch's names.
 
-    `moments` holds `exp_avg`, `exp_avg_sq` and `step` of each parameter that Adam has changed.
+    `moments` holds `exp_avg`, `exp_avg_sq` and `step` for each parameter that Adam has updated.
     """
 
     hparams: Description
@@ -42,25 +42,25 @@ class StockCheckpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def parse_dalle_pt(saved: Any, path: Path) -> StockCheckpoint:
-    """The checkpoint in what was read from a `dalle.pt` at `path`.
+def parse_dalle_pt(saved: Any, path: Path) -> DallePytorchCheckpoint:
+    """The checkpoint in `saved`, which was loaded from a `dalle.pt` at `path`.
 
-    Raises ModelError where there is no model, as in the `auxiliary.pt` of a DeepSpeed folder.
+    Raises ModelError if it has no model, like the `auxiliary.pt` of a DeepSpeed folder.
     """
     values = saved if isinstance(saved, Mapping) else {}
     hparams, weights = values.get("hparams"), values.get("weights")
     if isinstance(weights, str):
         raise ModelError(
-            f"{path} holds no weights: they lie in the DeepSpeed folder {path.parent}. Give that."
+            f"{path} holds no weights: they are in the DeepSpeed folder {path.parent}. Give that."
         )
     if hparams is None or not isinstance(weights, Mapping):
         raise ModelError(
-            f"{path} is no checkpoint of DALLE-pytorch: it has no `hparams` and `weights`."
+            f"{path} is not a checkpoint of DALLE-pytorch: it lacks `hparams` or `weights`. {ADVICE}"
         )
     tensors = model_tensors(weights, path)
     shapes = {name: tensors[name].shape for name in trainable_names(tensors)}
     moments, rate = adam_moments(values.get("opt_state"), shapes)
-    return StockCheckpoint(
+    return DallePytorchCheckpoint(
         hparams=Description.of(hparams, path, "hparams", ADVICE),
         weights=tensors,
         moments=moments,
@@ -70,17 +70,17 @@ def parse_dalle_pt(saved: Any, path: Path) -> StockCheckpoint:
 
 
 def model_tensors(weights: Any, path: Path) -> dict[str, Tensor]:
-    """A model's tensors under the names of `DALLE`, whatever it was wrapped in when it was saved."""
-    return without_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
+    """A model's tensors under the names of `DALLE`, without the prefixes of any wrapper."""
+    return strip_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
 
 
 def is_frozen(name: str) -> bool:
-    """Whether a tensor is the image codec's or a buffer."""
+    """Whether a tensor belongs to the image codec or is a buffer."""
     return name.startswith(CODEC_PREFIX) or name.endswith(_BUFFERS)
 
 
 def trainable_names(weights: Mapping[str, Tensor]) -> list[str]:
-    """The parameters in the order in which an optimizer was given them: each once, no codec's."""
+    """The trained parameters, each once, in the order in which the optimizer got them."""
     seen, names = set(), []
     for name, tensor in weights.items():
         if is_frozen(name):
@@ -97,8 +97,8 @@ def adam_moments(
 ) -> tuple[Mapping[str, Moments] | None, float | None]:
     """The moments in an optimizer's `state_dict` by parameter, and its learning rate.
 
-    `shapes` are those of the parameters, in the order in which the optimizer was given them. None where
-    there is none or it is of others, or of these in another order.
+    `shapes` are the parameters' shapes in the order in which the optimizer got them. Either result is None
+    if it is missing; the moments also if they don't match these parameters in this order.
     """
     if not isinstance(state, Mapping) or not is_list(state.get("param_groups"), Mapping):
         return None, None
@@ -117,19 +117,19 @@ def adam_moments(
 
 
 def learning_rate(groups: Any) -> float | None:
-    """The rate of an optimizer's first group of parameters; None where it says none."""
+    """The learning rate of an optimizer's first parameter group; None if it has none."""
     rate = groups[0].get("lr") if is_list(groups, Mapping) else None
     return float(rate) if isinstance(rate, (int, float)) else None
 
 
 def is_list(value: Any, kind: type) -> bool:
-    """Whether `value` is a list of at least one, all of them of `kind`."""
+    """Whether `value` is a non-empty list of `kind`."""
     is_sequence = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     return is_sequence and bool(value) and all(isinstance(item, kind) for item in value)
 
 
 def _are_moments(found: Any, shape: torch.Size) -> bool:
-    """Whether an optimizer's state of a parameter is Adam's."""
+    """Whether a parameter's optimizer state is Adam's."""
     if not isinstance(found, Mapping) or not isinstance(plain(found.get("step")), (int, float)):
         return False
     vectors = [found.get(key) for key in ("exp_avg", "exp_avg_sq")]

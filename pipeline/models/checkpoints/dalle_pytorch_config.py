@@ -1,7 +1,7 @@
-"""Hyper-parameters of a stock checkpoint: what its tensors show, and what only its `hparams` can say.
+"""Hyper-parameters of a dalle-pytorch checkpoint, from its tensors where possible, else from `hparams`.
 
-Layer 3. Files differ by the version that wrote them, and were moved, trimmed and mended by hand. Where
-the two disagree the tensors are right: they are what was trained.
+Files differ by the version that wrote them, and some were edited by hand. Where the two disagree, the
+tensors are right: they are what was trained.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pipeline.models.dalle.config import ATTENTION_TYPES, MOST_LAYERS, MOST_POSI
 from pipeline.models.dalle.sparse_layout import Layout, draw_layout, layout_of_tensor
 from pipeline.models.description import Description, plain, show
 
-# The first version whose conv_like looks back only, and the first that wraps for a cache.
+# The first version whose conv_like only looks back.
 CONV_CAUSAL_SINCE = (1, 5, 0)
-DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64  # of DALLE.__init__
+DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64  # as in DALLE.__init__
 
 
 @dataclass(frozen=True)
-class StockTensors:
-    """The weights of a stock checkpoint, and where in the layers each belongs."""
+class DallePytorchTensors:
+    """The weights of a dalle-pytorch checkpoint, and the place in the layers of each."""
 
     weights: Mapping[str, Tensor]
     places: Mapping[str, InLayer]
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor]) -> StockTensors:
-        """Raises ModelError where they are not those of a DALLE."""
+    def of(cls, weights: Mapping[str, Tensor]) -> DallePytorchTensors:
+        """Sort weights by layer. Raises ModelError if they are not a DALLE's."""
         places = {name: place for name in weights if (place := place_in_layer(name)) is not None}
         if not places or "to_logits.1.weight" not in weights:
             raise ModelError(
@@ -45,33 +45,33 @@ class StockTensors:
         absent = next(layer for layer in range(len(layers) + 1) if layer not in layers)
         if absent <= max(layers) or absent > MOST_LAYERS:
             raise ModelError(
-                f"The tensors are of layers up to {max(layers)}, and layer {absent} has none; expected all "
-                f"of at most {MOST_LAYERS}. Give a whole checkpoint."
+                f"There are tensors of layers up to {max(layers)}, but none of layer {absent}; expected all "
+                f"layers, at most {MOST_LAYERS}. Give a complete checkpoint."
             )
         return cls(weights, places)
 
     @property
     def depth(self) -> int:
-        """How many layers there are by the greatest number in a name."""
+        """The number of layers, from the highest number in a name."""
         return 1 + max(place.layer for place in self.places.values())
 
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
-        """The shape of a tensor. Raises ModelError where it has another number of dimensions."""
+        """The shape of a tensor. Raises ModelError if it has another number of dimensions or is empty."""
         found = tuple(self.weights[name].shape)
         if len(found) != dimensions or 0 in found:
             raise ModelError(
                 f"Tensor {name} has the shape {found}, expected {dimensions} dimensions of at least 1. Give "
-                "a whole checkpoint."
+                "a complete checkpoint."
             )
         return found
 
     def wrappers(self, leaf: str) -> int:
-        """How many wrappers stand around a layer's tensors of this name."""
+        """The number of wrappers around a layer's tensors of this name."""
         return next((p.wrappers for p in self.places.values() if p.leaf == leaf), 0)
 
     @property
     def caching(self) -> bool:
-        """Whether layers are wrapped for a cache, as since 1.4.0."""
+        """Whether layers have the wrappers for caching that 1.4.0 introduced."""
         shift = self.wrappers("net.0.weight")
         return shift == 4 or (shift == 2 and self.wrappers("to_qkv.weight") == 3)
 
@@ -86,23 +86,23 @@ class StockTensors:
 
     @property
     def layout_places(self) -> list[tuple[str, InLayer]]:
-        """The names of those layouts, by layer."""
+        """The names and places of those layouts, by layer."""
         found = [(name, place) for name, place in self.places.items() if place.leaf == LAYOUT_LEAF]
         return sorted(found, key=lambda item: item[1].layer)
 
 
-def settle_config(
+def infer_config(
     hparams: Description,
-    tensors: StockTensors,
+    tensors: DallePytorchTensors,
     *,
     version: str | None,
     redraw_layout: int | None,
 ) -> DalleConfig:
-    """The hyper-parameters of the model that the tensors are.
+    """The hyper-parameters of the model with these tensors.
 
-    `version` is of the dalle-pytorch that wrote them, where it is known; `redraw_layout` the seed of a
-    layout for sparse attention where they carry none. Raises ModelError for tensors that make no model,
-    and for sparse attention without its layout where none is to be drawn.
+    `version`: the dalle-pytorch that wrote them, if known. `redraw_layout`: the seed for a new sparse
+    attention layout if the checkpoint has none. Raises ModelError for tensors that don't make a model, and
+    for sparse attention without a layout if `redraw_layout` is None.
     """
     shown = _sizes(hparams, tensors)
     attn_types = _attn_types(hparams, tensors)
@@ -128,16 +128,16 @@ def settle_config(
 
 
 def differences(hparams: Description, config: DalleConfig) -> list[str]:
-    """What the `hparams` say otherwise than the tensors: "dim 512, in truth 544"."""
+    """Where the `hparams` contradict the tensors: "dim is 512, but the tensors have 544"."""
     found = config.as_dict()
     return [
-        f"{name} {show(plain(hparams.values[name]))}, in truth {found[name]}"
+        f"{name} is {show(plain(hparams.values[name]))}, but the tensors have {found[name]}"
         for name in ("dim", "depth", "heads", "dim_head", "text_seq_len", "num_text_tokens")
         if hparams.has(name) and plain(hparams.values[name]) != found[name]
     ]
 
 
-def _sizes(hparams: Description, tensors: StockTensors) -> dict[str, int]:
+def _sizes(hparams: Description, tensors: DallePytorchTensors) -> dict[str, int]:
     total, dim = tensors.shape("to_logits.1.weight", 2)
     text_seq_len, fmap_size = _lengths(hparams, tensors)
     if "text_emb.weight" in tensors.weights:
@@ -146,13 +146,13 @@ def _sizes(hparams: Description, tensors: StockTensors) -> dict[str, int]:
         total_text = hparams.integer("num_text_tokens") + text_seq_len
     else:
         raise ModelError(
-            "Text and image share one table and the checkpoint doesn't say `num_text_tokens`, so "
-            "nothing tells where the text ends in it."
+            "Text and image share one embedding table and the checkpoint has no `num_text_tokens`, so the "
+            "boundary between them is unknown. Give a checkpoint with complete `hparams`."
         )
     if not text_seq_len < total_text < total:
         raise ModelError(
-            f"Of {total} ids, {total_text} are of text and of these {text_seq_len} padding: nothing is left "
-            "for words, or for images. Give a whole checkpoint."
+            f"Of {total} ids, {total_text} are text ids, {text_seq_len} of these padding: none are left for "
+            "words or for images. Give a complete checkpoint."
         )
     heads, dim_head = _heads(hparams, tensors)
     return {
@@ -166,32 +166,33 @@ def _sizes(hparams: Description, tensors: StockTensors) -> dict[str, int]:
     }
 
 
-def _lengths(hparams: Description, tensors: StockTensors) -> tuple[int, int]:
-    """The text's length, and the codes of an image's side."""
+def _lengths(hparams: Description, tensors: DallePytorchTensors) -> tuple[int, int]:
+    """The text length, and the side of the image's code grid."""
     if "text_pos_emb.weight" in tensors.weights:
         for name in ("image_pos_emb.weights.0", "image_pos_emb.weights_0"):
             if name in tensors.weights:
                 return tensors.shape("text_pos_emb.weight", 2)[0] - 1, tensors.shape(name, 4)[1]
-        raise ModelError("The checkpoint has positions of text and none of images.")
+        raise ModelError("The checkpoint has text positions but no image positions.")
     angles = tensors.weights.get("transformer.pos_emb")
     if angles is None or angles.ndim < 2 or not hparams.has("text_seq_len"):
-        raise ModelError("The checkpoint has neither positions nor the length of its text.")
+        raise ModelError("The checkpoint has neither text positions nor a `text_seq_len`.")
     text = hparams.integer("text_seq_len", high=MOST_POSITIONS)
-    # Up to 1.1.2 the last position, whose angles are never used, was left out.
+    # Up to 1.1.2 the last position was left out; its angles are never used.
     codes = angles.shape[-2] - text - (0 if angles.ndim == 4 else 1)
     size = math.isqrt(max(codes, 0))
     if size**2 != codes or size == 0:
         raise ModelError(
-            f"With a text of {text} the checkpoint has positions of {codes} codes, which is no square."
+            f"With a text length of {text} the checkpoint has positions for {codes} codes, which is not a "
+            "square number."
         )
     return text, size
 
 
-def _heads(hparams: Description, tensors: StockTensors) -> tuple[int, int]:
-    """Heads and width of a head: the tensors know the product, the layout of sparse attention more."""
+def _heads(hparams: Description, tensors: DallePytorchTensors) -> tuple[int, int]:
+    """Heads and width of a head: tensors give the product, a sparse attention layout also the heads."""
     queries = [n for n, place in tensors.places.items() if place.leaf == "to_qkv.weight"]
     if not queries:
-        raise ModelError("The checkpoint has no attention (to_qkv.weight). Give a whole one.")
+        raise ModelError("The checkpoint has no attention (to_qkv.weight). Give a complete one.")
     inner = tensors.shape(queries[0], 2)[0] // 3
     heads = hparams.integer("heads", DEFAULT_HEADS)
     for name, _ in tensors.layout_places:
@@ -200,12 +201,12 @@ def _heads(hparams: Description, tensors: StockTensors) -> tuple[int, int]:
         heads = inner // hparams.integer("dim_head", DEFAULT_DIM_HEAD)
     if heads == 0 or inner % heads:
         raise ModelError(
-            f"Neither `heads` nor `dim_head` divide the {inner} channels of attention."
+            f"Neither `heads` nor `dim_head` divides the {inner} channels of attention."
         )
     return heads, inner // heads
 
 
-def _attn_types(hparams: Description, tensors: StockTensors) -> tuple[Any, ...]:
+def _attn_types(hparams: Description, tensors: DallePytorchTensors) -> tuple[Any, ...]:
     types = hparams.items("attn_types") or ("full",)
     strange = [kind for kind in types if kind not in ATTENTION_TYPES]
     if strange:
@@ -219,7 +220,7 @@ def _attn_types(hparams: Description, tensors: StockTensors) -> tuple[Any, ...]:
 
 def _layout(
     attn_types: tuple[Any, ...],
-    tensors: StockTensors,
+    tensors: DallePytorchTensors,
     seq_len: int,
     redraw_layout: int | None,
 ) -> Layout | None:
@@ -231,15 +232,18 @@ def _layout(
     if redraw_layout is not None:
         return draw_layout(seq_len, redraw_layout)
     raise ModelError(
-        "The model has sparse attention and the checkpoint doesn't carry its layout "
-        "(attn_fn.master_layout): what it looked at was drawn at random and is lost. A new layout "
-        "changes what it gives; --redraw-layout takes one all the same, best with some training."
+        "The model has sparse attention, but the checkpoint lacks its layout (attn_fn.master_layout). It "
+        "was drawn at random and is lost. A new layout changes the model's output; --redraw-layout draws "
+        "one anyway, best followed by some training."
     )
 
 
-def _is_centred(version: str | None, tensors: StockTensors) -> bool:
-    """Whether conv_like is the one before 1.5.0. A file without a version is older than 1.1.6, but
-    where its layers are wrapped as since 1.4.0: that one was written by hand."""
+def _is_centred(version: str | None, tensors: DallePytorchTensors) -> bool:
+    """Whether conv_like is the centred one from before 1.5.0.
+
+    A file without a version is older than 1.1.6, unless its layers have the wrappers of 1.4.0: then the
+    file was edited by hand.
+    """
     if not isinstance(version, str):
         return not tensors.caching
     numbers = tuple(int(part) for part in re.findall(r"\d{1,4}", version)[:3])
@@ -250,5 +254,5 @@ def _ids(hparams: Description, key: str) -> tuple[int | str, ...] | None:
     found = hparams.items(key)
     for name in found or ():
         if not isinstance(name, (int, str)) and not (isinstance(name, float) and name.is_integer()):
-            raise hparams.wrong(key, name, "whole numbers or words")
+            raise hparams.wrong(key, name, "integers or strings")
     return found and tuple(int(name) if isinstance(name, float) else name for name in found)

@@ -1,10 +1,10 @@
-"""Names of parameters: ours, and those of dalle-pytorch 0.9 to 1.6.6. Layer 3.
+"""Parameter names: ours, and those of dalle-pytorch 0.9 to 1.6.6 ("theirs").
 
-A stock layer is nested wrappers, `transformer.layers.layers.3.0.fn.fn.fn.to_qkv.weight`, as many `fn`
-as there are: LayerScale, PreNorm, with token shift one that shifts, from 1.4.0 on one that caches before
-each of these. With two streams it is `transformer.layers.blocks.3.f.net.` and so on. Layers that share
-an attention or a feed-forward repeat its tensors. Image positions are `weights_0` before version 0.3.0
-of axial-positional-embedding, `weights.0` after it.
+Their layers are nested in wrappers, one `fn` each: `transformer.layers.layers.3.0.fn.fn.fn.to_qkv.weight`.
+The wrappers are LayerScale, PreNorm, with token shift one for shifting, and since 1.4.0 a caching wrapper
+before each of these. Reversible layers are named `transformer.layers.blocks.3.f.net.` and so on. Layers
+that share an attention or a feed-forward repeat its tensors. Image positions are `weights_0` before
+version 0.3.0 of axial-positional-embedding, `weights.0` since.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.transformer import number_by_first_use
 
 BRANCHES = ("attention", "feed_forward")
-# What stands at the end of a stock name, and ours.
+# Endings of their names, and ours.
 NORMS = ("norm.weight", "norm.bias", "norm_out.weight", "norm_out.bias")
 ATTENTION_LEAVES = {
     "to_qkv.weight": "to_qkv.weight",
@@ -60,7 +60,7 @@ _LAYER = re.compile(
 
 @dataclass(frozen=True)
 class InLayer:
-    """Where a stock tensor belongs: `branch` 0 is attention, 1 feed-forward; `wrappers` counts `fn`."""
+    """The place of one of their tensors: `branch` 0 is attention, 1 feed-forward; `wrappers` counts `fn`."""
 
     layer: int
     branch: int
@@ -69,9 +69,9 @@ class InLayer:
     reversible: bool
 
 
-def place_in_layer(stock_name: str) -> InLayer | None:
-    """The place of a stock name; None for one outside the layers."""
-    match = _LAYER.fullmatch(stock_name)
+def place_in_layer(their_name: str) -> InLayer | None:
+    """Parse one of their names; None for a tensor outside the layers."""
+    match = _LAYER.fullmatch(their_name)
     if match is None:
         return None
     reversible = match["block"] is not None
@@ -85,11 +85,11 @@ def place_in_layer(stock_name: str) -> InLayer | None:
     )
 
 
-def our_name(stock_name: str, config: DalleConfig) -> str | None:
-    """What we call a stock tensor; None for one that we don't have."""
-    place = place_in_layer(stock_name)
+def our_name(their_name: str, config: DalleConfig) -> str | None:
+    """Our name for one of their tensors; None for a tensor that we don't have."""
+    place = place_in_layer(their_name)
     if place is None:
-        name = re.sub(r"weights_(\d)$", r"weights.\1", stock_name)
+        name = re.sub(r"weights_(\d)$", r"weights.\1", their_name)
         return OUTSIDE.get(name) or SHARED_EMBEDDINGS.get(name)
     if place.leaf == "scale" or place.leaf in NORMS:
         return f"transformer.layers.{place.layer}.{BRANCHES[place.branch]}.{place.leaf}"
@@ -101,8 +101,8 @@ def our_name(stock_name: str, config: DalleConfig) -> str | None:
     return f"transformer.{BRANCHES[place.branch]}s.{number}.{leaf}"
 
 
-def stock_names(config: DalleConfig) -> Iterator[tuple[str, str]]:
-    """Every tensor of stock 1.6.6 but the image codec's and the layouts', with our name for it."""
+def name_pairs(config: DalleConfig) -> Iterator[tuple[str, str]]:
+    """(theirs, ours) for all tensors of 1.6.6, except the image codec's and the sparse layouts."""
     outside = dict(OUTSIDE)
     if config.share_input_output_emb:
         outside |= SHARED_EMBEDDINGS
@@ -121,26 +121,26 @@ def stock_names(config: DalleConfig) -> Iterator[tuple[str, str]]:
 
 
 def layer_prefix(config: DalleConfig, layer: int, branch: int) -> str:
-    """Where the wrappers of a branch begin in stock 1.6.6."""
+    """The prefix of a branch's wrappers in 1.6.6."""
     if config.reversible:
         return f"transformer.layers.blocks.{layer}.{'fg'[branch]}.net."
     return f"transformer.layers.layers.{layer}.{branch}."
 
 
 def wrapper_count(config: DalleConfig, branch: int) -> int:
-    """How many `fn` stand before the tensors of an attention (0) or a feed-forward (1) in 1.6.6."""
+    """The number of `fn` before the tensors of an attention (0) or a feed-forward (1) in 1.6.6."""
     return (3 if branch == 0 else 2) + (2 if config.shift_tokens else 0)
 
 
-def stock_shape(stock_name: str, shape: torch.Size) -> tuple[int, ...]:
-    """The shape of a stock tensor whose shape is `shape` here."""
-    if stock_name.endswith(".scale"):
+def their_shape(their_name: str, shape: torch.Size) -> tuple[int, ...]:
+    """The shape of one of their tensors, given our `shape`."""
+    if their_name.endswith(".scale"):
         return (1, 1, *shape)
-    if stock_name == "transformer.pos_emb":
+    if their_name == "transformer.pos_emb":
         return (1, *shape)
-    if stock_name.endswith("weights.0"):
+    if their_name.endswith("weights.0"):
         return (1, shape[0], 1, shape[1])
-    if stock_name.endswith("weights.1"):
+    if their_name.endswith("weights.1"):
         return (1, 1, *shape)
     return tuple(shape)
 

@@ -1,15 +1,15 @@
-"""Read what DeepSpeed wrote while it trained a DALLE of DALLE-pytorch. Layer 3.
+"""Read the checkpoints that DeepSpeed wrote when it trained DALLE-pytorch's DALLE.
 
     dalle-ds-cp/
       latest                        the name of the last step's folder
       auxiliary.pt                  hyper-parameters; no weights
-      pytorch_model.bin             what zero_to_fp32.py made of all of it (`consolidated`)
+      pytorch_model.bin             consolidated weights, if zero_to_fp32.py was run (`consolidated.py`)
       global_step1200/
-        mp_rank_00_model_states.pt  weights in the precision of training; without ZeRO the optimizer too
-        zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's share of float32 weights and moments
+        mp_rank_00_model_states.pt  weights in training precision; without ZeRO also the optimizer
+        zero_pp_rank_R_mp_rank_00_optim_states.pt   rank R's shard of float32 weights and moments
 
-With ZeRO 1 and 2 each group of parameters is one flat vector, cut into equal shares; with ZeRO 3 each
-parameter is cut by itself. Format: DeepSpeed 0.3 to 0.9, `zero/stage2.py`, `utils/zero_to_fp32.py`.
+With ZeRO 1 and 2 each parameter group is one flat vector, split into equal shards; with ZeRO 3 each
+parameter is split separately. Format: DeepSpeed 0.3 to 0.9, `zero/stage2.py`, `utils/zero_to_fp32.py`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.consolidated import find_consolidated, read_consolidated
 from pipeline.models.checkpoints.dalle_pytorch import (
+    DallePytorchCheckpoint,
     Moments,
-    StockCheckpoint,
     adam_moments,
     is_frozen,
     learning_rate,
@@ -39,20 +39,20 @@ from pipeline.models.weights import bare_name
 
 LATEST = "latest"
 AUXILIARY = "auxiliary.pt"
-_ADVICE = "Copy the whole folder that DeepSpeed wrote."
+_ADVICE = "Copy the complete folder that DeepSpeed wrote."
 _LONGEST_NAME = 1000  # bytes of `latest`
 KEYS = ("exp_avg", "exp_avg_sq")
 BY_GROUP, BY_PARAMETER = "single_partition_of_fp32_groups", "fp32_flat_groups"
 
 Shapes = Mapping[str, torch.Size]
-# Float32 weights, Adam's moments of each, the learning rate.
+# Float32 weights, Adam's moments, the learning rate.
 Merged = tuple[dict[str, Tensor], Mapping[str, Moments] | None, float | None]
 
 
-def read_deepspeed(folder: Path) -> StockCheckpoint:
-    """Read a folder with `latest`, the folder of one step, or one with whole weights (`consolidated`).
+def read_deepspeed(folder: Path) -> DallePytorchCheckpoint:
+    """Read a folder with `latest`, a single step's folder, or one with consolidated weights.
 
-    Raises ModelError for a folder without one of its files, or of a layout that is not known.
+    Raises ModelError for a folder that lacks a file or has an unknown layout.
     """
     consolidated = find_consolidated(folder)
     if consolidated is not None and not (folder / LATEST).exists():
@@ -62,21 +62,21 @@ def read_deepspeed(folder: Path) -> StockCheckpoint:
 
 
 def is_states(saved: Any) -> bool:
-    """Whether a file held DeepSpeed's `mp_rank_00_model_states.pt`."""
+    """Whether `saved` was loaded from DeepSpeed's `mp_rank_00_model_states.pt`."""
     return isinstance(saved, Mapping) and isinstance(saved.get("module"), Mapping)
 
 
-def with_auxiliary(weights: Mapping[str, Tensor], path: Path) -> StockCheckpoint:
-    """The checkpoint of whole weights from `path`, with what the `auxiliary.pt` beside it says."""
+def with_auxiliary(weights: Mapping[str, Tensor], path: Path) -> DallePytorchCheckpoint:
+    """The checkpoint of consolidated weights from `path`, with the `auxiliary.pt` beside it."""
     auxiliary = _auxiliary(path.parent)
     hparams = _hparams(auxiliary.get("hparams"), path)
-    return StockCheckpoint(hparams=hparams, weights=weights, facts=auxiliary)
+    return DallePytorchCheckpoint(hparams=hparams, weights=weights, facts=auxiliary)
 
 
-def read_states(states: Any, path: Path) -> StockCheckpoint:
-    """The checkpoint whose `mp_rank_00_model_states.pt`, at `path`, holds `states`.
+def read_states(states: Any, path: Path) -> DallePytorchCheckpoint:
+    """The checkpoint whose `mp_rank_00_model_states.pt` at `path` holds `states`.
 
-    Raises ModelError where it is none, or lacks what should lie beside it.
+    Raises ModelError if it isn't one, or if the files that belong beside it are missing.
     """
     if not is_states(states):
         raise ModelError(f"{path} has no weights (`module`). {_ADVICE}")
@@ -87,17 +87,17 @@ def read_states(states: Any, path: Path) -> StockCheckpoint:
         masters, moments, rate = _optimizer(states, weights, path.parent)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise ModelError(
-            f"{path.parent} is not as DeepSpeed writes it: the optimizer's state has another layout "
+            f"{path.parent} has an optimizer state with an unknown layout "
             f"({type(error).__name__}: {str(error)[:200]}). {_ADVICE}"
         ) from error
-    if masters:  # in their place: weights in half precision, or with ZeRO 3 none
+    if masters:  # they replace weights in half precision, or with ZeRO 3 empty ones
         weights = {name: t for name, t in weights.items() if is_frozen(name)} | masters
     if any(not tensor.numel() for name, tensor in weights.items() if not is_frozen(name)):
         raise ModelError(
             f"{path} has empty tensors: with ZeRO 3 the weights are in the zero_pp_rank_… files, which are "
-            f"not there. {_ADVICE}"
+            f"missing. {_ADVICE}"
         )
-    return StockCheckpoint(
+    return DallePytorchCheckpoint(
         hparams=_hparams(states.get("hparams") or auxiliary.get("hparams"), path),
         weights=weights,
         moments=moments,
@@ -109,21 +109,21 @@ def read_states(states: Any, path: Path) -> StockCheckpoint:
 def _hparams(found: Any, path: Path) -> Description:
     if found is None:
         raise ModelError(
-            f"{path} says no hyper-parameters, and neither does an {AUXILIARY} beside it or above it. Put "
-            f"the one of the training there. {_ADVICE}"
+            f"{path} has no hyper-parameters, and there is no {AUXILIARY} with them beside it or one level "
+            f"up. Put the training's {AUXILIARY} there. {_ADVICE}"
         )
     return Description.of(found, path, "hparams", _ADVICE)
 
 
 def _optimizer(states: Mapping[str, Any], weights: Mapping[str, Tensor], step: Path) -> Merged:
     shapes = _group_shapes(states.get("param_shapes"), weights)
-    shares = [_share(path) for path in _share_files(step)]
+    shares = [_load_shard(path) for path in _shard_files(step)]
     if shares:
-        return _merge_shares(shares, shapes, step)
+        return _merge_shards(shares, shapes, step)
     return _whole_optimizer(states.get("optimizer"), shapes)
 
 
-def _share(path: Path) -> Mapping[str, Any]:
+def _load_shard(path: Path) -> Mapping[str, Any]:
     saved = read_torch_file(path)
     share = saved.get("optimizer_state_dict") if isinstance(saved, Mapping) else None
     if not isinstance(share, Mapping):
@@ -139,7 +139,7 @@ def _step_folder(folder: Path) -> Path:
     with latest.open("rb") as file:
         name = file.read(_LONGEST_NAME).decode("utf-8", errors="replace").strip().strip("\ufeff")
     if not re.fullmatch(r"\w[\w.-]{0,127}", name) or not (folder / name).is_dir():
-        raise ModelError(f"{latest} names {name[:80]!r}, which is no folder there. {_ADVICE}")
+        raise ModelError(f"{latest} names {name[:80]!r}, but there is no such folder. {_ADVICE}")
     return folder / name
 
 
@@ -148,13 +148,13 @@ def _model_file(step: Path) -> Path:
     if not found:
         raise ModelError(
             f"{step} holds no mp_rank_00_model_states.pt. Give a DeepSpeed folder: the one with the "
-            f"file `{LATEST}`, or one step's."
+            f"file `{LATEST}`, or a single step's."
         )
     return found[0]
 
 
-def _share_files(step: Path) -> list[Path]:
-    """The shares of ZeRO, in the order of their ranks."""
+def _shard_files(step: Path) -> list[Path]:
+    """ZeRO's shards, in rank order."""
     found = {
         int(match[1]): path
         for path in step.glob("*optim_states.pt")
@@ -162,7 +162,7 @@ def _share_files(step: Path) -> list[Path]:
     }
     missing = sorted(set(range(len(found))) - set(found))
     if missing:
-        raise ModelError(f"{step} lacks the share of rank {missing[0]}. Copy the whole folder.")
+        raise ModelError(f"{step} lacks the shard of rank {missing[0]}. {_ADVICE}")
     return [found[rank] for rank in sorted(found)]
 
 
@@ -175,7 +175,7 @@ def _auxiliary(step: Path) -> Mapping[str, Any]:
 
 
 def _group_shapes(given: Any, weights: Mapping[str, Tensor]) -> list[Shapes]:
-    """The parameters of each group, in the order in which they lie in its flat vector."""
+    """The parameters of each group, in their order in its flat vector."""
     if not given:
         return [{name: weights[name].shape for name in trainable_names(weights)}]
     groups = [given] if isinstance(given, Mapping) else list(given)
@@ -187,19 +187,21 @@ def _group_shapes(given: Any, weights: Mapping[str, Tensor]) -> list[Shapes]:
 # --- ZeRO ----------------------------------------------------------------------------------------
 
 
-def _merge_shares(
+def _merge_shards(
     shares: Sequence[Mapping[str, Any]], shapes: Sequence[Shapes], step: Path
 ) -> Merged:
     count = shares[0].get("partition_count", len(shares))
     count = max(count) if isinstance(count, Sequence) else count
     if count != len(shares):
-        raise ModelError(f"{step} holds {len(shares)} shares of {count}. Copy the whole folder.")
-    by_parameter = BY_PARAMETER in shares[0]  # the stage is a number, or an object of DeepSpeed's
+        raise ModelError(f"{step} holds {len(shares)} of {count} shards. {_ADVICE}")
+    by_parameter = (
+        BY_PARAMETER in shares[0]
+    )  # the saved stage may be a number or a DeepSpeed object
     key = BY_PARAMETER if by_parameter else BY_GROUP
     if any(key not in share for share in shares):
         raise ModelError(
-            f"{step} was written by a ZeRO whose shares have no {key}; stages 1 to 3 of DeepSpeed "
-            "0.3.16 and later are known. Convert it with the zero_to_fp32.py that lies beside it."
+            f"{step} has ZeRO shards without {key}; expected stage 1 to 3 of DeepSpeed 0.3.16 or later. "
+            "Convert it with the zero_to_fp32.py beside it."
         )
     merge = _merge_parameters if by_parameter else _merge_groups
     masters = merge([list(share[key]) for share in shares], shapes)
@@ -215,7 +217,7 @@ def _merge_shares(
 
 
 def _group_states(share: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What Adam keeps of each group: a list of its own, or within the optimizer's `state_dict`."""
+    """Adam's state of each group: a separate list, or part of the optimizer's `state_dict`."""
     state = share.get("base_optimizer_state", share.get("optimizer_state_dict"))
     if isinstance(state, Mapping):
         return [state["state"][number] for number in sorted(state["state"])]
@@ -225,7 +227,7 @@ def _group_states(share: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _merge_groups(
     shares: Sequence[Sequence[Tensor]], shapes: Sequence[Shapes]
 ) -> dict[str, Tensor]:
-    """Parameters from flat vectors of which each rank has a stretch."""
+    """Parameters from flat group vectors of which each rank has a slice."""
     merged: dict[str, Tensor] = {}
     for group, group_shapes in enumerate(shapes):
         vector = torch.cat([share[group].flatten() for share in shares])
@@ -236,7 +238,7 @@ def _merge_groups(
 def _merge_parameters(
     shares: Sequence[Sequence[Tensor]], shapes: Sequence[Shapes]
 ) -> dict[str, Tensor]:
-    """Parameters of which each rank has a stretch, one after the other in its own vector."""
+    """Parameters of which each rank has a slice, concatenated in its own vector."""
     vectors = [torch.cat([part.flatten() for part in share]) for share in shares]
     merged, start = {}, 0
     for name, shape in (item for group in shapes for item in group.items()):
@@ -258,7 +260,7 @@ def _cut(vector: Tensor, shapes: Shapes) -> Iterator[tuple[str, Tensor]]:
 
 
 def _whole_optimizer(state: Any, shapes: Sequence[Shapes]) -> Merged:
-    """Masters and moments of an optimizer that was saved in one piece, flat where it was fused fp16."""
+    """Float32 weights and moments of an unsharded optimizer; flat vectors if it was fused fp16."""
     if not isinstance(state, Mapping):
         return {}, None, None
     flat = {name: shape for group in shapes for name, shape in group.items()}

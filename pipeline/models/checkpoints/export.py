@@ -1,7 +1,7 @@
-"""Write a `dalle.pt` that dalle-pytorch 1.6.6, and services built on it, load. Layer 3.
+"""Write a `dalle.pt` for dalle-pytorch 1.6.6 and services built on it.
 
-`DALLE(vae=vae, **hparams).load_state_dict(weights)` takes it, where `vae` is the codec that it was
-written with.
+It loads with `DALLE(vae=vae, **hparams).load_state_dict(weights)`, where `vae` is the codec it was written
+with.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.models.checkpoints.dalle_pytorch import CODEC_PREFIX
 from pipeline.models.checkpoints.dalle_pytorch_names import (
     LAYOUT_LEAF,
     layer_prefix,
-    stock_names,
-    stock_shape,
+    name_pairs,
+    their_shape,
     wrapper_count,
 )
-from pipeline.models.checkpoints.foreign import StockCodec
+from pipeline.models.checkpoints.foreign import DallePytorchCodec
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE
 from pipeline.models.codecs.dvae import OpenAIDVAE, published_names
@@ -33,8 +33,8 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.sparse_layout import layout_tensor
 
 VERSION = "1.6.6"
-STOCK_SIDE = 256  # pixels of the images of its classes for published codecs
-# Named always: their defaults differ from version to version.
+IMAGE_SIDE = 256  # fixed image size, in pixels, of its classes for published codecs
+# Always written: their defaults differ between versions.
 HPARAMS = (
     "num_text_tokens",
     "text_seq_len",
@@ -51,7 +51,7 @@ HPARAMS = (
     "shift_tokens",
     "rotary_emb",
 )
-# Named where they are not False or None: DALLE before 1.4.0 does not know them.
+# Written only if set: DALLE before 1.4.0 does not know them.
 LATER_HPARAMS = ("sandwich_norm", "shared_attn_ids", "shared_ff_ids", "share_input_output_emb")
 
 
@@ -60,32 +60,32 @@ def write_dalle_pt(
     *,
     config: DalleConfig,
     weights: Mapping[str, Tensor],
-    codec: StockCodec | None = None,
+    codec: DallePytorchCodec | None = None,
     epoch: int = 0,
     overwrite: bool = True,
 ) -> bool:
-    """Write a model's `weights` (our names) as a `dalle.pt`, whole or not at all.
+    """Write a model's `weights` (our names) as a `dalle.pt`, atomically.
 
-    Returns whether the file became another one: not where the same bytes were there already. Without
-    `codec` the file lacks the `vae.*` tensors, and has to be loaded with `strict=False`. Raises ModelError
-    for a model that dalle-pytorch can't have, StorageError when the disk refuses, ConfigError where, without
-    `overwrite`, the file holds something else.
+    Returns False if the file already had the same bytes. Without `codec` the file lacks the `vae.*` tensors
+    and must be loaded with `strict=False`. Raises ModelError for a model that dalle-pytorch does not
+    support, StorageError if writing fails, ConfigError if the file exists with different content and
+    `overwrite` is off.
     """
     if config.conv_centred:
         raise ModelError(
-            "The model's conv_like is the one before 1.5.0, which dalle-pytorch 1.6.6 no longer has: "
-            "it would give other images there. Keep it in this project's format."
+            "The model uses the conv_like attention from before 1.5.0, which dalle-pytorch 1.6.6 no longer "
+            "has: it would generate different images. Keep the model in this project's format."
         )
-    codec = codec or StockCodec(class_name=None, params=None, weights={})
+    codec = codec or DallePytorchCodec(class_name=None, params=None, weights={})
     saved = {
-        "hparams": stock_hparams(config),
+        "hparams": dalle_pytorch_hparams(config),
         "vae_params": None if codec.params is None else dict(codec.params),
         "epoch": epoch,
         "version": VERSION,
         "vae_class_name": codec.class_name,
         "weights": {
             **{f"{CODEC_PREFIX}{name}": tensor.cpu() for name, tensor in codec.weights.items()},
-            **stock_weights(config, weights),
+            **dalle_pytorch_weights(config, weights),
         },
     }
     with write_output(path, kind="dalle.pt", magic=b"PK", overwrite=overwrite) as output:
@@ -93,18 +93,18 @@ def write_dalle_pt(
     return not output.unchanged
 
 
-def stock_hparams(config: DalleConfig) -> dict[str, Any]:
-    """The arguments of `DALLE` but for the codec."""
+def dalle_pytorch_hparams(config: DalleConfig) -> dict[str, Any]:
+    """The arguments of `DALLE`, except the codec."""
     values = config.as_dict()
     later = {name: values[name] for name in LATER_HPARAMS if values[name]}
     return {name: values[name] for name in HPARAMS} | later
 
 
-def stock_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under the names of stock 1.6.6, with the layout of sparse attention."""
+def dalle_pytorch_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under the names of 1.6.6, with the sparse attention layout."""
     named = {
-        stock: weights[ours].detach().cpu().reshape(stock_shape(stock, weights[ours].shape))
-        for stock, ours in stock_names(config)
+        stock: weights[ours].detach().cpu().reshape(their_shape(stock, weights[ours].shape))
+        for stock, ours in name_pairs(config)
     }
     for layer, kind in enumerate(config.layer_types):
         if kind == "sparse" and config.sparse_layout is not None:
@@ -114,10 +114,12 @@ def stock_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[st
     return named
 
 
-def stock_codec(codec: Codec, critic: Mapping[str, Tensor] | None = None) -> StockCodec | None:
-    """A codec as dalle-pytorch has it; None for a family that it doesn't know.
+def dalle_pytorch_codec(
+    codec: Codec, critic: Mapping[str, Tensor] | None = None
+) -> DallePytorchCodec | None:
+    """A codec in dalle-pytorch's form; None for a family that it doesn't support.
 
-    `critic` is what its `VQGanVAE` has beside a VQGAN's network (see `critic`).
+    `critic`: the additional tensors of its `VQGanVAE` (see `critic`).
     """
     if isinstance(codec, DiscreteVAE):
         facts = codec.config
@@ -130,30 +132,32 @@ def stock_codec(codec: Codec, critic: Mapping[str, Tensor] | None = None) -> Sto
             "num_resnet_blocks": facts.num_resnet_blocks,
             "normalization": (facts.means, facts.stds),
         }
-        return StockCodec(class_name="DiscreteVAE", params=params, weights=codec.state_dict())
+        return DallePytorchCodec(
+            class_name="DiscreteVAE", params=params, weights=codec.state_dict()
+        )
     if isinstance(codec, VQGAN):
         weights = with_critic(codec, critic or {})
-        return StockCodec(class_name="VQGanVAE", params=None, weights=weights)
+        return DallePytorchCodec(class_name="VQGanVAE", params=None, weights=weights)
     if isinstance(codec, OpenAIDVAE):
         weights = published_names(codec.state_dict())
-        return StockCodec(class_name="OpenAIDiscreteVAE", params=None, weights=weights)
+        return DallePytorchCodec(class_name="OpenAIDiscreteVAE", params=None, weights=weights)
     return None
 
 
-def why_stock_differs(codec: Codec) -> str | None:
-    """Why dalle-pytorch's class of this codec can't have the codes of the model, where it can't.
+def why_not_loadable(codec: Codec) -> str | None:
+    """Why dalle-pytorch's class for this codec can't decode the model's codes; None if it can.
 
-    Its VQGanVAE takes images of 256 pixels, and the finest level with attention for the coarsest of all.
+    Its VQGanVAE assumes images of 256 pixels, and that the finest level with attention is the coarsest one.
     """
     if isinstance(codec, DiscreteVAE) and codec.image_size & (codec.image_size - 1):
-        return f"its DiscreteVAE wants images of 2^n pixels, this codec has {codec.image_size}"
-    if isinstance(codec, OpenAIDVAE) and codec.image_size != STOCK_SIDE:
-        return f"its OpenAIDiscreteVAE has images of {STOCK_SIDE} pixels, not {codec.image_size}"
+        return f"its DiscreteVAE needs images of 2^n pixels, this codec has {codec.image_size}"
+    if isinstance(codec, OpenAIDVAE) and codec.image_size != IMAGE_SIDE:
+        return f"its OpenAIDiscreteVAE has images of {IMAGE_SIDE} pixels, not {codec.image_size}"
     if not isinstance(codec, VQGAN):
         return None
     sizes = codec.config.attention_sizes
-    if codec.image_size != STOCK_SIDE:
-        return f"its VQGanVAE has images of {STOCK_SIDE} pixels, this codec has {codec.image_size}"
+    if codec.image_size != IMAGE_SIDE:
+        return f"its VQGanVAE has images of {IMAGE_SIDE} pixels, this codec has {codec.image_size}"
     if not sizes or codec.config.training_size // sizes[0] != codec.downsampling:
-        return "its VQGanVAE takes the size of a code from attn_resolutions, which says another one"
+        return "its VQGanVAE derives the size of a code from attn_resolutions, which is wrong for this codec"
     return None

@@ -1,6 +1,6 @@
-"""Models of DALLE-pytorch, 0.9 to 1.6.6: a `dalle.pt`, or what DeepSpeed wrote. Layer 3.
+"""Import models of DALLE-pytorch 0.9 to 1.6.6: a `dalle.pt`, or a DeepSpeed checkpoint.
 
-`read_foreign` gives hyper-parameters, weights and Adam's moments under our names, ready for
+`read_foreign` returns hyper-parameters, weights and Adam's moments under our names, ready for
 `Dalle(config).load_state_dict(weights)` and for an `optimizer.safetensors`.
 """
 
@@ -23,15 +23,15 @@ from pipeline.models.checkpoints.consolidated import (
 )
 from pipeline.models.checkpoints.dalle_pytorch import (
     CODEC_PREFIX,
-    StockCheckpoint,
+    DallePytorchCheckpoint,
     parse_dalle_pt,
 )
 from pipeline.models.checkpoints.dalle_pytorch_config import (
-    StockTensors,
+    DallePytorchTensors,
     differences,
-    settle_config,
+    infer_config,
 )
-from pipeline.models.checkpoints.dalle_pytorch_names import our_name, stock_names
+from pipeline.models.checkpoints.dalle_pytorch_names import name_pairs, our_name
 from pipeline.models.checkpoints.deepspeed import (
     is_states,
     read_deepspeed,
@@ -50,12 +50,12 @@ ANGLES = "transformer.angles_LR"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StockCodec:
-    """The image codec of a stock checkpoint, as it is saved there.
+class DallePytorchCodec:
+    """The image codec in a dalle-pytorch checkpoint.
 
-    `class_name` (`VQGanVAE`, `OpenAIDiscreteVAE`, `DiscreteVAE`) is known since 1.1.6; `params` are a
-    `DiscreteVAE`'s hyper-parameters, None for the published codecs; `weights` its `vae.*` tensors
-    without that prefix.
+    `class_name` (`VQGanVAE`, `OpenAIDiscreteVAE`, `DiscreteVAE`) is recorded since 1.1.6; `params` are a
+    `DiscreteVAE`'s hyper-parameters, None for published codecs; `weights` are its `vae.*` tensors without
+    that prefix.
     """
 
     class_name: str | None
@@ -64,12 +64,12 @@ class StockCodec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
-    """A model of DALLE-pytorch.
+class ImportedModel:
+    """A model imported from DALLE-pytorch.
 
-    `weights` are float32 under our names; `moments` what our optimizer file holds
-    (`PARAMETER/exp_avg`, `…/exp_avg_sq`, `…/step`), None where the checkpoint has none; `epoch` how many
-    were begun; `version` of the dalle-pytorch that wrote it, known since 1.1.6.
+    `weights` are float32 under our names; `moments` are in the form of our optimizer file
+    (`PARAMETER/exp_avg`, `…/exp_avg_sq`, `…/step`), None if the checkpoint has none; `epoch` counts epochs
+    started; `version` is the dalle-pytorch that wrote it, recorded since 1.1.6.
     """
 
     config: DalleConfig
@@ -78,27 +78,27 @@ class Imported:
     learning_rate: float | None
     epoch: int
     version: str | None
-    codec: StockCodec
+    codec: DallePytorchCodec
 
 
-def read_foreign(path: Path, *, redraw_layout: int | None = None) -> Imported:
-    """Read a `dalle.pt`, a DeepSpeed folder (the one with `latest`, or one step's), or a file of one.
+def read_foreign(path: Path, *, redraw_layout: int | None = None) -> ImportedModel:
+    """Read a `dalle.pt`, a DeepSpeed folder (the one with `latest`, or a step's), or a file from one.
 
-    `redraw_layout` is the seed of a layout for sparse attention where the checkpoint carries none.
-    Raises ModelError for a file that is cut short or holds code, for tensors that make no model or are
-    not all there, and for sparse attention whose layout is missing while none is to be drawn.
+    `redraw_layout`: the seed for a new sparse attention layout if the checkpoint has none. Raises
+    ModelError for a file that is truncated or contains code, for missing tensors or ones that don't make a
+    model, and for sparse attention without a layout if `redraw_layout` is None.
     """
-    stock = read_stock(path)
+    stock = read_dalle_pytorch(path)
     version = stock.facts.get("version")
     try:
-        tensors = StockTensors.of(stock.weights)
-        config = settle_config(stock.hparams, tensors, version=version, redraw_layout=redraw_layout)
+        tensors = DallePytorchTensors.of(stock.weights)
+        config = infer_config(stock.hparams, tensors, version=version, redraw_layout=redraw_layout)
         weights = _our_weights(stock.weights, config, path)
     except ModelError as error:
         raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
     for difference in differences(stock.hparams, config):
-        logger.warning("%s says %s; its tensors count", path, difference)
-    return Imported(
+        logger.warning("In the hparams of %s, %s: using the tensors'", path, difference)
+    return ImportedModel(
         config=config,
         weights=weights,
         moments=_our_moments(stock, config),
@@ -109,11 +109,11 @@ def read_foreign(path: Path, *, redraw_layout: int | None = None) -> Imported:
     )
 
 
-def read_stock(path: Path) -> StockCheckpoint:
-    """The checkpoint at `path`, by what is there.
+def read_dalle_pytorch(path: Path) -> DallePytorchCheckpoint:
+    """Read the checkpoint at `path`, whichever of the formats it has.
 
-    A folder of DeepSpeed, or a file: a `dalle.pt`, one of DeepSpeed's states, or what its zero_to_fp32.py
-    made of them. Raises ModelError for anything else.
+    A DeepSpeed folder, or a file: a `dalle.pt`, DeepSpeed's model states, or consolidated weights. Raises
+    ModelError for anything else.
     """
     if path.is_dir():
         return read_deepspeed(path)
@@ -128,18 +128,19 @@ def read_stock(path: Path) -> StockCheckpoint:
 
 
 def _our_weights(
-    stock_weights: Mapping[str, Tensor], config: DalleConfig, path: Path
+    dalle_pytorch_weights: Mapping[str, Tensor], config: DalleConfig, path: Path
 ) -> dict[str, Tensor]:
-    """Each tensor of the model once, float32, under our name."""
+    """The model's tensors, each once, as float32 under our names."""
     names = {
         ours: stock
-        for stock in stock_weights
+        for stock in dalle_pytorch_weights
         if (ours := our_name(stock, config)) is not None and is_part(ours, config)
     }
     _check_complete(names, config)
-    check_tensors({stock: stock_weights[stock] for stock in names.values()}, path)
+    check_tensors({stock: dalle_pytorch_weights[stock] for stock in names.values()}, path)
     weights = {
-        ours: our_shape(ours, stock_weights[stock].float(), config) for ours, stock in names.items()
+        ours: our_shape(ours, dalle_pytorch_weights[stock].float(), config)
+        for ours, stock in names.items()
     }
     if ANGLES in weights:
         weights[ANGLES] = _whole_angles(weights[ANGLES], config)
@@ -147,12 +148,12 @@ def _our_weights(
 
 
 def is_part(name: str, config: DalleConfig) -> bool:
-    """Whether the model of these hyper-parameters has the tensor: angles are left in files without use."""
+    """Whether a model with these hyper-parameters uses the tensor: some files have unused angles."""
     return name != ANGLES or config.rotary_emb
 
 
 def our_shape(name: str, tensor: Tensor, config: DalleConfig) -> Tensor:
-    """A stock tensor without the axes of length 1 that ours don't have."""
+    """One of their tensors without the axes of length 1 that ours don't have."""
     if name.startswith("image_pos_emb.") and tensor.numel() % config.dim == 0:
         return tensor.reshape(-1, config.dim)
     if name == ANGLES and tensor.ndim:
@@ -161,33 +162,33 @@ def our_shape(name: str, tensor: Tensor, config: DalleConfig) -> Tensor:
 
 
 def _whole_angles(angles_LR: Tensor, config: DalleConfig) -> Tensor:
-    """Angles of all positions: up to 1.1.2 the last one was left out."""
+    """Angles of all positions; files up to 1.1.2 leave out the last one."""
     whole_LR = rotary_angles(config)
     if angles_LR.shape[1:] != whole_LR.shape[1:]:
-        return angles_LR  # of another width of heads: it is refused where it is put into the model
+        return angles_LR  # another head width: rejected when it is loaded into the model
     return torch.cat((angles_LR, whole_LR[len(angles_LR) :]))
 
 
 def _check_complete(names: Collection[str], config: DalleConfig) -> None:
-    missing = sorted({name for _, name in stock_names(config)} - set(names))
+    missing = sorted({name for _, name in name_pairs(config)} - set(names))
     if missing:
         raise ModelError(
             f"{len(missing)} tensors of the model are missing, the first is {missing[0]}. "
-            "Give a whole checkpoint."
+            "Give a complete checkpoint."
         )
 
 
-def _our_moments(stock: StockCheckpoint, config: DalleConfig) -> Mapping[str, Tensor] | None:
+def _our_moments(stock: DallePytorchCheckpoint, config: DalleConfig) -> Mapping[str, Tensor] | None:
     if stock.moments is None:
         return None
     moments = {}
-    for stock_name, states in stock.moments.items():
-        name = our_name(stock_name, config)
-        if name is None:  # an optimizer of something else
+    for their_name, states in stock.moments.items():
+        name = our_name(their_name, config)
+        if name is None:  # some other model's optimizer
             return None
         for key in ("exp_avg", "exp_avg_sq"):
             moments[f"{name}/{key}"] = our_shape(name, states[key].float(), config)
-        # Of its own: ZeRO has one count for all, to which the step of every parameter would add.
+        # A separate tensor each: ZeRO shares one count, which every parameter's step would increment.
         moments[f"{name}/step"] = torch.tensor(float(plain(states["step"])))
     return moments
 
@@ -197,9 +198,9 @@ def _epoch(found: Any) -> int:
     return int(found) if isinstance(found, (int, float)) and 0 <= found < 1 << 31 else 0
 
 
-def _codec(stock: StockCheckpoint) -> StockCodec:
+def _codec(stock: DallePytorchCheckpoint) -> DallePytorchCodec:
     class_name = stock.facts.get("vae_class_name")
-    return StockCodec(
+    return DallePytorchCodec(
         class_name=class_name if isinstance(class_name, str) else None,
         params=stock.facts.get("vae_params"),
         weights={

@@ -1,4 +1,4 @@
-"""What the checkpoint.json of a checkpoint of ours says, parsed into its type in one place. Layer 3."""
+"""checkpoint.json, the metadata of a checkpoint of ours: its schema and its validation."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from typing import Any
 from pipeline.core.errors import ContractError, ModelError
 from pipeline.core.parsing import parse_dataclass, parse_json_file
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.models.written import parse_written
+from pipeline.models.description import parse_complete
 
 INFO_FILE = "checkpoint.json"
 FORMAT = {"format": "dalle-pipeline/checkpoint", "version": 2}
 _FILE = re.compile(r"[a-z]+\.safetensors")
 _NAME = re.compile(r"step-(\d{6,})")
-_ADVICE = "Use another checkpoint, or put the file back as it was."
+_ADVICE = "Use another checkpoint, or restore the file."
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself.
+    """A checkpoint's metadata.
 
-    `consumed` is how many samples of the order of `epoch` the run has read. `codec` and `tokenizer`
-    are the fingerprints of what the codes and token ids were made with. `training` holds what else a
-    run needs to go on or says of itself, as JSON values:
+    `consumed` is how many samples of epoch `epoch` the run has read. `codec` and `tokenizer` are the
+    fingerprints of those that made the codes and token ids. `training` holds what else a run needs to
+    resume, and facts about it, as JSON values:
 
-        passes          earlier passes through named datasets, those of the checkpoint it began with
-        dataset         name of the data that the run is trained on
+        passes          epochs by dataset before this run, from the checkpoint it started from
+        dataset         name of the dataset that the run is trained on
         samples         samples trained on in this run so far
-        step_samples    samples of the run's first step: the unit of the schedule of `--epochs`
-        null_cond_prob  share of the captions that were replaced by padding (0 in earlier checkpoints,
-                        which lack it): what `generate --cond-scale` guides away from was learnt only
-                        where it is above 0
-        ranks           processes that trained
-        scaler          state of fp16's loss scale, where there is one
-        plateau         state of `--lr-decay plateau`, where it is used
+        step_samples    samples in the run's first step: the unit of the schedule with `--epochs`
+        null_cond_prob  share of captions replaced by padding (0 in older checkpoints, which lack it);
+                        `generate --cond-scale` works only if it is above 0
+        ranks           number of training processes
+        scaler          state of fp16's loss scale, if used
+        plateau         state of `--lr-decay plateau`, if used
     """
 
     step: int = field(metadata={"low": 0})
@@ -61,7 +60,7 @@ class _Plateau:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scaler:
-    """Of torch's GradScaler."""
+    """State of torch's GradScaler."""
 
     scale: float = field(metadata={"low": 0})
     growth_factor: float = field(metadata={"low": 1})
@@ -72,7 +71,7 @@ class _Scaler:
 
 @dataclass(frozen=True, kw_only=True)
 class _EngineScaler:
-    """Of DeepSpeed's engine."""
+    """State of the loss scaler of DeepSpeed's engine."""
 
     cur_scale: float = field(metadata={"low": 0})
     cur_iter: int = field(default=0, metadata={"low": 0})
@@ -82,7 +81,7 @@ class _EngineScaler:
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What `CheckpointInfo.training` may hold, as far as anybody reads it; parsed to be checked only."""
+    """The keys of `CheckpointInfo.training` that are read; parsed only for validation."""
 
     passes: Mapping[str, int] = field(default_factory=dict, metadata={"low": 0})
     dataset: str | None = None
@@ -95,19 +94,19 @@ class _Training:
 
 
 def step_of_name(path: Path) -> int | None:
-    """The step that the name of a checkpoint's folder says; None for any other name."""
+    """The step in the name of a checkpoint's folder; None for any other name."""
     found = _NAME.fullmatch(path.name)
     step = int(found[1]) if found else 0
     return step if found and path.name == f"step-{step:06d}" else None
 
 
-def read_description(
+def read_checkpoint_json(
     path: Path, *, any_name: bool = False
 ) -> tuple[CheckpointInfo, Mapping[str, str]]:
-    """What a checkpoint.json says of the checkpoint, and the sha256 of each of its files.
+    """The metadata in a checkpoint.json, and the sha256 of each of the checkpoint's files.
 
-    Raises ModelError for a file that is missing, of another format or version, or damaged, and, without
-    `any_name`, for one in a folder whose name says another step.
+    Raises ModelError for a file that is missing, damaged, or of another format or version; without
+    `any_name` also if the folder's name has another step.
     """
     source = str(path)
     try:
@@ -117,7 +116,7 @@ def read_description(
             dict[str, str], values.pop("files", None), source=source, field="files", remedy=_ADVICE
         )
         _check_files(files, path)
-        info = parse_written(CheckpointInfo, values, source=source, remedy=_ADVICE)
+        info = parse_complete(CheckpointInfo, values, source=source, remedy=_ADVICE)
         _check_model(values["model"], source)
         _check_training(info.training, source)
     except ContractError as error:
@@ -127,8 +126,8 @@ def read_description(
     named = step_of_name(path.parent)
     if not any_name and named not in (None, info.step):
         raise ModelError(
-            f"{path.parent} holds the checkpoint of step {info.step}: a copy, or renamed. Give it a name "
-            f"that is not of the form {path.parent.name}, or its own."
+            f"{path.parent} holds the checkpoint of step {info.step}: it is a copy or was renamed. Rename it "
+            f"to step-{info.step:06d}, or to a name of another form than {path.parent.name}."
         )
     return info, files
 
@@ -136,12 +135,14 @@ def read_description(
 def _check_files(files: Mapping[str, str], path: Path) -> None:
     other = next((name for name in files if not _FILE.fullmatch(name)), None)
     if other is not None:
-        raise ContractError(f"{path} names {other[:80]!r}, which is no file of ours. {_ADVICE}")
+        raise ContractError(
+            f"{path} lists {other[:80]!r}, which is not a file of a checkpoint. {_ADVICE}"
+        )
 
 
 def _check_model(model: Any, source: str) -> None:
-    """A default in place of a missing hyper-parameter, or a new layout, would be another model."""
-    parsed = parse_written(DalleConfig, model, source=source, field="model", remedy=_ADVICE)
+    """Require all hyper-parameters and the layout: defaults would silently make a different model."""
+    parsed = parse_complete(DalleConfig, model, source=source, field="model", remedy=_ADVICE)
     if "sparse" in parsed.attn_types and not model["sparse_layout"]:
         raise ContractError(
             f"{source}: model.sparse_layout is empty, expected the rows of the layout that sparse attention "
@@ -162,5 +163,5 @@ def _check_format(found: Mapping[str, Any], path: Path) -> None:
     if found != FORMAT:
         raise ModelError(
             f"{path} has format {str(found['format'])[:80]!r} version {str(found['version'])[:20]}, expected "
-            f"{FORMAT['format']} version {FORMAT['version']}. Use the pipeline that wrote it."
+            f"{FORMAT['format']} version {FORMAT['version']}. Use the pipeline version that wrote it."
         )

@@ -1,14 +1,14 @@
-"""Checkpoints of a DALL·E: a folder of safetensors and a JSON that describes them. Layer 3.
+"""Our checkpoint format: a folder of safetensors files and a JSON that describes them.
 
     step-000500/
-      checkpoint.json        format, hyper-parameters, where training was, what it was made from
+      checkpoint.json        format, hyper-parameters, training position, inputs
       model.safetensors      the weights
       optimizer.safetensors  moments and steps, `<parameter>/<state>`
-      average.safetensors    the running mean of the weights, where one is kept: this is drawn with
-      rng.safetensors        states of the random generators
-      critic.safetensors     of a run that began with a dalle.pt: what that had beside its codec's network
+      average.safetensors    the moving average of the weights, if enabled; used for sampling
+      rng.safetensors        states of the random number generators
+      critic.safetensors     the critic of the codec's training, for a run that started from a dalle.pt
 
-The folder appears by one rename, so what has the name was whole. `series` says which folders are ours.
+The folder is renamed into place once complete. `series` decides which folders are checkpoints.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.core.storage import (
     write_bytes,
     write_json,
 )
-from pipeline.models.checkpoints.info import FORMAT, read_description
+from pipeline.models.checkpoints.info import FORMAT, read_checkpoint_json
 from pipeline.models.checkpoints.info import INFO_FILE as INFO_FILE
 from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo
 from pipeline.models.checkpoints.series import list_checkpoints as list_checkpoints
@@ -52,9 +52,9 @@ CRITIC_FILE = "critic.safetensors"
 def write_checkpoint(
     folder: Path, info: CheckpointInfo, files: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
-    """Write `files` (name → tensors) and their description to `folder`, whole or not at all.
+    """Write `files` (name → tensors) and their description to `folder`, atomically.
 
-    Raises StorageError when the disk is full or refuses.
+    Raises StorageError if writing fails.
     """
     partial = folder.with_name(folder.name + TEMPORARY_SUFFIX)
     remove_own_files(partial)
@@ -68,98 +68,98 @@ def write_checkpoint(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint in `folder`, every file's hash checked; None where there is none.
+    """The last intact checkpoint in `folder`, with all hashes verified; None if there is none.
 
-    Later ones that are damaged are named in a warning each.
+    A warning is logged for each damaged one that is skipped.
     """
     for path in reversed(list_checkpoints(folder)):
         try:
             check_checkpoint(path)
             return path
         except ModelError as error:
-            logger.warning("Passed over the damaged checkpoint %s: %s", path, error)
+            logger.warning("Skipped the damaged checkpoint %s: %s", path, error)
     return None
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise ModelError where one of a checkpoint's files is not what its description says."""
-    _, files = read_description(folder / INFO_FILE)
+    """Verify a checkpoint's files; raises ModelError if one is missing or its hash differs."""
+    _, files = read_checkpoint_json(folder / INFO_FILE)
     for name, sha256 in files.items():
         _check_file(folder / name, sha256)
 
 
 def read_info(folder: Path) -> CheckpointInfo:
-    """Read what a checkpoint says of itself.
+    """Read a checkpoint's metadata.
 
-    Raises ModelError for a folder that is no checkpoint, one of another version, or one whose name says
-    another step.
+    Raises ModelError for a folder that isn't a checkpoint, has another version, or has another step in its
+    name.
     """
-    return read_description(folder / INFO_FILE)[0]
+    return read_checkpoint_json(folder / INFO_FILE)[0]
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """Read one file of a checkpoint, checked against the hash that its description gives.
+    """Read one file of a checkpoint, verified against its recorded hash.
 
-    Raises ModelError for a file that is missing, cut short or changed, or holds a NaN or an infinity.
+    Raises ModelError for a file that is missing, truncated or modified, or contains NaN or infinity.
     """
     path = folder / name
-    _, files = read_description(folder / INFO_FILE)
+    _, files = read_checkpoint_json(folder / INFO_FILE)
     _check_file(path, files.get(name))
     tensors = read_safetensors(path, "Use another checkpoint.")
-    if name != CRITIC_FILE:  # nothing is computed with it
+    if name != CRITIC_FILE:  # not used in any computation
         check_tensors(tensors, path)
     return tensors
 
 
 def read_critic(folder: Path) -> dict[str, Tensor]:
-    """What the checkpoint keeps beside the codec's network for `export`; mostly nothing."""
-    _, files = read_description(folder / INFO_FILE)
+    """The critic's tensors kept for `export`; empty for most checkpoints."""
+    _, files = read_checkpoint_json(folder / INFO_FILE)
     return read_tensors(folder, CRITIC_FILE) if CRITIC_FILE in files else {}
 
 
 def load_dalle(folder: Path, *, device: torch.device) -> Dalle:
-    """The model of a checkpoint, ready to draw, with the mean of its weights if it keeps one.
+    """The model of a checkpoint in eval mode, with its averaged weights if it has them.
 
-    Raises ModelError for weights that do not fit the hyper-parameters.
+    Raises ModelError for weights that don't match the hyper-parameters.
     """
-    info, files = read_description(folder / INFO_FILE)
+    info, files = read_checkpoint_json(folder / INFO_FILE)
     weights = read_tensors(folder, _weights_file(files))
-    return fill_dalle(info.model, weights, folder).to(device).eval()
+    return build_dalle(info.model, weights, folder).to(device).eval()
 
 
 def check_weights(folder: Path) -> None:
-    """Check that the weights to draw with are those that the description names, without loading them.
+    """Verify the hash of the weights used for sampling, without loading them.
 
-    Raises ModelError for a checkpoint that is missing, cut short or changed.
+    Raises ModelError for a checkpoint that is missing, truncated or modified.
     """
-    _, files = read_description(folder / INFO_FILE)
+    _, files = read_checkpoint_json(folder / INFO_FILE)
     name = _weights_file(files)
     _check_file(folder / name, files.get(name))
 
 
 def _weights_file(files: Collection[str]) -> str:
-    """The file to draw with: the mean of the weights if the checkpoint keeps one."""
+    """The weights file used for sampling: the averaged weights if the checkpoint has them."""
     return AVERAGE_FILE if AVERAGE_FILE in files else MODEL_FILE
 
 
 def _check_file(path: Path, sha256: str | None) -> None:
-    """Raise ModelError for a file that is not there, or has another hash."""
+    """Raise ModelError for a file that is missing or has another hash."""
     check_regular(path)
     if sha256_file(path) != sha256:
         raise ModelError(
-            f"{path} is not the file that {INFO_FILE} describes (sha256 differs): it was cut "
-            "short or changed. Use another checkpoint."
+            f"{path} is not the file that {INFO_FILE} describes (sha256 differs): it was truncated or "
+            "modified. Use another checkpoint."
         )
 
 
-def fill_dalle(config: DalleConfig, weights: Mapping[str, Tensor], source: Path) -> Dalle:
-    """The model of these hyper-parameters with weights that `read_tensors` or `read_foreign` gave.
+def build_dalle(config: DalleConfig, weights: Mapping[str, Tensor], source: Path) -> Dalle:
+    """A model with these hyper-parameters and weights from `read_tensors` or `read_foreign`.
 
-    Raises ModelError, naming `source`, where they don't fit.
+    Raises ModelError, naming `source`, if they don't match.
     """
     return fill(
         lambda: Dalle(config),
         weights,
-        complaint=f"The weights of {source} don't fit its hyper-parameters",
+        complaint=f"The weights of {source} don't match its hyper-parameters",
         shape=lambda: Dalle(replace(config, attn_types=("full",), sparse_layout=None)),
     )

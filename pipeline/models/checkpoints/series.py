@@ -1,7 +1,7 @@
-"""The checkpoints of a run: which folders are ours, how one is put in place and how removed. Layer 3.
+"""A run's checkpoint folders: listing them, moving one into place, removing one.
 
-A checkpoint of ours has a name like `step-000500`, and its description has the step of the name. Anything
-else among them (a copy, a note, `step-000500-best`) is the user's, and is neither used nor deleted.
+A checkpoint has a name like `step-000500` and the same step in its checkpoint.json. Anything else beside
+them (a copy, a note, `step-000500-best`) belongs to the user and is neither used nor deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.core.errors import ModelError
 from pipeline.core.ownership import next_free
 from pipeline.core.storage import TEMPORARY_SUFFIX, storage_error, sync_folder
-from pipeline.models.checkpoints.info import INFO_FILE, read_description, step_of_name
+from pipeline.models.checkpoints.info import INFO_FILE, read_checkpoint_json, step_of_name
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ _OWN_FILE = re.compile(rf"({re.escape(INFO_FILE)}|[a-z]+\.safetensors)(\.partial
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is among those in `folder`."""
+    """The path of a step's checkpoint in `folder`."""
     return folder / f"step-{step:06d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The folders in `folder` that are named as a checkpoint of ours, by step; they may be damaged."""
+    """The checkpoint folders in `folder`, judged by name, sorted by step; they may be damaged."""
     steps = {path: step_of_name(path) for path in folder.glob("step-*")}
     ours = {
         path: step
@@ -39,21 +39,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Make `partial` the checkpoint `folder`: by one rename, unless files of the user's are in there.
+    """Move the complete checkpoint `partial` to `folder`: by one rename, unless it holds files of the user.
 
-    What is there already is replaced if it is ours (a damaged one), else moved aside. Raises StorageError
-    where the disk refuses.
+    An existing checkpoint (a damaged one) is replaced; anything else in the way is moved aside. Raises
+    StorageError if writing fails.
     """
     try:
         remove_checkpoint(folder)
         if folder.is_symlink() or folder.is_file() or any(_own_files(folder)):
             aside = next_free(folder.with_name(f"{folder.name}-moved"))
             folder.rename(aside)
-            logger.warning("%s holds what is not of this run; moved it to %s", folder, aside.name)
+            logger.warning("%s does not belong to this run; moved it to %s", folder, aside.name)
         if folder.exists():
-            for path in reversed(
-                list(_own_files(partial))
-            ):  # the description last: it says all is there
+            # checkpoint.json last: it marks the checkpoint as complete.
+            for path in reversed(list(_own_files(partial))):
                 path.replace(folder / path.name)
             partial.rmdir()
         else:
@@ -64,31 +63,31 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a checkpoint of ours, also a damaged one; anything else in its folder stays.
+    """Delete a checkpoint's files, damaged or not; other files in its folder stay.
 
-    Nothing is done where its description says another step than the folder's name: that is a copy.
+    Does nothing if the step in checkpoint.json differs from the folder's name: that is a user's copy.
     """
     if not is_copy(folder):
         remove_own_files(folder)
 
 
 def is_copy(folder: Path) -> bool:
-    """Whether a folder that is named as a checkpoint of ours holds that of another step."""
+    """Whether a checkpoint folder holds the checkpoint of another step than its name says."""
     with contextlib.suppress(ModelError):
-        info, _ = read_description(folder / INFO_FILE, any_name=True)
+        info, _ = read_checkpoint_json(folder / INFO_FILE, any_name=True)
         return info.step != step_of_name(folder)
     return False
 
 
 def sweep_partial(folder: Path) -> None:
-    """Delete what a killed run left of checkpoints that it was writing into `folder`."""
+    """Delete the partial checkpoints that a killed run left in `folder`."""
     for path in sorted(folder.glob(f"step-*{TEMPORARY_SUFFIX}")):
         if step_of_name(path.with_suffix("")) is not None and not path.is_symlink():
             remove_own_files(path)
 
 
 def remove_own_files(folder: Path) -> None:
-    """Delete the files that a checkpoint has, its description first, and the folder if it is empty."""
+    """Delete a checkpoint's own files, checkpoint.json first, and the folder if it is then empty."""
     for path in _own_files(folder):
         path.unlink()
     with contextlib.suppress(OSError):

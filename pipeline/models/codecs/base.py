@@ -1,10 +1,10 @@
-"""What every image codec can do: pictures → codes → pictures.
+"""The interface of all image codecs: images → codes → images.
 
-Layer 3. A codec is a torch module whose weights and architecture together have one name, its
-fingerprint: codes made under one fingerprint are never mixed with those of another.
+A codec is a torch module. Its fingerprint identifies weights and architecture together; codes made under
+different fingerprints are never mixed.
 
-Legend: B pictures of a batch, C = 3 colours, H = W = image_size pixels, N = rows × columns of the grid
-codes of a picture (row by row from the top left).
+Legend: B images of a batch, C = 3 colours, H = W = image_size pixels, N = rows × columns codes of an image
+(row by row from the top left).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGEST_IMAGE = 1 << 13  # pixels of a side
 
 
 def counted(default: Any = dataclasses.MISSING, *, low: int = 1, high: int = 1 << 14) -> Any:
-    """A field of an architecture that holds a whole number, or several, from `low` to `high`."""
+    """A config field for an integer, or several, from `low` to `high`."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high})
 
 
@@ -42,57 +42,57 @@ class Codec(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def kind(self) -> str:
-        """Name of the family, as codec.json has it."""
+        """Name of the family, as in codec.json."""
 
     @property
     @abc.abstractmethod
     def architecture(self) -> Mapping[str, Any]:
-        """All that decides the function beside the weights, as JSON values."""
+        """Everything besides the weights that determines the codec's function, as JSON values."""
 
     @property
     @abc.abstractmethod
     def num_tokens(self) -> int:
-        """Entries of the codebook: codes lie in [0, num_tokens)."""
+        """Entries of the codebook: codes are in [0, num_tokens)."""
 
     @property
     @abc.abstractmethod
     def image_size(self) -> int:
-        """Side of the square pictures in pixels."""
+        """Side of the square images, in pixels."""
 
     @property
     @abc.abstractmethod
     def downsampling(self) -> int:
-        """Side of the square of pixels that becomes one code."""
+        """Side of the square that becomes one code, in pixels."""
 
     @property
     @abc.abstractmethod
     def trunk(self) -> nn.Module:
-        """The deep part of the encoder, which may compute in lower precision than float32."""
+        """The main part of the encoder, which may run in lower precision than float32."""
 
     @property
     @abc.abstractmethod
     def widest_layer(self) -> int:
-        """Numbers of the largest layer for one picture: what the size of a batch hangs on."""
+        """Activations of the largest layer per image, which limits the batch size."""
 
     @abc.abstractmethod
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1].
+        """Codes int64 [B, N] of images float32 [B, 3, H, W] in [0, 1].
 
-        Raises ModelError for pictures of another size.
+        Raises ModelError for images of another size.
         """
 
     @abc.abstractmethod
     def decode(self, codes_BN: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N].
+        """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N].
 
         Raises ModelError for another number of codes, or codes beyond the codebook.
         """
 
     def at_size(self, image_size: int) -> Self:
-        """The codec itself, from now on for square images of `image_size` pixels a side.
+        """Set the image size to `image_size` pixels a side, in place; returns the codec.
 
-        Its weights know no size, its fingerprint does. Raises ModelError for a side that is not a multiple of
-        `downsampling`.
+        The weights don't depend on the size, the fingerprint does. Raises ModelError for a side that is not
+        a multiple of `downsampling`.
         """
         check_image_size(image_size, self.downsampling)
         self.config = dataclasses.replace(self.config, image_size=image_size)
@@ -111,17 +111,17 @@ class Codec(nn.Module, abc.ABC):
 
     @property
     def num_codes(self) -> int:
-        """Codes of a picture: N."""
+        """Codes per image: N."""
         rows, columns = self.grid
         return rows * columns
 
     def through_trunk(self, x_BCHW: Tensor) -> Tensor:
-        """What the trunk makes of its input, float32; what decides between entries comes after it."""
+        """Run the trunk in its precision; float32 out, so that the choice of codes stays in float32."""
         first = next(self.trunk.parameters(), x_BCHW)
         return self.trunk(x_BCHW.to(first.dtype)).to(torch.float32)
 
     def check_images(self, images_BCHW: Tensor) -> None:
-        """Raise ModelError for pictures that are not [B, 3, image_size, image_size]."""
+        """Raise ModelError for images that are not [B, 3, image_size, image_size]."""
         size = (3, self.image_size, self.image_size)
         if tuple(images_BCHW.shape[1:]) != size:
             raise ModelError(
@@ -129,7 +129,7 @@ class Codec(nn.Module, abc.ABC):
             )
 
     def check_codes(self, codes_BN: Tensor) -> None:
-        """Raise ModelError for codes that are not [B, N], or lie beyond the codebook."""
+        """Raise ModelError for codes that are not [B, N] or are outside the codebook."""
         if codes_BN.ndim != 2 or codes_BN.shape[1] != self.num_codes:
             raise ModelError(
                 f"Got codes of shape {tuple(codes_BN.shape)}, expected [B, {self.num_codes}]."
@@ -144,7 +144,7 @@ class Codec(nn.Module, abc.ABC):
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over kind, architecture and the weights' names, types, shapes and bytes: 64 hex digits."""
+        """sha256 over kind, architecture and the weights' names, dtypes, shapes and bytes: 64 hex digits."""
         facts = {"kind": self.kind, "architecture": dict(self.architecture)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
@@ -154,7 +154,7 @@ class Codec(nn.Module, abc.ABC):
 
 
 def check_image_size(image_size: int, downsampling: int) -> None:
-    """Raise ModelError where pictures of that side can't be cut into whole squares."""
+    """Raise ModelError for a side that is not a multiple of `downsampling`."""
     if image_size < downsampling or image_size % downsampling:
         raise ModelError(
             f"This codec was asked for images of {image_size} pixels; expected a multiple of "
@@ -163,6 +163,6 @@ def check_image_size(image_size: int, downsampling: int) -> None:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The elements of `tensor` in row-major order, whatever its layout, type or device."""
+    """The elements of `tensor` in row-major order, whatever its layout, dtype or device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()

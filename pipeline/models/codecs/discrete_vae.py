@@ -1,6 +1,6 @@
 """The discrete VAE that DALLE-pytorch trains (`train_vae.py`), and its file `vae.pt`.
 
-Layer 3. Format: github.com/lucidrains/DALLE-pytorch, `{"hparams": …, "weights": …}`.
+Format: github.com/lucidrains/DALLE-pytorch, `{"hparams": …, "weights": …}`.
 
 Legend: B images, C = 3 colours, H W pixels, N = rows · columns of the grid codes, K entries.
 """
@@ -27,7 +27,7 @@ from pipeline.models.codecs.base import (
 )
 from pipeline.models.description import Description, plain
 from pipeline.models.torch_files import read_torch_file
-from pipeline.models.weights import fill, tensors_in, without_prefix
+from pipeline.models.weights import fill, strip_prefix, tensors_in
 
 _MOST_LAYERS, _MOST_BLOCKS = 12, 64
 _ANCHOR = "codebook.weight"
@@ -38,9 +38,9 @@ _ADVICE = "Give a vae.pt as train_vae.py wrote it."
 class DiscreteVAEConfig:
     """Architecture of a `DiscreteVAE`; names and defaults are those of DALLE-pytorch.
 
-    `image_size`: pixels of a side; `num_tokens`, `codebook_dim`: entries of the codebook and numbers of
-    each; `num_layers`: each halves the image; `num_resnet_blocks`, `hidden_dim`: residual blocks and
-    channels at each end; `means`, `stds`: how colours are normalised.
+    `image_size`: side in pixels; `num_tokens`, `codebook_dim`: entries of the codebook and their width;
+    `num_layers`: each halves the image; `num_resnet_blocks`, `hidden_dim`: residual blocks and channels of
+    encoder and decoder; `means`, `stds`: normalisation of the colours.
     """
 
     image_size: int = counted(256, high=LARGEST_IMAGE)
@@ -83,8 +83,8 @@ class Block(nn.Module):
 class DiscreteVAE(Codec):
     """Encoder to logits over the codebook, and decoder; see `Codec` for the interface.
 
-    The decoder speaks of normalised colours. The reference hands those out as they are; `decode` takes
-    the normalisation back, so that images lie in [0, 1] as they came.
+    The decoder outputs normalised colours. The reference returns them as they are; `decode` undoes the
+    normalisation, so that images are in [0, 1] again.
     """
 
     def __init__(self, config: DiscreteVAEConfig) -> None:
@@ -93,7 +93,10 @@ class DiscreteVAE(Codec):
         self.config = config
         self.codebook = nn.Embedding(config.num_tokens, config.codebook_dim)
         self.encoder = _build_encoder(config)
-        self._halves = (self.encoder[:-1], self.encoder[-1])  # in a tuple they get no second name
+        self._halves = (
+            self.encoder[:-1],
+            self.encoder[-1],
+        )  # a tuple, so that they aren't registered twice
         self.decoder = _build_decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -124,12 +127,12 @@ class DiscreteVAE(Codec):
 
     @property
     def trunk(self) -> nn.Module:
-        """The encoder up to its last convolution, which gives the logits."""
+        """The encoder without its last convolution, which computes the logits."""
         return self._halves[0]
 
     @property
     def widest_layer(self) -> int:
-        """Numbers of the first layer."""
+        """Activations of the first layer."""
         return self.config.hidden_dim * (self.image_size // 2) ** 2
 
     @torch.no_grad()
@@ -147,13 +150,13 @@ class DiscreteVAE(Codec):
         return self.denormalise(self.decoder(entries_BDRS)).clamp(0, 1)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """Colours in [0, 1] as the encoder takes them."""
+        """Normalise colours in [0, 1] for the encoder."""
         means_C11, stds_C11 = self._normalisation(images_BCHW)
         normal_BCHW = (images_BCHW - means_C11) / stds_C11
         return normal_BCHW.contiguous(memory_format=torch.channels_last)
 
     def denormalise(self, normal_BCHW: Tensor) -> Tensor:
-        """Colours of the decoder around [0, 1]."""
+        """Undo the normalisation of the decoder's output; not clamped."""
         means_C11, stds_C11 = self._normalisation(normal_BCHW)
         return normal_BCHW * stds_C11 + means_C11
 
@@ -168,20 +171,18 @@ class DiscreteVAE(Codec):
 def load_discrete_vae(
     path: Path, *, image_size: int | None = None, device: torch.device | str = "cpu"
 ) -> DiscreteVAE:
-    """The codec of a `vae.pt`, ready to encode and decode on `device`.
+    """The codec of a `vae.pt`, in eval mode on `device`.
 
-    `image_size`: pixels of a side; by default the one that it was trained with. Raises
-    ModelError for a file that can't be read, does not fit its own `hparams`, or wants to run code.
+    `image_size`: side in pixels (default: the training size). Raises ModelError for a file that can't be
+    read, does not match its own `hparams`, or contains code.
     """
     saved = read_torch_file(path)
     hparams, weights = (
         saved.get(key) if isinstance(saved, Mapping) else None for key in ("hparams", "weights")
     )
     if hparams is None or not isinstance(weights, Mapping):
-        raise ModelError(
-            f"{path} has no `hparams` and `weights`; expected a vae.pt of train_vae.py."
-        )
-    tensors = without_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
+        raise ModelError(f"{path} lacks `hparams` or `weights`; expected a vae.pt of train_vae.py.")
+    tensors = strip_prefix(tensors_in(weights, str(path)), _ANCHOR, str(path))
     description = Description.of(hparams, path, "hparams", _ADVICE)
     return build_discrete_vae(description, tensors, image_size=image_size).to(device)
 
@@ -189,9 +190,9 @@ def load_discrete_vae(
 def build_discrete_vae(
     hparams: Description, weights: Mapping[str, Tensor], *, image_size: int | None = None
 ) -> DiscreteVAE:
-    """The codec of what a `vae.pt` or a `dalle.pt` says of it, ready to encode and decode.
+    """The codec described by a `vae.pt` or a `dalle.pt`, in eval mode.
 
-    `image_size` as above. Raises ModelError where the weights don't fit the `hparams`.
+    `image_size` as above. Raises ModelError if the weights don't match the `hparams`.
     """
     config = _read_config(hparams)
     config = dataclasses.replace(config, image_size=image_size or config.image_size)
@@ -199,13 +200,13 @@ def build_discrete_vae(
         lambda: DiscreteVAE(config),
         weights,
         source=hparams.source,
-        complaint=f"The weights of {hparams.source} do not fit its {hparams.place}",
+        complaint=f"The weights of {hparams.source} do not match its {hparams.place}",
     )
     return codec.requires_grad_(False).eval()
 
 
 def _read_config(hparams: Description) -> DiscreteVAEConfig:
-    """The architecture in `hparams`; what only matters in training is passed over."""
+    """The architecture in `hparams`; training-only parameters are ignored."""
     if hparams.has("channels"):
         hparams.expect("channels", 3)
     defaults = DiscreteVAEConfig()
@@ -248,9 +249,9 @@ def _build_encoder(config: DiscreteVAEConfig) -> nn.Sequential:
 def _build_decoder(config: DiscreteVAEConfig) -> nn.Sequential:
     hidden, blocks = config.hidden_dim, config.num_resnet_blocks
     fans = [hidden if blocks else config.codebook_dim, *[hidden] * config.num_layers]
-    door = [nn.Conv2d(config.codebook_dim, hidden, 1)] if blocks else []
+    stem = [nn.Conv2d(config.codebook_dim, hidden, 1)] if blocks else []
     return nn.Sequential(
-        *door,
+        *stem,
         *(Block(hidden) for _ in range(blocks)),
         *(
             nn.Sequential(nn.ConvTranspose2d(fan, hidden, 4, stride=2, padding=1), nn.ReLU())

@@ -1,10 +1,10 @@
-"""The discrete VAE that OpenAI published beside DALL·E: one code for 8×8 pixels, 8,192 entries.
+"""The discrete VAE that OpenAI published with DALL·E: one code per 8×8 pixels, 8,192 entries.
 
-Layer 3. Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A. Its
-files `encoder.pkl` and `decoder.pkl` are pickled modules; only their tensors are taken.
+Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation" (arXiv:2102.12092), appendix A. The files
+`encoder.pkl` and `decoder.pkl` are pickled modules; only their tensors are read.
 
-Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D channels
-behind the codebook, K entries.
+Legend: B images, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D channels
+after the codebook, K entries.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from pipeline.models.codecs.base import (
     check_image_size,
     counted,
 )
-from pipeline.models.torch_files import Husk, read_torch_file, tensors_of
+from pipeline.models.torch_files import Placeholder, read_torch_file, tensors_of
 from pipeline.models.weights import fill
 
 _DOWNSAMPLING = 8
-_GROUPS = 4  # of blocks; three of them end in a change of size
-_MARGIN = 0.1  # pixels lie in [0.1, 0.9] inside: at 0 and 1 a logit-Laplace has no density
+_GROUPS = 4  # groups of blocks; all but the last end in a change of size
+_MARGIN = 0.1  # the network sees pixels in [0.1, 0.9]: a logit-Laplace has no density at 0 and 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenAIDVAEConfig:
     """Architecture of an `OpenAIDVAE`; the defaults are the published one.
 
-    `num_tokens`: entries of the codebook; `encoder_channels`, `decoder_channels`: of the finest group,
-    the coarsest has 8 times as many; `code_channels`: behind the codebook; `blocks`: of each of the 4
-    groups; `image_size`: pixels of a side.
+    `num_tokens`: entries of the codebook; `encoder_channels`, `decoder_channels`: channels of the finest
+    group, of which the coarsest has 8 times as many; `code_channels`: channels after the codebook;
+    `blocks`: per group; `image_size`: side in pixels.
     """
 
     num_tokens: int = counted(8192, high=MOST_TOKENS)
@@ -55,7 +55,7 @@ class OpenAIDVAEConfig:
 
 
 class Block(nn.Module):
-    """x + gain · four convolutions, of a quarter of the channels inside."""
+    """x + gain · four convolutions, with a quarter of the channels inside."""
 
     def __init__(self, fan_in: int, fan_out: int, *, kernels: Sequence[int], gain: float) -> None:
         super().__init__()
@@ -90,11 +90,14 @@ class OpenAIDVAE(Codec):
             kernels=(3, 3, 3, 1),
             resample=("pool", nn.MaxPool2d(2)),
         )
-        self._halves = (self.encoder[:-1], self.encoder[-1])  # in a tuple they get no second name
+        self._halves = (
+            self.encoder[:-1],
+            self.encoder[-1],
+        )  # a tuple, so that they aren't registered twice
         self.decoder = _network(
             nn.Conv2d(config.num_tokens, config.code_channels, 1),
             [config.code_channels, 8 * deep, 4 * deep, 2 * deep, deep],
-            6,  # a mean and a scale for each colour; the means are the picture
+            6,  # a mean and a scale per colour; the means are the image
             blocks=config.blocks,
             kernels=(1, 3, 3, 3),
             resample=("upsample", nn.Upsample(scale_factor=2, mode="nearest")),
@@ -128,17 +131,17 @@ class OpenAIDVAE(Codec):
 
     @property
     def trunk(self) -> nn.Module:
-        """The encoder up to its last convolution, which gives the logits."""
+        """The encoder without its last convolution, which computes the logits."""
         return self._halves[0]
 
     @property
     def widest_layer(self) -> int:
-        """Numbers of the first layer."""
+        """Activations of the first layer."""
         return self.config.encoder_channels * self.image_size**2
 
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        """Codes int64 [B, N] of images float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
         inner_BCHW = ((1 - 2 * _MARGIN) * images_BCHW + _MARGIN).contiguous(
             memory_format=torch.channels_last
@@ -147,7 +150,7 @@ class OpenAIDVAE(Codec):
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self._look_up(codes_BN.unflatten(1, self.grid))
         statistics_BCHW = self.decoder[1:](entries_BDRS)
@@ -155,7 +158,7 @@ class OpenAIDVAE(Codec):
         return ((inner_BCHW - _MARGIN) / (1 - 2 * _MARGIN)).clamp(0, 1)
 
     def _look_up(self, codes_BRS: Tensor) -> Tensor:
-        """The first layer on one-hot codes: columns of its weight [D, K, 1, 1]."""
+        """The first layer applied to one-hot codes: columns of its weight [D, K, 1, 1]."""
         first = self.decoder[0]
         assert isinstance(first, nn.Conv2d)
         assert first.bias is not None
@@ -170,10 +173,10 @@ def load_openai_dvae(
     image_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> OpenAIDVAE:
-    """The codec of `encoder.pkl` and `decoder.pkl`, ready to encode and decode on `device`.
+    """The codec of `encoder.pkl` and `decoder.pkl`, in eval mode on `device`.
 
-    Sizes are taken from the tensors. Raises ModelError for files that can't be read, do not fit each
-    other, or want to run code.
+    Sizes are taken from the tensors. Raises ModelError for files that can't be read, do not match each
+    other, or contain code.
     """
     weights = _read_half(encoder_path, "encoder") | _read_half(decoder_path, "decoder")
     complaint = f"{encoder_path} and {decoder_path} are not the two halves of OpenAI's discrete VAE"
@@ -190,7 +193,9 @@ def load_openai_dvae(
             image_size=image_size,
         )
     except (KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"{complaint}: tensor {error} is missing or has no such side.") from error
+        raise ModelError(
+            f"{complaint}: tensor {error} is missing or has too few dimensions."
+        ) from error
     codec = fill(
         lambda: OpenAIDVAE(config),
         weights,
@@ -201,7 +206,7 @@ def load_openai_dvae(
 
 
 def published_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under the names that OpenAI's modules have in dalle-pytorch's `OpenAIDiscreteVAE`."""
+    """Our tensors under their names in dalle-pytorch's `OpenAIDiscreteVAE`."""
     halves, endings = {"encoder": "enc", "decoder": "dec"}, {"weight": "w", "bias": "b"}
     named = {}
     for name, tensor in weights.items():
@@ -238,9 +243,9 @@ def _network(
 
 
 def _read_half(path: Path, half: str) -> dict[str, Tensor]:
-    """The tensors of a pickled module, `blocks.input.w` becoming `encoder.input.weight`."""
+    """The tensors of a pickled module, with `blocks.input.w` renamed to `encoder.input.weight`."""
     module = read_torch_file(path)
-    if not isinstance(module, Husk):
+    if not isinstance(module, Placeholder):
         raise ModelError(
             f"{path} holds a {type(module).__name__}, expected OpenAI's pickled {half}."
         )

@@ -1,7 +1,4 @@
-"""A codec's folder: codec.json (family, architecture, fingerprint) and codec.safetensors (weights).
-
-Layer 3.
-"""
+"""A codec's folder: codec.json (family, architecture, fingerprint) and codec.safetensors (weights)."""
 
 from __future__ import annotations
 
@@ -19,19 +16,19 @@ from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_bytes, write_json
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.families import FAMILIES
+from pipeline.models.description import parse_complete
 from pipeline.models.weights import fill, read_safetensors
-from pipeline.models.written import parse_written
 
 log = logging.getLogger(__name__)
 
 CODEC_JSON = "codec.json"
 CODEC_WEIGHTS = "codec.safetensors"
-_ADVICE = f"Put the codec's files back as they were; for one of a workspace: {REPAIR}"
+_ADVICE = f"Restore the codec's files; in a workspace: {REPAIR}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecDescription:
-    """What codec.json says; `architecture` are the fields of the family's config."""
+    """The contents of codec.json; `architecture` has the fields of the family's config."""
 
     kind: str
     architecture: Mapping[str, Any]
@@ -43,17 +40,17 @@ class CodecDescription:
 
 
 def save_codec(codec: Codec, folder: Path) -> None:
-    """Write both files of a codec; the same weights give the same bytes."""
+    """Write a codec's two files; the same weights produce the same bytes."""
     weights = {name: tensor.contiguous().cpu() for name, tensor in codec.state_dict().items()}
     write_bytes(folder / CODEC_WEIGHTS, safetensors.torch.save(weights))
     write_json(folder / CODEC_JSON, _facts(codec))
 
 
 def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
-    """Read the codec of `folder`, ready to encode and decode on `device`.
+    """Load the codec in `folder`, in eval mode on `device`.
 
-    Raises ModelError where files are missing, of an unknown family, do not fit each other, or have
-    another fingerprint than they were written with.
+    Raises ModelError if files are missing, of an unknown family, don't match each other, or don't have the
+    recorded fingerprint.
     """
     described = read_codec_json(folder)
     path = folder / CODEC_WEIGHTS
@@ -61,34 +58,34 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
         lambda: _build(described, folder),
         read_safetensors(path, _ADVICE),
         source=path,
-        complaint=f"{path} does not fit its {CODEC_JSON}",
+        complaint=f"{path} does not match its {CODEC_JSON}",
     )
     _check_facts(codec, described, folder)
     return codec.requires_grad_(False).eval().to(device)
 
 
 def find_codec(codecs: Path, fingerprint: str) -> Path:
-    """The folder in `codecs` of the codec with this fingerprint: the one that made some codes.
+    """The folder in `codecs` of the codec with this fingerprint.
 
-    Raises ModelError where none has it.
+    Raises ModelError if there is none.
     """
-    found = dict(_described(codecs))
-    for folder, said in found.items():
-        if said == fingerprint:
+    found = dict(_fingerprints(codecs))
+    for folder, other in found.items():
+        if other == fingerprint:
             return folder
-    there = ", ".join(f"{folder.name} ({said[:12]})" for folder, said in found.items()) or "none"
+    existing = ", ".join(f"{folder.name} ({other[:12]})" for folder, other in found.items())
     raise ModelError(
         f"The checkpoint was trained on codes of the codec {fingerprint[:12]}; the workspace has: "
-        f"{there}. Bring that codec back, or encode, shard and train again."
+        f"{existing or 'none'}. Restore that codec, or encode, shard and train again."
     )
 
 
 def read_codec_json(folder: Path) -> CodecDescription:
-    """What a codec's folder says of it. Raises ModelError where it says nothing, or something else."""
+    """Read a codec's codec.json. Raises ModelError if it is missing or invalid."""
     path = folder / CODEC_JSON
     if not path.exists():
         raise ModelError(
-            f"{path} is not there, so {folder} is not the folder of a codec. "
+            f"{path} does not exist, so {folder} is not a codec's folder. "
             "Run `pipeline train-codec`, or give another --codec."
         )
     try:
@@ -97,8 +94,8 @@ def read_codec_json(folder: Path) -> CodecDescription:
         raise ModelError(str(error)) from error
 
 
-def _described(codecs: Path) -> Iterator[tuple[Path, str]]:
-    """The codecs with their fingerprints; a damaged one doesn't hide the others."""
+def _fingerprints(codecs: Path) -> Iterator[tuple[Path, str]]:
+    """The codecs' folders and fingerprints; damaged ones are skipped with a warning."""
     for path in sorted(codecs.glob(f"*/{CODEC_JSON}")):
         try:
             yield path.parent, read_codec_json(path.parent).fingerprint
@@ -114,7 +111,7 @@ def _build(described: CodecDescription, folder: Path) -> Codec:
             f"{_ADVICE}"
         )
     try:
-        config = parse_written(
+        config = parse_complete(
             family.config,
             described.architecture,
             source=str(folder / CODEC_JSON),
@@ -127,13 +124,13 @@ def _build(described: CodecDescription, folder: Path) -> Codec:
 
 
 def _check_facts(codec: Codec, described: CodecDescription, folder: Path) -> None:
-    """What is said beside the architecture must be what comes of it."""
+    """Compare the other fields of codec.json with the codec that was built."""
     for name, value in _facts(codec).items():
-        said = getattr(described, name)
-        if name not in ("kind", "architecture") and said != value:
+        recorded = getattr(described, name)
+        if name not in ("kind", "architecture") and recorded != value:
             raise ModelError(
-                f"{folder} has the {name} {value}, its {CODEC_JSON} says {said}: a file was changed. "
-                f"{_ADVICE}"
+                f"{folder} has the {name} {value}, but its {CODEC_JSON} says {recorded}: a file was "
+                f"modified. {_ADVICE}"
             )
 
 

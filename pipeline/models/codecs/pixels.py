@@ -1,9 +1,9 @@
-"""From an image file to the square of pixels that a codec reads, and back.
+"""Preprocessing: from an image file to the square of pixels that a codec reads, and back.
 
-Floor 3. The road to pixels decides the codes as much as the weights do, so it is one function and has
-a name, which manifests record.
+The preprocessing affects the codes as much as the weights do, so it is a single function with a name that
+manifests record.
 
-Legend: B pictures, C = 3 colours, H = W pixels.
+Legend: B images, C = 3 colours, H = W pixels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from pipeline.core.image_decode import decode_image
 
-# What `read_square` does, for manifests; raise the number when its pixels change.
+# Names what `read_square` does, for manifests; raise the number when its pixels change.
 PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 2"
-_ZOOM = 1.1  # of the corners' image
+_ZOOM = 1.1  # scale of the image that corner crops are taken from
 _CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 _MIRRORED = "_flip"
-# What `--views` means: the names of an image's squares.
+# The crops of an image for each value of `--views`.
 VIEWS: Mapping[str, tuple[str, ...]] = {
     "center": ("center",),
     "flip": ("center", "flip"),
@@ -37,9 +37,9 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def read_square(data: bytes, side: int) -> Pixels:
-    """Decode an image file to uint8 [side, side, 3]: the shorter side resized to `side`, the middle cut.
+    """Decode an image file to uint8 [side, side, 3]: shorter side resized to `side`, centre crop.
 
-    The pixels are those of `raster.decode_image`, which dedupe hashed. Raises DecodeError.
+    It decodes with `image_decode.decode_image`, like dedupe. Raises DecodeError.
     """
     return square_pixels(Image.fromarray(decode_image(data).pixels_HWC), side)
 
@@ -80,15 +80,15 @@ def square_pixels(image: Image.Image, side: int) -> Pixels:
 
 
 def to_images(pixels_BHWC: Pixels, device: torch.device | str = "cpu") -> Tensor:
-    """Float32 [B, 3, H, W] in [0, 1] of uint8 [B, H, W, 3]; in channels_last layout, as it lies."""
+    """uint8 [B, H, W, 3] → float32 [B, 3, H, W] in [0, 1], in channels_last layout."""
     batch_BHWC = torch.from_numpy(pixels_BHWC)
-    if torch.device(device).type == "cuda":  # from pinned memory, while the device computes
+    if torch.device(device).type == "cuda":  # copied asynchronously from pinned memory
         batch_BHWC = batch_BHWC.pin_memory()
     images_BCHW = batch_BHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
     return images_BCHW.to(torch.float32) / 255
 
 
 def to_pixels(images_BCHW: Tensor) -> Pixels:
-    """uint8 [B, H, W, 3] of float [B, 3, H, W] in [0, 1], rounded."""
+    """float [B, 3, H, W] in [0, 1] → uint8 [B, H, W, 3], rounded."""
     rounded = (images_BCHW.detach().clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(rounded.permute(0, 2, 3, 1).cpu().numpy())

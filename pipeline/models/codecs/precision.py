@@ -1,4 +1,4 @@
-"""How precisely a codec encodes. Floor 3."""
+"""The precision that a codec encodes in."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
-    """The precision `name`, `fp32`, `tf32` or `bf16`; `auto` is bf16 on CUDA and fp32 elsewhere.
+    """Resolve `name` (`fp32`, `tf32`, `bf16` or `auto`); `auto` is bf16 on CUDA and fp32 elsewhere.
 
-    Raises ConfigError for one that the device does not have.
+    Raises ConfigError if the device does not support it.
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     if name == "tf32" and device.type != "cuda":
-        raise ConfigError("--precision tf32: only CUDA devices have it. Use fp32 or bf16.")
+        raise ConfigError("--precision tf32 is supported only on CUDA. Use fp32 or bf16.")
     return cast("Precision", name)
 
 
 def use_precision(codec: Codec, precision: Precision) -> None:
-    """Let the trunk of a codec compute in `precision` from now on; its weights are rounded to bf16.
+    """Make a codec's trunk compute in `precision`; bf16 rounds its weights in place.
 
-    Whether float32 may mean TF32 is a switch of all of torch.
+    Whether float32 may use TF32 is a global switch of torch.
     """
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -36,9 +36,9 @@ def use_precision(codec: Codec, precision: Precision) -> None:
 
 
 def use_huge_pages() -> None:
-    """Let torch ask for huge pages for large tensors on the CPU, unless the user says otherwise.
+    """Have torch use huge pages for large tensors on the CPU, unless the user has set otherwise.
 
-    A VQGAN's layers are 33 MB for a picture and freed at once; with pages of 4 kB, a fifth of the time
-    of an encoder went into getting them anew. Heeded if it comes before torch's first tensor.
+    A VQGAN's layers take 33 MB per image and are freed at once; with 4 kB pages, allocating them again took
+    a fifth of the encoder's time. Effective only before torch's first tensor.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

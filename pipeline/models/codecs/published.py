@@ -1,8 +1,8 @@
-"""Published third-party codecs by name, with the URLs of their files.
+"""Published third-party codecs by name, and the URLs of their files.
 
-URLs: README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
-github.com/lucidrains/DALLE-pytorch. No hash of these files is published, so that of the first download
-is recorded (see `models.published`).
+The URLs are from README.md of github.com/CompVis/taming-transformers and dalle_pytorch/vae.py of
+github.com/lucidrains/DALLE-pytorch. No hashes of these files are published, so the hash of the first
+download is recorded (see `models.published`).
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ PUBLISHED_CODECS: Mapping[str, PublishedCodec] = {
 def fetch_codec(name: str, cache: Path | None = None) -> tuple[Path, ...]:
     """The files of a published codec, downloaded once.
 
-    Raises ModelError where they can't be fetched or have changed.
+    Raises ModelError if they can't be downloaded or their hashes have changed.
     """
     return tuple(fetch_published(file, cache) for file in PUBLISHED_CODECS[name].files)

@@ -1,4 +1,4 @@
-"""Codes back to pixels, and how far those are from the original.
+"""Reconstruct images from codes, and measure the error.
 
 Legend: B images, H W pixels, N codes of an image.
 """
@@ -14,9 +14,9 @@ from pipeline.models.codecs.pixels import Pixels, to_pixels
 
 
 def reconstruct(codec: Codec, codes_BN: npt.NDArray[np.integer]) -> Pixels:
-    """The pictures uint8 [B, H, W, 3] that `codec` makes of codes, on the device it is on.
+    """Decode codes to images uint8 [B, H, W, 3], on the codec's device.
 
-    Raises ModelError for another number of codes than its grid, or codes beyond its codebook.
+    Raises ModelError for a number of codes that doesn't match its grid, or codes outside its codebook.
     """
     device = codec.device
     codes = torch.from_numpy(codes_BN.astype(np.int64)).to(device)
@@ -25,7 +25,7 @@ def reconstruct(codec: Codec, codes_BN: npt.NDArray[np.integer]) -> Pixels:
 
 
 def psnr(original_BHWC: Pixels, decoded_BHWC: Pixels) -> list[float]:
-    """Peak signal-to-noise ratio of each image in dB, at most 60 (no difference would be infinite)."""
+    """Peak signal-to-noise ratio of each image in dB, capped at 60 (identical images would be infinite)."""
     error_BHWC = original_BHWC.astype(np.float64) - decoded_BHWC.astype(np.float64)
     mean_squares_B = np.square(error_BHWC).mean(axis=(1, 2, 3))
     return [min(60.0, 10 * float(np.log10(255**2 / max(mean, 1e-9)))) for mean in mean_squares_B]

@@ -1,12 +1,12 @@
-"""Our own small codec: a codebook of patches, found by statistics, refined by convolutions (VQ-VAE).
+"""Our own small codec: a VQ-VAE initialised from the principal components of image patches.
 
-Layer 3. van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937), with
-a linear path beside the convolutions at both ends: a patch of 16×16 pixels ⇄ its principal components.
-`pipeline.train_codec` sets that path and the codebook from the images before the first step, so that
-the convolutions, which start at zero, only learn what is left: what neighbours say about a patch.
+van den Oord et al. 2017, "Neural Discrete Representation Learning" (arXiv:1711.00937), with a linear path
+beside the convolutions of encoder and decoder: a patch of 16×16 pixels ⇄ its principal components.
+`pipeline.train_codec` sets that path and the codebook from the images before the first step. The
+convolutions start at zero and learn only the rest: what neighbouring patches tell about a patch.
 
-Legend: B pictures, C colours or channels, H W pixels, R S rows and columns of the grid, N = R·S codes,
-D numbers of a codebook entry, K entries, X patches, P = 768 numbers of a patch.
+Legend: B images, C colours or channels, H W pixels, R S rows and columns of the grid, N = R·S codes,
+D width of a codebook entry, K entries, X patches, P = 768 values of a patch.
 """
 
 from __future__ import annotations
@@ -28,20 +28,18 @@ from pipeline.models.codecs.base import (
     counted,
 )
 
-_DOWNSAMPLING = 16  # pixels of a code's side
-_DOOR = (
-    8  # pixels of the patches that the convolutions see: at full size they would cost 30 times more
-)
-_CENTRE = 0.5  # pictures are shifted to be centred on zero
+_DOWNSAMPLING = 16  # side of a code, in pixels
+_STEM = 8  # stride of the first convolution: at full size the convolutions would cost 30 times more
+_CENTRE = 0.5  # subtracted from pixels to centre them on zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQConfig:
     """Architecture of a `VQCodec`.
 
-    `image_size`: pixels of a side; `num_tokens` and `code_dim`: entries of the codebook and numbers of
-    each; `channels`: of the finer of the two levels, the coarser has half as many more;
-    `deep_encoder`: whether the encoder has convolutions beside its linear path.
+    `image_size`: side in pixels; `num_tokens` and `code_dim`: entries of the codebook and their width;
+    `channels`: of the finer of the two levels, the coarser has 1.5 times as many; `deep_encoder`: whether
+    the encoder has convolutions beside its linear path.
     """
 
     image_size: int = counted(128, high=LARGEST_IMAGE)
@@ -52,7 +50,7 @@ class VQConfig:
 
 
 class ResidualBlock(nn.Module):
-    """x + 1×1(relu(3×3(norm(x)))), nothing at first: the last convolution starts at zero."""
+    """x + 1×1(relu(3×3(norm(x)))); the identity at first, as the last convolution starts at zero."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -69,7 +67,7 @@ class ResidualBlock(nn.Module):
 class VQCodec(Codec):
     """Encoder, codebook and decoder; see `Codec` for the interface.
 
-    Raises ModelError where the image size is no multiple of the downsampling.
+    Raises ModelError if the image size is not a multiple of the downsampling.
     """
 
     codebook_KD: Tensor
@@ -119,24 +117,24 @@ class VQCodec(Codec):
 
     @property
     def widest_layer(self) -> int:
-        """Numbers of the picture, or of the finer level where that is wider."""
-        return max(3, self.config.channels // _DOOR**2) * self.image_size**2
+        """Values of the image, or activations of the finer level if that is wider."""
+        return max(3, self.config.channels // _STEM**2) * self.image_size**2
 
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        """Codes int64 [B, N] of images float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
         with torch.no_grad():
             return self.nearest(self.encode_latents(images_BCHW)).flatten(1)
 
     def decode(self, codes_BN: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         with torch.no_grad():
             latents_BDRS = self.look_up(codes_BN.unflatten(1, self.grid))
             return self.decode_latents(latents_BDRS).clamp(0, 1)
 
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:
-        """What the codebook is to come close to, float32 [B, D, R, S]."""
+        """The latents before quantisation, float32 [B, D, R, S]."""
         centred_BCHW = images_BCHW - _CENTRE
         latents_BDRS: Tensor = self.patch_encoder(centred_BCHW)
         if self.encoder is None:
@@ -144,15 +142,16 @@ class VQCodec(Codec):
         return latents_BDRS + self.through_trunk(centred_BCHW)
 
     def decode_latents(self, latents_BDRS: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W], not yet clamped to [0, 1]."""
+        """Images float32 [B, 3, H, W], not yet clamped to [0, 1]."""
         images_BCHW: Tensor = self.patch_decoder(latents_BDRS) + self.decoder(latents_BDRS)
         return images_BCHW + _CENTRE
 
     @torch.no_grad()
     def set_patches(self, batches: Iterable[Tensor]) -> None:
-        """Set the linear path to the first D principal components of the patches of pictures [B, 3, H, W].
+        """Set the linear path to the first D principal components of the patches of images [B, 3, H, W].
 
-        One scale for all: latents are of unit size on average, and their distances are those of pixels.
+        All components share one scale, so latents have unit variance on average and their distances are
+        proportional to those of pixels.
         """
         side, dim = _DOWNSAMPLING, self.config.code_dim
         moment_PP = self.codebook_KD.new_zeros((3 * side**2,) * 2, dtype=torch.float64)
@@ -186,7 +185,7 @@ def nearest_entry(latents_BDRS: Tensor, codebook_KD: Tensor) -> Tensor:
 def _build_encoder(config: VQConfig) -> nn.Sequential:
     fine, coarse = config.channels, config.channels * 3 // 2
     return nn.Sequential(
-        nn.Conv2d(3, fine, _DOOR, stride=_DOOR),
+        nn.Conv2d(3, fine, _STEM, stride=_STEM),
         ResidualBlock(fine),
         nn.Conv2d(fine, coarse, 2, stride=2),
         ResidualBlock(coarse),
@@ -203,12 +202,12 @@ def _build_decoder(config: VQConfig) -> nn.Sequential:
         ResidualBlock(fine),
         nn.GroupNorm(1, fine),
         nn.ReLU(),
-        _zeroed(nn.ConvTranspose2d(fine, 3, _DOOR, stride=_DOOR)),
+        _zeroed(nn.ConvTranspose2d(fine, 3, _STEM, stride=_STEM)),
     )
 
 
 def _zeroed(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
-    """The layer with all its parameters zero: a path that says nothing at first."""
+    """The layer with all parameters set to zero, so that its path contributes nothing at first."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

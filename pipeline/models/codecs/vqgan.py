@@ -1,9 +1,9 @@
-"""The codec of taming-transformers: VQGAN with a codebook of nearest entries, or one of Gumbel logits.
+"""The codec of taming-transformers: VQGAN with a nearest-entry or a Gumbel codebook.
 
-Layer 3. Esser, Rombach, Ommer 2021 (arXiv:2012.09841). `vqgan_files` reads the published files.
+Esser, Rombach, Ommer 2021 (arXiv:2012.09841). `vqgan_files` reads the published files.
 
-Legend: B pictures, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D numbers
-of a codebook entry, K entries, X = B·N latents.
+Legend: B images, C = 3 colours, H W pixels, R S rows and columns of the grid, N = R·S codes, D width of a
+codebook entry, K entries, X = B·N latents.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from pipeline.models.codecs.base import (
 from pipeline.models.codecs.vqgan_network import GROUPS, Decoder, Encoder
 
 _MOST_LEVELS = 12
-_SEARCHED_TOGETHER = 2048  # latents: their distances to 16,384 entries are 134 MB
+_SEARCH_ROWS = 2048  # latents per chunk: their distances to 16,384 entries take 134 MB
 
 
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
-    """Architecture of a `VQGAN`, and in brackets what a published YAML calls it.
+    """Architecture of a `VQGAN`; in brackets the names in published YAML files.
 
     `gumbel`: whether codes are the greatest logits (`GumbelVQ`) or the nearest entries (`VQModel`);
-    `num_tokens`, `code_dim`: entries of the codebook and numbers of each (n_embed, embed_dim);
-    `channels`, `multipliers`: of the convolutions, and of each level (ch, ch_mult); `blocks`: residual
-    blocks of a level (num_res_blocks); `attention_sizes`: of the levels with attention, in pixels of a
-    side at the training size (attn_resolutions, resolution); `latents`: channels before the codebook
-    (z_channels); `convolve`: whether levels are joined by convolutions (resamp_with_conv);
-    `image_size`: pixels of a side.
+    `num_tokens`, `code_dim`: entries of the codebook and their width (n_embed, embed_dim); `channels`,
+    `multipliers`: base channels, and their multiple per level (ch, ch_mult); `blocks`: residual blocks per
+    level (num_res_blocks); `attention_sizes`, `training_size`: which levels have attention, as their side
+    in pixels at the training size (attn_resolutions, resolution); `latents`: channels before the codebook
+    (z_channels); `convolve`: whether resampling has a convolution (resamp_with_conv); `image_size`: side in
+    pixels.
     """
 
     gumbel: bool = False
@@ -58,44 +58,44 @@ class VQGANConfig:
     def __post_init__(self) -> None:
         if not 1 <= len(self.multipliers) <= _MOST_LEVELS:
             raise ModelError(
-                f"multipliers are {len(self.multipliers)} levels, expected 1 to {_MOST_LEVELS}."
+                f"multipliers has {len(self.multipliers)} levels, expected 1 to {_MOST_LEVELS}."
             )
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a code's side: each level but the last halves."""
+        """Side of a code, in pixels: each level but the last halves the size."""
         return 1 << (len(self.multipliers) - 1)
 
 
 class NearestEntries(nn.Module):
-    """The codebook of a `VQModel`: a latent becomes the entry at the least distance."""
+    """The codebook of a `VQModel`: each latent is replaced by the nearest entry."""
 
     def __init__(self, num_tokens: int, code_dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_tokens, code_dim)
 
     def codes(self, latents_BDRS: Tensor) -> Tensor:
-        """Codes int64 [B, R, S], of equal distances the first; |z|², the same for all, is left out."""
+        """Codes int64 [B, R, S], the first on ties; |z|² is the same for all entries and left out."""
         entries_KD = self.embedding.weight
         latents_BRSD = latents_BDRS.permute(0, 2, 3, 1)
         latents_XD = latents_BRSD.reshape(-1, entries_KD.shape[1])
         norms_K = entries_KD.square().sum(1)
         codes = [
             torch.addmm(norms_K, part_XD, entries_KD.T, alpha=-2).argmin(1)
-            for part_XD in latents_XD.split(_SEARCHED_TOGETHER)
+            for part_XD in latents_XD.split(_SEARCH_ROWS)
         ]
         return torch.cat(codes).view(latents_BRSD.shape[:3])
 
     def entries(self, codes_BN: Tensor) -> Tensor:
-        """Float32 [B, N, D]."""
+        """The codes' entries, float32 [B, N, D]."""
         return self.embedding(codes_BN)
 
 
 class GumbelEntries(nn.Module):
-    """The codebook of a `GumbelVQ`: a latent has a logit for each entry; the greatest wins.
+    """The codebook of a `GumbelVQ`: a logit for each entry, of which the greatest wins.
 
-    The reference draws from the logits even when it encodes, so its codes differ from call to call;
-    these are the most probable ones, what it gives with the noise left out.
+    The reference samples from the logits even when encoding, so its codes differ from call to call. Here
+    they are the most probable ones, the reference's result without noise.
     """
 
     def __init__(self, num_tokens: int, code_dim: int, latents: int) -> None:
@@ -108,14 +108,14 @@ class GumbelEntries(nn.Module):
         return self.proj(latents_BDRS).argmax(1)
 
     def entries(self, codes_BN: Tensor) -> Tensor:
-        """Float32 [B, N, D]."""
+        """The codes' entries, float32 [B, N, D]."""
         return self.embed(codes_BN)
 
 
 class VQGAN(Codec):
     """Encoder, codebook and decoder; see `Codec` for the interface.
 
-    Raises ModelError for a config of which no network can be built.
+    Raises ModelError for an invalid config.
     """
 
     def __init__(self, config: VQGANConfig) -> None:
@@ -169,31 +169,31 @@ class VQGAN(Codec):
 
     @property
     def trunk(self) -> nn.Module:
-        """All of the encoder: the 1×1 convolution behind it stays in float32."""
+        """The encoder; the 1×1 convolution after it stays in float32."""
         return self.encoder
 
     @property
     def widest_layer(self) -> int:
-        """Numbers of the finest level, or of another one where that is wider."""
+        """Activations of the widest level, mostly the finest one."""
         widths = [m >> (2 * level) for level, m in enumerate(self.config.multipliers)]
         return self.config.channels * max(1, *widths) * self.image_size**2
 
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor) -> Tensor:
-        """Codes int64 [B, N] of pictures float32 [B, 3, H, W] in [0, 1]."""
+        """Codes int64 [B, N] of images float32 [B, 3, H, W] in [0, 1]."""
         self.check_images(images_BCHW)
         return self.quantize.codes(self.encode_latents(images_BCHW)).flatten(1)
 
     @torch.no_grad()
     def decode(self, codes_BN: Tensor) -> Tensor:
-        """Pictures float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
+        """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self.quantize.entries(codes_BN).transpose(1, 2).unflatten(2, self.grid)
         images_BCHW = self.decoder(self.post_quant_conv(entries_BDRS))
         return (images_BCHW.clamp(-1, 1) + 1) / 2
 
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:
-        """What the codebook is asked about, float32 [B, D, R, S]."""
+        """The latents before quantisation, float32 [B, D, R, S]."""
         centred_BCHW = (2 * images_BCHW - 1).contiguous(memory_format=torch.channels_last)
         return self.quant_conv(self.through_trunk(centred_BCHW))
 

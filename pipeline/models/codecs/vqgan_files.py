@@ -1,7 +1,7 @@
-"""Read the two files of a published VQGAN: a YAML of its architecture, a checkpoint of its weights.
+"""Read the two files of a published VQGAN: its architecture as YAML, and its checkpoint.
 
-Layer 3. Format: taming-transformers' configs/*.yaml (`model: {target, params}`), and the checkpoint of
-PyTorch Lightning, whose `state_dict` holds the codec and, under `loss.`, the critics of its training.
+Format: taming-transformers' configs/*.yaml (`model: {target, params}`), and a PyTorch Lightning checkpoint
+whose `state_dict` holds the codec and, under `loss.`, the critic of its training.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipeline.models.codecs.base import LARGEST_IMAGE, MOST_TOKENS
 from pipeline.models.codecs.vqgan import VQGAN, VQGANConfig
 from pipeline.models.description import Description
 from pipeline.models.torch_files import read_torch_file
-from pipeline.models.weights import fill, tensors_in, without_prefix
+from pipeline.models.weights import fill, strip_prefix, tensors_in
 from pipeline.models.yaml_files import read_yaml
 
-# Whether codes are the greatest logits, by the last word of `target`. The others have one network and
-# one way to codes; what differs is how they were trained, or what latent diffusion asks of them.
+# Whether the codebook is a Gumbel one, by the last part of `target`. All others share one network and one
+# codebook; they differ only in training or in their use by latent diffusion.
 _GUMBEL = {
     "VQModel": False,
     "VQModelInterface": False,
@@ -30,7 +30,7 @@ _GUMBEL = {
     "EMAVQ": False,
     "GumbelVQ": True,
 }
-# What the network is built without; each changes what it gives.
+# Features that are not implemented; each would change the output.
 _ONLY = {
     "double_z": False,
     "give_pre_end": False,
@@ -50,27 +50,27 @@ def load_vqgan(
     image_size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> VQGAN:
-    """The codec of a published pair of files, ready to encode and decode on `device`.
+    """The codec of a published pair of files, in eval mode on `device`.
 
-    `image_size`: pixels of a side; by default the `resolution` that it was trained with. Raises
-    ModelError for files that can't be read, do not fit each other, or want to run code.
+    `image_size`: side in pixels (default: the `resolution` it was trained with). Raises ModelError for
+    files that can't be read, do not match each other, or contain code.
     """
     config = read_vqgan_config(config_path, image_size=image_size)
     codec = fill(
         lambda: VQGAN(config),
         read_vqgan_weights(checkpoint_path),
         source=checkpoint_path,
-        complaint=f"{checkpoint_path} does not fit {config_path}",
+        complaint=f"{checkpoint_path} does not match {config_path}",
         extras="ignore",
     )
     return codec.requires_grad_(False).eval().to(device)
 
 
 def read_vqgan_config(path: Path, *, image_size: int | None = None) -> VQGANConfig:
-    """The architecture that a YAML describes.
+    """The architecture in a YAML file.
 
-    `dropout` and unknown keys of `ddconfig` play no part, as in the reference. Raises ModelError for
-    another kind of model, and keys that are missing or of another type.
+    `dropout` and unknown keys of `ddconfig` are ignored, as in the reference. Raises ModelError for another
+    kind of model, and for keys that are missing or have the wrong type.
     """
     model = Description.of(read_yaml(path), path, "", _ADVICE).table("model")
     target = str(model.values.get("target")).rpartition(".")[2]
@@ -98,16 +98,16 @@ def read_vqgan_config(path: Path, *, image_size: int | None = None) -> VQGANConf
 
 
 def read_vqgan_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint of PyTorch Lightning, those of its critics among them.
+    """The tensors of a PyTorch Lightning checkpoint, including the critic's.
 
-    Raises ModelError for a file that can't be read or has none.
+    Raises ModelError for a file that can't be read or is not a VQGAN's.
     """
     checkpoint: Any = read_torch_file(path)
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
-    tensors = without_prefix(tensors_in(state, str(path)), _ANCHOR, str(path))
+    tensors = strip_prefix(tensors_in(state, str(path)), _ANCHOR, str(path))
     if _ANCHOR not in tensors:
         raise ModelError(
-            f"{path} holds no `state_dict` of a VQGAN: it has no {_ANCHOR}. Expected the .ckpt of PyTorch "
-            "Lightning that belongs to the YAML."
+            f"{path} has no `state_dict` of a VQGAN: {_ANCHOR} is missing. Expected the PyTorch Lightning "
+            ".ckpt that belongs to the YAML."
         )
     return tensors

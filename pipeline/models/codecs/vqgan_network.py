@@ -1,9 +1,9 @@
 """The convolutional network of a VQGAN: an encoder to latents and a decoder back.
 
-Floor 3. Esser, Rombach, Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis"
-(arXiv:2012.09841); the modules bear the names that its published checkpoints have for their tensors.
+Esser, Rombach, Ommer 2021, "Taming Transformers for High-Resolution Image Synthesis" (arXiv:2012.09841).
+Modules are named as in the published checkpoints.
 
-Legend: B pictures, C channels, H W pixels of a level, X = H·W.
+Legend: B images, C channels, H W pixels of a level, X = H·W.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUPS = 32  # of each normalisation: numbers of channels are multiples of it
+GROUPS = 32  # of every group norm; channels are multiples of it
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -21,12 +21,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _activate(norm: nn.Module, x_BCHW: Tensor) -> Tensor:
-    """silu(norm(x)), in the memory of what the norm gave."""
+    """silu(norm(x)), in place on the norm's output."""
     return F.silu(norm(x_BCHW), inplace=True)
 
 
 class ResidualBlock(nn.Module):
-    """x + two convolutions of it; x through a 1×1 convolution where the channels change."""
+    """x + two convolutions of it; x passes a 1×1 convolution if the channels change."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """x + what each place gathers from all places, with one head."""
+    """x + single-head self-attention over all positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class Middle(nn.Module):
-    """What stands at the smallest size of both networks."""
+    """The blocks at the coarsest level of encoder and decoder."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one size, each followed by attention where the level `attends`."""
+    """Residual blocks at one size, each followed by attention if `attends` is set."""
 
     def __init__(self, fan_in: int, fan_out: int, *, blocks: int, attends: bool) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Level(nn.Module):
 
 
 class DownLevel(Level):
-    """A level and the way to the next coarser one; none after the coarsest."""
+    """A level and the downsampling to the next coarser one; none after the coarsest."""
 
     def __init__(
         self, fan_in: int, fan_out: int, *, blocks: int, attends: bool, downsample: nn.Module
@@ -107,7 +107,7 @@ class DownLevel(Level):
 
 
 class UpLevel(Level):
-    """A level and the way to the next finer one; none after the finest."""
+    """A level and the upsampling to the next finer one; none after the finest."""
 
     def __init__(
         self, fan_in: int, fan_out: int, *, blocks: int, attends: bool, upsample: nn.Module
@@ -121,7 +121,7 @@ class UpLevel(Level):
 
 
 class Downsample(nn.Module):
-    """Half the height and width."""
+    """Halve height and width."""
 
     def __init__(self, channels: int, *, convolve: bool) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width."""
+    """Double height and width."""
 
     def __init__(self, channels: int, *, convolve: bool) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Upsample(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures [B, 3, H, W] in [-1, 1] → latents [B, `latents`, H / f, W / f], f = 2^(levels - 1).
+    """Images [B, 3, H, W] in [-1, 1] → latents [B, `latents`, H / f, W / f], f = 2^(levels - 1).
 
     `widths`: channels of each level, from the finest; `attends`: whether the level has attention;
     `first`: channels before the first level.
@@ -169,9 +169,9 @@ class Encoder(nn.Module):
         fan_in = first
         for index, width in enumerate(widths):
             last = index == len(widths) - 1
-            way = nn.Identity() if last else Downsample(width, convolve=convolve)
+            resample = nn.Identity() if last else Downsample(width, convolve=convolve)
             self.down.append(
-                DownLevel(fan_in, width, blocks=blocks, attends=attends[index], downsample=way)
+                DownLevel(fan_in, width, blocks=blocks, attends=attends[index], downsample=resample)
             )
             fan_in = width
         self.mid = Middle(fan_in)
@@ -187,7 +187,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, `latents`, R, S] → pictures [B, 3, R·f, S·f] around [-1, 1]; see `Encoder`."""
+    """Latents [B, `latents`, R, S] → images [B, 3, R·f, S·f] around [-1, 1]; see `Encoder`."""
 
     def __init__(
         self,
@@ -201,18 +201,18 @@ class Decoder(nn.Module):
         super().__init__()
         self.conv_in = nn.Conv2d(latents, widths[-1], 3, padding=1)
         self.mid = Middle(widths[-1])
-        self.up = nn.ModuleList()  # from the finest level, though it comes last
+        self.up = nn.ModuleList()  # indexed from the finest level, although that runs last
         for index, width in enumerate(widths):
             fan_in = widths[min(index + 1, len(widths) - 1)]
-            way = Upsample(width, convolve=convolve) if index else nn.Identity()
+            resample = Upsample(width, convolve=convolve) if index else nn.Identity()
             self.up.append(
-                UpLevel(fan_in, width, blocks=blocks + 1, attends=attends[index], upsample=way)
+                UpLevel(fan_in, width, blocks=blocks + 1, attends=attends[index], upsample=resample)
             )
         self.norm_out = _norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, latents_BCHW: Tensor) -> Tensor:
-        """Pictures float32, not clamped."""
+        """Images float32, not clamped."""
         x_BCHW = self.mid(self.conv_in(latents_BCHW))
         for level in reversed(self.up):
             x_BCHW = level(x_BCHW)

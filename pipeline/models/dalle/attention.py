@@ -1,4 +1,4 @@
-"""Causal attention under a mask, its cache of keys and values. Floor 3.
+"""Masked causal attention, and its key-value cache.
 
 Names of the parameters follow DALLE-pytorch's `attention.py` (version 1.6.6).
 
@@ -21,7 +21,7 @@ from pipeline.models.dalle.feed_forward import Dropout
 from pipeline.models.dalle.linear import Linear
 from pipeline.models.dalle.rotary import rotate
 
-# Queries that look at the same stretch of keys: fewer keys for the first ones against fewer calls.
+# Queries per call: larger chunks mean fewer calls, but more keys that the first queries can't see.
 MASKED_ROWS = 256
 
 Turn = tuple[Tensor, Tensor]
@@ -29,10 +29,10 @@ Turn = tuple[Tensor, Tensor]
 
 @dataclass
 class KeyValueCache:
-    """What the layers keep of the positions seen so far, with room for `max_length`.
+    """The state that layers keep of the positions so far, with room for `max_length`.
 
-    Keys and values are BHSK, one of each a layer; `rows` BSC are what token shift takes from, two a
-    layer, none without it.
+    Keys and values are BHSK, one of each per layer; `rows` BSC are the inputs of token shift, two per layer,
+    none without it.
     """
 
     max_length: int
@@ -42,9 +42,9 @@ class KeyValueCache:
     length: int = 0
 
     def extend(self, layer: int, key_BHLK: Tensor, value_BHLK: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new positions; return all of its positions so far.
+        """Store a layer's new positions; returns all of its positions so far.
 
-        `length` moves on once a step, after the last layer.
+        `length` is advanced once per step, after the last layer.
         """
         end = self.length + key_BHLK.shape[2]
         self.keys[layer][:, :, self.length : end] = key_BHLK
@@ -52,13 +52,13 @@ class KeyValueCache:
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def extend_rows(self, branch: int, new_BLC: Tensor) -> Tensor:
-        """Store what token shift takes from; return it for all positions, after a row of zeros."""
+        """Store new inputs of token shift; returns those of all positions, after a row of zeros."""
         end = self.length + new_BLC.shape[1] + 1
         self.rows[branch][:, self.length + 1 : end] = new_BLC
         return self.rows[branch][:, :end]
 
     def select(self, samples: Tensor) -> KeyValueCache:
-        """A cache of its own for each of `samples` (int64 indices, repeats allowed)."""
+        """A copy of the cache for `samples` (int64 indices, repeats allowed)."""
         keys, values, rows = (
             [tensor.index_select(0, samples) for tensor in tensors]
             for tensors in (self.keys, self.values, self.rows)
@@ -67,7 +67,7 @@ class KeyValueCache:
 
 
 class Pattern(nn.Module):
-    """Which positions one kind of attention looks at."""
+    """The positions that one kind of attention attends to."""
 
     mask_LL: Tensor | None
 
@@ -78,7 +78,7 @@ class Pattern(nn.Module):
         self.register_buffer("mask_LL", mask, persistent=False)
 
     def attend(self, query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:
-        """Mix the values for queries that are the last of all positions so far."""
+        """Attention output for queries that are the last of all positions so far."""
         start, end = key_BHSK.shape[2] - query_BHLK.shape[2], key_BHSK.shape[2]
         if fits_blocks(query_BHLK, key_BHSK):
             mask = None if end <= self.prefix else self.mask_LL
@@ -105,7 +105,7 @@ class Pattern(nn.Module):
         )
 
     def _mask(self, start: int, end: int, device: torch.device) -> Tensor | None:
-        """Rows `start` to `end` of the mask; None where they see all."""
+        """Rows `start` to `end` of the mask; None if they see everything."""
         if self.mask_LL is not None:
             return self.mask_LL[start:end, :end]
         if end - start == 1:
@@ -114,7 +114,7 @@ class Pattern(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention; its weights may serve several layers."""
+    """Multi-head attention; several layers may share its weights."""
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Attention(nn.Module):
         cache: KeyValueCache | None,
         layer: int,
     ) -> Tensor:
-        """Mix positions. With a cache, `x_BLD` holds the new ones, which follow those of the cache."""
+        """Attend over the positions. With a cache, `x_BLD` holds only the new ones."""
         query_BHLK, key_BHLK, value_BHLK = (
             part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part_BLD in self.to_qkv.chunks(x_BLD, 3)

@@ -1,9 +1,9 @@
-"""What each position may look at, for every kind of attention. Floor 3.
+"""Attention masks: the positions that each position may attend to, for every kind of attention.
 
-Text looks at all text before it. An image code looks at all text (and BOS) and, of the image, at what
-its kind says, never later than itself: `axial_row` its row, `axial_col` its column, `conv_like` a square
-of KERNEL × KERNEL codes that ends in itself. Source: DALLE-pytorch's `attention.py`, versions 1.5.0 to
-1.6.6; before, the square of `conv_like` lay around the code (`conv_centred`).
+Text attends to all text before it. An image code attends to BOS, all text, and earlier codes depending on
+the kind: `axial_row` its row, `axial_col` its column, `conv_like` a square of KERNEL × KERNEL codes that
+ends at the code. Source: DALLE-pytorch's `attention.py`, versions 1.5.0 to 1.6.6; in earlier versions the
+square of `conv_like` was centred on the code (`conv_centred`).
 
 Shapes: L positions (BOS, text, image without its last code), N image codes.
 """
@@ -20,7 +20,7 @@ KERNEL = 5
 
 
 def attention_mask(kind: AttentionType, config: DalleConfig) -> Tensor | None:
-    """bool [L, L], true where row may look at column; None for `full`: all that is not later."""
+    """bool [L, L], true where the row may attend to the column; None for `full`, plain causal attention."""
     if kind == "full":
         return None
     if kind == "sparse":
@@ -33,7 +33,7 @@ def attention_mask(kind: AttentionType, config: DalleConfig) -> Tensor | None:
 
 
 def _image_mask(kind: AttentionType, config: DalleConfig) -> Tensor:
-    """bool [N, N]: which codes see which, later ones included."""
+    """bool [N, N]: the pattern among codes, before later ones are masked."""
     positions = torch.arange(config.image_seq_len)
     rows, columns = positions // config.image_fmap_size, positions % config.image_fmap_size
     down_NN, right_NN = rows[:, None] - rows, columns[:, None] - columns
@@ -47,6 +47,6 @@ def _image_mask(kind: AttentionType, config: DalleConfig) -> Tensor:
 
 
 def causal_prefix(mask_LL: Tensor) -> int:
-    """How many positions from the start see all that is before them."""
+    """The number of leading positions that see everything before them."""
     whole_L = mask_LL.sum(dim=1) == torch.arange(1, len(mask_LL) + 1)
     return int(whole_L.long().cumprod(0).sum())

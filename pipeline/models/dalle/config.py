@@ -1,4 +1,4 @@
-"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6. Layer 3."""
+"""Hyper-parameters of a DALL·E, named as in DALLE-pytorch 1.6.6."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ def _share() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DalleConfig:
-    """What makes a model, whatever its weights.
+    """A model's architecture.
 
-    `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the positions' own
-    padding ids. The image is `image_fmap_size` × `image_fmap_size` codes. `attn_types` and the shared
-    ids go round in a cycle over the layers; layers of the same id share their weights. Dropouts are
-    shares of 0..1. `sparse_layout` is what all `sparse` layers look at (`sparse_layout.py`); where none
-    is given, the one of seed 0. `conv_centred` is `conv_like` of versions before 1.5.0. Raises ModelError
-    for values that make no model.
+    `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the padding ids of each
+    position. The image is `image_fmap_size` × `image_fmap_size` codes. The layers cycle through
+    `attn_types` and the shared ids; layers with the same id share their weights. Dropouts are in 0..1.
+    `sparse_layout` is the layout of all `sparse` layers (`sparse_layout.py`; default: drawn with seed 0).
+    `conv_centred` selects `conv_like` as before 1.5.0. Raises ModelError for invalid values.
     """
 
     dim: int = _count(high=1 << 16)
@@ -66,11 +65,11 @@ class DalleConfig:
         unknown = [kind for kind in self.attn_types if kind not in ATTENTION_TYPES]
         if unknown or not self.attn_types:
             raise ModelError(
-                f"attn_types is {list(self.attn_types)}; each is one of {', '.join(ATTENTION_TYPES)}."
+                f"attn_types is {list(self.attn_types)}; each must be one of {', '.join(ATTENTION_TYPES)}."
             )
         if self.shared_attn_ids == () or self.shared_ff_ids == ():
             raise ModelError(
-                "shared_attn_ids and shared_ff_ids name a layer at least, or are None."
+                "shared_attn_ids and shared_ff_ids must have at least one id, or be None."
             )
         self._check_positions()
         self._check_shared_types()
@@ -78,9 +77,9 @@ class DalleConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
-        """The inverse of `as_dict`, also after JSON has made lists of the tuples.
+        """The inverse of `as_dict`; accepts lists in place of tuples, as JSON has them.
 
-        Raises ModelError for a name that is unknown or missing.
+        Raises ModelError for unknown or missing names.
         """
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
@@ -96,7 +95,7 @@ class DalleConfig:
 
     @property
     def image_seq_len(self) -> int:
-        """Codes an image."""
+        """Codes per image."""
         return self.image_fmap_size**2
 
     @property
@@ -121,12 +120,12 @@ class DalleConfig:
 
     @property
     def layer_attn_ids(self) -> tuple[LayerId, ...]:
-        """Which attention's weights each layer uses."""
+        """The id of each layer's attention weights."""
         return self._spread(self.shared_attn_ids)
 
     @property
     def layer_ff_ids(self) -> tuple[LayerId, ...]:
-        """Which feed-forward's weights each layer uses."""
+        """The id of each layer's feed-forward weights."""
         return self._spread(self.shared_ff_ids)
 
     def _spread(self, ids: tuple[LayerId, ...] | None) -> tuple[LayerId, ...]:
@@ -136,7 +135,7 @@ class DalleConfig:
         if self.total_seq_len > MOST_POSITIONS:
             raise ModelError(
                 f"text_seq_len {self.text_seq_len} and image_fmap_size {self.image_fmap_size} make "
-                f"{self.total_seq_len:,} positions, expected {MOST_POSITIONS:,} at most."
+                f"{self.total_seq_len:,} positions, expected at most {MOST_POSITIONS:,}."
             )
 
     def _settle_layout(self) -> None:
@@ -154,5 +153,5 @@ class DalleConfig:
             if kinds.setdefault(name, kind) != kind:
                 raise ModelError(
                     f"Layer {layer} is {kind} and shares the attention {name!r} with a layer that is "
-                    f"{kinds[name]}. Give attn_types and shared_attn_ids that go together."
+                    f"{kinds[name]}. Give attn_types and shared_attn_ids that match."
                 )

@@ -1,4 +1,4 @@
-"""The gated network on each position, and dropout. Floor 3.
+"""The gated feed-forward network, and dropout.
 
 Shapes: B samples, L positions, D model width, F width of the hidden layer.
 """
@@ -17,13 +17,13 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.linear import Linear
 
 FEED_FORWARD_MULT = 4
-# Up to here a processor draws the places that are dropped faster than a number for every place: for 1 %
-# of 3 million places 1 ms against 9 ms.
+# Up to this rate a CPU is faster at drawing the dropped positions than a number for every position: 1 ms
+# against 9 ms for 1 % of 3 million.
 RARE = 0.1
 
 
 class FeedForward(nn.Module):
-    """A gated (GEGLU) two-layer network on each position; its weights may serve several layers."""
+    """A gated (GEGLU) two-layer network on each position; several layers may share its weights."""
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
@@ -32,15 +32,15 @@ class FeedForward(nn.Module):
         self.to_out = Linear(FEED_FORWARD_MULT * config.dim, config.dim)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """Transform each position by itself."""
+        """Transform each position independently."""
         value_BLF, gate_BLF = self.to_hidden.chunks(x_BLD, 2)
         return self.to_out(self.dropout(_Gate.apply(value_BLF, gate_BLF)))
 
 
 class _Gate(torch.autograd.Function):
-    """value · gelu(gate), which keeps its two inputs for the gradients and not gelu(gate) as well.
+    """value · gelu(gate); keeps its two inputs for the gradients, but not gelu(gate).
 
-    These are the widest tensors of a layer: a third of what a training pass keeps.
+    These are a layer's widest tensors: a third of what a training pass keeps in memory.
     """
 
     @staticmethod
@@ -57,7 +57,7 @@ class _Gate(torch.autograd.Function):
 
 
 class Dropout(nn.Module):
-    """Zeros a share `rate` of all places while training, and makes up for it by scaling the others."""
+    """Dropout with rate `rate`, with a faster path for low rates on a CPU."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -70,14 +70,14 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or self.rate > RARE:
             return F.dropout(x, self.rate)
         scaled = (x / (1 - self.rate)).view(-1)
-        return scaled.index_fill_(0, _rare_places(x.numel(), self.rate), 0).view(x.shape)
+        return scaled.index_fill_(0, _rare_indices(x.numel(), self.rate), 0).view(x.shape)
 
 
-def _rare_places(count: int, rate: float) -> Tensor:
-    """Places among `count`, each there with probability `rate`, by itself; some of them repeated.
+def _rare_indices(count: int, rate: float) -> Tensor:
+    """Indices below `count`, each included independently with probability `rate`; some are repeated.
 
-    Of a Poisson number of places drawn with repetition each is drawn a Poisson number of times, apart
-    from all others, and at least once with probability 1 - exp(-mean).
+    If a Poisson number of indices is drawn with replacement, each index is drawn a Poisson number of times,
+    independently of the others, and at least once with probability 1 - exp(-mean).
     """
     mean = torch.tensor(-math.log1p(-rate) * count, dtype=torch.float64)
     return torch.randint(count, (int(torch.poisson(mean)),))

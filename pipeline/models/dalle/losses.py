@@ -1,7 +1,7 @@
-"""Cross-entropy of a head, a few rows of logits at a time. Floor 3.
+"""Cross-entropy of the output head, computed in chunks of rows.
 
-A batch's logits are larger than all else in the model (65,888 ids a position at the blog's sizes). Here
-a chunk of rows gets its loss and its gradients at once and is forgotten.
+A batch's logits are larger than anything else in the model (65,888 ids per position at the blog's sizes).
+Here each chunk of rows computes its loss and gradients at once, and its logits are freed.
 
 Shapes: M rows, D model width, V ids of the joint vocabulary, W of them in a part, R rows of a chunk.
 """
@@ -18,14 +18,14 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.models.dalle.products import multiply
 
-# 40 MiB of float32: every chunk adds its share to the gradient of all weights, which takes as long as some
-# 30 rows of products.
+# 40 MiB of float32. Not smaller: every chunk adds to the gradient of all weights, which takes as long as the
+# products of some 30 rows.
 MAX_LOGITS = 10 * 2**20
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows whose targets lie in one stretch of the vocabulary: `targets_M` count from `low`."""
+    """Rows whose targets are in one range of the vocabulary: `targets_M` count from `low`."""
 
     x_MD: Tensor
     targets_M: Tensor
@@ -36,10 +36,10 @@ class Part:
 def split_cross_entropy(
     parts: Sequence[Part], weight_VD: Tensor, bias_V: Tensor
 ) -> tuple[Tensor, ...]:
-    """The mean cross-entropy of each part, float32, in nats a row.
+    """The mean cross-entropy of each part, float32, in nats per row.
 
-    A row's logits are those of its part's ids alone; the parts share the vocabulary out, in order.
-    Gradients can be taken once.
+    A row has logits only for its part's ids; the parts divide the vocabulary, in order. Gradients can be
+    computed only once.
     """
     ends = [0, *(part.high for part in parts)]
     assert [part.low for part in parts] == ends[:-1]
@@ -55,7 +55,7 @@ def split_cross_entropy(
 
 
 class _SplitCrossEntropy(torch.autograd.Function):
-    """Forward makes the gradients of each part's summed loss; backward gives each its share."""
+    """Forward computes the gradients of each part's summed loss; backward scales them."""
 
     @staticmethod
     def forward(
@@ -70,7 +70,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
         ctx.grads = None
         if any(ctx.needs_input_grad):
             ctx.grads = [
-                torch.empty_like(weight_VD),  # every part writes its own stretch
+                torch.empty_like(weight_VD),  # every part writes its own range
                 torch.zeros_like(bias_V),
                 *(torch.empty_like(x_MD) for x_MD in rows),
             ]
@@ -91,7 +91,7 @@ class _SplitCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *shares: Tensor) -> tuple[Any, ...]:
         grads, ctx.grads = ctx.grads, None
         if grads is None:
-            raise RuntimeError("The gradients of split_cross_entropy can be taken once.")
+            raise RuntimeError("The gradients of split_cross_entropy can be computed only once.")
         weight_grad, bias_grad, *row_grads = grads
         for share, count, (low, high), row_grad in zip(
             shares, ctx.counts, ctx.bounds, row_grads, strict=True
@@ -108,7 +108,7 @@ def _sum_losses(
     bias_W: Tensor,
     grads: tuple[Tensor, Tensor, Tensor] | None,
 ) -> Tensor:
-    """The summed loss of a part; its gradients are written to `grads` of weight, bias and rows."""
+    """The summed loss of a part; writes its gradients to `grads` (weight, bias, rows)."""
     total = torch.zeros((), device=x_MD.device)
     device = x_MD.device.type
     mixed = torch.is_autocast_enabled(device)
@@ -138,6 +138,6 @@ def _sum_losses(
 
 
 def _chunk_size(rows: int, width: int) -> int:
-    """Rows of a chunk: as few chunks of about the same size as MAX_LOGITS allows."""
+    """Rows per chunk: the fewest chunks of about equal size that MAX_LOGITS allows."""
     most = max(1, MAX_LOGITS // width)
     return -(-rows // -(-rows // most)) if rows else most

@@ -1,12 +1,12 @@
-"""DALL·E: one causal transformer over a caption's tokens and an image's codes. Floor 3.
+"""DALL·E: one causal transformer over a caption's tokens and an image's codes.
 
-DALLE-pytorch 1.6.6's model (`dalle_pytorch.DALLE`), its hyper-parameters under their names there.
-A sequence is BOS, the caption's T tokens, the image's N codes; the last one is dropped in training,
-for nothing follows it. Positions 0..T-1 can only be followed by text and T..T+N-1 only by image
-codes, so each head computes the part of the vocabulary that its positions can have.
+The model of DALLE-pytorch 1.6.6 (`dalle_pytorch.DALLE`), with the same hyper-parameter names. A sequence is
+BOS, the caption's T tokens and the image's N codes; in training the last code is dropped, because nothing
+follows it. Positions 0..T-1 predict only text and T..T+N-1 only image codes, so each position computes only
+the logits of its part of the vocabulary.
 
-Shapes: B samples, T text positions, P codes that are given, N image codes, L positions, D model width,
-V ids of a vocabulary.
+Shapes: B samples, T text positions, P given codes, N image codes, L positions, D model width, V ids of a
+vocabulary.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from pipeline.models.dalle.losses import Part, split_cross_entropy
 from pipeline.models.dalle.transformer import Transformer
 
 EMBEDDING_STD = 0.05
-STABLE_SHARE = 0.1  # of the embeddings' gradients, with `stable` (CogView, arXiv 2105.13290)
+STABLE_SHARE = (
+    0.1  # share of the embeddings' gradients kept with `stable` (CogView, arXiv 2105.13290)
+)
 
 
 class DalleLoss(NamedTuple):
-    """`total` is what is trained on; the others are cross-entropies in nats a position."""
+    """`total` is the training loss; the others are cross-entropies in nats per position."""
 
     total: Tensor
     text: Tensor
@@ -38,7 +40,7 @@ class DalleLoss(NamedTuple):
 
 
 class AxialPositions(nn.Module):
-    """A learnt embedding of a code's row plus one of its column."""
+    """The sum of learned embeddings of a code's row and column."""
 
     def __init__(self, *, dim: int, fmap_size: int) -> None:
         super().__init__()
@@ -53,7 +55,7 @@ class AxialPositions(nn.Module):
 
 
 class Dalle(nn.Module):
-    """Captions and image codes in; the loss, or the next id's logits, out."""
+    """Captions and image codes → the loss, or the next id's logits."""
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
@@ -90,31 +92,31 @@ class Dalle(nn.Module):
         return DalleLoss(total=total, text=text_loss, image=image_loss)
 
     def logits(self, tokens_BT: Tensor, codes_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of every text id at the text positions, of every code at the image positions."""
+        """Logits of all text ids at the text positions, and of all codes at the image positions."""
         x_BLD = self._read(tokens_BT, codes_BN)
         length = self.config.text_seq_len
         return self._text_logits(x_BLD[:, :length]), self._image_logits(x_BLD[:, length:])
 
     def unique_padding(self, tokens_BP: Tensor) -> Tensor:
-        """Replace padding by the id `num_text_tokens + position`, so that absence is learnt too."""
+        """Replace padding by the id `num_text_tokens + position`: each position has its own padding id."""
         positions = torch.arange(tokens_BP.shape[1], device=tokens_BP.device)
         padding = positions + self.config.num_text_tokens
         return torch.where(tokens_BP == PADDING_ID, padding, tokens_BP)
 
     def embed_text(self, tokens_BT: Tensor) -> Tensor:
-        """BOS and the caption, embedded: T + 1 positions.
+        """Embed BOS and the caption: T + 1 positions.
 
-        Raises ModelError when the caption's length is not `text_seq_len`.
+        Raises ModelError if the caption's length is not `text_seq_len`.
         """
         if tokens_BT.shape[1] != self.config.text_seq_len:
             raise ModelError(
-                f"Captions of {tokens_BT.shape[1]} tokens came to a model of "
-                f"text_seq_len={self.config.text_seq_len}. Tokenise them with the run's own length."
+                f"Captions have {tokens_BT.shape[1]} tokens, but the model has "
+                f"text_seq_len={self.config.text_seq_len}. Tokenise them with the model's length."
             )
         return self._embed_ids(F.pad(self.unique_padding(tokens_BT), (1, 0), value=0))
 
     def embed_codes(self, codes_BN: Tensor, start: int = 0) -> Tensor:
-        """Codes embedded, the first of them being the image's `start`-th."""
+        """Embed codes, of which the first is the image's `start`-th."""
         if self.config.share_input_output_emb:
             split = self.config.total_text_tokens
             x_BND = F.embedding(codes_BN + split, self.to_logits.weight)
@@ -126,7 +128,7 @@ class Dalle(nn.Module):
         return x_BND + self.image_pos_emb(positions)
 
     def pack(self) -> None:
-        """Keep packed copies of the weights where that makes drawing faster; they may change no more."""
+        """Pack the weights if that makes sampling faster; they must not change afterwards."""
         if not can_pack(self.to_logits.weight):
             return
         for module in self.modules():
@@ -136,10 +138,10 @@ class Dalle(nn.Module):
     def start_images(
         self, tokens_BT: Tensor, codes_BP: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache]:
-        """Read captions, and the first P codes of each image if given (P < N), in one pass.
+        """Process captions, and the first P codes of each image if given (P < N), in one pass.
 
-        Returns logits_BV of each image's next code, and the cache to go on with. Captions of padding
-        alone are those without a condition (classifier-free guidance).
+        Returns logits_BV of each image's next code, and the cache to continue with. A caption of padding
+        alone is the null condition of classifier-free guidance.
         """
         cache = self.transformer.new_cache(
             batch_size=tokens_BT.shape[0], max_length=self.config.total_seq_len
@@ -150,20 +152,20 @@ class Dalle(nn.Module):
         return self._image_logits(self._transform(x_BLD, cache)[:, -1]), cache
 
     def next_logits(self, codes_B: Tensor, *, position: int, cache: KeyValueCache) -> Tensor:
-        """Take the code chosen at `position`; return logits_BV of the one after it."""
+        """Process the code chosen at `position`; returns logits_BV of the next one."""
         x_B1D = self._transform(self.embed_codes(codes_B[:, None], position), cache)
         return self._image_logits(x_B1D[:, -1])
 
     def next_text_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
-        """Logits_BV of the text id at `position`, of text ids and paddings.
+        """logits_BV of the text id at `position`, over text and padding ids.
 
-        It follows BOS and the ids before it; what `tokens_BT` holds from `position` on changes nothing.
+        Only BOS and the ids before `position` matter; those from `position` on are ignored.
         """
         x_BLD = self._transform(self.embed_text(tokens_BT)[:, : position + 1])
         return self._text_logits(x_BLD[:, -1])
 
     def _read(self, tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:
-        """What the heads get of whole sequences: L = T + N positions."""
+        """The transformer's output for complete sequences: L = T + N positions."""
         text_BLD = self.embed_text(tokens_BT)
         return self._transform(torch.cat((text_BLD, self.embed_codes(codes_BN[:, :-1])), dim=1))
 
@@ -175,7 +177,7 @@ class Dalle(nn.Module):
         return self.norm_out(x_BLD / x_BLD.amax(dim=-1, keepdim=True).detach())
 
     def _embed_ids(self, ids_BL: Tensor) -> Tensor:
-        """BOS and text ids, embedded."""
+        """Embed BOS and text ids."""
         shared = self.config.share_input_output_emb
         x_BLD = F.embedding(ids_BL, self.to_logits.weight if shared else self.text_emb.weight)
         if self.config.rotary_emb:
@@ -183,8 +185,8 @@ class Dalle(nn.Module):
         return x_BLD + self.text_pos_emb(torch.arange(ids_BL.shape[1], device=ids_BL.device))
 
     def _shrink_embeddings(self) -> None:
-        # torch's N(0, 1) drowns what the first layers add: after 500 steps of a small model the
-        # image loss was 1.10 with it and 0.88 with 0.05.
+        # torch's default N(0, 1) drowns out what the first layers add: after 500 steps of a small model the
+        # image loss was 1.10 with it, and 0.88 with std 0.05.
         names = ("text_emb.", "image_emb.", "text_pos_emb.", "image_pos_emb.")
         for name, parameter in self.named_parameters():
             if name.startswith(names):

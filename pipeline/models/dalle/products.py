@@ -1,12 +1,11 @@
-"""Products of linear layers, for training on a processor. Floor 3.
+"""Matrix products of linear layers, for training on a CPU.
 
-torch multiplies float32 by BLAS (MKL in its builds). With the shapes of a training step oneDNN ran at 103 to
-111 GFLOP/s for each second of a core where MKL ran at 93 to 100, and at 86 to 88 where MKL ran at 70 to 77
-for the heads' 16,384 and 49,504 ids (torch 2.13, AMD EPYC with AVX-512). The gradients of weights, products
-over the rows, are as fast by MKL; bf16 goes to oneDNN anyway. The operator is the one that torch's own
-compiler puts into models for processors.
+torch multiplies float32 with BLAS (MKL in its builds). With the shapes of a training step oneDNN reached 103
+to 111 GFLOP/s per core where MKL reached 93 to 100, and 86 to 88 where MKL reached 70 to 77 for the output
+head's 16,384 and 49,504 ids (torch 2.13, AMD EPYC with AVX-512). Gradients of weights are as fast with MKL,
+and bf16 uses oneDNN anyway. The operator is the one that torch's own compiler uses for CPUs.
 
-Shapes: X rows of any number of axes, I numbers in, O numbers out.
+Shapes: X rows with any number of axes, I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from torch.nn import functional as F
 
 
 def linear(x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """What `torch.nn.functional.linear` gives; on a processor without gradients of gradients."""
+    """Like `torch.nn.functional.linear`, but on a CPU without second derivatives."""
     return linear_parts(x_XI, weight_OI, bias_O, 1)[0]
 
 
 def linear_parts(
     x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, count: int
 ) -> Sequence[Tensor]:
-    """The same in `count` equal parts of the O numbers, each a tensor of its own.
+    """The same with the O outputs in `count` equal parts, each a separate tensor.
 
-    The gradients of slices of one tensor would be copied together again; and by autocast x would become
-    bf16, and its gradient float32, once for each part.
+    Slicing a single output would copy the gradients of the slices together again; separate products would
+    make autocast convert x and its gradient once for each part.
     """
-    on_processor = x_XI.device.type == "cpu" and weight_OI.dtype == torch.float32
-    if on_processor and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    on_cpu = x_XI.device.type == "cpu" and weight_OI.dtype == torch.float32
+    if on_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         parts: tuple[Tensor, ...] = _Linear.apply(x_XI, weight_OI, bias_O, count)
         return parts
     weights, biases = _parts(weight_OI, bias_O, count)
@@ -42,9 +41,9 @@ def linear_parts(
 
 
 def multiply(x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x · weightᵀ + bias of many rows; no gradients can be taken."""
+    """x · weightᵀ + bias for many rows, without gradients."""
     float32 = x_XI.dtype == weight_OI.dtype == torch.float32
-    # torch's compiler takes these operators for its own alone, and chooses products by itself.
+    # torch's compiler reserves these operators for itself and chooses its own products.
     if (
         torch.compiler.is_compiling()
         or x_XI.device.type != "cpu"
@@ -68,7 +67,7 @@ def _parts(
 
 
 class _Linear(torch.autograd.Function):
-    """With autocast the products are in its type, and gradients in those of what they are of."""
+    """Under autocast the products use its dtype; gradients have the dtype of their tensors."""
 
     @staticmethod
     def forward(

@@ -1,9 +1,9 @@
-"""Draw image codes, or the rest of a caption, from a DALL·E, one position at a time. Layer 3.
+"""Sample image codes, or the rest of a caption, from a DALL·E, one position at a time.
 
-Every image has its own stream of random numbers, so what is drawn depends on its seed alone and not
-on what else is in the batch. A caption is read once, however many images it gets.
+Every image has its own stream of random numbers, so it depends only on its seed and not on the rest of the
+batch. A caption is processed once, however many images it gets.
 
-Shapes: U captions, B images, T text positions, N codes an image, P codes given, V ids of a vocabulary.
+Shapes: U captions, B images, T text positions, N codes of an image, P given codes, V ids of a vocabulary.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.models.devices import fill_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How an id is chosen from logits, in the terms of DALLE-pytorch's `generate_images`.
+    """Sampling parameters, named as in DALLE-pytorch's `generate_images`.
 
-    The best (1 - `filter_thres`) share of the joint vocabulary is kept, at least one id, then the logits
-    are divided by `temperature` (> 0). `cond_scale` (≥ 1) is that of classifier-free guidance
-    (arXiv 2207.12598): 1 draws by the caption alone, more moves away from what would be drawn without.
+    The top (1 - `filter_thres`) share of the joint vocabulary is kept, at least one id, and the logits are
+    divided by `temperature` (> 0). `cond_scale` (≥ 1) is the scale of classifier-free guidance (arXiv
+    2207.12598); 1 means no guidance.
     """
 
     filter_thres: float = 0.9
@@ -36,9 +36,9 @@ class Choice:
     cond_scale: float = 1.0
 
     def draw(self, logits_BV: Tensor, uniform_B: Tensor, *, total_tokens: int) -> Tensor:
-        """Choose an id for each row, of logits of a part of a vocabulary of `total_tokens`."""
+        """Sample an id per row from logits over part of a vocabulary of `total_tokens`."""
         kept = kept_ids(self.filter_thres, total_tokens=total_tokens, allowed=logits_BV.shape[-1])
-        # In float32: a low temperature would make infinities of half precision.
+        # In float32: dividing by a low temperature would overflow half precision.
         return draw(logits_BV.float() / self.temperature, uniform_B, kept=kept)
 
 
@@ -52,13 +52,13 @@ def sample_codes(
     choice: Choice,
     first_codes_P: Tensor | None = None,
 ) -> Tensor:
-    """Images of captions, as codes_BN (int64), one for each of `rows`, indices of `captions_UT`.
+    """Sample images as codes_BN (int64), one for each of `rows`, which are indices of `captions_UT`.
 
-    `image_seeds` holds a seed in 0..2^63-1 for each. Every image begins with `first_codes_P` (int64,
-    0 < P < N) where they are given.
+    `image_seeds` holds a seed in 0..2^63-1 for each image. If `first_codes_P` (int64, 0 < P < N) is given,
+    every image starts with these codes.
 
-    Raises ModelError for as many first codes as an image has, or more, and where the model's logits are
-    not finite.
+    Raises ModelError if there are as many first codes as an image has, or more, and if the model's logits
+    are not finite.
     """
     count = model.config.image_seq_len
     device = captions_UT.device
@@ -67,7 +67,7 @@ def sample_codes(
     drawn = [] if first_codes_P is None else list(first_codes_P.expand(len(rows_B), -1).unbind(1))
     if len(drawn) >= count:
         raise ModelError(
-            f"{len(drawn)} codes are given, and an image has {count}. Give fewer: the rest is drawn."
+            f"{len(drawn)} first codes are given, but an image has only {count}. Give fewer."
         )
     guided = choice.cond_scale != 1
     finite = torch.ones((), dtype=torch.bool, device=device)
@@ -90,7 +90,7 @@ def sample_codes(
 def _start(
     model: Dalle, captions_UT: Tensor, rows_B: Tensor, first_codes_P: Tensor | None, *, guided: bool
 ) -> tuple[Tensor, KeyValueCache]:
-    """Read each caption once; for guidance, the empty one too, whose images stand in a second half."""
+    """Process each caption once. With guidance, the batch has a second half with the empty caption."""
     if guided:
         captions_UT = torch.cat((captions_UT, torch.full_like(captions_UT[:1], PADDING_ID)))
         rows_B = torch.cat((rows_B, torch.full_like(rows_B, len(captions_UT) - 1)))
@@ -100,7 +100,7 @@ def _start(
 
 
 def guide(logits_BV: Tensor, cond_scale: float) -> Tensor:
-    """Logits of the images whose captioned logits are the first half, uncaptioned ones the second."""
+    """Classifier-free guidance; the first half of the logits is conditional, the second unconditional."""
     captioned_BV, null_BV = logits_BV.chunk(2)
     return null_BV + (captioned_BV - null_BV) * cond_scale
 
@@ -109,11 +109,11 @@ def guide(logits_BV: Tensor, cond_scale: float) -> Tensor:
 def complete_captions(
     model: Dalle, beginnings: Sequence[Sequence[int]], *, seeds: Sequence[int], choice: Choice
 ) -> list[list[int]]:
-    """The ids of each beginning and the model's continuation of it, `text_seq_len` in all at most.
+    """Complete captions: the ids of each beginning with their continuation, at most `text_seq_len`.
 
-    A caption ends where the model puts padding, as captions ended in training. (DALLE-pytorch's
-    `generate_texts` draws on behind it, and reads given words without the BOS that training had.)
-    Raises ModelError where the model's logits are not finite.
+    A caption ends where the model samples padding, as captions end in training. (DALLE-pytorch's
+    `generate_texts` continues after it, and processes given words without the BOS used in training.) Raises
+    ModelError if the model's logits are not finite.
     """
     config = model.config
     device = next(model.parameters()).device
@@ -141,40 +141,40 @@ def complete_captions(
 
 
 def are_finite(logits_BV: Tensor) -> Tensor:
-    """Whether no logit is NaN or infinite, a bool on their device: nothing waits for it.
+    """Whether all logits are finite, as a bool tensor on their device, without synchronisation.
 
-    Over the extremes, of which NaN is both: one pass, without a tensor of answers.
+    Checks minimum and maximum, which NaN propagates to: one pass, without a mask.
     """
     least, greatest = torch.aminmax(logits_BV)
     return least.isfinite() & greatest.isfinite()
 
 
 def check_finite(finite: Tensor) -> None:
-    """Raise ModelError where one of a batch's logits was not finite: one answer from the device a batch."""
+    """Raise ModelError if a logit was not finite; synchronises with the device once per batch."""
     if not bool(finite):
         raise ModelError(
-            "The model's logits are not finite (NaN or infinity), so nothing can be drawn from them. In fp16 "
-            "weights can be too large: use --precision bf16 or fp32. With --cond-scale, give a smaller one. "
-            "Else the checkpoint is of a training that diverged: use an earlier one."
+            "The model's logits are not finite (NaN or infinity), so no codes can be sampled. fp16 may "
+            "overflow: use --precision bf16 or fp32. With --cond-scale, give a smaller one. Otherwise the "
+            "training has diverged: use an earlier checkpoint."
         )
 
 
 def kept_ids(filter_thres: float, *, total_tokens: int, allowed: int) -> int:
-    """How many of the best ids may be drawn: at least 1, at most the `allowed` of a position."""
+    """The number of top ids to sample from: at least 1, at most the ids `allowed` at a position."""
     return min(max(int((1 - filter_thres) * total_tokens), 1), allowed)
 
 
 def uniform_streams(image_seeds: Sequence[int], count: int) -> Tensor:
-    """`count` numbers in [0, 1) for each seed, float64, one row an image."""
+    """`count` numbers in [0, 1) for each seed, float64, one row per image."""
     generators = [torch.Generator().manual_seed(seed) for seed in image_seeds]
     return torch.stack([torch.rand(count, generator=g, dtype=torch.float64) for g in generators])
 
 
 def draw(logits_BV: Tensor, uniform_B: Tensor, *, kept: int) -> Tensor:
-    """Draw an id among the `kept` best by inverting the cumulative distribution at `uniform_B`."""
+    """Sample one of the top `kept` ids by inverting the cumulative distribution at `uniform_B`."""
     logits_BV = logits_BV.float()
     if kept < logits_BV.shape[-1]:
-        # Unsorted takes a third of the time; only the threshold is wanted.
+        # Unsorted takes a third of the time, and only the threshold is needed.
         threshold_B1 = logits_BV.topk(kept, sorted=False).values.amin(dim=-1, keepdim=True)
         logits_BV = logits_BV.masked_fill(logits_BV < threshold_B1, float("-inf"))
     cumulative_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
@@ -184,6 +184,6 @@ def draw(logits_BV: Tensor, uniform_B: Tensor, *, kept: int) -> Tensor:
 
 
 def image_seed(seed: int, prompt: str, index: int) -> int:
-    """The seed of a prompt's `index`-th image, in 0..2^63-1; the same wherever it is drawn."""
+    """The seed of a prompt's `index`-th image, in 0..2^63-1, independent of batch and machine."""
     digest = hashlib.sha256(f"{seed}\n{index}\n{prompt}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

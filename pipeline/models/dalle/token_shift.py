@@ -1,8 +1,8 @@
-"""Token shift: each position takes some channels from those beside it. Floor 3.
+"""Token shift: each position takes some channels from neighbouring positions.
 
-A word takes the first half of its channels from the word before; a code takes the first quarter from the
-code above it and the second from the one at its left; zeros where there is none. Source: `PreShiftToken`
-of DALLE-pytorch 1.0.0 to 1.6.6.
+A text token takes the first half of its channels from the token before it; a code takes the first quarter
+from the code above it and the second from the code to its left; zeros if there is none. Source:
+`PreShiftToken` of DALLE-pytorch 1.0.0 to 1.6.6.
 
 Shapes: B samples, L positions, S rows (a row of zeros, then the positions so far), D model width.
 """
@@ -16,28 +16,28 @@ from pipeline.models.dalle.config import DalleConfig
 
 
 class TokenShift(nn.Module):
-    """Where the channels of each position come from."""
+    """Moves channels between positions."""
 
     sources: Tensor
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
         quarter, half = -(-config.dim // 4), -(-config.dim // 2)
-        # Widths of the groups of channels that share their sources: the third is not empty only where
-        # two quarters, rounded up, are more than a half.
+        # Widths of the channel groups that share a source. The third is non-empty only if two quarters,
+        # rounded up, are more than a half.
         self.widths = (quarter, half - quarter, 2 * quarter - half)
         self.register_buffer("sources", _sources(config), persistent=False)
 
     @property
     def moved(self) -> int:
-        """How many channels, from the first on, may come from elsewhere."""
+        """The number of leading channels that may come from other positions."""
         return sum(self.widths)
 
     def forward(self, x_BLD: Tensor, rows_BSC: Tensor | None = None, start: int = 0) -> Tensor:
         """Shift the positions from `start` on.
 
-        `rows_BSC` holds a row of zeros and the first `moved` channels of positions 0 to the last of
-        `x_BLD`; without it `x_BLD` begins at the first position.
+        `rows_BSC` holds a row of zeros, then the first `moved` channels of all positions up to the last of
+        `x_BLD`; without it `x_BLD` starts at the first position.
         """
         if rows_BSC is None:
             rows_BSC = nn.functional.pad(x_BLD[..., : self.moved], (0, 0, 1, 0))
@@ -50,7 +50,7 @@ class TokenShift(nn.Module):
 
 
 def _sources(config: DalleConfig) -> Tensor:
-    """For each group of channels, the row that each position takes them from: int64 [3, L]."""
+    """For each channel group, the row that each position takes it from: int64 [3, L]."""
     text, size = config.text_seq_len + 1, config.image_fmap_size
     places = torch.arange(config.total_seq_len + 1)
     code = places - text

@@ -1,9 +1,9 @@
-"""The causal transformer inside DALL·E: pre-norm, GEGLU, LayerScale, with or without two streams. Floor 3.
+"""The causal transformer inside DALL·E: pre-norm, GEGLU, LayerScale, optionally reversible.
 
-The parts follow DALLE-pytorch's `transformer.py` and `reversible.py` (version 1.6.6), so that checkpoints
+The modules follow DALLE-pytorch's `transformer.py` and `reversible.py` (version 1.6.6), so that checkpoints
 can be converted by renaming.
 
-Shapes: B samples, L positions, D model width, C channels that token shift moves, R turned channels.
+Shapes: B samples, L positions, D model width, C channels that token shift moves, R rotated channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 class Branch(nn.Module):
-    """Half a layer: what its attention or feed-forward gets is normed, what it gives is scaled."""
+    """Norm and LayerScale around a layer's attention or feed-forward."""
 
     def __init__(self, config: DalleConfig, layer: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Branch(nn.Module):
         self.scale = nn.Parameter(torch.full((config.dim,), initial_layer_scale(layer)))
 
     def forward(self, residual_BLD: Tensor, x_BLD: Tensor, change: Change) -> Tensor:
-        """Add to the residual what `change` makes of x."""
+        """residual + scale · norm_out(change(norm(x)))."""
         return torch.addcmul(residual_BLD, self.norm_out(change(self.norm(x_BLD))), self.scale)
 
 
@@ -50,7 +50,7 @@ class Layer(nn.Module):
     def forward(
         self, first_BLD: Tensor, second_BLD: Tensor, attend: Change, feed_forward: Change
     ) -> tuple[Tensor, Tensor]:
-        """Change both streams, the first by what the second holds; where there is one, it is both."""
+        """Update both streams; without `reversible` there is one, passed as both."""
         first_BLD = self.attention(first_BLD, second_BLD, attend)
         if self.reversible:
             return first_BLD, self.feed_forward(second_BLD, first_BLD, feed_forward)
@@ -60,23 +60,23 @@ class Layer(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: the angles of its positions, and the cache of those before them."""
+    """One forward pass: the rotary angles of its positions, and the cache of those before them."""
 
     turn: Turn | None
     cache: KeyValueCache | None
 
     @property
     def start(self) -> int:
-        """The first of its positions."""
+        """The first of the pass's positions."""
         return self.cache.length if self.cache else 0
 
 
 class Transformer(nn.Module):
-    """`depth` layers in a row; the final norm belongs to the heads.
+    """`depth` layers; the final norm belongs to the output heads.
 
-    `reversible` has two streams, one that attention changes and one that the feed-forwards change, whose
-    mean comes out. With `checkpointing` a training pass keeps only what goes into each layer and computes
-    the rest again for the gradients: less memory, a third more time.
+    `reversible` has two streams, one updated by attention and one by the feed-forwards; the output is their
+    mean. With `checkpointing` a training pass keeps only the inputs of each layer and recomputes the rest
+    for the gradients: less memory, a third more time.
     """
 
     angles_LR: Tensor
@@ -99,7 +99,7 @@ class Transformer(nn.Module):
         self._feed_forward_of = number_by_first_use(feed_forward_of)
 
     def forward(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Run all layers; with a cache, over the new positions only, which it then holds too."""
+        """Run all layers; with a cache, only over the new positions, which are added to it."""
         length = x_BLD.shape[1]
         step = Step(turn=self._turn(cache, length), cache=cache)
         first_BLD = second_BLD = x_BLD
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         """An empty cache for `batch_size` sequences of at most `max_length` positions."""
         config, like = self.config, next(self.parameters())
         shape = (batch_size, config.heads, max_length, config.dim_head)
-        # A processor attends from one position in bf16 2 to 3 times slower than in fp32 (torch 2.13).
+        # On a CPU, attention from a single position is 2 to 3 times slower in bf16 than in fp32 (torch 2.13).
         dtype = torch.float32 if like.device.type == "cpu" else like.dtype
         moved = self.shift.moved if self.shift else 0
         return KeyValueCache(
@@ -174,13 +174,13 @@ class Transformer(nn.Module):
 
 
 def number_by_first_use(names: Sequence[Hashable]) -> tuple[int, ...]:
-    """Each name's number, in the order in which they first come."""
+    """The number of each name, counted in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     return tuple(numbers.setdefault(name, len(numbers)) for name in names)
 
 
 def initial_layer_scale(layer: int) -> float:
-    """The value LayerScale starts with in layer `layer` (from 0), by depth.
+    """The initial value of LayerScale in layer `layer` (from 0).
 
     Source: "Going deeper with Image Transformers" (arXiv 2103.17239), as DALLE-pytorch applies it.
     """

@@ -1,11 +1,11 @@
 """CLIP's tokenizer, the default of DALLE-pytorch (`SimpleTokenizer`): lower-cased BPE of 49,408 ids.
 
-Floor 3. Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
-(arXiv:2103.00020); github.com/openai/CLIP, clip/simple_tokenizer.py. Text is mended by ftfy, HTML's
-entities are resolved, white space is folded and letters are lowered; words end in `</w>`.
+Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
+(arXiv:2103.00020); github.com/openai/CLIP, clip/simple_tokenizer.py. Text is repaired by ftfy, HTML entities
+are unescaped, white space is collapsed and text is lower-cased; words end in `</w>`.
 
-Ids: 256 bytes, the same bytes at the end of a word, one for each merge, the marks of begin and end.
-The marks are never made from a caption's text.
+Ids: 256 bytes, the same bytes at the end of a word, one for each merge, the begin and end tokens. The latter
+are never produced from a caption's text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.models.tokenizers.base import TextTokenizer
 
 KIND = "clip"
 MERGES = 49_152 - 256 - 2
-# sha256 of the published merges, one a line: all known places of the file give these.
+# sha256 of the published merges, one per line, the same in all known copies of the file.
 MERGES_SHA256 = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 _WORD_END = "</w>"
 _MARKS = ("<|startoftext|>", "<|endoftext|>")
@@ -32,9 +32,9 @@ _WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class ClipTokenizer(TextTokenizer):
-    """The tokenizer of these merges (`"t h"`, `"th e</w>"`), which travel inside a JSON.
+    """The tokenizer with these merges (`"t h"`, `"th e</w>"`), stored as JSON.
 
-    Raises ModelError for merges that can't be read or that join what nothing makes.
+    Raises ModelError for malformed merges, or ones that join unknown pieces.
     """
 
     def __init__(self, merges: Sequence[str], name: str) -> None:
@@ -50,7 +50,9 @@ class ClipTokenizer(TextTokenizer):
         try:
             model = models.BPE(vocabulary, pairs, end_of_word_suffix=_WORD_END)
         except Exception as error:  # the Rust side raises bare Exception
-            raise ModelError(f"{name} has merges that do not fit ({error}).") from error
+            raise ModelError(
+                f"{name} has invalid merges ({error}). Give CLIP's bpe_simple_vocab_16e6.txt."
+            ) from error
         self._tokenizer = tokenizers.Tokenizer(model)
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -60,22 +62,22 @@ class ClipTokenizer(TextTokenizer):
         )
 
     def ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The ids of each caption, whole and unpadded, without begin and end marks."""
+        """The ids of each caption, neither truncated nor padded, without begin and end tokens."""
         cleaned = [clean(caption) for caption in captions]
         encodings = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, as far as they are whole characters; marks are left out."""
+        """The text of ids without begin and end tokens; incomplete characters become U+FFFD."""
         spoken = "".join(self._pieces[i] for i in ids if self._pieces[i] not in _MARKS)
         data = bytes(self._byte_of[char] for char in spoken)
         return data.decode("utf-8", errors="replace").replace(_WORD_END, " ").strip()
 
 
 def clean(caption: str) -> str:
-    """The caption as CLIP reads it.
+    """Normalise a caption as CLIP does.
 
-    Raises DependencyError where ftfy, which no other tokenizer needs, is not installed.
+    Raises DependencyError if ftfy, which only this tokenizer needs, is not installed.
     """
     try:
         import ftfy
@@ -91,7 +93,7 @@ def clean(caption: str) -> str:
 def read_merges(text: str) -> list[str]:
     """The merges of a vocabulary file (`bpe_simple_vocab_16e6.txt`, `merges.txt`).
 
-    The first line is a heading; of the published file only the first 48,894 merges are used.
+    The first line is a header; of the published file only the first 48,894 merges are used.
     """
     return [line for line in split_lines(text)[1 : MERGES + 1] if line]
 
@@ -105,14 +107,14 @@ def _pair(merge: str, name: str) -> tuple[str, str]:
     parts = merge.split()
     if len(parts) != 2:
         raise ModelError(
-            f"{name} has the line {merge[:40]!r}, expected two pieces and a blank between them. Give "
+            f"{name} has the line {merge[:40]!r}, expected two pieces separated by a space. Give "
             "CLIP's bpe_simple_vocab_16e6.txt."
         )
     return parts[0], parts[1]
 
 
 def _alphabet() -> dict[int, str]:
-    """A character for each byte, in the order of the ids: visible ones stand for themselves."""
+    """The character that represents each byte, in id order; visible characters represent themselves."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in visible]
     hidden = {byte: chr(256 + number) for number, byte in enumerate(others)}

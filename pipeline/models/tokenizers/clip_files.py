@@ -1,4 +1,4 @@
-"""Where CLIP's vocabulary lies: in a package, in a cache, or at its publisher. Floor 3."""
+"""Find CLIP's vocabulary: in an installed package, in a cache, or at its publisher."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.core.text_files import decode_text
 from pipeline.models.published import PublishedFile, fetch_published
 from pipeline.models.tokenizers.clip import ClipTokenizer, is_published, read_merges
 
-# The hash is that of github.com/openai/CLIP at d05afc4; other libraries that fetch the file check it, too.
+# The hash of the file in github.com/openai/CLIP at d05afc4; other libraries verify the same one.
 CLIP_VOCABULARY = PublishedFile(
     name="bpe_simple_vocab_16e6.txt.gz",
     url="https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz",
     sha256="924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
 )
-# Packages that carry it.
+# Packages that include it.
 _PACKAGES = {
     "dalle_pytorch": "data/bpe_simple_vocab_16e6.txt",
     "clip": "bpe_simple_vocab_16e6.txt.gz",
@@ -33,9 +33,9 @@ _HUB_FILES = "models--openai--clip-vit-*/snapshots/*/merges.txt"
 
 
 def load_clip(cache: Path | None = None) -> ClipTokenizer:
-    """CLIP's tokenizer from the first place that has its vocabulary, else downloaded once.
+    """CLIP's tokenizer, from a local copy of its vocabulary or downloaded once.
 
-    Raises ModelError where no place has it and it can't be fetched.
+    Raises ModelError if there is no local copy and the download fails.
     """
     for path in _places():
         merges = _read(path)
@@ -46,15 +46,15 @@ def load_clip(cache: Path | None = None) -> ClipTokenizer:
 
 
 def load_clip_file(path: Path) -> ClipTokenizer:
-    """The tokenizer of a vocabulary file of this form, CLIP's or another.
+    """The tokenizer of a vocabulary file in CLIP's format.
 
-    Raises ModelError for a file that can't be read or is none.
+    Raises ModelError for a file that can't be read or is invalid.
     """
     return ClipTokenizer(_read(path), str(path))
 
 
 def _places() -> Iterator[Path]:
-    """Files on this machine that should be CLIP's vocabulary."""
+    """Local files that may be CLIP's vocabulary."""
     for package, name in _PACKAGES.items():
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations if spec else None) or ():
@@ -63,7 +63,7 @@ def _places() -> Iterator[Path]:
 
 
 def _hub_cache() -> Path:
-    """The cache of Hugging Face's hub, where transformers keeps what it fetched."""
+    """The cache of the Hugging Face Hub, which transformers downloads to."""
     home = os.environ.get("HF_HOME")
     base = Path(home) if home else Path.home() / ".cache" / "huggingface"
     return Path(os.environ.get("HF_HUB_CACHE", base / "hub"))

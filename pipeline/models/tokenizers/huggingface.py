@@ -1,4 +1,4 @@
-"""Tokenizers of the Hugging Face library `tokenizers`: read from a JSON, or learnt. Layer 3."""
+"""Tokenizers of the Hugging Face library `tokenizers`: loaded from JSON, or trained."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from pipeline.core.errors import ModelError
 from pipeline.models.tokenizers.base import TextTokenizer
 
-MOST = 1 << 24  # ids of a vocabulary
-_LONGEST = 1 << 16  # ids of a caption
+MOST = 1 << 24  # vocabulary size
+_LONGEST = 1 << 16  # ids per caption
 
 
 class HuggingFaceTokenizer(TextTokenizer):
-    """A tokenizers JSON; it travels as the file that was read.
+    """A tokenizer from a `tokenizers` JSON, stored as the same bytes.
 
-    Truncation and padding that the JSON asks for are done, as DALLE-pytorch's `HugTokenizer` does them:
-    caption by caption, so that a batch doesn't change what its captions get. Raises ModelError for bytes
-    that are not a tokenizers JSON, or truncation and padding that can't be done.
+    Truncation and padding set in the JSON are applied as by DALLE-pytorch's `HugTokenizer`: to each caption
+    alone, so that ids don't depend on the batch. Raises ModelError for bytes that are not a tokenizers
+    JSON, or for unsupported truncation and padding.
     """
 
     def __init__(self, json_bytes: bytes, name: str) -> None:
@@ -31,38 +31,38 @@ class HuggingFaceTokenizer(TextTokenizer):
                 f"{name} is not a tokenizer of the `tokenizers` library ({error}). "
                 "Expected the JSON that its `Tokenizer.save` writes."
             ) from error
-        self._alone = _settle_padding(self._tokenizer, name)
+        self._one_by_one = _configure_padding(self._tokenizer, name)
         _check_truncation(self._tokenizer, name)
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = 1 + max([*vocabulary.values(), _pad_id(self._tokenizer)])
 
     def ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The ids of each caption, without begin and end marks, padded and cut only as the JSON says."""
-        if self._alone:
-            alone = (self._tokenizer.encode(text, add_special_tokens=False) for text in captions)
-            return [encoding.ids for encoding in alone]
+        """The ids of each caption, without begin and end tokens; padded and truncated as the JSON says."""
+        if self._one_by_one:
+            single = (self._tokenizer.encode(text, add_special_tokens=False) for text in captions)
+            return [encoding.ids for encoding in single]
         encodings = self._tokenizer.encode_batch_fast(list(captions), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, special ones among them."""
+        """The text of ids, including special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).strip()
 
 
-def _settle_padding(tokenizer: tokenizers.Tokenizer, name: str) -> bool:
-    """Whether captions have to be encoded one by one: padding goes by the longest of those together."""
+def _configure_padding(tokenizer: tokenizers.Tokenizer, name: str) -> bool:
+    """Whether captions must be encoded one by one, because padding depends on the batch's longest one."""
     padding = tokenizer.padding or {}
     for key in ("length", "pad_to_multiple_of", "pad_id"):
         if not 0 <= (padding.get(key) or 0) <= (MOST if key == "pad_id" else _LONGEST):
-            raise _cannot(name, f"padding.{key}", padding[key], f"{_LONGEST:,} at most")
+            raise _cannot(name, f"padding.{key}", padding[key], f"at most {_LONGEST:,}")
     if padding and not padding["length"] and not padding["pad_to_multiple_of"]:
-        tokenizer.no_padding()  # one caption is the longest of itself
+        tokenizer.no_padding()  # a single caption is its batch's longest
         return False
     return bool(padding) and not padding["length"]
 
 
 def _check_truncation(tokenizer: tokenizers.Tokenizer, name: str) -> None:
-    """Raise ModelError for what would end in a panic of the library when the first caption comes."""
+    """Raise ModelError for truncation that would make the library panic at the first caption."""
     truncation = tokenizer.truncation
     if truncation is None:
         return
@@ -70,7 +70,7 @@ def _check_truncation(tokenizer: tokenizers.Tokenizer, name: str) -> None:
     if longest and stride >= longest:
         raise _cannot(name, "truncation.stride", stride, f"less than its max_length, {longest}")
     if truncation["strategy"] == "only_second":
-        raise _cannot(name, "truncation.strategy", "only_second", "one for a single text")
+        raise _cannot(name, "truncation.strategy", "only_second", "a strategy for single texts")
 
 
 def _pad_id(tokenizer: tokenizers.Tokenizer) -> int:
@@ -80,15 +80,15 @@ def _pad_id(tokenizer: tokenizers.Tokenizer) -> int:
 def _cannot(name: str, field: str, found: object, expected: str) -> ModelError:
     return ModelError(
         f"{name} has {field} {found!r}, expected {expected}. Give the tokenizer that the model was trained "
-        "with."
+        "with, or correct the file."
     )
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> HuggingFaceTokenizer:
-    """Learn a byte-level BPE of at most `vocab_size` ids (257 at least: padding and 256 bytes).
+    """Train a byte-level BPE with at most `vocab_size` ids (at least 257: padding and 256 bytes).
 
-    Text is folded as captions are: NFC, lower case, ASCII quotes, one space between words; any text
-    encodes, and decodes to its folded form. The same captions give the same bytes.
+    Text is normalised to NFC, lower case, ASCII quotes and single spaces. Any text can be encoded, and
+    decodes to its normalised form. The same captions produce the same bytes.
     """
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(

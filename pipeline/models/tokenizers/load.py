@@ -1,11 +1,11 @@
-"""Captions to token ids and back: the tokenizer that a name or a file means. Floor 3. Knows no torch.
+"""Load a tokenizer by name or file. Does not import torch.
 
-    clip        CLIP's, which DALLE-pytorch takes by default; its vocabulary is looked for
-    clip:FILE   the same with this vocabulary
-    hf:FILE     a JSON of the library `tokenizers`, as `pipeline train-tokenizer` makes it
-    yttm:FILE   a model of youtokentome (`vocab.bpe`)
+    clip        CLIP's, DALLE-pytorch's default; its vocabulary is searched for, or downloaded
+    clip:FILE   CLIP's with this vocabulary
+    hf:FILE     a JSON of the library `tokenizers`, such as from `pipeline train-tokenizer`
+    yttm:FILE   a youtokentome model (`vocab.bpe`)
 
-A tokenizer travels with the data as `tokenizer.json`, whatever it was read from.
+Whatever it was loaded from, a tokenizer is stored with the data as `tokenizer.json`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _KINDS = ("clip", "hf", "yttm")
 
 
 def is_tokenizer_spec(spec: str) -> bool:
-    """Whether `spec` says by itself what kind of tokenizer it is."""
+    """Whether `spec` names the kind of tokenizer."""
     kind, colon, _ = spec.partition(":")
     return kind in _KINDS and (bool(colon) or kind == "clip")
 
 
 def load_tokenizer(spec: str | Path, *, cache: Path | None = None) -> TextTokenizer:
-    """Load `clip`, `clip:FILE`, `hf:FILE`, `yttm:FILE`, a `tokenizer.json` or a folder that holds one.
+    """Load `clip`, `clip:FILE`, `hf:FILE`, `yttm:FILE`, a `tokenizer.json` or a folder with one.
 
-    `cache`: where a downloaded vocabulary is kept. Raises ModelError where nothing is, something else
-    is, or a vocabulary can't be fetched.
+    `cache`: the folder for a downloaded vocabulary. Raises ModelError if the file is missing or not a
+    tokenizer, or if a vocabulary can't be downloaded.
     """
     kind, colon, file = str(spec).partition(":")
     if spec == "clip":
@@ -73,9 +73,9 @@ def _read_text(path: Path) -> str:
 
 
 def parse_tokenizer(data: bytes, name: str) -> TextTokenizer:
-    """The tokenizer in the bytes of the file `name`: ours say their kind first, others are Hugging Face's.
+    """Parse the bytes of the file `name`: ours start with their kind, any other is Hugging Face's.
 
-    Raises ModelError for bytes that are no tokenizer.
+    Raises ModelError for bytes that are not a tokenizer.
     """
     if not data.startswith(b'{"kind": '):
         return HuggingFaceTokenizer(data, name)
@@ -86,7 +86,7 @@ def parse_tokenizer(data: bytes, name: str) -> TextTokenizer:
         if saved["kind"] == text_yttm.KIND:
             return YttmTokenizer(str(saved["model"]), name)
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{name} is not a tokenizer ({error!r}). Make it again.") from error
+        raise ModelError(f"{name} is not a tokenizer ({error!r}). Create it again.") from error
     raise ModelError(
-        f"{name} is a tokenizer of the kind {saved['kind']!r}, which is not known here."
+        f"{name} is a tokenizer of the unknown kind {saved['kind']!r}. Use the version that wrote it."
     )

@@ -1,5 +1,5 @@
-"""Who does not want to be used: every public opt-out signal, read from where it stands.
+"""Every public opt-out signal, read from its place.
 
-`signals` lists them all, with their specifications. The other modules are pure and read one place each:
-headers, a page's <meta>, the TDMRep file, the bytes of an image, a list of the user's.
+`signals` lists them all with their specifications. The other modules are pure and read one place each:
+headers, a page's <meta>, the TDMRep file, the bytes of an image, the user's own list.
 """

@@ -1,4 +1,4 @@
-"""CBOR (RFC 8949), as far as assertions need it: read within limits, from bytes of anyone. Pure."""
+"""CBOR (RFC 8949), as far as assertions need it, read within limits from untrusted bytes. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Reader:
         if argument is None:
             raise ValueError("a number without a length")
         if major == 6:
-            return self.item(depth + 1)  # what is tagged, without its tag
+            return self.item(depth + 1)  # the tagged item
         return argument if major == 0 else -1 - argument
 
     def _take(self, size: int) -> bytes:
@@ -57,7 +57,7 @@ class _Reader:
         return self._data[self._position - size : self._position]
 
     def _argument(self, info: int) -> int | None:
-        """The number in or behind the first byte; None for an indefinite length."""
+        """The number in or after the first byte; None for an indefinite length."""
         if info < 24:
             return info
         if info == 31:

@@ -1,4 +1,4 @@
-"""The signals in the bytes of an image, and the list of the user's that names bytes. Pure."""
+"""The signals in the bytes of an image, and the user's list of hashes. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JPEG_SEGMENTS = frozenset({jpeg.APP1, jpeg.APP11})
 def heeding(
     listed: OptOutList, *, ignore_opt_out: bool
 ) -> Callable[[bytes, bytes, ImageFormat | None], Refusal | None]:
-    """A function that takes bytes, their SHA-256 and their format, and says who refuses them.
+    """A function of bytes, their SHA-256 and their format that returns who refuses them.
 
     `ignore_opt_out`: only the list does.
     """
@@ -31,19 +31,19 @@ def heeding(
 
 
 def find_in_bytes(body: bytes, kind: ImageFormat) -> Refusal | None:
-    """What an image itself refuses, in its metadata; None if nothing, or nothing that can be read."""
+    """What the metadata of an image refuses; None if nothing, or nothing readable."""
     if not _has_metadata(body, kind):
         return None
     from scrapers.fetch.optouts.jumbf import find_training_mining
     from scrapers.fetch.optouts.xmp import (
-        find_data_mining,  # lxml, which most crawls have no use for
+        find_data_mining,  # lxml, which most crawls don't need
     )
 
     return find_data_mining(body, kind) or find_training_mining(body, kind)
 
 
 def _has_metadata(body: bytes, kind: ImageFormat) -> bool:
-    """Whether a closer look is worth its time; most images have none."""
+    """Whether a closer look is worth its time; for most images it isn't."""
     if kind == "png":
         return any(chunk.name in _PNG_CHUNKS for chunk in png.walk_chunks(body))
     if kind == "jpg":

@@ -1,4 +1,4 @@
-"""The signals in the headers of an answer: X-Robots-Tag, TDMRep, Content-Usage. Pure."""
+"""The signals in the headers of a response: X-Robots-Tag, TDMRep, Content-Usage. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 from scrapers.fetch.optouts.preferences import refuses_training
 from scrapers.fetch.optouts.signals import REFUSING_DIRECTIVES, Refusal
 
-# Gives all values of a header by its name in lower case.
+# Returns all values of a header by its name in lower case.
 GetAll = Callable[[str], Sequence[str]]
 
-# An archive passes on what the site said when it was recorded.
+# An archive passes on the headers that were recorded.
 ARCHIVED = "x-archive-orig-"
 _ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE = "x-robots-tag", "tdm-reservation", "content-usage"
 _NAMES = tuple(
@@ -20,14 +20,14 @@ _NAMES = tuple(
     for start in ("", ARCHIVED)
     for name in (_ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE)
 )
-# Directives that have a colon of their own.
+# Directives that contain a colon themselves.
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-# What names a robot; the rest of a date does not look like it.
+# The name of a robot; the rest of a date doesn't look like one.
 _AGENT = re.compile(r"\s*(\*|[A-Za-z][\w.\-]*)(?:/\S*)?\s*:(.*)", re.S)
 
 
 class HeaderSignals(NamedTuple):
-    """What headers say: who refuses, and whether TDM rights are reserved (1), not (0), or unsaid."""
+    """The signals of headers: who refuses, and whether TDM rights are reserved (1), not (0), or unstated."""
 
     refusal: Refusal | None
     tdm_reservation: int | None
@@ -37,7 +37,7 @@ NO_SIGNALS = HeaderSignals(None, None)
 
 
 def read_headers(getall: GetAll, *, agent: str, url: str) -> HeaderSignals:
-    """Read the signals in the headers of an answer that came from `url`; `agent` is our product token."""
+    """Read the signals in the headers of a response from `url`; `agent` is our product token."""
 
     if not any(map(getall, _NAMES)):
         return NO_SIGNALS
@@ -57,8 +57,8 @@ def read_headers(getall: GetAll, *, agent: str, url: str) -> HeaderSignals:
 def find_directive(tags: Sequence[str], agent: str) -> str | None:
     """The directive of `X-Robots-Tag` headers that asks `agent` to stay away, or None.
 
-    A product token (`otherbot: noai`) makes what follows it that robot's alone, to the next token or the
-    end of the header.
+    A product token (`otherbot: noai`) limits what follows it to that robot, up to the next token or the end
+    of the header.
     """
     for tag in tags:
         for_us = True
@@ -85,7 +85,7 @@ def _read_robots_tags(tags: list[str], agent: str, url: str) -> Refusal | None:
 
 
 def _read_reservation(values: list[str]) -> int | None:
-    """1 if any of the values is; values other than 0 and 1 say nothing (TDMRep, section 5)."""
+    """1 if any value is 1; values other than 0 and 1 are ignored (TDMRep, section 5)."""
     said = {part.strip() for value in values for part in value.split(",")}
     return 1 if "1" in said else 0 if "0" in said else None
 
@@ -101,7 +101,7 @@ def _reserved(policies: list[str], url: str) -> Refusal:
 
 
 def _read_usage(statements: list[str], url: str) -> Refusal | None:
-    """Each header is a statement of its own, and any `n` wins (draft-ietf-aipref-vocab, 5.1)."""
+    """Each header is a statement of its own, and any `n` prevails (draft-ietf-aipref-vocab, 5.1)."""
     for statement in statements:
         if refuses_training(statement):
             return Refusal(

@@ -1,8 +1,8 @@
-"""Content Credentials in the bytes of an image, and what they say of training and data mining. Pure.
+"""Content Credentials in the bytes of an image: assertions on training and data mining. Pure.
 
-A manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5); an assertion is a superbox with a label, and
-its content is CBOR or JSON. Where the store lies in a file: C2PA Technical Specification, "Embedding
-manifests into assets". Signatures are not verified: a refusal counts whoever wrote it.
+A manifest store is a tree of JUMBF boxes (ISO/IEC 19566-5); an assertion is a superbox with a label, and its
+content is CBOR or JSON. Its place in a file: C2PA Technical Specification, "Embedding manifests into assets".
+Signatures are not verified: a refusal counts whoever wrote it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _MAX_BOXES = 10_000
 _MAX_STORES = 16
 
 _GIF_NAME = b"C2PA_GIF\x01\x00\x00"
-# With a number behind it where a manifest has several, or a version.
+# Followed by a number if a manifest has several, or by a version.
 _LABEL = re.compile(r"(?:c2pa|cawg)\.(?:training-mining|data_mining)(?:\.v\d+)?(?:__\d+)?")
-# Uses that training a model is; inference is another.
+# Uses that include training a model; inference is another.
 _USES = re.compile(r"(?:c2pa|cawg)\.(?:ai_generative_training|ai_training|data_mining)")
 _REFUSING = frozenset({"notAllowed", "constrained"})
 _HAS_LABEL = 0x02
 
 
 def find_training_mining(body: bytes, kind: ImageFormat) -> Refusal | None:
-    """The assertion on training and data mining in an image, if it refuses one of the two."""
+    """The assertion on training and data mining in an image, if it refuses either."""
     for place, store in _stores(body, kind):
         for label, content in _assertions(store):
             entry = _refusing_entry(content)
@@ -48,7 +48,7 @@ def find_training_mining(body: bytes, kind: ImageFormat) -> Refusal | None:
 
 
 def _stores(body: bytes, kind: ImageFormat) -> Iterator[tuple[str, bytes]]:
-    """Where boxes lie in a file."""
+    """The JUMBF boxes of a file, with their place."""
     if kind == "jpg":
         yield from (("C2PA (JPEG APP11)", store) for store in _stores_of_jpeg(body))
     elif kind == "png":
@@ -66,7 +66,7 @@ def _stores(body: bytes, kind: ImageFormat) -> Iterator[tuple[str, bytes]]:
 
 
 def _stores_of_jpeg(body: bytes) -> Iterator[bytes]:
-    """Put boxes together that lie in several APP11 segments, each with the head of the box repeated."""
+    """Join boxes that are spread over several APP11 segments, each of which repeats the box's head."""
     parts: dict[bytes, dict[int, bytes]] = {}
     for segment in jpeg.walk_segments(body):
         held = body[segment.start : segment.end]
@@ -79,7 +79,7 @@ def _stores_of_jpeg(body: bytes) -> Iterator[bytes]:
 
 
 def _stores_anywhere(body: bytes) -> Iterator[bytes]:
-    """Superboxes in formats where a box lies in one piece, in whatever it is wrapped."""
+    """Superboxes in formats that store a box in one piece, whatever surrounds it."""
     position = -1
     for _ in range(_MAX_STORES):
         position = body.find(b"jumb", position + 1)
@@ -113,14 +113,14 @@ def _search(
 
 
 def _label_of(description: bytes) -> str:
-    """The label in a description box: 16 bytes of type, a byte of switches, text up to a zero."""
+    """The label in a description box: 16 bytes of type, a byte of flags, text up to a zero byte."""
     if len(description) < 18 or not description[16] & _HAS_LABEL:
         return ""
     return description[17:].partition(b"\0")[0].decode("utf-8", "replace")
 
 
 def _read_content(kind: bytes, data: bytes) -> Any:
-    """The content of an assertion, None where it can't be read."""
+    """The content of an assertion, None if it can't be read."""
     if len(data) > _MAX_CONTENT_BYTES:
         return None
     try:
@@ -130,7 +130,7 @@ def _read_content(kind: bytes, data: bytes) -> Any:
 
 
 def _refusing_entry(content: Any) -> str | None:
-    """The entry that refuses, as `cawg.ai_training: notAllowed`; None if none does."""
+    """The entry that refuses, such as `cawg.ai_training: notAllowed`; None if none does."""
     if not isinstance(content, dict):
         return None
     entries = content.get("entries", content)
@@ -142,7 +142,7 @@ def _refusing_entry(content: Any) -> str | None:
 
 
 def _refusing_use(entry: Any) -> str | None:
-    """`notAllowed` or `constrained`, with what is said of the constraint; None for other uses."""
+    """`notAllowed`, or `constrained` with the text of the constraint; None for other uses."""
     use = entry.get("use") if isinstance(entry, dict) else entry
     if not isinstance(use, str) or use not in _REFUSING:
         return None

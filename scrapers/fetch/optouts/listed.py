@@ -1,8 +1,8 @@
-"""The user's own list of who is not to be used: `--opt-outs FILE`.
+"""The user's own list of what is not to be used: `--opt-outs FILE`.
 
-A line each: a domain (`example.org`, its subdomains too), the beginning of a URL
-(`https://example.org/people/`, http and https alike), or the SHA-256 of an image's bytes, 64 hex digits.
-What follows a `#` at the beginning of a line or behind a blank is a comment.
+One entry per line: a domain (`example.org`, which includes its subdomains), a URL prefix
+(`https://example.org/people/`, for http and https alike), or the SHA-256 of an image's bytes, 64 hex digits.
+Text after a `#` at the beginning of a line or after white space is a comment.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _DOMAIN = re.compile(r"(?:\*?\.)?([\w-]+(?:\.[\w-]+)+|localhost)\.?")
 _AFTER_SCHEME = re.compile(r"([^/?#]*)(.*)", re.S)
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 
-# The number of a line, and what stands there.
+# The number of a line, and its entry.
 _Entry = tuple[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptOutList:
-    """What a list holds; prefixes are without their scheme."""
+    """The entries of a list; prefixes are without their scheme."""
 
     file: str = ""
     domains: dict[str, _Entry] = field(default_factory=dict)
@@ -35,11 +35,11 @@ class OptOutList:
     prefix_lengths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return len(self.domains) + len(self.prefixes) + len(self.hashes)
 
     def url_refusal(self, url: str) -> Refusal | None:
-        """The entry that names a URL by its host or its beginning, None if none does."""
+        """The entry that matches a URL by its host or prefix, None if none does."""
         if not self.domains and not self.prefixes:
             return None
         place = _place_of(url)
@@ -54,7 +54,7 @@ class OptOutList:
         return None
 
     def bytes_refusal(self, sha256: bytes) -> Refusal | None:
-        """The entry that names bytes by their hash, None if none does."""
+        """The entry that matches bytes by their hash, None if none does."""
         entry = self.hashes.get(sha256)
         return None if entry is None else self._refusal(entry)
 
@@ -69,7 +69,7 @@ NO_LIST = OptOutList()
 
 
 def read_opt_outs(file: Path) -> OptOutList:
-    """Read a list. Raises ConfigError where it can't be read, and for a line that is none of the three."""
+    """Read a list. Raises ConfigError if it can't be read, and for a line that is none of the three."""
     domains: dict[str, _Entry] = {}
     prefixes: dict[str, _Entry] = {}
     hashes: dict[bytes, _Entry] = {}
@@ -97,7 +97,7 @@ def read_opt_outs(file: Path) -> OptOutList:
 
 
 def _place_of(url: str) -> str:
-    """Host, in the form in which it is asked, and path; without scheme, user and password."""
+    """Host, in the form in which it is requested, and path; without scheme, user and password."""
     found = _AFTER_SCHEME.fullmatch(url.partition("://")[2])
     assert found is not None
     host, rest = found.groups()

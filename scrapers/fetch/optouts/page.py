@@ -12,7 +12,7 @@ Meta = Iterable[tuple[str, str]]
 
 
 def meta_elements(text: str) -> Meta:
-    """Name (in lower case) and content of each `<meta>` of a page, whatever else it is."""
+    """Name (in lower case) and content of each `<meta>` of a page that can't be read otherwise."""
     reader = _MetaReader()
     reader.feed(text)
     reader.close()
@@ -31,7 +31,7 @@ class _MetaReader(HTMLParser):
 
 
 def page_refusal(meta: Meta, *, agent: str, url: str) -> Refusal | None:
-    """The element that refuses the page at `url`; `agent` is our product token, None if none does."""
+    """The element that refuses the page at `url`, None if none does; `agent` is our product token."""
     policy = ""
     reserved = False
     for name, content in meta:

@@ -1,7 +1,7 @@
-"""The IETF's AI preferences: what `Content-Usage` says of training (draft-ietf-aipref-vocab). Pure.
+"""The IETF's AI preferences: what `Content-Usage` says about training (draft-ietf-aipref-vocab). Pure.
 
-A statement is a Dictionary of RFC 9651; the key `train-ai` with the token `n` refuses. One that can't be
-parsed, or has another value, says nothing.
+A statement is a Dictionary of RFC 9651; the key `train-ai` with the token `n` refuses. A statement that can't
+be parsed, or with another value, has no effect.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _MAX_CHARS = 8192
 
 
 def refuses_training(statement: str) -> bool:
-    """Whether a statement of preference disallows the training of models."""
+    """Whether a statement disallows the training of models."""
     return parse_dictionary(statement).get("train-ai") == "n"
 
 
 def parse_dictionary(text: str) -> dict[str, str | None]:
     """The keys of an RFC 9651 Dictionary and their values as written, None for a bare key.
 
-    Empty if it can't be parsed. Of a key that comes twice the last one counts (RFC 9651, 4.2.2).
+    Empty if it can't be parsed. If a key occurs twice, the last one counts (RFC 9651, 4.2.2).
     """
     text = text.strip(" ")
     found: dict[str, str | None] = {}

@@ -41,7 +41,7 @@ SignalName = Literal[
 ]
 SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 
-# The directives that ask robots to stay away, in X-Robots-Tag and <meta name="robots">.
+# Directives that ask robots to stay away, in X-Robots-Tag and <meta name="robots">.
 REFUSING_DIRECTIVES = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 
 _MAX_TEXT_CHARS = 500
@@ -49,9 +49,9 @@ _MAX_TEXT_CHARS = 500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """A signal that refuses something: which, where it stands, its words.
+    """A refusal: which signal, its place, its text.
 
-    `reason` is the short word of the ledger; `where` a URL, or the place in a file.
+    `reason` is the short word in the ledger; `where` a URL, or the place in a file.
     """
 
     signal: SignalName
@@ -60,7 +60,7 @@ class Refusal:
     text: str
 
     def evidence(self, when: str) -> str:
-        """What the ledger keeps, as JSON in ASCII; `when` it was found, ISO 8601 UTC."""
+        """The evidence for the ledger, as ASCII JSON; `when` it was found, ISO 8601 UTC."""
         return json.dumps(
             {
                 "signal": self.signal,
@@ -71,5 +71,5 @@ class Refusal:
         )
 
     def __str__(self) -> str:
-        """For a person."""
+        """For messages."""
         return storable(f"{self.signal} in {self.where}: {self.text[:_MAX_TEXT_CHARS]}")

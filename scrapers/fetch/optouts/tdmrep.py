@@ -1,7 +1,7 @@
 """The TDMRep file of a host, `/.well-known/tdmrep.json`: paths whose TDM rights are reserved. Pure.
 
 "TDM File on the Origin Server" of the specification: an array of rules; the first whose `location` matches
-is the one that counts, and paths are matched as in robots.txt.
+counts, and paths are matched as in robots.txt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_RULES = 10_000
 
 @dataclass(eq=False)
 class TdmRule:
-    """One rule. `set_aside`: whether headers do so at a first address; None, not asked yet."""
+    """One rule. `set_aside`: whether headers override it at a first URL; None if not checked yet."""
 
     pattern: PathPattern
     reserved: bool
@@ -32,7 +32,7 @@ class TdmRule:
 
 @dataclass(frozen=True)
 class Reservations:
-    """The rules of a host, in the order in which they stand."""
+    """The rules of a host, in the order of the file."""
 
     rules: tuple[TdmRule, ...] = field(default=())
 

@@ -1,7 +1,7 @@
-"""The XMP packets of an image, and what they say of data mining (IPTC/PLUS). Pure.
+"""The XMP packets of an image, and what they say about data mining (IPTC/PLUS). Pure.
 
-Where XMP lies in a file: XMP Specification Part 3 (Adobe), chapter 1; for other formats the packet is
-found by its first and last element.
+Where XMP is in a file: XMP Specification Part 3 (Adobe), chapter 1; in other formats the packet is found by
+its first and last element.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _JPEG_MAIN = b"http://ns.adobe.com/xap/1.0/\0"
 _JPEG_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _EXTENSION_HEAD = (
     32 + 4 + 4
-)  # which packet it belongs to, the length of the whole, where this part begins
+)  # the packet that it belongs to, the length of the whole, where this part begins
 _PNG_KEYWORD = b"XML:com.adobe.xmp"
 _GIF_NAME = b"XMP DataXMP"
-# How a packet begins and ends in a file whose structure is not read.
+# How a packet begins and ends in a file whose structure is not parsed.
 _STARTS = (b"<x:xmpmeta", b"<rdf:RDF")
 _ENDS = (b"</x:xmpmeta>", b"</rdf:RDF>")
 _MARK = b"DataMining"
 
-# The property, whatever prefix a file gives to its namespace, and the values that refuse.
+# The property, whatever prefix a file gives its namespace, and the values that refuse.
 _PROPERTY = re.compile(r"\{http://ns\.useplus\.org/ldf/xmp/1\.0/?\}DataMining", re.I)
 _RESOURCE = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}resource"
 _PROHIBITED = re.compile(r"DMI-PROHIBITED[A-Z-]*")
@@ -53,7 +53,7 @@ def find_data_mining(body: bytes, kind: ImageFormat) -> Refusal | None:
 
 
 def _packets(body: bytes, kind: ImageFormat) -> Iterator[tuple[str, bytes]]:
-    """Each packet that may hold the property, with the name of its place."""
+    """Each packet that may contain the property, with the name of its place."""
     if kind == "jpg":
         yield from _packets_of_jpeg(body)
     elif kind == "png":
@@ -72,7 +72,7 @@ def _packets(body: bytes, kind: ImageFormat) -> Iterator[tuple[str, bytes]]:
 
 
 def _packets_anywhere(body: bytes) -> Iterator[bytes]:
-    """What lies around each mention of the property, from the start of its packet to the end."""
+    """The text around each mention of the property, from the start of its packet to the end."""
     at = -1
     for _ in range(_MAX_PACKETS):
         at = body.find(_MARK, at + 1)
@@ -101,7 +101,7 @@ def _packets_of_jpeg(body: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _prohibition_in(packet: bytes) -> str | None:
-    """The value of the property, if it prohibits; read as text where the packet is no XML."""
+    """The value of the property, if it prohibits; searched as text if the packet is not well-formed XML."""
     if len(packet) > _MAX_PACKET_BYTES or not _may_hold_property(packet):
         return None
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
@@ -121,14 +121,14 @@ def _may_hold_property(packet: bytes) -> bool:
 
 
 def _trimmed(packet: bytes) -> bytes:
-    """The packet from its first to its last bracket: some lie between blanks, lengths and magic bytes."""
+    """The packet from its first to its last bracket: blanks, lengths or magic bytes may surround it."""
     if packet.startswith((b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")):  # UTF-16
         return packet
     return packet[packet.find(b"<") : packet.rfind(b">") + 1]
 
 
 def _values_of(element: etree._Element) -> Iterator[str]:
-    """What the property holds: as an attribute, as text (or a list of texts), as a resource."""
+    """The value of the property: as an attribute, as text (or a list of texts), as a resource."""
     for name, value in element.attrib.items():
         if _PROPERTY.fullmatch(str(name)):
             yield str(value)
@@ -139,7 +139,7 @@ def _values_of(element: etree._Element) -> Iterator[str]:
 
 
 def _from_hex(text: bytes | None) -> bytes:
-    """ImageMagick's way of putting XMP into a text: a name, a length, and hex digits."""
+    """ImageMagick's way of storing XMP as text: a name, a length, and hex digits."""
     try:
         return bytes.fromhex(b"".join((text or b"").split(b"\n")[3:]).decode("ascii"))
     except ValueError:

@@ -20,9 +20,8 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from scrapers.source import KeyKind
 from scrapers.sources.dalleblog.articles import article_for
-from scrapers.sources.dalleblog.urls import SampleUrl, parse_sample_url
+from scrapers.sources.dalleblog.urls import KeyKind, SampleUrl, parse_sample_url
 
 # The template of a section that only has given captions: a slot never filled makes none.
 NO_TEMPLATE = "{}"

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import Literal
 
-from scrapers.source import Origin
 from scrapers.sources.dalleblog.captions import (
     Catalogue,
     GivenCaption,
@@ -24,6 +24,8 @@ from scrapers.sources.dalleblog.captions import (
 )
 from scrapers.sources.dalleblog.page import PageContent, PageSection
 from scrapers.sources.dalleblog.urls import url_template
+
+Origin = Literal["page", "catalogue", "both"]
 
 _SHOWN_IN_A_DIFFERENCE = 5
 

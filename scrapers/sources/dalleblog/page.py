@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 from pipeline.core.errors import SourceError
 from scrapers.fetch.charset import decode_page
 from scrapers.fetch.page_urls import Credentials
-from scrapers.source import KeyKind
 from scrapers.sources.dalleblog.captions import (
     NO_TEMPLATE,
     Catalogue,
@@ -29,7 +28,7 @@ from scrapers.sources.dalleblog.captions import (
 from scrapers.sources.dalleblog.page_items import MAX_CAPTION_CHARS, Items, Line, read_items
 from scrapers.sources.dalleblog.page_ties import Tie, Tying
 from scrapers.sources.dalleblog.templates import Choice, Templates, Tokens, name_slots, show
-from scrapers.sources.dalleblog.urls import is_plain_name
+from scrapers.sources.dalleblog.urls import KeyKind, is_plain_name
 
 # How many text nodes on each side of a choice may belong to its caption.
 _REACH = 16

@@ -16,9 +16,8 @@ from bs4 import BeautifulSoup, NavigableString, Tag
 
 from pipeline.core.errors import SourceError
 from scrapers.fetch.page_urls import clean_text
-from scrapers.source import KeyKind
 from scrapers.sources.dalleblog.templates import Choice, Token, Tokens
-from scrapers.sources.dalleblog.urls import ADDRESS, key_kind
+from scrapers.sources.dalleblog.urls import ADDRESS, KeyKind, key_kind
 
 # The attributes of elements that we make: a section, and a key that has no URL.
 SECTION, KEY = "samples:section", "samples:key"

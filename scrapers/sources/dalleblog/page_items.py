@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from bs4 import BeautifulSoup, NavigableString, Tag
 
 from scrapers.fetch.page_urls import clean_text, resolve_url, take_credentials
-from scrapers.source import KeyKind
 from scrapers.sources.dalleblog.captions import fold
 from scrapers.sources.dalleblog.page_data import (
     KEY,
@@ -28,7 +27,7 @@ from scrapers.sources.dalleblog.page_data import (
     too_much,
 )
 from scrapers.sources.dalleblog.templates import Alignment, Choice, Tokens, show
-from scrapers.sources.dalleblog.urls import SampleUrl, addresses_in, parse_sample_url
+from scrapers.sources.dalleblog.urls import KeyKind, SampleUrl, addresses_in, parse_sample_url
 
 _INLINE = frozenset(
     re.findall(

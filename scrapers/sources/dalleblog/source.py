@@ -7,17 +7,17 @@ from pathlib import Path
 
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.parsing import read_small_file
+from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import TakenUrl, resolve_url, take_credentials, without_credentials
 from scrapers.source import (
     CaptionPlan,
     Discovery,
-    KeyKind,
     SectionSummary,
-    SourceOptions,
     StartPage,
 )
 from scrapers.sources.dalleblog.captions import load_catalogue
 from scrapers.sources.dalleblog.choosing import choose_captions, choose_sections
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.merge import Merged, MergedSection, merge
 from scrapers.sources.dalleblog.page import PageContent, read_page
 from scrapers.sources.dalleblog.plans import Plans, count_plans
@@ -29,32 +29,36 @@ class DalleBlogSource:
 
     name = "dalleblog"
 
-    def __init__(self, options: SourceOptions) -> None:
-        _check_limit(options)
-        self.options = options
+    def __init__(self, config: ScrapeConfig) -> None:
+        """Raises ConfigError for options that make no sense."""
+        assert isinstance(config, DalleBlogConfig)
+        _check_limit(config.limit)
+        self.config = config
         self.catalogue = load_catalogue()
-        written = options.page_url or self.catalogue.page
+        written = config.given_page_url or self.catalogue.page
         page_url, of_page = _web_url("--page-url", written)
-        cdn, of_cdn = _web_url("--cdn-url", options.cdn_url) if options.cdn_url else (None, {})
+        cdn, of_cdn = (
+            _web_url("--cdn-url", given) if (given := config.given_cdn_url) else (None, {})
+        )
         self.page_url = page_url
         self.cdn = cdn
         self.credentials = {**of_page, **of_cdn}
-        fetches = options.use_page and options.page_file is None
+        fetches = not config.no_page and config.page is None
         self.start_url: str | None = resolve_url(written, "") if fetches else None
 
     def discover(self, page: StartPage | None) -> Discovery:
         """The captions of page and catalogue, as chosen. See `scrapers.source.Source`."""
         content = self._read(page)
         merged = merge(self.catalogue, content, cdn=self.cdn)
-        sections = choose_sections(merged.sections, self.options.sections)
+        sections = choose_sections(merged.sections, self.config.sections)
         plans: Iterable[CaptionPlan]
-        if self.options.captions_file is not None:
-            chosen = choose_captions(sections, self.options.captions_file, cdn=merged.cdn)
-            plans = chosen[: self.options.limit]
+        if self.config.captions is not None:
+            chosen = choose_captions(sections, self.config.captions, cdn=merged.cdn)
+            plans = chosen[: self.config.limit]
             counts = count_plans(plans)
             sections = tuple(section for section in sections if section.name in counts)
         else:
-            plans = Plans(sections=sections, cdn=merged.cdn, limit=self.options.limit)
+            plans = Plans(sections=sections, cdn=merged.cdn, limit=self.config.limit)
             counts = plans.counts()
             sections = tuple(section for section in sections if section.name in counts)
         found = merged.differences_of([section.name for section in sections])
@@ -67,6 +71,7 @@ class DalleBlogSource:
             warnings=tuple(difference.text for difference in found if difference.is_loss),
             page_sections=_page_sections(merged) if content is not None else (),
             page_meta=content.meta if content is not None else (),
+            page_name=None if self.config.page is None else str(self.config.page),
             credentials={
                 **(content.credentials if content is not None else {}),
                 **self.credentials,
@@ -74,9 +79,9 @@ class DalleBlogSource:
         )
 
     def _read(self, page: StartPage | None) -> PageContent | None:
-        if not self.options.use_page:
+        if self.config.no_page:
             return None
-        file = self.options.page_file if page is None else None
+        file = self.config.page if page is None else None
         if file is not None:
             saved = StartPage(body=_read_file(file), url=self.page_url)
             page = open_page(saved, name=f"The page {file}", is_saved=True)
@@ -92,14 +97,9 @@ class DalleBlogSource:
         )
 
 
-def open_dalleblog(options: SourceOptions) -> DalleBlogSource:
-    """The source for these options. Raises ConfigError if they contradict each other."""
-    return DalleBlogSource(options)
-
-
-def _check_limit(options: SourceOptions) -> None:
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}; expected 1 or more captions.")
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit is {limit}; expected 1 or more captions.")
 
 
 def _web_url(flag: str, written: str) -> TakenUrl:
@@ -131,11 +131,5 @@ def _page_sections(merged: Merged) -> tuple[SectionSummary, ...]:
 
 
 def _summary(section: MergedSection, captions: int) -> SectionSummary:
-    key: KeyKind = section.templates[0].key
-    return SectionSummary(
-        name=section.name,
-        captions=captions,
-        key=key,
-        origin=section.origin,
-        catalogue_captions=section.catalogue_captions,
-    )
+    shown = section.origin != "catalogue"
+    return SectionSummary(name=section.name, captions=captions, shown=shown)

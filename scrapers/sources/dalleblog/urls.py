@@ -18,11 +18,13 @@ import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import SourceError
 from scrapers.fetch.page_urls import clean_text, encode_part, resolve_url
-from scrapers.source import KeyKind
+
+KeyKind = Literal["base64", "hex128", "uint32", "name"]
 
 # nginx and most CDNs refuse a longer request line.
 MAX_URL_CHARS = 8_000

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, and refused when damaged."""
+"""Checkpoints on disk: complete or absent, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_folder_of_any_other_name_is_not_ours(folder: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.json"])
 @pytest.mark.parametrize("damage", ["cut", "zeros", "gone"])
-def test_the_last_whole_checkpoint_is_that_before_a_damaged_one(
+def test_the_last_intact_checkpoint_is_that_before_a_damaged_one(
     tmp_path: Path, model: Dalle, name: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, last = (write_step(tmp_path, step, model) for step in (5, 10))
@@ -165,7 +165,7 @@ def test_the_last_whole_checkpoint_is_that_before_a_damaged_one(
     assert str(before) not in caplog.text
 
 
-def test_a_copy_under_another_steps_name_is_passed_over_and_never_deleted(
+def test_a_copy_under_another_steps_name_is_skipped_and_never_deleted(
     folder: Path, model: Dalle, caplog: pytest.LogCaptureFixture
 ) -> None:
     copy = folder.with_name("step-000045")

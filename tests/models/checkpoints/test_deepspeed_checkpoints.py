@@ -1,4 +1,4 @@
-"""Folders that DeepSpeed wrote: with every kind of optimizer, and with parts missing."""
+"""DeepSpeed's folders: with every kind of optimizer, and with missing files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def by_parameter(tensors: list[Tensor], *, ranks: int) -> list[Tensor]:
 def write_deepspeed(
     folder: Path, stock: Any, optimizer: Any, *, kind: str, config: DalleConfig = PLAIN
 ) -> None:
-    """A checkpoint folder as DeepSpeed lays it out, with fp16 weights where masters lie beside them."""
+    """A checkpoint folder in DeepSpeed's layout, with fp16 weights if float32 masters are beside them."""
     step = folder / "global_step2"
     step.mkdir(parents=True)
     (folder / "latest").write_text("global_step2")
@@ -129,7 +129,7 @@ def write_shares(
 @pytest.mark.parametrize(
     "kind", ["fp32", "fp16", "fp16, unfused", "zero2", "zero2, rigid", "zero3"]
 )
-def test_training_goes_on_from_a_deepspeed_folder(kind: str, tmp_path: Path) -> None:
+def test_training_continues_from_a_deepspeed_folder(kind: str, tmp_path: Path) -> None:
     stock, optimizer = trained_stock(PLAIN)
     write_deepspeed(tmp_path / "dalle-ds-cp", stock, optimizer, kind=kind)
     if kind == "zero3":  # the buffers and the codec are not needed
@@ -150,8 +150,8 @@ def test_the_folder_of_a_step_can_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("global_step2/zero_pp_rank_1_mp_rank_00optim_states.pt", "lacks the share of rank 1"),
-        ("global_step2/zero_pp_rank_2_mp_rank_00optim_states.pt", "holds 2 shares of 3"),
+        ("global_step2/zero_pp_rank_1_mp_rank_00optim_states.pt", "lacks the shard of rank 1"),
+        ("global_step2/zero_pp_rank_2_mp_rank_00optim_states.pt", "holds 2 of 3 shards"),
         ("global_step2/mp_rank_00_model_states.pt", r"no mp_rank_00_model_states\.pt"),
     ],
 )
@@ -186,7 +186,7 @@ def test_moments_of_parameters_in_another_order_are_left_out(tmp_path: Path) -> 
 
 
 def test_the_states_of_a_step_can_be_given_by_themselves(tmp_path: Path) -> None:
-    """`global_step2/mp_rank_00_model_states.pt`: with what lies beside it, as the folder is read."""
+    """`global_step2/mp_rank_00_model_states.pt`: read with the files beside it, like the folder."""
     for kind in ("fp32", "zero2", "zero3"):
         stock, optimizer = trained_stock(PLAIN)
         write_deepspeed(tmp_path / kind, stock, optimizer, kind=kind)
@@ -253,7 +253,7 @@ def write_consolidated(folder: Path, tensors: dict[str, Tensor], form: str) -> P
 def test_whole_weights_without_hyper_parameters_say_what_is_missing(tmp_path: Path) -> None:
     stock, _ = trained_stock(PLAIN)
     torch.save(stock.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"auxiliary\.pt beside it or above it"):
+    with pytest.raises(ModelError, match=r"no auxiliary\.pt with them beside it or one level up"):
         read_foreign(tmp_path / "pytorch_model.bin")
 
 

@@ -1,4 +1,4 @@
-"""Small published-like VQGANs."""
+"""Small VQGANs in the published format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DALLE-pytorch's discrete VAE: its file, and its codes and pictures."""
+"""DALLE-pytorch's discrete VAE: its file, and its codes and images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_file(folder: Path, reference: Any, hparams: dict[str, Any], **extra: A
     ids=str,
 )
 @torch.no_grad()
-def test_codes_and_pictures_are_those_of_dalle_pytorch(
+def test_codes_and_images_are_those_of_dalle_pytorch(
     tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hparams = HPARAMS | change
@@ -89,7 +89,7 @@ def test_hparams_left_out_are_the_defaults_of_the_reference(tmp_path: Path) -> N
     assert reference.normalization == (codec.config.means, codec.config.stds)
 
 
-def test_what_only_matters_in_training_is_passed_over(tmp_path: Path) -> None:
+def test_what_only_matters_in_training_is_skipped(tmp_path: Path) -> None:
     hparams = HPARAMS | {"smooth_l1_loss": True, "kl_div_loss_weight": 0.1, "temperature": 1.0}
     reference = dalle_pytorch().DiscreteVAE(**hparams)
     path = write_file(tmp_path, reference, hparams, epoch=3, optimizer={"state": {}})
@@ -114,7 +114,7 @@ def test_a_codec_survives_the_way_through_a_folder(tmp_path: Path) -> None:
         ({"normalization": 7}, "normalization 7"),
         ({"normalization": ((0.5,) * 3, (0.0,) * 3)}, "normalization"),
         ({"num_tokens": 50}, r"codebook.weight has the shape \(48, 12\), expected \(50, 12\)"),
-        ({"num_resnet_blocks": 0}, "are too many, the first is encoder.2.net.0.weight"),
+        ({"num_resnet_blocks": 0}, "tensors are unexpected, the first is encoder.2.net.0.weight"),
     ],
 )
 def test_hparams_that_do_not_fit_are_explained(

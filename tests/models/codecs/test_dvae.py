@@ -1,4 +1,4 @@
-"""OpenAI's discrete VAE: its pickled modules, and the codes and pictures of the reference."""
+"""OpenAI's discrete VAE: its pickled modules, and the codes and images of the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.models.checkpoints.export import stock_codec
+from pipeline.models.checkpoints.export import dalle_pytorch_codec
 from pipeline.models.codecs.dvae import load_openai_dvae
 from pipeline.models.codecs.load import load_codec, save_codec
 from tests.oracles.codecs import assert_same_codes, dall_e, dalle_pytorch
@@ -18,7 +18,7 @@ from tests.oracles.codecs import assert_same_codes, dall_e, dalle_pytorch
 
 @pytest.fixture
 def reference() -> Any:
-    """dalle-pytorch's wrapper around OpenAI's modules, which are small and of random weights."""
+    """dalle-pytorch's wrapper around OpenAI's modules, small and with random weights."""
     modules = dall_e()
     wrapper_class = dalle_pytorch().OpenAIDiscreteVAE
     wrapper = wrapper_class.__new__(wrapper_class)  # its own way is a download
@@ -45,7 +45,7 @@ def widely_different(count: int, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_codes_and_pictures_are_those_of_the_reference(tmp_path: Path, reference: Any) -> None:
+def test_codes_and_images_are_those_of_the_reference(tmp_path: Path, reference: Any) -> None:
     images_BCHW = widely_different(4, 64)
     codec = load_openai_dvae(*write_files(tmp_path, reference), image_size=64)
     assert (codec.num_tokens, codec.downsampling, codec.grid) == (512, 8, (8, 8))
@@ -78,7 +78,7 @@ def test_a_codec_survives_the_way_through_a_folder(tmp_path: Path, reference: An
 
 
 class Runs(nn.Module):
-    """A module whose pickle wants a file written."""
+    """A module whose pickle tries to write a file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_a_module_that_wants_to_run_code_is_refused_and_named(
     tmp_path: Path, reference: Any, zipped: bool
 ) -> None:
     reference.enc.blocks.group_1.add_module("pool", Runs(tmp_path / "ran"))
-    with pytest.raises(ModelError, match=r"encoder.pkl is refused: its pickle asks for .*pathlib"):
+    with pytest.raises(ModelError, match=r"encoder.pkl is refused: its pickle refers to .*pathlib"):
         load_openai_dvae(*write_files(tmp_path, reference, zipped=zipped))
     assert not (tmp_path / "ran").exists()
 
@@ -120,7 +120,7 @@ def test_its_tensors_go_into_a_dalle_pt_under_the_published_names(
     tmp_path: Path, reference: Any
 ) -> None:
     codec = load_openai_dvae(*write_files(tmp_path, reference))
-    written = stock_codec(codec)
+    written = dalle_pytorch_codec(codec)
     assert written is not None
     assert (written.class_name, written.params) == ("OpenAIDiscreteVAE", None)
     state = reference.state_dict()

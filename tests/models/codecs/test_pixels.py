@@ -1,4 +1,4 @@
-"""The road from an image file to a codec's pixels."""
+"""Preprocessing: from an image file to a codec's pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def png_of(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def test_the_middle_of_a_wide_picture_is_taken() -> None:
+def test_the_middle_of_a_wide_image_is_taken() -> None:
     image = Image.new("RGB", (90, 30), "red")
     image.paste("blue", (30, 0, 60, 30))
     pixels = read_square(png_of(image), 10)
@@ -40,7 +40,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 20, 60])
-def test_a_file_that_is_no_whole_image_is_told_in_steady_words(keep: int) -> None:
+def test_a_file_that_is_no_whole_image_has_a_stable_message(keep: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     data = png_of(Image.fromarray(noise))[:keep]
     words = []

@@ -22,7 +22,7 @@ def make_codec(seed: int = 0, config: VQConfig = SMALL) -> VQCodec:
     return codec.eval()
 
 
-def test_pictures_become_codes_and_codes_pictures() -> None:
+def test_images_become_codes_and_codes_images() -> None:
     codec = make_codec()
     images_BCHW = torch.rand(5, 3, 32, 32)
     codes_BN = codec.encode(images_BCHW)
@@ -76,7 +76,7 @@ def test_codes_that_do_not_fit_are_refused(codes: list[list[int]]) -> None:
         make_codec().decode(torch.tensor(codes))
 
 
-def test_pictures_of_another_size_are_refused() -> None:
+def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(ModelError, match="expected"):
         make_codec().encode(torch.rand(1, 3, 48, 48))
     with pytest.raises(ModelError, match="multiple of 16"):
@@ -107,7 +107,7 @@ def test_a_saved_codec_comes_back_and_has_the_same_bytes_twice(tmp_path: Path) -
 
 
 def test_a_folder_without_a_codec_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="not the folder of a codec"):
+    with pytest.raises(ModelError, match="not a codec's folder"):
         load_codec(tmp_path)
 
 

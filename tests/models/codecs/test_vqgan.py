@@ -1,4 +1,4 @@
-"""The published VQGAN files: what is read, what is refused, and the codec that comes of them."""
+"""The published VQGAN files: what is read, what is refused, and the resulting codec."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_codes_that_do_not_fit_are_refused(tmp_path: Path, codes: list[list[int]
         load_vqgan(*write_pair(tmp_path)).decode(torch.tensor(codes))
 
 
-def test_the_critics_of_the_training_are_passed_over(tmp_path: Path) -> None:
+def test_the_critics_of_the_training_are_skipped(tmp_path: Path) -> None:
     config_path, checkpoint_path = write_pair(tmp_path)
     saved = torch.load(checkpoint_path, weights_only=True)
     saved["state_dict"]["loss.discriminator.main.0.weight"] = torch.zeros(3)
@@ -124,7 +124,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused_and_named(
     config_path, checkpoint_path = write_pair(tmp_path)
     saved = {"state_dict": {}, "callbacks": Runs(tmp_path / "ran")}
     torch.save(saved, checkpoint_path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ModelError, match=r"is refused: its pickle asks for .*(getattr|pathlib)"):
+    with pytest.raises(ModelError, match=r"is refused: its pickle refers to .*(getattr|pathlib)"):
         load_vqgan(config_path, checkpoint_path)
     assert not (tmp_path / "ran").exists()
     with warnings.catch_warnings():
@@ -179,7 +179,7 @@ def test_a_codebook_of_another_length_has_both_shapes_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ch": "128"}, "ddconfig.ch '128', expected a whole number"),
+        ({"ch": "128"}, "ddconfig.ch '128', expected an integer"),
         ({"ch": 48}, "expected multiples of 32"),
         ({"ch_mult": []}, "ddconfig.ch_mult"),
         ({"ch_mult": [1, True]}, "ddconfig.ch_mult True"),

@@ -1,4 +1,4 @@
-"""VQGANs as others saved them: wrapped, with extras, of related classes; and YAMLs that were made to harm."""
+"""Other people's VQGANs: wrapped, with extra tensors, of related classes; and malicious YAML files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_what_has_no_part_in_drawing_is_counted_and_left_out(
     files = write_files(tmp_path, extras=extras)
     with caplog.at_level(logging.INFO):
         assert load_vqgan(*files).fingerprint == plain.fingerprint
-    assert "5 tensors have no part in drawing" in caplog.text
+    assert "Ignored 5 tensors that the model does not use" in caplog.text
     assert "colorize.*, loss.*, model_ema.*, quantize.*" in caplog.text
 
 
@@ -110,7 +110,7 @@ def with_line(line: str) -> str:
 
 
 def unfolding(levels: int, merge: bool) -> str:
-    """Lines of which each names the one before ten times: 10^levels values."""
+    """Lines that each refer to the one before ten times: 10^levels values."""
     lines = ["a0: &a0 {k: v}"]
     for level in range(1, levels):
         aliases = ", ".join([f"*a{level - 1}"] * 10)
@@ -122,16 +122,16 @@ def unfolding(levels: int, merge: bool) -> str:
     return "\n".join(lines)
 
 
-def test_a_date_that_is_none_is_text(tmp_path: Path) -> None:
+def test_an_invalid_date_is_text(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(with_line("trained: 2020-13-45"))
     assert read_vqgan_config(tmp_path / "m.yaml").num_tokens == 64
     settings = yaml.safe_dump(vqgan_settings()).replace("n_embed: 64", "n_embed: 2020-13-45")
     (tmp_path / "m.yaml").write_text(settings)
-    with pytest.raises(ModelError, match="n_embed '2020-13-45', expected a whole number"):
+    with pytest.raises(ModelError, match="n_embed '2020-13-45', expected an integer"):
         read_vqgan_config(tmp_path / "m.yaml")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_bytes(b"\xef\xbb\xbf" + with_line("").encode())
     assert read_vqgan_config(tmp_path / "m.yaml").num_tokens == 64
 
@@ -142,8 +142,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("a: " + "[" * 100_000, "nested more than 50"),
         ("a: " + "{b: " * 100_000, "nested more than 50"),
         ("- " * 100_000, "nested more than 50"),
-        (unfolding(9, merge=False), "aliases stand for"),
-        (unfolding(9, merge=True), "aliases stand for"),
+        (unfolding(9, merge=False), "aliases expand to"),
+        (unfolding(9, merge=True), "aliases expand to"),
         ("a: !!int x", "can't be read as YAML"),
         ("a: !!timestamp x", "can't be read as YAML"),
         ("? {a: b}\n: c", "can't be read as YAML"),
@@ -168,12 +168,12 @@ def test_a_yaml_that_was_made_to_harm_is_refused(tmp_path: Path, text: str, word
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("ch", 10**12, "ddconfig.ch 1000000000000, expected a whole number from 1 to 16,384"),
+        ("ch", 10**12, "ddconfig.ch 1000000000000, expected an integer from 1 to 16,384"),
         ("ch", -32, "ddconfig.ch -32"),
         ("ch", float("nan"), "ddconfig.ch nan"),
         ("ch", float("inf"), "ddconfig.ch inf"),
         ("ch", 32.5, "ddconfig.ch 32.5"),
-        ("num_res_blocks", 10**6, "num_res_blocks 1000000, expected a whole number from 1 to 64"),
+        ("num_res_blocks", 10**6, "num_res_blocks 1000000, expected an integer from 1 to 64"),
         ("ch_mult", [1] * 1000, "ch_mult"),
         ("resolution", 2**40, "resolution"),
         ("resamp_with_conv", "maybe", "resamp_with_conv 'maybe', expected true or false"),
@@ -200,7 +200,7 @@ def test_a_codebook_of_a_million_is_compared_before_it_is_made(tmp_path: Path) -
 def test_a_network_that_can_not_be_counted_is_refused(tmp_path: Path) -> None:
     files = write_files(tmp_path)
     write_yaml(files[0], vqgan_settings(ch=16384, ch_mult=[16384, 16384]))
-    with pytest.raises(ModelError, match=r"model\.ckpt does not fit .*model\.yaml"):
+    with pytest.raises(ModelError, match=r"model\.ckpt does not match .*model\.yaml"):
         load_vqgan(*files)
 
 

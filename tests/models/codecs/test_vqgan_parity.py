@@ -1,4 +1,4 @@
-"""The VQGAN gives the codes and pictures of taming-transformers and of dalle-pytorch."""
+"""The VQGAN has the codes and images of taming-transformers and of dalle-pytorch."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def check_parity(
 
 @pytest.mark.parametrize("gumbel", [False, True], ids=["nearest", "gumbel"])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_codes_and_pictures_are_those_of_taming(
+def test_codes_and_images_are_those_of_taming(
     tmp_path: Path, network: str, gumbel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images_BCHW = torch.rand(6, 3, 32, 32)
@@ -121,7 +121,7 @@ def test_so_are_they_at_a_size_it_was_not_trained_at(
     ],
     ids=str,
 )
-def test_codes_and_pictures_are_those_of_dalle_pytorch(
+def test_codes_and_images_are_those_of_dalle_pytorch(
     tmp_path: Path,
     side: int,
     network: dict[str, Any],

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries: torch's own numbers and gradients, whatever the mask and length."""
+"""Attention in blocks of queries: torch's results and gradients for any mask and length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model: what it may see, what it is asked for, and what its cache must not change."""
+"""The model: what each position may see, its inputs, and its cache."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_padding_has_an_id_of_its_own_at_every_position() -> None:
     assert model.unique_padding(tokens_BT).tolist() == [[3, 12, 4, 14, 15]]
 
 
-def test_rows_and_columns_are_told_apart() -> None:
+def test_rows_and_columns_are_distinguished() -> None:
     model = make_model()
     embedded_ND = model.image_pos_emb(torch.arange(9))
     assert len({tuple(row) for row in embedded_ND.tolist()}) == 9
@@ -122,7 +122,7 @@ def test_the_cache_gives_the_logits_of_a_whole_pass() -> None:
     )
 
 
-def test_a_start_with_codes_goes_on_as_if_they_had_been_drawn() -> None:
+def test_a_start_with_codes_continues_as_if_they_had_been_drawn() -> None:
     model = make_model()
     tokens_BT, codes_BN = make_batch()
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_the_next_text_id_follows_those_before_it() -> None:
 
 
 def test_a_caption_of_another_length_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"4 tokens .* text_seq_len=5"):
+    with pytest.raises(ModelError, match=r"4 tokens, .* text_seq_len=5"):
         make_model()(torch.ones(1, 4, dtype=torch.long), torch.zeros(1, 9, dtype=torch.long))
 
 

@@ -1,4 +1,4 @@
-"""Hyper-parameters: what the cycles spread to, what comes back from JSON, what is refused."""
+"""Hyper-parameters: cycles over the layers, the round trip through JSON, invalid values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_types_and_ids_go_round_over_the_layers() -> None:
     assert config.layer_attn_ids == (0, 1, 2, 3)
 
 
-def test_json_brings_it_back() -> None:
+def test_json_round_trips() -> None:
     config = DalleConfig(**SHAPE, attn_types=("full", "sparse"), shared_attn_ids=(0, 1))
     assert DalleConfig.from_dict(json.loads(json.dumps(config.as_dict()))) == config
 

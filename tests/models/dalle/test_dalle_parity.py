@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.checkpoints.dalle_pytorch_names import stock_names
+from pipeline.models.checkpoints.dalle_pytorch_names import name_pairs
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
 from tests.oracles.dalle import own_logits, randomise, stock_twin
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_dalle_pytorch(model: Dalle) -> None:
     assert_same(loss, expected)
     theirs = dict(twin.named_parameters())
     compared = set()
-    for stock, name in stock_names(model.config):
+    for stock, name in name_pairs(model.config):
         if stock in theirs:
             gradient = model.get_parameter(name).grad
             assert gradient is not None, name
@@ -154,7 +154,7 @@ def test_the_next_text_id_follows_those_before_it(model: Dalle) -> None:
             assert_same(model.next_text_logits(tokens_BT, position), text_BTV[:, position])
 
 
-def test_a_selected_cache_goes_on_as_its_own(model: Dalle) -> None:
+def test_a_selected_cache_continues_as_its_own(model: Dalle) -> None:
     model.eval()
     tokens_BT, codes_BN = make_batch()
     samples = torch.tensor([2, 0, 0, 1])
@@ -168,7 +168,7 @@ def test_a_selected_cache_goes_on_as_its_own(model: Dalle) -> None:
             assert_same(logits_BV, expected_BNV[:, position + 1])
 
 
-def test_a_text_of_padding_is_the_stock_null_condition() -> None:
+def test_a_text_of_padding_is_the_null_condition_of_dalle_pytorch() -> None:
     model = make_model(ALL).eval()
     tokens_BT, codes_BN = make_batch()
     twin = stock_twin(model)

@@ -1,4 +1,4 @@
-"""Drawing codes: filters, seeds, and independence from the batch."""
+"""Sampling codes: filters, seeds, and independence from the batch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_image_depends_on_its_own_seed_and_caption_only(model: Dalle, choice:
 
 
 def test_as_many_given_codes_as_an_image_has_are_refused(model: Dalle) -> None:
-    with pytest.raises(ModelError, match="16 codes are given, and an image has 16"):
+    with pytest.raises(ModelError, match="16 first codes are given, but an image has only 16"):
         sample_codes(
             model,
             TOKENS,

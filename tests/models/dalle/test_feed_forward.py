@@ -1,4 +1,4 @@
-"""The gate's gradients, and dropout that draws what it drops."""
+"""The gate's gradients, and the fast path of dropout."""
 
 from __future__ import annotations
 

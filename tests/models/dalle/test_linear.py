@@ -1,4 +1,4 @@
-"""The linear layer: the numbers of torch's, packed or not."""
+"""The linear layer: torch's results, packed or not."""
 
 from __future__ import annotations
 

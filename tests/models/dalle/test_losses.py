@@ -1,4 +1,4 @@
-"""Cross-entropy in chunks: the numbers of whole logits, whatever the chunks."""
+"""Cross-entropy in chunks: the same results as from all logits at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN: the numbers and gradients of torch's own."""
+"""Linear layers with oneDNN: torch's results and gradients."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_the_words_are_those_of_generate_texts(
 def stock_words(
     stock: Any, monkeypatch: pytest.MonkeyPatch, words: Sequence[int], choice: Choice
 ) -> list[int]:
-    """What follows the BOS that training had: DALLE-pytorch leaves it out where words are given."""
+    """The continuation after the BOS used in training, which DALLE-pytorch leaves out if text is given."""
     tokenizer = SimpleNamespace(
         encode=lambda _text: [0, *words], decode=lambda ids, pad_tokens: None
     )

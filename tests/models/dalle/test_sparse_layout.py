@@ -1,4 +1,4 @@
-"""Sparse attention: the layout that DeepSpeed would draw, and the numbers of a dense emulation of it."""
+"""Sparse attention: DeepSpeed's layout, and the results of a dense emulation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import ModelError
-from pipeline.models.checkpoints.dalle_pytorch_names import stock_names
+from pipeline.models.checkpoints.dalle_pytorch_names import name_pairs
 from pipeline.models.dalle.attention_masks import causal_prefix
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
@@ -85,7 +85,7 @@ def test_sparse_attention_is_a_dense_emulation_of_it(text: int, size: int) -> No
     expected.backward()
     model(tokens_BT, codes_BN).total.backward()
     gradients = {name: parameter.grad for name, parameter in dense.named_parameters()}
-    for stock, name in stock_names(config):
+    for stock, name in name_pairs(config):
         gradient = model.get_parameter(name).grad
         assert gradient is not None
         torch.testing.assert_close(

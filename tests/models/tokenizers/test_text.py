@@ -196,7 +196,7 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path: Path, data: bytes) -> N
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"nothing\.json can't be read"):
+    with pytest.raises(ModelError, match=r"nothing\.json is missing"):
         load_tokenizer(f"hf:{tmp_path / 'nothing.json'}")
 
 

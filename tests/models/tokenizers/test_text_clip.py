@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: the ids of dalle-pytorch's `SimpleTokenizer`, and where the vocabulary comes from."""
+"""CLIP's tokenizer: the ids of dalle-pytorch's `SimpleTokenizer`, and where its vocabulary comes from."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_zipped_vocabulary_is_the_same(vocabulary: Path, tmp_path: Path) -> No
     ("lines", "complaint"),
     [
         (["a b c"], "has the line 'a b c', expected two pieces"),
-        (["th e"], "merges that do not fit"),
+        (["th e"], "invalid merges"),
     ],
 )
 def test_lines_that_are_no_merges_are_named(
@@ -115,7 +115,7 @@ def test_lines_that_are_no_merges_are_named(
 
 
 @pytest.mark.parametrize("saved", [{"kind": "clip"}, {"kind": "clip", "merges": 3}, {"kind": "x"}])
-def test_a_json_that_is_none_is_named(tmp_path: Path, saved: dict[str, Any]) -> None:
+def test_an_invalid_json_is_named(tmp_path: Path, saved: dict[str, Any]) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
     with pytest.raises(ModelError, match=r"tokenizer\.json is "):
         load_tokenizer(tmp_path)
@@ -147,5 +147,5 @@ def test_the_cache_of_transformers_is_looked_at(tmp_path: Path, vocabulary: Path
 def test_offline_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = PublishedFile(name="v.txt.gz", url="http://127.0.0.1:9/v.txt.gz", sha256="0" * 64)
     monkeypatch.setattr(text_clip_files, "CLIP_VOCABULARY", published)
-    with pytest.raises(ModelError, match=r"can't be fetched .* put it there: .*v\.txt\.gz"):
+    with pytest.raises(ModelError, match=r"can't be downloaded .* put it at .*v\.txt\.gz"):
         load_tokenizer("clip", cache=tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Models of youtokentome, read natively: the ids and texts of youtokentome itself."""
+"""youtokentome models: the same ids and texts as youtokentome itself."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_it_travels_as_a_json(tmp_path: Path) -> None:
 
 
 def doubling(rules: int) -> str:
-    """A model of few bytes, each of whose rules doubles the piece of the one before."""
+    """A model of few bytes, in which each rule doubles the piece of the one before."""
     lines = [f"2 {rules}", "9601 4", "97 5"]
     lines += [f"{4 + n} {4 + n} {5 + n}" for n in range(1, rules + 1)]
     return "\n".join([*lines, "1 0 2 3"])
@@ -89,7 +89,7 @@ def doubling(rules: int) -> str:
         ("4 3\n9601 4\n", "4 numbers"),
         ("{}", "invalid literal"),
         (SMALL.replace("9601", "9600"), "no id for U.2581"),
-        (SMALL.replace("8 6 10", "8 77 10"), "ids 8 and 77, which nothing makes"),
+        (SMALL.replace("8 6 10", "8 77 10"), "ids 8 and 77, which are not defined"),
         (SMALL.replace("97 5", "97 -5"), "an id below 0"),
         (SMALL.replace("97 5", "1114112 5"), "not in range"),
         (SMALL.replace("97 5", f"{10**30} 5"), "too large"),
@@ -97,5 +97,5 @@ def doubling(rules: int) -> str:
     ],
 )
 def test_files_that_are_no_model_are_named(tmp_path: Path, model: str, complaint: str) -> None:
-    with pytest.raises(ModelError, match=rf"vocab\.bpe is not a model of .*{complaint}"):
+    with pytest.raises(ModelError, match=rf"vocab\.bpe is not a youtokentome model .*{complaint}"):
         load_tokenizer(write(tmp_path, model))

@@ -22,6 +22,7 @@ from scrapers.fetch.client import Client
 from scrapers.fetch.opening import user_agent
 from scrapers.scrape import scrape
 from scrapers.source import Source
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png
 from tests.scrapers.test_scrape_manners import Names
 
@@ -82,7 +83,7 @@ def client(config: ScrapeConfig, _source: Source | None = None) -> Client:
 
 
 def test_it_is_said_before_the_first_image(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     said: list[int] = []
 
@@ -103,7 +104,7 @@ def test_it_is_said_before_the_first_image(
 
 @pytest.mark.parametrize("connect_to", [None, "127.0.0.1:{port}"])
 def test_nothing_is_said_of_this_machine(
-    connect_to: str | None, server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    connect_to: str | None, server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "scrapers.crawl.announcing")
     base = server.url
@@ -118,7 +119,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import scrapers.scrape as stage
-from scrapers.source import _OPENERS
 from tests.scrapers.conftest import PlainSource
 from tests.scrapers.crawl.test_announcing import client
 

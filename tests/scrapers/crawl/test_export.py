@@ -12,7 +12,6 @@ import pytest
 from pipeline.core.contracts import LEDGER_ITEMS
 from pipeline.core.errors import ContractError
 from pipeline.core.workspace import Workspace
-from scrapers.config import ScrapeConfig
 from scrapers.crawl.export import (
     discover_kept,
     export_ledger,
@@ -22,11 +21,12 @@ from scrapers.crawl.export import (
 )
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm, CaptionPlan, Discovery
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource, Server, stored
 
 
 def test_the_ledger_is_exported_row_by_row(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     scrape(quick, source=PlainSource(server.url, captions=2))
     out = tmp_path / "ledger.parquet"
@@ -46,7 +46,7 @@ def test_no_ledger_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_addresses_are_listed_without_a_request(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     discovery = discover_kept(quick, source=PlainSource(server.url, captions=2, ranks=2))
     stream = io.StringIO()
@@ -59,7 +59,7 @@ def test_addresses_are_listed_without_a_request(
 
 
 def test_without_a_fetched_page_what_is_built_in_is_listed_and_said_so(
-    quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = PlainSource(
         "http://example.org", start_url="http://example.org/page", captions=2, ranks=2
@@ -69,7 +69,7 @@ def test_without_a_fetched_page_what_is_built_in_is_listed_and_said_so(
 
 
 def test_the_stage_lists_and_exports_without_a_request(
-    server: Server, quick: ScrapeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, quick: DalleBlogConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = PlainSource(server.url, captions=2)
     report = scrape(replace(quick, list_urls=True), source=source)
@@ -86,7 +86,7 @@ def test_the_stage_lists_and_exports_without_a_request(
 
 @pytest.mark.parametrize("listing", [False, True], ids=["crawled", "listed"])
 def test_differences_are_counted_in_one_warning_and_told_in_the_report(
-    listing: bool, server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    listing: bool, server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     told = tuple(f"The page lacks '{number}'." for number in range(250))
     source = PlainSource(server.url, captions=1, differences=told)
@@ -119,7 +119,7 @@ def test_control_characters_never_reach_the_terminal() -> None:
 
 
 def test_only_new_losses_are_warned_of(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     def warnings(*sentences: str, refresh: bool = True) -> list[str]:
         caplog.clear()

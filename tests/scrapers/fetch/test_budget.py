@@ -122,12 +122,12 @@ PROGRAM = """
     import resource, sys
     from dataclasses import replace
     from pathlib import Path
-    from scrapers.config import ScrapeConfig
+    from scrapers.sources.dalleblog.config import DalleBlogConfig
     from scrapers.scrape import scrape
     from tests.scrapers.conftest import PlainSource
 
     def crawl(base, captions, folder, proxy):
-        config = ScrapeConfig(
+        config = DalleBlogConfig(
             workspace=Path(folder), attempts=1, ignore_opt_out=True, timeout_s=120, proxy=proxy
         )
         return scrape(config, source=PlainSource(base, captions=captions, ranks=32))

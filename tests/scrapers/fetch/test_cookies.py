@@ -195,6 +195,6 @@ def test_a_cookie_of_a_file_that_has_ended_is_passed_over(
 def test_a_line_that_is_none_is_named_without_its_value(
     bad: str, jar: CookieJar, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"line 2 is no cookie") as error:
+    with pytest.raises(ConfigError, match=r"line 2 is not a cookie") as error:
         load(jar, tmp_path, line(), bad)
     assert "x;y" not in str(error.value)

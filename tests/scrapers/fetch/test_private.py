@@ -20,6 +20,7 @@ from scrapers.fetch.resolving import Addresses, PrivateAddressError
 from scrapers.fetch.response import FetchError
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm, CaptionPlan
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource, Server, states
 from tests.scrapers.raw_server import PNG, RawServer, get_all, moved, ok, through
 
@@ -70,7 +71,7 @@ class Listed(PlainSource):
 
 
 def crawl(
-    config: ScrapeConfig, server: Server, page: str | None, hosts: list[str], **names: Any
+    config: DalleBlogConfig, server: Server, page: str | None, hosts: list[str], **names: Any
 ) -> dict[str, tuple[str, str | None]]:
     """Crawl an image at each host, named by a page at the host `page`: state and reason by host."""
     start = None if page is None else f"http://{page}:{server.port}/page"
@@ -89,7 +90,7 @@ def asked_hosts(server: Server) -> set[str]:
     return {headers["host"].rpartition(":")[0] for _, headers in server.asked}
 
 
-def test_a_public_page_names_no_private_images(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_a_public_page_names_no_private_images(everywhere: Server, quick: DalleBlogConfig) -> None:
     hosts = ["page.test", "cdn.test", "inner.test", "127.0.0.1", "[::1]", "mixed.test"]
     found = crawl(
         quick,
@@ -115,7 +116,7 @@ def test_a_public_page_names_no_private_images(everywhere: Server, quick: Scrape
 
 
 def test_without_robots_a_private_image_is_not_asked_either(
-    everywhere: Server, quick: ScrapeConfig
+    everywhere: Server, quick: DalleBlogConfig
 ) -> None:
     found = crawl(
         replace(quick, ignore_opt_out=True),
@@ -129,7 +130,7 @@ def test_without_robots_a_private_image_is_not_asked_either(
     assert asked_hosts(everywhere) == {"page.test"}
 
 
-def test_a_kept_page_is_held_to_the_same_rule(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_a_kept_page_is_held_to_the_same_rule(everywhere: Server, quick: DalleBlogConfig) -> None:
     names: dict[str, Any] = {"page_test": [[PUBLIC]]}
     assert crawl(quick, everywhere, "page.test", ["page.test"], **names)
     more = replace(quick, limit=9)
@@ -138,7 +139,7 @@ def test_a_kept_page_is_held_to_the_same_rule(everywhere: Server, quick: ScrapeC
     assert everywhere.hits["/page"] == 1
 
 
-def test_a_private_page_names_what_it_likes(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_a_private_page_names_what_it_likes(everywhere: Server, quick: DalleBlogConfig) -> None:
     found = crawl(
         quick,
         everywhere,
@@ -150,7 +151,9 @@ def test_a_private_page_names_what_it_likes(everywhere: Server, quick: ScrapeCon
     assert set(found.values()) == {("done", None)}
 
 
-def test_hosts_that_the_user_names_may_be_anywhere(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_hosts_that_the_user_names_may_be_anywhere(
+    everywhere: Server, quick: DalleBlogConfig
+) -> None:
     cdn = replace(quick, cdn_url=f"http://inner.test:{everywhere.port}/x")
     found = crawl(
         cdn,
@@ -165,7 +168,7 @@ def test_hosts_that_the_user_names_may_be_anywhere(everywhere: Server, quick: Sc
     assert crawl(built_in, everywhere, None, ["127.0.0.1"])["127.0.0.1"] == ("done", None)
 
 
-def test_a_saved_page_counts_as_a_public_one(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_a_saved_page_counts_as_a_public_one(everywhere: Server, quick: DalleBlogConfig) -> None:
     page = quick.workspace / "page.html"
     page.parent.mkdir(parents=True)
     page.write_text("<html>")
@@ -180,7 +183,7 @@ def test_a_saved_page_counts_as_a_public_one(everywhere: Server, quick: ScrapeCo
     assert crawl(here, everywhere, None, ["127.0.0.1"])["127.0.0.1"] == ("done", None)
 
 
-def test_connect_to_sends_everything_there(everywhere: Server, quick: ScrapeConfig) -> None:
+def test_connect_to_sends_everything_there(everywhere: Server, quick: DalleBlogConfig) -> None:
     start = "http://page.test/page"
     urls = ("http://cdn.test/a.png", "http://10.1.2.3/b.png", "http://127.0.0.9:1/c.png")
     source = Listed("", start_url=start, urls=urls, captions=3, ranks=1)
@@ -251,8 +254,8 @@ def test_a_connection_goes_to_the_address_that_was_looked_at(everywhere: Server)
             url = f"http://turns.test:{everywhere.port}/a.png"
             assert (await client.get(url)).status == 200
             now[0] += 1000.0
-            for lane in list(client._lanes._lanes):  # type: ignore[attr-defined]
-                lane.close()
+            for connection in list(client._connections._connections):  # type: ignore[attr-defined]
+                connection.close()
             await asyncio.sleep(0)
             await client.get(url)
 
@@ -326,7 +329,7 @@ def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public_address(address) is public
 
 
-def test_what_the_user_names_is_known_by_its_host(quick: ScrapeConfig) -> None:
+def test_what_the_user_names_is_known_by_its_host(quick: DalleBlogConfig) -> None:
     config = replace(
         quick,
         page_url="HTTP://Me:pw@Page.test:8080/x",

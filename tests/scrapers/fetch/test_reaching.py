@@ -17,7 +17,6 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipeline.core.errors import ConfigError, SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.opening import open_client
 from scrapers.fetch.proxies import Proxies, find_proxies
@@ -27,6 +26,7 @@ from scrapers.fetch.response import Answer, FetchError
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource
 from tests.scrapers.fetch.test_requests import Here
 from tests.scrapers.raw_server import PNG, Heard, RawServer, get_all, ok
@@ -144,12 +144,12 @@ def test_an_error_on_the_way_is_one_sentence(error: Exception, reason: str, sent
 
 # --- TLS -----------------------------------------------------------------------------------------
 
-FETCHERS = ("lanes", "session")
+FETCHERS = ("connections", "session")
 
 
 def trusting(fetcher: str, **more: Any) -> dict[str, Any]:
     """Options that trust the tests' authority; a client's certificate makes it the session's work."""
-    if fetcher == "lanes":
+    if fetcher == "connections":
         return {"trust": replace(TRUST, **more)}
     trust = replace(TRUST, client_cert=PEM / "client.pem", **more)
     return {"trust": trust, "given": GivenFields(hosts=frozenset({"localhost", "127.0.0.1"}))}
@@ -354,7 +354,7 @@ def test_a_proxy_that_can_not_be_used_is_refused_without_its_password(url: str) 
 
 
 def test_a_crawl_goes_through_the_proxy_of_the_environment(
-    quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def script(one: Heard) -> bytes:
         return b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n" if b"robots" in one.line else ok()
@@ -369,17 +369,17 @@ def test_a_crawl_goes_through_the_proxy_of_the_environment(
     assert b"http://images.example/samples/things/c1_3.png" in lines
 
 
-def test_options_that_contradict_each_other_are_refused(quick: ScrapeConfig) -> None:
+def test_options_that_contradict_each_other_are_refused(quick: DalleBlogConfig) -> None:
     with pytest.raises(ConfigError, match="--client-key is the key of --client-cert"):
         replace(quick, client_key=PEM / "client.pem")
     with pytest.raises(ConfigError, match="--proxy and --connect-to"):
         replace(quick, proxy="http://p:1", connect_to="127.0.0.1:1")
-    with pytest.raises(ConfigError, match="--page-url can't be asked: a host name of"):
+    with pytest.raises(ConfigError, match="--page-url can't be requested: a host name of"):
         open_client(replace(quick, page_url=f"http://{'a' * 64}.test/"))
 
 
 def test_a_host_that_can_not_be_reached_is_said_at_once(
-    quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scrapers.config import ScrapeConfig, source_options
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, Server, answer, png
 from tests.scrapers.raw_server import RawServer, ok
 
@@ -122,14 +122,13 @@ def test_a_wrong_option_is_refused_without_its_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["header", "proxy"])
 def test_a_config_that_is_printed_shows_no_secret(name: str, tmp_path: Path) -> None:
     value = ("X: tokenpw",) if name == "header" else "http://me:proxypw@h"
-    config = ScrapeConfig(workspace=tmp_path, **{name: value})  # type: ignore[arg-type]
+    config = DalleBlogConfig(workspace=tmp_path, **{name: value})  # type: ignore[arg-type]
     assert "pw" not in repr(config)
 
 
 def test_the_source_sees_urls_without_their_users(tmp_path: Path) -> None:
-    config = ScrapeConfig(
+    config = DalleBlogConfig(
         workspace=tmp_path, page_url="HTTP://me:pw@Host/Blog?x", cdn_url="https://u@cdn/y"
     )
-    options = source_options(config)
-    assert options.page_url == "http://Host/Blog?x"
-    assert options.cdn_url == "https://cdn/y"
+    assert config.given_page_url == "http://Host/Blog?x"
+    assert config.given_cdn_url == "https://cdn/y"

@@ -262,10 +262,10 @@ def test_an_encoding_without_a_package_says_what_to_install(
 
     monkeypatch.setattr(inflating, "import_module", absent)
     with pytest.raises(FetchError, match=f"{name}; to read it install") as error:
-        ask_twice("lanes", coded(name.encode(), WITHOUT[name]), closes=True)
+        ask_twice("connections", coded(name.encode(), WITHOUT[name]), closes=True)
     assert (error.value.reason, error.value.retry) == ("encoded_body", True)
     # The label alone does no harm.
-    assert ask_twice("lanes", coded(name.encode()), closes=True)[0].body == PNG
+    assert ask_twice("connections", coded(name.encode()), closes=True)[0].body == PNG
 
 
 def test_nothing_is_asked_for_that_may_not_be_readable() -> None:

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
 from tests.scrapers.raw_server import RawServer, ok
 
 
 def test_a_wait_beyond_the_longest_outage_leaves_the_host(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def much_later(ask: Ask) -> bytes:
         return answer(b"", 429, Retry_After="99999999")
@@ -45,7 +45,7 @@ def test_a_wait_beyond_the_longest_outage_leaves_the_host(
 
 def test_a_wait_within_it_is_said_once_and_waited(
     server: Server,
-    quick: ScrapeConfig,
+    quick: DalleBlogConfig,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_wait_within_it_is_said_once_and_waited(
 
 
 def test_a_page_that_is_to_be_asked_much_later_is_said_so(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     async def later(ask: Ask) -> bytes:
         return answer(b"", 503, Retry_After="86400")
@@ -94,7 +94,7 @@ def test_a_page_that_is_to_be_asked_much_later_is_said_so(
 
 
 def test_robots_that_are_to_be_asked_much_later_close_the_host(
-    server: Server, quick: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.robots_answer = answer(b"", 503, Retry_After="86400")
     with caplog.at_level(logging.WARNING):
@@ -110,7 +110,7 @@ def test_robots_that_are_to_be_asked_much_later_close_the_host(
 
 @pytest.mark.parametrize("outage", ["status", "refused", "closes"])
 def test_an_outage_of_a_redirects_target_is_no_refusal(
-    outage: str, server: Server, quick: ScrapeConfig
+    outage: str, server: Server, quick: DalleBlogConfig
 ) -> None:
     target = Server()
     to = target.url
@@ -148,7 +148,7 @@ def test_an_outage_of_a_redirects_target_is_no_refusal(
 
 
 def test_a_redirect_into_robots_that_refuse_is_an_opt_out(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     target = Server(robots=b"User-agent: *\nDisallow: /\n")
 
@@ -164,7 +164,7 @@ def test_a_redirect_into_robots_that_refuse_is_an_opt_out(
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_connections_that_close_behind_each_answer_cost_no_attempts(
-    honest: bool, quick: ScrapeConfig
+    honest: bool, quick: DalleBlogConfig
 ) -> None:
     line = b"Connection: close" if honest else b"Connection: keep-alive"
 
@@ -182,7 +182,7 @@ def test_connections_that_close_behind_each_answer_cost_no_attempts(
         assert server.connections == 960
 
 
-def test_cookies_are_kept_within_a_crawl_alone(server: Server, quick: ScrapeConfig) -> None:
+def test_cookies_are_kept_within_a_crawl_alone(server: Server, quick: DalleBlogConfig) -> None:
     async def gate(ask: Ask) -> bytes:
         if "pass=1" in ask.headers.get("cookie", ""):
             return answer(png(ask.path))

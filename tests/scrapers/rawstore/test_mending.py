@@ -13,11 +13,11 @@ from pipeline.core.inventory import find_folders
 from pipeline.core.ownership import reopen
 from pipeline.core.workspace import Workspace
 from pipeline.verify.check import check_one
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore import mending
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.mending import Mended, mend_segments, sweep_segments
 from scrapers.rawstore.segments import SegmentWriter
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Server, members, stored
 from tests.scrapers.test_scrape_resume import big, big_server, finish
 
@@ -25,7 +25,7 @@ CAPTIONS = 24
 
 
 @pytest.fixture
-def config(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def config(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """A finished store of several segments, and the options that it was made with."""
     big_server(server)
     config = replace(quick, segment_mb=1)
@@ -49,7 +49,7 @@ def hit_images(root: Path, segment: str, number: int) -> list[str]:
     return [url for url, _ in hit]
 
 
-def mend(config: ScrapeConfig) -> Mended:
+def mend(config: DalleBlogConfig) -> Mended:
     """What `verify --repair` does to the raw store."""
     (folder,) = (f for f in find_folders(config.workspace) if f.contract == "raw")
     checked = check_one(folder, Workspace(config.workspace))
@@ -57,7 +57,7 @@ def mend(config: ScrapeConfig) -> Mended:
     return mend_segments(folder.path, checked.segments)
 
 
-def check_mended(server: Server, config: ScrapeConfig, asked: int) -> None:
+def check_mended(server: Server, config: DalleBlogConfig, asked: int) -> None:
     """The next scrape asks for `asked` images, and then all are there, each once."""
     server.hits.clear()
     finish(server, config, CAPTIONS)
@@ -71,11 +71,11 @@ def check_mended(server: Server, config: ScrapeConfig, asked: int) -> None:
     assert finish(server, config, CAPTIONS).outcome == "unchanged"
 
 
-def segments(config: ScrapeConfig) -> list[str]:
+def segments(config: DalleBlogConfig) -> list[str]:
     return sorted(path.name for path in (config.workspace / "raw/segments").glob("*.tar"))
 
 
-def test_only_what_is_lost_is_asked_for_again(server: Server, config: ScrapeConfig) -> None:
+def test_only_what_is_lost_is_asked_for_again(server: Server, config: DalleBlogConfig) -> None:
     names = segments(config)
     others = {n: (config.workspace / "raw/segments" / n).read_bytes() for n in names[2:-1]}
     urls = [*hit_images(config.workspace, names[0], 3), *hit_images(config.workspace, names[1], 2)]
@@ -88,7 +88,7 @@ def test_only_what_is_lost_is_asked_for_again(server: Server, config: ScrapeConf
 
 @pytest.mark.parametrize("at", [0, -1])
 def test_the_first_and_the_open_segment_can_be_hit(
-    server: Server, config: ScrapeConfig, at: int
+    server: Server, config: DalleBlogConfig, at: int
 ) -> None:
     hit_images(config.workspace, segments(config)[at], 2)
     assert mend(config).lost == 2
@@ -96,7 +96,7 @@ def test_the_first_and_the_open_segment_can_be_hit(
 
 
 def test_a_segment_that_is_missing_loses_all_of_its_images(
-    server: Server, config: ScrapeConfig
+    server: Server, config: DalleBlogConfig
 ) -> None:
     name = segments(config)[1]
     (config.workspace / "raw/segments" / name).unlink()
@@ -106,7 +106,7 @@ def test_a_segment_that_is_missing_loses_all_of_its_images(
 
 
 def test_a_store_of_which_all_images_are_lost_is_fetched_again(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     big_server(server)
     finish(server, quick, 1)
@@ -118,7 +118,7 @@ def test_a_store_of_which_all_images_are_lost_is_fetched_again(
 
 
 def test_earlier_versions_are_kept_where_they_are_whole(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     big_server(server)
     finish(server, quick, 2)
@@ -175,7 +175,7 @@ MOMENTS = [
 @pytest.mark.parametrize("at", [0, -1])
 def test_killed_at_any_moment_it_can_be_mended_again(
     server: Server,
-    config: ScrapeConfig,
+    config: DalleBlogConfig,
     moment: Callable[[pytest.MonkeyPatch], None],
     at: int,
 ) -> None:
@@ -190,7 +190,7 @@ def test_killed_at_any_moment_it_can_be_mended_again(
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: str(moment.__name__))
 def test_after_a_mending_that_was_killed_a_scrape_goes_on_as_it_can(
-    server: Server, config: ScrapeConfig, moment: Callable[[pytest.MonkeyPatch], None]
+    server: Server, config: DalleBlogConfig, moment: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     hit_images(config.workspace, segments(config)[0], 3)
     with pytest.MonkeyPatch.context() as patch:

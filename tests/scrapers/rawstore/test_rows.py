@@ -16,7 +16,6 @@ import pytest
 
 from pipeline.core.errors import StorageError
 from pipeline.core.workspace import Workspace
-from scrapers.config import ScrapeConfig
 from scrapers.crawl.export import export_ledger
 from scrapers.fetch.storable import storable, storable_header
 from scrapers.rawstore import locked_database as patience
@@ -25,6 +24,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
 from tests.scrapers.raw_server import Heard, RawServer, moved, ok
 
@@ -50,7 +50,7 @@ def rows_of(root: Path, columns: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
-def test_a_header_that_can_not_be_kept_costs_no_image(flaw: str, quick: ScrapeConfig) -> None:
+def test_a_header_that_can_not_be_kept_costs_no_image(flaw: str, quick: DalleBlogConfig) -> None:
     lines, etag, modified, word = FLAWS[flaw]
 
     def script(one: Heard) -> bytes:
@@ -79,7 +79,7 @@ def test_a_header_that_can_not_be_kept_costs_no_image(flaw: str, quick: ScrapeCo
         assert not asked[-1].fields("If-Modified-Since")
 
 
-def test_a_redirect_to_raw_bytes_is_kept_as_it_was_asked(quick: ScrapeConfig) -> None:
+def test_a_redirect_to_raw_bytes_is_kept_as_it_was_asked(quick: DalleBlogConfig) -> None:
     def script(one: Heard) -> bytes:
         if one.target.startswith(b"/samples"):
             return moved(b"/caf\xe9.png" if b"_0" in one.target else b"/" + b"x" * 20_000)
@@ -109,7 +109,7 @@ CAPTIONS = [
 
 
 def test_whatever_a_caption_holds_its_images_are_stored(
-    server: Server, quick: ScrapeConfig, tmp_path: Path
+    server: Server, quick: DalleBlogConfig, tmp_path: Path
 ) -> None:
     class Odd(PlainSource):
         def plans(self):  # type: ignore[no-untyped-def]
@@ -136,7 +136,7 @@ def test_whatever_a_caption_holds_its_images_are_stored(
 URLS = ["/a\ud83d_{rank}.png", "/b\udce9_{rank}.png", "/ü_{rank}.png", "/d?x=\0_{rank}"]
 
 
-def test_whatever_a_url_holds_it_is_asked_and_kept(server: Server, quick: ScrapeConfig) -> None:
+def test_whatever_a_url_holds_it_is_asked_and_kept(server: Server, quick: DalleBlogConfig) -> None:
     class Odd(PlainSource):
         def plans(self):  # type: ignore[no-untyped-def]
             for number, plan in enumerate(super().plans()):
@@ -165,7 +165,7 @@ NO_URLS = [
 
 
 def test_a_url_that_can_not_be_asked_is_a_row_of_its_own(
-    server: Server, quick: ScrapeConfig
+    server: Server, quick: DalleBlogConfig
 ) -> None:
     class Odd(PlainSource):
         def plans(self):  # type: ignore[no-untyped-def]
@@ -279,7 +279,7 @@ def hold_lock(path: Path, seconds: float, how: str = "IMMEDIATE") -> threading.T
 
 def test_a_lock_of_another_program_is_waited_for_and_said(
     server: Server,
-    quick: ScrapeConfig,
+    quick: DalleBlogConfig,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -304,7 +304,7 @@ def test_a_lock_of_another_program_is_waited_for_and_said(
 
 
 def test_a_lock_at_the_start_is_waited_for_too(
-    server: Server, quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    server: Server, quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scrapers.rawstore.ledger.BUSY_S", 0.05)
     source = PlainSource(server.url)
@@ -315,7 +315,7 @@ def test_a_lock_at_the_start_is_waited_for_too(
 
 
 def test_a_lock_that_stays_is_one_sentence(
-    server: Server, quick: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    server: Server, quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scrapers.rawstore.ledger.BUSY_S", 0.05)
     monkeypatch.setattr(patience, "_MAIN_PATIENCE_S", 0.3)

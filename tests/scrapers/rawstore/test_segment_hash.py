@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.core.storage import MANIFEST_NAME, manifest_seal, read_manifest
 from pipeline.verify.check import check_workspace
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore.segment_hash import SCHEME, hash_segment
 from scrapers.rawstore.segments import SegmentState, SegmentWriter
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png
 
 
@@ -125,7 +125,7 @@ def faults(root: Path) -> list[str]:
 
 
 @pytest.fixture
-def crawled(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def crawled(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """A crawl of several segments."""
     config = replace(quick, segment_mb=1)
 
@@ -138,14 +138,14 @@ def crawled(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
     return config
 
 
-def test_a_raw_store_says_of_which_version_its_hashes_are(crawled: ScrapeConfig) -> None:
+def test_a_raw_store_says_of_which_version_its_hashes_are(crawled: DalleBlogConfig) -> None:
     manifest = read_manifest(crawled.workspace / "raw", "raw")
     assert manifest.version == 2
     assert {entry.sha256[: len(SCHEME)] for entry in manifest.files} == {SCHEME}
     assert faults(crawled.workspace) == []
 
 
-def test_an_old_raw_store_is_read_and_goes_on(server: Server, crawled: ScrapeConfig) -> None:
+def test_an_old_raw_store_is_read_and_goes_on(server: Server, crawled: DalleBlogConfig) -> None:
     make_old(crawled.workspace)
     assert read_manifest(crawled.workspace / "raw", "raw").version == 1
     assert faults(crawled.workspace) == []
@@ -162,7 +162,7 @@ def test_an_old_raw_store_is_read_and_goes_on(server: Server, crawled: ScrapeCon
 
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("at", [600, 5000, -10])
-def test_damage_is_found_in_both_versions(at: int, old: bool, crawled: ScrapeConfig) -> None:
+def test_damage_is_found_in_both_versions(at: int, old: bool, crawled: DalleBlogConfig) -> None:
     if old:
         make_old(crawled.workspace)
     path = crawled.workspace / "raw" / "segments" / "00000.tar"

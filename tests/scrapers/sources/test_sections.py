@@ -24,11 +24,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def page(*, only_catalogue: str = "", **captions: int) -> list[SectionSummary]:
     return [
-        SectionSummary(
-            name=name,
-            captions=number,
-            origin="catalogue" if name == only_catalogue else "page",
-        )
+        SectionSummary(name=name, captions=number, shown=name != only_catalogue)
         for name, number in captions.items()
     ]
 

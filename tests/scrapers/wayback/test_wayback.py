@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from scrapers.config import ScrapeConfig
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
@@ -29,7 +29,7 @@ def archive(server: Server) -> ArchiveStandIn:
 
 
 @pytest.fixture
-def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def via(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """Options that lead to the stand-in, without its slowness."""
     return replace(
         quick,
@@ -46,7 +46,7 @@ def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None
             archive.record(OLD, url(caption, rank), png(url(caption, rank)))
 
 
-def final_urls(config: ScrapeConfig) -> dict[str, str | None]:
+def final_urls(config: DalleBlogConfig) -> dict[str, str | None]:
     ledger = Ledger(config.workspace / "raw" / "ledger.sqlite")
     rows = ledger.query("SELECT url, final_url FROM items")
     found = {str(address): None if final is None else str(final) for address, final in rows}
@@ -55,7 +55,7 @@ def final_urls(config: ScrapeConfig) -> dict[str, str | None]:
 
 
 def test_the_newest_good_capture_is_fetched(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     archive.record(OLD, url(0, 0), png("old"))
     archive.record(NEW, url(0, 0), png("new"))
@@ -71,21 +71,21 @@ def test_the_newest_good_capture_is_fetched(
 
 
 def test_a_capture_under_another_spelling_of_the_address_counts(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, "http://BLOG.test:80/dall-e/samples/things/c%30_0.png", png("x"))
     assert scrape(via, source=PlainSource(SITE, captions=1, ranks=1)).counts["done"] == 1
 
 
 def test_an_image_under_a_type_that_says_nothing_is_taken(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 0), png("x"), mimetype="application/octet-stream")
     assert scrape(via, source=PlainSource(SITE, captions=1, ranks=1)).counts["done"] == 1
 
 
 def test_what_is_not_archived_is_missing_and_not_asked_for(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 1), png("x"))
     report = scrape(via, source=PlainSource(SITE, captions=200, ranks=32))
@@ -97,7 +97,7 @@ def test_what_is_not_archived_is_missing_and_not_asked_for(
 
 
 def test_no_probe_decides_for_a_form_when_the_index_knows(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     for rank in (5, 9):
         archive.record(OLD, f"{SITE}/samples/things/anc0_{rank}.png", png("x"))
@@ -112,7 +112,7 @@ def test_no_probe_decides_for_a_form_when_the_index_knows(
 
 @pytest.mark.parametrize("bad", [png("x")[:-9], b"<html>busy</html>", b"", b"\x00" * 99])
 def test_a_broken_newest_capture_makes_way_for_an_older_one(
-    bad: bytes, archive: ArchiveStandIn, via: ScrapeConfig
+    bad: bytes, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 0), png("older"))
     archive.record(NEW, url(0, 0), bad)
@@ -125,7 +125,7 @@ def test_a_broken_newest_capture_makes_way_for_an_older_one(
 
 
 def test_bytes_that_are_not_those_of_the_index_are_asked_for_again(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     def cut_once(ask: Ask) -> bytes | None:
         return answer(png("x")[:99]) if "/web/" in ask.path and ask.turn < 3 else None
@@ -138,7 +138,7 @@ def test_bytes_that_are_not_those_of_the_index_are_asked_for_again(
 
 
 def test_a_capture_that_can_not_be_had_makes_way_for_an_older_one(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     def broken(ask: Ask) -> bytes | None:
         troubled = f"/web/{NEW}" in ask.path or ask.turn == 1
@@ -153,7 +153,7 @@ def test_a_capture_that_can_not_be_had_makes_way_for_an_older_one(
     assert report.outcome == "done"
 
 
-def test_only_so_many_captures_are_tried(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_only_so_many_captures_are_tried(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     for year in range(2010, 2024):
         archive.record(f"{year}0101000000", url(0, 0), png(f"{year}")[:-9])
     source = PlainSource(SITE, captions=1, ranks=1)
@@ -168,7 +168,7 @@ def test_only_so_many_captures_are_tried(archive: ArchiveStandIn, via: ScrapeCon
 
 
 def test_trouble_with_a_newer_capture_is_not_forgotten_for_a_lost_older_one(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(NEW, url(0, 0), png("x")[:-9])
     archive.record(OLD, url(0, 0), png("y"))
@@ -178,7 +178,7 @@ def test_trouble_with_a_newer_capture_is_not_forgotten_for_a_lost_older_one(
 
 
 def test_what_the_index_names_and_the_archive_lost_is_not_archived(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 0), png("x"))
     archive.lost.add(OLD)
@@ -193,7 +193,7 @@ def test_what_the_index_names_and_the_archive_lost_is_not_archived(
 
 
 def test_a_redirect_to_the_nearest_capture_is_followed(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 0), png("x"))
     archive.record(NEW, url(0, 0), png("y"))
@@ -206,7 +206,7 @@ def test_a_redirect_to_the_nearest_capture_is_followed(
 
 @pytest.mark.parametrize("target", [f"/web/{NEW}id_/{url(1, 1)}", "/somewhere.png"])
 def test_a_redirect_to_another_image_is_refused(
-    target: str, archive: ArchiveStandIn, via: ScrapeConfig
+    target: str, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     def leads_away(ask: Ask) -> bytes | None:
         if ask.path == target:
@@ -221,7 +221,7 @@ def test_a_redirect_to_another_image_is_refused(
 
 
 def test_images_whose_addresses_differ_by_case_only_are_not_mixed_up(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     """The archive finds both under one key and gives the first for either."""
     lower = f"{SITE}/samples/things/c0_0.png"
@@ -235,7 +235,7 @@ def test_images_whose_addresses_differ_by_case_only_are_not_mixed_up(
 
 
 def test_only_the_wrong_one_of_two_look_alikes_is_a_failure(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(NEW, f"{SITE}/samples/things/C0_0.png", png("upper"))
     archive.record(NEW, url(0, 0), png("lower"))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.urls import base64_key
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
@@ -24,12 +24,12 @@ OLD, NEW = "20210106000000", "20210801120000"
 CHILD = """
 import sys
 from pathlib import Path
-from scrapers.config import ScrapeConfig
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.scrape import scrape
 from scrapers.rawstore import batch_writer as store
 from tests.scrapers.conftest import PlainSource
 store.BATCH_ROWS = 20
-config = ScrapeConfig(workspace=Path(sys.argv[2]), via="wayback", archive_url=sys.argv[1],
+config = DalleBlogConfig(workspace=Path(sys.argv[2]), via="wayback", archive_url=sys.argv[1],
                       archive_rate=2000.0, archive_index_rate=2000.0,
                       archive_concurrency=8, backoff_s=0.01)
 report = scrape(config, source=PlainSource("https://blog.test/dall-e", captions=20, ranks=16))
@@ -45,7 +45,7 @@ def archive(server: Server) -> ArchiveStandIn:
 
 
 @pytest.fixture
-def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def via(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """Options that lead to the stand-in, without its slowness."""
     return replace(
         quick, via="wayback", archive_url=server.url, archive_rate=1000.0, archive_index_rate=1000.0
@@ -74,7 +74,7 @@ def asks(archive: ArchiveStandIn) -> tuple[int, int]:
 # --- Reruns and kills ----------------------------------------------------------------------------
 
 
-def test_nothing_is_asked_twice(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_nothing_is_asked_twice(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     hold(archive, 3, 3)
     source = PlainSource(SITE)
     first = scrape(via, source=source)
@@ -115,7 +115,7 @@ def test_killed_at_any_moment_it_continues(
 
 
 def test_a_broken_copy_of_the_index_is_asked_for_again(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold(archive, 2, 4)
     scrape(via, source=PlainSource(SITE, captions=1))
@@ -126,7 +126,7 @@ def test_a_broken_copy_of_the_index_is_asked_for_again(
 
 
 def test_another_archive_is_asked_for_what_it_holds(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     archive.record(OLD, url(0, 0), png("first"))
     source = PlainSource(SITE, captions=1, ranks=2)
@@ -144,7 +144,7 @@ def test_another_archive_is_asked_for_what_it_holds(
 
 
 def test_a_refresh_fetches_newer_captures_and_nothing_else(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold(archive, 2, 3)
     source = PlainSource(SITE, captions=2)
@@ -169,7 +169,7 @@ def test_a_refresh_fetches_newer_captures_and_nothing_else(
 
 
 def test_a_refresh_comes_back_to_the_capture_that_was_good(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     archive.record(OLD, url(0, 0), png("good"))
     archive.captures[0] = replace(archive.captures[0], headers=(("ETag", '"1"'),))
@@ -187,7 +187,7 @@ def test_a_refresh_comes_back_to_the_capture_that_was_good(
 
 
 def test_a_caption_stays_in_the_form_in_which_it_is_stored(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     source = PlainSource(SITE, captions=1, forms=("a", "an"))
     archive.record(OLD, f"{SITE}/samples/things/ac0_0.png", png("a"))
@@ -203,7 +203,7 @@ def test_a_caption_stays_in_the_form_in_which_it_is_stored(
 
 
 def test_an_archive_fills_what_the_site_does_not_have_any_more(
-    quick: ScrapeConfig, server: Server
+    quick: DalleBlogConfig, server: Server
 ) -> None:
     archive = ArchiveStandIn()
     gone = {f"/samples/things/c0_{rank}.png" for rank in range(4)} | {"/samples/things/c1_2.png"}
@@ -246,7 +246,7 @@ def test_an_archive_fills_what_the_site_does_not_have_any_more(
 
 
 def test_the_site_is_asked_for_what_the_archive_did_not_hold(
-    quick: ScrapeConfig, server: Server
+    quick: DalleBlogConfig, server: Server
 ) -> None:
     archive = ArchiveStandIn()
     server.behaviour = archive
@@ -267,7 +267,7 @@ def test_the_site_is_asked_for_what_the_archive_did_not_hold(
 
 
 def test_the_blogs_captions_come_from_the_archive(
-    archive: ArchiveStandIn, via: ScrapeConfig, tmp_path: Path
+    archive: ArchiveStandIn, via: DalleBlogConfig, tmp_path: Path
 ) -> None:
     captions = (
         "a cube made of porcupine",

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.wayback_query import IndexPage, IndexRow, dialect_of, parse_index
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
@@ -28,7 +28,7 @@ def archive(server: Server) -> ArchiveStandIn:
 
 
 @pytest.fixture
-def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def via(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """Options that lead to the stand-in, without its slowness."""
     return replace(
         quick,
@@ -43,7 +43,7 @@ def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
 
 
 def test_an_index_that_ends_at_its_scan_limit_is_asked_for_shorter_times(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     for caption in range(6):
         for rank in range(4):
@@ -56,7 +56,7 @@ def test_an_index_that_ends_at_its_scan_limit_is_asked_for_shorter_times(
 
 
 def test_what_an_index_cuts_in_a_second_is_said_to_be_uncertain(
-    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    archive: ArchiveStandIn, via: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     hold_all(archive)
     archive.scan_limit = 7
@@ -68,7 +68,7 @@ def test_what_an_index_cuts_in_a_second_is_said_to_be_uncertain(
 
 
 def test_rows_that_a_resume_key_skips_are_asked_for(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     """Two URLs that differ by case share key and time; a page ends between them."""
     for name in ("a0_0", "C0_0", "c0_0", "c0_1"):
@@ -81,7 +81,7 @@ def test_rows_that_a_resume_key_skips_are_asked_for(
 
 
 def test_an_index_that_does_not_give_its_last_row_leaves_a_doubt(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     archive.trouble = lambda ask: answer(b"", 400) if "limit=-1" in ask.path else None
@@ -92,7 +92,7 @@ def test_an_index_that_does_not_give_its_last_row_leaves_a_doubt(
 
 @pytest.mark.parametrize("layout", ["/cdx", "/timemap/cdx", "-cdx", "-index"])
 def test_an_index_is_found_where_other_archives_have_it(
-    layout: str, archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    layout: str, archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     """A collection `/1068` of an archive; its replay stands right under it."""
     hold_all(archive)
@@ -119,7 +119,7 @@ def test_an_index_is_found_where_other_archives_have_it(
 
 @pytest.mark.parametrize("body", [b"<!doctype html><h1>Welcome</h1>", b"{}", b"[1]", b"", b"OK"])
 def test_an_archive_that_answers_nonsense_with_200_is_no_archive(
-    body: bytes, via: ScrapeConfig, server: Server
+    body: bytes, via: DalleBlogConfig, server: Server
 ) -> None:
     async def nonsense(ask: Ask) -> bytes:
         return answer(body)
@@ -160,7 +160,7 @@ def test_an_index_in_plain_text_is_read(body: bytes, dialect: str, resume_key: s
 
 @pytest.mark.parametrize("status", [200, 403])
 def test_an_index_that_excludes_the_site_is_said(
-    status: int, archive: ArchiveStandIn, via: ScrapeConfig
+    status: int, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     says = (
         b"org.archive.wayback.exception.AdministrativeAccessControlException: Blocked Site Error\n"
@@ -182,7 +182,7 @@ def test_an_index_that_excludes_the_site_is_said(
     ],
 )
 def test_a_capture_that_is_excluded_is_a_state_of_its_own(
-    status: int, body: bytes, headers: dict[str, str], archive: ArchiveStandIn, via: ScrapeConfig
+    status: int, body: bytes, headers: dict[str, str], archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(OLD, url(0, 0), png("x"))
     archive.record(NEW, url(0, 0), png("y"))
@@ -195,7 +195,7 @@ def test_a_capture_that_is_excluded_is_a_state_of_its_own(
 
 
 def test_the_archives_own_robots_tag_is_not_that_of_the_site(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     for rank, headers in enumerate(
         (
@@ -217,7 +217,7 @@ def test_the_archives_own_robots_tag_is_not_that_of_the_site(
 
 
 def test_what_the_index_says_in_its_headers_is_remembered_as_the_archives_own(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     """Recorded headers as they were, and a front of the archive that adds one to every answer."""
     own = (("X_Robots_Tag", "noindex"),)
@@ -233,7 +233,7 @@ def test_what_the_index_says_in_its_headers_is_remembered_as_the_archives_own(
     assert set(states(via.workspace).values()) == {("done", None)}
 
 
-def test_an_index_that_refuses_is_not_used(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_an_index_that_refuses_is_not_used(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     hold_all(archive, 1, 1)
     table = b'[["timestamp","original"]]'
     archive.trouble = lambda ask: answer(table, X_Robots_Tag="noai") if "cdx" in ask.path else None
@@ -242,7 +242,7 @@ def test_an_index_that_refuses_is_not_used(archive: ArchiveStandIn, via: ScrapeC
 
 
 def test_why_an_archive_is_not_asked_is_said_as_it_is(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     server.tdmrep_answer = answer(b'[{"location": "/cdx*", "tdm-reservation": 1}]')
     with pytest.raises(SourceError, match=rf"is not to be used \(tdmrep.json in .*{TDMREP_PATH}"):
@@ -258,7 +258,7 @@ def test_why_an_archive_is_not_asked_is_said_as_it_is(
 
 
 def test_the_ledger_names_the_capture_that_the_archive_says_it_served(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     """Without a redirect the archive gives an older one, and says so in its headers."""
     archive.record(NEW, url(0, 0), png("newer"))
@@ -272,7 +272,7 @@ def test_the_ledger_names_the_capture_that_the_archive_says_it_served(
 
 
 def test_another_url_under_content_location_is_another_image(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.record(NEW, url(0, 0), png("right"))
     archive.trouble = lambda ask: (
@@ -289,7 +289,7 @@ def test_another_url_under_content_location_is_another_image(
 
 
 def test_a_revisit_may_be_answered_with_the_url_that_it_repeats(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     first = "https://old.test/the-same.png"
     archive.record(OLD, first, png("same"))
@@ -303,7 +303,7 @@ def test_a_revisit_may_be_answered_with_the_url_that_it_repeats(
 
 
 def test_a_recorded_error_is_none_of_the_archives(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     """The index does not know the status of a revisit."""
     archive.record(NEW, url(0, 0), png("newer"), mimetype="warc/revisit", statuscode="-")
@@ -335,7 +335,7 @@ def test_an_archive_that_is_asked_too_much_gets_a_rest_and_then_a_longer_one(
     part: str,
     busy: bytes,
     archive: ArchiveStandIn,
-    via: ScrapeConfig,
+    via: DalleBlogConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("scrapers.wayback.archive.REST_S", 0.4)
@@ -355,7 +355,7 @@ def test_an_archive_that_is_asked_too_much_gets_a_rest_and_then_a_longer_one(
 
 
 def test_an_archive_that_stays_busy_is_left_for_another_run(
-    archive: ArchiveStandIn, via: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    archive: ArchiveStandIn, via: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scrapers.wayback.archive.REST_S", 0.3)
     hold_all(archive)
@@ -370,7 +370,7 @@ def test_an_archive_that_stays_busy_is_left_for_another_run(
 
 
 def test_a_capture_that_is_broken_for_ever_does_not_hold_up_the_others(
-    archive: ArchiveStandIn, via: ScrapeConfig, monkeypatch: pytest.MonkeyPatch
+    archive: ArchiveStandIn, via: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scrapers.wayback.archive.REST_S", 0.3)
     hold_all(archive, captions=1, ranks=2)
@@ -383,7 +383,7 @@ def test_a_capture_that_is_broken_for_ever_does_not_hold_up_the_others(
 
 
 def test_both_rates_hold_and_are_said(
-    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    archive: ArchiveStandIn, via: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     hold_all(archive)

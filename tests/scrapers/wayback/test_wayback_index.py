@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, StartPage
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.wayback.archive import index_rate, request_limits
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
@@ -32,7 +32,7 @@ def archive(server: Server) -> ArchiveStandIn:
 
 
 @pytest.fixture
-def via(server: Server, quick: ScrapeConfig) -> ScrapeConfig:
+def via(server: Server, quick: DalleBlogConfig) -> DalleBlogConfig:
     """Options that lead to the stand-in, without its slowness."""
     return replace(
         quick,
@@ -52,7 +52,7 @@ def hold_all(archive: ArchiveStandIn, captions: int = 3, ranks: int = 4) -> None
 # --- The index -----------------------------------------------------------------------------------
 
 
-def test_a_long_index_is_read_page_by_page(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_a_long_index_is_read_page_by_page(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     archive.rows_per_page = 5
     hold_all(archive, captions=6, ranks=4)
     archive.record(OLD, url(6, 0, "other"), png("x"))
@@ -64,7 +64,7 @@ def test_a_long_index_is_read_page_by_page(archive: ArchiveStandIn, via: ScrapeC
 
 
 def test_an_index_that_breaks_off_goes_on_where_it_was(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.rows_per_page = 5
     hold_all(archive, captions=6, ranks=4)
@@ -91,7 +91,7 @@ def test_an_index_that_breaks_off_goes_on_where_it_was(
     ],
 )
 def test_an_index_that_makes_no_sense_is_said_in_a_sentence(
-    body: bytes, says: str, archive: ArchiveStandIn, via: ScrapeConfig
+    body: bytes, says: str, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     archive.trouble = lambda ask: answer(body) if archive.index_asks else None
     with pytest.raises(SourceError, match=says) as caught:
@@ -101,14 +101,16 @@ def test_an_index_that_makes_no_sense_is_said_in_a_sentence(
     assert states(via.workspace) == {}
 
 
-def test_a_refused_index_is_not_asked_again(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_a_refused_index_is_not_asked_again(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     archive.trouble = lambda ask: answer(b"", 403)
     with pytest.raises(SourceError, match="status 403"):
         scrape(via, source=PlainSource(SITE))
     assert len(archive.checks) == 1
 
 
-def test_an_index_that_goes_in_circles_is_left(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_an_index_that_goes_in_circles_is_left(
+    archive: ArchiveStandIn, via: DalleBlogConfig
+) -> None:
     page = b'[["timestamp","original"],["20210101000000","http://a/"],[],["again"]]'
     archive.trouble = lambda ask: answer(page) if archive.index_asks else None
     with pytest.raises(SourceError, match="in circles"):
@@ -117,7 +119,7 @@ def test_an_index_that_goes_in_circles_is_left(archive: ArchiveStandIn, via: Scr
 
 
 def test_an_empty_index_is_said_and_leaves_all_for_another_run(
-    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    archive: ArchiveStandIn, via: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     archive.record(OLD, url(0, 0), b"gone", statuscode="404")
     report = scrape(via, source=PlainSource(SITE))
@@ -131,7 +133,7 @@ def test_an_empty_index_is_said_and_leaves_all_for_another_run(
 
 
 def test_a_folder_that_the_archive_does_not_hold_is_said_whatever_it_holds_of_others(
-    archive: ArchiveStandIn, via: ScrapeConfig, caplog: pytest.LogCaptureFixture
+    archive: ArchiveStandIn, via: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     hold_all(archive)
     assert scrape(via, source=PlainSource(SITE)).outcome == "done"
@@ -144,7 +146,7 @@ def test_a_folder_that_the_archive_does_not_hold_is_said_whatever_it_holds_of_ot
 # --- Manners -------------------------------------------------------------------------------------
 
 
-def test_an_archive_is_asked_slowly_unless_told_otherwise(quick: ScrapeConfig) -> None:
+def test_an_archive_is_asked_slowly_unless_told_otherwise(quick: DalleBlogConfig) -> None:
     via = replace(quick, via="wayback")
     assert request_limits(quick) == (32, None)
     assert (request_limits(via), index_rate(via)) == ((2, 10.0), 0.5)
@@ -157,7 +159,7 @@ def test_an_archive_is_asked_slowly_unless_told_otherwise(quick: ScrapeConfig) -
 
 
 def test_the_limits_hold_and_are_reported(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     hold_all(archive)
     started = time.monotonic()
@@ -170,7 +172,7 @@ def test_the_limits_hold_and_are_reported(
 
 @pytest.mark.parametrize("part", ["/cdx/", "/web/"])
 def test_a_busy_archive_is_given_the_time_it_asks_for(
-    part: str, archive: ArchiveStandIn, via: ScrapeConfig
+    part: str, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     asked: list[float] = []
 
@@ -187,7 +189,7 @@ def test_a_busy_archive_is_given_the_time_it_asks_for(
 
 
 def test_an_archive_that_wants_no_robots_is_left_alone(
-    archive: ArchiveStandIn, via: ScrapeConfig, server: Server
+    archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     hold_all(archive)
     server.robots = b"User-agent: *\nDisallow: /\n"
@@ -198,7 +200,7 @@ def test_an_archive_that_wants_no_robots_is_left_alone(
 
 
 def test_what_the_site_said_when_it_was_recorded_is_respected(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive, captions=1, ranks=2)
     archive.captures[0] = replace(
@@ -208,7 +210,7 @@ def test_what_the_site_said_when_it_was_recorded_is_respected(
     assert states(via.workspace)[url(0, 0)] == ("opted_out", "x_robots_noai")
 
 
-def test_an_archive_needs_a_web_address(via: ScrapeConfig) -> None:
+def test_an_archive_needs_a_web_address(via: DalleBlogConfig) -> None:
     with pytest.raises(ConfigError, match=r"--archive-url is 'web\.archive\.org'"):
         scrape(replace(via, archive_url="web.archive.org"), source=PlainSource(SITE))
 
@@ -229,7 +231,7 @@ class SourceWithPage(PlainSource):
         return super().discover(page)
 
 
-def test_the_page_comes_from_the_archive_too(archive: ArchiveStandIn, via: ScrapeConfig) -> None:
+def test_the_page_comes_from_the_archive_too(archive: ArchiveStandIn, via: DalleBlogConfig) -> None:
     hold_all(archive)
     page = "https://blog.test/dall-e/"
     archive.record(OLD, page, b"captions, of old", mimetype="text/html")
@@ -247,7 +249,7 @@ def test_the_page_comes_from_the_archive_too(archive: ArchiveStandIn, via: Scrap
 
 
 def test_a_page_of_another_design_makes_way_for_one_of_an_earlier_year(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     page = "https://blog.test/dall-e/"
@@ -272,7 +274,7 @@ def test_a_page_of_another_design_makes_way_for_one_of_an_earlier_year(
     ids=["lost", "recorded", "moved", "excluded"],
 )
 def test_a_page_that_is_not_to_be_had_makes_way_for_an_older_one_unless_it_is_excluded(
-    newest: bytes, asked: int, archive: ArchiveStandIn, via: ScrapeConfig
+    newest: bytes, asked: int, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     for when in (OLD, NEW):
@@ -287,7 +289,7 @@ def test_a_page_that_is_not_to_be_had_makes_way_for_an_older_one_unless_it_is_ex
 
 
 def test_a_page_is_not_asked_for_again_of_an_archive_that_stays_busy(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     for when in (OLD, NEW, NEWEST):
         archive.record(when, "https://blog.test/dall-e/", b"captions", mimetype="text/html")
@@ -298,7 +300,7 @@ def test_a_page_is_not_asked_for_again_of_an_archive_that_stays_busy(
 
 
 def test_a_page_of_the_archives_own_is_not_taken_for_the_one_that_it_holds(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     archive.record(OLD, "https://blog.test/dall-e/", b"<html>captions", mimetype="text/html")
@@ -314,7 +316,7 @@ def test_a_page_of_the_archives_own_is_not_taken_for_the_one_that_it_holds(
 
 @pytest.mark.parametrize("held", [0, 1])
 def test_no_page_to_be_read_is_said_in_a_sentence(
-    held: int, archive: ArchiveStandIn, via: ScrapeConfig
+    held: int, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     if held:
         archive.record(OLD, "https://blog.test/dall-e/", b"<h1>new</h1>", mimetype="text/html")
@@ -334,7 +336,7 @@ class RefusedPage(SourceWithPage):
 
 
 def test_an_older_capture_is_no_way_around_a_refusing_page_in_which_nothing_is_readable(
-    archive: ArchiveStandIn, via: ScrapeConfig
+    archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     page = "https://blog.test/dall-e/"
@@ -349,7 +351,7 @@ def test_an_older_capture_is_no_way_around_a_refusing_page_in_which_nothing_is_r
 
 @pytest.mark.parametrize("by_header", [False, True])
 def test_an_older_capture_is_no_way_around_a_page_that_refuses(
-    by_header: bool, archive: ArchiveStandIn, via: ScrapeConfig
+    by_header: bool, archive: ArchiveStandIn, via: DalleBlogConfig
 ) -> None:
     hold_all(archive)
     page = "https://blog.test/dall-e/"

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
-from scrapers.config import ScrapeConfig
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.scrapers.conftest import PlainSource, Server, png, states, stored
 from tests.scrapers.wayback.pywb_archive import PywbArchive, Recording, chunked, gzipped, needs_pywb
 from tests.scrapers.wayback.test_wayback import final_urls
@@ -30,15 +30,15 @@ def url(caption: int, rank: int = 0, section: str = "things") -> str:
     return f"{SITE}/samples/{section}/c{caption}_{rank}.png"
 
 
-Serve = Callable[[Recording], ScrapeConfig]
+Serve = Callable[[Recording], DalleBlogConfig]
 
 
 @pytest.fixture
-def serve(tmp_path: Path, quick: ScrapeConfig) -> Iterator[Serve]:
+def serve(tmp_path: Path, quick: DalleBlogConfig) -> Iterator[Serve]:
     """Give options that lead to an archive of these records."""
     served: list[PywbArchive] = []
 
-    def start(recording: Recording) -> ScrapeConfig:
+    def start(recording: Recording) -> DalleBlogConfig:
         archive = PywbArchive(tmp_path / f"pywb{len(served)}", recording)
         served.append(archive)
         return replace(
@@ -227,7 +227,7 @@ def test_an_empty_collection_or_none_is_said(
 def test_the_blog_comes_from_a_recording_of_the_replica(serve: Serve, tmp_path: Path) -> None:
     recording = Recording()
     with Replica(ReplicaConfig(size=16)) as replica:
-        live = ScrapeConfig(
+        live = DalleBlogConfig(
             workspace=tmp_path / "live", page_url=replica.page_url, cdn_url=replica.cdn, limit=3
         )
         scrape(live)

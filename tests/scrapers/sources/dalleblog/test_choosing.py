@@ -14,7 +14,7 @@ from tests.scrapers.sources.dalleblog.test_source import discover
 def choose(tmp_path: Path, *lines: str, **options: object) -> Discovery:
     file = tmp_path / "captions.txt"
     file.write_text("\n".join(lines))
-    return discover(captions_file=file, **options)
+    return discover(captions=file, **options)
 
 
 def chosen(tmp_path: Path, *lines: str, **options: object) -> list[tuple[str, str]]:

@@ -15,11 +15,11 @@ from urllib.parse import quote
 import pytest
 
 from pipeline.core.errors import SourceError
-from scrapers.config import ScrapeConfig
 from scrapers.crawl.export import discover_kept
 from scrapers.fetch.response import Answer
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.urls import base64_key
 from tests.scrapers.conftest import Ask, Server, answer, png
 
@@ -129,7 +129,7 @@ def stored(workspace: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def config(quick: ScrapeConfig, server: Server) -> ScrapeConfig:
+def config(quick: DalleBlogConfig, server: Server) -> DalleBlogConfig:
     return replace(quick, page_url=f"{server.url}/blog/", sections=("things",), attempts=1)
 
 
@@ -142,7 +142,7 @@ def check(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
 
 @pytest.mark.parametrize("case", [*FIGURES, *URLS])
 def test_an_image_is_asked_for_as_written_under_its_own_caption(
-    case: str, config: ScrapeConfig, server: Server
+    case: str, config: DalleBlogConfig, server: Server
 ) -> None:
     page, expected = (FIGURES | URLS)[case]
     serve(server, write(page, server).encode())
@@ -173,7 +173,7 @@ HAS_HEADERS = "headers" in Answer._fields
 
 @pytest.mark.parametrize("case", CHARSETS)
 def test_a_page_is_read_in_its_charset_now_and_from_the_kept_copy(
-    case: str, config: ScrapeConfig, server: Server
+    case: str, config: DalleBlogConfig, server: Server
 ) -> None:
     page, charset, header, caption = CHARSETS[case]
     if header is not None and not HAS_HEADERS:
@@ -188,7 +188,7 @@ def test_a_page_is_read_in_its_charset_now_and_from_the_kept_copy(
 
 
 def test_relative_urls_hang_on_where_a_redirect_of_the_page_ended(
-    config: ScrapeConfig, server: Server
+    config: DalleBlogConfig, server: Server
 ) -> None:
     page = write("<img src=.@1 alt='an owl'>", server).encode()
 
@@ -206,7 +206,7 @@ def test_relative_urls_hang_on_where_a_redirect_of_the_page_ended(
 
 
 def test_a_page_of_more_than_sixteen_megabytes_is_refused_with_the_number(
-    config: ScrapeConfig, server: Server
+    config: DalleBlogConfig, server: Server
 ) -> None:
     serve(server, b"<p>" + b"x" * (16 * 2**20))
     with pytest.raises(SourceError, match="more than 16,777,216 bytes"):

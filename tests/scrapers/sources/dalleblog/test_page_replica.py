@@ -9,8 +9,9 @@ import pytest
 from pipeline.demo.replica.config import PageDesign, ReplicaConfig
 from pipeline.demo.replica.holdings import Holdings
 from pipeline.demo.replica.html import render_page
-from scrapers.source import SourceOptions, StartPage
+from scrapers.source import StartPage
 from scrapers.sources.dalleblog.captions import load_catalogue
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.page import PageContent, read_page
 from scrapers.sources.dalleblog.source import DalleBlogSource
 
@@ -63,7 +64,7 @@ def test_the_page_is_read_without_leaving_anything_out(design: PageDesign) -> No
 @pytest.mark.parametrize("design", DESIGNS)
 def test_the_plans_hold_every_caption_that_the_replica_lets_be_known(design: PageDesign) -> None:
     holdings, body = page_of(design)
-    source = DalleBlogSource(SourceOptions(name="dalleblog", page_url=PAGE))
+    source = DalleBlogSource(DalleBlogConfig(page_url=PAGE))
     page = StartPage(body=body, url=PAGE)
     planned = {form.url_template for plan in source.discover(page).plans for form in plan.forms}
     missing = [

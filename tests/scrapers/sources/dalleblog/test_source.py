@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
-from scrapers.source import CaptionPlan, Discovery, SourceOptions, StartPage
+from scrapers.source import CaptionPlan, Discovery, StartPage
+from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.source import DalleBlogSource
 from scrapers.sources.dalleblog.urls import base64_key, parse_sample_url
 
@@ -26,8 +28,8 @@ def list_urls(discovery: Discovery) -> Iterator[tuple[str, str, int, str]]:
 
 
 def discover(html: str | None = None, **options: object) -> Discovery:
-    values = {"name": "dalleblog", "use_page": html is not None, **options}
-    source = DalleBlogSource(SourceOptions(**values))  # type: ignore[arg-type]
+    values: dict[str, Any] = {"no_page": html is None, **options}
+    source = DalleBlogSource(DalleBlogConfig(**values))
     url = source.page_url
     return source.discover(None if html is None else StartPage(body=html.encode(), url=url))
 
@@ -40,12 +42,9 @@ def plans(discovery: Discovery, section: str) -> list[CaptionPlan]:
 
 
 def test_without_a_page_there_is_nothing_to_fetch_first() -> None:
-    assert DalleBlogSource(SourceOptions(name="dalleblog", use_page=False)).start_url is None
-    assert (
-        DalleBlogSource(SourceOptions(name="dalleblog")).start_url
-        == "https://openai.com/blog/dall-e/"
-    )
-    custom = SourceOptions(name="dalleblog", page_url="http://127.0.0.1:9/blog/dall-e/")
+    assert DalleBlogSource(DalleBlogConfig(no_page=True)).start_url is None
+    assert DalleBlogSource(DalleBlogConfig()).start_url == "https://openai.com/blog/dall-e/"
+    custom = DalleBlogConfig(page_url="http://127.0.0.1:9/blog/dall-e/")
     assert DalleBlogSource(custom).start_url == custom.page_url
 
 
@@ -53,9 +52,9 @@ def test_the_catalogue_alone_offers_what_can_be_computed_and_its_samples() -> No
     found = discover()
     assert found.num_captions == sum(1 for _ in found.plans)
     assert found.num_urls == sum(1 for _ in list_urls(found))
-    counts = {s.name: (s.captions, s.catalogue_captions, s.origin) for s in found.sections}
-    assert counts["location_and_setting"] == (5040, 5040, "catalogue")
-    assert counts["countries"] == (1, 1960, "catalogue")
+    counts = {s.name: (s.captions, s.shown) for s in found.sections}
+    assert counts["location_and_setting"] == (5040, False)
+    assert counts["countries"] == (1, False)
     assert found.differences == ()
 
 
@@ -120,8 +119,8 @@ PAGE = f"""
 def test_page_and_catalogue_are_merged_and_their_differences_told() -> None:
     found = discover(PAGE, page_url="http://127.0.0.1:8000/blog/dall-e/")
     sections = {section.name: section for section in found.sections}
-    assert (sections["cross_sections"].origin, sections["cross_sections"].captions) == ("both", 19)
-    assert sections["emojis"].origin == "catalogue"
+    assert (sections["cross_sections"].shown, sections["cross_sections"].captions) == (True, 19)
+    assert not sections["emojis"].shown
     assert sections["new"].captions == 0
     told = " ".join(found.differences)
     assert "only the page has 'geode’s core'" in told
@@ -206,7 +205,7 @@ def test_a_query_for_each_image_serves_no_other() -> None:
 def test_user_and_password_stand_in_no_url_of_the_plans() -> None:
     html = f"<img alt='an owl' src='http://a:b@h:8/samples/new/{HEX}_0.png'>"
     found = discover(html, page_url="http://me:pw@blog/", cdn_url=None)
-    assert found.credentials == {"http://h:8": ("a", "b"), "http://blog": ("me", "pw")}
+    assert found.credentials == {"http://h:8": ("a", "b")}  # the client has those of --page-url
     assert [p.forms[0].url(0) for p in plans(found, "new")] == [
         f"http://h:8/samples/new/{HEX}_0.png"
     ]
@@ -223,11 +222,11 @@ def test_a_folder_of_images_has_no_query(cdn_url: str) -> None:
 def test_a_saved_page_is_read_without_fetching(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(PAGE, encoding="utf-8")
-    source = DalleBlogSource(SourceOptions(name="dalleblog", page_file=file))
+    source = DalleBlogSource(DalleBlogConfig(page=file))
     assert source.start_url is None
     assert len(plans(source.discover(None), "countries")) == 2
     with pytest.raises(ConfigError, match="can't be read"):
-        discover(None, use_page=True, page_file=tmp_path / "none.html")
+        discover(None, no_page=False, page=tmp_path / "none.html")
 
 
 def test_a_known_section_with_another_template_offers_both_and_tells() -> None:
@@ -284,7 +283,7 @@ def test_captions_of_a_file_are_taken_in_its_order(tmp_path: Path) -> None:
         "a photo of the food of china\n",
         encoding="utf-8",
     )
-    found = discover(captions_file=file)
+    found = discover(captions=file)
     assert [(p.section, p.forms[0].caption) for p in found.plans] == [
         ("countries", "a photo of the food of china"),
         ("cross_sections", "a cross-section view of a walnut"),
@@ -292,19 +291,19 @@ def test_captions_of_a_file_are_taken_in_its_order(tmp_path: Path) -> None:
     ]
     assert found.num_urls == 96
     assert [s.name for s in found.sections] == ["cross_sections", "emojis", "countries"]
-    assert discover(captions_file=file, limit=1).num_captions == 1
+    assert discover(captions=file, limit=1).num_captions == 1
 
 
 def test_a_line_of_captions_ends_at_a_newline_alone(tmp_path: Path) -> None:
     file = tmp_path / "captions.txt"
     file.write_text("emojis\ta cat\u2028a dog\fa mouse\n", encoding="utf-8")
-    (plan,) = discover(captions_file=file).plans
+    (plan,) = discover(captions=file).plans
     assert plan.forms[0].caption == "a cat a dog a mouse"
     file.write_bytes(b"emojis\ta cat\nemojis\ta caf\xe9\n")
     with pytest.raises(
         ConfigError, match=r"captions\.txt can't be read: line 2 holds the byte 0xe9"
     ):
-        discover(captions_file=file)
+        discover(captions=file)
 
 
 def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> None:
@@ -318,10 +317,10 @@ def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> N
     file.write_text("\n".join(lines), encoding="utf-8")
     said = r"4 captions .*line 1: 'no such caption'; line 2.*line 4.*too long for an address: 9,007"
     with pytest.raises(ConfigError, match=said):
-        discover(captions_file=file)
+        discover(captions=file)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="UTF-8"):
-        discover(captions_file=file)
+        discover(captions=file)
 
 
 @pytest.mark.parametrize("options", [{"limit": 0}, {"cdn_url": "ftp://x"}, {"page_url": "blog"}])

@@ -1,4 +1,4 @@
-"""What a finished codec is worth: PSNR, use of the codebook, originals beside reconstructions.
+"""Measure a finished codec: PSNR, codebook usage, and an image of originals and reconstructions.
 
 Legend: M images, B images of a batch, C colours, H W pixels, N codes of an image.
 """
@@ -24,8 +24,11 @@ _PAIRS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """`psnr_db`: mean over images, of 8-bit pixels; `codebook_used`: entries that occur;
-    `perplexity`: of the entries' frequencies, the size of a codebook used evenly."""
+    """A codec's quality on some images.
+
+    `psnr_db`: mean over images, of 8-bit pixels; `codebook_used`: number of entries used; `perplexity`: of
+    the entries' frequencies, the size of an evenly used codebook.
+    """
 
     psnr_db: float
     codebook_used: int
@@ -49,13 +52,13 @@ def measure_codec(codec: Codec, pixels_MHWC: Pixels, device: torch.device) -> Qu
 
 
 def perplexity(counts_K: Tensor) -> float:
-    """exp of the entropy of frequencies."""
+    """exp of the entropy of the frequencies."""
     share_K = counts_K[counts_K > 0].double() / counts_K.sum()
     return float(torch.exp(-(share_K * share_K.log()).sum()))
 
 
 def draw_reconstructions(codec: Codec, pixels_MHWC: Pixels, device: torch.device) -> bytes:
-    """A PNG: rows of originals, each above its reconstruction."""
+    """A PNG with rows of originals, each above its reconstruction."""
     chosen = np.linspace(0, len(pixels_MHWC) - 1, min(_PAIRS, len(pixels_MHWC))).astype(int)
     originals = pixels_MHWC[chosen]
     decoded = to_pixels(codec.decode(codec.encode(to_images(originals, device))))

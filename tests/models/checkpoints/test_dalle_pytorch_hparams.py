@@ -1,4 +1,4 @@
-"""Hyper-parameters as others wrote them: numbers of other types, text for lists; and values that are none."""
+"""Third-party hyper-parameters: other number types, text for lists, and invalid values."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.foreign import read_foreign
-from pipeline.models.checkpoints.native import fill_dalle
+from pipeline.models.checkpoints.native import build_dalle
 from pipeline.models.dalle.config import DalleConfig
-from tests.models.checkpoints.test_stock_checkpoints import make_config
+from tests.models.checkpoints.test_dalle_pytorch_checkpoints import make_config
 from tests.oracles.checkpoints import PLAIN, saved_dict, trained_stock
 from tests.oracles.dalle import stock_dalle
 
@@ -47,7 +47,7 @@ def saved() -> dict[str, Any]:
 
 def load(path: Path) -> None:
     found = read_foreign(path)
-    fill_dalle(found.config, found.weights, path)
+    build_dalle(found.config, found.weights, path)
 
 
 def read(folder: Path, saved: dict[str, Any], hparams: Any) -> DalleConfig:
@@ -65,7 +65,7 @@ def test_a_number_is_a_number_whatever_its_type(
     }
     hparams["shared_attn_ids"] = tuple(NUMBERS[kind](number) for number in (0, 1))
     assert read(tmp_path, saved, hparams) == ALL
-    assert "in truth" not in caplog.text
+    assert "but the tensors have" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_shared_layers_come_as_a_list_or_as_text(
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_none_stands_for_the_default(absent: bool, saved: dict[str, Any], tmp_path: Path) -> None:
+def test_none_means_the_default(absent: bool, saved: dict[str, Any], tmp_path: Path) -> None:
     names = ("loss_img_weight", "attn_dropout", "ff_dropout", "stable", "shared_ff_ids")
     hparams = saved["hparams"] | dict.fromkeys(names)
     if absent:
@@ -156,8 +156,8 @@ def test_a_value_that_is_none_of_these_is_refused_by_name(
     [
         ({"hparams": 3}, "no table hparams"),
         ({"hparams": [1]}, "no table hparams"),
-        ({"weights": []}, "no `hparams` and `weights`"),
-        ({"weights": {1: 2}}, "no state dict"),
+        ({"weights": []}, "lacks `hparams` or `weights`"),
+        ({"weights": {1: 2}}, "not a state dict"),
         ({"weights": {"to_logits.1.weight": "text"}}, "not those of a DALLE"),
         ({"opt_state": "text"}, None),
         ({"opt_state": {"param_groups": 3}}, None),
@@ -196,5 +196,5 @@ def test_a_layer_beyond_the_last_is_no_model(saved: dict[str, Any], tmp_path: Pa
     name = "transformer.layers.layers.999999.0.fn.fn.fn.to_qkv.weight"
     weights = {**saved["weights"], name: torch.ones(2, 2)}
     torch.save({**saved, "weights": weights}, tmp_path / "dalle.pt")
-    with pytest.raises(ModelError, match="layers up to 999999, and layer 2 has none"):
+    with pytest.raises(ModelError, match="layers up to 999999, but none of layer 2"):
         read_foreign(tmp_path / "dalle.pt")

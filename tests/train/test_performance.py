@@ -1,4 +1,4 @@
-"""FLOPs are counted as torch counts those of the model's matrix products."""
+"""FLOPs are those that torch counts for the model's matrix products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.models.dalle import products
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
-from pipeline.train.meter import Meter, matmul_rate, training_flops
+from pipeline.train.performance import Meter, matmul_rate, training_flops
 
 CPU = torch.device("cpu")
 MODEL = DalleConfig(
@@ -51,9 +51,9 @@ def test_the_formula_counts_the_products_that_torch_counts(
 def ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock under which a step takes 2 seconds, and training 10 so far; a device of 1 MFLOP/s."""
     clock = iter([0.0, 0.0, 2.0, 10.0])
-    monkeypatch.setattr("pipeline.train.meter.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("pipeline.train.meter.matmul_rate", lambda device, dtype: 1e6)
-    monkeypatch.setattr("pipeline.train.meter.peak_bytes", lambda device: 10**9)
+    monkeypatch.setattr("pipeline.train.performance.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.train.performance.matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr("pipeline.train.performance.peak_bytes", lambda device: 10**9)
 
 
 def values_of_a_step(device: torch.device) -> dict[str, float]:
@@ -71,7 +71,7 @@ def test_mfu_is_work_by_time_and_speed() -> None:
 
 
 @pytest.mark.usefixtures("ten_seconds")
-def test_processors_that_others_use_as_well_have_no_mfu() -> None:
+def test_cpus_have_no_mfu() -> None:
     assert values_of_a_step(CPU) == {"tokens_per_s": 8 * 24 / 2.0, "memory_gb": 1.0}
 
 

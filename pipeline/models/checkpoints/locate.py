@@ -1,7 +1,4 @@
-"""Whose checkpoint lies at a path, the last whole one of a run, and the hash that names it in a manifest.
-
-Layer 3.
-"""
+"""Find checkpoints: at a path, or the last intact one of a run; and the hash that manifests record."""
 
 from __future__ import annotations
 
@@ -22,33 +19,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunCheckpoint:
-    """The checkpoint of a run to draw from; `reason` says why it is not the one it finished with, if so."""
+    """A run's checkpoint to generate from; `reason` says why it isn't the final one, if it isn't."""
 
     path: Path
     reason: str | None = None
 
 
 def find_run_checkpoint(run: Path) -> RunCheckpoint:
-    """The checkpoint that the run in `run` finished with, else its last whole one.
+    """The final checkpoint of the run in `run`, else its last intact one.
 
-    A damaged one is passed over with a warning. Raises ModelError where there is no run, or none of its
-    checkpoints is whole.
+    Damaged checkpoints are skipped with a warning. Raises ModelError if there is no run, or if it has no
+    intact checkpoint.
     """
     if not run.is_dir():
         raise ModelError(_no_run(run))
     final = _final_checkpoint(run)
-    if final is not None and _is_whole(final):
+    if final is not None and _is_intact(final):
         return RunCheckpoint(path=final)
     found = list_checkpoints(run / "checkpoints")
     if not found:
         raise ModelError(
-            f"{run} has no checkpoint yet: `pipeline train` writes one every --save-every steps and when it "
-            "ends. Wait for it, or give another --run."
+            f"{run} has no checkpoint yet: `pipeline train` writes one every --save-every steps and at the "
+            "end. Wait for it, or give another --run."
         )
-    path = _last_whole([path for path in found if path != final])
+    path = _last_intact([path for path in found if path != final])
     if path is None:
         raise ModelError(
-            f"No checkpoint of {run} is whole. Give another --run, or train it again with "
+            f"All checkpoints of {run} are damaged. Give another --run, or train it again with "
             "`pipeline train --on-change restart`."
         )
     finished = (run / MANIFEST_NAME).exists()
@@ -58,38 +55,37 @@ def find_run_checkpoint(run: Path) -> RunCheckpoint:
 
 
 def find_own(path: Path) -> Path | None:
-    """The folder of our checkpoint at `path`, which may be its run's folder; None if there is none.
+    """The folder of our checkpoint at `path`, which may also be a run's folder; None if there is none.
 
-    Of a run it is the last whole one; a damaged one is passed over with a warning.
+    For a run it is the last intact one; damaged ones are skipped with a warning.
     """
     if (path / INFO_FILE).exists():
         return path
-    return _last_whole(list_checkpoints(path / "checkpoints"))
+    return _last_intact(list_checkpoints(path / "checkpoints"))
 
 
 def checkpoint_digest(path: Path) -> str:
-    """The hash that names a checkpoint, ours or one of DALLE-pytorch, in a manifest.
+    """The hash of a checkpoint, ours or DALLE-pytorch's, for a manifest.
 
-    Raises ConfigError where nothing is.
+    Raises ConfigError if there is none.
     """
     own = find_own(path)
     if own is not None:
         return sha256_file(own / INFO_FILE)
     if path.is_file():
         return sha256_file(path)
-    # Two levels, and only what it writes: a home folder that is given by mistake is not read through.
+    # Only DeepSpeed's files, two levels deep, so that a home folder given by mistake isn't read completely.
     found = {file for pattern in _DEEPSPEED_FILES for file in path.glob(pattern)}
     files = [file for file in sorted(found) if file.is_file()]
     if not files:
         raise ConfigError(
-            f"{path}: no checkpoint is there. Give a checkpoint's folder, a dalle.pt, or "
-            "a folder that DeepSpeed wrote."
+            f"{path}: there is no checkpoint. Give a checkpoint's folder, a dalle.pt, or a DeepSpeed folder."
         )
     return sha256_bytes("".join(sha256_file(file) for file in files).encode())
 
 
 def _final_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that the manifest of a finished run names."""
+    """The checkpoint named in the manifest of a finished run."""
     if not (run / MANIFEST_NAME).exists():
         return None
     named = read_manifest(run, "run").details.get("checkpoint")
@@ -100,15 +96,15 @@ def _final_checkpoint(run: Path) -> Path | None:
         return None
 
 
-def _last_whole(checkpoints: list[Path]) -> Path | None:
-    return next((path for path in reversed(checkpoints) if _is_whole(path)), None)
+def _last_intact(checkpoints: list[Path]) -> Path | None:
+    return next((path for path in reversed(checkpoints) if _is_intact(path)), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_intact(checkpoint: Path) -> bool:
     try:
         check_weights(checkpoint)
     except ModelError as error:
-        logger.warning("%s is damaged and passed over: %s", checkpoint, error)
+        logger.warning("Skipped the damaged checkpoint %s: %s", checkpoint, error)
         return False
     return True
 
@@ -117,4 +113,4 @@ def _no_run(run: Path) -> str:
     there = sorted(path.name for path in run.parent.glob("*") if path.is_dir())
     close = difflib.get_close_matches(run.name, there, n=1)
     hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(there) or 'none'}."
-    return f"There is no run {run}. {hint} `pipeline train` makes one."
+    return f"There is no run {run}. {hint} `pipeline train` creates one."

@@ -1,4 +1,4 @@
-"""What `export` writes loads and draws in dalle-pytorch's own programs, with its own classes."""
+"""Exported files load and generate in dalle-pytorch's own programs, with its own classes."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def test_without_its_checkpoint_the_critic_is_missed_in_a_warning(
         load_as_generate_py(path, vqgan=vqgan)
 
 
-def test_a_run_that_began_with_a_dalle_pt_keeps_its_critic(
+def test_a_run_that_started_from_a_dalle_pt_keeps_its_critic(
     workspace: Workspace,
     make_config: MakeConfig,
     vqgan: tuple[Path, Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Through a run, one that goes on from its checkpoint, and one that begins with that run."""
+    """Through a run, a resumed run, and a run that starts from it."""
     begun = write_stock(vqgan, tmp_path)
     run(make_config(name="first", steps=1, batch_size=4, resume_from=begun))
     grown = make_config(name="first", steps=2, batch_size=4, resume_from=begun, lr_decay="constant")
@@ -159,7 +159,7 @@ def test_the_checkpoint_of_another_codec_is_refused(
     saved = torch.load(vqgan[1])
     saved["state_dict"]["decoder.conv_out.bias"] += 1
     torch.save(saved, vqgan[1])
-    with pytest.raises(ModelError, match=r"tensor decoder\.conv_out\.bias is another one"):
+    with pytest.raises(ModelError, match=r"tensor decoder\.conv_out\.bias differs"):
         do_export(workspace, codec_checkpoint=vqgan[1])
     assert not (workspace.root / "dalle.pt").exists()
 
@@ -176,7 +176,7 @@ def test_a_codec_of_our_own_has_no_checkpoint(
 
 
 @pytest.mark.parametrize("kind", ["VQGAN", "vq"])
-def test_a_codec_that_stock_programs_can_not_draw_with_is_said(
+def test_a_codec_that_dalle_pytorch_can_not_decode_is_reported(
     kind: str,
     workspace: Workspace,
     make_config: MakeConfig,

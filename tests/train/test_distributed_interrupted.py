@@ -1,4 +1,4 @@
-"""Several processes that a signal reaches, one of them or all, stop after the same step with all saved."""
+"""A signal to one or all of several processes: all stop after the same step and save."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from tests.train.conftest import open_workspace
-from tests.train.test_ranks import torchrun
+from tests.train.test_distributed import torchrun
 from tests.train.test_train import log_of, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -83,7 +83,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS_TO_TRY)
-def test_stopped_processes_go_on_to_the_same_bytes(
+def test_stopped_processes_resume_to_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, kind: str
 ) -> None:
     config = make_config(batch_size=4, steps=9, save_every=4, val_every=9, **KINDS[kind])

@@ -1,4 +1,4 @@
-"""Runs that begin with a checkpoint."""
+"""`--resume-from`: runs that start from a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
-from pipeline.train.origin import read_origin
+from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
 from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
@@ -42,16 +42,21 @@ def first(workspace: Workspace, make_config: MakeConfig) -> Workspace:
     return workspace
 
 
-def test_a_run_begins_with_the_weights_and_moments_of_another(
+def test_a_run_starts_with_the_weights_and_moments_of_another(
     first: Workspace, make_config: MakeConfig
 ) -> None:
-    origin = list_checkpoints(first.run("first") / "checkpoints")[-1]
+    checkpoint = list_checkpoints(first.run("first") / "checkpoints")[-1]
     config = make_config(
-        resume_from=origin, dim=999, learning_rate=0.0, steps=1, lr_decay="constant", warmup_steps=0
+        resume_from=checkpoint,
+        dim=999,
+        learning_rate=0.0,
+        steps=1,
+        lr_decay="constant",
+        warmup_steps=0,
     )
     run(config)
     after = list_checkpoints(first.run("tiny") / "checkpoints")[-1]
-    before, now = read_tensors(origin, MODEL_FILE), read_tensors(after, MODEL_FILE)
+    before, now = read_tensors(checkpoint, MODEL_FILE), read_tensors(after, MODEL_FILE)
     assert all(torch.equal(before[name], now[name]) for name in before)
     steps = {
         v.item() for k, v in read_tensors(after, OPTIMIZER_FILE).items() if k.endswith("/step")
@@ -60,10 +65,10 @@ def test_a_run_begins_with_the_weights_and_moments_of_another(
     assert read_info(after).model.dim == 16
 
 
-def test_the_folder_of_a_run_stands_for_its_last_checkpoint(first: Workspace) -> None:
-    origin = read_origin(first.run("first"))
-    assert origin.passes == {"colours": 2}  # 10 steps of 8 of 40 samples
-    assert origin.codec == "c" * 64
+def test_the_folder_of_a_run_means_its_last_checkpoint(first: Workspace) -> None:
+    checkpoint = read_warm_start(first.run("first"))
+    assert checkpoint.passes == {"colours": 2}  # 10 steps of 8 of 40 samples
+    assert checkpoint.codec == "c" * 64
 
 
 def test_the_checkpoint_of_a_run_to_begin_with_is_found_and_hashed_once(
@@ -101,25 +106,25 @@ def test_shards_of_another_codec_are_refused(first: Workspace, make_config: Make
     other = CodecRef(name="other", fingerprint="d" * 64, image_size=24)
     write_index(folder, dataclasses.replace(index, codec=other))
     with pytest.raises(
-        ContractError, match="the codec: cccccccccccc, the shards 'default' have dddd"
+        ContractError, match="the codec: cccccccccccc, but the shards 'default' have dddd"
     ):
         run(make_config(resume_from=first.run("first")))
 
 
-def test_a_checkpoint_cut_short_is_refused(first: Workspace, make_config: MakeConfig) -> None:
-    origin = list_checkpoints(first.run("first") / "checkpoints")[-1]
-    path = origin / OPTIMIZER_FILE
+def test_a_truncated_checkpoint_is_refused(first: Workspace, make_config: MakeConfig) -> None:
+    checkpoint = list_checkpoints(first.run("first") / "checkpoints")[-1]
+    path = checkpoint / OPTIMIZER_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ModelError, match=r"optimizer.safetensors.*cut short"):
-        run(make_config(resume_from=origin))
+    with pytest.raises(ModelError, match=r"optimizer.safetensors.*truncated"):
+        run(make_config(resume_from=checkpoint))
 
 
-def test_nothing_to_begin_with_is_said(workspace: Workspace, make_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match="no checkpoint is there"):
+def test_nothing_to_start_with_is_reported(workspace: Workspace, make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match="there is no checkpoint"):
         run(make_config(resume_from=workspace.root / "nowhere"))
 
 
-def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
+def test_a_stopped_run_that_started_from_a_checkpoint_continues_with_its_own(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     config = make_config(resume_from=first.run("first"), steps=8, save_every=3)
@@ -132,15 +137,13 @@ def test_a_stopped_run_that_began_with_a_checkpoint_goes_on_with_its_own(
     assert tree(first.run("tiny")) == whole
 
 
-def test_a_refused_beginning_leaves_nothing_behind(
-    first: Workspace, make_config: MakeConfig
-) -> None:
+def test_a_refused_start_leaves_nothing_behind(first: Workspace, make_config: MakeConfig) -> None:
     with pytest.raises(ModelError):
         run(make_config(resume_from=first.shards("default") / "index.json"))
     assert not first.run("tiny").exists()
 
 
-def test_a_refused_beginning_leaves_the_run_that_lies_there(
+def test_a_refused_start_leaves_the_run_that_is_there(
     first: Workspace, make_config: MakeConfig
 ) -> None:
     before = tree(first.run("first"))
@@ -198,7 +201,7 @@ def test_a_damaged_folder_of_deepspeed_is_refused_in_a_sentence(
     assert not workspace.run("tiny").exists()
 
 
-def test_the_name_of_the_folder_that_lies_is_warned_of(
+def test_the_name_of_the_folder_that_is_wrong_gives_a_warning(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3)))
@@ -206,8 +209,8 @@ def test_the_name_of_the_folder_that_lies_is_warned_of(
     path.parent.mkdir()
     write_dalle_pt(path, config=model.config, weights=model.state_dict())
     run(make_config(resume_from=path, steps=1))
-    assert f"The name of {path} says depth 16, its tensors 3" in caplog.text
-    assert read_origin(path).passes == {"cc12m_cc3m": 3}
+    assert f"The name of {path} claims depth 16, but its tensors have 3" in caplog.text
+    assert read_warm_start(path).passes == {"cc12m_cc3m": 3}
 
 
 def test_a_dataset_keeps_its_name_through_export_and_resume(
@@ -220,8 +223,8 @@ def test_a_dataset_keeps_its_name_through_export_and_resume(
     assert report.outputs[0].endswith(f"/runs/{name}")
     out = first.root / f"{Path(name).name}.pt"
     export(ExportConfig(workspace=first.root, run=name, out=out))
-    for origin in (out, first.run(name)):
-        again = run(make_config(epochs=1, resume_from=origin, on_change="restart", **options))
+    for source in (out, first.run(name)):
+        again = run(make_config(epochs=1, resume_from=source, on_change="restart", **options))
         assert again.outputs[0].endswith("2L_8HD_2H_16I_6T_cc12m_cc3m_5E")
 
 

@@ -1,4 +1,4 @@
-"""Out of memory: the batch size that would fit is named."""
+"""Out of memory: the error names a batch size that fits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.models.checkpoints.native import list_checkpoints
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
 from pipeline.train.config import TrainConfig
-from pipeline.train.memory import largest_that_fits
+from pipeline.train.performance import largest_that_fits
 from pipeline.train.run import run
 
 MakeConfig = Callable[..., TrainConfig]
@@ -45,7 +45,7 @@ def test_the_batch_size_that_would_fit_is_named(
         run(make_config())
 
 
-def test_a_single_sample_that_does_not_fit_is_said(
+def test_a_single_sample_that_does_not_fit_is_reported(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(0, monkeypatch)

@@ -1,4 +1,4 @@
-"""Several processes train as one does with the batch of all of them."""
+"""Several processes train like one with their combined batch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from pipeline.models.checkpoints.native import (
     read_tensors,
 )
 from pipeline.train.config import TrainConfig
-from pipeline.train.ranks import join_ranks
-from pipeline.train.run import run
-from pipeline.train.start import choose_name
+from pipeline.train.distributed import join_ranks
+from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
 from tests.train.conftest import open_workspace
 from tests.train.test_train import log_of, tree
@@ -139,7 +138,7 @@ def test_two_processes_train_as_one_with_the_double_batch(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_go_on_where_they_stopped(
+def test_two_processes_resume_where_they_stopped(
     workspace: Workspace, make_config: MakeConfig, parallel: str
 ) -> None:
     """With dropout: each process has its own random numbers, and gets them back."""
@@ -208,7 +207,7 @@ def test_processes_that_work_alone_are_refused(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def test_ranks_without_torchrun_are_told_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_torchrun_get_advice_on_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with (
         pytest.raises(ConfigError, match="torchrun --nproc-per-node"),

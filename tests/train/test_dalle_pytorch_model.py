@@ -1,4 +1,4 @@
-"""`--model dalle-pytorch`: the reference's class in our loop; and checkpoints from and to it."""
+"""`--model dalle-pytorch`: the reference's class in our loop, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sparse_layout import draw_layout
 from pipeline.train.config import ExportConfig, TrainConfig
-from pipeline.train.dalle_pytorch_loop import StockDalle
+from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.export import export
 from pipeline.train.hyperparameters import new_model
 from pipeline.train.run import run
@@ -57,7 +57,9 @@ def batch_of(workspace: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_loss_is_the_classs_own(workspace: Workspace, make_config: MakeConfig) -> None:
-    model = StockDalle(new_model(read_index(workspace.shards("default")), make_config(**PLAIN)))
+    model = DallePytorchModel(
+        new_model(read_index(workspace.shards("default")), make_config(**PLAIN))
+    )
     tokens_BT, codes_BN = batch_of(workspace)
     own = model.dalle(tokens_BT, codes_BN, return_loss=True)
     assert torch.equal(model(tokens_BT, codes_BN).total, own)
@@ -90,7 +92,7 @@ def test_both_classes_go_the_same_way(
     load_dalle(folders[1], device=CPU)
 
 
-def test_a_stopped_stock_run_ends_in_the_same_bytes(
+def test_a_stopped_dalle_pytorch_run_ends_in_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     config = make_config(model="dalle-pytorch", ema_decay=0.9, steps=8, save_every=3)
@@ -107,7 +109,7 @@ def test_its_sparse_attention_is_refused(workspace: Workspace, make_config: Make
     plain = new_model(read_index(workspace.shards("default")), make_config())
     sparse = dataclasses.replace(plain, attn_types=("sparse",), text_seq_len=7)
     with pytest.raises(ModelError, match=r"fails in every forward pass since 1\.4\.0"):
-        StockDalle(sparse)
+        DallePytorchModel(sparse)
 
 
 def test_the_package_that_is_not_there_is_asked_for(
@@ -118,7 +120,7 @@ def test_the_package_that_is_not_there_is_asked_for(
         run(make_config(model="dalle-pytorch"))
 
 
-def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: MakeConfig) -> None:
+def test_training_continues_from_a_dalle_pt(workspace: Workspace, make_config: MakeConfig) -> None:
     config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN, depth=3))
     model = Dalle(config)
     path = workspace.root / "9L_8HD_2H_16I_6T_colours_3E.pt"
@@ -129,7 +131,7 @@ def test_training_goes_on_from_a_dalle_pt(workspace: Workspace, make_config: Mak
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
-def test_training_goes_on_from_a_deepspeed_folder(
+def test_training_continues_from_a_deepspeed_folder(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     """Its weights and moments are those of the first step."""
@@ -150,7 +152,7 @@ def test_training_goes_on_from_a_deepspeed_folder(
     assert torch.cosine_similarity(moments[name], before, dim=0) > 0.5
 
 
-def test_the_command_draws_a_layout_where_it_is_told_to(
+def test_the_command_draws_a_layout_when_asked_to(
     workspace: Workspace, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     open_workspace(workspace)
@@ -171,7 +173,7 @@ def test_the_command_draws_a_layout_where_it_is_told_to(
     assert model.sparse_layout == draw_layout(32, 0)
 
 
-def test_a_run_is_exported_to_a_file_that_the_stock_class_loads(
+def test_a_run_is_exported_to_a_file_that_the_class_of_dalle_pytorch_loads(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     run(make_config(ema_decay=0.5, **PLAIN))
@@ -180,7 +182,7 @@ def test_a_run_is_exported_to_a_file_that_the_stock_class_loads(
     folder = list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]
     ours = load_dalle(folder, device=CPU)
     saved = torch.load(out, weights_only=True)
-    stock = StockDalle(ours.config).dalle.eval()
+    stock = DallePytorchModel(ours.config).dalle.eval()
     missing = stock.load_state_dict(saved["weights"], strict=False)
     assert all(name.startswith("vae.") for name in missing.missing_keys)
     assert not missing.unexpected_keys

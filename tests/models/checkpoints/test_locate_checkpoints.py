@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is drawn from: of a finished one, one in progress, one with damage."""
+"""The checkpoint to use of a run: finished, in progress, or damaged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from pipeline.core.errors import ModelError
 from pipeline.core.storage import make_manifest, sha256_file, write_manifest
-from pipeline.models.checkpoints.found import checkpoint_digest, find_own, find_run_checkpoint
+from pipeline.models.checkpoints.locate import checkpoint_digest, find_own, find_run_checkpoint
 from pipeline.models.checkpoints.native import (
     AVERAGE_FILE,
     INFO_FILE,
@@ -95,7 +95,7 @@ def test_a_finished_run_gives_the_checkpoint_that_it_names(run: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_damaged_last_checkpoint_is_passed_over_and_named(
+def test_a_damaged_last_checkpoint_is_skipped_and_named(
     run: Path,
     finished: bool,
     damage: Callable[[Path], None],
@@ -108,7 +108,8 @@ def test_a_damaged_last_checkpoint_is_passed_over_and_named(
         found = find_run_checkpoint(run)
     assert found.path.name == "step-000004"
     assert found.reason == ("the last one is damaged" if finished else "the run has not finished")
-    assert "step-000006 is damaged and passed over" in caplog.text
+    assert "Skipped the damaged checkpoint" in caplog.text
+    assert "step-000006: " in caplog.text
 
 
 def test_moments_that_are_damaged_do_not_matter_for_drawing(run: Path) -> None:
@@ -134,10 +135,10 @@ def test_a_manifest_that_names_no_checkpoint_of_the_run_is_not_followed(
     assert find_run_checkpoint(run).path == run / "checkpoints/step-000006"
 
 
-def test_no_whole_checkpoint_is_an_error(run: Path) -> None:
+def test_no_intact_checkpoint_is_an_error(run: Path) -> None:
     for step in (run / "checkpoints").iterdir():
         cut(step / MODEL_FILE)
-    with pytest.raises(ModelError, match=r"No checkpoint of .*dalle is whole"):
+    with pytest.raises(ModelError, match=r"All checkpoints of .*dalle are damaged"):
         find_run_checkpoint(run)
 
 
@@ -150,11 +151,11 @@ def test_a_run_without_a_checkpoint_says_when_there_will_be_one(tmp_path: Path) 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(run: Path) -> None:
     with pytest.raises(ModelError, match="Did you mean 'dalle'"):
         find_run_checkpoint(run.parent / "dale")
-    with pytest.raises(ModelError, match=r"There are: dalle\. `pipeline train` makes one"):
+    with pytest.raises(ModelError, match=r"There are: dalle\. `pipeline train` creates one"):
         find_run_checkpoint(run.parent / "zzz")
 
 
-def test_the_folder_of_a_run_stands_for_its_last_whole_checkpoint(run: Path) -> None:
+def test_the_folder_of_a_run_means_its_last_intact_checkpoint(run: Path) -> None:
     cut(run / "checkpoints/step-000006" / MODEL_FILE)
     step = run / "checkpoints/step-000004"
     assert find_own(run) == step

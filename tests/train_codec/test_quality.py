@@ -10,7 +10,7 @@ import torch
 
 from pipeline.models.codecs.reconstruct import psnr
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.train_codec.measuring import measure_codec, perplexity
+from pipeline.train_codec.quality import measure_codec, perplexity
 
 
 @pytest.mark.parametrize(

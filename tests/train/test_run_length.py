@@ -1,4 +1,4 @@
-"""How long a run is and how far it is, whatever the processes; and passes that are whole."""
+"""The length of a run and its progress, for any number of processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, stream_steps
-from pipeline.train.extent import Extent, first_step_samples, step_samples
 from pipeline.train.run import run
-from pipeline.train.schedule import learning_rate
+from pipeline.train.schedule import RunLength, first_step_samples, learning_rate, step_samples
 from pipeline.webdata.reader import ShardReader
 from tests.train.test_train import log_of
 
@@ -21,23 +20,32 @@ MakeConfig = Callable[..., TrainConfig]
 START = Position(epoch=0, consumed=0)
 
 
-def extent(config: TrainConfig, *, ranks: int = 1, samples: int = 40, unit: int = 4) -> Extent:
-    return Extent(config=config, samples=samples, ranks=ranks, unit=unit)
+def run_length(
+    config: TrainConfig, *, ranks: int = 1, samples: int = 40, unit: int = 4
+) -> RunLength:
+    return RunLength(config=config, samples=samples, ranks=ranks, unit=unit)
 
 
 def test_passes_make_steps_and_steps_are_steps(make_config: MakeConfig) -> None:
     passes = make_config(steps=None, epochs=3, batch_size=4)
-    assert (extent(passes).total, extent(passes).steps_left(0, START)) == (30, 30)
+    assert (run_length(passes).total, run_length(passes).steps_left(0, START)) == (30, 30)
     # A step of two processes counts as two of the one that began.
-    assert extent(passes, ranks=2).total == 30
-    assert extent(passes, ranks=2).steps_left(0, START) == 15
+    assert run_length(passes, ranks=2).total == 30
+    assert run_length(passes, ranks=2).steps_left(0, START) == 15
     middle = Position(epoch=1, consumed=8)
-    assert extent(passes).done(12, middle, 48) == extent(passes, ranks=2).done(6, middle, 48) == 12
-    assert extent(passes, ranks=2).steps_left(6, middle) == 4 + 5
+    assert (
+        run_length(passes).done(12, middle, 48)
+        == run_length(passes, ranks=2).done(6, middle, 48)
+        == 12
+    )
+    assert run_length(passes, ranks=2).steps_left(6, middle) == 4 + 5
     steps = make_config(steps=7)
-    assert (extent(steps, ranks=2).total, extent(steps, ranks=2).done(3, middle, 48)) == (7, 3)
-    assert extent(steps, ranks=2).steps_left(3, middle) == 4
-    assert extent(steps).steps_left(9, middle) == 0
+    assert (run_length(steps, ranks=2).total, run_length(steps, ranks=2).done(3, middle, 48)) == (
+        7,
+        3,
+    )
+    assert run_length(steps, ranks=2).steps_left(3, middle) == 4
+    assert run_length(steps).steps_left(9, middle) == 0
 
 
 @pytest.mark.parametrize("samples", [40, 41, 43, 47])
@@ -47,7 +55,7 @@ def test_the_stream_ends_when_the_steps_are_done(
     make_config: MakeConfig, samples: int, ga_steps: int, ranks: int
 ) -> None:
     config = make_config(steps=None, epochs=3, batch_size=4, ga_steps=ga_steps)
-    whole = extent(config, ranks=ranks, samples=samples)
+    whole = run_length(config, ranks=ranks, samples=samples)
     batches = samples // (4 * ranks) * 3
     steps = whole.steps_left(0, START)
     assert steps == -(-batches // ga_steps)
@@ -62,7 +70,7 @@ def test_every_sample_is_trained_on_once_a_pass(
     reader = ShardReader(workspace.shards("default"), "train")
     config = make_config(steps=None, epochs=3, batch_size=4, ga_steps=ga_steps)
     steps = list(stream_steps(reader, config, START))
-    assert len(steps) == extent(config).steps_left(0, START)
+    assert len(steps) == run_length(config).steps_left(0, START)
     rows = [row for batches, _ in steps for batch in batches for row in batch.rows.tolist()]
     assert [sorted(rows[start : start + 40]) for start in (0, 40, 80)] == [list(range(40))] * 3
     assert steps[-1][1] == Position(epoch=3, consumed=0)
@@ -84,15 +92,15 @@ def test_a_pass_that_is_less_than_a_step_is_a_smaller_step(
 
 @pytest.mark.parametrize("lr_decay", ["cosine", "linear"])
 @pytest.mark.parametrize(("samples", "near"), [(40, 1e-12), (43, 1e-12), (47, 0.03)])
-def test_the_learning_rate_goes_on_where_it_was_under_other_ranks(
+def test_the_learning_rate_resumes_where_it_was_under_other_ranks(
     make_config: MakeConfig, lr_decay: str, samples: int, near: float
 ) -> None:
-    """Of 47 samples, two ranks leave out 7 where one leaves out 3: a tenth of a pass."""
+    """Of 47 samples, two ranks drop 7 and one rank drops 3: a tenth of an epoch."""
     config = make_config(
         steps=None, epochs=10, batch_size=4, learning_rate=1.0, warmup_steps=25, lr_decay=lr_decay
     )
     for before, after in itertools.permutations((1, 2, 5), 2):
-        first = extent(config, ranks=before, samples=samples, unit=4)
+        first = run_length(config, ranks=before, samples=samples, unit=4)
         then = replace(first, ranks=after)
         for epoch, consumed in itertools.product(range(10), range(0, 40, 20)):
             position = Position(epoch=epoch, consumed=consumed)
@@ -104,7 +112,7 @@ def test_the_learning_rate_goes_on_where_it_was_under_other_ranks(
             assert rates[0] == pytest.approx(rates[1], abs=near)
 
 
-def test_the_learning_rate_of_a_run_that_is_left_alone_goes_by_its_steps(
+def test_the_learning_rate_of_a_run_that_is_not_interrupted_goes_by_its_steps(
     make_config: MakeConfig,
 ) -> None:
     config = make_config(steps=None, epochs=3, batch_size=8, learning_rate=1.0, warmup_steps=4)

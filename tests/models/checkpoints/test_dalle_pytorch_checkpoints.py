@@ -1,4 +1,4 @@
-"""Checkpoints of dalle-pytorch: read as they were written through the years, and written for it."""
+"""Checkpoints of dalle-pytorch: reading all versions, and writing them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
-from pipeline.models.checkpoints.export import stock_codec, write_dalle_pt
-from pipeline.models.checkpoints.foreign import StockCodec, read_foreign
+from pipeline.models.checkpoints.export import dalle_pytorch_codec, write_dalle_pt
+from pipeline.models.checkpoints.foreign import DallePytorchCodec, read_foreign
 from pipeline.models.codecs.discrete_vae import DiscreteVAE, DiscreteVAEConfig
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
@@ -53,7 +53,7 @@ def make_config(changes: dict[str, Any]) -> DalleConfig:
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_a_stock_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_dalle_pytorch_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> None:
     config = make_config(changes)
     stock, _ = trained_stock(config)
     torch.save(saved_dict(config, stock), tmp_path / "dalle.pt")
@@ -67,7 +67,7 @@ def test_a_stock_checkpoint_is_read(changes: dict[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_training_goes_on_with_the_moments(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_training_continues_with_the_moments(changes: dict[str, Any], tmp_path: Path) -> None:
     """One more step of each leaves the same weights."""
     config = make_config(changes)
     stock, optimizer = trained_stock(config)
@@ -80,14 +80,14 @@ def test_training_goes_on_with_the_moments(changes: dict[str, Any], tmp_path: Pa
 
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_stock_loads_what_we_write(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_dalle_pytorch_loads_what_we_write(changes: dict[str, Any], tmp_path: Path) -> None:
     from tests.oracles.codecs import dalle_pytorch
 
     config = make_config({**changes, "image_fmap_size": 8})
     torch.manual_seed(0)
     model = Dalle(config)
     randomise(model)
-    codec = stock_codec(
+    codec = dalle_pytorch_codec(
         DiscreteVAE(
             DiscreteVAEConfig(
                 image_size=16, num_tokens=13, codebook_dim=4, num_layers=1, hidden_dim=4
@@ -169,7 +169,7 @@ def test_shift_shows_in_the_number_of_wrappers_before_1_4(tmp_path: Path) -> Non
     assert_same_logits(ours(imported), stock)
 
 
-def test_conv_like_before_1_5_lies_around_the_code(tmp_path: Path) -> None:
+def test_conv_like_before_1_5_is_centred_on_the_code(tmp_path: Path) -> None:
     """Its mask, code by code, against stock full attention under the mask of that version."""
     config = make_config({"attn_types": ("conv_like",), "image_fmap_size": 8})
     stock, _ = trained_stock(config)
@@ -265,7 +265,11 @@ def test_where_hyper_parameters_and_tensors_disagree_the_tensors_count(
     torch.save(saved, tmp_path / "dalle.pt")
     with caplog.at_level(logging.WARNING):
         assert read_foreign(tmp_path / "dalle.pt").config == PLAIN
-    for message in ("dim 512, in truth 20", "depth 9, in truth 2", "text_seq_len 256, in truth 5"):
+    for message in (
+        "dim is 512, but the tensors have 20",
+        "depth is 9, but the tensors have 2",
+        "text_seq_len is 256, but the tensors have 5",
+    ):
         assert message in caplog.text
 
 
@@ -284,14 +288,14 @@ def test_a_pickle_with_code_is_refused_by_name(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.999])
-def test_a_checkpoint_cut_short_is_refused(
+def test_a_truncated_checkpoint_is_refused(
     share: float, saved: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "dalle.pt"
     torch.save(saved, path)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ModelError, match=r"cut short|can't be read"):
+    with pytest.raises(ModelError, match=r"truncated|can't be read"):
         read_foreign(path)
 
 
@@ -299,7 +303,7 @@ def test_a_checkpoint_cut_short_is_refused(
     ("change", "message"),
     [
         ({"weights": "look into consolidating"}, "DeepSpeed folder"),
-        ({"weights": None}, "no `hparams` and `weights`"),
+        ({"weights": None}, "lacks `hparams` or `weights`"),
         ({"weights": {"a": torch.zeros(1)}}, "not those of a DALLE"),
         ({"hparams": {"heads": 2, "attn_types": ("mlp",)}}, "'mlp'"),
         ({"hparams": {}}, "Neither `heads` nor"),
@@ -325,7 +329,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_foreign(tmp_path / "dalle.pt")
 
 
-def test_a_codec_object_in_the_hyper_parameters_is_not_brought_to_life(
+def test_a_codec_object_in_the_hyper_parameters_is_not_instantiated(
     saved: dict[str, Any], tmp_path: Path
 ) -> None:
     saved["hparams"]["vae"] = stock_vae(PLAIN)
@@ -337,4 +341,4 @@ def test_a_model_without_a_codec_is_written_too(tmp_path: Path) -> None:
     model = Dalle(PLAIN)
     write_dalle_pt(tmp_path / "dalle.pt", config=PLAIN, weights=model.state_dict())
     imported = read_foreign(tmp_path / "dalle.pt")
-    assert imported.codec == StockCodec(class_name=None, params=None, weights={})
+    assert imported.codec == DallePytorchCodec(class_name=None, params=None, weights={})

@@ -1,7 +1,8 @@
-"""The processes that train together: one, or those that torchrun started.
+"""The processes that train together: a single one, or those that torchrun started.
 
-Every rank reads its part of each global batch and holds the same weights (DDP) or a part of them (FSDP2,
-DeepSpeed's ZeRO). Rank 0 alone writes.
+Every rank reads its part of each global batch and holds all weights (DDP) or a shard of them (FSDP2,
+DeepSpeed's ZeRO). Only rank 0 writes files. All ranks stop after the same step, whichever of them received
+a signal: each sends its vote in a collective that all take part in anyway, so none waits for one that left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.stop_signals import StopRequest
 
 Parallel = Literal["auto", "none", "ddp", "fsdp", "deepspeed"]
 Kind = Literal["none", "ddp", "fsdp", "deepspeed"]
@@ -27,7 +29,7 @@ Kind = Literal["none", "ddp", "fsdp", "deepspeed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process's place among `size` processes, 0..size-1, and its device."""
+    """This process's rank (0 to size - 1), the number of processes, and this one's device."""
 
     kind: Kind
     rank: int
@@ -35,24 +37,24 @@ class Ranks:
     device: torch.device
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and shows progress."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The module to call in training; FSDP also parts the weights of `model` in place."""
+        """The module to call in training; FSDP also shards the weights of `model` in place."""
         if self.kind == "ddp":
             return DistributedDataParallel(model)
         if self.kind == "fsdp":
             for layer in _layers(model):
                 fully_shard(layer)
-            # Without the flag the root stays whole after a forward pass without a backward one.
+            # Without the flag the root stays unsharded after a forward pass without a backward pass.
             fully_shard(model, reshard_after_forward=True)
         return model
 
     @contextlib.contextmanager
     def share_gradients(self, model: nn.Module, share: bool) -> Iterator[None]:
-        """Average the gradients of the backward pass within over all ranks, or keep them here."""
+        """For the backward pass inside this context: average gradients over all ranks if `share` is set."""
         if isinstance(model, DistributedDataParallel) and not share:
             with model.no_sync():
                 yield
@@ -74,15 +76,15 @@ class Ranks:
         return torch.stack(parts).cpu()
 
     def gather_texts(self, texts: Sequence[str]) -> list[str]:
-        """The texts of all ranks, in their order."""
+        """The texts of all ranks, in rank order."""
         if self.kind == "none":
             return list(texts)
         parts: list[list[str]] = [[] for _ in range(self.size)]
         dist.all_gather_object(parts, list(texts))
         return [text for part in parts for text in part]
 
-    def wait(self) -> None:
-        """Go on when all ranks are here."""
+    def barrier(self) -> None:
+        """Wait until all ranks get here."""
         if self.kind != "none":
             self.gather(torch.zeros(1))
 
@@ -94,20 +96,20 @@ def count_ranks() -> int:
 
 @contextlib.contextmanager
 def join_ranks(parallel: Parallel, device: torch.device) -> Iterator[Ranks]:
-    """Meet the other processes of torchrun, if there are any.
+    """Join torchrun's process group, if there is one.
 
-    Raises ConfigError where `parallel` and the way the command was started don't go together.
+    Raises ConfigError if `parallel` doesn't fit the way the command was started.
     """
     size = count_ranks()
     started = "WORLD_SIZE" in os.environ
     if parallel == "none" and size > 1:
         raise ConfigError(
             f"--parallel none, but torchrun started {size} processes. Use ddp, fsdp "
-            "or deepspeed, or start one."
+            "or deepspeed, or start a single process."
         )
     if parallel in ("ddp", "fsdp", "deepspeed") and not started:
         raise ConfigError(
-            f"--parallel {parallel} needs processes that find each other. Start them with: "
+            f"--parallel {parallel} needs a process group. Start it with: "
             f"torchrun --nproc-per-node N -m pipeline train --parallel {parallel} …"
         )
     if parallel == "none" or (parallel == "auto" and size == 1):
@@ -121,14 +123,14 @@ def join_ranks(parallel: Parallel, device: torch.device) -> Iterator[Ranks]:
         kind: Kind = parallel if parallel in ("fsdp", "deepspeed") else "ddp"
         yield Ranks(kind=kind, rank=dist.get_rank(), size=size, device=device)
     finally:
-        gc.collect()  # DDP that outlives its process group may wait for it forever when it goes
+        gc.collect()  # a DDP module that outlives its process group may hang when it is freed
         dist.destroy_process_group()
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The modules that FSDP gathers one at a time: those that lists of modules hold, with a matrix.
+    """The modules that FSDP gathers one at a time: members of module lists that have a matrix.
 
-    The others, embeddings and heads and all vectors, are gathered with the whole.
+    Everything else (embeddings, heads, vectors) is gathered with the root module.
     """
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
     held = dict.fromkeys(module for one in lists for module in one)
@@ -137,3 +139,30 @@ def _layers(model: nn.Module) -> list[nn.Module]:
         for module in held
         if not isinstance(module, nn.ModuleList) and any(p.ndim > 1 for p in module.parameters())
     ]
+
+
+class Stop:
+    """Whether the ranks have agreed to stop."""
+
+    def __init__(self, ranks: Ranks, request: StopRequest) -> None:
+        self._ranks, self._request = ranks, request
+        self.agreed = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether this rank was asked to stop; the others may not know yet."""
+        return self._request.asked
+
+    @property
+    def vote(self) -> float:
+        """This rank's vote: above 0 to stop."""
+        return float(self.asked)
+
+    def count(self, votes_R: Tensor) -> None:
+        """Count the votes of all ranks, the same on each."""
+        self.agreed = self.agreed or bool(votes_R.any())
+
+    def agree(self) -> bool:
+        """Exchange votes with all ranks, which must call this together; returns whether to stop."""
+        self.count(self._ranks.gather(torch.tensor([self.vote])))
+        return self.agreed

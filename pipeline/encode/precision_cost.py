@@ -1,4 +1,4 @@
-"""What lower precision costs, measured: how many codes change, and what that does to the pictures.
+"""Measure the cost of lower precision: how many codes change, and the loss of image quality.
 
 Legend: B images, H = W pixels, C = 3 colours, N codes of an image.
 """
@@ -20,8 +20,8 @@ MEASURED_IMAGES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
-    """Against fp32 on `images` images: the share of codes that are others, and the PSNR lost in dB."""
+class PrecisionCost:
+    """Compared to fp32, on `images` images: the share of changed codes, and the loss of PSNR in dB."""
 
     images: int
     changed_codes: float
@@ -34,27 +34,27 @@ class Price:
         )
 
 
-def lower_precision(codec: Codec, precision: Precision, pixels_BHWC: Pixels) -> Price:
-    """Let the codec encode in `precision` from now on, and say what that costs on these images."""
+def switch_precision(codec: Codec, precision: Precision, pixels_BHWC: Pixels) -> PrecisionCost:
+    """Switch the codec to `precision`, and measure the cost on these images."""
     if not len(pixels_BHWC):
         use_precision(codec, precision)
-        return Price(images=0, changed_codes=0.0, psnr_loss_db=0.0)
+        return PrecisionCost(images=0, changed_codes=0.0, psnr_loss_db=0.0)
     images_BCHW = to_images(pixels_BHWC, codec.device)
     use_precision(codec, "fp32")
     exact_BN = _encode(codec, images_BCHW)
     exact_db = _quality(codec, exact_BN, pixels_BHWC)
     use_precision(codec, precision)
     codes_BN = _encode(codec, images_BCHW)
-    # The pictures are compared as fp32 decodes them: only codes are kept, and anyone may decode them.
+    # Both are decoded in fp32: only codes are stored, and they may be decoded in any precision.
     loss_db = exact_db - _quality(codec, codes_BN, pixels_BHWC)
     changed = (codes_BN != exact_BN).float().mean().item()
-    return Price(
+    return PrecisionCost(
         images=len(pixels_BHWC), changed_codes=round(changed, 5), psnr_loss_db=round(loss_db, 4)
     )
 
 
 def _encode(codec: Codec, images_BCHW: Tensor) -> Tensor:
-    """One image at a time, so that there is room for it."""
+    """Encode one image at a time to save memory."""
     return torch.cat([codec.encode(image_1CHW) for image_1CHW in images_BCHW.split(1)])
 
 

@@ -1,0 +1,66 @@
+"""The options of `pipeline scrape` for every source: from the fields of all configs to the config of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, get_type_hints
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.suggestions import closest
+from scrapers.config import ScrapeConfig
+from scrapers.source import find_source, source_kinds
+
+
+@cache
+def all_options() -> type[ScrapeConfig]:
+    """A config class with the options of every source: what the command line and TOML files accept.
+
+    Raises TypeError if two sources declare an option of the same name with another type or default.
+    """
+    fields: dict[str, tuple[Any, Any]] = {}
+    for kind in source_kinds().values():
+        hints = get_type_hints(kind.config)
+        for field in own_fields(kind.config):
+            hint, first = fields.setdefault(field.name, (hints[field.name], field))
+            if (hint, first.default) != (hints[field.name], field.default):
+                raise TypeError(
+                    f"Two sources have an option {field.name!r} with different types or defaults."
+                )
+    made = [
+        (name, hint, dataclasses.field(default=field.default, metadata=field.metadata))
+        for name, (hint, field) in fields.items()
+    ]
+    options: type[ScrapeConfig] = dataclasses.make_dataclass(
+        "AllOptions", made, bases=(ScrapeConfig,), frozen=True, kw_only=True
+    )
+    return options
+
+
+def own_fields(config: type[ScrapeConfig]) -> list[dataclasses.Field[Any]]:
+    """The options of a source that not every source has."""
+    shared = ScrapeConfig.__dataclass_fields__
+    return [field for field in dataclasses.fields(config) if field.name not in shared]
+
+
+def build_config(values: Mapping[str, Any]) -> ScrapeConfig:
+    """The config of the source that `values` name.
+
+    Raises ConfigError if they set an option that this source doesn't have.
+    """
+    kind = find_source(str(values.get("source", ScrapeConfig.source)))
+    known = {field.name for field in dataclasses.fields(kind.config)}
+    defaults = {f.name: f.default for f in dataclasses.fields(all_options())}
+    for name, value in values.items():
+        if name in defaults and name not in known and value != defaults[name]:
+            raise ConfigError(_unknown(kind.name, name, known))
+    return kind.config(**{name: value for name, value in values.items() if name in known})
+
+
+def _unknown(source: str, name: str, known: set[str]) -> str:
+    meant = closest(name, known)
+    hint = f"Did you mean --{meant.replace('_', '-')}?" if meant else ""
+    flag = f"--{name.replace('_', '-')}"
+    see = f"See `pipeline scrape {source} --help`."
+    return " ".join(filter(None, (f"The source {source} has no option {flag}.", hint, see)))
