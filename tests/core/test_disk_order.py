@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.outputs import write_output
-from pipeline.core.ownership import start_over
+from pipeline.core.ownership import reopen, start_over
 from pipeline.core.storage import make_manifest, write_bytes, write_manifest
 from tests.helpers.disk_order import DiskOrder
 
@@ -67,4 +68,21 @@ def test_the_mark_of_an_unfinished_folder_goes_after_the_manifest_is_there(
         "rename manifest.json",
         "sync dedupe",
         "delete unfinished.json",
+    ]
+
+
+@pytest.mark.parametrize("begin", [start_over, reopen])
+def test_a_folder_is_marked_as_unfinished_before_its_manifest_goes(
+    begin: Callable[[Path, str], None], tmp_path: Path, order: DiskOrder
+) -> None:
+    folder = tmp_path / "dedupe"
+    folder.mkdir()
+    write_manifest(folder, make_manifest("dedupe", config={}, inputs={}, counts={}, files=()))
+    order.events.clear()
+    begin(folder, "dedupe")
+    assert order.events == [
+        "sync unfinished.json",
+        "rename unfinished.json",
+        "sync dedupe",
+        "delete manifest.json",
     ]

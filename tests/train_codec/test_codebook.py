@@ -79,3 +79,16 @@ def test_a_learner_goes_on_from_its_state(learner: CodebookLearner) -> None:
     for one in (learner, other):
         one.update(latents, torch.arange(4), generator())
     assert torch.equal(learner.codebook_KD, other.codebook_KD)
+
+
+def test_k_means_moves_an_entry_that_nothing_chose() -> None:
+    """Drawn as entries, latents that lie alike leave entries without a choice: they are drawn anew."""
+    latents = torch.tensor([[0.0]] * 60 + [[50.0], [51.0], [52.0]])
+    for seed in range(8):
+        learner = CodebookLearner(torch.zeros(ENTRIES, 1))
+        learner.start(latents, torch.Generator().manual_seed(seed))
+        chosen = (latents - learner.codebook_KD.T).square().argmin(1)
+        far = {round(learner.codebook_KD[c].item()) for c in chosen[60:].tolist()}
+        if 0 not in far:
+            return
+    raise AssertionError("no seed found the latents that lie apart")

@@ -167,3 +167,24 @@ def test_hostile_headers_cost_no_time() -> None:
     for text in ("a=(" + "b " * 4000, "a" + ";b" * 4000 + "!", "(" * 8000, "a=" + '"\\' * 4000):
         parse_dictionary(text)
         find_directive([text * 20], AGENT)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("train-ai=n", {"train-ai": "n"}),
+        ("a=1, train-ai=n", {"a": "1", "train-ai": "n"}),
+        ("train-ai=y, train-ai=n", {"train-ai": "n"}),
+        ("train-ai=n, train-ai=y", {"train-ai": "y"}),
+        ("train-ai", {"train-ai": None}),
+        ("train-ai=n,", {}),
+        ("train-ai=n ,  ", {}),
+        (",train-ai=n", {}),
+        ("train-ai=n b", {}),
+        ("", {}),
+    ],
+)
+def test_a_statement_is_a_whole_dictionary_or_says_nothing(
+    statement: str, found: dict[str, str | None]
+) -> None:
+    assert parse_dictionary(statement) == found
