@@ -41,7 +41,7 @@ def test_every_part_counts_and_one_more_or_fewer_is_found(
     contract: str, part: str, tmp_path: Path
 ) -> None:
     total, _, parts = LAWS[contract].partition(" = ")
-    counts = {name: 3 for name in parts.split(" + ")}
+    counts = dict.fromkeys(parts.split(" + "), 3)
     whole = {total: sum(counts.values()), **counts}
     assert faults_of(contract, tmp_path, whole) == []
     for change in (-1, 1):

@@ -27,7 +27,7 @@ from pipeline.core.storage import (
 from tests.helpers.laws import lawful
 from tests.mutations import byte_changes, json_changes
 
-plain = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
+plain = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 hashes = st.integers(0, 2**256 - 1).map("{:064x}".format)
 values: Any = st.recursive(
     st.one_of(
@@ -36,7 +36,7 @@ values: Any = st.recursive(
         plain,
         st.integers(-(2**63), 2**63 - 1),
         st.floats(allow_nan=False, allow_infinity=False),
-    ),  # fmt: skip
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(plain, inner, max_size=3)),
     max_leaves=6,
 )

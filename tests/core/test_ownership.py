@@ -10,8 +10,8 @@ import pytest
 from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.ownership import (
-    checked_relative,
     check_name,
+    checked_relative,
     claim,
     list_family,
     mark_unfinished,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def test_links_lead_on_through_copies_and_near_copies(raw: RawStore) -> None:
     assert splits(workspace) == {TRAIN[0]: "train"} | dict.fromkeys(VAL[:3], "train") | {
         VAL[3]: "val"
     }
+
+
+def test_captions_of_one_image_are_in_one_split(raw: RawStore) -> None:
+    raw.add("a", photo_png(1), TRAIN[0], captions=json.dumps([TRAIN[0], VAL[0]]))
+    raw.add("b", photo_png(2), VAL[1], captions=json.dumps([VAL[1], VAL[2]]))
+    raw.add("c", None, TRAIN[1], captions=json.dumps([TRAIN[1], VAL[3]]))
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.5)
+    found = splits(workspace)
+    assert (found[TRAIN[0]], found[VAL[0]]) == ("train", "train")
+    assert (found[VAL[1]], found[VAL[2]]) == ("val", "val")
+    assert found[VAL[3]] == "val"  # its image did not come: nothing links it
 
 
 def test_near_copies_link_only_where_they_are_looked_for(raw: RawStore) -> None:

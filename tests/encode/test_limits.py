@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.run import recipe_digest, run
 from pipeline.models.codecs.load import save_codec
+from pipeline.models.codecs.precision import Precision
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 
 MakeWorkspace = Callable[..., Workspace]
@@ -51,7 +52,7 @@ def test_codes_are_kept_by_codec_and_precision() -> None:
     digests = {
         recipe_digest(fingerprint, precision)
         for fingerprint in ("a" * 64, "b" * 64)
-        for precision in ("fp32", "bf16", "fp16")
+        for precision in get_args(Precision)
     }
     assert len(digests) == 6
     # Codes of earlier versions are found by this: it never changes.

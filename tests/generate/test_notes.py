@@ -13,6 +13,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.notes import (
     NOTES,
+    Record,
     add_note,
     read_identity,
     read_notes,
@@ -22,7 +23,7 @@ from pipeline.generate.run import run
 from tests.generate.images import hashes_by_prompt
 
 
-def note_of(folder: Path, prompt: int, images: int = 2) -> list[dict[str, Any]]:
+def note_of(folder: Path, prompt: int, images: int = 2) -> list[Record]:
     """The note of a prompt, with its images."""
     names = [f"{prompt:04d}-{rank:02d}.png" for rank in range(images)]
     for name in names:

@@ -50,7 +50,7 @@ class DiskOrder:
         function: Callable[..., Any] = getattr(os, name)
 
         def call(descriptor: int, *args: Any) -> Any:
-            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
             self.mark(f"{verb} {_final_name(path)}")
             return function(descriptor, *args)
 

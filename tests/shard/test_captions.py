@@ -1,4 +1,4 @@
-"""What becomes of captions with more ids than a shard holds, and of images without codes: at the very limit."""
+"""Captions with more ids than a shard holds, at the very limit, and images without codes."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.core.image_decode import DecodeError
 from pipeline.core.workspace import Workspace
-from pipeline.train_codec import images
+from pipeline.models.codecs.pixels import Pixels, read_square
 from pipeline.train_codec.images import choose_images, load_images
 
 MakeWorkspace = Callable[..., Workspace]
@@ -31,15 +32,15 @@ def test_images_that_can_not_be_decoded_are_left_out_and_counted(
     chosen = choose_images(workspace, "train", 6)
     whole = load_images(workspace.segments, chosen, side=16, workers=1)
     assert (whole.pixels_MHWC.shape, whole.failed) == ((6, 16, 16, 3), 0)
-    read, bad = images.read_square, {1, 4}
+    bad = {1, 4}
     calls = iter(range(6))
 
-    def read_some(data: bytes, side: int) -> images.Pixels:
+    def read_some(data: bytes, side: int) -> Pixels:
         if next(calls) in bad:
-            raise images.DecodeError("damaged")
-        return read(data, side)
+            raise DecodeError("damaged")
+        return read_square(data, side)
 
-    monkeypatch.setattr(images, "read_square", read_some)
+    monkeypatch.setattr("pipeline.train_codec.images.read_square", read_some)
     some = load_images(workspace.segments, chosen, side=16, workers=1)
     assert some.failed == 2
     expected = [whole.pixels_MHWC[n].tolist() for n in range(6) if n not in bad]

@@ -52,7 +52,8 @@ def test_a_batch_is_its_captions_one_by_one_cut_and_padded(
     captions: list[str], length: int
 ) -> None:
     batch = TOKENIZER.encode_batch(captions, length)
-    assert (batch.shape, batch.dtype) == ((len(captions), length), np.int32)
+    assert batch.shape == (len(captions), length)
+    assert batch.dtype == np.int32
     for caption, row, ids in zip(captions, batch.tolist(), TOKENIZER.ids(captions), strict=True):
         assert row == (ids + [PADDING_ID] * length)[:length]
         assert TOKENIZER.encode(caption, length).tolist() == row

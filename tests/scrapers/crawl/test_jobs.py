@@ -55,7 +55,7 @@ def know(
             None,
             1,
             time,
-        )  # fmt: skip
+        )
         for rank, state in enumerate(states)
     ]
     ledger.commit(forms=[form], rows=rows)
@@ -99,12 +99,19 @@ def test_every_state_is_asked_again_just_by_the_modes_that_say_so(
 def test_a_refresh_asks_for_what_was_not_asked_for_since_it_began(
     since: int, again: bool, ledger: Ledger
 ) -> None:
-    know(ledger, *["done"] * 4)
+    know(ledger, "done", "done", "done", "done")
     assert asked(ledger, "refresh", refresh_since=since) == ([0] if again else [])
 
 
 def test_what_only_an_archive_lacks_is_asked_for_and_its_bytes_are_not(ledger: Ledger) -> None:
-    know(ledger, *["done"] * 4, url="https://web.archive.org/web/20210105000000id_/http://h/a")
+    know(
+        ledger,
+        "done",
+        "done",
+        "done",
+        "done",
+        url="https://web.archive.org/web/20210105000000id_/http://h/a",
+    )
     assert asked(ledger, "refresh", refresh_since=NOW) == []
     know2 = Ledger(ledger.path.with_name("other.sqlite"), "x")
     know(know2, "missing", reason="not_archived")

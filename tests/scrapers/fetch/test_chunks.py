@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_however_it_is_cut_the_body_is_that_of_its_chunks(
 ) -> None:
     whole = chunked(*pieces)
     places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
-    parts = [whole[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [whole[a:b] for a, b in itertools.pairwise(places)]
     parts[-1:] = [parts[-1] + behind] if parts else []
     assert read(*parts) == (b"".join(pieces), True, behind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from scrapers.source import Discovery
 from tests.scrapers.sources.dalleblog.test_source import discover
 
 
-def choose(tmp_path: Path, *lines: str, **options: object) -> Discovery:
+def choose(tmp_path: Path, *lines: str, **options: Any) -> Discovery:
     file = tmp_path / "captions.txt"
     file.write_text("\n".join(lines))
     return discover(captions=file, **options)

@@ -54,7 +54,7 @@ near = st.lists(
             "%",
             " ",
         ]
-    ),  # fmt: skip
+    ),
     max_size=12,
 ).map("".join)
 templates = [s for s in load_catalogue().sections if s.slots and not s.has_unfilled_slot]

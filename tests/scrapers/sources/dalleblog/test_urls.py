@@ -217,5 +217,5 @@ def test_a_name_made_by_hand_is_an_image_by_itself_and_a_key_all_its_ranks() -> 
         ("F" * 32, "name"),
     ],
 )
-def test_the_kind_of_a_key_is_told_by_its_looks(key: str, kind: str) -> None:
+def test_hex_has_32_small_digits_and_a_number_32_bits(key: str, kind: str) -> None:
     assert key_kind(key) == kind
