@@ -1,23 +1,23 @@
-"""Once a week, what is new on the page comes home and into the shards.
+"""Once a week: fetch what is new on the page, and make the shards again.
 
-check → page → plan → scrape, a part after the other → judge → dedupe → tokenizer → codec → encode → shard →
-verify → publish, which makes the event of the asset `dalleblog_shards` if the shards are other ones than in
-the event before. `report` writes the page that shows the workspace; `age` alerts if nothing came for long.
+check → page → plan → scrape, one part after another → judge → dedupe → tokenizer → codec → encode → shard →
+verify → publish, which creates the event of the asset `dalleblog_shards` if the shards differ from those of the
+last event. `report` writes the page that shows the workspace; `age` alerts if nothing was fetched for long.
 
 **Every task is a command that does what is missing, and nothing twice: any of them can be cleared and run
-again, at any time.** Its log has the whole command line, to be given by hand.
+again, at any time.** Its log has the whole command line, to be run by hand.
 
 | what you see | what it means | what to do |
 |---|---|---|
 | `check` failed | the conf, the workspace or the versions don't fit | its log says which |
-| `page` or `scrape` is tried again | the source does not answer | nothing for some hours; then look at the page |
-| a part of `scrape` failed, others are skipped | no part begins after one that failed for good | mend the cause, clear the whole of `scrape` |
+| `page` or `scrape` is retried | the source doesn't respond | nothing for some hours; then look at the page |
+| a part of `scrape` failed, others are skipped | no part starts after one has finally failed | fix the cause, clear the whole of `scrape` |
 | "The disk is full" | there was no room; nothing is broken | make room, clear the failed task |
-| a task waits (up for reschedule) | another command uses a folder that it needs | nothing; `pipeline status` says which command |
+| a task waits (up for reschedule) | another command uses a folder that it needs | nothing; `pipeline status` shows which command |
 | `verify` failed | bytes were lost or changed on the disk | `pipeline verify --repair`, which prints what to run; clear `verify` |
 | `publish` skipped | the shards are those of the last event | nothing |
 
-To train although there is no news, trigger `dalleblog_train`. Settings, alerts and their meaning: docs/scheduling.md.
+To train without news, trigger `dalleblog_train`. Settings, alerts and their meaning: docs/scheduling.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 from airflow.sdk import DAG, TriggerRule, get_current_context, task
 
-# The package beside this file, in whatever folder both are.
+# The package beside this file, wherever both are.
 sys.path.append(str(Path(__file__).parent))
 
 from dalle_pipeline_airflow import checks
@@ -41,7 +41,7 @@ from dalle_pipeline_airflow.params import REFRESH
 from dalle_pipeline_airflow.parts import page_arguments
 from dalle_pipeline_airflow.resources import owner, retry_delay, run_on, run_timeout
 
-# What the network breaks heals within hours, what kills a process within minutes.
+# Network failures are over within hours, what kills a process within minutes.
 _FOR_NETWORK: dict[str, Any] = {
     "retries": 4,
     "retry_delay": 2 * retry_delay(),
@@ -53,20 +53,20 @@ _FOR_PROCESS: dict[str, Any] = {"retries": 2, "retry_delay": retry_delay()}
 
 
 class PageOperator(PipelineOperator):
-    """Asks for the page and alerts of what is other on it."""
+    """Fetches the page and alerts about changes on it."""
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Run, then look at the records of this DAG run."""
+        """Run, then check the records of this DAG run."""
         report = super().execute(context)
         checks.alert_of_page(context)
         return report
 
 
 class ReportOperator(PipelineOperator):
-    """Writes the report and says where it is."""
+    """Writes the report and links it."""
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Run, then leave the link in the log and as the XCom `report_url`."""
+        """Run, then put the link in the log and into the XCom `report_url`."""
         report = super().execute(context)
         url = checks.report_url(context)
         self.log.info("The report: %s", url)
@@ -97,27 +97,27 @@ with DAG(
 
     @task(retries=1)
     def check() -> dict[str, str]:
-        """Refuse a conf, a workspace or a version that does not fit, before anything is asked."""
+        """Refuse a conf, a workspace or a version that doesn't fit, before any request."""
         return checks.check_begin(get_current_context())
 
     @task
     def plan(report: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """Sections of about the same size for each part of the scrape."""
+        """Sections of about the same total size for each part of the scrape."""
         return checks.plan_parts(get_current_context(), report)
 
     @task(outlets=[RAW])
     def judge() -> dict[str, float]:
-        """How much of what was asked for came, and how much of it is different."""
+        """The share of requests that succeeded, and the share that is different."""
         return checks.judge_fetches(get_current_context())
 
     @task(inlets=[SHARDS], outlets=[SHARDS])
     def publish(report: dict[str, Any] | None) -> str:
-        """Make the event of the shards, if they are not those of the last event."""
+        """Create the event of the shards, if they are not those of the last event."""
         return checks.publish_shards(get_current_context(), report)
 
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def age() -> float | None:
-        """Alert where no image came or was confirmed for too long, whatever became of the scrape."""
+        """Alert if no image was fetched or confirmed for too long, whatever became of the scrape."""
         return checks.check_age(get_current_context())
 
     page = PageOperator(
@@ -125,7 +125,7 @@ with DAG(
         arguments=lambda context, _place: page_arguments(context["params"]),
         **_FOR_NETWORK,
     )
-    # One at a time: all parts ask the same host, and the raw store holds one command.
+    # One at a time: all parts request from the same host, and the raw store allows one command.
     scrape = PipelineOperator.partial(
         task_id="scrape",
         max_active_tis_per_dagrun=1,
@@ -136,7 +136,7 @@ with DAG(
     dedupe = PipelineOperator(
         task_id="dedupe", arguments=["dedupe"], inlets=[RAW], outlets=[TABLES]
     )
-    # By `run`, which trains them once and leaves them as they are.
+    # With `run`, which trains them once and then keeps them.
     tokenizer = PipelineOperator(
         task_id="tokenizer",
         arguments=["run", "--from", "train-tokenizer", "--until", "train-tokenizer"],
@@ -160,7 +160,7 @@ with DAG(
     report = ReportOperator(
         task_id="report",
         arguments=["report"],
-        # Whatever verify says, if there are shards to show.
+        # Whatever verify finds, if there are shards to show.
         trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS,
     )
 

@@ -1,15 +1,15 @@
-"""When the shards have changed, train on.
+"""When the shards have changed, continue training.
 
-check → train → report, and `retain` if old runs are to go, for each workspace that has news (`news`). Waits for the
-asset `dalleblog_shards`; the extra of its event names the workspace and the fingerprint of the shards. Every run of
-the DAG is a run of its own in `runs/`, NAME-TIME, which begins with the last checkpoint of the finished one before; a
-killed or retried training goes on where it was. Shards that the last finished run was trained on are skipped.
+check → train → report, and `retain` if old runs are to be removed, for each workspace that has news (`news`). Waits for
+the asset `dalleblog_shards`; the extra of its event names the workspace and the fingerprint of the shards. Every run of
+the DAG is a new run in `runs/`, NAME-TIME, which starts from the last checkpoint of the previous finished one; a killed
+or retried training run resumes. Shards that the last finished run was trained on are skipped.
 
 | what you see | what it means | what to do |
 |---|---|---|
 | `check` failed | the conf, the workspace or the versions don't fit | its log says which |
-| `train` skipped | the last finished run was trained on these shards | nothing; trigger the DAG by hand to train on |
-| `train` is tried again | its process died, or memory ran out | look at the log; it goes on at its last checkpoint |
+| `train` skipped | the last finished run was trained on these shards | nothing; trigger the DAG by hand to continue |
+| `train` is retried | its process died, or memory ran out | look at the log; it resumes from its last checkpoint |
 | `train` waits (up for reschedule) | a refresh is writing the shards | nothing |
 | "The disk is full" | there was no room for a checkpoint | make room (`pipeline clean --keep-runs 4`), clear `train` |
 
@@ -27,7 +27,7 @@ from typing import Any
 from airflow.sdk import DAG, TriggerRule, get_current_context, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
-# The package beside this file, in whatever folder both are.
+# The package beside this file, wherever both are.
 sys.path.append(str(Path(__file__).parent))
 
 from dalle_pipeline_airflow import checks
@@ -49,7 +49,7 @@ def _train(context: Mapping[str, Any], place: Place) -> list[str]:
 def _clean(context: Mapping[str, Any], _place: Place) -> list[str]:
     keep = choices(context)["keep_runs"]
     if keep is None:
-        raise AirflowSkipException("keep_runs is not set: every run stays.")
+        raise AirflowSkipException("keep_runs is not set: every run is kept.")
     return ["clean", f"--keep-runs={keep}", "--yes"]
 
 
@@ -77,21 +77,21 @@ with DAG(
 
     @task
     def news() -> list[str]:
-        """The workspaces that have news; the one of the conf or of the workers without an event."""
+        """The workspaces that have news; without an event, that of the conf or of the workers."""
         return [str(event.get("workspace")) for event in shards_events(get_current_context())] or [
             ""
         ]
 
     @task_group(prefix_group_id=False)
     def of_workspace(workspace: str) -> None:
-        """What is done for one of them; the tasks find it by their place in the list."""
+        """The tasks for one of them, which is found by its index in the list."""
 
         @task(retries=1, map_index_template="{{ workspace }}")
         def check(workspace: str) -> dict[str, str]:
-            """Refuse a conf, a workspace or a version that does not fit, before anything is done."""
+            """Refuse a conf, a workspace or a version that doesn't fit, before any work."""
             context = get_current_context()
             found = checks.check_begin(context)
-            context["workspace"] = workspace or found["workspace"]  # its name in the page
+            context["workspace"] = workspace or found["workspace"]  # its name in the UI
             return found
 
         # One at a time: they share the device.

@@ -1,10 +1,10 @@
-"""`make airflow`: a whole Airflow on this machine, with a replica of the blog as the source, to try the DAGs.
+"""`make airflow`: a complete Airflow on this machine, with a mock server of the blog, to try the DAGs.
 
     python dags/standalone.py --airflow .venv-airflow/bin/airflow --pipeline .venv/bin/pipeline
 
-Starts the scheduler, the DAG processor and the API server, which alone listens, on 127.0.0.1; keeps all
-of it in one folder (SQLite, logs, the workspace) and ends, with all its processes, on Ctrl-C or SIGTERM, or
-when one of the three has died. Needs nothing but Python's own library.
+Starts the scheduler, the DAG processor and the API server, of which only the last listens, on 127.0.0.1;
+keeps everything in one folder (SQLite, logs, the workspace) and exits, with all its processes, on Ctrl-C or
+SIGTERM, or when one of the three has died. Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 DAGS = Path(__file__).resolve().parent
-# Without servers of their own for the tasks' logs, which would listen on every address of the machine: the
+# Without servers for the tasks' logs, which would listen on every address of the machine: the
 # API server reads the files. Nothing here is deferred, so no triggerer is needed.
 PARTS = {
     "scheduler": ["scheduler", "--skip-serve-logs"],
@@ -69,19 +69,23 @@ batch_size = 4
 
 
 def main() -> None:
-    """Start the replica and Airflow, say where they are, and wait for the end."""
+    """Start the mock server and Airflow, print their URLs, and wait for the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--airflow", type=Path, required=True, help="The airflow command.")
     parser.add_argument("--pipeline", type=Path, required=True, help="The pipeline command.")
-    parser.add_argument("--home", type=Path, default=Path("data/airflow"), help="Keeps everything.")
-    parser.add_argument("--port", type=int, default=8080, help="Of Airflow's page.")
-    parser.add_argument("--size", type=int, default=64, help="Side of the replica's images.")
+    parser.add_argument(
+        "--home", type=Path, default=Path("data/airflow"), help="The folder for everything."
+    )
+    parser.add_argument("--port", type=int, default=8080, help="The port of Airflow's UI.")
+    parser.add_argument(
+        "--size", type=int, default=64, help="Side of the mock server's images, in pixels."
+    )
     options = parser.parse_args()
     home = options.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     refuse_busy_port(options.port)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    # A shell without job control starts what is in the background with SIGINT ignored.
+    # A shell without job control starts background processes with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     command = options.pipeline.absolute()
     with contextlib.suppress(KeyboardInterrupt), replica(command, home, options.size) as address:
@@ -100,22 +104,20 @@ def main() -> None:
 
 
 def refuse_busy_port(port: int) -> None:
-    """Exit, in a sentence, where something listens already: its answers would be taken for Airflow's."""
+    """Exit with a sentence if the port is taken: another server's responses would pass for Airflow's."""
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # one that has just ended is none
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not one that has just ended
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             sys.exit(
-                f"Port {port} can't be had ({error.strerror}): another Airflow may be running. End it, or "
-                "choose another port: make airflow AIRFLOW_PORT=8081."
+                f"Port {port} is not available ({error.strerror}): another Airflow may be running. Stop it, "
+                "or choose another port: make airflow AIRFLOW_PORT=8081."
             )
 
 
 def environment(home: Path, command: Path, config: Path, port: int) -> dict[str, str]:
-    """What Airflow and the DAGs are to know: this machine alone, no examples, nothing paused."""
+    """The environment of Airflow and the DAGs: this machine only, no examples, nothing paused."""
     return {
         **os.environ,
         "AIRFLOW_HOME": str(home),
@@ -128,8 +130,8 @@ def environment(home: Path, command: Path, config: Path, port: int) -> dict[str,
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__CORE__PARALLELISM": "4",  # as many idle workers are forked; 32 are too many for two cores
-        # A title must not overwrite a process's variables: by them all that runs for this Airflow is found.
+        "AIRFLOW__CORE__PARALLELISM": "4",  # this many idle workers are forked; 32 are too many for two cores
+        # A title must not overwrite a process's variables: they identify the processes of this Airflow.
         "SPT_NOENV": "1",
         "DALLE_PIPELINE_COMMAND": str(command),
         "DALLE_PIPELINE_WORKSPACE": str(home / "workspace"),
@@ -148,7 +150,7 @@ def replica(command: Path, home: Path, size: int) -> Iterator[str]:
             assert process.stdout is not None
             text = process.stdout.readline()
             if not text:
-                sys.exit(f"The replica did not start; {log.name} says why.")
+                sys.exit(f"The mock server did not start; see {log.name}.")
             yield str(json.loads(text)["address"])
         finally:
             process.terminate()
@@ -160,7 +162,7 @@ Parts = dict[str, subprocess.Popen[bytes]]
 
 @contextlib.contextmanager
 def standalone(airflow: Path, home: Path, variables: dict[str, str]) -> Iterator[Parts]:
-    """Run Airflow's parts, each with a log of its own in `home`; end them, and what they started."""
+    """Run Airflow's components, each with its own log in `home`; stop them, and what they started."""
     # They start each other by name.
     variables = {**variables, "PATH": f"{airflow.parent}{os.pathsep}{os.environ['PATH']}"}
     parts: Parts = {}
@@ -169,7 +171,7 @@ def standalone(airflow: Path, home: Path, variables: dict[str, str]) -> Iterator
             line = [str(airflow), "db", "migrate"]
             done = subprocess.run(line, env=variables, stdout=log, stderr=log, check=False)
         if done.returncode:
-            sys.exit(f"Airflow's database could not be made; {home / 'migrate.log'} says why.")
+            sys.exit(f"Airflow's database could not be created; see {home / 'migrate.log'}.")
         for name, arguments in PARTS.items():
             with (home / f"{name}.log").open("ab") as log:
                 parts[name] = subprocess.Popen(
@@ -185,8 +187,8 @@ def standalone(airflow: Path, home: Path, variables: dict[str, str]) -> Iterator
 
 
 def end(parts: Parts, home: Path) -> None:
-    """Ask everything that runs for this Airflow to end, say what is waited for, and kill what stays."""
-    # A second Ctrl-C must not leave half of it running.
+    """Ask all processes of this Airflow to exit, print what is waited for, and kill what remains."""
+    # A second Ctrl-C must not leave half of them running.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for process in parts.values():
@@ -198,7 +200,7 @@ def end(parts: Parts, home: Path) -> None:
         if not left:
             break
         for pid in {pid for pid, name in left.items() if name == "pipeline"} - asked:
-            _signal(pid, signal.SIGTERM)  # once: a second one would not let it save
+            _signal(pid, signal.SIGTERM)  # once: a second one would prevent it from saving
             asked.add(pid)
         names = ", ".join(sorted(set(left.values())))
         if names != said:
@@ -213,7 +215,7 @@ def end(parts: Parts, home: Path) -> None:
 
 
 def running(parts: Parts, home: Path) -> dict[int, str]:
-    """The processes that run for this Airflow, by number: its parts, and what these have started."""
+    """The processes of this Airflow, by number: its components, and what these have started."""
     found = {part.pid: name for name, part in parts.items() if part.poll() is None}
     known = {*found, os.getpid()}
     for folder in Path("/proc").glob("[0-9]*"):  # on Linux
@@ -229,15 +231,15 @@ def running(parts: Parts, home: Path) -> dict[int, str]:
 
 
 def check_parts(parts: Parts, home: Path) -> None:
-    """Exit, in a sentence, where a part has died."""
+    """Exit with a sentence if a component has died."""
     for name, process in parts.items():
         if process.poll() is not None:
-            say(f"The {name} has ended with {process.returncode}; see {home / name}.log.")
+            say(f"The {name} has exited with {process.returncode}; see {home / name}.log.")
             sys.exit(1)
 
 
 def wait_until_ready(parts: Parts, port: int, home: Path) -> None:
-    """Wait for the page and the scheduler; exits where a part of Airflow ends before."""
+    """Wait for the UI and the scheduler; exits if a component dies before."""
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
         check_parts(parts, home)
@@ -249,7 +251,7 @@ def wait_until_ready(parts: Parts, port: int, home: Path) -> None:
 
 
 def read_health(port: int) -> dict[str, Any] | None:
-    """What Airflow says of its parts; None while it does not answer."""
+    """Airflow's health report on its components; None while it doesn't respond."""
     try:
         with urllib.request.urlopen(
             f"http://127.0.0.1:{port}/api/v2/monitor/health", timeout=5
@@ -261,13 +263,13 @@ def read_health(port: int) -> dict[str, Any] | None:
 
 
 def announce(home: Path, port: int, address: str) -> None:
-    """Say where everything is."""
+    """Print where everything is."""
     say(f"Airflow:   http://127.0.0.1:{port}")
     say(f"User:      admin, password in {home / 'simple_auth_manager_passwords.json.generated'}")
-    say(f"Source:    {address} (a replica)")
+    say(f"Source:    {address} (a mock server)")
     say(f"Workspace: {home / 'workspace'}")
     say(f"Logs:      {home}/*.log, and those of the tasks in {home / 'logs'}")
-    say("Nothing listens but these two ports, on 127.0.0.1. Ctrl-C ends all of it.")
+    say("Only these two ports are open, on 127.0.0.1. Ctrl-C stops everything.")
 
 
 def say(text: str) -> None:

@@ -1,7 +1,7 @@
-"""`pipeline scrape`: bring home what a source names, each image once, through kills and faults.
+"""`pipeline scrape`: fetch the images of a source, each once, through kills and faults.
 
-Reads the network (and `raw/` of an earlier run); writes `raw/ledger.sqlite`, `raw/segments/*.tar`
-and, last, `raw/manifest.json`. A run that finds all of it there asks nothing.
+Reads the network (and `raw/` of an earlier run); writes `raw/ledger.sqlite`, `raw/segments/*.tar` and, last,
+`raw/manifest.json`. A run that finds everything there makes no request.
 """
 
 from __future__ import annotations
@@ -64,16 +64,15 @@ def scrape(
     make_client: Callable[[ScrapeConfig], Client] | None = None,
     clock: WallClock = time.time,
 ) -> StageReport:
-    """Fetch all that the source names and the raw store does not have (or only list or export it).
+    """Fetch everything that the source names and the raw store lacks (or only list or export it).
 
-    `source` and `make_client` stand in for what the options name; `clock` tells the time of day that
-    the ledger notes, on which nothing hangs. Raises SourceError if the page
-    can't be had or read, ConfigError, StorageError; KeyboardInterrupt on SIGINT and SIGTERM, after
-    what came is on disk.
+    `source` and `make_client` replace what the options name; `clock` is the time of day for the ledger, on
+    which nothing depends. Raises SourceError if the page can't be fetched or read, ConfigError, StorageError;
+    KeyboardInterrupt on SIGINT and SIGTERM, after everything that arrived is on disk.
     """
     started = time.monotonic()
     if config.export is not None or config.list_urls:
-        from scrapers.crawl.export import export  # pyarrow: 50 MB that a crawl has no use for.
+        from scrapers.crawl.export import export  # pyarrow: 50 MB that a crawl doesn't need
 
         return export(config, source=source)
     check_archive(config)
@@ -94,9 +93,9 @@ def scrape(
 
 
 def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
-    """What `runs.jsonl` keeps of a run: its extent, what came, what did not, how the page changed.
+    """The entry of a run in `runs.jsonl`: its extent, what was fetched, what wasn't, changes of the page.
 
-    A plan fetched nothing: of it only a change of the page is kept.
+    A plan fetches nothing: only a change of the page is noted.
     """
     page = report.details.get("page", {})
     changes = {"page": page} if page.get("changed") else {}
@@ -107,7 +106,7 @@ def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
 
 
 def find_finished(config: ScrapeConfig) -> StageReport | None:
-    """The report of a scrape that has nothing to do; None if there may be work. Asks nothing."""
+    """The report of a scrape with nothing to do; None if there may be work. Makes no request."""
     source = open_source(config)
     raw = RawStore(config, Workspace(config.workspace))
     return _Run(config, source, raw, no_progress, open_client(config, source)).find_finished()
@@ -115,7 +114,7 @@ def find_finished(config: ScrapeConfig) -> StageReport | None:
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop  # Twice the requests a second.
+        import uvloop  # twice the requests per second
     except ImportError:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
@@ -124,7 +123,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @dataclass
 class _Run:
-    """One run of the stage and what it learns on its way."""
+    """One run of the stage, with what it learns on the way."""
 
     config: ScrapeConfig
     source: Source
@@ -140,7 +139,7 @@ class _Run:
     main: asyncio.Task[None] | None = None
 
     def find_finished(self) -> StageReport | None:
-        """The report of a run that has nothing to do, without a request; None if there may be work."""
+        """The report of a run with nothing to do, without a request; None if there may be work."""
         if self.config.refresh or self.config.update or self.config.plan:
             return None
         if self.source.start_url is not None:
@@ -150,7 +149,7 @@ class _Run:
         return self.raw.find_finished(self._page_bytes)
 
     async def fetch(self) -> None:
-        """Fetch the page if need be, then the images."""
+        """Fetch the page if necessary, then the images."""
         self.main = asyncio.current_task()
         with _signals(self._stop):
             try:
@@ -167,7 +166,7 @@ class _Run:
     def _stop(self) -> None:
         first, self.interrupted = not self.interrupted, True
         if first and self.crawled is not None:
-            logger.warning("Stopping: what came is being written.")
+            logger.warning("Stopping: what has arrived is being written.")
             self.crawled.stop()
         elif self.main is not None:
             self.main.cancel()
@@ -233,7 +232,7 @@ class _Run:
         try:
             discovery = self.source.discover(page)
         except SourceError:
-            # A page in which nothing is readable may refuse all the same: no older copy is a way around.
+            # A page without readable content may still refuse: an older copy is no way around that.
             if page is not None and not self.config.ignore_opt_out:
                 meta = meta_elements(decode_page(page.body, page.content_type))
                 refuse_reserved_page(meta, page_name(self.source), USER_AGENT)
@@ -302,7 +301,7 @@ class _Run:
         await announce(self.config, discovery, hosts, store.ledger)
         self._withdraw(crawl, store, hosts)
         if self.archive is not None and replay is None:
-            # That nothing is archived would be said of each image: all are left for another run.
+            # Every image would be recorded as not archived: leave them all for another run instead.
             crawl.leave(discovery.plans)
             await crawl.run(())
         else:
@@ -335,7 +334,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`, in the main thread (elsewhere signals are someone else's)."""
+    """SIGINT and SIGTERM call `stop`, in the main thread (elsewhere signals belong to others)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -14,5 +14,5 @@ STAGE = Stage(
     entry_point="scrapers.scrape:scrape",
     contract="raw",
     writes=("raw",),
-    on_change="What is in the raw store stays; what is new in the plan is fetched.",
+    on_change="The images in the raw store are kept; those that are new in the plan are fetched.",
 )

@@ -1,4 +1,4 @@
-"""One question after the other to a web archive, at its pace: its index, and its copy of the page."""
+"""Paced queries to a web archive: its index, and its copy of the page."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from scrapers.fetch.verdict import HostSign
 from scrapers.wayback_replay import archive_says, is_recorded, looks_like_page
 
 _MAX_ANSWER_BYTES = 64 * 2**20
-# What a web server answers where there is no index.
+# The responses of a web server where there is no index.
 _ELSEWHERE = frozenset(
     {"unreadable", "redirects", "bad_redirect", "leaves_archive", "redirect_without_location"}
     | {f"http_{status}" for status in (400, 404, 405, 406, 410, 501)}
 )
 
 Read = TypeVar("Read")
-# Raises ValueError, in words, for what can't be read.
+# Raises ValueError with a sentence for what can't be read.
 ReadAnswer = Callable[[Answer], Read]
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a question had no answer that could be read; `reason` is a short word."""
+    """Why a query had no readable response; `reason` is a short word."""
 
     text: str
     retry: bool = False
@@ -38,12 +38,12 @@ class Trouble:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether what was asked for may well be at another place."""
+        """Whether the resource may well be at another URL."""
         return self.reason in _ELSEWHERE
 
 
 class NoAnswerError(SourceError):
-    """An archive that gives no answer, or none that can be read; `trouble` says which."""
+    """An archive without a response, or without a readable one, with its `trouble`."""
 
     def __init__(self, text: str, trouble: Trouble) -> None:
         super().__init__(text)
@@ -56,7 +56,7 @@ class ExcludedError(SourceError):
 
 @dataclass(kw_only=True)
 class Asker:
-    """Asks the archive at `base`."""
+    """Sends queries to the archive at `base`."""
 
     base: str
     hosts: Hosts
@@ -64,7 +64,7 @@ class Asker:
 
     @property
     def is_given_up(self) -> bool:
-        """Whether nothing more is asked of the archive in this run."""
+        """Whether this run sends no more queries to the archive."""
         return self.hosts.of(f"{self.base}/").closed is not None
 
     async def ask(
@@ -78,20 +78,20 @@ class Asker:
         looking: bool = False,
         quiet_s: float | None = None,
     ) -> Read:
-        """Ask at the host's pace, and at `pace` too, again while it seems worth it.
+        """Query at the host's pace, and at `pace` too, with retries.
 
-        `looking`: what is asked for may be elsewhere, so that an answer of another kind is no trouble.
-        Raises NoAnswerError, and SourceError for what is not to be asked.
+        `looking`: the resource may be elsewhere, so a response of another kind is no trouble. Raises
+        NoAnswerError, and SourceError for what must not be requested.
         """
         host = self.hosts.of(url)
         if not await self.hosts.allows(url):
             why = self.hosts.why_not(url).replace(url, _short(url))
             raise SourceError(
                 f"{why}. Try again later, or use another archive (--archive-url); --ignore-opt-out would "
-                "ask all the same, and is recorded."
+                "query it all the same, and is recorded."
             )
         attempts = self.attempts if attempts is None else attempts
-        trouble = Trouble("it was not asked")
+        trouble = Trouble("it was not queried")
         for attempt in range(1, attempts + 1):
             found = await self._ask_once(host, url, read, allow_hop, pace, quiet_s, looking=looking)
             if not isinstance(found, Trouble):
@@ -105,7 +105,7 @@ class Asker:
             if attempt < attempts:
                 await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
         raise NoAnswerError(
-            f"The archive {self.base} does not answer as expected: {trouble.text}, asked for {_short(url)}. "
+            f"The archive {self.base} doesn't respond as expected: {trouble.text}, to {_short(url)}. "
             "What was fetched before is untouched. Try again later, or use another archive (--archive-url).",
             trouble,
         )
@@ -145,7 +145,7 @@ class Asker:
             again = error.retry and error.reason != "too_large"
             return Trouble(f"{error.reason} ({error})", again, error.reason)
         except ValueError as error:
-            # A page in place of an answer: it has too much to do, whatever its status says.
+            # A page instead of data: the archive is overloaded, whatever the status says.
             if not looking and looks_like_page(answer.body):
                 sign = "overload"
             return Trouble(str(error), True, "unreadable")
@@ -162,7 +162,7 @@ class Asker:
     def _trouble_of(self, answer: Answer, url: str) -> Trouble | None:
         if archive_says(answer) == "excluded":
             raise ExcludedError(
-                f"The administrator of the archive {self.base} has excluded {_short(url)}: it holds nothing "
+                f"The administrator of the archive {self.base} has excluded {_short(url)}: it has nothing "
                 "for us. Use another archive (--archive-url), a saved page (--page FILE) or the site itself."
             )
         if answer.status == 200:
@@ -179,9 +179,9 @@ def _short(url: str) -> str:
 def _sign(answer: Answer) -> HostSign:
     status = answer.status
     if is_recorded(answer):
-        return "good"  # Whatever the site said then, the archive answers.
+        return "good"  # Whatever the site said then, the archive responds.
     if archive_says(answer) is not None:
-        return "neutral"  # Of this alone, and for good.
+        return "neutral"  # For this URL only, and permanently.
     if status in (429, 503, 504):
         return "overload"
     return "good" if status == 200 else "down" if status >= 500 else "neutral"

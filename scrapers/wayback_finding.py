@@ -1,4 +1,4 @@
-"""Where a web archive has its index: asked at each place where archives have one."""
+"""Locate the index of a web archive: try each place where archives have one."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scrapers.wayback_query import Endpoints, dialect_of, places_to_look, probe_
 
 
 class AskPlace(Protocol):
-    """Asks at an address where an index may be. Raises SourceError."""
+    """Queries a URL where an index may be. Raises SourceError."""
 
     async def __call__(self, query: str, read: ReadAnswer[Read], /) -> Read:
-        """What `read` made of the answer."""
+        """The result of `read`."""
 
 
 async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
-    """The first place whose index holds something that begins with `url`, else the first that is an index.
+    """The first place whose index has something that begins with `url`, else the first that is an index.
 
     Raises SourceError if none is, or if the archive is in trouble.
     """
@@ -36,16 +36,16 @@ async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
             found, has_rows = await ask(probe_query(index_url, url), read)
             if has_rows:
                 return found
-            # pywb answers so for collections that it does not have, too.
+            # pywb responds like this for collections that don't exist, too.
             empty = empty or found
         except NoAnswerError as error:
-            troubles.append(f"{index_url} gives {error.trouble.text}")
+            troubles.append(f"{index_url} returns {error.trouble.text}")
             if not error.trouble.is_elsewhere:
                 raise
     if empty is not None:
         return empty
     raise SourceError(
-        f"No index was found at {base}: {'; '.join(troubles)}. Give as --archive-url what stands "
+        f"No index was found at {base}: {'; '.join(troubles)}. Give as --archive-url the part "
         "before /web/ or before the time in the URLs of its captures, such as https://web.archive.org or "
         "https://wayback.archive-it.org/1068."
     )

@@ -1,9 +1,8 @@
-"""All that an index holds of a folder, page by page; and a check that nothing was left out.
+"""List everything in a folder of an index, page by page, and check that nothing was left out.
 
-A listing may be cut where nobody says so: at a limit of the server's, or between rows that share URL and
-time, of which a key for the rest names the first. So the rows around each key are asked for once more, and
-the last row of all is asked for by itself: if the listing ends before it, the same is asked for in shorter
-times.
+A listing may be cut silently: at a limit of the server, or between rows that share URL and time, of which a
+resume key names the first. So the rows around each key are queried once more, and the last row of all is
+queried separately: if the listing ends before it, it is queried again in shorter spans of time.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ from scrapers.wayback_query import (
     last_row_query,
 )
 
-# Asks the index at an address; `once` for what can be done without. Raises SourceError.
+# Queries the index at a URL; `once` for optional queries. Raises SourceError.
 AskIndex = Callable[..., Awaitable[IndexPage]]
 
 # No capture on the web is older.
 _FIRST = datetime(1991, 8, 6, tzinfo=UTC)
 _FORMAT = "%Y%m%d%H%M%S"
-# Halves of one listing; a server that goes on cutting is not asked for ever.
+# How often a listing is halved; a server that keeps cutting is not queried forever.
 _MAX_HALVED = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """How far a listing is: `spans` are still to be read, the first one from `key` on.
+    """The progress of a listing: `spans` are still to be read, the first one from `key` on.
 
-    `last` is the row before that key; `halved` counts how often a time was read in halves.
+    `last` is the row before that key; `halved` counts how often a span was halved.
     """
 
     spans: tuple[Span, ...] = (ALL_TIME,)
@@ -63,7 +62,7 @@ class Cursor:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Rows of a listing, where it goes on (None at its end), and what is not certain about it."""
+    """Rows of a listing, where it continues (None at its end), and what is uncertain about it."""
 
     rows: list[IndexRow]
     cursor: Cursor | None
@@ -72,9 +71,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The listing of all that begins with `prefix`.
+    """The listing of everything that begins with `prefix`.
 
-    `lacks` says of a row whether it is missing from what was kept; a row that is never kept is.
+    `lacks` tells whether a row is missing from what was stored; rows that are never stored are.
     """
 
     at: Endpoints
@@ -101,7 +100,7 @@ class Listing:
         return Step(rows=page.rows, cursor=_go_on(cursor, cursor.spans[1:]), doubt=doubt)
 
     async def _border(self, rows: list[IndexRow]) -> list[IndexRow]:
-        """The rows that share URL and time with the last one: the key may lead past them."""
+        """The rows that share URL and time with the last one: the key may skip them."""
         if not rows:
             return []
         span = Span(rows[-1].timestamp, rows[-1].timestamp)
@@ -109,21 +108,21 @@ class Listing:
         return page.rows
 
     async def _find_cut(self, span: Span, page: IndexPage, last: str) -> str | None:
-        """What shows that a listing ends early; None if it is whole."""
+        """Evidence that a listing ends early; None if it is complete."""
         if self.at.dialect == "pywb" and len(page.rows) >= ROWS_PER_PAGE["pywb"]:
             return _CUT
         try:
             tail = await self.ask(last_row_query(self.at, self.prefix, span), once=True)
         except SourceError:
             return _UNCHECKED
-        # Turned round, pywb gives the last one first, and perhaps more.
+        # In reverse, pywb lists the last one first, and perhaps more.
         rows = tail.rows[:1] if self.at.dialect == "pywb" else tail.rows[-1:]
         cut = [row for row in rows if _mark(row) > last and row not in page.rows]
         return _CUT if any(map(self.lacks, cut)) else None
 
 
-_CUT = "the index ends its list of it early"
-_UNCHECKED = "the index does not say whether its list of it is whole"
+_CUT = "the index ends its list early"
+_UNCHECKED = "the index doesn't tell whether its list is complete"
 
 
 def _go_on(cursor: Cursor, spans: tuple[Span, ...], *, halved: int = 0) -> Cursor | None:
@@ -131,12 +130,12 @@ def _go_on(cursor: Cursor, spans: tuple[Span, ...], *, halved: int = 0) -> Curso
 
 
 def _mark(row: IndexRow) -> str:
-    """What two answers that name the same row have in common."""
+    """The identity of a row in two responses."""
     return f"{name_of(row.original).lower()} {row.timestamp}"
 
 
 def _halves(span: Span, rows: list[IndexRow]) -> tuple[Span, ...]:
-    """A time in two, about where half of the rows lie; nothing for a second, which has no halves."""
+    """A span in two, at about half of the rows; nothing for a second, which has no halves."""
     end = _time(span.end) if span.end else datetime.now(UTC) + timedelta(days=1)
     start = _time(span.start) if span.start else _FIRST
     if end <= start:

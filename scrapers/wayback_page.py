@@ -1,4 +1,4 @@
-"""The copy of a source's page that a web archive holds: the newest one that can be read."""
+"""A web archive's copy of a source's page: the newest one that can be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scrapers.wayback_asking import Asker, ExcludedError
 from scrapers.wayback_query import Endpoints, IndexPage, IndexRow, index_query
 from scrapers.wayback_replay import Replay, is_own_page
 
-# The newest capture, and the first of each year where that can't be read any more.
+# The newest capture, and the first of each year if that can't be read.
 _MAX_CAPTURES = 12
 # Pages of the index about the page.
 _MAX_LISTS = 12
@@ -23,7 +23,7 @@ _KINDS = ("text/html", "application/xhtml", "warc/revisit")
 
 @dataclass(frozen=True, kw_only=True)
 class ArchivedPage:
-    """Asks one archive for its captures of a page; `ask_index` asks its index at a URL."""
+    """Requests an archive's captures of a page; `ask_index` queries its index."""
 
     endpoints: Endpoints
     replay: Replay
@@ -33,12 +33,12 @@ class ArchivedPage:
     async def fetch(
         self, url: str, read: Callable[[bytes], Discovery]
     ) -> tuple[bytes, Discovery, str]:
-        """The newest capture that `read` understands: body, what was read, its address.
+        """The newest capture that `read` understands: body, the result of `read`, its URL.
 
         Raises SourceError if there is none.
         """
         wanted = _captures_to_try(await self._list(url))
-        trouble = "its index holds no good capture of it."
+        trouble = "its index has no good capture of it."
         for row in wanted:
             try:
                 answer = await self._fetch_capture(row)
@@ -48,9 +48,9 @@ class ArchivedPage:
             except SourceError as error:
                 if self.asker.is_given_up:
                     raise
-                trouble = f"of {len(wanted)} captures none could be read, the last: {error}"
+                trouble = f"none of {len(wanted)} captures could be read, the last: {error}"
         raise SourceError(
-            f"The archive {self.asker.base} has no use for the page {url}: {trouble} Use a saved page "
+            f"The archive {self.asker.base} has no usable copy of the page {url}: {trouble} Use a saved page "
             "(--page FILE) or the built-in catalogue (--no-page)."
         )
 
@@ -71,7 +71,7 @@ class ArchivedPage:
 
         def read(answer: Answer) -> Answer:
             if row.digest is not None and is_own_page(answer, row.digest):
-                raise ValueError("a page of the archive's own, and not the one that it holds")
+                raise ValueError("a page of the archive's own, not the recorded one")
             answer = self.replay.read(answer)
             refusal = answer.signals.refusal or self.replay.own_refusal(answer)
             if refusal is not None and not self.asker.hosts.ignore_opt_out:

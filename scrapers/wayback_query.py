@@ -1,10 +1,11 @@
-"""The index of a web archive: where it is, how it is asked, what its answers say. Two dialects. Pure.
+"""The index of a web archive: endpoints, queries and responses, in two dialects. Pure.
 
-cdx-server  the Internet Archive's, and of those who run its software: a table in JSON, with a key that asks
-            for the rest (github.com/internetarchive/wayback, wayback-cdx-server/README.md)
-pywb        a JSON object a line, other names of the fields, no such key (pywb's "CDXJ Server API")
+cdx-server  the Internet Archive's, and others that run its software: a table in JSON, with a resume key for
+            the rest (github.com/internetarchive/wayback, wayback-cdx-server/README.md)
+pywb        one JSON object per line, other field names, no resume key (pywb's "CDXJ Server API")
 
-Nothing is filtered there: a filtered query may end early, at the rows that a server is willing to look at.
+Queries are not filtered: a filtered query may end early, at the number of rows that a server is willing to
+look at.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import quote, quote_plus
 
 Dialect = Literal["cdx-server", "pywb"]
 
-# pywb has no key for the rest: what is more is asked for by time.
+# pywb has no resume key: the rest is queried by time.
 ROWS_PER_PAGE: dict[Dialect, int] = {"cdx-server": 10_000, "pywb": 50_000}
 
 # `urlkey` must be among them, or the resume key leads elsewhere (issue 121 of the CDX server).
@@ -30,7 +31,7 @@ _COLUMNS = _FIELDS["cdx-server"].split(",")
 _TEXT = re.compile(rb"\s*[^\s{\[]\S* \d{14} ")
 _TIMESTAMP = re.compile(r"\d{14}")
 _ENCODED = re.compile(r"[A-Za-z0-9.*_+%-]+")
-# Types under which an index, and no page, comes.
+# Content types of an index, as opposed to a page.
 _INDEX_TYPES = (
     "application/json",
     "text/x-ndjson",
@@ -41,7 +42,7 @@ _INDEX_TYPES = (
 
 
 class Endpoints(NamedTuple):
-    """Where an archive is asked: `index_url` is what stands before the `?`, `replay_url` before the time."""
+    """Endpoints of an archive: `index_url` is the part before the `?`, `replay_url` before the time."""
 
     index_url: str
     replay_url: str
@@ -49,7 +50,7 @@ class Endpoints(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A time, both ends included, 14 digits each; empty for no end."""
+    """A span of time, both ends included, 14 digits each; empty for no end."""
 
     start: str = ""
     end: str = ""
@@ -59,7 +60,7 @@ ALL_TIME = Span()
 
 
 class IndexRow(NamedTuple):
-    """A row of the index. `digest` is the base32 of the body's SHA-1, None where it is not known.
+    """A row of the index. `digest` is the base32 of the body's SHA-1, None if it is not known.
 
     `statuscode` is `-` for a revisit: a capture whose bytes are recorded elsewhere.
     """
@@ -72,21 +73,21 @@ class IndexRow(NamedTuple):
 
     @property
     def is_good(self) -> bool:
-        """Whether something with status 200, as far as is said, was recorded."""
+        """Whether something with status 200 was recorded, as far as is known."""
         return self.statuscode in ("200", "-", "")
 
 
 class IndexPage(NamedTuple):
-    """A page of the index; `resume_key` asks for the next one, None at the end."""
+    """A page of the index; `resume_key` requests the next one, None at the end."""
 
     rows: list[IndexRow]
     resume_key: str | None
 
 
-# --- Where ----------------------------------------------------------------------------------------
+# --- Endpoints ------------------------------------------------------------------------------------
 
-# Behind the address of an archive: its index, its replay. The Internet Archive's; a collection of pywb's; one
-# of Archive-It's; collections of older pywbs.
+# Index and replay, relative to an archive's URL: the Internet Archive's; a pywb collection's; one of
+# Archive-It's; collections of older versions of pywb.
 _LAYOUTS = (
     ("/cdx/search/cdx", "/web/"),
     ("/cdx", "/"),
@@ -98,13 +99,13 @@ _KNOWN = {"https://web.archive.org", "http://web.archive.org"}
 
 
 def known_endpoints(base: str) -> Endpoints | None:
-    """Those of an archive that need not be looked for."""
+    """The endpoints of an archive that need not be looked for."""
     index, replay = _LAYOUTS[0]
     return Endpoints(base + index, base + replay, "cdx-server") if base in _KNOWN else None
 
 
 def places_to_look(base: str) -> list[tuple[str, str]]:
-    """Where index and replay may be, the likeliest first."""
+    """Where index and replay may be, the most likely first."""
     has_path = "/" in base.partition("://")[2]
     return [
         (base + index, base + replay) for index, replay in _LAYOUTS if has_path or index[0] == "/"
@@ -112,12 +113,12 @@ def places_to_look(base: str) -> list[tuple[str, str]]:
 
 
 def probe_query(index: str, url: str) -> str:
-    """A question that every index understands."""
+    """A query that every index understands."""
     return f"{index}?url={quote(url, safe='')}&matchType=prefix&output=json&limit=1"
 
 
 def dialect_of(body: bytes, content_type: str | None) -> Dialect:
-    """The dialect of an answer to the probe. Raises ValueError, in words, if it is no index's."""
+    """The dialect of a response to the probe. Raises ValueError with a sentence if it is not an index's."""
     text = body.strip()
     if not text and (content_type or "").partition(";")[0].strip().lower() in _INDEX_TYPES:
         return "pywb"
@@ -127,11 +128,11 @@ def dialect_of(body: bytes, content_type: str | None) -> Dialect:
     return dialect
 
 
-# --- Questions ------------------------------------------------------------------------------------
+# --- Queries --------------------------------------------------------------------------------------
 
 
 def index_prefix(url_template: str) -> str:
-    """The folder whose index answers for a caption: the section's, under `samples/`."""
+    """The folder whose index is queried for a caption: the section's, under `samples/`."""
     head, mark, rest = url_template.partition("/samples/")
     section, slash, _ = rest.partition("/")
     return f"{head}{mark}{section}/" if slash else url_template.rpartition("/")[0] + "/"
@@ -145,13 +146,13 @@ def index_query(
     span: Span = ALL_TIME,
     resume_key: str | None = None,
 ) -> str:
-    """The address of a page of the index: captures of `url`, or of all that begins with it."""
+    """The URL of a page of the index: captures of `url`, or of everything that begins with it."""
     query = _common(at, url, prefix=prefix, span=span)
     query["limit"] = str(ROWS_PER_PAGE[at.dialect])
     if at.dialect == "cdx-server":
         query |= {"resolveRevisits": "true", "showResumeKey": "true"}
     if resume_key is not None:
-        # It comes percent-encoded, as it wants to be sent.
+        # It is percent-encoded already.
         query["resumeKey"] = (
             resume_key if _ENCODED.fullmatch(resume_key) else quote_plus(resume_key)
         )
@@ -159,7 +160,7 @@ def index_query(
 
 
 def last_row_query(at: Endpoints, url: str, span: Span = ALL_TIME) -> str:
-    """The address of the last row of all that begins with `url`, whatever lies before it."""
+    """The URL of the last row of everything that begins with `url`."""
     query = _common(at, url, prefix=True, span=span)
     if at.dialect == "pywb":
         return _address(at, query | {"limit": "1", "sort": "reverse"})
@@ -182,20 +183,20 @@ def _address(at: Endpoints, query: dict[str, str]) -> str:
     return f"{at.index_url}?" + "&".join(f"{name}={value}" for name, value in query.items())
 
 
-# --- Answers --------------------------------------------------------------------------------------
+# --- Responses ------------------------------------------------------------------------------------
 
 
 def parse_index(body: bytes, dialect: Dialect) -> IndexPage:
-    """Read a page of the index. Raises ValueError, in words, for anything else."""
+    """Parse a page of the index. Raises ValueError with a sentence for anything else."""
     if _TEXT.match(body):
         return _parse_text(body)
     return _parse_lines(body) if dialect == "pywb" else _parse_table(body)
 
 
 def _parse_text(body: bytes) -> IndexPage:
-    """Read lines of an index that gives text whatever is asked for: CDX, or CDXJ of pywb.
+    """Parse lines of an index that always returns text: CDX, or CDXJ of pywb.
 
-    What stands behind an empty line is the resume key.
+    After an empty line comes the resume key.
     """
     lines, _, rest = body.decode("utf-8", "replace").strip().partition("\n\n")
     rows = []
@@ -244,7 +245,7 @@ def _json(text: bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         start = text[:40].decode("utf-8", "replace").strip()
-        raise ValueError(f"no JSON but {len(text):,} bytes that begin {start!r}") from error
+        raise ValueError(f"{len(text):,} bytes that are not JSON and begin {start!r}") from error
 
 
 def _is_row(row: object) -> bool:

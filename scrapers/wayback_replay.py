@@ -1,6 +1,6 @@
-"""What a web archive answers when it is asked for a capture: which one it gave, or what it says instead.
+"""Responses of a web archive to requests for a capture: which capture it is, or an error page.
 
-Everything that was recorded comes with `Memento-Datetime` (RFC 7089); what comes without it is a page of the
+Everything that was recorded comes with `Memento-Datetime` (RFC 7089); anything without it is a page of the
 archive's own.
 """
 
@@ -30,13 +30,13 @@ from scrapers.wayback.captures import (
     replayed,
 )
 
-# An archive announces the length that was recorded, sends what it has, and may hold the connection open.
+# An archive announces the recorded length, sends what it has, and may keep the connection open.
 QUIET_S = 10.0
 _MEMENTO = "memento-datetime"
 _RUNTIME_ERROR = "x-archive-wayback-runtime-error"
 _TAG = "x-robots-tag"
 _ORIGINAL = re.compile(r'<([^<>]+)>\s*;[^,<]*rel="?original\b')
-# Words of the Wayback Machine, in a header or a page, and the status of pywb's access control.
+# Texts of the Wayback Machine, in a header or a page, and the status of pywb's access control.
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "excluded": (
         "AdministrativeAccessControl",
@@ -48,17 +48,17 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 }
 _BLOCKED = 451
 _READ_BYTES = 64 * 1024
-# Of an archive that asks search engines to leave its copies out; it says nothing of who made the images.
+# By which an archive keeps its copies out of search engines; it is not a statement of the images' owners.
 _ABOUT_SEARCH = frozenset({"x_robots_noindex", "x_robots_noimageindex", "x_robots_none"})
 
 
 def is_recorded(answer: Answer) -> bool:
-    """Whether an answer is a capture, whatever its status, and none of the archive's own pages."""
+    """Whether a response is a capture, whatever its status, and not one of the archive's own pages."""
     return _MEMENTO in answer.headers and _RUNTIME_ERROR not in answer.headers
 
 
 def archive_says(answer: Answer) -> Literal["excluded", "lost"] | None:
-    """Why the archive does not give what it has, if it says so and in whatever status."""
+    """Why the archive doesn't return what it has, if it says so, whatever the status."""
     if is_recorded(answer):
         return None
     if answer.status == _BLOCKED:
@@ -73,7 +73,7 @@ def archive_says(answer: Answer) -> Literal["excluded", "lost"] | None:
 
 
 def is_own_page(answer: Answer, digest: str | None) -> bool:
-    """Whether an answer is a page of the archive's own with status 200, and not what `digest` is of."""
+    """Whether a response is a page of the archive's own with status 200, and not the body of `digest`."""
     if answer.status != 200 or is_recorded(answer):
         return False
     return looks_like_page(answer.body) and not is_indexed(answer, digest)
@@ -91,16 +91,16 @@ def is_same_host(url: str, base: str) -> bool:
 
 
 def refusal_of_archive(signals: HeaderSignals) -> Refusal | None:
-    """What an archive's own headers refuse; not that search engines are to leave its copies out."""
+    """What an archive's own headers refuse; not counting directives for search engines."""
     refusal = signals.refusal
     return None if refusal is None or refusal.reason in _ABOUT_SEARCH else refusal
 
 
 @dataclass(kw_only=True)
 class Replay:
-    """The captures of the archive that is asked at `base`; `agent` is our product token.
+    """Reads captures of the archive at `base`; `agent` is our product token.
 
-    `tags` are the values of X-Robots-Tag that its index answers with: they are the archive's own.
+    `tags` are the values of X-Robots-Tag in responses of its index: they are the archive's own.
     """
 
     base: str
@@ -114,21 +114,21 @@ class Replay:
     async def allow_redirect(self, url: str, public_only: bool) -> bool:
         """Whether a redirect may be followed: to another capture, and to nothing outside the archive.
 
-        A recorded redirect comes as it was recorded and leads to the live site. Raises FetchError.
+        A recorded redirect is unchanged and leads to the live site. Raises FetchError.
         """
         if replayed(url) is None or not is_same_host(url, self.base):
-            raise FetchError("leaves_archive", "a redirect out of the archive, as it was recorded")
+            raise FetchError("leaves_archive", "a recorded redirect that leads out of the archive")
         return await self.allow_hop(url, public_only)
 
     def read(self, answer: Answer) -> Answer:
-        """The answer with the address of the capture that was served and the signals of its site alone."""
+        """The response with the URL of the served capture and only the signals of its site."""
         signals = self._signals(answer, lambda name: self._site_values(answer, name))
         return answer._replace(final_url=self._served(answer), signals=signals)
 
     def judge(
         self, capture: Capture, verdict: Verdict, answer: Answer, *, heed: bool = True
     ) -> Verdict:
-        """Judge an answer that `read` has read; `verdict` is what would be said of it from a plain host.
+        """Judge a response that `read` has read; `verdict` is what it would be from a plain host.
 
         `heed`: what the archive itself refuses is not used.
         """
@@ -147,7 +147,7 @@ class Replay:
         return judge_capture(capture, verdict, answer)
 
     def own_refusal(self, answer: Answer) -> Refusal | None:
-        """What the archive itself refuses in a header; not that search engines leave its copies out."""
+        """What the archive itself refuses in a header; not counting directives for search engines."""
         return refusal_of_archive(
             self._signals(answer, lambda name: self._own_values(answer, name))
         )
@@ -170,7 +170,7 @@ class Replay:
         return [value for value in found if self._is_own(answer, name, value)]
 
     def _is_own(self, answer: Answer, name: str, value: str) -> bool:
-        """Whether a field is the archive's: all are, unless it passes recorded ones on as they were."""
+        """Whether a field is the archive's: all are, unless it passes recorded ones on unchanged."""
         if name == _TAG and value in self.tags:
             return True
         return not is_recorded(answer) or (
@@ -181,7 +181,7 @@ class Replay:
     # --- Which capture ----------------------------------------------------------------------------
 
     def _served(self, answer: Answer) -> str:
-        """The address of the capture that was served, by what the archive says of it."""
+        """The URL of the capture that was served, according to the archive."""
         if not is_recorded(answer):
             return answer.final_url
         location = answer.headers.get("content-location")
@@ -193,12 +193,12 @@ class Replay:
         if original is None or not timestamp:
             return answer.final_url
         if asked and name_of(asked[1]) == name_of(original):
-            original = asked[1]  # As its index spells it.
+            original = asked[1]  # as its index spells it
         return f"{self.replay}{timestamp}id_/{original}"
 
 
 def _timestamp(date: str | None) -> str | None:
-    """A date of HTTP as 14 digits."""
+    """An HTTP date as 14 digits."""
     try:
         when = parsedate_to_datetime(date or "")
     except (TypeError, ValueError, OverflowError):

@@ -1,6 +1,6 @@
-"""What the DAGs beside this package are made of. Imports Airflow and Python's own library alone."""
+"""The parts of the DAGs beside this package. Imports only Airflow and the standard library."""
 
 from __future__ import annotations
 
-# Of the `pipeline` command that these DAGs belong to: the first task of a run refuses another one.
+# The version of the `pipeline` command that these DAGs need: the first task of a run refuses others.
 PIPELINE_VERSION = "0.1.0"

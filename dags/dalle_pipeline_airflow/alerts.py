@@ -1,8 +1,8 @@
-"""Who hears of what: the task's log, `alerts.jsonl` of the workspace, `alert_command`, Airflow's notifiers.
+"""Alerts: to the task's log, the workspace's `alerts.jsonl`, `alert_command` and Airflow's notifiers.
 
-Each way has a timeout and is tried whatever becomes of the others. `DALLE_PIPELINE_NOTIFIERS` holds notifiers
-of Airflow as JSON, `[{"class": "airflow.providers.smtp.notifications.smtp.SmtpNotifier", "arguments": {…}}]`;
-in the arguments that are templates, `{{ alert }}` is the sentence.
+Each channel has a timeout and is tried whatever becomes of the others. `DALLE_PIPELINE_NOTIFIERS` lists
+notifiers of Airflow as JSON, `[{"class": "airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+"arguments": {…}}]`; in those arguments that are templates, `{{ alert }}` is the sentence.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Find = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 
 
 class Alert:
-    """A callback of Airflow: `find` gives the kind and the sentence of each alert in a context."""
+    """An Airflow callback: `find` returns the kind and the sentence of each alert in a context."""
 
     def __init__(self, find: Find) -> None:
         self.find = find
 
     def __call__(self, context: Any) -> None:
-        """Look, and send."""
+        """Find alerts and send them."""
         for kind, message in self.find(context):
             send_alert(context, kind, message, once=kind == "retry")
 
 
 def send_alert(context: Mapping[str, Any], kind: str, message: str, *, once: bool = False) -> None:
-    """Hand an alert on; with `once` only the first of its kind, of this task in this run."""
+    """Send an alert; with `once` only the first of its kind from this task in this run."""
     workspace = find_workspace(context)
     alert = _describe(context, kind, message)
     if once and workspace is not None and _was_sent(workspace, alert):
@@ -54,13 +54,13 @@ def send_alert(context: Mapping[str, Any], kind: str, message: str, *, once: boo
     for way in _ways(workspace, alert, context):
         problem = _try_within(way)
         if problem is not None:
-            log.error("An alert could not be handed on: %s", problem)
+            log.error("An alert could not be sent: %s", problem)
 
 
 def find_workspace(
     context: Mapping[str, Any], event: Mapping[str, Any] | None = None
 ) -> Path | None:
-    """The workspace that the task works in; None where its settings are refused or it is not there."""
+    """The workspace of the task; None if its settings are refused or it doesn't exist."""
     try:
         workspace = place_of(context, event).workspace
     except (AirflowException, KeyError, OSError):
@@ -88,7 +88,7 @@ def _was_sent(workspace: Path, alert: Mapping[str, str]) -> bool:
     )
 
 
-# --- Ways ----------------------------------------------------------------------------------------
+# --- Channels ------------------------------------------------------------------------------------
 
 
 def _ways(
@@ -116,7 +116,7 @@ def _run_command(alert: Mapping[str, str]) -> None:
         process.wait()
         raise
     if process.returncode != 0:
-        raise OSError(f"alert_command ended with {process.returncode}")
+        raise OSError(f"alert_command exited with {process.returncode}")
 
 
 def _notifiers(
@@ -127,7 +127,7 @@ def _notifiers(
         found = json.loads(text) if text else []
         given = [(str(one["class"]), dict(one.get("arguments", {}))) for one in found]
     except (ValueError, TypeError, KeyError) as error:
-        log.error("DALLE_PIPELINE_NOTIFIERS is no list of class and arguments: %s", error)
+        log.error("DALLE_PIPELINE_NOTIFIERS is not a list of class and arguments: %s", error)
         return
     for name, arguments in given:
         yield lambda name=name, arguments=arguments: _notify(name, arguments, alert, context)
@@ -142,14 +142,14 @@ def _notify(
     module, _, kind = name.rpartition(".")
     notifier = getattr(importlib.import_module(module), kind)(**arguments)
     full = {**context, "alert": alert["message"], "alert_kind": alert["kind"]}
-    if not isinstance(full.get("dag"), DAG):  # one as the scheduler has it can't render templates
+    if not isinstance(full.get("dag"), DAG):  # the scheduler's instance can't render templates
         del full["dag"]
     notifier.render_template_fields(notifier._update_context(full))
     notifier.notify(full)
 
 
 def _try_within(way: Callable[[], None]) -> str | None:
-    """Run it in a thread; what went wrong, or None."""
+    """Run it in a thread; returns what went wrong, or None."""
     problems: list[str] = []
 
     def work() -> None:
@@ -163,31 +163,31 @@ def _try_within(way: Callable[[], None]) -> str | None:
     thread.start()
     thread.join(WITHIN_S + 5)
     if thread.is_alive():
-        return f"no answer within {WITHIN_S + 5:g} s"
+        return f"no response within {WITHIN_S + 5:g} s"
     return problems[0] if problems else None
 
 
-# --- What the callbacks look for -----------------------------------------------------------------
+# --- Callbacks ----------------------------------------------------------------------------------
 
 
 def failure_of(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A task that failed for good."""
+    """A task that has finally failed."""
     if not _was_stopped(context):
         yield "failed", f"{context['ti'].task_id} failed: {context.get('exception')}"
 
 
 def first_retry_of(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A task whose first try failed: the others may take hours."""
+    """A task whose first try failed: the retries may take hours."""
     ti = context["ti"]
     if ti.try_number == 1 and not _was_stopped(context):
         yield (
             "retry",
-            f"{ti.task_id} failed and will be tried again: {context.get('exception')}",
+            f"{ti.task_id} failed and will be retried: {context.get('exception')}",
         )
 
 
 def failed_run(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A run that failed, where no task has said so: a timeout, or somebody marked it."""
+    """A run that failed without an alert of a task: a timeout, or somebody marked it."""
     run, reason = str(context["run_id"]), context.get("reason") or "no reason is known"
     workspaces = [find_workspace(context, event) for event in shards_events(context) or [{}]]
     sent = [alert for path in workspaces if path is not None for alert in alerts_of(path, run)]
@@ -199,10 +199,10 @@ def failed_run(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _is_unwritable(workspace: Path | None) -> bool:
-    """Whether the task that failed had no place to note its alert."""
+    """Whether the task that failed could not store its alert."""
     return workspace is None or shutil.disk_usage(workspace).free < 1 << 16
 
 
 def _was_stopped(context: Mapping[str, Any]) -> bool:
-    """Whether the task said itself that it was stopped."""
+    """Whether the task itself alerted that it was stopped."""
     return bool(getattr(context.get("task"), "stopped", False))

@@ -1,4 +1,4 @@
-"""The assets of the DAGs, for lineage and for the trainings: raw store, tables, codes, shards, runs."""
+"""The assets of the DAGs, for lineage and to trigger training: raw store, tables, codes, shards, runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUN = Asset("dalleblog_run")
 
 
 def facts_of(report: Mapping[str, Any], workspace: str) -> dict[str, Any]:
-    """What an event says: where, which folders, and the counts."""
+    """The extra of an event: workspace, folders, and counts."""
     return {
         "workspace": workspace,
         "folders": list(report.get("outputs", ())),
@@ -25,7 +25,7 @@ def facts_of(report: Mapping[str, Any], workspace: str) -> dict[str, Any]:
 
 
 def last_extra(events: Any, workspace: str) -> Mapping[str, Any]:
-    """The extra of the newest of an asset's events that concerns this workspace; empty without one."""
+    """The extra of an asset's newest event for this workspace; empty without one."""
     for event in events.ascending(False):
         extra = event.extra or {}
         if extra.get("workspace") == workspace:

@@ -1,4 +1,4 @@
-"""What the DAGs do around their commands: check before, measure, publish the news, link the report."""
+"""The steps around the commands: check before, measure, publish the news, link the report."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from dalle_pipeline_airflow.settings import Place, choices, place_of, shards_eve
 
 
 def check_begin(context: Mapping[str, Any]) -> dict[str, str]:
-    """Refuse what can't go well, before anything is done; returns what the run works with."""
+    """Refuse what can't succeed, before any work; returns the settings of the run."""
     place = place_of(context)
     version = read_version(place)
     if version != PIPELINE_VERSION:
         raise AirflowFailException(
-            f"{place.command} is version {version}, these DAGs belong to {PIPELINE_VERSION}. Put the folder "
-            "dags/ of the same version where Airflow reads it, or install that version of the command."
+            f"{place.command} is version {version}, these DAGs need {PIPELINE_VERSION}. Put the dags/ folder "
+            "of the same version where Airflow reads it, or install that version of the command."
         )
     _alert_of_marked_run(context, place)
     found = {"command": place.command, "workspace": str(place.workspace), "version": version}
@@ -49,7 +49,7 @@ def check_begin(context: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _alert_of_marked_run(context: Mapping[str, Any], place: Place) -> None:
-    """Say that the run before was marked as failed between two of its tasks: nobody heard of it then."""
+    """Report a previous run that was marked as failed between two of its tasks, without an alert."""
     before = context["ti"].get_previous_dagrun()
     if before is None or str(getattr(before.state, "value", before.state)) != "failed":
         return
@@ -57,20 +57,20 @@ def _alert_of_marked_run(context: Mapping[str, Any], place: Place) -> None:
     if places[0] != places[1] or not _has_begun(context, before.run_id):
         return
     if place.workspace.is_dir() and not alerts_of(place.workspace, before.run_id):
-        said = f"The run before, {before.run_id}, has failed and alerts.jsonl has no word of it: "
-        said += "it was marked as failed, or there was no room for an alert"
+        said = f"The run before, {before.run_id}, has failed without an alert in alerts.jsonl: "
+        said += "it was marked as failed, or the alert could not be stored"
         send_alert(context, "earlier", said, once=True)
 
 
 def _has_begun(context: Mapping[str, Any], run: str) -> bool:
-    """Whether a run was let through by its check."""
+    """Whether a run passed its check."""
     ti = context["ti"]
     found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[run]).get(run, {})
     return "success" in {str(getattr(state, "value", state)) for state in found.values()}
 
 
 def judge_fetches(context: Mapping[str, Any]) -> dict[str, float]:
-    """Measure the scrapes of this run by the workspace's own records, and alert of what is doubtful."""
+    """Measure the scrapes of this run by the workspace's own records, and alert about what is doubtful."""
     workspace, params = place_of(context).workspace, choices(context)
     own, earlier = _own_scrapes(context, workspace)
     found = measure(own, earlier)
@@ -91,12 +91,12 @@ def judge_fetches(context: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _own_scrapes(context: Mapping[str, Any], workspace: Path) -> tuple[list[Entry], list[Entry]]:
-    """Of the workspace's scrapes those of this DAG run, and those before it."""
+    """The workspace's scrapes of this DAG run, and those before it."""
     return of_run(scrapes(workspace), run_label(context["dag"].dag_id, context["run_id"]))
 
 
 def alert_of_page(context: Mapping[str, Any]) -> None:
-    """Alert of what is other on the page than before, once in a run."""
+    """Alert about changes of the page, once per run."""
     own, _ = _own_scrapes(context, place_of(context).workspace)
     changes = page_changes(own)
     if changes:
@@ -104,28 +104,28 @@ def alert_of_page(context: Mapping[str, Any]) -> None:
 
 
 def check_age(context: Mapping[str, Any]) -> float | None:
-    """Alert where no image came or was confirmed for too long; returns the days, if they are known."""
+    """Alert if no image was fetched or confirmed for too long; returns the days, if they are known."""
     workspace = find_workspace(context)
     if workspace is None:
-        raise AirflowSkipException("There is no workspace that could be looked at.")
+        raise AirflowSkipException("There is no workspace to inspect.")
     days = days_since_fresh(scrapes(workspace), datetime.now(UTC))
     most = choices(context)["max_age_days"]
     if days is not None and days > most:
-        said = f"No image came or was confirmed for {days:.0f} days, expected {most:g} at most"
+        said = f"No image was fetched or confirmed for {days:.0f} days, expected {most:g} at most"
         send_alert(context, "age", said, once=True)
     return days
 
 
 def publish_shards(context: Mapping[str, Any], report: Mapping[str, Any] | None) -> str:
-    """Make the event of the shards carry these; skipped where the last event was of the same.
+    """Add these to the event of the shards; skipped if the last event was for the same shards.
 
-    What counts is the last event, not whether this run wrote them: a run that wrote them and died before
-    this task leaves the news to the next one.
+    It compares with the last event, not with what this run wrote: if a run wrote the shards and died before
+    this task, the next one publishes them.
     """
     place = place_of(context)
     if not report:
         raise AirflowFailException(
-            "`shard` left no report, as where it was marked as successful by hand: clear it."
+            "`shard` left no report; perhaps it was marked as successful by hand. Clear it."
         )
     workspace, fingerprint = str(place.workspace), report["details"]["fingerprint"]
     last = last_extra(context["inlet_events"][SHARDS], workspace)
@@ -150,10 +150,10 @@ def own_run(context: Mapping[str, Any]) -> str:
 def plan_parts(
     context: Mapping[str, Any], report: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """What each part of the scrape is called with: sections of about the same size."""
+    """The arguments of each part of the scrape: sections of about the same total size."""
     if not report:
         raise AirflowFailException(
-            "`page` left no report, as where it was marked as successful by hand: clear it."
+            "`page` left no report; perhaps it was marked as successful by hand. Clear it."
         )
     params = choices(context)
     groups = group_sections(report["details"]["sections"], params["parts"])
@@ -164,7 +164,7 @@ def plan_parts(
 
 
 def skip_if_trained(context: Mapping[str, Any], place: Place) -> None:
-    """Skip where the last finished training was on the shards that the event names."""
+    """Skip if the last finished run was trained on the shards that the event names."""
     fingerprint = shards_event(context).get("fingerprint")
     runs = finished_runs(place.workspace, choices(context)["run_name"], before=own_run(context))
     if isinstance(fingerprint, str) and runs and was_trained_on(runs[-1], fingerprint):
@@ -172,7 +172,7 @@ def skip_if_trained(context: Mapping[str, Any], place: Place) -> None:
 
 
 def report_url(context: Mapping[str, Any]) -> str:
-    """Where the report can be looked at: below DALLE_PIPELINE_REPORT_URL, else a file."""
+    """The URL of the report: below DALLE_PIPELINE_REPORT_URL, else a file."""
     page = place_of(context).workspace / "report.html"
     base = os.environ.get("DALLE_PIPELINE_REPORT_URL")
     return f"{base.rstrip('/')}/{page.parent.name}/report.html" if base else page.as_uri()

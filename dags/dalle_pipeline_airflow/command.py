@@ -1,4 +1,4 @@
-"""A `pipeline` command under way: its lines go to the task's log, its end becomes an `Outcome`."""
+"""A running `pipeline` command: its lines go to the task's log, its end becomes an `Outcome`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from airflow.sdk.exceptions import AirflowFailException
 from dalle_pipeline_airflow.outcomes import Outcome
 from dalle_pipeline_airflow.settings import Place
 
-# What SIGTERM leaves a command to end in. Kubernetes gives a pod 30 s; the task needs some for itself.
+# The time that a command has to exit after SIGTERM. Kubernetes gives a pod 30 s; the task needs some itself.
 STOP_WITHIN_S = 20.0
 _VERSION_WITHIN_S = 120.0
 
 
 class Command:
-    """One call of the command in a place; `by` is how the workspace names whoever started it."""
+    """One call of the command in a place; `by` is the name of its initiator in the workspace."""
 
     def __init__(self, place: Place, arguments: Sequence[str], *, by: str = "") -> None:
         config = ["--config", str(place.config)] if place.config else []
@@ -34,7 +34,7 @@ class Command:
         self._is_asked = self._is_signalled = False
 
     def run(self, log: Any) -> Outcome:
-        """Run it to its end. Left by an exception (a timeout), it is stopped first."""
+        """Run it to its end. If an exception interrupts this (a timeout), the command is stopped first."""
         log.info("%s", shlex.join(self.line))
         report, last = None, ""
         with self._started() as process:
@@ -48,12 +48,12 @@ class Command:
             return Outcome(code=process.wait(), report=report, last_line=last)
 
     def stop(self) -> None:
-        """Ask it to end, as Ctrl-C would: what it finished is kept. It is killed if it does not."""
-        self._is_asked = True  # also one that is only being started
+        """Ask it to exit, as Ctrl-C would: what it finished is kept. It is killed if it doesn't."""
+        self._is_asked = True  # even one that is only being started
         process = self._process
         if process is None or process.poll() is not None or self._is_signalled:
             return
-        self._is_signalled = True  # once: a second signal would not let a training save
+        self._is_signalled = True  # once: a second signal would prevent a training run from saving
         process.terminate()
         timer = threading.Timer(STOP_WITHIN_S, process.kill)
         timer.daemon = True
@@ -61,7 +61,7 @@ class Command:
 
     @contextmanager
     def _started(self) -> Iterator[subprocess.Popen[str]]:
-        # A session of its own: who kills the task's group leaves the command the time to end.
+        # A session of its own: killing the task's group leaves the command time to exit.
         self._process = process = _open(
             self.line, stderr=subprocess.STDOUT, start_new_session=True, env=self._variables
         )
@@ -71,12 +71,14 @@ class Command:
             yield process
         finally:
             self.stop()
-            with suppress(subprocess.TimeoutExpired):  # processes that it left may hold the pipe
+            with suppress(
+                subprocess.TimeoutExpired
+            ):  # processes that it left behind may hold the pipe
                 process.communicate(timeout=STOP_WITHIN_S + 1)
 
 
 def read_version(place: Place) -> str:
-    """What `pipeline --version` prints. Raises AirflowFailException where it can't be run."""
+    """The output of `pipeline --version`. Raises AirflowFailException if it can't be run."""
     process = _open([place.command, "--version"], stderr=subprocess.PIPE)
     try:
         said, complaint = process.communicate(timeout=_VERSION_WITHIN_S)
@@ -86,7 +88,7 @@ def read_version(place: Place) -> str:
         raise
     if process.returncode != 0:
         raise AirflowFailException(
-            f"{place.command} --version ended with {process.returncode}: {complaint.strip()[-500:]}"
+            f"{place.command} --version exited with {process.returncode}: {complaint.strip()[-500:]}"
         )
     return said.strip().split()[-1] if said.strip() else ""
 
@@ -104,7 +106,7 @@ def _open(line: Sequence[str], **settings: Any) -> subprocess.Popen[str]:
 
 
 def read_report(line: str) -> dict[str, Any] | None:
-    """The report that a line of the command holds, None if it is for a person."""
+    """The report in a line of output, None if the line is a message."""
     if not line.startswith("{"):
         return None
     try:
@@ -115,7 +117,7 @@ def read_report(line: str) -> dict[str, Any] | None:
 
 
 def level_of(line: str) -> int:
-    """The level at which the command wrote a line."""
+    """The log level of a line of output."""
     if line.startswith(("Error:", "ERROR ", "CRITICAL ")):
         return logging.ERROR
     return logging.WARNING if line.startswith("WARNING ") else logging.INFO

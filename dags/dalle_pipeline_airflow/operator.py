@@ -21,11 +21,11 @@ from dalle_pipeline_airflow.outcomes import Outcome
 from dalle_pipeline_airflow.records import run_label
 from dalle_pipeline_airflow.settings import Place, place_of
 
-# A folder that another command writes: how often to look, when to say so, when to give up.
+# For a folder that another command writes: how often to check, when to alert, when to give up.
 LOCK_POLL = timedelta(seconds=30)
 LOCK_ALERT_AFTER = timedelta(hours=1)
 LOCK_GIVE_UP_AFTER = timedelta(days=1)
-# What the report of a stage may weigh in the database of the scheduler.
+# The maximum size of a stage's report in the scheduler's database.
 _LARGE_DETAILS = ("differences", "metrics", "reasons", "near_duplicates", "sizes", "measured")
 
 Arguments = Sequence[str] | Callable[[Mapping[str, Any], Place], Sequence[str]]
@@ -34,10 +34,10 @@ Arguments = Sequence[str] | Callable[[Mapping[str, Any], Place], Sequence[str]]
 class PipelineOperator(BaseOperator):
     """Runs `pipeline ARGUMENTS` and returns its report.
 
-    `arguments` may be a function of the task's context and place. `shown_as` is what Airflow shows of a
-    mapped task. Done and incomplete (failed items remain) are success; see `outcomes` for the rest. A folder
-    in use frees the worker's slot until it is looked at again. With `stop_after_failure` a mapped task does
-    not start where another one of the same name has failed for good.
+    `arguments` may be a function of the task's context and place. `shown_as` is Airflow's label of a mapped
+    task. Done and incomplete (failed items remain) are success; see `outcomes` for the rest. If a folder is
+    in use, the worker's slot is free until the next check. With `stop_after_failure` a mapped task doesn't
+    start if another one of the same name has finally failed.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PipelineOperator(BaseOperator):
         self._context: Mapping[str, Any] = {}
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Run the command and judge its end."""
+        """Run the command and evaluate its end."""
         place = place_of(context)
         if self.stop_after_failure:
             self._stay_behind_failure(context)
@@ -78,7 +78,7 @@ class PipelineOperator(BaseOperator):
         return small(outcome.report)
 
     def on_kill(self) -> None:
-        """Stop the command and say so: Airflow has no callback for a run that somebody marked as failed."""
+        """Stop the command and alert: Airflow has no callback for a run that somebody marked as failed."""
         if self._command is None or self.stopped:
             return
         self.stopped = True
@@ -87,11 +87,11 @@ class PipelineOperator(BaseOperator):
             self._context,
             "stopped",
             f"{self.task_id} was stopped from outside: it was marked or cleared, took too long, or its "
-            "worker ends. What its command finished is kept.",
+            "worker is shutting down. What its command finished is kept.",
         )
 
     def _come_back(self, context: Mapping[str, Any], outcome: Outcome) -> None:
-        """Free the slot and look again later. Always raises."""
+        """Free the slot and check again later. Always raises."""
         now = datetime.now(UTC)
         begun = context["ti"].get_first_reschedule_date(context) or now
         if now - begun >= LOCK_GIVE_UP_AFTER:
@@ -108,12 +108,12 @@ class PipelineOperator(BaseOperator):
         ).get(ti.run_id, {})
         if "failed" in {str(getattr(state, "value", state)) for state in found.values()}:
             raise AirflowSkipException(
-                f"Another part of {ti.task_id} has failed for good: this one is not begun. Clear all of "
+                f"Another part of {ti.task_id} has finally failed: this one is not started. Clear all of "
                 f"{ti.task_id} when the cause is gone."
             )
 
 
 def small(report: Mapping[str, Any]) -> dict[str, Any]:
-    """A report without what only a person at the command line wants."""
+    """A report without what is only of interest on the command line."""
     details = {k: v for k, v in report.get("details", {}).items() if k not in _LARGE_DETAILS}
     return {**report, "details": details}

@@ -1,4 +1,4 @@
-"""What the end of a `pipeline` command means: done, worth another try, or final. Needs no Airflow."""
+"""What the end of a `pipeline` command means: success, worth a retry, or final. Needs no Airflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Verdict = Literal["done", "locked", "retry", "final"]
 DONE, WRONG_USAGE, INCOMPLETE = 0, 2, 3
-# What another try can't mend, because it would find the same again.
+# Errors that a retry would only hit again.
 _FINAL_ERRORS = frozenset(
     {
         "ConfigError",
@@ -31,7 +31,7 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """What follows. A signal (a negative code, or 128 and more) says nothing about the work itself."""
+        """The consequence. A signal (a negative code, or 128 and more) says nothing about the work itself."""
         if self.code in (DONE, INCOMPLETE) and self.report is not None:
             return "done"
         if self.code < 0 or self.code >= 128:
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def is_disk_full(self) -> bool:
-        """Whether there was no room to write: hours of tries would not make any."""
+        """Whether the disk was full: hours of retries would not help."""
         return self._error.get("type") == "StorageError" and self.message.startswith(_FULL_DISK)
 
     @property
@@ -59,7 +59,7 @@ class Outcome:
             return f"verify found damage in {', '.join(self._damaged()) or 'the workspace'}"
         said = self._error.get("message") or self.last_line.removeprefix("Error: ")
         how = f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
-        return str(said) if said else f"the command ended with {how} and no word"
+        return str(said) if said else f"the command ended with {how} and no message"
 
     @property
     def _error(self) -> Mapping[str, Any]:

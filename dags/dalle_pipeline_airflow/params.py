@@ -1,4 +1,4 @@
-"""The params of the DAGs: what a run may choose. None of them names a program."""
+"""The params of the DAGs: the choices of a run. None of them names a program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-# The names of the built-in catalogue, for the form; the page may have others.
+# The names in the built-in catalogue, for the form; the page may have others.
 SECTIONS: tuple[str, ...] = (
     "material",
     "multiple_copies",
@@ -47,12 +47,12 @@ COMMON: Mapping[str, Param] = {
     "workspace": Param(
         None,
         type=["null", "string"],
-        description="The dataset's folder by its whole path, if not the workers' own.",
+        description="The dataset's folder as an absolute path, if not the workers' default.",
     ),
     "config": Param(
         None,
         type=["null", "string"],
-        description="A TOML file with the options of the stages, if not the workers' own.",
+        description="A TOML file with the options of the stages, if not the workers' default.",
     ),
 }
 
@@ -72,26 +72,26 @@ REFRESH: Mapping[str, Param] = {
         None,
         type=["null", "integer"],
         minimum=1,
-        description="Captions of each part at most.",
+        description="Maximum number of captions per part.",
     ),
     "rate": Param(
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
-        description="Requests a second at most.",
+        description="Maximum requests per second.",
     ),
     "parts": Param(
         None,
         type=["null", "integer"],
         minimum=1,
         maximum=100,
-        description="Parts of the scrape (4).",
+        description="Number of parts of the scrape (4).",
     ),
     "mode": Param(
         None,
         type=["null", "string"],
         enum=[None, "refresh", "update", "continue"],
-        description="Ask again for everything (refresh), for what is new on it, or for what is missing.",
+        description="Check everything (refresh), fetch what is new (update) or what is missing (continue).",
     ),
     "min_good_share": Param(
         None,
@@ -104,13 +104,13 @@ REFRESH: Mapping[str, Param] = {
         None,
         type=["null", "number"],
         minimum=0,
-        description="Alert when more of the data is different (0.10).",
+        description="Alert when more of the data has changed (0.10).",
     ),
     "max_age_days": Param(
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
-        description="Alert when no image came or was confirmed for so many days (30).",
+        description="Alert when no image was fetched or confirmed for this many days (30).",
     ),
 }
 
@@ -120,17 +120,17 @@ TRAIN: Mapping[str, Param] = {
         None,
         type=["null", "string"],
         pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,90}$",
-        description="Runs are called RUN_NAME-TIME (dalle).",
+        description="Runs are named RUN_NAME-TIME (dalle).",
     ),
     "keep_runs": Param(
         None,
         type=["null", "integer"],
         minimum=1,
-        description="Keep so many runs of this name and remove older ones that nothing needs (all stay).",
+        description="Keep this many runs of this name; remove older ones that nothing needs (default: all).",
     ),
 }
 
-# Of the params that are null, where the workers have no setting of the same name either.
+# Values of params that are null and have no setting of the same name on the workers.
 DEFAULTS: Mapping[str, Any] = {
     "rate": None,
     "parts": 4,

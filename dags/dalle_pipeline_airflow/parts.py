@@ -1,4 +1,4 @@
-"""The arguments of the commands: which sections go together, where training goes on. Needs no Airflow."""
+"""Arguments of the commands: how sections are grouped, where training resumes. Needs no Airflow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LONGEST_LABEL = 80
 
 
 def page_arguments(params: Mapping[str, Any]) -> list[str]:
-    """Ask for the page alone."""
+    """Only fetch the page."""
     return ["scrape", params["source"], "--plan", "--no-remember", *_choice(params["sections"])]
 
 
 def scrape_arguments(params: Mapping[str, Any], sections: Sequence[str]) -> list[str]:
-    """Scrape some sections; the workspace does not remember those of one part."""
+    """Scrape some sections; the workspace doesn't remember those of one part."""
     mode = [] if params["mode"] == "continue" else [f"--{params['mode']}"]
     limit = [f"--limit={params['limit']}"] if params["limit"] else []
     rate = [f"--rate={params['rate']}"] if params["rate"] else []
@@ -40,24 +40,24 @@ def group_sections(sections: Mapping[str, Mapping[str, int]], parts: int) -> lis
 
 
 def label_of(sections: Sequence[str]) -> str:
-    """The name that Airflow shows for the task of these sections."""
+    """Airflow's label for the task of these sections."""
     text = ", ".join(sections)
     return text if len(text) <= _LONGEST_LABEL else f"{text[: _LONGEST_LABEL - 1]}…"
 
 
 def finished_runs(workspace: Path, name: str, *, before: str) -> list[Path]:
-    """The finished runs NAME-TIME that came before the run `before`, the oldest first."""
+    """The finished runs NAME-TIME before the run `before`, the oldest first."""
     found = (workspace / "runs").glob(f"{name}-*/manifest.json")
     return sorted(path.parent for path in found if path.parent.name < before)
 
 
 def train_arguments(workspace: Path, name: str, own: str) -> list[str]:
-    """Train the run `own`, which begins where the last finished one of that name ended.
+    """Train the run `own`, starting from the last finished run of that name.
 
-    The same run gives the same arguments, so that a retry goes on with its own run.
+    The same run always yields the same arguments, so that a retry resumes its own run.
     """
     runs = finished_runs(workspace, name, before=own)
-    resume = ["--resume-from", str(runs[-1])] if runs else []  # at its last whole checkpoint
+    resume = ["--resume-from", str(runs[-1])] if runs else []  # from its last complete checkpoint
     return ["train", "--name", own, *resume]
 
 

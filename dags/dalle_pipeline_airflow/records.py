@@ -1,4 +1,4 @@
-"""What a workspace itself says: the commands' `runs.jsonl`, the DAGs' `alerts.jsonl`. Needs no Airflow."""
+"""The records of a workspace: the commands' `runs.jsonl`, the DAGs' `alerts.jsonl`. Needs no Airflow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 Entry = Mapping[str, Any]
 ALERTS = "alerts.jsonl"
-# Words of the scrape for images that were never there, or that asked not to be taken.
+# Reasons in the scrape's report for images that never existed, or that opted out.
 _NOT_THERE = ("http_404", "http_410", "robots", "x_robots")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file with one a line; torn and damaged lines, or no file, give none."""
+    """The JSON objects of a file with one per line; torn and damaged lines, or no file, yield none."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError:
@@ -32,9 +32,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def scrapes(workspace: Path) -> list[Entry]:
-    """Each run of the scrape that says what it did, the oldest first: when it `started`, and `by` whom.
+    """Each scrape with a record of its work, the oldest first: when it `started`, and `by` whom.
 
-    A plan fetches nothing: it is here only if the page has changed, and says nothing but that.
+    A plan fetches nothing: it is listed only if the page has changed, with nothing but that.
     """
     return [
         {
@@ -54,24 +54,24 @@ def _tables(value: Any) -> list[Mapping[str, Any]]:
 
 
 def run_label(dag: str, run: str) -> str:
-    """How `runs.jsonl` names a DAG run as what started a command."""
+    """The name of a DAG run as initiator of a command in `runs.jsonl`."""
     return f"{dag} {run}"
 
 
 def of_run(entries: Sequence[Entry], label: str) -> tuple[list[Entry], list[Entry]]:
-    """Those that the DAG run `label` started, whenever that was, and those before the first of them."""
+    """The entries started by the DAG run `label`, at any time, and those before the first of them."""
     own = [number for number, entry in enumerate(entries) if entry["by"] == label]
     return [entries[number] for number in own], list(entries[: own[0]] if own else entries)
 
 
 def measure(entries: Sequence[Entry], earlier: Sequence[Entry]) -> dict[str, float]:
-    """Of the scrapes of one DAG run: `good_share` of what was asked for, `different_share` of what was there.
+    """Of one DAG run's scrapes: `good_share` of the requested and `different_share` of the existing images.
 
-    An image that was there and is no more counts as not good; one that never was counts not at all. What is
-    different is known only beside earlier scrapes of the same extent: a limit, or sections that are new to
-    the workspace, leave nothing to compare with, and `different_share` is not given.
+    An image that is gone counts as not good; one that never existed doesn't count. The changes are only known
+    if there are earlier scrapes of the same extent: with a limit, or with sections that are new to the
+    workspace, there is nothing to compare with and no `different_share`.
     """
-    # What failed in one try of a part may have come in the next: the last one says how it ended.
+    # A failure in one try of a part may have succeeded in the next: the last one has the final result.
     last = {tuple(e.get("sections", ())): e for e in entries if "stored" in e}.values()
     good = _sum(last, "stored", "unchanged")
     asked = good + _sum(last, "absent", "gone") + sum(_bad(e.get("failures", {})) for e in last)
@@ -87,7 +87,7 @@ def _sum(entries: Iterable[Entry], *names: str) -> int:
 
 
 def page_changes(entries: Sequence[Entry]) -> list[str]:
-    """What was other on the page than before, in sentences."""
+    """The changes of the page, in sentences."""
     pages = [entry["page"] for entry in entries if isinstance(entry.get("page"), dict)]
     said = [
         f"The page {words}: {', '.join(page[key])}"
@@ -106,7 +106,7 @@ def page_changes(entries: Sequence[Entry]) -> list[str]:
 
 
 def days_since_fresh(entries: Sequence[Entry], now: datetime) -> float | None:
-    """Days since an image came or was confirmed by the source; since the first scrape where none ever was."""
+    """Days since an image was fetched or confirmed; since the first scrape if none ever was."""
     fresh = [e for e in entries if e.get("stored", 0) + e.get("unchanged", 0) > 0]
     times = [str(e["started"]) for e in (fresh[-1:] or entries[:1])]
     if not times:
@@ -120,7 +120,7 @@ def _bad(failures: Mapping[str, int]) -> int:
 
 
 def _done(entries: Sequence[Entry]) -> int:
-    """Images that the raw store holds after these."""
+    """Images in the raw store after these."""
     counted = [entry["counts"].get("done", 0) for entry in entries if entry["counts"]]
     return int(counted[-1]) if counted else 0
 
@@ -141,7 +141,7 @@ def _is_comparable(entries: Sequence[Entry], earlier: Sequence[Entry]) -> bool:
 
 
 def keep_alert(workspace: Path, alert: Mapping[str, str]) -> None:
-    """Add an alert to those of the workspace. Raises OSError, as on a full disk."""
+    """Append an alert to those of the workspace. Raises OSError, as on a full disk."""
     with (workspace / ALERTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(alert, ensure_ascii=False) + "\n")
 

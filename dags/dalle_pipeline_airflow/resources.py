@@ -1,7 +1,8 @@
-"""Where the tasks run: pools, queues, executor_config, timeouts, owner, by the DAG processor's environment.
+"""Resources of the tasks: pools, queues, executor_config, timeouts, owner.
 
 `DALLE_PIPELINE_CRAWL_POOL`, `…_GPU_QUEUE`, `…_CPU_EXECUTOR_CONFIG`, `…_GPU_TASK_HOURS`: a kind of task
-(crawl, cpu, gpu), then the setting. Read where the DAG files are parsed: the scheduler needs them.
+(crawl, cpu, gpu), then the setting. They are read from the DAG processor's environment when the DAG files are
+parsed: the scheduler needs them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Kind = Literal["crawl", "cpu", "gpu"]
 
 
 def run_on(kind: Kind) -> dict[str, Any]:
-    """The arguments of an operator for this kind of task. Raises ValueError for a value that is none."""
+    """The operator's arguments for this kind of task. Raises ValueError for an invalid value."""
     hours = _hours(f"{kind.upper()}_TASK_HOURS")
     found = {
         "pool": _read(f"{kind.upper()}_POOL"),
@@ -27,17 +28,17 @@ def run_on(kind: Kind) -> dict[str, Any]:
 
 
 def run_timeout() -> timedelta | None:
-    """How long a run of a DAG may take; no limit unless given."""
+    """The maximum duration of a DAG run; no limit by default."""
     return _hours("RUN_HOURS")
 
 
 def retry_delay() -> timedelta:
-    """How long after a failure a task is tried again; after one of the network twice that, and more."""
+    """The delay before a task is retried; twice that and growing for those that use the network."""
     return _hours("RETRY_HOURS") or timedelta(minutes=5)
 
 
 def owner() -> str:
-    """Whom Airflow shows as the owner."""
+    """The owner shown in Airflow."""
     return _read("OWNER") or "dalle-pipeline"
 
 
@@ -67,5 +68,5 @@ def _table(name: str) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"DALLE_PIPELINE_{name} is no JSON object: {text[:100]!r}.")
+        raise ValueError(f"DALLE_PIPELINE_{name} is not a JSON object: {text[:100]!r}.")
     return found

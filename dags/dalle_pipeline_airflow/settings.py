@@ -1,8 +1,8 @@
-"""Where a task works and with what: environment, Variables, and the params of the run, checked on the worker.
+"""The settings of a task: environment, Variables, and the params of the run, checked on the worker.
 
-What decides which program runs (`command`, `alert_command`) comes from the worker's environment or a Variable
-alone. A run's params may choose a workspace and an options file, below the allowed folders; an asset event's
-extra is data like a param and is checked like one.
+The programs that run (`command`, `alert_command`) can only be set in the worker's environment or by a
+Variable. A run's params may choose a workspace and an options file, below the allowed folders; an asset
+event's extra is data like a param and is checked like one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PREFIX = "DALLE_PIPELINE_"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a task runs and where."""
+    """The command of a task and where it runs."""
 
     command: str
     workspace: Path
@@ -34,15 +34,15 @@ class Place:
 
 
 def setting(name: str) -> str | None:
-    """A setting: `DALLE_PIPELINE_NAME` of the environment, else the Variable `dalle_pipeline_name`."""
+    """A setting: `DALLE_PIPELINE_NAME` in the environment, else the Variable `dalle_pipeline_name`."""
     found = os.environ.get(PREFIX + name.upper())
     return found or Variable.get(PREFIX.lower() + name, default=None) or None
 
 
 def choices(context: Mapping[str, Any]) -> dict[str, Any]:
-    """The params of a run; those that are null by the settings of the same names, else by their defaults.
+    """The params of a run; null ones are replaced by the settings of the same names, else by defaults.
 
-    Raises AirflowFailException for a setting that is none of what the param may be.
+    Raises AirflowFailException for a setting that is invalid as a param.
     """
     found = dict(context["params"])
     for name in DEFAULTS.keys() & found.keys():
@@ -67,9 +67,9 @@ def _choice(name: str) -> Any:
 
 
 def place_of(context: Mapping[str, Any], event: Mapping[str, Any] | None = None) -> Place:
-    """Resolve and check what the task of `context` works with; `event` is the extra that it is there for.
+    """Resolve and check the settings for the task of `context`; `event` is the extra that it processes.
 
-    Raises AirflowFailException, which is never tried again, in a sentence.
+    Raises AirflowFailException, which is never retried, with a sentence.
     """
     check_run(context)
     params, event = context["params"], shards_event(context) if event is None else event
@@ -99,18 +99,19 @@ def check_run(context: Mapping[str, Any]) -> None:
     if unknown:
         raise AirflowFailException(
             f"The conf has {', '.join(unknown)}, which {dag.dag_id} has no param for. There are: "
-            f"{', '.join(sorted(dag.params))}. `command` and `alert_command` are set on the workers alone."
+            f"{', '.join(sorted(dag.params))}. `command` and `alert_command` can only be set on the workers."
         )
     if str(getattr(run.run_type, "value", run.run_type)) == "backfill":
         raise AirflowFailException(
-            "A backfill makes no sense here: the page has no past to ask for. Trigger the DAG instead."
+            "A backfill makes no sense here: there are no past versions of the page. Trigger the DAG instead."
         )
 
 
 def shards_events(context: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The extras of the events that triggered the run: the latest of each workspace, sorted by these.
+    """The extras of the events that triggered the run: the latest of each workspace, sorted by workspace.
 
-    There are several where several workspaces had news while a training ran, or while the DAG was paused.
+    There are several if several workspaces had news while a training run was active, or while the DAG was
+    paused.
     """
     events: Sequence[Any] = (context.get("triggering_asset_events") or {}).get(SHARDS, [])
     extras = [event.extra for event in events if isinstance(event.extra, Mapping)]
@@ -119,7 +120,7 @@ def shards_events(context: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def shards_event(context: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The one of these that the task is there for: tasks are mapped over them. Empty without one."""
+    """The extra that the task processes: tasks are mapped over them. Empty without one."""
     events, number = shards_events(context), getattr(context.get("ti"), "map_index", -1)
     if not isinstance(number, int) or number < 0:
         number = len(events) - 1
@@ -127,7 +128,7 @@ def shards_event(context: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def allowed_roots(configured: str | None) -> list[Path]:
-    """Folders below which a workspace may lie, links resolved; by default the configured one's parent."""
+    """Folders below which a workspace may be, links resolved; by default the configured one's parent."""
     given = setting("roots")
     if given:
         return [Path(root).resolve() for root in given.split(os.pathsep) if root]
@@ -140,7 +141,9 @@ def allowed_roots(configured: str | None) -> list[Path]:
 
 def _inside(path: Any, roots: Sequence[Path], name: str) -> Path:
     if not isinstance(path, str) or "\0" in path or not Path(path).is_absolute():
-        raise AirflowFailException(f"{name} {path!r} is not a whole path, such as /srv/data/blog.")
+        raise AirflowFailException(
+            f"{name} {path!r} is not an absolute path, such as /srv/data/blog."
+        )
     resolved = Path(path).resolve()
     if any(resolved.is_relative_to(root) for root in roots):
         return resolved

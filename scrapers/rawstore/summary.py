@@ -1,4 +1,4 @@
-"""What the ledger says when a run is over: counts, tables, and the hash of its content."""
+"""The summary of the ledger at the end of a run: counts, tables, and the hash of its content."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ GROUP BY reason ORDER BY reason
 
 
 class Queried(Protocol):
-    """What reads of a ledger need."""
+    """What queries of a ledger need."""
 
     def query(self, sql: str, *values: object) -> Iterator[tuple[object, ...]]:
-        """Rows of a read."""
+        """The rows of a query."""
 
 
 def content_digest(ledger: Queried) -> str:
-    """SHA-256 over what was fetched, the same in whatever order it came.
+    """SHA-256 of everything that was fetched, independent of the order in which it came.
 
     One line per URL, sorted by key: key, URL, section, caption, rank, masked, state and the hash of its
     bytes. Then one line for each further caption, rank and extra of a form that has any.
@@ -92,12 +92,12 @@ def completeness(table: dict[str, dict[str, int]]) -> dict[str, int]:
 
 
 def reasons(ledger: Ledger) -> dict[str, int]:
-    """URLs by the reason why they are not done."""
+    """URLs that are not done, by reason."""
     return _count_reasons(ledger, done=False)
 
 
 def flaws(ledger: Ledger) -> dict[str, int]:
-    """URLs that are done by what is odd about their bytes, or could not be kept as it came."""
+    """URLs that are done but odd, or were not kept unaltered, by reason."""
     return _count_reasons(ledger, done=True)
 
 
@@ -107,12 +107,12 @@ def _count_reasons(ledger: Ledger, *, done: bool) -> dict[str, int]:
 
 
 def counts_of(ledger: Ledger, left: int) -> dict[str, int]:
-    """URLs by state, and `urls`; `left` were planned and not asked for."""
+    """URLs by state, and `urls`; `left` were planned and not requested."""
     states: dict[str, Any] = dict(ledger.count_states())
     states["pending"] += left
     return {"urls": sum(states.values()), **states}
 
 
 def is_unfinished(counts: dict[str, int]) -> bool:
-    """Whether some URL failed or waits."""
+    """Whether some URL failed or is pending."""
     return any(counts.get(state, 0) for state in UNFINISHED_STATES)

@@ -1,4 +1,4 @@
-"""Images that were stored before the user's list of opt-outs named them: their rows are opted out."""
+"""Stored images that the user's list of opt-outs has named since: their rows become opted out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FROM urls u JOIN forms f ON f.id = u.form WHERE u.state = ?
 
 
 def find_withdrawn(ledger: Ledger, listed: OptOutList, now: int) -> Iterator[Touch]:
-    """What to write of each stored image that the list names by its bytes or by its URL.
+    """The row changes for each stored image that the list names by its bytes or by its URL.
 
-    The bytes stay in their segment, where only the ledger leads to them: no later stage sees them.
+    The bytes stay in their segment, but only the ledger refers to them: no later stage sees them.
     """
     if not len(listed):
         return

@@ -1,1 +1,1 @@
-"""Where captions and URLs come from: a module or package for each source."""
+"""Sources of captions and URLs: a module or package for each."""

@@ -1,7 +1,7 @@
-"""Where page and catalogue disagree: the sentences for the report, one line for what was lost by it.
+"""Differences between page and catalogue: sentences for the report, one warning for losses.
 
-Reads and writes `raw/differences.json`, which says of which losses a workspace was warned: a weekly refresh
-warns of new ones alone.
+Reads and writes `raw/differences.json`, the losses that a workspace was warned of: a weekly refresh warns of
+new ones only.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ def describe_differences(differences: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Warned:
-    """What `differences.json` holds: short hashes of the sentences that were warned of."""
+    """The content of `differences.json`: short hashes of the sentences that were warned of."""
 
     warned: tuple[str, ...] = ()
 
 
 def warn_of_losses(losses: Sequence[str], workspace: Workspace | None = None) -> None:
-    """One warning for all that of the page could not be used; none if `workspace` was warned of each."""
+    """One warning for all that could not be used; none if `workspace` was warned of each already."""
     if not losses:
         return
     number = len(losses)
-    sentence = "The page gives cause for {}, the first: {}".format(
-        "1 doubt" if number == 1 else f"{number:,} doubts", losses[0].rstrip(".") + "."
+    sentence = "Parts of the page could not be used: {}, the first: {}".format(
+        "1 problem" if number == 1 else f"{number:,} problems", losses[0].rstrip(".") + "."
     )
     if workspace is not None and not _note_new(losses, workspace.raw / "differences.json"):
         logger.info("%s All of them are known.", sentence)
     else:
-        logger.warning("%s More in the report (--json).", sentence)
+        logger.warning("%s The report has more (--json).", sentence)
 
 
 def _note_new(losses: Sequence[str], path: Path) -> bool:
     """Whether some of these are not in the file at `path`; then they are added."""
     try:
         known = set(parse_json_file(path, Warned).warned)
-    except ContractError:  # not there yet, or damaged: it is written anew
+    except ContractError:  # missing or damaged: it is written again
         known = set()
     found = {sha256_bytes(text.encode("utf-8", "surrogatepass"))[:16] for text in losses}
     if found <= known:

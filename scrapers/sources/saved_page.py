@@ -1,7 +1,7 @@
 """A page as it was saved or sent → its HTML: plain, gzipped, or the first part of an MHTML archive.
 
-What a browser saves as "complete" is plain HTML; it says in a comment where it was saved from. Anything
-else is named in one sentence.
+A page saved as "complete" is plain HTML with a comment that names its URL. Anything else is refused in one
+sentence.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _KINDS = (
 
 
 def open_page(page: StartPage, *, name: str, is_saved: bool) -> StartPage:
-    """The HTML in what was saved or sent; `name` is what a message calls it.
+    """The HTML in what was saved or sent; `name` is its name in messages.
 
-    A page that `is_saved` may say itself where it comes from, which its relative URLs hang on.
+    A page that `is_saved` may name its own URL, on which its relative URLs depend.
 
-    Raises SourceError for what is no page, and for one of more than 16 MiB.
+    Raises SourceError for what is not a page, and for a page of more than 16 MiB.
     """
     page = replace(page, body=_gunzip(page.body, name))
     for mark, kind in _KINDS:
@@ -68,7 +68,7 @@ _ADVICE = "Save the page from a browser as HTML or .mhtml and pass it with --pag
 
 
 def _gunzip(body: bytes, name: str) -> bytes:
-    """What is in a gzipped file, all its members; what stands behind them is no part of it."""
+    """The content of a gzipped file, all its members; anything after them is dropped."""
     pieces: list[bytes] = []
     room, rest = MAX_ARCHIVE_BYTES, body
     while rest.startswith(_GZIP) and room > 0 and len(pieces) < _MAX_MEMBERS:
@@ -87,7 +87,7 @@ def _gunzip(body: bytes, name: str) -> bytes:
 
 
 def _page_in_archive(page: StartPage, name: str) -> StartPage | None:
-    """The first part of MHTML that is HTML, with its address; None if this is no MHTML."""
+    """The first HTML part of an MHTML archive, with its URL; None if this is not MHTML."""
     head = _HEADER.match(page.body.lstrip()[:65_536])
     message = BytesHeaderParser().parsebytes(head[0]) if head else Message()
     boundary = message.get_boundary()

@@ -1,4 +1,4 @@
-"""Which sections the page showed last time, and what is otherwise now: somebody should be told.
+"""The sections that the page showed last time, and what has changed since.
 
 Reads and writes `raw/sections.json`. Nothing is deleted because a section is no longer shown.
 """
@@ -24,7 +24,7 @@ _NAME = "sections.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SectionFacts:
-    """What the page showed of a section; `shown` is False where only the catalogue knows it."""
+    """A section as the page showed it; `shown` is False if only the catalogue knows it."""
 
     captions: int
     shown: bool
@@ -36,11 +36,11 @@ Sections = dict[str, SectionFacts]
 def describe_page(
     workspace: Workspace, sections: Iterable[SectionSummary], *, asked: Collection[str]
 ) -> dict[str, Any]:
-    """What has changed on the page since `keep_sections`, for a report: JSON values.
+    """The changes on the page since `keep_sections`, for a report: JSON values.
 
     `sections` are all of the page with all their captions; only what was `asked` for is compared.
-    `sections_added` and `sections_removed` compare what the page shows, whatever the catalogue knows
-    beside it; `captions` holds [before, now] where their number changed. All are empty the first time.
+    `sections_added` and `sections_removed` compare what the page shows, whatever the catalogue adds;
+    `captions` holds [before, now] where their number changed. All are empty the first time.
     """
     before, everything = _read(workspace), _facts(sections)
     now = {name: facts for name, facts in everything.items() if name in asked}
@@ -64,7 +64,7 @@ def describe_page(
 def keep_sections(
     workspace: Workspace, sections: Iterable[SectionSummary], *, asked: Collection[str]
 ) -> None:
-    """Remember what was asked for; the first time all that the page has, so that none is new later."""
+    """Remember what was asked for; the first time everything on the page, so that none is new later."""
     before, everything = _read(workspace), _facts(sections)
     of_asked = {name: facts for name, facts in everything.items() if name in asked}
     now = (before or everything) | of_asked
@@ -92,7 +92,7 @@ def _sentence(changes: Mapping[str, Any]) -> str:
         f"{word} {', '.join(changes[name])}"
         for name, word in (
             ("sections_added", "new sections"),
-            ("sections_removed", "gone sections"),
+            ("sections_removed", "removed sections"),
         )
         if changes[name]
     ]

@@ -1,6 +1,6 @@
-"""The page that a source starts from: asked for once, kept beside the ledger, read from there later.
+"""The start page of a source: fetched once, kept beside the ledger, read from there later.
 
-Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, which says whence.
+Writes `raw/page.html`, the bytes as they came, and `raw/page.json`, their origin.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PageNote:
-    """What `page.json` says of `page.html`: `base_url` is where it was found, if not at `url`."""
+    """The content of `page.json` about `page.html`: `base_url` is its final URL, if not `url`."""
 
     url: str
     sha256: str
@@ -36,11 +36,11 @@ class PageNote:
 
 
 class PageRefusedError(SourceError):
-    """A page that does not want to be used; an older copy of it is no way around that."""
+    """The page refuses to be used; using an older copy would be no way around that."""
 
 
 def kept_page(workspace: Workspace, url: str) -> StartPage | None:
-    """The page of `url` as an earlier run got it, None if there is none."""
+    """The page at `url` as an earlier run fetched it, None if there is none."""
     url = take_credentials(url).url
     try:
         note = parse_json_file(workspace.raw / "page.json", PageNote)
@@ -71,9 +71,9 @@ def keep_page(
 
 
 async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -> StartPage:
-    """Ask for the page, again while it seems worth it. User and password of `url` go to its host alone.
+    """Fetch the page, with retries. User and password of `url` are sent to its host only.
 
-    Raises SourceError in a sentence if it can't be had.
+    Raises SourceError with a sentence if it can't be fetched.
     """
     with_credentials, url = url, take_credentials(url).url
     if not await hosts.allows(url):
@@ -91,7 +91,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
         except FetchError as error:
             trouble = f"{error.reason} ({error})"
             if error.reason == "too_large":
-                trouble = f"it has more than {MAX_PAGE_BYTES:,} bytes, and no more are read"
+                trouble = f"it is larger than the limit of {MAX_PAGE_BYTES:,} bytes"
             if not error.retry or error.reason == "too_large":
                 break
         else:
@@ -106,10 +106,10 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
                 break
             wait_s = max(wait_s, asked_s)
         if attempt < attempts:
-            logger.warning("%s: %s. It is asked for again in %.1f s.", url, trouble, wait_s)
+            logger.warning("%s: %s. Trying again in %.1f s.", url, trouble, wait_s)
             await asyncio.sleep(wait_s)
     raise SourceError(
-        f"The page {url} can't be had: {trouble}. What was fetched before is untouched. Try again "
+        f"The page {url} can't be fetched: {trouble}. What was fetched before is untouched. Try again "
         "later, or use a saved page (--page FILE) or the built-in catalogue (--no-page)."
     )
 
@@ -127,11 +127,11 @@ def page_name(source: Source, discovery: Discovery | None = None) -> str:
 
 
 def refuse_reserved_page(meta: Meta, url: str, agent: str) -> None:
-    """Raise PageRefusedError for a page whose own <meta> refuse the use of its captions and images."""
+    """Raise PageRefusedError for a page whose <meta> elements refuse the use of its captions and images."""
     refusal = page_refusal(meta, agent=agent, url=url)
     if refusal is not None:
         raise PageRefusedError(
-            f"The page {url} does not want its captions and images to be used: {refusal.text}. Nothing of it "
+            f"The page {url} refuses the use of its captions and images: {refusal.text}. Nothing of it "
             "was kept; --ignore-opt-out would use it, --no-page uses the built-in catalogue alone."
         )
 

@@ -1,1 +1,1 @@
-"""The same captions from a web archive."""
+"""Fetching from a web archive instead of the site."""

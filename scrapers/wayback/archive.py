@@ -1,7 +1,7 @@
-"""The same captions from a web archive: its index, its copy of the page, the original bytes.
+"""A crawl through a web archive: its index, its copy of the page, the original bytes.
 
-Reads the archive, slowly; writes `raw/archive.sqlite`, what its index says. The crawl itself is that
-of the live site, with other URLs to ask at.
+Queries the archive slowly; writes `raw/archive.sqlite`, a copy of its index. The crawl itself is the same as
+that of the live site, with other URLs.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from scrapers.wayback_replay import Replay, is_same_host, refusal_of_archive
 logger = logging.getLogger(__name__)
 
 _PLANS_AT_ONCE = 500
-# The rest after an answer that too much was asked; one more after each that follows.
+# The rest after a response that we made too many requests; one more for each that follows.
 REST_S = 60.0
 
 
 def check_archive(config: ScrapeConfig) -> None:
-    """Raise ConfigError if `--archive-url` is no web address."""
+    """Raise ConfigError if `--archive-url` is not a web URL."""
     url = plain_url(config.archive_url)
     if not url.startswith(("http://", "https://")):
         raise ConfigError(
-            f"--archive-url is '{url}'; expected the address of a web archive with "
+            f"--archive-url is '{url}'; expected the URL of a web archive with "
             "http:// or https://, such as https://web.archive.org."
         )
 
 
 def request_limits(config: ScrapeConfig) -> tuple[int, float | None]:
-    """Requests at a time and a second: captures of an archive have their own, less if less was asked for."""
+    """Concurrent requests and requests per second: captures have their own limits, or lower general ones."""
     if config.via is None:
         return config.concurrency, config.rate
     return min(config.concurrency, config.archive_concurrency), _least(config, config.archive_rate)
 
 
 def index_rate(config: ScrapeConfig) -> float:
-    """Questions to the index of an archive a second, less if less was asked for."""
+    """Queries of the index per second, less if a lower rate was given."""
     return _least(config, config.archive_index_rate)
 
 
@@ -97,7 +97,7 @@ class Archive:
 
     @contextlib.contextmanager
     def open_index(self) -> Iterator[CaptureIndex]:
-        """What was learnt of its index so far."""
+        """What is uncertain about its index so far."""
         path = Workspace(self.config.workspace).raw / "archive.sqlite"
         index = CaptureIndex(path, self.base)
         try:
@@ -106,7 +106,7 @@ class Archive:
             index.close()
 
     def describe(self) -> dict[str, Any]:
-        """What the report says of it."""
+        """The archive's part of the report."""
         return {
             "address": self.base,
             "dialect": None if self._endpoints is None else self._endpoints.dialect,
@@ -117,10 +117,10 @@ class Archive:
             "doubts": self.doubts,
         }
 
-    # --- Where it is asked ------------------------------------------------------------------------
+    # --- Endpoints ----------------------------------------------------------------------------------
 
     async def find(self, url: str) -> Endpoints:
-        """Where index and replay are: known, remembered, or looked for with a question about `url`.
+        """The URLs of index and replay: known, remembered, or found by querying about `url`.
 
         Raises SourceError if nothing there is an index.
         """
@@ -140,7 +140,7 @@ class Archive:
         return await self._ask(query, note_and_read, looking=True)
 
     def replay(self, endpoints: Endpoints) -> Replay:
-        """What reads the archive's answers for captures."""
+        """The reader of the archive's responses to requests for captures."""
         if self._replay is None:
             self._replay = Replay(
                 base=self.base,
@@ -157,7 +157,7 @@ class Archive:
     async def fetch_page(
         self, url: str, read: Callable[[bytes], Discovery]
     ) -> tuple[bytes, Discovery, str]:
-        """The newest capture of a page that `read` understands: body, what was read, its address.
+        """The newest capture of a page that `read` understands: body, the result of `read`, its URL.
 
         Raises SourceError if there is none.
         """
@@ -175,10 +175,10 @@ class Archive:
     async def load_index(
         self, index: CaptureIndex, discovery: Discovery, *, newer_than: int
     ) -> Endpoints | None:
-        """Ask for what the index says of all that is wanted, and is not kept from an earlier run.
+        """Query the index about everything that is wanted and not kept from an earlier run.
 
-        Gives where captures are asked for, None if it holds none. Raises SourceError in a sentence if it
-        can't be had.
+        Returns where captures are requested, None if it has none. Raises SourceError with a sentence if the
+        index can't be read.
         """
         prefixes = await _prefixes(discovery)
         for prefix in prefixes:
@@ -188,23 +188,23 @@ class Archive:
         self.num_captures = sum(held.values())
         self.doubts = {prefix: d for prefix, d in index.doubts.items() if prefix in held}
         for prefix, doubt in self.doubts.items():
-            logger.warning("%s may hold more of %s: %s.", self.base, prefix, doubt)
+            logger.warning("%s may have more of %s: %s.", self.base, prefix, doubt)
         empty = [prefix for prefix in prefixes if not held[prefix]]
         if empty:
             self._tell_empty(empty, nothing=not self.num_captures)
         if not self.num_captures:
             index.forget_all()
             return None
-        logger.info("%s holds %d captures of what is wanted.", self.base, self.num_captures)
+        logger.info("%s has %d captures of what is wanted.", self.base, self.num_captures)
         return await self.find(prefixes[0])
 
     def _tell_empty(self, prefixes: list[str], *, nothing: bool) -> None:
         named = ", ".join(prefixes[:3]) + (f" and {len(prefixes) - 3} more" if prefixes[3:] else "")
         logger.warning(
-            "The index of %s holds no image of what is wanted (%s).%s",
+            "The index of %s has no image of what is wanted (%s).%s",
             self.base,
             named,
-            " Nothing was asked for. Is --archive-url the URL of the collection? Try another archive, or "
+            " Nothing was requested. Is --archive-url the URL of the collection? Try another archive, or "
             "again later."
             if nothing
             else "",
@@ -243,7 +243,7 @@ class Archive:
 
         return await self._ask(url, read, attempts=attempts)
 
-    # --- Asking -----------------------------------------------------------------------------------
+    # --- Queries ------------------------------------------------------------------------------------
 
     async def _ask(
         self,
@@ -263,24 +263,24 @@ class Archive:
         )
 
     async def _allow_hop(self, url: str, public_only: bool) -> bool:
-        """The index stays at its host."""
+        """The index must not leave its host."""
         if not is_same_host(url, self.base):
             raise FetchError("leaves_archive", "a redirect away from the archive")
         return await self.hosts.allow_hop(url, public_only)
 
     def _note_tags(self, answer: Answer) -> None:
-        """What the index says in its headers is the archive's own word, wherever it stands."""
+        """Headers of the index are the archive's own, wherever they are."""
         self._tags.update(answer.headers.getall("x-robots-tag"))
         refusal = refusal_of_archive(answer.signals)
         if refusal is not None and not self.hosts.ignore_opt_out:
             raise PageRefusedError(
-                f"The archive {self.base} does not want to be used ({refusal}). Use another one "
-                "(--archive-url); --ignore-opt-out would ask all the same, and is recorded."
+                f"The archive {self.base} refuses to be used ({refusal}). Use another one "
+                "(--archive-url); --ignore-opt-out would query it all the same, and is recorded."
             )
 
 
 async def _prefixes(discovery: Discovery) -> list[str]:
-    """The folders in which the images of all plans lie, sorted."""
+    """The folders that contain the images of all plans, sorted."""
     found: set[str] = set()
     for number, plan in enumerate(discovery.plans):
         found.update(_prefixes_of(plan))

@@ -1,10 +1,10 @@
-"""The captures of a web archive: their addresses, their names, and what to make of one that came. Pure.
+"""The captures of a web archive: their URLs, their names, and the verdict on a response. Pure.
 
     {replay}{timestamp}id_/{original}  the bytes of one capture as they were recorded
 
-An index files its rows under a key in lower case. URLs that differ by case only, as base64 keys do, share
-that key, and the archive may give the capture of one for the other: the SHA-1 in the index tells them apart.
-It is that of the body as it was sent: where that was encoded, it says nothing of what we get.
+An index keys its rows in lower case. URLs that differ by case only, as base64 keys do, share a key, and the
+archive may return the capture of one for the other: the SHA-1 in the index tells them apart. It is that of
+the body as it was sent: if that was encoded, the SHA-1 can't be compared with ours.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scrapers.fetch.verdict import Verdict
 from scrapers.wayback_query import IndexRow
 
 NOT_ARCHIVED = Verdict("missing", "not_archived", False, "neutral")
-# The index may not have named all that it holds there.
+# The index may not have listed everything that it has there.
 NOT_LISTED = Verdict("missing", "not_listed", False, "neutral")
-# What the archive has and does not give: its administrator has excluded it, or its file is gone.
+# What the archive has and doesn't return: its administrator has excluded it, or its file is gone.
 EXCLUDED = Verdict("missing", "archive_excluded", False, "neutral")
 LOST = Verdict("missing", "archive_lost", False, "neutral")
 # Reasons for which only an archive lacks something.
@@ -31,12 +31,12 @@ ARCHIVE_REASONS = frozenset(
 )
 
 _REPLAY = re.compile(r"/(\d{4,14})(?:[a-z]{2}_)?/(https?:.+)", re.S)
-# Types of an image; object stores also serve images under types that say nothing, and a revisit has that of
+# Types of an image; object stores also serve images under unspecific types, and a revisit has the type of
 # what it repeats.
 _SILENT_TYPES = frozenset(
     {"application/octet-stream", "binary/octet-stream", "unk", "-", "", "warc/revisit"}
 )
-# A recorded body that these changed is not the one whose digest is known.
+# If these changed a recorded body, it is not the one whose digest is known.
 _ENCODINGS = (
     "content-encoding",
     "x-archive-orig-content-encoding",
@@ -45,7 +45,7 @@ _ENCODINGS = (
 
 
 class Capture(NamedTuple):
-    """One capture of an image. `shared`: its key in the index is that of other addresses too."""
+    """One capture of an image. `shared`: other URLs have the same key in the index."""
 
     address: str
     original: str
@@ -54,20 +54,20 @@ class Capture(NamedTuple):
 
 
 def replay_address(replay: str, row: IndexRow) -> str:
-    """Where the bytes of a capture are, as they were recorded; `replay` is what stands before the time."""
+    """The URL of a capture's bytes as recorded; `replay` is the part before the time."""
     return f"{replay}{row.timestamp}id_/{row.original}"
 
 
 def replayed(address: str | None) -> tuple[str, str] | None:
-    """Time and original URL in the address of a capture; None for any other address."""
+    """Time and original URL in the URL of a capture; None for any other URL."""
     found = _REPLAY.search(address or "")
     return (found.group(1), found.group(2)) if found else None
 
 
 def name_of(url: str) -> str:
-    """What a URL names, in whichever way it is written: host and path without scheme and escapes.
+    """The resource that a URL names, however it is written: host and path without scheme and escapes.
 
-    Archives record `http://host:80/a%3Db` and `https://host/a=b` as captures of one thing.
+    Archives record `http://host:80/a%3Db` and `https://host/a=b` as captures of the same resource.
     """
     host, slash, path = url.partition("://")[2].partition("/")
     host = host.lower().removesuffix(":80").removesuffix(":443")
@@ -75,12 +75,12 @@ def name_of(url: str) -> str:
 
 
 def may_be_image(mimetype: str) -> bool:
-    """Whether a capture of this type is worth asking for."""
+    """Whether a capture of this type is worth requesting."""
     return mimetype.startswith("image/") or mimetype.lower() in _SILENT_TYPES
 
 
 def judge_capture(capture: Capture, verdict: Verdict, answer: Answer) -> Verdict:
-    """Judge a recorded answer; `verdict` is what would be said of it from a plain host."""
+    """Judge a recorded response; `verdict` is what it would be from a plain host."""
     if verdict.state == "missing":
         return NOT_ARCHIVED
     if answer.status != 200 or verdict.state == "opted_out":
@@ -88,19 +88,19 @@ def judge_capture(capture: Capture, verdict: Verdict, answer: Answer) -> Verdict
     proof = is_indexed(answer, capture.digest)
     came = replayed(answer.final_url)
     names_it = came is not None and name_of(came[1]) == name_of(capture.original)
-    # A revisit may be answered with the capture that it repeats, under the name of that.
+    # A revisit may be answered with the capture that it repeats, under that capture's name.
     if not names_it and not proof:
         return Verdict("failed", "other_address", False, "neutral")
     if verdict.state == "done":
         if capture.shared and not (proof or (proof is None and _says_name(answer))):
             return Verdict("failed", "other_image", False, "neutral")
         return verdict
-    # Bytes that are bad and just those of the index will not get better; nor will what can't be compared.
+    # Bad bytes that match the index will not get better; nor will bytes that can't be compared.
     return verdict._replace(retry=proof is False)
 
 
 def older_captures(captures: tuple[Capture, ...], verdict: Verdict) -> tuple[Capture, ...]:
-    """What is left to try after `verdict` on the first capture."""
+    """The captures that are left to try after `verdict` on the first."""
     if verdict.state in ("done", "opted_out") or verdict is EXCLUDED or not captures:
         return ()
     bad, older = captures[0], captures[1:]
@@ -111,7 +111,7 @@ def older_captures(captures: tuple[Capture, ...], verdict: Verdict) -> tuple[Cap
 
 
 def is_indexed(answer: Answer, digest: str | None) -> bool | None:
-    """Whether the bytes are those of the index; None if its `digest` can't say."""
+    """Whether the bytes match the index; None if its `digest` can't tell."""
     found = hashlib.sha1(answer.body, usedforsecurity=False).digest()
     if base64.b32encode(found).decode() == digest:
         return True
@@ -120,5 +120,5 @@ def is_indexed(answer: Answer, digest: str | None) -> bool | None:
 
 
 def _says_name(answer: Answer) -> bool:
-    """Whether the archive itself says which URL it served, not only we which one we asked for."""
+    """Whether the archive itself names the URL that it served, rather than only our request."""
     return "content-location" in answer.headers or "original" in (answer.headers.get("link") or "")

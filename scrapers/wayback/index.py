@@ -1,7 +1,7 @@
-"""The index of an archive as far as it was asked for, kept in `raw/archive.sqlite`.
+"""The part of an archive's index that was queried, kept in `raw/archive.sqlite`.
 
-A page and where the next one begins are committed together, so that a killed run goes on where it was.
-It is a copy of what the archive says and can be thrown away.
+A page and the position of the next one are committed together, so that a killed run resumes there. The file
+is a copy of the index and can be deleted.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from scrapers.wayback_query import Endpoints, IndexRow
 
 logger = logging.getLogger(__name__)
 
-# A newest capture that is broken makes way for so many older ones.
+# If the newest captures are broken, this many older ones are tried.
 MAX_CAPTURES = 4
 
 _FORMAT = "2"
-# Under NOCASE, names that the archive does not tell apart lie together.
+# Under NOCASE, names that the archive doesn't distinguish are adjacent.
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS prefixes(
@@ -43,7 +43,7 @@ SELECT name, timestamp, original, digest FROM captures WHERE name = ? ORDER BY t
 
 
 class CaptureIndex:
-    """What the archive at `base` holds, by name. Raises StorageError when the disk refuses."""
+    """The captures of the archive at `base`, by name. Raises StorageError if the disk fails."""
 
     def __init__(self, path: Path, base: str) -> None:
         self.path = path
@@ -54,7 +54,7 @@ class CaptureIndex:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise self._translate(error) from error
-            logger.warning("%s is broken (%s): the archive is asked again.", path, error)
+            logger.warning("%s is broken (%s): the archive is queried again.", path, error)
             path.unlink()
             self._open()
 
@@ -89,17 +89,17 @@ class CaptureIndex:
 
     @property
     def endpoints(self) -> Endpoints | None:
-        """Where the archive was found to be asked, None if that is not known yet."""
+        """The endpoints that were found for the archive, None if they are not known yet."""
         text = self._recall("endpoints")
         return None if text is None else Endpoints(*json.loads(text))
 
     def keep_endpoints(self, endpoints: Endpoints) -> None:
-        """Remember where the archive is asked."""
+        """Remember the endpoints of the archive."""
         with self._transaction():
             self._keep("endpoints", json.dumps(endpoints))
 
     def keep_tags(self, tags: set[str]) -> set[str]:
-        """Remember values of X-Robots-Tag that are the archive's own; gives all that are remembered."""
+        """Remember values of X-Robots-Tag that are the archive's own; returns all that are remembered."""
         known = set(json.loads(self._recall("tags") or "[]"))
         if tags - known:
             with self._transaction():
@@ -108,14 +108,14 @@ class CaptureIndex:
 
     @property
     def doubts(self) -> dict[str, str]:
-        """What is not certain, by prefix."""
+        """What is uncertain, by prefix."""
         sql = "SELECT prefix, doubt FROM prefixes WHERE doubt IS NOT NULL ORDER BY prefix"
         return dict(self._db.execute(sql).fetchall())
 
     def _translate(self, error: sqlite3.Error) -> StorageError:
         return StorageError(
             f"Can't read or write {self.path}: {error}. What was fetched before is safe; make room or "
-            "delete the file, and give the same command again."
+            "delete the file, and run the same command again."
         )
 
     @contextmanager
@@ -134,7 +134,7 @@ class CaptureIndex:
         self._db.close()
 
     def counts(self, prefixes: Iterable[str]) -> dict[str, int]:
-        """How many captures of each of these prefixes there are."""
+        """The number of captures for each of these prefixes."""
         sql = (
             "SELECT p.prefix, count(c.name) FROM prefixes p LEFT JOIN captures c ON c.prefix = p.id "
             "GROUP BY p.id"
@@ -145,9 +145,9 @@ class CaptureIndex:
     # --- Filling ----------------------------------------------------------------------------------
 
     def begin(self, prefix: str, *, newer_than: int = 0) -> Cursor | None:
-        """Where to go on with a prefix, None if all is here.
+        """Where to resume a prefix, None if all of it is here.
 
-        What was begun at `newer_than` (seconds) or before is forgotten and asked for anew.
+        What was begun at `newer_than` (seconds) or earlier is deleted and queried again.
         """
         found = self._db.execute(
             "SELECT id, since, cursor, is_complete FROM prefixes WHERE prefix = ?", (prefix,)
@@ -166,14 +166,14 @@ class CaptureIndex:
         return Cursor()
 
     def forget_all(self) -> None:
-        """Forget what was read and where, so that the next run asks for it anew."""
+        """Delete everything, so that the next run queries it again."""
         with self._transaction():
             self._db.execute("DELETE FROM meta WHERE name = 'endpoints'")
             self._db.execute("DELETE FROM captures")
             self._db.execute("DELETE FROM prefixes")
 
     def add(self, prefix: str, step: Step) -> None:
-        """Keep what was read of `prefix` and how to go on from it."""
+        """Store what was read of `prefix` and where to resume."""
         cursor = step.cursor
         with self._transaction():
             (number,) = self._db.execute(
@@ -188,14 +188,14 @@ class CaptureIndex:
             )
 
     def lacks(self, row: IndexRow) -> bool:
-        """Whether a row is not among those that were kept."""
+        """Whether a row is not among those that were stored."""
         sql = "SELECT 1 FROM captures WHERE name = ? AND timestamp = ?"
         return self._db.execute(sql, (name_of(row.original), row.timestamp)).fetchone() is None
 
-    # --- Asking -----------------------------------------------------------------------------------
+    # --- Reading ------------------------------------------------------------------------------------
 
     def captures(self, url: str, *, replay: str) -> tuple[Capture, ...]:
-        """The captures of a URL that may be good, newest first; `replay` begins their addresses."""
+        """The usable captures of a URL, newest first; `replay` is the prefix of their URLs."""
         name = name_of(url)
         rows = self._db.execute(_FIND, (name,)).fetchall()
         shared = any(row[0] != name for row in rows)

@@ -283,7 +283,7 @@ def test_a_file_that_can_not_be_had_is_asked_again_and_named(
     server.tdmrep_answer = answer(b"", 503)
     assert crawl(server, quick).counts["done"] == 4
     assert server.hits[TDMREP_PATH] == 4
-    assert "can't be had (status 503)" in caplog.text
+    assert "can't be fetched (status 503)" in caplog.text
 
 
 def test_a_host_that_forbids_the_file_is_not_asked_for_it(
@@ -315,7 +315,7 @@ def test_a_page_that_refuses_its_use_is_not_used(
         return answer(b"<html></html>") if ask.path == "/page" else answer(png(ask.path))
 
     server.behaviour = behave
-    with pytest.raises(SourceError, match=r"does not want its captions and images to be used"):
+    with pytest.raises(SourceError, match=r"refuses the use of its captions and images"):
         scrape(quick, source=source)
     assert set(server.image_hits) == {"/page"}
     assert not (quick.workspace / "raw" / "page.html").exists()

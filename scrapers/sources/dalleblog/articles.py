@@ -1,12 +1,12 @@
-"""`a` or `an`: which one stands before a word.
+"""`a` or `an`: which one precedes a word.
 
-It is not known whether the page's captions let the article follow the chosen word, so a caption is
-asked for in both spellings; this module gives the one that agrees.
+It is unknown whether the article in the page's captions follows the chosen word, so a caption is requested in
+both spellings; this module returns the one that agrees.
 
-`an` stands before a vowel sound. By spelling: before a, e, i, o, u, but not where these sound like
-"you" or "w" (`unicorn`, `ukulele`, `useful`, `ukiyo-e`, `european`, `ewe`, `one-way`); before a
-silent h (`hourglass`, `honest`, `heirloom`); before 8, 11, 18 and 80; before single letters and
-letter-by-letter words that are spoken with a vowel first (`x-ray`, `s`, `mp3 player`).
+`an` precedes a vowel sound. By spelling: a, e, i, o, u, unless they sound like "you" or "w" (`unicorn`,
+`ukulele`, `useful`, `ukiyo-e`, `european`, `ewe`, `one-way`); a silent h (`hourglass`, `honest`, `heirloom`);
+8, 11, 18 and 80; single letters and words spoken letter by letter that begin with a vowel sound (`x-ray`,
+`s`, `mp3 player`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Section templates and the captions they make.
+"""Section templates and their captions.
 
-A template is a caption with slots: `a {animal} made of {concept}. a {animal} with …`. Every
-combination of options is a caption; a slot that stands twice is one choice. Captions are lower
-case, white space folded, quotes as the page has them. What still holds a brace when all slots are
-filled is a slot that the page never filled: it is left out.
+A template is a caption with slots: `a {animal} made of {concept}. a {animal} with …`. Every combination of
+options is a caption; a slot that occurs twice is one choice. Captions are in lower case, with white space
+folded and the page's own quotes. A caption that still contains a brace when all slots are filled has a slot
+that the page never filled: it is left out.
 
-Nothing here expands before it is asked to: a template of 10^12 captions is counted, not built.
+Nothing is expanded before it is needed: a template with 10^12 captions is counted, not built.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from scrapers.sources.dalleblog.articles import article_for
 from scrapers.sources.dalleblog.urls import KeyKind, SampleUrl, parse_sample_url
 
-# The template of a section that only has given captions: a slot never filled makes none.
+# The template of a section that only has given captions: a slot that is never filled makes none.
 NO_TEMPLATE = "{}"
 
 _SLOT = re.compile(r"(?:\b(?P<article>an?) )?\{(?P<slot>[a-z_][a-z0-9_]*)\}")
@@ -33,11 +33,11 @@ _QUOTES = str.maketrans("‘’‚‛“”„‟`´", "''''\"\"\"\"''")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GivenCaption:
-    """A caption that is shown with an image, so that all its images can be asked for.
+    """A caption that is shown with an image, so that all its images can be requested.
 
-    `address` is that image's, its rank aside; `ranks` are the ranks (or frames) that were seen.
-    An address `from_catalogue` may stand on another host. `linked_only`: it serves no rank but those
-    (a hand-made name; a query signed for one image).
+    `address` is that image's URL, apart from its rank; `ranks` are the ranks (or frames) that were seen. A
+    URL `from_catalogue` may be on another host. `linked_only`: no other ranks exist (a hand-made name; a
+    query signed for one image).
     """
 
     caption: str
@@ -51,10 +51,10 @@ class GivenCaption:
 class Section:
     """A caption template of the page, with what is known of its images.
 
-    `slots` maps each slot of the template to its options. `axis` is the slot that the page spreads
-    out as a row or column. `article` is the slot before which the article follows the word though
-    the template may have none. `masked`: a part of each picture was given. `given` are captions
-    shown with their keys. `escaped`: the page percent-encodes the base64 of its keys.
+    `slots` maps each slot of the template to its options. `axis` is the slot that the page spreads out as a
+    row or column. `article` is the slot whose option determines its article, even if the template has none.
+    `masked`: a part of each image was given. `given` are captions shown with their keys. `escaped`: the page
+    percent-encodes the base64 of its keys.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Section:
 
     @property
     def num_captions(self) -> int:
-        """How many captions the template makes, counted without making them."""
+        """The number of captions of the template, without building them."""
         if self.has_unfilled_slot:
             return 0
         return prod(len(options) for options in self.slots.values())
@@ -91,16 +91,16 @@ class Section:
             yield self.forms(dict(zip(names, chosen, strict=True)))
 
     def forms(self, chosen: Mapping[str, str]) -> tuple[str, ...]:
-        """The spellings of one caption: `a`/`an` agreeing with the word, then as written.
+        """The spellings of one caption: with the article that agrees with the word, then as written.
 
-        One form where both are the same.
+        One form if both are the same.
         """
         agreeing = "".join(_fill(part, chosen, agree=True) for part in self.parts)
         written = "".join(_fill(part, chosen, agree=False) for part in self.parts)
         return (agreeing,) if agreeing == written else (agreeing, written)
 
     def match(self, caption: str) -> dict[str, str] | None:
-        """The options that a caption has chosen, None if the template does not make it.
+        """The options chosen in a caption, None if the template doesn't make it.
 
         Either article fits, and straight quotes fit typographic ones.
         """
@@ -119,7 +119,7 @@ class Section:
 
     @cached_property
     def parts(self) -> tuple[str | SlotPart, ...]:
-        """The template taken apart: literal texts and slots in order."""
+        """The template split into literal texts and slots, in order."""
         return tuple(_parse_template(self.template, self.slots, article=self.article))
 
     @cached_property
@@ -148,8 +148,8 @@ class Section:
 class SlotPart:
     """A slot's place in a template.
 
-    `written` is the article that the template has before it, with its space, or nothing; `agrees`
-    says that an article that follows the option stands there.
+    `written` is the article before it in the template, with its space, or empty; `agrees` means that the
+    article follows the option.
     """
 
     slot: str
@@ -159,7 +159,7 @@ class SlotPart:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """The built-in table of the blog post: the addresses of page and CDN, and the sections."""
+    """The built-in table of the blog post: the URLs of page and CDN, and the sections."""
 
     page: str
     cdn: str
@@ -169,10 +169,10 @@ class Catalogue:
 def make_section(
     *, name: str, key: KeyKind, template: str, slots: Mapping[str, tuple[str, ...]], **more: Any
 ) -> Section:
-    """A section with its captions put in order.
+    """A section with its captions normalised.
 
-    Lower case, white space folded, no option twice, none that is empty or holds a brace, no slot
-    that the template does not name.
+    Lower case, white space folded, no duplicate options, none that is empty or contains a brace, no slot that
+    the template doesn't name.
     """
     template = fold(template)
     named = {match["slot"] for match in _SLOT.finditer(template)}
@@ -185,17 +185,17 @@ def make_section(
 
 
 def fold(text: str) -> str:
-    """A caption as the blog's file names have it: lower case, white space folded, quotes kept."""
+    """A caption as in the blog's file names: lower case, white space folded, quotes kept."""
     return " ".join(text.lower().split())
 
 
 def plain_quotes(text: str) -> str:
-    """The same text with ASCII quotes, to compare captions; never to address an image."""
+    """The same text with ASCII quotes, to compare captions; never to make a URL."""
     return text.replace("`", "'") if text.isascii() else text.translate(_QUOTES)
 
 
 def comparable(caption: str) -> str:
-    """A caption reduced to what tells it from others: ASCII quotes, `a` for `an`."""
+    """A caption reduced for comparison: ASCII quotes, `a` for `an`."""
     return _AN.sub("a", plain_quotes(caption))
 
 

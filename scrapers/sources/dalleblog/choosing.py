@@ -1,4 +1,4 @@
-"""What the user chose of the source: sections by name, captions from a file."""
+"""The user's choice of sections by name, and of captions from a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scrapers.sources.dalleblog.plans import computed_plan, given_plan
 from scrapers.sources.dalleblog.urls import RANKS
 
 _SHOWN_UNKNOWN = 5
-# base64 makes four characters of three bytes; a longer caption has no address that servers accept.
+# base64 makes four characters of three bytes; a longer caption has no URL that servers accept.
 _MAX_CAPTION_BYTES = 5_000
 
 
@@ -24,7 +24,7 @@ def choose_sections(
 ) -> tuple[MergedSection, ...]:
     """The sections of these names, in order of the page; all if there are no names.
 
-    Raises ConfigError if a name is no section.
+    Raises ConfigError for a name that is not a section.
     """
     known = [section.name for section in sections]
     unknown = [name for name in names if name not in known]
@@ -40,20 +40,16 @@ def choose_captions(
 ) -> tuple[CaptionPlan, ...]:
     """The captions of a file, in its order: a caption, or `section<TAB>caption`, per line.
 
-    A caption without a section is taken from each section that has it. One with a section whose keys
-    are computed need not fit a template. Raises ConfigError for a file that can't be read, or for
-    captions that no section offers.
+    A caption without a section is taken from each section that has it. One with a section whose keys are
+    computed need not fit a template. Raises ConfigError for a file that can't be read, or for captions that
+    no section has.
     """
     plans: dict[str, CaptionPlan] = {}
     unknown: list[str] = []
     for number, line in _lines(file):
         found = list(_find(sections, line, cdn=cdn))
         if not found:
-            why = (
-                f" (too long for an address: {len(line):,} characters)"
-                if _is_too_long(line)
-                else ""
-            )
+            why = f" (too long for a URL: {len(line):,} characters)" if _is_too_long(line) else ""
             unknown.append(f"line {number}: '{line[:80]}'{why}")
         for plan in found:
             plans.setdefault(plan.forms[0].url_template, plan)
@@ -117,5 +113,5 @@ def _unknown(file: Path, unknown: list[str]) -> str:
     return (
         f"{len(unknown):,} captions of {file} are in no chosen section, or have a key that only the "
         f"page can give: {shown}. Correct them (pipeline scrape dalleblog --list-urls lists all), or "
-        "write section<TAB>caption with a section of base64 keys, whose addresses are computed."
+        "write section<TAB>caption with a section of base64 keys, whose URLs are computed."
     )

@@ -1,8 +1,8 @@
-"""Page + catalogue → the sections to fetch, and where the two disagree.
+"""Page + catalogue → the sections to fetch, and the differences between the two.
 
-The page is newer and has the spelling that addresses are made of; the catalogue remembers what the
-page may hide. So options of both are taken, in the page's spelling where they differ in quotes; a
-template that cannot be laid over the catalogue's stands beside it.
+The page is newer and has the spelling that URLs are made of; the catalogue remembers what the page may hide.
+So the options of both are used, in the page's spelling if they differ in quotes; a template that doesn't
+match the catalogue's is kept beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHOWN_IN_A_DIFFERENCE = 5
 
 @dataclass(frozen=True, kw_only=True)
 class MergedSection:
-    """The templates of one section of the page, in order, and who named it."""
+    """The templates of one section, in order, and whether page or catalogue named it."""
 
     name: str
     templates: tuple[Section, ...]
@@ -50,7 +50,7 @@ class MergedSection:
         )
 
     def written(self, cdn: str) -> dict[str, str]:
-        """Addresses by caption that the page writes otherwise than we would compute them."""
+        """URLs by caption that the page writes differently from how we would compute them."""
         given = (g for t in self.templates for g in t.given if not g.from_catalogue)
         spelt = (g for g in given if g.address.kind == "base64" and not g.linked_only)
         computed = {template.name: template.escaped for template in self.templates}
@@ -72,9 +72,9 @@ class MergedSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Where page and catalogue disagree, as a sentence; a loss is something that was left out.
+    """A difference between page and catalogue, as a sentence; a loss is something that was left out.
 
-    `section` is None for what concerns them all.
+    `section` is None if it concerns all sections.
     """
 
     section: str | None
@@ -92,7 +92,7 @@ class Merged:
     has_page: bool
 
     def differences_of(self, names: Collection[str]) -> tuple[Difference, ...]:
-        """The differences that concern some sections, those that name several of them first."""
+        """The differences that concern some sections; those that name several sections come first."""
         chosen = [section for section in self.sections if section.name in names]
         missing = [s.name for s in chosen if s.origin == "catalogue"] if self.has_page else []
         new = [s.name for s in chosen if s.origin == "page"]
@@ -106,9 +106,9 @@ class Merged:
 
 
 def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = None) -> Merged:
-    """Merge what page and catalogue say; `cdn` is the user's choice and wins.
+    """Merge page and catalogue; `cdn` is the user's choice and takes precedence.
 
-    Without a page the catalogue stands alone.
+    Without a page the catalogue is used alone.
     """
     found_cdn = cdn or (page.cdn if page else None) or catalogue.cdn
     known = {section.name: section for section in catalogue.sections}
@@ -144,7 +144,7 @@ def merge(catalogue: Catalogue, page: PageContent | None, *, cdn: str | None = N
 
 
 def _finish(section: Section, prompt: str | None, cdn: str, chosen_cdn: str | None) -> Section:
-    """A section with its image prompt, and addresses that are whole and on the chosen host."""
+    """A section with its image prompt, and URLs that are absolute and on the chosen host."""
     prompt = prompt or section.image_prompt
     given = tuple(_on_host(one, cdn, always=chosen_cdn is not None) for one in section.given)
     return replace(
@@ -161,7 +161,7 @@ def _on_host(given: GivenCaption, cdn: str, *, always: bool) -> GivenCaption:
 def _merge_section(
     known: Section | None, shown: list[PageSection], differences: list[Difference]
 ) -> list[Section]:
-    """The templates of one section: the catalogue's with the page's laid over it, then others."""
+    """The templates of one section: the catalogue's merged with the page's, then others."""
     if known is None:
         return [one.section for one in shown]
     aligned = [one for one in shown if one.aligned]
@@ -172,7 +172,7 @@ def _merge_section(
     if kinds:
         text = (
             f"Section '{known.name}': the page shows {', '.join(sorted(kinds))} keys, the catalogue "
-            f"says {known.key}; the page is believed."
+            f"lists {known.key}; the page's are used."
         )
         differences.append(Difference(section=known.name, text=text, is_loss=True))
         known = replace(known, key=min(kinds))
@@ -207,7 +207,7 @@ def _union(page: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
 def _union_given(
     page: Iterable[tuple[GivenCaption, ...]], known: tuple[GivenCaption, ...]
 ) -> tuple[GivenCaption, ...]:
-    """Captions with keys of both; the same key twice is one, with the ranks of both."""
+    """Captions with keys from both; the same key twice becomes one, with the ranks of both."""
     found: dict[tuple[str, str, str], GivenCaption] = {}
     for given in chain(*page, known):
         query = given.address.query if given.linked_only else ""
@@ -218,12 +218,12 @@ def _union_given(
 
 
 def _differences_of_templates(known: Section, others: list[PageSection]) -> Iterator[Difference]:
-    """Captions of the page that the catalogue's template does not make."""
+    """Captions of the page that the catalogue's template doesn't make."""
     for one in others:
         if one.has_choice:
             text = (
                 f"Section '{known.name}': the page has '{one.section.template}', which the "
-                f"catalogue's '{known.template}' does not fit; both are asked for."
+                f"catalogue's '{known.template}' doesn't match; both are requested."
             )
             yield Difference(section=known.name, text=text, is_loss=True)
 
@@ -254,9 +254,9 @@ def _difference_of_cdn(page: str | None, catalogue: str, chosen: str | None) -> 
     if page is None or page == (chosen or catalogue):
         return []
     said = (
-        f"{chosen} is asked, as chosen."
+        f"{chosen} is used, as chosen."
         if chosen
-        else f"the catalogue says {catalogue}; the page is believed."
+        else f"the catalogue has {catalogue}; the page's is used."
     )
     return [
         Difference(

@@ -1,8 +1,7 @@
 """The blog post → its sections: templates, options, image prompts, and keys with their captions.
 
-Read in three steps: `page_items` gives its lines of text and its images, `page_ties` says which
-caption an image has, and what was found is gathered by section here. What the catalogue says is kept
-apart and merged in `merge`.
+Three steps: `page_items` reads lines of text and images, `page_ties` assigns captions to images, and this
+module groups the result by section. The catalogue is kept apart and merged in `merge`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _REACH = 16
 class PageSection:
     """A caption template as the page shows it; `aligned` if its slots are those of the catalogue.
 
-    `has_choice`: it can be set, so its articles are the template's and not those of one caption.
+    `has_choice`: its options can be chosen, so its articles are the template's and not those of one caption.
     """
 
     section: Section
@@ -48,7 +47,7 @@ class PageSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """What could not be used, as a sentence, and the section that it concerns, if one."""
+    """Something that could not be used, as a sentence, and the section that it concerns, if any."""
 
     section: str | None
     text: str
@@ -56,10 +55,10 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class PageContent:
-    """What a page says: its sections in order, the folder of its images, and what was left out.
+    """The content of a page: its sections in order, the folder of its images, and what was left out.
 
-    `meta` are names (in lower case) and contents of its `<meta>` elements; `credentials` user and
-    password by origin, which stand in none of its URLs.
+    `meta` are names (in lower case) and contents of its `<meta>` elements; `credentials` are user and
+    password by origin, which are in none of its URLs.
     """
 
     sections: tuple[PageSection, ...]
@@ -71,7 +70,7 @@ class PageContent:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The sentences of what was left out."""
+        """The sentences about what was left out."""
         return tuple(dict.fromkeys(one.text for one in self.left_out))
 
 
@@ -80,8 +79,8 @@ def read_page(
 ) -> PageContent:
     """Read the blog post from its HTML.
 
-    `base_url` is where it was found in the end, `content_type` the header that came with it. Raises
-    SourceError if neither captions nor images are found.
+    `base_url` is its final URL, `content_type` the header that came with it. Raises SourceError if neither
+    captions nor images are found.
     """
     text = decode_page(body, content_type)
     kinds = {section.name: section.key for section in catalogue.sections}
@@ -95,7 +94,7 @@ def read_page(
 
 
 def _recognise(items: Items, templates: Templates) -> None:
-    """Lay every line over the catalogue's templates; join captions that stand in several blocks."""
+    """Match every line with the catalogue's templates; join captions that span several blocks."""
     lines, keys = items.lines, (image.sample.caption for image in items.images)
     spelt = {comparable(fold(caption)) for caption in keys if caption is not None}
     for line in lines:
@@ -114,7 +113,7 @@ def _runs(lines: list[Line], index: int) -> Iterator[tuple[Tokens, int, int]]:
     """The runs of text nodes around a line with choices, and the first and last line of each."""
     around = range(max(index - _REACH, 0), min(index + _REACH + 1, len(lines)))
     near = [k for k in around if lines[k].figure is lines[index].figure]
-    # The space stands for the block boundary; folding makes one of many.
+    # The space marks the block boundary; folding joins several.
     tokens = [(token, k) for k in near for token in (" ", *lines[k].tokens)]
     own = [n for n, (token, k) in enumerate(tokens) if k == index and isinstance(token, Choice)]
     for low in range(own[0], max(own[0] - _REACH, 0) - 1, -1):
@@ -126,15 +125,15 @@ def _runs(lines: list[Line], index: int) -> Iterator[tuple[Tokens, int, int]]:
 def _nothing_found(text: str, base_url: str) -> str:
     return (
         f"Nothing could be read from the page {base_url} ({len(text):,} characters). Looked for: "
-        "captions with <select> boxes or listboxes; image addresses with "
+        "captions with <select> boxes or listboxes; image URLs with "
         "/samples/{section}/{key}_{rank}.png; JSON in scripts with captions, options or such "
-        "addresses. Is it the blog post? Save it from a browser and pass --page FILE, or leave the "
+        "URLs. Is it the blog post? Save it from a browser and pass --page FILE, or leave the "
         "page out to use the built-in catalogue."
     )
 
 
 class _Building:
-    """Gathers what a page has by section, and what was left out."""
+    """Groups the content of a page by section, with what was left out."""
 
     def __init__(self, items: Items, tying: Tying, templates: Templates) -> None:
         self.items = items
@@ -143,7 +142,7 @@ class _Building:
         self.left_out = [
             LeftOut(
                 section=name,
-                text=f"Section '{name}': the text '{_short(text)}' stands with keys that it cannot "
+                text=f"Section '{name}': the text '{_short(text)}' is shown with keys that it can't "
                 "belong to: left out.",
             )
             for name, text in tying.headlines
@@ -155,7 +154,7 @@ class _Building:
         self._add_sections(ties)
 
     def content(self) -> PageContent:
-        """What the page says."""
+        """The content of the page."""
         cdns = Counter(i.sample.cdn for i in self.items.images if i.sample.cdn.startswith("http"))
         return PageContent(
             sections=tuple(self.sections),
@@ -167,7 +166,7 @@ class _Building:
         )
 
     def _placed(self, tie: Tie) -> Tie:
-        """The tie of an image that was renamed as the page was saved, in the section of its caption."""
+        """The tie of an image that was renamed when the page was saved, in the section of its caption."""
         if tie.url.section:
             return tie
         found = self.templates.align((tie.caption,))
@@ -178,7 +177,7 @@ class _Building:
         return replace(tie, url=replace(tie.url, section=name, cdn="", written=None))
 
     def _without_doubts(self, ties: list[Tie]) -> list[Tie]:
-        """The ties without the keys that would stand for two captions by the same rule."""
+        """The ties without the keys that would have two captions by the same rule."""
         best: dict[object, int] = {}
         said: dict[object, set[str]] = defaultdict(set)
         for tie in ties:
@@ -190,9 +189,7 @@ class _Building:
         self._note_left_out(ties)
         if doubtful:
             names = sorted({f"{url.section}/{url.key}" for url in doubtful})
-            text = (
-                f"{len(names):,} keys stand with two captions: left out ({', '.join(names[:3])}…)."
-            )
+            text = f"{len(names):,} keys are shown with two captions: left out ({', '.join(names[:3])}…)."
             section = doubtful[0].section if len({url.section for url in doubtful}) == 1 else None
             self.left_out.append(LeftOut(section=section, text=text))
         return [tie for tie in ties if len(said[tie.url.identity]) == 1]
@@ -202,13 +199,13 @@ class _Building:
         samples = (image.sample for image in self.items.images)
         untied = Counter(sample.section for sample in samples if sample.identity not in tied)
         counts = {
-            "were renamed as the page was saved, and nothing says where they lie: left out. Save it "
+            "were renamed when the page was saved, and nothing tells their URLs: left out. Save it "
             "as HTML only or as .mhtml instead.": untied.pop("", 0),
-            "have a URL that can't be read or asked for: left out.": self.items.unreadable,
-            "stand in the page itself (data:) and have no URL: left out.": self.items.embedded,
+            "have a URL that can't be read or requested: left out.": self.items.unreadable,
+            "are in the page itself (data:) and have no URL: left out.": self.items.embedded,
         }
         for section, count in sorted(untied.items()):
-            text = f"Section '{section}': {count:,} images stand with no caption: left out."
+            text = f"Section '{section}': {count:,} images have no caption: left out."
             self.left_out.append(LeftOut(section=section, text=text))
         for what, count in counts.items():
             if count:
@@ -243,7 +240,7 @@ class _Building:
         if not names and line.is_prose and len(words_of(name_slots(line.tokens)[0])) > 2:
             text = (
                 f"The caption '{_short(line.shown)}' shows no image and fits no known template: its "
-                "images cannot be addressed."
+                "images have no known URL."
             )
             self.left_out.append(LeftOut(section=None, text=text))
         for name in names:
@@ -270,16 +267,16 @@ class _Building:
         )
 
     def _kind(self, name: str) -> KeyKind:
-        """The kind of a section's keys: what its images show, else what the catalogue says."""
+        """The kind of a section's keys: that of its images, else that in the catalogue."""
         if self.kinds[name]:
             return self.kinds[name].most_common(1)[0][0]
         return self.templates.by_name[name].key
 
 
 def _given(ties: list[Tie]) -> tuple[GivenCaption, ...]:
-    """Captions with their keys, the ranks of each gathered.
+    """Captions with their keys, the ranks of each collected.
 
-    A query that differs from rank to rank of a key is signed for one image: it serves no other.
+    A query that differs between the ranks of a key is signed for one image: no other ranks exist.
     """
     found: dict[tuple[str, str], GivenCaption] = {}
     queries: dict[object, set[str]] = defaultdict(set)
@@ -296,7 +293,7 @@ def _given(ties: list[Tie]) -> tuple[GivenCaption, ...]:
 
 
 def _prompts(addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Section and address of the image prompts among some addresses."""
+    """Section and URL of the image prompts among some URLs."""
     for address in addresses:
         folder, _, file = urlsplit(address).path.rpartition("/")
         name = unquote(file).rpartition(".")[0]

@@ -1,8 +1,8 @@
 """Data in the scripts of the page → elements, so that one set of rules reads both.
 
-Nobody knows the shape of the data. What stands together in an object stands together in a `<div>`; a
-caption with addresses or a bare key (32 hex digits, a number below 2^32) beside it is a `<figure>`; a
-string with `{slots}`, or a list of strings and option lists, is a `<p>` with choices.
+The structure of the data is unknown. The members of an object become a `<div>`; a caption with URLs or a bare
+key (32 hex digits, a number below 2^32) beside it becomes a `<figure>`; a string with `{slots}`, or a list of
+strings and option lists, a `<p>` with choices.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from scrapers.fetch.page_urls import clean_text
 from scrapers.sources.dalleblog.templates import Choice, Token, Tokens
 from scrapers.sources.dalleblog.urls import ADDRESS, KeyKind, key_kind
 
-# The attributes of elements that we make: a section, and a key that has no URL.
+# The attributes of elements that we create: a section, and a key that has no URL.
 SECTION, KEY = "samples:section", "samples:key"
 
 MAX_TAGS = 600_000
 _MAX_DEPTH = 60
-# Something assigned or passed that begins as JSON does: code mostly goes on in another way.
+# Something assigned or passed that begins like JSON; code mostly continues differently.
 _VALUE_STARTS = re.compile(r"""[=(,]\s*(?=\{\s*["}]|\[\s*(?:["\[{\]]|-?[0-9]|null|true|false))""")
 _MAX_SPENT_CHARS = 2_000_000_000
 _PLACEHOLDER = re.compile(r"\{\{?\s*([\w-]+)\s*\}?\}|\[([\w-]+)\]|<([\w-]+)>")
-# A text of no name is a caption if it starts in lower case and has three words at least.
+# Under an unknown name, a text is a caption if it starts in lower case and has at least three words.
 _CAPTION_LIKE = re.compile(r"[a-z0-9‘’'\"“](?=\S* \S+ +\S)[^{}<>|/]{8,2000}")
 _CAPTION_NAMES = ("caption", "prompt", "alt")
 _LABEL_NAMES = ("label", "text", "name", "value", "title")
-# A number of this name is no key.
+# A number under one of these names is no key.
 _NO_KEY = re.compile(r"time|date|creat|width|height|size|seed|version|count", re.IGNORECASE)
 
 
 class ChoiceText(NavigableString):
-    """Stands in the tree for what can be chosen."""
+    """A choice, as an element of the tree."""
 
     choice: Choice
 
@@ -50,7 +50,7 @@ class ChoiceText(NavigableString):
 
 
 def data_elements(script: str, soup: BeautifulSoup, sections: Mapping[str, KeyKind]) -> list[Tag]:
-    """The elements that a script's data stands for; a script that is none is searched for addresses.
+    """The elements for a script's data; other scripts are searched for URLs.
 
     `sections` are the known ones with the kind of their keys.
     """
@@ -106,7 +106,7 @@ class _Writer:
                 yield from self.elements(member, below, depth + 1)
 
     def _figure(self, caption: str | None, beside: list[Any], section: str | None) -> list[Tag]:
-        """A caption and what stands beside it: a figure if that is an address or a key."""
+        """A caption and what is beside it: a figure if that is a URL or a key."""
         texts = [t for m in beside for t in (m if isinstance(m, list) else [m])]
         images = [image for text in texts for image in self.elements(text, section, 0)]
         if caption is not None and section is not None:
@@ -128,7 +128,7 @@ class _Writer:
         return element
 
     def _keys(self, beside: list[Any], section: str) -> list[str]:
-        """The bare key that stands with a caption, if it is the only one of its section's kind."""
+        """The bare key beside a caption, if it is the only one of its section's kind."""
         kind = self.sections.get(section, "hex128")
         texts = [str(m) for m in beside if isinstance(m, int | str) and not isinstance(m, bool)]
         keys = {text for text in texts if len(text) > 5 and key_kind(text) == kind}
@@ -149,12 +149,12 @@ def _json_values(text: str) -> Iterator[Any]:
             yield value
         except (ValueError, RecursionError):
             start = match.end()
-            # The error counts the lines before it: in a long program that is no data, for ever.
+            # The error counts the lines before it: in a long program without data, that takes forever.
             spent_chars += start
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a member is of its object itself: a text, a number, or a list of texts."""
+    """Whether a member describes the object itself: a text, a number, or a list of texts."""
     return isinstance(value, str | int) or (
         isinstance(value, list) and all(isinstance(item, str) for item in value)
     )
@@ -169,7 +169,7 @@ def _caption_of(value: Mapping[str, Any]) -> str | None:
 
 
 def _template(text: Any, beside: Mapping[str, Any]) -> Tokens | None:
-    """A text with placeholders whose options stand beside it by their names, as text and choices."""
+    """A text with placeholders whose options are beside it under their names, as text and choices."""
     if not isinstance(text, str) or not (matches := list(_PLACEHOLDER.finditer(text))):
         return None
     names = [next(filter(None, match.groups())) for match in matches]
@@ -184,7 +184,7 @@ def _template(text: Any, beside: Mapping[str, Any]) -> Tokens | None:
 
 
 def _template_of_list(values: list[Any]) -> Tokens | None:
-    """A caption as a list of its pieces: texts and option lists, in order."""
+    """A caption given as a list of its pieces: texts and option lists, in order."""
     tokens: list[Token] = []
     for value in values:
         lists = [m for m in value.values() if _options(m)] if isinstance(value, dict) else [value]
@@ -196,7 +196,7 @@ def _template_of_list(values: list[Any]) -> Tokens | None:
 
 
 def _options(value: Any) -> tuple[str, ...]:
-    """The labels of a list: strings, or objects with a label; empty if it is none."""
+    """The labels of a list: strings, or objects with a label; empty if it has none."""
     if not isinstance(value, list):
         return ()
     objects = [item if isinstance(item, dict) else {"label": item} for item in value]
@@ -206,7 +206,7 @@ def _options(value: Any) -> tuple[str, ...]:
 
 
 def too_much(what: str, most: int) -> SourceError:
-    """The refusal of a page that holds more than any blog post would."""
+    """The refusal of a page that has more than any blog post would."""
     return SourceError(
         f"The page has more than {most:,} {what}, which no blog post has. Save the right page from a "
         "browser and pass --page FILE, or leave it out (--no-page)."

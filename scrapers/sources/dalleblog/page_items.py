@@ -1,9 +1,9 @@
-"""The page → its lines of text and its samples, in order, by BeautifulSoup.
+"""The page → its lines of text and its images, in order, with BeautifulSoup.
 
-A line is what stands between two block elements: text nodes and `<select>`s (or ARIA listboxes). A
-sample is an element with the URL of one in an attribute: `src`, `srcset`, `data-src`, a background in
-`style`, the `url=` of an image resizer. Data in scripts has become elements before (`page_data`).
-Class names mean nothing here: the post has been through several designs.
+A line is the content between two block elements: text nodes and `<select>`s (or ARIA listboxes). A sample is
+an element with the URL of an image of ours in an attribute: `src`, `srcset`, `data-src`, a background in
+`style`, the `url=` of an image resizer. Data in scripts has been turned into elements before (`page_data`).
+Class names are ignored: the post has had several designs.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ _INLINE = frozenset(
     )
 )
 _NO_CAPTION_IN = {"h1", "h2", "h3", "h4", "h5", "h6", "nav", "button", "footer", "title"}
-# An image in the page itself (data:) of fewer characters is a placeholder or an icon.
+# Shorter images in the page itself (data:) are placeholders or icons.
 _MIN_DATA_CHARS = 2_000
-# So an image's URL looks, whatever its host and kind.
+# What an image's URL looks like, whatever its host and kind.
 _SAMPLE = re.compile(r"/samples/[^/?#]+/[^?#]+\.(?:png|jpe?g|webp|avif|gif)", re.IGNORECASE)
-# The blog has about 70 choices and 30,000 captions, and no design nests elements so deep.
+# The blog has about 70 choices and 30,000 captions, and no design nests elements so deeply.
 _MAX_CHOICES, _MAX_OPTIONS, _MAX_IMAGES = 1_000, 100_000, 100_000
 _MAX_DEPTH, _MAX_SECTIONS = 20_000, 1_000
-# A line of more text nodes is no caption, and it does not matter where in its block it stands.
+# A line with more text nodes is no caption, and its place within its block doesn't matter.
 _MAX_TEXTS = 200
 MAX_CAPTION_CHARS = 2_000
 
 
 @dataclass(eq=False, slots=True)
 class Line:
-    """Text and choices: the smallest element around it, its figure, its figcaption if in one.
+    """Text and choices, with the smallest element around it, its figure, its figcaption if in one.
 
-    `is_prose`: of no heading or navigation; `section`: the one that data names for it.
+    `is_prose`: not in a heading or navigation; `section`: its section in the data.
     """
 
     tokens: Tokens
@@ -67,33 +67,33 @@ class Line:
     shown: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Fold what the page shows of it."""
+        """Its shown text, folded."""
         self.shown = show(self.tokens)
 
     @property
     def has_choice(self) -> bool:
-        """Whether something can be chosen in it."""
+        """Whether it has a choice."""
         return any(isinstance(token, Choice) for token in self.tokens)
 
     @property
     def is_strong(self) -> bool:
-        """Whether it is a caption by itself: with choices, or of a template of the catalogue."""
+        """Whether it is certainly a caption: it has choices, or fits a template of the catalogue."""
         return self.alignment is not None or self.has_choice
 
     @property
     def is_template(self) -> bool:
-        """Whether it says more of its section than the one caption of a figure."""
+        """Whether it tells more about its section than a figure's single caption."""
         return self.has_choice or (self.alignment is not None and self.figcaption is None)
 
     @property
     def gap(self) -> Alignment | None:
-        """How it fits its template, if this spreads a slot out over images."""
+        """Its match with its template, if that spreads a slot out over images."""
         return self.alignment if self.alignment and self.alignment.gap else None
 
 
 @dataclass(eq=False, slots=True)
 class Image:
-    """A sample, and what its element says of itself."""
+    """A sample, with the texts of its element."""
 
     sample: SampleUrl
     node: Tag
@@ -104,11 +104,11 @@ class Image:
 
 @dataclass
 class Items:
-    """What a page holds, in order.
+    """The content of a page, in order.
 
-    `figures` have their places; `others` are images that are no samples; `embedded` counts those
-    whose bytes stand in the page itself, `unreadable` samples of no web address; `credentials` have
-    been taken out of all URLs.
+    `figures` have their positions; `others` are images that are no samples; `embedded` counts images whose
+    bytes are in the page itself, `unreadable` samples without a web URL; `credentials` have been removed from
+    all URLs.
     """
 
     lines: list[Line] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Items:
 
 
 class _Scope(NamedTuple):
-    """What is around the contents of an element."""
+    """The ancestors of an element's contents."""
 
     depth: int
     block: Tag
@@ -133,10 +133,10 @@ class _Scope(NamedTuple):
 
 
 def read_items(text: str, *, base_url: str, sections: Mapping[str, KeyKind]) -> Items:
-    """The lines and samples of a page at `base_url`, unless its `<base>` says another.
+    """The lines and samples of a page at `base_url`, unless its `<base>` names another.
 
-    `sections` are the known ones with the kind of their keys. Raises SourceError for a page that
-    holds more than any blog post would.
+    `sections` are the known ones with the kind of their keys. Raises SourceError for a page that has more
+    than any blog post would.
     """
     if text.count("<") > MAX_TAGS:
         raise too_much("tags", MAX_TAGS)
@@ -172,7 +172,7 @@ class _Reader:
         self.by_id: dict[str, Tag] | None = None
 
     def read(self) -> None:
-        """Go through the elements and texts, in order."""
+        """Walk through the elements and texts, in order."""
         for place, node in enumerate(self.soup.descendants):
             self.place = place
             if isinstance(node, Tag):
@@ -232,7 +232,7 @@ class _Reader:
                 if sample is None:
                     self.items.prompts.append(url)
                 elif (*sample.identity, sample.rank) not in found or sample.query:
-                    # Of several sizes the last: a srcset ends with the largest.
+                    # The last of several sizes: a srcset ends with the largest.
                     found[*sample.identity, sample.rank] = sample
         source = str(tag.get("src", "")) if tag.name == "img" else ""
         if not found and (other := _without_host(tag, source)) is not None:
@@ -253,7 +253,7 @@ class _Reader:
             self.items.others.append(tag)
 
     def _own_texts(self, tag: Tag, figure: Tag | None) -> Iterator[str]:
-        """What an image says of itself; what it is labelled by, unless in another figure."""
+        """The texts of an image's attributes, and its label, unless that is in another figure."""
         around = tag.parent if tag.name == "source" else tag if tag.name == "a" else None
         inner = around.find_all("img") if around is not None else []
         holders = [tag, *(inner if len(inner) == 1 else ())]
@@ -268,14 +268,14 @@ class _Reader:
 
 
 def upwards(node: Tag | None) -> Iterator[Tag]:
-    """An element and those around it."""
+    """An element and its ancestors."""
     while node is not None:
         yield node
         node = node.parent
 
 
 def _around_all(texts: list[NavigableString], block: Tag) -> Tag:
-    """The smallest element that holds all of some texts of a block."""
+    """The smallest element that contains all of some texts of a block."""
     first, *others = texts
     below = [takewhile(lambda up: up is not block, upwards(text.parent)) for text in others]
     inner = [{id(tag) for tag in (*tags, block)} for tags in below]
@@ -313,7 +313,7 @@ def _is_option(tag: Tag) -> bool:
 
 
 def _replace_choice(tag: Tag) -> None:
-    """Put a choice in the place of a `<select>`, and behind it what can't belong there."""
+    """Replace a `<select>` with a choice, and move what doesn't belong there after it."""
     options = tag.find_all(_is_option)
     if len(options) > _MAX_OPTIONS:
         raise too_much("options in one choice", _MAX_OPTIONS)
@@ -334,5 +334,5 @@ def _replace_choice(tag: Tag) -> None:
 
 
 def _label(option: Tag) -> str:
-    """What an option shows; not its `value`, which may be a number."""
+    """The shown text of an option; not its `value`, which may be a number."""
     return " ".join(option.get_text().split()) or str(option.get("label", ""))

@@ -1,18 +1,18 @@
-"""Which caption an image of the page has; never that of another image.
+"""Ties: which caption an image of the page has; never that of another image.
 
 An image has, in this order,
 
-1. the caption that its base64 key spells;
+1. the caption encoded in its base64 key;
 2. the `<figcaption>` of its own figure, whatever it looks like;
 3. its own `alt`, `title`, `aria-label` or what it is `aria-labelledby`;
-4. the text that the structure ties to it alone: the smallest element around the image that holds a
-   text is the smallest around the text that holds an image, and neither has a rival there. A caption
-   of the image's section goes before a text with choices, and this before other text. Captions of
-   these two kinds that take turns with images of one key each, caption first, are tied in turn.
+4. the text that the structure ties to it alone: the smallest element around the image that contains a text
+   is the smallest around the text that contains an image, and neither has a rival there. A caption of the
+   image's section takes precedence over a text with choices, and this over other text. Captions of these two
+   kinds that alternate with images of one key each, caption first, are tied in turn.
 
-Where a section spreads a slot out as a row of images, such a text (or the head of the image's column)
-is the slot's option. No tie crosses another figure or takes a text from one. What has no caption is
-left out and counted (`page`).
+If a section spreads a slot out as a row of images, such a text (or the head of the image's column) is the
+slot's option. No tie crosses another figure or takes a text from one. Images without a caption are left out
+and counted (`page`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from scrapers.sources.dalleblog.page_items import MAX_CAPTION_CHARS, Image, Item
 from scrapers.sources.dalleblog.templates import Templates
 from scrapers.sources.dalleblog.urls import SampleUrl
 
-# A text of these words alone says nothing of an image.
+# A text of these words alone says nothing about an image.
 _SAYS_NOTHING = frozenset(
     re.findall(
         r"\w+",
@@ -47,19 +47,19 @@ _SAYS_NOTHING = frozenset(
         "view",
     )
 )
-# A caption that fits no template of its section must share this part of the template's words.
+# A caption that fits no template of its section must have this share of the template's words.
 _MIN_SHARED_WORDS = 0.6
 # Some sections have several image prompts for a caption, and a key for each; more is a headline.
 _MAX_KEYS_OF_A_CAPTION = 8
 # The blog has two captions that spread a slot out.
 _MAX_GAPS = 1_000
-# The kinds of text that the structure may tie, the surest first.
+# The kinds of text that the structure may tie, the most certain first.
 _OF_SECTION, _WITH_CHOICE, _PLAIN = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tie:
-    """A sample with its caption, by which rule, and the line of the page that it comes from, if any."""
+    """A sample with its caption, the rule, and the line of the page that it comes from, if any."""
 
     caption: str
     url: SampleUrl
@@ -68,7 +68,7 @@ class Tie:
 
 
 class Tying:
-    """Ties the samples of a page to their captions, by the rules on top of this file."""
+    """Ties the samples of a page to their captions, by the rules at the top of this file."""
 
     def __init__(self, items: Items, templates: Templates) -> None:
         self.items = items
@@ -77,7 +77,9 @@ class Tying:
         self.tied: dict[Image, Tie] = {}
         self.headlines: list[tuple[str, str]] = []
         self.strong = [line for line in items.lines if line.is_strong]
-        self.said: dict[Line, set[object]] = defaultdict(set)  # the keys that a line was given to
+        self.said: dict[Line, set[object]] = defaultdict(
+            set
+        )  # the keys that a line was assigned to
         self.patterns: dict[Line, re.Pattern[str]] = {}
         self.keys_of_text: dict[str, set[object]] = defaultdict(set)
         self.keys_of_figure: dict[int, set[object]] = defaultdict(set)
@@ -125,7 +127,7 @@ class Tying:
             self._tie(image, text, rule=3, line=self._line_spelling(image, text))
 
     def _own_text(self, image: Image, *, any_section: bool = False) -> str | None:
-        """What the image says of itself: a caption of its section, else what no other key says."""
+        """The image's own text: a caption of its section, else a text that no other key has."""
         known = self.known.get(image.sample.section)
         for text in image.texts:
             is_alone = len(self.keys_of_text[text]) == 1 and (known is None or any_section)
@@ -134,9 +136,9 @@ class Tying:
         return None
 
     def _option_shown(self, image: Image, labels: Iterable[str]) -> tuple[str, Line] | None:
-        """The caption of a slot that is spread out over images, where a label is one of its options.
+        """The caption of a slot that is spread out over images, if a label is one of its options.
 
-        The template is the only one in the smallest element that holds one of the image's section.
+        The template is the only one in the smallest element that contains one of the image's section.
         """
         known = self.known.get(image.sample.section)
         if known is None or known.axis is None:
@@ -150,7 +152,7 @@ class Tying:
         return known.forms({**chosen, known.axis: label})[0], line
 
     def _line_spelling(self, image: Image, caption: str) -> Line | None:
-        """The line near an image that can be set to a caption which is known to be its own."""
+        """A line near an image whose choices can be set to the image's known caption."""
         at = bisect_left(self.strong, image.place, key=lambda line: line.place)
         near = [*reversed(self.strong[max(at - 4, 0) : at]), *self.strong[at : at + 1]]
         return next((line for line in near if self._could_show(line, caption)), None)
@@ -165,10 +167,10 @@ class Tying:
             self.patterns[line] = _pattern(line)
         return self.patterns[line].fullmatch(comparable(caption)) is not None
 
-    # --- What the structure ties -------------------------------------------------------------------
+    # --- Ties by structure --------------------------------------------------------------------------
 
     def _tie_by_structure(self) -> None:
-        """Look at each element that is the smallest with both an image and a text, for both."""
+        """Process each element that is the smallest with both an image and a text, for both."""
         axes = [s.plain_options[s.axis] for s in self.known.values() if s.axis is not None]
         labels = {option for options in axes for option in options}
         lines = [line for line in self.items.lines if _is_candidate(line, labels)]
@@ -185,7 +187,7 @@ class Tying:
             groups[marked.smallest(line.node)].lines.append(line)
         for group in groups.values():
             names = dict.fromkeys(i.sample.section for i in group.images if i not in self.tied)
-            # What the catalogue knows is sure, and leaves fewer texts to the others.
+            # What the catalogue knows is certain, and leaves fewer texts to the others.
             for name in sorted(names, key=lambda name: name not in self.known):
                 self._tie_section(group, name)
 
@@ -194,7 +196,7 @@ class Tying:
         known = self.known.get(name)
         images = [i for i in group.images if i not in self.tied and i.sample.section == name]
         rank, lines = self._best_lines(group, images, known)
-        # A caption of the section is of no other; in front of all it is of those without their own.
+        # A caption of the section belongs to no other; first of all to images without one of their own.
         is_first = all(lines[0].place <= image.place for image in group.images) if lines else False
         of_section = [i for i in group.images if i.sample.section == name]
         rivals = group.images if rank != _OF_SECTION else images if is_first else of_section
@@ -215,7 +217,7 @@ class Tying:
     def _best_lines(
         self, group: _Group, images: list[Image], known: Section | None
     ) -> tuple[int, list[Line]]:
-        """The lines that may be captions of some images of a section: the surest of them."""
+        """The lines that may be captions of some images of a section: the most certain of them."""
         keys = {image.sample.identity for image in images}
         others: dict[str, set[object]] = defaultdict(set)
         for tie in (self.tied[image] for image in group.images if image in self.tied):
@@ -229,7 +231,7 @@ class Tying:
         return min(ranked.items(), default=(_PLAIN, []), key=lambda item: item[0])
 
     def _may_be(self, line: Line, image: Image, known: Section | None) -> bool:
-        """Whether a text may be an image's: of no other figure, section or key."""
+        """Whether a text may be an image's: it belongs to no other figure, section or key."""
         if line.figure not in (None, image.figure):
             return False
         if known is None or self._rank(line, known) == _OF_SECTION:
@@ -249,7 +251,7 @@ class Tying:
         return _OF_SECTION if of_section else _WITH_CHOICE if line.has_choice else _PLAIN
 
     def _is_crossed(self, line: Line, image: Image) -> bool:
-        """Whether a whole figure stands between a text and an image."""
+        """Whether there is a whole figure between a text and an image."""
         low, high = sorted((line.place, image.place))
         at = bisect_left(self.items.figures, low, key=lambda figure: figure[0])
         after = islice(self.items.figures, at, None)
@@ -261,7 +263,7 @@ class Tying:
 
 @dataclass(slots=True)
 class _Group:
-    """What has the same element as its smallest with both an image and a text."""
+    """Nodes that share the smallest element with both an image and a text."""
 
     lines: list[Line] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
@@ -269,7 +271,7 @@ class _Group:
 
 
 class _Marked:
-    """The elements that hold one of some nodes."""
+    """The elements that contain one of some nodes."""
 
     def __init__(self, nodes: Iterable[Tag]) -> None:
         self.found: dict[int, int] = {}
@@ -296,7 +298,7 @@ class _Gaps:
         self.inside: dict[int, list[Line]] = {}
 
     def only_around(self, node: Tag) -> Line | None:
-        """The only one in the smallest element around a node that holds one; None if it has rivals."""
+        """The only one in the smallest element around a node that contains one; None if it has rivals."""
         place = self.marked.smallest(node)
         if place not in self.inside:
             self.inside[place] = [
@@ -306,7 +308,7 @@ class _Gaps:
 
 
 def _in_turn(lines: list[Line], images: list[Image]) -> list[tuple[Line, Image]]:
-    """Each text with the images after it, if texts and the images of one key take turns; else none."""
+    """Each text with the images after it, if texts and the images of one key alternate; else none."""
     places = [line.place for line in lines]
     after: dict[int, list[Image]] = defaultdict(list)
     for image in images:
@@ -336,7 +338,7 @@ def _shares_words(text: str, known: Section) -> bool:
 
 
 def _pattern(line: Line) -> re.Pattern[str]:
-    """What a line's choices can be set to show."""
+    """The texts that a line's choices can be set to show."""
     parts = [
         re.escape(comparable(token.lower()))
         if isinstance(token, str)
@@ -347,7 +349,7 @@ def _pattern(line: Line) -> re.Pattern[str]:
 
 
 def _column_head(node: Tag) -> str:
-    """The text on top of the column of a table that an image stands in."""
+    """The text at the head of the table column that an image is in."""
     cell, row, table = (node.find_parent(names) for names in (["td", "th"], "tr", "table"))
     top = table.find("tr") if table is not None else None
     if cell is None or row is None or not isinstance(top, Tag) or top is row or top.find("img"):

@@ -1,8 +1,8 @@
-"""Sections → the captions to fetch, each with its forms, its ranks and its addresses; lazily.
+"""Sections → the captions to fetch, each with its forms, its ranks and its URLs; lazily.
 
-A section whose keys are base64 offers every caption of its template; of the others only the captions
-that the page or the catalogue shows with a key: such a key serves all its ranks. A key that is a
-hand-made name serves what was linked and no more.
+A section with base64 keys has every caption of its template; others only have the captions that the page or
+the catalogue shows with a key, which is valid for all ranks. A key that is a hand-made name is only valid for
+the images that were linked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_CAPTIONS = 2_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """The plans of some sections, made anew each time they are iterated over."""
+    """The plans of some sections, generated each time they are iterated over."""
 
     sections: tuple[MergedSection, ...]
     cdn: str
@@ -35,9 +35,9 @@ class Plans:
         return every if self.limit is None else islice(every, self.limit)
 
     def counts(self, *, refuse: bool = True) -> dict[str, tuple[int, int]]:
-        """Captions and addresses of each section that the limit reaches.
+        """Captions and URLs of each section within the limit.
 
-        Raises SourceError if there are too many captions and no limit, unless told not to `refuse`.
+        Raises SourceError if there are too many captions and no limit, unless `refuse` is False.
         """
         counts: dict[str, tuple[int, int]] = {}
         left = self.limit
@@ -54,7 +54,7 @@ class Plans:
 
 
 def count_plans(plans: Iterable[CaptionPlan]) -> dict[str, tuple[int, int]]:
-    """Captions and addresses of each section among some plans."""
+    """Captions and URLs of each section among some plans."""
     counts: dict[str, tuple[int, int]] = {}
     for plan in plans:
         captions, urls = counts.get(plan.section, (0, 0))
@@ -63,7 +63,7 @@ def count_plans(plans: Iterable[CaptionPlan]) -> dict[str, tuple[int, int]]:
 
 
 def section_plans(section: MergedSection, *, cdn: str) -> Iterator[CaptionPlan]:
-    """What to fetch of one section: its templates' captions, then what was given beyond them."""
+    """The plans of one section: its templates' captions, then the given captions beyond them."""
     ranks, linked, written = _ranks(section), _linked(section), section.written(cdn)
     for template in section.templates:
         if template.key == "base64":
@@ -84,7 +84,7 @@ def computed_plan(
 ) -> CaptionPlan:
     """The plan of a caption whose key is computed from each of its forms.
 
-    `written` are addresses by caption that the page writes in another way.
+    `written` are URLs by caption that the page writes differently.
     """
 
     def address(caption: str) -> str:
@@ -111,13 +111,13 @@ def given_plan(section: Section, given: GivenCaption, *, ranks: tuple[int, ...])
 
 
 def _linked(section: MergedSection) -> frozenset[str]:
-    """The captions whose images have no addresses but those that were linked."""
+    """The captions whose images have no URLs other than those that were linked."""
     given = (one for template in section.templates for one in template.given if one.linked_only)
     return frozenset(one.caption for one in given if section.makes(one))
 
 
 def _ranks(section: MergedSection) -> tuple[int, ...]:
-    """0 to 31, and what was seen beyond: some sections number frames instead."""
+    """0 to 31, and higher ones that were seen: some sections number frames instead."""
     seen = {rank for t in section.templates for given in t.given for rank in given.ranks}
     return tuple(sorted({*RANKS, *seen})) if seen - {*RANKS} else RANKS
 
@@ -131,7 +131,7 @@ def _beyond_templates(section: MergedSection, template: Section) -> Iterator[Giv
 
 
 def _count(section: MergedSection, *, cdn: str, limit: int | None) -> tuple[int, int]:
-    """Captions and addresses of a section, the limit applied; templates are not expanded."""
+    """Captions and URLs of a section within the limit; templates are not expanded."""
     if limit is not None:
         plans = islice(section_plans(section, cdn=cdn), max(limit, 0))
         sizes = [len(plan.ranks) for plan in plans]

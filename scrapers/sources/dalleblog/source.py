@@ -1,4 +1,4 @@
-"""The DALL·E blog post of January 2021 as a source: page and catalogue → captions → addresses."""
+"""The DALL·E blog post of January 2021 as a source: page and catalogue → captions → URLs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class DalleBlogSource:
         self.start_url: str | None = resolve_url(written, "") if fetches else None
 
     def discover(self, page: StartPage | None) -> Discovery:
-        """The captions of page and catalogue, as chosen. See `scrapers.source.Source`."""
+        """The chosen captions of page and catalogue. See `scrapers.source.Source`."""
         content = self._read(page)
         merged = merge(self.catalogue, content, cdn=self.cdn)
         sections = choose_sections(merged.sections, self.config.sections)
@@ -125,7 +125,7 @@ def _read_file(file: Path) -> bytes:
 
 
 def _page_sections(merged: Merged) -> tuple[SectionSummary, ...]:
-    """All sections, with all their captions: what a later run compares the page with."""
+    """All sections, with all their captions, for a later run to compare the page with."""
     counts = Plans(sections=merged.sections, cdn=merged.cdn).counts(refuse=False)
     return tuple(_summary(section, counts[section.name][0]) for section in merged.sections)
 

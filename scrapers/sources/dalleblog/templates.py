@@ -1,9 +1,9 @@
-"""Captions with choices in them, laid over the catalogue's templates or made templates of their own.
+"""Captions with choices: matched with the catalogue's templates, or made into new templates.
 
-A line of the page (text and choices, in order) is laid over a template, literal text on literal text.
-Either article fits before a slot, straight quotes fit typographic ones. A slot may meet a choice of
-the page, an option as text, the repeated text of a choice, or, where the template spreads it out as
-a row of images, a gap (`…`, `___`, nothing).
+A line of the page (text and choices, in order) is matched with a template, literal text with literal text.
+Either article fits before a slot, straight quotes fit typographic ones. A slot may match a choice of the
+page, an option as text, the repeated text of a choice, or, if the template spreads it out as a row of images,
+a gap (`…`, `___`, nothing).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from scrapers.sources.dalleblog.captions import Section, SlotPart, fold, plain_quotes
 
-# A choice in a line: its number between two characters that no page keeps.
+# A choice in a line: its number between two characters that no page contains.
 _CHOICE = re.compile("\0([0-9]+)\0")
-# What marks a place left open: "…", "___", "[ ]", or nothing at all.
+# What marks a gap: "…", "___", "[ ]", or nothing at all.
 _GAP = r"(?:(?:[^\w\s\0]|_)(?:(?:[^\w\0]|_){0,10}(?:[^\w\s\0]|_))?)?"
 
 
@@ -47,10 +47,10 @@ def show(tokens: Tokens) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """A line laid over a section's template.
+    """The match of a line with a section's template.
 
-    `template` is the line with slots in it, in its own spelling; `slots` the page's options by slot;
-    `chosen` what the line shows; `gap` the slot that is spread out over images.
+    `template` is the line with slots in it, in its own spelling; `slots` the page's options by slot; `chosen`
+    the options that the line shows; `gap` the slot that is spread out over images.
     """
 
     section: Section
@@ -61,17 +61,17 @@ class Alignment:
 
 
 class Templates:
-    """The catalogue's templates, which a line may be a caption of."""
+    """The catalogue's templates, which a line may match."""
 
     def __init__(self, sections: tuple[Section, ...]) -> None:
         self.by_name = {section.name: section for section in sections}
         self._forms = [_form(section) for section in sections]
 
     def align(self, tokens: Tokens, *, name: str | None = None) -> Alignment | None:
-        """The line laid over the template that fits it (of the section `name`), None if none does.
+        """The match of the line with the template that fits (of the section `name`), None if none does.
 
-        Two sections may have the same words around their slots; the one that knows more of the
-        line's options is meant.
+        Two sections may have the same words around their slots; the one that has more of the line's options
+        is meant.
         """
         text, choices = _number_choices(tokens)
         plain = plain_quotes(text)
@@ -83,8 +83,8 @@ class Templates:
 def name_slots(tokens: Tokens) -> tuple[str, dict[str, tuple[str, ...]]]:
     """A template from a line that no known template fits, and the options of its slots.
 
-    Two choices with the same options are one slot if the page gives them the same name, or no names
-    and the same marked option; and so is a text of its own that repeats a chosen option.
+    Two choices with the same options are one slot if the page gives them the same name, or no names and the
+    same marked option; so is a text that repeats a chosen option.
     """
     template = ""
     slots: dict[str, tuple[str, ...]] = {}
@@ -121,7 +121,7 @@ def _number_choices(tokens: Tokens) -> tuple[str, list[Choice]]:
 
 
 class _Form(NamedTuple):
-    """What a line of a section must look like: the slots of its groups g0, g1…, words it needs."""
+    """The pattern of a section's lines: the slots of its groups g0, g1…, words it needs."""
 
     section: Section
     pattern: re.Pattern[str]

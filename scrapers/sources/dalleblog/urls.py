@@ -1,14 +1,13 @@
-"""Caption ⇄ URL: how the images of the DALL·E blog post are addressed.
+"""Caption ⇄ URL: the URLs of the images of the DALL·E blog post.
 
     {cdn}/samples/{section}/{key}_{rank}.png        an image
-    {cdn}/image_prompts/{section}.png               the picture that primed a section
+    {cdn}/image_prompts/{section}.png               the image that prompted a section
 
-A URL that the page wrote is kept as it was written, byte for byte, its query too; only its rank is
-taken out. What we compute is percent-encoded, and a base64 key is standard base64 of the caption's
-UTF-8 bytes with its padding, written into the path as it is. Its alphabet has `/`, which then looks
-like one more folder: `ab/cd_0.png`. Nothing escapes it, because that is the URL a browser asks for
-(unless the page escapes its own: `escaped`); on the way back the slashes belong to the key if the
-whole decodes to a caption.
+A URL from the page is kept byte for byte, including its query; only its rank is taken out. URLs that we
+compute are percent-encoded, and a base64 key is standard base64 of the caption's UTF-8 bytes with its
+padding, written into the path as it is. Its alphabet contains `/`, which then looks like another folder:
+`ab/cd_0.png`. It is not escaped, because that is the URL that a browser requests (unless the page escapes
+its own: `escaped`); when a URL is parsed, the slashes belong to the key if the whole decodes to a caption.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ KeyKind = Literal["base64", "hex128", "uint32", "name"]
 MAX_URL_CHARS = 8_000
 RANKS = tuple(range(32))
 
-# Where an address may stand; anything else (a caption in `title`, say) is no address of ours.
+# Where a URL of an image may be; anything else (a caption in `title`, say) is not one of ours.
 ADDRESS = re.compile(r"(?:^|/|%2f)(?:samples|image_prompts)(?:/|%2f)", re.IGNORECASE)
 _SRCSET = re.compile(r"\s[0-9.]+[wx]\s*(?:,|$)")
 _ADDRESS_ENDS = re.compile(r"[\s\"'()<>]+|,(?=\s)")
@@ -52,11 +51,11 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleUrl:
-    """An image's address, taken apart.
+    """An image's URL, split.
 
-    `cdn` is what stands above `samples/`; `rank` is None if the name ends in no number; `caption`
-    is what a base64 key says, None for other kinds of key. `written` is section and key as the page
-    wrote them, None if we compute them; `query` starts with its `?`.
+    `cdn` is the URL above `samples/`; `rank` is None if the name ends in no number; `caption` is decoded from
+    a base64 key, None for other kinds of key. `written` is section and key as the page wrote them, None if we
+    compute them; `query` starts with its `?`.
     """
 
     cdn: str
@@ -71,7 +70,7 @@ class SampleUrl:
 
     @property
     def template(self) -> str:
-        """The address with `{rank}` left to fill in."""
+        """The URL with `{rank}` left to fill in."""
         rank = "" if self.rank is None else "_{rank}"
         written = self.written or f"{encode_part(self.section)}/{_encode_key(self.key)}"
         query = self.query.replace("{rank}", "%7Brank%7D")
@@ -79,16 +78,16 @@ class SampleUrl:
 
     @property
     def identity(self) -> tuple[str, str, int | None]:
-        """What has one caption: all ranks of a key; of a hand-made name each image by itself."""
+        """What has one caption: all ranks of a key; for a hand-made name, each image on its own."""
         return self.section, self.key, self.rank if self.kind == "name" else None
 
     @property
     def escaped(self) -> bool:
-        """Whether the page percent-encodes what base64 has beside letters and digits."""
+        """Whether the page percent-encodes the punctuation of base64."""
         return self.kind == "base64" and _ESCAPED.search(self.written or "") is not None
 
     def url(self) -> str:
-        """The way back: the address, as `sample_url` would write it."""
+        """The URL again, as `sample_url` would write it."""
         head, _, tail = self.template.rpartition("{rank}")
         return tail if self.rank is None else f"{head}{self.rank}{tail}"
 
@@ -99,10 +98,10 @@ def base64_key(caption: str) -> str:
 
 
 def caption_of_key(key: str) -> str | None:
-    """The caption that a base64 key spells, None if it is no such key.
+    """The caption that a base64 key encodes, None if it is no such key.
 
-    A key counts only if it is canonical base64 of UTF-8 without control characters: encoding the
-    caption gives it back. So a name of four letters is not taken for a caption.
+    A key counts only if it is canonical base64 of UTF-8 without control characters: encoding the caption
+    yields the key again. So a name of four letters is not taken for a caption.
     """
     if not _BASE64.fullmatch(key):
         return None
@@ -115,7 +114,7 @@ def caption_of_key(key: str) -> str | None:
 
 
 def key_kind(key: str) -> KeyKind:
-    """The kind of a key, told by its looks.
+    """The kind of a key, by its form.
 
     Hex digits and decimals come first: some of them are also valid base64 of some strange text.
     """
@@ -127,16 +126,16 @@ def key_kind(key: str) -> KeyKind:
 
 
 def url_template(cdn: str, section: str, key: str, *, escaped: bool = False) -> str:
-    """The address of a key's images, `{rank}` left to fill in.
+    """The URL of a key's images, `{rank}` left to fill in.
 
-    `escaped`: as a page would write it that percent-encodes its base64. Raises SourceError if the
-    address is longer than servers accept.
+    `escaped`: as a page would write it that percent-encodes its base64. Raises SourceError if the URL is
+    longer than servers accept.
     """
     file = encode_part(key) if escaped else _encode_key(key)
     template = f"{_plain_cdn(cdn)}/samples/{encode_part(section)}/{file}_{{rank}}.png"
     if len(template) > MAX_URL_CHARS:
         raise SourceError(
-            f"An image of section '{section}' would need an address of {len(template):,} "
+            f"An image of section '{section}' would need a URL of {len(template):,} "
             f"characters; servers accept {MAX_URL_CHARS:,}. Leave out its caption, whose key "
             f"starts '{key[:20]}'."
         )
@@ -144,21 +143,20 @@ def url_template(cdn: str, section: str, key: str, *, escaped: bool = False) -> 
 
 
 def sample_url(cdn: str, section: str, key: str, rank: int) -> str:
-    """The address of the image of this rank, `cdn` being the folder above `samples/`."""
+    """The URL of the image with this rank, `cdn` being the folder above `samples/`."""
     return url_template(cdn, section, key).replace("{rank}", str(rank))
 
 
 def image_prompt_url(cdn: str, section: str) -> str:
-    """The address of the picture that primed a section."""
+    """The URL of the image that prompted a section."""
     return f"{_plain_cdn(cdn)}/image_prompts/{encode_part(section)}.png"
 
 
 def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
-    """Take an image's address apart; None if it is not one.
+    """Split an image's URL; None if it is not one.
 
-    Without `cdn` the section is what follows the last `/samples/`. A fragment is dropped. Addresses
-    that are too long, hold control characters, or whose section is no plain name (`..`, a slash) are
-    refused.
+    Without `cdn` the section is what follows the last `/samples/`. A fragment is dropped. URLs that are too
+    long, contain control characters, or whose section is not a plain name (`..`, a slash) are refused.
     """
     if len(url) > MAX_URL_CHARS or _UNSAFE.search(url):
         return None
@@ -189,7 +187,7 @@ def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
 
 
 def addresses_in(text: str, *, base_url: str) -> Iterator[str]:
-    """The sample and image-prompt addresses in an attribute, a string or a script, made absolute."""
+    """The URLs of samples and image prompts in an attribute, a string or a script, made absolute."""
     if not ADDRESS.search(text):
         return
     whole = None if _SRCSET.search(text) else _resolve(text, base_url)
@@ -203,7 +201,7 @@ def addresses_in(text: str, *, base_url: str) -> Iterator[str]:
 
 
 def _resolve(written: str, base_url: str) -> str | None:
-    """A URL made absolute; of an image resizer (…?url=https%3A%2F%2F…&w=640) the image that it shows."""
+    """A URL made absolute; for an image resizer (…?url=https%3A%2F%2F…&w=640), that of its image."""
     path, _, query = written.partition("#")[0].partition("?")
     if ADDRESS.search(path):
         return resolve_url(written, base_url)
@@ -217,7 +215,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def _split(url: str, *, cdn: str | None) -> tuple[str, str, str, str] | None:
-    """(what stands above `samples/`, section, the rest, query), None if there are no such parts."""
+    """(the URL above `samples/`, section, the rest, query), None if there are no such parts."""
     try:
         address = urlsplit(url)
     except ValueError:  # '[' with no ']' in the host

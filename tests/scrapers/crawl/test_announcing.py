@@ -57,7 +57,7 @@ def test_it_says_how_much_how_long_and_who_asks() -> None:
     )  # fmt: skip
     assert text == (
         "About to ask cdn.example.org for up to 400,000 URLs (17,296 more are known already): some 40 GB, "
-        "some 0.9 hours at up to 32 requests at a time, if an answer takes 0.25 s. It is told the contact "
+        "some 0.9 hours at up to 32 requests at a time, if an answer takes 0.25 s. The contact "
         "me@example.org. Ctrl-C costs nothing: the same command goes on."
     )
 
@@ -68,7 +68,7 @@ def test_a_pace_of_the_users_or_of_the_site_counts() -> None:
         interval_s=0.5, slots=32, contact=None,
     )  # fmt: skip
     assert "7,200 URLs: some 18 MB, some 1.0 hours at one request every 0.5 s" in text
-    assert "It is told no contact: give --contact." in text
+    assert "No contact is sent: give --contact." in text
 
 
 class Everywhere(Names):

@@ -66,7 +66,7 @@ def test_reservations_that_can_not_be_had_after_a_day_stay_as_they_were(
     server.tdmrep_answer = answer(file)
     allowed = [not reserved] * 3
     assert asyncio.run(a_day_later(server, None, then_tdmrep=answer(b"", 503))) == allowed
-    assert "what it said before still holds" in caplog.text
+    assert "its earlier rules still apply" in caplog.text
 
 
 def test_reservations_that_are_withdrawn_after_a_day_reserve_nothing(server: Server) -> None:

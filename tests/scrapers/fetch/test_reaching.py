@@ -57,7 +57,7 @@ def get(url: str, **options: Any) -> Answer:
 
 
 def why(url: str, **options: Any) -> tuple[str, str, bool]:
-    """Why it can't be had: reason, sentence, whether to try again."""
+    """Why it can't be fetched: reason, sentence, whether to try again."""
     with pytest.raises(FetchError) as error:
         get(url, **options)
     return error.value.reason, str(error.value), error.value.retry
@@ -88,7 +88,7 @@ def test_a_name_that_is_not_found_is_said_so() -> None:
     reason, sentence, _ = why("https://nowhere.test/a", resolver=no_server)
     assert (reason, sentence[:44]) == (
         "no_name_server",
-        "no name server answers for nowhere.test:443:",
+        "no name server responds for nowhere.test:443:",
     )
 
 
@@ -126,7 +126,7 @@ def test_a_connection_that_takes_too_long_is_said_so(monkeypatch: pytest.MonkeyP
     [
         (OSError(errno.EHOSTUNREACH, "x"), "unreachable", "no route to h:1"),
         (OSError(errno.ENETUNREACH, "x"), "unreachable", "no route to h:1"),
-        (ConnectionResetError(errno.ECONNRESET, "x"), "disconnected", "h:1 broke the connection off"),
+        (ConnectionResetError(errno.ECONNRESET, "x"), "disconnected", "h:1 broke off the connection"),
         (
             OSError("Multiple exceptions: [Errno 101] no net, [Errno 111] Connect call failed"),
             "refused",
@@ -134,7 +134,7 @@ def test_a_connection_that_takes_too_long_is_said_so(monkeypatch: pytest.MonkeyP
         ),
         (OSError("odd"), "connection", "no connection to h:1: OSError: odd"),
         (ssl.SSLEOFError(8, "EOF occurred"), "tls", "TLS: h:1 ended the handshake"),
-        (ValueError("odd"), "bad_url", "h:1 can't be asked: odd"),
+        (ValueError("odd"), "bad_url", "h:1 can't be requested: odd"),
     ],
 )  # fmt: skip
 def test_an_error_on_the_way_is_one_sentence(error: Exception, reason: str, sentence: str) -> None:
@@ -198,7 +198,7 @@ def test_plain_http_behind_https_is_said_so(fetcher: str) -> None:
 
         threading.Thread(target=answer, daemon=True).start()
         found = why(f"https://127.0.0.1:{port}/a", **trusting(fetcher))
-    assert found == ("tls", f"TLS: 127.0.0.1:{port} does not speak it", False)
+    assert found == ("tls", f"TLS: 127.0.0.1:{port} doesn't speak it", False)
 
 
 def test_a_client_certificate_is_shown_to_the_hosts_of_the_user_alone() -> None:
@@ -277,11 +277,11 @@ def test_https_goes_through_a_tunnel(sealed: bool) -> None:
 
 PROXY_TROUBLE = {
     "HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n": (
-        "answers with status 407: it wants a user and a password",
+        "responds with status 407: it requires a user and a password",
         False,
     ),
-    "HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n": ("answers with status 502", True),
-    "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n": ("answers with status 403", False),
+    "HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n": ("responds with status 502", True),
+    "HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n": ("responds with status 403", False),
 }
 
 
@@ -387,8 +387,8 @@ def test_a_host_that_can_not_be_reached_is_said_at_once(
     with caplog.at_level(logging.WARNING):
         report = scrape(quick, source=PlainSource(url))
     assert report.counts["pending"] == 12
-    assert caplog.messages[0].startswith(f"{sentence}. It is tried again in ")
-    assert caplog.messages[-1] == f"{sentence}. Nothing is asked of this host now."
+    assert caplog.messages[0].startswith(f"{sentence}. Trying again in ")
+    assert caplog.messages[-1] == f"{sentence}. Nothing is requested from this host now."
     with pytest.raises(SourceError, match=sentence):
         scrape(quick, source=PlainSource(url, start_url=f"{url}/page"))
     sealed = replace(quick, workspace=quick.workspace / "tls", ca_file=PEM / "ca.pem")

@@ -303,7 +303,7 @@ def test_a_cookie_file_is_read_as_curl_writes_it(fetcher: str, tmp_path: Path) -
 def test_a_line_that_is_no_cookie_is_named_without_its_value(line: str, tmp_path: Path) -> None:
     file = tmp_path / "cookies.txt"
     file.write_text("# ok\n" + line)
-    with pytest.raises(ConfigError, match="line 2 is no cookie: expected 7 columns") as error:
+    with pytest.raises(ConfigError, match="line 2 is not a cookie: expected 7 columns") as error:
         CookieJar().load(file)
     assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="can't be read: No such file"):
@@ -348,14 +348,14 @@ def test_given_fields_go_to_the_hosts_of_the_user_alone(fetcher: str) -> None:
 def test_hosts_for_given_fields_are_names_or_names_with_a_port() -> None:
     hosts = header_hosts(["CDN.example.org", "bücher.test:8080", "[::1]:9"])
     assert hosts == {"cdn.example.org", "xn--bcher-kva.test:8080", "::1:9"}
-    with pytest.raises(ConfigError, match="--header-host 'a b' is no host"):
+    with pytest.raises(ConfigError, match="--header-host 'a b' is not a host"):
         header_hosts(["a b"])
 
 
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("no colon s3cret", "--header number 2 is not of the form"),
+        ("no colon s3cret", "--header number 2 doesn't have the form"),
         (": s3cret", "--header number 2"),
         ("Bad Name: s3cret", "--header number 2"),
         ("X-A: s3cret\r\nHost: other", "--header number 2"),

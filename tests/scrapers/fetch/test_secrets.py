@@ -101,7 +101,7 @@ def test_the_password_of_a_proxy_is_not_kept(tmp_path: Path) -> None:
     assert holding(tmp_path / "data") == []
     gone = pipeline(*args, "--retry-failed", HTTP_PROXY="socks5://me:proxypw@h:1")
     assert gone.returncode == 2
-    assert "HTTP_PROXY is 'socks5://h:1'; expected a proxy that speaks HTTP" in gone.stderr
+    assert "HTTP_PROXY is 'socks5://h:1'; expected an HTTP proxy" in gone.stderr
     assert "proxypw" not in gone.stdout + gone.stderr
 
 

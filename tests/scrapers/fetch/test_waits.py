@@ -1,4 +1,4 @@
-"""Hosts that wait: Retry-After, robots.txt that can't be had, closed connections; what is said of them."""
+"""Hosts that wait: Retry-After, robots.txt that can't be fetched, closed connections, and what is logged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_wait_beyond_the_longest_outage_leaves_the_host(
     (said,) = caplog.messages
     assert re.fullmatch(
         re.escape(server.url)
-        + r" gives no answer \(status 429, Retry-After: 99999999, and asks to "
+        + r" doesn't respond \(status 429, Retry-After: 99999999, and asks to "
         r"wait until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): longer than --max-outage-s 5\. What is left of it "
         r"waits for another run\.",
         said,
@@ -72,7 +72,7 @@ def test_a_wait_within_it_is_said_once_and_waited(
     assert time.monotonic() - started >= 2.0
     (said,) = caplog.messages
     assert re.fullmatch(
-        re.escape(server.url) + r" asks us to wait: nothing is asked of it until [\d: -]+ "
+        re.escape(server.url) + r" asks us to wait: no requests until [\d: -]+ "
         r"\(status 503, Retry-After: 2\)\.",
         said,
     )
@@ -87,7 +87,7 @@ def test_a_page_that_is_to_be_asked_much_later_is_said_so(
 
     server.behaviour = later
     with pytest.raises(
-        SourceError, match=r"status 503.*; it asks to wait until .*--max-outage-s 5"
+        SourceError, match=r"status 503.*; it asks us to wait until .*--max-outage-s 5"
     ):
         scrape(quick, source=PlainSource(server.url, start_url=f"{server.url}/page"))
     assert server.hits["/page"] == 1
@@ -103,9 +103,9 @@ def test_robots_that_are_to_be_asked_much_later_close_the_host(
     assert server.hits["/robots.txt"] == 1
     (said,) = caplog.messages
     assert said.startswith(
-        f"{server.url}/robots.txt can't be had: status 503; it asks to wait until "
+        f"{server.url}/robots.txt can't be fetched: status 503; it asks us to wait until "
     )
-    assert said.endswith("longer than --max-outage-s 5. Nothing is asked of this host now.")
+    assert said.endswith("longer than --max-outage-s 5. Nothing is requested from this host now.")
 
 
 @pytest.mark.parametrize("outage", ["status", "refused", "closes"])

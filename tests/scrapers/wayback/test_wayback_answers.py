@@ -237,7 +237,7 @@ def test_an_index_that_refuses_is_not_used(archive: ArchiveStandIn, via: DalleBl
     hold_all(archive, 1, 1)
     table = b'[["timestamp","original"]]'
     archive.trouble = lambda ask: answer(table, X_Robots_Tag="noai") if "cdx" in ask.path else None
-    with pytest.raises(SourceError, match=r"does not want to be used .*noai"):
+    with pytest.raises(SourceError, match=r"refuses to be used .*noai"):
         scrape(via, source=ONE)
 
 

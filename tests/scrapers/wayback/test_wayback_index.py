@@ -126,7 +126,7 @@ def test_an_empty_index_is_said_and_leaves_all_for_another_run(
     assert report.outcome == "incomplete"
     assert (report.counts["missing"], report.counts["pending"]) == (0, 12)
     assert states(via.workspace) == {}
-    assert "holds no image of what is wanted" in caplog.text
+    assert "has no image of what is wanted" in caplog.text
     archive.captures.clear()
     hold_all(archive)
     assert scrape(via, source=PlainSource(SITE)).counts["done"] == 12
@@ -138,7 +138,7 @@ def test_a_folder_that_the_archive_does_not_hold_is_said_whatever_it_holds_of_ot
     hold_all(archive)
     assert scrape(via, source=PlainSource(SITE)).outcome == "done"
     report = scrape(replace(via, limit=9), source=PlainSource(SITE, section="others"))
-    assert f"holds no image of what is wanted ({SITE}/samples/others/)" in caplog.text
+    assert f"has no image of what is wanted ({SITE}/samples/others/)" in caplog.text
     assert report.outcome == "incomplete"
     assert report.counts["missing"] == 0
 

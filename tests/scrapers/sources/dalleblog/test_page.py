@@ -199,7 +199,7 @@ def test_pictures_of_an_axis_without_labels_are_left_out_and_reported() -> None:
     html = f"<p>a photo of a {select('phone')} from the …</p>{image('timelines', '71')}"
     content = read(html)
     assert keys(content, "timelines") == {}
-    assert content.notes == ("Section 'timelines': 1 images stand with no caption: left out.",)
+    assert content.notes == ("Section 'timelines': 1 images have no caption: left out.",)
 
 
 # --- Design 4: cards, plain captions ------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_a_card_keeps_its_key_and_its_caption_together(order: str) -> None:
 def test_flat_texts_between_images_belong_to_none_of_them(html: str) -> None:
     content = read(html + "<p>a cross-section view of a walnut</p>")
     assert keys(content, "countries") | keys(content, "new") == {}
-    assert "images stand with no caption: left out." in content.notes[-1]
+    assert "images have no caption: left out." in content.notes[-1]
 
 
 def test_flat_captions_of_the_section_that_take_turns_with_their_images_are_tied() -> None:
@@ -276,7 +276,7 @@ def test_a_key_is_never_tied_to_the_caption_of_another_section() -> None:
     html = f"<p>a photo of the {select('food of')} {select('china')}</p>{image('landmarks', '99')}"
     content = read(html)
     assert keys(content, "landmarks") == {}
-    assert content.notes == ("Section 'landmarks': 1 images stand with no caption: left out.",)
+    assert content.notes == ("Section 'landmarks': 1 images have no caption: left out.",)
 
 
 def test_a_template_that_the_catalogue_does_not_know_is_taken_in_a_known_section() -> None:
@@ -299,7 +299,7 @@ def test_a_template_that_cannot_spell_the_key_is_not_taken_in_a_known_section() 
 
 def test_prose_is_no_caption() -> None:
     html = f"<p>edit the prompt or view more images</p>{image('landmarks', '99')}"
-    with pytest.raises(SourceError, match="'landmarks': 1 images stand with no caption"):
+    with pytest.raises(SourceError, match="'landmarks': 1 images have no caption"):
         read(html)
 
 
@@ -398,7 +398,7 @@ def test_keys_in_a_script_without_captions_are_counted_and_left_out() -> None:
         f'<script type="application/json">{json.dumps(data)}</script><p>a cross-section view of a walnut</p>'
     )
     assert keys(content, "countries") == {}
-    assert content.notes == ("Section 'countries': 2 images stand with no caption: left out.",)
+    assert content.notes == ("Section 'countries': 2 images have no caption: left out.",)
 
 
 # --- Bad input -----------------------------------------------------------------------------------------
@@ -520,6 +520,6 @@ def test_images_that_a_browser_renamed_are_found_by_their_captions() -> None:
     assert keys(content, "countries") == {"a photo of the food of china": "752777209"}
     assert keys(content, "cross_sections") == {"a cross-section view of a walnut": spelt}
     assert content.notes == (
-        "2 images were renamed as the page was saved, and nothing says where they lie: left out. "
+        "2 images were renamed when the page was saved, and nothing tells their URLs: left out. "
         "Save it as HTML only or as .mhtml instead.",
     )

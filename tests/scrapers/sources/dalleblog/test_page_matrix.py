@@ -94,10 +94,10 @@ URLS = {
     "a URL of 10,000 letters": (f"<img src='/{LONG * 4}@1' alt='an owl'><img src=@2 alt='a cat'>", {"@2": "a cat"}),
 }  # fmt: skip
 LEFT_OUT = {
-    "a figure without a caption": "Section 'things': 1 images stand with no caption: left out.",
-    "a text and two images": "Section 'things': 2 images stand with no caption: left out.",
-    "a host of 64 letters": "1 images have a URL that can't be read or asked for: left out.",
-    "an image in the page": "1 images stand in the page itself (data:) and have no URL: left out.",
+    "a figure without a caption": "Section 'things': 1 images have no caption: left out.",
+    "a text and two images": "Section 'things': 2 images have no caption: left out.",
+    "a host of 64 letters": "1 images have a URL that can't be read or requested: left out.",
+    "an image in the page": "1 images are in the page itself (data:) and have no URL: left out.",
 }
 
 

@@ -315,7 +315,7 @@ def test_unknown_captions_are_an_error_that_lists_the_first(tmp_path: Path) -> N
         "emojis\t" + "x" * 9_000,
     ]
     file.write_text("\n".join(lines), encoding="utf-8")
-    said = r"4 captions .*line 1: 'no such caption'; line 2.*line 4.*too long for an address: 9,007"
+    said = r"4 captions .*line 1: 'no such caption'; line 2.*line 4.*too long for a URL: 9,007"
     with pytest.raises(ConfigError, match=said):
         discover(captions=file)
     file.write_bytes(b"\xff\xfe")
