@@ -23,7 +23,7 @@ ARCHIVE_VENV ?= .venv-archive
 ARCHIVE_BIN := $(ARCHIVE_VENV)/bin
 ARCHIVE_STAMP := $(ARCHIVE_VENV)/.installed
 
-.PHONY: demo test lint types unit slow airflow test-airflow clean
+.PHONY: demo test lint types unit slow mutants airflow test-airflow clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -43,6 +43,10 @@ unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 # The slow tests, which `make test` leaves out.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
+mutants: $(TEST_STAMP)
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 # The DAGs in a real Airflow: parsed, run against the mock server, and through the API of a running one.
 test-airflow: $(STAMP) $(AIRFLOW_STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,31 @@ def test_workers_that_are_spawned_map_the_files_themselves(shards: Path) -> None
     alone = numbers(dataset)
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     assert numbers(loader) == alone
+
+
+def test_the_state_counts_samples_of_all_ranks(shards: Path) -> None:
+    for rank in (0, 1):
+        dataset = ShardDataset(shards, batch_size=4, seed=5, rank=rank, world_size=2)
+        dataset.set_epoch(3)
+        assert dataset.state_dict(batches=2) == {"seed": 5, "epoch": 3, "consumed": 16}
+        assert dataset.state_dict(batches=100)["consumed"] == SAMPLES
+
+
+@pytest.mark.parametrize(("weight", "rows"), [(0.1, 3), (0.5, 14), (1.0, 27), (1.1, 30), (2.5, 68)])
+def test_a_weight_is_rounded_to_whole_rows(weight: float, rows: int, shards: Path) -> None:
+    assert len(ShardRows({shards: weight})) == rows  # of 27
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [("codec", "codebook is 0000"), ("tokenizer", "tokenizer is 0000")],
+)
+def test_sets_of_another_codec_or_tokenizer_do_not_fit(
+    field: str, said: str, shards: Path, tmp_path: Path
+) -> None:
+    other = write_shards(tmp_path / "other")
+    index = json.loads((other / "index.json").read_bytes())
+    index[field]["fingerprint"] = "0" * 64
+    (other / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=said):
+        ShardRows([shards, other])

@@ -14,7 +14,9 @@ import pytest
 
 import pipeline
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.core.storage import read_manifest
 from pipeline.demo.demo import replica_server
+from tests.dedupe.conftest import RawStore
 from tests.whole_workspace import Whole, whole
 
 __all__ = ["whole"]
@@ -88,6 +90,20 @@ def test_a_stage_runs_with_the_names_of_its_config(whole: Whole, tmp_path: Path)
 def test_a_wrong_option_is_named(whole: Whole, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pipeline.open(whole.root).dedupe(**options)
+
+
+def test_options_are_those_given_else_those_remembered(tmp_path: Path) -> None:
+    root = RawStore(tmp_path / "data").write().root
+
+    def radius(**options: object) -> object:
+        pipeline.open(root).dedupe(workers=0, **options)
+        return read_manifest(root / "dedupe", "dedupe").config["radius"]
+
+    assert radius() == 4
+    assert radius(radius=3) == 3
+    assert radius() == 3
+    assert radius(radius=5) == 5
+    assert radius(val_fraction=0.5) == 5
 
 
 def test_what_is_no_workspace_is_refused(tmp_path: Path) -> None:

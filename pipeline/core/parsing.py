@@ -252,7 +252,11 @@ class _Parser:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER
+    return isinstance(value, int) and not isinstance(value, bool) and _fits_64_bits(value)
+
+
+def _fits_64_bits(value: int) -> bool:
+    return -MAX_INTEGER - 1 <= value <= MAX_INTEGER
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -266,7 +270,7 @@ def _show(value: object) -> str:
         return f"an object of {len(value)}"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}"
-    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+    if isinstance(value, int) and not _fits_64_bits(value):
         return "a number of more than 64 bits"
     text = "null" if value is None else repr(value)
     text = text.lower() if isinstance(value, bool) else text

@@ -41,11 +41,11 @@ class CodesFile:
     def write(self, hashes: Hashes, views: npt.NDArray[np.int64], codes: bytes) -> str | None:
         """Write the codes of some images and views; return a hash that occurs twice, or None."""
         rows, size = np.searchsorted(self._hashes, hashes), self._view_bytes
-        if twice := np.flatnonzero(self._has_view[rows, views]).tolist():
+        places = rows * len(self._views) + views
+        if twice := np.flatnonzero(self._has_view[rows, views] | _repeats(places)).tolist():
             return str(hashes[twice[0]].decode())
         self._has_view[rows, views] = True
-        places = (rows * len(self._views) + views) * size
-        for number, place in enumerate(places.tolist()):
+        for number, place in enumerate((places * size).tolist()):
             os.pwrite(self._file.fileno(), codes[number * size : (number + 1) * size], place)
         return None
 
@@ -66,6 +66,14 @@ class CodesFile:
     def close(self) -> None:
         """Close the scratch file."""
         self._file.close()
+
+
+def _repeats(places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which of the places were there before."""
+    _, first = np.unique(places, return_index=True)
+    repeats = np.ones(len(places), dtype=np.bool_)
+    repeats[first] = False
+    return repeats
 
 
 def write_codes_file(inputs: Inputs, path: Path) -> CodesFile:

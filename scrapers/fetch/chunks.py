@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+# Hex digits and nothing else: Python's own reading would take a `0x` or a `_` with them.
+_LENGTH = re.compile(rb"[0-9A-Fa-f]{1,15}")
 _MAX_LINE_BYTES = 4096
 # No server sends so many chunks; each costs a microsecond.
 _MAX_CHUNKS = 2**18
@@ -63,12 +67,9 @@ class Chunks:
         # An empty line ends the data of the previous chunk.
 
     def _begin_chunk(self, digits: bytes) -> None:
-        try:
-            self._left = int(digits, 16) if digits.isalnum() and len(digits) <= 15 else -1
-        except ValueError:
-            self._left = -1
-        if self._left < 0:
+        if not _LENGTH.fullmatch(digits):
             raise BadChunk(f"not a chunk length: {digits[:40]!r}")
+        self._left = int(digits, 16)
         self._in_trailer = self._left == 0
         self._number += 1
         if self._number > _MAX_CHUNKS:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import pipeline.app.cli
 from pipeline.app.cli import app
+from pipeline.app.option_files import find_preset
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
@@ -408,3 +409,25 @@ def test_shells_complete_commands_and_options() -> None:
             check=False,
         )
         assert done.stdout.split() == [expected], done.stderr
+
+
+def test_the_table_of_a_command_wins_over_the_top_of_the_file(
+    tmp_path: Path, workspace: Path, seen: list[StageConfig]
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(f'workspace = "{tmp_path / "other"}"\n[dedupe]\nworkspace = "{workspace}"\n')
+    result = invoke("dedupe", "--config", str(file))
+    assert result.exit_code == 0, result.output
+    assert pick(seen, "workspace") == workspace
+
+
+def test_a_file_stands_before_a_preset_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    preset = find_preset(Path("dalleblog"))
+    assert preset.is_absolute()
+    assert preset.name == "dalleblog.toml"
+    Path("dalleblog").write_text("")
+    assert find_preset(Path("dalleblog")) == Path("dalleblog")
+    assert find_preset(Path("nothing")) == Path("nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
 from pathlib import Path
@@ -155,3 +156,14 @@ def test_lines_of_earlier_versions_are_read(root: Path) -> None:
     )
     write_json(root / "runs" / "dalle" / "plan.json", {})
     assert states(root)["runs/dalle"] == "unfinished"
+
+
+def test_the_last_run_of_a_folder_is_shown(root: Path) -> None:
+    finish(root, "generated/a", "generated")
+    for _ in range(2):
+        attempt(root, "generate", "generated/a")
+    lines = (root / "runs.jsonl").read_text().splitlines()
+    dated = [json.loads(line) | {"started": f"2026-01-0{day}"} for day, line in enumerate(lines, 1)]
+    (root / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in dated))
+    (row,) = [row for row in find_rows(root) if row.folder == "generated/a"]
+    assert row.last_run == "2026-01-02"

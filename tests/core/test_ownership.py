@@ -11,6 +11,7 @@ from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.ownership import (
     check_name,
+    checked_relative,
     claim,
     list_family,
     mark_unfinished,
@@ -323,3 +324,15 @@ def test_what_an_earlier_version_left_unfinished_is_ours(
 ) -> None:
     write(tmp_path, *names)
     assert own_files(tmp_path, contract) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("length", "taken"), [(1, True), (1023, True), (1024, True), (1025, False)]
+)
+def test_a_path_in_a_file_may_have_1024_characters(length: int, taken: bool) -> None:
+    path = "/".join(["x" * 15] * 64)[:length].rstrip("/").ljust(length, "x")
+    if taken:
+        assert checked_relative(path, source="x") == path
+        return
+    with pytest.raises(ContractError):
+        checked_relative(path, source="x")

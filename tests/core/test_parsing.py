@@ -13,7 +13,13 @@ import pytest
 
 from pipeline.core.config import option
 from pipeline.core.errors import ContractError
-from pipeline.core.parsing import MAX_DEPTH, parse_dataclass, parse_json, parse_json_file
+from pipeline.core.parsing import (
+    MAX_DEPTH,
+    parse_dataclass,
+    parse_json,
+    parse_json_file,
+    read_json_lines,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,3 +177,54 @@ def test_a_huge_file_is_not_read_completely(tmp_path: Path) -> None:
         file.truncate(2**33)
     with pytest.raises(ContractError, match="more than"):
         parse_json_file(path, Whole)
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(63, False), (64, False), (65, True)])
+def test_values_may_be_nested_64_levels_deep(depth: int, refused: bool) -> None:
+    assert MAX_DEPTH == 64
+    text = b"[" * depth + b"1" + b"]" * depth
+    if not refused:
+        parse_json(list[Any], text, source="x")
+        return
+    with pytest.raises(ContractError, match="nested more than 64 levels deep"):
+        parse_json(list[Any], text, source="x")
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [(-(2**63) - 1, True), (-(2**63), False), (2**63 - 1, False), (2**63, True)],
+)
+def test_a_whole_number_has_64_bits(value: int, refused: bool) -> None:
+    text = str(value).encode()
+    if not refused:
+        assert parse_json(int, text, source="x") == value
+        return
+    with pytest.raises(ContractError, match="a number of more than 64 bits"):
+        parse_json(int, text, source="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        (b"", []),
+        (b'{"a": 1}\n', [{"a": 1}]),
+        (b'{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
+        (b'{"a": 1}\n{"a": 2}', [{"a": 1}]),
+        (b'{"a": 1}\n{"a', [{"a": 1}]),
+        (b'{"a', []),
+    ],
+)
+def test_a_last_line_that_was_not_ended_is_dropped(
+    text: bytes, lines: list[object], tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert read_json_lines(path, dict[str, int]) == []
+    path.write_bytes(text)
+    assert read_json_lines(path, dict[str, int]) == lines
+
+
+def test_a_line_in_the_middle_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a\n{"a": 3}\n')
+    with pytest.raises(ContractError, match=r"lines\.jsonl line 2 is not JSON"):
+        read_json_lines(path, dict[str, int])

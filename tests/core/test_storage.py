@@ -38,9 +38,18 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
-def test_a_full_disk_is_one_clear_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="disk is full"), atomic_write(tmp_path / "file"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "The disk is full: no room to write"),
+        (errno.EDQUOT, "The disk is full: no room to write"),
+        (errno.EIO, "Can't read or write .*Input/output error"),
+        (errno.EACCES, "Can't read or write .*Permission denied"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_clear_sentence(code: int, said: str, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=said), atomic_write(tmp_path / "file"):
+        raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -67,9 +76,9 @@ def test_the_same_content_yields_the_same_manifest_bytes(tmp_path: Path) -> None
 
 
 def test_the_digest_of_an_input_depends_only_on_its_files(tmp_path: Path) -> None:
-    def digest(data: bytes, inputs: dict[str, str]) -> str:
-        write_bytes(tmp_path / "table", data)
-        files = (file_entry(tmp_path / "table", tmp_path),)
+    def digest(data: bytes, inputs: dict[str, str], name: str = "table") -> str:
+        write_bytes(tmp_path / name, data)
+        files = (file_entry(tmp_path / name, tmp_path),)
         write_manifest(
             tmp_path, make_manifest("dedupe", config={}, inputs=inputs, counts={}, files=files)
         )
@@ -78,6 +87,7 @@ def test_the_digest_of_an_input_depends_only_on_its_files(tmp_path: Path) -> Non
     first = digest(b"rows", {"raw": "0"})
     assert digest(b"rows", {"raw": "1"}) == first
     assert digest(b"other", {"raw": "0"}) != first
+    assert digest(b"rows", {"raw": "0"}, name="other") != first
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,14 @@ def test_a_slot_left_open_is_a_defect(text: str) -> None:
 
 def test_an_ordinary_caption_has_no_defect() -> None:
     assert find_defect("a cat (with a hat), 50% off [sic]") is None
+
+
+def test_a_caption_is_shown_in_composed_characters() -> None:
+    assert read_caption("a cafe\u0301").caption == "a caf\u00e9"
+    assert read_caption("a caf\u00e9").caption == "a caf\u00e9"
+
+
+@pytest.mark.parametrize("caption", ["a {} cat", "a { cat", "a cat}"])
+def test_a_caption_with_a_brace_has_a_slot_that_was_not_filled_in(caption: str) -> None:
+    assert find_defect(caption) == f"a slot was never filled in: {caption}"
+    assert find_defect("a cat") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from pipeline.dedupe import splits
 from pipeline.dedupe.splits import draw_val
@@ -72,3 +73,14 @@ def test_the_ends_of_the_fraction_are_none_and_all() -> None:
     captions = random_captions(100, 100)
     assert not split_captions(captions, np.arange(100), val_fraction=0.0).any()
     assert split_captions(captions, np.arange(100), val_fraction=1.0).all()
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.01])
+def test_a_caption_draws_val_below_the_very_fraction(fraction: float) -> None:
+    edge = int(fraction * 2**64)
+    numbers = np.array([0, edge - 1, edge, edge + 1, 2**64 - 1], dtype=np.uint64)
+    assert draw_val(numbers, fraction).tolist() == [True, True, False, False, False]
+
+
+def test_a_caption_of_number_0_draws_train_where_nothing_is_val() -> None:
+    assert draw_val(np.zeros(1, dtype=np.uint64), 0.0).tolist() == [False]

@@ -403,3 +403,8 @@ def test_mirrored_codes_are_those_of_the_mirrored_image(
     mirrored = np.ascontiguousarray(square[:, ::-1])
     found = load_codec(codec).encode(to_images(np.stack([square, mirrored])))
     assert [rows["center"], rows["flip"]] == found.tolist()
+
+
+@pytest.mark.parametrize(("images", "pays"), [(4999, False), (5000, True), (5001, True)])
+def test_compiling_pays_from_5000_images(images: int, pays: bool) -> None:
+    assert should_compile("auto", images, torch.device("cuda")) is pays

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.core.ownership import own_files
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
-from pipeline.generate.prompts import Order
+from pipeline.generate.prompts import Order, Prompt
 from pipeline.generate.run import run
 from pipeline.generate.sampler import ImageSampler
+from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 
 MakeConfig = Callable[..., GenerateConfig]
 
@@ -122,3 +124,24 @@ def test_sketches_of_other_options_are_thrown_away(
     run(make_config(seed=5, on_change="restart", **options))
     assert drawn == [0, 1, 2, 3, 4]
     assert not (folder / "sketches").exists()
+
+
+@pytest.mark.parametrize("score", [None, 0.0, 0.25, -3.5])
+def test_a_sketch_comes_back_with_its_pixels_and_its_score(
+    score: float | None, tmp_path: Path
+) -> None:
+    order = Order(number=1, index=2, prompt=Prompt(text="a cube"), seed=3)
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    write_sketches(tmp_path, [Drawn(order=order, pixels_HWC=pixels, score=score)])
+    (found,) = read_sketches(tmp_path, [order])
+    assert (found.order, found.score) == (order, score)
+    assert np.array_equal(found.pixels_HWC, pixels)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3, 1)])
+def test_a_sketch_that_is_no_image_is_drawn_again(shape: tuple[int, ...], tmp_path: Path) -> None:
+    order = Order(number=0, index=0, prompt=Prompt(text="a cube"), seed=3)
+    for pixels in (np.zeros(shape, np.uint8), np.zeros((4, 4, 3), np.float32)):
+        remove_sketches(tmp_path, [order])
+        write_sketches(tmp_path, [Drawn(order=order, pixels_HWC=pixels)])  # type: ignore[arg-type]
+        assert read_sketches(tmp_path, [order]) == []

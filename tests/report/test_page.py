@@ -5,7 +5,7 @@ from __future__ import annotations
 from bs4 import BeautifulSoup
 
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
-from pipeline.report.plots import line_plot
+from pipeline.report.plots import BOTTOM, HEIGHT, TOP, line_plot
 
 
 def test_third_party_text_never_becomes_markup() -> None:
@@ -47,3 +47,18 @@ def test_a_plot_goes_down_where_values_fall() -> None:
     (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
     assert x1 > x0
     assert y1 > y0
+
+
+def line_of(*ys: float) -> list[float]:
+    """The heights at which a plot of these values is drawn."""
+    svg = line_plot({"loss": list(enumerate(ys))}, x_label="step", y_label="loss")
+    points = str(BeautifulSoup(svg, "lxml").find("polyline")["points"]).split()  # type: ignore[index]
+    return [float(point.split(",")[1]) for point in points]
+
+
+def test_a_plot_begins_at_zero_or_below() -> None:
+    bottom, top = HEIGHT - BOTTOM, TOP
+    assert line_of(4.0, 2.0, 0.0) == [top, (bottom + top) / 2, bottom]
+    assert line_of(4.0, 2.0) == [top, (bottom + top) / 2]
+    assert line_of(-1.0, 1.0) == [bottom, top]
+    assert line_of(0.0, 0.0) == [bottom, bottom]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import webdataset
 
 from pipeline.core.ownership import reopen
+from pipeline.shard.code_tables import find_views
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
@@ -94,3 +95,11 @@ def test_a_view_added_later_assigns_everything_again(world: Any) -> None:
     (world.workspace.shards("default") / "index.json").unlink()
     run(configure(world))
     assert world.shard_bytes() == again
+
+
+def test_center_comes_first_and_the_others_by_name(world: Any) -> None:
+    world.views = ("top_left", "flip", "bottom_left", "center")
+    world.save()
+    table = world.workspace.codes("tiny", "f" * 64) / "00000.parquet"
+    assert find_views((table,)) == ("center", "bottom_left", "flip", "top_left")
+    assert find_views(()) == ("center",)

@@ -12,7 +12,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, stream_steps
 from pipeline.train.run import run
-from pipeline.train.schedule import RunLength, learning_rate
+from pipeline.train.schedule import RunLength, first_step_samples, learning_rate, step_samples
 from pipeline.webdata.reader import ShardReader
 from tests.train.test_train import log_of
 
@@ -123,3 +123,23 @@ def test_the_learning_rate_of_a_run_that_is_not_interrupted_goes_by_its_steps(
     ]
     log = log_of(Workspace(config.workspace).run("tiny"))
     assert [record["lr"] for record in log if "lr" in record] == by_steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "ga_steps", "ranks", "samples"),
+    [(4, 1, 1, 4), (4, 3, 1, 12), (4, 1, 2, 8), (4, 3, 2, 24)],
+)
+def test_a_step_has_the_samples_of_all_its_batches_on_all_ranks(
+    batch_size: int, ga_steps: int, ranks: int, samples: int
+) -> None:
+    config = TrainConfig(batch_size=batch_size, ga_steps=ga_steps, steps=9)
+    assert step_samples(config, ranks) == samples
+    assert first_step_samples(config, ranks, 1000) == samples
+
+
+@pytest.mark.parametrize(("samples", "first"), [(7, 4), (8, 8), (11, 8), (12, 12), (1000, 12)])
+def test_the_first_step_of_a_short_run_has_all_that_its_passes_have(
+    samples: int, first: int
+) -> None:
+    config = TrainConfig(batch_size=4, ga_steps=3, epochs=1)
+    assert first_step_samples(config, 1, samples) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -70,3 +71,16 @@ def test_a_plateau_that_has_seen_nothing_is_plain_json() -> None:
     plateau = Plateau(1.0)
     plateau.restore(json.loads(json.dumps(plateau.as_dict(), allow_nan=False)))
     assert plateau.factor == 1.0
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant", "plateau"])
+def test_the_rate_after_the_warmup_follows_its_curve(decay: Any) -> None:
+    config = TrainConfig(learning_rate=2.0, warmup_steps=4, lr_decay=decay)
+    rates = [learning_rate(step, total_steps=12, config=config) for step in range(1, 14)]
+    assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    left = [1 - n / 8 for n in range(9)]
+    curve = {
+        "linear": [2 * share for share in left],
+        "cosine": [1 - math.cos(math.pi * share) for share in left],
+    }.get(decay, [2.0] * 9)
+    assert rates[4:] == pytest.approx(curve)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,13 @@ from pipeline.models.codecs.reconstruct import psnr
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.quality import perplexity
-from pipeline.train_codec.training import batch_rows, learning_rate, seeded_generator
+from pipeline.train_codec.training import (
+    batch_rows,
+    begin_training,
+    learning_rate,
+    reconstruction_loss,
+    seeded_generator,
+)
 
 CENTRES_KD = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 
@@ -91,3 +99,40 @@ def test_psnr_is_that_of_the_definition() -> None:
 def test_perplexity_counts_evenly_used_entries() -> None:
     assert perplexity(torch.tensor([5, 5, 0, 5, 5])) == pytest.approx(4)
     assert perplexity(torch.tensor([0, 7])) == pytest.approx(1)
+
+
+def test_the_loss_is_the_absolute_error_and_4_times_the_squared_one() -> None:
+    images = torch.zeros(1, 3, 2, 2)
+    decoded = torch.tensor([0.5, -0.5]).repeat(6).view(1, 3, 2, 2)
+    assert reconstruction_loss(decoded, images).item() == pytest.approx(0.5 + 4 * 0.25)
+    assert reconstruction_loss(images, images).item() == 0.0
+
+
+def test_the_rate_rises_in_a_line_and_falls_to_a_fiftieth() -> None:
+    config = TrainCodecConfig(steps=100, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(101)]
+    assert rates[:11] == pytest.approx([*(n / 10 for n in range(1, 11)), 1.0])
+    assert rates[55] == pytest.approx(0.02 + 0.98 / 2)
+    assert rates[100] == pytest.approx(0.02)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["vq", "discrete"])
+def test_the_encoder_learns_at_three_tenths_of_the_rate(kind: Any) -> None:
+    config = TrainCodecConfig(
+        kind=kind, image_size=32, channels=8, code_dim=4, num_tokens=4, steps=100, batch_size=2,
+        learning_rate=0.5,
+    )  # fmt: skip
+    training = begin_training(config, torch.device("cpu"))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    for step in range(2):
+        training.advance(pixels)
+        decoder, encoder = (group["lr"] for group in training.optimizer.param_groups)
+        assert decoder == pytest.approx(learning_rate(step, config))
+        assert encoder == pytest.approx(0.3 * decoder)
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    epochs = [[*batch_rows(step, 10, 10, seed=1)] for step in range(3)]
+    assert [sorted(rows) for rows in epochs] == [list(range(10))] * 3
+    assert len({tuple(rows) for rows in epochs}) == 3

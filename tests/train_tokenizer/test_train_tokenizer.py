@@ -128,3 +128,26 @@ def test_no_training_caption_is_explained(tmp_path: Path) -> None:
 def test_dedupe_must_have_finished(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match="has not finished"):
         run(TrainTokenizerConfig(workspace=tmp_path))
+
+
+def test_a_finished_tokenizer_is_never_replaced(tmp_path: Path) -> None:
+    config = TrainTokenizerConfig(workspace=make_dedupe(tmp_path))
+    run(config)
+    first = (Workspace(tmp_path).tokenizer("bpe") / "tokenizer.json").read_bytes()
+    make_dedupe(tmp_path, SPLITS | {"many many wombats": "train"})
+    assert run(config).outputs == (str(Workspace(tmp_path).tokenizer("bpe-2")),)
+    assert (Workspace(tmp_path).tokenizer("bpe") / "tokenizer.json").read_bytes() == first
+
+
+@pytest.mark.parametrize("vocab_size", [257, 258, 270])
+def test_the_vocabulary_has_the_size_asked_for_where_captions_suffice(
+    vocab_size: int, tmp_path: Path
+) -> None:
+    captions = {
+        f"a {colour} cube on a {thing}": "train"
+        for colour in ("red", "blue")
+        for thing in ("table", "chair")
+    }
+    make_dedupe(tmp_path, captions)
+    counts = run(TrainTokenizerConfig(workspace=tmp_path, vocab_size=vocab_size)).counts
+    assert counts == {"captions": 4, "vocab_size": vocab_size}

@@ -126,6 +126,21 @@ def test_a_duplicate_view_is_found(workspace: Workspace) -> None:
     assert [fault.found for fault in faults] == ["holds a view of the same pixels a second time"]
 
 
+def test_a_view_that_two_tables_hold_is_found(workspace: Workspace) -> None:
+    folder = codes_folder(workspace)
+    whole = pq.read_table(folder.path / "00000.parquet")
+    for name, rows in (("00000", whole[:12]), ("00001", whole[11:])):
+        pq.write_table(rows, folder.path / f"{name}.parquet")
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    tables = sorted(folder.path.glob("*.parquet"))
+    manifest["files"] = [vars(file_entry(path, folder.path)) for path in tables]
+    (folder.path / "manifest.json").write_text(json.dumps(manifest))
+    faults, _ = check_contents(codes_folder(workspace), workspace, 0)
+    assert list(map(str, faults)) == [
+        f"{folder.name}/00001.parquet holds a view of the same pixels a second time"
+    ]
+
+
 def test_a_missing_codec_is_reported_and_is_no_fault(workspace: Workspace) -> None:
     (workspace.codec("small") / "codec.json").unlink()
     faults, (facts,) = check_contents(codes_folder(workspace), workspace, 5)

@@ -152,6 +152,13 @@ def test_an_older_input_makes_a_folder_outdated_and_is_no_damage(workspace: Work
     assert details["raw"]["state"] == "fresh"
 
 
+def test_a_damaged_folder_is_damaged_though_it_is_outdated_too(workspace: Workspace) -> None:
+    write_raw(workspace, "other")
+    flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
+    state, why = states(workspace)["dedupe"]
+    assert (state, why.endswith("its bytes changed; made from an older raw")) == ("damaged", True)
+
+
 def test_a_folder_without_its_manifest_is_unfinished_and_no_damage(workspace: Workspace) -> None:
     reopen(workspace.dedupe, "dedupe")
     assert states(workspace)["dedupe"] == (

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.core.errors import ContractError
 from pipeline.webdata.index import INDEX_NAME, read_index
+from pipeline.webdata.keys import read_table
 from pipeline.webdata.reader import ShardReader
 
 
@@ -70,3 +72,39 @@ def test_a_file_that_is_named_twice_is_refused(shards: Path, field: str) -> None
     change(shards, field, "train/000001.tar")
     with pytest.raises(ContractError, match=r"names the file 'train/000001\.tar' twice"):
         read_index(shards)
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "grid"), [(15, [4, 4]), (17, [4, 4]), (16, [4, 3]), (16, [5, 4])]
+)
+def test_codes_are_as_many_as_the_grid_has(num_codes: int, grid: list[int], shards: Path) -> None:
+    index: dict[str, Any] = json.loads((shards / INDEX_NAME).read_bytes())
+    (shards / INDEX_NAME).write_text(json.dumps(index | {"num_codes": num_codes, "grid": grid}))
+    with pytest.raises(ContractError, match=f"num_codes is {num_codes}, expected the grid's"):
+        read_index(shards)
+
+
+@pytest.mark.parametrize(("more", "refused"), [(0, False), (1, True), (-(10**9), True)])
+def test_a_table_points_into_its_tar_to_the_last_byte(
+    more: int, refused: bool, shards: Path
+) -> None:
+    (entry, *_) = read_index(shards).shards["train"]
+    table = np.load(shards / entry.table)
+    table[-1, -1, 1] = 100
+    table[-1, -1, 0] = entry.filesize - 100 + more
+    np.save(shards / entry.table, table)
+    if not refused:
+        assert read_table(shards, entry)[-1, -1].tolist() == [entry.filesize - 100, 100]
+        return
+    with pytest.raises(ContractError, match="points outside"):
+        read_table(shards, entry)
+
+
+def test_a_table_begins_after_the_first_header(shards: Path) -> None:
+    (entry, *_) = read_index(shards).shards["train"]
+    table = np.load(shards / entry.table)
+    assert table[0, 0, 0] == 512
+    table[0, 0, 0] = 511
+    np.save(shards / entry.table, table)
+    with pytest.raises(ContractError, match="points outside"):
+        read_table(shards, entry)

@@ -153,3 +153,12 @@ def test_a_foreign_index_is_refused(shards: Path, text: str) -> None:
     (shards / "index.json").write_text(text)
     with pytest.raises(ContractError, match=r"index\.json.* expected|index\.json is not JSON"):
         ShardReader(shards, "train")
+
+
+def test_rows_are_those_from_0_to_the_last(shards: Path, expected: Expected) -> None:
+    reader = ShardReader(shards, "train")
+    for row in (0, len(reader) - 1):
+        assert reader.sample(row).codes.tolist() == list(expected(row)[1])
+    for row in (-1, len(reader), len(reader) + 1):
+        with pytest.raises(IndexError, match=f"row {row} of 27"):
+            reader.sample(row)

@@ -58,3 +58,26 @@ def test_pixels_survive_the_way_to_images_and_back() -> None:
     assert (images_BCHW.dtype, tuple(images_BCHW.shape)) == (torch.float32, (2, 3, 8, 8))
     assert 0 <= images_BCHW.min() <= images_BCHW.max() <= 1
     assert np.array_equal(to_pixels(images_BCHW), pixels_BHWC)
+
+
+@pytest.mark.parametrize(
+    ("value", "pixel"),
+    [
+        (-1.0, 0),
+        (0.0, 0),
+        (0.4 / 255, 0),
+        (0.6 / 255, 1),
+        (254.4 / 255, 254),
+        (254.6 / 255, 255),
+        (2.0, 255),
+    ],
+)
+def test_colours_are_rounded_to_the_nearest_of_256(value: float, pixel: int) -> None:
+    assert to_pixels(torch.full((1, 3, 1, 1), value)).tolist() == [[[[pixel] * 3]]]
+
+
+def test_all_pixels_come_back_from_their_colours() -> None:
+    pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    images = to_images(pixels)
+    assert (images.min().item(), images.max().item()) == (0.0, 1.0)
+    assert np.array_equal(to_pixels(images), pixels)

@@ -138,3 +138,10 @@ def test_half_a_weights_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelError, match="can't be read as weights"):
         load_codec(tmp_path)
+
+
+def test_decoded_images_lie_in_0_to_1_whatever_the_codebook_says() -> None:
+    codec = make_codec()
+    codec.codebook_KD.mul_(1000)
+    decoded = codec.decode(torch.arange(11)[:, None].repeat(1, 4))
+    assert (decoded.min().item(), decoded.max().item()) == (0.0, 1.0)

@@ -14,6 +14,7 @@ from pipeline.models.dalle.sampling import (
     Choice,
     complete_captions,
     draw,
+    guide,
     image_seed,
     kept_ids,
     sample_codes,
@@ -190,3 +191,43 @@ def test_a_low_temperature_makes_no_infinity_of_half_precision(model: Dalle) -> 
     choice = Choice(filter_thres=0.0, temperature=0.001)
     drawn = choice.draw(logits_BV, torch.tensor([0.999], dtype=torch.float64), total_tokens=3)
     assert drawn.tolist() == [0]
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+def test_guidance_moves_from_the_logits_without_a_caption_towards_those_with_one(
+    scale: float,
+) -> None:
+    captioned, null = torch.tensor([[1.0, 4.0]]), torch.tensor([[2.0, 0.0]])
+    expected = [[2.0 - scale, 4.0 * scale]]
+    assert guide(torch.cat((captioned, null)), scale).tolist() == expected
+
+
+def test_a_guidance_of_0_draws_as_without_a_caption_and_of_1_by_it_alone(model: Dalle) -> None:
+    def drawn(scale: float) -> torch.Tensor:
+        return sample(model, [0, 1], [7, 8], Choice(filter_thres=0.0, cond_scale=scale))
+
+    empty = torch.zeros_like(TOKENS)
+    without = sample_codes(
+        model, empty, rows=[0, 1], image_seeds=[7, 8], choice=Choice(filter_thres=0.0)
+    )
+    assert torch.equal(drawn(0.0), without)
+    alone = sample(model, [0, 1], [7, 8], Choice(filter_thres=0.0))
+    assert torch.equal(drawn(1.0), alone)
+    assert not torch.equal(drawn(0.5), alone)
+    assert not torch.equal(drawn(2.0), alone)
+
+
+def test_the_number_0_draws_the_first_id_that_may_be_drawn() -> None:
+    logits = torch.tensor([[0.0, 5.0, 1.0, 5.0]])
+    assert draw(logits, torch.zeros(1, dtype=torch.float64), kept=2).tolist() == [1]
+    assert draw(logits, torch.zeros(1, dtype=torch.float64), kept=4).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("share", "allowed", "kept"),
+    [(0.0, 100, 100), (0.75, 100, 25), (1.0, 100, 1), (0.995, 100, 1), (0.5, 20, 20)],
+)
+def test_the_best_share_of_all_ids_is_kept_one_at_least(
+    share: float, allowed: int, kept: int
+) -> None:
+    assert kept_ids(share, total_tokens=100, allowed=allowed) == kept

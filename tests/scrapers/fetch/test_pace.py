@@ -198,3 +198,25 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 )
 def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == seconds
+
+
+def test_a_host_that_asked_for_a_long_wait_is_not_asked_before_by_a_shorter_one() -> None:
+    pace = HostPace(max_slots=4, rate=None, outage=Backoff(), rng=random.Random(0), now=0.0)
+    for at, wait in ((0.0, 100.0), (1.0, 5.0)):
+        pace.start(at)
+        pace.finish("overload", started=at, now=at, retry_after_s=wait)
+    assert pace.wait_s(1.0) == pytest.approx(99.0)
+    pace.start(1.0)
+    pace.finish("overload", started=1.0, now=1.0, retry_after_s=300.0)
+    assert pace.wait_s(1.0) == pytest.approx(300.0)
+
+
+def test_a_crawl_delay_never_makes_it_faster() -> None:
+    pace = HostPace(max_slots=4, rate=0.5, outage=Backoff(), rng=random.Random(0), now=0.0)
+    pace.slow_to(1.0)
+    pace.start(0.0)
+    assert pace.wait_s(0.0) == pytest.approx(2.0)
+    pace.slow_to(5.0)
+    pace.finish("good", started=0.0, now=2.0)
+    pace.start(2.0)
+    assert pace.wait_s(2.0) == pytest.approx(5.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scrapers.fetch.robots import parse_robots, robots_for_status
+from scrapers.fetch.robots import make_pattern, parse_robots, robots_for_status
 
 AGENT = "dalle-pipeline"
 
@@ -131,3 +131,49 @@ def test_a_usage_rule_ends_the_names_of_a_group() -> None:
     robots = parse_robots(text, AGENT)
     assert robots.allows("/a")
     assert robots.refusal("/a", where="") is not None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/a", "/a", True),
+        ("/a", "/ab", True),
+        ("/a$", "/a", True),
+        ("/a$", "/ab", False),
+        ("/a$", "/", False),
+        ("/a*$", "/ab", True),
+        ("/a*b$", "/acb", True),
+        ("/a*b$", "/acbd", False),
+        ("/ab*b$", "/ab", False),  # no letter is used twice
+        ("/*", "/", True),
+        ("*", "/x", True),
+        ("/$", "/", True),
+        ("/$", "/x", False),
+        ("/a*b*c", "/a--c--b--c", True),
+        ("/a*b*c", "/a--c--b", False),
+    ],
+)
+def test_a_pattern_matches_the_beginning_or_with_an_end_mark_the_whole(
+    pattern: str, path: str, matches: bool
+) -> None:
+    assert make_pattern(pattern).matches(path) is matches
+
+
+@pytest.mark.parametrize(
+    ("delays", "found"),
+    [
+        (["2", "9", "3"], 9.0),
+        (["0.5"], 0.5),
+        (["0"], None),
+        (["-1"], None),
+        (["3599.9"], 3599.9),
+        (["3600"], None),
+        (["nan"], None),
+        (["2", "3600"], 2.0),
+    ],
+)
+def test_the_longest_delay_of_less_than_an_hour_counts(
+    delays: list[str], found: float | None
+) -> None:
+    text = "User-agent: *\n" + "".join(f"Crawl-delay: {delay}\n" for delay in delays)
+    assert parse_robots(text, AGENT).crawl_delay_s == found

@@ -7,9 +7,11 @@ import io
 import pytest
 from PIL import Image
 
+from pipeline.core.contracts import URL_STATES, UrlState
 from scrapers.crawl.probe import next_asks
+from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.sniff import sniff
-from scrapers.fetch.verdict import Evidence, judge_response
+from scrapers.fetch.verdict import UNCHANGED, Evidence, evidence_of, judge_response
 
 
 def image(kind: str, colour: int = 7) -> bytes:
@@ -86,3 +88,58 @@ def test_probes_decide_what_is_asked(
     seen: dict[tuple[int, int], Evidence], asks: list[tuple[int, int]]
 ) -> None:
     assert next_asks(2, RANKS, seen) == asks
+
+
+# state, whether to ask again, and what it says of the host.
+STATUSES: dict[int, tuple[str, bool, str]] = {
+    **dict.fromkeys((404, 410), ("missing", False, "neutral")),
+    **dict.fromkeys((429, 503), ("failed", True, "overload")),
+    **dict.fromkeys((408, 425), ("failed", True, "neutral")),
+    **dict.fromkeys((500, 501, 502, 504, 507, 599), ("failed", True, "down")),
+    **dict.fromkeys((201, 204, 206, 300, 304, 305, 400, 401, 402, 403, 405, 406, 409, 411, 418, 451, 499),
+                    ("failed", False, "neutral")),
+}  # fmt: skip
+REFUSAL = Refusal(signal="x-robots-tag", reason="x_robots_noai", where="x", text="x")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_every_status_has_its_verdict(status: int) -> None:
+    found = judge_response(status, None, b"")
+    assert (found.state, found.retry, found.sign) == STATUSES[status]
+    assert found.reason == f"http_{status}"
+
+
+def test_304_speaks_only_of_bytes_that_we_have() -> None:
+    assert judge_response(304, None, b"", stored=True) == UNCHANGED
+    assert judge_response(304, None, b"").state == "failed"
+    assert judge_response(200, None, image("PNG"), stored=True).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("status", "stored", "refused"),
+    [
+        (200, False, True),
+        (200, True, True),
+        (304, True, True),
+        (304, False, False),
+        (404, True, False),
+        (403, False, False),
+        (500, False, False),
+    ],
+)
+def test_a_refusal_counts_where_there_is_something_to_refuse(
+    status: int, stored: bool, refused: bool
+) -> None:
+    found = judge_response(status, REFUSAL, image("PNG"), stored=stored)
+    assert (found.state == "opted_out") is refused
+    assert (found.refusal == REFUSAL) is refused
+
+
+@pytest.mark.parametrize("state", URL_STATES)
+@pytest.mark.parametrize("status", [None, 200, 401, 403, 404, 500])
+def test_what_a_probe_says_of_its_caption(state: UrlState, status: int | None) -> None:
+    expected = {"done": "exists", "opted_out": "exists", "truncated": "exists", "missing": "absent"}
+    refused_listing = state == "failed" and status in (401, 403)
+    assert evidence_of(state, status) == (
+        "absent" if refused_listing else expected.get(state, "unknown")
+    )

@@ -87,3 +87,14 @@ def test_a_key_never_changes() -> None:
     assert image_key(key, 3, 1) == "emojis-905a69acedd240eb-03"
     assert image_key(key, 3, 2) == "emojis-905a69acedd240eb-03-v2"
     assert section_slug("Animal Concepts!") == "animal_concepts"
+
+
+@pytest.mark.parametrize(("more", "segments"), [(-1, 2), (0, 1), (1, 1)])
+def test_a_segment_holds_images_up_to_its_very_limit_with_its_end(
+    more: int, segments: int, tmp_path: Path
+) -> None:
+    fill(tmp_path / "one", [3000, 2000])
+    whole = (tmp_path / "one" / "00000.tar").stat().st_size
+    states = fill(tmp_path / "cut", [3000, 2000], max_bytes=whole + more)
+    assert len(states) == segments
+    assert len(list((tmp_path / "cut").glob("*.tar"))) == segments

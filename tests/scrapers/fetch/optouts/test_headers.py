@@ -56,6 +56,17 @@ def test_robots_tags(tags: list[str], found: str | None) -> None:
     assert find_directive(tags, AGENT) == found
 
 
+@pytest.mark.parametrize("agent", ["dalle-pipeline", "Dalle-Pipeline", "DALLE-PIPELINE"])
+@pytest.mark.parametrize("named", ["dalle-pipeline", "Dalle-Pipeline", "DALLE-PIPELINE"])
+@pytest.mark.parametrize("directive", ["noai", "NoAI", "NOAI"])
+def test_agents_and_directives_are_the_same_in_any_case(
+    agent: str, named: str, directive: str
+) -> None:
+    assert find_directive([f"{named}: {directive}"], agent) == "noai"
+    assert find_directive([f"x{named}: {directive}"], agent) is None
+    assert find_directive([f"Max-Snippet: 50, {directive}"], agent) == "noai"
+
+
 def test_a_robots_tag_is_evidence() -> None:
     refusal = read(("X-Robots-Tag", "otherbot: noindex"), ("X-Robots-Tag", "noai")).refusal
     assert refusal is not None
@@ -156,3 +167,24 @@ def test_hostile_headers_cost_no_time() -> None:
     for text in ("a=(" + "b " * 4000, "a" + ";b" * 4000 + "!", "(" * 8000, "a=" + '"\\' * 4000):
         parse_dictionary(text)
         find_directive([text * 20], AGENT)
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("train-ai=n", {"train-ai": "n"}),
+        ("a=1, train-ai=n", {"a": "1", "train-ai": "n"}),
+        ("train-ai=y, train-ai=n", {"train-ai": "n"}),
+        ("train-ai=n, train-ai=y", {"train-ai": "y"}),
+        ("train-ai", {"train-ai": None}),
+        ("train-ai=n,", {}),
+        ("train-ai=n ,  ", {}),
+        (",train-ai=n", {}),
+        ("train-ai=n b", {}),
+        ("", {}),
+    ],
+)
+def test_a_statement_is_a_whole_dictionary_or_says_nothing(
+    statement: str, found: dict[str, str | None]
+) -> None:
+    assert parse_dictionary(statement) == found

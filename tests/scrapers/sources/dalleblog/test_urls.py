@@ -12,6 +12,7 @@ from scrapers.sources.dalleblog.urls import (
     base64_key,
     caption_of_key,
     image_prompt_url,
+    is_plain_name,
     key_kind,
     parse_sample_url,
     sample_url,
@@ -153,3 +154,68 @@ def test_the_image_prompt_of_a_section_has_its_name() -> None:
     assert (
         image_prompt_url(CDN + "/", "bedroom_design") == f"{CDN}/image_prompts/bedroom_design.png"
     )
+
+
+def test_the_query_of_a_url_comes_back_and_its_fragment_does_not() -> None:
+    url = f"{CDN}/samples/rpm/set_b_1.png"
+    parsed = parse_sample_url(f"{url}?v=2&w={{rank}}#top")
+    assert parsed is not None
+    assert (parsed.query, parsed.rank) == ("?v=2&w={rank}", 1)
+    assert parsed.template == f"{CDN}/samples/rpm/set_b_{{rank}}.png?v=2&w=%7Brank%7D"
+    assert parsed.url() == f"{url}?v=2&w=%7Brank%7D"
+
+
+@pytest.mark.parametrize(("length", "taken"), [(7999, True), (8000, True), (8001, False)])
+def test_a_url_may_have_8000_characters(length: int, taken: bool) -> None:
+    head, tail = f"{CDN}/samples/rpm/", "_1.png"
+    url = head + "x" * (length - len(head) - len(tail)) + tail
+    assert len(url) == length
+    assert (parse_sample_url(url) is not None) is taken
+
+
+@pytest.mark.parametrize(("length", "taken"), [(7999, True), (8000, True), (8001, False)])
+def test_a_computed_template_may_have_8000_characters(length: int, taken: bool) -> None:
+    around = len(f"{CDN}/samples/rpm/") + len("_{rank}.png")
+    key = "x" * (length - around - 1) + "-"
+    if taken:
+        assert len(url_template(CDN, "rpm", key)) == length
+        return
+    with pytest.raises(SourceError, match="8,001 characters"):
+        url_template(CDN, "rpm", key)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("", False), ("x", True), ("x" * 199, True), ("x" * 200, True), ("x" * 201, False),
+     (".", False), ("..", False), ("...", False), ("a.b", True), ("a/b", False), ("a\n", False)],
+)  # fmt: skip
+def test_a_section_is_one_folder_of_up_to_200_characters(name: str, plain: bool) -> None:
+    assert is_plain_name(name) is plain
+
+
+def test_a_name_made_by_hand_is_an_image_by_itself_and_a_key_all_its_ranks() -> None:
+    def identity(key: str, rank: int) -> object:
+        parsed = parse_sample_url(f"{CDN}/samples/rpm/{key}_{rank}.png")
+        assert parsed is not None
+        return parsed.identity
+
+    assert identity("set-b", 1) != identity("set-b", 2)
+    for key in ("0" * 32, "123", base64_key("a red cube")):
+        assert identity(key, 1) == identity(key, 2)
+        assert identity(key, 1) != identity("0" * 31 + "1", 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (str(2**32 - 1), "uint32"),
+        (str(2**32), "name"),
+        ("00", "name"),
+        ("0", "uint32"),
+        ("f" * 32, "hex128"),
+        ("f" * 31, "name"),
+        ("F" * 32, "name"),
+    ],
+)
+def test_hex_has_32_small_digits_and_a_number_32_bits(key: str, kind: str) -> None:
+    assert key_kind(key) == kind

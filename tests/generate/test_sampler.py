@@ -1,0 +1,99 @@
+"""How an image is drawn follows the options: precision, codes to begin with, choice of codes, seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.workspace import Workspace
+from pipeline.generate.config import GenerateConfig
+from pipeline.generate.inputs import find_model_inputs
+from pipeline.generate.prompts import Prompt
+from pipeline.generate.sampler import ImageSampler, load_sampler
+from pipeline.models.codecs.load import load_codec
+from pipeline.models.codecs.pixels import read_square, to_images
+from pipeline.models.dalle.sampling import Choice
+
+ROWS = COLUMNS = 4  # of codes, of the tiny codec
+TEXT_SEQ_LEN = 6  # of the tiny run
+
+MakeArtist = Callable[..., ImageSampler]
+
+
+@pytest.fixture
+def make_artist(make_config: Callable[..., GenerateConfig], workspace: Workspace) -> MakeArtist:
+    def make(**options: object) -> ImageSampler:
+        config = make_config(**options)
+        return load_sampler(config, find_model_inputs(config, workspace))
+
+    return make
+
+
+@pytest.fixture
+def prime(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(4).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "prime.png")
+    return tmp_path / "prime.png"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_the_transformer_has_the_precision_asked_for_and_the_codec_keeps_its_own(
+    precision: str, dtype: torch.dtype, make_artist: MakeArtist
+) -> None:
+    artist = make_artist(precision=precision)
+    assert {p.dtype for p in artist.model.parameters()} == {dtype}
+    codec = artist.codec.decode(torch.zeros(1, ROWS * COLUMNS, dtype=torch.int64))
+    assert codec.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("rows", "codes"), [(None, 7), (1, COLUMNS), (2, 2 * COLUMNS), (ROWS - 1, 3 * COLUMNS)]
+)
+def test_exactly_the_rows_asked_for_are_taken_from_the_image(
+    rows: int | None, codes: int, make_artist: MakeArtist, prime: Path, workspace: Workspace
+) -> None:
+    first_codes_P = make_artist(prime=prime, prime_rows=rows).first_codes_P
+    codec = load_codec(workspace.codec("mine"))
+    codes_1N = codec.encode(to_images(read_square(prime.read_bytes(), 64)[None]))
+    assert first_codes_P is not None
+    assert first_codes_P.tolist() == codes_1N[0, :codes].tolist()
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS + 1])
+def test_rows_that_leave_nothing_to_draw_are_refused(
+    rows: int, make_artist: MakeArtist, prime: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"--prime-rows {rows} leaves nothing to draw"):
+        make_artist(prime=prime, prime_rows=rows)
+
+
+def test_codes_are_chosen_as_the_options_say(make_artist: MakeArtist) -> None:
+    artist = make_artist(top_k=0.75, temperature=0.5, cond_scale=3.0)
+    assert artist.choice == Choice(filter_thres=0.75, temperature=0.5, cond_scale=3.0)
+
+
+def test_a_prompt_is_completed_by_the_seed(make_artist: MakeArtist) -> None:
+    options = {"gentxt": True, "top_k": 0.0, "temperature": 2.0}
+    texts = [make_artist(seed=seed, **options).complete(["a red"])[0].text for seed in (0, 1, 2, 0)]
+    assert texts[0] == texts[3]
+    assert len(set(texts)) > 1
+
+
+def test_a_prompt_is_too_long_from_one_token_more_than_the_model_reads(
+    make_artist: MakeArtist,
+) -> None:
+    artist = make_artist()
+    words = ["a red cube", *("a red cube" + " a" * more for more in range(1, 8))]
+    lengths = [len(ids) for ids in artist.tokenizer.ids(words)]
+    assert {TEXT_SEQ_LEN - 1, TEXT_SEQ_LEN, TEXT_SEQ_LEN + 1} <= set(lengths)
+    found = artist.too_long([Prompt(text=text) for text in words])
+    assert found == [length > TEXT_SEQ_LEN for length in lengths]

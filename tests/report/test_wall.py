@@ -1,0 +1,104 @@
+"""The wall of scraped images: as many captions and images as asked for, from all sections in turn."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.storage import make_manifest, write_manifest
+from pipeline.core.workspace import Workspace
+from pipeline.report.config import ReportConfig
+from pipeline.report.run import is_current, run
+from tests.dedupe.conftest import RawStore, dedupe, photo_png
+
+RANKS = 4
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """3 captions in one section and 2 in another, each with an image of the ranks 0 to 3."""
+    raw = RawStore(tmp_path_factory.mktemp("report") / "data")
+    captions = [("a", "one"), ("a", "two"), ("a", "three"), ("b", "four"), ("b", "five")]
+    for number, (section, caption) in enumerate(captions):
+        for rank in range(RANKS):
+            key = f"{section}-{caption}-{rank}"
+            png = photo_png(10 * number + rank)
+            raw.add(key, png, f"{caption} <thing>", rank=rank, section=section)
+    workspace = raw.write()
+    dedupe(workspace)
+    return workspace
+
+
+def wall(workspace: Workspace, **options: int) -> dict[str, list[int]]:
+    """The ranks shown of each caption, in the order of the page."""
+    run(ReportConfig(workspace=workspace.root, **options))
+    html = (workspace.root / "report.html").read_text()
+    rows = re.findall(r'<td class="caption">(.*?)</td><td class="row">(.*?)</td>', html)
+    return {
+        unescape(caption).removesuffix(" <thing>"): [
+            int(rank) for rank in re.findall(r'alt="rank (\d+)"', images)
+        ]
+        for caption, images in rows
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, RANKS - 1, RANKS, RANKS + 1])
+def test_a_row_has_the_best_ranks_and_no_more_than_asked_for(
+    ranks: int, workspace: Workspace
+) -> None:
+    shown = wall(workspace, wall_ranks=ranks)
+    assert set(map(tuple, shown.values())) == {tuple(range(min(ranks, RANKS)))}
+
+
+@pytest.mark.parametrize(
+    ("captions", "shown"),
+    [
+        (1, ["one"]),
+        (2, ["one", "five"]),
+        (3, ["one", "three", "five"]),
+        (4, ["one", "three", "five", "four"]),
+        (5, ["one", "three", "two", "five", "four"]),
+        (6, ["one", "three", "two", "five", "four"]),
+    ],
+)
+def test_captions_come_from_the_sections_in_turn(
+    captions: int, shown: list[str], workspace: Workspace
+) -> None:
+    assert list(wall(workspace, wall_captions=captions)) == shown
+
+
+@pytest.mark.parametrize("ranks", [1, RANKS - 1, RANKS, RANKS + 1])
+def test_a_row_of_images_without_ranks_has_no_more_than_asked_for(
+    ranks: int, tmp_path: Path
+) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number in range(RANKS):
+        raw.add(f"k{number}", photo_png(number), "a cat", rank=None)
+    workspace = raw.write()
+    dedupe(workspace)
+    run(ReportConfig(workspace=workspace.root, wall_ranks=ranks))
+    assert (workspace.root / "report.html").read_text().count("<img ") == min(ranks, RANKS)
+
+
+@pytest.mark.parametrize("side", [16, 40])
+def test_images_have_the_size_asked_for(side: int, workspace: Workspace) -> None:
+    wall(workspace, thumbnail=side)
+    html = (workspace.root / "report.html").read_text()
+    assert set(re.findall(r'width="(\d+)" height="(\d+)"', html)) == {(str(side), str(side))}
+
+
+def test_a_log_that_grew_makes_the_page_anew(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "data").open(source="dalleblog")
+    folder = workspace.run("dalle")
+    folder.mkdir(parents=True)
+    write_manifest(folder, make_manifest("run", config={}, inputs={}, counts={}, files=()))
+    log = folder / "log.jsonl"
+    log.write_text('{"step": 1, "loss": 2.5}\n')
+    config = ReportConfig(workspace=workspace.root)
+    run(config)
+    assert is_current(config)
+    log.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 1.5}\n')
+    assert not is_current(config)
