@@ -51,7 +51,7 @@ from scrapers.sources.start_page import (
     refuse_reserved_page,
 )
 from scrapers.wayback.archive import Archive, check_archive, request_limits
-from scrapers.wayback_replay import Replay
+from scrapers.wayback.replay import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +87,12 @@ def scrape(
         report = run.report
     if report is None:
         raise KeyboardInterrupt
-    did = _did(config, report)
+    did = _run_record(config, report)
     details = {**report.details, "did": did} if did else report.details
     return dataclasses.replace(report, details=details, seconds=time.monotonic() - started)
 
 
-def _did(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
+def _run_record(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
     """The entry of a run in `runs.jsonl`: its extent, what was fetched, what wasn't, changes of the page.
 
     A plan fetches nothing: only a change of the page is noted.

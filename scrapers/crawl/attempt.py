@@ -6,11 +6,11 @@ from pipeline.core.contracts import UrlState
 from scrapers.crawl.jobs import Job
 from scrapers.fetch.client import Client, HopCheck
 from scrapers.fetch.optouts.signals import Refusal
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.sniff import sniff
 from scrapers.fetch.storable import ALTERED
-from scrapers.fetch.verdict import Verdict, judge_answer, opt_out
-from scrapers.wayback_replay import Replay
+from scrapers.fetch.verdict import Verdict, judge_response, opt_out
+from scrapers.wayback.replay import Replay
 
 _STATES_OF_REASON: dict[str, UrlState] = {
     "truncated": "truncated",
@@ -29,7 +29,7 @@ async def ask_once(
     public_only: bool,
     reserved: Refusal | None = None,
     replay: Replay | None = None,
-) -> tuple[Verdict, Answer | None]:
+) -> tuple[Verdict, Response | None]:
     """Request a job's URL, with validators if its bytes are known; never raises a network error.
 
     `reserved` is the refusal of the host's TDMRep file, which the response's headers may override. `replay`
@@ -37,7 +37,7 @@ async def ask_once(
     """
     stored = job.known is not None and job.known.sha256 is not None
     try:
-        answer = await client.get(
+        response = await client.get(
             job.address,
             headers=_validators(job) if stored and not job.captures else None,
             allow_hop=allow_hop if replay is None else replay.allow_redirect,
@@ -51,21 +51,21 @@ async def ask_once(
         state = _STATES_OF_REASON.get(error.reason, "failed")
         return Verdict(state, error.reason, error.retry, error.sign, detail=str(error)), None
     if replay is not None:
-        answer = replay.read(answer)
-    refusal = None if ignore_opt_out else _refusal_of(answer, reserved)
-    verdict = judge_answer(answer.status, refusal, answer.body, stored=stored)
+        response = replay.read(response)
+    refusal = None if ignore_opt_out else _refusal_of(response, reserved)
+    verdict = judge_response(response.status, refusal, response.body, stored=stored)
     if replay is not None and job.captures:
-        verdict = replay.judge(job.captures[0], verdict, answer, heed=not ignore_opt_out)
-    return verdict, answer
+        verdict = replay.judge(job.captures[0], verdict, response, heed=not ignore_opt_out)
+    return verdict, response
 
 
 def _is_whole_image(body: bytes) -> bool:
     return sniff(body).whole
 
 
-def _refusal_of(answer: Answer, reserved: Refusal | None) -> Refusal | None:
+def _refusal_of(response: Response, reserved: Refusal | None) -> Refusal | None:
     """The refusal in the headers; their tdm-reservation overrides the file, its absence doesn't."""
-    signals = answer.signals
+    signals = response.signals
     if signals.refusal is not None or signals.tdm_reservation == 0:
         return signals.refusal
     return reserved

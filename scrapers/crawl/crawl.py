@@ -22,14 +22,14 @@ from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally, WallClock
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
-from scrapers.fetch.optouts.embedded import heeding
+from scrapers.fetch.optouts.embedded import refusal_finder
 from scrapers.fetch.optouts.tdmrep import TdmRule
 from scrapers.fetch.pace import parse_retry_after
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.verdict import Verdict, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
-from scrapers.wayback_replay import Replay
+from scrapers.wayback.replay import Replay
 
 # Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
 _READY_PER_SLOT = 4
@@ -75,7 +75,7 @@ class Crawl:
             clock=clock,
             refresh_since=opener.refresh_since,
             gone_after=config.gone_after,
-            heed=heeding(hosts.listed, ignore_opt_out=config.ignore_opt_out),
+            heed=refusal_finder(hosts.listed, ignore_opt_out=config.ignore_opt_out),
             refused=store.folder.parent / "refused" if config.keep_refused else None,
         )
         self._plans: Iterator[CaptionPlan] = iter(())
@@ -86,7 +86,7 @@ class Crawl:
         self._num_open = 0
         self._num_done = 0
         self._total = num_urls
-        self._came: list[tuple[Job, Verdict, Answer | None]] = []
+        self._came: list[tuple[Job, Verdict, Response | None]] = []
         self._came_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
@@ -104,13 +104,13 @@ class Crawl:
         flushed.
         """
         self._plans = iter(plans)
-        telling = asyncio.get_running_loop().create_task(self._tell())
+        reporting = asyncio.get_running_loop().create_task(self._report_progress())
         self._spawn(self._renew_robots())
         try:
             self._fill()
             await self._ended.wait()
         finally:
-            telling.cancel()
+            reporting.cancel()
             await self._cancel_requests()
         if self._error is None:
             self._settle_all()
@@ -157,7 +157,7 @@ class Crawl:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self) -> None:
+    async def _report_progress(self) -> None:
         while True:
             notes: dict[str, int | float | str] = dict(self.tally.failures)
             if (waiting := self.hosts.waiting()) is not None:
@@ -353,7 +353,7 @@ class Crawl:
         self.tally.requests += 1
         job.requests += 1
         try:
-            verdict, answer = await ask_once(
+            verdict, response = await ask_once(
                 self._client,
                 job,
                 allow_hop=self.hosts.allow_hop,
@@ -365,39 +365,39 @@ class Crawl:
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
             raise
-        wait_s = parse_retry_after(answer.retry_after) if answer and verdict.retry else None
+        wait_s = parse_retry_after(response.retry_after) if response and verdict.retry else None
         now = self._now()
         host.pace.finish(
             verdict.sign,
             started=started,
             now=now,
             retry_after_s=wait_s,
-            answered=answer is not None,
+            answered=response is not None,
         )
         if verdict.sign != "good":
-            self._mind_trouble(host, verdict, answer)
+            self._handle_trouble(host, verdict, response)
         # While a host is down, a failed request is not the image's fault and no attempt.
         job.failures += not host.pace.strikes
-        again = verdict.retry and job.failures < self._attempts_at(job, answer)
-        if again or (job.captures and job.turn_to_older(verdict, answer)):
+        again = verdict.retry and job.failures < self._attempts_at(job, response)
+        if again or (job.captures and job.try_older_capture(verdict, response)):
             self._ask_again(host, job, verdict)
         else:
-            self._settle_soon(job, *job.last_word(verdict, answer))
+            self._settle_soon(job, *job.final_verdict(verdict, response))
 
-    def _attempts_at(self, job: Job, answer: Answer | None) -> int:
+    def _attempts_at(self, job: Job, response: Response | None) -> int:
         """The maximum of attempts: few for a capture with a 5xx, which must not hold up the others."""
-        broken = bool(job.captures) and answer is not None and answer.status >= 500
+        broken = bool(job.captures) and response is not None and response.status >= 500
         return min(_BROKEN_CAPTURE, self._config.attempts) if broken else self._config.attempts
 
-    def _mind_trouble(self, host: Host, verdict: Verdict, answer: Answer | None) -> None:
+    def _handle_trouble(self, host: Host, verdict: Verdict, response: Response | None) -> None:
         """Log that a host waits, or leave it for another run."""
         why = verdict.detail or verdict.reason or verdict.state
-        if answer is not None:
-            why = f"status {answer.status}"
-            if answer.retry_after is not None:
-                why += f", Retry-After: {answer.retry_after[:40]}"
-        if not self.hosts.leave_if_silent(host, why):
-            self.hosts.tell_wait(host, why)
+        if response is not None:
+            why = f"status {response.status}"
+            if response.retry_after is not None:
+                why += f", Retry-After: {response.retry_after[:40]}"
+        if not self.hosts.close_if_down(host, why):
+            self.hosts.log_wait(host, why)
             return
         for job, timer in list(host.later.items()):
             timer.cancel()
@@ -415,20 +415,20 @@ class Crawl:
         self._enqueue(job, first=True)
         self._wake(host)
 
-    def _settle_soon(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+    def _settle_soon(self, job: Job, verdict: Verdict, response: Response | None) -> None:
         """Settle the job together with others that arrive by then: starting the next request comes first."""
         if not self._came:
             asyncio.get_running_loop().call_soon(self._settle_all)
-        self._came.append((job, verdict, answer))
-        self._came_bytes += len(answer.body) if answer is not None else 0
+        self._came.append((job, verdict, response))
+        self._came_bytes += len(response.body) if response is not None else 0
 
     def _settle_all(self) -> None:
         came, self._came, self._came_bytes = self._came, [], 0
-        for job, verdict, answer in came:
-            self._settle(job, verdict, answer)
+        for job, verdict, response in came:
+            self._settle(job, verdict, response)
 
-    def _settle(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
-        self._recorder.record(job, verdict, answer)
+    def _settle(self, job: Job, verdict: Verdict, response: Response | None) -> None:
+        self._recorder.record(job, verdict, response)
         self._num_done += 1
         self._job_ended(job.plan, self._advance)
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.request_url import with_credentials
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.storable import storable
 from scrapers.fetch.verdict import Evidence, Verdict, evidence_of
 from scrapers.rawstore.keys import Address, address_of
@@ -118,25 +118,27 @@ class Job:
         self.requests = 0
         self.captures: tuple[Capture, ...] = ()
         self.foregone: Verdict | None = None
-        self.trouble: tuple[Verdict, Answer | None] | None = None
+        self.trouble: tuple[Verdict, Response | None] | None = None
 
-    def turn_to_older(self, verdict: Verdict, answer: Answer | None) -> bool:
+    def try_older_capture(self, verdict: Verdict, response: Response | None) -> bool:
         """Move on from an unusable capture to an older one; False if there is none."""
         older = older_captures(self.captures, verdict)
         if not older:
             return False
         if verdict.state != "missing":
-            self.trouble = verdict, answer._replace(body=b"") if answer is not None else None
+            self.trouble = verdict, response._replace(body=b"") if response is not None else None
         self.captures = older
         self.address = older[0].address
         self.failures = 0
         return True
 
-    def last_word(self, verdict: Verdict, answer: Answer | None) -> tuple[Verdict, Answer | None]:
+    def final_verdict(
+        self, verdict: Verdict, response: Response | None
+    ) -> tuple[Verdict, Response | None]:
         """The final verdict: trouble with one capture outweighs that the last one is missing."""
         if verdict.state == "missing" and self.trouble is not None:
             return self.trouble
-        return verdict, answer
+        return verdict, response
 
 
 def came_from_archive(row: Known) -> bool:

@@ -15,7 +15,7 @@ from pipeline.core.contracts import UrlState
 from scrapers.crawl.jobs import Job
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.request_url import encodable_url
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.sniff import ImageFormat
 from scrapers.fetch.storable import MAX_URL_CHARS, storable_header
 from scrapers.fetch.verdict import Verdict, evidence_of, opt_out
@@ -26,7 +26,7 @@ from scrapers.rawstore.ledger_schema import STATE_NUMBER
 
 WallClock = Callable[[], float]
 # (bytes, their SHA-256, their format) → who refuses them.
-Heed = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
+FindRefusal = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
 _quote = json.encoder.encode_basestring
 
 
@@ -52,7 +52,7 @@ class Tally:
     kept: int = 0
 
 
-def heed_nothing(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
+def accept_all(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
     """Accept any bytes."""
     return None
 
@@ -68,7 +68,7 @@ class Recorder:
         clock: WallClock = time.time,
         refresh_since: int = 0,
         gone_after: int = 1,
-        heed: Heed = heed_nothing,
+        heed: FindRefusal = accept_all,
         refused: Path | None = None,
     ) -> None:
         """`refresh_since` is when the refresh began, 0 for none: no row gets an earlier time.
@@ -85,58 +85,58 @@ class Recorder:
         self._refused = refused
         self._absences = store.ledger.absences() if refresh_since else {}
 
-    def record(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+    def record(self, job: Job, verdict: Verdict, response: Response | None) -> None:
         """Record the final verdict of a job: store its bytes, if they are new, and its row."""
         known = job.known
         digest = None
-        if verdict.state == "done" and answer is not None and answer.status != 304:
-            digest = hashlib.sha256(answer.body).digest()
-            refusal = self._heed(answer.body, digest, verdict.format)
+        if verdict.state == "done" and response is not None and response.status != 304:
+            digest = hashlib.sha256(response.body).digest()
+            refusal = self._heed(response.body, digest, verdict.format)
             verdict = verdict if refusal is None else opt_out(refusal)
-        if verdict.state == "done" and answer is not None:
+        if verdict.state == "done" and response is not None:
             self._note_presence(job)
             if digest is None:
-                self._touch(job, verdict, answer, self._known_flaw(job))
+                self._touch(job, verdict, response, self._known_flaw(job))
                 self._tally.unchanged += 1
             else:
-                self._store_bytes(job, verdict, answer, digest)
+                self._store_bytes(job, verdict, response, digest)
             return
-        self._keep_refused(job, verdict, answer)
+        self._keep_refused(job, verdict, response)
         if known is not None and known.sha256 is not None:
-            self._keep(job, verdict, answer)
+            self._keep(job, verdict, response)
         else:
             self._count_failure(verdict.state, verdict.reason)
-            self._write_row(job, verdict, answer, _kept_texts(job, answer, stored=False))
+            self._write_row(job, verdict, response, _kept_texts(job, response, stored=False))
 
     def _known_flaw(self, job: Job) -> str | None:
         """The reason recorded with the stored bytes, which are unchanged."""
         assert job.known is not None
         return job.known.reason if job.known.state == "done" else None
 
-    def _keep_refused(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+    def _keep_refused(self, job: Job, verdict: Verdict, response: Response | None) -> None:
         """Keep the bytes of what is no complete image, for a person to look at."""
-        if self._refused is None or answer is None or not answer.body:
+        if self._refused is None or response is None or not response.body:
             return
         if verdict.state in ("not_an_image", "truncated"):
             self._refused.mkdir(parents=True, exist_ok=True)
             key = image_key(job.plan.forms[job.form].address.key, job.rank, 1)
-            (self._refused / f"{key}.{verdict.format or 'bin'}").write_bytes(answer.body)
+            (self._refused / f"{key}.{verdict.format or 'bin'}").write_bytes(response.body)
 
-    def _keep(self, job: Job, verdict: Verdict, answer: Answer | None) -> None:
+    def _keep(self, job: Job, verdict: Verdict, response: Response | None) -> None:
         """Keep the earlier bytes: mark what is gone or withdrawn, ignore a mere failure."""
         assert job.known is not None
         if verdict.state == "missing" and not self._is_gone(job):
             self._tally.absent += 1
-            self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
+            self._touch(job, verdict._replace(state=job.known.state), response, job.known.reason)
             return
         if verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
             self._tally.gone += gone and job.known.state != "missing"
-            self._touch(job, verdict, answer, "gone" if gone else verdict.reason)
+            self._touch(job, verdict, response, "gone" if gone else verdict.reason)
             return
         self._tally.kept += 1
         self._tally.failures[verdict.reason or verdict.state] += 1
-        self._touch(job, verdict._replace(state=job.known.state), answer, job.known.reason)
+        self._touch(job, verdict._replace(state=job.known.state), response, job.known.reason)
 
     def _is_gone(self, job: Job) -> bool:
         """Whether enough consecutive refreshes have missed an image that was there."""
@@ -153,21 +153,21 @@ class Recorder:
     def _now(self) -> int:
         return max(int(self._clock()), self._refresh_since + 1 if self._refresh_since else 0)
 
-    def _store_bytes(self, job: Job, verdict: Verdict, answer: Answer, digest: bytes) -> None:
+    def _store_bytes(self, job: Job, verdict: Verdict, response: Response, digest: bytes) -> None:
         known, version = job.known, 1
         if known is not None:
             if known.sha256 == digest:
-                self._touch(job, verdict, answer, verdict.reason)
+                self._touch(job, verdict, response, verdict.reason)
                 self._tally.unchanged += 1
                 return
             version = known.version + (known.sha256 is not None)
         form = job.plan.forms[job.form]
         key = image_key(form.address.key, job.rank, version)
-        texts = _kept_texts(job, answer, stored=True)
+        texts = _kept_texts(job, response, stored=True)
         place = self._store.segments.place(
             key,
             verdict.format or "bin",
-            answer.body,
+            response.body,
             _sidecar(job, texts, digest),
             sha256=digest,
         )
@@ -175,27 +175,27 @@ class Recorder:
             self._store.batch.changed.append((form.id, job.rank))
             self._tally.changed += 1
         self._tally.stored += 1
-        self._tally.bytes += len(answer.body)
-        self._store.add_bytes(len(answer.body))
-        self._write_row(job, verdict, answer, texts, digest, place, version)
+        self._tally.bytes += len(response.body)
+        self._store.add_bytes(len(response.body))
+        self._write_row(job, verdict, response, texts, digest, place, version)
 
     def _write_row(
         self,
         job: Job,
         verdict: Verdict,
-        answer: Answer | None,
-        texts: _Texts,
+        response: Response | None,
+        texts: _Headers,
         sha256: bytes | None = None,
         place: tuple[int, int] | None = None,
         version: int = 1,
     ) -> None:
         segment, offset = place or (None, None)
-        stored = answer if sha256 is not None else None
+        stored = response if sha256 is not None else None
         row = UrlRow(
             self._form_id(job),
             job.rank,
             STATE_NUMBER[verdict.state],
-            answer.status if answer else None,
+            response.status if response else None,
             verdict.reason or texts.flaw,
             job.requests,
             texts.etag,
@@ -210,19 +210,21 @@ class Recorder:
             self._evidence(verdict),
         )
         self._store.add_row(row)
-        self._see(job, verdict.state, row.status_code)
+        self._note_seen(job, verdict.state, row.status_code)
 
-    def _touch(self, job: Job, verdict: Verdict, answer: Answer | None, reason: str | None) -> None:
+    def _touch(
+        self, job: Job, verdict: Verdict, response: Response | None, reason: str | None
+    ) -> None:
         """Requested again; the stored bytes are the earlier ones."""
         assert job.known is not None
         state = verdict.state
         # The validators of an error page don't belong to the bytes.
-        fresh = answer if answer and answer.status in (200, 304) and state == "done" else None
-        texts = _Texts() if fresh is None else _kept_texts(job, fresh, stored=True)
+        fresh = response if response and response.status in (200, 304) and state == "done" else None
+        texts = _Headers() if fresh is None else _kept_texts(job, fresh, stored=True)
         self._store.add_touch(
             Touch(
                 STATE_NUMBER[state],
-                answer.status if answer else job.known.status_code,
+                response.status if response else job.known.status_code,
                 reason or texts.flaw,
                 job.requests,
                 self._now(),
@@ -233,7 +235,7 @@ class Recorder:
                 job.rank,
             )
         )
-        self._see(job, state, None)
+        self._note_seen(job, state, None)
 
     def _evidence(self, verdict: Verdict) -> str | None:
         if verdict.refusal is None:
@@ -251,14 +253,14 @@ class Recorder:
             form.id = number
         return form.id
 
-    def _see(self, job: Job, state: UrlState, status: int | None) -> None:
+    def _note_seen(self, job: Job, state: UrlState, status: int | None) -> None:
         job.plan.seen[(job.form, job.rank)] = evidence_of(state, status)
 
     def _count_failure(self, state: UrlState, reason: str | None) -> None:
         self._tally.failures[reason or state] += 1
 
 
-class _Texts(NamedTuple):
+class _Headers(NamedTuple):
     """The headers of a response in a storable form; `flaw` names one that had to be altered."""
 
     etag: str | None = None
@@ -267,25 +269,25 @@ class _Texts(NamedTuple):
     flaw: str | None = None
 
 
-def _kept_texts(job: Job, answer: Answer | None, *, stored: bool) -> _Texts:
+def _kept_texts(job: Job, response: Response | None, *, stored: bool) -> _Headers:
     """`stored`: its bytes are kept, and with them their validators."""
-    if answer is None:
-        return _Texts()
+    if response is None:
+        return _Headers()
     final_url, flaw = None, None
-    if answer.final_url != job.url:
-        final_url = encodable_url(answer.final_url)
+    if response.final_url != job.url:
+        final_url = encodable_url(response.final_url)
         if len(final_url) > MAX_URL_CHARS:
             final_url, flaw = None, "bad_final_url"
     if not stored:
-        return _Texts(final_url=final_url, flaw=flaw)
-    etag, good_etag = storable_header(answer.etag)
-    modified, good_modified = storable_header(answer.last_modified)
+        return _Headers(final_url=final_url, flaw=flaw)
+    etag, good_etag = storable_header(response.etag)
+    modified, good_modified = storable_header(response.last_modified)
     if not good_modified:
         flaw = "bad_last_modified"
-    return _Texts(etag, modified, final_url, flaw if good_etag else "bad_etag")
+    return _Headers(etag, modified, final_url, flaw if good_etag else "bad_etag")
 
 
-def _sidecar(job: Job, texts: _Texts, digest: bytes) -> str:
+def _sidecar(job: Job, texts: _Headers, digest: bytes) -> str:
     """An image's record, as `json.dumps(…, sort_keys=True)` would write it, in a quarter of the time."""
     plan = job.plan
     form = plan.forms[job.form]

@@ -24,7 +24,7 @@ from scrapers.fetch.redirects import AddressCheck, is_public_address, redirect_t
 from scrapers.fetch.request_headers import GivenFields, common_fields, lines_of, referer_line
 from scrapers.fetch.request_url import WebAddress, parse_address, without_credentials
 from scrapers.fetch.resolving import Addresses, PrivateAddressError, Resolver
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.session import Sessions
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
@@ -98,7 +98,7 @@ class Client:
             tls=self._trust.context,
             timeout_s=self.timeout_s,
             proxy_of=self._proxy_of,
-            knows_us=self._given.go_to,
+            is_own_host=self._given.go_to,
         )
         return self
 
@@ -122,7 +122,7 @@ class Client:
         public_only: bool = False,
         is_whole: Check | None = None,
         quiet_s: float | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Request `url`, following up to five redirects; `allow_hop` may refuse each one.
 
         `public_only`: connect to public addresses only, as after a redirect from a public host. `is_whole`
@@ -178,7 +178,7 @@ class Client:
         """Whether the host of a URL is on the public internet, as far as it can be resolved."""
         return await self._addresses.is_public(parse_address(url).host)
 
-    def _answer(self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None) -> Answer:
+    def _answer(self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None) -> Response:
         status, headers, body, codings = reply
         find = headers.get
         label = find("content-encoding")
@@ -191,7 +191,7 @@ class Client:
                     raise
                 body = b""
         shown = without_credentials(url) if "@" in url else url
-        return Answer(
+        return Response(
             status,
             body,
             shown,

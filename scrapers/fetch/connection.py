@@ -114,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self.free = True
 
-    def is_quiet(self, now: float) -> bool:
+    def has_stalled(self, now: float) -> bool:
         """Whether a body that has begun has stalled for `quiet_s`."""
         if self.quiet_s is None or self._head is None or self.paused:
             return False

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from scrapers.fetch.budget import Budget
 from scrapers.fetch.connecting import open_connection
 from scrapers.fetch.connection import SCRATCH_BYTES, Connection
-from scrapers.fetch.fetcher import CONNECT_S, Reply, ended_quietly
+from scrapers.fetch.fetcher import CONNECT_S, Reply, body_stalled
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses
 from scrapers.fetch.response import FetchError
@@ -82,8 +82,8 @@ class Connections:
             if not connection.free and not connection.paused and connection.deadline < now:
                 detail = f"no complete response in {self.timeout_s:g} s"
                 connection.fail(FetchError("timeout", detail, retry=True, sign="overload"))
-            elif connection.is_quiet(now):
-                connection.fail(ended_quietly(connection.quiet_s))
+            elif connection.has_stalled(now):
+                connection.fail(body_stalled(connection.quiet_s))
             elif connection.free and connection.deadline - self.timeout_s < now - _KEEP_IDLE_S:
                 connection.close()
         self._timer = self.loop.call_later(min(1.0, self.timeout_s / 8), self._sweep)

@@ -61,6 +61,6 @@ def too_large(found: str, max_bytes: int) -> FetchError:
     return FetchError("too_large", f"{found}, more than the limit of {max_bytes}", retry=True)
 
 
-def ended_quietly(quiet_s: float | None) -> FetchError:
+def body_stalled(quiet_s: float | None) -> FetchError:
     """The error for a body that is shorter than announced, on a connection that stays open."""
     return FetchError("truncated", f"the body stalled for {quiet_s:g} s")

@@ -18,7 +18,7 @@ from scrapers.fetch.optouts.tdmrep import NO_RESERVATIONS, TDMREP_PATH, Reservat
 from scrapers.fetch.pace import Backoff, HostPace, parse_retry_after
 from scrapers.fetch.request_url import parse_address
 from scrapers.fetch.reservations import ask_reservations, is_set_aside
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.robots import CLOSED, MAX_ROBOTS_BYTES, OPEN, Robots, robots_for_status
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ class Hosts:
 
     async def _try_robots(self, host: Host) -> Robots | _Trouble:
         try:
-            answer = await self.client.get(
+            response = await self.client.get(
                 f"{host.origin}/robots.txt",
                 max_bytes=4 * MAX_ROBOTS_BYTES,
                 public_only=host.public_only,
@@ -250,19 +250,19 @@ class Hosts:
                 reason=error.reason if error.reason in REFUSED else _UNREACHABLE,
             )
         agent = self.client.user_agent.partition("/")[0]
-        robots = robots_for_status(answer.status, answer.body, agent)
-        return robots if robots.policy != "closed" else self._no_robots(host, answer)
+        robots = robots_for_status(response.status, response.body, agent)
+        return robots if robots.policy != "closed" else self._no_robots(host, response)
 
-    def _no_robots(self, host: Host, answer: Answer) -> _Trouble:
-        why = f"{host.origin}/robots.txt can't be fetched: status {answer.status}"
-        wait_s = parse_retry_after(answer.retry_after) or 0.0
+    def _no_robots(self, host: Host, response: Response) -> _Trouble:
+        why = f"{host.origin}/robots.txt can't be fetched: status {response.status}"
+        wait_s = parse_retry_after(response.retry_after) or 0.0
         if wait_s > self.max_outage_s:
             why = f"{why}; {self.too_long(wait_s)}"
         return _Trouble(why, wait_s <= self.max_outage_s, wait_s=wait_s)
 
     # --- Waiting ----------------------------------------------------------------------------------
 
-    def leave_if_silent(self, host: Host, why: str) -> bool:
+    def close_if_down(self, host: Host, why: str) -> bool:
         """Close a host whose outage lasts, or would last, longer than `max_outage_s`, and log it."""
         now = self.monotonic()
         silent_s = host.pace.silent_s(now)
@@ -279,7 +279,7 @@ class Hosts:
         )
         return True
 
-    def tell_wait(self, host: Host, why: str) -> None:
+    def log_wait(self, host: Host, why: str) -> None:
         """Log which host waits, until when and why, if the wait is long and wasn't logged yet."""
         now = self.monotonic()
         until = max(host.pace.asked_until, host.pace.paused_until)

@@ -14,7 +14,7 @@ from scrapers.fetch.optouts.tdmrep import (
     Reservations,
     parse_tdmrep,
 )
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 
 logger = logging.getLogger(__name__)
 
@@ -32,28 +32,28 @@ async def ask_reservations(
     for wait_s in (0.0, *waits):
         await asyncio.sleep(wait_s)
         try:
-            answer = await client.get(url, max_bytes=MAX_TDMREP_BYTES, public_only=public_only)
+            response = await client.get(url, max_bytes=MAX_TDMREP_BYTES, public_only=public_only)
         except FetchError as error:
             trouble = str(error)
             if not error.retry or error.reason == "too_large":
                 break
         else:
-            if answer.status < 500 and answer.status != 429:
-                return _read(answer, url)
-            trouble = f"status {answer.status}"
+            if response.status < 500 and response.status != 429:
+                return _read(response, url)
+            trouble = f"status {response.status}"
     holds = "its earlier rules still apply" if known.rules else "the host counts as one without it"
     logger.warning("%s can't be fetched (%s): %s.", url, trouble, holds)
     return known
 
 
-def _read(answer: Answer, url: str) -> Reservations:
-    if answer.status != 200:
+def _read(response: Response, url: str) -> Reservations:
+    if response.status != 200:
         return NO_RESERVATIONS
     try:
-        return parse_tdmrep(answer.body, url=url)
+        return parse_tdmrep(response.body, url=url)
     except ValueError as error:
-        # Many hosts answer any request with their front page.
-        if b"tdm-reservation" in answer.body:
+        # Many hosts response any request with their front page.
+        if b"tdm-reservation" in response.body:
             logger.warning("%s can't be read: %s. The host counts as one without it.", url, error)
         return NO_RESERVATIONS
 
@@ -61,10 +61,10 @@ def _read(answer: Answer, url: str) -> Reservations:
 async def is_set_aside(client: Client, url: str, *, public_only: bool) -> bool:
     """Whether the headers at `url`, which the file reserves, say that it is not reserved."""
     try:
-        answer = await client.get(url, public_only=public_only, allow_hop=_no_hop)
+        response = await client.get(url, public_only=public_only, allow_hop=_no_hop)
     except FetchError:
         return False
-    return answer.signals.tdm_reservation == 0
+    return response.signals.tdm_reservation == 0
 
 
 async def _no_hop(_url: str, _public_only: bool) -> bool:

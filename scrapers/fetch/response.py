@@ -10,7 +10,7 @@ from scrapers.fetch.response_head import Headers
 from scrapers.fetch.verdict import HostSign
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response. `body` is decoded and within the limit; unless the status is 200, empty if it is long.
 
     `final_url` is where the redirects ended, without user and password. Every text can be stored: raw bytes

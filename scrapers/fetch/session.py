@@ -18,7 +18,7 @@ import aiohttp
 import yarl
 
 from scrapers.fetch.budget import Budget
-from scrapers.fetch.fetcher import CONNECT_S, DRAINED_BYTES, Reply, ended_quietly, too_large
+from scrapers.fetch.fetcher import CONNECT_S, DRAINED_BYTES, Reply, body_stalled, too_large
 from scrapers.fetch.request_headers import basic_auth
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses, SessionResolver
@@ -44,14 +44,14 @@ class Sessions:
         tls: Callable[..., ssl.SSLContext],
         timeout_s: float,
         proxy_of: Callable[[WebAddress], WebAddress | None],
-        knows_us: Callable[[WebAddress], bool],
+        is_own_host: Callable[[WebAddress], bool],
     ) -> None:
-        """`tls` creates a context, with our certificate or without; `knows_us` tells which hosts get it."""
+        """`tls` creates a context; the hosts that `is_own_host` accepts get our certificate."""
         self.timeout_s = timeout_s
         self.addresses = addresses
         self.budget = budget
         self.proxy_of = proxy_of
-        self.knows_us = knows_us
+        self.is_own_host = is_own_host
         self._make_tls = tls
         self._sessions: dict[tuple[bool, bool, bool], aiohttp.ClientSession] = {}
 
@@ -87,7 +87,7 @@ class SessionEndpoint:
         self._fields = fields
         self._public_only = public_only
         self._proxy = sessions.proxy_of(address)
-        self._knows_us = sessions.knows_us(address)
+        self._knows_us = sessions.is_own_host(address)
 
     async def ask(
         self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
@@ -246,7 +246,7 @@ class Body:
                 return await content.readany()
         except TimeoutError:
             if quiet.expired():
-                raise ended_quietly(self._quiet_s) from None
+                raise body_stalled(self._quiet_s) from None
             raise
 
     def resume(self) -> None:

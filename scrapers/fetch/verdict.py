@@ -41,7 +41,7 @@ def opt_out(refusal: Refusal) -> Verdict:
     return Verdict("opted_out", refusal.reason, False, "neutral", refusal=refusal)
 
 
-def judge_answer(
+def judge_response(
     status: int, refusal: Refusal | None, body: bytes, *, stored: bool = False
 ) -> Verdict:
     """Judge a response; `refusal` is that of its headers (or of the host's TDMRep file).

@@ -18,7 +18,7 @@ from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.page import Meta, page_refusal
 from scrapers.fetch.pace import parse_retry_after
 from scrapers.fetch.page_urls import take_credentials
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.source import Discovery, Source, StartPage
 from scrapers.sources.saved_page import MAX_PAGE_BYTES
 
@@ -85,7 +85,7 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     for attempt in range(1, attempts + 1):
         wait_s = hosts.backoff.delay_s(attempt, hosts.rng)
         try:
-            answer = await client.get(
+            response = await client.get(
                 with_credentials, max_bytes=MAX_PAGE_BYTES, allow_hop=hosts.allow_hop
             )
         except FetchError as error:
@@ -95,12 +95,14 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
             if not error.retry or error.reason == "too_large":
                 break
         else:
-            if answer.status == 200 and (answer.signals.refusal is None or hosts.ignore_opt_out):
-                return _page_of(answer)
-            trouble = _say(answer)
-            if answer.status not in (408, 425, 429) and answer.status < 500:
+            if response.status == 200 and (
+                response.signals.refusal is None or hosts.ignore_opt_out
+            ):
+                return _page_of(response)
+            trouble = _describe(response)
+            if response.status not in (408, 425, 429) and response.status < 500:
                 break
-            asked_s = parse_retry_after(answer.retry_after) or 0.0
+            asked_s = parse_retry_after(response.retry_after) or 0.0
             if asked_s > hosts.max_outage_s:
                 trouble += f"; {hosts.too_long(asked_s)}"
                 break
@@ -114,9 +116,9 @@ async def fetch_page(url: str, client: Client, hosts: Hosts, *, attempts: int) -
     )
 
 
-def _page_of(answer: Answer) -> StartPage:
-    url = take_credentials(answer.final_url).url
-    return StartPage(body=answer.body, url=url, content_type=answer.headers.get("content-type"))
+def _page_of(response: Response) -> StartPage:
+    url = take_credentials(response.final_url).url
+    return StartPage(body=response.body, url=url, content_type=response.headers.get("content-type"))
 
 
 def page_name(source: Source, discovery: Discovery | None = None) -> str:
@@ -136,7 +138,7 @@ def refuse_reserved_page(meta: Meta, url: str, agent: str) -> None:
         )
 
 
-def _say(answer: Answer) -> str:
-    if answer.status == 200:
-        return f"it asks robots to stay away ({answer.signals.refusal}); --ignore-opt-out would fetch it"
-    return f"status {answer.status}, expected 200"
+def _describe(response: Response) -> str:
+    if response.status == 200:
+        return f"it asks robots to stay away ({response.signals.refusal}); --ignore-opt-out would fetch it"
+    return f"status {response.status}, expected 200"

@@ -20,22 +20,22 @@ from scrapers.config import ScrapeConfig, plain_url
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import without_credentials
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.source import CaptionPlan, Discovery
 from scrapers.sources.start_page import PageRefusedError
+from scrapers.wayback.asking import Asker, Read, ReadResponse
+from scrapers.wayback.finding import look_for_index
 from scrapers.wayback.index import CaptureIndex
-from scrapers.wayback_asking import Asker, Read, ReadAnswer
-from scrapers.wayback_finding import look_for_index
-from scrapers.wayback_listing import Listing
-from scrapers.wayback_page import ArchivedPage
-from scrapers.wayback_query import (
+from scrapers.wayback.listing import Listing
+from scrapers.wayback.page import ArchivedPage
+from scrapers.wayback.query import (
     Endpoints,
     IndexPage,
     index_prefix,
     known_endpoints,
     parse_index,
 )
-from scrapers.wayback_replay import Replay, is_same_host, refusal_of_archive
+from scrapers.wayback.replay import Replay, is_same_host, refusal_of_archive
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +132,10 @@ class Archive:
                     index.keep_endpoints(self._endpoints)
         return self._endpoints
 
-    async def _ask_place(self, query: str, read: ReadAnswer[Read]) -> Read:
-        def note_and_read(answer: Answer) -> Read:
-            self._note_tags(answer)
-            return read(answer)
+    async def _ask_place(self, query: str, read: ReadResponse[Read]) -> Read:
+        def note_and_read(response: Response) -> Read:
+            self._note_tags(response)
+            return read(response)
 
         return await self._ask(query, note_and_read, looking=True)
 
@@ -237,9 +237,9 @@ class Archive:
     async def _ask_index(
         self, endpoints: Endpoints, url: str, *, attempts: int | None = None
     ) -> IndexPage:
-        def read(answer: Answer) -> IndexPage:
-            self._note_tags(answer)
-            return parse_index(answer.body, endpoints.dialect)
+        def read(response: Response) -> IndexPage:
+            self._note_tags(response)
+            return parse_index(response.body, endpoints.dialect)
 
         return await self._ask(url, read, attempts=attempts)
 
@@ -248,7 +248,7 @@ class Archive:
     async def _ask(
         self,
         url: str,
-        read: ReadAnswer[Read],
+        read: ReadResponse[Read],
         *,
         attempts: int | None = None,
         looking: bool = False,
@@ -268,10 +268,10 @@ class Archive:
             raise FetchError("leaves_archive", "a redirect away from the archive")
         return await self.hosts.allow_hop(url, public_only)
 
-    def _note_tags(self, answer: Answer) -> None:
+    def _note_tags(self, response: Response) -> None:
         """Headers of the index are the archive's own, wherever they are."""
-        self._tags.update(answer.headers.getall("x-robots-tag"))
-        refusal = refusal_of_archive(answer.signals)
+        self._tags.update(response.headers.getall("x-robots-tag"))
+        refusal = refusal_of_archive(response.signals)
         if refusal is not None and not self.hosts.ignore_opt_out:
             raise PageRefusedError(
                 f"The archive {self.base} refuses to be used ({refusal}). Use another one "

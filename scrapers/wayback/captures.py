@@ -15,9 +15,9 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.verdict import Verdict
-from scrapers.wayback_query import IndexRow
+from scrapers.wayback.query import IndexRow
 
 NOT_ARCHIVED = Verdict("missing", "not_archived", False, "neutral")
 # The index may not have listed everything that it has there.
@@ -79,20 +79,20 @@ def may_be_image(mimetype: str) -> bool:
     return mimetype.startswith("image/") or mimetype.lower() in _SILENT_TYPES
 
 
-def judge_capture(capture: Capture, verdict: Verdict, answer: Answer) -> Verdict:
+def judge_capture(capture: Capture, verdict: Verdict, response: Response) -> Verdict:
     """Judge a recorded response; `verdict` is what it would be from a plain host."""
     if verdict.state == "missing":
         return NOT_ARCHIVED
-    if answer.status != 200 or verdict.state == "opted_out":
+    if response.status != 200 or verdict.state == "opted_out":
         return verdict
-    proof = is_indexed(answer, capture.digest)
-    came = replayed(answer.final_url)
+    proof = is_indexed(response, capture.digest)
+    came = replayed(response.final_url)
     names_it = came is not None and name_of(came[1]) == name_of(capture.original)
     # A revisit may be answered with the capture that it repeats, under that capture's name.
     if not names_it and not proof:
         return Verdict("failed", "other_address", False, "neutral")
     if verdict.state == "done":
-        if capture.shared and not (proof or (proof is None and _says_name(answer))):
+        if capture.shared and not (proof or (proof is None and _says_name(response))):
             return Verdict("failed", "other_image", False, "neutral")
         return verdict
     # Bad bytes that match the index will not get better; nor will bytes that can't be compared.
@@ -110,15 +110,17 @@ def older_captures(captures: tuple[Capture, ...], verdict: Verdict) -> tuple[Cap
     return older
 
 
-def is_indexed(answer: Answer, digest: str | None) -> bool | None:
+def is_indexed(response: Response, digest: str | None) -> bool | None:
     """Whether the bytes match the index; None if its `digest` can't tell."""
-    found = hashlib.sha1(answer.body, usedforsecurity=False).digest()
+    found = hashlib.sha1(response.body, usedforsecurity=False).digest()
     if base64.b32encode(found).decode() == digest:
         return True
-    unknown = digest is None or any(name in answer.headers for name in _ENCODINGS)
+    unknown = digest is None or any(name in response.headers for name in _ENCODINGS)
     return None if unknown else False
 
 
-def _says_name(answer: Answer) -> bool:
+def _says_name(response: Response) -> bool:
     """Whether the archive itself names the URL that it served, rather than only our request."""
-    return "content-location" in answer.headers or "original" in (answer.headers.get("link") or "")
+    return "content-location" in response.headers or "original" in (
+        response.headers.get("link") or ""
+    )

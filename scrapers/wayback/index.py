@@ -17,8 +17,8 @@ from pathlib import Path
 from pipeline.core.errors import StorageError
 from scrapers.rawstore.locked_database import BUSY_S, Patience
 from scrapers.wayback.captures import Capture, may_be_image, name_of, replay_address
-from scrapers.wayback_listing import Cursor, Step
-from scrapers.wayback_query import Endpoints, IndexRow
+from scrapers.wayback.listing import Cursor, Step
+from scrapers.wayback.query import Endpoints, IndexRow
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from scrapers.fetch.client import Client
 from scrapers.fetch.proxies import Proxies
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.sniff import sniff
 from tests.scrapers.conftest import png
 
@@ -167,6 +167,6 @@ def is_image(body: bytes) -> bool:
     return sniff(body).whole
 
 
-async def get_all(client: Client, *urls: str, **options: object) -> list[Answer]:
+async def get_all(client: Client, *urls: str, **options: object) -> list[Response]:
     """One URL after the other, as images."""
     return [await client.get(url, is_whole=is_image, **options) for url in urls]  # type: ignore[arg-type]

@@ -320,7 +320,7 @@ def test_a_page_that_refuses_its_use_is_not_used(
     assert set(server.image_hits) == {"/page"}
     assert not (quick.workspace / "raw" / "page.html").exists()
     assert not (quick.workspace / "raw" / "ledger.sqlite").exists()
-    with pytest.raises(SourceError, match="does not want"):
+    with pytest.raises(SourceError, match="refuses the use of"):
         scrape(replace(quick, plan=True), source=source)
     assert scrape(replace(quick, ignore_opt_out=True), source=source).counts["done"] == 4
 

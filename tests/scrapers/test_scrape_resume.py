@@ -155,11 +155,13 @@ def test_without_its_ledger_a_store_is_left_as_it_is(
     hashes = [sha256_file(path) for path in names]
     (raw / "ledger.sqlite").unlink()
     for _ in range(2):
-        with pytest.raises(StorageError, match=f"{raw / 'segments'} holds {len(names)} segments"):
+        with pytest.raises(
+            StorageError, match=f"{raw / 'segments'} contains {len(names)} segments"
+        ):
             finish(server, config, 32)
     (raw / "ledger.sqlite").write_bytes(older)
     (raw / "manifest.json").unlink()
-    with pytest.raises(StorageError, match="does not know"):
+    with pytest.raises(StorageError, match="doesn't know"):
         finish(server, config, 32)
     assert [sha256_file(path) for path in names] == hashes
     (raw / "ledger.sqlite").write_bytes(present)

@@ -13,7 +13,7 @@ _PNG_CHUNKS = frozenset({b"iTXt", b"tEXt", b"zTXt", b"caBX"})
 _JPEG_SEGMENTS = frozenset({jpeg.APP1, jpeg.APP11})
 
 
-def heeding(
+def refusal_finder(
     listed: OptOutList, *, ignore_opt_out: bool
 ) -> Callable[[bytes, bytes, ImageFormat | None], Refusal | None]:
     """A function of bytes, their SHA-256 and their format that returns who refuses them.

@@ -56,9 +56,9 @@ def test_it_says_how_much_how_long_and_who_asks() -> None:
         interval_s=0.0, slots=32, contact="me@example.org",
     )  # fmt: skip
     assert text == (
-        "About to ask cdn.example.org for up to 400,000 URLs (17,296 more are known already): some 40 GB, "
-        "some 0.9 hours at up to 32 requests at a time, if an answer takes 0.25 s. The contact "
-        "me@example.org. Ctrl-C costs nothing: the same command goes on."
+        "About to request up to 400,000 URLs from cdn.example.org (17,296 more are known already): "
+        "about 40 GB, about 0.9 hours with up to 32 concurrent requests, if a response takes 0.25 s. "
+        "The contact me@example.org is sent along. Ctrl-C loses nothing: the same command resumes."
     )
 
 
@@ -67,7 +67,10 @@ def test_a_pace_of_the_users_or_of_the_site_counts() -> None:
         site="cdn.example.org", num_urls=7200, num_decided=0, image_bytes=2_500,
         interval_s=0.5, slots=32, contact=None,
     )  # fmt: skip
-    assert "7,200 URLs: some 18 MB, some 1.0 hours at one request every 0.5 s" in text
+    assert (
+        "7,200 URLs from cdn.example.org: about 18 MB, about 1.0 hours at one request every 0.5 s"
+        in text
+    )
     assert "No contact is sent: give --contact." in text
 
 
@@ -97,7 +100,9 @@ def test_it_is_said_before_the_first_image(
     caplog.set_level(logging.INFO, "scrapers.crawl.announcing")
     scrape(quick, source=source, make_client=client)
     (record,) = caplog.records
-    assert "About to ask images.example.org for up to 8 URLs: some 800 kB" in record.getMessage()
+    assert (
+        "About to request up to 8 URLs from images.example.org: about 800 kB" in record.getMessage()
+    )
     assert "one request every 0.02 s" in record.getMessage()
     assert said[0] == 1
 
@@ -153,9 +158,9 @@ def test_ctrl_c_costs_nothing(server: Server, tmp_path: Path) -> None:
     workspace = tmp_path / "data"
     with command(server, workspace) as process:
         assert process.stderr is not None
-        line = next(line for line in process.stderr if "About to ask" in line)
+        line = next(line for line in process.stderr if "About to request" in line)
         assert re.match(
-            r"INFO scrapers\.crawl\.announcing: About to ask images\.example\.org", line
+            r"INFO scrapers\.crawl\.announcing: About to request .* from images\.example\.org", line
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130

@@ -93,8 +93,8 @@ def test_differences_are_counted_in_one_warning_and_told_in_the_report(
     config = replace(quick, list_urls=listing)
     report = scrape(config, source=source)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        "The page could not be used: 250 doubts, the first: The page lacks '0'. "
-        "More in the report (--json)."
+        "Parts of the page could not be used: 250 problems, the first: The page lacks '0'. "
+        "The report has more (--json)."
     ]
     assert report.details["num_differences"] == 250
     assert report.details["differences"] == list(told[:200])

@@ -13,9 +13,9 @@ from pipeline.core.workspace import Workspace
 from scrapers.crawl.jobs import Job, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally
 from scrapers.fetch.optouts.headers import NO_SIGNALS
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.response_head import Headers
-from scrapers.fetch.verdict import UNCHANGED, Verdict, judge_answer
+from scrapers.fetch.verdict import UNCHANGED, Verdict, judge_response
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionForm, CaptionPlan
 from tests.scrapers.conftest import png
@@ -23,18 +23,18 @@ from tests.scrapers.conftest import png
 URL = "http://h/samples/s/a_0.png"
 FORM = CaptionForm(caption="a cube", url_template="http://h/samples/s/a_{rank}.png")
 PLAN = CaptionPlan(section="s", forms=(FORM,), ranks=(0,), masked=False)
-MISSING = judge_answer(404, None, b"")
-FAILED = judge_answer(500, None, b"")
+MISSING = judge_response(404, None, b"")
+FAILED = judge_response(500, None, b"")
 OPTED_OUT = Verdict("opted_out", "x_robots_noai", False, "neutral")
 
 
-def answer(status: int, body: bytes = b"", *, etag: str | None = None) -> Answer:
-    return Answer(status, body, URL, etag, None, None, NO_SIGNALS, Headers({}, []))
+def answer(status: int, body: bytes = b"", *, etag: str | None = None) -> Response:
+    return Response(status, body, URL, etag, None, None, NO_SIGNALS, Headers({}, []))
 
 
-def new_image(name: str, etag: str | None = None) -> tuple[Verdict, Answer]:
+def new_image(name: str, etag: str | None = None) -> tuple[Verdict, Response]:
     body = png(name)
-    return judge_answer(200, None, body), answer(200, body, etag=etag)
+    return judge_response(200, None, body), answer(200, body, etag=etag)
 
 
 class World:
@@ -45,7 +45,7 @@ class World:
         self.time = 1000
 
     def run(
-        self, verdict: Verdict, came: Answer | None, *, requests: int = 1, gone_after: int = 1
+        self, verdict: Verdict, came: Response | None, *, requests: int = 1, gone_after: int = 1
     ) -> Tally:
         """One run that asks for the image again and hears this."""
 
@@ -118,7 +118,7 @@ def test_other_bytes_are_a_new_version_and_the_one_before_is_kept(world: World) 
 
 
 @pytest.mark.parametrize("again", [(UNCHANGED, answer(304)), new_image("a")])
-def test_the_same_bytes_are_not_stored_again(again: tuple[Verdict, Answer], world: World) -> None:
+def test_the_same_bytes_are_not_stored_again(again: tuple[Verdict, Response], world: World) -> None:
     world.run(*new_image("a", etag='"1"'))
     before = world.item("sha256, segment, offset, key")
     assert numbers(world.run(*again)) == {"unchanged": 1}
@@ -139,7 +139,7 @@ def test_bytes_that_come_at_last_are_a_first_version(world: World) -> None:
 
 @pytest.mark.parametrize("came", [answer(500, etag='"error page"'), None])
 def test_a_failure_leaves_the_bytes_of_before_and_their_validators(
-    came: Answer | None, world: World
+    came: Response | None, world: World
 ) -> None:
     world.run(*new_image("a", etag='"1"'))
     tally = world.run(FAILED, came)

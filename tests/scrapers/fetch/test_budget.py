@@ -13,7 +13,7 @@ import pytest
 
 from scrapers.fetch.budget import Budget
 from scrapers.fetch.client import Client
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.conftest import png
 from tests.scrapers.raw_server import FETCHERS, Heard, RawServer, get_all, ok, through
 
@@ -183,7 +183,7 @@ def test_a_body_that_waits_for_room_loses_no_time(fetcher: str) -> None:
         yield ok(body)[:MIB]
         yield ok(body)[MIB:]
 
-    async def run(server: RawServer) -> list[Answer | BaseException]:
+    async def run(server: RawServer) -> list[Response | BaseException]:
         proxies = through(server) if fetcher == "session" else None
         async with Client(user_agent="x", timeout_s=2.5, proxies=proxies) as client:
             client.budget.limit = MIB
@@ -200,7 +200,7 @@ def test_a_body_that_waits_for_room_loses_no_time(fetcher: str) -> None:
 
     with RawServer(script) as server:
         found = asyncio.run(run(server))
-    assert [one.body for one in found if isinstance(one, Answer)] == [body] * 3
+    assert [one.body for one in found if isinstance(one, Response)] == [body] * 3
 
 
 def test_a_body_that_waits_may_be_given_up() -> None:

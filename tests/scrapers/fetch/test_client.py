@@ -11,17 +11,17 @@ import pytest
 
 from scrapers.fetch.client import Client
 from scrapers.fetch.decoding import decode_body
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.conftest import Ask, Server, answer, png
 
 BODY = png("body", 5000)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: x\r\n\r\n"
 
 
-def ask(server: Server, *paths: str, timeout_s: float = 5.0, **options: object) -> list[Answer]:
+def ask(server: Server, *paths: str, timeout_s: float = 5.0, **options: object) -> list[Response]:
     """Ask for one path after the other with one client."""
 
-    async def run() -> list[Answer]:
+    async def run() -> list[Response]:
         async with Client(user_agent="dalle-pipeline/test", timeout_s=timeout_s) as client:
             return [await client.get(server.url + path, **options) for path in paths]  # type: ignore[arg-type]
 
@@ -174,7 +174,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(server: Server) -> None:
             await asyncio.sleep(0.6)
         return answer(png(found.path))
 
-    async def run() -> Answer:
+    async def run() -> Response:
         async with Client(user_agent="x", timeout_s=0.3) as client:
             with pytest.raises(FetchError) as error:
                 await client.get(server.url + "/slow")
@@ -191,7 +191,7 @@ def test_a_request_that_is_given_up_ends_its_connection(server: Server) -> None:
         await asyncio.sleep(0.2 if found.path == "/slow" else 0)
         return answer(png(found.path))
 
-    async def run() -> Answer:
+    async def run() -> Response:
         async with Client(user_agent="x") as client:
             task = asyncio.create_task(client.get(server.url + "/slow"))
             await asyncio.sleep(0.1)

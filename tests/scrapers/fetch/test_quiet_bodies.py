@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from scrapers.fetch.client import Client
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.raw_server import FETCHERS, PNG, Heard, RawServer, through
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PNG)
@@ -17,8 +17,8 @@ CHUNK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n" + PNG[:50
 NEVER_S = 5.0
 
 
-def get(server: RawServer, fetcher: str, quiet_s: float | None = 0.4) -> Answer:
-    async def ask() -> Answer:
+def get(server: RawServer, fetcher: str, quiet_s: float | None = 0.4) -> Response:
+    async def ask() -> Response:
         proxies = through(server) if fetcher == "session" else None
         client = Client(user_agent="x/1", timeout_s=NEVER_S, proxies=proxies)
         async with client:

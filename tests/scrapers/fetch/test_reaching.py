@@ -22,7 +22,7 @@ from scrapers.fetch.opening import open_client
 from scrapers.fetch.proxies import Proxies, find_proxies
 from scrapers.fetch.request_headers import GivenFields
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
 from scrapers.scrape import scrape
@@ -45,10 +45,10 @@ def tls(certificate: str = "server.pem", *, asks: bool = False) -> ssl.SSLContex
     return context
 
 
-def get(url: str, **options: Any) -> Answer:
+def get(url: str, **options: Any) -> Response:
     """One image."""
 
-    async def run() -> Answer:
+    async def run() -> Response:
         options.setdefault("resolver", Here())
         async with Client(user_agent="dalle-pipeline/1", timeout_s=5, **options) as client:
             return (await get_all(client, url))[0]
@@ -86,7 +86,7 @@ def test_a_name_that_is_not_found_is_said_so() -> None:
     )
     no_server = Names(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
     reason, sentence, _ = why("https://nowhere.test/a", resolver=no_server)
-    assert (reason, sentence[:44]) == (
+    assert (reason, sentence[:45]) == (
         "no_name_server",
         "no name server responds for nowhere.test:443:",
     )
@@ -219,7 +219,7 @@ def test_certificate_files_that_can_not_be_used_are_named(
         (Trust(ca_file=empty), f"--ca-file {empty} can't be used"),
         (Trust(ca_file=tmp_path / "none"), "No such file"),
         (Trust(client_cert=PEM / "ca.pem"), "--client-cert .*ca.pem can't be used"),
-        (Trust(client_cert=encrypted), "is encrypted. Give one that is not"),
+        (Trust(client_cert=encrypted), "is encrypted. Give an unencrypted one"),
     ]
     for trust, sentence in cases:
         with pytest.raises(ConfigError, match=sentence):
@@ -346,7 +346,7 @@ def test_the_environment_names_proxies_as_curl_reads_them() -> None:
 
 @pytest.mark.parametrize("url", ["socks5://u:secret@h:1", "http://", "u:secret@h:port", "ftp://h"])
 def test_a_proxy_that_can_not_be_used_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"--proxy is .*; expected a proxy") as error:
+    with pytest.raises(ConfigError, match=r"--proxy is .*; expected an HTTP proxy") as error:
         find_proxies(url, {})
     assert "secret" not in str(error.value)
     with pytest.raises(ConfigError, match="ALL_PROXY is"):

@@ -10,14 +10,14 @@ import pytest
 from scrapers.fetch.client import MAX_REDIRECTS, Client
 from scrapers.fetch.redirects import redirect_target
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.fetch.test_private import PRIVATE, PUBLIC, Names, is_public
 from tests.scrapers.raw_server import FETCHERS, PNG, Heard, RawServer, get_all, moved, ok, through
 
 HOSTS = {"page.test": PUBLIC, "cdn.test": PUBLIC, "inner.test": PRIVATE, "own.test": PRIVATE}
 
 
-def follow(hops: list[str], fetcher: str = "lanes") -> tuple[list[str], Answer | FetchError]:
+def follow(hops: list[str], fetcher: str = "lanes") -> tuple[list[str], Response | FetchError]:
     """Ask at the first of `hops`, each of which redirects to the next; who was asked, what came."""
 
     def script(one: Heard) -> bytes:
@@ -26,7 +26,7 @@ def follow(hops: list[str], fetcher: str = "lanes") -> tuple[list[str], Answer |
             return ok()
         return moved(f"http://{hops[turn + 1]}:{server.port}/{turn + 1}".encode())
 
-    async def ask() -> Answer:
+    async def ask() -> Response:
         names = Names(**{h.replace(".", "_"): [[at]] for h, at in HOSTS.items()})
         proxies = through(server) if fetcher == "session" else None
         async with Client(
@@ -35,7 +35,7 @@ def follow(hops: list[str], fetcher: str = "lanes") -> tuple[list[str], Answer |
             (answer,) = await get_all(client, f"http://{hops[0]}:{server.port}/0")
             return answer
 
-    found: Answer | FetchError
+    found: Response | FetchError
     with RawServer(script, host="0.0.0.0") as server:
         try:
             found = asyncio.run(ask())
@@ -68,7 +68,7 @@ def test_a_private_host_that_leads_out_is_not_led_back_in() -> None:
 )
 def test_private_hosts_may_lead_to_each_other_and_out(hops: list[str]) -> None:
     asked, found = follow(hops)
-    assert isinstance(found, Answer)
+    assert isinstance(found, Response)
     assert (asked, found.body) == (hops, PNG)
 
 
@@ -78,7 +78,7 @@ def test_five_redirects_are_followed_and_no_sixth(redirects: int) -> None:
     asked, found = follow(["page.test"] * (redirects + 1))
     assert len(asked) == min(redirects, 5) + 1
     if redirects <= 5:
-        assert isinstance(found, Answer)
+        assert isinstance(found, Response)
         assert found.status == 200
     else:
         assert isinstance(found, FetchError)
@@ -93,7 +93,7 @@ def test_exactly_these_statuses_are_redirects(status: int, followed: bool) -> No
     def script(one: Heard) -> bytes:
         return moved(b"/b.png", status=status) if one.target == b"/a.png" else ok()
 
-    async def ask() -> Answer:
+    async def ask() -> Response:
         async with Client(user_agent="x/1") as client:
             return await client.get(f"{server.url}/a.png")
 

@@ -16,7 +16,7 @@ from pipeline.core.errors import ConfigError
 from scrapers.fetch.client import Client
 from scrapers.fetch.cookies import CookieJar
 from scrapers.fetch.request_headers import GivenFields, header_hosts, parse_fields
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.raw_server import (
     FETCHERS,
     PNG,
@@ -128,7 +128,7 @@ def test_a_location_is_asked_as_its_bytes(location: bytes, fetcher: str) -> None
         return moved(location) if len(answered) < 1 and not answered.append(one) else ok()  # type: ignore[func-returns-value]
 
     answered: list[Heard] = []
-    found: list[Answer] = []
+    found: list[Response] = []
 
     async def work(client: Client, server: RawServer) -> None:
         found.extend(await get_all(client, f"{server.url}/folder/a.png?x=1"))
@@ -166,7 +166,7 @@ def test_a_host_may_be_spelled_in_many_ways(url: str, fetcher: str) -> None:
 
 @pytest.mark.parametrize("fetcher", FETCHERS)
 def test_a_user_in_the_url_goes_into_the_header_and_nowhere_else(fetcher: str) -> None:
-    found: list[Answer] = []
+    found: list[Response] = []
 
     async def work(client: Client, server: RawServer) -> None:
         at = server.url.removeprefix("http://")

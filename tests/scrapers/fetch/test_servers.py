@@ -14,7 +14,7 @@ from backports import zstd
 from scrapers.fetch import content_encodings as inflating
 from scrapers.fetch.client import Client
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from tests.scrapers.raw_server import (
     FETCHERS,
     PNG,
@@ -168,10 +168,10 @@ REFUSED: dict[str, tuple[bytes, str, bool]] = {
 }  # fmt: skip
 
 
-def ask_twice(fetcher: str, sent: bytes, *, closes: bool) -> list[Answer]:
+def ask_twice(fetcher: str, sent: bytes, *, closes: bool) -> list[Response]:
     """What a client gets that asks a server for two images, each answered with `sent`."""
 
-    async def run(server: RawServer) -> list[Answer]:
+    async def run(server: RawServer) -> list[Response]:
         proxies = through(server) if fetcher == "session" else None
         async with Client(user_agent="dalle-pipeline/1", timeout_s=20, proxies=proxies) as client:
             return await get_all(client, f"{server.url}/a.png", f"{server.url}/b.png")
@@ -194,7 +194,7 @@ def test_an_image_is_taken_however_it_comes(case: str, fetcher: str) -> None:
 
 @pytest.mark.parametrize("fetcher", FETCHERS)
 def test_a_head_may_come_byte_by_byte(fetcher: str) -> None:
-    async def run(server: RawServer) -> Answer:
+    async def run(server: RawServer) -> Response:
         proxies = through(server) if fetcher == "session" else None
         async with Client(user_agent="x", proxies=proxies) as client:
             return (await get_all(client, f"{server.url}/a.png"))[0]
@@ -295,7 +295,7 @@ TEXTS = {
 @pytest.mark.parametrize("fetcher", FETCHERS)
 @pytest.mark.parametrize("case", TEXTS)
 def test_a_page_is_read_in_the_same_encodings(case: str, fetcher: str) -> None:
-    async def run(server: RawServer) -> Answer:
+    async def run(server: RawServer) -> Response:
         proxies = through(server) if fetcher == "session" else None
         async with Client(user_agent="x", proxies=proxies) as client:
             return await client.get(f"{server.url}/robots.txt")

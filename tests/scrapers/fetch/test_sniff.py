@@ -7,7 +7,7 @@ from PIL import Image
 
 from pipeline.core.image_decode import FORMATS, decode_image
 from scrapers.fetch.sniff import Flaw, ImageFormat, sniff
-from scrapers.fetch.verdict import judge_answer
+from scrapers.fetch.verdict import judge_response
 from tests.core.image_decode.files import encode, photo, webp_of_odd_length
 
 NAMES: dict[str, ImageFormat] = {
@@ -127,7 +127,7 @@ def shorten(webp: bytes) -> bytes:
 )
 def test_an_odd_end_is_flagged_stored_and_decoded(name: str, flaw: Flaw) -> None:
     body = odd(name)
-    verdict = judge_answer(200, None, body)
+    verdict = judge_response(200, None, body)
     assert (verdict.state, verdict.reason) == ("done", flaw)
     assert decode_image(body).pixels_HWC.size
 
@@ -136,7 +136,7 @@ def test_an_odd_end_is_flagged_stored_and_decoded(name: str, flaw: Flaw) -> None
 @pytest.mark.parametrize("share", [0.4, 0.7, 0.95])
 def test_a_jpeg_that_lacks_more_than_its_end_is_truncated(progressive: bool, share: float) -> None:
     body = image("JPEG", progressive=progressive, quality=90)
-    verdict = judge_answer(200, None, body[: int(len(body) * share)])
+    verdict = judge_response(200, None, body[: int(len(body) * share)])
     assert (verdict.state, verdict.retry) == ("truncated", True)
 
 

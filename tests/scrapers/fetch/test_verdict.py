@@ -11,7 +11,7 @@ from pipeline.core.contracts import URL_STATES, UrlState
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.sniff import sniff
-from scrapers.fetch.verdict import UNCHANGED, Evidence, evidence_of, judge_answer
+from scrapers.fetch.verdict import UNCHANGED, Evidence, evidence_of, judge_response
 
 
 def image(kind: str, colour: int = 7) -> bytes:
@@ -31,22 +31,24 @@ def test_whole_images_are_known_and_cut_ones_too(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize("size", range(1, 8))
 def test_a_png_cut_within_its_signature_is_truncated(size: int) -> None:
-    assert judge_answer(200, None, image("PNG")[:size]).state == "truncated"
+    assert judge_response(200, None, image("PNG")[:size]).state == "truncated"
 
 
 def test_every_cut_of_a_png_is_noticed() -> None:
     body = image("PNG")
-    assert all(judge_answer(200, None, body[:n]).state == "truncated" for n in range(1, len(body)))
+    assert all(
+        judge_response(200, None, body[:n]).state == "truncated" for n in range(1, len(body))
+    )
 
 
 def test_a_png_with_bytes_behind_its_end_is_whole() -> None:
-    assert judge_answer(200, None, image("PNG") + b"junk").state == "done"
+    assert judge_response(200, None, image("PNG") + b"junk").state == "done"
 
 
 def test_damage_inside_a_whole_png_is_left_to_the_decoder() -> None:
     body = bytearray(image("PNG"))
     body[40:50] = bytes(10)
-    assert judge_answer(200, None, bytes(body)).state == "done"
+    assert judge_response(200, None, bytes(body)).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_damage_inside_a_whole_png_is_left_to_the_decoder() -> None:
     ],
 )
 def test_what_is_no_image_says_what_it_is(body: bytes, reason: str) -> None:
-    verdict = judge_answer(200, None, body)
+    verdict = judge_response(200, None, body)
     assert (verdict.state, verdict.reason) == ("not_an_image", reason)
 
 
@@ -102,15 +104,15 @@ REFUSAL = Refusal(signal="x-robots-tag", reason="x_robots_noai", where="x", text
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_every_status_has_its_verdict(status: int) -> None:
-    found = judge_answer(status, None, b"")
+    found = judge_response(status, None, b"")
     assert (found.state, found.retry, found.sign) == STATUSES[status]
     assert found.reason == f"http_{status}"
 
 
 def test_304_speaks_only_of_bytes_that_we_have() -> None:
-    assert judge_answer(304, None, b"", stored=True) == UNCHANGED
-    assert judge_answer(304, None, b"").state == "failed"
-    assert judge_answer(200, None, image("PNG"), stored=True).state == "done"
+    assert judge_response(304, None, b"", stored=True) == UNCHANGED
+    assert judge_response(304, None, b"").state == "failed"
+    assert judge_response(200, None, image("PNG"), stored=True).state == "done"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_304_speaks_only_of_bytes_that_we_have() -> None:
 def test_a_refusal_counts_where_there_is_something_to_refuse(
     status: int, stored: bool, refused: bool
 ) -> None:
-    found = judge_answer(status, REFUSAL, image("PNG"), stored=stored)
+    found = judge_response(status, REFUSAL, image("PNG"), stored=stored)
     assert (found.state == "opted_out") is refused
     assert (found.refusal == REFUSAL) is refused
 

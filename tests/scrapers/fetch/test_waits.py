@@ -34,9 +34,9 @@ def test_a_wait_beyond_the_longest_outage_leaves_the_host(
     (said,) = caplog.messages
     assert re.fullmatch(
         re.escape(server.url)
-        + r" doesn't respond \(status 429, Retry-After: 99999999, and asks to "
-        r"wait until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): longer than --max-outage-s 5\. What is left of it "
-        r"waits for another run\.",
+        + r" doesn't respond \(status 429, Retry-After: 99999999, and asks us to "
+        r"wait until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): longer than --max-outage-s 5\. The rest of it "
+        r"is left for another run\.",
         said,
     )
     server.behaviour = None

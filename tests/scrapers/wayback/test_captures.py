@@ -8,9 +8,9 @@ import hashlib
 import pytest
 
 from scrapers.fetch.optouts.headers import NO_SIGNALS
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.fetch.response_head import Headers
-from scrapers.fetch.verdict import Verdict, judge_answer
+from scrapers.fetch.verdict import Verdict, judge_response
 from scrapers.wayback.captures import (
     EXCLUDED,
     LOST,
@@ -24,7 +24,7 @@ from scrapers.wayback.captures import (
     replay_address,
     replayed,
 )
-from scrapers.wayback_query import IndexRow
+from scrapers.wayback.query import IndexRow
 from tests.scrapers.conftest import png
 
 ORIGINAL = "https://h/samples/s/aB_0.png"
@@ -45,18 +45,18 @@ def answer(
     *,
     status: int = 200,
     url: str | None = None,
-) -> Answer:
-    return Answer(
+) -> Response:
+    return Response(
         status, body, at(ORIGINAL) if url is None else url, None, None, None, NO_SIGNALS,
         Headers(fields or {}, []),
     )  # fmt: skip
 
 
 def judge(
-    came: Answer, *, digest: str | None, shared: bool = False
+    came: Response, *, digest: str | None, shared: bool = False
 ) -> tuple[str, str | None, bool]:
     capture = Capture(at(ORIGINAL), ORIGINAL, digest, shared)
-    verdict = judge_capture(capture, judge_answer(came.status, None, came.body), came)
+    verdict = judge_capture(capture, judge_response(came.status, None, came.body), came)
     return verdict.state, verdict.reason, verdict.retry
 
 
@@ -121,7 +121,7 @@ def test_a_bad_image_is_asked_for_again_only_if_the_index_has_another(
 def test_what_is_missing_there_is_missing_in_the_archive_alone() -> None:
     capture = Capture(at(ORIGINAL), ORIGINAL, None, False)
     came = answer(b"", status=404)
-    assert judge_capture(capture, judge_answer(404, None, b""), came) is NOT_ARCHIVED
+    assert judge_capture(capture, judge_response(404, None, b""), came) is NOT_ARCHIVED
 
 
 # --- Names ---------------------------------------------------------------------------------------

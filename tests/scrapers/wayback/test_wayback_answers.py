@@ -12,7 +12,7 @@ from pipeline.core.errors import SourceError
 from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from scrapers.wayback_query import IndexPage, IndexRow, dialect_of, parse_index
+from scrapers.wayback.query import IndexPage, IndexRow, dialect_of, parse_index
 from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 from tests.scrapers.wayback.test_wayback import NEW, OLD, SITE, final_urls, hold_all, url
@@ -64,7 +64,7 @@ def test_what_an_index_cuts_in_a_second_is_said_to_be_uncertain(
     assert report.counts["done"] == 7
     assert Counter(states(via.workspace).values())["missing", "not_listed"] == 5
     assert list(report.details["archive"]["doubts"]) == [f"{SITE}/samples/things/"]
-    assert "may hold more" in caplog.text
+    assert "may have more" in caplog.text
 
 
 def test_rows_that_a_resume_key_skips_are_asked_for(
@@ -87,7 +87,7 @@ def test_an_index_that_does_not_give_its_last_row_leaves_a_doubt(
     archive.trouble = lambda ask: answer(b"", 400) if "limit=-1" in ask.path else None
     report = scrape(via, source=PlainSource(SITE))
     assert report.counts["done"] == 12
-    assert "does not say" in "".join(report.details["archive"]["doubts"].values())
+    assert "doesn't tell" in "".join(report.details["archive"]["doubts"].values())
 
 
 @pytest.mark.parametrize("layout", ["/cdx", "/timemap/cdx", "-cdx", "-index"])
@@ -394,5 +394,5 @@ def test_both_rates_hold_and_are_said(
     assert time.monotonic() - started >= 2 / 4 + 11 / 40
     said = report.details["archive"]
     assert (said["index_rate"], said["rate"]) == (4.0, 40.0)
-    assert "240 questions a minute" in caplog.text
-    assert "2400 captures a minute" in caplog.text
+    assert "240 index queries per minute" in caplog.text
+    assert "2400 captures per minute" in caplog.text

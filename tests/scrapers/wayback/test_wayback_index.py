@@ -82,9 +82,9 @@ def test_an_index_that_breaks_off_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"<!doctype html><h1>Temporarily Offline</h1>", "no JSON but .* begin '<!doctype html>"),
-        (b'[["urlkey","timestamp","original"],["a)/', "no JSON"),
-        (b"", "no JSON but 0 bytes"),
+        (b"<!doctype html><h1>Temporarily Offline</h1>", "not JSON and begin '<!doctype html>"),
+        (b'[["urlkey","timestamp","original"],["a)/', "not JSON"),
+        (b"", "0 bytes that are not JSON"),
         (b'{"error": "busy"}', "no table"),
         (b'[["error"],["busy"]]', "columns error"),
         (b'[["timestamp","original"],["soon","http://a/"]]', "no capture"),
@@ -320,7 +320,7 @@ def test_no_page_to_be_read_is_said_in_a_sentence(
 ) -> None:
     if held:
         archive.record(OLD, "https://blog.test/dall-e/", b"<h1>new</h1>", mimetype="text/html")
-    says = "1 captures none could be read" if held else "holds no good capture"
+    says = "none of 1 captures could be read" if held else "has no good capture"
     with pytest.raises(SourceError, match=f"{says}.*--no-page"):
         scrape(via, source=SourceWithPage(SITE))
 
@@ -343,7 +343,7 @@ def test_an_older_capture_is_no_way_around_a_refusing_page_in_which_nothing_is_r
     archive.record(OLD, page, b"captions, of old", mimetype="text/html")
     body = b"<html><head><META NAME=robots CONTENT='noai'></head><h1>new</h1>"
     archive.record(NEW, page, body, mimetype="text/html")
-    with pytest.raises(SourceError, match="does not want its captions"):
+    with pytest.raises(SourceError, match="refuses the use of its captions"):
         scrape(via, source=SourceWithPage(SITE))
     assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == 1
     assert scrape(replace(via, ignore_opt_out=True), source=SourceWithPage(SITE)).counts["done"]

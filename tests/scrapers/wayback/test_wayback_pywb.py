@@ -117,7 +117,7 @@ def test_a_record_that_was_cut_holds_no_slot_and_makes_way_for_an_older_one(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pywb announces the length that was recorded, sends what it has, and holds the connection open."""
-    monkeypatch.setattr("scrapers.wayback_replay.QUIET_S", 0.5)
+    monkeypatch.setattr("scrapers.wayback.replay.QUIET_S", 0.5)
     recording = Recording()
     length = ("Content-Length", str(len(png("x"))))
     for caption in range(2):
@@ -187,8 +187,8 @@ def test_what_the_site_said_is_kept_apart_from_what_the_archive_says(serve: Serv
 
 
 def test_a_long_index_is_read_by_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scrapers.wayback_query.ROWS_PER_PAGE", {"pywb": 5})
-    monkeypatch.setattr("scrapers.wayback_listing.ROWS_PER_PAGE", {"pywb": 5})
+    monkeypatch.setattr("scrapers.wayback.query.ROWS_PER_PAGE", {"pywb": 5})
+    monkeypatch.setattr("scrapers.wayback.listing.ROWS_PER_PAGE", {"pywb": 5})
     recording = Recording()
     for caption in range(4):
         for day in range(1, 5):

@@ -315,7 +315,7 @@ def test_a_key_that_stands_with_two_captions_is_left_out() -> None:
 
 def test_a_headline_over_many_keys_is_no_caption() -> None:
     pictures = "".join(image("new", key) for key in HEX)
-    with pytest.raises(SourceError, match="'some of our favorite pictures' stands with keys"):
+    with pytest.raises(SourceError, match="'some of our favorite pictures' is shown with keys"):
         read(f"<p>some of our favorite pictures</p>{pictures}")
 
 
@@ -481,7 +481,7 @@ def test_a_figcaption_over_more_keys_than_a_caption_has_is_a_headline() -> None:
     pictures = [image("new", key) for key in HEX[:9]]
     figcaption = "<figcaption>Our favourites</figcaption>"
     assert len(read(f"<figure>{''.join(pictures[:8])}{figcaption}</figure>").sections) == 1
-    with pytest.raises(SourceError, match="'our favourites' stands with keys"):
+    with pytest.raises(SourceError, match="'our favourites' is shown with keys"):
         read(f"<figure>{''.join(pictures)}{figcaption}</figure>")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.core.errors import SourceError
 from scrapers.crawl.export import discover_kept
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
@@ -168,7 +168,7 @@ CHARSETS = {
     "UTF-8 under the name of latin1": (FRENCH, "utf-8", "text/html; charset=latin1", "café’s owl"),
 }
 # Of an answer without its headers only what the page says of itself counts.
-HAS_HEADERS = "headers" in Answer._fields
+HAS_HEADERS = "headers" in Response._fields
 
 
 @pytest.mark.parametrize("case", CHARSETS)
@@ -209,5 +209,5 @@ def test_a_page_of_more_than_sixteen_megabytes_is_refused_with_the_number(
     config: DalleBlogConfig, server: Server
 ) -> None:
     serve(server, b"<p>" + b"x" * (16 * 2**20))
-    with pytest.raises(SourceError, match="more than 16,777,216 bytes"):
+    with pytest.raises(SourceError, match="larger than the limit of 16,777,216 bytes"):
         scrape(config)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 from pipeline.core.errors import SourceError
-from scrapers.fetch.response import Answer
-from scrapers.wayback_asking import NoAnswerError, Read, ReadAnswer
-from scrapers.wayback_query import Endpoints, dialect_of, places_to_look, probe_query
+from scrapers.fetch.response import Response
+from scrapers.wayback.asking import NoResponseError, Read, ReadResponse
+from scrapers.wayback.query import Endpoints, dialect_of, places_to_look, probe_query
 
 
 class AskPlace(Protocol):
     """Queries a URL where an index may be. Raises SourceError."""
 
-    async def __call__(self, query: str, read: ReadAnswer[Read], /) -> Read:
+    async def __call__(self, query: str, read: ReadResponse[Read], /) -> Read:
         """The result of `read`."""
 
 
@@ -27,10 +27,10 @@ async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
     for index_url, replay_url in places_to_look(base):
 
         def read(
-            answer: Answer, index_url: str = index_url, replay_url: str = replay_url
+            response: Response, index_url: str = index_url, replay_url: str = replay_url
         ) -> tuple[Endpoints, bool]:
-            dialect = dialect_of(answer.body, answer.headers.get("content-type"))
-            return Endpoints(index_url, replay_url, dialect), bool(answer.body.strip())
+            dialect = dialect_of(response.body, response.headers.get("content-type"))
+            return Endpoints(index_url, replay_url, dialect), bool(response.body.strip())
 
         try:
             found, has_rows = await ask(probe_query(index_url, url), read)
@@ -38,7 +38,7 @@ async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
                 return found
             # pywb responds like this for collections that don't exist, too.
             empty = empty or found
-        except NoAnswerError as error:
+        except NoResponseError as error:
             troubles.append(f"{index_url} returns {error.trouble.text}")
             if not error.trouble.is_elsewhere:
                 raise

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.core.errors import SourceError
 from scrapers.wayback.captures import name_of
-from scrapers.wayback_query import (
+from scrapers.wayback.query import (
     ALL_TIME,
     ROWS_PER_PAGE,
     Endpoints,

@@ -12,9 +12,9 @@ from scrapers.fetch.client import HopCheck
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import HostPace, parse_retry_after
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.verdict import HostSign
-from scrapers.wayback_replay import archive_says, is_recorded, looks_like_page
+from scrapers.wayback.replay import archive_says, is_recorded, looks_like_page
 
 _MAX_ANSWER_BYTES = 64 * 2**20
 # The responses of a web server where there is no index.
@@ -25,7 +25,7 @@ _ELSEWHERE = frozenset(
 
 Read = TypeVar("Read")
 # Raises ValueError with a sentence for what can't be read.
-ReadAnswer = Callable[[Answer], Read]
+ReadResponse = Callable[[Response], Read]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Trouble:
         return self.reason in _ELSEWHERE
 
 
-class NoAnswerError(SourceError):
+class NoResponseError(SourceError):
     """An archive without a response, or without a readable one, with its `trouble`."""
 
     def __init__(self, text: str, trouble: Trouble) -> None:
@@ -70,7 +70,7 @@ class Asker:
     async def ask(
         self,
         url: str,
-        read: ReadAnswer[Read],
+        read: ReadResponse[Read],
         *,
         allow_hop: HopCheck,
         pace: HostPace | None = None,
@@ -81,7 +81,7 @@ class Asker:
         """Query at the host's pace, and at `pace` too, with retries.
 
         `looking`: the resource may be elsewhere, so a response of another kind is no trouble. Raises
-        NoAnswerError, and SourceError for what must not be requested.
+        NoResponseError, and SourceError for what must not be requested.
         """
         host = self.hosts.of(url)
         if not await self.hosts.allows(url):
@@ -99,12 +99,12 @@ class Asker:
             trouble = found
             if looking and trouble.is_elsewhere:
                 break
-            if not trouble.retry or self.hosts.leave_if_silent(host, trouble.text):
+            if not trouble.retry or self.hosts.close_if_down(host, trouble.text):
                 break
-            self.hosts.tell_wait(host, trouble.text)
+            self.hosts.log_wait(host, trouble.text)
             if attempt < attempts:
                 await asyncio.sleep(self.hosts.backoff.delay_s(attempt, self.hosts.rng))
-        raise NoAnswerError(
+        raise NoResponseError(
             f"The archive {self.base} doesn't respond as expected: {trouble.text}, to {_short(url)}. "
             "What was fetched before is untouched. Try again later, or use another archive (--archive-url).",
             trouble,
@@ -114,7 +114,7 @@ class Asker:
         self,
         host: Host,
         url: str,
-        read: ReadAnswer[Read],
+        read: ReadResponse[Read],
         allow_hop: HopCheck,
         pace: HostPace | None,
         quiet_s: float | None,
@@ -132,21 +132,21 @@ class Asker:
         retry_after_s = None
         answered = False
         try:
-            answer = await self.hosts.client.get(
+            response = await self.hosts.client.get(
                 url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=allow_hop, quiet_s=quiet_s
             )
-            sign, answered = _sign(answer), True
-            retry_after_s = parse_retry_after(answer.retry_after)
-            if (trouble := self._trouble_of(answer, url)) is not None:
+            sign, answered = _sign(response), True
+            retry_after_s = parse_retry_after(response.retry_after)
+            if (trouble := self._trouble_of(response, url)) is not None:
                 return trouble
-            return read(answer)
+            return read(response)
         except FetchError as error:
             sign = error.sign
             again = error.retry and error.reason != "too_large"
             return Trouble(f"{error.reason} ({error})", again, error.reason)
         except ValueError as error:
             # A page instead of data: the archive is overloaded, whatever the status says.
-            if not looking and looks_like_page(answer.body):
+            if not looking and looks_like_page(response.body):
                 sign = "overload"
             return Trouble(str(error), True, "unreadable")
         finally:
@@ -159,16 +159,16 @@ class Asker:
                     answered=answered,
                 )
 
-    def _trouble_of(self, answer: Answer, url: str) -> Trouble | None:
-        if archive_says(answer) == "excluded":
+    def _trouble_of(self, response: Response, url: str) -> Trouble | None:
+        if archive_says(response) == "excluded":
             raise ExcludedError(
                 f"The administrator of the archive {self.base} has excluded {_short(url)}: it has nothing "
                 "for us. Use another archive (--archive-url), a saved page (--page FILE) or the site itself."
             )
-        if answer.status == 200:
+        if response.status == 200:
             return None
-        retry = _sign(answer) in ("overload", "down") or answer.status in (408, 425)
-        return Trouble(f"status {answer.status}, expected 200", retry, f"http_{answer.status}")
+        retry = _sign(response) in ("overload", "down") or response.status in (408, 425)
+        return Trouble(f"status {response.status}, expected 200", retry, f"http_{response.status}")
 
 
 def _short(url: str) -> str:
@@ -176,11 +176,11 @@ def _short(url: str) -> str:
     return url.partition("&")[0]
 
 
-def _sign(answer: Answer) -> HostSign:
-    status = answer.status
-    if is_recorded(answer):
+def _sign(response: Response) -> HostSign:
+    status = response.status
+    if is_recorded(response):
         return "good"  # Whatever the site said then, the archive responds.
-    if archive_says(answer) is not None:
+    if archive_says(response) is not None:
         return "neutral"  # For this URL only, and permanently.
     if status in (429, 503, 504):
         return "overload"

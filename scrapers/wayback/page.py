@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from pipeline.core.errors import SourceError
-from scrapers.fetch.response import Answer
+from scrapers.fetch.response import Response
 from scrapers.source import Discovery
 from scrapers.sources.start_page import PageRefusedError
+from scrapers.wayback.asking import Asker, ExcludedError
 from scrapers.wayback.captures import replay_address
-from scrapers.wayback_asking import Asker, ExcludedError
-from scrapers.wayback_query import Endpoints, IndexPage, IndexRow, index_query
-from scrapers.wayback_replay import Replay, is_own_page
+from scrapers.wayback.query import Endpoints, IndexPage, IndexRow, index_query
+from scrapers.wayback.replay import Replay, is_own_page
 
 # The newest capture, and the first of each year if that can't be read.
 _MAX_CAPTURES = 12
@@ -41,8 +41,8 @@ class ArchivedPage:
         trouble = "its index has no good capture of it."
         for row in wanted:
             try:
-                answer = await self._fetch_capture(row)
-                return answer.body, read(answer.body), answer.final_url
+                response = await self._fetch_capture(row)
+                return response.body, read(response.body), response.final_url
             except (PageRefusedError, ExcludedError):
                 raise
             except SourceError as error:
@@ -66,19 +66,19 @@ class ArchivedPage:
                 break
         return rows
 
-    async def _fetch_capture(self, row: IndexRow) -> Answer:
+    async def _fetch_capture(self, row: IndexRow) -> Response:
         address = replay_address(self.endpoints.replay_url, row)
 
-        def read(answer: Answer) -> Answer:
-            if row.digest is not None and is_own_page(answer, row.digest):
+        def read(response: Response) -> Response:
+            if row.digest is not None and is_own_page(response, row.digest):
                 raise ValueError("a page of the archive's own, not the recorded one")
-            answer = self.replay.read(answer)
-            refusal = answer.signals.refusal or self.replay.own_refusal(answer)
+            response = self.replay.read(response)
+            refusal = response.signals.refusal or self.replay.own_refusal(response)
             if refusal is not None and not self.asker.hosts.ignore_opt_out:
                 raise PageRefusedError(
                     f"{address} asks robots to stay away ({refusal}); --ignore-opt-out would use it."
                 )
-            return answer
+            return response
 
         return await self.asker.ask(
             address, read, allow_hop=self.replay.allow_redirect, quiet_s=self.replay.quiet_s

@@ -18,7 +18,7 @@ from scrapers.fetch.client import HopCheck
 from scrapers.fetch.optouts.headers import ARCHIVED, HeaderSignals, read_headers
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.request_url import parse_address
-from scrapers.fetch.response import Answer, FetchError
+from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.verdict import Verdict
 from scrapers.wayback.captures import (
     EXCLUDED,
@@ -52,31 +52,31 @@ _READ_BYTES = 64 * 1024
 _ABOUT_SEARCH = frozenset({"x_robots_noindex", "x_robots_noimageindex", "x_robots_none"})
 
 
-def is_recorded(answer: Answer) -> bool:
+def is_recorded(response: Response) -> bool:
     """Whether a response is a capture, whatever its status, and not one of the archive's own pages."""
-    return _MEMENTO in answer.headers and _RUNTIME_ERROR not in answer.headers
+    return _MEMENTO in response.headers and _RUNTIME_ERROR not in response.headers
 
 
-def archive_says(answer: Answer) -> Literal["excluded", "lost"] | None:
+def archive_says(response: Response) -> Literal["excluded", "lost"] | None:
     """Why the archive doesn't return what it has, if it says so, whatever the status."""
-    if is_recorded(answer):
+    if is_recorded(response):
         return None
-    if answer.status == _BLOCKED:
+    if response.status == _BLOCKED:
         return "excluded"
-    text = answer.headers.get(_RUNTIME_ERROR) or ""
-    if answer.status != 200 or looks_like_page(answer.body):
-        text += answer.body[:_READ_BYTES].decode("utf-8", "replace")
+    text = response.headers.get(_RUNTIME_ERROR) or ""
+    if response.status != 200 or looks_like_page(response.body):
+        text += response.body[:_READ_BYTES].decode("utf-8", "replace")
     for said in ("excluded", "lost"):
         if any(words in text for words in _WORDS[said]):
             return "excluded" if said == "excluded" else "lost"
     return None
 
 
-def is_own_page(answer: Answer, digest: str | None) -> bool:
+def is_own_page(response: Response, digest: str | None) -> bool:
     """Whether a response is a page of the archive's own with status 200, and not the body of `digest`."""
-    if answer.status != 200 or is_recorded(answer):
+    if response.status != 200 or is_recorded(response):
         return False
-    return looks_like_page(answer.body) and not is_indexed(answer, digest)
+    return looks_like_page(response.body) and not is_indexed(response, digest)
 
 
 def looks_like_page(body: bytes) -> bool:
@@ -120,78 +120,78 @@ class Replay:
             raise FetchError("leaves_archive", "a recorded redirect that leads out of the archive")
         return await self.allow_hop(url, public_only)
 
-    def read(self, answer: Answer) -> Answer:
+    def read(self, response: Response) -> Response:
         """The response with the URL of the served capture and only the signals of its site."""
-        signals = self._signals(answer, lambda name: self._site_values(answer, name))
-        return answer._replace(final_url=self._served(answer), signals=signals)
+        signals = self._signals(response, lambda name: self._site_values(response, name))
+        return response._replace(final_url=self._served(response), signals=signals)
 
     def judge(
-        self, capture: Capture, verdict: Verdict, answer: Answer, *, heed: bool = True
+        self, capture: Capture, verdict: Verdict, response: Response, *, heed: bool = True
     ) -> Verdict:
         """Judge a response that `read` has read; `verdict` is what it would be from a plain host.
 
         `heed`: what the archive itself refuses is not used.
         """
-        if (said := archive_says(answer)) is not None:
+        if (said := archive_says(response)) is not None:
             return EXCLUDED if said == "excluded" else LOST
-        if is_recorded(answer):
-            if answer.status != 200 and verdict.state == "failed":
+        if is_recorded(response):
+            if response.status != 200 and verdict.state == "failed":
                 return verdict._replace(retry=False, sign="neutral")
-        elif answer.status == 504:
+        elif response.status == 504:
             return verdict._replace(sign="overload")
-        elif is_own_page(answer, capture.digest):
+        elif is_own_page(response, capture.digest):
             return Verdict("failed", "archive_page", True, "overload")
-        own = self.own_refusal(answer) if heed and answer.status == 200 else None
+        own = self.own_refusal(response) if heed and response.status == 200 else None
         if own is not None:
             return Verdict("failed", f"archive_{own.reason}", False, "neutral", detail=str(own))
-        return judge_capture(capture, verdict, answer)
+        return judge_capture(capture, verdict, response)
 
-    def own_refusal(self, answer: Answer) -> Refusal | None:
+    def own_refusal(self, response: Response) -> Refusal | None:
         """What the archive itself refuses in a header; not counting directives for search engines."""
         return refusal_of_archive(
-            self._signals(answer, lambda name: self._own_values(answer, name))
+            self._signals(response, lambda name: self._own_values(response, name))
         )
 
     # --- Headers ----------------------------------------------------------------------------------
 
-    def _signals(self, answer: Answer, values: Callable[[str], Sequence[str]]) -> HeaderSignals:
-        return read_headers(values, agent=self.agent, url=answer.final_url)
+    def _signals(self, response: Response, values: Callable[[str], Sequence[str]]) -> HeaderSignals:
+        return read_headers(values, agent=self.agent, url=response.final_url)
 
-    def _site_values(self, answer: Answer, name: str) -> Sequence[str]:
-        found = answer.headers.getall(name)
+    def _site_values(self, response: Response, name: str) -> Sequence[str]:
+        found = response.headers.getall(name)
         if name.startswith(ARCHIVED):
             return found
-        return [value for value in found if not self._is_own(answer, name, value)]
+        return [value for value in found if not self._is_own(response, name, value)]
 
-    def _own_values(self, answer: Answer, name: str) -> Sequence[str]:
+    def _own_values(self, response: Response, name: str) -> Sequence[str]:
         if name.startswith(ARCHIVED):
             return ()
-        found = answer.headers.getall(name)
-        return [value for value in found if self._is_own(answer, name, value)]
+        found = response.headers.getall(name)
+        return [value for value in found if self._is_own(response, name, value)]
 
-    def _is_own(self, answer: Answer, name: str, value: str) -> bool:
+    def _is_own(self, response: Response, name: str, value: str) -> bool:
         """Whether a field is the archive's: all are, unless it passes recorded ones on unchanged."""
         if name == _TAG and value in self.tags:
             return True
-        return not is_recorded(answer) or (
+        return not is_recorded(response) or (
             not self.passes_headers
-            and any(found.startswith(ARCHIVED) for found in answer.headers.names())
+            and any(found.startswith(ARCHIVED) for found in response.headers.names())
         )
 
     # --- Which capture ----------------------------------------------------------------------------
 
-    def _served(self, answer: Answer) -> str:
+    def _served(self, response: Response) -> str:
         """The URL of the capture that was served, according to the archive."""
-        if not is_recorded(answer):
-            return answer.final_url
-        location = answer.headers.get("content-location")
-        located = replayed(urljoin(answer.final_url, location)) if location else None
-        asked = replayed(answer.final_url)
-        named = _ORIGINAL.search(answer.headers.get("link") or "")
+        if not is_recorded(response):
+            return response.final_url
+        location = response.headers.get("content-location")
+        located = replayed(urljoin(response.final_url, location)) if location else None
+        asked = replayed(response.final_url)
+        named = _ORIGINAL.search(response.headers.get("link") or "")
         original = located[1] if located else named[1] if named else asked[1] if asked else None
-        timestamp = _timestamp(answer.headers.get(_MEMENTO)) or (located or asked or ("",))[0]
+        timestamp = _timestamp(response.headers.get(_MEMENTO)) or (located or asked or ("",))[0]
         if original is None or not timestamp:
-            return answer.final_url
+            return response.final_url
         if asked and name_of(asked[1]) == name_of(original):
             original = asked[1]  # as its index spells it
         return f"{self.replay}{timestamp}id_/{original}"
