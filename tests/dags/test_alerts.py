@@ -97,7 +97,7 @@ def test_an_alert_goes_to_the_workspace_that_the_task_worked_in(place: Path) -> 
 def test_the_first_retry_and_the_failure_are_sent(place: Path) -> None:
     here = {**context(), "exception": ValueError("boom")}
     assert list(alerts.first_retry_of(here)) == [
-        ("retry", "a_task failed and will be tried again: boom")
+        ("retry", "a_task failed and will be retried: boom")
     ]
     here["ti"].try_number = 2
     assert list(alerts.first_retry_of(here)) == []

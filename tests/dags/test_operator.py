@@ -140,7 +140,7 @@ def test_no_part_begins_after_one_that_failed_for_good(place: Path, tmp_path: Pa
     write_command(tmp_path, report_line(outcome="done"))
     here = context()
     here["ti"].siblings = {"a_task_0": "failed", "a_task_1": "running"}
-    with pytest.raises(AirflowSkipException, match="not begun"):
+    with pytest.raises(AirflowSkipException, match="not started"):
         operator("scrape", stop_after_failure=True).execute(here)
     here["ti"].siblings = {"a_task_0": "up_for_retry", "a_task_1": "running"}
     assert operator("scrape", stop_after_failure=True).execute(here)["outcome"] == "done"

@@ -95,7 +95,7 @@ def test_unknown_keys_and_backfills_are_refused(place: Path) -> None:
 
 def test_another_version_of_the_command_is_refused(place: Path, tmp_path: Path) -> None:
     write_command(tmp_path, "echo dalle-pipeline 9.9.9")
-    with pytest.raises(AirflowFailException, match=r"is version 9\.9\.9, these DAGs belong to"):
+    with pytest.raises(AirflowFailException, match=r"is version 9\.9\.9, these DAGs need"):
         check_begin(context())
 
 

@@ -122,7 +122,7 @@ def test_a_started_airflow_survives_its_scheduler_and_a_worker(tmp_path: Path) -
             api.call("/api/v2/backfills", BACKFILL)
         assert 400 <= refused.value.code < 500
         again = subprocess.run(start_line(home, port), capture_output=True, text=True, timeout=60)
-        assert f"Port {port} can't be had" in again.stderr
+        assert f"Port {port} is not available" in again.stderr
         marked = api.trigger(limit=2, rate=0.1)
         wait_for(home, SCRAPE)
         api.call(f"{REFRESH}/{quote(marked)}", {"state": "failed"}, "PATCH")
@@ -135,7 +135,7 @@ def test_a_started_airflow_survives_its_scheduler_and_a_worker(tmp_path: Path) -
         assert process.wait(90) == 1
         assert process.stdout is not None
         said = process.stdout.read()
-        assert "The scheduler has ended with -9; see " in said
+        assert "The scheduler has exited with -9; see " in said
         assert "Ended." in said
     with started(home, port) as (process, api):
         command = wait_for(home, r"pipeline (dedupe|run|encode|shard)")

@@ -58,9 +58,9 @@ def test_twelve_weeks(weeks: Weeks, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (states["page"], states["report"]) == (["failed"], ["upstream_failed"])
     assert states["age"] == ["success"]
     first, last, age = weeks.new_alerts()
-    assert first.startswith("page failed and will be tried again: ")
+    assert first.startswith("page failed and will be retried: ")
     assert last.startswith("page failed: ")
-    assert age.startswith("No image came or was confirmed for ")
+    assert age.startswith("No image was fetched or confirmed for ")
     # 5. It is back and has grown, but `verify` dies at each try: the shards are there, the news is not.
     weeks.open_source()
     weeks.kill("verify", 99)
@@ -153,7 +153,7 @@ def test_what_is_alerted_of_is_counted_by_the_workspace_itself(weeks: Weeks) -> 
     weeks.kill("scrape", 1)
     assert weeks.refresh(min_good_share=1.0)[0] == "success"
     (alert,) = weeks.new_alerts()
-    assert "scrape failed and will be tried again" in alert
+    assert "scrape failed and will be retried" in alert
     # A limit leaves nothing to judge but the fetches, and is no measure for the week after it.
     for conf in ({"limit": 1}, {}):
         assert weeks.refresh(**conf)[0] == "success"
