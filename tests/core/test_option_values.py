@@ -177,5 +177,5 @@ def test_tables_and_errors_are_printed_on_any_terminal(
     strange = os.fsencode(tmp_path) + b"/caf\xe9\xff"
     missing = subprocess.run([*base, strange], env=env, capture_output=True)
     assert missing.returncode == 1
-    assert b"is not a workspace" in missing.stderr
+    assert b"can't hold a workspace" in missing.stderr
     assert b"Traceback" not in missing.stderr
