@@ -27,7 +27,11 @@ def train(workspace: Workspace, *options: str) -> tuple[int, str]:
 
 def test_a_preset_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find_preset(Path("dalleblog")).read_text().startswith("# The model that was trained")
+    assert (
+        find_preset(Path("dalleblog"))
+        .read_text()
+        .startswith("# The model trained on the blog's images")
+    )
     assert find_preset(Path("nothing")) == Path("nothing")
     (tmp_path / "demo").write_text("")
     assert find_preset(Path("demo")) == Path("demo")

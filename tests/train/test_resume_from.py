@@ -80,7 +80,7 @@ def test_the_checkpoint_of_a_run_to_begin_with_is_found_and_hashed_once(
     def check(checkpoint: Path) -> None:
         checked.append(checkpoint.name)
 
-    monkeypatch.setattr("pipeline.models.checkpoints.found.check_weights", check)
+    monkeypatch.setattr("pipeline.models.checkpoints.locate.check_weights", check)
     run(make_config(name="auto", resume_from=first.run("first"), steps=1))
     assert checked == ["step-000010"]
 
