@@ -116,7 +116,7 @@ class Weeks:
         """The paths of the images in the raw store."""
         with sqlite3.connect(self.workspace / "raw" / "ledger.sqlite") as ledger:
             rows = ledger.execute(
-                "SELECT prefix, rank, suffix FROM forms JOIN urls ON urls.form = forms.id ORDER BY 1, 2"
+                "SELECT prefix, urls.rank, suffix FROM forms JOIN urls ON urls.form = forms.id ORDER BY 1, 2"
             ).fetchall()
         urls = [f"{prefix}{rank}{suffix}" for prefix, rank, suffix in rows]
         return ["/" + url.split("/", 3)[3] for url in urls]
