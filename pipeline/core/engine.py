@@ -1,4 +1,4 @@
-"""Map a function over parts: in this process, or over processes of this machine.
+"""Map a function over parts: in this process, over processes of this machine, or on Ray.
 
 The stages divide their work into independent parts; this module runs a function on each and returns the
 results in order. If a worker dies (because a decoder crashes, or the system kills it for memory), only its
@@ -22,13 +22,24 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 P = TypeVar("P")
 R = TypeVar("R")
 
 # How many finished parts may wait for an earlier one, per worker.
 _WINDOW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Where parts run; `address` is that of a Ray cluster (None: Ray is started on this machine)."""
+
+    name: Literal["local", "ray"]
+    address: str | None = None
+
+
+LOCAL = Engine(name="local")
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ def map_parts(
     *,
     workers: int | None = None,
     timeout_s: float | None = None,
+    engine: Engine = LOCAL,
 ) -> Iterator[PartResult[P, R]]:
     """Yield `function(part)` for each part, in the order of `parts`.
 
@@ -64,10 +76,18 @@ def map_parts(
     `workers` is the number of processes; 0 calls the function in this process (without protection from
     crashes), None starts one process per core. `function` must be a function of a module; parts and values
     must be picklable. If a part takes longer than `timeout_s` seconds (None: no limit; ignored with
-    `workers=0`), its worker is killed and the part counts as failed.
+    `workers=0`), its worker is killed and the part counts as failed. On Ray, `workers` limits the tasks that
+    run at once, and a part whose worker dies is tried a second time.
 
     Raises what `function` raises, after ending the other workers.
     """
+    if engine.name == "ray":
+        from pipeline.core.ray_engine import map_on_ray
+
+        yield from map_on_ray(
+            function, parts, address=engine.address, workers=workers, timeout_s=timeout_s
+        )
+        return
     count = count_cores() if workers is None else workers
     if count == 0:
         for part in parts:
