@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -27,16 +28,22 @@ from typing import Generic, Literal, TypeVar
 P = TypeVar("P")
 R = TypeVar("R")
 
+# The variable that tells a worker its number, counted from 0, on this machine.
+WORKER = "PIPELINE_WORKER"
 # How many finished parts may wait for an earlier one, per worker.
 _WINDOW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Where parts run; `address` is that of a Ray cluster (None: Ray is started on this machine)."""
+    """Where parts run; `address` is that of a Ray cluster (None: Ray is started on this machine).
+
+    On Ray each part gets `gpus` GPUs.
+    """
 
     name: Literal["local", "ray"]
     address: str | None = None
+    gpus: int = 0
 
 
 LOCAL = Engine(name="local")
@@ -85,7 +92,12 @@ def map_parts(
         from pipeline.core.ray_engine import map_on_ray
 
         yield from map_on_ray(
-            function, parts, address=engine.address, workers=workers, timeout_s=timeout_s
+            function,
+            parts,
+            address=engine.address,
+            workers=workers,
+            timeout_s=timeout_s,
+            gpus=engine.gpus,
         )
         return
     count = count_cores() if workers is None else workers
@@ -99,6 +111,7 @@ def map_parts(
 
 @dataclass
 class _Worker(Generic[P]):
+    number: int
     process: BaseProcess
     pipe: Connection
     index: int | None = None
@@ -160,10 +173,14 @@ class _Pool(Generic[P, R]):
 
     def _start(self) -> _Worker[P]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._function), daemon=True)
+        taken = {worker.number for worker in self._workers}
+        number = next(number for number in itertools.count() if number not in taken)
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._function, number), daemon=True
+        )
         process.start()
         theirs.close()
-        return _Worker(process=process, pipe=ours)
+        return _Worker(number=number, process=process, pipe=ours)
 
     def _send_part(self, worker: _Worker[P], index: int, part: P) -> None:
         worker.index, worker.part, worker.since = index, part, time.monotonic()
@@ -229,8 +246,9 @@ def _context() -> ForkServerContext | SpawnContext:
     return multiprocessing.get_context("spawn")
 
 
-def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
+def _serve(pipe: Connection, function: Callable[[P], R], number: int) -> None:
     """The main loop of a worker: receive a part, answer, until the pipe closes."""
+    os.environ[WORKER] = str(number)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them and ends us
         signal.signal(number, signal.SIG_IGN)
     pipe.send((None, None))  # ready

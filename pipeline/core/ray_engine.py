@@ -1,7 +1,7 @@
 """Run parts as tasks on Ray, with the results and the order of `pipeline.core.engine`.
 
-There is one plain task per part: it costs 0.6 ms, a block of Ray Data 25 ms. If a worker dies, Ray runs its
-part a second time, perhaps on another machine; if it dies again, the part counts as failed, as on this machine.
+There is one plain task per part: it costs 0.6 ms, a block of Ray Data 25 ms. If a worker dies, Ray runs
+its part a second time, perhaps on another machine; if it dies again, the part counts as failed, as here.
 A part can therefore run twice and must be idempotent.
 """
 
