@@ -244,7 +244,7 @@ def test_a_pipe_in_place_of_the_system_authorities_is_refused(
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pipe"))
-    with pytest.raises(ConfigError, match="SSL_CERT_FILE: .* it is a pipe"):
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .* it is a pipe"):
         Trust().check()
 
 
