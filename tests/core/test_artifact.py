@@ -17,7 +17,8 @@ NAME = "tokenizer.json"
 
 
 def find(folder: Path, **changes: Any) -> Artifact:
-    return find_artifact(folder, "tokenizer", **{"config": CONFIG, "inputs": INPUTS} | changes)
+    recipe: dict[str, Any] = {"config": CONFIG, "inputs": INPUTS, **changes}
+    return find_artifact(folder, "tokenizer", **recipe)
 
 
 def make(out: Artifact, data: bytes = b"{}") -> Artifact:
