@@ -24,7 +24,7 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.core.storage import sha256_bytes, write_bytes
 from pipeline.core.workspace import Workspace
-from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, codec_details, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.train_codec.config import TrainCodecConfig
@@ -88,11 +88,7 @@ def _make_codec(
         },
         files=(CODEC_JSON, CODEC_WEIGHTS, _LOG, _RECONSTRUCTIONS),
         details={
-            "fingerprint": codec.fingerprint,
-            "num_tokens": codec.num_tokens,
-            "image_size": codec.image_size,
-            "downsampling": codec.downsampling,
-            "num_codes": codec.num_codes,
+            **codec_details(codec),
             "loss": training.logs[-1].loss,
             **dataclasses.asdict(quality),
             "preprocessing": PREPROCESSING,
