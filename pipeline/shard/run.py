@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.core.artifact import find_artifact
 from pipeline.core.config import resolved
 from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Split, StageReport
-from pipeline.core.engine import count_cores
+from pipeline.core.engine import LOCAL, open_pool
 from pipeline.core.ownership import own_files
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import (
@@ -122,7 +121,7 @@ def _write_shards(
         _disk_errors(scratch.path),
         contextlib.closing(write_codes_file(inputs, scratch.path / "codes")) as codes,
         contextlib.closing(TextFile(scratch.path / "texts")) as texts,
-        ThreadPoolExecutor(config.workers or count_cores()) as threads,
+        open_pool(config.where() if config.reads_images else LOCAL, config.workers) as pool,
     ):
         joined = join(config, inputs, codes, texts, progress)
         seed = config.shuffle_seed if config.order == "shuffled" else None
@@ -134,7 +133,7 @@ def _write_shards(
             inputs=inputs,
             joined=joined,
             codes=codes,
-            threads=threads,
+            pool=pool,
             progress=progress,
         )
         return joined, shards.write(layout, base.entries), shards.reused
