@@ -246,7 +246,7 @@ def test_an_image_that_decodes_to_other_pixels_than_were_inspected_fails(
     report = run(make_config(workspace, codec))
     assert (report.counts["failed"], report.counts["encoded"]) == (6, 0)
     lines = (codes_folder(workspace) / "failed.jsonl").read_text().splitlines()
-    assert all("run `pipeline dedupe` again" in json.loads(line)["detail"] for line in lines)
+    assert all("Run `pipeline dedupe` again" in json.loads(line)["detail"] for line in lines)
 
 
 def test_another_way_of_decoding_leaves_codes_of_the_same_pixels_as_they_are(
