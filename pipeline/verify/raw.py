@@ -64,8 +64,8 @@ def check_raw(folder: Folder) -> RawCheck:
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
     remedy = (
-        f"A ledger can't be rebuilt: restore it from a backup, or move {folder.path} away to fetch everything "
-        "again."
+        f"A ledger can't be rebuilt: restore it from a backup, or move {folder.path} away to fetch "
+        "everything again."
     )
     return Fault(folder=folder.name, file=LEDGER_NAME, found=found, remedy=remedy)
 
