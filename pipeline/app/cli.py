@@ -296,21 +296,21 @@ _OTHER_COMMANDS = (
         config=VerifyConfig,
         run=show_verify,
         help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
-        help="List what nothing in a workspace needs any more; --yes removes it.",
-        panel="Look and check",
+        help="List codecs, tokenizers, codes and runs that nothing uses any more; --yes removes them.",
+        panel="Inspect and check",
     ),
 )
 # Packages above this one register their commands here.

@@ -106,7 +106,7 @@ def _forecast(
     there = _folders_of(plan, name, folders)
     finished = [folder for folder in there if folder.manifest is not None]
     if not finished:
-        why = "it was not finished" if there else "it was never run"
+        why = "it has not finished" if there else "it has not run yet"
         return Forecast(action="run", why=why)
     folder = finished[-1]
     assert folder.manifest is not None
@@ -132,7 +132,7 @@ def _forecast_scrape(plan: RunPlan, _name: str, _folders: object, _views: object
         if given:
             return Forecast(action="run", why=f"{flag}: {what}")
     if not (plan.root / "raw").is_dir():
-        return Forecast(action="run", why="it was never run")
+        return Forecast(action="run", why="it has not run yet")
     find_finished: Callable[[Any], Any] = load_function("scrapers.scrape:find_finished")
     if find_finished(config) is not None:
         return Forecast(action="skip", why=_UNCHANGED)
@@ -143,7 +143,7 @@ def _why_scrape(root: Path, config: Any) -> str:
     try:
         manifest = read_manifest(Workspace(root).raw, "raw")
     except ContractError:
-        return "it was not finished"
+        return "it has not finished"
     changed = _changed_options(manifest, config)
     if changed:
         return f"options have changed: {'; '.join(changed)}"
@@ -185,7 +185,7 @@ def _forecast_report(
     is_current: Callable[..., Any] = load_function("pipeline.report.run:is_current")
     if is_current(plan.configs["report"]):
         return Forecast(action="skip", why=_UNCHANGED)
-    return Forecast(action="run", why="the page shows an older state")
+    return Forecast(action="run", why="report.html is outdated")
 
 
 _FORECASTS: Mapping[str, Callable[..., Forecast]] = {

@@ -63,12 +63,12 @@ def read_image(segments: Path, place: StoredImage) -> bytes:
             data = os.pread(file.fileno(), place.bytes, place.offset)
     except OSError as error:
         raise ContractError(
-            f"{name}, which holds images, can't be read ({error.strerror}). Restore the segment. {REPAIR}"
+            f"{name} can't be read ({error.strerror}). Restore this segment. {REPAIR}"
         ) from error
     if len(data) != place.bytes or sha256_bytes(data) != place.bytes_sha256:
         raise damaged(
-            f"{name} does not hold at byte {place.offset} the {place.bytes} bytes with the hash "
-            f"{str(place.bytes_sha256)[:12]}… that were inspected: it was cut or changed."
+            f"{name} does not match the tables: its {place.bytes} bytes at {place.offset} don't have the "
+            f"hash {str(place.bytes_sha256)[:12]}…."
         )
     return data
 

@@ -29,7 +29,7 @@ class DedupeConfig(EngineConfig):
     )
     masked: Literal["keep", "drop"] = option(
         "keep",
-        "Images whose upper part was given by an image prompt: keep them flagged, or reject them.",
+        "Images whose upper part came from an image prompt: keep them flagged, or reject them.",
     )
     val_fraction: float = option(
         0.01, "Fraction of captions in the validation split.", low=0.0, high=1.0

@@ -42,8 +42,8 @@ _DECIDED = {"masked_rows", "cluster", "split"}
 _IMAGES = arrow_schema(
     (
         *(column for column in KEPT if column.name not in _DECIDED),
-        Column("masked", "bool", "Its upper part was given."),
-        Column("detail", "string", "What speaks against it alone, null if nothing does."),
+        Column("masked", "bool", "An image prompt supplied its upper part."),
+        Column("detail", "string", "Why it is rejected by itself, null if it isn't."),
     )
 )
 _END = np.dtype(np.int64)
@@ -202,11 +202,11 @@ def _find_faults(
         elif status != "ok":
             fault = str(status), str(detail)
         elif cut and drop_cut:
-            fault = "looks_cut", "the data of the image end before it does"
+            fault = "looks_cut", "the data ends before the image does"
         elif defect := find_defect(caption.caption):
             fault = "bad_caption", defect
         elif masked and drop_masked:
-            fault = "masked", "its upper part was given by an image prompt"
+            fault = "masked", "its upper part came from an image prompt"
         faults.append(fault)
     return faults
 

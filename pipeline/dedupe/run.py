@@ -89,7 +89,9 @@ def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:
     rows = store.digest_rows()
     raw = find_manifest(workspace.raw, "raw")
     if raw is None or "content" not in raw.details:
-        log.warning("The crawl is not finished: using what %s has so far.", workspace.ledger)
+        log.warning(
+            "The crawl is not finished: using the rows that %s has so far.", workspace.ledger
+        )
         content = rows
     else:
         content = str(raw.details["content"])
@@ -134,7 +136,7 @@ def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
         if kept:
             log.warning(
                 "--val-fraction %g leaves no image in the split %s: all %d kept images are in the other "
-                "one. A caption goes to one split whole, with all its look-alikes; try another fraction.",
+                "one. Captions with similar images always share a split; try another fraction.",
                 val_fraction,
                 split,
                 kept,

@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="dedupe",
     writes=("dedupe",),
     reads=("raw",),
-    on_change="The tables are written again; images are not decoded again.",
+    on_change="The tables are rewritten; images are not decoded again.",
 )

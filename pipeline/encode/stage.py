@@ -7,11 +7,11 @@ from pipeline.encode.config import EncodeConfig
 
 STAGE = Stage(
     name="encode",
-    help="Encode the kept images to codes, once.",
+    help="Encode each kept image to codes, once.",
     config=EncodeConfig,
     entry_point="pipeline.encode.run:run",
     contract="codes",
     writes=("codes",),
     reads=("dedupe",),
-    on_change="Existing codes stay; images without codes of this kind are encoded.",
+    on_change="Existing codes are kept; images without codes of this kind are encoded.",
 )

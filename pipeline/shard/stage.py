@@ -13,5 +13,5 @@ STAGE = Stage(
     contract="shards",
     writes=("shards/{name}",),
     reads=("dedupe", "codes"),
-    on_change="The shards of this name are written again.",
+    on_change="The shards of this name are rewritten.",
 )

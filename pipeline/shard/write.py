@@ -149,7 +149,7 @@ class LayoutWriter:
         entry = self._entry(path, writer, recipe.hexdigest())
         if entry.filesize > self.config.max_bytes:
             logger.warning(
-                "%s has %d bytes, more than the %d of --max-bytes: its one sample is larger.",
+                "%s has %d bytes, more than the %d of --max-bytes: its only sample is larger.",
                 path,
                 entry.filesize,
                 self.config.max_bytes,

@@ -97,7 +97,7 @@ def _data(trainer: Trainer, inputs: Mapping[str, str]) -> Iterator[str]:
 def _losses(trainer: Trainer) -> Iterator[str]:
     yield "## Losses"
     yield ""
-    yield "| loss, nats a position | last |"
+    yield "| loss, nats per position | last |"
     yield "|---|---|"
     for name, value in trainer.folder.last_losses().items():
         yield f"| {name} | {value:.4f} |"
@@ -110,7 +110,7 @@ def _generations(trainer: Trainer) -> Iterator[str]:
     yield "## Generations"
     yield ""
     if grid.exists():
-        yield "A row for each prompt, drawn by the last checkpoint, nothing picked:"
+        yield "One row per prompt, drawn by the last checkpoint and not cherry-picked:"
         yield ""
         yield from (f'* "{prompt}"' for prompt in prompts)
         yield ""

@@ -78,7 +78,7 @@ class TrainConfig(StageConfig):
         None, "Weight sharing between attention layers, an id per layer, such as 0,1,0,1."
     )
     shared_ff_ids: str | None = option(
-        None, "Weight sharing between feed-forward layers, as above."
+        None, "Weight sharing between feed-forward layers, as for --shared-attn-ids."
     )
     share_input_output_emb: bool = option(False, "Tie the input embeddings to the output layer.")
 

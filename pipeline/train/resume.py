@@ -85,7 +85,7 @@ def start_state(
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"Can't resume from {checkpoint} ({error!r}): its files don't belong together. Move it "
-                "elsewhere to resume from the one before."
+                "elsewhere to resume from the previous one."
             ) from error
         logger.info("Resuming from %s", checkpoint)
         return state

@@ -43,7 +43,7 @@ def why_unfinished(folder: Folder) -> str | None:
         return "not finished: the same command resumes it"
     version = _read_version(path, folder.contract)
     if version is not None and not CONTRACTS[folder.contract].reads(version):
-        return f"made by another version (contract version {version}): its command makes it again"
+        return f"made by another version (contract version {version}): its command rebuilds it"
     return None
 
 
@@ -93,7 +93,7 @@ def _check_seal(folder: Folder) -> Iterator[Fault]:
         return
     if said is not None and said != manifest_seal(raw):  # versions before 0.1.0 wrote none
         yield Fault(
-            folder=folder.name, file=MANIFEST_NAME, found="was changed since it was written"
+            folder=folder.name, file=MANIFEST_NAME, found="has been changed since it was written"
         )
 
 

@@ -388,7 +388,7 @@ def test_help_lists_the_commands_in_groups(words: tuple[str, ...]) -> None:
     result = invoke(*words)
     assert result.exit_code == 0
     assert result.output == invoke("--help").output
-    headings = ("Stages, in the order of the pipeline", "Look and check", "Try it")
+    headings = ("Stages, in the order of the pipeline", "Inspect and check", "Try it")
     assert [heading in result.output for heading in headings] == [True] * 3
 
 

@@ -251,7 +251,7 @@ def test_unknown_forms_of_images_are_refused(world: Any, images: str) -> None:
 def test_a_changed_segment_is_named(world: Any) -> None:
     segment = world.workspace.segments / "00000.tar"
     segment.write_bytes(segment.read_bytes()[::-1])
-    with pytest.raises(ContractError, match=r"raw/segments/00000\.tar does not hold at byte"):
+    with pytest.raises(ContractError, match=r"raw/segments/00000\.tar does not match the tables"):
         run(configure(world, images="original"))
 
 
@@ -508,7 +508,7 @@ def test_a_sample_larger_than_a_shard_causes_a_warning(
 ) -> None:
     report = run(configure(world, max_bytes=2048))
     assert report.counts["shards"] == 60
-    assert "more than the 2048 of --max-bytes: its one sample is larger" in caplog.text
+    assert "more than the 2048 of --max-bytes: its only sample is larger" in caplog.text
 
 
 def test_other_files_among_the_shards_stay(world: Any) -> None:
