@@ -133,13 +133,13 @@ class Hosts:
             raise FetchError(refusal.reason, str(refusal), refusal=refusal)
         raise FetchError(_UNREACHABLE, self.of(url).why)
 
-    def refusal(self, url: str, *others: str) -> Refusal | None:
-        """What forbids a URL whose host is loaded; `others` are its other names, for the list."""
+    def refusal(self, url: str, *others: str, host: Host | None = None) -> Refusal | None:
+        """What forbids a URL whose `host` is loaded; `others` are its other names, for the list."""
         if self.listed:
             for name in (url, *others):
                 if (found := self._listed_refusal(name)) is not None:
                     return found
-        return self.of(url).refusal(url)
+        return (host or self.of(url)).refusal(url)
 
     def why_not(self, url: str) -> str:
         """Why a forbidden URL, whose host is loaded, is not requested: the start of a sentence."""
