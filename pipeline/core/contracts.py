@@ -235,13 +235,10 @@ ShardReason = Literal[
     "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was given
 ]
 
-# shards/<name>/left_out.parquet, one row per sample that is in no shard, sorted by key.
+# shards/<name>/left_out.parquet, one row per sample that is in no shard, sorted by key. The key of a further
+# caption is that of its image with a suffix; the texts of the columns are in the file, and so in its hash.
 LEFT_OUT: tuple[Column, ...] = (
-    Column(
-        "key",
-        "string",
-        "The sample's key: that of its image in `kept`, with a suffix for a further caption.",
-    ),
+    Column("key", "string", "The sample's key, as in `kept`."),
     Column("status", "string", "failed or rejected."),
     Column("reason", "string", "One of `ShardReason`."),
     Column("detail", "string", "What exactly was found."),
