@@ -32,6 +32,7 @@ def option(
     instead_of: tuple[str, ...] = (),
     secret: bool = False,
     metavar: str | None = None,
+    omit_default: bool = False,
 ) -> Any:
     """Declare a field of a config with its line of documentation.
 
@@ -40,6 +41,8 @@ def option(
     keeps it for later commands (default: unless it is a `runtime` option). `instead_of` names options that
     are not recalled if this one is given. `secret` marks an option whose value is never written or printed;
     it is also a runtime option. `metavar` is what the help calls the values of a positional option.
+    `omit_default` leaves the default value out of manifests: for options that came later, so that what was
+    made before them stays current.
     """
     metadata = {
         "help": help,
@@ -50,6 +53,7 @@ def option(
         "instead_of": instead_of,
         "secret": secret,
         "metavar": metavar,
+        "omit_default": omit_default,
     }
     if isinstance(default, (list, dict, set)):
         raise TypeError("defaults of options must be immutable: use a tuple")
@@ -68,8 +72,13 @@ def resolved(config: StageConfig) -> dict[str, Any]:
     return {
         field.name: plain_value(getattr(config, field.name))
         for field in dataclasses.fields(config)
-        if not field.metadata.get("runtime", False)
+        if not field.metadata.get("runtime", False) and not _is_omitted(config, field)
     }
+
+
+def _is_omitted(config: StageConfig, field: dataclasses.Field[Any]) -> bool:
+    omits = bool(field.metadata.get("omit_default", False))
+    return omits and getattr(config, field.name) == field.default
 
 
 def plain_value(value: Any) -> Any:

@@ -85,7 +85,7 @@ RejectReason = Literal[
     "decoder_crashed",  # it crashed the decoder's process
     "too_large",  # more pixels than the limit: possibly a decompression bomb
     "looks_cut",  # part of its data is missing; `--cut keep` keeps it, flagged
-    "bad_caption",  # empty, or with an unfilled `{}`
+    "bad_caption",  # each of its captions is empty, or has an unfilled `{}`
     "duplicate_bytes",  # the same bytes as a better row
     "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
     "near_duplicate",  # its perceptual hash is within the radius of the row that represents it
@@ -93,6 +93,7 @@ RejectReason = Literal[
 ]
 REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
+# Tables of version 1 lack `captions` and `extra`: `kept_images.read_image_tables` adds them.
 _IMAGE: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in the ledger; unique."),
     Column("url", "string", "URL of the image."),
@@ -100,6 +101,12 @@ _IMAGE: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption_id", "string", "Hash of `caption_normalized`, 16 hex digits; never changes."),
     Column("caption", "string", "The caption: NFC, white space collapsed, quotes as on the page."),
+    Column(
+        "captions",
+        "list<string>",
+        "All usable captions, `caption` first, cleaned like it; each `caption_id` once.",
+    ),
+    Column("extra", "string", "What else the source says of it, a JSON object or null."),
     Column("rank", "int32", "Rank of the image by CLIP, 0 is best; null if it has none."),
     Column("segment", "string", "Segment that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
@@ -228,7 +235,8 @@ ShardReason = Literal[
     "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was given
 ]
 
-# shards/<name>/left_out.parquet, one row per kept image that is in no shard, sorted by key.
+# shards/<name>/left_out.parquet, one row per sample that is in no shard, sorted by key. The key of a further
+# caption is that of its image with a suffix; the texts of the columns are in the file, and so in its hash.
 LEFT_OUT: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in `kept`."),
     Column("status", "string", "failed or rejected."),
@@ -297,10 +305,14 @@ class Manifest:
 
 
 class CountLaw(NamedTuple):
-    """Rows in = the sum of the outcomes: names of counts in a manifest."""
+    """Rows in = the sum of the outcomes: names of counts in a manifest.
+
+    `further` is a count that is added to the total; a manifest without it counts as 0.
+    """
 
     total: str
     parts: tuple[str, ...]
+    further: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +364,8 @@ CONTRACTS: Mapping[str, Contract] = {
         ),
         Contract(
             name="dedupe",
-            version=1,
+            version=2,  # 2: all captions of an image, and `extra`
+            oldest_read=1,
             maker="dedupe",
             place="dedupe",
             own_files=r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
@@ -391,7 +404,7 @@ CONTRACTS: Mapping[str, Contract] = {
             place="shards/*",
             own_files=r"(train|val)/\d{6,}\.(tar|idx\.npy)"
             r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
-            count_law=CountLaw("images", ("written", "rejected", "failed")),
+            count_law=CountLaw("images", ("written", "rejected", "failed"), "further_captions"),
             earlier_mark="scratch/base.npz",
         ),
         Contract(

@@ -44,6 +44,19 @@ class ShardConfig(EngineConfig):
         "truncate",
         "What to do with captions of more tokens: truncate them, leave them out (reject), or stop (fail).",
     )
+    caption_choice: Literal["first", "all", "random"] = option(
+        "first",
+        "For images with several captions: a sample with the first, a sample with each (all), or a sample "
+        "with one drawn by --caption-seed (random).",
+        omit_default=True,
+    )
+    caption_seed: int = option(
+        0,
+        "Seed of --caption-choice random.",
+        low=-(2**63),
+        high=2**63 - 1,
+        omit_default=True,
+    )
     images: str = option(
         "none",
         "Images to include: none, original (the files as fetched), png (the encoded pixels, lossless) or "

@@ -90,9 +90,11 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     scratch = Scratch(out, inputs.lineage(out.config))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = make_index(config, inputs, entries)
-    counts = _counts(index, joined)
+    counts = _counts(config, index, joined)
     options = dalle_pytorch_options(inputs.tokenizer)
-    card = write_card(index, counts, images=config.images, tokenizer_options=options)
+    card = write_card(
+        index, counts, images=config.images, tokenizer_options=options, fields=joined.fields
+    )
     files = _write_rest(folder, index, inputs, joined.left_out, card)
     scratch.end()
     out.finish(
@@ -168,11 +170,13 @@ def make_index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIn
     )
 
 
-def _counts(index: ShardIndex, joined: Joined) -> dict[str, int]:
-    """Counts of what was written: images = written + rejected + failed."""
+def _counts(config: ShardConfig, index: ShardIndex, joined: Joined) -> dict[str, int]:
+    """Counts of what was written: images (+ further captions) = written + rejected + failed."""
     counts = {
         name: joined.counts[name] for name in ("images", "rejected", "failed", "long_captions")
     }
+    if config.caption_choice == "all":
+        counts["further_captions"] = joined.counts["samples"] - joined.counts["images"]
     for split in SPLITS:
         counts[split] = index.samples[split]
     counts["written"] = sum(index.samples.values())

@@ -130,11 +130,14 @@ def _check_law(folder: Folder) -> Iterator[Fault]:
         return
     counts = folder.manifest.counts
     total, parts = counts.get(law.total), [counts.get(part, 0) for part in law.parts]
+    if total is not None and law.further is not None:
+        total += counts.get(law.further, 0)
     if total != sum(parts):
         shown = " + ".join(
             f"{part} {number}" for part, number in zip(law.parts, parts, strict=True)
         )
-        found = f"counts {law.total} {total}, which is not {shown}"
+        names = f"{law.total} + {law.further}" if law.further in counts else law.total
+        found = f"counts {names} {total}, which is not {shown}"
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=found)
 
 

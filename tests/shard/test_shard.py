@@ -108,7 +108,7 @@ def test_long_captions_are_cut_off_and_counted(world: Any) -> None:
 def test_long_captions_can_stop_the_stage(world: Any) -> None:
     world.rows[5]["caption"] = "long " * 200
     world.save()
-    with pytest.raises(ConfigError, match="1 images have captions of more than 24"):
+    with pytest.raises(ConfigError, match="1 samples have captions of more than 24"):
         run(configure(world, long_captions="fail"))
 
 
@@ -276,7 +276,7 @@ def test_codes_of_another_grid_are_refused(world: Any) -> None:
 def test_a_duplicate_key_is_named(world: Any) -> None:
     world.rows[3]["key"] = world.rows[4]["key"]
     world.save()
-    with pytest.raises(ContractError, match="Two images of dedupe/kept have the key 'key_00004'"):
+    with pytest.raises(ContractError, match="Two samples have the key 'key_00004'"):
         run(configure(world))
 
 
