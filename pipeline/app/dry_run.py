@@ -198,7 +198,7 @@ _FORECASTS: Mapping[str, Callable[..., Forecast]] = {
 def _folders_of(plan: RunPlan, name: str, folders: list[Folder]) -> list[Folder]:
     """The folders that this stage writes with these options, finished or not."""
     config = plan.configs[name]
-    mine = [folder for folder in folders if folder.contract == STAGES[name].contract]
+    mine = [folder for folder in folders if folder.contract == STAGES[name].contract_name]
     own = getattr(config, "name", None)
     if own is not None:
         if name in _NUMBERED:  # the last one of NAME, NAME-2, … counts

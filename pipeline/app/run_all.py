@@ -292,9 +292,9 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
         screen.say(differences)
         return
     screen.say(f"{differences} {stage.on_change}")
-    for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
+    for name in stage.holds(config)["writes"] if stage.contract_name in _REWRITTEN else ():
         with contextlib.suppress(ContractError):
-            files = read_manifest(root / name, str(stage.contract)).files
+            files = read_manifest(root / name, str(stage.contract_name)).files
             screen.say(
                 f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )

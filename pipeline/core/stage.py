@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.config import StageConfig
-from pipeline.core.contracts import StageReport
+from pipeline.core.contracts import Contract, StageReport
 from pipeline.core.errors import DependencyError
 from pipeline.core.interrupts import raise_deferred
 from pipeline.core.ownership import check_name
@@ -31,7 +31,7 @@ class Stage:
     """The declaration of a stage.
 
     `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
-    options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
+    options that are given without a flag. `contract` describes its folder; None if it writes no manifest.
     `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
     `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
     prints that. `builder` makes the config from the option values, for stages whose config class depends on
@@ -43,7 +43,7 @@ class Stage:
     entry_point: str
     help: str
     positional: tuple[str, ...] = ()
-    contract: str | None = None
+    contract: Contract | None = None
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
     on_change: str = ""
@@ -54,6 +54,11 @@ class Stage:
         known = {field.name for field in dataclasses.fields(self.config)}
         options = {name: value for name, value in values.items() if name in known}
         return self.config(**options) if self.builder is None else self.builder(options)
+
+    @property
+    def contract_name(self) -> str | None:
+        """The name of the contract of the stage's folders."""
+        return self.contract.name if self.contract is not None else None
 
     @property
     def top(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.core.contracts import Contract, CountLaw
 from pipeline.core.stage import Stage
 from pipeline.dedupe.config import DedupeConfig
 
@@ -10,7 +11,15 @@ STAGE = Stage(
     help="Inspect every image once; write tables of kept and rejected images and of captions.",
     config=DedupeConfig,
     entry_point="pipeline.dedupe.run:run",
-    contract="dedupe",
+    contract=Contract(
+        name="dedupe",
+        version=1,
+        maker="dedupe",
+        place="dedupe",
+        own_files=r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
+        r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
+        count_law=CountLaw("rows", ("kept", "rejected", "failed")),
+    ),
     writes=("dedupe",),
     reads=("raw",),
     on_change="The tables are written again; images are not decoded again.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.core.contracts import Contract, CountLaw
 from pipeline.core.stage import Stage
 from pipeline.shard.config import ShardConfig
 
@@ -10,7 +11,16 @@ STAGE = Stage(
     help="Join captions, token ids and codes into WebDataset shards.",
     config=ShardConfig,
     entry_point="pipeline.shard.run:run",
-    contract="shards",
+    contract=Contract(
+        name="shards",
+        version=1,
+        maker="shard",
+        place="shards/*",
+        own_files=r"(train|val)/\d{6,}\.(tar|idx\.npy)"
+        r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
+        count_law=CountLaw("images", ("written", "rejected", "failed")),
+        earlier_mark="scratch/base.npz",
+    ),
     writes=("shards/{name}",),
     reads=("dedupe", "codes"),
     on_change="The shards of this name are written again.",
