@@ -25,4 +25,6 @@ STAGE = Stage(
     ),
     writes=("raw",),
     on_change="The images in the raw store are kept; those that are new in the plan are fetched.",
+    why_run="scrapers.forecast:why_run",
+    repair="pipeline.verify.repair_computed:repair_raw",
 )

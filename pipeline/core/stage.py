@@ -36,6 +36,18 @@ class Stage:
     `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
     prints that. `builder` makes the config from the option values, for stages whose config class depends on
     them.
+
+    For `pipeline run`: `runs_only_with` are options of which at least one must be given; `trained_for` is the
+    stage and the option that use a result which is trained only once; `numbered` says that new results are
+    written beside existing ones as NAME-2, NAME-3, …; `chooses` are options that the stage chooses itself if
+    they are not given, such as the latest codec; `folder_name` is a function of the config and the workspace
+    that names the folder up to a fingerprint; `why_run` is a function of the config and the manifest that
+    says why the stage has work although options and inputs are unchanged, or returns None. `remembers` is
+    false if the options of one call mean nothing to the next one.
+
+    For `pipeline verify`: `check` is a function of the folder, the workspace and a number of images that
+    returns the faults and measurements of an undamaged folder's contents, `repair` one that repairs a damaged
+    folder; by default its damaged files are deleted. Functions are given as ``module:function``.
     """
 
     name: str
@@ -48,6 +60,15 @@ class Stage:
     reads: tuple[str, ...] = ()
     on_change: str = ""
     builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
+    runs_only_with: tuple[str, ...] = ()
+    trained_for: tuple[str, str] | None = None
+    numbered: bool = False
+    chooses: tuple[str, ...] = ()
+    folder_name: str | None = None
+    why_run: str | None = None
+    remembers: bool = True
+    check: str | None = None
+    repair: str | None = None
 
     def build(self, values: Mapping[str, Any]) -> StageConfig:
         """The config with those `values` that are its options. Raises ConfigError for invalid ones."""

@@ -29,3 +29,8 @@ def all_stages() -> Mapping[str, Stage]:
         importlib.import_module(f"{package}.stage").STAGE for package in STAGE_PACKAGES
     ]
     return {stage.name: stage for stage in stages}
+
+
+def stage_of(contract: str) -> Stage:
+    """The stage that writes the folders of a contract."""
+    return next(stage for stage in all_stages().values() if stage.contract_name == contract)

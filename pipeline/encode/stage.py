@@ -22,4 +22,8 @@ STAGE = Stage(
     writes=("codes",),
     reads=("dedupe",),
     on_change="Existing codes stay; images without codes of this kind are encoded.",
+    chooses=("codec",),
+    folder_name="pipeline.encode.forecast:folder_name",
+    why_run="pipeline.encode.forecast:why_run",
+    check="pipeline.verify.codes:check_codes",
 )

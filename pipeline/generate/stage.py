@@ -23,4 +23,8 @@ STAGE = Stage(
         earlier_mark="unfinished.jsonl",
     ),
     writes=("generated/{name}",),
+    runs_only_with=("prompts", "prompts_file"),
+    numbered=True,
+    remembers=False,  # only `pipeline run` generates for the same prompts again
+    repair="pipeline.verify.repair_trained:repair_generated",
 )

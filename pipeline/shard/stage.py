@@ -24,4 +24,7 @@ STAGE = Stage(
     writes=("shards/{name}",),
     reads=("dedupe", "codes"),
     on_change="The shards of this name are written again.",
+    chooses=("codec", "tokenizer"),
+    check="pipeline.verify.shards:check_shards",
+    repair="pipeline.verify.repair_computed:repair_shards",
 )

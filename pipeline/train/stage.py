@@ -24,4 +24,6 @@ STAGE = Stage(
     writes=("runs/{name}",),
     reads=("shards/{shards}",),
     on_change="A run is resumed only if these may change; otherwise it is refused (--on-change).",
+    chooses=("dataset",),
+    repair="pipeline.verify.repair_trained:repair_run",
 )

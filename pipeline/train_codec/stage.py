@@ -23,4 +23,7 @@ STAGE = Stage(
     writes=("codecs/{name}",),
     reads=("dedupe",),
     on_change="A new codec is trained; the old one keeps its name.",
+    trained_for=("encode", "codec"),
+    numbered=True,
+    repair="pipeline.verify.repair_trained:repair_codec",
 )

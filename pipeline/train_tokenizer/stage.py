@@ -22,4 +22,7 @@ STAGE = Stage(
     writes=("tokenizers/{name}",),
     reads=("dedupe",),
     on_change="A new tokenizer is trained; the old one keeps its name.",
+    trained_for=("shard", "tokenizer"),
+    numbered=True,
+    repair="pipeline.verify.repair_trained:repair_tokenizer",
 )
