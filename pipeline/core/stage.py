@@ -32,8 +32,8 @@ class Stage:
 
     `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
     options that are given without a flag. `contract` describes its folder; None if it writes no manifest.
-    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
-    `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
+    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces;
+    nothing of the workspace is written if the option `writes_elsewhere` is given. `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
     prints that. `builder` makes the config from the option values, for stages whose config class depends on
     them.
 
@@ -43,7 +43,9 @@ class Stage:
     they are not given, such as the latest codec; `folder_name` is a function of the config and the workspace
     that names the folder up to a fingerprint; `why_run` is a function of the config and the manifest that
     says why the stage has work although options and inputs are unchanged, or returns None. `remembers` is
-    false if the options of one call mean nothing to the next one.
+    false if the options of one call mean nothing to the next one. `rewrites` says that other options replace
+    the existing output, whose size is then printed. With `sets_latest_models`, the codec and tokenizer that
+    the output was made with become the default of later stages.
 
     For `pipeline verify`: `check` is a function of the folder, the workspace and a number of images that
     returns the faults and measurements of an undamaged folder's contents, `repair` one that repairs a damaged
@@ -58,6 +60,7 @@ class Stage:
     contract: Contract | None = None
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    writes_elsewhere: str | None = None
     on_change: str = ""
     builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
     runs_only_with: tuple[str, ...] = ()
@@ -67,6 +70,8 @@ class Stage:
     folder_name: str | None = None
     why_run: str | None = None
     remembers: bool = True
+    rewrites: bool = False
+    sets_latest_models: bool = False
     check: str | None = None
     repair: str | None = None
 
@@ -92,7 +97,8 @@ class Stage:
         Raises ConfigError for an option that can't name one.
         """
         options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        writes = () if options.get("out") is not None and self.name == "generate" else self.writes
+        elsewhere = self.writes_elsewhere and options.get(self.writes_elsewhere) is not None
+        writes = () if elsewhere else self.writes
         return {
             kind: tuple(filter(None, (_folder(name, options) for name in names)))
             for kind, names in (("writes", writes), ("reads", self.reads))

@@ -23,6 +23,7 @@ STAGE = Stage(
     writes=("dedupe",),
     reads=("raw",),
     on_change="The tables are written again; images are not decoded again.",
+    rewrites=True,
     why_run="pipeline.dedupe.run:why_run",
     check="pipeline.verify.tables:check_tables",
 )

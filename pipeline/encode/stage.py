@@ -22,6 +22,7 @@ STAGE = Stage(
     writes=("codes",),
     reads=("dedupe",),
     on_change="Existing codes stay; images without codes of this kind are encoded.",
+    sets_latest_models=True,
     chooses=("codec",),
     folder_name="pipeline.encode.forecast:folder_name",
     why_run="pipeline.encode.forecast:why_run",

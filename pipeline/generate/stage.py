@@ -23,6 +23,7 @@ STAGE = Stage(
         earlier_mark="unfinished.jsonl",
     ),
     writes=("generated/{name}",),
+    writes_elsewhere="out",
     runs_only_with=("prompts", "prompts_file"),
     numbered=True,
     remembers=False,  # only `pipeline run` generates for the same prompts again
