@@ -33,9 +33,9 @@ class Stage:
     `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
     options that are given without a flag. `contract` describes its folder; None if it writes no manifest.
     `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces;
-    nothing of the workspace is written if the option `writes_elsewhere` is given. `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
-    prints that. `builder` makes the config from the option values, for stages whose config class depends on
-    them.
+    nothing of the workspace is written if the option `writes_elsewhere` is given. `on_change` says what
+    happens to existing results if it is run with other options; "" if the stage itself prints that. `builder`
+    makes the config from the option values, for stages whose config class depends on them.
 
     For `pipeline run`: `runs_only_with` are options of which at least one must be given; `trained_for` is the
     stage and the option that use a result which is trained only once; `numbered` says that new results are
