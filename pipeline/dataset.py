@@ -256,7 +256,7 @@ class Dataset:
             name: from_plain(fields[name], hints[name], plain_value(value), name=name)
             for name, value in options.items()
         }
-        kept = recall(self.root, stage, config, given) if stage != "generate" else {}
+        kept = recall(self.root, stage, config, given) if STAGES[stage].remembers else {}
         return STAGES[stage].build({"workspace": self.root, **kept, **given})
 
 

@@ -66,8 +66,6 @@ from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
-# Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
-_WITHOUT_MEMORY = frozenset({"generate"})
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
@@ -183,7 +181,7 @@ def _add(command: Command) -> None:
             if values.get("workspace") is None:
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
-            if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
+            if name in STAGES and STAGES[name].remembers and not common.forget:
                 given = given_options(ctx, name, values)
                 values |= recall_and_print(values["workspace"], name, config, given, screen)
             call = Call(

@@ -44,11 +44,6 @@ DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
-_REWRITTEN = frozenset({"dedupe", "shards"})
-# Contracts whose codec and tokenizer later stages use by default.
-_SETS_LATEST_MODELS = frozenset({"codes", "shards"})
-
-
 class Configure(Protocol):
     """Resolves a stage's config from environment, file and workspace; `overrides` take precedence."""
 
@@ -268,7 +263,7 @@ def note_made(root: Path, report: StageReport) -> None:
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values() if made.contract in _SETS_LATEST_MODELS else ():
+    for folder in folders.values() if STAGES[report.stage].sets_latest_models else ():
         if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
@@ -292,9 +287,9 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
         screen.say(differences)
         return
     screen.say(f"{differences} {stage.on_change}")
-    for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
+    for name in stage.holds(config)["writes"] if stage.rewrites else ():
         with contextlib.suppress(ContractError):
-            files = read_manifest(root / name, str(stage.contract)).files
+            files = read_manifest(root / name, str(stage.contract_name)).files
             screen.say(
                 f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )

@@ -73,10 +73,12 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     return out.report(details={"inspected": inspected})
 
 
-def read_inputs(workspace: Workspace) -> dict[str, str]:
-    """The inputs that the tables would be made from today; writes nothing."""
+def why_run(config: DedupeConfig, manifest: Manifest) -> str | None:
+    """Why the tables are outdated although the raw store's content is not: it may have been moved."""
+    workspace = Workspace(config.workspace)
     with InspectionStore(None, workspace.ledger) as store:
-        return _inputs(workspace, store)
+        found = _inputs(workspace, store)
+    return "the ledger has changed since" if found != dict(manifest.inputs) else None
 
 
 def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:

@@ -12,4 +12,5 @@ STAGE = Stage(
     entry_point="pipeline.report.run:run",
     writes=("report",),
     on_change="The page is rewritten.",
+    why_run="pipeline.report.run:why_run",
 )

@@ -22,7 +22,7 @@ def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
 
     The options are unknown if the manifest can't be read.
     """
-    makers = {stage.contract: stage for stage in stages.values()}
+    makers = {stage.contract_name: stage for stage in stages.values()}
     stage = stages["encode"] if _is_imported(folder) else makers[folder.contract]
     words = ["pipeline", stage.name]
     flags = ["--workspace", str(root)]
