@@ -28,16 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
+from pipeline.models.devices import keep_freed_memory, matmul_rate, peak_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.performance import (
-    DTYPES,
-    keep_freed_memory,
-    matmul_rate,
-    peak_bytes,
-    training_flops,
-)
 from pipeline.train.state import load_weights, make_state
+from pipeline.train.trackers import DTYPES, training_flops
 
 SHAPE = DalleConfig(
     dim=544,
@@ -80,7 +75,7 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
         from tests.oracles.codecs import dalle_pytorch
 
         dalle_pytorch()
-        from pipeline.train.dalle_pytorch_model import DallePytorchModel
+        from pipeline.train.model import DallePytorchModel
 
         model: torch.nn.Module = DallePytorchModel(SHAPE).to(device)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.storage import write_bytes
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
-from pipeline.train.samples import choose_prompts
+from pipeline.train.evaluation import choose_prompts
 
 if TYPE_CHECKING:
     from pipeline.train.trainer import Trainer

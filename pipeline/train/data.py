@@ -1,4 +1,9 @@
-"""Training batches from shards, with the position to resume from; each batch is checked before use.
+"""Training batches from shards, the position to resume from, and the length of a run.
+
+Length and progress count in steps with `--steps`, otherwise in passes through the samples. A run may be
+resumed with a different number of processes, which changes the samples per step. With `--epochs`, the end
+and the learning rate follow the samples, so neither moves: the schedule counts in steps of the run's
+original size. With `--steps`, they follow the steps.
 
 Legend: B samples of a batch, T text positions, N codes.
 """
@@ -149,3 +154,70 @@ def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1)
             f"samples. Give --batch-size {len(reader) // world_size or 1} or less"
             f"{', or fewer processes' if of_all else ''}."
         )
+
+
+def step_samples(config: TrainConfig, ranks: int) -> int:
+    """Samples per full step over all ranks."""
+    return config.batch_size * config.ga_steps * ranks
+
+
+def first_step_samples(config: TrainConfig, ranks: int, samples: int) -> int:
+    """Samples in a new run's first step: a full step's, or fewer if all its epochs together have fewer."""
+    whole, batch = step_samples(config, ranks), config.batch_size * ranks
+    if config.steps is not None:
+        return whole
+    return min(whole, config.epochs * (samples // batch * batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """The length of a run on `samples` training samples.
+
+    `ranks` is the current number of processes; `unit` is the samples per step when the run started.
+    """
+
+    config: TrainConfig
+    samples: int
+    ranks: int
+    unit: int
+
+    @property
+    def batch(self) -> int:
+        """Samples per forward pass over all ranks; an epoch drops a last batch that is not full."""
+        return self.config.batch_size * self.ranks
+
+    @property
+    def pass_samples(self) -> int:
+        """Samples used per epoch."""
+        return self.samples // self.batch * self.batch
+
+    @property
+    def total(self) -> float:
+        """Length of the run in steps of `unit` samples."""
+        if self.config.steps is not None:
+            return self.config.steps
+        return self.config.epochs * self.pass_samples / self.unit
+
+    def done(self, step: int, position: Position, samples: int) -> float:
+        """Progress in steps of `unit`, after `step` steps on `samples` samples up to `position`.
+
+        During warm-up it follows the samples trained on, afterwards the position in the epochs: with another
+        number of ranks an epoch may drop more or fewer samples at its end.
+        """
+        if self.config.steps is not None:
+            return step
+        trained, warmup = samples / self.unit, self.config.warmup_steps
+        if trained < warmup:
+            return trained
+        return max(warmup, (position.epoch * self.pass_samples + position.consumed) / self.unit)
+
+    def steps_left(self, step: int, position: Position) -> int:
+        """The number of steps left; the last one may have fewer batches."""
+        if self.config.steps is not None:
+            return max(0, self.config.steps - step)
+        passes = self.config.epochs - position.epoch
+        if passes <= 0:
+            return 0
+        batches = (self.samples - position.consumed) // self.batch
+        batches += (passes - 1) * (self.pass_samples // self.batch)
+        return -(-batches // self.config.ga_steps)

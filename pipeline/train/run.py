@@ -23,27 +23,32 @@ from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
 from pipeline.models.codecs.load import find_codec, read_codec_json
-from pipeline.models.devices import pick_device
+from pipeline.models.devices import keep_freed_memory, pick_device
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import check_samples, open_split, read_tokenizer
-from pipeline.train.deepspeed_options import check_engine
+from pipeline.train.data import (
+    RunLength,
+    check_samples,
+    first_step_samples,
+    open_split,
+    read_tokenizer,
+)
+from pipeline.train.deepspeed import check_engine
 from pipeline.train.distributed import Ranks, count_ranks, join_ranks
-from pipeline.train.hyperparameters import new_model
-from pipeline.train.naming import codec_folder, dataset_slug, zoo_name
-from pipeline.train.performance import keep_freed_memory
-from pipeline.train.plan import (
-    Plan,
+from pipeline.train.evaluation import make_grid_sampler
+from pipeline.train.model import new_model
+from pipeline.train.resume import (
     check_length,
     describe_changes,
+    find_checkpoint,
     find_finished,
+    layout_seed,
+    read_warm_start,
     resolved_plan,
     resume_changes,
+    start_state,
 )
-from pipeline.train.resume import find_checkpoint, layout_seed, read_warm_start, start_state
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import make_grid_sampler
-from pipeline.train.schedule import RunLength, first_step_samples
+from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import ShardIndex, read_index

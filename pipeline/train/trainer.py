@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +21,23 @@ from pipeline.core.progress import Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
-from pipeline.models.devices import is_out_of_memory
+from pipeline.models.devices import is_out_of_memory, largest_that_fits
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
-from pipeline.train.distributed import Ranks, Stop
-from pipeline.train.losses import NAMES, loss_values, mean_losses, validate
-from pipeline.train.performance import DTYPES, Meter, out_of_memory, out_of_memory_of_ranks
+from pipeline.train.data import (
+    Position,
+    RunLength,
+    batch_keys,
+    check_ids,
+    step_samples,
+    stream_steps,
+    to_tensors,
+)
+from pipeline.train.distributed import Ranks, Stop, full_shape
+from pipeline.train.evaluation import NAMES, GridSampler, loss_values, mean_losses, validate
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import GridSampler
-from pipeline.train.schedule import RunLength, learning_rate, step_samples
-from pipeline.train.sharded_tensors import full_shape
 from pipeline.train.state import TrainState, state_files
-from pipeline.train.trackers import Journal
+from pipeline.train.trackers import DTYPES, Journal, Meter
 from pipeline.webdata.reader import ShardReader, TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -312,3 +317,42 @@ class Trainer:
         self.state.optimizer.zero_grad(set_to_none=True)
         part = TokenBatch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
         self._backward(self.state.model, part, self.config.ga_steps)
+
+
+def out_of_memory(
+    error: RuntimeError, try_samples: Callable[[int], None], *, batch_size: int, ga_steps: int
+) -> ModelError:
+    """The error for a batch that doesn't fit, naming a batch size that does.
+
+    `try_samples(n)` runs forward and backward on n samples, and raises like `error` if they don't fit.
+    """
+    fitting = largest_that_fits(try_samples, batch_size)
+    found = f"Out of memory with --batch-size {batch_size}"
+    if fitting is None:
+        return ModelError(
+            f"{found}, and a single sample does not fit either ({error}). Use a smaller model, "
+            "--reversible, --precision bf16, or --parallel fsdp on several devices."
+        )
+    more = -(-batch_size * ga_steps // fitting)
+    return ModelError(
+        f"{found}; {fitting} would fit. Use --batch-size {fitting}, with --ga-steps {more} for about as "
+        "many samples per step. The last checkpoint is safe."
+    )
+
+
+def out_of_memory_of_ranks(
+    error: RuntimeError, *, batch_size: int, ga_steps: int, ranks: int
+) -> ModelError:
+    """The same for one of several ranks. No smaller size is tried: all ranks would have to take part."""
+    found = f"Out of memory in one of {ranks} processes with --batch-size {batch_size} ({error})"
+    if batch_size == 1:
+        return ModelError(
+            f"{found}, and there is no smaller one. Use a smaller model, --reversible, "
+            "--precision bf16, or --parallel fsdp on more devices. The last checkpoint is safe."
+        )
+    half = batch_size // 2
+    more = -(-batch_size * ga_steps // half)
+    return ModelError(
+        f"{found}. Try half: --batch-size {half}, with --ga-steps {more} for about as many samples per "
+        "step. The last checkpoint is safe."
+    )

@@ -13,7 +13,7 @@ from pipeline.core.errors import ConfigError, ContractError, ModelError
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, check_ids, check_samples, stream_steps
-from pipeline.train.hyperparameters import check_fit, new_model
+from pipeline.train.model import check_fit, new_model
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 

@@ -15,10 +15,16 @@ import torch
 from pipeline.core.errors import ConfigError, DependencyError
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.deepspeed_engine import import_deepspeed, start_engine
-from pipeline.train.deepspeed_options import BUFFERS, check_engine, engine_options, zero_stage
+from pipeline.train.deepspeed import (
+    BUFFERS,
+    check_engine,
+    engine_options,
+    import_deepspeed,
+    start_engine,
+    zero_stage,
+)
+from pipeline.train.optimizer import make_optimizer
 from pipeline.train.run import run
-from pipeline.train.state import make_optimizer
 
 MakeConfig = Callable[..., TrainConfig]
 

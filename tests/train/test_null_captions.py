@@ -15,9 +15,8 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.data import Position, stream_steps, to_tensors
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers

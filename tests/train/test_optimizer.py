@@ -18,10 +18,9 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.optimizer import TorchStepper
+from pipeline.train.optimizer import Plateau, TorchStepper, make_optimizer
 from pipeline.train.run import run
-from pipeline.train.schedule import Plateau
-from pipeline.train.state import TrainState, make_optimizer, make_state
+from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
 from tests.train.test_train import log_of

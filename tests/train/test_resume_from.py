@@ -23,7 +23,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import new_model
 from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import Position, stream_steps
+from pipeline.train.data import Position, RunLength, first_step_samples, step_samples, stream_steps
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
-from pipeline.train.schedule import RunLength, first_step_samples, learning_rate, step_samples
 from pipeline.webdata.reader import ShardReader
 from tests.train.test_train import log_of
 

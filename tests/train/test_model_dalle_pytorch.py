@@ -27,9 +27,8 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sparse_layout import draw_layout
 from pipeline.train.config import ExportConfig, TrainConfig
-from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.export import export
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader

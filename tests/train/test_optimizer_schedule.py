@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipeline.train.config import TrainConfig
-from pipeline.train.schedule import Plateau, learning_rate
+from pipeline.train.optimizer import Plateau, learning_rate
 
 
 def deepspeed_warmup_decay(iteration: int, total: int, warmup: int, kind: str) -> float:
