@@ -59,6 +59,8 @@ def options_of(
         for cls in classes
         for option in declared_options(cls).values()
     ]
+    # The panels are shown in the order of their first option: those of every command come last.
+    made.sort(key=lambda parameter: parameter.default.rich_help_panel == COMMON_PANEL)
     return [*made, _config_parameter()]
 
 

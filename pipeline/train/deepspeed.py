@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, ContractError, DependencyError
 from pipeline.core.parsing import parse_json_file
+from pipeline.core.remembered import flag_of
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import full_shape, sharded_by_zero, zero_shard
 from pipeline.train.optimizer import Stepper, TorchStepper
@@ -50,22 +51,22 @@ RESERVED = {
 
 def check_engine(config: TrainConfig) -> None:
     """Raise ConfigError early for DeepSpeed options that can't be used."""
-    if config.parallel != "deepspeed":
+    if config.parallel.kind != "deepspeed":
         for name in ("zero_stage", "deepspeed_config"):
-            if getattr(config, name) is not None:
+            if getattr(config.parallel, name) is not None:
                 raise ConfigError(
-                    f"--{name.replace('_', '-')} is for --parallel deepspeed. Give both, or leave it out."
+                    f"{flag_of(name)} is for --parallel deepspeed. Give both, or leave it out."
                 )
         return
-    if config.compile == "yes":
+    if config.parallel.compile == "yes":
         raise ConfigError(
             "--compile yes can't be combined with --parallel deepspeed. Leave it out."
         )
-    if config.precision == "fp16" and zero_stage(config) == 0:
+    if config.parallel.precision == "fp16" and zero_stage(config) == 0:
         raise ConfigError(
             "--precision fp16 with DeepSpeed needs ZeRO: give --zero-stage 1, 2 or 3."
         )
-    if config.precision == "fp16" and config.ema_decay:
+    if config.parallel.precision == "fp16" and config.optimizer.ema_decay:
         raise ConfigError(
             "--ema-decay with DeepSpeed's fp16 would average fp16 weights. Use --precision bf16."
         )
@@ -74,8 +75,8 @@ def check_engine(config: TrainConfig) -> None:
 
 def zero_stage(config: TrainConfig) -> int:
     """The ZeRO stage: from the option, else from the JSON, else DEFAULT_STAGE."""
-    if config.zero_stage is not None:
-        return config.zero_stage
+    if config.parallel.zero_stage is not None:
+        return config.parallel.zero_stage
     stage = _section(_read(config), "zero_optimization").get("stage", DEFAULT_STAGE)
     return DEFAULT_STAGE if stage == "auto" else int(stage)
 
@@ -100,7 +101,7 @@ def engine_options(config: TrainConfig) -> dict[str, Any]:
             options[section] = {**_section(options, section), key: value}
         else:
             options[key] = value
-    if config.precision == "bf16":  # gradients are summed in float32, as with DDP
+    if config.parallel.precision == "bf16":  # gradients are summed in float32, as with DDP
         autocast = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
         options["torch_autocast"] = {**autocast, **options["torch_autocast"]}
     return options
@@ -109,18 +110,18 @@ def engine_options(config: TrainConfig) -> dict[str, Any]:
 def _set_by_options(config: TrainConfig) -> Mapping[str, tuple[object, str]]:
     """JSON keys that options set: the value, and the option's name."""
     return {
-        "train_micro_batch_size_per_gpu": (config.batch_size, "--batch-size"),
-        "gradient_accumulation_steps": (config.ga_steps, "--ga-steps"),
-        "gradient_clipping": (config.clip_grad_norm, "--clip-grad-norm"),
+        "train_micro_batch_size_per_gpu": (config.schedule.batch_size, "--batch-size"),
+        "gradient_accumulation_steps": (config.schedule.ga_steps, "--ga-steps"),
+        "gradient_clipping": (config.optimizer.clip_grad_norm, "--clip-grad-norm"),
         "zero_optimization.stage": (zero_stage(config), "--zero-stage"),
-        "fp16.enabled": (config.precision == "fp16", "--precision"),
+        "fp16.enabled": (config.parallel.precision == "fp16", "--precision"),
         "bf16.enabled": (False, "--precision bf16"),
-        "torch_autocast.enabled": (config.precision == "bf16", "--precision"),
+        "torch_autocast.enabled": (config.parallel.precision == "bf16", "--precision"),
     }
 
 
 def _refuse(given: Mapping[str, Any], config: TrainConfig) -> None:
-    file = config.deepspeed_config
+    file = config.parallel.deepspeed_config
     for key, option in RESERVED.items():
         if key in given:
             raise ConfigError(f"{file}: `{key}` is set by {option}. Remove it from the file.")
@@ -139,10 +140,12 @@ def _refuse(given: Mapping[str, Any], config: TrainConfig) -> None:
 
 
 def _read(config: TrainConfig) -> dict[str, Any]:
-    if config.deepspeed_config is None:
+    if config.parallel.deepspeed_config is None:
         return {}
     try:
-        return parse_json_file(config.deepspeed_config, dict[str, Any], remedy="Give a JSON file.")
+        return parse_json_file(
+            config.parallel.deepspeed_config, dict[str, Any], remedy="Give a JSON file."
+        )
     except ContractError as error:
         raise ConfigError(f"--deepspeed-config: {error}") from error
 
@@ -167,7 +170,7 @@ def start_engine(
 
     Raises DependencyError if DeepSpeed can't be imported, ConfigError for options that it rejects.
     """
-    if config.precision == "fp16" and not has_fp16(device):
+    if config.parallel.precision == "fp16" and not has_fp16(device):
         raise ConfigError(
             f"--precision fp16: DeepSpeed scales losses only on CUDA, and the device is {device.type}. Use "
             "bf16 or fp32, or --parallel ddp."
@@ -183,7 +186,7 @@ def start_engine(
             f"DeepSpeed rejects its options ({type(error).__name__}: {error}). "
             "Check --deepspeed-config."
         ) from error
-    if config.precision == "fp16":
+    if config.parallel.precision == "fp16":
         # DeepSpeed itself would stop at 1. Below 1 our loop stops, and names the samples.
         engine.optimizer.loss_scaler.min_scale = 0.5
     if zero_stage(config):

@@ -62,8 +62,8 @@ def validate(
     Each batch is split over the ranks. FSDP needs every rank to call the model equally often, so a rank with
     no samples left computes one and discards it. None if the ranks agree to stop on the way.
     """
-    rows = reader.order(seed=config.seed, epoch=0)[: config.val_samples]
-    whole = config.batch_size * ranks.size
+    rows = reader.order(seed=config.seed, epoch=0)[: config.logging.val_samples]
+    whole = config.schedule.batch_size * ranks.size
     losses, weights = [], []
     module.eval()
     for start in range(0, len(rows), whole):
@@ -152,7 +152,7 @@ def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
 def make_grid_sampler(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> GridSampler | None:
     """The sampler for a run's grids; None if they are disabled or not possible."""
     index, shards = reader.index, reader.folder
-    if not config.sample_every:
+    if not config.logging.sample_every:
         return None
     if (reason := why_no_grids(config, ranks)) is not None:
         logger.warning(
@@ -185,17 +185,17 @@ def why_no_grids(config: TrainConfig, ranks: Ranks) -> str | None:
         return "--parallel fsdp shards the weights"
     if ranks.kind == "deepspeed" and zero_stage(config) == 3:
         return "--zero-stage 3 shards the weights"
-    if config.model != "dalle":
-        return f"--model {config.model} does not support them"
+    if config.model.kind != "dalle":
+        return f"--model {config.model.kind} does not support them"
     return None
 
 
 def choose_prompts(config: TrainConfig, shards: Path) -> tuple[str, ...]:
     """The prompts given (`general`: the zoo's), else captions from the validation split."""
-    if config.sample_prompts == ("general",):
+    if config.logging.sample_prompts == ("general",):
         return GENERAL_PROMPTS
-    if config.sample_prompts:
-        return config.sample_prompts
+    if config.logging.sample_prompts:
+        return config.logging.sample_prompts
     for split in ("val", "train"):
         reader = ShardReader(shards, split, check_hashes=False)
         rows = reader.order(seed=config.seed, epoch=0).tolist() if len(reader) else []

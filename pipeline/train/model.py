@@ -27,15 +27,15 @@ from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     OPTIMIZER_FILE,
 )
-from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.config import NAMES, DalleConfig
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import ModelOptions, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.webdata.index import ShardIndex
 
 
-def new_model(index: ShardIndex, config: TrainConfig) -> DalleConfig:
+def new_model(index: ShardIndex, options: ModelOptions) -> DalleConfig:
     """Hyper-parameters of a new model for these shards.
 
     Raises ModelError if the code grid is not square or the options don't make a valid model, ConfigError
@@ -47,39 +47,28 @@ def new_model(index: ShardIndex, config: TrainConfig) -> DalleConfig:
             f"The shards hold {rows}×{columns} codes per image, but the model needs a square grid. "
             "Encode with a codec for square images."
         )
-    if config.text_seq_len not in (None, index.text_seq_len):
+    if options.text_seq_len not in (None, index.text_seq_len):
         raise ConfigError(
-            f"--text-seq-len {config.text_seq_len}: the shards hold {index.text_seq_len} token ids per "
+            f"--text-seq-len {options.text_seq_len}: the shards hold {index.text_seq_len} token ids per "
             "caption. Leave it out, or run `pipeline shard` with that length."
         )
-    vocabulary = config.num_text_tokens or index.vocab_size
+    vocabulary = options.num_text_tokens or index.vocab_size
     if vocabulary < index.vocab_size:
         raise ConfigError(
             f"--num-text-tokens {vocabulary}: the shards' tokenizer has {index.vocab_size} ids. "
             f"Give {index.vocab_size} or more."
         )
+    given = {name: value for name, value in vars(options).items() if name in NAMES}
     return DalleConfig.from_dict(
-        {
-            "dim": config.dim,
-            "depth": config.depth,
-            "heads": config.heads,
-            "dim_head": config.dim_head,
+        given
+        | {
             "text_seq_len": index.text_seq_len,
             "num_text_tokens": vocabulary,
             "num_image_tokens": index.codebook_size,
             "image_fmap_size": rows,
-            "attn_dropout": config.attn_dropout,
-            "ff_dropout": config.ff_dropout,
-            "loss_img_weight": config.loss_img_weight,
-            "reversible": config.reversible,
-            "attn_types": _words(config.attn_types),
-            "stable": config.stable,
-            "sandwich_norm": config.sandwich_norm,
-            "shift_tokens": config.shift_tokens,
-            "rotary_emb": config.rotary_emb,
-            "shared_attn_ids": _layer_ids(config.shared_attn_ids),
-            "shared_ff_ids": _layer_ids(config.shared_ff_ids),
-            "share_input_output_emb": config.share_input_output_emb,
+            "attn_types": _words(options.attn_types),
+            "shared_attn_ids": _layer_ids(options.shared_attn_ids),
+            "shared_ff_ids": _layer_ids(options.shared_ff_ids),
         }
     )
 
@@ -124,7 +113,7 @@ def _layer_ids(text: str | None) -> tuple[int | str, ...] | None:
 
 def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) -> nn.Module:
     """A new model on its device: the same weights on every rank, different random numbers afterwards."""
-    kind = DallePytorchModel if config.model == "dalle-pytorch" else Dalle
+    kind = DallePytorchModel if config.model.kind == "dalle-pytorch" else Dalle
     try:
         model = kind(hyperparameters).to(ranks.device)
     except (RuntimeError, MemoryError) as error:
@@ -134,7 +123,7 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
             f"Not enough memory for a model with these hyper-parameters ({error}). Use a smaller one."
         ) from error
     pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
-    if config.compile == "yes" or (config.compile == "auto" and pays):
+    if config.parallel.compile == "yes" or (config.parallel.compile == "auto" and pays):
         model.compile()
     if ranks.rank:
         torch.manual_seed(config.seed + (ranks.rank << 32))

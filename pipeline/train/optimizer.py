@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import OptimizerOptions, TrainConfig
 from pipeline.train.distributed import (
     full_tensor,
     local_shard,
@@ -30,12 +30,14 @@ def learning_rate(step: float, *, total_steps: float, config: TrainConfig) -> fl
     Steps are those of `RunLength`, and fractional if the run was resumed with another batch size. The
     factor of `plateau` is not included. For `cosine` and `linear` the last step's rate is just above 0.
     """
-    iteration, warmup = step - 1, config.warmup_steps
+    iteration, warmup = step - 1, config.schedule.warmup_steps
     if iteration < warmup:
-        return config.learning_rate * warmup_factor(iteration, warmup, config.warmup_type)
+        return config.optimizer.learning_rate * warmup_factor(
+            iteration, warmup, config.schedule.warmup_type
+        )
     left = max(0.0, (total_steps - iteration) / max(1, total_steps - warmup))
     factors = {"cosine": 0.5 - 0.5 * math.cos(math.pi * left), "linear": left}
-    return config.learning_rate * factors.get(config.lr_decay, 1.0)
+    return config.optimizer.learning_rate * factors.get(config.schedule.lr_decay, 1.0)
 
 
 def warmup_factor(iteration: float, warmup_steps: int, kind: str) -> float:
@@ -89,15 +91,18 @@ class Plateau:
         self._scheduler.load_state_dict({**values, "best": math.inf if best is None else best})
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
     """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {
+            "params": [p for p in trained if p.ndim > 1],
+            "weight_decay": options.weight_decay,
+        },
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
+    return kind(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
 
 
 class Stepper(Protocol):

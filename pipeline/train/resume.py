@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.core.config import resolved
+from pipeline.core.config import declared_options, resolved
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ConfigError, ContractError, ModelError
 from pipeline.core.parsing import parse_json_file
+from pipeline.core.remembered import flag_of
 from pipeline.core.storage import MANIFEST_NAME, read_manifest
 from pipeline.models.checkpoints.critic import critic_in
 from pipeline.models.checkpoints.foreign import read_foreign
@@ -43,7 +44,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.weights import check_tensors
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import LoggingOptions, TrainConfig
 from pipeline.train.data import Position
 from pipeline.train.distributed import Ranks
 from pipeline.train.model import check_fit, make_model, new_model
@@ -54,17 +55,7 @@ from pipeline.webdata.index import ShardIndex
 logger = logging.getLogger(__name__)
 Changes = Mapping[str, tuple[Any, Any]]  # (old, new) by the name of the option or input
 _HASH = re.compile("[0-9a-f]{64}")
-MONITORING = frozenset(
-    {
-        "log_every",
-        "val_every",
-        "val_samples",
-        "save_every",
-        "keep_n_checkpoints",
-        "sample_every",
-        "sample_prompts",
-    }
-)
+MONITORING = frozenset(declared_options(LoggingOptions))
 STEP_SIZE = frozenset({"batch_size", "ga_steps"})
 LENGTH = frozenset({"steps", "epochs"}) | STEP_SIZE
 OPEN_ENDED = ("constant", "plateau")
@@ -163,7 +154,7 @@ def _shown(value: object) -> str:
 
 def may_change(config: TrainConfig) -> frozenset[str]:
     """The options that may change when a run is resumed."""
-    return MONITORING | LENGTH if config.lr_decay in OPEN_ENDED else MONITORING
+    return MONITORING | LENGTH if config.schedule.lr_decay in OPEN_ENDED else MONITORING
 
 
 def check_length(
@@ -173,21 +164,21 @@ def check_length(
 
     `step` and `position` are the run's progress, `left` the steps left under the new options.
     """
-    if config.steps is not None and step > config.steps:
+    if config.schedule.steps is not None and step > config.schedule.steps:
         raise ConfigError(
-            f"The run has already trained {step} steps, more than --steps {config.steps}. Give "
+            f"The run has already trained {step} steps, more than --steps {config.schedule.steps}. Give "
             f"--steps {step} or more, or another --name."
         )
     passes = position.epoch + bool(position.consumed)
-    if config.steps is None and passes > config.epochs:
+    if config.schedule.steps is None and passes > config.schedule.epochs:
         raise ConfigError(
-            f"The run is already in epoch {passes}, past --epochs {config.epochs}. "
+            f"The run is already in epoch {passes}, past --epochs {config.schedule.epochs}. "
             f"Give --epochs {passes} or more, or another --name."
         )
     resized = sorted(changes.keys() & STEP_SIZE)
     if resized and not left:
         raise ConfigError(
-            f"The run has no steps left, so {', '.join(map(_flag, resized))} can't change. Also give "
+            f"The run has no steps left, so {', '.join(map(flag_of, resized))} can't change. Also give "
             "more --steps or --epochs, or keep the old value."
         )
 
@@ -201,20 +192,16 @@ def _remedy(root: Path) -> str:
 
 def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
     reason = ""
-    if changes.keys() & LENGTH and config.lr_decay not in OPEN_ENDED:
+    if changes.keys() & LENGTH and config.schedule.lr_decay not in OPEN_ENDED:
         reason = (
-            f" With --lr-decay {config.lr_decay} the learning rate depends on the run's length, so "
-            f"{', '.join(map(_flag, sorted(changes.keys() & LENGTH)))} can't change when a run is resumed."
+            f" With --lr-decay {config.schedule.lr_decay} the learning rate depends on the run's length, so "
+            f"{', '.join(map(flag_of, sorted(changes.keys() & LENGTH)))} can't change when a run is resumed."
         )
     return (
         f"{root} holds a run with other options or inputs ({describe_changes(changes)}). Nothing was "
         f"changed.{reason} Give the old options; or start another run from its weights: --name OTHER "
         f"--resume-from {root}; or delete it and start over: --on-change restart."
     )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def layout_seed(config: TrainConfig) -> int | None:
@@ -265,7 +252,7 @@ def start_state(
         logger.info("Resuming from %s", checkpoint)
         return state
     if config.resume_from is None:
-        hyperparameters = new_model(index, config)
+        hyperparameters = new_model(index, config.model)
         return make_state(
             make_model(hyperparameters, config, ranks), hyperparameters, config, ranks
         )

@@ -49,7 +49,7 @@ from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
 from pipeline.models.checkpoints.native import list_checkpoints, read_info, write_checkpoint
 from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import LoggingOptions
 from pipeline.train.state import Files
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class RunFolder:
     """One run on disk."""
 
     root: Path
-    config: TrainConfig
+    logging: LoggingOptions
 
     @property
     def checkpoints(self) -> Path:
@@ -119,9 +119,9 @@ class RunFolder:
 
     def kept_steps(self, step: int) -> list[int]:
         """The steps whose checkpoints are kept once `step` is written, whatever interruptions came before."""
-        every = self.config.save_every
+        every = self.logging.save_every
         due = set(range(every, step + 1, every)) if every else set()
-        return sorted(due | {step})[-self.config.keep_n_checkpoints :]
+        return sorted(due | {step})[-self.logging.keep_n_checkpoints :]
 
     # --- The log -------------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class RunFolder:
         return any(r["step"] == step and "val_loss" in r for r in self.read_log())
 
     def _stays(self, record: Record, step: int, total_steps: int) -> bool:
-        every = self.config.val_every if "val_loss" in record else self.config.log_every
+        every = self.logging.val_every if "val_loss" in record else self.logging.log_every
         at = record["step"]
         due = bool(every) and (at % every == 0 or at == total_steps)
         return bool(at <= step and due)
@@ -218,8 +218,8 @@ def _parse_record(line: bytes) -> Record | None:
         return None
 
 
-_STEM = re.compile(r"(\d+)L_(\d+)HD_(\d+)H_(\d+)I_(\d+)T_(.+)")
-_FACTS = ("depth", "dim_head", "heads", "dim", "text_seq_len")
+_SIZES = {"depth": "L", "dim_head": "HD", "heads": "H", "dim": "I", "text_seq_len": "T"}
+_STEM = re.compile("_".join(rf"(\d+){letters}" for letters in _SIZES.values()) + "_(.+)")
 _SINGLE = re.compile(r"(.+)_(\d+)E")
 _ONE_OF_SEVERAL = re.compile(r"(.+?)-(\d+)E_")
 # By codec kind, as in codec.json; all other kinds are custom.
@@ -236,7 +236,7 @@ class NameHints:
 
 def zoo_name(model: DalleConfig, *, folder: str, passes: Mapping[str, int]) -> str:
     """The name of a run in the zoo's style; `folder` is the codec's, `passes` counts epochs by dataset."""
-    sizes = f"{model.depth}L_{model.dim_head}HD_{model.heads}H_{model.dim}I_{model.text_seq_len}T"
+    sizes = "_".join(f"{getattr(model, name)}{letters}" for name, letters in _SIZES.items())
     joint = "_" if len(passes) == 1 else "-"
     data = "_".join(f"{dataset_slug(name)}{joint}{epochs}E" for name, epochs in passes.items())
     return f"{folder}/{sizes}_{data}"
@@ -274,11 +274,14 @@ def read_name(name: str) -> NameHints | None:
     """Parse the last component of a path, with or without `.pt`; None if it is no such name."""
     last = name.rstrip("/").rpartition("/")[2].removesuffix(".pt")
     found = _STEM.fullmatch(last)
-    passes = _read_passes(found[6]) if found else None
-    if found is None or passes is None:
+    if found is None:
         return None
-    numbers = (int(number) for number in found.groups()[:5])
-    return NameHints(hyperparameters=dict(zip(_FACTS, numbers, strict=True)), passes=passes)
+    *numbers, data = found.groups()
+    passes = _read_passes(data)
+    if passes is None:
+        return None
+    sizes = dict(zip(_SIZES, map(int, numbers), strict=True))
+    return NameHints(hyperparameters=sizes, passes=passes)
 
 
 def wrong_hints(hints: NameHints, model: DalleConfig) -> dict[str, tuple[int, int]]:

@@ -95,17 +95,17 @@ def make_state(
     model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
 ) -> TrainState:
     """The state before the first step, for a model already on its device."""
-    scaled = config.precision == "fp16" and ranks.kind != "deepspeed"
+    scaled = config.parallel.precision == "fp16" and ranks.kind != "deepspeed"
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
     optimizer: torch.optim.Optimizer
     stepper: Stepper
     if ranks.kind == "deepspeed":
-        module = start_engine(model, make_optimizer(model, config), config, ranks.device)
+        module = start_engine(model, make_optimizer(model, config.optimizer), config, ranks.device)
         optimizer, stepper = module.optimizer, make_engine_stepper(module, model)
     else:
         module = ranks.wrap(model)
-        optimizer = make_optimizer(model, config)
-        max_norm = config.clip_grad_norm or float("inf")
+        optimizer = make_optimizer(model, config.optimizer)
+        max_norm = config.optimizer.clip_grad_norm or float("inf")
         stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, max_norm=max_norm)
     return TrainState(
         hyperparameters=hyperparameters,
@@ -114,9 +114,13 @@ def make_state(
         optimizer=optimizer,
         scaler=scaler,
         stepper=stepper,
-        plateau=Plateau(config.learning_rate) if config.lr_decay == "plateau" else None,
-        average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
-        unit=step_samples(config, ranks.size),
+        plateau=Plateau(config.optimizer.learning_rate)
+        if config.schedule.lr_decay == "plateau"
+        else None,
+        average=WeightAverage(model, config.optimizer.ema_decay)
+        if config.optimizer.ema_decay
+        else None,
+        unit=step_samples(config.schedule, ranks.size),
     )
 
 

@@ -87,13 +87,13 @@ def open_journal(folder: RunFolder, config: TrainConfig, step: int, *, total_ste
     """
     folder.cut_log(step, total_steps=total_steps)
     sinks: list[Sink] = []
-    if config.tensorboard:
+    if config.logging.tensorboard:
         try:
             sinks.append(TensorBoard(folder, step))
         except ImportError:
             logger.warning("No event files: the package tensorboard is not installed")
-    if config.wandb is not None:
-        sinks.append(WeightsAndBiases(folder, config, config.wandb))
+    if config.logging.wandb is not None:
+        sinks.append(WeightsAndBiases(folder, config, config.logging.wandb))
     return Journal(folder, tuple(sinks))
 
 

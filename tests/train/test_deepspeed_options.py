@@ -143,7 +143,7 @@ def test_fp16_is_refused_on_a_processor(make_config: MakeConfig) -> None:
     config = make_config(parallel="deepspeed", precision="fp16")
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="fp16: DeepSpeed scales losses only on CUDA"):
-        start_engine(model, make_optimizer(model, config), config, torch.device("cpu"))
+        start_engine(model, make_optimizer(model, config.optimizer), config, torch.device("cpu"))
 
 
 def test_deepspeed_is_not_imported_unless_it_is_chosen() -> None:

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF, InLayer, place_in_layer
-from pipeline.models.dalle.config import ATTENTION_TYPES, MOST_LAYERS, MOST_POSITIONS, DalleConfig
+from pipeline.models.dalle.config import (
+    ATTENTION_TYPES,
+    HPARAMS,
+    MOST_LAYERS,
+    MOST_POSITIONS,
+    DalleConfig,
+)
 from pipeline.models.dalle.sparse_layout import Layout, draw_layout, layout_of_tensor
 from pipeline.models.description import Description, plain, show
 
@@ -132,8 +138,8 @@ def differences(hparams: Description, config: DalleConfig) -> list[str]:
     found = config.as_dict()
     return [
         f"{name} is {show(plain(hparams.values[name]))}, but the tensors have {found[name]}"
-        for name in ("dim", "depth", "heads", "dim_head", "text_seq_len", "num_text_tokens")
-        if hparams.has(name) and plain(hparams.values[name]) != found[name]
+        for name, kind in HPARAMS.items()
+        if kind == "size" and hparams.has(name) and plain(hparams.values[name]) != found[name]
     ]
 
 
