@@ -84,7 +84,7 @@ def _place(ctx: typer.Context, command: str, option: Option) -> str:
     set_ones = [name for name in _variables(command, option.name) if os.environ.get(name)]
     if source and source.name == "ENVIRONMENT" and set_ones:
         return set_ones[0]
-    return f"--{_dashed(option.name)}"
+    return option.metadata.get("metavar") or f"--{_dashed(option.name)}"
 
 
 def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
@@ -206,7 +206,7 @@ def _parameter(
         annotation = str | None
         settings["help"] = "The dataset's folder (default: data/<source>)."
     if positional:
-        info = typer.Argument(default, **settings)
+        info = typer.Argument(default, metavar=meta["metavar"], **settings)
     elif annotation is bool:
         negative = "" if name.startswith("no_") else f"/--no-{_dashed(name)}"
         info = typer.Option(default, f"--{_dashed(name)}{negative}", **settings)

@@ -38,6 +38,7 @@ def option(
     instead_of: tuple[str, ...] = (),
     secret: bool = False,
     name: str | None = None,
+    metavar: str | None = None,
 ) -> Any:
     """Declare a field of a config with its line of documentation.
 
@@ -45,7 +46,8 @@ def option(
     never the result (worker counts, ports); it is not in the manifest. `remember` says whether the workspace
     keeps it for later commands (default: unless it is a `runtime` option). `instead_of` names options that
     are not recalled if this one is given. `secret` marks an option whose value is never written or printed;
-    it is also a runtime option. `name` is the option's name if it differs from the field's.
+    it is also a runtime option. `name` is the option's name if it differs from the field's. `metavar` is what
+    the help calls the values of a positional option.
     """
     metadata = {
         "help": help,
@@ -56,6 +58,7 @@ def option(
         "instead_of": instead_of,
         "secret": secret,
         "name": name,
+        "metavar": metavar,
     }
     if isinstance(default, (list, dict, set)):
         raise TypeError("defaults of options must be immutable: use a tuple")
@@ -137,7 +140,7 @@ def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
 def _build(config: type[Config], values: Mapping[tuple[str, ...], Any]) -> Config:
     hints = get_type_hints(config)
     fields = {}
-    for name in {place[0] for place in values}:
+    for name in dict.fromkeys(place[0] for place in values):
         inner = {place[1:]: value for place, value in values.items() if place[0] == name}
         fields[name] = inner[()] if () in inner else _build(hints[name], inner)
     return config(**fields)

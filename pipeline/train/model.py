@@ -10,7 +10,7 @@ Legend: B samples, T text positions, N codes, L positions, V ids of the joint vo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.config import NAMES, DalleConfig
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
-from pipeline.train.config import ModelOptions, TrainConfig
+from pipeline.train.config import ModelOptions, TrainConfig, split_words
 from pipeline.train.distributed import Ranks
 from pipeline.webdata.index import ShardIndex
 
@@ -66,7 +66,7 @@ def new_model(index: ShardIndex, options: ModelOptions) -> DalleConfig:
             "num_text_tokens": vocabulary,
             "num_image_tokens": index.codebook_size,
             "image_fmap_size": rows,
-            "attn_types": _words(options.attn_types),
+            "attn_types": split_words(options.attn_types),
             "shared_attn_ids": _layer_ids(options.shared_attn_ids),
             "shared_ff_ids": _layer_ids(options.shared_ff_ids),
         }
@@ -101,14 +101,10 @@ def check_fit(
         )
 
 
-def _words(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
-
-
 def _layer_ids(text: str | None) -> tuple[int | str, ...] | None:
     if text is None:
         return None
-    return tuple(int(word) if word.isdigit() else word for word in _words([text]))
+    return tuple(int(word) if word.isdigit() else word for word in split_words([text]))
 
 
 def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) -> nn.Module:

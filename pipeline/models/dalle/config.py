@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import cycle, islice
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pipeline.core.errors import ModelError
+from pipeline.models.dalle.attention_types import ATTENTION_TYPES, AttentionType
 from pipeline.models.dalle.sparse_layout import Layout, check_layout, draw_layout
 
-AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
-ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 LayerId = int | str
 MOST_POSITIONS = 1 << 15  # a mask has a byte for each pair of positions
 MOST_LAYERS = 1024
@@ -23,18 +22,15 @@ def _size(*, high: int) -> int:
     return bounded
 
 
-def _hparam(
-    default: Any, *, hparam: Literal["always", "if set"] = "always", **limits: float
-) -> Any:
+def _hparam(default: Any, *, hparam: str = "always", **limits: float) -> Any:
     """An argument of dalle-pytorch's `DALLE`, and when a dalle.pt has it."""
     return field(default=default, metadata={**limits, "hparam": hparam})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DalleConfig:
-    """A model's architecture: the list of hyper-parameters that everything else goes by.
+    """A model's architecture: the one list of its hyper-parameters, in the order of a dalle.pt.
 
-    They are in the order in which a dalle.pt has them.
     `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the padding ids of each
     position. The image is `image_fmap_size` × `image_fmap_size` codes. The layers cycle through
     `attn_types` and the shared ids; layers with the same id share their weights. Dropouts are in 0..1.
