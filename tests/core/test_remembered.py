@@ -282,4 +282,5 @@ def test_generate_alone_uses_only_given_prompts(root: Path, seen: list[Any]) -> 
 def test_epochs_replace_the_steps_of_before(root: Path, seen: list[Any]) -> None:
     invoke(root, "train", "--steps", "100")
     invoke(root, "train", "--epochs", "3")
-    assert (seen[-1].steps, seen[-1].epochs) == (None, 3)
+    schedule = seen[-1].schedule
+    assert (schedule.steps, schedule.epochs) == (None, 3)
