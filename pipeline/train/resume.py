@@ -26,7 +26,7 @@ from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ConfigError, ContractError, ModelError
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.remembered import flag_of
-from pipeline.core.storage import MANIFEST_NAME, read_manifest
+from pipeline.core.storage import MANIFEST_NAME, find_manifest, read_manifest
 from pipeline.models.checkpoints.critic import critic_in
 from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.info import step_of_name
@@ -76,11 +76,8 @@ def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
 
 def find_finished(root: Path, plan: Plan) -> Manifest | None:
     """The manifest of a run that finished with this plan, ignoring monitoring options."""
-    if not (root / MANIFEST_NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(root, "run")
-    except ContractError:
+    manifest = find_manifest(root, "run")
+    if manifest is None:
         return None
     found = {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
     return manifest if find_changes(found, plan).keys() <= MONITORING else None
