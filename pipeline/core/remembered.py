@@ -128,10 +128,10 @@ def changes_output(root: Path, stage: str, config: StageConfig) -> bool:
 
     A `runtime` option does so only if it is a path: the content of that file is an input.
     """
-    hints = get_type_hints(type(config))
-    fields = {field.name: field for field in dataclasses.fields(config)}
+    options = declared_options(type(config))
     return any(
-        not fields[name].metadata.get("runtime", False) or hints[name] in (Path, Path | None)
+        not options[name].metadata.get("runtime", False)
+        or options[name].hint in (Path, Path | None)
         for name, _, _ in _find_changes(root, stage, config)
     )
 
