@@ -60,8 +60,15 @@ def page() -> str:
             own, of_sources = _split_by_source(own)
             parts += ["\n", *_table(own), *of_sources]
         else:
-            parts += ["\n", *_table(own)] if own else []
+            parts += _by_panel(name, own)
     return "".join(parts)
+
+
+def _by_panel(command: str, params: list[Any]) -> Iterator[str]:
+    """A table for each panel of the command's help."""
+    for panel in dict.fromkeys(param.rich_help_panel for param in params):
+        yield f"\n### pipeline {command}: {panel.lower()}\n\n" if panel else "\n"
+        yield from _table(param for param in params if param.rich_help_panel == panel)
 
 
 def _split_by_source(params: list[Any]) -> tuple[list[Any], list[str]]:

@@ -12,14 +12,13 @@ the command that makes it), DamageError where a file is not what its manifest sa
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from pipeline.app.run_log import keep_record
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig, plain_value
+from pipeline.core.config import StageConfig, declared_options, plain_value
 from pipeline.core.contracts import KEPT, LEDGER_ITEMS, REJECTED, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
@@ -246,14 +245,13 @@ class Dataset:
         if stage not in STAGES:
             raise ConfigError(f"There is no stage {stage!r}. {name_choices(stage, list(STAGES))}")
         config = STAGES[stage].config
-        fields = {field.name: field for field in dataclasses.fields(config)}
+        declared = declared_options(config)
         for name in options:
-            if name not in fields or name == "workspace":
-                known = [each for each in fields if each != "workspace"]
+            if name not in declared or name == "workspace":
+                known = [each for each in declared if each != "workspace"]
                 raise ConfigError(f"{stage} has no option {name!r}. {name_choices(name, known)}")
-        hints = get_type_hints(config)
         given = {
-            name: from_plain(fields[name], hints[name], plain_value(value), name=name)
+            name: from_plain(declared[name], plain_value(value), name=name)
             for name, value in options.items()
         }
         kept = recall(self.root, stage, config, given) if STAGES[stage].remembers else {}

@@ -20,7 +20,7 @@ from pipeline.app.dry_run import RunPlan, SkipReason, forecast_stages, skip_reas
 from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.config import StageConfig, declared_options, option, plain_value
 from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
@@ -151,9 +151,9 @@ def make_plan(config: RunConfig, call: Call) -> RunPlan:
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
-        fields = {field.name for field in dataclasses.fields(stage.config)}
+        known = declared_options(stage.config)
         overrides = common | (asked if name == "scrape" else {})
-        overrides = {k: v for k, v in overrides.items() if k in fields}
+        overrides = {k: v for k, v in overrides.items() if k in known}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
         stage.holds(configs[name])
     return RunPlan(
@@ -211,8 +211,8 @@ def run_stage(
     of its config.
     """
     if config is None:
-        fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
-        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in fields})
+        known = declared_options(STAGES[name].config)
+        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in known})
     report = watch_stage(name, config, call)
     call.screen.report(report)
     return report
@@ -245,8 +245,8 @@ def recall_and_print(
 ) -> dict[str, Any]:
     """The stage options that the workspace remembers and that are not `given`; prints them in one line."""
     found = recall(root, name, config, given)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    found = {option: value for option, value in found.items() if value != defaults[option]}
+    options = declared_options(config)
+    found = {option: value for option, value in found.items() if value != options[option].default}
     if found:
         words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
         screen.say(f"{name}: using {words} (as before; --forget starts from the defaults)")

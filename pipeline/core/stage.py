@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.config import StageConfig
+from pipeline.core.config import StageConfig, build_config, declared_options, option_values
 from pipeline.core.contracts import Contract, StageReport
 from pipeline.core.errors import DependencyError
 from pipeline.core.interrupts import raise_deferred
@@ -77,9 +77,9 @@ class Stage:
 
     def build(self, values: Mapping[str, Any]) -> StageConfig:
         """The config with those `values` that are its options. Raises ConfigError for invalid ones."""
-        known = {field.name for field in dataclasses.fields(self.config)}
+        known = declared_options(self.config)
         options = {name: value for name, value in values.items() if name in known}
-        return self.config(**options) if self.builder is None else self.builder(options)
+        return build_config(self.config, options) if self.builder is None else self.builder(options)
 
     @property
     def contract_name(self) -> str | None:
@@ -96,7 +96,7 @@ class Stage:
 
         Raises ConfigError for an option that can't name one.
         """
-        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        options = option_values(config)
         elsewhere = self.writes_elsewhere and options.get(self.writes_elsewhere) is not None
         writes = () if elsewhere else self.writes
         return {
