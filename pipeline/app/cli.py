@@ -68,6 +68,8 @@ from scrapers.config import ScrapeConfig
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
 _WITHOUT_MEMORY = frozenset({"generate"})
+# What they log at level INFO is for whoever started the command.
+_ANNOUNCING = ("scrapers.crawl.announcing", "scrapers.sources.urls.showing")
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
@@ -146,7 +148,8 @@ def _set_up_logging(common: Common) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Announcements about requests to a real site are for the user who started the crawl.
     announced = logging.ERROR if common.quiet else logging.INFO
-    logging.getLogger("scrapers.crawl.announcing").setLevel(announced)
+    for name in _ANNOUNCING:
+        logging.getLogger(name).setLevel(announced)
 
 
 def _exit_with(report: StageReport, screen: Screen) -> None:
@@ -237,7 +240,8 @@ def _without_workspace(config: StageConfig) -> GenerateConfig | None:
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         # Listing and inspecting change nothing, so they take no lock and leave no record.
-        if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
+        shows = ("list_urls", "inspect", "only_shows")
+        if any(getattr(config, name, None) for name in shows):
             return stage.run(config)
         alone = _without_workspace(config)
         if alone is not None:

@@ -161,6 +161,13 @@ class PlanOpener:
     repeated: int = 0
     in_use: dict[str, OpenForm] = field(default_factory=dict)
     new_captions: list[tuple[int, str]] = field(default_factory=list)
+    # A bit for each form of an earlier run, set when a plan names it.
+    _named: bytearray = field(init=False)
+    _first_new: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_new = self.ledger.next_form_id()
+        self._named = bytearray(self._first_new // 8 + 1)
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -177,6 +184,7 @@ class PlanOpener:
         for number, form in enumerate(forms):
             if (known := self.ledger.form(form.address.key)) is not None:
                 form.id, caption = known
+                self._note_named(form.id)
                 if {caption} != form.captions:
                     wanted, form.captions = form.captions, {caption}
                     form.captions |= self.ledger.further_captions(form.id)
@@ -187,6 +195,15 @@ class PlanOpener:
         opened.decided = len(opened.seen)
         self.in_use.update((form.address.key, form) for form in forms)
         return opened
+
+    def count_unnamed(self) -> int:
+        """The forms of earlier runs that no plan of this run named."""
+        ((forms,),) = self.ledger.query("SELECT count(*) FROM forms WHERE id < ?", self._first_new)
+        return int(str(forms)) - int.from_bytes(self._named).bit_count()
+
+    def _note_named(self, form: int) -> None:
+        if form < self._first_new:
+            self._named[form // 8] |= 1 << form % 8
 
     def close(self, keys: Iterable[str]) -> None:
         """The rows of a plan are on disk."""
@@ -208,7 +225,7 @@ class PlanOpener:
     def _own_forms(self, plan: CaptionPlan) -> list[OpenForm]:
         forms: dict[str, OpenForm] = {}
         for form in plan.forms:
-            address = address_of(form, plan.section)
+            address = address_of(form, plan.key_prefix or plan.section)
             captions = {storable(caption) for caption in (form.caption, *plan.captions)}
             if (used := self.in_use.get(address.key)) is not None:
                 self._add_captions(used, captions)

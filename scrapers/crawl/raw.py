@@ -39,6 +39,7 @@ from scrapers.rawstore.summary import (
     reasons,
     section_table,
 )
+from scrapers.source import ReadsFiles, Source
 from scrapers.sources.differences import describe_differences
 
 _REFRESH = "refresh_since"
@@ -69,6 +70,7 @@ class RawStore:
 
     config: ScrapeConfig
     workspace: Workspace
+    source: Source | None = None
 
     def find_finished(self, page: bytes | None) -> StageReport | None:
         """The report of a run with nothing to do, from the manifest; None if there may be work."""
@@ -158,6 +160,9 @@ class RawStore:
         inputs = {} if page is None else {"page": sha256_bytes(page)}
         for name, path in self.config.input_files().items():
             inputs[self.config.INPUT_NAMES.get(name, name)] = _file_hash(path, name)
+        source: object = self.source
+        if isinstance(source, ReadsFiles):
+            inputs.update(source.input_digests())
         return inputs
 
     def _report(self, outcome: Outcome, manifest: Manifest, **details: Any) -> StageReport:
