@@ -22,6 +22,7 @@ UrlState = Literal[
     "opted_out",  # an opt-out signal forbids its use; `evidence` has the signal
     "not_an_image",  # status 200, but not an image
     "truncated",  # an image that ends early on every attempt
+    "hash_mismatch",  # its bytes have another hash than the source says
 ]
 URL_STATES: tuple[str, ...] = get_args(UrlState)
 
@@ -342,7 +343,8 @@ CONTRACTS: Mapping[str, Contract] = {
     for contract in (
         Contract(
             name="raw",
-            version=2,  # 2: the hash of a segment is computed from the hashes of its images
+            # 2: the hash of a segment is computed from the hashes of its images. 3: the state hash_mismatch.
+            version=3,
             oldest_read=1,
             maker="scrape",
             place="raw",

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scrapers.crawl.expected_hash import differs_from_stored
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.request_url import with_credentials
 from scrapers.fetch.response import Response
@@ -59,6 +60,8 @@ class OpenPlan:
     # Of an image whose URL contains no rank.
     rank: int | None = None
     extra: str | None = None
+    # What the source says of the bytes, such as `sha256:ab12…`.
+    expected_hash: str | None = None
 
     def jobs(self) -> list[Job]:
         """The jobs to start now; none if the caption is finished."""
@@ -178,7 +181,13 @@ class PlanOpener:
         # A URL without a rank is one image, whatever ranks the source names.
         ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
         opened = OpenPlan(
-            storable(plan.section), plan.masked, ranks, forms, rank=plan.rank, extra=plan.extra
+            storable(plan.section),
+            plan.masked,
+            ranks,
+            forms,
+            rank=plan.rank,
+            extra=plan.extra,
+            expected_hash=plan.expected_hash,
         )
         failed = 0
         for number, form in enumerate(forms):
@@ -239,7 +248,8 @@ class PlanOpener:
         for row in rows:
             place = (number, row.rank)
             failed += row.state in FAILED_STATES
-            if self._asks_again(row):
+            is_other = row.state == "done" and differs_from_stored(opened.expected_hash, row.sha256)
+            if is_other or self._asks_again(row):
                 opened.again[place] = row
             else:
                 self._note_seen(opened, place, row)

@@ -37,14 +37,18 @@ from tests.scrapers.sources.urls.lists import compress, write, write_parquet
 ROOT = Path(__file__).parents[4]
 
 
+def png_of(path: str) -> bytes:
+    data = io.BytesIO()
+    colour = tuple(hashlib.sha256(path.encode()).digest()[:3])
+    Image.new("RGB", (16, 16), colour).save(data, "PNG")
+    return data.getvalue()
+
+
 async def image(ask: Ask) -> bytes:
     """A PNG of one colour, another for each path; 404 for paths with `missing` in them."""
     if "missing" in ask.path:
         return answer(b"", 404)
-    data = io.BytesIO()
-    colour = tuple(hashlib.sha256(ask.path.encode()).digest()[:3])
-    Image.new("RGB", (16, 16), colour).save(data, "PNG")
-    return answer(data.getvalue())
+    return answer(png_of(ask.path))
 
 
 @pytest.fixture
@@ -244,6 +248,67 @@ def test_a_private_host_in_a_list_of_public_ones_is_refused_unless_named(
     assert states(config.workspace)[f"{server.url}/a.png"][0] in ("failed", "pending")
     run(quick, path, allow_host=("127.0.0.1",), retry_failed=True)
     assert server.image_hits == {"/a.png": 1}
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_an_image_with_another_hash_is_a_state_of_its_own_and_not_stored(
+    server: Server, config: UrlsConfig, tmp_path: Path, algorithm: str
+) -> None:
+    def digest(path: str) -> str:
+        return hashlib.new(algorithm, png_of(path)).hexdigest()
+
+    rows = [("/a.png", digest("/a.png").upper()), ("/b.png", digest("/other.png"))]
+    lines = "".join(f"{server.url}{path}\tx\t{hash_}\n" for path, hash_ in rows)
+    path = write(tmp_path / "l.tsv", f"url\tcaption\thash\n{lines}")
+    report = run(config, path, verify_hash=f"{algorithm}=hash")
+    assert report.outcome == "done"
+    assert report.counts == {
+        "urls": 2, "done": 1, "hash_mismatch": 1, "pending": 0, "missing": 0, "failed": 0,
+        "opted_out": 0, "not_an_image": 0, "truncated": 0,
+    }  # fmt: skip
+    assert report.details["failures"] == {f"{algorithm}_differs": 1}
+    assert states(config.workspace)[f"{server.url}/b.png"] == (
+        "hash_mismatch",
+        f"{algorithm}_differs",
+    )
+    assert list(stored(config.workspace)) == [f"{server.url}/a.png"]
+    assert_whole(config.workspace)
+    # It is decided: neither the same command nor --retry-failed asks again.
+    run(config, path, verify_hash=f"{algorithm}=hash", limit=9)
+    run(config, path, verify_hash=f"{algorithm}=hash", retry_failed=True)
+    assert server.image_hits == {"/a.png": 1, "/b.png": 1}
+    dedupe(DedupeConfig(workspace=config.workspace))
+    assert [row["url"] for row in kept_rows(config.workspace)] == [f"{server.url}/a.png"]
+
+
+def test_an_image_stored_before_its_hash_was_known_is_compared_with_it(
+    server: Server, config: UrlsConfig, tmp_path: Path
+) -> None:
+    good, other = (hashlib.sha256(png_of(name)).hexdigest() for name in ("/a.png", "/x.png"))
+    rows = f"{server.url}/a.png\tx\t{good}\n{server.url}/b.png\ty\t{other}\n"
+    path = write(tmp_path / "l.tsv", f"url\tcaption\tsha256\n{rows}")
+    assert run(config, path).counts["done"] == 2
+    report = run(config, path, verify_hash="sha256=sha256")
+    assert (report.counts["done"], report.counts["hash_mismatch"]) == (1, 1)
+    assert list(stored(config.workspace)) == [f"{server.url}/a.png"]
+    assert server.image_hits == {"/a.png": 1, "/b.png": 2}
+    assert_whole(config.workspace)
+
+
+def test_a_refresh_keeps_an_image_whose_hash_is_right_when_the_site_has_another(
+    server: Server, config: UrlsConfig, tmp_path: Path
+) -> None:
+    right = hashlib.sha256(png_of("/a.png")).hexdigest()
+    path = write(tmp_path / "l.tsv", f"url\tcaption\tsha256\n{server.url}/a.png\tx\t{right}\n")
+    run(config, path, verify_hash="sha256=sha256")
+
+    async def changed(ask: Ask) -> bytes:
+        return answer(png_of("/changed.png"))
+
+    server.behaviour = changed
+    report = run(config, path, verify_hash="sha256=sha256", refresh=True)
+    assert (report.outcome, report.counts["done"]) == ("incomplete", 1)
+    assert stored(config.workspace) == {f"{server.url}/a.png": png_of("/a.png")}
 
 
 def test_plan_counts_without_asking_any_host(
