@@ -64,6 +64,7 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.train.config import ExportConfig
 from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
+from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
@@ -262,6 +263,11 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     return body
 
 
+def _merge(config: MergeConfig, call: Call) -> StageReport:
+    with call.screen.progress("merge") as shown:
+        return load_entry_point("scrapers.merging.run:merge")(config, shown)
+
+
 def _export(config: ExportConfig, _call: Call) -> StageReport:
     return load_entry_point("pipeline.train.export:export")(config, no_progress)
 
@@ -293,6 +299,14 @@ _OTHER_COMMANDS = (
         config=ExportConfig,
         run=_export,
         help="Write a checkpoint in DALLE-pytorch's format, as dalle.pt.",
+        panel="Whole pipeline and export",
+    ),
+    Command(
+        name="merge",
+        config=MergeConfig,
+        run=_merge,
+        help="Merge the raw stores of several workspaces, such as shards of a list, into a new one.",
+        arguments=("inputs",),
         panel="Whole pipeline and export",
     ),
     Command(

@@ -349,7 +349,8 @@ CONTRACTS: Mapping[str, Contract] = {
             maker="scrape",
             place="raw",
             own_files=r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
-            r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
+            r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?"
+            r"|merge\.(json|sqlite(-wal|-shm|-journal)?)",
             count_law=CountLaw("urls", URL_STATES),
         ),
         Contract(

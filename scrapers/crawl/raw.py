@@ -30,15 +30,7 @@ from scrapers.crawl.recorder import Tally, WallClock
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.segments import segment_name
-from scrapers.rawstore.summary import (
-    completeness,
-    content_digest,
-    counts_of,
-    flaws,
-    is_unfinished,
-    reasons,
-    section_table,
-)
+from scrapers.rawstore.summary import counts_of, describe_ledger, is_unfinished
 from scrapers.source import ReadsFiles, Source
 from scrapers.sources.differences import describe_differences
 
@@ -111,7 +103,6 @@ class RawStore:
         """Close the segments, write the manifest if it differs, and report."""
         files = self._files(store)
         counts = counts_of(store.ledger, crawl.left)
-        table = section_table(store.ledger)
         manifest = make_manifest(
             "raw",
             config=resolved(self.config),
@@ -119,11 +110,7 @@ class RawStore:
             counts=counts,
             files=files,
             details={
-                "content": content_digest(store.ledger),
-                "sections": table,
-                "completeness": completeness(table),
-                "reasons": reasons(store.ledger),
-                **({"flaws": found} if (found := flaws(store.ledger)) else {}),
+                **describe_ledger(store.ledger),
                 **describe_differences(differences),
             },
         )
