@@ -281,9 +281,9 @@ class _Run:
         replay: Replay | None = None,
     ) -> None:
         if self.archive is None:
-            hosts.guarded = discovery.is_foreign or await is_guarded(
-                self.config, self.source, self.client
-            )
+            # With --connect-to the user names the one place that is asked.
+            is_foreign = discovery.is_foreign and self.config.connect_to is None
+            hosts.guarded = is_foreign or await is_guarded(self.config, self.source, self.client)
             if self.source.start_url is not None:
                 self.client.show_page(self.source.start_url)
         crawl = self.crawled = Crawl(
@@ -335,7 +335,8 @@ def _departed(discovery: Discovery, opener: PlanOpener) -> tuple[str, ...]:
     number = opener.count_unnamed() if discovery.names_all else 0
     if not number:
         return ()
-    return (f"{number:,} URLs of earlier runs are no longer named; what was fetched is kept.",)
+    urls = "1 URL of earlier runs is" if number == 1 else f"{number:,} URLs of earlier runs are"
+    return (f"{urls} no longer named; what was fetched is kept.",)
 
 
 def describe_discovery(discovery: Discovery) -> StageReport:

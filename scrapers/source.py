@@ -131,6 +131,7 @@ class Discovery:
     its `<meta>` elements; `page_name` is what messages call a page that was not fetched. `credentials` are
     user and password by origin (`http://host:port`): for requests only, and in none of the URLs.
     `is_foreign` means that a file of somebody else's names public hosts: its private hosts are refused.
+    `busiest` is the origin with the most of `num_urls` and their number, None if there is only one host.
     `names_all`: a URL of an earlier run that no plan names has left the source.
     """
 
@@ -145,6 +146,8 @@ class Discovery:
     page_name: str | None = None
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     is_foreign: bool = False
+    busiest: tuple[str, int] | None = None
+    num_hosts: int = 1
     names_all: bool = False
 
     @classmethod

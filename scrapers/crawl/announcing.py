@@ -35,7 +35,10 @@ async def announce(
     config: ScrapeConfig, discovery: Discovery, hosts: Hosts, ledger: Ledger
 ) -> None:
     """Log how many requests a real site will get, at which pace and from whom."""
-    url = _first_url(config, discovery)
+    url, share = _first_url(config, discovery), 1.0
+    if discovery.busiest is not None and config.via is None:
+        origin, number = discovery.busiest
+        url, share = f"{origin}/", number / discovery.num_urls
     asked = f"http://{config.connect_to}/" if config.connect_to else url
     if url is None or asked is None or not is_public_name(_host_of(asked)):
         return
@@ -45,11 +48,18 @@ async def announce(
         return
     slots, _ = request_limits(config)
     decided, stored, size = _known(ledger)
+    if discovery.num_hosts > 1:
+        logger.info(
+            "%s URLs on %s hosts are named; most of them are on %s.",
+            f"{discovery.num_urls:,}",
+            f"{discovery.num_hosts:,}",
+            _host_of(url),
+        )
     logger.info(
         describe(
             site=_host_of(url),
-            num_urls=discovery.num_urls,
-            num_decided=min(decided, discovery.num_urls),
+            num_urls=round(discovery.num_urls * share),
+            num_decided=round(min(decided, discovery.num_urls) * share),
             image_bytes=size / stored if stored >= _ENOUGH_IMAGES else _IMAGE_BYTES,
             interval_s=host.pace.interval_s,
             slots=slots,

@@ -47,10 +47,10 @@ class Counts:
     def sentences(self) -> tuple[str, ...]:
         """What was not used and why, for the report."""
         broken = self.faults.reasons.most_common()
-        found = [f"{self.faults.total:,} rows are broken ({_listed(broken)})."] if broken else []
+        found = [f"{_rows(self.faults.total)} broken ({_listed(broken)})."] if broken else []
         left_out = [(_SKIPPED[reason], number) for reason, number in sorted(self.skipped.items())]
         if left_out:
-            found.append(f"{self.skipped.total():,} rows are left out ({_listed(left_out)}).")
+            found.append(f"{_rows(self.skipped.total())} left out ({_listed(left_out)}).")
         return tuple(found)
 
     def add(self, rows: Rows) -> None:
@@ -84,6 +84,10 @@ def count_rows(lists: Iterable[OpenList], config: UrlsConfig) -> Counts:
     return counts
 
 
+def _rows(number: int) -> str:
+    return "1 row is" if number == 1 else f"{number:,} rows are"
+
+
 def _listed(counts: Sequence[tuple[str, int]]) -> str:
     return ", ".join(f"{reason}: {number:,}" for reason, number in counts)
 
@@ -91,6 +95,6 @@ def _listed(counts: Sequence[tuple[str, int]]) -> str:
 def _check_faults(faults: Faults, maximum: int | None) -> None:
     if maximum is not None and faults.total > maximum:
         raise SourceError(
-            f"More than {maximum:,} rows are broken (--max-bad-rows), the first: {faults.first[0]}. Nothing "
-            "was asked. Mend the list, or raise --max-bad-rows."
+            f"The lists have more than {maximum:,} broken rows (--max-bad-rows), the first: "
+            f"{faults.first[0]}. Nothing was requested. Mend the list, or raise --max-bad-rows."
         )

@@ -42,6 +42,7 @@ class ListFile:
     section: str
     store: Any
     size: int
+    mtime: float | None
 
     @property
     def name(self) -> str:
@@ -57,6 +58,14 @@ class ListFile:
     def is_local(self) -> bool:
         """Whether the file is on this machine's disks."""
         return isinstance(self.store, LocalFileSystem)
+
+    def has_changed(self) -> bool:
+        """Whether a local file was written to since it was found."""
+        try:
+            found = Path(self.path).stat() if self.is_local else None
+        except OSError:
+            return True
+        return found is not None and (found.st_size, found.st_mtime) != (self.size, self.mtime)
 
     @cached_property
     def digest(self) -> str:
@@ -94,12 +103,18 @@ def _files_of(given: str) -> Iterator[ListFile]:
     try:
         paths, section = _paths(store, path, shown)
         sizes = [int(store.size(each) or 0) for each in paths]
+        mtimes = [_mtime(store, each) for each in paths]
     except FileNotFoundError as error:
         raise ConfigError(f"There is no list at {shown}. Check the path.") from error
     except OSError as error:
         raise SourceError(f"The list {shown} can't be read: {error}.") from error
-    for each, size in zip(paths, sizes, strict=True):
-        yield ListFile(path=each, section=section, store=store, size=size)
+    for each, size, mtime in zip(paths, sizes, mtimes, strict=True):
+        yield ListFile(path=each, section=section, store=store, size=size, mtime=mtime)
+
+
+def _mtime(store: Any, path: str) -> float | None:
+    """When a local file was changed last; None for others."""
+    return Path(path).stat().st_mtime if isinstance(store, LocalFileSystem) else None
 
 
 def _open_store(given: str, shown: str) -> tuple[Any, str]:

@@ -16,7 +16,7 @@ from scrapers.sources.urls.columns import OpenList, no_rows, open_list
 from scrapers.sources.urls.config import UrlsConfig
 from scrapers.sources.urls.counting import count_rows
 from scrapers.sources.urls.faults import Faults
-from scrapers.sources.urls.list_files import find_list_files
+from scrapers.sources.urls.list_files import ListFile, find_list_files
 from scrapers.sources.urls.rows import select_rows
 from scrapers.sources.urls.showing import show_list, warn_of_faults, warn_of_one_host
 
@@ -41,8 +41,18 @@ class UrlsSource:
         for file in self.files:
             name = f"lists/{file.section}/{file.name}"
             same = sum(other.startswith(name) for other in digests)
-            digests[f"{name}#{same + 1}" if same else name] = file.digest
+            digests[f"{name}#{same + 1}" if same else name] = self._digest(file)
         return digests
+
+    def _digest(self, file: ListFile) -> str:
+        """A file that was written to while it was read matches no digest: the next run reads it again."""
+        digest = file.digest
+        if not file.has_changed():
+            return digest
+        logger.warning(
+            "The list %s was changed while it was read: run the command again.", file.name
+        )
+        return "changed while it was read"
 
     def discover(self, page: StartPage | None) -> Discovery:
         """The rows of the lists. Reads them once, and again as the plans are taken."""
@@ -62,6 +72,8 @@ class UrlsSource:
             sections=tuple(SectionSummary(name=n, captions=c) for n, c in counts.sections.items()),
             differences=counts.sentences(),
             is_foreign=any(map(_is_public, counts.origins)),
+            busiest=counts.origins.most_common(1)[0],
+            num_hosts=counts.num_origins,
             names_all=self.config.limit is None,
         )
 

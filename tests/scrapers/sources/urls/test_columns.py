@@ -345,7 +345,7 @@ def test_hashes_to_verify_come_with_the_rows(tmp_path: Path) -> None:
     rows = (("url", "caption", "sha256"), (A, "x", good), (B, "y", "abc"))
     found = discover(write(tmp_path / "l.tsv", tsv(*rows)), verify_hash="sha256=SHA256")
     assert [plan.expected_hash for plan in found.plans] == [f"sha256:{good.lower()}"]
-    assert found.differences == ("1 rows are broken (no sha256: 1).",)
+    assert found.differences == ("1 row is broken (no sha256: 1).",)
     with pytest.raises(ConfigError, match=r"expected sha256=COLUMN or md5=COLUMN"):
         config_of(verify_hash="crc32=x")
 

@@ -230,7 +230,7 @@ def test_broken_lines_of_jsonl_are_broken_alone(tmp_path: Path) -> None:
 def test_what_is_no_web_url_is_a_broken_row(tmp_path: Path, url: str) -> None:
     found = discover(write(tmp_path / "l.tsv", f"url\tcaption\n{url}\tx\n{A}\ty\n"))
     assert rows_of(found.plans) == [(A, ("y",))]
-    assert found.differences == ("1 rows are broken (not a URL: 1).",)
+    assert found.differences == ("1 row is broken (not a URL: 1).",)
 
 
 def test_urls_are_resolved_as_a_browser_would(tmp_path: Path) -> None:
@@ -246,7 +246,9 @@ def test_urls_are_resolved_as_a_browser_would(tmp_path: Path) -> None:
 def test_more_broken_rows_than_allowed_end_the_run_before_anything_is_asked(tmp_path: Path) -> None:
     path = write(tmp_path / "l.tsv", f"{A}\ta cat\nbroken\n{B}\tNA\nbroken, too\n")
     assert read(path, max_bad_rows=2) == TWO
-    message = r"More than 1 rows are broken \(--max-bad-rows\), the first: l\.tsv, line 2: expected 2 columns"
+    message = (
+        r"more than 1 broken rows \(--max-bad-rows\), the first: l\.tsv, line 2: expected 2 columns"
+    )
     with pytest.raises(SourceError, match=message):
         discover(path, max_bad_rows=1)
 

@@ -28,11 +28,14 @@ from pipeline.core.workspace import Workspace
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run as dedupe
 from pipeline.verify.check import check_workspace
+from scrapers.config import ScrapeConfig
+from scrapers.fetch.client import Client
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import find_finished, scrape
 from scrapers.sources.urls.config import UrlsConfig
 from tests.scrapers.conftest import Ask, Server, answer, states, stored
 from tests.scrapers.sources.urls.lists import compress, write, write_parquet
+from tests.scrapers.test_scrape_manners import Names
 
 ROOT = Path(__file__).parents[4]
 
@@ -103,7 +106,7 @@ def test_a_cc12m_list_goes_through_scrape_and_dedupe(
     assert report.outcome == "done"
     assert report.counts["done"] == 40
     assert report.counts["missing"] == 1
-    assert report.details["differences"] == ["1 rows are broken (expected 2 columns, found 1: 1)."]
+    assert report.details["differences"] == ["1 row is broken (expected 2 columns, found 1: 1)."]
     assert set(server.image_hits.values()) == {1}
     found = items(config.workspace)
     assert found["/3.png"] == (
@@ -220,6 +223,23 @@ def test_a_list_that_changes_is_read_again_and_rows_that_left_it_are_reported(
     assert_whole(config.workspace)
 
 
+def test_a_list_that_is_written_to_while_it_is_read_is_read_again(
+    server: Server, config: UrlsConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "l.tsv", f"{server.url}/a.png\tx\n")
+
+    async def appending(ask: Ask) -> bytes:
+        if "a.png" in ask.path:
+            write(path, f"{server.url}/a.png\tx\n{server.url}/b.png\ty\n")
+        return await image(ask)
+
+    server.behaviour = appending
+    run(config, path)
+    assert "The list l.tsv was changed while it was read" in caplog.text
+    assert run(config, path).counts["done"] == 2
+    assert run(config, path).outcome == "unchanged"
+
+
 def test_failed_rows_are_asked_again_on_request(
     server: Server, config: UrlsConfig, tmp_path: Path
 ) -> None:
@@ -309,6 +329,33 @@ def test_a_refresh_keeps_an_image_whose_hash_is_right_when_the_site_has_another(
     report = run(config, path, verify_hash="sha256=sha256", refresh=True)
     assert (report.outcome, report.counts["done"]) == ("incomplete", 1)
     assert stored(config.workspace) == {f"{server.url}/a.png": png_of("/a.png")}
+
+
+def test_connect_to_sends_the_requests_of_public_hosts_to_a_server_that_is_named(
+    server: Server, config: UrlsConfig, tmp_path: Path
+) -> None:
+    rows = "".join(f"http://h{n % 5}.example.org/{n}.png\tcaption {n}\n" for n in range(20))
+    path = write(tmp_path / "l.tsv", rows)
+    assert run(config, path, connect_to=f"127.0.0.1:{server.port}").counts["done"] == 20
+
+
+def test_the_hosts_of_a_list_and_the_busiest_are_announced(
+    server: Server, config: UrlsConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def client(_config: ScrapeConfig) -> Client:
+        names = {f"h{n}.example.org": "127.0.0.1" for n in range(3)}
+        return Client(user_agent="test", resolver=Names(names))
+
+    hosts = [f"http://h{number}.example.org:{server.port}" for number in (0, 1, 1, 1, 2)]
+    lines = "".join(f"{host}/{n}.png\tx\n" for n, host in enumerate(hosts))
+    path = write(tmp_path / "l.tsv", lines)
+    allowed = tuple(f"h{n}.example.org" for n in range(3))
+    asks = replace(config, inputs=(str(path),), allow_host=allowed)
+    with caplog.at_level(logging.INFO, "scrapers.crawl.announcing"):
+        scrape(asks, make_client=client)
+    assert "5 URLs on 3 hosts are named; most of them are on h1.example.org." in caplog.text
+    assert "About to request up to 3 URLs from h1.example.org: about 300 kB" in caplog.text
+    assert len(stored(config.workspace)) == 5
 
 
 def test_plan_counts_without_asking_any_host(
