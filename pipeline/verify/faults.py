@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.core.errors import REPAIR
 from pipeline.core.inventory import Folder
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ Facts = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A damaged file of a folder; `found` is a phrase that follows its name."""
+    """A damaged file of a folder: `found` is a phrase that follows its name, `remedy` says what to do."""
 
     folder: str
     file: str
     found: str
+    remedy: str = REPAIR
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.file} {self.found}"

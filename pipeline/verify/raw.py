@@ -63,7 +63,11 @@ def check_raw(folder: Folder) -> RawCheck:
 
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
-    return Fault(folder=folder.name, file=LEDGER_NAME, found=found)
+    remedy = (
+        f"A ledger can't be rebuilt: restore it from a copy, or move {folder.path} away to fetch everything "
+        "again."
+    )
+    return Fault(folder=folder.name, file=LEDGER_NAME, found=found, remedy=remedy)
 
 
 def _expected_hashes(folder: Folder, facts: LedgerFacts) -> dict[str, str]:
