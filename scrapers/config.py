@@ -214,6 +214,15 @@ class ScrapeConfig(StageConfig):
         """The URLs that the user gave, by flag: their hosts may be private and receive --header."""
         return {} if self.via is None else {"--archive-url": self.archive_url}
 
+    @property
+    def only_shows(self) -> bool:
+        """Whether only what the source would read is shown: no request, no workspace."""
+        return False
+
+    def named_hosts(self) -> frozenset[str]:
+        """Hosts that the user named: they may be private, but receive no --header."""
+        return frozenset()
+
     def saved_from(self) -> str | bool:
         """Where a saved page that names the images comes from: its URL, True if that is not known.
 

@@ -15,12 +15,14 @@ STAGE = Stage(
     entry_point="scrapers.scrape:scrape",
     contract=Contract(
         name="raw",
-        version=2,  # 2: the hash of a segment is computed from the hashes of its images
+        # 2: the hash of a segment is computed from the hashes of its images. 3: the state hash_mismatch.
+        version=3,
         oldest_read=1,
         maker="scrape",
         place="raw",
         own_files=r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
-        r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
+        r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?"
+        r"|merge\.(json|sqlite(-wal|-shm|-journal)?)",
         count_law=CountLaw("urls", URL_STATES),
     ),
     writes=("raw",),

@@ -64,8 +64,11 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.train.config import ExportConfig
 from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
+from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
+# What they log at level INFO is for whoever started the command.
+_ANNOUNCING = ("scrapers.crawl.announcing", "scrapers.sources.urls.showing")
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
@@ -144,7 +147,8 @@ def _set_up_logging(common: Common) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Announcements about requests to a real site are for the user who started the crawl.
     announced = logging.ERROR if common.quiet else logging.INFO
-    logging.getLogger("scrapers.crawl.announcing").setLevel(announced)
+    for name in _ANNOUNCING:
+        logging.getLogger(name).setLevel(announced)
 
 
 def _exit_with(report: StageReport, screen: Screen) -> None:
@@ -235,7 +239,8 @@ def _without_workspace(config: StageConfig) -> GenerateConfig | None:
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         # Listing and inspecting change nothing, so they take no lock and leave no record.
-        if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
+        shows = ("list_urls", "inspect", "only_shows")
+        if any(getattr(config, name, None) for name in shows):
             return stage.run(config)
         alone = _without_workspace(config)
         if alone is not None:
@@ -254,6 +259,11 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
             return report
 
     return body
+
+
+def _merge(config: MergeConfig, call: Call) -> StageReport:
+    with call.screen.progress("merge") as shown:
+        return load_entry_point("scrapers.merging.run:merge")(config, shown)
 
 
 def _export(config: ExportConfig, _call: Call) -> StageReport:
@@ -287,6 +297,14 @@ _OTHER_COMMANDS = (
         config=ExportConfig,
         run=_export,
         help="Write a checkpoint in DALLE-pytorch's format, as dalle.pt.",
+        panel="Whole pipeline and export",
+    ),
+    Command(
+        name="merge",
+        config=MergeConfig,
+        run=_merge,
+        help="Merge the raw stores of several workspaces, such as shards of a list, into a new one.",
+        arguments=("inputs",),
         panel="Whole pipeline and export",
     ),
     Command(

@@ -23,6 +23,7 @@ UrlState = Literal[
     "opted_out",  # an opt-out signal forbids its use; `evidence` has the signal
     "not_an_image",  # status 200, but not an image
     "truncated",  # an image that ends early on every attempt
+    "hash_mismatch",  # its bytes have another hash than the source says
 ]
 URL_STATES: tuple[str, ...] = get_args(UrlState)
 

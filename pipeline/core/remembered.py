@@ -28,6 +28,7 @@ from pipeline.core.workspace import Workspace, read_marker
 
 Options = dict[str, Any]
 _LAST_NAMED = "last_named"
+_POSITIONAL = frozenset({"inputs"})
 
 
 @contextlib.contextmanager
@@ -155,7 +156,9 @@ def _find_changes(root: Path, stage: str, config: StageConfig) -> list[tuple[str
 
 
 def flag_of(option: str) -> str:
-    """The flag of an option."""
+    """The flag of an option, or its name if it is positional."""
+    if option in _POSITIONAL:
+        return option
     return f"--{option.rstrip('_').replace('_', '-')}"
 
 

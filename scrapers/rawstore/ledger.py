@@ -142,6 +142,10 @@ class Ledger:
                 f"{LEDGER_VERSION}. Use the pipeline that wrote it, or a new --workspace."
             )
 
+    def is_of_this_version(self) -> bool:
+        """Whether it has all tables and columns of this version; earlier ones are read as they are."""
+        return self.meta("version") == str(LEDGER_VERSION)
+
     def _translate(self, error: sqlite3.Error) -> StorageError | ContractError:
         if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
             return StorageError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
-# 2: several captions per URL, images without a rank, `extra`. Version 1 is read as well.
-LEDGER_VERSION = 2
-READABLE_VERSIONS = (1, 2)
+# 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch.
+# Earlier versions are read as well.
+LEDGER_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
 STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
 
 TABLES = """
