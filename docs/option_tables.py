@@ -15,8 +15,9 @@ import typer.main
 
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
+from pipeline.app.options import options_of, with_signature
 from scrapers.config import ScrapeConfig
-from scrapers.options import own_fields
+from scrapers.options import own_fields, takes_inputs
 from scrapers.source import source_kinds
 
 PAGE = Path(__file__).parent / "options.md"
@@ -69,10 +70,21 @@ def _split_by_source(params: list[Any]) -> tuple[list[Any], list[str]]:
     for kind in source_kinds().values():
         names = {field.name for field in own_fields(kind.config)}
         own = [param for param in params if param.name in names]
+        own = [*_inputs(kind.config), *own]
         head = f"\n### pipeline scrape {kind.name}\n\n{kind.help}\n\n"
         parts += [head, *_table(own)] if own else []
     shared = [param for param in params if param.name in ScrapeConfig.__dataclass_fields__]
     return shared, parts
+
+
+def _inputs(config: type[ScrapeConfig]) -> list[Any]:
+    """The positional arguments of a source, if it has any, as its own help shows them."""
+    if not takes_inputs(config):
+        return []
+    parameters = options_of("scrape", config, arguments=("inputs",))
+    shown = typer.Typer(add_completion=False)
+    shown.command()(with_signature(lambda: None, "scrape", parameters))
+    return [param for param in typer.main.get_command(shown).params if param.name == "inputs"]
 
 
 def _table(params: Iterable[Any]) -> Iterator[str]:
@@ -87,13 +99,16 @@ def _escape(cell: str) -> str:
 
 
 def _name(param: Any) -> str:
-    return f"`{param.opts[0]}`" if param.param_type_name == "option" else f"`{param.name.upper()}`"
+    if param.param_type_name == "option":
+        return f"`{param.opts[0]}`"
+    return f"`{param.metavar or param.name.upper()}`"
 
 
 def _values(param: Any) -> str:
     if getattr(param, "is_flag", False):
         return "on/off"
-    values = (param.metavar or "TEXT").strip("[]").replace("|", ", ")
+    is_option = param.param_type_name == "option"
+    values = ((is_option and param.metavar) or "TEXT").strip("[]").replace("|", ", ")
     words = {"TEXT": "text", "PATH": "path", "INTEGER": "integer", "FLOAT": "number"}
     kind, _, bounds = values.partition(" RANGE [")
     several = " (repeatable)" if param.multiple or param.nargs == -1 else ""

@@ -23,6 +23,13 @@ class ScrapeConfig(StageConfig):
     INPUT_NAMES: ClassVar[Mapping[str, str]] = {}
 
     source: str = option("dalleblog", "The source to scrape; `pipeline scrape` alone lists them.")
+    inputs: tuple[str, ...] = option(
+        (),
+        "What the source reads: files, folders or URLs. `pipeline scrape SOURCE --help` says which.",
+        runtime=True,
+        remember=True,
+        metavar="INPUT",
+    )
     limit: int | None = option(None, "Maximum number of captions.", low=1)
     via: Literal["wayback"] | None = option(
         None, "Fetch from a web archive instead of the site: wayback."

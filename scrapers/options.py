@@ -44,12 +44,23 @@ def own_fields(config: type[ScrapeConfig]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(config) if field.name not in shared]
 
 
+def takes_inputs(config: type[ScrapeConfig]) -> bool:
+    """Whether a source has positional arguments: then its config declares `inputs` anew."""
+    fields = config.__dataclass_fields__
+    return fields["inputs"] is not ScrapeConfig.__dataclass_fields__["inputs"]
+
+
 def build_config(values: Mapping[str, Any]) -> ScrapeConfig:
     """The config of the source that `values` name.
 
     Raises ConfigError if they set an option that this source doesn't have.
     """
     kind = find_source(str(values.get("source", ScrapeConfig.source)))
+    if (inputs := values.get("inputs")) and not takes_inputs(kind.config):
+        raise ConfigError(
+            f"The source {kind.name} takes no files or URLs as arguments, found {inputs[0]!r}. "
+            f"See `pipeline scrape {kind.name} --help`."
+        )
     known = {field.name for field in dataclasses.fields(kind.config)}
     defaults = {f.name: f.default for f in dataclasses.fields(all_options())}
     for name, value in values.items():

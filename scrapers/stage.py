@@ -8,7 +8,7 @@ from scrapers.options import all_options, build_config
 STAGE = Stage(
     name="scrape",
     help="Fetch a source's captions and images into the raw store.",
-    positional=("source",),
+    positional=("source", "inputs"),
     config=all_options(),
     builder=build_config,
     entry_point="scrapers.scrape:scrape",

@@ -280,7 +280,7 @@ _OTHER_COMMANDS = (
         config=RunConfig,
         run=run_pipeline,
         help="Run all stages in order; unchanged ones are skipped.",
-        arguments=("source",),
+        arguments=("source", "inputs"),
         metrics=True,
         panel="Whole pipeline and export",
     ),

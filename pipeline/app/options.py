@@ -86,7 +86,7 @@ def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> s
     set_ones = [name for name in _variables(command, field.name) if os.environ.get(name)]
     if source and source.name == "ENVIRONMENT" and set_ones:
         return set_ones[0]
-    return f"--{_dashed(field.name)}"
+    return field.metadata.get("metavar") or f"--{_dashed(field.name)}"
 
 
 def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
@@ -211,7 +211,7 @@ def _parameter(
         annotation = str | None
         settings["help"] = "The dataset's folder (default: data/<source>)."
     if positional:
-        info = typer.Argument(default, **settings)
+        info = typer.Argument(default, metavar=meta["metavar"], **settings)
     elif annotation is bool:
         negative = "" if field.name.startswith("no_") else f"/--no-{_dashed(field.name)}"
         info = typer.Option(default, f"--{_dashed(field.name)}{negative}", **settings)

@@ -77,6 +77,11 @@ class RunConfig(StageConfig):
     source: str | None = option(
         None, "Name of the source (default: the workspace's, or dalleblog for a new one)."
     )
+    inputs: tuple[str, ...] = option(
+        (),
+        "What the source reads, as in `pipeline scrape SOURCE INPUT...`.",
+        metavar="INPUT",
+    )
     from_: str | None = option(None, "First stage to run.")
     until: str | None = option(None, "Last stage to run.")
     update: bool = option(
@@ -139,7 +144,11 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
 
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
-    asked = {name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)}
+    asked: dict[str, Any] = {
+        name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)
+    }
+    if config.inputs:
+        asked["inputs"] = config.inputs
     common: dict[str, Any] = {"workspace": config.workspace}
     if config.source is not None:
         common["source"] = config.source

@@ -12,6 +12,7 @@ import typer.main
 
 from pipeline.core.config import StageConfig
 from scrapers.config import ScrapeConfig
+from scrapers.options import takes_inputs
 from scrapers.source import source_kinds
 
 # Variables that choose a source as an argument would.
@@ -39,8 +40,10 @@ def scrape_command(parameters: Parameters) -> type[typer.core.TyperCommand]:
             config = source_kinds()[name].config if name else ScrapeConfig
             text = source_kinds()[name].help if name else f"{self.help}\n\n{list_sources()}"
             app = typer.Typer(add_completion=False, rich_markup_mode=self.rich_markup_mode)
-            shared = ScrapeConfig.__dataclass_fields__.keys() - {"source"}
+            shared = ScrapeConfig.__dataclass_fields__.keys() - {"source", "inputs"}
             own_first = sorted(parameters(config), key=lambda parameter: parameter.name in shared)
+            if name and not takes_inputs(config):
+                own_first = [param for param in own_first if param.name != "inputs"]
             app.command("scrape", help=text)(_with_signature(own_first))
             shown: Any = typer.main.get_command(app)
             shown.format_help(ctx, formatter)

@@ -31,6 +31,7 @@ def option(
     remember: bool | None = None,
     instead_of: tuple[str, ...] = (),
     secret: bool = False,
+    metavar: str | None = None,
 ) -> Any:
     """Declare a field of a config with its line of documentation.
 
@@ -38,7 +39,7 @@ def option(
     never the result (worker counts, ports); it is not in the manifest. `remember` says whether the workspace
     keeps it for later commands (default: unless it is a `runtime` option). `instead_of` names options that
     are not recalled if this one is given. `secret` marks an option whose value is never written or printed;
-    it is also a runtime option.
+    it is also a runtime option. `metavar` is what the help calls the values of a positional option.
     """
     metadata = {
         "help": help,
@@ -48,6 +49,7 @@ def option(
         "remember": remember,
         "instead_of": instead_of,
         "secret": secret,
+        "metavar": metavar,
     }
     if isinstance(default, (list, dict, set)):
         raise TypeError("defaults of options must be immutable: use a tuple")

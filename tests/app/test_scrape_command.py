@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.app import cli, scrape_command
 from pipeline.app.cli import app
 from pipeline.core.config import option
+from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError
 from scrapers import options as scrape_options
 from scrapers.config import ScrapeConfig
@@ -77,3 +79,70 @@ def test_two_sources_may_not_declare_one_option_differently(
     monkeypatch.setattr(scrape_options, "source_kinds", lambda: kinds)
     with pytest.raises(TypeError, match="page_url"):
         all_options.__wrapped__()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListsConfig(ScrapeConfig):
+    """The options of a source with positional arguments."""
+
+    inputs: tuple[str, ...] = option(
+        (), "The lists to read.", metavar="LIST", runtime=True, remember=True
+    )
+
+
+@pytest.fixture
+def _source_of_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = SourceKind(name="lists", help="Lists.", config=ListsConfig, opener="nowhere:Lists")
+    kinds = {**source_kinds(), "lists": lists}
+    for module in (scrape_options, scrape_command):
+        monkeypatch.setattr(module, "source_kinds", lambda: kinds)
+    monkeypatch.setattr(scrape_options, "find_source", kinds.__getitem__)
+    monkeypatch.setattr(cli, "source_to_open", lambda config: config.source)
+
+
+def given_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> object:
+    """The `inputs` with which a command line starts the stage."""
+    seen: list[tuple[str, ...]] = []
+
+    def watch(_stage: str, config: ScrapeConfig, _call: object) -> StageReport:
+        seen.append(config.inputs)
+        return StageReport(stage="scrape", outcome="done")
+
+    monkeypatch.setattr(cli, "watch_stage", watch)
+    invoke("scrape", *arguments, "--workspace", str(tmp_path / "w"))
+    return seen[0]
+
+
+@pytest.mark.usefixtures("_source_of_lists")
+def test_arguments_after_the_source_are_its_inputs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = given_inputs(monkeypatch, tmp_path, "lists", "a.tsv", "s3://b/c.parquet", "--rate", "2")
+    assert given == ("a.tsv", "s3://b/c.parquet")
+    assert given_inputs(monkeypatch, tmp_path, "lists", "--rate", "2", "b.csv") == ("b.csv",)
+
+
+@pytest.mark.usefixtures("_source_of_lists")
+def test_inputs_come_from_environment_and_file_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text('[scrape]\nsource = "lists"\ninputs = ["a b.tsv", "c.tsv"]\n')
+    assert given_inputs(monkeypatch, tmp_path, "--config", str(file)) == ("a b.tsv", "c.tsv")
+    monkeypatch.setenv("PIPELINE_SCRAPE_INPUTS", "d.tsv|e f.tsv")
+    assert given_inputs(monkeypatch, tmp_path, "lists") == ("d.tsv", "e f.tsv")
+
+
+@pytest.mark.usefixtures("_source_of_lists")
+def test_only_a_source_with_inputs_shows_them_in_its_help() -> None:
+    assert "[LIST]..." in invoke("scrape", "lists", "--help")
+    assert "The lists to read." in invoke("scrape", "lists", "--help")
+    assert "INPUT" not in invoke("scrape", "dalleblog", "--help")
+    assert "[INPUT]..." in invoke("scrape", "--help")
+
+
+def test_inputs_of_a_source_without_any_are_refused() -> None:
+    message = r"The source dalleblog takes no files or URLs as arguments, found 'a\.tsv'\."
+    with pytest.raises(ConfigError, match=message):
+        build_config({"source": "dalleblog", "inputs": ("a.tsv",)})
+    assert build_config({"source": "dalleblog", "inputs": ()}).inputs == ()
