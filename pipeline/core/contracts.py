@@ -16,7 +16,7 @@ WORKSPACE_VERSION = 1
 
 UrlState = Literal[
     "pending",  # not requested yet, or to be requested again
-    "done",  # its bytes are in a segment
+    "done",  # its bytes are in a segment, or in a file outside the workspace
     "missing",  # 404, 410
     "failed",  # every attempt failed
     "opted_out",  # its owner does not want it to be used; its `evidence` says how that was expressed
@@ -60,8 +60,12 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("final_url", "string", "The address after redirects."),
     Column("sha256", "string", "Hash of the stored bytes, hex."),
     Column("bytes", "int64", "Length of the stored bytes."),
-    Column("segment", "string", "Name of the segment, `00000.tar`."),
-    Column("offset", "int64", "Where the bytes start in the segment."),
+    Column(
+        "segment",
+        "string",
+        "Name of the segment, `00000.tar`; the absolute path or address of a file that was only indexed.",
+    ),
+    Column("offset", "int64", "Where the bytes start in the segment or file."),
     Column("first_time", "string", "First asked, ISO 8601 UTC."),
     Column("last_time", "string", "Last asked, ISO 8601 UTC."),
     Column(
@@ -101,7 +105,7 @@ _IMAGE: tuple[Column, ...] = (
     ),
     Column("caption", "string", "The caption: NFC, white space folded, the page's own quotes."),
     Column("rank", "int32", "Rank of the image by CLIP, 0 is the best; null if it has none."),
-    Column("segment", "string", "Segment that holds the bytes."),
+    Column("segment", "string", "Segment, or file outside the workspace, that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("bytes", "int64", "Length of the bytes."),
     Column("bytes_sha256", "string", "Hash of the bytes, hex."),
