@@ -15,12 +15,27 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from pipeline.core.contracts import UrlState
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.suggestions import name_choices
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import resolve_url, without_credentials
+from scrapers.sources.remarks import Remarks
+
+
+class FilePlace(NamedTuple):
+    """Where bytes are: `size` of them from `offset` in the file at `path`, which is absolute or an address.
+
+    `file_bytes` and `mtime` (in nanoseconds) are those of the whole file.
+    """
+
+    path: str
+    offset: int
+    size: int
+    file_bytes: int
+    mtime: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +45,11 @@ class Item:
     `group` is a part of the source, such as a page or an album; `rank` orders images of one caption, 0 is the
     best; `extra` holds JSON values to keep beside it in the ledger. The same URL may come several times: its
     captions are collected.
+
+    The other fields are for a `LocalSource`. `place` is where the bytes are already; `body` are the bytes, if
+    no file holds them as they are: these are copied. `name` identifies the item in its source, whatever the
+    path of the source is; without it, the URL does. `failure` is the state and reason of an image that
+    another tool could not fetch from the URL.
     """
 
     url: str
@@ -37,10 +57,14 @@ class Item:
     group: str = "images"
     rank: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    place: FilePlace | None = None
+    body: bytes | None = field(default=None, repr=False)
+    failure: tuple[UrlState, str] | None = None
 
     def plan(self) -> CaptionPlan:
         """The image as a plan. Raises SourceError without a caption or an absolute http(s) URL."""
-        url = resolve_url(self.url, "")
+        url = resolve_url(self.url, "") if self.place is None else self.url
         if url is None:
             shown = without_credentials(self.url)
             raise SourceError(f"{shown!r} is not a URL of an image; expected http:// or https://.")
@@ -53,10 +77,14 @@ class Item:
             masked=False,
             captions=self.captions[1:],
             rank=self.rank,
-            extra=json.dumps(dict(self.extra), sort_keys=True, ensure_ascii=False)
-            if self.extra
-            else None,
+            extra=self.extra_json(),
         )
+
+    def extra_json(self) -> str | None:
+        """`extra` as the ledger keeps it."""
+        if not self.extra:
+            return None
+        return json.dumps(dict(self.extra), sort_keys=True, ensure_ascii=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +206,24 @@ class Source(Protocol):
         """
 
 
+@runtime_checkable
+class LocalSource(Protocol):
+    """A source whose images are on disk already. Its `discover` is only for lists and plans.
+
+    `items_on_disk` yields them lazily, the same ones in the same order each time, and notes in `remarks` what it
+    leaves out. Raises SourceError if there is nothing to read, ConfigError for options that make no sense.
+    """
+
+    name: str
+    start_url: str | None
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        """See `Source.discover`."""
+
+    def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
+        """The images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceKind:
     """The declaration of a source: a line for the help, its options, and `module:callable` that opens it.
@@ -194,6 +240,7 @@ class SourceKind:
 # The modules that declare the sources, by name. A new source is a file and a line here.
 _MODULES = {
     "dalleblog": "scrapers.sources.dalleblog",
+    "folder": "scrapers.sources.folder",
 }
 
 

@@ -40,7 +40,8 @@ _FORM = "UPDATE forms SET prefix = ?, section = ?, caption = ?, rank = ?, extra 
 _KNOWN = """
 SELECT f.key, f.id, f.prefix, f.section, f.caption, f.rank, f.extra,
   u.state, u.reason, u.etag, u.sha256, u.bytes, u.segment, u.offset, u.version, u.last_time,
-  x.path, x.bytes, x.mtime
+  x.path, x.bytes, x.mtime,
+  (SELECT json_group_array(c.caption) FROM captions c WHERE c.form = f.id)
 FROM forms f JOIN urls u ON u.form = f.id AND u.rank = 0 LEFT JOIN files x ON x.number = -u.segment
 WHERE f.key IN ({marks})
 """
@@ -68,7 +69,7 @@ class FormChange(NamedTuple):
 
 
 class KnownFile(NamedTuple):
-    """An image in the ledger with its form and the file that it is in."""
+    """An image in the ledger with its form and the file that it is in; `further` are captions as JSON."""
 
     key: str
     form: int
@@ -89,6 +90,7 @@ class KnownFile(NamedTuple):
     path: str | None
     file_bytes: int | None
     mtime: int | None
+    further: str = "[]"
 
 
 class Queried(Protocol):

@@ -62,7 +62,9 @@ def test_a_moved_file_is_named_with_what_to_do(photo: Path) -> None:
 @pytest.mark.parametrize("content", [b"0129456789", b"01234", b"012", b""])
 def test_a_changed_file_is_named_with_what_was_expected(photo: Path, content: bytes) -> None:
     photo.write_bytes(content)
-    expected = rf"a\.png has changed since it was scraped: expected at byte 3 .* 4 bytes .*{HASH[:12]}"
+    expected = (
+        rf"a\.png has changed since it was scraped: expected at byte 3 .* 4 bytes .*{HASH[:12]}"
+    )
     with pytest.raises(ContractError, match=expected):
         read(photo)
 
