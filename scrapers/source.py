@@ -210,8 +210,8 @@ class Source(Protocol):
 class LocalSource(Protocol):
     """A source whose images are on disk already. Its `discover` is only for lists and plans.
 
-    `items_on_disk` yields them lazily, the same ones in the same order each time, and notes in `remarks` what it
-    leaves out. Raises SourceError if there is nothing to read, ConfigError for options that make no sense.
+    `items_on_disk` yields them lazily, the same ones in the same order each time, and notes in `remarks` what
+    it leaves out. Raises SourceError if there is nothing to read, ConfigError for options that make no sense.
     """
 
     name: str
@@ -256,6 +256,11 @@ def find_source(name: str) -> SourceKind:
     if name not in kinds:
         raise ConfigError(f"There is no source {name!r}. {name_choices(name, tuple(kinds))}")
     return kinds[name]
+
+
+def reads_files(config: ScrapeConfig) -> bool:
+    """Whether the source that the options name has its images on disk."""
+    return isinstance(open_source(config), LocalSource)
 
 
 def open_source(config: ScrapeConfig) -> Source:

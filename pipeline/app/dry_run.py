@@ -133,6 +133,9 @@ def _forecast_scrape(plan: RunPlan, _name: str, _folders: object, _views: object
             return Forecast(action="run", why=f"{flag}: {what}")
     if not (plan.root / "raw").is_dir():
         return Forecast(action="run", why="it was never run")
+    reads_files: Callable[[Any], bool] = load_function("scrapers.source:reads_files")
+    if reads_files(config):
+        return Forecast(action="maybe", why="if its files have changed")
     find_finished: Callable[[Any], Any] = load_function("scrapers.scrape:find_finished")
     if find_finished(config) is not None:
         return Forecast(action="skip", why=_UNCHANGED)

@@ -59,7 +59,8 @@ class RowWriter:
         self._wish = wish
         self._clock = clock
         self._next_file = next_file_number(store.ledger)
-        self._files: dict[str, FileRow] = {}
+        # The files that were seen last, by path; None if the ledger has none there.
+        self._files: dict[str, FileRow | None] = {}
 
     # --- Files ------------------------------------------------------------------------------------
 
@@ -67,26 +68,26 @@ class RowWriter:
         """Look up the files of items; the images of a file that has changed are to be read again."""
         places = {item.place.path: item.place for item in items if item.place is not None}
         unknown = [path for path in places if path not in self._files]
-        for path, row in files_at(self._store.reader, unknown).items():
-            self._files[path] = row
+        found = files_at(self._store.reader, unknown)
+        self._files.update((path, found.get(path)) for path in unknown)
         for path, place in places.items():
-            row = self._files.get(path)  # type: ignore[assignment]
+            row = self._files[path]
             if row is not None and (row.bytes, row.mtime) != (place.file_bytes, place.mtime):
                 self._store.batch.files.forgotten.append(row.number)
                 self._put_file(row.number, place)
+        while len(self._files) > _FILES_KEPT:
+            del self._files[next(iter(self._files))]
 
     def _put_file(self, number: int, place: FilePlace) -> None:
         self._files.pop(place.path, None)
         row = FileRow(number, place.path, place.file_bytes, place.mtime)
         self._files[place.path] = row
         self._store.batch.files.files.append(row)
-        while len(self._files) > _FILES_KEPT:
-            del self._files[next(iter(self._files))]
 
     def _number_of(self, place: FilePlace) -> int:
         """The number of the file that a place is in; a new one is added."""
         row = self._files.get(place.path)
-        if row is None:
+        if row is None and place.path not in self._files:
             row = files_at(self._store.reader, [place.path]).get(place.path)
         if row is None:
             number, self._next_file = self._next_file, self._next_file + 1
