@@ -241,6 +241,7 @@ class SourceKind:
 _MODULES = {
     "dalleblog": "scrapers.sources.dalleblog",
     "folder": "scrapers.sources.folder",
+    "tars": "scrapers.sources.tars",
 }
 
 

@@ -44,7 +44,11 @@ class Looked(NamedTuple):
 def look_at_all(items: Sequence[Item], heed: FindRefusal, *, copy: bool) -> list[Looked]:
     """Read each item; what is read from a file that changes meanwhile counts as failed."""
     found = [_look(item, heed, copy=copy) for item in items]
-    parts = {each.place.path: each.place for each in found if not _is_whole(each.place)}
+    parts = {
+        each.place.path: each.place
+        for item, each in zip(items, found, strict=True)
+        if item.body is None and not _is_whole(each.place)
+    }
     changed = {path for path, place in parts.items() if not is_still_there(path, state_of(place))}
     return [
         each._replace(state="failed", reason="changes", sha256=None, body=None)
