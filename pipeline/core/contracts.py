@@ -19,7 +19,7 @@ UrlState = Literal[
     "done",  # its bytes are in a segment, or in a file outside the workspace
     "missing",  # 404, 410
     "failed",  # every attempt failed
-    "opted_out",  # its owner does not want it to be used; its `evidence` says how that was expressed
+    "opted_out",  # an opt-out signal forbids its use; `evidence` has the signal
     "not_an_image",  # status 200, but not an image
     "truncated",  # an image that ends early on every attempt
 ]
@@ -40,41 +40,43 @@ class Column(NamedTuple):
 # What readers may query in `raw/ledger.sqlite`: the columns of its view `items`, one row per URL.
 # The tables beneath the view are private to the scraper.
 LEDGER_ITEMS: tuple[Column, ...] = (
-    Column("url", "string", "The address asked for; unique."),
-    Column("key", "string", "Name of its members in the segments, [a-z0-9_-]+; unique."),
-    Column("source", "string", "Name of the source, `dalleblog`."),
-    Column("section", "string", "Section of the page, `emojis`."),
+    Column("url", "string", "The URL that is requested; unique."),
+    Column("key", "string", "Name of the image's files in the segments, [a-z0-9_-]+; unique."),
+    Column("source", "string", "Name of the source, such as `dalleblog`."),
+    Column("section", "string", "Section of the page, such as `emojis`."),
     Column("caption", "string", "The caption as the source gives it."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
-    Column("masked", "int64", "1 if the picture's upper part was given, not sampled."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is best; null if it has none."),
+    Column("masked", "int64", "1 if an image prompt supplied the upper part of the image."),
     Column("state", "string", "One of `UrlState`."),
-    Column("status_code", "int64", "Last HTTP status, null where none came."),
+    Column("status_code", "int64", "Status of the last HTTP response; null if there was none."),
     Column(
         "reason",
         "string",
-        "A short word: why it is not done, or what is odd about a done one or was not kept as it came.",
+        "One word: why it is not done, or what is unusual about an image that is done.",
     ),
-    Column("attempts", "int64", "Requests made."),
+    Column("attempts", "int64", "Number of requests made."),
     Column("etag", "string", "ETag of the stored bytes."),
     Column("last_modified", "string", "Last-Modified of the stored bytes."),
-    Column("final_url", "string", "The address after redirects."),
+    Column("final_url", "string", "The URL after redirects."),
     Column("sha256", "string", "Hash of the stored bytes, hex."),
     Column("bytes", "int64", "Length of the stored bytes."),
     Column(
         "segment",
         "string",
-        "Name of the segment, `00000.tar`; the absolute path or address of a file that was only indexed.",
+        "Name of the segment, such as `00000.tar`, or path or URL of an indexed file outside the workspace.",
     ),
     Column("offset", "int64", "Where the bytes start in the segment or file."),
-    Column("first_time", "string", "First asked, ISO 8601 UTC."),
-    Column("last_time", "string", "Last asked, ISO 8601 UTC."),
+    Column("first_time", "string", "When it was first requested, ISO 8601 UTC."),
+    Column("last_time", "string", "When it was last requested, ISO 8601 UTC."),
     Column(
         "evidence",
         "string",
-        "What opted it out, as JSON: the signal, where it stands, when it was found, its text.",
+        "The opt-out signal as JSON: which one, where and when it was found, and its text.",
     ),
-    Column("captions", "string", "All its captions as a JSON list, null if it has only one."),
-    Column("extra", "string", "What else the source says of it, a JSON object or null."),
+    Column("captions", "string", "All captions as a JSON list; null if there is only one."),
+    Column(
+        "extra", "string", "Whatever else the source says about it, as a JSON object; may be null."
+    ),
 )
 
 
@@ -97,14 +99,12 @@ REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
 _IMAGE: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in the ledger; unique."),
-    Column("url", "string", "Where it came from."),
+    Column("url", "string", "URL of the image."),
     Column("source", "string", "Name of the source."),
     Column("section", "string", "Section of the page."),
-    Column(
-        "caption_id", "string", "Hash of the normalised caption, 16 hex digits, stable for ever."
-    ),
-    Column("caption", "string", "The caption: NFC, white space folded, the page's own quotes."),
-    Column("rank", "int32", "Rank of the image by CLIP, 0 is the best; null if it has none."),
+    Column("caption_id", "string", "Hash of `caption_normalized`, 16 hex digits; never changes."),
+    Column("caption", "string", "The caption: NFC, white space collapsed, quotes as on the page."),
+    Column("rank", "int32", "Rank of the image by CLIP, 0 is best; null if it has none."),
     Column("segment", "string", "Segment, or file outside the workspace, that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("bytes", "int64", "Length of the bytes."),
@@ -117,48 +117,56 @@ KEPT: tuple[Column, ...] = (
     Column(
         "caption_normalized",
         "string",
-        "The caption in lower case, ASCII quotes, no unseen characters.",
+        "The caption in lower case, with ASCII quotes and no invisible characters.",
     ),
     Column("format", "string", "png, jpeg, …"),
-    Column("width", "int32", "Pixels."),
-    Column("height", "int32", "Pixels."),
-    Column("mode", "string", "Pillow's mode of the file: RGB, P, RGBA, L…"),
-    Column("has_alpha", "bool", "The file carries transparency."),
-    Column("pixel_sha256", "string", "Hash of the RGB raster with its size, hex."),
+    Column("width", "int32", "In pixels."),
+    Column("height", "int32", "In pixels."),
+    Column("mode", "string", "The file's mode in Pillow: RGB, P, RGBA, L, …"),
+    Column("has_alpha", "bool", "The file has transparency."),
+    Column("pixel_sha256", "string", "Hash of the RGB raster and its size, hex."),
     Column("phash", "uint64", "64-bit DCT perceptual hash."),
     Column("mean_red", "float32", "Mean of the red channel, 0..255."),
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
-    Column("is_blank", "bool", "Every pixel has the same colour."),
-    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
+    Column("is_blank", "bool", "All pixels have the same colour."),
+    Column("looks_cut", "bool", "Part of the data is missing; the decoder filled in the rest."),
     Column(
-        "masked_rows", "int32", "Rows of pixels from the top that the image prompt gave, 0 if none."
+        "masked_rows",
+        "int32",
+        "Number of pixel rows at the top that came from the image prompt; 0 if none.",
     ),
     Column(
         "cluster",
         "string",
-        "Key of the row that leads its cluster of near duplicates, its own if it leads.",
+        "Key of the leader of its cluster of near duplicates; its own key if it is the leader.",
     ),
-    Column(
-        "split", "string", "train or val: by hash of the caption, the same for all that is alike."
-    ),
+    Column("split", "string", "train or val; the same for all captions with similar images."),
 )
 
 # dedupe/rejected/*.parquet, one row per image, sorted by key.
 REJECTED: tuple[Column, ...] = (
     *_IMAGE,
-    Column("reason", "string", "One of `RejectReason`."),
-    Column("detail", "string", "What exactly was found."),
-    Column("stands_for", "string", "Key of the kept row that represents it, null where none does."),
+    Column("reason", "string", "Why it is rejected."),
+    Column("detail", "string", "Details of the reason."),
+    Column("stands_for", "string", "Key of the kept row that represents it; null if none does."),
 )
 
 # dedupe/captions.parquet, one row per normalised caption, sorted by caption_id.
 CAPTIONS: tuple[Column, ...] = (
-    Column("caption_id", "string", "Hash of caption_normalized, 16 hex digits."),
-    Column("caption", "string", "The caption as the page has it (the first by section)."),
-    Column("caption_normalized", "string", "Lower case, NFC, white space folded, ASCII quotes."),
-    Column("sections", "list<string>", "Sections that show it, sorted."),
-    Column("images", "int32", "Kept images."),
+    Column("caption_id", "string", "Hash of `caption_normalized`, 16 hex digits."),
+    Column(
+        "caption",
+        "string",
+        "The caption as on the page; if it differs by section, that of the first section.",
+    ),
+    Column(
+        "caption_normalized",
+        "string",
+        "The caption in lower case, with ASCII quotes and no invisible characters.",
+    ),
+    Column("sections", "list<string>", "Sections that have this caption, sorted."),
+    Column("images", "int32", "Number of kept images."),
     Column("ranks", "uint64", "Bit r is set if an image of rank r is kept (r < 64)."),
     Column("split", "string", "train or val."),
 )
@@ -168,21 +176,27 @@ CAPTIONS: tuple[Column, ...] = (
 INSPECTIONS: tuple[Column, ...] = (
     Column("bytes_sha256", "string", "Hash of the bytes, hex; unique."),
     Column("status", "string", "ok, not_decodable, missing_decoder, too_large or decoder_crashed."),
-    Column("detail", "string", "What is wrong with it, null if ok."),
-    Column("format", "string", "png, jpeg, …; this and what follows is null unless ok."),
-    Column("width", "int32", "Pixels, after the EXIF orientation; also for too_large."),
-    Column("height", "int32", "Pixels, after the EXIF orientation; also for too_large."),
-    Column("mode", "string", "Pillow's mode of the file."),
-    Column("has_alpha", "bool", "The file carries transparency."),
-    Column("pixel_sha256", "string", "Hash of the RGB raster with its size, hex."),
+    Column("detail", "string", "What is wrong with the file; null if ok."),
+    Column("format", "string", "png, jpeg, …; this and all following columns are null unless ok."),
+    Column(
+        "width", "int32", "In pixels, after applying the EXIF orientation; also set for too_large."
+    ),
+    Column(
+        "height", "int32", "In pixels, after applying the EXIF orientation; also set for too_large."
+    ),
+    Column("mode", "string", "The file's mode in Pillow."),
+    Column("has_alpha", "bool", "The file has transparency."),
+    Column("pixel_sha256", "string", "Hash of the RGB raster and its size, hex."),
     Column("phash", "uint64", "64-bit DCT perceptual hash."),
     Column("mean_red", "float32", "Mean of the red channel, 0..255."),
     Column("mean_green", "float32", "Mean of the green channel, 0..255."),
     Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
-    Column("is_blank", "bool", "Every pixel has the same colour."),
-    Column("looks_cut", "bool", "A part of its data is missing: a decoder made up the rest."),
+    Column("is_blank", "bool", "All pixels have the same colour."),
+    Column("looks_cut", "bool", "Part of the data is missing; the decoder filled in the rest."),
     Column(
-        "bands", "binary", "For masked images, 32 × 8 bytes: hashes of the upper k/32 of the rows."
+        "bands",
+        "binary",
+        "Null unless masked: 32 hashes of 8 bytes, of the upper 1/32, 2/32, … of the rows.",
     ),
 )
 

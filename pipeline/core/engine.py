@@ -1,4 +1,4 @@
-"""Map a function over parts: in this process, or over processes of this machine.
+"""Map a function over parts: in this process, over processes of this machine, or on Ray.
 
 The stages divide their work into independent parts; this module runs a function on each and returns the
 results in order. If a worker dies (because a decoder crashes, or the system kills it for memory), only its
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -22,13 +23,30 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 P = TypeVar("P")
 R = TypeVar("R")
 
+# The variable that tells a worker its number, counted from 0, on this machine.
+WORKER = "PIPELINE_WORKER"
 # How many finished parts may wait for an earlier one, per worker.
 _WINDOW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Where parts run; `address` is that of a Ray cluster (None: Ray is started on this machine).
+
+    On Ray each part gets `gpus` GPUs.
+    """
+
+    name: Literal["local", "ray"]
+    address: str | None = None
+    gpus: int = 0
+
+
+LOCAL = Engine(name="local")
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,7 @@ def map_parts(
     *,
     workers: int | None = None,
     timeout_s: float | None = None,
+    engine: Engine = LOCAL,
 ) -> Iterator[PartResult[P, R]]:
     """Yield `function(part)` for each part, in the order of `parts`.
 
@@ -64,10 +83,23 @@ def map_parts(
     `workers` is the number of processes; 0 calls the function in this process (without protection from
     crashes), None starts one process per core. `function` must be a function of a module; parts and values
     must be picklable. If a part takes longer than `timeout_s` seconds (None: no limit; ignored with
-    `workers=0`), its worker is killed and the part counts as failed.
+    `workers=0`), its worker is killed and the part counts as failed. On Ray, `workers` limits the tasks that
+    run at once, and a part whose worker dies is tried a second time.
 
     Raises what `function` raises, after ending the other workers.
     """
+    if engine.name == "ray":
+        from pipeline.core.ray_engine import map_on_ray
+
+        yield from map_on_ray(
+            function,
+            parts,
+            address=engine.address,
+            workers=workers,
+            timeout_s=timeout_s,
+            gpus=engine.gpus,
+        )
+        return
     count = count_cores() if workers is None else workers
     if count == 0:
         for part in parts:
@@ -79,6 +111,7 @@ def map_parts(
 
 @dataclass
 class _Worker(Generic[P]):
+    number: int
     process: BaseProcess
     pipe: Connection
     index: int | None = None
@@ -140,10 +173,14 @@ class _Pool(Generic[P, R]):
 
     def _start(self) -> _Worker[P]:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._function), daemon=True)
+        taken = {worker.number for worker in self._workers}
+        number = next(number for number in itertools.count() if number not in taken)
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._function, number), daemon=True
+        )
         process.start()
         theirs.close()
-        return _Worker(process=process, pipe=ours)
+        return _Worker(number=number, process=process, pipe=ours)
 
     def _send_part(self, worker: _Worker[P], index: int, part: P) -> None:
         worker.index, worker.part, worker.since = index, part, time.monotonic()
@@ -209,8 +246,9 @@ def _context() -> ForkServerContext | SpawnContext:
     return multiprocessing.get_context("spawn")
 
 
-def _serve(pipe: Connection, function: Callable[[P], R]) -> None:
+def _serve(pipe: Connection, function: Callable[[P], R], number: int) -> None:
     """The main loop of a worker: receive a part, answer, until the pipe closes."""
+    os.environ[WORKER] = str(number)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles them and ends us
         signal.signal(number, signal.SIG_IGN)
     pipe.send((None, None))  # ready

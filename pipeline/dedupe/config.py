@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import option
+from pipeline.core.engine_config import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DedupeConfig(StageConfig):
+class DedupeConfig(EngineConfig):
     """Which images are rejected or flagged, and how captions are split."""
 
     near_duplicates: Literal["off", "flag", "drop"] = option(

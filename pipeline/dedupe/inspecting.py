@@ -32,7 +32,13 @@ def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress
     total = store.find_work()
     parts = _cut(store, Workspace(config.workspace).segments, config.max_pixels)
     done, faults = 0, Counter[str]()
-    for result in map_parts(inspect_part, parts, workers=config.workers, timeout_s=_PART_TIMEOUT_S):
+    for result in map_parts(
+        inspect_part,
+        parts,
+        workers=config.workers,
+        timeout_s=_PART_TIMEOUT_S,
+        engine=config.where(),
+    ):
         if result.failure is None:
             found = result.result
         else:
@@ -48,7 +54,10 @@ def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress
 
 
 def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspection]:
-    """Inspect the images of a part whose process died one by one, to find the one that killed it."""
+    """Inspect the images of a part whose process died one by one, to find the one that killed it.
+
+    Always on this machine, which can say how a process died.
+    """
     singles = [part._replace(places=(place,)) for place in part.places]
     found: list[Inspection] = []
     for result in map_parts(inspect_part, singles, workers=workers, timeout_s=_IMAGE_TIMEOUT_S):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import option
+from pipeline.core.engine_config import EngineConfig
 from pipeline.core.errors import ConfigError
 
 OWN_CODEC = "small"
@@ -22,7 +23,7 @@ def codec_name(codec: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeConfig(StageConfig):
+class EncodeConfig(EngineConfig):
     """Options of `encode.run`."""
 
     codec: str | None = option(
@@ -69,6 +70,14 @@ class EncodeConfig(StageConfig):
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", "Device to encode on; auto uses CUDA if available.", runtime=True
     )
+    devices: int | None = option(
+        None,
+        "Encode on this many devices at once, each in a process of its own (default: 1; with --engine ray "
+        "all that the cluster has).",
+        low=1,
+        high=1024,
+        runtime=True,
+    )
     compile: Literal["auto", "on", "off"] = option(
         "auto",
         "Use torch.compile; auto does so on CUDA when there are enough images.",
@@ -80,6 +89,7 @@ class EncodeConfig(StageConfig):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an incomplete codec, several codecs, or an invalid batch size."""
+        super().__post_init__()
         given = self.foreign_files()
         if len(given) > 1:
             raise ConfigError(
@@ -95,6 +105,11 @@ class EncodeConfig(StageConfig):
                 object.__setattr__(self, "codec", family)
         if self.batch_size != "auto" and not re.fullmatch("[1-9][0-9]{0,8}", self.batch_size):
             raise ConfigError(f"--batch-size is {self.batch_size!r}. Give a number or auto.")
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether other processes encode than this one."""
+        return self.engine == "ray" or (self.devices or 1) > 1
 
     def foreign_files(self) -> dict[str, dict[str, Path | None]]:
         """The families of which files are given, by the names of `models.codecs.families.LOADERS`.

@@ -15,15 +15,15 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest, Outcome, StageReport
@@ -41,11 +41,12 @@ from pipeline.core.storage import (
     sha256_bytes,
 )
 from pipeline.core.workspace import Workspace
-from pipeline.encode.batches import Batch, Failure, Task, decode_batches
+from pipeline.encode.batches import Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.draft import Done, count_images, read_draft, remove_draft, write_draft
 from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
-from pipeline.encode.parts import FAILED_NAME, CodesFolder, FailedRow
+from pipeline.encode.encoding import EncodeTasks, Recipe, Spread, encode_tasks, threads_per_process
+from pipeline.encode.parts import FAILED_NAME, CodesFolder
 from pipeline.encode.precision_cost import MEASURED_IMAGES, PrecisionCost, switch_precision
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
 from pipeline.models.codecs.base import Codec
@@ -78,9 +79,11 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     workspace = Workspace(config.workspace)
     asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
     read_manifest(workspace.dedupe, "dedupe")
-    device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
-    work = _begin(config, find_codec(asked, workspace), device, precision)
+    device = pick_device("cpu" if config.engine == "ray" else config.device)
+    # On Ray this process needs no GPU: its workers have them.
+    name = config.device if config.engine == "ray" and config.device != "auto" else device.type
+    precision = pick_precision(config.precision, torch.device(name))
+    work = _begin(config, find_codec(asked, workspace), device, precision, name)
     inputs = {"dedupe": input_digest(workspace.dedupe), **work.source.digest}
     manifest = find_current(work.folder.path, "codes", config=resolved(config), inputs=inputs)
     if manifest is not None and not manifest.counts["failed"]:
@@ -112,7 +115,10 @@ def _report(outcome: Outcome, folder: CodesFolder, manifest: Manifest, new: int 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """A codec and the folder for its codes; `facts` describe the codec, `fingerprint` is the recipe's."""
+    """A codec and the folder for its codes; `facts` describe the codec, `fingerprint` is the recipe's.
+
+    `device` is `cpu` or `cuda`: the kind that images are encoded on.
+    """
 
     config: EncodeConfig
     source: CodecSource
@@ -121,6 +127,7 @@ class _Work:
     precision: Precision
     fingerprint: str
     folder: CodesFolder
+    device: str
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -132,7 +139,11 @@ class _Work:
 
 
 def _begin(
-    config: EncodeConfig, source: CodecSource, device: torch.device, precision: Precision
+    config: EncodeConfig,
+    source: CodecSource,
+    device: torch.device,
+    precision: Precision,
+    device_name: str,
 ) -> _Work:
     codec = load_codec(source.folder, device)
     if config.image_size not in (None, codec.image_size):
@@ -164,6 +175,7 @@ def _begin(
         precision=precision,
         fingerprint=fingerprint,
         folder=folder,
+        device=device_name,
     )
 
 
@@ -201,15 +213,39 @@ def _set_precision(work: _Work, first: Sequence[KeptImage]) -> PrecisionCost | N
 def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progress) -> int:
     """Add parts until every kept image has codes or failed; returns the number of newly encoded images."""
     tasks = list(_tasks(work, kept))
+    failed_before = frozenset(row.pixel_sha256 for row in work.folder.failed_rows())
+    parts = list(_cut(tasks, failed_before, work.config.part_rows))
+    writer = _PartWriter(work, progress, len(kept), len(kept) - len(tasks))
+    if parts and work.config.is_spread:
+        done = count_images(read_draft(work.folder.path, parts[0], work.codec.num_codes))
+        writer.write_all(parts, _spread(work, len(tasks)).start(parts, done))
+        return writer.new
     encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
     if should_compile(work.config.compile, len(tasks), encoder.device):
         encoder.compile()
     with ThreadPoolExecutor(work.config.workers or count_cores()) as threads:
-        writer = _PartWriter(work, encoder, threads, progress, len(kept), len(kept) - len(tasks))
-        failed_before = frozenset(row.pixel_sha256 for row in work.folder.failed_rows())
-        for part in _cut(tasks, failed_before, work.config.part_rows):
-            writer.write(part)
+        writer.write_all(parts, partial(encode_tasks, encoder, work.segments, threads))
     return writer.new
+
+
+def _spread(work: _Work, num_images: int) -> Spread:
+    config = work.config
+    recipe = Recipe(
+        codec=work.source.folder,
+        segments=work.segments,
+        precision=work.precision,
+        device=work.device,
+        threads=threads_per_process(config.engine, work.device, config.devices),
+        batch_size=config.batch_size,
+        compile=config.compile,
+        num_images=num_images // (config.devices or 1),
+    )
+    return Spread.of(
+        recipe,
+        dataclasses.replace(config.where(), gpus=int(work.device == "cuda")),
+        workers=config.devices,
+        batch_size=pick_batch_size(config.batch_size, work.codec),
+    )
 
 
 def _tasks(work: _Work, kept: Mapping[str, KeptImage]) -> Iterator[Task]:
@@ -234,11 +270,9 @@ def _cut(
 
 @dataclass
 class _PartWriter:
-    """Encodes part after part and counts images; `before` images were already done."""
+    """Writes part after part and counts images; `before` images were already done."""
 
     work: _Work
-    encoder: Encoder
-    threads: ThreadPoolExecutor
     progress: Progress
     total: int
     before: int
@@ -246,14 +280,21 @@ class _PartWriter:
     failed: int = 0
     _kept_s: float = field(default_factory=time.monotonic)
 
-    def write(self, part: Sequence[Task]) -> None:
-        """Encode `part` and write it; a draft is saved every minute and on an interrupt."""
+    def write_all(self, parts: Iterable[Sequence[Task]], encode: EncodeTasks) -> None:
+        """Encode the parts and write each; a draft is saved every minute and on an interrupt."""
+        for part in parts:
+            self._write(part, encode)
+
+    def _write(self, part: Sequence[Task], encode: EncodeTasks) -> None:
         folder = self.work.folder
         done = read_draft(folder.path, part, self.work.codec.num_codes)
         for batch in done:
             self._count(batch)
         try:
-            self._encode(part[count_images(done) :], done)
+            for batch in encode(part[count_images(done) :]):
+                done.append(batch)
+                self._keep(done)
+                self._count(batch)
         except KeyboardInterrupt:
             with watch_signals():  # a second signal must not interrupt the write
                 if done:
@@ -265,52 +306,16 @@ class _PartWriter:
         folder.add_part(views, np.concatenate([none, *(batch.codes_BN for batch in done)]), failed)
         remove_draft(folder.path)
 
-    def _encode(self, tasks: Sequence[Task], done: list[Done]) -> None:
-        """Append encoded batches to `done`; a batch's codes are copied while the next is computed."""
-        computing: tuple[Batch, Tensor] | None = None
-        for batch in self._decoded(tasks):
-            codes_BN = self.encoder.encode(batch.pixels_BHWC)
-            self._fetch(computing, done)
-            computing = batch, codes_BN
-        self._fetch(computing, done)
-
-    def _fetch(self, computing: tuple[Batch, Tensor] | None, done: list[Done]) -> None:
-        if computing is None:
-            return
-        batch, codes_BN = computing
-        finished = Done(
-            images=batch.images + len(batch.failures),
-            views=batch.views,
-            codes_BN=codes_BN.cpu().numpy().astype(np.uint16),
-            failed=tuple(map(_failed_row, batch.failures)),
-        )
-        done.append(finished)
+    def _keep(self, done: Sequence[Done]) -> None:
         if time.monotonic() - self._kept_s >= KEEP_EVERY_S:
             write_draft(self.work.folder.path, done)
             self._kept_s = time.monotonic()
-        self._count(finished)
-
-    def _decoded(self, tasks: Sequence[Task]) -> Iterator[Batch]:
-        return decode_batches(
-            self.work.segments,
-            tasks,
-            side=self.work.codec.image_size,
-            batch_size=self.encoder.batch_size,
-            threads=self.threads,
-        )
 
     def _count(self, batch: Done) -> None:
         self.new += batch.images - len(batch.failed)
         self.failed += len(batch.failed)
         done = self.before + self.new + self.failed
         self.progress(done, self.total, {"failed": self.failed} if self.failed else None)
-
-
-def _failed_row(failure: Failure) -> FailedRow:
-    image = failure.image
-    return FailedRow(
-        pixel_sha256=image.pixel_sha256, key=image.key, status="failed", detail=failure.detail
-    )
 
 
 def _warn_of_failures(folder: CodesFolder) -> None:

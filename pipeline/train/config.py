@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.core.config import StageConfig, option
+from pipeline.core.errors import ConfigError
+from pipeline.core.suggestions import name_choices
+from pipeline.models.dalle.attention_types import ATTENTION_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,22 @@ class TrainConfig(StageConfig):
         "auto", "Device; auto uses CUDA if available.", runtime=True
     )
     threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, runtime=True)
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an unknown attention type or an empty sample prompt."""
+        types = split_words(self.attn_types)
+        unknown = [kind for kind in types if kind not in ATTENTION_TYPES]
+        if unknown or not types:
+            found = f"{unknown[0]!r} is not an attention type" if unknown else "it is empty"
+            choices = name_choices(unknown[0] if unknown else "", ATTENTION_TYPES)
+            raise ConfigError(f"--attn-types: {found}. {choices}")
+        if not all(prompt.strip() for prompt in self.sample_prompts):
+            raise ConfigError("--sample-prompts is empty. Give a caption, or leave it out.")
+
+
+def split_words(values: Iterable[str]) -> tuple[str, ...]:
+    """The words of values that may each hold several, separated by commas."""
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from pipeline.core.errors import ConfigError, ContractError, ModelError
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import TrainConfig, split_words
 from pipeline.webdata.index import ShardIndex
 
 
@@ -47,7 +45,7 @@ def new_model(index: ShardIndex, config: TrainConfig) -> DalleConfig:
             "ff_dropout": config.ff_dropout,
             "loss_img_weight": config.loss_img_weight,
             "reversible": config.reversible,
-            "attn_types": _words(config.attn_types),
+            "attn_types": split_words(config.attn_types),
             "stable": config.stable,
             "sandwich_norm": config.sandwich_norm,
             "shift_tokens": config.shift_tokens,
@@ -87,11 +85,7 @@ def check_fit(
         )
 
 
-def _words(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
-
-
 def _layer_ids(text: str | None) -> tuple[int | str, ...] | None:
     if text is None:
         return None
-    return tuple(int(word) if word.isdigit() else word for word in _words([text]))
+    return tuple(int(word) if word.isdigit() else word for word in split_words([text]))

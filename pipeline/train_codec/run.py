@@ -17,7 +17,7 @@ import torch
 
 from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest, Outcome, StageReport
-from pipeline.core.errors import ContractError
+from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_trained, folder_for_training
 from pipeline.core.ownership import start_over
 from pipeline.core.parsing import read_small_file
@@ -48,6 +48,7 @@ _CHECKPOINT_PLAN = "checkpoint.json"
 _LOG = "log.jsonl"
 _RECONSTRUCTIONS = "reconstructions.png"
 _MEASURED_IMAGES = 256
+_SMALL_BATCH = 8  # the default: works for a set of any size
 
 
 def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageReport:
@@ -122,12 +123,23 @@ def _make_codec(
     return manifest
 
 
+def _check_batch(batch_size: int, images: int) -> None:
+    """Raise ConfigError for a batch that has to repeat images; a small one may, for a small set."""
+    if batch_size > max(images, _SMALL_BATCH):
+        raise ConfigError(
+            f"A batch of {batch_size} can't be filled from {images} training images. Give --batch-size "
+            f"{max(images, _SMALL_BATCH)} or less."
+        )
+
+
 def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
     """The training images, and those to measure on: from the split val, or from train if val is empty."""
     workspace = Workspace(config.workspace)
+    chosen = choose_images(workspace, "train", config.max_images)
+    _check_batch(config.batch_size, len(chosen))
     images = load_images(
         workspace.segments,
-        choose_images(workspace, "train", config.max_images),
+        chosen,
         side=config.image_size,
         workers=config.workers,
         report=lambda done: progress(0, config.steps, {"images": done}),

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.regular_files import read_regular
+
+_MAX_PEM_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +29,11 @@ class Trust:
 
     def check(self) -> None:
         """Raise ConfigError for a file that can't be used, before the first request."""
+        named = os.environ.get("SSL_CERT_FILE")
+        if named and named != os.devnull:  # which trusts nobody
+            _check_pem(Path(named), "SSL_CERT_FILE", "It should name a file of CA certificates.")
         if self.ca_file is not None or self.client_cert is not None:
             self.context(as_client=True)
-        named = os.environ.get("SSL_CERT_FILE")
-        if named and not os.access(named, os.R_OK):
-            raise ConfigError(f"SSL_CERT_FILE names {named}, which can't be read.")
 
     def context(self, *, as_client: bool = False) -> ssl.SSLContext:
         """The context for a connection. Raises ConfigError for a file that can't be used."""
@@ -44,12 +47,12 @@ class Trust:
 
 
 def _load_authorities(context: ssl.SSLContext, file: Path) -> None:
+    expected = "Expected CA certificates in PEM format."
+    _check_pem(file, "--ca-file", expected)
     try:
         context.load_verify_locations(file)
     except OSError as error:  # includes ssl.SSLError
-        raise ConfigError(
-            f"--ca-file {file} can't be used: {_why(error)}. Expected CA certificates in PEM format."
-        ) from error
+        raise ConfigError(f"--ca-file {file} can't be used: {_why(error)}. {expected}") from error
 
 
 def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
@@ -59,13 +62,24 @@ def _load_client(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
             "`openssl pkey -in KEY -out PLAIN` writes it."
         )
 
+    expected = "Expected a certificate and its key, PEM, in one file or with --client-key."
+    _check_pem(cert, "--client-cert", expected)
+    if key is not None:
+        _check_pem(key, "--client-key", expected)
     try:
         context.load_cert_chain(cert, key, ask_nobody)
     except OSError as error:
         raise ConfigError(
-            f"--client-cert {cert} can't be used: {_why(error)}. Expected a certificate and its key, "
-            "PEM, in one file or with --client-key."
+            f"--client-cert {cert} can't be used: {_why(error)}. {expected}"
         ) from error
+
+
+def _check_pem(file: Path, name: str, expected: str) -> None:
+    """Raise ConfigError for anything but a regular file: OpenSSL would wait for a pipe for ever."""
+    try:
+        read_regular(file, max_bytes=_MAX_PEM_BYTES, remedy=expected)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _why(error: OSError) -> str:

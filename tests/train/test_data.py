@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
 import pytest
 
-from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, check_ids, check_samples, stream_steps
@@ -109,11 +110,28 @@ def test_options_reach_the_model(workspace: Workspace, make_config: MakeConfig) 
     assert all(getattr(model, name) for name in (*names, "share_input_output_emb"))
 
 
-def test_an_unknown_kind_of_attention_is_refused(
-    workspace: Workspace, make_config: MakeConfig
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (("axial_rwo",), "'axial_rwo' is not an attention type. Did you mean 'axial_row'?"),
+        (("full, sparce",), "'sparce' is not an attention type. Did you mean 'sparse'?"),
+        (("",), "it is empty. Choices: axial_col"),
+        ((), "it is empty. Choices: axial_col"),
+    ],
+)
+def test_an_unknown_attention_type_is_a_wrong_option(
+    make_config: MakeConfig, given: tuple[str, ...], sentence: str
 ) -> None:
-    with pytest.raises(ModelError, match="axial"):
-        new_model(read_index(workspace.shards("default")), make_config(attn_types=("axal",)))
+    with pytest.raises(ConfigError, match=re.escape(f"--attn-types: {sentence}")):
+        make_config(attn_types=given)
+
+
+@pytest.mark.parametrize("given", [("",), ("a red cube", " ")])
+def test_an_empty_sample_prompt_is_a_wrong_option(
+    make_config: MakeConfig, given: tuple[str, ...]
+) -> None:
+    with pytest.raises(ConfigError, match="--sample-prompts is empty"):
+        make_config(sample_prompts=given)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,15 @@ def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
     assert run(make_config(workspace, seed=1)).outcome == "unchanged"
 
 
+@pytest.mark.parametrize("batch_size", [17, 2**31])
+def test_a_batch_of_more_images_than_there_are_is_refused(
+    make_workspace: MakeWorkspace, batch_size: int
+) -> None:
+    workspace = make_workspace()
+    with pytest.raises(ConfigError, match=r"can't be filled from 16 training images"):
+        run(make_config(workspace, batch_size=batch_size))
+
+
 def test_what_was_started_with_other_options_is_left_for_them(
     make_workspace: MakeWorkspace,
 ) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF, InLayer, place_in_layer
-from pipeline.models.dalle.config import ATTENTION_TYPES, MOST_LAYERS, MOST_POSITIONS, DalleConfig
+from pipeline.models.dalle.attention_types import ATTENTION_TYPES
+from pipeline.models.dalle.config import MOST_LAYERS, MOST_POSITIONS, DalleConfig
 from pipeline.models.dalle.sparse_layout import Layout, draw_layout, layout_of_tensor
 from pipeline.models.description import Description, plain, show
 

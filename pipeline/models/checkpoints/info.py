@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.core.errors import ContractError, ModelError
 from pipeline.core.parsing import parse_dataclass, parse_json_file
+from pipeline.core.suggestions import hint_at_path
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.description import parse_complete
 
@@ -122,6 +123,7 @@ def read_checkpoint_json(
     except ContractError as error:
         raise ModelError(
             f"{path.parent} is not a checkpoint, a folder like runs/NAME/checkpoints/step-000500: {error}"
+            f"{hint_at_path(path.parent)}"
         ) from error
     named = step_of_name(path.parent)
     if not any_name and named not in (None, info.step):

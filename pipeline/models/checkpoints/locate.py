@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pipeline.core.errors import ConfigError, ContractError, ModelError
 from pipeline.core.ownership import path_inside
 from pipeline.core.storage import MANIFEST_NAME, read_manifest, sha256_bytes, sha256_file
+from pipeline.core.suggestions import hint_at_path, name_choices
 from pipeline.models.checkpoints.native import INFO_FILE, check_weights, list_checkpoints
 
 _DEEPSPEED_FILES = ("latest", "*.pt", "*.bin", "*/*.pt", "*/*.bin")
@@ -79,7 +79,8 @@ def checkpoint_digest(path: Path) -> str:
     files = [file for file in sorted(found) if file.is_file()]
     if not files:
         raise ConfigError(
-            f"{path}: there is no checkpoint. Give a checkpoint's folder, a dalle.pt, or a DeepSpeed folder."
+            f"{path}: there is no checkpoint.{hint_at_path(path)} Give a checkpoint's folder, a dalle.pt, or "
+            "a DeepSpeed folder."
         )
     return sha256_bytes("".join(sha256_file(file) for file in files).encode())
 
@@ -110,7 +111,5 @@ def _is_intact(checkpoint: Path) -> bool:
 
 
 def _no_run(run: Path) -> str:
-    there = sorted(path.name for path in run.parent.glob("*") if path.is_dir())
-    close = difflib.get_close_matches(run.name, there, n=1)
-    hint = f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(there) or 'none'}."
-    return f"There is no run {run}. {hint} `pipeline train` creates one."
+    choices = name_choices(run.name, (path.name for path in run.parent.glob("*") if path.is_dir()))
+    return f"There is no run {run}. {choices} `pipeline train` creates one."

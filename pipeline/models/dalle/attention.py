@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from pipeline.models.dalle.attention_blocks import attend_in_blocks, fits_blocks
 from pipeline.models.dalle.attention_masks import attention_mask, causal_prefix
-from pipeline.models.dalle.config import AttentionType, DalleConfig
+from pipeline.models.dalle.attention_types import AttentionType
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.feed_forward import Dropout
 from pipeline.models.dalle.linear import Linear
 from pipeline.models.dalle.rotary import rotate

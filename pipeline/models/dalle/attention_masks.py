@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.models.dalle.config import AttentionType, DalleConfig
+from pipeline.models.dalle.attention_types import AttentionType
+from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.sparse_layout import layout_mask
 
 KERNEL = 5

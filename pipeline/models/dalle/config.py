@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pipeline.core.errors import ModelError
+from pipeline.models.dalle.attention_types import ATTENTION_TYPES, AttentionType
 from pipeline.models.dalle.sparse_layout import Layout, check_layout, draw_layout
 
-AttentionType = Literal["full", "axial_row", "axial_col", "conv_like", "sparse"]
-ATTENTION_TYPES: tuple[AttentionType, ...] = get_args(AttentionType)
 LayerId = int | str
 MOST_POSITIONS = 1 << 15  # a mask has a byte for each pair of positions
 MOST_LAYERS = 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.storage import make_manifest, sha256_file, write_manifest
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own, find_run_checkpoint
 from pipeline.models.checkpoints.native import (
@@ -20,6 +20,7 @@ from pipeline.models.checkpoints.native import (
     MODEL_FILE,
     OPTIMIZER_FILE,
     CheckpointInfo,
+    read_info,
     write_checkpoint,
 )
 from pipeline.models.dalle.config import DalleConfig
@@ -151,7 +152,7 @@ def test_a_run_without_a_checkpoint_says_when_there_will_be_one(tmp_path: Path) 
 def test_a_run_that_is_not_there_is_named_with_those_that_are(run: Path) -> None:
     with pytest.raises(ModelError, match="Did you mean 'dalle'"):
         find_run_checkpoint(run.parent / "dale")
-    with pytest.raises(ModelError, match=r"There are: dalle\. `pipeline train` creates one"):
+    with pytest.raises(ModelError, match=r"Choices: dalle\. `pipeline train` creates one"):
         find_run_checkpoint(run.parent / "zzz")
 
 
@@ -162,3 +163,16 @@ def test_the_folder_of_a_run_means_its_last_intact_checkpoint(run: Path) -> None
     assert find_own(step) == step
     assert find_own(run / "nothing") is None
     assert checkpoint_digest(run) == sha256_file(step / INFO_FILE)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("runs/dale", "runs/dalle"), ("runs/dalle/checkpoints/step-00006", "step-000006")],
+)
+def test_a_path_close_to_a_checkpoint_is_corrected(
+    run: Path, tmp_path: Path, given: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"there is no checkpoint. Did you mean .*{meant}'"):
+        checkpoint_digest(tmp_path / given)
+    with pytest.raises(ModelError, match=f"is missing.* Did you mean .*{meant}'"):
+        read_info(tmp_path / given)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import errno
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -217,7 +218,7 @@ def test_certificate_files_that_can_not_be_used_are_named(
     encrypted = PEM / "client_encrypted.pem"
     cases = [
         (Trust(ca_file=empty), f"--ca-file {empty} can't be used"),
-        (Trust(ca_file=tmp_path / "none"), "No such file"),
+        (Trust(ca_file=tmp_path / "none"), "--ca-file: .*none is missing"),
         (Trust(client_cert=PEM / "ca.pem"), "--client-cert .*ca.pem can't be used"),
         (Trust(client_cert=encrypted), "is encrypted. Give an unencrypted one"),
     ]
@@ -225,7 +226,25 @@ def test_certificate_files_that_can_not_be_used_are_named(
         with pytest.raises(ConfigError, match=sentence):
             trust.check()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE names .*none\.pem, which can't be read"):
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .*none\.pem is missing"):
+        Trust().check()
+
+
+@pytest.mark.parametrize("option", ["ca_file", "client_cert", "client_key"])
+def test_nothing_is_waited_for_in_place_of_a_certificate(tmp_path: Path, option: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file, found in ((tmp_path / "pipe", "a pipe"), (tmp_path, "a folder")):
+        trust = replace(Trust(client_cert=PEM / "client.pem"), **{option: file})
+        with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')}: .* it is {found}"):
+            trust.check()
+
+
+def test_a_pipe_in_place_of_the_system_authorities_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pipe"))
+    with pytest.raises(ConfigError, match=r"SSL_CERT_FILE: .* it is a pipe"):
         Trust().check()
 
 

@@ -1,0 +1,172 @@
+"""Run parts as tasks on Ray, with the results and the order of `pipeline.core.engine`.
+
+There is one plain task per part: it costs 0.6 ms, a block of Ray Data 25 ms. If a worker dies, Ray runs
+its part a second time, perhaps on another machine; if it dies again, the part counts as failed, as here.
+A part can therefore run twice and must be idempotent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from pipeline.core.engine import PartResult
+from pipeline.core.errors import ConfigError, DependencyError
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_RETRIES = 1
+_CONNECT_S = 10.0
+# Parts that are submitted ahead, per CPU.
+_AHEAD = 2
+
+
+def map_on_ray(
+    function: Callable[[P], R],
+    parts: Iterable[P],
+    *,
+    address: str | None,
+    workers: int | None,
+    timeout_s: float | None,
+    gpus: int = 0,
+) -> Iterator[PartResult[P, R]]:
+    """Yield `function(part)` for each part, in the order of `parts`; see `pipeline.core.engine.map_parts`.
+
+    `address` is that of a running cluster; None starts Ray on this machine and ends it afterwards. `workers`
+    limits the parts that run at once (None: one per CPU of the cluster, or per `gpus` GPUs). Raises
+    DependencyError without the package, ConfigError if there is no cluster at `address` or it has no GPU, and
+    what `function` raises.
+    """
+    with _connected(address, workers) as ray:
+        slots = workers or _slots(ray, gpus)
+        task = ray.remote(_call).options(
+            num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, name=function.__name__
+        )
+        waiting = iter(parts)
+        running: deque[tuple[P, Any]] = deque()
+        try:
+            while True:
+                for part in islice(waiting, slots * _AHEAD - len(running)):
+                    running.append((part, task.remote(function, part, timeout_s)))
+                if not running:
+                    return
+                part, answer = running[0]
+                result = _take(ray, part, answer)
+                running.popleft()
+                yield result
+        finally:
+            for _, answer in running:
+                with contextlib.suppress(Exception):
+                    ray.cancel(answer, force=True)
+
+
+def _call(function: Callable[[P], R], part: P, timeout_s: float | None) -> R:
+    """One part, in a worker: a decoder that hangs is ended by a signal, which needs no cooperation."""
+    if timeout_s is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        return function(part)
+    finally:
+        if timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _take(ray: Any, part: P, answer: Any) -> PartResult[P, Any]:
+    try:
+        return PartResult(part=part, value=ray.get(answer))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, Exception) else RuntimeError(str(error))) from None
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        tries = 1 + _RETRIES
+        return PartResult(part=part, failure=f"its process died {tries} times on Ray ({lines[0]})")
+
+
+def _slots(ray: Any, gpus: int) -> int:
+    """How many parts the cluster can run at once."""
+    have = ray.cluster_resources()
+    if not gpus:
+        return max(1, int(have.get("CPU", 1)))
+    count = int(have.get("GPU", 0) // gpus)
+    if not count:
+        raise ConfigError(
+            "The Ray cluster has no GPU. Give --device cpu, or start its workers with --num-gpus."
+        )
+    return count
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Ray, connected. What was started here ends here."""
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    if address is not None:
+        _check_address(address)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with _own_handlers(handlers):
+            ray.init(
+                address=address,
+                num_cpus=None if address else workers,
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="error",
+            )
+    except (ValueError, RuntimeError, OSError) as error:
+        raise _no_cluster(address, error) from error
+    try:
+        yield ray
+    finally:
+        with _own_handlers(handlers):
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ask whether anything listens at HOST:PORT: Ray itself would wait for minutes."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d{1,5})", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConfigError:
+    where = f"No Ray cluster answers at {address}" if address else "Ray can't be started"
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return ConfigError(f"{where}: {first}. Check --ray-address and `ray status`.")
+
+
+@contextlib.contextmanager
+def _own_handlers(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
+    """Take back the signal handlers, which Ray replaces."""
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            with contextlib.suppress(ValueError):  # not in the main thread: nothing was replaced
+                signal.signal(number, handler)
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise DependencyError(
+            "--engine ray needs the package ray. Install it: pip install 'dalle-pipeline[ray]'."
+        ) from error
+    return ray
