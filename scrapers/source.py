@@ -9,6 +9,7 @@ that `pipeline --help` stays fast.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,14 @@ from pipeline.core.suggestions import name_choices
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import resolve_url, without_credentials
 from scrapers.sources.remarks import Remarks
+
+
+class Failure(NamedTuple):
+    """Why another tool has no image of a URL: the state and reason of its row, and what that tool said."""
+
+    state: UrlState
+    reason: str
+    text: str
 
 
 class FilePlace(NamedTuple):
@@ -48,8 +57,7 @@ class Item:
 
     The other fields are for a `LocalSource`. `place` is where the bytes are already; `body` are the bytes, if
     no file holds them as they are: these are copied. `name` identifies the item in its source, whatever the
-    path of the source is; without it, the URL does. `failure` is the state and reason of an image that
-    another tool could not fetch from the URL.
+    path of the source is; without it, the URL does. `failure` is why another tool could not fetch it.
     """
 
     url: str
@@ -60,11 +68,12 @@ class Item:
     name: str | None = None
     place: FilePlace | None = None
     body: bytes | None = field(default=None, repr=False)
-    failure: tuple[UrlState, str] | None = None
+    failure: Failure | None = None
 
     def plan(self) -> CaptionPlan:
         """The image as a plan. Raises SourceError without a caption or an absolute http(s) URL."""
-        url = resolve_url(self.url, "") if self.place is None else self.url
+        is_local = self.place is not None or self.name is not None
+        url = self.url if is_local else resolve_url(self.url, "")
         if url is None:
             shown = without_credentials(self.url)
             raise SourceError(f"{shown!r} is not a URL of an image; expected http:// or https://.")
@@ -84,7 +93,20 @@ class Item:
         """`extra` as the ledger keeps it."""
         if not self.extra:
             return None
-        return json.dumps(dict(self.extra), sort_keys=True, ensure_ascii=False)
+        options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "default": str}
+        try:
+            return json.dumps(dict(self.extra), allow_nan=False, **options)
+        except ValueError:  # NaN, which JSON doesn't have
+            return json.dumps(_without_nan(dict(self.extra)), **options)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON values with null for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +133,8 @@ class CaptionPlan:
     `forms` are tried in order; the first whose image of rank 0 (then 1) exists is the caption. `ranks` are
     those of its images. `masked` means that a part of each image was given and only the rest sampled.
     `captions` are further captions of the same images. `rank` is that of an image whose URL contains none;
-    `extra` is a JSON object.
+    `extra` is a JSON object. `key` is that of its images in the ledger, if it doesn't come from section and
+    URL.
     """
 
     section: str
@@ -121,6 +144,7 @@ class CaptionPlan:
     captions: tuple[str, ...] = ()
     rank: int | None = None
     extra: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +265,7 @@ class SourceKind:
 _MODULES = {
     "dalleblog": "scrapers.sources.dalleblog",
     "folder": "scrapers.sources.folder",
+    "img2dataset": "scrapers.sources.img2dataset",
     "tars": "scrapers.sources.tars",
 }
 

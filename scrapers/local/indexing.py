@@ -193,7 +193,7 @@ class Indexer:
             self._rows.fail(one.each, one.known)
         elif one.known is not None and one.action == "repeat":
             self.repeated += 1
-            self._rows.add_captions(one.each, one.known)
+            self._rows.repeat(one.each, one.known)
         elif one.known is not None:
             self._rows.keep(one.each, one.known)
 

@@ -39,11 +39,12 @@ class Keyed(NamedTuple):
 
 
 def keyed(item: Item) -> Keyed:
-    """The item with the key of its name or, without one, of its URL, as a crawl makes it."""
+    """The item with the key of its name or, without one, of its URL."""
     if item.name is not None:
         return Keyed(item, key_of_name(item.name), storable(item.url))
     url = encodable_url(without_credentials(item.url))
-    address = address_of(CaptionForm(caption="", url_template=url), storable(item.group))
+    # Not the group's name: it may be that of a folder, which may be renamed.
+    address = address_of(CaptionForm(caption="", url_template=url), "")
     return Keyed(item, address.key, address.prefix)
 
 
@@ -136,6 +137,17 @@ class RowWriter:
             known.form,
         )
 
+    def repeat(self, each: Keyed, known: KnownFile) -> None:
+        """Another row of a URL, or a failure that is known: only its captions and its section count."""
+        group = storable(each.item.group)
+        if group != known.section:
+            change = FormChange(
+                known.prefix, group, known.caption, known.rank, known.extra, known.form
+            )
+            self._store.batch.files.forms.append(change)
+            self.moved += 1
+        self.add_captions(each, known)
+
     def add_captions(self, each: Keyed, known: KnownFile) -> None:
         """Keep captions of the item that the ledger doesn't have."""
         there = {known.caption, *json.loads(known.further)}
@@ -184,10 +196,15 @@ class RowWriter:
     def fail(self, each: Keyed, known: KnownFile | None) -> None:
         """Another tool could not fetch the image."""
         assert each.item.failure is not None
-        state, reason = each.item.failure
+        state, reason, text = each.item.failure
         form = self._form_of(each, known)
         self._tally.failures[reason] += 1
-        self._add_row(form, state=STATE_NUMBER[state], reason=reason)
+        refusal = None
+        if state == "opted_out":
+            refusal = Refusal(signal="x-robots-tag", reason=reason, where=each.url, text=text)
+        self._add_row(
+            form, state=STATE_NUMBER[state], reason=reason, evidence=self._evidence(refusal)
+        )
 
     def write(self, each: Keyed, known: KnownFile | None, looked: Looked) -> None:
         """The outcome of an image that was read."""
