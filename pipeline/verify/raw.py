@@ -110,8 +110,9 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
 def _describe_originals(folder: Folder, originals: list[Original]) -> Iterator[Fault]:
     """A fault for each of the first files, and one for all others."""
     for each in originals[:_SHOWN]:
-        lost = f"{each.lost} of its {each.images} images are" if each.lost else "no image of it is"
-        yield Fault(folder=folder.name, file=each.path, found=f"{each.found}; {lost} lost")
+        lost = f"{each.lost} of its {each.images} images are" if each.lost else "no image is"
+        lost = "its image is" if each.lost == each.images == 1 else lost
+        yield Fault(folder=folder.name, file=each.path, found=f"{each.found} ({lost} lost)")
     if more := originals[_SHOWN:]:
         lost = f"{sum(each.lost for each in more)} more images lost"
         found = (

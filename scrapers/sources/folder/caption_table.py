@@ -48,7 +48,7 @@ class CaptionTable:
     def note_unused(self) -> None:
         """Count the rows that no image has asked for."""
         for (name,) in self._database.execute("SELECT name FROM listed WHERE NOT used"):
-            self._remarks.note(f"rows of {self._path.name} name no image", name)
+            self._remarks.note(f"Rows of {self._path.name} without an image", name)
 
 
 def _rows(file: Iterator[str], path: Path) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ folder is listed twice, so loops of links end.
 
 from __future__ import annotations
 
+import heapq
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -83,14 +84,14 @@ class Listing:
             ) from error
         self._walk("", os.path.realpath(self._root))
         while self._links:
-            self._follow(*self._links.pop(0))
+            self._follow(*heapq.heappop(self._links))
         self._flush()
 
     def _follow(self, relative: str, target: str) -> None:
         """List the folder that a link leads to, unless it was or will be listed by itself."""
         for visited in self._visited:
             if _is_within(target, visited) or _is_within(visited, target):
-                self._remarks.note("links lead to folders that are listed already", relative)
+                self._remarks.note("Links to folders that are listed already", relative)
                 return
         self._walk(relative, target)
 
@@ -113,7 +114,7 @@ class Listing:
                 for entry in entries:
                     self._take(entry, folder, number, inner)
         except OSError as error:
-            self._remarks.note("folders can't be read", f"{folder} ({error.strerror})")
+            self._remarks.note("Folders that can't be read", f"{folder} ({error.strerror})")
         return inner
 
     def _take(self, entry: os.DirEntry[str], folder: str, number: int, inner: list[str]) -> None:
@@ -121,7 +122,7 @@ class Listing:
         relative = f"{folder}/{name}" if folder else name
         if entry.is_dir():
             if entry.is_symlink():
-                self._links.append((relative, os.path.realpath(entry.path)))
+                heapq.heappush(self._links, (relative, os.path.realpath(entry.path)))
             else:
                 inner.append(relative)
             return
@@ -131,10 +132,10 @@ class Listing:
         if not is_image and lower != self._caption_suffix:
             return
         if not _is_utf_8(relative):
-            self._remarks.note("files have a name that is not UTF-8", ascii(relative))
+            self._remarks.note("Files whose name is not UTF-8", ascii(relative))
             return
         if not entry.is_file():
-            self._remarks.note("entries are not regular files, or links to nothing", relative)
+            self._remarks.note("Entries that are not regular files, or links to nothing", relative)
             return
         self._add(entry, relative, (number, stem, suffix, IMAGE if is_image else CAPTION))
 
@@ -142,7 +143,7 @@ class Listing:
         try:
             found = entry.stat()
         except OSError:
-            self._remarks.note("files vanished while the folder was read", relative)
+            self._remarks.note("Files that vanished while the folder was read", relative)
             return
         self._rows.append((*row, found.st_size, found.st_mtime_ns))
         if len(self._rows) >= _ROWS_AT_ONCE:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from scrapers.sources.folder.listing import CAPTION, IMAGE, Listed, Listing
 from scrapers.sources.remarks import Remarks
 
-NO_CAPTION = "images have no caption"
-SHADOWED = "files are left out for another one of the same name (the one in brackets)"
+NO_CAPTION = "Images without a caption"
+SHADOWED = "Files left out for another one of the same name, which is in brackets"
 _MAX_COMPARED = 1_000_000
 _UNPAIRED = """
 CREATE TABLE unpaired(
@@ -76,7 +76,7 @@ def _match(images: list[Listed], captions: list[Listed], remarks: Remarks) -> It
         if caption in chosen:
             yield Pair(_best(chosen[caption], remarks), caption)
         else:
-            remarks.note("caption files have no image", caption.name)
+            remarks.note("Caption files without an image", caption.name)
 
 
 def _nearest(image: Listed, captions: list[Listed], num_images: int) -> Listed:

@@ -78,7 +78,7 @@ class FolderSource:
             for image, file in pair_files(listing, remarks):
                 found = read_caption_file(self._root / file.name, self._from)
                 if found.fault is not None:
-                    remarks.note("caption files can't be used", f"{file.name} ({found.fault})")
+                    remarks.note("Caption files that can't be used", f"{file.name} ({found.fault})")
                 else:
                     yield self._item(image, found, name=image.name.removesuffix(image.suffix))
             return

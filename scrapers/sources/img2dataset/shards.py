@@ -58,7 +58,9 @@ def find_shards(folder: Path, remarks: Remarks) -> list[Shard]:
             finished.append(Shard(folder=folder, name=name))
         else:
             missing = "_stats.json" if "_stats.json" not in parts[name] else ".parquet"
-            remarks.note("shards are unfinished", f"{name} (there is no {name}{missing})")
+            remarks.note(
+                "Unfinished shards, which are left out", f"{name} (there is no {name}{missing})"
+            )
     return finished
 
 
@@ -105,7 +107,7 @@ def _in_tar(tar: Path, remarks: Remarks) -> dict[str, FilePlace]:
             if suffix in _IMAGES:
                 places[key] = member.place
     except EndsEarlyError as error:
-        remarks.note("tars end early", f"{tar} ({error})")
+        remarks.note("Tars that end early", f"{tar} ({error})")
     return places
 
 

@@ -62,14 +62,14 @@ class Img2datasetSource:
                 if item is not None:
                     yield item
         except (OSError, ValueError, pa.ArrowException) as error:
-            remarks.note("shards can't be read", f"{shard.table.name} ({error})")
+            remarks.note("Shards that can't be read", f"{shard.table.name} ({error})")
 
     def _item(self, shard: Shard, row: Row, remarks: Remarks) -> Item | None:
         columns = row.columns
         key = f"{shard.name}/{columns.get('key')}"
         name, captions = self._captions_of(columns)
         if not captions:
-            remarks.note("rows have no caption", key)
+            remarks.note("Rows without a caption", key)
             return None
         given = str(columns.get("url") or "")
         url = resolve_url(given, "")

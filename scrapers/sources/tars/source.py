@@ -61,13 +61,13 @@ class TarsSource:
         shown = f"{tar.name}/{key}"
         image, others = image_of(sample)
         if image is None:
-            remarks.note("samples have no image", shown)
+            remarks.note("Samples without an image", shown)
             return None
         if others:
-            remarks.note("samples have several images (the first one counts)", shown)
+            remarks.note("Samples with several images, of which the first one counts", shown)
         found = captions_of(sample, self._from)
         if not found.texts:
-            remarks.note("images have no caption", f"{shown} ({found.fault})")
+            remarks.note("Images without a caption", f"{shown} ({found.fault})")
             return None
         return Item(
             url=url_of(tar, image),
@@ -86,7 +86,7 @@ def read_samples(tar: Tar, remarks: Remarks) -> Iterator[dict[str, Any]]:
     from webdataset.tariterators import group_by_keys
 
     def note(error: Exception) -> bool:
-        remarks.note("members are left out by webdataset's rules", f"{tar.name}: {error.args[0]}")
+        remarks.note("Members left out by webdataset's rules", f"{tar.name}: {error.args[0]}")
         return True
 
     files = as_files(_until_the_end(tar, remarks), tar.place)
@@ -99,12 +99,12 @@ def _until_the_end(tar: Tar, remarks: Remarks) -> Iterator[Member]:
             if _is_utf_8(member.name):
                 yield member
             else:
-                remarks.note("members have a name that is not UTF-8", ascii(member.name))
+                remarks.note("Members whose name is not UTF-8", ascii(member.name))
     except EndsEarlyError as error:
-        remarks.note("tars end early", f"{tar.place} ({error})")
+        remarks.note("Tars that end early", f"{tar.place} ({error})")
     except (OSError, ImportError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        remarks.note("tars can't be read", f"{tar.place} ({why})")
+        remarks.note("Tars that can't be read", f"{tar.place} ({why})")
 
 
 def url_of(tar: Tar, member: Member) -> str:

@@ -60,8 +60,8 @@ def test_only_the_last_suffix_is_cut_from_a_stem(tmp_path: Path) -> None:
     files: Files = {"f.x.png": 1, "f.x.txt": "both", "g.png": 2, "g.y.txt": "other"}
     found, left_out = scraped(tmp_path, files)
     assert captions(found) == {"f.x.png": ("both",)}
-    assert "1 images have no caption: g.png." in left_out
-    assert "1 caption files have no image: g.y.txt." in left_out
+    assert "Images without a caption (1): g.png." in left_out
+    assert "Caption files without an image (1): g.y.txt." in left_out
 
 
 def test_pairs_are_found_across_folders(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_of_several_images_for_one_text_the_one_that_dalle_pytorch_takes_counts(
     files: Files = {"a.png": 1, "a.jpg": 2, "a.jpeg": 3, "a.webp": 4, "a.txt": "which"}
     found, left_out = scraped(tmp_path, files)
     assert list(found) == ["a.jpeg"]
-    assert "3 files are left out for another one of the same name" in left_out
+    assert "Files left out for another one of the same name, which is in brackets (3)" in left_out
     assert "a.png (a.jpeg)" in left_out
 
 
@@ -110,7 +110,7 @@ def test_a_lower_case_suffix_wins_over_an_upper_case_one(tmp_path: Path) -> None
     files: Files = {"a.PNG": 1, "a.png": 2, "a.TXT": "upper", "a.txt": "lower"}
     found, left_out = scraped(tmp_path, files)
     assert captions(found) == {"a.png": ("lower",)}
-    assert "2 files are left out" in left_out
+    assert "(2): a.PNG (a.png), a.TXT (a.txt)." in left_out
 
 
 def test_groups_are_the_first_folders_or_the_name_of_the_root(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_text_that_is_not_utf_8_is_refused_and_named_with_its_line(tmp_path: P
     files: Files = {"a.png": 1, "a.txt": b"ok\ncaf\xe9", "b.png": 2, "b.txt": "\ufeffgood"}
     found, left_out = scraped(tmp_path, files)
     assert captions(found) == {"b.png": ("good",)}
-    assert "1 caption files can't be used: a.txt (line 2 holds the byte 0xe9" in left_out
+    assert "Caption files that can't be used (1): a.txt (line 2 holds the byte 0xe9" in left_out
 
 
 def test_an_empty_text_is_named(tmp_path: Path) -> None:
@@ -160,8 +160,10 @@ def test_loops_of_links_end_and_linked_folders_are_read_once(tmp_path: Path) -> 
     (root / "none.png").symlink_to("nowhere")
     report = scrape_source("folder", root, workspace=tmp_path / "w")
     assert sorted(rows(tmp_path / "w")) == ["a.png", "b.png"]
-    assert "4 links lead to folders that are listed already" in differences(report)
-    assert "links to nothing: none.png" in differences(report)
+    assert "Links to folders that are listed already (4): again/back, in/up, loop, more." in (
+        differences(report)
+    )
+    assert "links to nothing (1): none.png" in differences(report)
 
 
 def test_pipes_are_named_and_not_opened(tmp_path: Path) -> None:
@@ -169,14 +171,16 @@ def test_pipes_are_named_and_not_opened(tmp_path: Path) -> None:
     os.mkfifo(root / "b.png")
     report = scrape_source("folder", root, workspace=tmp_path / "w")
     assert sorted(rows(tmp_path / "w")) == ["a.png"]
-    assert "1 entries are not regular files, or links to nothing: b.png" in differences(report)
+    assert "Entries that are not regular files, or links to nothing (1): b.png" in differences(
+        report
+    )
 
 
 def test_names_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
     root = write_files(tmp_path / "photos", {"a.png": 1, "a.txt": "a"})
     Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.png")).write_bytes(make_png(2))
     report = scrape_source("folder", root, workspace=tmp_path / "w")
-    assert r"1 files have a name that is not UTF-8: 'caf\udce9.png'." in differences(report)
+    assert r"Files whose name is not UTF-8 (1): 'caf\udce9.png'." in differences(report)
 
 
 def test_the_workspace_in_the_folder_is_not_read(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_the_workspace_in_the_folder_is_not_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_pair_is_an_error_that_says_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"has no image with a caption\. 1 images have no caption: a"
+        SourceError, match=r"has no image with a caption\. Images without a caption \(1\): a"
     ):
         scraped(tmp_path, {"a.png": 1})
 
@@ -245,8 +249,8 @@ def test_captions_from_a_table(tmp_path: Path, name: str, table: str) -> None:
     files: Files = {"a.png": 1, "x/b.png": 2, "c.png": 3}
     found, left_out = scraped(tmp_path, files, captions_from=f"csv:{tmp_path / name}")
     assert captions(found) == {"a.png": ("one, two", "four"), "b.png": ("three",)}
-    assert "1 images have no caption: c.png." in left_out
-    assert f"1 rows of {name} name no image: no" in left_out
+    assert "Images without a caption (1): c.png." in left_out
+    assert f"Rows of {name} without an image (1): no" in left_out
 
 
 def test_a_table_without_the_columns_shows_those_it_has(tmp_path: Path) -> None:
@@ -277,7 +281,10 @@ def test_captions_from_the_title_of_a_png(tmp_path: Path) -> None:
         files[f"{name}.png"] = data.getvalue()
     found, left_out = scraped(tmp_path, files, captions_from="png-title")
     assert captions(found) == {"a.png": ("Grün",)}
-    assert "2 images have no caption: b.png (it has no title), c.png (it has no title)." in left_out
+    assert (
+        "Images without a caption (2): b.png (it has no title), c.png (it has no title)."
+        in left_out
+    )
 
 
 _XMP = (

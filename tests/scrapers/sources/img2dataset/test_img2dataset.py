@@ -112,7 +112,10 @@ def test_retry_failed_asks_exactly_the_failed_ones(server: Server, tmp_path: Pat
 def test_an_unfinished_shard_is_named_and_left_out(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", TRIED, "webdataset", finished=False)
     report = scrape_source("img2dataset", output, workspace=tmp_path / "w")
-    assert "1 shards are unfinished: 00002 (there is no 00002_stats.json)." in differences(report)
+    assert (
+        "Unfinished shards, which are left out (1): 00002 (there is no 00002_stats.json)."
+        in differences(report)
+    )
     assert report.counts["urls"] == 10
 
 
@@ -148,7 +151,7 @@ def test_a_tar_that_ends_early_is_named(tmp_path: Path) -> None:
     tar = output / "00000.tar"
     tar.write_bytes(tar.read_bytes()[:6000])
     report = scrape_source("img2dataset", output, workspace=tmp_path / "w")
-    assert f"1 tars end early: {tar}" in differences(report)
+    assert f"Tars that end early (1): {tar}" in differences(report)
     assert rows(tmp_path / "w")["0.png"].state == "done"
     assert rows(tmp_path / "w")["4.png"].reason == "lost_in_shard"
 
@@ -157,7 +160,7 @@ def test_a_damaged_table_is_named_and_the_others_are_read(tmp_path: Path) -> Non
     output = write_output(tmp_path / "out", TRIED, "webdataset")
     (output / "00001.parquet").write_bytes(b"PAR1")
     report = scrape_source("img2dataset", output, workspace=tmp_path / "w")
-    assert "1 shards can't be read: 00001.parquet" in differences(report)
+    assert "Shards that can't be read (1): 00001.parquet" in differences(report)
     assert report.counts["urls"] == 7
 
 
@@ -165,7 +168,7 @@ def test_rows_without_a_caption_are_counted(tmp_path: Path) -> None:
     tried = [Tried(f"{SITE}/1.png", 1, caption=""), Tried(f"{SITE}/2.png", 2)]
     output = write_output(tmp_path / "out", tried, "files")
     report = scrape_source("img2dataset", output, workspace=tmp_path / "w")
-    assert "1 rows have no caption: 00000/000000000." in differences(report)
+    assert "Rows without a caption (1): 00000/000000000." in differences(report)
 
 
 def test_a_column_that_is_not_there_shows_those_that_are(tmp_path: Path) -> None:

@@ -123,9 +123,9 @@ def test_what_is_no_pair_is_counted(tmp_path: Path) -> None:
     ]
     found, left_out = scraped(tmp_path, members)
     assert sorted(found) == ["0.tar#001.png", "0.tar#d.jpg"]
-    assert "1 samples have no image: 0.tar/c." in left_out
+    assert "Samples without an image (1): 0.tar/c." in left_out
     assert "0.tar/b (it has no txt or caption or text or cap)" in left_out
-    assert "1 samples have several images (the first one counts): 0.tar/d." in left_out
+    assert "Samples with several images, of which the first one counts (1): 0.tar/d." in left_out
     assert "e.PNG: duplicate file name in tar file" in left_out
     assert "0.tar/e (e.txt can't be read: line 1 holds the byte 0xe9" in left_out
 
@@ -192,7 +192,7 @@ def test_a_tar_that_ends_early_is_named_and_what_is_before_is_kept(
     (tmp_path / "0.tar").write_bytes(whole[:end])
     (tmp_path / "1.tar").write_bytes(tar_of(pairs(9)))
     report = scrape_source("tars", tmp_path / "0.tar", tmp_path / "1.tar", workspace=tmp_path / "w")
-    assert f"1 tars end early: {tmp_path / '0.tar'} (" in differences(report)
+    assert f"Tars that end early (1): {tmp_path / '0.tar'} (" in differences(report)
     assert sorted(rows(tmp_path / "w")) == ["0.tar#0.png", "1.tar#009.png"]
 
 
@@ -210,14 +210,14 @@ def test_a_tar_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_of(pairs(1)))
     report = scrape_source("tars", f"{tmp_path}/{{0..1}}.tar", workspace=tmp_path / "w")
     assert (
-        f"1 tars can't be read: {tmp_path / '1.tar'} (No such file or directory)."
+        f"Tars that can't be read (1): {tmp_path / '1.tar'} (No such file or directory)."
         in differences(report)
     )
 
 
 def test_tars_without_a_pair_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"have no image with a caption\. 1 samples have no image"
+        SourceError, match=r"have no image with a caption\. Samples without an image \(1\)"
     ):
         scraped(tmp_path, [("a.txt", "a")])
 
