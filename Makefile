@@ -23,7 +23,12 @@ ARCHIVE_VENV ?= .venv-archive
 ARCHIVE_BIN := $(ARCHIVE_VENV)/bin
 ARCHIVE_STAMP := $(ARCHIVE_VENV)/.installed
 
-.PHONY: demo test lint types unit slow mutants airflow test-airflow clean
+# And img2dataset, whose requirements exclude ours; without it the tests of bulk downloads are skipped.
+IMG2DATASET_VENV ?= .venv-img2dataset
+IMG2DATASET_BIN := $(IMG2DATASET_VENV)/bin
+IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
+
+.PHONY: demo test lint types unit slow mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -52,6 +57,10 @@ mutants: $(TEST_STAMP)
 test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 	$(AIRFLOW_BIN)/python -m pytest tests/dags
 
+# Bulk downloads by img2dataset itself (processes, Ray, Spark if there is a Java runtime), and our parts on Ray.
+test-engines: $(TEST_STAMP) $(IMG2DATASET_STAMP)
+	DALLE_IMG2DATASET_PYTHON=$(abspath $(IMG2DATASET_BIN))/python $(BIN)/python -m pytest tests/scrapers/bulk
+
 # Airflow on 127.0.0.1, with the mock server as the source; prints its URL. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)
 	$(AIRFLOW_BIN)/python dags/standalone.py --airflow $(AIRFLOW_BIN)/airflow --pipeline $(BIN)/pipeline \
@@ -68,6 +77,14 @@ $(ARCHIVE_STAMP): constraints-archive.txt
 	test -x $(ARCHIVE_BIN)/python || $(PYTHON) -m venv $(ARCHIVE_VENV)
 	$(ARCHIVE_BIN)/python -m pip install --quiet --constraint constraints-archive.txt setuptools pywb \
 		&& touch $@ || { rm -rf $(ARCHIVE_VENV); echo 'pywb could not be installed: the tests against it are skipped'; }
+
+$(IMG2DATASET_STAMP): constraints-img2dataset.txt
+	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	test -x $(IMG2DATASET_BIN)/python || $(PYTHON) -m venv $(IMG2DATASET_VENV)
+	$(IMG2DATASET_BIN)/python -m pip install --quiet --constraint constraints-img2dataset.txt img2dataset ray pyspark
+	command -v java >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y -q openjdk-17-jre-headless; } \
+		|| echo 'There is no Java runtime: img2dataset is not tested on Spark'
+	touch $@
 
 # torch first and alone: the pinned version is the one whose CPU build may be available.
 $(STAMP): pyproject.toml constraints.txt
@@ -86,4 +103,4 @@ $(TEST_STAMP): $(STAMP)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AIRFLOW_VENV) $(ARCHIVE_VENV) data dist build
+	rm -rf $(VENV) $(AIRFLOW_VENV) $(ARCHIVE_VENV) $(IMG2DATASET_VENV) data dist build

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from kornia_rs.io import decode_image_png_u8
-from meter import Meter, peer
+from meter import ResourceMeter, peer
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -138,7 +138,7 @@ def bench_memory(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         places = _write_segment(Path(name))
         for images in (1_024, 4_096, 16_384):
-            with Meter() as meter:
+            with ResourceMeter() as meter:
                 _run(inspect_part, _parts(Path(name), places, images), images)
             print(
                 f"  {images:>6} images  {meter.wall_s:6.1f} s  {meter.peak_mb:5.0f} MB", flush=True

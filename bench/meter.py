@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 
-class Meter:
+class ResourceMeter:
     """Clock, processor time and peak memory of this process and those it starts."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Meter:
         self._base_mb = 0.0
         self._stop = threading.Event()
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> ResourceMeter:
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
         self._started, self._cpu = time.perf_counter(), _tree_cpu_s()
@@ -78,7 +78,7 @@ def measure(name: str, work: Callable[[], Any], repeats: int, note: str = "") ->
     """Run `work`, print its medians, return its last value and the median clock time."""
     meters, value = [], None
     for _ in range(repeats):
-        with Meter() as meter:
+        with ResourceMeter() as meter:
             value = work()
         meters.append(meter)
     wall = statistics.median(m.wall_s for m in meters)

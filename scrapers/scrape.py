@@ -24,12 +24,13 @@ from pipeline.core.errors import SourceError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig
-from scrapers.crawl.announcing import announce, announce_archive
-from scrapers.crawl.archived_jobs import ArchiveOpener
+from scrapers.crawl.announcing import announce
 from scrapers.crawl.crawl import Crawl
+from scrapers.crawl.image_fetcher import ImageFetcher
 from scrapers.crawl.jobs import Mode, PlanOpener
 from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, Work, begin_refresh, end_refresh
 from scrapers.crawl.recorder import WallClock
+from scrapers.crawl.site_fetcher import SiteFetcher
 from scrapers.fetch.charset import decode_page
 from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
@@ -51,8 +52,8 @@ from scrapers.sources.start_page import (
     page_name,
     refuse_reserved_page,
 )
-from scrapers.wayback.archive import Archive, check_archive, request_limits
-from scrapers.wayback.replay import Replay
+from scrapers.wayback.archive import Archive, announce_archive, check_archive, request_limits
+from scrapers.wayback.jobs import ask_site_again
 
 logger = logging.getLogger(__name__)
 
@@ -281,22 +282,23 @@ class _Run:
 
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
         since = begin_refresh(store.ledger, self.clock) if self.config.refresh else 0
-        if self.archive is None:
-            opener = PlanOpener(ledger=store.reader, mode=self._mode(), refresh_since=since)
-            await self._crawl(discovery, store, hosts, opener)
+        ledger, mode = store.reader, self._mode()
+        if self.archive is not None:
+            with self.archive.open_index() as index:
+                fetcher = await self.archive.load_index(index, discovery, newer_than=since)
+                opener = self.archive.opener(index, ledger=ledger, mode=mode, since=since)
+                await self._crawl(discovery, store, hosts, opener, fetcher)
             return
-        with self.archive.open_index() as index:
-            endpoints = await self.archive.load_index(index, discovery, newer_than=since)
-            replay = None if endpoints is None else self.archive.replay(endpoints)
-            opener = ArchiveOpener(
-                ledger=store.reader,
-                mode=self._mode(),
-                refresh_since=since,
-                index=index,
-                doubtful=tuple(self.archive.doubts),
-                replay="" if endpoints is None else endpoints.replay_url,
-            )
-            await self._crawl(discovery, store, hosts, opener, replay)
+        hosts.guarded = await is_guarded(self.config, self.source, self.client)
+        if self.source.start_url is not None:
+            self.client.show_page(self.source.start_url)
+        await self._crawl(
+            discovery,
+            store,
+            hosts,
+            PlanOpener(ledger=ledger, mode=mode, refresh_since=since, elsewhere=ask_site_again),
+            SiteFetcher(hosts=hosts, attempts=self.config.attempts),
+        )
 
     async def _crawl(
         self,
@@ -304,25 +306,22 @@ class _Run:
         store: Store,
         hosts: Hosts,
         opener: PlanOpener,
-        replay: Replay | None = None,
+        fetcher: ImageFetcher | None,
     ) -> None:
-        if self.archive is None:
-            hosts.guarded = await is_guarded(self.config, self.source, self.client)
-            if self.source.start_url is not None:
-                self.client.show_page(self.source.start_url)
         crawl = self.work = Crawl(
             self.config,
             hosts=hosts,
             store=store,
             opener=opener,
+            fetcher=fetcher,
             num_urls=discovery.num_urls,
             progress=self.progress,
             clock=self.clock,
-            replay=replay,
         )
-        await announce(self.config, discovery, hosts, store.ledger)
+        url = None if self.archive is None else self.config.archive_url
+        await announce(self.config, discovery, hosts, store.ledger, url=url)
         self._withdraw(crawl, store, hosts)
-        if self.archive is not None and replay is None:
+        if fetcher is None:
             # Every image would be recorded as not archived: leave them all for another run instead.
             crawl.leave(discovery.plans)
             await crawl.run(())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.app.progress_line import progress_line
 from pipeline.core.contracts import StageReport
 from pipeline.core.plain_text import plain_json, plain_line, plain_text
 from pipeline.core.progress import Progress, no_progress
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 140  # columns if the output is not a terminal
+_BAR_WIDTH = 30
+_WIDTH_WITH_BAR = 100
 
 
 class Screen:
@@ -173,69 +177,40 @@ class _PlainProgress:
             return
         self._spoken = now
         rate = (done - self._first) / (now - self._started)
-        self._say(f"{self._label}: {describe_progress(done, total, rate, notes)}")
-
-
-def describe_progress(
-    done: int,
-    total: int | None,
-    rate: float,
-    notes: Mapping[str, int | float | str] | None = None,
-) -> str:
-    """One line with items done, rate (`rate` items per second), time left, and the notes."""
-    return _describe(done, total, rate) + _format_notes(notes)
-
-
-def _describe(done: int, total: int | None, rate: float) -> str:
-    if not total:
-        return f"{done:,} done, {rate:.1f}/s"
-    text = f"{done:,} of {total:,} ({100 * done // total} %), {rate:.1f}/s"
-    if rate > 0 and done < total:
-        text += f", {_duration((total - done) / rate)} left"
-    return text
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _format_notes(notes: Mapping[str, int | float | str] | None) -> str:
-    if not notes:
-        return ""
-    parts = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in notes.items()]
-    return "  " + ", ".join(parts)
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() else None
+        self._say(progress_line(self._label, done, total, rate, notes, width=width))
 
 
 @contextlib.contextmanager
 def _bar(console: Console, label: str) -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    """Draw one line, with a bar if there is room for it."""
+    from rich.progress import BarColumn, ProgressColumn, Task
     from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[notes]}", markup=False),
-    )
-    with RichProgress(*columns, console=console, transient=True) as rich_progress:
-        task = rich_progress.add_task(plain_line(label), total=None, notes="", rate="")
+    bar = [BarColumn(_BAR_WIDTH)] if console.width >= _WIDTH_WITH_BAR else []
+
+    class Line(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            width = console.width - len(bar) * (_BAR_WIDTH + 1)
+            total = None if task.total is None else int(task.total)
+            line = progress_line(
+                task.description,
+                int(task.completed),
+                total,
+                task.speed or 0.0,
+                task.fields["notes"],
+                width=width,
+            )
+            return Text(plain_line(line), no_wrap=True, overflow="ellipsis")
+
+    with RichProgress(*bar, Line(), console=console, transient=True) as rich_progress:
+        task = rich_progress.add_task(plain_line(label), total=None, notes=None)
 
         def update(
             done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
         ) -> None:
-            speed = rich_progress.tasks[0].speed
-            rich_progress.update(
-                task,
-                completed=done,
-                total=total,
-                notes=plain_line(_format_notes(notes).strip()),
-                rate=f"{speed:.1f}/s" if speed else "",
-            )
+            rich_progress.update(task, completed=done, total=total, notes=notes)
 
         yield update

@@ -11,11 +11,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.app.run_log import cpu_seconds
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 HOST = "127.0.0.1"
 _PREFIX = "dalle_pipeline_"
@@ -26,8 +29,8 @@ _HELP: Mapping[str, str] = {
     "seconds": "Seconds since the stage began.",
     "note": "Notes of the stage beside its progress: failures by reason, a loss.",
     "count": "Counts of the stage at its end, as in its manifest.",
-    "cpu_seconds": "CPU time of the whole command so far.",
 }
+_BY_NAME = frozenset({"note", "count"})
 
 
 @dataclass(kw_only=True)
@@ -68,7 +71,7 @@ class StageMetrics:
         }
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Metrics:
     """The metrics of a command, by stage."""
 
@@ -82,31 +85,35 @@ class Metrics:
 
     def exposition(self) -> str:
         """The text that Prometheus reads."""
-        samples: dict[str, list[str]] = {name: [] for name in _HELP}
-        for stage_metrics in self.stages:
-            for name, value in stage_metrics.numbers().items():
-                samples[name] += _samples(name, stage_metrics.stage, value)
-        samples["cpu_seconds"] = [f"{_PREFIX}cpu_seconds {cpu_seconds():.3f}"]
-        return "".join(
-            f"# HELP {_PREFIX}{name} {_HELP[name]}\n# TYPE {_PREFIX}{name} gauge\n"
-            + "".join(f"{line}\n" for line in lines)
-            for name, lines in samples.items()
-            if lines
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics that have a value, as `prometheus_client` asks for them."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        rows = [(stage_metrics.stage, stage_metrics.numbers()) for stage_metrics in self.stages]
+        for name, text in _HELP.items():
+            labels = ("stage", "name") if name in _BY_NAME else ("stage",)
+            family = GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+            for stage, numbers in rows:
+                for further, number in _values(numbers[name]):
+                    family.add_metric((stage, *further), number)
+            if family.samples:
+                yield family
+        yield GaugeMetricFamily(
+            f"{_PREFIX}cpu_seconds", "CPU time of the whole command so far.", value=cpu_seconds()
         )
 
 
-def _samples(name: str, stage: str, value: Any) -> list[str]:
-    labels = f'stage="{_escape(stage)}"'
+def _values(value: Any) -> list[tuple[tuple[str, ...], float]]:
+    """The values of a metric with the names that distinguish them, if it has several."""
     if isinstance(value, dict):
-        return [
-            f'{_PREFIX}{name}{{{labels},name="{_escape(key)}"}} {number}'
-            for key, number in value.items()
-        ]
-    return [] if value is None else [f"{_PREFIX}{name}{{{labels}}} {value}"]
-
-
-def _escape(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        return [((name,), number) for name, number in value.items()]
+    return [] if value is None else [((), value)]
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
+    changes_output,
     describe_changes,
     flag_of,
     note_latest,
@@ -286,7 +287,11 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
             f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed works only "
             "with that one. Leave these options out, or give another --workspace."
         )
-    screen.say(f"{stage.name}: options differ from before: {'; '.join(changes)}. {stage.on_change}")
+    differences = f"{stage.name}: options differ from before: {'; '.join(changes)}."
+    if not changes_output(root, stage.name, config):
+        screen.say(differences)
+        return
+    screen.say(f"{differences} {stage.on_change}")
     for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
         with contextlib.suppress(ContractError):
             files = read_manifest(root / name, str(stage.contract)).files

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.app.console import describe_progress
+from pipeline.app.progress_line import describe_progress
 from pipeline.app.run_all import Call
 from pipeline.app.run_lines import Record
 from pipeline.app.run_log import Active, read_active, read_records

@@ -22,7 +22,6 @@ from pipeline.app.run_all import Call
 from pipeline.app.run_log import keep_record
 from pipeline.app.stages import STAGES
 from pipeline.core.contracts import StageReport
-from pipeline.core.errors import REPAIR
 from pipeline.core.workspace import Workspace
 from pipeline.verify.config import VerifyConfig
 
@@ -68,7 +67,8 @@ def _report(checked: list[Checked], repairs: Repairs | None, call: Call) -> Stag
         _show_repairs(call, repairs)
     elif faults := [fault for each in checked for fault in each.faults]:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        call.screen.fail(f"{faults[0]}{more}. {REPAIR}")
+        remedies = " ".join(dict.fromkeys(fault.remedy for fault in faults))
+        call.screen.fail(f"{faults[0]}{more}. {remedies}")
     damage = states["damaged"] if repairs is None else len(repairs.not_repaired)
     return StageReport(
         stage="verify",

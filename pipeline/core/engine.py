@@ -4,6 +4,10 @@ The stages divide their work into independent parts; this module runs a function
 results in order. If a worker dies (because a decoder crashes, or the system kills it for memory), only its
 part is lost: the part is reported as failed and a new worker takes over. Exceptions of the function are
 raised here, as if it had been called directly.
+
+The pool is our own. With pebble's (5.2), a worker that is killed while it sends its answer leaves the pipe
+that all workers share locked, and no other part is ever answered; in exchange it is three times as fast with
+parts that take no time (21,000 a second on two cores), though not with answers of 100 kB (3,000, ours 4,200).
 """
 
 from __future__ import annotations

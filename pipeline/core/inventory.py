@@ -5,18 +5,13 @@ Used by `verify`, `status` and the report; reads only manifests.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.contracts import CONTRACTS, Manifest
 from pipeline.core.errors import ContractError
-from pipeline.core.ownership import list_family, next_free
-from pipeline.core.storage import MANIFEST_NAME, find_current, input_digest, read_manifest
-
-log = logging.getLogger(__name__)
+from pipeline.core.storage import input_digest, read_manifest
 
 _TOPS = frozenset(contract.top for contract in CONTRACTS.values())
 
@@ -37,33 +32,6 @@ class Folder:
     problem: str | None
     stale: tuple[str, ...] = ()
     outgrown: tuple[str, ...] = ()
-
-
-def find_trained(
-    folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
-) -> tuple[Path, Manifest] | None:
-    """The result of training as `folder` (NAME, NAME-2, …) with exactly this config and these inputs."""
-    for member in reversed(list_family(folder)):
-        manifest = find_current(member, contract, config=config, inputs=inputs)
-        if manifest is not None:
-            return member, manifest
-    return None
-
-
-def folder_for_training(folder: Path, can_resume: Callable[[Path], bool] = lambda _: True) -> Path:
-    """The folder for a new training under the name of `folder`: itself, or NAME-2, … beside existing ones.
-
-    An unfinished folder is reused if `can_resume` says that it was started for the same work.
-    """
-    for member in reversed(list_family(folder)):
-        if not (member / MANIFEST_NAME).exists() and can_resume(member):
-            return member
-    place = next_free(folder)
-    if place != folder:
-        log.warning(
-            "%s is kept, since others may have been made with it. The new one is %s.", folder, place
-        )
-    return place
 
 
 def find_folders(root: Path) -> list[Folder]:

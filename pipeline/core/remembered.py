@@ -116,6 +116,27 @@ def kept_options(config: StageConfig) -> Options:
 
 def describe_changes(root: Path, stage: str, config: StageConfig) -> list[str]:
     """The differences between a stage's options and those kept for its name, as sorted texts."""
+    return [
+        f"{flag_of(name)} {shown(old)} → {shown(new)}"
+        for name, old, new in _find_changes(root, stage, config)
+    ]
+
+
+def changes_output(root: Path, stage: str, config: StageConfig) -> bool:
+    """Whether one of these differences may change what the stage writes into the workspace.
+
+    A `runtime` option does so only if it is a path: the content of that file is an input.
+    """
+    hints = get_type_hints(type(config))
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    return any(
+        not fields[name].metadata.get("runtime", False) or hints[name] in (Path, Path | None)
+        for name, _, _ in _find_changes(root, stage, config)
+    )
+
+
+def _find_changes(root: Path, stage: str, config: StageConfig) -> list[tuple[str, Any, Any]]:
+    """The options that differ: name, value kept before, value of `config`."""
     before, _ = _find_kept(root, stage, {"name": _name_of(config)})
     if before is None:
         return []
@@ -129,9 +150,7 @@ def describe_changes(root: Path, stage: str, config: StageConfig) -> list[str]:
     changes = [
         (name, before.get(name, defaults[name]), after.get(name, defaults[name])) for name in names
     ]
-    return [
-        f"{flag_of(name)} {shown(old)} → {shown(new)}" for name, old, new in changes if old != new
-    ]
+    return [change for change in changes if change[1] != change[2]]
 
 
 def flag_of(option: str) -> str:

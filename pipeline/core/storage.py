@@ -265,18 +265,21 @@ def input_digest(folder: Path) -> str:
     return sha256_bytes(json.dumps(named).encode())
 
 
+def find_manifest(folder: Path, contract: str) -> Manifest | None:
+    """The manifest of `folder`; None if it is unfinished, damaged, or of another contract or version."""
+    try:
+        return read_manifest(folder, contract)
+    except ContractError:
+        return None
+
+
 def find_current(
     folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
     """The manifest of `folder` if it was made from exactly this config and these inputs, else None."""
-    if not (folder / MANIFEST_NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(folder, contract)
-    except ContractError:
-        return None
-    same = dict(manifest.config) == dict(config) and dict(manifest.inputs) == dict(inputs)
-    return manifest if same else None
+    found = find_manifest(folder, contract)
+    wanted = (dict(config), dict(inputs))
+    return found if found and (dict(found.config), dict(found.inputs)) == wanted else None
 
 
 # --- Tables --------------------------------------------------------------------------------------

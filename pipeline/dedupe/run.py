@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Mapping
 
 import pyarrow as pa
 
 from pipeline.core import ownership
+from pipeline.core.artifact import Artifact, find_artifact
 from pipeline.core.config import resolved
 from pipeline.core.contracts import CAPTIONS, FileEntry, Manifest, StageReport
 from pipeline.core.errors import ContractError
@@ -25,13 +25,10 @@ from pipeline.core.integrity import described_files
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import (
     file_entry,
-    find_current,
-    make_manifest,
-    read_manifest,
+    find_manifest,
     storage_error,
     table_schema,
     write_bytes,
-    write_manifest,
 )
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.card import CARD, write_card
@@ -60,31 +57,20 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     Raises ContractError if the ledger can't be read or a segment has lost bytes (the message names the
     segment), WorkspaceError for a folder that is not ours, StorageError if writing fails.
     """
-    started, inspected = time.monotonic(), 0
     # Arrow's own allocator keeps freed memory: 45 MB more at the peak.
     pa.set_memory_pool(pa.system_memory_pool())
-    workspace = Workspace(config.workspace)
+    workspace, inspected = Workspace(config.workspace), 0
     folder = workspace.dedupe
     ownership.claim(folder, "dedupe")
     folder.mkdir(parents=True, exist_ok=True)
     with InspectionStore(folder / _WORK, workspace.ledger) as store:
         inputs = _inputs(workspace, store)
-        current = find_current(folder, "dedupe", config=resolved(config), inputs=inputs)
-        if current is not None and _has_new_decoder(current):
-            current = None
-        if current is None:
-            ownership.reopen(folder, "dedupe")
-            manifest, inspected = _make_tables(config, store, inputs, progress)
-            write_manifest(folder, manifest)
+        out = find_artifact(folder, "dedupe", config=resolved(config), inputs=inputs)
+        if out.manifest is None or _has_new_decoder(out.manifest):
+            out.reopen()
+            inspected = _make_tables(out, config, store, progress)
     remove_store(folder / _WORK)
-    return StageReport(
-        stage="dedupe",
-        outcome="done" if current is None else "unchanged",
-        counts=(current or manifest).counts,
-        seconds=time.monotonic() - started,
-        outputs=(str(folder),),
-        details={**(current or manifest).details, "inspected": inspected},
-    )
+    return out.report(details={"inspected": inspected})
 
 
 def read_inputs(workspace: Workspace) -> dict[str, str]:
@@ -101,11 +87,12 @@ def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:
     decoded and inspected.
     """
     rows = store.digest_rows()
-    try:
-        content = str(read_manifest(workspace.raw, "raw").details["content"])
-    except (ContractError, KeyError):
+    raw = find_manifest(workspace.raw, "raw")
+    if raw is None or "content" not in raw.details:
         log.warning("The crawl is not finished: using what %s has so far.", workspace.ledger)
         content = rows
+    else:
+        content = str(raw.details["content"])
     return {"raw": content, "ledger": rows, "raster": f"{RASTER}; {INSPECTION_VERSION}"}
 
 
@@ -115,10 +102,10 @@ def _has_new_decoder(manifest: Manifest) -> bool:
 
 
 def _make_tables(
-    config: DedupeConfig, store: InspectionStore, inputs: Mapping[str, str], progress: Progress
-) -> tuple[Manifest, int]:
-    """The manifest of the tables, and the number of images inspected for them."""
-    folder = Workspace(config.workspace).dedupe
+    out: Artifact, config: DedupeConfig, store: InspectionStore, progress: Progress
+) -> int:
+    """Write the tables and their manifest; returns the number of images inspected for them."""
+    folder = out.folder
     described = described_files(folder).get(_INSPECTIONS)
     for batch in read_old_inspections(folder / _INSPECTIONS, described):
         store.add_missing(batch)
@@ -135,19 +122,9 @@ def _make_tables(
     check_law(store.count_rows(), counts)
     _warn_of_empty_split(summary, config.val_fraction)
     write_bytes(folder / CARD, write_card(counts, summary.splits).encode())
-    manifest = make_manifest(
-        "dedupe",
-        config=resolved(config),
-        inputs=inputs,
-        counts=counts,
-        files=(
-            *files,
-            file_entry(folder / _INSPECTIONS, folder, inspected),
-            file_entry(folder / CARD, folder),
-        ),
-        details=summary.details(),
-    )
-    return manifest, new
+    inspections = file_entry(folder / _INSPECTIONS, folder, inspected)
+    out.finish(counts=counts, files=(*files, inspections, CARD), details=summary.details())
+    return new
 
 
 def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:

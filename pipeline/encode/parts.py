@@ -32,7 +32,6 @@ from pipeline.core.storage import (
     file_entry,
     table_schema,
     write_bytes,
-    write_manifest,
 )
 
 FAILED_NAME = "failed.jsonl"
@@ -59,8 +58,8 @@ class CodesFolder:
 
     path: Path
 
-    def reopen(self, manifest: Manifest | None) -> None:
-        """Resume the folder: delete leftovers of its last run, and mark it as unfinished.
+    def check(self, manifest: Manifest | None) -> None:
+        """Check that the folder can be resumed, and delete what its last run left beside `manifest`'s files.
 
         Raises WorkspaceError for a folder that is not ours; DamageError, and changes nothing, for a part
         that was modified after its run finished.
@@ -69,7 +68,6 @@ class CodesFolder:
         checked_files(self.path, described_files(self.path).values())
         if manifest is not None:
             self.sweep(manifest)
-        ownership.reopen(self.path, "codes")
 
     def encoded(self) -> dict[str, frozenset[str]]:
         """The views that have codes, by pixel hash.
@@ -131,11 +129,6 @@ class CodesFolder:
             return ()
         write_bytes(path, _lines(rows))
         return (file_entry(path, self.path, rows=len(rows)),)
-
-    def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, which marks the folder as finished, and clean up."""
-        write_manifest(self.path, manifest)
-        self.sweep(manifest)
 
     def sweep(self, manifest: Manifest) -> None:
         """Delete files that only an unfinished run needs."""

@@ -25,21 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.core.artifact import Artifact, digest_input, find_artifact
 from pipeline.core.config import resolved
-from pipeline.core.contracts import Manifest, Outcome, StageReport
+from pipeline.core.contracts import Manifest, StageReport
 from pipeline.core.engine import count_cores
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.image_decode import RASTER
 from pipeline.core.kept_images import KeptImage, read_kept
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
-from pipeline.core.storage import (
-    find_current,
-    input_digest,
-    make_manifest,
-    read_manifest,
-    sha256_bytes,
-)
+from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.encode.batches import Task, decode_batches
 from pipeline.encode.config import EncodeConfig
@@ -78,36 +73,26 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     use_huge_pages()
     workspace = Workspace(config.workspace)
     asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
-    read_manifest(workspace.dedupe, "dedupe")
+    dedupe = digest_input(workspace.dedupe, "dedupe", root=workspace.root)
     device = pick_device("cpu" if config.engine == "ray" else config.device)
     # On Ray this process needs no GPU: its workers have them.
     name = config.device if config.engine == "ray" and config.device != "auto" else device.type
     precision = pick_precision(config.precision, torch.device(name))
     work = _begin(config, find_codec(asked, workspace), device, precision, name)
-    inputs = {"dedupe": input_digest(workspace.dedupe), **work.source.digest}
-    manifest = find_current(work.folder.path, "codes", config=resolved(config), inputs=inputs)
-    if manifest is not None and not manifest.counts["failed"]:
-        work.folder.sweep(manifest)
-        return _report("unchanged", work.folder, manifest)
-    work.folder.reopen(manifest)
+    inputs = {**dedupe, **work.source.digest}
+    out = find_artifact(work.folder.path, "codes", config=resolved(config), inputs=inputs)
+    if out.manifest is not None and not out.manifest.counts["failed"]:
+        work.folder.sweep(out.manifest)
+        return out.report(counts={"new": 0})
+    work.folder.check(out.manifest)
+    out.reopen()
     kept = read_kept(workspace)
     cost = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
     new = _encode_missing(work, kept, progress)
-    manifest = _describe(work, kept, inputs, cost)
-    work.folder.finish(manifest)
+    manifest = _finish(out, work, kept, cost)
+    work.folder.sweep(manifest)
     _warn_of_failures(work.folder)
-    outcome: Outcome = "incomplete" if manifest.counts["failed"] else "done"
-    return _report(outcome, work.folder, manifest, new)
-
-
-def _report(outcome: Outcome, folder: CodesFolder, manifest: Manifest, new: int = 0) -> StageReport:
-    return StageReport(
-        stage="encode",
-        outcome=outcome,
-        counts={**manifest.counts, "new": new},
-        outputs=(str(folder.path),),
-        details=manifest.details,
-    )
+    return out.report(incomplete=manifest.counts["failed"] > 0, counts={"new": new})
 
 
 # --- The codec and its folder --------------------------------------------------------------------
@@ -333,29 +318,22 @@ def _warn_of_failures(folder: CodesFolder) -> None:
 # --- The end -------------------------------------------------------------------------------------
 
 
-def _describe(
-    work: _Work,
-    kept: Mapping[str, KeptImage],
-    inputs: Mapping[str, str],
-    cost: PrecisionCost | None,
+def _finish(
+    out: Artifact, work: _Work, kept: Mapping[str, KeptImage], cost: PrecisionCost | None
 ) -> Manifest:
-    """The manifest: images = encoded + failed; `spare` counts codes of images that are no longer kept."""
+    """Write the manifest: images = encoded + failed; `spare` images have codes but are no longer kept."""
     encoded = work.folder.encoded()
     failed = [row for key, row in sorted(work.folder.failed().items()) if key in kept]
     whole = frozenset(work.views)
     present = sum(whole <= encoded.get(pixel_sha256, frozenset()) for pixel_sha256 in kept)
-    files = (*work.folder.files(), *work.folder.write_failed(failed))
-    return make_manifest(
-        "codes",
-        config=resolved(work.config),
-        inputs=inputs,
+    return out.finish(
         counts={
             "images": len(kept),
             "encoded": present,
             "failed": len(failed),
             "spare": sum(pixel_sha256 not in kept for pixel_sha256 in encoded),
         },
-        files=files,
+        files=(*work.folder.files(), *work.folder.write_failed(failed)),
         details={
             "codec": work.facts,
             "fingerprint": work.fingerprint,

@@ -11,24 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.artifact import Artifact, digest_input, find_artifact
 from pipeline.core.errors import ConfigError, ModelError
-from pipeline.core.ownership import check_name, is_name, start_over
-from pipeline.core.storage import (
-    file_entry,
-    find_current,
-    input_digest,
-    make_manifest,
-    maker_of,
-    read_manifest,
-    sha256_file,
-    write_manifest,
-)
+from pipeline.core.ownership import check_name, is_name
+from pipeline.core.storage import maker_of, sha256_file
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace
 from pipeline.encode.config import OWN_CODEC, EncodeConfig, codec_name
-from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.families import LOADERS, read_family_and_files
-from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, load_codec, save_codec
+from pipeline.models.codecs.load import (
+    CODEC_JSON,
+    CODEC_WEIGHTS,
+    codec_details,
+    load_codec,
+    save_codec,
+)
 from pipeline.models.codecs.published import PUBLISHED_CODECS, fetch_codec
 from pipeline.models.torch_files import check_regular
 
@@ -60,7 +57,6 @@ def find_codec(config: EncodeConfig, workspace: Workspace) -> CodecSource:
     name = chosen_codec(config, workspace)
     own = workspace.codecs / name
     if is_name(name) and own.is_dir():
-        read_manifest(own, "codec")
         return _own(workspace, own, name)
     if name in PUBLISHED_CODECS:
         fetched = fetch_codec(name, config.cache)
@@ -89,11 +85,6 @@ def chosen_codec(config: EncodeConfig, workspace: Workspace) -> str:
     return latest or OWN_CODEC
 
 
-def _own(workspace: Workspace, folder: Path, name: str) -> CodecSource:
-    place = folder.relative_to(workspace.root).as_posix()
-    return CodecSource(name=name, folder=folder, digest={place: input_digest(folder)})
-
-
 def _import_codec(
     config: EncodeConfig, workspace: Workspace, family: str, paths: Mapping[str, Path]
 ) -> CodecSource:
@@ -102,13 +93,21 @@ def _import_codec(
     plan = {"family": family, "name": called, "image_size": config.image_size}
     inputs = {name: _hash(path) for name, path in paths.items()}
     for folder in sorted(workspace.codecs.glob(f"{called}-*")):
-        if find_current(folder, "codec", config=plan, inputs=inputs) is not None:
+        if find_artifact(folder, "codec", config=plan, inputs=inputs).is_current:
             return _own(workspace, folder, called)
     codec = LOADERS[family](*paths.values(), image_size=config.image_size)
     folder = workspace.codec(f"{called}-{codec.fingerprint[:12]}")
     log.warning("Importing the codec %s into the workspace as %s", called, folder)
-    _save(codec, folder, plan, inputs)
+    out = Artifact(folder=folder, contract="codec", config=plan, inputs=inputs)
+    out.start_over()
+    save_codec(codec, folder)
+    out.finish(counts={}, files=(CODEC_JSON, CODEC_WEIGHTS), details=codec_details(codec))
     return _own(workspace, folder, called)
+
+
+def _own(workspace: Workspace, folder: Path, name: str) -> CodecSource:
+    digest = digest_input(folder, "codec", root=workspace.root)
+    return CodecSource(name=name, folder=folder, digest=digest)
 
 
 def _hash(path: Path) -> str:
@@ -119,25 +118,3 @@ def _hash(path: Path) -> str:
         raise ModelError(
             f"{path} can't be read: {error.strerror}. Give a readable file."
         ) from error
-
-
-def _save(
-    codec: Codec, folder: Path, plan: Mapping[str, object], inputs: Mapping[str, str]
-) -> None:
-    start_over(folder, "codec")
-    save_codec(codec, folder)
-    manifest = make_manifest(
-        "codec",
-        config=plan,
-        inputs=inputs,
-        counts={},
-        files=tuple(file_entry(folder / name, folder) for name in (CODEC_JSON, CODEC_WEIGHTS)),
-        details={
-            "fingerprint": codec.fingerprint,
-            "num_tokens": codec.num_tokens,
-            "image_size": codec.image_size,
-            "downsampling": codec.downsampling,
-            "num_codes": codec.num_codes,
-        },
-    )
-    write_manifest(folder, manifest)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core.artifact import Artifact
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ConfigError, ContractError, LockedError, WorkspaceError
 from pipeline.core.ownership import claim, list_family, next_free, own_files
 from pipeline.core.storage import (
     MANIFEST_NAME,
     TEMPORARY_SUFFIX,
-    read_manifest,
+    find_manifest,
     sha256_bytes,
     storage_error,
 )
@@ -52,13 +53,15 @@ class Recipe:
         same = _options(manifest.config) == _options(self.config)
         return same and dict(manifest.inputs) == dict(self.inputs)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A folder to write to; `manifest` is set if it is finished and already holds these images."""
-
-    folder: Path
-    manifest: Manifest | None = None
+    def at(self, folder: Path, manifest: Manifest | None = None) -> Artifact:
+        """The images in `folder`; they are there already if it has a `manifest`."""
+        return Artifact(
+            folder=folder,
+            contract=CONTRACT,
+            config=self.config,
+            inputs=self.inputs,
+            manifest=manifest,
+        )
 
 
 def resolve_name(folder: Path) -> Path:
@@ -66,7 +69,7 @@ def resolve_name(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-def choose_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Place:
+def choose_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Artifact:
     """Choose `folder` or another of its family; nothing is written.
 
     Raises WorkspaceError if `folder` holds anything but generated images, ConfigError if it holds other
@@ -78,14 +81,14 @@ def choose_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Place:
     if found is not None:
         return found
     if on_change == "restart" or _is_free(folder):
-        return Place(folder=folder)
+        return recipe.at(folder)
     if on_change == "refuse":
         raise ConfigError(_refusal(folder, recipe))
-    return Place(folder=next(filter(_is_free, family), None) or next_free(folder))
+    return recipe.at(next(filter(_is_free, family), None) or next_free(folder))
 
 
 @contextlib.contextmanager
-def lock_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Iterator[Place]:
+def lock_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Iterator[Artifact]:
     """Choose the destination, create it and lock it while images are written.
 
     Raises LockedError if another process is writing to it, StorageError if it can't be created, and
@@ -130,18 +133,18 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _find_finished(family: list[Path], recipe: Recipe) -> Place | None:
+def _find_finished(family: list[Path], recipe: Recipe) -> Artifact | None:
     for folder in family:
         manifest = _manifest_of(folder)
         if manifest is not None and recipe.matches(manifest):
-            return Place(folder=folder, manifest=manifest)
+            return recipe.at(folder, manifest)
     return None
 
 
-def _find_unfinished(family: list[Path], recipe: Recipe) -> Place | None:
+def _find_unfinished(family: list[Path], recipe: Recipe) -> Artifact | None:
     for folder in family:
         if not (folder / MANIFEST_NAME).exists() and read_identity(folder) == recipe.identity:
-            return Place(folder=folder)
+            return recipe.at(folder)
     return None
 
 
@@ -158,9 +161,9 @@ def _is_free(folder: Path) -> bool:
 def _manifest_of(folder: Path) -> Manifest | None:
     try:
         claim(folder, CONTRACT)
-        return read_manifest(folder, CONTRACT)
     except (ContractError, WorkspaceError):
         return None
+    return find_manifest(folder, CONTRACT)
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:

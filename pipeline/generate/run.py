@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from pipeline.core.config import resolved
-from pipeline.core.contracts import Outcome, StageReport
+from pipeline.core.contracts import StageReport
 from pipeline.core.ownership import claim
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import sha256_bytes
@@ -32,7 +31,7 @@ from pipeline.generate.place import CONTRACT, Recipe, choose_place, lock_place, 
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
 from pipeline.generate.sampler import ImageSampler, load_sampler, read_prime
 from pipeline.generate.sketches import Drawn
-from pipeline.generate.writing import ImageWriter, missing_files
+from pipeline.generate.writing import ImageWriter, is_whole
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
 
 logger = logging.getLogger(__name__)
@@ -54,22 +53,23 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     clip_folder = None if config.clip is None else find_clip(config.clip)
     inputs = model_inputs.digests | _outside_inputs(config, given, clip_folder)
     recipe = Recipe(config=resolved(config), inputs=inputs)
-    place = choose_place(folder, recipe, config.on_change)
-    if place.manifest is not None and not missing_files(place):
-        return _report("unchanged", place.folder, place.manifest.counts, model_inputs)
+    out = choose_place(folder, recipe, config.on_change)
+    details = {"checkpoint": str(model_inputs.checkpoint)}
+    if is_whole(out):
+        return out.report(details=details)
     sampler = load_sampler(config, model_inputs)
     clip = load_clip(clip_folder, sampler.device) if clip_folder else None
     prompts = sampler.complete(given) if config.gentxt else [Prompt(text=text) for text in given]
     counts = _counts(config, prompts, cut=_warn_of_long(prompts, sampler))
     _warn_of_guidance(config, model_inputs)
     orders = list_orders(prompts, count=config.drawn, seed=config.seed)
-    with lock_place(folder, recipe, config.on_change) as place:
-        writer = ImageWriter(place, recipe.identity, numbers=range(len(prompts)), keep=config.kept)
+    with lock_place(folder, recipe, config.on_change) as out:
+        writer = ImageWriter(out, recipe.identity, numbers=range(len(prompts)), keep=config.kept)
         images = draw(sampler, clip, writer.missing_orders(orders), progress)
         facts = _facts(config, model_inputs.digest)
         writer.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
-        writer.finish(recipe, counts)
-    return _report("done", place.folder, counts, model_inputs)
+        writer.finish(counts)
+    return out.report(details=details)
 
 
 def draw(
@@ -142,18 +142,6 @@ def _counts(config: GenerateConfig, prompts: Sequence[Prompt], *, cut: int) -> d
         "prompts": len(prompts),
         "prompts_cut": cut,
     }
-
-
-def _report(
-    outcome: Outcome, folder: Path, counts: Mapping[str, int], model_inputs: ModelInputs
-) -> StageReport:
-    return StageReport(
-        stage="generate",
-        outcome=outcome,
-        counts=counts,
-        outputs=(str(folder),),
-        details={"checkpoint": str(model_inputs.checkpoint)},
-    )
 
 
 def _facts(config: GenerateConfig, checkpoint: str) -> dict[str, str]:

@@ -9,17 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from pipeline.core.contracts import FileEntry
+from pipeline.core.artifact import Artifact
 from pipeline.core.errors import ConfigError
-from pipeline.core.ownership import own_files, reopen, start_over
+from pipeline.core.ownership import own_files
 from pipeline.core.stop_signals import watch_signals
-from pipeline.core.storage import (
-    file_entry,
-    make_manifest,
-    sha256_bytes,
-    write_bytes,
-    write_manifest,
-)
+from pipeline.core.storage import file_entry, sha256_bytes, write_bytes
 from pipeline.generate.images import SHEET_LINES, contact_sheet, encode_png, images_shown
 from pipeline.generate.notes import (
     NOTES,
@@ -33,7 +27,7 @@ from pipeline.generate.notes import (
     to_line,
     write_notes,
 )
-from pipeline.generate.place import CONTRACT, Place, Recipe
+from pipeline.generate.place import CONTRACT
 from pipeline.generate.prompts import Order
 from pipeline.generate.sketches import Drawn, read_sketches, remove_sketches, write_sketches
 
@@ -48,14 +42,14 @@ class ImageWriter:
     Raises ConfigError, and changes nothing, if one of these files exists and is not ours.
     """
 
-    def __init__(self, place: Place, identity: str, *, numbers: Iterable[int], keep: int) -> None:
-        self.folder = place.folder
-        prompts = _find_drawn(place, identity)
+    def __init__(self, out: Artifact, identity: str, *, numbers: Iterable[int], keep: int) -> None:
+        self.out, self.folder = out, out.folder
+        prompts = _find_drawn(out, identity)
         if prompts is None:
             _check_no_overwrite(self.folder, numbers, keep)
-            start_over(self.folder, CONTRACT)
+            out.start_over()
         else:
-            reopen(self.folder, CONTRACT)
+            out.reopen()
         write_notes(self.folder, identity, prompts or [])
         self.records = [record for records in prompts or [] for record in records]
         self._sketches: list[Drawn] = []
@@ -103,21 +97,15 @@ class ImageWriter:
         self.records += records
         remove_sketches(self.folder, (image.order for image in group))
 
-    def finish(self, recipe: Recipe, counts: Mapping[str, int]) -> None:
+    def finish(self, counts: Mapping[str, int]) -> None:
         """Write the records, the contact sheet and the manifest; then delete the notes."""
         self.records.sort(key=lambda record: (record["number"], record["rank"]))
         write_bytes(self.folder / RECORDS, b"".join(to_line(record) for record in self.records))
         write_bytes(self.folder / CONTACT, contact_sheet(list(self._sheet_rows())))
-        manifest = make_manifest(
-            CONTRACT, config=recipe.config, inputs=recipe.inputs, counts=counts, files=self._files()
-        )
-        write_manifest(self.folder, manifest)
-        (self.folder / NOTES).unlink(missing_ok=True)
-
-    def _files(self) -> tuple[FileEntry, ...]:
-        names = [*(str(record["file"]) for record in self.records), CONTACT]
+        images = (str(record["file"]) for record in self.records)
         listed = file_entry(self.folder / RECORDS, self.folder, rows=len(self.records))
-        return (*(file_entry(self.folder / name, self.folder) for name in names), listed)
+        self.out.finish(counts=counts, files=(*images, CONTACT, listed))
+        (self.folder / NOTES).unlink(missing_ok=True)
 
     def _write(self, drawn: Drawn, rank: int, facts: Mapping[str, str]) -> Record:
         order = drawn.order
@@ -141,17 +129,17 @@ class ImageWriter:
             yield records[0]["prompt"], [(self.folder / name).read_bytes() for name in names]
 
 
-def missing_files(place: Place) -> Sequence[str]:
-    """The files that a finished folder lists but no longer has."""
-    files = place.manifest.files if place.manifest is not None else ()
-    return [entry.path for entry in files if not (place.folder / entry.path).is_file()]
+def is_whole(out: Artifact) -> bool:
+    """Whether the folder is finished and still has all its files."""
+    files = out.manifest.files if out.manifest is not None else ()
+    return out.is_current and all((out.folder / entry.path).is_file() for entry in files)
 
 
-def _find_drawn(place: Place, identity: str) -> Records | None:
+def _find_drawn(out: Artifact, identity: str) -> Records | None:
     """The records of the prompts already drawn; None if the folder was not started."""
-    if place.manifest is not None:
-        return read_records(place.folder)
-    return read_notes(place.folder) if read_identity(place.folder) == identity else None
+    if out.is_current:
+        return read_records(out.folder)
+    return read_notes(out.folder) if read_identity(out.folder) == identity else None
 
 
 def _check_no_overwrite(folder: Path, numbers: Iterable[int], keep: int) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.artifact import find_artifact
 from pipeline.core.config import resolved
-from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Manifest, Split, StageReport
+from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Split, StageReport
 from pipeline.core.engine import count_cores
 from pipeline.core.ownership import own_files
 from pipeline.core.progress import Progress, no_progress
@@ -26,12 +27,9 @@ from pipeline.core.storage import (
     arrow_schema,
     atomic_write,
     file_entry,
-    find_current,
     input_digest,
-    make_manifest,
     storage_error,
     write_bytes,
-    write_manifest,
 )
 from pipeline.core.workspace import Workspace
 from pipeline.models.tokenizers.load import TOKENIZER_FILE
@@ -86,11 +84,11 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     folder = Workspace(config.workspace).shards(config.name)
     config = dataclasses.replace(config, tokenizer=chosen_tokenizer(config))
     inputs = find_inputs(config)
-    current = find_current(folder, "shards", config=resolved(config), inputs=inputs.digests)
-    if current is not None:
-        return dataclasses.replace(_report(folder, current), outcome="unchanged")
+    out = find_artifact(folder, "shards", config=resolved(config), inputs=inputs.digests)
+    if out.is_current:
+        return out.report(details={"fingerprint": input_digest(folder)})
     inputs.check()
-    scratch = Scratch(folder, inputs.lineage(resolved(config)))
+    scratch = Scratch(out, inputs.lineage(out.config))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = make_index(config, inputs, entries)
     counts = _counts(index, joined)
@@ -98,10 +96,7 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     card = write_card(index, counts, images=config.images, tokenizer_options=options)
     files = _write_rest(folder, index, inputs, joined.left_out, card)
     scratch.end()
-    manifest = make_manifest(
-        "shards",
-        config=resolved(config),
-        inputs=inputs.digests,
+    out.finish(
         counts=counts,
         files=files,
         details={
@@ -109,14 +104,13 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
             "tokenizer": {"fingerprint": inputs.tokenizer.fingerprint},
         },
     )
-    write_manifest(folder, manifest)
     if counts["train"] and not counts["val"]:
         log.warning(
             "No sample is in the validation split: training has nothing to validate on. Run "
             "`pipeline dedupe` with a larger --val-fraction."
         )
-    report = _report(folder, manifest)
-    return dataclasses.replace(report, details={**report.details, "shards_reused": reused})
+    details = {"fingerprint": input_digest(folder), "shards_reused": reused}
+    return out.report(incomplete=counts["failed"] > 0, details=details)
 
 
 def _write_shards(
@@ -193,7 +187,7 @@ def _write_rest(
     inputs: Inputs,
     left_out: list[LeftOut],
     card: str,
-) -> tuple[FileEntry, ...]:
+) -> tuple[FileEntry | str, ...]:
     """Write everything but tars and manifest, remove obsolete files, and list every file."""
     write_index(folder, index)
     write_bytes(folder / TOKENIZER_FILE, inputs.tokenizer.json_bytes)
@@ -201,14 +195,13 @@ def _write_rest(
     _write_left_out(folder / LEFT_OUT_TABLE, left_out)
     shards = [entry for split in SPLITS for entry in index.shards[split]]
     _remove_others(folder, {name for entry in shards for name in (entry.url, entry.table)})
-    small = (INDEX_NAME, TOKENIZER_FILE, CARD)
     return (
         *(
             FileEntry(path=e.url, bytes=e.filesize, sha256=e.sha256, rows=e.nsamples)
             for e in shards
         ),
         *(FileEntry(path=e.table, bytes=e.table_bytes, sha256=e.table_sha256) for e in shards),
-        *(file_entry(folder / name, folder) for name in small),
+        *(INDEX_NAME, TOKENIZER_FILE, CARD),
         file_entry(folder / LEFT_OUT_TABLE, folder, rows=len(left_out)),
     )
 
@@ -226,13 +219,3 @@ def _remove_others(folder: Path, belonging: set[str]) -> None:
     for name in own_files(folder, "shards"):
         if name.split("/")[0] in SPLITS and name not in belonging:
             (folder / name).unlink()
-
-
-def _report(folder: Path, manifest: Manifest) -> StageReport:
-    return StageReport(
-        stage="shard",
-        outcome="incomplete" if manifest.counts["failed"] else "done",
-        counts=manifest.counts,
-        outputs=(str(folder),),
-        details={**manifest.details, "fingerprint": input_digest(folder)},
-    )

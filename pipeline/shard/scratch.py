@@ -13,11 +13,10 @@ import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.core import ownership
+from pipeline.core.artifact import Artifact
 from pipeline.core.contracts import SPLITS, Split
 from pipeline.core.errors import ContractError
 from pipeline.core.storage import atomic_write
@@ -43,12 +42,13 @@ _NOTHING = Base(dict.fromkeys(SPLITS, ()), dict.fromkeys(SPLITS, ()))
 
 
 class Scratch:
-    """The scratch folder of `folder`, for a run of this `lineage`."""
+    """The scratch folder of shards, for a run of this `lineage`."""
 
-    def __init__(self, folder: Path, lineage: str) -> None:
-        self.path = folder / "scratch"
+    def __init__(self, out: Artifact, lineage: str) -> None:
+        self.path = out.folder / "scratch"
         self.done = self.path / "done"
-        self._folder = folder
+        self._out = out
+        self._folder = out.folder
         self._lineage = lineage
         self._base_path = self.path / "base.npz"
 
@@ -60,9 +60,9 @@ class Scratch:
         index = self._read_index()
         base = self._load(index)
         if base is None and index is None:
-            ownership.start_over(self._folder, "shards")
+            self._out.start_over()
         else:
-            ownership.reopen(self._folder, "shards")
+            self._out.reopen()
         if base is None:
             base = self._read_base(index)
             self._save(base)

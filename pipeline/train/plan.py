@@ -21,7 +21,7 @@ from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.parsing import parse_json_file
-from pipeline.core.storage import MANIFEST_NAME, read_manifest
+from pipeline.core.storage import MANIFEST_NAME, find_manifest, read_manifest
 from pipeline.models.checkpoints.native import list_checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position
@@ -62,11 +62,8 @@ def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
 
 def find_finished(root: Path, plan: Plan) -> Manifest | None:
     """The manifest of a run that finished with this plan, ignoring monitoring options."""
-    if not (root / MANIFEST_NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(root, "run")
-    except ContractError:
+    manifest = find_manifest(root, "run")
+    if manifest is None:
         return None
     found = {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
     return manifest if find_changes(found, plan).keys() <= MONITORING else None

@@ -26,16 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.artifact import Artifact
 from pipeline.core.contracts import FileEntry
 from pipeline.core.errors import ModelError
 from pipeline.core.ownership import own_files, reopen, start_over
 from pipeline.core.storage import (
     TEMPORARY_SUFFIX,
     file_entry,
-    make_manifest,
     write_bytes,
     write_json,
-    write_manifest,
 )
 from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
 from pipeline.models.checkpoints.native import list_checkpoints, read_info, write_checkpoint
@@ -167,15 +166,8 @@ class RunFolder:
 
     def finish(self, plan: Plan, counts: Mapping[str, int], details: Mapping[str, Any]) -> None:
         """Write the manifest, which marks the run as finished."""
-        manifest = make_manifest(
-            "run",
-            config=plan["config"],
-            inputs=plan["inputs"],
-            counts=counts,
-            files=self._files(),
-            details=details,
-        )
-        write_manifest(self.root, manifest)
+        out = Artifact(folder=self.root, contract="run", **plan)
+        out.finish(counts=counts, files=self._files(), details=details)
 
     def _files(self) -> tuple[FileEntry, ...]:
         """The files for the manifest: our own, without those that hold times."""

@@ -15,25 +15,16 @@ from typing import Any
 
 import torch
 
+from pipeline.core.artifact import Artifact, digest_input, find_trained
 from pipeline.core.config import resolved
-from pipeline.core.contracts import Manifest, Outcome, StageReport
+from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, ContractError
-from pipeline.core.inventory import find_trained, folder_for_training
-from pipeline.core.ownership import start_over
 from pipeline.core.parsing import read_small_file
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
-from pipeline.core.storage import (
-    file_entry,
-    input_digest,
-    make_manifest,
-    read_manifest,
-    sha256_bytes,
-    write_bytes,
-    write_manifest,
-)
+from pipeline.core.storage import sha256_bytes, write_bytes
 from pipeline.core.workspace import Workspace
-from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, save_codec
+from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, codec_details, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
 from pipeline.models.devices import pick_device
 from pipeline.train_codec.config import TrainCodecConfig
@@ -61,32 +52,26 @@ def run(config: TrainCodecConfig, progress: Progress = no_progress) -> StageRepo
     image size is not supported, ConfigError if CUDA is requested but not available.
     """
     workspace = Workspace(config.workspace)
-    named = workspace.codec(config.name)
-    read_manifest(workspace.dedupe, "dedupe")
-    plan, inputs = resolved(config), {"dedupe": input_digest(workspace.dedupe)}
-    found = find_trained(named, "codec", config=plan, inputs=inputs)
-    outcome: Outcome = "done" if found is None else "unchanged"
-    if found is None:
-        digest = _plan_digest(config, inputs)
-        folder = folder_for_training(named, lambda path: _unfinished_plan(path) in (None, digest))
-        manifest = _make_codec(config, folder, inputs, progress)
-    else:
-        folder, manifest = found
-    _drop_checkpoint(folder)
-    return StageReport(
-        stage="train-codec",
-        outcome=outcome,
-        counts=manifest.counts,
-        outputs=(str(folder),),
-        details=manifest.details,
+    inputs = digest_input(workspace.dedupe, "dedupe", root=workspace.root)
+    plan_digest = _plan_digest(config, inputs)
+    out = find_trained(
+        workspace.codec(config.name),
+        "codec",
+        config=resolved(config),
+        inputs=inputs,
+        can_resume=lambda folder: _unfinished_plan(folder) in (None, plan_digest),
     )
+    if not out.is_current:
+        _make_codec(config, out, plan_digest, progress)
+    _drop_checkpoint(out.folder)
+    return out.report()
 
 
 def _make_codec(
-    config: TrainCodecConfig, folder: Path, inputs: Mapping[str, str], progress: Progress
-) -> Manifest:
+    config: TrainCodecConfig, out: Artifact, plan_digest: str, progress: Progress
+) -> None:
     device = pick_device(config.device)
-    training = _resume_or_start(config, device, folder, _plan_digest(config, inputs))
+    training, folder = _resume_or_start(config, device, out, plan_digest), out.folder
     images, measured = _load(config, progress)
     _train(training, images.pixels_MHWC, folder, progress)
     codec = training.finished()
@@ -95,32 +80,20 @@ def _make_codec(
     lines = [json.dumps(dataclasses.asdict(entry)) for entry in training.logs]
     write_bytes(folder / _LOG, ("\n".join(lines) + "\n").encode())
     write_bytes(folder / _RECONSTRUCTIONS, draw_reconstructions(codec, measured, device))
-    manifest = make_manifest(
-        "codec",
-        config=resolved(config),
-        inputs=inputs,
+    out.finish(
         counts={
             "images": len(images.pixels_MHWC) + images.failed,
             "learnt_from": len(images.pixels_MHWC),
             "failed": images.failed,
         },
-        files=tuple(
-            file_entry(folder / name, folder)
-            for name in (CODEC_JSON, CODEC_WEIGHTS, _LOG, _RECONSTRUCTIONS)
-        ),
+        files=(CODEC_JSON, CODEC_WEIGHTS, _LOG, _RECONSTRUCTIONS),
         details={
-            "fingerprint": codec.fingerprint,
-            "num_tokens": codec.num_tokens,
-            "image_size": codec.image_size,
-            "downsampling": codec.downsampling,
-            "num_codes": codec.num_codes,
+            **codec_details(codec),
             "loss": training.logs[-1].loss,
             **dataclasses.asdict(quality),
             "preprocessing": PREPROCESSING,
         },
     )
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def _check_batch(batch_size: int, images: int) -> None:
@@ -197,9 +170,10 @@ def _unfinished_plan(folder: Path) -> str | None:
 
 
 def _resume_or_start(
-    config: TrainCodecConfig, device: torch.device, folder: Path, plan_digest: str
+    config: TrainCodecConfig, device: torch.device, out: Artifact, plan_digest: str
 ) -> Training:
     """Resume from the folder's checkpoint if it has the same plan, else start from scratch."""
+    folder = out.folder
     if _unfinished_plan(folder) == plan_digest:
         training = begin_training(config, device)
         try:
@@ -208,7 +182,7 @@ def _resume_or_start(
             return training
         except UNREADABLE as error:
             log.warning("%s can't be read (%s): starting over.", folder / _CHECKPOINT, error)
-    start_over(folder, "codec")
+    out.start_over()
     write_bytes(folder / _CHECKPOINT_PLAN, plan_digest.encode())
     return begin_training(config, device)
 

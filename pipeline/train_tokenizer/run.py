@@ -9,22 +9,13 @@ import logging
 
 import pyarrow.compute as pc
 
+from pipeline.core.artifact import Artifact, digest_input, find_trained
 from pipeline.core.config import resolved
-from pipeline.core.contracts import Manifest, StageReport
+from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ContractError
-from pipeline.core.integrity import checked_files
-from pipeline.core.inventory import find_trained, folder_for_training
-from pipeline.core.kept_images import read_tables
-from pipeline.core.ownership import start_over
+from pipeline.core.kept_images import dedupe_tables, read_tables
 from pipeline.core.progress import Progress, no_progress
-from pipeline.core.storage import (
-    file_entry,
-    input_digest,
-    make_manifest,
-    read_manifest,
-    write_bytes,
-    write_manifest,
-)
+from pipeline.core.storage import write_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.models.tokenizers.load import TOKENIZER_FILE, train_bpe
 from pipeline.train_tokenizer.config import TrainTokenizerConfig
@@ -43,22 +34,17 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
     DamageError if its table was modified.
     """
     workspace = Workspace(config.workspace)
+    inputs = digest_input(workspace.dedupe, "dedupe", root=workspace.root)
     named = workspace.tokenizer(config.name)
-    dedupe = read_manifest(workspace.dedupe, "dedupe")
-    inputs = {"dedupe": input_digest(workspace.dedupe)}
-    plan = resolved(config)
-    found = find_trained(named, "tokenizer", config=plan, inputs=inputs)
-    if found is not None:
-        folder, current = found
-        return StageReport(
-            stage="train-tokenizer",
-            outcome="unchanged",
-            counts=current.counts,
-            outputs=(str(folder),),
-            details=current.details,
-        )
-    folder = folder_for_training(named)
-    captions = _training_captions(workspace, dedupe)
+    out = find_trained(named, "tokenizer", config=resolved(config), inputs=inputs)
+    if not out.is_current:
+        _train(out, config, _training_captions(workspace), progress)
+    return out.report()
+
+
+def _train(
+    out: Artifact, config: TrainTokenizerConfig, captions: list[str], progress: Progress
+) -> None:
     progress(0, len(captions), None)
     tokenizer = train_bpe(captions, config.vocab_size)
     if tokenizer.vocab_size < config.vocab_size:
@@ -69,32 +55,20 @@ def run(config: TrainTokenizerConfig, progress: Progress = no_progress) -> Stage
             config.vocab_size,
             len(captions),
         )
-    start_over(folder, "tokenizer")
-    write_bytes(folder / TOKENIZER_FILE, tokenizer.json_bytes)
-    counts = {"captions": len(captions), "vocab_size": tokenizer.vocab_size}
-    details = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
-    files = (file_entry(folder / TOKENIZER_FILE, folder),)
-    write_manifest(
-        folder,
-        make_manifest(
-            "tokenizer", config=plan, inputs=inputs, counts=counts, files=files, details=details
-        ),
+    out.start_over()
+    write_bytes(out.folder / TOKENIZER_FILE, tokenizer.json_bytes)
+    out.finish(
+        counts={"captions": len(captions), "vocab_size": tokenizer.vocab_size},
+        files=(TOKENIZER_FILE,),
+        details={"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
     )
     progress(len(captions), len(captions), None)
-    return StageReport(
-        stage="train-tokenizer",
-        outcome="done",
-        counts=counts,
-        outputs=(str(folder),),
-        details=details,
-    )
 
 
-def _training_captions(workspace: Workspace, dedupe: Manifest) -> list[str]:
+def _training_captions(workspace: Workspace) -> list[str]:
     """Captions of the training split, in the table's order."""
-    entries = [entry for entry in dedupe.files if entry.path == _CAPTIONS]
     captions: list[str] = []
-    for rows in read_tables(checked_files(workspace.dedupe, entries), ("caption", "split"), _ROWS):
+    for rows in read_tables(dedupe_tables(workspace, _CAPTIONS), ("caption", "split"), _ROWS):
         captions += rows.filter(pc.equal(rows["split"], "train"))["caption"].to_pylist()
     if not captions:
         raise ContractError(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.core.errors import REPAIR
 from pipeline.core.inventory import Folder
 from pipeline.core.original_files import is_original
 
@@ -23,12 +24,13 @@ Facts = Mapping[str, object]
 class Fault:
     """A damaged file of a folder, or one outside that it refers to.
 
-    `found` is a phrase that follows its name.
+    `found` is a phrase that follows its name, `remedy` says what to do.
     """
 
     folder: str
     file: str
     found: str
+    remedy: str = REPAIR
 
     def __str__(self) -> str:
         name = self.file if is_original(self.file) else f"{self.folder}/{self.file}"

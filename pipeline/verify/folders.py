@@ -67,7 +67,8 @@ class _Mark:
 def _check_head(folder: Folder) -> Iterator[Fault]:
     """Faults of an unreadable manifest, or of the mark of an unfinished folder."""
     if why_unfinished(folder) is None:
-        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {folder.problem}")
+        found = f"is damaged: {explain(folder.problem)}"
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=found)
         return
     mark = folder.path / UNFINISHED_NAME
     if not mark.exists():
@@ -86,7 +87,9 @@ def _check_seal(folder: Folder) -> Iterator[Fault]:
         raw = parse_json_file(path, dict[str, Any])
         said = raw.pop("sha256", None)
     except ContractError as error:
-        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"can't be read ({error})")
+        yield Fault(
+            folder=folder.name, file=MANIFEST_NAME, found=f"can't be read ({explain(error)})"
+        )
         return
     if said is not None and said != manifest_seal(raw):  # versions before 0.1.0 wrote none
         yield Fault(
@@ -103,7 +106,7 @@ def check_file(
         if fault is None and entry.path.endswith(".parquet") and entry.rows is not None:
             fault = _count_rows(folder.path / entry.path, entry.rows)
     except ContractError as error:  # a path outside the folder
-        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {error}")
+        yield Fault(folder=folder.name, file=MANIFEST_NAME, found=f"is damaged: {explain(error)}")
         return
     if fault is not None:
         yield Fault(folder=folder.name, file=entry.path, found=fault)
@@ -135,6 +138,6 @@ def _check_law(folder: Folder) -> Iterator[Fault]:
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=found)
 
 
-def explain(error: PipelineError) -> str:
-    """The sentence of an error without the advice that follows it."""
+def explain(error: PipelineError | str | None) -> str:
+    """The sentence of an error, or of its message, without the advice that follows it."""
     return str(error).split(" Run `pipeline verify --repair`")[0].rstrip(".")

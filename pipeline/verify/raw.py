@@ -29,6 +29,9 @@ from scrapers.rawstore.segment_hash import hash_segment
 
 PAGE, PAGE_NOTE = "page.html", "page.json"
 _SHOWN = 10  # of files outside the workspace that have changed
+_SCRAPE_AGAIN = (
+    "Put it back as it was, or run `pipeline scrape` for its source again, then `pipeline dedupe`."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,11 @@ def check_raw(folder: Folder) -> RawCheck:
 
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
-    return Fault(folder=folder.name, file=LEDGER_NAME, found=found)
+    remedy = (
+        f"A ledger can't be rebuilt: restore it from a copy, or move {folder.path} away to fetch everything "
+        "again."
+    )
+    return Fault(folder=folder.name, file=LEDGER_NAME, found=found, remedy=remedy)
 
 
 def _expected_hashes(folder: Folder, facts: LedgerFacts) -> dict[str, str]:
@@ -112,13 +119,14 @@ def _describe_originals(folder: Folder, originals: list[Original]) -> Iterator[F
     for each in originals[:_SHOWN]:
         lost = f"{each.lost} of its {each.images} images are" if each.lost else "no image is"
         lost = "its image is" if each.lost == each.images == 1 else lost
-        yield Fault(folder=folder.name, file=each.path, found=f"{each.found} ({lost} lost)")
+        found = f"{each.found} ({lost} lost)"
+        yield Fault(folder=folder.name, file=each.path, found=found, remedy=_SCRAPE_AGAIN)
     if more := originals[_SHOWN:]:
         lost = f"{sum(each.lost for each in more)} more images lost"
         found = (
             f"names {len(more)} more files outside the workspace that were moved or changed: {lost}"
         )
-        yield Fault(folder=folder.name, file="files", found=found)
+        yield Fault(folder=folder.name, file="files", found=found, remedy=_SCRAPE_AGAIN)
 
 
 @dataclass(frozen=True, kw_only=True)

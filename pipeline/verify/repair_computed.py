@@ -68,10 +68,7 @@ def _why_not_repairable(work: FolderRepair) -> str | None:
     path, segments = work.folder.path, work.checked.segments
     for fault in work.checked.faults:
         if fault.file == LEDGER_NAME:
-            return (
-                f"{fault.file} {fault.found}. A ledger can't be rebuilt: restore it from a copy, "
-                f"or move {path} away to fetch everything again."
-            )
+            return f"{fault.file} {fault.found}. {fault.remedy}"
     if any(segment.bytes is None for segment in segments) and not any(
         (path / "segments").glob("*.tar")
     ):

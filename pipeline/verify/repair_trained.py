@@ -103,18 +103,11 @@ def _tokenizer_is_whole(work: FolderRepair) -> bool:
 def _facts_of_whole_codec(work: FolderRepair) -> dict[str, Any] | None:
     """Manifest details of a codec whose fingerprint matches, None otherwise."""
     try:
-        from pipeline.models.codecs.load import load_codec
+        from pipeline.models.codecs.load import codec_details, load_codec
 
-        codec = load_codec(work.folder.path)
+        return codec_details(load_codec(work.folder.path))
     except (PipelineError, ModuleNotFoundError):
         return None
-    return {
-        "fingerprint": codec.fingerprint,
-        "num_tokens": codec.num_tokens,
-        "image_size": codec.image_size,
-        "downsampling": codec.downsampling,
-        "num_codes": codec.num_codes,
-    }
 
 
 def _counts_of_images(work: FolderRepair) -> dict[str, int]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pipeline.core.errors import REPAIR, ContractError, damaged
 from pipeline.core.ownership import path_inside
 from pipeline.core.storage import sha256_file
+from pipeline.core.tar import BLOCK
 from pipeline.webdata.index import INDEX_NAME, ShardEntry
-from pipeline.webdata.tar import BLOCK
 
 _NAME_BYTES = 100
 

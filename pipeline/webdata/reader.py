@@ -24,6 +24,7 @@ from pipeline.core.errors import REPAIR, ContractError, DamageError, damaged
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_json
 from pipeline.core.storage import sha256_file, storage_error
+from pipeline.core.tar import BLOCK
 from pipeline.webdata.index import (
     IMAGE_MEMBER,
     INDEX_NAME,
@@ -35,7 +36,6 @@ from pipeline.webdata.index import (
 from pipeline.webdata.keys import key_of_header, read_table
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.order import choose_views, cut_batches, permute
-from pipeline.webdata.tar import BLOCK
 
 logger = logging.getLogger(__name__)
 

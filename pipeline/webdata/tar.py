@@ -4,14 +4,11 @@ Every member is one 512-byte header and its data, padded to 512 bytes: no pax he
 member), time, owner and group 0, mode 0644. Beside `NNNNNN.tar` is `NNNNNN.idx.npy`, an int64 array [samples,
 members, 2] of (offset of the data in the tar, bytes), with columns in the order of `members` in `index.json`;
 (0, 0) if a sample lacks the member. With it a reader maps the tar and gathers without parsing headers.
-
-Format: POSIX.1-1988 ustar, https://www.gnu.org/software/tar/manual/html_node/Standard.html
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
@@ -23,15 +20,11 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ContractError
 from pipeline.core.storage import atomic_write
+from pipeline.core.tar import BLOCK, END, header_maker, padding
 
-BLOCK = 512
-MAX_MEMBER_BYTES = 8**11 - 1
-_END = b"\0" * (2 * BLOCK)
 _FLUSH_BYTES = 1 << 20
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
-_MODE_OWNER = b"0000644\0" + b"0000000\0" * 2
-_TIME = b"00000000000\0"
-_REST = b"0" + b"\0" * 100 + b"ustar\0" + b"00" + b"\0" * 247
+_make_header = header_maker()
 
 
 def is_key(key: str) -> bool:
@@ -46,17 +39,7 @@ def member_bytes(size: int) -> int:
 
 def tar_bytes(payload: int) -> int:
     """The size of a finished tar whose members take `payload` bytes."""
-    return payload + len(_END)
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _size_field(size: int) -> tuple[bytes, int, bytes]:
-    """The octal size, the header's checksum without its name, and the padding after the data."""
-    if size > MAX_MEMBER_BYTES:
-        raise ContractError(f"A member of {size} bytes: ustar holds at most {MAX_MEMBER_BYTES}.")
-    field = b"%011o\0" % size
-    checksum = sum(_MODE_OWNER) + sum(field) + sum(_TIME) + 8 * ord(" ") + sum(_REST)
-    return field, checksum, b"\0" * (-size % BLOCK)
+    return payload + len(END)
 
 
 class ShardWriter:
@@ -107,15 +90,9 @@ class ShardWriter:
         for extension, data in members:
             name = f"{key}.{extension}".encode()
             size = len(data)
-            field, checksum, padding = _size_field(size)
-            parts += (
-                name.ljust(100, b"\0") + _MODE_OWNER + field + _TIME,
-                b"%06o\0 " % (checksum + sum(name)) + _REST,
-                data,
-                padding,
-            )
+            parts += (_make_header(name, size), data, padding(size))
             self._offsets += (end + BLOCK, size)
-            end += BLOCK + size + len(padding)
+            end += member_bytes(size)
         self._offsets += (0, 0) * (self._columns - len(members))
         self.bytes = end
         self._pending_bytes += end - start
@@ -124,8 +101,8 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Write the two empty blocks that end a tar."""
-        self._pending.append(_END)
-        self.bytes += len(_END)
+        self._pending.append(END)
+        self.bytes += len(END)
         self._flush()
 
     def _flush(self) -> None:

@@ -1,6 +1,6 @@
 """The announcement of a crawl of a real site, logged before its first image is requested.
 
-Sites on this machine or network are not announced; an archive always is. The crawl doesn't wait for a reply:
+Sites on this machine or network are not announced. The crawl doesn't wait for a reply:
 whoever reads the announcement and presses Ctrl-C has lost nothing.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 import ipaddress
 import logging
 
-from scrapers.config import ScrapeConfig, plain_url
+from scrapers.config import ScrapeConfig
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.redirects import is_public_address
 from scrapers.fetch.request_url import parse_address
 from scrapers.fetch.response import FetchError
 from scrapers.rawstore.ledger import Ledger
 from scrapers.source import Discovery
-from scrapers.wayback.archive import index_rate, request_limits
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +31,18 @@ _PRIVATE_SUFFIXES = (
 
 
 async def announce(
-    config: ScrapeConfig, discovery: Discovery, hosts: Hosts, ledger: Ledger
+    config: ScrapeConfig,
+    discovery: Discovery,
+    hosts: Hosts,
+    ledger: Ledger,
+    *,
+    url: str | None = None,
 ) -> None:
-    """Log how many requests a real site will get, at which pace and from whom."""
-    url = _first_url(config, discovery)
+    """Log how many requests a real site will get, at which pace and from whom.
+
+    `url` is on the host that gets them, if that is not the one that the plans name.
+    """
+    url = url or _first_url(discovery)
     asked = f"http://{config.connect_to}/" if config.connect_to else url
     if url is None or asked is None or not is_public_name(_host_of(asked)):
         return
@@ -43,7 +50,6 @@ async def announce(
     await hosts.load(host)  # its robots.txt may ask for a slower pace
     if host.closed is not None:
         return
-    slots, _ = request_limits(config)
     decided, stored, size = _known(ledger)
     logger.info(
         describe(
@@ -52,22 +58,9 @@ async def announce(
             num_decided=min(decided, discovery.num_urls),
             image_bytes=size / stored if stored >= _ENOUGH_IMAGES else _IMAGE_BYTES,
             interval_s=host.pace.interval_s,
-            slots=slots,
+            slots=hosts.max_slots,
             contact=config.contact,
         )
-    )
-
-
-def announce_archive(config: ScrapeConfig) -> None:
-    """Log the two rates at which an archive will be queried, wherever it is."""
-    slots, rate = request_limits(config)
-    logger.info(
-        "%s: at most %.6g index queries per minute (--archive-index-rate) and %.6g captures per minute "
-        "(--archive-rate), %d at a time.",
-        plain_url(config.archive_url),
-        60 * index_rate(config),
-        60 * (rate or 0),
-        slots,
     )
 
 
@@ -119,10 +112,8 @@ def _host_of(url: str) -> str:
         return ""
 
 
-def _first_url(config: ScrapeConfig, discovery: Discovery) -> str | None:
-    """Where the first image is requested."""
-    if config.via is not None:
-        return config.archive_url
+def _first_url(discovery: Discovery) -> str | None:
+    """The URL of the first image."""
     plan = next(iter(discovery.plans), None)
     return None if plan is None else plan.forms[0].url(plan.ranks[0] if plan.ranks else 0)
 

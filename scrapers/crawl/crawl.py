@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.core.progress import Progress, no_progress
 from scrapers.config import ScrapeConfig
-from scrapers.crawl.attempt import ask_once
+from scrapers.crawl.image_fetcher import Attempt, ImageFetcher
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally, WallClock
 from scrapers.fetch.host import Host
@@ -29,7 +29,6 @@ from scrapers.fetch.response import Response
 from scrapers.fetch.verdict import Verdict, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
-from scrapers.wayback.replay import Replay
 
 # Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
 _READY_PER_SLOT = 4
@@ -38,7 +37,6 @@ _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
 _LOOK_AGAIN_S = 0.1
-_BROKEN_CAPTURE = 3
 
 
 class Crawl:
@@ -51,23 +49,21 @@ class Crawl:
         hosts: Hosts,
         store: Store,
         opener: PlanOpener,
+        fetcher: ImageFetcher | None,
         num_urls: int,
         progress: Progress = no_progress,
         clock: WallClock = time.time,
-        replay: Replay | None = None,
     ) -> None:
-        """`replay` interprets the responses of an archive, if one is used."""
+        """Without a `fetcher` nothing can be requested: `leave` the plans."""
         self.tally = Tally()
         self.left = 0  # URLs that a closed host left for another run.
         self.hosts = hosts
-        self._config = config
-        self._client = hosts.client
         self._backoff = hosts.backoff
         self._rng = hosts.rng
         self._now = hosts.monotonic
         self._store = store
         self._opener = opener
-        self._replay = replay
+        self._fetcher = fetcher
         self._progress = progress
         self._recorder = Recorder(
             store,
@@ -86,7 +82,7 @@ class Crawl:
         self._num_open = 0
         self._num_done = 0
         self._total = num_urls
-        self._came: list[tuple[Job, Verdict, Response | None]] = []
+        self._came: list[tuple[Job, Attempt]] = []
         self._came_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
@@ -94,8 +90,9 @@ class Crawl:
         self._stopped = False
         store.failed = self.fail
         # Bytes that arrived and are not on disk yet count towards the budget.
-        self._client.budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
-        store.written = self._client.budget.wake
+        budget = hosts.client.budget
+        budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
+        store.written = budget.wake
 
     async def run(self, plans: Iterable[CaptionPlan]) -> None:
         """Request everything that the plans name and is not known; return when it is on disk.
@@ -218,16 +215,18 @@ class Crawl:
 
     def _advance(self, plan: OpenPlan) -> None:
         """Pass a plan's next jobs to their hosts, or close the plan."""
-        jobs = plan.jobs()
-        if not jobs:
+        jobs, answered = plan.jobs(), plan.answered()
+        plan.outstanding = len(jobs) + len(answered)
+        self._num_open += plan.outstanding
+        if not plan.outstanding:
             self._finish(plan)
-            return
-        plan.outstanding = len(jobs)
-        self._num_open += len(jobs)
+        for job, verdict in answered:
+            self._settle_soon(job, Attempt(verdict, None))
         for job in jobs:
             self._enqueue(job)
-        # Deferred: jobs that are settled without a request would recurse into this.
-        asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
+        if jobs:
+            # Deferred: jobs that are settled without a request would recurse into this.
+            asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
 
     def _finish(self, plan: OpenPlan) -> None:
         self._total += len(plan.seen) - len(plan.ranks)
@@ -287,9 +286,6 @@ class Crawl:
     def _take(self, host: Host) -> Job | None:
         """The next job, with its slot taken; None if none may start now (a timer tries again)."""
         while host.ready and not self._stopped:
-            if (foregone := host.ready[0].foregone) is not None:
-                self._settle(self._pop(host), foregone, None)
-                continue
             if host.is_refused:
                 job = self._pop(host)
                 self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
@@ -349,22 +345,16 @@ class Crawl:
                 self._wake(host)
 
     async def _attempt(self, host: Host, job: Job) -> None:
+        assert self._fetcher is not None, "no plan may be opened without a fetcher"
         started = self._now()
         self.tally.requests += 1
         job.requests += 1
         try:
-            verdict, response = await ask_once(
-                self._client,
-                job,
-                allow_hop=self.hosts.allow_hop,
-                ignore_opt_out=self._config.ignore_opt_out,
-                public_only=host.public_only,
-                reserved=rule.refusal if (rule := host.reserving(job.address)) else None,
-                replay=self._replay,
-            )
+            attempt = await self._fetcher.fetch(job, host)
         except BaseException:
             host.pace.finish("neutral", started=started, now=self._now())
             raise
+        verdict, response = attempt
         wait_s = parse_retry_after(response.retry_after) if response and verdict.retry else None
         now = self._now()
         host.pace.finish(
@@ -378,16 +368,11 @@ class Crawl:
             self._handle_trouble(host, verdict, response)
         # While a host is down, a failed request is not the image's fault and no attempt.
         job.failures += not host.pace.strikes
-        again = verdict.retry and job.failures < self._attempts_at(job, response)
-        if again or (job.captures and job.try_older_capture(verdict, response)):
+        final = self._fetcher.conclude(job, attempt)
+        if final is None:
             self._ask_again(host, job, verdict)
         else:
-            self._settle_soon(job, *job.final_verdict(verdict, response))
-
-    def _attempts_at(self, job: Job, response: Response | None) -> int:
-        """The maximum of attempts: few for a capture with a 5xx, which must not hold up the others."""
-        broken = bool(job.captures) and response is not None and response.status >= 500
-        return min(_BROKEN_CAPTURE, self._config.attempts) if broken else self._config.attempts
+            self._settle_soon(job, final)
 
     def _handle_trouble(self, host: Host, verdict: Verdict, response: Response | None) -> None:
         """Log that a host waits, or leave it for another run."""
@@ -415,16 +400,16 @@ class Crawl:
         self._enqueue(job, first=True)
         self._wake(host)
 
-    def _settle_soon(self, job: Job, verdict: Verdict, response: Response | None) -> None:
+    def _settle_soon(self, job: Job, attempt: Attempt) -> None:
         """Settle the job together with others that arrive by then: starting the next request comes first."""
         if not self._came:
             asyncio.get_running_loop().call_soon(self._settle_all)
-        self._came.append((job, verdict, response))
-        self._came_bytes += len(response.body) if response is not None else 0
+        self._came.append((job, attempt))
+        self._came_bytes += len(attempt.response.body) if attempt.response is not None else 0
 
     def _settle_all(self) -> None:
         came, self._came, self._came_bytes = self._came, [], 0
-        for job, verdict, response in came:
+        for job, (verdict, response) in came:
             self._settle(job, verdict, response)
 
     def _settle(self, job: Job, verdict: Verdict, response: Response | None) -> None:

@@ -5,23 +5,23 @@ Reads the ledger; requests and writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.request_url import with_credentials
-from scrapers.fetch.response import Response
 from scrapers.fetch.storable import storable
 from scrapers.fetch.verdict import Evidence, Verdict, evidence_of
 from scrapers.rawstore.keys import Address, address_of
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, Known
 from scrapers.source import CaptionPlan
-from scrapers.wayback.captures import ARCHIVE_REASONS, Capture, older_captures, replayed
 
 Mode = Literal["continue", "retry_failed", "refresh"]
 FAILED_STATES = frozenset({"failed", "truncated", "not_an_image"})
+# Whether to request a URL again whose row was written by a crawl of another place; None if it was not.
+AskAgain = Callable[[Known], bool | None]
 
 
 @dataclass(slots=True)
@@ -67,6 +67,10 @@ class OpenPlan:
             for form, rank in next_asks(len(self.forms), self.ranks, self.seen)
         ]
 
+    def answered(self) -> list[tuple[Job, Verdict]]:
+        """Jobs that need no request, with their verdicts."""
+        return []
+
     def form_row(self, form: OpenForm, number: int) -> FormRow:
         """The ledger's row of a form that gets the id `number`."""
         first = self.forms[0]
@@ -86,25 +90,9 @@ class OpenPlan:
 
 
 class Job:
-    """One URL to request.
+    """One URL to request; `address` is the URL of the request."""
 
-    `address` is the URL of the request: its own, or that of a capture in an archive; then `captures` lists
-    all usable captures, the one at `address` first. `foregone` is the verdict of a job that needs no request.
-    """
-
-    __slots__ = (
-        "address",
-        "captures",
-        "failures",
-        "foregone",
-        "form",
-        "known",
-        "plan",
-        "rank",
-        "requests",
-        "trouble",
-        "url",
-    )
+    __slots__ = ("address", "failures", "form", "known", "plan", "rank", "requests", "url")
 
     def __init__(self, plan: OpenPlan, form: int, rank: int, url: str, known: Known | None) -> None:
         self.plan = plan
@@ -116,34 +104,15 @@ class Job:
         self.known = known
         self.failures = 0
         self.requests = 0
-        self.captures: tuple[Capture, ...] = ()
-        self.foregone: Verdict | None = None
-        self.trouble: tuple[Verdict, Response | None] | None = None
 
-    def try_older_capture(self, verdict: Verdict, response: Response | None) -> bool:
-        """Move on from an unusable capture to an older one; False if there is none."""
-        older = older_captures(self.captures, verdict)
-        if not older:
-            return False
-        if verdict.state != "missing":
-            self.trouble = verdict, response._replace(body=b"") if response is not None else None
-        self.captures = older
-        self.address = older[0].address
-        self.failures = 0
-        return True
-
-    def final_verdict(
-        self, verdict: Verdict, response: Response | None
-    ) -> tuple[Verdict, Response | None]:
-        """The final verdict: trouble with one capture outweighs that the last one is missing."""
-        if verdict.state == "missing" and self.trouble is not None:
-            return self.trouble
-        return verdict, response
+    @property
+    def has_bytes(self) -> bool:
+        """Whether bytes of it are stored."""
+        return self.known is not None and self.known.sha256 is not None
 
 
-def came_from_archive(row: Known) -> bool:
-    """Whether the bytes of a row came from an archive."""
-    return replayed(row.final_url) is not None
+def _is_own(_row: Known) -> bool | None:
+    return None
 
 
 @dataclass(kw_only=True)
@@ -152,12 +121,14 @@ class PlanOpener:
 
     A URL belongs to the plan that named it first: `in_use` holds the forms of plans whose rows are not
     committed yet, by key, so that no URL is requested twice. Of later plans with the same URL only the
-    captions count: `new_captions` are (form id, caption) to write for forms that have an id.
+    captions count: `new_captions` are (form id, caption) to write for forms that have an id. `elsewhere`
+    decides about rows that a crawl of another place has written.
     """
 
     ledger: Ledger
     mode: Mode
     refresh_since: int = 0
+    elsewhere: AskAgain = _is_own
     repeated: int = 0
     in_use: dict[str, OpenForm] = field(default_factory=dict)
     new_captions: list[tuple[int, str]] = field(default_factory=list)
@@ -234,12 +205,8 @@ class PlanOpener:
         opened.seen[place] = evidence_of(row.state, row.status_code)
 
     def _asks_again(self, row: Known) -> bool:
-        """Request what an archive didn't have; don't compare what came from one."""
-        if row.state == "missing" and row.reason in ARCHIVE_REASONS:
-            return True
-        if row.sha256 is not None and came_from_archive(row):
-            return False
-        return self._is_due(row)
+        again = self.elsewhere(row)
+        return self._is_due(row) if again is None else again
 
     def _is_due(self, row: Known) -> bool:
         if row.state == "pending":

@@ -18,13 +18,14 @@ from scrapers.fetch.connections import Connections
 from scrapers.fetch.cookies import CookieJar
 from scrapers.fetch.decoding import Check, decode_body, is_encoded
 from scrapers.fetch.fetcher import Endpoint, Fetcher, Reply
-from scrapers.fetch.optouts.headers import read_headers
+from scrapers.fetch.optouts.headers import NO_SIGNALS, SIGNAL_NAMES, HeaderSignals, read_headers
 from scrapers.fetch.proxies import Proxies
 from scrapers.fetch.redirects import AddressCheck, is_public_address, redirect_target
 from scrapers.fetch.request_headers import GivenFields, common_fields, lines_of, referer_line
 from scrapers.fetch.request_url import WebAddress, parse_address, without_credentials
 from scrapers.fetch.resolving import Addresses, PrivateAddressError, Resolver
 from scrapers.fetch.response import FetchError, Response
+from scrapers.fetch.response_head import Headers
 from scrapers.fetch.session import Sessions
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
@@ -198,9 +199,14 @@ class Client:
             etag=find("etag"),
             last_modified=find("last-modified"),
             retry_after=find("retry-after"),
-            signals=read_headers(headers.getall, agent=self._agent, url=shown),
+            signals=self._signals(headers, shown),
             headers=headers,
         )
+
+    def _signals(self, headers: Headers, url: str) -> HeaderSignals:
+        if not headers.has_any(SIGNAL_NAMES):
+            return NO_SIGNALS
+        return read_headers(headers.getall, agent=self._agent, url=url)
 
     async def _refuse_private(self, url: str) -> None:
         """Raise FetchError for a private host before anything, even its robots.txt, is requested from it."""

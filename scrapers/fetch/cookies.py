@@ -13,9 +13,12 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.regular_files import read_regular
+from pipeline.core.text_files import split_lines
 
 _MAX_PER_HOST = 50
 _MAX_BYTES = 4096
+_MAX_FILE_BYTES = 1 << 24
 _HTTP_ONLY = "#HttpOnly_"
 
 
@@ -78,10 +81,11 @@ class CookieJar:
         Raises ConfigError that names the line, never a value.
         """
         try:
-            lines = file.read_text("utf-8", "surrogateescape").splitlines()
-        except OSError as error:
-            raise ConfigError(f"--cookie-file {file} can't be read: {error.strerror}.") from error
-        for number, line in enumerate(lines, 1):
+            data = read_regular(file, max_bytes=_MAX_FILE_BYTES)
+        except ConfigError as error:
+            raise ConfigError(f"--cookie-file {error}") from error
+        text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+        for number, line in enumerate(split_lines(text), 1):
             line = line.removeprefix(_HTTP_ONLY) if line.startswith(_HTTP_ONLY) else line
             if line.strip() and not line.startswith("#"):
                 self._load_line(line, f"--cookie-file {file}, line {number}")

@@ -135,9 +135,10 @@ class Hosts:
 
     def refusal(self, url: str, *others: str) -> Refusal | None:
         """What forbids a URL whose host is loaded; `others` are its other names, for the list."""
-        for name in (url, *others):
-            if (found := self._listed_refusal(name)) is not None:
-                return found
+        if self.listed:
+            for name in (url, *others):
+                if (found := self._listed_refusal(name)) is not None:
+                    return found
         return self.of(url).refusal(url)
 
     def why_not(self, url: str) -> str:
@@ -151,7 +152,7 @@ class Hosts:
 
     def _listed_refusal(self, url: str) -> Refusal | None:
         """What the user's list says about a URL, as it is spelled and as it is requested."""
-        if not len(self.listed):
+        if not self.listed:
             return None
         spelled = self.listed.url_refusal(url)
         return spelled or self.listed.url_refusal(f"{self.of(url).origin}{path_of(url)}")

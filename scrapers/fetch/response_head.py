@@ -7,6 +7,7 @@ of a line nor the number of fields has one of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ _BODILESS = frozenset({204, 304})
 # More digits than any length has; Python refuses to parse thousands of them.
 _MAX_DIGITS = 15
 _BLANKS = (" ", "\t")
+_FOLD = re.compile(rb"\n[ \t]")
 
 
 class BadHead(Exception):  # noqa: N818  (what was found, not what went wrong with us)
@@ -40,6 +42,8 @@ class Headers:
         name = name.lower()
         if (first := self._first.get(name)) is None:
             return default
+        if not self._others:
+            return [first]
         return [first, *(value for found, value in self._others if found == name)]
 
     def names(self) -> Iterable[str]:
@@ -82,26 +86,23 @@ def parse_head(data: bytes) -> Head:
     text = data.decode("utf-8", "surrogateescape")
     lines = text.split("\n")
     version, status = _status_line(lines[0])
-    fields = _unfolded(lines) if "\n " in text or "\n\t" in text else lines[1:]
-    pairs = [line.partition(":") for line in fields if ":" in line]
-    first = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    others = [] if len(first) == len(pairs) else _split_repeated(pairs, first)
-    return _framed(status, version, Headers(first, others))
+    fields = _unfolded(lines) if _FOLD.search(data) else lines[1:]
+    return _framed(status, version, _read_fields(fields))
 
 
-def _split_repeated(
-    pairs: list[tuple[str, str, str]], first: dict[str, str]
-) -> list[tuple[str, str]]:
-    """Put the first field of each name into `first`; returns the others."""
-    first.clear()
+def _read_fields(lines: list[str]) -> Headers:
+    first: dict[str, str] = {}
     others = []
-    for raw_name, _, value in pairs:
+    for line in lines:
+        raw_name, colon, value = line.partition(":")
+        if not colon:
+            continue
         name = raw_name.strip().lower()
         if name in first:
             others.append((name, value.strip()))
         else:
             first[name] = value.strip()
-    return others
+    return Headers(first, others)
 
 
 def _unfolded(lines: list[str]) -> list[str]:
@@ -129,9 +130,8 @@ def _framed(status: int, version: str, headers: Headers) -> Head:
     keep = "close" not in words and (version != "HTTP/1.0" or "keep-alive" in words)
     if status < 200 or status in _BODILESS:
         return Head(status, headers, 0, False, keep)
-    if "transfer-encoding" not in headers:
-        length = _length(headers) if "content-length" in headers else None
-        return Head(status, headers, length, False, keep)
+    if headers.get("transfer-encoding") is None:
+        return Head(status, headers, _length(headers), False, keep)
     codings = _codings(headers)
     chunked = codings[-1:] == ["chunked"]
     # A length in addition may mean another end: what follows is not trusted.
@@ -144,11 +144,15 @@ def _codings(headers: Headers) -> list[str]:
     return [word for part in listed if (word := part.strip()) not in ("", "identity")]
 
 
-def _length(headers: Headers) -> int:
-    """The length that all fields agree on. Raises BadHead if there are several, or none."""
+def _length(headers: Headers) -> int | None:
+    """The length that all fields agree on, None without any. Raises BadHead if there are several, or none."""
+    digits = headers.get("content-length")
+    if digits is None:
+        return None
     found = headers.getall("content-length")
-    values = {part.strip() for value in found for part in value.split(",")}
-    digits = values.pop() if len(values) == 1 else ""
+    if len(found) > 1 or "," in digits:
+        values = {part.strip() for value in found for part in value.split(",")}
+        digits = values.pop() if len(values) == 1 else ""
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
         raise BadHead(f"no single length of the body: Content-Length {', '.join(found)[:60]!r}")
     return int(digits)

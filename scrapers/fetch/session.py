@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,7 @@ from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses, SessionResolver
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import MAX_HEAD_BYTES
-from scrapers.fetch.session_head import TolerantHandler, head_of
+from scrapers.fetch.session_head import head_of, parse_heads_ourselves
 from scrapers.fetch.trouble import explain
 
 _TUNNEL_REFUSED = 407
@@ -277,8 +276,7 @@ def _make_session(
     connector = aiohttp.TCPConnector(
         limit=0, resolver=resolver, ssl=tls, use_dns_cache=False, force_close=fresh
     )
-    # The only way to parse heads ourselves: aiohttp's parser refuses what servers send.
-    connector._factory = partial(TolerantHandler, asyncio.get_running_loop())  # type: ignore[assignment]
+    parse_heads_ourselves(connector)
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
     session = aiohttp.ClientSession(
@@ -291,7 +289,8 @@ def _make_session(
         read_bufsize=_PIECE_BYTES,
         max_field_size=2 * MAX_HEAD_BYTES,
     )
-    session._retry_connection = False  # We retry ourselves, once.
+    if hasattr(session, "_retry_connection"):
+        session._retry_connection = False  # We retry ourselves, once.
     return session
 
 

@@ -2,17 +2,20 @@
 
 aiohttp gets a plain head with the framing of the body, and the body in that framing. The original head is a
 field of the plain one and is parsed again on the other side.
+
+This uses internals of aiohttp. If a version has others, aiohttp parses the heads itself and refuses some
+servers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from scrapers.fetch.chunks import BadChunk, Chunks
@@ -21,34 +24,52 @@ from scrapers.fetch.response_head import MAX_HEAD_BYTES, BadHead, Head, end_of_h
 _AS_IT_CAME = "X-Head-As-It-Came"
 
 
-class TolerantHandler(ResponseHandler):
-    """aiohttp's protocol, given responses in plain form, whatever the server sent."""
+def parse_heads_ourselves(connector: aiohttp.TCPConnector) -> None:
+    """Let a connector's connections read heads as ours do: aiohttp's parser refuses what servers send."""
+    handler = _tolerant_handler()
+    if handler is not None and hasattr(connector, "_factory"):
+        connector._factory = functools.partial(handler, asyncio.get_running_loop())
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._answer: _PlainAnswer | None = None
 
-    def set_response_params(self, **params: Any) -> None:
-        """A response is expected from now on."""
-        self._answer = _PlainAnswer()
-        super().set_response_params(**params)
+@functools.cache
+def _tolerant_handler() -> Callable[[asyncio.AbstractEventLoop], Any] | None:
+    """aiohttp's protocol, given responses in plain form; None if this aiohttp has another one."""
+    try:
+        from aiohttp.client_proto import ResponseHandler
+    except ImportError:
+        return None
+    used = ("set_response_params", "data_received", "set_exception", "force_close", "close")
+    if not all(hasattr(ResponseHandler, name) for name in used):
+        return None
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes arrived; those of a head are held until it is complete."""
-        if self._answer is None:
-            super().data_received(data)
-            return
-        try:
-            for piece in self._answer.read(data):
-                super().data_received(piece)
-        except BadHead as error:
-            self.close()
-            self.set_exception(HttpProcessingError(message=str(error)))
-        except BadChunk:
-            if self.transport is not None:
-                self.transport.abort()  # The body ends here, too early.
-        if self._answer.has_more:
-            self.force_close()
+    class TolerantHandler(ResponseHandler):
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            super().__init__(loop)
+            self._answer: _PlainAnswer | None = None
+
+        def set_response_params(self, **params: Any) -> None:
+            """A response is expected from now on."""
+            self._answer = _PlainAnswer()
+            super().set_response_params(**params)
+
+        def data_received(self, data: bytes) -> None:
+            """Bytes arrived; those of a head are held until it is complete."""
+            if self._answer is None:
+                super().data_received(data)
+                return
+            try:
+                for piece in self._answer.read(data):
+                    super().data_received(piece)
+            except BadHead as error:
+                self.close()
+                self.set_exception(HttpProcessingError(message=str(error)))
+            except BadChunk:
+                if self.transport is not None:
+                    self.transport.abort()  # The body ends here, too early.
+            if self._answer.has_more:
+                self.force_close()
+
+    return TolerantHandler
 
 
 class _PlainAnswer:
@@ -101,7 +122,11 @@ class _PlainAnswer:
 
 def head_of(response: aiohttp.ClientResponse) -> Head:
     """The original head."""
-    return parse_head(base64.b64decode(response.headers[_AS_IT_CAME]))
+    ours = response.headers.get(_AS_IT_CAME)
+    if ours is not None:
+        return parse_head(base64.b64decode(ours))
+    fields = b"".join(b"%b: %b\r\n" % field for field in response.raw_headers)
+    return parse_head(b"HTTP/1.1 %d -\r\n%b\r\n" % (response.status, fields))
 
 
 def _plain_head(head: Head, raw: bytes) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
+from scrapers.crawl.announcing import is_public_name
 from scrapers.crawl.jobs import FAILED_STATES
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
@@ -37,6 +39,11 @@ def failed_plans(ledger: Ledger) -> Iterator[CaptionPlan]:
             )
 
 
-def count_failed(ledger: Ledger) -> int:
-    """How many plans `failed_plans` yields."""
-    return sum(1 for _ in failed_plans(ledger))
+def count_failed(ledger: Ledger) -> tuple[int, bool]:
+    """How many plans `failed_plans` yields, and whether one of their hosts is on the public internet."""
+    number, is_public = 0, False
+    for plan in failed_plans(ledger):
+        number += 1
+        host = urlsplit(plan.forms[0].url_template).hostname or ""
+        is_public = is_public or is_public_name(host)
+    return number, is_public

@@ -14,6 +14,7 @@ from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.jobs import Mode, PlanOpener
 from scrapers.crawl.raw import RawStore, Work, begin_refresh, end_refresh
 from scrapers.crawl.recorder import WallClock
+from scrapers.crawl.site_fetcher import SiteFetcher
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.embedded import refusal_finder
 from scrapers.local.deciding import Wish
@@ -82,12 +83,16 @@ class LocalRun:
 
     async def _retry(self, index: Indexer, store: Store) -> Crawl:
         """Crawl the failed rows that have a URL of the web."""
+        number, is_public = count_failed(store.reader)
+        # A list of public hosts is somebody else's: it must not lead to private ones.
+        self.hosts.guarded = is_public and self.config.connect_to is None
         crawl = Crawl(
             self.config,
             hosts=self.hosts,
             store=store,
             opener=PlanOpener(ledger=store.reader, mode="retry_failed"),
-            num_urls=count_failed(store.reader),
+            fetcher=SiteFetcher(hosts=self.hosts, attempts=self.config.attempts),
+            num_urls=number,
             progress=self.progress,
             clock=self.clock,
         )

@@ -37,7 +37,7 @@ _BEGUN = "last_segment_begun"
 
 
 @dataclass(slots=True)
-class Batch:
+class WriteBatch:
     """Rows that wait for their bytes to be on disk, and callbacks for when they are committed."""
 
     forms: list[FormRow] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Store:
             self.reader.close()
             self.ledger.close()
             raise
-        self.batch = Batch()
+        self.batch = WriteBatch()
         self.seconds_s = BATCH_SECONDS
         self._next_form = self.ledger.next_form_id()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -163,7 +163,7 @@ class Store:
             self._writing = asyncio.get_running_loop().create_task(self._write_batch())
 
     async def _write_batch(self) -> None:
-        batch, self.batch = self.batch, Batch()
+        batch, self.batch = self.batch, WriteBatch()
         self._writing_bytes = batch.bytes
         pieces = self.segments.take()
         loop = asyncio.get_running_loop()
@@ -187,7 +187,7 @@ class Store:
         if self.batch.bytes >= BATCH_BYTES or len(self.batch) >= BATCH_ROWS:
             self._start_writing()
 
-    def _write(self, batch: Batch, pieces: list[Pieces]) -> None:
+    def _write(self, batch: WriteBatch, pieces: list[Pieces]) -> None:
         self._begin_segments(pieces)
         states = self.segments.write(pieces)
         self.ledger.commit(

@@ -26,7 +26,7 @@ from scrapers.rawstore.ledger_checks import (
     check_state,
     refuse_irregular,
 )
-from scrapers.rawstore.ledger_rows import FormRow, Known, Rows, Touch, UrlRow
+from scrapers.rawstore.ledger_rows import BatchRows, FormRow, Known, Touch, UrlRow
 from scrapers.rawstore.ledger_schema import (
     ABSENCES,
     ADDED_COLUMNS,
@@ -209,7 +209,7 @@ class Ledger:
         `changed` names the rows whose current version is kept in `versions`; `captions` are (form, further
         caption); `absences` are (form, rank, refreshes that missed it), 0 if it was there.
         """
-        batch = Rows(tuple(forms), tuple(changed), rows, tuple(touched))
+        batch = BatchRows(tuple(forms), tuple(changed), rows, tuple(touched))
         end = tuple(captions), tuple(absences), tuple(segments), files
         with self._errors():
             try:
@@ -220,7 +220,7 @@ class Ledger:
 
     def _commit(
         self,
-        batch: Rows,
+        batch: BatchRows,
         captions: tuple[tuple[int, str], ...],
         absences: tuple[tuple[int, int, int], ...],
         segments: tuple[SegmentState, ...],

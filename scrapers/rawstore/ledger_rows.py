@@ -82,7 +82,7 @@ class Known(NamedTuple):
     final_url: str | None
 
 
-class Rows(NamedTuple):
+class BatchRows(NamedTuple):
     """The rows of one batch."""
 
     forms: Sequence[FormRow]
@@ -90,9 +90,9 @@ class Rows(NamedTuple):
     rows: Sequence[UrlRow]
     touched: Sequence[Touch]
 
-    def mended(self) -> Rows:
+    def mended(self) -> BatchRows:
         """The same rows with values that SQLite accepts; an altered row gets a reason."""
-        return Rows(
+        return BatchRows(
             [_mended(row) for row in self.forms],
             self.changed,
             [_mended(row) for row in self.rows],

@@ -66,7 +66,7 @@ def _check(images: list[_Place]) -> Original | None:
         state = stat_original(first.path)
         lost = sum(not _is_there(image) for image in images)
     except FileNotFoundError:
-        return _fault(images, "is missing: put it back, or scrape its source again", len(images))
+        return _fault(images, "is missing: it was moved, renamed or deleted", len(images))
     except OSError as error:
         return _fault(images, f"can't be read ({error.strerror or error})", len(images))
     expected = FileState(first.file_bytes, first.mtime)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from pipeline.core.tar import BLOCK
+
 SCHEME = "members-sha256:"
-_BLOCK = 512
 _CHUNK_BYTES = 1 << 20
 _SIDECAR = b".json"
 
@@ -62,20 +63,20 @@ def read_members(file: IO[bytes], found: SegmentHash) -> Iterator[Member]:
 
     After the first block that is not a valid tar, the rest counts as bytes that are no image.
     """
-    while len(header := file.read(_BLOCK)) == _BLOCK:
+    while len(header := file.read(BLOCK)) == BLOCK:
         found.update(header)
         size = _size_of(header)
         if size is None:
             break
         if header[:100].rstrip(b"\0").endswith(_SIDECAR):
-            _hash_rest(file, size + -size % _BLOCK, found)
+            _hash_rest(file, size + -size % BLOCK, found)
             continue
         offset = file.tell()
         image = hashlib.sha256()
         length = _hash_rest(file, size, image)
         found.update(image.digest())
         yield Member(offset, length, image.digest())
-        _hash_rest(file, -size % _BLOCK, found)
+        _hash_rest(file, -size % BLOCK, found)
     else:
         found.update(header)
     _hash_rest(file, None, found)

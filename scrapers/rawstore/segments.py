@@ -15,20 +15,14 @@ from typing import NamedTuple
 
 from pipeline.core.errors import StorageError
 from pipeline.core.storage import storage_error, sync_folder
+from pipeline.core.tar import END, header_maker, padding
 from scrapers.rawstore.segment_hash import SegmentHash, hash_segment, read_members
 
-_BLOCK = 512
-_END = bytes(2 * _BLOCK)
 _PIECE_BYTES = 256 * 1024
 _LARGE_BYTES = 64 * 1024  # Larger buffers are not worth a copy.
 # One fixed time for all members: same images, same bytes. tar warns about the year 1970.
-_HEADER_TAIL = (
-    b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(155 + 12)
-)
-_HEADER_META = b"0000644\x000000000\x000000000\x00"
-_MTIME = b"%011o\x00" % 1609804800
-_CONSTANT_SUM = sum(_HEADER_META) + sum(_MTIME) + 8 * 32 + sum(_HEADER_TAIL)
-_ZEROS = [bytes(-size % _BLOCK) for size in range(_BLOCK)]
+_DEVICE = b"0000000\0" * 2
+_make_header = header_maker(time_s=1609804800, device=_DEVICE)
 
 
 class Place(NamedTuple):
@@ -61,25 +55,6 @@ class Pieces(NamedTuple):
 def segment_name(number: int) -> str:
     """The file name of a segment."""
     return f"{number:05d}.tar"
-
-
-def tar_header(name: bytes, size: int) -> bytes:
-    """A ustar header of a regular file; POSIX 1003.1, `pax`, "ustar Interchange Format"."""
-    length = b"%011o\x00" % size
-    checksum = _CONSTANT_SUM + sum(name) + sum(length)
-    return b"%b%b%b%b%06o\x00 %b" % (
-        name.ljust(100, b"\x00"),
-        _HEADER_META,
-        length,
-        _MTIME,
-        checksum,
-        _HEADER_TAIL,
-    )
-
-
-def padding(size: int) -> bytes:
-    """Zeros up to the next block."""
-    return _ZEROS[size % _BLOCK]
 
 
 class SegmentWriter:
@@ -128,15 +103,15 @@ class SegmentWriter:
         name = key.encode("ascii")
         head = b"".join(
             (
-                tar_header(name + b".json", len(text)),
+                _make_header(name + b".json", len(text)),
                 text,
                 padding(len(text)),
-                tar_header(b"%s.%s" % (name, extension.encode("ascii")), len(body)),
+                _make_header(b"%s.%s" % (name, extension.encode("ascii")), len(body)),
             )
         )
         tail = padding(len(body))
         size = len(head) + len(body) + len(tail)
-        if self._position and self._position + size + len(_END) > self.max_bytes:
+        if self._position and self._position + size + len(END) > self.max_bytes:
             self._roll()
         place = Place(self._number, self._position + len(head))
         pieces = self._pieces[-1]
@@ -177,8 +152,8 @@ class SegmentWriter:
         elif self._file is None or self._written_number != part.segment:
             self._open_new(part.segment)
         assert self._file is not None
-        self._append([*part.buffers, _END] if part.closes else part.buffers)
-        self._hash.update(b"".join([*part.hashed, _END] if part.closes else part.hashed))
+        self._append([*part.buffers, END] if part.closes else part.buffers)
+        self._hash.update(b"".join([*part.hashed, END] if part.closes else part.hashed))
         os.fdatasync(self._file)
         if not part.closes:
             return SegmentState(part.segment, self._written_bytes, None)
@@ -211,16 +186,16 @@ class SegmentWriter:
             if self._file is None:
                 if not self._written_bytes:
                     return None
-                if path.stat().st_size == self._written_bytes + len(_END):
-                    return path.name, self._written_bytes + len(_END), hash_segment(path)
+                if path.stat().st_size == self._written_bytes + len(END):
+                    return path.name, self._written_bytes + len(END), hash_segment(path)
                 self._resume()
             assert self._file is not None
-            _write_all(self._file, _END)
+            _write_all(self._file, END)
             os.fdatasync(self._file)
         except OSError as error:
             raise storage_error(error, path) from error
         self.release()
-        return path.name, self._written_bytes + len(_END), self._hash.ended_by(_END)
+        return path.name, self._written_bytes + len(END), self._hash.ended_by(END)
 
     def release(self) -> None:
         """Close the file as it is."""

@@ -23,7 +23,7 @@ def find_withdrawn(ledger: Ledger, listed: OptOutList, now: int) -> Iterator[Tou
 
     The bytes stay in their segment, but only the ledger refers to them: no later stage sees them.
     """
-    if not len(listed):
+    if not listed:
         return
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     rows = ledger.query(_STORED, STATE_NUMBER["done"])

@@ -17,15 +17,19 @@ from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig, plain_url
+from scrapers.crawl.jobs import Mode, PlanOpener
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import HostPace
 from scrapers.fetch.request_url import without_credentials
 from scrapers.fetch.response import FetchError, Response
+from scrapers.rawstore.ledger import Ledger
 from scrapers.source import CaptionPlan, Discovery
 from scrapers.sources.start_page import PageRefusedError
 from scrapers.wayback.asking import Asker, Read, ReadResponse
+from scrapers.wayback.fetcher import ArchiveFetcher
 from scrapers.wayback.finding import look_for_index
 from scrapers.wayback.index import CaptureIndex
+from scrapers.wayback.jobs import ArchiveOpener
 from scrapers.wayback.listing import Listing
 from scrapers.wayback.page import ArchivedPage
 from scrapers.wayback.query import (
@@ -68,6 +72,19 @@ def index_rate(config: ScrapeConfig) -> float:
 
 def _least(config: ScrapeConfig, rate: float) -> float:
     return rate if config.rate is None else min(config.rate, rate)
+
+
+def announce_archive(config: ScrapeConfig) -> None:
+    """Log the two rates at which an archive will be queried, wherever it is."""
+    slots, rate = request_limits(config)
+    logger.info(
+        "%s: at most %.6g index queries per minute (--archive-index-rate) and %.6g captures per minute "
+        "(--archive-rate), %d at a time.",
+        plain_url(config.archive_url),
+        60 * index_rate(config),
+        60 * (rate or 0),
+        slots,
+    )
 
 
 @dataclass(kw_only=True)
@@ -172,12 +189,23 @@ class Archive:
 
     # --- The index --------------------------------------------------------------------------------
 
+    def opener(self, index: CaptureIndex, *, ledger: Ledger, mode: Mode, since: int) -> PlanOpener:
+        """Opens plans with what `load_index` has found; `since` is when the refresh began, 0 for none."""
+        return ArchiveOpener(
+            ledger=ledger,
+            mode=mode,
+            refresh_since=since,
+            index=index,
+            doubtful=tuple(self.doubts),
+            replay="" if self._endpoints is None else self._endpoints.replay_url,
+        )
+
     async def load_index(
         self, index: CaptureIndex, discovery: Discovery, *, newer_than: int
-    ) -> Endpoints | None:
+    ) -> ArchiveFetcher | None:
         """Query the index about everything that is wanted and not kept from an earlier run.
 
-        Returns where captures are requested, None if it has none. Raises SourceError with a sentence if the
+        Returns what fetches the captures, None if it has none. Raises SourceError with a sentence if the
         index can't be read.
         """
         prefixes = await _prefixes(discovery)
@@ -196,7 +224,8 @@ class Archive:
             index.forget_all()
             return None
         logger.info("%s has %d captures of what is wanted.", self.base, self.num_captures)
-        return await self.find(prefixes[0])
+        replay = self.replay(await self.find(prefixes[0]))
+        return ArchiveFetcher(hosts=self.hosts, replay=replay, attempts=self.config.attempts)
 
     def _tell_empty(self, prefixes: list[str], *, nothing: bool) -> None:
         named = ", ".join(prefixes[:3]) + (f" and {len(prefixes) - 3} more" if prefixes[3:] else "")

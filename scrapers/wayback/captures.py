@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from scrapers.fetch.response import Response
 from scrapers.fetch.verdict import Verdict
+from scrapers.rawstore.ledger_rows import Known
 from scrapers.wayback.query import IndexRow
 
 NOT_ARCHIVED = Verdict("missing", "not_archived", False, "neutral")
@@ -62,6 +63,11 @@ def replayed(address: str | None) -> tuple[str, str] | None:
     """Time and original URL in the URL of a capture; None for any other URL."""
     found = _REPLAY.search(address or "")
     return (found.group(1), found.group(2)) if found else None
+
+
+def came_from_archive(row: Known) -> bool:
+    """Whether the bytes of a row came from an archive."""
+    return replayed(row.final_url) is not None
 
 
 def name_of(url: str) -> str:

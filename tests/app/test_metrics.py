@@ -23,9 +23,12 @@ from pipeline.core.workspace import Workspace
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels, as Prometheus' own parser reads them."""
+    """Every sample by its name, stage and name of a note, as Prometheus' own parser reads them."""
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (
+            sample.name,
+            *(sample.labels[k] for k in ("stage", "name") if k in sample.labels),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }

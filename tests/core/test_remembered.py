@@ -18,6 +18,7 @@ from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, ContractError, StorageError, WorkspaceError
 from pipeline.core.progress import Progress
 from pipeline.core.remembered import (
+    changes_output,
     describe_changes,
     kept_options,
     note_latest,
@@ -36,6 +37,7 @@ class Options(StageConfig):
     share: float = option(0.5, "")
     kind: Literal["a", "b"] = option("a", "")
     file: Path | None = option(None, "", runtime=True, remember=True)
+    pace: float = option(0.5, "", runtime=True, remember=True)
     workers: int = option(1, "", runtime=True)
     secret: bool = option(False, "", remember=False)
 
@@ -87,6 +89,22 @@ def test_changes_are_described_by_flag(root: Path) -> None:
     assert describe_changes(root, "stage", Options(limit=3, words=("a", "b"))) == []
     changes = describe_changes(root, "stage", Options(words=("a",), share=0.7, workers=3))
     assert changes == ["--limit 3 → (none)", "--share 0.5 → 0.7", "--words a, b → a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(limit=3, pace=1.0), False),
+        (Options(limit=3, pace=2.0), False),
+        (Options(limit=4, pace=1.0), True),
+        (Options(limit=3, pace=1.0, file=Path("list.txt")), True),
+    ],
+)
+def test_an_option_that_leaves_the_output_alone_changes_nothing_there(
+    root: Path, options: Options, expected: bool
+) -> None:
+    keep(root, Options(limit=3, pace=1.0))
+    assert changes_output(root, "stage", options) is expected
 
 
 def test_a_failed_stage_restores_the_previous_options(root: Path) -> None:
@@ -205,6 +223,15 @@ def test_changed_options_are_printed_with_the_consequence(root: Path, seen: list
     invoke(root, "shard", "--text-seq-len", "48")
     output = invoke(root, "shard", "--text-seq-len", "64")
     assert "shard: options differ from before: --text-seq-len 48 → 64. The shards of this" in output
+
+
+def test_a_copy_of_the_shards_is_not_announced_as_writing_them_again(
+    root: Path, seen: list[Any], tmp_path: Path
+) -> None:
+    invoke(root, "shard", "--text-seq-len", "48")
+    output = invoke(root, "shard", "--text-seq-len", "48", "--out", str(tmp_path / "copy"))
+    assert "shard: options differ from before: --out (none) → " in output
+    assert "written again" not in output
 
 
 def test_forgetting_starts_from_the_defaults(root: Path, seen: list[Any]) -> None:

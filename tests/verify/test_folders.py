@@ -184,6 +184,7 @@ def test_a_damaged_manifest_and_a_damaged_mark_are_damage(workspace: Workspace) 
         manifest.write_bytes(damaged)
         assert states(workspace)["dedupe"][0] == "damaged", damaged
         assert "dedupe/manifest.json is damaged" in problems(workspace)[0]
+        assert "--repair" not in problems(workspace)[0]  # the command adds this advice, once
     manifest.write_bytes(whole)
     reopen(workspace.dedupe, "dedupe")
     (workspace.dedupe / "unfinished.json").write_bytes(b"{")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.app.cli import app
 from pipeline.core.ownership import reopen
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from tests.scrapers.conftest import members, stored
@@ -284,6 +286,10 @@ def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     ledger = small.root / "raw/ledger.sqlite"
     ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 4096 + ledger.read_bytes()[8192:])
     before = small.files("raw")
+    place = ("--workspace", str(small.root), "--pictures", "0")
+    printed = " ".join(CliRunner().invoke(app, ["verify", *place]).output.split())
+    assert "restore it from a copy" in printed
+    assert "--repair" not in printed
     details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
     assert "restore it from a copy" in details["not_repaired"][0]
     after = small.files("raw")

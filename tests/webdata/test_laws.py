@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import ContractError
 from pipeline.webdata.order import choose_views, cut_batches, draw_numbers, permute
 from pipeline.webdata.tar import (
-    MAX_MEMBER_BYTES,
-    _size_field,
     is_key,
     open_shard,
     table_path,
@@ -170,15 +167,3 @@ def test_a_shard_is_what_pythons_tarfile_writes_of_the_same_members(
 @pytest.mark.parametrize(("length", "named"), [(0, False), (1, True), (80, True), (81, False)])
 def test_a_key_has_1_to_80_characters(length: int, named: bool) -> None:
     assert is_key("k" * length) is named
-
-
-@pytest.mark.parametrize(
-    ("size", "refused"), [(MAX_MEMBER_BYTES, False), (MAX_MEMBER_BYTES + 1, True)]
-)
-def test_a_member_may_have_8_gib_less_a_byte(size: int, refused: bool) -> None:
-    assert MAX_MEMBER_BYTES == 2**33 - 1
-    if not refused:
-        assert _size_field(size)[0] == b"77777777777\0"
-        return
-    with pytest.raises(ContractError, match="ustar holds at most 8589934591"):
-        _size_field(size)

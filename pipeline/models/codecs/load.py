@@ -46,6 +46,12 @@ def save_codec(codec: Codec, folder: Path) -> None:
     write_json(folder / CODEC_JSON, _facts(codec))
 
 
+def codec_details(codec: Codec) -> dict[str, Any]:
+    """The facts of a codec that the manifest of its folder repeats in its `details`."""
+    names = ("fingerprint", "num_tokens", "image_size", "downsampling", "num_codes")
+    return {name: getattr(codec, name) for name in names}
+
+
 def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     """Load the codec in `folder`, in eval mode on `device`.
 

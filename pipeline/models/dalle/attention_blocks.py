@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.models.dalle.operators import softmax_backward
+
 ROWS = 96
 MAX_POSITIONS = 512
 
@@ -77,8 +79,8 @@ class _Blocks(torch.autograd.Function):
         for (low, high), shares_NRS in zip(_blocks(query_NLK.shape[1]), shares, strict=True):
             grad_NRK = grad_NLK[:, low:high]
             value_grad_NLK[:, :high] += shares_NRS.transpose(1, 2) @ grad_NRK
-            scores_grad_NRS = torch.ops.aten._softmax_backward_data(
-                grad_NRK @ value_NLK[:, :high].transpose(1, 2), shares_NRS, -1, shares_NRS.dtype
+            scores_grad_NRS = softmax_backward(
+                grad_NRK @ value_NLK[:, :high].transpose(1, 2), shares_NRS
             )
             key_grad_NLK[:, :high] += scores_grad_NRS.transpose(1, 2) @ query_NLK[:, low:high]
             query_grad_NRK = scores_grad_NRS @ key_NLK[:, :high]

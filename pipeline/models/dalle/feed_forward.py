@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.linear import Linear
+from pipeline.models.dalle.operators import gelu_backward
 
 FEED_FORWARD_MULT = 4
 # Up to this rate a CPU is faster at drawing the dropped positions than a number for every position: 1 ms
@@ -52,7 +53,7 @@ class _Gate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BLF: Tensor) -> tuple[Tensor, Tensor]:
         value_BLF, gate_BLF = ctx.saved_tensors
-        gate_grad_BLF = torch.ops.aten.gelu_backward(grad_BLF * value_BLF, gate_BLF)
+        gate_grad_BLF = gelu_backward(grad_BLF * value_BLF, gate_BLF)
         return F.gelu(gate_BLF).mul_(grad_BLF), gate_grad_BLF
 
 

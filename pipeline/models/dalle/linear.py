@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.dalle.products import has_onednn, linear, linear_parts
+from pipeline.models.dalle.operators import has_onednn
+from pipeline.models.dalle.products import linear, linear_parts
 
 
 class Linear(nn.Linear):

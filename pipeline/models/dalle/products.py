@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pipeline.models.dalle.operators import has_onednn
+
 
 def linear(x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """Like `torch.nn.functional.linear`, but on a CPU without second derivatives."""
@@ -53,11 +55,6 @@ def multiply(x_XI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> T
         return F.linear(x_XI, weight_OI, bias_O)
     y_XO: Tensor = torch.ops.mkldnn._linear_pointwise(x_XI, weight_OI, bias_O, "none", [], "")
     return y_XO
-
-
-def has_onednn() -> bool:
-    """Whether this torch has oneDNN's operators."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _parts(

@@ -45,7 +45,7 @@ def find_in_bytes(body: bytes, kind: ImageFormat) -> Refusal | None:
 def _has_metadata(body: bytes, kind: ImageFormat) -> bool:
     """Whether a closer look is worth its time; for most images it isn't."""
     if kind == "png":
-        return any(chunk.name in _PNG_CHUNKS for chunk in png.walk_chunks(body))
+        return png.has_chunk(body, _PNG_CHUNKS)
     if kind == "jpg":
         return any(segment.marker in _JPEG_SEGMENTS for segment in jpeg.walk_segments(body))
     return True

@@ -15,7 +15,8 @@ GetAll = Callable[[str], Sequence[str]]
 # An archive passes on the headers that were recorded.
 ARCHIVED = "x-archive-orig-"
 _ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE = "x-robots-tag", "tdm-reservation", "content-usage"
-_NAMES = tuple(
+# A response without any of these has no signals.
+SIGNAL_NAMES = frozenset(
     start + name
     for start in ("", ARCHIVED)
     for name in (_ROBOTS_TAG, _TDM_RESERVATION, _CONTENT_USAGE)
@@ -39,7 +40,7 @@ NO_SIGNALS = HeaderSignals(None, None)
 def read_headers(getall: GetAll, *, agent: str, url: str) -> HeaderSignals:
     """Read the signals in the headers of a response from `url`; `agent` is our product token."""
 
-    if not any(map(getall, _NAMES)):
+    if not any(map(getall, SIGNAL_NAMES)):
         return NO_SIGNALS
 
     def values(name: str) -> list[str]:

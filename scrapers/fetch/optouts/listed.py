@@ -34,9 +34,9 @@ class OptOutList:
     hashes: dict[bytes, _Entry] = field(default_factory=dict)
     prefix_lengths: tuple[int, ...] = ()
 
-    def __len__(self) -> int:
-        """The number of entries."""
-        return len(self.domains) + len(self.prefixes) + len(self.hashes)
+    def __bool__(self) -> bool:
+        """Whether it has any entry."""
+        return bool(self.domains or self.prefixes or self.hashes)
 
     def url_refusal(self, url: str) -> Refusal | None:
         """The entry that matches a URL by its host or prefix, None if none does."""

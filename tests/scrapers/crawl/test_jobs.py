@@ -103,24 +103,16 @@ def test_a_refresh_asks_for_what_was_not_asked_for_since_it_began(
     assert asked(ledger, "refresh", refresh_since=since) == ([0] if again else [])
 
 
-def test_what_only_an_archive_lacks_is_asked_for_and_its_bytes_are_not(ledger: Ledger) -> None:
-    know(
-        ledger,
-        "done",
-        "done",
-        "done",
-        "done",
-        url="https://web.archive.org/web/20210105000000id_/http://h/a",
-    )
-    assert asked(ledger, "refresh", refresh_since=NOW) == []
-    know2 = Ledger(ledger.path.with_name("other.sqlite"), "x")
-    know(know2, "missing", reason="not_archived")
-    assert asked(know2, "continue") == [0]
-    know2.close()
-    know3 = Ledger(ledger.path.with_name("third.sqlite"), "x")
-    know(know3, "missing", reason="http_404")
-    assert asked(know3, "continue") == [1]
-    know3.close()
+@pytest.mark.parametrize(("again", "due"), [(True, [0, 1]), (False, []), (None, [1])])
+def test_rows_of_another_place_are_decided_apart(
+    again: bool | None, due: list[int], ledger: Ledger
+) -> None:
+    know(ledger, "done", "pending", "done", "done")
+    elsewhere = {0: again, 1: again, 2: False, 3: False}
+    opener = PlanOpener(ledger=ledger, mode="continue", elsewhere=lambda row: elsewhere[row.rank])
+    opened = opener.open(PLAN)
+    assert opened is not None
+    assert [rank for _, rank in opened.again] == due
 
 
 def test_a_url_without_a_rank_is_one_image_whatever_the_ranks(ledger: Ledger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,28 @@ def line(
     expires: str = "0", name: str = "a", value: str = "1",
 ) -> str:  # fmt: skip
     return "\t".join((domain, subdomains, path, secure, expires, name, value))
+
+
+def test_nothing_but_a_regular_file_of_cookies_is_read(jar: CookieJar, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file, found in (
+        (tmp_path / "pipe", "it is a pipe"),
+        (tmp_path, "it is a folder"),
+        (Path("/dev/zero"), "it is a device"),
+        (tmp_path / "none", "none is missing"),
+    ):
+        with pytest.raises(ConfigError, match=f"--cookie-file .*{found}"):
+            jar.load(file)
+
+
+def test_a_file_of_cookies_with_a_bom_and_windows_lines_is_read(
+    jar: CookieJar, tmp_path: Path
+) -> None:
+    file = tmp_path / "cookies.txt"
+    lines = [line(name="a", value="1"), line(name="b", value="2"), ""]
+    file.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    jar.load(file)
+    assert jar.field("h.test", "/", secure=False) == "a=1; b=2"
 
 
 def test_a_file_of_curl_is_read(jar: CookieJar, tmp_path: Path) -> None:

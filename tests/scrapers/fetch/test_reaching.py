@@ -9,15 +9,18 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipeline.core.errors import ConfigError, SourceError
+from scrapers.fetch import session_head
 from scrapers.fetch.client import Client
 from scrapers.fetch.opening import open_client
 from scrapers.fetch.proxies import Proxies, find_proxies
@@ -274,6 +277,29 @@ def test_a_proxy_is_asked_for_the_whole_url() -> None:
     (value,) = one.fields("Proxy-Authorization")
     assert base64.b64decode(value.removeprefix("Basic ")) == b"us@er:p:w"
     assert not one.fields("Authorization")
+
+
+def test_this_aiohttp_has_the_internals_that_our_parser_needs() -> None:
+    async def names() -> tuple[bool, bool]:
+        connector = aiohttp.TCPConnector()
+        async with aiohttp.ClientSession(connector=connector) as session:
+            return hasattr(connector, "_factory"), hasattr(session, "_retry_connection")
+
+    assert asyncio.run(names()) == (True, True)
+    assert session_head._tolerant_handler() is not None
+
+
+def test_a_proxy_works_with_an_aiohttp_that_has_other_internals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp.client_proto", None)
+    session_head._tolerant_handler.cache_clear()
+    body = b"5\r\nabcde\r\n0\r\n\r\n"
+    head = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nTransfer-Encoding: chunked\r\n\r\n'
+    with RawServer(lambda _: head + body) as proxy:
+        found = get("http://images.example/a.txt", **by(proxy.url))
+    assert (found.status, found.body, found.etag) == (200, b"abcde", '"1"')
+    session_head._tolerant_handler.cache_clear()
 
 
 @pytest.mark.parametrize("sealed", [False, True])

@@ -8,37 +8,101 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener, came_from_archive
+from scrapers.crawl.image_fetcher import Attempt
+from scrapers.crawl.jobs import AskAgain, Job, OpenPlan, PlanOpener
 from scrapers.fetch.verdict import Verdict
 from scrapers.rawstore.ledger_rows import Known
 from scrapers.source import CaptionPlan
-from scrapers.wayback.captures import ARCHIVE_REASONS, NOT_ARCHIVED, NOT_LISTED, Capture
+from scrapers.wayback.captures import (
+    ARCHIVE_REASONS,
+    NOT_ARCHIVED,
+    NOT_LISTED,
+    Capture,
+    came_from_archive,
+)
 from scrapers.wayback.index import CaptureIndex
+
+
+class CaptureJob(Job):
+    """A URL to fetch from an archive: `captures` are those left to try, the one at `address` first.
+
+    `trouble` is the latest attempt at an earlier one that was there and no good.
+    """
+
+    __slots__ = ("captures", "trouble")
+
+    def __init__(
+        self,
+        plan: OpenPlan,
+        form: int,
+        rank: int,
+        url: str,
+        known: Known | None,
+        captures: tuple[Capture, ...],
+    ) -> None:
+        super().__init__(plan, form, rank, url, known)
+        self.captures = captures
+        self.address = captures[0].address
+        self.trouble: Attempt | None = None
+
+    def move_to(self, older: tuple[Capture, ...], attempt: Attempt) -> None:
+        """Go on with older captures after an attempt at the first."""
+        verdict, response = attempt
+        if verdict.state != "missing":
+            kept = None if response is None else response._replace(body=b"")
+            self.trouble = Attempt(verdict, kept)
+        self.captures = older
+        self.address = older[0].address
+        self.failures = 0
 
 
 @dataclass(slots=True)
 class ArchivedPlan(OpenPlan):
-    """A plan with the captures of `form` in the archive at `base`, by rank.
+    """A plan with the captures of `form`, by rank.
 
     `lack` is the verdict for ranks without a capture.
     """
 
-    base: str = ""
     form: int = 0
     captures: dict[int, tuple[Capture, ...]] = field(default_factory=dict)
     lack: Verdict = NOT_ARCHIVED
 
     def jobs(self) -> list[Job]:
-        """All that is not known yet; what is not archived needs no request."""
-        return [self._job(rank) for rank in self.ranks if (self.form, rank) not in self.seen]
+        """All that is archived and not known yet."""
+        return [
+            CaptureJob(*self._parts(rank), captures)
+            for rank in self._unseen()
+            if (captures := self.captures.get(rank))
+        ]
 
-    def _job(self, rank: int) -> Job:
+    def answered(self) -> list[tuple[Job, Verdict]]:
+        """All that is not archived and not known yet."""
+        return [
+            (Job(*self._parts(rank)), self.lack)
+            for rank in self._unseen()
+            if not self.captures.get(rank)
+        ]
+
+    def _unseen(self) -> list[int]:
+        return [rank for rank in self.ranks if (self.form, rank) not in self.seen]
+
+    def _parts(self, rank: int) -> tuple[OpenPlan, int, int, str, Known | None]:
         place = (self.form, rank)
-        job = Job(self, *place, self.forms[self.form].url(rank), self.again.get(place))
-        job.captures = self.captures.get(rank, ())
-        job.address = job.captures[0].address if job.captures else f"{self.base}/"
-        job.foregone = None if job.captures else self.lack
-        return job
+        return self, *place, self.forms[self.form].url(rank), self.again.get(place)
+
+
+def ask_site_again(row: Known) -> bool | None:
+    """For the site: request what only an archive lacked; don't compare what came from one."""
+    if row.state == "missing" and row.reason in ARCHIVE_REASONS:
+        return True
+    return False if row.sha256 is not None and came_from_archive(row) else None
+
+
+def ask_archive_again(row: Known) -> bool | None:
+    """For an archive: request what only the site lacked; don't compare what came from there."""
+    if row.state == "missing" and row.reason not in ARCHIVE_REASONS:
+        return True
+    return False if row.sha256 is not None and not came_from_archive(row) else None
 
 
 @dataclass(kw_only=True)
@@ -51,6 +115,7 @@ class ArchiveOpener(PlanOpener):
     index: CaptureIndex
     replay: str
     doubtful: tuple[str, ...] = ()
+    elsewhere: AskAgain = ask_archive_again
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -71,7 +136,6 @@ class ArchiveOpener(PlanOpener):
             extra=opened.extra,
             seen=opened.seen,
             again=opened.again,
-            base=self.index.base,
             form=best,
             captures=held[best],
             lack=NOT_LISTED if self._is_doubtful(opened, best) else NOT_ARCHIVED,
@@ -99,13 +163,6 @@ class ArchiveOpener(PlanOpener):
         if leave:
             del plan.again[place]
             self._note_seen(plan, place, row)
-
-    def _asks_again(self, row: Known) -> bool:
-        if row.state == "missing" and row.reason not in ARCHIVE_REASONS:
-            return True
-        if row.sha256 is not None and not came_from_archive(row):
-            return False
-        return self._is_due(row)
 
 
 def _news(captures: tuple[Capture, ...], address: str | None) -> tuple[Capture, ...]:
