@@ -403,6 +403,19 @@ def test_a_workspace_remembers_its_lists(
     assert listed.stdout == f"l\tx\t\t{server.url}/a.png\nl\ty\t\t{server.url}/b.png\n"
 
 
+def test_run_passes_lists_to_scrape(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.behaviour = image
+    rows = "".join(f"{server.url}/{n}.png\tcaption {n}\n" for n in range(5))
+    write(tmp_path / "l.tsv", rows)
+    line = ["run", "urls", "l.tsv", "--until", "dedupe", "--workspace", "w"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    assert len(kept_rows(tmp_path / "w")) == 5
+
+
 def test_wrong_options_make_no_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "needs lists" in command("--workspace", "w", code=2)
