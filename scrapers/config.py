@@ -178,7 +178,9 @@ class ScrapeConfig(StageConfig):
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError("--client-key is the key of --client-cert: give both, or neither.")
         if self.proxy is not None and self.connect_to is not None:
-            raise ConfigError("--proxy and --connect-to name different places: give one of them.")
+            raise ConfigError(
+                "--proxy and --connect-to both decide where requests go: give only one."
+            )
         if self.out is not None and not self.list_urls:
             raise ConfigError(
                 "--out names the file that --list-urls writes: give both, or neither."

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
@@ -191,9 +190,7 @@ class _Run:
             discovery = await self._fetch_page(url, hosts)
         else:
             discovery = self.discovery or self._discover(self.page)
-        for origin, (user, password) in discovery.credentials.items():
-            scheme, _, host = origin.partition("://")
-            self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
+        self.client.remember_users(discovery.credentials)
         warn_of_losses(discovery.warnings, self.raw.workspace)
         asked = [section.name for section in discovery.sections]
         changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)

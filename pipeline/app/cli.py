@@ -67,8 +67,6 @@ from scrapers.config import ScrapeConfig
 from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
-# Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
-_WITHOUT_MEMORY = frozenset({"generate"})
 # What they log at level INFO is for whoever started the command.
 _ANNOUNCING = ("scrapers.crawl.announcing", "scrapers.sources.urls.showing")
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
@@ -187,7 +185,7 @@ def _add(command: Command) -> None:
             if values.get("workspace") is None:
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
-            if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
+            if name in STAGES and STAGES[name].remembers and not common.forget:
                 given = given_options(ctx, name, values)
                 values |= recall_and_print(values["workspace"], name, config, given, screen)
             call = Call(
@@ -314,21 +312,21 @@ _OTHER_COMMANDS = (
         config=VerifyConfig,
         run=show_verify,
         help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
-        help="List what nothing in a workspace needs any more; --yes removes it.",
-        panel="Look and check",
+        help="List codecs, tokenizers, codes and runs that nothing uses any more; --yes removes them.",
+        panel="Inspect and check",
     ),
 )
 # Packages above this one register their commands here.

@@ -29,7 +29,7 @@ def repair_raw(work: FolderRepair) -> None:
     for file in ("page.html", "page.json"):
         if file in work.files:
             work.delete(file)
-    work.make_unfinished("the crawl is unfinished: it fetches what is lost")
+    work.make_unfinished("the crawl is unfinished; it will fetch what is lost")
     if not segments:
         return
     mended = mend_segments(path, segments)

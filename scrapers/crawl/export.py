@@ -37,7 +37,7 @@ _ROWS = 20_000
 URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is best; null if it has none."),
     Column("url", "string", "The URL."),
 )
 

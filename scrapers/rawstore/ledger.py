@@ -150,7 +150,7 @@ class Ledger:
         if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
             return StorageError(
                 f"The disk is full: no room to write {self.path}. What was fetched before is safe; "
-                "free some space and give the same command again."
+                "free some space and run the same command again."
             )
         if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
             return ContractError(
@@ -158,7 +158,7 @@ class Ledger:
             )
         if is_busy(error):
             return StorageError(
-                f"Another program holds the lock on {self.path}: close it, and give the same command again."
+                f"Another program holds the lock on {self.path}: close it, and run the same command again."
             )
         if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
             return damaged(f"{self.path} is damaged ({error}).")

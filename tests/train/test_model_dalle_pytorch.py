@@ -27,9 +27,8 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sparse_layout import draw_layout
 from pipeline.train.config import ExportConfig, TrainConfig
-from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.export import export
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
@@ -58,7 +57,7 @@ def batch_of(workspace: Workspace) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_the_loss_is_the_classs_own(workspace: Workspace, make_config: MakeConfig) -> None:
     model = DallePytorchModel(
-        new_model(read_index(workspace.shards("default")), make_config(**PLAIN))
+        new_model(read_index(workspace.shards("default")), make_config(**PLAIN).model)
     )
     tokens_BT, codes_BN = batch_of(workspace)
     own = model.dalle(tokens_BT, codes_BN, return_loss=True)
@@ -106,7 +105,7 @@ def test_a_stopped_dalle_pytorch_run_ends_in_the_same_bytes(
 
 
 def test_its_sparse_attention_is_refused(workspace: Workspace, make_config: MakeConfig) -> None:
-    plain = new_model(read_index(workspace.shards("default")), make_config())
+    plain = new_model(read_index(workspace.shards("default")), make_config().model)
     sparse = dataclasses.replace(plain, attn_types=("sparse",), text_seq_len=7)
     with pytest.raises(ModelError, match=r"fails in every forward pass since 1\.4\.0"):
         DallePytorchModel(sparse)
@@ -121,7 +120,7 @@ def test_the_package_that_is_not_there_is_asked_for(
 
 
 def test_training_continues_from_a_dalle_pt(workspace: Workspace, make_config: MakeConfig) -> None:
-    config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN, depth=3))
+    config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN, depth=3).model)
     model = Dalle(config)
     path = workspace.root / "9L_8HD_2H_16I_6T_colours_3E.pt"
     write_dalle_pt(path, config=config, weights=model.state_dict())
@@ -136,7 +135,7 @@ def test_training_continues_from_a_deepspeed_folder(
 ) -> None:
     """Its weights and moments are those of the first step."""
     write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
-    config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN))
+    config = new_model(read_index(workspace.shards("default")), make_config(**PLAIN).model)
     stock, optimizer = trained_stock(config)
     folder = workspace.root / "dalle-ds-cp"
     write_deepspeed(folder, stock, optimizer, kind="zero2", config=config)
@@ -158,7 +157,7 @@ def test_the_command_draws_a_layout_when_asked_to(
     open_workspace(workspace)
     write_shards(workspace, text_seq_len=16, grid=(4, 4))  # two blocks of 16 positions
     index = read_index(workspace.shards("default"))
-    config = new_model(index, make_config(**PLAIN))
+    config = new_model(index, make_config(**PLAIN).model)
     saved = saved_dict(config, stock_dalle(config))
     saved["hparams"] |= {"attn_types": ("sparse",)}
     torch.save(saved, tmp_path / "dalle.pt")

@@ -13,7 +13,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, Stop
-from pipeline.train.losses import validate
+from pipeline.train.evaluation import validate
 from pipeline.webdata.reader import ShardReader, TokenBatch
 
 MakeConfig = Callable[..., TrainConfig]

@@ -1,4 +1,4 @@
-"""Normalise captions, compute their stable ids and find unusable ones.
+"""Normalise captions, compute their stable ids and choose the usable ones.
 
 Pure. The scraper stores captions as their source has them. Here each gets two forms: `caption` for people
 (the page's own case, quotes and characters) and `caption_normalized` for machines (lower case, ASCII quotes,
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 # U+2018…U+201B and U+2032 stand for ', U+201C…U+201F and U+2033 for ".
@@ -76,3 +78,23 @@ def find_defect(caption: str) -> str | None:
     if "{" in caption or "}" in caption:
         return f"a slot was never filled in: {caption}"
     return None
+
+
+@lru_cache(maxsize=4096)
+def caption_of(text: str | None) -> Caption:
+    """`read_caption`, cached: each caption occurs once for each of its images."""
+    return read_caption(text)
+
+
+@lru_cache(maxsize=4096)
+def _usable(text: str | None) -> Caption | None:
+    caption = caption_of(text)
+    return caption if find_defect(caption.caption) is None else None
+
+
+def usable_captions(texts: Iterable[str | None]) -> tuple[Caption, ...]:
+    """The captions of an image that can be used, in their order; of those with one id only the first."""
+    found: dict[int, Caption] = {}
+    for caption in filter(None, map(_usable, texts)):
+        found.setdefault(caption.number, caption)
+    return tuple(found.values())

@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import Position, stream_steps
+from pipeline.train.data import Position, RunLength, first_step_samples, step_samples, stream_steps
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
-from pipeline.train.schedule import RunLength, first_step_samples, learning_rate, step_samples
 from pipeline.webdata.reader import ShardReader
+from tests.train.conftest import changed, train_config
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -23,7 +24,7 @@ START = Position(epoch=0, consumed=0)
 def run_length(
     config: TrainConfig, *, ranks: int = 1, samples: int = 40, unit: int = 4
 ) -> RunLength:
-    return RunLength(config=config, samples=samples, ranks=ranks, unit=unit)
+    return RunLength(schedule=config.schedule, samples=samples, ranks=ranks, unit=unit)
 
 
 def test_passes_make_steps_and_steps_are_steps(make_config: MakeConfig) -> None:
@@ -118,7 +119,7 @@ def test_the_learning_rate_of_a_run_that_is_not_interrupted_goes_by_its_steps(
     config = make_config(steps=None, epochs=3, batch_size=8, learning_rate=1.0, warmup_steps=4)
     run(config)
     by_steps = [
-        learning_rate(step, total_steps=15, config=replace(config, steps=15))
+        learning_rate(step, total_steps=15, config=changed(config, steps=15))
         for step in range(1, 16)
     ]
     log = log_of(Workspace(config.workspace).run("tiny"))
@@ -132,14 +133,14 @@ def test_the_learning_rate_of_a_run_that_is_not_interrupted_goes_by_its_steps(
 def test_a_step_has_the_samples_of_all_its_batches_on_all_ranks(
     batch_size: int, ga_steps: int, ranks: int, samples: int
 ) -> None:
-    config = TrainConfig(batch_size=batch_size, ga_steps=ga_steps, steps=9)
-    assert step_samples(config, ranks) == samples
-    assert first_step_samples(config, ranks, 1000) == samples
+    config = train_config(batch_size=batch_size, ga_steps=ga_steps, steps=9)
+    assert step_samples(config.schedule, ranks) == samples
+    assert first_step_samples(config.schedule, ranks, 1000) == samples
 
 
 @pytest.mark.parametrize(("samples", "first"), [(7, 4), (8, 8), (11, 8), (12, 12), (1000, 12)])
 def test_the_first_step_of_a_short_run_has_all_that_its_passes_have(
     samples: int, first: int
 ) -> None:
-    config = TrainConfig(batch_size=4, ga_steps=3, epochs=1)
-    assert first_step_samples(config, 1, samples) == first
+    config = train_config(batch_size=4, ga_steps=3, epochs=1)
+    assert first_step_samples(config.schedule, 1, samples) == first

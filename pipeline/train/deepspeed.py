@@ -1,13 +1,15 @@
-"""Training with DeepSpeed: ZeRO shards the moments (stage 1), also the gradients (2), also the weights (3).
+"""Training with DeepSpeed: its configuration, and steps with its engine.
 
-Checkpoints hold full, gathered weights and moments, so they are interchangeable with those of other runs.
-As with DDP, bf16 is autocast over float32 weights. With fp16 the model holds fp16 weights with float32
-copies, and DeepSpeed scales the losses. The package is imported only when it is chosen.
+ZeRO shards the moments (stage 1), also the gradients (2), also the weights (3). Checkpoints hold full,
+gathered weights and moments, so they are interchangeable with those of other runs. As with DDP, bf16 is
+autocast over float32 weights. With fp16 the model holds fp16 weights with float32 copies, and DeepSpeed
+scales the losses. The package is imported only when it is chosen.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import math
 import os
@@ -20,11 +22,142 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError, DependencyError
+from pipeline.core.errors import ConfigError, ContractError, DependencyError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.remembered import flag_of
 from pipeline.train.config import TrainConfig
-from pipeline.train.deepspeed_options import engine_options, zero_stage
+from pipeline.train.distributed import full_shape, sharded_by_zero, zero_shard
 from pipeline.train.optimizer import Stepper, TorchStepper
-from pipeline.train.sharded_tensors import full_shape, sharded_by_zero, zero_shard
+
+DEFAULT_STAGE = 1  # shards the moments, with no more communication than without ZeRO
+# In elements. DeepSpeed's defaults, 0.05 to 1 billion, suit models of many billions of parameters: they
+# take a 2 GB buffer to reduce gradients in, and would never release a model of a billion parameters.
+BUFFERS = {
+    "reduce_bucket_size": 2**24,
+    "allgather_bucket_size": 2**24,
+    "stage3_prefetch_bucket_size": 2**24,
+    "stage3_max_live_parameters": 2**27,
+    "stage3_max_reuse_distance": 2**27,
+}
+# Sections and keys of the JSON that would conflict with options.
+RESERVED = {
+    "optimizer": "--optimizer, --learning-rate and --weight-decay",
+    "scheduler": "--lr-decay and --warmup-steps",
+    "train_batch_size": "--batch-size, --ga-steps and the number of processes",
+    "bfloat16": "--precision bf16",
+    "amp": "--precision",
+}
+
+
+def check_engine(config: TrainConfig) -> None:
+    """Raise ConfigError early for DeepSpeed options that can't be used."""
+    if config.parallel.kind != "deepspeed":
+        for name in ("zero_stage", "deepspeed_config"):
+            if getattr(config.parallel, name) is not None:
+                raise ConfigError(
+                    f"{flag_of(name)} is for --parallel deepspeed. Give both, or leave it out."
+                )
+        return
+    if config.parallel.compile == "yes":
+        raise ConfigError(
+            "--compile yes can't be combined with --parallel deepspeed. Leave it out."
+        )
+    if config.parallel.precision == "fp16" and zero_stage(config) == 0:
+        raise ConfigError(
+            "--precision fp16 with DeepSpeed needs ZeRO: give --zero-stage 1, 2 or 3."
+        )
+    if config.parallel.precision == "fp16" and config.optimizer.ema_decay:
+        raise ConfigError(
+            "--ema-decay with DeepSpeed's fp16 would average fp16 weights. Use --precision bf16."
+        )
+    engine_options(config)
+
+
+def zero_stage(config: TrainConfig) -> int:
+    """The ZeRO stage: from the option, else from the JSON, else DEFAULT_STAGE."""
+    if config.parallel.zero_stage is not None:
+        return config.parallel.zero_stage
+    stage = _section(_read(config), "zero_optimization").get("stage", DEFAULT_STAGE)
+    return DEFAULT_STAGE if stage == "auto" else int(stage)
+
+
+def engine_options(config: TrainConfig) -> dict[str, Any]:
+    """The config dict for `deepspeed.initialize`.
+
+    Raises ConfigError for a JSON file that can't be read or that contradicts the options.
+    """
+    given = _read(config)
+    _refuse(given, config)
+    options = {
+        "steps_per_print": None,
+        # Otherwise offloading to the CPU demands DeepSpeed's own Adam, which must be compiled.
+        "zero_force_ds_cpu_optimizer": False,
+        **given,
+        "zero_optimization": {**BUFFERS, **_section(given, "zero_optimization")},
+    }
+    for path, (value, _) in _set_by_options(config).items():
+        section, _, key = path.rpartition(".")
+        if section:
+            options[section] = {**_section(options, section), key: value}
+        else:
+            options[key] = value
+    if config.parallel.precision == "bf16":  # gradients are summed in float32, as with DDP
+        autocast = {"dtype": "bfloat16", "lower_precision_safe_modules": []}
+        options["torch_autocast"] = {**autocast, **options["torch_autocast"]}
+    return options
+
+
+def _set_by_options(config: TrainConfig) -> Mapping[str, tuple[object, str]]:
+    """JSON keys that options set: the value, and the option's name."""
+    return {
+        "train_micro_batch_size_per_gpu": (config.schedule.batch_size, "--batch-size"),
+        "gradient_accumulation_steps": (config.schedule.ga_steps, "--ga-steps"),
+        "gradient_clipping": (config.optimizer.clip_grad_norm, "--clip-grad-norm"),
+        "zero_optimization.stage": (zero_stage(config), "--zero-stage"),
+        "fp16.enabled": (config.parallel.precision == "fp16", "--precision"),
+        "bf16.enabled": (False, "--precision bf16"),
+        "torch_autocast.enabled": (config.parallel.precision == "bf16", "--precision"),
+    }
+
+
+def _refuse(given: Mapping[str, Any], config: TrainConfig) -> None:
+    file = config.parallel.deepspeed_config
+    for key, option in RESERVED.items():
+        if key in given:
+            raise ConfigError(f"{file}: `{key}` is set by {option}. Remove it from the file.")
+    for path, (value, option) in _set_by_options(config).items():
+        section, _, key = path.rpartition(".")
+        found = (_section(given, section) if section else given).get(key, "auto")
+        if found not in ("auto", value):
+            raise ConfigError(
+                f"{file}: `{path}` is {json.dumps(found)}, but {option} sets it to {json.dumps(value)}. "
+                'Remove it from the file (or write "auto"), or change the option.'
+            )
+    zero = _section(given, "zero_optimization")
+    for name in ("offload_optimizer", "offload_param"):
+        if _section(zero, name).get("device") == "nvme":
+            raise ConfigError(f"{file}: `{name}` to nvme is not supported. Use the device cpu.")
+
+
+def _read(config: TrainConfig) -> dict[str, Any]:
+    if config.parallel.deepspeed_config is None:
+        return {}
+    try:
+        return parse_json_file(
+            config.parallel.deepspeed_config, dict[str, Any], remedy="Give a JSON file."
+        )
+    except ContractError as error:
+        raise ConfigError(f"--deepspeed-config: {error}") from error
+
+
+def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = given.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise ConfigError(
+            f"--deepspeed-config: `{name}` must be a JSON object, not {section!r}. Correct the file."
+        )
+    return section
+
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -37,7 +170,7 @@ def start_engine(
 
     Raises DependencyError if DeepSpeed can't be imported, ConfigError for options that it rejects.
     """
-    if config.precision == "fp16" and not has_fp16(device):
+    if config.parallel.precision == "fp16" and not has_fp16(device):
         raise ConfigError(
             f"--precision fp16: DeepSpeed scales losses only on CUDA, and the device is {device.type}. Use "
             "bf16 or fp32, or --parallel ddp."
@@ -53,7 +186,7 @@ def start_engine(
             f"DeepSpeed rejects its options ({type(error).__name__}: {error}). "
             "Check --deepspeed-config."
         ) from error
-    if config.precision == "fp16":
+    if config.parallel.precision == "fp16":
         # DeepSpeed itself would stop at 1. Below 1 our loop stops, and names the samples.
         engine.optimizer.loss_scaler.min_scale = 0.5
     if zero_stage(config):
@@ -185,9 +318,6 @@ def make_engine_stepper(engine: Any, model: nn.Module) -> Stepper:
         scaler=torch.amp.GradScaler(enabled=False),
         max_norm=float("inf"),
     )
-
-
-# --- Moments -----------------------------------------------------------------------------------------
 
 
 def _states(optimizer: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.ownership import check_name
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.naming import (
+from pipeline.train.run_folder import (
     NameHints,
     codec_folder,
     dataset_slug,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pipeline.train.config import TrainConfig
-from pipeline.train.schedule import Plateau, learning_rate
+from pipeline.train.optimizer import Plateau, learning_rate
+from tests.train.conftest import train_config
 
 
 def deepspeed_warmup_decay(iteration: int, total: int, warmup: int, kind: str) -> float:
@@ -25,10 +25,10 @@ def deepspeed_warmup_decay(iteration: int, total: int, warmup: int, kind: str) -
 @pytest.mark.parametrize("kind", ["log", "linear"])
 @pytest.mark.parametrize(("total", "warmup"), [(100, 10), (50, 2), (1000, 1000)])
 def test_the_linear_decay_is_the_curve_of_deepspeed(kind: str, total: int, warmup: int) -> None:
-    config = TrainConfig(
+    config = train_config(
         learning_rate=3e-4,
         warmup_steps=warmup,
-        warmup_type=kind,  # type: ignore[arg-type]
+        warmup_type=kind,
         lr_decay="linear",
     )
     ours = [learning_rate(step, total_steps=total, config=config) for step in range(1, total + 1)]
@@ -37,15 +37,15 @@ def test_the_linear_decay_is_the_curve_of_deepspeed(kind: str, total: int, warmu
 
 
 def test_a_single_step_of_warmup_divides_by_nothing() -> None:
-    config = TrainConfig(warmup_steps=1, warmup_type="log", lr_decay="linear")
+    config = train_config(warmup_steps=1, warmup_type="log", lr_decay="linear")
     assert learning_rate(1, total_steps=3, config=config) == 0
-    assert learning_rate(2, total_steps=3, config=config) == config.learning_rate
+    assert learning_rate(2, total_steps=3, config=config) == config.optimizer.learning_rate
 
 
 def test_without_warmup_it_starts_at_the_peak() -> None:
     for decay in ("linear", "cosine", "constant", "plateau"):
-        config = TrainConfig(warmup_steps=0, lr_decay=decay)
-        assert learning_rate(1, total_steps=10, config=config) == config.learning_rate
+        config = train_config(warmup_steps=0, lr_decay=decay)
+        assert learning_rate(1, total_steps=10, config=config) == config.optimizer.learning_rate
 
 
 def test_the_plateau_halves_as_the_reference_does_also_when_resumed() -> None:
@@ -75,7 +75,7 @@ def test_a_plateau_that_has_seen_nothing_is_plain_json() -> None:
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant", "plateau"])
 def test_the_rate_after_the_warmup_follows_its_curve(decay: Any) -> None:
-    config = TrainConfig(learning_rate=2.0, warmup_steps=4, lr_decay=decay)
+    config = train_config(learning_rate=2.0, warmup_steps=4, lr_decay=decay)
     rates = [learning_rate(step, total_steps=12, config=config) for step in range(1, 14)]
     assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
     left = [1 - n / 8 for n in range(9)]

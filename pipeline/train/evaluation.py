@@ -1,11 +1,11 @@
-"""Grids of sample images, drawn during training and shown in the model card."""
+"""What a run evaluates: its losses, also on the validation split, and grids of sample images."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,27 +13,76 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
 from pipeline.core.storage import write_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
-from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.dalle.sampling import Choice, image_seed, sample_codes
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
-from pipeline.train.deepspeed_options import zero_stage
+from pipeline.train.deepspeed import zero_stage
 from pipeline.train.distributed import Ranks, Stop
-from pipeline.webdata.reader import ShardReader
+from pipeline.webdata.reader import ShardReader, TokenBatch
 
 logger = logging.getLogger(__name__)
+NAMES = ("loss", "loss_text", "loss_image")
+
+
+def loss_values(loss: DalleLoss) -> Tensor:
+    """The three losses as a detached float64 tensor [3], in the order of `NAMES`."""
+    return torch.stack([loss.total, loss.text, loss.image]).detach().double()
+
+
+def mean_losses(losses_S3: Tensor, weights: Sequence[float] | None = None) -> dict[str, float]:
+    """Losses by name: the mean over all axes but the last, or weighted by `weights`, which sum to 1."""
+    rows = losses_S3.reshape(-1, len(NAMES))
+    if weights is None:
+        means = rows.mean(dim=0)
+    else:
+        means = (rows * torch.tensor(weights, dtype=rows.dtype)[:, None]).sum(dim=0)
+    return dict(zip(NAMES, means.tolist(), strict=True))
+
+
+@torch.no_grad()
+def validate(
+    reader: ShardReader,
+    ranks: Ranks,
+    loss_of: Callable[[TokenBatch], DalleLoss],
+    module: nn.Module,
+    *,
+    config: TrainConfig,
+    stop: Stop,
+) -> dict[str, float] | None:
+    """Mean losses over the first samples of the split's seeded order: val_loss and its two parts.
+
+    Each batch is split over the ranks. FSDP needs every rank to call the model equally often, so a rank with
+    no samples left computes one and discards it. None if the ranks agree to stop on the way.
+    """
+    rows = reader.order(seed=config.seed, epoch=0)[: config.logging.val_samples]
+    whole = config.schedule.batch_size * ranks.size
+    losses, weights = [], []
+    module.eval()
+    for start in range(0, len(rows), whole):
+        if stop.agree():
+            break
+        mine = np.array_split(rows[start : start + whole], ranks.size)[ranks.rank]
+        losses.append(loss_values(loss_of(reader.gather(mine if len(mine) else rows[:1]))))
+        weights.append(len(mine) / len(rows))
+    module.train()
+    if stop.agreed:
+        return None
+    all_weights = ranks.gather(torch.tensor(weights, dtype=torch.float64)).flatten().tolist()
+    means = mean_losses(ranks.gather(torch.stack(losses)), all_weights)
+    return {f"val_{name}": value for name, value in means.items()}
+
 
 PROMPTS = 4  # rows of a grid if no prompts are given
 COLUMNS = 4
 CHOICE = Choice(filter_thres=0.9, temperature=1.0)  # as in DALLE-pytorch's train_dalle.py
-
 # The DALLE-models zoo's prompts for models trained on general data.
 GENERAL_PROMPTS = (
     "An armchair in the shape of an avocado. An armchair imitating an avocado.",
@@ -103,7 +152,7 @@ def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
 def make_grid_sampler(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> GridSampler | None:
     """The sampler for a run's grids; None if they are disabled or not possible."""
     index, shards = reader.index, reader.folder
-    if not config.sample_every:
+    if not config.logging.sample_every:
         return None
     if (reason := why_no_grids(config, ranks)) is not None:
         logger.warning(
@@ -136,17 +185,17 @@ def why_no_grids(config: TrainConfig, ranks: Ranks) -> str | None:
         return "--parallel fsdp shards the weights"
     if ranks.kind == "deepspeed" and zero_stage(config) == 3:
         return "--zero-stage 3 shards the weights"
-    if config.model != "dalle":
-        return f"--model {config.model} does not support them"
+    if config.model.kind != "dalle":
+        return f"--model {config.model.kind} does not support them"
     return None
 
 
 def choose_prompts(config: TrainConfig, shards: Path) -> tuple[str, ...]:
     """The prompts given (`general`: the zoo's), else captions from the validation split."""
-    if config.sample_prompts == ("general",):
+    if config.logging.sample_prompts == ("general",):
         return GENERAL_PROMPTS
-    if config.sample_prompts:
-        return config.sample_prompts
+    if config.logging.sample_prompts:
+        return config.logging.sample_prompts
     for split in ("val", "train"):
         reader = ShardReader(shards, split, check_hashes=False)
         rows = reader.order(seed=config.seed, epoch=0).tolist() if len(reader) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.dedupe.captions import find_defect, read_caption
+from pipeline.core.captions import find_defect, read_caption
 
 
 def test_the_page_keeps_its_quotes_and_the_normalised_form_has_ascii_ones() -> None:

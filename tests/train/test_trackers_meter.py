@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.models.dalle import products
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
-from pipeline.train.performance import Meter, matmul_rate, training_flops
+from pipeline.models.devices import matmul_rate
+from pipeline.train.trackers import Meter, training_flops
 
 CPU = torch.device("cpu")
 MODEL = DalleConfig(
@@ -51,9 +52,9 @@ def test_the_formula_counts_the_products_that_torch_counts(
 def ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock under which a step takes 2 seconds, and training 10 so far; a device of 1 MFLOP/s."""
     clock = iter([0.0, 0.0, 2.0, 10.0])
-    monkeypatch.setattr("pipeline.train.performance.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("pipeline.train.performance.matmul_rate", lambda device, dtype: 1e6)
-    monkeypatch.setattr("pipeline.train.performance.peak_bytes", lambda device: 10**9)
+    monkeypatch.setattr("pipeline.train.trackers.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.train.trackers.matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr("pipeline.train.trackers.peak_bytes", lambda device: 10**9)
 
 
 def values_of_a_step(device: torch.device) -> dict[str, float]:

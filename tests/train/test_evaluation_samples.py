@@ -17,8 +17,8 @@ from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Kind, Ranks
+from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.run import run
-from pipeline.train.samples import make_grid_sampler
 from pipeline.webdata.reader import ShardReader
 from tests.train.conftest import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
