@@ -141,24 +141,22 @@ def _paths(store: Any, path: str, shown: str) -> tuple[list[str], str]:
     if kind == "file":
         return [path], _stem(path)
     if kind == "directory":
-        return _lists_in(store.find(path), path, shown), PurePosixPath(path).name or "list"
+        entries = store.ls(path, detail=True)
+        # A link to a file is "other" in a listing.
+        files = [e["name"] for e in entries if e["type"] != "directory" and store.isfile(e["name"])]
+        return _lists_in(files, shown), PurePosixPath(path).name or "list"
     if any(mark in path for mark in "*?["):
         folder = path[: next(i for i, char in enumerate(path) if char in "*?[")].rpartition("/")[0]
-        found = [each for each in store.glob(path) if store.isfile(each)]
+        found = [each for each in store.glob(path) if not _is_hidden(each) and store.isfile(each)]
         if found:
             name = _stem(found[0]) if len(found) == 1 else PurePosixPath(folder).name
             return sorted(found), name or "list"
     raise FileNotFoundError(path)
 
 
-def _lists_in(paths: Sequence[str], folder: str, shown: str) -> list[str]:
-    """The lists below a folder, without hidden files."""
-    lists = [
-        path
-        for path in sorted(paths)
-        if _suffix(path) in FORMATS
-        and not any(part.startswith((".", "_")) for part in _below(path, folder))
-    ]
+def _lists_in(paths: Sequence[str], shown: str) -> list[str]:
+    """The lists in a folder, without hidden files; folders in it are not entered."""
+    lists = [path for path in sorted(paths) if _suffix(path) in FORMATS and not _is_hidden(path)]
     formats = sorted({FORMATS[_suffix(path)] for path in lists})
     if len(formats) > 1:
         raise ConfigError(
@@ -166,15 +164,15 @@ def _lists_in(paths: Sequence[str], folder: str, shown: str) -> list[str]:
             f"'{shown.rstrip('/')}/*.{formats[0]}'."
         )
     if not lists:
-        known = ", ".join(FORMATS)
         raise ConfigError(
-            f"{shown} holds no list: no file ends in {known} (or one of these + .gz)."
+            f"{shown} holds no list: no file in it ends in {', '.join(FORMATS)} (or one of these + .gz). For "
+            f"lists in folders below it give a glob, such as '{shown.rstrip('/')}/**/*.parquet'."
         )
     return lists
 
 
-def _below(path: str, folder: str) -> tuple[str, ...]:
-    return PurePosixPath(path.removeprefix(folder).lstrip("/")).parts
+def _is_hidden(path: str) -> bool:
+    return PurePosixPath(path).name.startswith((".", "_"))
 
 
 def _suffix(path: str) -> str:

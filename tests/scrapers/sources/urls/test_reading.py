@@ -85,6 +85,11 @@ def test_a_folder_a_glob_and_several_lists_are_read_in_order(tmp_path: Path) -> 
     assert read(folder) == read(f"{folder}/*.parquet") == every
     found = discover(folder, f"{folder}/part-[01].parquet", folder / "part-1.parquet")
     assert [s.name for s in found.sections] == ["coyo"]
+    (folder / "below").mkdir()
+    (folder / "below" / "loop").symlink_to(folder)
+    write(folder / "below/other.tsv", f"{A}\tx\n")
+    assert read(folder) == every
+    assert read(f"{tmp_path}/**/*.tsv") == [(A, ("x",))]
     assert rows_of(found.plans) == every  # each file once
     single = discover(folder / "part-1.parquet")
     assert [(s.name, s.captions) for s in single.sections] == [("part-1", 1)]
