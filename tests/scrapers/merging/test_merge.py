@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError, ContractError, PipelineError, WorkspaceError
 from pipeline.core.storage import read_manifest
-from pipeline.core.workspace import Workspace
+from pipeline.core.workspace import Workspace, read_marker
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import run as dedupe
 from pipeline.verify.check import check_workspace
@@ -263,3 +263,22 @@ def test_the_command_prints_the_counts(shards: list[Path], tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     assert "merge: done" in done.output
     assert "urls 61" in done.output
+
+
+def test_the_options_of_the_first_are_taken_over_without_its_shard(
+    server: Server, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "l.tsv", "".join(f"{server.url}/{n}.png\tx\n" for n in range(20)))
+    roots = [str(tmp_path / f"w{n}") for n in range(2)]
+    for number, root in enumerate(roots):
+        call = ["scrape", "urls", str(path), "--workspace", root, "--shard", f"{number}/2"]
+        assert CliRunner().invoke(app, [*call, "--contact", "me@x.test"]).exit_code == 0
+    there = tmp_path / "all"
+    assert CliRunner().invoke(app, ["merge", *roots, "--workspace", str(there)]).exit_code == 0
+    (kept,) = read_marker(there)["options"]["scrape"].values()
+    assert kept["contact"] == "me@x.test"
+    assert "shard" not in kept
+    write(path, path.read_text() + "".join(f"{server.url}/new{n}.png\tx\n" for n in range(20)))
+    again = CliRunner().invoke(app, ["scrape", "urls", "--workspace", str(there)])
+    assert again.exit_code == 0, again.output
+    assert len(stored(there)) == 40
