@@ -41,7 +41,7 @@ from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
-from scrapers.source import Discovery, LocalSource, Source, StartPage, open_source
+from scrapers.source import Discovery, LocalSource, PreparedSource, Source, StartPage, open_source
 from scrapers.sources.differences import describe_differences, warn_of_losses
 from scrapers.sources.sections import describe_page, keep_sections
 from scrapers.sources.start_page import (
@@ -156,8 +156,11 @@ class _Run:
         return self.raw.find_finished(self._page_bytes)
 
     def discover_offline(self) -> None:
-        """Discover what a source without a page has, outside of the event loop: a long list takes minutes."""
-        if self.source.start_url is None:
+        """Read what a source without a page has, outside of the event loop: a long list takes minutes."""
+        source = self.source
+        if isinstance(source, PreparedSource) and not self.config.plan:
+            source.prepare(self.progress)
+        elif source.start_url is None and (self.config.plan or not isinstance(source, LocalSource)):
             self.discovery = self._discover(None)
 
     async def fetch(self) -> None:

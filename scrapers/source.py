@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from pipeline.core.contracts import UrlState
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.progress import Progress
 from pipeline.core.suggestions import name_choices
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import resolve_url, without_credentials
@@ -265,6 +266,14 @@ class LocalSource(Protocol):
 
     def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
         """The images."""
+
+
+@runtime_checkable
+class PreparedSource(LocalSource, Protocol):
+    """A source that another program brings onto the disk."""
+
+    def prepare(self, progress: Progress) -> None:
+        """Run that program, until all is there. Called before the event loop; an interrupt ends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
