@@ -26,18 +26,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipeline.core.config import build_config
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import Dalle
+from pipeline.models.devices import keep_freed_memory, matmul_rate, peak_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.performance import (
-    DTYPES,
-    keep_freed_memory,
-    matmul_rate,
-    peak_bytes,
-    training_flops,
-)
 from pipeline.train.state import load_weights, make_state
+from pipeline.train.trackers import DTYPES, training_flops
 
 SHAPE = DalleConfig(
     dim=544,
@@ -75,12 +71,12 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
     torch.manual_seed(0)
     weights = Dalle(SHAPE).state_dict()
     ranks = Ranks(kind="none", rank=0, size=1, device=device)
-    config = TrainConfig(precision=precision)  # type: ignore[arg-type]
+    config = build_config(TrainConfig, {"precision": precision})
     if what == "stock":
         from tests.oracles.codecs import dalle_pytorch
 
         dalle_pytorch()
-        from pipeline.train.dalle_pytorch_model import DallePytorchModel
+        from pipeline.train.model import DallePytorchModel
 
         model: torch.nn.Module = DallePytorchModel(SHAPE).to(device)
     else:
@@ -94,7 +90,7 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
     del weights
     if what == "stock":
         trained = [p for p in model.parameters() if p.requires_grad]
-        state.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
+        state.optimizer = torch.optim.Adam(trained, lr=config.optimizer.learning_rate)
     seconds, cpu_seconds, losses = [], [], []
     for tokens, codes in make_batches(steps, batch_size):
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -106,7 +102,7 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
                 loss = model(tokens_BT, codes_BN).total
         state.scaler.scale(loss).backward()
         state.scaler.unscale_(state.optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)

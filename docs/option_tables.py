@@ -27,19 +27,19 @@ _HEAD = """\
 Every option of every command, as `pipeline COMMAND --help` prints them. This page is generated from the
 configs by `docs/option_tables.py`.
 
-An option can be given in three places. A flag takes precedence over an environment variable, which takes
-precedence over a TOML file; what none of them gives is what the workspace remembers, if it remembers the
-option ([workspace.md](workspace.md)), and else the default.
+An option can be given in three places. Flags take precedence over environment variables, and these over the
+TOML file. If an option is given in none of them, the value that the workspace remembers is used
+([workspace.md](workspace.md#remembered-options)), or else the default.
 
 | place | example |
 |---|---|
 | flag | `pipeline dedupe --val-fraction 0.02` |
-| environment | `PIPELINE_DEDUPE_VAL_FRACTION=0.02`; `PIPELINE_VAL_FRACTION` is for all commands with it |
+| environment | `PIPELINE_DEDUPE_VAL_FRACTION=0.02`; `PIPELINE_VAL_FRACTION` sets it for all commands |
 | `--config FILE.toml` | a table per command: `[dedupe]`, `val_fraction = 0.02` |
 
-A flag without a value (`on`/`off` in the tables) is switched off by its `--no-` form, if it has one. An
-option that is marked *repeatable* takes one value each time it is given; in an environment variable its
-values are separated by `|`, in TOML they are a list.
+Flags without a value are marked `on/off` in the tables; the `--no-` form switches one off. A *repeatable*
+option takes one value each time that it is given; in an environment variable its values are separated by
+`|`, in TOML they are a list.
 
 """
 _COMMON = {*Common.__dataclass_fields__, "workspace", "config", "help", "metrics_port"}
@@ -52,7 +52,7 @@ def page() -> str:
     for command in commands.values():
         shared |= {param.name: param for param in command.params if param.name in _COMMON}
     parts = [_HEAD, "## Options of every command\n\n", *_table(shared.values())]
-    parts.append("\n`--metrics-port` exists for the stages and for `run`.\n")
+    parts.append("\nOnly the stages and `run` have `--metrics-port`.\n")
     for name, command in commands.items():
         own = [param for param in command.params if param.name not in _COMMON]
         parts.append(f"\n## pipeline {name}\n\n{command.help}\n")
@@ -60,8 +60,15 @@ def page() -> str:
             own, of_sources = _split_by_source(own)
             parts += ["\n", *_table(own), *of_sources]
         else:
-            parts += ["\n", *_table(own)] if own else []
+            parts += _by_panel(name, own)
     return "".join(parts)
+
+
+def _by_panel(command: str, params: list[Any]) -> Iterator[str]:
+    """A table for each panel of the command's help."""
+    for panel in dict.fromkeys(param.rich_help_panel for param in params):
+        yield f"\n### pipeline {command}: {panel.lower()}\n\n" if panel else "\n"
+        yield from _table(param for param in params if param.rich_help_panel == panel)
 
 
 def _split_by_source(params: list[Any]) -> tuple[list[Any], list[str]]:

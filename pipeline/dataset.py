@@ -12,15 +12,14 @@ the command that makes it), DamageError where a file is not what its manifest sa
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from pipeline.app.run_log import keep_record
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig, plain_value
-from pipeline.core.contracts import LEDGER_ITEMS, StageReport
+from pipeline.core.config import StageConfig, declared_options, plain_value
+from pipeline.core.contracts import KEPT, LEDGER_ITEMS, REJECTED, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
 from pipeline.core.option_values import from_plain
@@ -35,6 +34,12 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from pipeline.webdata.reader import ShardReader
+
+
+_COLUMNS = {
+    "kept/": tuple(column.name for column in KEPT),
+    "rejected/": tuple(column.name for column in REJECTED),
+}
 
 
 def open(path: str | Path, *, source: str | None = None) -> Dataset:  # noqa: A001
@@ -101,7 +106,8 @@ class Dataset:
     def _dedupe(self, prefix: str, columns: Iterable[str] | None) -> pd.DataFrame:
         from pipeline.core.kept_images import dedupe_tables
 
-        return _frame(dedupe_tables(self._workspace, prefix), columns)
+        wanted = columns if columns is not None else _COLUMNS.get(prefix)
+        return _frame(dedupe_tables(self._workspace, prefix), wanted)
 
     def _codes_folder(self, name: str | None) -> Path:
         there = [f.path.name for f in find_folders(self.root) if f.contract == "codes"]
@@ -118,7 +124,8 @@ class Dataset:
     def image_bytes(self, key: str) -> bytes:
         """The bytes of a kept image as they were fetched, compared with their hash.
 
-        Raises KeyError for a key that is not in `kept`.
+        `key` is that of the image, or of one of its samples in shards. Raises KeyError for a key that is not
+        in `kept`.
         """
         from pipeline.core.kept_images import read_image, stored_image
 
@@ -137,12 +144,14 @@ class Dataset:
         return PIL.Image.fromarray(self.pixels(key))
 
     def _row(self, key: str) -> dict[str, Any]:
+        from pipeline.webdata.keys import image_key
+
         if self._rows is None:
             from pipeline.core.kept_images import STORED_IMAGE_COLUMNS
 
             rows = self.kept(columns=("key", *STORED_IMAGE_COLUMNS)).to_dict("records")
             self._rows = {row["key"]: row for row in rows}  # type: ignore[misc]
-        return self._rows[key]
+        return self._rows[key if key in self._rows else image_key(key)]
 
     def decode(
         self, codes_BN: npt.ArrayLike, codes_name: str | None = None, *, device: str = "cpu"
@@ -236,24 +245,23 @@ class Dataset:
         if stage not in STAGES:
             raise ConfigError(f"There is no stage {stage!r}. {name_choices(stage, list(STAGES))}")
         config = STAGES[stage].config
-        fields = {field.name: field for field in dataclasses.fields(config)}
+        declared = declared_options(config)
         for name in options:
-            if name not in fields or name == "workspace":
-                known = [each for each in fields if each != "workspace"]
+            if name not in declared or name == "workspace":
+                known = [each for each in declared if each != "workspace"]
                 raise ConfigError(f"{stage} has no option {name!r}. {name_choices(name, known)}")
-        hints = get_type_hints(config)
         given = {
-            name: from_plain(fields[name], hints[name], plain_value(value), name=name)
+            name: from_plain(declared[name], plain_value(value), name=name)
             for name, value in options.items()
         }
-        kept = recall(self.root, stage, config, given) if stage != "generate" else {}
+        kept = recall(self.root, stage, config, given) if STAGES[stage].remembers else {}
         return STAGES[stage].build({"workspace": self.root, **kept, **given})
 
 
 def _frame(tables: Sequence[Path], columns: Iterable[str] | None) -> pd.DataFrame:
     import pyarrow as pa
 
-    from pipeline.core.kept_images import read_tables
+    from pipeline.core.kept_images import read_image_tables
 
     if columns is None:
         import pyarrow.parquet as pq
@@ -261,7 +269,7 @@ def _frame(tables: Sequence[Path], columns: Iterable[str] | None) -> pd.DataFram
         names = pq.read_schema(tables[0]).names
     else:
         names = list(columns)
-    batches = list(read_tables(tables, names, 65_536))
+    batches = list(read_image_tables(tables, names, 65_536))
     return pa.Table.from_batches(batches).to_pandas() if batches else _empty(names)
 
 

@@ -178,7 +178,9 @@ class ScrapeConfig(StageConfig):
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError("--client-key is the key of --client-cert: give both, or neither.")
         if self.proxy is not None and self.connect_to is not None:
-            raise ConfigError("--proxy and --connect-to name different places: give one of them.")
+            raise ConfigError(
+                "--proxy and --connect-to both decide where requests go: give only one."
+            )
         if self.out is not None and not self.list_urls:
             raise ConfigError(
                 "--out names the file that --list-urls writes: give both, or neither."
@@ -211,6 +213,15 @@ class ScrapeConfig(StageConfig):
     def own_urls(self) -> dict[str, str]:
         """The URLs that the user gave, by flag: their hosts may be private and receive --header."""
         return {} if self.via is None else {"--archive-url": self.archive_url}
+
+    @property
+    def only_shows(self) -> bool:
+        """Whether only what the source would read is shown: no request, no workspace."""
+        return False
+
+    def named_hosts(self) -> frozenset[str]:
+        """Hosts that the user named: they may be private, but receive no --header."""
+        return frozenset()
 
     def saved_from(self) -> str | bool:
         """Where a saved page that names the images comes from: its URL, True if that is not known.

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
@@ -79,11 +78,14 @@ def scrape(
         return export(config, source=source)
     check_archive(config)
     source = source or open_source(config)
-    raw = RawStore(config, Workspace(config.workspace))
+    if config.only_shows:
+        return describe_discovery(source.discover(None))
+    raw = RawStore(config, Workspace(config.workspace), source)
     client = open_client(config, source) if make_client is None else make_client(config)
     run = _Run(config, source, raw, progress, client, clock)
     report = run.find_finished()
     if report is None:
+        run.discover_offline()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run.fetch())
         report = run.report
@@ -110,7 +112,7 @@ def _run_record(config: ScrapeConfig, report: StageReport) -> dict[str, Any]:
 def find_finished(config: ScrapeConfig) -> StageReport | None:
     """The report of a scrape with nothing to do; None if there may be work. Makes no request."""
     source = open_source(config)
-    raw = RawStore(config, Workspace(config.workspace))
+    raw = RawStore(config, Workspace(config.workspace), source)
     return _Run(config, source, raw, no_progress, open_client(config, source)).find_finished()
 
 
@@ -134,6 +136,7 @@ class _Run:
     client: Client
     clock: WallClock = time.time
     page: StartPage | None = None
+    discovery: Discovery | None = None
     interrupted: bool = False
     work: Work | None = None
     archive: Archive | None = None
@@ -151,6 +154,11 @@ class _Run:
             if self.page is None:
                 return None
         return self.raw.find_finished(self._page_bytes)
+
+    def discover_offline(self) -> None:
+        """Discover what a source without a page has, outside of the event loop: a long list takes minutes."""
+        if self.source.start_url is None:
+            self.discovery = self._discover(None)
 
     async def fetch(self) -> None:
         """Fetch the page if necessary, then the images."""
@@ -187,15 +195,13 @@ class _Run:
         if url is not None and self.page is None:
             discovery = await self._fetch_page(url, hosts)
         else:
-            discovery = self._discover(self.page)
-        for origin, (user, password) in discovery.credentials.items():
-            scheme, _, host = origin.partition("://")
-            self.client.remember_user(f"{scheme}://{quote(user, '')}:{quote(password, '')}@{host}/")
+            discovery = self.discovery or self._discover(self.page)
+        self.client.remember_users(discovery.credentials)
         warn_of_losses(discovery.warnings, self.raw.workspace)
         asked = [section.name for section in discovery.sections]
         changes = describe_page(self.raw.workspace, discovery.page_sections, asked=asked)
         if self.config.plan:
-            self.report = self._describe_plan(discovery)
+            self.report = describe_discovery(discovery)
         else:
             self.report = self.raw.find_finished(self._page_bytes) if self.config.update else None
             if self.report is None:
@@ -205,19 +211,6 @@ class _Run:
             details = {**self.report.details, "page": changes}
             self.report = dataclasses.replace(self.report, details=details)
             keep_sections(self.raw.workspace, discovery.page_sections, asked=asked)
-
-    def _describe_plan(self, discovery: Discovery) -> StageReport:
-        sections = {s.name: {"captions": s.captions} for s in discovery.sections}
-        return StageReport(
-            stage="scrape",
-            outcome="done",
-            counts={
-                "sections": len(sections),
-                "captions": discovery.num_captions,
-                "urls": discovery.num_urls,
-            },
-            details={"sections": sections, **describe_differences(discovery.differences)},
-        )
 
     async def _fetch_page(self, url: str, hosts: Hosts) -> Discovery:
         address = None
@@ -289,7 +282,9 @@ class _Run:
                 opener = self.archive.opener(index, ledger=ledger, mode=mode, since=since)
                 await self._crawl(discovery, store, hosts, opener, fetcher)
             return
-        hosts.guarded = await is_guarded(self.config, self.source, self.client)
+        # With --connect-to the user names the one place that is asked.
+        is_foreign = discovery.is_foreign and self.config.connect_to is None
+        hosts.guarded = is_foreign or await is_guarded(self.config, self.source, self.client)
         if self.source.start_url is not None:
             self.client.show_page(self.source.start_url)
         await self._crawl(
@@ -336,7 +331,7 @@ class _Run:
             crawl,
             self._page_bytes,
             repeated=opener.repeated,
-            differences=discovery.differences,
+            differences=(*discovery.differences, *_departed(discovery, opener)),
         )
         if self.archive is not None:
             details = {**self.report.details, "archive": self.archive.describe()}
@@ -351,6 +346,30 @@ class _Run:
         if self.config.refresh:
             return "refresh"
         return "retry_failed" if self.config.retry_failed else "continue"
+
+
+def _departed(discovery: Discovery, opener: PlanOpener) -> tuple[str, ...]:
+    """What the report says of URLs that an earlier run found in the source, and this one didn't."""
+    number = opener.count_unnamed() if discovery.names_all else 0
+    if not number:
+        return ()
+    urls = "1 URL of earlier runs is" if number == 1 else f"{number:,} URLs of earlier runs are"
+    return (f"{urls} no longer named; what was fetched is kept.",)
+
+
+def describe_discovery(discovery: Discovery) -> StageReport:
+    """The report of a run that only looks what there is."""
+    sections = {s.name: {"captions": s.captions} for s in discovery.sections}
+    return StageReport(
+        stage="scrape",
+        outcome="done",
+        counts={
+            "sections": len(sections),
+            "captions": discovery.num_captions,
+            "urls": discovery.num_urls,
+        },
+        details={"sections": sections, **describe_differences(discovery.differences)},
+    )
 
 
 @contextlib.contextmanager

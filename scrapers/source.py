@@ -133,8 +133,9 @@ class CaptionPlan:
     `forms` are tried in order; the first whose image of rank 0 (then 1) exists is the caption. `ranks` are
     those of its images. `masked` means that a part of each image was given and only the rest sampled.
     `captions` are further captions of the same images. `rank` is that of an image whose URL contains none;
-    `extra` is a JSON object. `key` is that of its images in the ledger, if it doesn't come from section and
-    URL.
+    `extra` is a JSON object. `key_prefix` is what the keys of the images begin with instead of the section:
+    a URL that several sections name is one image then. `expected_hash` is that of the image's bytes, such as
+    ``sha256:ab12…``; others are not stored.
     """
 
     section: str
@@ -144,7 +145,8 @@ class CaptionPlan:
     captions: tuple[str, ...] = ()
     rank: int | None = None
     extra: str | None = None
-    key: str | None = None
+    key_prefix: str | None = None
+    expected_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +180,9 @@ class Discovery:
     page, whatever was asked for; empty without a page. `page_meta` are names (in lower case) and contents of
     its `<meta>` elements; `page_name` is what messages call a page that was not fetched. `credentials` are
     user and password by origin (`http://host:port`): for requests only, and in none of the URLs.
+    `is_foreign` means that a file of somebody else's names public hosts: its private hosts are refused.
+    `busiest` is the origin with the most of `num_urls` and their number, None if there is only one host.
+    `names_all`: a URL of an earlier run that no plan names has left the source.
     """
 
     plans: Iterable[CaptionPlan]
@@ -190,6 +195,10 @@ class Discovery:
     page_meta: tuple[tuple[str, str], ...] = ()
     page_name: str | None = None
     credentials: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    is_foreign: bool = False
+    busiest: tuple[str, int] | None = None
+    num_hosts: int = 1
+    names_all: bool = False
 
     @classmethod
     def of(cls, items: Callable[[], Iterable[Item]], *, limit: int | None = None) -> Discovery:
@@ -248,6 +257,14 @@ class LocalSource(Protocol):
         """The images."""
 
 
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A source whose positional arguments are files; they decide what is fetched."""
+
+    def input_digests(self) -> Mapping[str, str]:
+        """A digest of each file by its name, for the manifest. The same until the source is opened again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceKind:
     """The declaration of a source: a line for the help, its options, and `module:callable` that opens it.
@@ -267,6 +284,7 @@ _MODULES = {
     "folder": "scrapers.sources.folder",
     "img2dataset": "scrapers.sources.img2dataset",
     "tars": "scrapers.sources.tars",
+    "urls": "scrapers.sources.urls",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.core.contracts import URL_STATES, Contract, CountLaw
 from pipeline.core.stage import Stage
 from scrapers.options import all_options, build_config
 
@@ -12,7 +13,20 @@ STAGE = Stage(
     config=all_options(),
     builder=build_config,
     entry_point="scrapers.scrape:scrape",
-    contract="raw",
+    contract=Contract(
+        name="raw",
+        # 2: the hash of a segment is computed from the hashes of its images. 3: the state hash_mismatch.
+        version=3,
+        oldest_read=1,
+        maker="scrape",
+        place="raw",
+        own_files=r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
+        r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?"
+        r"|merge\.(json|sqlite(-wal|-shm|-journal)?)",
+        count_law=CountLaw("urls", URL_STATES),
+    ),
     writes=("raw",),
     on_change="The images in the raw store are kept; those that are new in the plan are fetched.",
+    why_run="scrapers.forecast:why_run",
+    repair="pipeline.verify.repair_computed:repair_raw",
 )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.stages import STAGE_PACKAGES
+
 ROOT = Path(__file__).parents[1]
 OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
 
@@ -18,19 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline.core"}),
     frozenset({"pipeline.models", "pipeline.webdata"}),
     frozenset({"pipeline.data"}),
-    frozenset(
-        {
-            "scrapers",
-            "pipeline.dedupe",
-            "pipeline.train_tokenizer",
-            "pipeline.train_codec",
-            "pipeline.encode",
-            "pipeline.shard",
-            "pipeline.train",
-            "pipeline.generate",
-            "pipeline.report",
-        }
-    ),
+    frozenset(STAGE_PACKAGES),
     frozenset({"pipeline.verify"}),
     frozenset({"pipeline.app"}),
     frozenset({"pipeline.demo", "pipeline.dataset"}),

@@ -247,7 +247,7 @@ def test_what_differs_is_said_only_where_other_images_are_there(root: Path) -> N
     other = "a large blue block on a table"
     output = call(root, "generate", "--device", "cpu", other)
     assert "default holds images of other prompts or options (prompts" in output
-    assert "Drawing into" in output
+    assert "Writing to" in output
     for prompt in (PROMPT, other):
         output = call(root, "generate", "--device", "cpu", prompt)
         assert "nothing to do" in output

@@ -25,8 +25,8 @@ class CleanConfig(StageConfig):
     yes: bool = option(False, "Remove what is listed (default: only list it).")
     keep_runs: int | None = option(
         None,
-        "Instead list old runs named NAME-TIME (as 20260104T000000), keeping the newest N of each NAME and "
-        "those that images or other runs need.",
+        "List old runs instead: those named NAME-TIME (such as dalle-20260104T000000), except the newest N "
+        "of each NAME and those that images or other runs need.",
         low=1,
     )
 
@@ -64,7 +64,7 @@ def clean(config: CleanConfig, call: Call) -> StageReport:
 
 def _show(sizes: dict[str, int], call: Call) -> None:
     if not sizes:
-        call.screen.say("Everything here is needed, or is the latest of its kind.")
+        call.screen.say("Nothing to remove: everything is in use, or is the latest of its kind.")
         return
     rows = [(name, f"{size / 1e6:,.1f} MB") for name, size in sizes.items()]
-    call.screen.table("not needed any more", ("folder", "size"), rows)
+    call.screen.table("not used any more", ("folder", "size"), rows)

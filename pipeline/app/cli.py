@@ -64,10 +64,11 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.train.config import ExportConfig
 from pipeline.verify.config import VerifyConfig
 from scrapers.config import ScrapeConfig
+from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
-# Generate's prompts are not remembered as options; only `pipeline run` generates for the same prompts again.
-_WITHOUT_MEMORY = frozenset({"generate"})
+# What they log at level INFO is for whoever started the command.
+_ANNOUNCING = ("scrapers.crawl.announcing", "scrapers.sources.urls.showing")
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
@@ -146,7 +147,8 @@ def _set_up_logging(common: Common) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Announcements about requests to a real site are for the user who started the crawl.
     announced = logging.ERROR if common.quiet else logging.INFO
-    logging.getLogger("scrapers.crawl.announcing").setLevel(announced)
+    for name in _ANNOUNCING:
+        logging.getLogger(name).setLevel(announced)
 
 
 def _exit_with(report: StageReport, screen: Screen) -> None:
@@ -183,7 +185,7 @@ def _add(command: Command) -> None:
             if values.get("workspace") is None:
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
-            if name in STAGES and name not in _WITHOUT_MEMORY and not common.forget:
+            if name in STAGES and STAGES[name].remembers and not common.forget:
                 given = given_options(ctx, name, values)
                 values |= recall_and_print(values["workspace"], name, config, given, screen)
             call = Call(
@@ -237,7 +239,8 @@ def _without_workspace(config: StageConfig) -> GenerateConfig | None:
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
     def body(config: StageConfig, call: Call) -> StageReport:
         # Listing and inspecting change nothing, so they take no lock and leave no record.
-        if getattr(config, "list_urls", False) or getattr(config, "inspect", None):
+        shows = ("list_urls", "inspect", "only_shows")
+        if any(getattr(config, name, None) for name in shows):
             return stage.run(config)
         alone = _without_workspace(config)
         if alone is not None:
@@ -256,6 +259,11 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
             return report
 
     return body
+
+
+def _merge(config: MergeConfig, call: Call) -> StageReport:
+    with call.screen.progress("merge") as shown:
+        return load_entry_point("scrapers.merging.run:merge")(config, shown)
 
 
 def _export(config: ExportConfig, _call: Call) -> StageReport:
@@ -292,25 +300,33 @@ _OTHER_COMMANDS = (
         panel="Whole pipeline and export",
     ),
     Command(
+        name="merge",
+        config=MergeConfig,
+        run=_merge,
+        help="Merge the raw stores of several workspaces, such as shards of a list, into a new one.",
+        arguments=("inputs",),
+        panel="Whole pipeline and export",
+    ),
+    Command(
         name="verify",
         config=VerifyConfig,
         run=show_verify,
         help="Check a workspace: hashes, counts, contracts; --repair removes what is damaged.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="status",
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
-        panel="Look and check",
+        panel="Inspect and check",
     ),
     Command(
         name="clean",
         config=CleanConfig,
         run=clean,
-        help="List what nothing in a workspace needs any more; --yes removes it.",
-        panel="Look and check",
+        help="List codecs, tokenizers, codes and runs that nothing uses any more; --yes removes them.",
+        panel="Inspect and check",
     ),
 )
 # Packages above this one register their commands here.

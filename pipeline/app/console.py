@@ -74,9 +74,9 @@ class Screen:
         counts = ", ".join(f"{name} {number:,}" for name, number in report.counts.items() if number)
         words = {
             "done": "done",
-            "unchanged": "nothing to do: inputs and config are unchanged",
-            "incomplete": "done, but incomplete: failed items remain",
-            "damaged": "done, and found damage",
+            "unchanged": "nothing to do: inputs and options are unchanged; checked",
+            "incomplete": "done, but some items failed;",
+            "damaged": "done, and found damage;",
         }
         line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
         self.say(f"{line} ({counts})" if counts else line)

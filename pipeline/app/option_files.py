@@ -6,11 +6,11 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import typer
 
-from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.config import StageConfig, declared_options, option, plain_value
 from pipeline.core.errors import ConfigError
 from pipeline.core.option_values import from_plain
 from pipeline.core.suggestions import closest, name_choices
@@ -56,9 +56,9 @@ def read_config_file(ctx: typer.Context, given: str | None) -> str | None:
     """Option callback: use the file's values as defaults of the command that runs."""
     if given is None:
         return None
-    workspace = StageConfig.__dataclass_fields__["workspace"]  # a path like any other
+    workspace = declared_options(StageConfig)["workspace"]  # a path like any other
     try:
-        path = from_plain(workspace, Path, given, name="--config")
+        path = from_plain(workspace, given, name="--config")
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error
     tables = load_tables(find_preset(path))
@@ -127,11 +127,10 @@ def _read_option(
     path: Path, classes: tuple[type[Any], ...], name: str, value: Any, where: str
 ) -> Any:
     for cls in classes:
-        field = cls.__dataclass_fields__.get(name)
-        if field is not None:
-            hint = get_type_hints(cls)[name]
+        declared = declared_options(cls).get(name)
+        if declared is not None:
             shown = f"{where}{name.rstrip('_')}"
-            return from_plain(field, hint, value, name=shown, source=str(path))
+            return from_plain(declared, value, name=shown, source=str(path))
     raise AssertionError(name)
 
 
@@ -149,7 +148,7 @@ def _known(
     more: Mapping[str, Any] = {},
 ) -> str:
     """The field that a key names. Raises ConfigError for an unknown one."""
-    known = {name for cls in classes for name in cls.__dataclass_fields__}
+    known = {name for cls in classes for name in declared_options(cls)}
     name = key.replace("-", "_")
     for candidate in (name, key, f"{name}_"):  # from_: `from` is a Python keyword
         if candidate in known:

@@ -7,14 +7,13 @@ resolves flag > environment > file > default, with the file as its *default map*
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import os
 import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 
@@ -27,7 +26,7 @@ from pipeline.app.option_files import (
     read_config_file,
 )
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig
+from pipeline.core.config import Option, StageConfig, build_config, declared_options
 from pipeline.core.errors import ConfigError
 from pipeline.core.option_values import from_text
 from pipeline.core.remembered import recall
@@ -53,14 +52,15 @@ def options_of(
     made = [
         _parameter(
             command,
-            field,
-            get_type_hints(cls)[field.name],
-            positional=field.name in arguments,
-            panel=None if cls is config else COMMON_PANEL,
+            option,
+            positional=option.name in arguments,
+            panel=option.panel if cls is config else COMMON_PANEL,
         )
         for cls in classes
-        for field in dataclasses.fields(cls)
+        for option in declared_options(cls).values()
     ]
+    # The panels are shown in the order of their first option: those of every command come last.
+    made.sort(key=lambda parameter: parameter.default.rich_help_panel == COMMON_PANEL)
     return [*made, _config_parameter()]
 
 
@@ -71,22 +71,20 @@ def read_values(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> 
     """
     read = {**values, **lists_from_environment(ctx, command)}
     for cls in CLASSES[command]:
-        hints = get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            given = read.get(field.name)
+        for option in declared_options(cls).values():
+            given = read.get(option.name)
             if given is not None:
-                name = _place(ctx, command, field)
-                read[field.name] = from_text(field, hints[field.name], given, name=name)
+                read[option.name] = from_text(option, given, name=_place(ctx, command, option))
     return read
 
 
-def _place(ctx: typer.Context, command: str, field: dataclasses.Field[Any]) -> str:
+def _place(ctx: typer.Context, command: str, option: Option) -> str:
     """The name of an option in messages: its flag, or the environment variable that set it."""
-    source = ctx.get_parameter_source(field.name)
-    set_ones = [name for name in _variables(command, field.name) if os.environ.get(name)]
+    source = ctx.get_parameter_source(option.name)
+    set_ones = [name for name in _variables(command, option.name) if os.environ.get(name)]
     if source and source.name == "ENVIRONMENT" and set_ones:
         return set_ones[0]
-    return field.metadata.get("metavar") or f"--{_dashed(field.name)}"
+    return option.metadata.get("metavar") or f"--{_dashed(option.name)}"
 
 
 def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[str, ...]]:
@@ -94,22 +92,20 @@ def lists_from_environment(ctx: typer.Context, command: str) -> dict[str, tuple[
 
     Values are separated by `|`, since captions contain spaces and commas.
     """
-    config = CLASSES[command][0]
-    hints = get_type_hints(config)
     found = {}
-    for field in dataclasses.fields(config):
-        source = ctx.get_parameter_source(field.name)
-        if get_origin(hints[field.name]) is not tuple or (source and source.name == "COMMANDLINE"):
+    for name, option in declared_options(CLASSES[command][0]).items():
+        source = ctx.get_parameter_source(name)
+        if get_origin(option.hint) is not tuple or (source and source.name == "COMMANDLINE"):
             continue
-        values = (os.environ.get(name) for name in _variables(command, field.name))
+        values = (os.environ.get(variable) for variable in _variables(command, name))
         if given := next((value for value in values if value), None):
-            found[field.name] = tuple(part.strip() for part in given.split("|") if part.strip())
+            found[name] = tuple(part.strip() for part in given.split("|") if part.strip())
     return found
 
 
 def given_options(ctx: typer.Context, command: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The stage options that the user gave: by flag, environment or file."""
-    names = {field.name for field in dataclasses.fields(CLASSES[command][0])}
+    names = declared_options(CLASSES[command][0]).keys()
     listed = lists_from_environment(ctx, command)
     sources = {name: ctx.get_parameter_source(name) for name in names & values.keys()}
     return {
@@ -140,8 +136,8 @@ def check_quotes(ctx: typer.Context, values: Mapping[str, Any]) -> None:
 
 def build(config: type[Config], values: Mapping[str, Any]) -> Config:
     """Build the config from those values that are fields of it."""
-    names = {field.name for field in dataclasses.fields(config)}
-    return config(**{name: value for name, value in values.items() if name in names})
+    known = declared_options(config)
+    return build_config(config, {n: value for n, value in values.items() if n in known})
 
 
 def configure_stage(
@@ -191,35 +187,34 @@ def with_signature(
 
 def _parameter(
     command: str,
-    field: dataclasses.Field[Any],
-    hint: Any,
+    option: Option,
     *,
     positional: bool,
     panel: str | None,
 ) -> inspect.Parameter:
     """A parameter for typer. Except for flags it takes strings, which `option_values` converts."""
-    meta = field.metadata
+    name, hint, meta = option.name, option.hint, option.metadata
     settings: dict[str, Any] = {
         "help": meta["help"],
-        "envvar": None if get_origin(hint) is tuple else _variables(command, field.name),
+        "envvar": None if get_origin(hint) is tuple else _variables(command, name),
         "show_envvar": False,
-        "rich_help_panel": COMMON_PANEL if field.name == "workspace" else panel,
+        "rich_help_panel": COMMON_PANEL if name == "workspace" else panel,
     }
-    annotation, default = _typer_type(hint), as_texts({"": field.default})[""]
-    if field.name == "workspace":
+    annotation, default = _typer_type(hint), as_texts({"": option.default})[""]
+    if name == "workspace":
         default = None
         annotation = str | None
         settings["help"] = "The dataset's folder (default: data/<source>)."
     if positional:
         info = typer.Argument(default, metavar=meta["metavar"], **settings)
     elif annotation is bool:
-        negative = "" if field.name.startswith("no_") else f"/--no-{_dashed(field.name)}"
-        info = typer.Option(default, f"--{_dashed(field.name)}{negative}", **settings)
+        negative = "" if name.startswith("no_") else f"/--no-{_dashed(name)}"
+        info = typer.Option(default, f"--{_dashed(name)}{negative}", **settings)
     else:
         settings["metavar"] = _describe(hint, meta["low"], meta["high"])
-        info = typer.Option(default, f"--{_dashed(field.name)}", **settings)
+        info = typer.Option(default, f"--{_dashed(name)}", **settings)
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
+        name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation
     )
 
 

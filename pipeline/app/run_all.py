@@ -20,7 +20,7 @@ from pipeline.app.dry_run import RunPlan, SkipReason, forecast_stages, skip_reas
 from pipeline.app.metrics import Metrics
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.config import StageConfig, declared_options, option, plain_value
 from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
@@ -42,11 +42,6 @@ from scrapers.config import ScrapeConfig
 
 DEFAULT_SOURCE = "dalleblog"
 _SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
-
-
-_REWRITTEN = frozenset({"dedupe", "shards"})
-# Contracts whose codec and tokenizer later stages use by default.
-_SETS_LATEST_MODELS = frozenset({"codes", "shards"})
 
 
 class Configure(Protocol):
@@ -156,9 +151,9 @@ def make_plan(config: RunConfig, call: Call) -> RunPlan:
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
-        fields = {field.name for field in dataclasses.fields(stage.config)}
+        known = declared_options(stage.config)
         overrides = common | (asked if name == "scrape" else {})
-        overrides = {k: v for k, v in overrides.items() if k in fields}
+        overrides = {k: v for k, v in overrides.items() if k in known}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
         stage.holds(configs[name])
     return RunPlan(
@@ -216,8 +211,8 @@ def run_stage(
     of its config.
     """
     if config is None:
-        fields = {field.name for field in dataclasses.fields(STAGES[name].config)}
-        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in fields})
+        known = declared_options(STAGES[name].config)
+        config = call.configure(name, {k: v for k, v in (overrides or {}).items() if k in known})
     report = watch_stage(name, config, call)
     call.screen.report(report)
     return report
@@ -250,8 +245,8 @@ def recall_and_print(
 ) -> dict[str, Any]:
     """The stage options that the workspace remembers and that are not `given`; prints them in one line."""
     found = recall(root, name, config, given)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    found = {option: value for option, value in found.items() if value != defaults[option]}
+    options = declared_options(config)
+    found = {option: value for option, value in found.items() if value != options[option].default}
     if found:
         words = " ".join(f"{flag_of(o)} {shown(plain_value(v))}" for o, v in sorted(found.items()))
         screen.say(f"{name}: using {words} (as before; --forget starts from the defaults)")
@@ -268,7 +263,7 @@ def note_made(root: Path, report: StageReport) -> None:
     if made is None or made.manifest is None:
         return
     note_latest(root, made.contract, made.path)
-    for folder in folders.values() if made.contract in _SETS_LATEST_MODELS else ():
+    for folder in folders.values() if STAGES[report.stage].sets_latest_models else ():
         if folder.name in made.manifest.inputs and CONTRACTS[folder.contract].trained_once:
             note_latest(root, folder.contract, folder.path)
 
@@ -292,9 +287,9 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
         screen.say(differences)
         return
     screen.say(f"{differences} {stage.on_change}")
-    for name in stage.holds(config)["writes"] if stage.contract in _REWRITTEN else ():
+    for name in stage.holds(config)["writes"] if stage.rewrites else ():
         with contextlib.suppress(ContractError):
-            files = read_manifest(root / name, str(stage.contract)).files
+            files = read_manifest(root / name, str(stage.contract_name)).files
             screen.say(
                 f"  Existing output: {len(files)} files, {sum(f.bytes for f in files) / 1e6:,.1f} MB."
             )

@@ -1,34 +1,14 @@
-"""The stages in the order of `pipeline run`. A new stage is a package and a line here."""
+"""The stages by name, and the default folder of a workspace."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.core.stage import Stage
-from pipeline.dedupe.stage import STAGE as DEDUPE
-from pipeline.encode.stage import STAGE as ENCODE
-from pipeline.generate.stage import STAGE as GENERATE
-from pipeline.report.stage import STAGE as REPORT
-from pipeline.shard.stage import STAGE as SHARD
-from pipeline.train.stage import STAGE as TRAIN
-from pipeline.train_codec.stage import STAGE as TRAIN_CODEC
-from pipeline.train_tokenizer.stage import STAGE as TRAIN_TOKENIZER
-from scrapers.stage import STAGE as SCRAPE
+from pipeline.core.stages import all_stages
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (
-        SCRAPE,
-        DEDUPE,
-        TRAIN_TOKENIZER,
-        TRAIN_CODEC,
-        ENCODE,
-        SHARD,
-        TRAIN,
-        GENERATE,
-        REPORT,
-    )
-}
+STAGES: Mapping[str, Stage] = all_stages()
 
 
 def default_workspace(source: str) -> Path:

@@ -90,7 +90,7 @@ def find_rows(root: Path) -> list[Row]:
     uses = {use.folder.name: use.used_by for use in find_uses(root)}
     rows: list[Row] = []
     for name, stage in STAGES.items():
-        mine = [folder for folder in folders if folder.contract == stage.contract]
+        mine = [folder for folder in folders if folder.contract == stage.contract_name]
         facts = _StageFacts(
             name=name,
             ended=ended.get(name, []),

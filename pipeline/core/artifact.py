@@ -143,7 +143,7 @@ def find_trained(
     place = next(filter(can_resume, unfinished), None) or ownership.next_free(folder)
     if place != folder and place not in family:
         log.warning(
-            "%s is kept, since others may have been made with it. The new one is %s.", folder, place
+            "%s is kept, since other folders may depend on it. The new one is %s.", folder, place
         )
     return Artifact(folder=place, contract=contract, config=config, inputs=inputs)
 

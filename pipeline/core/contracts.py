@@ -6,7 +6,8 @@ plain data, so that `pipeline --help` needs no pyarrow; see `pipeline.core.stora
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -22,6 +23,7 @@ UrlState = Literal[
     "opted_out",  # an opt-out signal forbids its use; `evidence` has the signal
     "not_an_image",  # status 200, but not an image
     "truncated",  # an image that ends early on every attempt
+    "hash_mismatch",  # its bytes have another hash than the source says
 ]
 URL_STATES: tuple[str, ...] = get_args(UrlState)
 
@@ -89,7 +91,7 @@ RejectReason = Literal[
     "decoder_crashed",  # it crashed the decoder's process
     "too_large",  # more pixels than the limit: possibly a decompression bomb
     "looks_cut",  # part of its data is missing; `--cut keep` keeps it, flagged
-    "bad_caption",  # empty, or with an unfilled `{}`
+    "bad_caption",  # each of its captions is empty, or has an unfilled `{}`
     "duplicate_bytes",  # the same bytes as a better row
     "duplicate_pixels",  # the same RGB raster as a better row, in other bytes
     "near_duplicate",  # its perceptual hash is within the radius of the row that represents it
@@ -97,6 +99,7 @@ RejectReason = Literal[
 ]
 REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
+# Tables of version 1 lack `captions` and `extra`: `kept_images.read_image_tables` adds them.
 _IMAGE: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in the ledger; unique."),
     Column("url", "string", "URL of the image."),
@@ -104,6 +107,12 @@ _IMAGE: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption_id", "string", "Hash of `caption_normalized`, 16 hex digits; never changes."),
     Column("caption", "string", "The caption: NFC, white space collapsed, quotes as on the page."),
+    Column(
+        "captions",
+        "list<string>",
+        "All usable captions, `caption` first, cleaned like it; each `caption_id` once.",
+    ),
+    Column("extra", "string", "What else the source says of it, a JSON object or null."),
     Column("rank", "int32", "Rank of the image by CLIP, 0 is best; null if it has none."),
     Column("segment", "string", "Segment, or file outside the workspace, that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
@@ -232,7 +241,8 @@ ShardReason = Literal[
     "long_caption",  # rejected: more token ids than fit, and `--long-captions reject` was given
 ]
 
-# shards/<name>/left_out.parquet, one row per kept image that is in no shard, sorted by key.
+# shards/<name>/left_out.parquet, one row per sample that is in no shard, sorted by key. The key of a further
+# caption is that of its image with a suffix; the texts of the columns are in the file, and so in its hash.
 LEFT_OUT: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in `kept`."),
     Column("status", "string", "failed or rejected."),
@@ -301,15 +311,19 @@ class Manifest:
 
 
 class CountLaw(NamedTuple):
-    """Rows in = the sum of the outcomes: names of counts in a manifest."""
+    """Rows in = the sum of the outcomes: names of counts in a manifest.
+
+    `further` is a count that is added to the total; a manifest without it counts as 0.
+    """
 
     total: str
     parts: tuple[str, ...]
+    further: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """A kind of folder that a stage writes; each kind has one record in `CONTRACTS`.
+    """A kind of folder, declared by the stage that writes it.
 
     `version` is raised when a reader of the old files would misread the new ones; versions from `oldest_read`
     on can still be read. `maker` is the command that writes the folder. `place` is a glob pattern below the
@@ -340,83 +354,27 @@ class Contract:
         return (self.oldest_read or self.version) <= version <= self.version
 
 
-# In the order of the pipeline.
-CONTRACTS: Mapping[str, Contract] = {
-    contract.name: contract
-    for contract in (
-        Contract(
-            name="raw",
-            version=2,  # 2: the hash of a segment is computed from the hashes of its images
-            oldest_read=1,
-            maker="scrape",
-            place="raw",
-            own_files=r"ledger\.sqlite(-wal|-shm|-journal)?|segments/\d{5,}\.tar|page\.(html|json)"
-            r"|(sections|differences)\.json|refused/[\w-]+\.[a-z]+|archive\.sqlite(-wal|-shm|-journal)?",
-            count_law=CountLaw("urls", URL_STATES),
-        ),
-        Contract(
-            name="dedupe",
-            version=1,
-            maker="dedupe",
-            place="dedupe",
-            own_files=r"(kept|rejected)/\d+\.parquet|(captions|inspections)\.parquet|README\.md"
-            r"|work\.sqlite(-wal|-shm|-journal)?|rows\.partial/.+",
-            count_law=CountLaw("rows", ("kept", "rejected", "failed")),
-        ),
-        Contract(
-            name="tokenizer",
-            version=1,
-            maker="train-tokenizer",
-            place="tokenizers/*",
-            own_files=r"tokenizer\.json",
-            trained_once=True,
-        ),
-        Contract(
-            name="codec",
-            version=1,
-            maker="train-codec",
-            place="codecs/*",
-            own_files=r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
-            trained_once=True,
-            earlier_mark="checkpoint.json",
-        ),
-        Contract(
-            name="codes",
-            version=1,
-            maker="encode",
-            place="codes/*",
-            own_files=r"\d+\.parquet|(\d+\.)?failed\.jsonl|draft\.npz",
-            count_law=CountLaw("images", ("encoded", "failed")),
-        ),
-        Contract(
-            name="shards",
-            version=1,
-            maker="shard",
-            place="shards/*",
-            own_files=r"(train|val)/\d{6,}\.(tar|idx\.npy)"
-            r"|index\.json|tokenizer\.json|README\.md|left_out\.parquet|scratch/.+",
-            count_law=CountLaw("images", ("written", "rejected", "failed")),
-            earlier_mark="scratch/base.npz",
-        ),
-        Contract(
-            name="run",
-            version=1,
-            maker="train",
-            place="runs/*",
-            own_files=r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
-            r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
-            r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
-            earlier_mark="plan.json",
-        ),
-        Contract(
-            name="generated",
-            version=1,
-            maker="generate",
-            place="generated/*",
-            own_files=r"\d{4,}-\d{2,}\.png|records\.jsonl|contact\.png|unfinished\.jsonl"
-            r"|sketches/\d{4,}-\d{5,}\.npz",
-            count_law=CountLaw("images", ("written", "outranked", "failed")),
-            earlier_mark="unfinished.jsonl",
-        ),
-    )
-}
+class _Contracts(Mapping[str, Contract]):
+    """The contracts of all stages by name, in the order of the pipeline.
+
+    Each is declared by its stage (`STAGE.contract`); they are read on first use.
+    """
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Contract]:
+        from pipeline.core.stages import all_stages
+
+        declared = (stage.contract for stage in all_stages().values())
+        return {contract.name: contract for contract in declared if contract is not None}
+
+    def __getitem__(self, name: str) -> Contract:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+CONTRACTS: Mapping[str, Contract] = _Contracts()

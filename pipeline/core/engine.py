@@ -22,12 +22,13 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -71,6 +72,26 @@ class PartResult(Generic[P, R]):
 def count_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+class Pool(Protocol):
+    """Starts single calls, in the manner of `concurrent.futures`."""
+
+    def submit(self, function: Callable[..., R], /, *args: Any) -> Future[R]:
+        """Start `function(*args)` and return its future."""
+
+
+@contextlib.contextmanager
+def open_pool(engine: Engine, workers: int | None) -> Iterator[Pool]:
+    """A pool of `workers` threads of this process (None: one per core), or of tasks on Ray."""
+    if engine.name == "ray":
+        from pipeline.core.ray_engine import open_ray_pool
+
+        with open_ray_pool(engine.address, workers) as pool:
+            yield pool
+        return
+    with ThreadPoolExecutor(workers or count_cores()) as threads:
+        yield threads
 
 
 def map_parts(

@@ -59,9 +59,7 @@ class DependencyError(PipelineError):
     """A package that this command needs is not installed."""
 
 
-REPAIR = (
-    "Run `pipeline verify --repair`: it removes what is damaged and prints how to make it again."
-)
+REPAIR = "Run `pipeline verify --repair`: it removes what is damaged and prints how to rebuild it."
 
 
 def damaged(found: str) -> DamageError:

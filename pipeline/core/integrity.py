@@ -34,7 +34,7 @@ def find_fault(
         if found != entry.bytes:
             return f"has {found} bytes, expected {entry.bytes}"
         if hash_of(path) != entry.sha256:
-            return "has another sha256 than its manifest: its bytes changed"
+            return "does not match the sha256 in its manifest: its bytes have changed"
     except OSError as error:
         return f"can't be read ({error.strerror})"
     return None

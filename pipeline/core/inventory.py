@@ -13,8 +13,6 @@ from pipeline.core.contracts import CONTRACTS, Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.storage import input_digest, read_manifest
 
-_TOPS = frozenset(contract.top for contract in CONTRACTS.values())
-
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
@@ -77,7 +75,7 @@ def _describe_folder(root: Path, path: Path, contract: str) -> Folder:
 def _changed(root: Path, source: str, digest: str) -> bool:
     """Whether the input named by its path in the workspace has changed."""
     folder = root / source
-    if source.split("/")[0] not in _TOPS:
+    if source.split("/")[0] not in {contract.top for contract in CONTRACTS.values()}:
         return False  # an outside file, listed for information
     try:
         return input_digest(folder) != digest

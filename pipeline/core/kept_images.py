@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.core.captions import usable_captions
 from pipeline.core.contracts import Split
 from pipeline.core.errors import REPAIR, ContractError, damaged
 from pipeline.core.integrity import checked_files
@@ -41,6 +42,8 @@ class StoredImage(NamedTuple):
 
 
 STORED_IMAGE_COLUMNS = StoredImage._fields
+# The columns of `kept` and `rejected` that came with version 2 of the tables.
+_ADDED = frozenset({"captions", "extra"})
 
 
 def stored_image(row: Mapping[str, Any]) -> StoredImage:
@@ -71,12 +74,12 @@ def read_image(segments: Path, place: StoredImage) -> bytes:
             data = os.pread(file.fileno(), place.bytes, place.offset)
     except OSError as error:
         raise ContractError(
-            f"{name}, which holds images, can't be read ({error.strerror}). Restore the segment. {REPAIR}"
+            f"{name} can't be read ({error.strerror}). Restore this segment. {REPAIR}"
         ) from error
     if len(data) != place.bytes or sha256_bytes(data) != place.bytes_sha256:
         raise damaged(
-            f"{name} does not hold at byte {place.offset} the {place.bytes} bytes with the hash "
-            f"{str(place.bytes_sha256)[:12]}… that were inspected: it was cut or changed."
+            f"{name} does not match the tables: its {place.bytes} bytes at {place.offset} don't have the "
+            f"hash {str(place.bytes_sha256)[:12]}…."
         )
     return data
 
@@ -118,6 +121,45 @@ def read_tables(
                 yield from file.iter_batches(rows, columns=list(columns))
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise damaged(f"{path} can't be read ({error}).") from error
+
+
+def read_image_tables(
+    tables: Sequence[Path], columns: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """`read_tables` for `kept` and `rejected`; tables of version 1 get the columns that came with version 2.
+
+    Their rows have one caption, so `captions` holds it if it can be used; `extra` is null.
+    """
+    for path in tables:
+        lacking = _lacking_columns(path, columns)
+        there = [name for name in columns if name not in lacking]
+        if "captions" in lacking and "caption" not in there:
+            there.append("caption")
+        for batch in read_tables([path], there, rows):
+            yield _with_columns(batch, columns) if lacking else batch
+
+
+def _lacking_columns(path: Path, columns: Sequence[str]) -> frozenset[str]:
+    """Which of `columns` came with version 2 and are not in this table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _ADDED.intersection(columns) - set(pq.read_schema(path).names)
+    except (OSError, ValueError, pa.ArrowException):
+        return frozenset()  # `read_tables` says what is wrong with it
+
+
+def _with_columns(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    arrays = {name: batch[name] for name in batch.schema.names}
+    arrays["extra"] = arrays.get("extra", pa.nulls(len(batch), pa.string()))
+    if "captions" not in arrays:
+        texts = batch["caption"].to_pylist() if "caption" in arrays else []
+        usable = [[each.caption for each in usable_captions([text])] for text in texts]
+        arrays["captions"] = pa.array(usable, pa.list_(pa.string()))
+    return pa.record_batch([arrays[name] for name in columns], names=list(columns))
 
 
 def read_kept(workspace: Workspace, split: Split | None = None) -> dict[str, KeptImage]:

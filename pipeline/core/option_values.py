@@ -8,13 +8,13 @@ paths, and in strings that may be paths (`hf:~/tokenizer.json`).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pipeline.core.config import Option
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.parsing import parse_dataclass
 from pipeline.core.suggestions import closest
@@ -24,40 +24,38 @@ _MOST_NAME_BYTES, _MOST_PATH_BYTES, _MOST_LEVELS = 255, 4095, 255
 _HOME = re.compile(r"(?P<kind>[a-z]+:)?(?P<path>~[^/]*/.*)", re.DOTALL)
 
 
-def from_text(field: dataclasses.Field[Any], hint: Any, given: Any, *, name: str) -> Any:
+def from_text(option: Option, given: Any, *, name: str) -> Any:
     """The value of an option that a flag or an environment variable gives as text, or as a list of texts.
 
     `name` is the flag or the variable, for messages. Raises ConfigError.
     """
     if isinstance(given, (list, tuple)):
-        kinds = get_args(_without_none(hint))
+        kinds = get_args(_without_none(option.hint))
         plain: Any = [_plain(kinds[0], text) for text in given]
     else:
-        plain = _plain(_without_none(hint), given)
-    return from_plain(field, hint, plain, name=name)
+        plain = _plain(_without_none(option.hint), given)
+    return from_plain(option, plain, name=name)
 
 
-def from_plain(
-    field: dataclasses.Field[Any], hint: Any, value: Any, *, name: str, source: str = ""
-) -> Any:
+def from_plain(option: Option, value: Any, *, name: str, source: str = "") -> Any:
     """The value of an option from TOML or JSON.
 
     An integer is accepted as text, as in `batch_size = 8` for an option that also allows auto. `name` names
     the option, `source` the file that it is in. Raises ConfigError.
     """
-    wanted = _without_none(hint)
+    wanted = _without_none(option.hint)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if value == "" and wanted in (str, Path):
         raise ConfigError(f"{_at(source)}{name} is empty. Give a value, or leave it out.")
     try:
         parsed = parse_dataclass(
-            hint,
+            option.hint,
             value,
             source=source,
             field=name,
-            low=field.metadata.get("low"),
-            high=field.metadata.get("high"),
+            low=option.metadata.get("low"),
+            high=option.metadata.get("high"),
             remedy=_remedy(wanted, value),
         )
     except ContractError as error:

@@ -8,17 +8,19 @@ A part can therefore run twice and must be idempotent.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.core.engine import PartResult
-from pipeline.core.errors import ConfigError, DependencyError
+from pipeline.core.errors import ConfigError, DependencyError, PipelineError
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -68,6 +70,53 @@ def map_on_ray(
                     ray.cancel(answer, force=True)
 
 
+class RayPool:
+    """Runs single calls as tasks on Ray, in the manner of `concurrent.futures`."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._task = ray.remote(_apply).options(num_cpus=1, max_retries=_RETRIES)
+
+    def submit(self, function: Callable[..., R], /, *args: Any) -> Future[R]:
+        """Start `function(*args)` and return its future, whose errors are those of the function.
+
+        If the worker dies, the call runs a second time; then it fails with a PipelineError.
+        """
+        answer: Future[R] = Future()
+        task: Future[R] = self._task.remote(function, args).future()
+        task.add_done_callback(functools.partial(self._hand_over, answer))
+        return answer
+
+    def _hand_over(self, answer: Future[R], task: Future[R]) -> None:
+        error = task.exception()
+        if error is None:
+            answer.set_result(task.result())
+        elif isinstance(error, self._ray.exceptions.RayTaskError):
+            answer.set_exception(_cause(error))
+        else:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            answer.set_exception(
+                PipelineError(f"A task on Ray failed: {first} Run the command again.")
+            )
+
+
+@contextlib.contextmanager
+def open_ray_pool(address: str | None, workers: int | None) -> Iterator[RayPool]:
+    """A pool on the cluster at `address`; None starts Ray on this machine. Errors as in `map_on_ray`."""
+    with _connected(address, workers) as ray:
+        yield RayPool(ray)
+
+
+def _apply(function: Callable[..., R], args: tuple[Any, ...]) -> R:
+    return function(*args)
+
+
+def _cause(error: Any) -> Exception:
+    """The error that the function raised."""
+    cause = error.cause
+    return cause if isinstance(cause, Exception) else RuntimeError(str(error))
+
+
 def _call(function: Callable[[P], R], part: P, timeout_s: float | None) -> R:
     """One part, in a worker: a decoder that hangs is ended by a signal, which needs no cooperation."""
     if timeout_s is not None:
@@ -84,8 +133,7 @@ def _take(ray: Any, part: P, answer: Any) -> PartResult[P, Any]:
     try:
         return PartResult(part=part, value=ray.get(answer))
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, Exception) else RuntimeError(str(error))) from None
+        raise _cause(error) from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         tries = 1 + _RETRIES

@@ -8,13 +8,18 @@ kept, and only those that determine the output or are marked `remember` (such as
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pipeline.core.config import StageConfig, plain_value
+from pipeline.core.config import (
+    Option,
+    StageConfig,
+    declared_options,
+    option_values,
+    plain_value,
+)
 from pipeline.core.errors import ConfigError, ContractError, PipelineError
 from pipeline.core.locks import hold_file
 from pipeline.core.option_values import from_plain
@@ -23,6 +28,7 @@ from pipeline.core.workspace import Workspace, read_marker
 
 Options = dict[str, Any]
 _LAST_NAMED = "last_named"
+_POSITIONAL = frozenset({"inputs"})
 
 
 @contextlib.contextmanager
@@ -72,45 +78,41 @@ def recall(
     Raises WorkspaceError if workspace.json can't be read, ContractError if an option in it has another type
     than the stage's.
     """
-    fields = {field.name: field for field in dataclasses.fields(config)}
-    default = str(fields["name"].default) if "name" in fields else ""
+    options = declared_options(config)
+    default = str(options["name"].default) if "name" in options else ""
     kept, name = _find_kept(root, stage, given, default=default)
     if kept is None:
         return {}
-    if _is_of_another_source(kept, fields, given):
+    if _is_of_another_source(kept, options, given):
         return {}
-    hints = get_type_hints(config)
     source = str(Workspace(root).marker)
-    replaced = {
-        other for option in given for other in fields[option].metadata.get("instead_of", ())
-    }
+    replaced = {other for name in given for other in options[name].metadata.get("instead_of", ())}
     found = {
-        option: _from_plain(
-            fields[option], hints[option], value, f"options of {stage}: {option}", source
-        )
-        for option, value in kept.items()
-        if option in fields and option not in given and option not in replaced
+        name: _from_plain(options[name], value, f"options of {stage}: {name}", source)
+        for name, value in kept.items()
+        if name in options and name not in given and name not in replaced
     }
-    if "name" in fields and "name" not in given and name != default:
+    if "name" in options and "name" not in given and name != default:
         found["name"] = name
     return found
 
 
 def _is_of_another_source(
-    kept: Options, fields: Mapping[str, dataclasses.Field[Any]], given: Mapping[str, Any]
+    kept: Options, options: Mapping[str, Option], given: Mapping[str, Any]
 ) -> bool:
     """Whether the kept options are of another source than the given one, which has other options."""
-    if "source" not in fields or "source" not in given:
+    if "source" not in options or "source" not in given:
         return False
-    return bool(kept.get("source", fields["source"].default) != given["source"])
+    return bool(kept.get("source", options["source"].default) != given["source"])
 
 
 def kept_options(config: StageConfig) -> Options:
     """The options of a config to remember: those that differ from their default, as JSON values."""
+    options = declared_options(type(config))
     return {
-        field.name: plain_value(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-        if _is_kept(field) and getattr(config, field.name) != field.default
+        name: plain_value(value)
+        for name, value in option_values(config).items()
+        if _is_kept(options[name]) and value != options[name].default
     }
 
 
@@ -127,10 +129,10 @@ def changes_output(root: Path, stage: str, config: StageConfig) -> bool:
 
     A `runtime` option does so only if it is a path: the content of that file is an input.
     """
-    hints = get_type_hints(type(config))
-    fields = {field.name: field for field in dataclasses.fields(config)}
+    options = declared_options(type(config))
     return any(
-        not fields[name].metadata.get("runtime", False) or hints[name] in (Path, Path | None)
+        not options[name].metadata.get("runtime", False)
+        or options[name].hint in (Path, Path | None)
         for name, _, _ in _find_changes(root, stage, config)
     )
 
@@ -142,9 +144,9 @@ def _find_changes(root: Path, stage: str, config: StageConfig) -> list[tuple[str
         return []
     after = kept_options(config)
     defaults = {
-        field.name: plain_value(field.default)
-        for field in dataclasses.fields(config)
-        if _is_kept(field)
+        name: plain_value(option.default)
+        for name, option in declared_options(type(config)).items()
+        if _is_kept(option)
     }
     names = sorted((before.keys() | after.keys()) & defaults.keys())
     changes = [
@@ -154,7 +156,9 @@ def _find_changes(root: Path, stage: str, config: StageConfig) -> list[tuple[str
 
 
 def flag_of(option: str) -> str:
-    """The flag of an option."""
+    """The flag of an option, or its name if it is positional."""
+    if option in _POSITIONAL:
+        return option
     return f"--{option.rstrip('_').replace('_', '-')}"
 
 
@@ -169,11 +173,11 @@ def _name_of(config: StageConfig) -> str:
     return str(getattr(config, "name", ""))
 
 
-def _is_kept(field: dataclasses.Field[Any]) -> bool:
-    if field.name in ("workspace", "name"):
+def _is_kept(option: Option) -> bool:
+    if option.name in ("workspace", "name"):
         return False
-    remember = field.metadata.get("remember")
-    return bool(not field.metadata.get("runtime", False) if remember is None else remember)
+    remember = option.metadata.get("remember")
+    return bool(not option.metadata.get("runtime", False) if remember is None else remember)
 
 
 def _find_kept(
@@ -215,12 +219,10 @@ def _update(root: Path, change: Callable[[Options], None]) -> None:
             write_json(Workspace(root).marker, after)
 
 
-def _from_plain(
-    field: dataclasses.Field[Any], hint: Any, value: Any, name: str, source: str
-) -> Any:
+def _from_plain(option: Option, value: Any, name: str, source: str) -> Any:
     """A JSON value as the option's type. Raises ContractError that names `source`."""
     try:
-        return from_plain(field, hint, value, name=name, source=source)
+        return from_plain(option, value, name=name, source=source)
     except ConfigError as error:
         raise ContractError(
             f"{error} Restore the file, or give --forget to start from the defaults."

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.config import StageConfig
-from pipeline.core.contracts import StageReport
+from pipeline.core.config import StageConfig, build_config, declared_options, option_values
+from pipeline.core.contracts import Contract, StageReport
 from pipeline.core.errors import DependencyError
 from pipeline.core.interrupts import raise_deferred
 from pipeline.core.ownership import check_name
@@ -31,11 +31,25 @@ class Stage:
     """The declaration of a stage.
 
     `entry_point` is ``module:function``, called with the config and a progress. `positional` names the
-    options that are given without a flag. `contract` is that of its folder, None if it writes no manifest.
-    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces.
-    `on_change` says what happens to existing results if it is run with other options; "" if the stage itself
-    prints that. `builder` makes the config from the option values, for stages whose config class depends on
-    them.
+    options that are given without a flag. `contract` describes its folder; None if it writes no manifest.
+    `writes` and `reads` are the folders that it locks, exclusively or shared, with option names in braces;
+    nothing of the workspace is written if the option `writes_elsewhere` is given. `on_change` says what
+    happens to existing results if it is run with other options; "" if the stage itself prints that. `builder`
+    makes the config from the option values, for stages whose config class depends on them.
+
+    For `pipeline run`: `runs_only_with` are options of which at least one must be given; `trained_for` is the
+    stage and the option that use a result which is trained only once; `numbered` says that new results are
+    written beside existing ones as NAME-2, NAME-3, …; `chooses` are options that the stage chooses itself if
+    they are not given, such as the latest codec; `folder_name` is a function of the config and the workspace
+    that names the folder up to a fingerprint; `why_run` is a function of the config and the manifest that
+    says why the stage has work although options and inputs are unchanged, or returns None. `remembers` is
+    false if the options of one call mean nothing to the next one. `rewrites` says that other options replace
+    the existing output, whose size is then printed. With `sets_latest_models`, the codec and tokenizer that
+    the output was made with become the default of later stages.
+
+    For `pipeline verify`: `check` is a function of the folder, the workspace and a number of images that
+    returns the faults and measurements of an undamaged folder's contents, `repair` one that repairs a damaged
+    folder; by default its damaged files are deleted. Functions are given as ``module:function``.
     """
 
     name: str
@@ -43,17 +57,34 @@ class Stage:
     entry_point: str
     help: str
     positional: tuple[str, ...] = ()
-    contract: str | None = None
+    contract: Contract | None = None
     writes: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    writes_elsewhere: str | None = None
     on_change: str = ""
     builder: Callable[[Mapping[str, Any]], StageConfig] | None = None
+    runs_only_with: tuple[str, ...] = ()
+    trained_for: tuple[str, str] | None = None
+    numbered: bool = False
+    chooses: tuple[str, ...] = ()
+    folder_name: str | None = None
+    why_run: str | None = None
+    remembers: bool = True
+    rewrites: bool = False
+    sets_latest_models: bool = False
+    check: str | None = None
+    repair: str | None = None
 
     def build(self, values: Mapping[str, Any]) -> StageConfig:
         """The config with those `values` that are its options. Raises ConfigError for invalid ones."""
-        known = {field.name for field in dataclasses.fields(self.config)}
+        known = declared_options(self.config)
         options = {name: value for name, value in values.items() if name in known}
-        return self.config(**options) if self.builder is None else self.builder(options)
+        return build_config(self.config, options) if self.builder is None else self.builder(options)
+
+    @property
+    def contract_name(self) -> str | None:
+        """The name of the contract of the stage's folders."""
+        return self.contract.name if self.contract is not None else None
 
     @property
     def top(self) -> str:
@@ -65,8 +96,9 @@ class Stage:
 
         Raises ConfigError for an option that can't name one.
         """
-        options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        writes = () if options.get("out") is not None and self.name == "generate" else self.writes
+        options = option_values(config)
+        elsewhere = self.writes_elsewhere and options.get(self.writes_elsewhere) is not None
+        writes = () if elsewhere else self.writes
         return {
             kind: tuple(filter(None, (_folder(name, options) for name in names)))
             for kind, names in (("writes", writes), ("reads", self.reads))

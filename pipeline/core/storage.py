@@ -277,9 +277,11 @@ def find_current(
     folder: Path, contract: str, *, config: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> Manifest | None:
     """The manifest of `folder` if it was made from exactly this config and these inputs, else None."""
-    found = find_manifest(folder, contract)
-    wanted = (dict(config), dict(inputs))
-    return found if found and (dict(found.config), dict(found.inputs)) == wanted else None
+    manifest = find_manifest(folder, contract)
+    if manifest is None:
+        return None
+    same = dict(manifest.config) == dict(config) and dict(manifest.inputs) == dict(inputs)
+    return manifest if same else None
 
 
 # --- Tables --------------------------------------------------------------------------------------

@@ -104,12 +104,12 @@ class Workspace:
         if source is None:
             raise WorkspaceError(
                 f"{self.root} is not a workspace: it has no {self.marker.name}. "
-                f"Begin with `pipeline scrape --workspace {shlex.quote(str(self.root))}`, or give the right "
+                f"Start with `pipeline scrape --workspace {shlex.quote(str(self.root))}`, or give the right "
                 "--workspace."
             )
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise WorkspaceError(
-                f"{self.root} holds something that is not a workspace (no {self.marker.name}). "
+                f"{self.root} is not empty, but is not a workspace (it has no {self.marker.name}). "
                 "Nothing was touched; give an empty or a new folder as --workspace."
             )
         write_json(

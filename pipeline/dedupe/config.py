@@ -29,7 +29,12 @@ class DedupeConfig(EngineConfig):
     )
     masked: Literal["keep", "drop"] = option(
         "keep",
-        "Images whose upper part was given by an image prompt: keep them flagged, or reject them.",
+        "Images whose upper part came from an image prompt: keep them flagged, or reject them.",
+    )
+    merge_captions: bool = option(
+        False,
+        "Give the captions of exact duplicates to the image that represents them.",
+        omit_default=True,
     )
     val_fraction: float = option(
         0.01, "Fraction of captions in the validation split.", low=0.0, high=1.0

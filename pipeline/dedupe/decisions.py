@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from pipeline.dedupe.clusters import find_clusters
 from pipeline.dedupe.column_file import BLOCK, POSITION, Positions32, write_column
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.masks import HALF
-from pipeline.dedupe.rows import KEPT_CODE, Rows, reason_code
+from pipeline.dedupe.merging import find_gained, read_gained
+from pipeline.dedupe.rows import KEPT_CODE, FurtherCaptions, Rows, reason_code
 from pipeline.dedupe.splits import split_captions
 from pipeline.dedupe.survivors import order_survivors, reject_exact_duplicates
 
@@ -32,7 +33,8 @@ class CaptionFacts:
 class Decisions:
     """The decision for each row; index i is the i-th row by key.
 
-    `caption` is the number of a row's caption in `captions`.
+    `caption` is the number of a row's caption in `captions`. `gained` are the captions that a row's exact
+    duplicates give it.
     """
 
     rows: Rows
@@ -42,6 +44,7 @@ class Decisions:
     masks: Mapping[tuple[str, str], int]
     captions: CaptionFacts
     cluster_stats: ClusterStats
+    gained: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     def masked_rows(self, section: str, caption_id: str, height: int) -> int:
         """Rows of pixels of a masked image that came from the prompt."""
@@ -60,9 +63,14 @@ def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfi
     del order
     numbers, caption = _number_captions(rows)
     cluster_stats = summarize_clusters(rows, cluster, caption)
-    further = _index_further(rows, numbers)
+    further = _index_further(rows.further, numbers)
     links = _link_captions(caption, group[stands_for], usable, further)
     del group, usable
+    gained: Mapping[int, Sequence[str]] = {}
+    if config.merge_captions:
+        more = find_gained(rows, stands_for, caption, further)
+        gained = read_gained(rows, stands_for, more)
+        further = np.concatenate([further, more])
     if config.near_duplicates == "drop":
         follows = cluster != np.arange(len(rows), dtype=POSITION)
         follows &= rows.reason == KEPT_CODE
@@ -77,6 +85,7 @@ def decide(rows: Rows, masks: Mapping[tuple[str, str], int], config: DedupeConfi
         masks=masks,
         captions=_gather_captions(rows, numbers, caption, is_val, further),
         cluster_stats=cluster_stats,
+        gained=gained,
     )
 
 
@@ -101,7 +110,7 @@ def _find_clusters(
 def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Positions32]:
     """The sorted 64-bit numbers of all captions, and the index into them for each row."""
     file = rows.column("caption")
-    numbers = np.unique(np.array([number for _, number in rows.further], dtype=np.uint64))
+    numbers = np.unique(rows.further.numbers)
     for _, block in file.blocks():
         numbers = np.union1d(numbers, block)
     caption = np.empty(len(rows), dtype=POSITION)
@@ -110,11 +119,11 @@ def _number_captions(rows: Rows) -> tuple[npt.NDArray[np.uint64], Positions32]:
     return numbers, caption
 
 
-def _index_further(rows: Rows, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def _index_further(
+    further: FurtherCaptions, numbers: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
     """Rows and indices of their further captions [pairs, 2]."""
-    found = np.array([number for _, number in rows.further], dtype=np.uint64)
-    places = np.array([row for row, _ in rows.further], dtype=np.int64)
-    return np.stack([places, np.searchsorted(numbers, found)], axis=1)
+    return np.stack([further.rows, np.searchsorted(numbers, further.numbers)], axis=1)
 
 
 def _link_captions(

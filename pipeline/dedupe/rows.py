@@ -7,13 +7,11 @@ is the i-th row by key, everywhere in this stage.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +19,8 @@ import pyarrow as pa
 
 from pipeline.core.contracts import KEPT, REJECT_REASONS, Column
 from pipeline.core.storage import arrow_schema
-from pipeline.dedupe.captions import Caption, find_defect, read_caption
 from pipeline.dedupe.column_file import ColumnFile
+from pipeline.dedupe.row_captions import RowCaptions, read_row_captions
 from pipeline.dedupe.store import ROW_FIELDS, LedgerRow
 from pipeline.dedupe.tables import as_array
 
@@ -42,8 +40,8 @@ _DECIDED = {"masked_rows", "cluster", "split"}
 _IMAGES = arrow_schema(
     (
         *(column for column in KEPT if column.name not in _DECIDED),
-        Column("masked", "bool", "Its upper part was given."),
-        Column("detail", "string", "What speaks against it alone, null if nothing does."),
+        Column("masked", "bool", "An image prompt supplied its upper part."),
+        Column("detail", "string", "Why it is rejected by itself, null if it isn't."),
     )
 )
 _END = np.dtype(np.int64)
@@ -51,22 +49,44 @@ _END = np.dtype(np.int64)
 Columns = Mapping[str, Sequence[Any]]
 
 
+class FurtherCaptions(NamedTuple):
+    """Usable captions of rows beside the first: entry i is the caption `numbers[i]` of the row `rows[i]`."""
+
+    rows: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, captions: Sequence[RowCaptions], start: int = 0) -> FurtherCaptions:
+        """Those of consecutive rows; `start` is the index of the first."""
+        rows = [row for row, found in enumerate(captions, start) for _ in found.usable[1:]]
+        numbers = [each.number for found in captions for each in found.usable[1:]]
+        return cls(np.array(rows, dtype=np.int64), np.array(numbers, dtype=np.uint64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[FurtherCaptions]) -> FurtherCaptions:
+        """The entries of all parts, of which there is at least one."""
+        return cls(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
 class Rows:
     """All rows of the ledger, in the files of a folder; use it in a `with`.
 
     `reason` [rows] is why each row is rejected so far: 0 for kept, n for `REJECT_REASONS[n - 1]`. `further`
-    are captions of a row beside the one in its column, as (row, caption number).
+    are the captions of rows beside the one in their column. `bad_captions` counts captions that were left out
+    of rows that have a usable one.
     """
 
     def __init__(
         self,
         folder: Path,
         reason: npt.NDArray[np.uint8],
-        further: Sequence[tuple[int, int]] = (),
+        further: FurtherCaptions,
+        bad_captions: int = 0,
     ) -> None:
         self.folder = folder
         self.reason = reason
         self.further = further
+        self.bad_captions = bad_captions
         self._keys = (folder / "keys").open("rb", buffering=0)
         self._ends = (folder / "ends").open("rb", buffering=0)
 
@@ -103,33 +123,22 @@ def load_rows(
     """Write the rows to files in `folder`, each with the first reason to reject it on its own."""
     folder.mkdir(parents=True, exist_ok=True)
     reasons = [np.empty(0, dtype=np.uint8)]
-    further: list[tuple[int, int]] = []
-    start = 0
+    further = [FurtherCaptions.of([])]
+    start = bad_captions = 0
     with ExitStack() as stack:
         writer = _RowWriter(folder, stack)
         for chunk in chunks:
             columns = dict(zip(ROW_FIELDS, zip(*chunk, strict=True), strict=True))
-            captions = [caption_of(text) for text in columns["caption"]]
+            pairs = zip(columns["caption"], columns["captions"], strict=True)
+            captions = [read_row_captions(*pair) for pair in pairs]
             faults = _find_faults(columns, captions, drop_masked=drop_masked, drop_cut=drop_cut)
             codes = [KEPT_CODE if fault is None else _CODES[fault[0]] for fault in faults]
             reasons.append(np.array(codes, dtype=np.uint8))
             writer.add(columns, captions, [fault and fault[1] for fault in faults])
-            further += _further_captions(columns, captions, start)
+            further.append(FurtherCaptions.of(captions, start))
+            bad_captions += sum(found.bad for found in captions)
             start += len(chunk)
-    return Rows(folder, np.concatenate(reasons), further)
-
-
-def _further_captions(
-    columns: Columns, captions: Sequence[Caption], start: int
-) -> Iterator[tuple[int, int]]:
-    """(row, caption number) of the usable captions beside the first; `start` is the first row's index."""
-    for number, (listed, first) in enumerate(
-        zip(columns["captions"], captions, strict=True), start
-    ):
-        if listed is not None:
-            found = map(caption_of, json.loads(listed))
-            numbers = {c.number for c in found if find_defect(c.caption) is None} - {first.number}
-            yield from ((number, caption) for caption in sorted(numbers))
+    return Rows(folder, np.concatenate(reasons), FurtherCaptions.joined(further), bad_captions)
 
 
 class _RowWriter:
@@ -148,7 +157,7 @@ class _RowWriter:
         np.zeros(1, dtype=_END).tofile(self._files["ends"])
 
     def add(
-        self, columns: Columns, captions: Sequence[Caption], details: Sequence[str | None]
+        self, columns: Columns, captions: Sequence[RowCaptions], details: Sequence[str | None]
     ) -> None:
         """Write the next rows."""
         self._add_keys([key.encode() for key in columns["key"]])
@@ -157,9 +166,10 @@ class _RowWriter:
         shown = dict(columns) | {
             "bytes": columns["length"],
             "bytes_sha256": columns["sha256"],
-            "caption_id": [caption.caption_id for caption in captions],
-            "caption": [caption.caption for caption in captions],
-            "caption_normalized": [caption.normalized for caption in captions],
+            "caption_id": [found.first.caption_id for found in captions],
+            "caption": [found.first.caption for found in captions],
+            "captions": [[each.caption for each in found.usable] for found in captions],
+            "caption_normalized": [found.first.normalized for found in captions],
             "masked": [bool(masked) for masked in columns["masked"]],
             "detail": details,
         }
@@ -178,22 +188,16 @@ def reason_code(reason: str) -> int:
     return _CODES[reason]
 
 
-@lru_cache(maxsize=4096)
-def caption_of(text: str | None) -> Caption:
-    """`read_caption`, cached: each caption occurs once for each of its images."""
-    return read_caption(text)
-
-
 def _find_faults(
-    columns: Columns, captions: Sequence[Caption], *, drop_masked: bool, drop_cut: bool
+    columns: Columns, captions: Sequence[RowCaptions], *, drop_masked: bool, drop_cut: bool
 ) -> list[tuple[str, str] | None]:
     """The reason to reject each row regardless of other rows, with its detail, or None.
 
-    The first of: not fetched, not decodable (or crashed, or too large), cut, a bad caption, masked.
+    The first of: not fetched, not decodable (or crashed, or too large), cut, no usable caption, masked.
     """
     names = ("state", "reason", "status", "detail", "looks_cut", "masked")
     faults: list[tuple[str, str] | None] = []
-    for caption, state, reason, status, detail, cut, masked in zip(
+    for found, state, reason, status, detail, cut, masked in zip(
         captions, *(columns[name] for name in names), strict=True
     ):
         fault = None
@@ -202,20 +206,22 @@ def _find_faults(
         elif status != "ok":
             fault = str(status), str(detail)
         elif cut and drop_cut:
-            fault = "looks_cut", "the data of the image end before it does"
-        elif defect := find_defect(caption.caption):
-            fault = "bad_caption", defect
+            fault = "looks_cut", "the data ends before the image does"
+        elif found.defect is not None:
+            fault = "bad_caption", found.defect
         elif masked and drop_masked:
-            fault = "masked", "its upper part was given by an image prompt"
+            fault = "masked", "its upper part came from an image prompt"
         faults.append(fault)
     return faults
 
 
-def _numeric_columns(columns: Columns, captions: Sequence[Caption]) -> dict[str, npt.NDArray[Any]]:
+def _numeric_columns(
+    columns: Columns, captions: Sequence[RowCaptions]
+) -> dict[str, npt.NDArray[Any]]:
     sizes = zip(columns["width"], columns["height"], strict=True)
     return {
         "rank": np.array([NO_RANK if rank is None else rank for rank in columns["rank"]]),
-        "caption": np.array([caption.number for caption in captions], dtype=np.uint64),
+        "caption": np.array([found.first.number for found in captions], dtype=np.uint64),
         "pixels": np.array([(width or 0) * (height or 0) for width, height in sizes]),
         "phash": np.array([phash or 0 for phash in columns["phash"]], dtype=np.int64),
         "raster": _hash_prefixes(columns["pixel_sha256"]),

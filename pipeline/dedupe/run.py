@@ -73,10 +73,12 @@ def run(config: DedupeConfig, progress: Progress = no_progress) -> StageReport:
     return out.report(details={"inspected": inspected})
 
 
-def read_inputs(workspace: Workspace) -> dict[str, str]:
-    """The inputs that the tables would be made from today; writes nothing."""
+def why_run(config: DedupeConfig, manifest: Manifest) -> str | None:
+    """Why the tables are outdated although the raw store's content is not: it may have been moved."""
+    workspace = Workspace(config.workspace)
     with InspectionStore(None, workspace.ledger) as store:
-        return _inputs(workspace, store)
+        found = _inputs(workspace, store)
+    return "the ledger has changed since" if found != dict(manifest.inputs) else None
 
 
 def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:
@@ -89,7 +91,9 @@ def _inputs(workspace: Workspace, store: InspectionStore) -> dict[str, str]:
     rows = store.digest_rows()
     raw = find_manifest(workspace.raw, "raw")
     if raw is None or "content" not in raw.details:
-        log.warning("The crawl is not finished: using what %s has so far.", workspace.ledger)
+        log.warning(
+            "The crawl is not finished: using the rows that %s has so far.", workspace.ledger
+        )
         content = rows
     else:
         content = str(raw.details["content"])
@@ -134,7 +138,7 @@ def _warn_of_empty_split(summary: Summary, val_fraction: float) -> None:
         if kept:
             log.warning(
                 "--val-fraction %g leaves no image in the split %s: all %d kept images are in the other "
-                "one. A caption goes to one split whole, with all its look-alikes; try another fraction.",
+                "one. Captions with similar images always share a split; try another fraction.",
                 val_fraction,
                 split,
                 kept,

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.captions import read_caption
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
-from pipeline.dedupe.captions import read_caption
 from pipeline.dedupe.inspection import INSPECTION_VERSION, ImageLocation, Inspection
+from pipeline.dedupe.row_captions import read_row_captions
 
 _FIELDS = Inspection._fields
 _PHASH = _FIELDS.index("phash")
@@ -63,7 +64,7 @@ OR (width IS NOT NULL AND (width * height > :max_pixels) != (status = 'too_large
 
 _ROWS = """
 SELECT i.key, i.url, i.source, i.section, i.caption, i.rank, i.masked, i.state, i.reason,
-       i.segment, i.offset, i.bytes, i.sha256, {captions},
+       i.segment, i.offset, i.bytes, i.sha256, {captions}, {extra},
        n.status, n.detail, n.format, n.width, n.height, n.mode, n.has_alpha, n.pixel_sha256,
        n.phash, n.mean_red, n.mean_green, n.mean_blue, n.is_blank, n.looks_cut
 FROM raw.items AS i LEFT JOIN main.inspections AS n ON i.state = 'done' AND n.sha256 = i.sha256
@@ -90,7 +91,7 @@ _FURTHER_CAPTIONS = """
     WHERE i.captions IS NOT NULL"""
 
 _MASKED = """
-SELECT i.section, caption_id(i.caption), n.bands FROM raw.items AS i
+SELECT i.section, first_caption_id(i.caption, {captions}), n.bands FROM raw.items AS i
 JOIN main.inspections AS n ON n.sha256 = i.sha256
 WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 """
@@ -99,7 +100,7 @@ WHERE i.state = 'done' AND i.masked AND n.bands IS NOT NULL ORDER BY 1, 2, 3
 # The columns of `_ROWS` by name. `phash` is signed, as SQLite stores it: modulo 2**64 it is the hash.
 ROW_FIELDS = (
     "key", "url", "source", "section", "caption", "rank", "masked", "state", "reason",
-    "segment", "offset", "length", "sha256", "captions",
+    "segment", "offset", "length", "sha256", "captions", "extra",
     "status", "detail", "format", "width", "height", "mode", "has_alpha", "pixel_sha256",
     "phash", "mean_red", "mean_green", "mean_blue", "is_blank", "looks_cut",
 )  # fmt: skip
@@ -122,8 +123,12 @@ class InspectionStore:
         self._connection = _open(path) if path else sqlite3.connect(":memory:", uri=True)
         _attach(self._connection, ledger)
         columns = [row[1] for row in self._connection.execute("PRAGMA raw.table_info(items)")]
-        # Ledgers of version 1 have one caption per URL.
-        self._has_captions = "captions" in columns
+        # Ledgers of version 1 have one caption per URL and nothing else about it.
+        self._has_captions, has_extra = "captions" in columns, "extra" in columns
+        self._columns = {
+            "captions": "i.captions" if self._has_captions else "NULL",
+            "extra": "i.extra" if has_extra else "NULL",
+        }
 
     def __enter__(self) -> InspectionStore:
         return self
@@ -160,19 +165,21 @@ class InspectionStore:
         return int(self._connection.execute("SELECT COUNT(*) FROM raw.items").fetchone()[0])
 
     def digest_rows(self) -> str:
-        """A hash of what this stage reads from the ledger, independent of the order of its rows."""
+        """A hash of what this stage reads from the ledger, independent of the order of its rows.
+
+        Rows with one caption and no `extra` are hashed as before there were either, and so is a ledger of
+        such rows: its tables stay current.
+        """
         digest = hashlib.sha256()
         rows = self._connection.execute(
             "SELECT key, url, source, section, caption, rank, masked, state, reason, segment, "
-            f"offset, bytes, sha256, {self._captions} FROM raw.items AS i ORDER BY key"
+            "offset, bytes, sha256, {captions}, {extra} FROM raw.items AS i "
+            "ORDER BY key".format(**self._columns)
         )
-        for *row, captions in rows:
-            digest.update(repr((*row, captions) if captions else tuple(row)).encode())
+        for *row, captions, extra in rows:
+            further = () if captions is None and extra is None else (captions, extra)
+            digest.update(repr((*row, *further)).encode())
         return digest.hexdigest()
-
-    @property
-    def _captions(self) -> str:
-        return "i.captions" if self._has_captions else "NULL"
 
     def add(self, inspections: Iterable[Inspection]) -> None:
         """Store inspections durably."""
@@ -204,7 +211,7 @@ class InspectionStore:
 
     def read_rows(self) -> Iterator[list[LedgerRow]]:
         """Every row of the ledger with its inspection (`ROW_FIELDS`), sorted by key, in chunks."""
-        cursor = self._connection.execute(_ROWS.format(captions=self._captions))
+        cursor = self._connection.execute(_ROWS.format(**self._columns))
         while chunk := cursor.fetchmany(_CHUNK_ROWS):
             yield chunk
 
@@ -214,8 +221,10 @@ class InspectionStore:
 
     def read_masked(self) -> Iterator[tuple[str, str, bytes]]:
         """(section, caption id, bands) of the masked images that could be decoded, sorted."""
-        self._connection.create_function("caption_id", 1, _caption_id, deterministic=True)
-        yield from self._connection.execute(_MASKED)
+        self._connection.create_function(
+            "first_caption_id", 2, _first_caption_id, deterministic=True
+        )
+        yield from self._connection.execute(_MASKED.format(**self._columns))
 
     def read_captions(self) -> Iterator[tuple[str, str, str]]:
         """Each distinct (caption id, section, caption as in the source), sorted."""
@@ -237,6 +246,10 @@ def _with_sign(phash: int | None) -> int | None:
 
 def _caption_id(text: str | None) -> str:
     return read_caption(text).caption_id
+
+
+def _first_caption_id(text: str | None, listed: str | None) -> str:
+    return read_row_captions(text, listed).first.caption_id
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -41,6 +41,8 @@ class Summary:
         self.traits["masked"] += masked
         self.traits["blank"] += sum(column["is_blank"])
         self.traits["alpha"] += sum(column["has_alpha"])
+        if several := sum(len(captions) > 1 for captions in column["captions"]):
+            self.traits["several_captions"] += several
 
     def add_rejected(self, rows: pa.RecordBatch) -> None:
         """Count rows written to `rejected`."""
@@ -76,6 +78,7 @@ class Summary:
             "captions": {
                 "with_images": int((captions.images > 0).sum()),
                 "val_with_images": int((captions.is_val & (captions.images > 0)).sum()),
+                **({"left_out_as_bad": bad} if (bad := decisions.rows.bad_captions) else {}),
             },
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.core.captions import caption_of, find_defect, usable_captions
 from pipeline.core.contracts import KEPT, REJECT_REASONS, REJECTED, FileEntry
 from pipeline.core.ownership import own_files
-from pipeline.dedupe.captions import find_defect
 from pipeline.dedupe.column_file import POSITION, Positions32
 from pipeline.dedupe.decisions import Decisions
-from pipeline.dedupe.rows import KEPT_CODE, caption_of, reason_code
+from pipeline.dedupe.rows import KEPT_CODE, reason_code
 from pipeline.dedupe.summary import Summary
 from pipeline.dedupe.tables import TableWriter
 
@@ -24,7 +24,7 @@ _LIKENESS = {
     "duplicate_pixels": "the same pixels as a better row, in another file",
     "near_duplicate": "within the radius of a better row",
 }
-Columns = dict[str, list[Any]]
+Columns = Mapping[str, list[Any] | pa.Array]
 
 _DETAILS = {reason_code(reason): detail for reason, detail in _LIKENESS.items()}
 
@@ -93,10 +93,21 @@ def _kept_columns(images: pa.RecordBatch, at: Positions32, decisions: Decisions)
     for n in np.flatnonzero(leader != at):
         cluster[n] = decisions.rows.key(int(leader[n]))
     return {
+        "captions": _captions(images, at, decisions),
         "masked_rows": _masked_rows(images, decisions),
         "cluster": cluster,
         "split": np.where(is_val, "val", "train").tolist(),
     }
+
+
+def _captions(images: pa.RecordBatch, at: Positions32, decisions: Decisions) -> pa.Array:
+    """The captions of each row with those that it gains."""
+    if not decisions.gained:
+        return images["captions"]
+    gained = [decisions.gained.get(row, ()) for row in at.tolist()]
+    own = images["captions"].to_pylist()
+    both = [usable_captions([*o, *g]) for o, g in zip(own, gained, strict=True)]
+    return pa.array([[each.caption for each in found] for found in both], images["captions"].type)
 
 
 def _masked_rows(images: pa.RecordBatch, decisions: Decisions) -> list[int]:

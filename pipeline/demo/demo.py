@@ -52,7 +52,7 @@ REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01",
 class DemoConfig(StageConfig):
     """The demo has no options except its folder (default: data/demo)."""
 
-    source: str = option("demo", "Names the default folder.", runtime=True)
+    source: str = option("demo", "Name of the default workspace: data/NAME.", runtime=True)
 
 
 def run_demo(config: DemoConfig, call: Call) -> StageReport:

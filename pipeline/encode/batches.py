@@ -98,7 +98,7 @@ def _inspected_pixels(segments: Path, image: KeptImage) -> Pixels:
     pixels_HWC = decode_image(read_image(segments, image.place)).pixels_HWC
     if hash_pixels(pixels_HWC) != image.pixel_sha256:
         raise DecodeError(
-            "its pixels are not those that were inspected, with another version of a decoder: run "
+            "its pixels differ from those that were inspected: a decoder has a different version. Run "
             "`pipeline dedupe` again"
         )
     return pixels_HWC

@@ -55,7 +55,7 @@ class GenerateConfig(StageConfig):
         False, "Sample a new layout for sparse attention if the checkpoint does not store one."
     )
 
-    prompts: tuple[str, ...] = option((), "Prompts; `|` inside an argument separates several.")
+    prompts: tuple[str, ...] = option((), "Prompts; separate several in one argument with `|`.")
     prompts_file: Path | None = option(
         None, "File with one prompt per line; added after the arguments.", runtime=True
     )

@@ -67,7 +67,7 @@ def find_foreign_codec(config: GenerateConfig, workspace: Workspace) -> ForeignC
         return _codec_of_files(PUBLISHED_CODECS[name].family, fetch_codec(name), name=name)
     raise ConfigError(
         f"No codec {name!r}: neither {workspace.codecs / name} nor a folder of that name holds a "
-        f"{CODEC_JSON}. Published are {', '.join(PUBLISHED_CODECS)}; files are given as "
+        f"{CODEC_JSON}. Published codecs are {', '.join(PUBLISHED_CODECS)}; files are given as "
         "KIND:FILE,FILE, such as vqgan:model.yaml,last.ckpt."
     )
 

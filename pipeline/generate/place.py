@@ -101,7 +101,9 @@ def lock_place(folder: Path, recipe: Recipe, on_change: OnChange) -> Iterator[Ar
                 choose_place(folder, recipe, on_change) == place
             ):  # otherwise another process took it
                 if place.folder != folder:
-                    logger.warning("%s Drawing into %s.", _others(folder, recipe), place.folder)
+                    logger.warning(
+                        "%s Writing to %s instead.", _others(folder, recipe), place.folder
+                    )
                 yield place
                 return
     raise LockedError(

@@ -54,8 +54,8 @@ def check_options(config: GenerateConfig) -> None:
         )
     if config.clip is None:
         raise ConfigError(
-            "--best needs a CLIP to rank the images. Give --clip openai/clip-vit-base-patch32, "
-            "or the folder of a CLIP."
+            "--best needs a CLIP model to rank the images. Give --clip openai/clip-vit-base-patch32, "
+            "or the folder of a CLIP model."
         )
     if config.num_images != 1:
         raise ConfigError("--best and --of set the number of images. Leave out --num-images.")

@@ -132,11 +132,13 @@ def load_clip(folder: ClipFolder, device: torch.device) -> Clip:
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers, safetensors and tokenizers raise many kinds
-        raise ModelError(f"The CLIP in {path} can't be loaded ({error}). Give another.") from error
+        raise ModelError(
+            f"The CLIP model in {path} can't be loaded ({error}). Give another."
+        ) from error
     if report["missing_keys"]:
         raise ModelError(
-            f"The weights in {path} are not a CLIP's: {len(report['missing_keys'])} are missing, "
-            f"such as {sorted(report['missing_keys'])[0]}. Give the folder of a CLIPModel."
+            f"The weights in {path} are not those of a CLIP model: {len(report['missing_keys'])} "
+            f"are missing, such as {sorted(report['missing_keys'])[0]}. Give the folder of a CLIPModel."
         )
     check_tensors(model.state_dict(), path)
     prepare = read_preparation(path, default_side=model.config.vision_config.image_size)

@@ -37,7 +37,9 @@ def read_yaml(path: Path) -> Any:
     or expands too far.
     """
     try:
-        text = read_small_file(path, max_bytes=MAX_BYTES, remedy="Give a YAML.").decode("utf-8-sig")
+        text = read_small_file(path, max_bytes=MAX_BYTES, remedy="Give a YAML file.").decode(
+            "utf-8-sig"
+        )
         _check_events(text)
         return yaml.load(text, Loader=_Loader)
     except ContractError as error:

@@ -110,10 +110,11 @@ def _guarded(title: str, sections: Iterator[Section]) -> Iterator[Section]:
         yield Section(title=title, note="This part can't be shown.", body=body)
 
 
-def is_current(config: ReportConfig) -> bool:
-    """Whether the page shows the present state of the workspace."""
+def why_run(config: ReportConfig, _manifest: None) -> str | None:
+    """Whether the page shows an older state of the workspace."""
     view = _look(config)
-    return _shows(view.workspace.root / PAGE_NAME, _digest(view))
+    current = _shows(view.workspace.root / PAGE_NAME, _digest(view))
+    return None if current else "report.html is outdated"
 
 
 def _look(config: ReportConfig) -> _View:

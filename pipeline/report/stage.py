@@ -11,5 +11,6 @@ STAGE = Stage(
     config=ReportConfig,
     entry_point="pipeline.report.run:run",
     writes=("report",),
-    on_change="The page is written again.",
+    on_change="The page is rewritten.",
+    why_run="pipeline.report.run:why_run",
 )

@@ -7,7 +7,7 @@ https://huggingface.co/docs/hub/datasets-cards
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _SIZES = (
 _BODY = """
 # {name}
 
-{images} image-caption pairs as WebDataset shards: captions, token ids and image codes, ready to
+{pairs} image-caption pairs as WebDataset shards: captions, token ids and image codes, ready to
 train a text-to-image transformer on.
 
 | split | samples | shards | bytes |
@@ -38,13 +38,13 @@ Each sample has the members {members}:
 | member | what |
 |---|---|
 | `txt` | the caption, UTF-8 |
-| `json` | caption id, section, rank, URL, hashes, size, rows of pixels that were given |
+| `json` | caption id, section, rank, URL, hashes, size, rows of pixels that were given{fields} |
 | `tokens.npy` | {text_seq_len} token ids, {tokens_dtype}, padded with 0; below {vocab_size} |
 | `codes.npy` | {views}{num_codes} codes ({rows} × {columns}, by rows), {codes_dtype}; below {codebook_size} |
 {image_row}
 - Tokenizer: `{tokenizer_file}`, sha256 `{tokenizer}`.
 - Codec: {codec} at {image_size} × {image_size} pixels, fingerprint `{fingerprint}`.
-- Of {images} kept images {written} are here; {rejected} were rejected and {failed} failed
+- Of {source} {written} are here; {rejected} were rejected and {failed} failed
   (`left_out.parquet` says why); {long_captions} had captions of more than {text_seq_len} ids.
 
 ## Reading
@@ -85,12 +85,17 @@ _NO_IMAGES = """
 
 
 def write_card(
-    index: ShardIndex, counts: Mapping[str, int], *, images: str, tokenizer_options: str
+    index: ShardIndex,
+    counts: Mapping[str, int],
+    *,
+    images: str,
+    tokenizer_options: str,
+    fields: Collection[str] = (),
 ) -> str:
     """The dataset card of the shards in `index`; `counts` as in their manifest.
 
     `images` is the value of `--images`; `tokenizer_options` are the options with which `train_dalle.py` uses
-    the same tokenizer.
+    the same tokenizer; `fields` those of the samples' json that not all shards have.
     """
     present = [split for split in SPLITS if index.shards[split]]
     files = [f"  - split: {_HUB_SPLITS[s]}\n    path: {s}/*.tar" for s in present]
@@ -109,14 +114,24 @@ def write_card(
         *files,
         "---",
     ]
-    return "\n".join(head) + "\n" + _body(index, counts, images, tokenizer_options)
+    return "\n".join(head) + "\n" + _body(index, counts, images, tokenizer_options, fields)
 
 
-def _body(index: ShardIndex, counts: Mapping[str, int], images: str, tokenizer_options: str) -> str:
+def _body(
+    index: ShardIndex,
+    counts: Mapping[str, int],
+    images: str,
+    tokenizer_options: str,
+    fields: Collection[str],
+) -> str:
+    pairs = counts["images"] + counts.get("further_captions", 0)
+    kept = f"{counts['images']} kept images"
     return _BODY.format(
         dalle_pytorch=_dalle_pytorch(index, images, tokenizer_options).strip() + "\n",
         name=index.name,
-        images=counts["images"],
+        pairs=pairs,
+        source=f"{pairs} captions of {kept}" if "further_captions" in counts else kept,
+        fields="".join(text for name, text in _FIELDS.items() if name in fields),
         splits="\n".join(_split_row(index, split) for split in SPLITS),
         members=", ".join(f"`{member}`" for member in index.members),
         text_seq_len=index.text_seq_len,
@@ -143,6 +158,10 @@ def _body(index: ShardIndex, counts: Mapping[str, int], images: str, tokenizer_o
     )
 
 
+_FIELDS = {
+    "caption_index": ", the caption's place among those of its image (`caption_index`)",
+    "extra": ", what else the source says of the image (`extra`)",
+}
 _IMAGE_ROWS = {
     "none": "",
     "original": "| `png`, `jpg`… | the image as it was fetched: it may be transparent, or turned by EXIF |\n",

@@ -90,7 +90,7 @@ def write_codes_file(inputs: Inputs, path: Path) -> CodesFile:
             codes = _codes_of(inputs, rows, table)
             twice = file.write(_hashes_of(rows), views.astype(np.int64), codes.tobytes())
             if twice:
-                raise damaged(f"{table} holds codes of the pixels {twice} a second time.")
+                raise damaged(f"{table} has the codes of the pixels {twice} twice.")
     return file
 
 

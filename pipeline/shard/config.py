@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import option
+from pipeline.core.engine_config import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardConfig(StageConfig):
+class ShardConfig(EngineConfig):
     """Which samples go into the shards, in what form and order."""
 
     name: str = option("default", "Name of the shards: shards/NAME in the workspace.")
@@ -43,6 +44,19 @@ class ShardConfig(StageConfig):
         "truncate",
         "What to do with captions of more tokens: truncate them, leave them out (reject), or stop (fail).",
     )
+    caption_choice: Literal["first", "all", "random"] = option(
+        "first",
+        "For images with several captions: a sample with the first, a sample with each (all), or a sample "
+        "with one drawn by --caption-seed (random).",
+        omit_default=True,
+    )
+    caption_seed: int = option(
+        0,
+        "Seed of --caption-choice random.",
+        low=-(2**63),
+        high=2**63 - 1,
+        omit_default=True,
+    )
     images: str = option(
         "none",
         "Images to include: none, original (the files as fetched), png (the encoded pixels, lossless) or "
@@ -69,7 +83,12 @@ class ShardConfig(StageConfig):
     )
     workers: int | None = option(
         None,
-        "Threads that read and convert images (default: one per core).",
+        "Threads that read and convert images, or tasks on Ray (default: one per core).",
         low=1,
         runtime=True,
     )
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether images are read and converted, which is what engines and workers are for."""
+        return self.images != "none"

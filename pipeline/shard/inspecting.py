@@ -139,7 +139,7 @@ def _original(workspace: Workspace, sample: Sample) -> bytes | None:
     except ContractError:
         return None
     for rows in read_tables(tables, ("key", *STORED_IMAGE_COLUMNS), _ROWS):
-        found = pc.index(rows["key"], sample.key).as_py()
+        found = pc.index(rows["key"], sample.image_key).as_py()
         if found >= 0:
             return read_image(workspace.segments, stored_image(rows.slice(found, 1).to_pylist()[0]))
     return None

@@ -36,7 +36,7 @@ def rebuild_index(root: Path, folder: Path, manifest: Manifest) -> bytes:
     data = index_bytes(make_index(config, find_inputs(config), shards))
     wanted = listed.get(INDEX_NAME)
     if wanted is None or sha256_bytes(data) != wanted.sha256:
-        raise ContractError(f"{folder / INDEX_NAME} can't be rebuilt from the present inputs.")
+        raise ContractError(f"{folder / INDEX_NAME} can't be rebuilt from the current inputs.")
     return data
 
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.core.artifact import find_artifact
 from pipeline.core.config import resolved
 from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Split, StageReport
-from pipeline.core.engine import count_cores
+from pipeline.core.engine import LOCAL, open_pool
 from pipeline.core.ownership import own_files
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import (
@@ -91,9 +90,11 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     scratch = Scratch(out, inputs.lineage(out.config))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = make_index(config, inputs, entries)
-    counts = _counts(index, joined)
+    counts = _counts(config, index, joined)
     options = dalle_pytorch_options(inputs.tokenizer)
-    card = write_card(index, counts, images=config.images, tokenizer_options=options)
+    card = write_card(
+        index, counts, images=config.images, tokenizer_options=options, fields=joined.fields
+    )
     files = _write_rest(folder, index, inputs, joined.left_out, card)
     scratch.end()
     out.finish(
@@ -122,7 +123,7 @@ def _write_shards(
         _disk_errors(scratch.path),
         contextlib.closing(write_codes_file(inputs, scratch.path / "codes")) as codes,
         contextlib.closing(TextFile(scratch.path / "texts")) as texts,
-        ThreadPoolExecutor(config.workers or count_cores()) as threads,
+        open_pool(config.where() if config.reads_images else LOCAL, config.workers) as pool,
     ):
         joined = join(config, inputs, codes, texts, progress)
         seed = config.shuffle_seed if config.order == "shuffled" else None
@@ -134,7 +135,7 @@ def _write_shards(
             inputs=inputs,
             joined=joined,
             codes=codes,
-            threads=threads,
+            pool=pool,
             progress=progress,
         )
         return joined, shards.write(layout, base.entries), shards.reused
@@ -169,11 +170,13 @@ def make_index(config: ShardConfig, inputs: Inputs, entries: Entries) -> ShardIn
     )
 
 
-def _counts(index: ShardIndex, joined: Joined) -> dict[str, int]:
-    """Counts of what was written: images = written + rejected + failed."""
+def _counts(config: ShardConfig, index: ShardIndex, joined: Joined) -> dict[str, int]:
+    """Counts of what was written: images (+ further captions) = written + rejected + failed."""
     counts = {
         name: joined.counts[name] for name in ("images", "rejected", "failed", "long_captions")
     }
+    if config.caption_choice == "all":
+        counts["further_captions"] = joined.counts["samples"] - joined.counts["images"]
     for split in SPLITS:
         counts[split] = index.samples[split]
     counts["written"] = sum(index.samples.values())

@@ -12,11 +12,12 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.contracts import SHARD_MEMBERS, SPLITS, Split
+from pipeline.core.engine import Pool
 from pipeline.core.errors import ContractError
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.progress import Progress
@@ -62,7 +63,7 @@ class LayoutWriter:
     inputs: Inputs
     joined: Joined
     codes: CodesFile
-    threads: ThreadPoolExecutor
+    pool: Pool
     progress: Progress
     reused: int = field(default=0, init=False)
     written: int = field(default=0, init=False)
@@ -148,7 +149,7 @@ class LayoutWriter:
         entry = self._entry(path, writer, recipe.hexdigest())
         if entry.filesize > self.config.max_bytes:
             logger.warning(
-                "%s has %d bytes, more than the %d of --max-bytes: its one sample is larger.",
+                "%s has %d bytes, more than the %d of --max-bytes: its only sample is larger.",
                 path,
                 entry.filesize,
                 self.config.max_bytes,
@@ -167,9 +168,7 @@ class LayoutWriter:
             text = self.joined.texts.read(row)
             image = None
             if text.image:
-                image = self.threads.submit(
-                    load_image, self._segments, text.image, self.config.images
-                )
+                image = self.pool.submit(load_image, self._segments, text.image, self.config.images)
             ahead.append((row, text, self._codes_of(row), image))
             if image is None or len(ahead) > _IMAGES_AHEAD:
                 yield ahead.popleft()

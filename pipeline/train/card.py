@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from pipeline.core.config import declared_options, option_values
 from pipeline.core.storage import write_bytes
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.config import TrainConfig
-from pipeline.train.samples import choose_prompts
+from pipeline.train.config import ModelOptions, TrainConfig
+from pipeline.train.evaluation import choose_prompts
 
 if TYPE_CHECKING:
     from pipeline.train.trainer import Trainer
+
+
+_ZOO_SIZES = {
+    "MODEL_DIM": "dim",
+    "TEXT_SEQ_LEN": "text_seq_len",
+    "DEPTH": "depth",
+    "HEADS": "heads",
+    "DIM_HEAD": "dim_head",
+    "REVERSIBLE": "reversible",
+}
+_LISTED = {*_ZOO_SIZES.values(), "loss_img_weight", "attn_types", "num_text_tokens"}
 
 
 def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
@@ -42,28 +54,24 @@ def write_card(trainer: Trainer, inputs: Mapping[str, str]) -> None:
 
 def zoo_hyperparameters(config: TrainConfig, model: DalleConfig) -> Iterator[tuple[str, str]]:
     """Hyper-parameters under the zoo's names, then those that the zoo does not list."""
-    yield "16_BIT_PRECISION", str(config.precision != "fp32")
-    yield "EPOCHS" if config.steps is None else "STEPS", str(config.steps or config.epochs)
-    yield "BATCH_SIZE", str(config.batch_size * config.ga_steps)
-    yield "LEARNING_RATE", f"{config.learning_rate:g}"
-    yield "NULL_COND_PROB", f"{config.null_cond_prob:g}"
-    yield "GRAD_CLIP_NORM", f"{config.clip_grad_norm:g}"
-    yield "MODEL_DIM", str(model.dim)
-    yield "TEXT_SEQ_LEN", str(model.text_seq_len)
-    yield "DEPTH", str(model.depth)
-    yield "HEADS", str(model.heads)
-    yield "DIM_HEAD", str(model.dim_head)
-    yield "REVERSIBLE", str(model.reversible)
-    yield "LOSS_IMG_WEIGHT", f"{model.loss_img_weight:g}"
-    yield "LR_DECAY", str(config.lr_decay == "plateau")
-    yield "ATTN_TYPES", str(tuple(model.attn_types))
-    rest = ("attn_dropout", "ff_dropout", "shift_tokens", "rotary_emb", "stable", "sandwich_norm")
-    shared = ("shared_attn_ids", "shared_ff_ids", "share_input_output_emb")
-    for name in (*rest, *shared):
-        yield name.upper(), str(getattr(model, name))
+    values = option_values(config) | model.as_dict()
+    yield "16_BIT_PRECISION", str(values["precision"] != "fp32")
+    length = "EPOCHS" if values["steps"] is None else "STEPS"
+    yield length, str(values[length.lower()])
+    yield "BATCH_SIZE", str(values["batch_size"] * values["ga_steps"])
+    yield "LEARNING_RATE", f"{values['learning_rate']:g}"
+    yield "NULL_COND_PROB", f"{values['null_cond_prob']:g}"
+    yield "GRAD_CLIP_NORM", f"{values['clip_grad_norm']:g}"
+    yield from ((shown, str(values[name])) for shown, name in _ZOO_SIZES.items())
+    yield "LOSS_IMG_WEIGHT", f"{values['loss_img_weight']:g}"
+    yield "LR_DECAY", str(values["lr_decay"] == "plateau")
+    yield "ATTN_TYPES", str(tuple(values["attn_types"]))
+    for name in declared_options(ModelOptions):
+        if name in model.as_dict() and name not in _LISTED:
+            yield name.upper(), str(values[name])
     for name in ("lr_decay", "warmup_steps", "warmup_type", "weight_decay", "beta2", "ema_decay"):
-        yield f"{name.upper()}{'_KIND' if name == 'lr_decay' else ''}", str(getattr(config, name))
-    yield "PRECISION", config.precision
+        yield f"{name.upper()}{'_KIND' if name == 'lr_decay' else ''}", str(values[name])
+    yield "PRECISION", values["precision"]
 
 
 def _introduction(trainer: Trainer) -> Iterator[str]:
@@ -97,7 +105,7 @@ def _data(trainer: Trainer, inputs: Mapping[str, str]) -> Iterator[str]:
 def _losses(trainer: Trainer) -> Iterator[str]:
     yield "## Losses"
     yield ""
-    yield "| loss, nats a position | last |"
+    yield "| loss, nats per position | last |"
     yield "|---|---|"
     for name, value in trainer.folder.last_losses().items():
         yield f"| {name} | {value:.4f} |"
@@ -110,7 +118,7 @@ def _generations(trainer: Trainer) -> Iterator[str]:
     yield "## Generations"
     yield ""
     if grid.exists():
-        yield "A row for each prompt, drawn by the last checkpoint, nothing picked:"
+        yield "One row per prompt, drawn by the last checkpoint and not cherry-picked:"
         yield ""
         yield from (f'* "{prompt}"' for prompt in prompts)
         yield ""

@@ -7,41 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import StageConfig, option, section
 from pipeline.core.errors import ConfigError
 from pipeline.core.suggestions import name_choices
 from pipeline.models.dalle.attention_types import ATTENTION_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(StageConfig):
-    """Options of `train.run`. A step is one update of the weights."""
+class ModelOptions:
+    """The model's architecture, and what regularizes it."""
 
-    name: str = option(
+    kind: Literal["dalle", "dalle-pytorch"] = option(
         "dalle",
-        "Name of the run: runs/NAME in the workspace. auto derives it as in the DALLE-models zoo, such as "
-        "taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E.",
-    )
-    dataset: str | None = option(None, "Name of the dataset in the run's name and model card.")
-    shards: str = option(
-        "default",
-        "Shards to train on: NAME of shards/NAME, or the URL of published shards, such as "
-        "s3://BUCKET/PREFIX.",
-    )
-    resume_from: Path | None = option(
-        None,
-        "Start from the weights and optimizer state of a checkpoint: a checkpoint folder, a dalle.pt, or a "
-        "DeepSpeed folder. Its hyper-parameters take precedence over the options.",
-        runtime=True,  # the inputs of the manifest name it, by its hash
-        remember=True,
-    )
-
-    redraw_layout: bool = option(
-        False, "Sample a new layout for sparse attention if the checkpoint does not store one."
-    )
-
-    model: Literal["dalle", "dalle-pytorch"] = option(
-        "dalle", "The built-in model, or the class of the installed package dalle-pytorch (slower)."
+        "The built-in model, or the class of the installed package dalle-pytorch (slower).",
+        name="model",
     )
     dim: int = option(512, "Width of the model.", low=1)
     depth: int = option(2, "Number of layers.", low=1)
@@ -68,20 +47,19 @@ class TrainConfig(StageConfig):
     loss_img_weight: float = option(
         7.0, "Weight of the image loss; the text loss has weight 1.", low=0
     )
-    stable: bool = option(False, "Use a softmax and output layer that can't overflow in fp16.")
-    sandwich_norm: bool = option(False, "Also normalize after each layer.")
     shift_tokens: bool = option(
         False, "Shift channels in from the neighbours above and to the left."
     )
     rotary_emb: bool = option(False, "Use rotary instead of learned position embeddings.")
+    stable: bool = option(False, "Use a softmax and output layer that can't overflow in fp16.")
+    sandwich_norm: bool = option(False, "Also normalize after each layer.")
     shared_attn_ids: str | None = option(
         None, "Weight sharing between attention layers, an id per layer, such as 0,1,0,1."
     )
     shared_ff_ids: str | None = option(
-        None, "Weight sharing between feed-forward layers, as above."
+        None, "Weight sharing between feed-forward layers, as for --shared-attn-ids."
     )
     share_input_output_emb: bool = option(False, "Tie the input embeddings to the output layer.")
-
     null_cond_prob: float = option(
         0.0,
         "Fraction of captions replaced by padding during training, such as 0.1; needed for generate "
@@ -89,6 +67,25 @@ class TrainConfig(StageConfig):
         low=0,
         high=1,
     )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an unknown attention type."""
+        types = split_words(self.attn_types)
+        unknown = [kind for kind in types if kind not in ATTENTION_TYPES]
+        if unknown or not types:
+            found = f"{unknown[0]!r} is not an attention type" if unknown else "it is empty"
+            choices = name_choices(unknown[0] if unknown else "", ATTENTION_TYPES)
+            raise ConfigError(f"--attn-types: {found}. {choices}")
+
+
+def split_words(values: Iterable[str]) -> tuple[str, ...]:
+    """The words of values that may each hold several, separated by commas."""
+    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions:
+    """How long to train, the samples of a step, and the learning rate's course."""
 
     steps: int | None = option(
         None, "Training steps (default: from --epochs).", low=1, instead_of=("epochs",)
@@ -101,10 +98,6 @@ class TrainConfig(StageConfig):
     )
     batch_size: int = option(4, "Samples per forward pass per process.", low=1)
     ga_steps: int = option(1, "Gradient accumulation: forward passes per step.", low=1)
-    optimizer: Literal["adamw", "adam"] = option(
-        "adamw", "AdamW or Adam; the same if --weight-decay is 0."
-    )
-    learning_rate: float = option(3e-4, "Peak learning rate.", low=0)
     warmup_steps: int = option(100, "Steps over which the learning rate warms up.", low=0)
     warmup_type: Literal["linear", "log"] = option(
         "linear", "Shape of the warm-up; log is DeepSpeed's default."
@@ -115,6 +108,16 @@ class TrainConfig(StageConfig):
         "after epochs without improvement, as DALLE-pytorch does. With constant and plateau, --steps, "
         "--epochs, --batch-size and --ga-steps may change later.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerOptions:
+    """How gradients change the weights."""
+
+    kind: Literal["adamw", "adam"] = option(
+        "adamw", "AdamW or Adam; the same if --weight-decay is 0.", name="optimizer"
+    )
+    learning_rate: float = option(3e-4, "Peak learning rate.", low=0)
     weight_decay: float = option(0.0, "Weight decay, applied to matrices only.", low=0)
     beta2: float = option(0.999, "Adam's second beta.", low=0, high=1)
     clip_grad_norm: float = option(0.5, "Maximum gradient norm; 0 disables clipping.", low=0)
@@ -125,10 +128,11 @@ class TrainConfig(StageConfig):
         low=0,
         high=1,
     )
-    precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "bf16 is faster on hardware that supports it, and far slower elsewhere."
-    )
-    seed: int = option(0, "Seed of initialization, sample order and dropout.", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingOptions:
+    """What is logged, validated, sampled and kept. Training doesn't depend on it, so it may change later."""
 
     log_every: int = option(10, "Steps between lines of log.jsonl.", low=1)
     val_every: int = option(
@@ -146,28 +150,29 @@ class TrainConfig(StageConfig):
         (),
         "Captions for sample grids and the model card (default: from the validation split). Repeatable.",
     )
-
-    on_change: Literal["refuse", "restart"] = option(
-        "refuse",
-        "If the run exists with other options or shards: stop (refuse), or start over (restart).",
-        runtime=True,
-    )
-    skip_corrupt: bool = option(
-        False,
-        "Leave out damaged or missing shards, and report how many samples are lost.",
-        runtime=True,
-    )
     tensorboard: bool = option(
         True, "Write TensorBoard event files to runs/NAME/tensorboard.", runtime=True
     )
     wandb: str | None = option(
         None, "Also log to this Weights & Biases project (install the package wandb).", runtime=True
     )
-    parallel: Literal["auto", "none", "ddp", "fsdp", "deepspeed"] = option(
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an empty sample prompt."""
+        if not all(prompt.strip() for prompt in self.sample_prompts):
+            raise ConfigError("--sample-prompts is empty. Give a caption, or leave it out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelOptions:
+    """How the processes share the work, and what they compute on."""
+
+    kind: Literal["auto", "none", "ddp", "fsdp", "deepspeed"] = option(
         "auto",
         "How the processes of torchrun share the work: ddp, or fsdp or deepspeed (extra deepspeed) if the "
         "model does not fit one device.",
         runtime=True,
+        name="parallel",
     )
     zero_stage: int | None = option(
         None,
@@ -180,6 +185,9 @@ class TrainConfig(StageConfig):
     deepspeed_config: Path | None = option(
         None, "DeepSpeed JSON for everything that has no option here.", runtime=True
     )
+    precision: Literal["fp32", "bf16", "fp16"] = option(
+        "fp32", "bf16 is faster on hardware that supports it, and far slower elsewhere."
+    )
     compile: Literal["auto", "no", "yes"] = option(
         "auto",
         "Use torch.compile; auto does so on CUDA, except with deepspeed.",
@@ -190,21 +198,49 @@ class TrainConfig(StageConfig):
     )
     threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, runtime=True)
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for an unknown attention type or an empty sample prompt."""
-        types = split_words(self.attn_types)
-        unknown = [kind for kind in types if kind not in ATTENTION_TYPES]
-        if unknown or not types:
-            found = f"{unknown[0]!r} is not an attention type" if unknown else "it is empty"
-            choices = name_choices(unknown[0] if unknown else "", ATTENTION_TYPES)
-            raise ConfigError(f"--attn-types: {found}. {choices}")
-        if not all(prompt.strip() for prompt in self.sample_prompts):
-            raise ConfigError("--sample-prompts is empty. Give a caption, or leave it out.")
 
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(StageConfig):
+    """Options of `train.run`. A step is one update of the weights."""
 
-def split_words(values: Iterable[str]) -> tuple[str, ...]:
-    """The words of values that may each hold several, separated by commas."""
-    return tuple(word.strip() for value in values for word in value.split(",") if word.strip())
+    name: str = option(
+        "dalle",
+        "Name of the run: runs/NAME in the workspace. auto derives it as in the DALLE-models zoo, such as "
+        "taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E.",
+    )
+    dataset: str | None = option(None, "Name of the dataset in the run's name and model card.")
+    shards: str = option(
+        "default",
+        "Shards to train on: NAME of shards/NAME, or the URL of published shards, such as "
+        "s3://BUCKET/PREFIX.",
+    )
+    resume_from: Path | None = option(
+        None,
+        "Start from the weights and optimizer state of a checkpoint: a checkpoint folder, a dalle.pt, or a "
+        "DeepSpeed folder. Its hyper-parameters take precedence over the options.",
+        runtime=True,  # the inputs of the manifest name it, by its hash
+        remember=True,
+    )
+    redraw_layout: bool = option(
+        False, "Sample a new layout for sparse attention if the checkpoint does not store one."
+    )
+    seed: int = option(0, "Seed of initialization, sample order and dropout.", low=0)
+    on_change: Literal["refuse", "restart"] = option(
+        "refuse",
+        "If the run exists with other options or shards: stop (refuse), or start over (restart).",
+        runtime=True,
+    )
+    skip_corrupt: bool = option(
+        False,
+        "Leave out damaged or missing shards, and report how many samples are lost.",
+        runtime=True,
+    )
+
+    model: ModelOptions = section(ModelOptions, "Model")
+    schedule: ScheduleOptions = section(ScheduleOptions, "Schedule")
+    optimizer: OptimizerOptions = section(OptimizerOptions, "Optimizer")
+    logging: LoggingOptions = section(LoggingOptions, "Logging")
+    parallel: ParallelOptions = section(ParallelOptions, "Parallelism and devices")
 
 
 @dataclass(frozen=True, kw_only=True)

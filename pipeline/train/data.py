@@ -1,4 +1,9 @@
-"""Training batches from shards, with the position to resume from; each batch is checked before use.
+"""Training batches from shards, the position to resume from, and the length of a run.
+
+Length and progress count in steps with `--steps`, otherwise in passes through the samples. A run may be
+resumed with a different number of processes, which changes the samples per step. With `--epochs`, the end
+and the learning rate follow the samples, so neither moves: the schedule counts in steps of the run's
+original size. With `--steps`, they follow the steps.
 
 Legend: B samples of a batch, T text positions, N codes.
 """
@@ -18,7 +23,7 @@ from pipeline.core.errors import ConfigError, ContractError, damaged
 from pipeline.core.ownership import path_inside
 from pipeline.core.storage import sha256_bytes
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import ScheduleOptions, TrainConfig
 from pipeline.webdata.index import INDEX_NAME
 from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import ShardReader, TokenBatch
@@ -45,12 +50,12 @@ def stream_steps(
     Endless if `steps` is set. Otherwise it ends after the last epoch, whose last step may have fewer
     batches.
     """
-    whole = config.batch_size * world_size
+    whole = config.schedule.batch_size * world_size
     epoch, consumed = position.epoch, position.consumed
     batches: list[TokenBatch] = []
-    while config.steps is not None or epoch < config.epochs:
+    while config.schedule.steps is not None or epoch < config.schedule.epochs:
         for batch in reader.batches(
-            batch_size=config.batch_size,
+            batch_size=config.schedule.batch_size,
             seed=config.seed,
             epoch=epoch,
             start=consumed,
@@ -59,7 +64,7 @@ def stream_steps(
         ):
             consumed += whole
             batches.append(drop_captions(batch, config, epoch))
-            if len(batches) == config.ga_steps:
+            if len(batches) == config.schedule.ga_steps:
                 ended = consumed + whole > len(reader)
                 after = Position(epoch=epoch + ended, consumed=0 if ended else consumed)
                 yield batches, after
@@ -75,10 +80,10 @@ def drop_captions(batch: TokenBatch, config: TrainConfig, epoch: int) -> TokenBa
     As in DALLE-pytorch's `forward(null_cond_prob=…)`, the padding is also the target of the text loss.
     The choice depends only on seed, epoch and sample, not on batch size or ranks.
     """
-    if not config.null_cond_prob:
+    if not config.model.null_cond_prob:
         return batch
     numbers_B = draw_numbers(batch.rows, seed=config.seed, epoch=epoch)
-    kept_B1 = (numbers_B >= config.null_cond_prob)[:, None]
+    kept_B1 = (numbers_B >= config.model.null_cond_prob)[:, None]
     return TokenBatch(np.where(kept_B1, batch.tokens_BT, PADDING_ID), batch.codes_BN, batch.rows)
 
 
@@ -142,10 +147,77 @@ def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1)
         raise ContractError(
             f"{reader.folder} has no training samples. Shard a dataset that has training samples."
         )
-    if config.batch_size * world_size > len(reader):
+    if config.schedule.batch_size * world_size > len(reader):
         of_all = f" in each of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
-            f"A batch of {config.batch_size}{of_all} can't be filled from {len(reader)} training "
+            f"A batch of {config.schedule.batch_size}{of_all} can't be filled from {len(reader)} training "
             f"samples. Give --batch-size {len(reader) // world_size or 1} or less"
             f"{', or fewer processes' if of_all else ''}."
         )
+
+
+def step_samples(schedule: ScheduleOptions, ranks: int) -> int:
+    """Samples per full step over all ranks."""
+    return schedule.batch_size * schedule.ga_steps * ranks
+
+
+def first_step_samples(schedule: ScheduleOptions, ranks: int, samples: int) -> int:
+    """Samples in a new run's first step: a full step's, or fewer if all its epochs together have fewer."""
+    whole, batch = step_samples(schedule, ranks), schedule.batch_size * ranks
+    if schedule.steps is not None:
+        return whole
+    return min(whole, schedule.epochs * (samples // batch * batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLength:
+    """The length of a run on `samples` training samples.
+
+    `ranks` is the current number of processes; `unit` is the samples per step when the run started.
+    """
+
+    schedule: ScheduleOptions
+    samples: int
+    ranks: int
+    unit: int
+
+    @property
+    def batch(self) -> int:
+        """Samples per forward pass over all ranks; an epoch drops a last batch that is not full."""
+        return self.schedule.batch_size * self.ranks
+
+    @property
+    def pass_samples(self) -> int:
+        """Samples used per epoch."""
+        return self.samples // self.batch * self.batch
+
+    @property
+    def total(self) -> float:
+        """Length of the run in steps of `unit` samples."""
+        if self.schedule.steps is not None:
+            return self.schedule.steps
+        return self.schedule.epochs * self.pass_samples / self.unit
+
+    def done(self, step: int, position: Position, samples: int) -> float:
+        """Progress in steps of `unit`, after `step` steps on `samples` samples up to `position`.
+
+        During warm-up it follows the samples trained on, afterwards the position in the epochs: with another
+        number of ranks an epoch may drop more or fewer samples at its end.
+        """
+        if self.schedule.steps is not None:
+            return step
+        trained, warmup = samples / self.unit, self.schedule.warmup_steps
+        if trained < warmup:
+            return trained
+        return max(warmup, (position.epoch * self.pass_samples + position.consumed) / self.unit)
+
+    def steps_left(self, step: int, position: Position) -> int:
+        """The number of steps left; the last one may have fewer batches."""
+        if self.schedule.steps is not None:
+            return max(0, self.schedule.steps - step)
+        passes = self.schedule.epochs - position.epoch
+        if passes <= 0:
+            return 0
+        batches = (self.samples - position.consumed) // self.batch
+        batches += (passes - 1) * (self.pass_samples // self.batch)
+        return -(-batches // self.schedule.ga_steps)

@@ -1,6 +1,6 @@
-"""From a loss to updated weights: the optimizer step with torch, and the moving average of the weights.
+"""From a loss to updated weights: the learning rate, the optimizer's step, the weights' average.
 
-The same step with DeepSpeed is in `deepspeed_engine`.
+The same step with DeepSpeed is in `deepspeed`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,96 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from pipeline.train.sharded_tensors import full_tensor, local_shard, shard_changed, sharded_like
+from pipeline.train.config import OptimizerOptions, TrainConfig
+from pipeline.train.distributed import (
+    full_tensor,
+    local_shard,
+    shard_changed,
+    sharded_like,
+)
+
+
+def learning_rate(step: float, *, total_steps: float, config: TrainConfig) -> float:
+    """The learning rate of step `step` (from 1): warm-up over `warmup_steps`, then `lr_decay` towards 0.
+
+    Steps are those of `RunLength`, and fractional if the run was resumed with another batch size. The
+    factor of `plateau` is not included. For `cosine` and `linear` the last step's rate is just above 0.
+    """
+    iteration, warmup = step - 1, config.schedule.warmup_steps
+    if iteration < warmup:
+        return config.optimizer.learning_rate * warmup_factor(
+            iteration, warmup, config.schedule.warmup_type
+        )
+    left = max(0.0, (total_steps - iteration) / max(1, total_steps - warmup))
+    factors = {"cosine": 0.5 - 0.5 * math.cos(math.pi * left), "linear": left}
+    return config.optimizer.learning_rate * factors.get(config.schedule.lr_decay, 1.0)
+
+
+def warmup_factor(iteration: float, warmup_steps: int, kind: str) -> float:
+    """The factor, 0 to 1, of the peak rate in iteration `iteration` (from 0) of the warm-up.
+
+    With linear decay this is the curve of DeepSpeed's `WarmupDecayLR` with `warmup_min_lr` 0
+    (deepspeed/runtime/lr_schedules.py), whose default `warmup_type` is log.
+    """
+    if kind == "log":
+        return math.log(iteration + 1) / math.log(max(2, warmup_steps))
+    return iteration / warmup_steps
+
+
+class Plateau:
+    """Halves the learning rate after epochs without improvement, as DALLE-pytorch's train_dalle.py does.
+
+    torch's ReduceLROnPlateau with that script's constants, fed the last loss of each epoch.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self._peak = learning_rate
+        dummy = torch.optim.SGD([torch.zeros(1)], lr=learning_rate)
+        self._scheduler = ReduceLROnPlateau(
+            dummy, mode="min", factor=0.5, patience=10, cooldown=10, min_lr=1e-6
+        )
+
+    @property
+    def factor(self) -> float:
+        """The current factor on the learning rate, 0 to 1."""
+        rate: float = self._scheduler.optimizer.param_groups[0]["lr"]
+        return rate / self._peak if self._peak else 1.0
+
+    def end_epoch(self, loss: float) -> None:
+        """Record an epoch's last loss."""
+        self._scheduler.step(loss)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        state = self._scheduler.state_dict()
+        names = ("cooldown_counter", "num_bad_epochs", "last_epoch")
+        best = float(state["best"])
+        rate = self._scheduler.optimizer.param_groups[0]["lr"]
+        known = {"best": best if math.isfinite(best) else None, "rate": rate}
+        return known | {name: state[name] for name in names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `as_dict`."""
+        values = dict(state)
+        self._scheduler.optimizer.param_groups[0]["lr"] = values.pop("rate")
+        best = values.pop("best")
+        self._scheduler.load_state_dict({**values, "best": math.inf if best is None else best})
+
+
+def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in trained if p.ndim > 1],
+            "weight_decay": options.weight_decay,
+        },
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
+    return kind(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
 
 
 class Stepper(Protocol):

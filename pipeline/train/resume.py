@@ -1,16 +1,32 @@
-"""How a run starts or resumes: its checkpoint, and the training state before its next step."""
+"""How a run starts or resumes: which options may change, from which checkpoint, in which state.
+
+A run's options and inputs are in `plan.json`. A resumed run may change only:
+
+- `MONITORING`: what is logged, validated, sampled and kept. Training doesn't depend on it.
+- `LENGTH`: how long it trains, and the samples per step, if the learning rate doesn't depend on the end
+  (`--lr-decay constant` and `plateau`).
+
+Any other change needs another run; `--resume-from` starts it from this one's weights and moments.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.core.errors import ModelError
+from pipeline.core.config import declared_options, resolved
+from pipeline.core.contracts import Manifest
+from pipeline.core.errors import ConfigError, ContractError, ModelError
+from pipeline.core.parsing import parse_json_file
+from pipeline.core.remembered import flag_of
+from pipeline.core.storage import MANIFEST_NAME, find_manifest, read_manifest
 from pipeline.models.checkpoints.critic import critic_in
 from pipeline.models.checkpoints.foreign import read_foreign
 from pipeline.models.checkpoints.info import step_of_name
@@ -27,19 +43,162 @@ from pipeline.models.checkpoints.native import (
 )
 from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.models.dalle.model import Dalle
-from pipeline.models.devices import is_out_of_memory
 from pipeline.models.weights import check_tensors
-from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_model import DallePytorchModel
+from pipeline.train.config import LoggingOptions, TrainConfig
+from pipeline.train.data import Position
 from pipeline.train.distributed import Ranks
-from pipeline.train.hyperparameters import check_fit, new_model
-from pipeline.train.naming import find_name, wrong_hints
-from pipeline.train.run_folder import RunFolder
+from pipeline.train.model import check_fit, make_model, new_model
+from pipeline.train.run_folder import PLAN_NAME, Plan, RunFolder, find_name, wrong_hints
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.webdata.index import ShardIndex
 
 logger = logging.getLogger(__name__)
+Changes = Mapping[str, tuple[Any, Any]]  # (old, new) by the name of the option or input
+_HASH = re.compile("[0-9a-f]{64}")
+MONITORING = frozenset(declared_options(LoggingOptions))
+STEP_SIZE = frozenset({"batch_size", "ga_steps"})
+LENGTH = frozenset({"steps", "epochs"}) | STEP_SIZE
+OPEN_ENDED = ("constant", "plateau")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlanFile:
+    """The schema of `plan.json`."""
+
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+
+def resolved_plan(config: TrainConfig, inputs: Mapping[str, str]) -> Plan:
+    """A run's options and inputs as JSON values."""
+    return {"config": resolved(config), "inputs": dict(inputs)}
+
+
+def find_finished(root: Path, plan: Plan) -> Manifest | None:
+    """The manifest of a run that finished with this plan, ignoring monitoring options."""
+    manifest = find_manifest(root, "run")
+    if manifest is None:
+        return None
+    found = {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
+    return manifest if find_changes(found, plan).keys() <= MONITORING else None
+
+
+def resume_changes(config: TrainConfig, root: Path, plan: Plan) -> Changes | None:
+    """The changes with which `plan` resumes the run in `root`; None if the run starts from scratch.
+
+    Nothing is written. A run without a checkpoint (say, one that ran out of memory in its first step) starts
+    from scratch, since nothing is lost. Unless `on_change` is "restart", raises ConfigError if the run has
+    another plan, ContractError if its plan can't be read.
+    """
+    has_progress = (root / MANIFEST_NAME).exists() or list_checkpoints(root / "checkpoints")
+    may_start_over = config.on_change == "restart" or not has_progress
+    try:
+        found = read_plan(root)
+    except ContractError:
+        if may_start_over:
+            return None
+        raise
+    if found is None:
+        return None
+    changes = find_changes(found, plan)
+    if changes.keys() <= may_change(config):
+        return changes
+    if may_start_over:
+        return None
+    raise ConfigError(_refusal(root, changes, config))
+
+
+def read_plan(root: Path) -> Plan | None:
+    """The plan of the run in `root`; None if there is no run.
+
+    Raises ContractError if it is damaged, or missing although the run has checkpoints.
+    """
+    path = root / PLAN_NAME
+    if path.exists():
+        plan = parse_json_file(path, _PlanFile, remedy=_remedy(root))
+        return {"config": dict(plan.config), "inputs": dict(plan.inputs)}
+    if (root / MANIFEST_NAME).exists():
+        manifest = read_manifest(root, "run")
+        return {"config": dict(manifest.config), "inputs": dict(manifest.inputs)}
+    if list_checkpoints(root / "checkpoints"):
+        raise ContractError(
+            f"{path} is missing, which records how the checkpoints beside it were trained. {_remedy(root)}"
+        )
+    return None
+
+
+def find_changes(found: Plan, plan: Plan) -> Changes:
+    """The differences between two plans by name; options that an older version lacked had the default."""
+    options = resolved(TrainConfig()) | found["config"]
+    both = (options | found["inputs"], plan["config"] | plan["inputs"])
+    names = sorted(set(both[0]) | set(both[1]))
+    pairs = {name: (both[0].get(name), both[1].get(name)) for name in names}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def describe_changes(changes: Changes) -> str:
+    """Changes in words."""
+    return "; ".join(
+        f"{name} {_shown(old)} → {_shown(new)}" for name, (old, new) in changes.items()
+    )
+
+
+def _shown(value: object) -> str:
+    """A value in a message; of a hash its beginning."""
+    text = str(value)
+    return f"{text[:12]}…" if _HASH.fullmatch(text) else text
+
+
+def may_change(config: TrainConfig) -> frozenset[str]:
+    """The options that may change when a run is resumed."""
+    return MONITORING | LENGTH if config.schedule.lr_decay in OPEN_ENDED else MONITORING
+
+
+def check_length(
+    config: TrainConfig, changes: Changes, *, step: int, position: Position, left: int
+) -> None:
+    """Raise ConfigError if a run is already past its new length, or has no steps left for a new step size.
+
+    `step` and `position` are the run's progress, `left` the steps left under the new options.
+    """
+    if config.schedule.steps is not None and step > config.schedule.steps:
+        raise ConfigError(
+            f"The run has already trained {step} steps, more than --steps {config.schedule.steps}. Give "
+            f"--steps {step} or more, or another --name."
+        )
+    passes = position.epoch + bool(position.consumed)
+    if config.schedule.steps is None and passes > config.schedule.epochs:
+        raise ConfigError(
+            f"The run is already in epoch {passes}, past --epochs {config.schedule.epochs}. "
+            f"Give --epochs {passes} or more, or another --name."
+        )
+    resized = sorted(changes.keys() & STEP_SIZE)
+    if resized and not left:
+        raise ConfigError(
+            f"The run has no steps left, so {', '.join(map(flag_of, resized))} can't change. Also give "
+            "more --steps or --epochs, or keep the old value."
+        )
+
+
+def _remedy(root: Path) -> str:
+    return (
+        "Restore it from a backup; or start another run from these weights: --name OTHER "
+        f"--resume-from {root}; or delete the run and start over: --on-change restart."
+    )
+
+
+def _refusal(root: Path, changes: Changes, config: TrainConfig) -> str:
+    reason = ""
+    if changes.keys() & LENGTH and config.schedule.lr_decay not in OPEN_ENDED:
+        reason = (
+            f" With --lr-decay {config.schedule.lr_decay} the learning rate depends on the run's length, so "
+            f"{', '.join(map(flag_of, sorted(changes.keys() & LENGTH)))} can't change when a run is resumed."
+        )
+    return (
+        f"{root} holds a run with other options or inputs ({describe_changes(changes)}). Nothing was "
+        f"changed.{reason} Give the old options; or start another run from its weights: --name OTHER "
+        f"--resume-from {root}; or delete it and start over: --on-change restart."
+    )
 
 
 def layout_seed(config: TrainConfig) -> int | None:
@@ -85,12 +244,12 @@ def start_state(
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ModelError(
                 f"Can't resume from {checkpoint} ({error!r}): its files don't belong together. Move it "
-                "elsewhere to resume from the one before."
+                "elsewhere to resume from the previous one."
             ) from error
         logger.info("Resuming from %s", checkpoint)
         return state
     if config.resume_from is None:
-        hyperparameters = new_model(index, config)
+        hyperparameters = new_model(index, config.model)
         return make_state(
             make_model(hyperparameters, config, ranks), hyperparameters, config, ranks
         )
@@ -119,25 +278,6 @@ def state_from(
     state.passes = dict(warm_start.passes)
     state.critic = dict(warm_start.critic)
     return state
-
-
-def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) -> nn.Module:
-    """A new model on its device: the same weights on every rank, different random numbers afterwards."""
-    kind = DallePytorchModel if config.model == "dalle-pytorch" else Dalle
-    try:
-        model = kind(hyperparameters).to(ranks.device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"Not enough memory for a model with these hyper-parameters ({error}). Use a smaller one."
-        ) from error
-    pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
-    if config.compile == "yes" or (config.compile == "auto" and pays):
-        model.compile()
-    if ranks.rank:
-        torch.manual_seed(config.seed + (ranks.rank << 32))
-    return model
 
 
 def _warn_of_name(warm_start: WarmStart) -> None:

@@ -23,27 +23,32 @@ from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
 from pipeline.models.codecs.load import find_codec, read_codec_json
-from pipeline.models.devices import pick_device
+from pipeline.models.devices import keep_freed_memory, pick_device
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import check_samples, open_split, read_tokenizer
-from pipeline.train.deepspeed_options import check_engine
+from pipeline.train.data import (
+    RunLength,
+    check_samples,
+    first_step_samples,
+    open_split,
+    read_tokenizer,
+)
+from pipeline.train.deepspeed import check_engine
 from pipeline.train.distributed import Ranks, count_ranks, join_ranks
-from pipeline.train.hyperparameters import new_model
-from pipeline.train.naming import codec_folder, dataset_slug, zoo_name
-from pipeline.train.performance import keep_freed_memory
-from pipeline.train.plan import (
-    Plan,
+from pipeline.train.evaluation import make_grid_sampler
+from pipeline.train.model import new_model
+from pipeline.train.resume import (
     check_length,
     describe_changes,
+    find_checkpoint,
     find_finished,
+    layout_seed,
+    read_warm_start,
     resolved_plan,
     resume_changes,
+    start_state,
 )
-from pipeline.train.resume import find_checkpoint, layout_seed, read_warm_start, start_state
-from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import make_grid_sampler
-from pipeline.train.schedule import RunLength, first_step_samples
+from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import ShardIndex, read_index
@@ -75,17 +80,17 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
     config = dataclasses.replace(config, name=choose_name(config, workspace, index))
     plan = resolved_plan(config, inputs)
-    folder = RunFolder(root=workspace.run(config.name), config=config)
+    folder = RunFolder(root=workspace.run(config.name), logging=config.logging)
     claim(folder.root, "run")
     finished = find_finished(folder.root, plan)
     if finished is not None:
         return _report("unchanged", str(folder.root), finished.counts, finished.details)
 
-    if pick_device(config.device).type == "cpu":
+    if pick_device(config.parallel.device).type == "cpu":
         keep_freed_memory()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with join_ranks(config.parallel, pick_device(config.device)) as ranks:
+    if config.parallel.threads:
+        torch.set_num_threads(config.parallel.threads)
+    with join_ranks(config.parallel.kind, pick_device(config.parallel.device)) as ranks:
         counts, details = train(prepare(config, shards, folder, plan, ranks), plan, progress)
     return _report("done", str(folder.root), counts, details)
 
@@ -121,8 +126,10 @@ def prepare(
     checkpoint = None if changes is None else find_checkpoint(folder, config, ranks)
     state = start_state(config, reader.index, checkpoint, ranks)
     if checkpoint is None:
-        state.unit = first_step_samples(config, ranks.size, len(reader))
-    run_length = RunLength(config=config, samples=len(reader), ranks=ranks.size, unit=state.unit)
+        state.unit = first_step_samples(config.schedule, ranks.size, len(reader))
+    run_length = RunLength(
+        schedule=config.schedule, samples=len(reader), ranks=ranks.size, unit=state.unit
+    )
     left = run_length.steps_left(state.step, state.position)
     check_length(config, changes or {}, step=state.step, position=state.position, left=left)
     total_steps = state.step + left
@@ -130,7 +137,7 @@ def prepare(
     validation = open_split(shards, "val", skip_corrupt=skip_corrupt, is_main=is_main)
     journal = Journal(None)
     if ranks.is_main:
-        if config.val_every and not len(validation):
+        if config.logging.val_every and not len(validation):
             logger.warning("The shards have no validation samples: no val_loss is logged.")
         if changes:
             logger.warning("Resuming after step %d with %s", state.step, describe_changes(changes))
@@ -156,7 +163,7 @@ def choose_name(config: TrainConfig, workspace: Workspace, index: ShardIndex) ->
     if config.name != "auto":
         return config.name
     if config.resume_from is None:
-        model, earlier = new_model(index, config), {}
+        model, earlier = new_model(index, config.model), {}
     else:
         warm_start = read_warm_start(config.resume_from, layout_seed=layout_seed(config))
         model, earlier = warm_start.model, dict(warm_start.passes)
@@ -176,10 +183,10 @@ def add_passes(
     earlier: Mapping[str, int], config: TrainConfig, index: ShardIndex
 ) -> dict[str, int]:
     """Epochs by dataset after this run."""
-    samples = config.batch_size * config.ga_steps * count_ranks()
-    epochs = config.epochs
-    if config.steps is not None:
-        epochs = max(1, round(config.steps * samples / max(1, index.samples["train"])))
+    samples = config.schedule.batch_size * config.schedule.ga_steps * count_ranks()
+    epochs = config.schedule.epochs
+    if config.schedule.steps is not None:
+        epochs = max(1, round(config.schedule.steps * samples / max(1, index.samples["train"])))
     name = config.dataset or config.shards
     return {**earlier, name: earlier.get(name, 0) + epochs}
 

@@ -1,4 +1,4 @@
-"""The folder of a run: its plan, its log, its checkpoints, its manifest.
+"""The folder of a run (its plan, its log, its checkpoints, its manifest) and its name.
 
 runs/<name>/
   plan.json        config and inputs, written first; a later call is compared with it
@@ -14,6 +14,13 @@ A checkpoint is due at multiples of `save_every` and at the end; the last `keep_
 kept. An interrupted run also leaves a checkpoint of its last step, which counts as the latest until the next
 one is written. The log holds the losses of the steps that are due, up to the last checkpoint. So once an
 interrupted run has caught up, its checkpoints and log equal those of an uninterrupted run.
+
+A name may be in the style of the DALLE-models zoo (https://github.com/robvanvolt/DALLE-models), such as
+`taming_transformer/12L_64HD_16H_544I_96T_dalleblog_5E`: the kind of codec, then layers, width of a head,
+heads, width of the model (I), tokens per caption (T), dataset and epochs. Several datasets have their own
+epochs each, as in `cc12m-2E_wit-1E`. A name is only a hint: the zoo's own dalleblog folder says 16 layers,
+but its model has 12. Names made here can be parsed again: `dataset_slug` makes sure that datasets can be
+told apart.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +47,13 @@ from pipeline.core.storage import (
 from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
 from pipeline.models.checkpoints.native import list_checkpoints, read_info, write_checkpoint
 from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial
-from pipeline.train.config import TrainConfig
-from pipeline.train.plan import PLAN_NAME, Plan
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.train.config import LoggingOptions
 from pipeline.train.state import Files
 
 logger = logging.getLogger(__name__)
-
+Plan = dict[str, Any]
+PLAN_NAME = "plan.json"
 Record = dict[str, Any]
 TRACKERS = ("tensorboard/", "wandb/")  # their files hold times, so the manifest leaves them out
 
@@ -54,7 +63,7 @@ class RunFolder:
     """One run on disk."""
 
     root: Path
-    config: TrainConfig
+    logging: LoggingOptions
 
     @property
     def checkpoints(self) -> Path:
@@ -109,9 +118,9 @@ class RunFolder:
 
     def kept_steps(self, step: int) -> list[int]:
         """The steps whose checkpoints are kept once `step` is written, whatever interruptions came before."""
-        every = self.config.save_every
+        every = self.logging.save_every
         due = set(range(every, step + 1, every)) if every else set()
-        return sorted(due | {step})[-self.config.keep_n_checkpoints :]
+        return sorted(due | {step})[-self.logging.keep_n_checkpoints :]
 
     # --- The log -------------------------------------------------------------------------------------
 
@@ -151,7 +160,7 @@ class RunFolder:
         return any(r["step"] == step and "val_loss" in r for r in self.read_log())
 
     def _stays(self, record: Record, step: int, total_steps: int) -> bool:
-        every = self.config.val_every if "val_loss" in record else self.config.log_every
+        every = self.logging.val_every if "val_loss" in record else self.logging.log_every
         at = record["step"]
         due = bool(every) and (at % every == 0 or at == total_steps)
         return bool(at <= step and due)
@@ -199,3 +208,91 @@ def _parse_record(line: bytes) -> Record | None:
         return record if numbers and type(record["step"]) is int else None
     except (ValueError, KeyError, AttributeError, RecursionError):
         return None
+
+
+_SIZES = {"depth": "L", "dim_head": "HD", "heads": "H", "dim": "I", "text_seq_len": "T"}
+_STEM = re.compile("_".join(rf"(\d+){letters}" for letters in _SIZES.values()) + "_(.+)")
+_SINGLE = re.compile(r"(.+)_(\d+)E")
+_ONE_OF_SEVERAL = re.compile(r"(.+?)-(\d+)E_")
+# By codec kind, as in codec.json; all other kinds are custom.
+_FOLDERS = {"vqgan": "taming_transformer", "openai-dvae": "openai_transformer"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameHints:
+    """What a run's name claims: hyper-parameters, and epochs by dataset."""
+
+    hyperparameters: Mapping[str, int]
+    passes: Mapping[str, int]
+
+
+def zoo_name(model: DalleConfig, *, folder: str, passes: Mapping[str, int]) -> str:
+    """The name of a run in the zoo's style; `folder` is the codec's, `passes` counts epochs by dataset."""
+    sizes = "_".join(f"{getattr(model, name)}{letters}" for name, letters in _SIZES.items())
+    joint = "_" if len(passes) == 1 else "-"
+    data = "_".join(f"{dataset_slug(name)}{joint}{epochs}E" for name, epochs in passes.items())
+    return f"{folder}/{sizes}_{data}"
+
+
+def codec_folder(kind: str | None, name: str) -> str:
+    """The zoo's folder for models with a codec of this `kind`, guessed from its `name` if unknown."""
+    if kind is not None:
+        return _FOLDERS.get(kind, "custom_transformer")
+    lowered = name.lower()
+    if any(word in lowered for word in ("vqgan", "gumbel", "taming", "f16", "f8")):
+        return _FOLDERS["vqgan"]
+    if any(word in lowered for word in ("openai", "dvae", "dall-e")):
+        return _FOLDERS["openai-dvae"]
+    return "custom_transformer"
+
+
+def dataset_slug(name: str) -> str:
+    """A dataset's name in a form that fits into a run's name: letters, digits and `.`, `_`, `-`.
+
+    A sequence that would be parsed as the end of a name (`-3E_` in the middle) is broken up.
+    """
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-") or "data"
+    return re.sub(r"-(\d+E)(?=_|$)", r".\1", plain)
+
+
+def find_name(path: Path) -> NameHints | None:
+    """The claims of the last path component that is a run name; None if there is none."""
+    places = (path.absolute(), *path.absolute().parents)
+    hints = (read_name(place.name) for place in places)
+    return next((hint for hint in hints if hint is not None), None)
+
+
+def read_name(name: str) -> NameHints | None:
+    """Parse the last component of a path, with or without `.pt`; None if it is no such name."""
+    last = name.rstrip("/").rpartition("/")[2].removesuffix(".pt")
+    found = _STEM.fullmatch(last)
+    if found is None:
+        return None
+    *numbers, data = found.groups()
+    passes = _read_passes(data)
+    if passes is None:
+        return None
+    sizes = dict(zip(_SIZES, map(int, numbers), strict=True))
+    return NameHints(hyperparameters=sizes, passes=passes)
+
+
+def wrong_hints(hints: NameHints, model: DalleConfig) -> dict[str, tuple[int, int]]:
+    """Hyper-parameters where the name is wrong: (claimed, actual) by name."""
+    pairs = {
+        name: (claimed, getattr(model, name)) for name, claimed in hints.hyperparameters.items()
+    }
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _read_passes(text: str) -> dict[str, int] | None:
+    if single := _SINGLE.fullmatch(text):
+        return {single[1]: int(single[2])}
+    passes: dict[str, int] = {}
+    text, at = f"{text}_", 0
+    while at < len(text):
+        part = _ONE_OF_SEVERAL.match(text, at)
+        if part is None:
+            return None
+        passes[part[1]] = passes.get(part[1], 0) + int(part[2])
+        at = part.end()
+    return passes

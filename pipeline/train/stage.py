@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.core.contracts import Contract
 from pipeline.core.stage import Stage
 from pipeline.train.config import TrainConfig
 
@@ -10,8 +11,19 @@ STAGE = Stage(
     help="Train a DALL·E on shards.",
     config=TrainConfig,
     entry_point="pipeline.train.run:run",
-    contract="run",
+    contract=Contract(
+        name="run",
+        version=1,
+        maker="train",
+        place="runs/*",
+        own_files=r"plan\.json|tokenizer\.json|log\.jsonl|README\.md|samples/step-\d{6,}\.png"
+        r"|checkpoints/step-\d{6,}(\.partial)?/[a-z]+\.(json|safetensors)"
+        r"|tensorboard/events\.out\.tfevents\.[^/]+|wandb/.+",
+        earlier_mark="plan.json",
+    ),
     writes=("runs/{name}",),
     reads=("shards/{shards}",),
     on_change="A run is resumed only if these may change; otherwise it is refused (--on-change).",
+    chooses=("dataset",),
+    repair="pipeline.verify.repair_trained:repair_run",
 )

@@ -24,23 +24,18 @@ from pipeline.models.checkpoints.native import (
 )
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_model import (
-    DallePytorchModel,
-    files_under_our_names,
-    tensors_under_their_names,
-)
-from pipeline.train.data import Position
-from pipeline.train.deepspeed_engine import make_engine_stepper, start_engine
-from pipeline.train.distributed import Ranks
-from pipeline.train.optimizer import Stepper, TorchStepper, WeightAverage
-from pipeline.train.schedule import Plateau, step_samples
-from pipeline.train.sharded_tensors import (
+from pipeline.train.data import Position, step_samples
+from pipeline.train.deepspeed import make_engine_stepper, start_engine
+from pipeline.train.distributed import (
+    Ranks,
     copy_full,
     full_shape,
     full_tensor,
     gather_shards,
     shard_of,
 )
+from pipeline.train.model import DallePytorchModel, files_under_our_names, tensors_under_their_names
+from pipeline.train.optimizer import Plateau, Stepper, TorchStepper, WeightAverage, make_optimizer
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -100,17 +95,17 @@ def make_state(
     model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
 ) -> TrainState:
     """The state before the first step, for a model already on its device."""
-    scaled = config.precision == "fp16" and ranks.kind != "deepspeed"
+    scaled = config.parallel.precision == "fp16" and ranks.kind != "deepspeed"
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
     optimizer: torch.optim.Optimizer
     stepper: Stepper
     if ranks.kind == "deepspeed":
-        module = start_engine(model, make_optimizer(model, config), config, ranks.device)
+        module = start_engine(model, make_optimizer(model, config.optimizer), config, ranks.device)
         optimizer, stepper = module.optimizer, make_engine_stepper(module, model)
     else:
         module = ranks.wrap(model)
-        optimizer = make_optimizer(model, config)
-        max_norm = config.clip_grad_norm or float("inf")
+        optimizer = make_optimizer(model, config.optimizer)
+        max_norm = config.optimizer.clip_grad_norm or float("inf")
         stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, max_norm=max_norm)
     return TrainState(
         hyperparameters=hyperparameters,
@@ -119,21 +114,14 @@ def make_state(
         optimizer=optimizer,
         scaler=scaler,
         stepper=stepper,
-        plateau=Plateau(config.learning_rate) if config.lr_decay == "plateau" else None,
-        average=WeightAverage(model, config.ema_decay) if config.ema_decay else None,
-        unit=step_samples(config, ranks.size),
+        plateau=Plateau(config.optimizer.learning_rate)
+        if config.schedule.lr_decay == "plateau"
+        else None,
+        average=WeightAverage(model, config.optimizer.ema_decay)
+        if config.optimizer.ema_decay
+        else None,
+        unit=step_samples(config.schedule, ranks.size),
     )
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
 
 
 @torch.no_grad()

@@ -1,6 +1,17 @@
-"""Where a run logs its metrics: log.jsonl always, TensorBoard by default, W&B if enabled.
+"""What a run logs (losses, speed, memory) and where: log.jsonl, TensorBoard by default, W&B if enabled.
 
 log.jsonl holds only losses, so the same run writes the same bytes; speeds go to the other two.
+
+FLOPs are the model's, not the implementation's: a product of m×k and k×n counts 2·m·k·n, attention counts
+as causal and full, recomputation counts nothing, and backward counts twice forward. A sample of T + N
+positions costs 3 · (Σ layers (T + N) · (8·D·H·K + 24·D²) + 2·H·K·(T + N)² + 2·D·(T·Vt + N·Vi)), where
+24·D² are the GEGLU's two products of width 4·D, and each position counts only the logits of its vocabulary.
+
+MFU (model FLOPs utilization) is relative to the measured rate of plain matrix products. It is shown only on
+a GPU, which the process has to itself; CPU cores are shared with other processes, including those of the
+same run.
+
+Legend: T text positions, N codes, D model width, H heads, K width of a head, Vt, Vi vocabularies.
 """
 
 from __future__ import annotations
@@ -8,20 +19,23 @@ from __future__ import annotations
 import importlib
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.core.config import resolved
 from pipeline.core.errors import DependencyError
+from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.devices import matmul_rate, peak_bytes
 from pipeline.train.config import TrainConfig
 from pipeline.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -73,13 +87,13 @@ def open_journal(folder: RunFolder, config: TrainConfig, step: int, *, total_ste
     """
     folder.cut_log(step, total_steps=total_steps)
     sinks: list[Sink] = []
-    if config.tensorboard:
+    if config.logging.tensorboard:
         try:
             sinks.append(TensorBoard(folder, step))
         except ImportError:
             logger.warning("No event files: the package tensorboard is not installed")
-    if config.wandb is not None:
-        sinks.append(WeightsAndBiases(folder, config, config.wandb))
+    if config.logging.wandb is not None:
+        sinks.append(WeightsAndBiases(folder, config, config.logging.wandb))
     return Journal(folder, tuple(sinks))
 
 
@@ -152,3 +166,61 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Send what is buffered."""
         self._run.finish()
+
+
+WINDOW = 20  # the speed is the median over this many steps
+MEASURE_MFU_AFTER_S = 5.0  # measuring the device takes a moment, which short runs can do without
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Meter:
+    """Times the steps and computes their speed."""
+
+    def __init__(
+        self, model: DalleConfig, *, samples: int, size: int, precision: str, device: torch.device
+    ) -> None:
+        """`samples` is the number per step over all `size` ranks."""
+        self._tokens = samples * model.total_seq_len
+        self._flops = samples * training_flops(model) / size
+        self._precision, self._device = precision, device
+        self._seconds: deque[float] = deque(maxlen=WINDOW)
+        self._born = self._began = time.monotonic()
+
+    def begin_step(self) -> None:
+        """Mark the start of a step."""
+        self._began = time.monotonic()
+
+    def end_step(self) -> None:
+        """Mark the end of a step; the device must have finished its work."""
+        self._seconds.append(time.monotonic() - self._began)
+
+    def values(self) -> dict[str, float]:
+        """tokens_per_s, memory_gb, and mfu on a GPU once training has run for some seconds."""
+        seconds = sorted(self._seconds)[len(self._seconds) // 2]
+        values = {
+            "tokens_per_s": self._tokens / seconds,
+            "memory_gb": peak_bytes(self._device) / 1e9,
+        }
+        alone = self._device.type == "cuda"
+        if alone and time.monotonic() - self._born > MEASURE_MFU_AFTER_S:
+            rate = matmul_rate(self._device, DTYPES[self._precision])
+            values["mfu"] = self._flops / seconds / rate
+        return values
+
+    def notes(self) -> dict[str, str]:
+        """The same values, formatted for the progress line."""
+        values = self.values()
+        notes = {
+            "tokens/s": f"{values['tokens_per_s']:,.0f}",
+            "memory": f"{values['memory_gb']:.1f} GB",
+        }
+        return notes | ({"MFU": f"{values['mfu']:.0%}"} if "mfu" in values else {})
+
+
+def training_flops(model: DalleConfig) -> float:
+    """FLOPs of one sample's forward and backward pass, by the formula above."""
+    length, inner, dim = model.total_seq_len, model.heads * model.dim_head, model.dim
+    layer = length * (8 * dim * inner + 24 * dim**2) + 2 * inner * length**2
+    logits = 2 * dim * model.text_seq_len * model.total_text_tokens
+    logits += 2 * dim * model.image_seq_len * model.num_image_tokens
+    return 3.0 * (model.depth * layer + logits)

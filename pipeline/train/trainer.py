@@ -21,18 +21,23 @@ from pipeline.core.progress import Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
-from pipeline.models.devices import is_out_of_memory
+from pipeline.models.devices import is_out_of_memory, largest_that_fits
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import Position, batch_keys, check_ids, stream_steps, to_tensors
-from pipeline.train.distributed import Ranks, Stop
-from pipeline.train.losses import NAMES, loss_values, mean_losses, validate
-from pipeline.train.performance import DTYPES, Meter, out_of_memory, out_of_memory_of_ranks
+from pipeline.train.data import (
+    Position,
+    RunLength,
+    batch_keys,
+    check_ids,
+    step_samples,
+    stream_steps,
+    to_tensors,
+)
+from pipeline.train.distributed import Ranks, Stop, full_shape
+from pipeline.train.evaluation import NAMES, GridSampler, loss_values, mean_losses, validate
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run_folder import RunFolder
-from pipeline.train.samples import GridSampler
-from pipeline.train.schedule import RunLength, learning_rate, step_samples
-from pipeline.train.sharded_tensors import full_shape
 from pipeline.train.state import TrainState, state_files
-from pipeline.train.trackers import Journal
+from pipeline.train.trackers import DTYPES, Journal, Meter
 from pipeline.webdata.reader import ShardReader, TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -121,12 +126,31 @@ class Trainer:
         raise self.out_of_memory(cause.with_traceback(None), batch)
 
     def out_of_memory(self, cause: RuntimeError, batch: TokenBatch) -> ModelError:
-        """The error for a batch that does not fit; a single-process run looks for a size that does."""
-        config, ranks = self.config, self.ranks
-        sizes = {"batch_size": config.batch_size, "ga_steps": config.ga_steps}
-        if ranks.kind != "none":
-            return out_of_memory_of_ranks(cause, **sizes, ranks=ranks.size)
-        return out_of_memory(cause, lambda samples: self._try_samples(batch, samples), **sizes)
+        """The error for a batch that doesn't fit, with a size that does.
+
+        A single process looks for it. Of several, all would have to take part, so half the size is named.
+        """
+        schedule, ranks = self.config.schedule, self.ranks
+        size = schedule.batch_size
+        if ranks.kind == "none":
+            fitting = largest_that_fits(lambda samples: self._try_samples(batch, samples), size)
+            found = f"Out of memory with --batch-size {size}"
+            smaller = f"{fitting} would fit"
+        else:
+            fitting = size // 2
+            found = f"Out of memory in one of {ranks.size} processes with --batch-size {size}"
+            smaller = f"half of it may fit ({cause})"
+        if not fitting:
+            return ModelError(
+                f"{found}, and a single sample does not fit either ({cause}). Use a smaller model, "
+                "--reversible, --precision bf16, or --parallel fsdp on more devices. The last "
+                "checkpoint is safe."
+            )
+        return ModelError(
+            f"{found}; {smaller}. Use --batch-size {fitting}, with --ga-steps "
+            f"{-(-size * schedule.ga_steps // fitting)} for about as many samples per step. The last "
+            "checkpoint is safe."
+        )
 
     def check_finite(self, losses_RS3: Tensor, batches: Sequence[TokenBatch]) -> None:
         """Raise ModelError, with the samples' keys, if a loss is not finite."""
@@ -157,7 +181,7 @@ class Trainer:
         if state.plateau is not None and position.epoch > state.position.epoch:
             state.plateau.end_epoch(mean_losses(losses_RS3)["loss"])
         ranks, batches, _ = losses_RS3.shape
-        state.samples += ranks * batches * self.config.batch_size
+        state.samples += ranks * batches * self.config.schedule.batch_size
         state.step += 1
         state.position = position
 
@@ -169,11 +193,11 @@ class Trainer:
         """Log, validate, draw samples and save if due; also save if the ranks agreed to stop."""
         state, step = self.state, self.state.step
         means = mean_losses(losses_RS3)
-        if self.is_due(self.config.log_every):
+        if self.is_due(self.config.logging.log_every):
             self.journal.losses(step, {"epoch": state.position.epoch, "lr": rate, **means})
             self.journal.speeds(step, meter.values())
         self.evaluate(stop)
-        if self.is_due(self.config.save_every) or stop.agreed:
+        if self.is_due(self.config.logging.save_every) or stop.agreed:
             self.save()
         if stop.agreed and self.ranks.is_main:
             logger.warning("Stopped after step %d; its checkpoint is saved", step)
@@ -188,9 +212,19 @@ class Trainer:
     def evaluate(self, stop: Stop, *, losses: bool = True, grid: bool = True) -> None:
         """Validate and draw samples if due, unless the run is stopping; then `catch_up` does it later."""
         config = self.config
-        if losses and config.val_every and self.is_due(config.val_every) and not stop.agreed:
+        if (
+            losses
+            and config.logging.val_every
+            and self.is_due(config.logging.val_every)
+            and not stop.agreed
+        ):
             self.validate(stop)
-        if grid and config.sample_every and self.is_due(config.sample_every) and not stop.agreed:
+        if (
+            grid
+            and config.logging.sample_every
+            and self.is_due(config.logging.sample_every)
+            and not stop.agreed
+        ):
             self.draw_grid(stop)
 
     def catch_up(self, stop: Stop) -> None:
@@ -253,7 +287,7 @@ class Trainer:
             training={
                 **state.as_dict(),
                 "dataset": self.config.dataset,
-                "null_cond_prob": self.config.null_cond_prob,
+                "null_cond_prob": self.config.model.null_cond_prob,
                 "ranks": self.ranks.size,
             },
         )
@@ -278,7 +312,7 @@ class Trainer:
 
     def loss(self, module: nn.Module, batch: TokenBatch) -> DalleLoss:
         """The loss of a batch, in the configured precision."""
-        precision = self.config.precision
+        precision = self.config.parallel.precision
         tokens_BT, codes_BN = to_tensors(batch, self.ranks.device)
         with torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
             loss: DalleLoss = module(tokens_BT, codes_BN)
@@ -297,9 +331,9 @@ class Trainer:
         config = self.config
         return Meter(
             self.state.hyperparameters,
-            samples=step_samples(config, self.ranks.size),
+            samples=step_samples(config.schedule, self.ranks.size),
             size=self.ranks.size,
-            precision=config.precision,
+            precision=config.parallel.precision,
             device=self.ranks.device,
         )
 
@@ -311,4 +345,4 @@ class Trainer:
     def _try_samples(self, batch: TokenBatch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
         part = TokenBatch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
-        self._backward(self.state.model, part, self.config.ga_steps)
+        self._backward(self.state.model, part, self.config.schedule.ga_steps)

@@ -44,7 +44,9 @@ class TrainCodecConfig(StageConfig):
     batch_size: int = option(8, "Images per step.", low=1)
     learning_rate: float = option(2e-3, "Peak of the one-cycle learning rate.", low=0.0)
     max_images: int = option(
-        8000, "Maximum training images, chosen by hash and held in memory.", low=1
+        8000,
+        "Maximum number of training images; they are chosen by hash and held in memory.",
+        low=1,
     )
     seed: int = option(0, "Seed of initialization, sample order and codebook restarts.", low=0)
     checkpoint_every: int = option(

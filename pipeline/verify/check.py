@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.inventory import Folder, find_folders, find_outdated
 from pipeline.core.progress import Progress, no_progress
+from pipeline.core.stage import load_function
+from pipeline.core.stages import stage_of
 from pipeline.core.storage import MANIFEST_NAME
 from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Checked, Facts, Fault, State
@@ -87,23 +89,12 @@ def _notes(folder: Folder, outdated: tuple[str, ...]) -> Iterator[str]:
 
 def check_contents(folder: Folder, workspace: Workspace, images: int) -> Found:
     """Faults and measurements inside a folder whose files are undamaged."""
-    look = _content_checks().get(folder.contract)
-    if look is None:
+    check = stage_of(folder.contract).check
+    if check is None:
         return [], []
     try:
-        return look(folder, workspace, images)
+        found: Found = load_function(check)(folder, workspace, images)
+        return found
     except PipelineError as error:
-        found = f"doesn't match the files: {explain(error)}"
-        return [Fault(folder=folder.name, file=MANIFEST_NAME, found=found)], []
-
-
-def _content_checks() -> Mapping[str, Callable[[Folder, Workspace, int], Found]]:
-    from pipeline.verify.codes import check_codes
-    from pipeline.verify.shards import check_shards
-    from pipeline.verify.tables import check_tables
-
-    return {
-        "dedupe": lambda folder, _workspace, _images: (list(check_tables(folder)), []),
-        "codes": check_codes,
-        "shards": check_shards,
-    }
+        words = f"doesn't match the files: {explain(error)}"
+        return [Fault(folder=folder.name, file=MANIFEST_NAME, found=words)], []

@@ -49,7 +49,7 @@ def _compare(folder: Folder, workspace: Workspace, images: int) -> Facts:
     try:
         return compare_images(folder, workspace, images)
     except PipelineError as error:
-        return {"PSNR": f"not measured: {explain(error)}", "against others": ""}
+        return {"PSNR": f"not measured: {explain(error)}", "PSNR to other images": ""}
 
 
 @dataclass
@@ -77,7 +77,7 @@ class _CodesCheck:
             views.append(_number_views(batch))
         numbers = np.concatenate(views)
         if len(np.unique(numbers)) < len(numbers) or np.isin(numbers, self._seen).any():
-            found["holds a view of the same pixels a second time"] = None
+            found["has the same view of the same pixels twice"] = None
         self._seen = np.concatenate([self._seen, numbers])
         for text in found:
             yield Fault(folder=self.folder.name, file=name, found=text)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import plain_value
+from pipeline.core.config import declared_options, plain_value
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import PipelineError
 from pipeline.core.inventory import Folder
@@ -22,14 +21,14 @@ def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
 
     The options are unknown if the manifest can't be read.
     """
-    makers = {stage.contract: stage for stage in stages.values()}
+    makers = {stage.contract_name: stage for stage in stages.values()}
     stage = stages["encode"] if _is_imported(folder) else makers[folder.contract]
     words = ["pipeline", stage.name]
     flags = ["--workspace", str(root)]
     if folder.manifest is not None:
         words += _positional(folder.manifest, stage)
         flags += _options(folder, folder.manifest, root, stage)
-    elif "name" in _fields(stage):
+    elif "name" in declared_options(stage.config):
         flags += ["--name", folder.name.partition("/")[2]]
     return shlex.join([*words, *flags])
 
@@ -40,10 +39,6 @@ def _is_imported(folder: Folder) -> bool:
     return folder.contract == "codec" and "family" in config
 
 
-def _fields(stage: Stage) -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(stage.config)}
-
-
 def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
     for name in stage.positional:
         value = manifest.config.get(name, ())
@@ -51,15 +46,16 @@ def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
 
 
 def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> Iterator[str]:
+    options = declared_options(stage.config)
     if _is_imported(folder):
         files = ["FILE" for name in manifest.inputs if name.startswith("file-")]
         name = str(manifest.config.get("name"))
         yield from ("--codec", f"{name}:{','.join(files)}" if files else name)
         for name in manifest.inputs:
-            yield from (f"--{name}", "FILE") if name.replace("-", "_") in _fields(stage) else ()
+            yield from (f"--{name}", "FILE") if name.replace("-", "_") in options else ()
         return
     config = dict(manifest.config)
-    if "name" in _fields(stage):
+    if "name" in options:
         config["name"] = folder.name.partition("/")[2]
     implied = _implied_options(root, stage, str(config.get("name", "")))
     for name, value in config.items():
@@ -69,9 +65,9 @@ def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> It
 
 def _implied_options(root: Path, stage: Stage, name: str) -> Mapping[str, Any]:
     """The values of options that are not given: those remembered by the workspace, else the defaults."""
-    fields = _fields(stage)
-    defaults = {field.name: field.default for field in fields.values()}
-    given = {"name": name} if "name" in fields else {}
+    options = declared_options(stage.config)
+    defaults = {option.name: option.default for option in options.values()}
+    given = {"name": name} if "name" in options else {}
     try:
         kept = recall(Workspace(root).root, stage.name, stage.config, given)
     except PipelineError:

@@ -43,7 +43,7 @@ def why_unfinished(folder: Folder) -> str | None:
         return "not finished: the same command resumes it"
     version = _read_version(path, folder.contract)
     if version is not None and not CONTRACTS[folder.contract].reads(version):
-        return f"made by another version (contract version {version}): its command makes it again"
+        return f"made by another version (contract version {version}): its command rebuilds it"
     return None
 
 
@@ -93,7 +93,7 @@ def _check_seal(folder: Folder) -> Iterator[Fault]:
         return
     if said is not None and said != manifest_seal(raw):  # versions before 0.1.0 wrote none
         yield Fault(
-            folder=folder.name, file=MANIFEST_NAME, found="was changed since it was written"
+            folder=folder.name, file=MANIFEST_NAME, found="has been changed since it was written"
         )
 
 
@@ -130,11 +130,14 @@ def _check_law(folder: Folder) -> Iterator[Fault]:
         return
     counts = folder.manifest.counts
     total, parts = counts.get(law.total), [counts.get(part, 0) for part in law.parts]
+    if total is not None and law.further is not None:
+        total += counts.get(law.further, 0)
     if total != sum(parts):
         shown = " + ".join(
             f"{part} {number}" for part, number in zip(law.parts, parts, strict=True)
         )
-        found = f"counts {law.total} {total}, which is not {shown}"
+        names = f"{law.total} + {law.further}" if law.further in counts else law.total
+        found = f"counts {names} {total}, which is not {shown}"
         yield Fault(folder=folder.name, file=MANIFEST_NAME, found=found)
 
 

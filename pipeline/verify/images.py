@@ -43,7 +43,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
     codes = _read_codes(folder, list(places))
     chosen = [pixels for pixels in places if pixels in codes]
     if not chosen:
-        return {"PSNR": "no image", "against others": ""}
+        return {"PSNR": "no image", "PSNR to other images": ""}
     try:
         from pipeline.models.codecs.load import find_codec, load_codec
         from pipeline.models.codecs.pixels import read_square
@@ -56,7 +56,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
             f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --pictures 0"
         ) from error
     except ModelError:
-        return {"PSNR": "codec not in codecs/, or damaged", "against others": ""}
+        return {"PSNR": "codec not in codecs/, or damaged", "PSNR to other images": ""}
     originals = np.stack(
         [
             read_square(read_image(workspace.segments, places[pixels]), codec.image_size)
@@ -67,7 +67,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
     right, wrong = psnr(originals, decoded), psnr(np.roll(originals, 1, axis=0), decoded)
     return {
         "PSNR": f"{np.mean(right):.2f} dB ({len(chosen)} images, lowest {min(right):.2f})",
-        "against others": f"{np.mean(wrong):.2f} dB" if len(chosen) > 1 else "",
+        "PSNR to other images": f"{np.mean(wrong):.2f} dB" if len(chosen) > 1 else "",
     }
 
 

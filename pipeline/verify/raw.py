@@ -73,8 +73,8 @@ def check_raw(folder: Folder) -> RawCheck:
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
     remedy = (
-        f"A ledger can't be rebuilt: restore it from a copy, or move {folder.path} away to fetch everything "
-        "again."
+        f"A ledger can't be rebuilt: restore it from a backup, or move {folder.path} away to fetch "
+        "everything again."
     )
     return Fault(folder=folder.name, file=LEDGER_NAME, found=found, remedy=remedy)
 
@@ -91,7 +91,7 @@ def _check_ledger(folder: Folder, facts: LedgerFacts) -> Iterator[Fault]:
     if folder.manifest is None:
         return
     if facts.content != folder.manifest.details.get("content"):
-        found = "has other content than its manifest describes: it was changed or replaced"
+        found = "does not match its manifest: it was changed or replaced"
         yield _ledger_fault(folder, found)
     for state in URL_STATES:
         expected = folder.manifest.counts.get(state, 0)
@@ -108,7 +108,7 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
     if segment.bytes is None:
         found = f"is missing: {lost}"
     elif segment.lost:
-        found = f"has other bytes than the ledger describes: {lost}"
+        found = f"has different bytes from those in the ledger: {lost}"
     else:
         found = f"has changed bytes between its images: {lost}"
     return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)

@@ -17,35 +17,15 @@ Undamaged files are never touched. If a repair is killed, the workspace can stil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.stage import Stage
+from pipeline.core.stage import Stage, load_function
+from pipeline.core.stages import stage_of
 from pipeline.verify.faults import Checked
-from pipeline.verify.repair_computed import (
-    drop_damaged,
-    repair_raw,
-    repair_shards,
-    sweep_raw,
-)
-from pipeline.verify.repair_trained import (
-    repair_codec,
-    repair_generated,
-    repair_run,
-    repair_tokenizer,
-)
+from pipeline.verify.repair_computed import drop_damaged, sweep_raw
 from pipeline.verify.work import FolderRepair, Repairs
-
-# For all other contracts, damaged files are deleted and the stage makes them again.
-_HANDLERS: Mapping[str, Callable[[FolderRepair], None]] = {
-    "raw": repair_raw,
-    "shards": repair_shards,
-    "tokenizer": repair_tokenizer,
-    "codec": repair_codec,
-    "run": repair_run,
-    "generated": repair_generated,
-}
 
 
 def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) -> Repairs:
@@ -64,7 +44,8 @@ def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) 
             sweep_raw(work)
         if each.faults:
             try:
-                _HANDLERS.get(each.folder.contract, drop_damaged)(work)
+                handler = stage_of(each.folder.contract).repair
+                (drop_damaged if handler is None else load_function(handler))(work)
             except PipelineError as error:
                 work.give_up(str(error))
     return repairs

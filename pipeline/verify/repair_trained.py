@@ -13,7 +13,7 @@ from pipeline.verify.work import FolderRepair
 
 _LOST = (
     "a trained file can't be restored without a copy. Training again with the same data, options and "
-    "machine yields the same file; otherwise everything made with it has to be made again"
+    "machine yields the same file; otherwise everything made with it has to be rebuilt"
 )
 _REBUILT = "rebuilt from the files; the options and inputs that it named are lost"
 # Files that describe a codec without being part of it.

@@ -22,7 +22,6 @@ from pipeline.core.suggestions import name_choices
 from pipeline.webdata.npy import Dtype
 
 INDEX_NAME = "index.json"
-FORMAT = {"format": "dalle-pipeline/shards", "version": CONTRACTS["shards"].version}
 IMAGE_MEMBER = "image"
 _LISTS: Mapping[Split, str] = {"train": "shardlist", "val": "shardlist_val"}
 _NOT_NEGATIVE, _POSITIVE = {"low": 0}, {"low": 1, "high": 2**31}
@@ -107,7 +106,7 @@ def index_bytes(index: ShardIndex) -> bytes:
     """The bytes of `index.json`."""
     body = asdict(index)
     shards = body.pop("shards")
-    head = {"wids_version": 1, **FORMAT}
+    head = {"wids_version": 1, **_format()}
     lists = {_LISTS[split]: list(shards[split]) for split in SPLITS}
     return json_bytes({**head, **body, **lists, "samples": index.samples})
 
@@ -127,11 +126,12 @@ def read_index(folder: Path) -> ShardIndex:
             f"{maker_of(folder, 'shards')} first."
         )
     raw: dict[str, Any] = parse_json_file(path, dict[str, Any], remedy=REPAIR)
-    found = {name: raw.get(name) for name in FORMAT}
-    if found != FORMAT:
+    expected = _format()
+    found = {name: raw.get(name) for name in expected}
+    if found != expected:
         raise ContractError(
             f"{path} has format {found['format']!r} version {found['version']!r}, expected "
-            f"{FORMAT['format']!r} version {FORMAT['version']}. {REPAIR}"
+            f"{expected['format']!r} version {expected['version']}. {REPAIR}"
         )
     lists = {split: raw[name] for split, name in _LISTS.items() if name in raw}
     index = parse_dataclass(ShardIndex, {**raw, "shards": lists}, source=str(path), remedy=REPAIR)
@@ -168,3 +168,8 @@ def _check(index: ShardIndex, path: Path) -> None:
     for fault, is_there in faults.items():
         if is_there:
             raise ContractError(f"{path}: {fault}. {REPAIR}")
+
+
+def _format() -> dict[str, object]:
+    """The fields that mark an index as ours."""
+    return {"format": "dalle-pipeline/shards", "version": CONTRACTS["shards"].version}

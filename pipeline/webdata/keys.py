@@ -1,8 +1,9 @@
-"""The keys of a finished shard, read from the headers of its tar."""
+"""The keys of samples: from image keys and back; those of a finished shard, from the headers of its tar."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,18 @@ from pipeline.core.tar import BLOCK
 from pipeline.webdata.index import INDEX_NAME, ShardEntry
 
 _NAME_BYTES = 100
+# Keys of images are in lower case, so no image has a key with such an end.
+_FURTHER_CAPTION = re.compile(r"-C[1-9][0-9]*\Z")
+
+
+def caption_key(image_key: str, index: int) -> str:
+    """The key of the sample that joins an image with its caption `index`: for the first, the image's own."""
+    return image_key if index == 0 else f"{image_key}-C{index}"
+
+
+def image_key(key: str) -> str:
+    """The key of a sample's image, as in `kept`."""
+    return _FURTHER_CAPTION.sub("", key)
 
 
 def key_of_header(header: bytes) -> str:

@@ -33,7 +33,7 @@ from pipeline.webdata.index import (
     codes_shape,
     read_index,
 )
-from pipeline.webdata.keys import key_of_header, read_table
+from pipeline.webdata.keys import image_key, key_of_header, read_table
 from pipeline.webdata.npy import npy_header
 from pipeline.webdata.order import choose_views, cut_batches, permute
 
@@ -59,6 +59,11 @@ class Sample:
     tokens: npt.NDArray[np.int32]
     codes: npt.NDArray[np.int32]
     image: bytes | None
+
+    @property
+    def image_key(self) -> str:
+        """The key of its image in `kept`, which the samples of its other captions share."""
+        return image_key(self.key)
 
 
 class ShardReader:

@@ -40,8 +40,13 @@ async def announce(
 ) -> None:
     """Log how many requests a real site will get, at which pace and from whom.
 
-    `url` is on the host that gets them, if that is not the one that the plans name.
+    `url` is on the host that gets them, if that is not the one that the plans name. Of several hosts it is
+    the one with most of the URLs.
     """
+    share = 1.0
+    if url is None and discovery.busiest is not None:
+        origin, number = discovery.busiest
+        url, share = f"{origin}/", number / discovery.num_urls
     url = url or _first_url(discovery)
     asked = f"http://{config.connect_to}/" if config.connect_to else url
     if url is None or asked is None or not is_public_name(_host_of(asked)):
@@ -51,11 +56,18 @@ async def announce(
     if host.closed is not None:
         return
     decided, stored, size = _known(ledger)
+    if share < 1.0:
+        logger.info(
+            "%s URLs on %s hosts are named; most of them are on %s.",
+            f"{discovery.num_urls:,}",
+            f"{discovery.num_hosts:,}",
+            _host_of(url),
+        )
     logger.info(
         describe(
             site=_host_of(url),
-            num_urls=discovery.num_urls,
-            num_decided=min(decided, discovery.num_urls),
+            num_urls=round(discovery.num_urls * share),
+            num_decided=round(min(decided, discovery.num_urls) * share),
             image_bytes=size / stored if stored >= _ENOUGH_IMAGES else _IMAGE_BYTES,
             interval_s=host.pace.interval_s,
             slots=hosts.max_slots,

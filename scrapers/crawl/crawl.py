@@ -286,12 +286,12 @@ class Crawl:
     def _take(self, host: Host) -> Job | None:
         """The next job, with its slot taken; None if none may start now (a timer tries again)."""
         while host.ready and not self._stopped:
-            if host.is_refused:
-                job = self._pop(host)
-                self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
-                continue
             if host.closed is not None:
-                self._drop(self._pop(host))
+                job = self._pop(host)
+                if host.is_refused:
+                    self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
+                else:
+                    self._drop(job)
                 continue
             if (
                 host.asking
@@ -299,7 +299,7 @@ class Crawl:
                 self._wake_later(host, _LOOK_AGAIN_S)
                 return None
             job = host.ready[0]
-            if (refusal := self.hosts.refusal(job.address, job.url)) is not None:
+            if (refusal := self.hosts.refusal(job.address, job.url, host=host)) is not None:
                 if (rule := host.open_question(job.address, refusal)) is not None:
                     host.asking = True
                     self._spawn(self._ask_about(host, rule, job.address))

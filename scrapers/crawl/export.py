@@ -37,7 +37,7 @@ _ROWS = 20_000
 URL_LIST: tuple[Column, ...] = (
     Column("section", "string", "Section of the page."),
     Column("caption", "string", "The caption in its first form."),
-    Column("rank", "int64", "Rank of the image by CLIP, 0 is the best; null if it has none."),
+    Column("rank", "int64", "Rank of the image by CLIP, 0 is best; null if it has none."),
     Column("url", "string", "The URL."),
 )
 
@@ -130,7 +130,7 @@ def list_urls(discovery: Discovery) -> Iterator[ListedUrl]:
     """Every URL by the first form of its caption, lazily."""
     for plan in discovery.plans:
         caption = storable(plan.forms[0].caption)
-        form = OpenForm(caption, address_of(plan.forms[0], plan.section))
+        form = OpenForm(caption, address_of(plan.forms[0], plan.key_prefix or plan.section))
         has_rank = form.address.suffix is not None
         for rank in plan.ranks if has_rank else plan.ranks[:1]:
             shown = rank if has_rank else plan.rank

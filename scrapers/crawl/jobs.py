@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from scrapers.crawl.expected_hash import differs_from_stored
 from scrapers.crawl.probe import next_asks
 from scrapers.fetch.request_url import with_credentials
 from scrapers.fetch.storable import storable
@@ -59,6 +60,8 @@ class OpenPlan:
     # Of an image whose URL contains no rank.
     rank: int | None = None
     extra: str | None = None
+    # What the source says of the bytes, such as `sha256:ab12…`.
+    expected_hash: str | None = None
 
     def jobs(self) -> list[Job]:
         """The jobs to start now; none if the caption is finished."""
@@ -132,6 +135,13 @@ class PlanOpener:
     repeated: int = 0
     in_use: dict[str, OpenForm] = field(default_factory=dict)
     new_captions: list[tuple[int, str]] = field(default_factory=list)
+    # A bit for each form of an earlier run, set when a plan names it.
+    _named: bytearray = field(init=False)
+    _first_new: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_new = self.ledger.next_form_id()
+        self._named = bytearray(self._first_new // 8 + 1)
 
     def open(self, plan: CaptionPlan) -> OpenPlan | None:
         """The plan with what is known of it; None if other plans cover it."""
@@ -142,12 +152,19 @@ class PlanOpener:
         # A URL without a rank is one image, whatever ranks the source names.
         ranks = plan.ranks if forms[0].address.suffix is not None else plan.ranks[:1]
         opened = OpenPlan(
-            storable(plan.section), plan.masked, ranks, forms, rank=plan.rank, extra=plan.extra
+            storable(plan.section),
+            plan.masked,
+            ranks,
+            forms,
+            rank=plan.rank,
+            extra=plan.extra,
+            expected_hash=plan.expected_hash,
         )
         failed = 0
         for number, form in enumerate(forms):
             if (known := self.ledger.form(form.address.key)) is not None:
                 form.id, caption = known
+                self._note_named(form.id)
                 if {caption} != form.captions:
                     wanted, form.captions = form.captions, {caption}
                     form.captions |= self.ledger.further_captions(form.id)
@@ -158,6 +175,15 @@ class PlanOpener:
         opened.decided = len(opened.seen)
         self.in_use.update((form.address.key, form) for form in forms)
         return opened
+
+    def count_unnamed(self) -> int:
+        """The forms of earlier runs that no plan of this run named."""
+        ((forms,),) = self.ledger.query("SELECT count(*) FROM forms WHERE id < ?", self._first_new)
+        return int(str(forms)) - int.from_bytes(self._named).bit_count()
+
+    def _note_named(self, form: int) -> None:
+        if form < self._first_new:
+            self._named[form // 8] |= 1 << form % 8
 
     def close(self, keys: Iterable[str]) -> None:
         """The rows of a plan are on disk."""
@@ -179,9 +205,7 @@ class PlanOpener:
     def _own_forms(self, plan: CaptionPlan) -> list[OpenForm]:
         forms: dict[str, OpenForm] = {}
         for form in plan.forms:
-            address = address_of(form, plan.section)
-            if plan.key is not None:
-                address = address._replace(key=plan.key)
+            address = address_of(form, plan.key_prefix or plan.section)
             captions = {storable(caption) for caption in (form.caption, *plan.captions)}
             if (used := self.in_use.get(address.key)) is not None:
                 self._add_captions(used, captions)
@@ -195,7 +219,8 @@ class PlanOpener:
         for row in rows:
             place = (number, row.rank)
             failed += row.state in FAILED_STATES
-            if self._asks_again(row):
+            is_other = row.state == "done" and differs_from_stored(opened.expected_hash, row.sha256)
+            if is_other or self._asks_again(row):
                 opened.again[place] = row
             else:
                 self._note_seen(opened, place, row)

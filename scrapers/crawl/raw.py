@@ -29,15 +29,8 @@ from scrapers.crawl.recorder import Tally, WallClock
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.segments import segment_name
-from scrapers.rawstore.summary import (
-    completeness,
-    content_digest,
-    counts_of,
-    flaws,
-    is_unfinished,
-    reasons,
-    section_table,
-)
+from scrapers.rawstore.summary import counts_of, describe_ledger, is_unfinished
+from scrapers.source import ReadsFiles, Source
 from scrapers.sources.differences import describe_differences
 
 _REFRESH = "refresh_since"
@@ -82,6 +75,7 @@ class RawStore:
 
     config: ScrapeConfig
     workspace: Workspace
+    source: Source | None = None
 
     def find_finished(self, page: bytes | None) -> StageReport | None:
         """The report of a run with nothing to do, from the manifest; None if there may be work."""
@@ -122,7 +116,6 @@ class RawStore:
         """Close the segments, write the manifest if it differs, and report."""
         files = self._files(store)
         counts = counts_of(store.ledger, work.left)
-        table = section_table(store.ledger)
         manifest = make_manifest(
             "raw",
             config=resolved(self.config),
@@ -130,11 +123,7 @@ class RawStore:
             counts=counts,
             files=files,
             details={
-                "content": content_digest(store.ledger),
-                "sections": table,
-                "completeness": completeness(table),
-                "reasons": reasons(store.ledger),
-                **({"flaws": found} if (found := flaws(store.ledger)) else {}),
+                **describe_ledger(store.ledger),
                 **describe_differences(differences),
             },
         )
@@ -171,6 +160,9 @@ class RawStore:
         inputs = {} if page is None else {"page": sha256_bytes(page)}
         for name, path in self.config.input_files().items():
             inputs[self.config.INPUT_NAMES.get(name, name)] = _file_hash(path, name)
+        source: object = self.source
+        if isinstance(source, ReadsFiles):
+            inputs.update(source.input_digests())
         return inputs
 
     def _report(self, outcome: Outcome, manifest: Manifest, **details: Any) -> StageReport:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.contracts import UrlState
+from scrapers.crawl.expected_hash import differs, differs_from_stored, mismatch
 from scrapers.crawl.jobs import Job
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.request_url import encodable_url
@@ -99,6 +100,7 @@ class Recorder:
             digest = hashlib.sha256(response.body).digest()
             refusal = self._heed(response.body, digest, verdict.format)
             verdict = verdict if refusal is None else opt_out(refusal)
+        verdict = self._compare_hash(job, verdict, response, digest)
         if verdict.state == "done" and response is not None:
             self._note_presence(job)
             if digest is None:
@@ -113,6 +115,19 @@ class Recorder:
         else:
             self._count_failure(verdict.state, verdict.reason)
             self._write_row(job, verdict, response, _kept_texts(job, response, stored=False))
+
+    def _compare_hash(
+        self, job: Job, verdict: Verdict, response: Response | None, digest: bytes | None
+    ) -> Verdict:
+        """The verdict, or that of a mismatch if the source says that the image has another hash."""
+        expected = job.plan.expected_hash
+        if expected is None or verdict.state != "done" or response is None:
+            return verdict
+        if digest is not None:
+            is_other = differs(expected, response.body, digest)
+        else:
+            is_other = differs_from_stored(expected, job.known.sha256 if job.known else None)
+        return mismatch(expected) if is_other else verdict
 
     def _known_flaw(self, job: Job) -> str | None:
         """The reason recorded with the stored bytes, which are unchanged."""
@@ -135,7 +150,10 @@ class Recorder:
             self._tally.absent += 1
             self._touch(job, verdict._replace(state=job.known.state), response, job.known.reason)
             return
-        if verdict.state in ("missing", "opted_out"):
+        is_other = verdict.state == "hash_mismatch" and differs_from_stored(
+            job.plan.expected_hash, job.known.sha256
+        )
+        if is_other or verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
             self._tally.gone += gone and job.known.state != "missing"
             self._touch(job, verdict, response, "gone" if gone else verdict.reason)

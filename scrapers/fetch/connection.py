@@ -302,7 +302,8 @@ class Connection(asyncio.BufferedProtocol):
         """Forget everything of a response."""
         self._head = self._body = self._chunks = None
         self._part = b""
-        self._gathered = bytearray()
+        if self._gathered:
+            self._gathered = bytearray()
         if self._paused_at is not None:
             self._paused_at = None
             if self._transport is not None and not self._transport.is_closing():

@@ -133,13 +133,13 @@ class Hosts:
             raise FetchError(refusal.reason, str(refusal), refusal=refusal)
         raise FetchError(_UNREACHABLE, self.of(url).why)
 
-    def refusal(self, url: str, *others: str) -> Refusal | None:
-        """What forbids a URL whose host is loaded; `others` are its other names, for the list."""
+    def refusal(self, url: str, *others: str, host: Host | None = None) -> Refusal | None:
+        """What forbids a URL whose `host` is loaded; `others` are its other names, for the list."""
         if self.listed:
             for name in (url, *others):
                 if (found := self._listed_refusal(name)) is not None:
                     return found
-        return self.of(url).refusal(url)
+        return (host or self.of(url)).refusal(url)
 
     def why_not(self, url: str) -> str:
         """Why a forbidden URL, whose host is loaded, is not requested: the start of a sentence."""
@@ -148,7 +148,7 @@ class Hosts:
             return host.why
         if refusal.signal == "robots.txt":
             return f"{host.origin}/robots.txt does not allow {url}"
-        return f"{url} is not to be used ({refusal})"
+        return f"{url} is opted out ({refusal})"
 
     def _listed_refusal(self, url: str) -> Refusal | None:
         """What the user's list says about a URL, as it is spelled and as it is requested."""
@@ -182,7 +182,7 @@ class Hosts:
             return
         host.robots, host.closed, host.why = CLOSED, found.reason, found.why
         host.renew_at = math.inf if host.is_refused else self.monotonic() + _CLOSED_S
-        logger.warning("%s. Nothing is requested from this host now.", host.why)
+        logger.warning("%s. Nothing is requested from this host for now.", host.why)
 
     async def _reservations(self, host: Host, robots: Robots) -> Reservations:
         if not robots.allows(TDMREP_PATH):
@@ -274,7 +274,7 @@ class Hosts:
         asked = f", and asks us to wait until {time_of_day(left_s)}" if left_s > 0 else ""
         host.why = f"{host.origin} doesn't respond ({why}{asked})"
         logger.warning(
-            "%s: longer than --max-outage-s %g. The rest of it is left for another run.",
+            "%s: longer than --max-outage-s %g. Its other URLs are left for another run.",
             host.why,
             self.max_outage_s,
         )
@@ -291,7 +291,7 @@ class Hosts:
         logger.warning(
             "%s %s: no requests until %s (%s).",
             host.origin,
-            "has had too many requests"
+            "got too many requests"
             if host.pace.rests_until >= until
             else "asks us to wait"
             if asked

@@ -48,7 +48,8 @@ def open_client(config: ScrapeConfig, source: Source | None = None) -> Client:
 
 def own_hosts(config: ScrapeConfig, source: Source) -> frozenset[str]:
     """The hosts that the user named, which may be at any address."""
-    return frozenset(parse_address(url).host for url in own_urls(config, source))
+    hosts = frozenset(parse_address(url).host for url in own_urls(config, source))
+    return hosts | config.named_hosts()
 
 
 async def is_guarded(config: ScrapeConfig, source: Source, client: Client) -> bool:

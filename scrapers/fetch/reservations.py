@@ -41,7 +41,7 @@ async def ask_reservations(
             if response.status < 500 and response.status != 429:
                 return _read(response, url)
             trouble = f"status {response.status}"
-    holds = "its earlier rules still apply" if known.rules else "the host counts as one without it"
+    holds = "its earlier rules still apply" if known.rules else "the host is treated as having none"
     logger.warning("%s can't be fetched (%s): %s.", url, trouble, holds)
     return known
 
@@ -54,7 +54,7 @@ def _read(response: Response, url: str) -> Reservations:
     except ValueError as error:
         # Many hosts response any request with their front page.
         if b"tdm-reservation" in response.body:
-            logger.warning("%s can't be read: %s. The host counts as one without it.", url, error)
+            logger.warning("%s can't be read: %s. The host is treated as having none.", url, error)
         return NO_RESERVATIONS
 
 

@@ -89,6 +89,7 @@ _EVIDENCE: Mapping[UrlState, Evidence] = {
     "done": "exists",
     "opted_out": "exists",
     "truncated": "exists",
+    "hash_mismatch": "exists",
     "missing": "absent",
 }
 

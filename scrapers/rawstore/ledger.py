@@ -144,11 +144,15 @@ class Ledger:
                 f"{LEDGER_VERSION}. Use the pipeline that wrote it, or a new --workspace."
             )
 
+    def is_of_this_version(self) -> bool:
+        """Whether it has all tables and columns of this version; earlier ones are read as they are."""
+        return self.meta("version") == str(LEDGER_VERSION)
+
     def _translate(self, error: sqlite3.Error) -> StorageError | ContractError:
         if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
             return StorageError(
                 f"The disk is full: no room to write {self.path}. What was fetched before is safe; "
-                "free some space and give the same command again."
+                "free some space and run the same command again."
             )
         if isinstance(error, sqlite3.DatabaseError) and "not a database" in str(error):
             return ContractError(
@@ -156,7 +160,7 @@ class Ledger:
             )
         if is_busy(error):
             return StorageError(
-                f"Another program holds the lock on {self.path}: close it, and give the same command again."
+                f"Another program holds the lock on {self.path}: close it, and run the same command again."
             )
         if not isinstance(error, sqlite3.OperationalError) or "no such" in str(error):
             return damaged(f"{self.path} is damaged ({error}).")

@@ -232,7 +232,7 @@ def _read(path: Path, image: HeldImage) -> bytes:
     with path.open("rb", buffering=0) as file:
         data = os.pread(file.fileno(), image.size, image.offset)
     if sha256_bytes(data) != image.sha256.hex():
-        raise StorageError(f"{path} changes while it is read: run the command again.")
+        raise StorageError(f"{path} changed while it was read: run the command again.")
     return data
 
 

@@ -243,7 +243,7 @@ def refuse_unknown(folder: Path, begun: int) -> None:
     if unknown:
         raise StorageError(
             f"{folder} contains {len(unknown)} segments that the ledger doesn't know, "
-            f"{segment_name(unknown[0])} the first: restore {folder.parent / 'ledger.sqlite'}, or "
+            f"such as {segment_name(unknown[0])}: restore {folder.parent / 'ledger.sqlite'}, or "
             f"move {folder} away to fetch everything again."
         )
 

@@ -69,6 +69,18 @@ def content_digest(ledger: Queried) -> str:
     return digest.hexdigest()
 
 
+def describe_ledger(ledger: Ledger) -> dict[str, Any]:
+    """The `details` of a raw store's manifest."""
+    table = section_table(ledger)
+    return {
+        "content": content_digest(ledger),
+        "sections": table,
+        "completeness": completeness(table),
+        "reasons": reasons(ledger),
+        **({"flaws": found} if (found := flaws(ledger)) else {}),
+    }
+
+
 def section_table(ledger: Ledger) -> dict[str, dict[str, int]]:
     """Per section: URLs by state (those that occur), `bytes`, and captions by completeness.
 

@@ -27,7 +27,7 @@ _MAX_MEMBERS = 16
 _KINDS = (
     (b"%PDF", "a PDF"),
     (b"PK\x03\x04", "a zip archive (.zip, .maff, .docx, .epub)"),
-    (b"bplist00", "a web archive of Safari"),
+    (b"bplist00", "a Safari web archive"),
     (b"WARC/", "a WARC archive"),
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -38,7 +38,7 @@ _KINDS = (
     (b"\xfd7zXZ", "compressed with xz"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (b"{\\rtf", "an RTF document"),
-    (b"\xd0\xcf\x11\xe0", "a document of an old Office"),
+    (b"\xd0\xcf\x11\xe0", "an old Office document"),
 )
 
 

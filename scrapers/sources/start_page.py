@@ -133,8 +133,8 @@ def refuse_reserved_page(meta: Meta, url: str, agent: str) -> None:
     refusal = page_refusal(meta, agent=agent, url=url)
     if refusal is not None:
         raise PageRefusedError(
-            f"The page {url} refuses the use of its captions and images: {refusal.text}. Nothing of it "
-            "was kept; --ignore-opt-out would use it, --no-page uses the built-in catalogue alone."
+            f"The page {url} opts out of any use of its captions and images: {refusal.text}. None of it was "
+            "kept. --ignore-opt-out would use it anyway; --no-page uses only the built-in catalogue."
         )
 
 

@@ -216,21 +216,21 @@ class Archive:
         self.num_captures = sum(held.values())
         self.doubts = {prefix: d for prefix, d in index.doubts.items() if prefix in held}
         for prefix, doubt in self.doubts.items():
-            logger.warning("%s may have more of %s: %s.", self.base, prefix, doubt)
+            logger.warning("%s may have more captures of %s: %s.", self.base, prefix, doubt)
         empty = [prefix for prefix in prefixes if not held[prefix]]
         if empty:
             self._tell_empty(empty, nothing=not self.num_captures)
         if not self.num_captures:
             index.forget_all()
             return None
-        logger.info("%s has %d captures of what is wanted.", self.base, self.num_captures)
+        logger.info("%s has %d captures of the requested images.", self.base, self.num_captures)
         replay = self.replay(await self.find(prefixes[0]))
         return ArchiveFetcher(hosts=self.hosts, replay=replay, attempts=self.config.attempts)
 
     def _tell_empty(self, prefixes: list[str], *, nothing: bool) -> None:
         named = ", ".join(prefixes[:3]) + (f" and {len(prefixes) - 3} more" if prefixes[3:] else "")
         logger.warning(
-            "The index of %s has no image of what is wanted (%s).%s",
+            "The index of %s has none of the requested images (%s).%s",
             self.base,
             named,
             " Nothing was requested. Is --archive-url the URL of the collection? Try another archive, or "
@@ -303,8 +303,8 @@ class Archive:
         refusal = refusal_of_archive(response.signals)
         if refusal is not None and not self.hosts.ignore_opt_out:
             raise PageRefusedError(
-                f"The archive {self.base} refuses to be used ({refusal}). Use another one "
-                "(--archive-url); --ignore-opt-out would query it all the same, and is recorded."
+                f"The archive {self.base} opts out of being used ({refusal}). Use another one "
+                "(--archive-url). --ignore-opt-out would query it anyway, and is recorded."
             )
 
 

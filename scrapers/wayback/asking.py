@@ -87,8 +87,8 @@ class Asker:
         if not await self.hosts.allows(url):
             why = self.hosts.why_not(url).replace(url, _short(url))
             raise SourceError(
-                f"{why}. Try again later, or use another archive (--archive-url); --ignore-opt-out would "
-                "query it all the same, and is recorded."
+                f"{why}. Try again later, or use another archive (--archive-url). --ignore-opt-out would "
+                "query it anyway, and is recorded."
             )
         attempts = self.attempts if attempts is None else attempts
         trouble = Trouble("it was not queried")
@@ -162,8 +162,8 @@ class Asker:
     def _trouble_of(self, response: Response, url: str) -> Trouble | None:
         if archive_says(response) == "excluded":
             raise ExcludedError(
-                f"The administrator of the archive {self.base} has excluded {_short(url)}: it has nothing "
-                "for us. Use another archive (--archive-url), a saved page (--page FILE) or the site itself."
+                f"The administrator of the archive {self.base} has excluded {_short(url)}. "
+                "Use another archive (--archive-url), a saved page (--page FILE) or the site itself."
             )
         if response.status == 200:
             return None

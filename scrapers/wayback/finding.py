@@ -46,6 +46,6 @@ async def look_for_index(base: str, url: str, ask: AskPlace) -> Endpoints:
         return empty
     raise SourceError(
         f"No index was found at {base}: {'; '.join(troubles)}. Give as --archive-url the part "
-        "before /web/ or before the time in the URLs of its captures, such as https://web.archive.org or "
-        "https://wayback.archive-it.org/1068."
+        "before /web/ or before the timestamp in the URLs of its captures, such as https://web.archive.org "
+        "or https://wayback.archive-it.org/1068."
     )

@@ -134,6 +134,7 @@ class ArchiveOpener(PlanOpener):
             opened.forms,
             rank=opened.rank,
             extra=opened.extra,
+            expected_hash=opened.expected_hash,
             seen=opened.seen,
             again=opened.again,
             form=best,

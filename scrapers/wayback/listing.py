@@ -122,7 +122,7 @@ class Listing:
 
 
 _CUT = "the index ends its list early"
-_UNCHECKED = "the index doesn't tell whether its list is complete"
+_UNCHECKED = "the index doesn't say whether its list is complete"
 
 
 def _go_on(cursor: Cursor, spans: tuple[Span, ...], *, halved: int = 0) -> Cursor | None:

@@ -218,7 +218,7 @@ def _parse_lines(body: bytes) -> IndexPage:
             continue
         fields: Any = _json(line)
         if not isinstance(fields, dict):
-            raise ValueError("JSON, but no captures, one a line")
+            raise ValueError("JSON, but not one capture per line")
         named = {_PYWB_NAMES.get(name) or name: str(value) for name, value in fields.items()}
         rows.append(_index_row({"statuscode": "-", **named}))
     return IndexPage(rows, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -122,7 +122,7 @@ class Replay:
 
     def read(self, response: Response) -> Response:
         """The response with the URL of the served capture and only the signals of its site."""
-        signals = self._signals(response, lambda name: self._site_values(response, name))
+        signals = self._signals(response, own=False)
         return response._replace(final_url=self._served(response), signals=signals)
 
     def judge(
@@ -148,29 +148,23 @@ class Replay:
 
     def own_refusal(self, response: Response) -> Refusal | None:
         """What the archive itself refuses in a header; not counting directives for search engines."""
-        return refusal_of_archive(
-            self._signals(response, lambda name: self._own_values(response, name))
-        )
+        return refusal_of_archive(self._signals(response, own=True))
 
     # --- Headers ----------------------------------------------------------------------------------
 
-    def _signals(self, response: Response, values: Callable[[str], Sequence[str]]) -> HeaderSignals:
+    def _signals(self, response: Response, *, own: bool) -> HeaderSignals:
+        """What the archive's own headers say, or those of the recorded site."""
+
+        def values(name: str) -> Sequence[str]:
+            found = response.headers.getall(name)
+            return [value for value in found if self._is_own(response, name, value) is own]
+
         return read_headers(values, agent=self.agent, url=response.final_url)
-
-    def _site_values(self, response: Response, name: str) -> Sequence[str]:
-        found = response.headers.getall(name)
-        if name.startswith(ARCHIVED):
-            return found
-        return [value for value in found if not self._is_own(response, name, value)]
-
-    def _own_values(self, response: Response, name: str) -> Sequence[str]:
-        if name.startswith(ARCHIVED):
-            return ()
-        found = response.headers.getall(name)
-        return [value for value in found if self._is_own(response, name, value)]
 
     def _is_own(self, response: Response, name: str, value: str) -> bool:
         """Whether a field is the archive's: all are, unless it passes recorded ones on unchanged."""
+        if name.startswith(ARCHIVED):
+            return False
         if name == _TAG and value in self.tags:
             return True
         return not is_recorded(response) or (

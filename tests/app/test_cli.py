@@ -18,7 +18,7 @@ import pipeline.app.cli
 from pipeline.app.cli import app
 from pipeline.app.option_files import find_preset
 from pipeline.app.stages import STAGES
-from pipeline.core.config import StageConfig
+from pipeline.core.config import StageConfig, option_values
 from pipeline.core.contracts import StageReport
 from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
@@ -48,7 +48,7 @@ def invoke(*args: str, env: Mapping[str, str] | None = None) -> Any:
 
 
 def pick(configs: list[StageConfig], name: str) -> Any:
-    return getattr(configs[-1], name)
+    return option_values(configs[-1])[name]
 
 
 def test_flag_wins_over_environment_over_file_over_default(
@@ -388,7 +388,7 @@ def test_help_lists_the_commands_in_groups(words: tuple[str, ...]) -> None:
     result = invoke(*words)
     assert result.exit_code == 0
     assert result.output == invoke("--help").output
-    headings = ("Stages, in the order of the pipeline", "Look and check", "Try it")
+    headings = ("Stages, in the order of the pipeline", "Inspect and check", "Try it")
     assert [heading in result.output for heading in headings] == [True] * 3
 
 

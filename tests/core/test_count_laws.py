@@ -13,7 +13,7 @@ from pipeline.verify.folders import check_folder
 
 # As docs/workspace.md has them.
 LAWS = {
-    "raw": "urls = pending + done + missing + failed + opted_out + not_an_image + truncated",
+    "raw": "urls = pending + done + missing + failed + opted_out + not_an_image + truncated + hash_mismatch",
     "dedupe": "rows = kept + rejected + failed",
     "codes": "images = encoded + failed",
     "shards": "images = written + rejected + failed",

@@ -53,7 +53,7 @@ def test_other_bytes_are_damage_and_the_advice_is_to_repair(
     segments: Path, wrong: dict[str, object]
 ) -> None:
     with pytest.raises(
-        DamageError, match=r"raw/segments/00000\.tar does not hold .*verify --repair"
+        DamageError, match=r"raw/segments/00000\.tar does not match .*verify --repair"
     ):
         read_image(segments, place(**wrong))
 
@@ -91,7 +91,7 @@ def test_a_changed_table_of_kept_images_is_damage(make_workspace: MakeWorkspace)
     data = bytearray(table.read_bytes())
     data[len(data) // 2] ^= 1
     table.write_bytes(data)
-    with pytest.raises(DamageError, match=r"kept/00000\.parquet has another sha256"):
+    with pytest.raises(DamageError, match=r"kept/00000\.parquet does not match the sha256"):
         read_kept(workspace)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
-from collections.abc import Iterator
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 import pytest
 
 from pipeline.app.stages import STAGES
+from pipeline.core.config import declared_options
 from pipeline.core.errors import ConfigError
 from pipeline.core.option_values import from_plain
 
@@ -33,21 +32,17 @@ FIXED = {
 }
 
 
-def fields() -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every option that has a limit, with its type."""
-    for stage, entry in STAGES.items():
-        hints = get_type_hints(entry.config)
-        for field in dataclasses.fields(entry.config):
-            if {"low", "high"} & set(field.metadata):
-                yield stage, field, hints[field.name]
-
-
-LIMITED = {(stage, field.name): (field, hint) for stage, field, hint in fields()}
+LIMITED = {
+    (stage, name): option
+    for stage, entry in STAGES.items()
+    for name, option in declared_options(entry.config).items()
+    if {"low", "high"} & set(option.metadata)
+}
 LIMITS = [
-    (place, side, field.metadata[side])
-    for place, (field, _) in LIMITED.items()
+    (place, side, option.metadata[side])
+    for place, option in LIMITED.items()
     for side in ("low", "high")
-    if field.metadata.get(side) is not None
+    if option.metadata.get(side) is not None
 ]
 
 
@@ -57,15 +52,14 @@ def number_type(hint: Any) -> type:
 
 
 def take(place: tuple[str, str], value: float) -> Any:
-    field, hint = LIMITED[place]
-    return from_plain(field, hint, value, name=place[1])
+    return from_plain(LIMITED[place], value, name=place[1])
 
 
 @pytest.mark.parametrize(("place", "side", "limit"), LIMITS)
 def test_the_limit_is_taken_and_one_step_beyond_it_is_refused(
     place: tuple[str, str], side: str, limit: float
 ) -> None:
-    kind = number_type(LIMITED[place][1])
+    kind = number_type(LIMITED[place].hint)
     step = 1 if kind is int else max(1e-6, abs(limit) * 1e-6)
     inside, beyond = (limit + step, limit - step) if side == "low" else (limit - step, limit + step)
     assert take(place, kind(limit)) == limit
@@ -78,5 +72,5 @@ def test_the_limit_is_taken_and_one_step_beyond_it_is_refused(
 
 @pytest.mark.parametrize("place", FIXED)
 def test_limits_that_others_fix_are_these(place: tuple[str, str]) -> None:
-    metadata = LIMITED[place][0].metadata
+    metadata = LIMITED[place].metadata
     assert (metadata.get("low"), metadata.get("high")) == FIXED[place]

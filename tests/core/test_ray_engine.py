@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.core.engine import Engine, PartResult, map_parts
-from pipeline.core.errors import ConfigError, ContractError, DependencyError
+from pipeline.core.engine import Engine, PartResult, map_parts, open_pool
+from pipeline.core.errors import ConfigError, ContractError, DependencyError, PipelineError
 from pipeline.dedupe.config import DedupeConfig
 
 RAY = Engine(name="ray")
@@ -146,3 +146,15 @@ def test_a_part_that_hangs_is_ended(cluster: Any) -> None:
 def test_an_error_of_the_function_is_raised_as_it_is(cluster: Any) -> None:
     with pytest.raises(ContractError, match="It is two"):
         values(map_parts(refuse, range(5), engine=RAY))
+
+
+@pytest.mark.slow
+def test_calls_on_a_pool_have_futures(cluster: Any, tmp_path: Path) -> None:
+    with open_pool(RAY, None) as pool:
+        good, bad = pool.submit(square, 7), pool.submit(refuse, 2)
+        mortal = pool.submit(die_at_first, Tries(tmp_path, 3, 9))
+        assert good.result() == 49
+        with pytest.raises(ContractError, match="It is two"):
+            bad.result()
+        with pytest.raises(PipelineError, match="A task on Ray failed"):
+            mortal.result()

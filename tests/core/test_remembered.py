@@ -294,7 +294,8 @@ def test_run_uses_what_the_stages_were_given(root: Path, seen: list[Any]) -> Non
     by_type = {type(config).__name__: config for config in seen}
     assert by_type["DalleBlogConfig"].limit == 2
     assert (by_type["ShardConfig"].name, by_type["ShardConfig"].tokenizer) == ("clip", "clip")
-    assert (by_type["TrainConfig"].dim, by_type["TrainConfig"].steps) == (16, 4)
+    train = by_type["TrainConfig"]
+    assert (train.model.dim, train.schedule.steps) == (16, 4)
     assert by_type["GenerateConfig"].prompts == ("a red cube",)
     assert by_type["GenerateConfig"].num_images == 3
 
@@ -308,4 +309,5 @@ def test_generate_alone_uses_only_given_prompts(root: Path, seen: list[Any]) -> 
 def test_epochs_replace_the_steps_of_before(root: Path, seen: list[Any]) -> None:
     invoke(root, "train", "--steps", "100")
     invoke(root, "train", "--epochs", "3")
-    assert (seen[-1].steps, seen[-1].epochs) == (None, 3)
+    schedule = seen[-1].schedule
+    assert (schedule.steps, schedule.epochs) == (None, 3)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.dedupe.captions import clean_caption, normalize_caption, read_caption
+from pipeline.core.captions import clean_caption, normalize_caption, read_caption
 from pipeline.dedupe.clusters import find_clusters
 from pipeline.dedupe.column_file import write_column
 from pipeline.dedupe.splits import split_captions

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.core.captions import read_caption
 from pipeline.core.workspace import Workspace
-from pipeline.dedupe.captions import read_caption
 from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 HALF = 1 << 63

@@ -50,7 +50,7 @@ def test_a_file_that_can_not_be_read_is_named(name: str, tmp_path: Path) -> None
         ({"best": 2}, "belong together"),
         ({"of": 2}, "belong together"),
         ({"best": 3, "of": 2, "clip": "c"}, "would keep more images than it draws"),
-        ({"best": 1, "of": 2}, "--best needs a CLIP to rank the images"),
+        ({"best": 1, "of": 2}, "--best needs a CLIP model to rank the images"),
         ({"best": 1, "of": 2, "clip": "c", "num_images": 3}, "Leave out --num-images"),
         ({"prime_rows": 3}, "Add --prime FILE"),
     ],

@@ -115,7 +115,7 @@ def test_weights_that_are_truncated_or_of_another_model_are_refused(
     from safetensors.torch import save_file
 
     save_file({"another": torch.zeros(1)}, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"are not a CLIP's: .* missing"):
+    with pytest.raises(ModelError, match=r"are not those of a CLIP model: .* missing"):
         load_clip(find_clip(str(copy)), torch.device("cpu"))
 
 

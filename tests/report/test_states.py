@@ -13,7 +13,7 @@ from pipeline.core.storage import input_digest, make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import state_rows
-from pipeline.report.run import is_current, run
+from pipeline.report.run import run, why_run
 
 
 def folder(**changes: Any) -> Folder:
@@ -93,9 +93,9 @@ def test_the_page_of_a_workspace_that_changed_is_made_again_and_says_what_is_sta
     config = ReportConfig(workspace=workspace.root)
     page = workspace.root / "report.html"
     run(config)
-    assert (is_current(config), "stale" in page.read_text()) == (True, False)
+    assert (why_run(config, None), "stale" in page.read_text()) == (None, False)
     declare(workspace.raw, "raw", content="d")
-    assert not is_current(config)
+    assert why_run(config, None) == "report.html is outdated"
     run(config)
     assert "stale: raw changed" in page.read_text()
     assert run(config).outcome == "unchanged"

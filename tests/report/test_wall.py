@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
-from pipeline.report.run import is_current, run
+from pipeline.report.run import run, why_run
 from tests.dedupe.conftest import RawStore, dedupe, photo_png
 
 RANKS = 4
@@ -99,6 +99,6 @@ def test_a_log_that_grew_makes_the_page_anew(tmp_path: Path) -> None:
     log.write_text('{"step": 1, "loss": 2.5}\n')
     config = ReportConfig(workspace=workspace.root)
     run(config)
-    assert is_current(config)
+    assert why_run(config, None) is None
     log.write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 1.5}\n')
-    assert not is_current(config)
+    assert why_run(config, None) == "report.html is outdated"

@@ -137,6 +137,13 @@ def test_dedupe_lists_all_captions_in_one_split_with_their_images(links: LinksCo
     }  # fmt: skip
     for one, other in (("a cat", "eine Katze"), ("a dog", "ein Hund")):
         assert found[one]["split"] == found[other]["split"]
+    rows_kept = pq.read_table(links.workspace / "dedupe" / "kept").to_pylist()
+    assert {row["url"].rpartition("/")[2]: (row["captions"], row["rank"]) for row in rows_kept} == {
+        "1.png": (["a cat", "eine Katze"], None),
+        "2.png": (["a dog", "ein Hund"], None),
+    }
+    in_ledger = {name: row[3] for name, row in rows(links.workspace).items()}
+    assert {row["url"].rpartition("/")[2]: row["extra"] for row in rows_kept} == in_ledger
 
 
 def test_captions_of_one_image_never_go_to_two_splits(server: Server, links: LinksConfig) -> None:

@@ -315,12 +315,12 @@ def test_a_page_that_refuses_its_use_is_not_used(
         return answer(b"<html></html>") if ask.path == "/page" else answer(png(ask.path))
 
     server.behaviour = behave
-    with pytest.raises(SourceError, match=r"refuses the use of its captions and images"):
+    with pytest.raises(SourceError, match=r"opts out of any use of its captions and images"):
         scrape(quick, source=source)
     assert set(server.image_hits) == {"/page"}
     assert not (quick.workspace / "raw" / "page.html").exists()
     assert not (quick.workspace / "raw" / "ledger.sqlite").exists()
-    with pytest.raises(SourceError, match="refuses the use of"):
+    with pytest.raises(SourceError, match="opts out of any use of"):
         scrape(replace(quick, plan=True), source=source)
     assert scrape(replace(quick, ignore_opt_out=True), source=source).counts["done"] == 4
 

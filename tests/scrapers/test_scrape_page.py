@@ -206,7 +206,9 @@ def test_a_saved_page_that_refuses_its_use_is_not_used(
         saved = replace(at(config, replica), page=file, workspace=tmp_path / "other")
         asked = sum(replica.requests.values())
         for again in (saved, replace(saved, list_urls=True), replace(saved, plan=True)):
-            with pytest.raises(SourceError, match=r"saved\.html refuses the use of its captions"):
+            with pytest.raises(
+                SourceError, match=r"saved\.html opts out of any use of its captions"
+            ):
                 scrape(again)
         assert sum(replica.requests.values()) == asked
         assert scrape(replace(saved, ignore_opt_out=True)).counts["done"] > 0

@@ -54,6 +54,6 @@ def test_one_sample_at_the_limit_is_no_warning_and_one_byte_less_is(
     sizes = [size for _, size in shards(world, max_samples=1)]
     caplog.clear()
     shards(world, max_bytes=max(sizes))
-    assert "its one sample is larger" not in caplog.text
+    assert "its only sample is larger" not in caplog.text
     shards(world, max_bytes=max(sizes) - 1)
-    assert "its one sample is larger" in caplog.text
+    assert "its only sample is larger" in caplog.text

@@ -108,7 +108,7 @@ def test_long_captions_are_cut_off_and_counted(world: Any) -> None:
 def test_long_captions_can_stop_the_stage(world: Any) -> None:
     world.rows[5]["caption"] = "long " * 200
     world.save()
-    with pytest.raises(ConfigError, match="1 images have captions of more than 24"):
+    with pytest.raises(ConfigError, match="1 samples have captions of more than 24"):
         run(configure(world, long_captions="fail"))
 
 
@@ -251,7 +251,7 @@ def test_unknown_forms_of_images_are_refused(world: Any, images: str) -> None:
 def test_a_changed_segment_is_named(world: Any) -> None:
     segment = world.workspace.segments / "00000.tar"
     segment.write_bytes(segment.read_bytes()[::-1])
-    with pytest.raises(ContractError, match=r"raw/segments/00000\.tar does not hold at byte"):
+    with pytest.raises(ContractError, match=r"raw/segments/00000\.tar does not match the tables"):
         run(configure(world, images="original"))
 
 
@@ -276,7 +276,7 @@ def test_codes_of_another_grid_are_refused(world: Any) -> None:
 def test_a_duplicate_key_is_named(world: Any) -> None:
     world.rows[3]["key"] = world.rows[4]["key"]
     world.save()
-    with pytest.raises(ContractError, match="Two images of dedupe/kept have the key 'key_00004'"):
+    with pytest.raises(ContractError, match="Two samples have the key 'key_00004'"):
         run(configure(world))
 
 
@@ -508,7 +508,7 @@ def test_a_sample_larger_than_a_shard_causes_a_warning(
 ) -> None:
     report = run(configure(world, max_bytes=2048))
     assert report.counts["shards"] == 60
-    assert "more than the 2048 of --max-bytes: its one sample is larger" in caplog.text
+    assert "more than the 2048 of --max-bytes: its only sample is larger" in caplog.text
 
 
 def test_other_files_among_the_shards_stay(world: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.core.config import build_config, option_values
 from pipeline.core.contracts import SHARD_MEMBERS, Split
 from pipeline.core.storage import (
     file_entry,
@@ -129,6 +130,16 @@ def workspace(tmp_path: Path) -> Workspace:
 MakeConfig = Callable[..., TrainConfig]
 
 
+def train_config(**options: Any) -> TrainConfig:
+    """A config of `pipeline train` with these options."""
+    return build_config(TrainConfig, options)
+
+
+def changed(config: TrainConfig, **options: Any) -> TrainConfig:
+    """The config with these options changed."""
+    return train_config(**{**option_values(config), **options})
+
+
 @pytest.fixture
 def make_config(workspace: Workspace) -> MakeConfig:
     """A config of a run of a second; keyword arguments replace its options."""
@@ -154,6 +165,6 @@ def make_config(workspace: Workspace) -> MakeConfig:
             "device": "cpu",
             "tensorboard": False,
         }
-        return TrainConfig(**{**small, **options})
+        return train_config(**{**small, **options})
 
     return make

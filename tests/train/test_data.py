@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import Position, check_ids, check_samples, stream_steps
-from pipeline.train.hyperparameters import check_fit, new_model
+from pipeline.train.model import check_fit, new_model
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 
@@ -55,7 +55,7 @@ def test_ranks_share_a_batch_of_one_process(reader: ShardReader, make_config: Ma
 def test_an_id_that_the_model_lacks_is_named_with_its_sample(
     reader: ShardReader, make_config: MakeConfig
 ) -> None:
-    model = new_model(reader.index, make_config())
+    model = new_model(reader.index, make_config().model)
     batch = reader.gather([3, 4])
     check_ids(reader, batch, model)
     small = dataclasses.replace(model, num_image_tokens=int(batch.codes_BN.max()))
@@ -78,16 +78,16 @@ def test_a_larger_vocabulary_is_taken_a_smaller_one_refused(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     index = read_index(workspace.shards("default"))
-    assert new_model(index, make_config(num_text_tokens=49408)).num_text_tokens == 49408
+    assert new_model(index, make_config(num_text_tokens=49408).model).num_text_tokens == 49408
     with pytest.raises(ConfigError, match=f"has {index.vocab_size} ids"):
-        new_model(index, make_config(num_text_tokens=index.vocab_size - 1))
+        new_model(index, make_config(num_text_tokens=index.vocab_size - 1).model)
 
 
 def test_another_text_length_than_the_shards_is_refused(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     with pytest.raises(ConfigError, match="--text-seq-len 7: the shards hold 6"):
-        new_model(read_index(workspace.shards("default")), make_config(text_seq_len=7))
+        new_model(read_index(workspace.shards("default")), make_config(text_seq_len=7).model)
 
 
 def test_options_reach_the_model(workspace: Workspace, make_config: MakeConfig) -> None:
@@ -102,7 +102,7 @@ def test_options_reach_the_model(workspace: Workspace, make_config: MakeConfig) 
         rotary_emb=True,
         share_input_output_emb=True,
     )
-    model = new_model(read_index(workspace.shards("default")), config)
+    model = new_model(read_index(workspace.shards("default")), config.model)
     assert model.attn_types == ("full", "axial_row", "conv_like")
     assert model.shared_attn_ids == (0, 1, 2, 0)
     assert model.shared_ff_ids == ("a", "b")
@@ -147,7 +147,7 @@ def test_shards_that_do_not_fit_a_checkpoint_are_refused(
     workspace: Workspace, make_config: MakeConfig, change: dict[str, int], sentence: str
 ) -> None:
     index = read_index(workspace.shards("default"))
-    model = dataclasses.replace(new_model(index, make_config()), **change)  # type: ignore[arg-type]
+    model = dataclasses.replace(new_model(index, make_config().model), **change)  # type: ignore[arg-type]
     with pytest.raises(ContractError, match=sentence):
         check_fit(model, index, source="dalle.pt")
 
@@ -156,7 +156,7 @@ def test_another_codec_or_tokenizer_than_the_checkpoints_is_refused(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:
     index = read_index(workspace.shards("default"))
-    model = new_model(index, make_config())
+    model = new_model(index, make_config().model)
     check_fit(model, index, codec="c" * 64, source="x")
     with pytest.raises(ContractError, match="the codec: dddddddddddd"):
         check_fit(model, index, codec="d" * 64, source="x")

@@ -122,7 +122,7 @@ FP16 = """
 import os
 os.environ["DS_ACCELERATOR"] = "cpu"
 from deepspeed.accelerator import get_accelerator
-import pipeline.train.deepspeed_engine as engine
+import pipeline.train.deepspeed as engine
 engine.has_fp16 = lambda device: True
 type(get_accelerator()).is_fp16_supported = lambda self: True
 """

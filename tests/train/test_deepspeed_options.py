@@ -15,10 +15,16 @@ import torch
 from pipeline.core.errors import ConfigError, DependencyError
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
-from pipeline.train.deepspeed_engine import import_deepspeed, start_engine
-from pipeline.train.deepspeed_options import BUFFERS, check_engine, engine_options, zero_stage
+from pipeline.train.deepspeed import (
+    BUFFERS,
+    check_engine,
+    engine_options,
+    import_deepspeed,
+    start_engine,
+    zero_stage,
+)
+from pipeline.train.optimizer import make_optimizer
 from pipeline.train.run import run
-from pipeline.train.state import make_optimizer
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -137,7 +143,7 @@ def test_fp16_is_refused_on_a_processor(make_config: MakeConfig) -> None:
     config = make_config(parallel="deepspeed", precision="fp16")
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="fp16: DeepSpeed scales losses only on CUDA"):
-        start_engine(model, make_optimizer(model, config), config, torch.device("cpu"))
+        start_engine(model, make_optimizer(model, config.optimizer), config, torch.device("cpu"))
 
 
 def test_deepspeed_is_not_imported_unless_it_is_chosen() -> None:

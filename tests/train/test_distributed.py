@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.core.config import option_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
@@ -38,12 +38,13 @@ MakeConfig = Callable[..., TrainConfig]
 CHILD = """
 import json, sys
 from pathlib import Path
+from pipeline.core.config import build_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 options = json.loads(sys.argv[1])
 paths = ("workspace", "resume_from", "deepspeed_config")
 options |= {name: Path(options[name]) for name in paths if options[name]}
-run(TrainConfig(**options))
+run(build_config(TrainConfig, options))
 """
 
 
@@ -64,9 +65,7 @@ def torchrun(
     config: TrainConfig, *, ranks: int = 2, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run `before`, then `config`, in processes that the real torchrun starts."""
-    options = {
-        n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(config).items()
-    }
+    options = {n: str(v) if isinstance(v, Path) else v for n, v in option_values(config).items()}
     script = config.workspace / "train_child.py"
     script.write_text(before + CHILD)
     return start_ranks([str(script), json.dumps(options)], ranks=ranks)
@@ -170,7 +169,7 @@ def test_memory_that_runs_out_in_one_process_stops_all(
     done = torchrun(make_config(batch_size=5, parallel=parallel), before=NO_ROOM)
     assert done.returncode != 0
     assert "Out of memory in one of 2 processes with --batch-size 5" in done.stderr
-    assert "Try half: --batch-size 2, with --ga-steps 3" in done.stderr
+    assert "Use --batch-size 2, with --ga-steps 3" in done.stderr
 
 
 @pytest.mark.slow

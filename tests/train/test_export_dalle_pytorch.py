@@ -26,7 +26,7 @@ from pipeline.train.run import run
 from tests.models.codecs.conftest import vqgan_settings, write_yaml
 from tests.oracles.codecs import dalle_pytorch, taming_critic, taming_vqgan
 from tests.oracles.programs import draw_greedily, load_as_generate_py, train_file
-from tests.train.conftest import write_shards
+from tests.train.conftest import changed, write_shards
 
 MakeConfig = Callable[..., TrainConfig]
 CRITIC_TENSORS = 55  # of the loss of every published VQGAN
@@ -120,8 +120,8 @@ def test_a_run_that_started_from_a_dalle_pt_keeps_its_critic(
     begun = write_stock(vqgan, tmp_path)
     run(make_config(name="first", steps=1, batch_size=4, resume_from=begun))
     grown = make_config(name="first", steps=2, batch_size=4, resume_from=begun, lr_decay="constant")
-    run(make_config(**{**vars(grown), "name": "second", "steps": 1}))
-    run(make_config(**{**vars(grown), "name": "second"}))
+    run(changed(grown, name="second", steps=1))
+    run(changed(grown, name="second"))
     run(make_config(name="tiny", steps=1, batch_size=4, resume_from=workspace.run("second")))
     with caplog.at_level(logging.WARNING):
         path = do_export(workspace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,16 +14,15 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.dalle_pytorch_model import DallePytorchModel
 from pipeline.train.data import Position, stream_steps, to_tensors
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import ShardReader, TokenBatch
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import randomise, stock_twin
-from tests.train.conftest import write_shards
+from tests.train.conftest import changed, write_shards
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -57,11 +55,11 @@ def test_the_loss_is_that_of_the_classs_own_null_cond_prob(
     module = importlib.import_module(f"{dalle_pytorch().__name__}.dalle_pytorch")
     config = make_config(null_cond_prob=0.5, **PLAIN)
     torch.manual_seed(0)
-    model = Dalle(new_model(read_index(workspace.shards("default")), config))
+    model = Dalle(new_model(read_index(workspace.shards("default")), config.model))
     randomise(model)
     twin = stock_twin(model)
     masked = batches_of(reader, config)
-    whole = batches_of(reader, replace(config, null_cond_prob=0.0))
+    whole = batches_of(reader, changed(config, null_cond_prob=0.0))
     differing = 0
     for ours, theirs in zip(masked, whole, strict=True):
         assert ours.rows.tolist() == theirs.rows.tolist()
@@ -92,9 +90,9 @@ def test_all_captions_go_with_the_classs_real_mask_of_1(
     workspace: Workspace, reader: ShardReader, make_config: MakeConfig
 ) -> None:
     config = make_config(null_cond_prob=1.0, **PLAIN)
-    model = DallePytorchModel(new_model(read_index(workspace.shards("default")), config))
+    model = DallePytorchModel(new_model(read_index(workspace.shards("default")), config.model))
     (ours, *_), (theirs, *_) = (
-        batches_of(reader, replace(config, null_cond_prob=share)) for share in (1.0, 0.0)
+        batches_of(reader, changed(config, null_cond_prob=share)) for share in (1.0, 0.0)
     )
     assert len(null_rows([ours])) == 8
     tokens_BT, codes_BN = to_tensors(theirs, CPU)
@@ -114,7 +112,7 @@ def test_another_share_goes_in_every_pass_whatever_the_ranks_and_batches(
     assert second
     assert set(first) != set(second)
     parts = [
-        stream_steps(reader, replace(config, batch_size=4), START, rank=rank, world_size=2)
+        stream_steps(reader, changed(config, batch_size=4), START, rank=rank, world_size=2)
         for rank in range(2)
     ]
     ranks = [batch for part in parts for batches, _ in islice(part, 5) for batch in batches]

@@ -16,14 +16,14 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import MODEL_FILE, OPTIMIZER_FILE, read_info, read_tensors
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import DalleLoss
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import OptimizerOptions, TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.optimizer import TorchStepper
+from pipeline.train.optimizer import Plateau, TorchStepper, make_optimizer
 from pipeline.train.run import run
-from pipeline.train.schedule import Plateau
-from pipeline.train.state import TrainState, make_optimizer, make_state
+from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
+from tests.train.conftest import train_config
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -46,7 +46,7 @@ def model() -> nn.Module:
 
 def test_matrices_and_kernels_are_decayed_and_vectors_and_scales_are_not() -> None:
     made = model()
-    optimizer = make_optimizer(made, TrainConfig(weight_decay=0.125))
+    optimizer = make_optimizer(made, OptimizerOptions(weight_decay=0.125))
     names = {id(parameter): name for name, parameter in made.named_parameters()}
     decays = {
         names[id(parameter)]: group["weight_decay"]
@@ -68,7 +68,7 @@ def test_frozen_parameters_are_left_out() -> None:
     made = model()
     made.requires_grad_(False)
     made.get_parameter("0.weight").requires_grad_(True)
-    groups = make_optimizer(made, TrainConfig()).param_groups
+    groups = make_optimizer(made, OptimizerOptions()).param_groups
     assert [len(group["params"]) for group in groups] == [1, 0]
 
 
@@ -78,8 +78,8 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_the_optimizer_is_the_one_asked_for_with_its_betas_and_rate(
     name: Any, kind: type[torch.optim.Optimizer]
 ) -> None:
-    config = TrainConfig(optimizer=name, beta2=0.96, learning_rate=0.02)
-    optimizer = make_optimizer(model(), config)
+    options = OptimizerOptions(kind=name, beta2=0.96, learning_rate=0.02)
+    optimizer = make_optimizer(model(), options)
     assert type(optimizer) is kind
     for group in optimizer.param_groups:
         assert (group["betas"], group["lr"]) == ((0.9, 0.96), 0.02)
@@ -89,7 +89,7 @@ def test_the_optimizer_is_the_one_asked_for_with_its_betas_and_rate(
 
 
 def state(**options: Any) -> TrainState:
-    return make_state(nn.Linear(2, 2), MODEL, TrainConfig(**options), ALONE)
+    return make_state(nn.Linear(2, 2), MODEL, train_config(**options), ALONE)
 
 
 @pytest.mark.parametrize(("precision", "scaled"), [("fp32", 0), ("bf16", 0), ("fp16", 1)])

@@ -13,8 +13,8 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
-from pipeline.train.schedule import learning_rate
 from tests.train.test_distributed import torchrun
 from tests.train.test_train import log_of
 from tests.train.test_train_interrupted import be_interrupted

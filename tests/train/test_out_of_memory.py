@@ -12,9 +12,8 @@ from pipeline.core.errors import ModelError
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints
 from pipeline.models.dalle.model import Dalle, DalleLoss
-from pipeline.models.devices import is_out_of_memory
+from pipeline.models.devices import is_out_of_memory, largest_that_fits
 from pipeline.train.config import TrainConfig
-from pipeline.train.performance import largest_that_fits
 from pipeline.train.run import run
 
 MakeConfig = Callable[..., TrainConfig]

@@ -57,7 +57,7 @@ def test_a_stopped_run_ends_in_the_same_bytes(
     whole = tree(workspace.run("tiny"))
     workspace.run("tiny").rename(workspace.root / "elsewhere")
     with pytest.raises(StoppedError):
-        run(config, stop_at((config.steps or 0) - 3))
+        run(config, stop_at((config.schedule.steps or 0) - 3))
     run(config)
     assert tree(workspace.run("tiny")) == whole
 

@@ -23,7 +23,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
-from pipeline.train.hyperparameters import new_model
+from pipeline.train.model import new_model
 from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
@@ -190,7 +190,7 @@ def test_a_damaged_folder_of_deepspeed_is_refused_in_a_sentence(
     workspace: Workspace, make_config: MakeConfig, damage: Callable[[Path], None]
 ) -> None:
     write_shards(workspace, grid=(4, 4))  # the class's own codec makes powers of two
-    config = new_model(read_index(workspace.shards("default")), make_config())
+    config = new_model(read_index(workspace.shards("default")), make_config().model)
     stock, optimizer = trained_stock(config)
     folder = workspace.root / "dalle-ds-cp"
     write_deepspeed(folder, stock, optimizer, kind="zero2", config=config)
@@ -204,7 +204,7 @@ def test_a_damaged_folder_of_deepspeed_is_refused_in_a_sentence(
 def test_the_name_of_the_folder_that_is_wrong_gives_a_warning(
     workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3)))
+    model = Dalle(new_model(read_index(workspace.shards("default")), make_config(depth=3).model))
     path = workspace.root / "16L_8HD_2H_16I_6T_cc12m_cc3m_3E/dalle.pt"
     path.parent.mkdir()
     write_dalle_pt(path, config=model.config, weights=model.state_dict())

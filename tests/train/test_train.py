@@ -22,8 +22,8 @@ from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.dalle.sampling import Choice, sample_codes
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
+from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
-from pipeline.train.schedule import learning_rate
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
 from pipeline.webdata.reader import TokenBatch

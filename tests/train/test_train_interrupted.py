@@ -20,7 +20,7 @@ from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
 from tests.train.conftest import open_workspace
-from tests.train.test_samples import codec
+from tests.train.test_evaluation_samples import codec
 from tests.train.test_train import log_of, tree
 
 __all__ = ["codec"]
@@ -130,7 +130,7 @@ def test_validation_that_was_broken_off_is_made_up_for(
 def test_a_grid_that_was_broken_off_is_drawn_later(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.train.samples import GridSampler
+    from pipeline.train.evaluation import GridSampler
 
     config = make_config(sample_every=4, ema_decay=0.5, val_every=0)
     whole = left_alone(workspace, config)

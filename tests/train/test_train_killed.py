@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.core.config import option_values
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
@@ -21,17 +21,18 @@ from tests.train.test_train import log_of, tree
 CHILD = """
 import json, sys, time
 from pathlib import Path
+from pipeline.core.config import build_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 options = json.loads(sys.argv[1])
 options["workspace"] = Path(options["workspace"])
-run(TrainConfig(**options), lambda done, total, notes=None: time.sleep(0.02))
+run(build_config(TrainConfig, options), lambda done, total, notes=None: time.sleep(0.02))
 """
 
 
 def run_and_kill(config: TrainConfig, when: Callable[[], bool]) -> None:
     """Run `config` in a process of its own; kill it as soon as `when` holds."""
-    options = {**dataclasses.asdict(config), "workspace": str(config.workspace)}
+    options = {**option_values(config), "workspace": str(config.workspace)}
     process = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(options)])
     try:
         while not when():

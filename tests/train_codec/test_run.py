@@ -244,7 +244,7 @@ def test_a_segment_that_lost_bytes_is_named(make_workspace: MakeWorkspace) -> No
     workspace = make_workspace()
     segment = workspace.segments / "00000.tar"
     segment.write_bytes(segment.read_bytes()[:500])
-    with pytest.raises(DamageError, match=r"00000\.tar does not hold .*verify --repair"):
+    with pytest.raises(DamageError, match=r"00000\.tar does not match .*verify --repair"):
         run(make_config(workspace))
 
 
@@ -256,7 +256,7 @@ def test_images_that_changed_since_they_were_inspected_are_not_trained_on(
     data = bytearray(segment.read_bytes())
     data[-30] ^= 1
     segment.write_bytes(data)
-    with pytest.raises(DamageError, match=r"00000\.tar does not hold"):
+    with pytest.raises(DamageError, match=r"00000\.tar does not match"):
         run(make_config(workspace))
     assert not (workspace.codec("small") / "manifest.json").exists()
 

@@ -105,7 +105,7 @@ def test_a_changed_table_of_captions_is_refused(tmp_path: Path) -> None:
     data = bytearray(table.read_bytes())
     data[len(data) // 2] ^= 1
     table.write_bytes(data)
-    with pytest.raises(DamageError, match=r"captions\.parquet has another sha256.*--repair"):
+    with pytest.raises(DamageError, match=r"captions\.parquet does not match the sha256.*--repair"):
         run(TrainTokenizerConfig(workspace=tmp_path))
 
 

@@ -105,7 +105,7 @@ def test_codes_of_other_images_show_in_the_psnr(make_workspace: MakeWorkspace) -
 
     def psnr() -> tuple[float, float]:
         _, (facts,) = check_contents(codes_folder(workspace), workspace, 20)
-        right, wrong = (str(facts[name]).split()[0] for name in ("PSNR", "against others"))
+        right, wrong = (str(facts[name]).split()[0] for name in ("PSNR", "PSNR to other images"))
         return float(right), float(wrong)
 
     right, wrong = psnr()
@@ -123,7 +123,7 @@ def test_a_duplicate_view_is_found(workspace: Workspace) -> None:
     manifest["files"] = [vars(file_entry(path, folder.path, rows=21))]
     (folder.path / "manifest.json").write_text(json.dumps(manifest))
     faults, _ = check_contents(codes_folder(workspace), workspace, 0)
-    assert [fault.found for fault in faults] == ["holds a view of the same pixels a second time"]
+    assert [fault.found for fault in faults] == ["has the same view of the same pixels twice"]
 
 
 def test_a_view_that_two_tables_hold_is_found(workspace: Workspace) -> None:
@@ -137,7 +137,7 @@ def test_a_view_that_two_tables_hold_is_found(workspace: Workspace) -> None:
     (folder.path / "manifest.json").write_text(json.dumps(manifest))
     faults, _ = check_contents(codes_folder(workspace), workspace, 0)
     assert list(map(str, faults)) == [
-        f"{folder.name}/00001.parquet holds a view of the same pixels a second time"
+        f"{folder.name}/00001.parquet has the same view of the same pixels twice"
     ]
 
 

@@ -110,7 +110,7 @@ def flip_a_byte(path: Path, at: int = 10) -> None:
 
 def test_a_changed_byte_is_found(workspace: Workspace) -> None:
     flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
-    assert ["its bytes changed" in text for text in problems(workspace)] == [True]
+    assert ["its bytes have changed" in text for text in problems(workspace)] == [True]
 
 
 def test_the_first_fault_is_an_error_and_the_way_out_is_named(workspace: Workspace) -> None:
@@ -118,7 +118,7 @@ def test_the_first_fault_is_an_error_and_the_way_out_is_named(workspace: Workspa
     command = ["verify", "--workspace", str(workspace.root), "--quiet"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: dedupe/kept/00000.parquet has another sha256")
+    assert result.stderr.startswith("Error: dedupe/kept/00000.parquet does not match the sha256")
     assert "pipeline verify --repair" in result.stderr
 
 
@@ -156,7 +156,10 @@ def test_a_damaged_folder_is_damaged_though_it_is_outdated_too(workspace: Worksp
     write_raw(workspace, "other")
     flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
     state, why = states(workspace)["dedupe"]
-    assert (state, why.endswith("its bytes changed; made from an older raw")) == ("damaged", True)
+    assert (state, why.endswith("its bytes have changed; made from an older raw")) == (
+        "damaged",
+        True,
+    )
 
 
 def test_a_folder_without_its_manifest_is_unfinished_and_no_damage(workspace: Workspace) -> None:
@@ -196,7 +199,7 @@ def test_a_manifest_that_was_changed_is_damage_though_it_can_be_read(workspace: 
     manifest = json.loads(path.read_text())
     manifest["inputs"]["raw"] = "0" * 64
     path.write_text(json.dumps(manifest))
-    assert problems(workspace) == ["dedupe/manifest.json was changed since it was written"]
+    assert problems(workspace) == ["dedupe/manifest.json has been changed since it was written"]
 
 
 def test_a_manifest_without_a_seal_is_of_an_earlier_version(workspace: Workspace) -> None:
@@ -242,7 +245,7 @@ def test_rows_are_counted_against_the_manifest(workspace: Workspace) -> None:
     manifest["files"][0]["rows"] = 5
     path.write_text(json.dumps(manifest))
     assert problems(workspace) == [
-        "dedupe/manifest.json was changed since it was written",
+        "dedupe/manifest.json has been changed since it was written",
         "dedupe/kept/00000.parquet has 2 rows, expected 5",
     ]
 
@@ -265,7 +268,7 @@ def test_a_ledger_of_another_crawl_is_found(workspace: Workspace, tmp_path: Path
     other = Workspace(tmp_path / "other").open(source="dalleblog")
     write_raw(other, "another caption")
     shutil.copy(other.ledger, workspace.ledger)
-    assert ["other content" in text for text in problems(workspace)] == [True]
+    assert ["does not match its manifest" in text for text in problems(workspace)] == [True]
     ledger = Ledger(workspace.ledger)
     ledger.commit(rows=[url_row(1, "failed")])
     ledger.close()

@@ -288,10 +288,10 @@ def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     before = small.files("raw")
     place = ("--workspace", str(small.root), "--pictures", "0")
     printed = " ".join(CliRunner().invoke(app, ["verify", *place]).output.split())
-    assert "restore it from a copy" in printed
+    assert "restore it from a backup" in printed
     assert "--repair" not in printed
     details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
-    assert "restore it from a copy" in details["not_repaired"][0]
+    assert "restore it from a backup" in details["not_repaired"][0]
     after = small.files("raw")
     assert after["raw/segments/00000.tar"] == before["raw/segments/00000.tar"]
     assert after["raw/ledger.sqlite"] == before["raw/ledger.sqlite"]

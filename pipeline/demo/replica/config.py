@@ -87,24 +87,34 @@ class ReplicaServeConfig:
     design: PageDesign = option("2021", "HTML design of the page.")
     size: int = option(256, "Image width and height in pixels.", low=16, high=1024)
     cache_dir: Path | None = option(None, "Folder that caches drawn images between runs.")
-    robots: RobotsAnswer = option("allow", "What robots.txt answers.")
+    robots: RobotsAnswer = option("allow", "How the server answers requests for robots.txt.")
     missing: float = option(0.0, "Fraction of images that don't exist (404).", low=0, high=1)
     slow: float = option(0.0, "Fraction of responses that are delayed.", low=0, high=1)
     truncated: float = option(
         0.0, "Fraction of responses truncated on the first attempts.", low=0, high=1
     )
     busy: float = option(
-        0.0, "Fraction answered 429 with Retry-After on the first attempts.", low=0, high=1
+        0.0,
+        "Fraction of requests answered with 429 and Retry-After on the first attempts.",
+        low=0,
+        high=1,
     )
-    error: float = option(0.0, "Fraction answered 500 on the first attempts.", low=0, high=1)
+    error: float = option(
+        0.0, "Fraction of requests answered with 500 on the first attempts.", low=0, high=1
+    )
     reset: float = option(
         0.0, "Fraction of connections reset on the first attempts.", low=0, high=1
     )
     corrupt: float = option(0.0, "Fraction of PNGs with corrupted bytes.", low=0, high=1)
     html: float = option(
-        0.0, "Fraction answered with HTML and status 200 on the first attempts.", low=0, high=1
+        0.0,
+        "Fraction of requests answered with HTML and status 200 on the first attempts.",
+        low=0,
+        high=1,
     )
-    opted_out: float = option(0.0, "Fraction with the header X-Robots-Tag: noai.", low=0, high=1)
+    opted_out: float = option(
+        0.0, "Fraction of images sent with the header X-Robots-Tag: noai.", low=0, high=1
+    )
 
     def replica(self) -> ReplicaConfig:
         """The configuration that these options describe."""

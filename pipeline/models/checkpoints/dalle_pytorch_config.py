@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoints.dalle_pytorch_names import LAYOUT_LEAF, InLayer, place_in_layer
 from pipeline.models.dalle.attention_types import ATTENTION_TYPES
-from pipeline.models.dalle.config import MOST_LAYERS, MOST_POSITIONS, DalleConfig
+from pipeline.models.dalle.config import HPARAMS, MOST_LAYERS, MOST_POSITIONS, DalleConfig
 from pipeline.models.dalle.sparse_layout import Layout, draw_layout, layout_of_tensor
 from pipeline.models.description import Description, plain, show
 
@@ -133,8 +133,8 @@ def differences(hparams: Description, config: DalleConfig) -> list[str]:
     found = config.as_dict()
     return [
         f"{name} is {show(plain(hparams.values[name]))}, but the tensors have {found[name]}"
-        for name in ("dim", "depth", "heads", "dim_head", "text_seq_len", "num_text_tokens")
-        if hparams.has(name) and plain(hparams.values[name]) != found[name]
+        for name, kind in HPARAMS.items()
+        if kind == "size" and hparams.has(name) and plain(hparams.values[name]) != found[name]
     ]
 
 

@@ -29,30 +29,11 @@ from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAE
 from pipeline.models.codecs.dvae import OpenAIDVAE, published_names
 from pipeline.models.codecs.vqgan import VQGAN
-from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.config import HPARAMS, DalleConfig
 from pipeline.models.dalle.sparse_layout import layout_tensor
 
 VERSION = "1.6.6"
 IMAGE_SIDE = 256  # fixed image size, in pixels, of its classes for published codecs
-# Always written: their defaults differ between versions.
-HPARAMS = (
-    "num_text_tokens",
-    "text_seq_len",
-    "dim",
-    "depth",
-    "heads",
-    "dim_head",
-    "reversible",
-    "loss_img_weight",
-    "attn_types",
-    "ff_dropout",
-    "attn_dropout",
-    "stable",
-    "shift_tokens",
-    "rotary_emb",
-)
-# Written only if set: DALLE before 1.4.0 does not know them.
-LATER_HPARAMS = ("sandwich_norm", "shared_attn_ids", "shared_ff_ids", "share_input_output_emb")
 
 
 def write_dalle_pt(
@@ -96,8 +77,9 @@ def write_dalle_pt(
 def dalle_pytorch_hparams(config: DalleConfig) -> dict[str, Any]:
     """The arguments of `DALLE`, except the codec."""
     values = config.as_dict()
-    later = {name: values[name] for name in LATER_HPARAMS if values[name]}
-    return {name: values[name] for name in HPARAMS} | later
+    return {
+        name: values[name] for name, kind in HPARAMS.items() if kind != "if set" or values[name]
+    }
 
 
 def dalle_pytorch_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

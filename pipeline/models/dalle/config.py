@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import cycle, islice
 from typing import Any
 
@@ -16,19 +16,20 @@ MOST_POSITIONS = 1 << 15  # a mask has a byte for each pair of positions
 MOST_LAYERS = 1024
 
 
-def _count(*, high: int) -> int:
-    bounded: int = field(metadata={"low": 1, "high": high})
+def _size(*, high: int) -> int:
+    """A number that is in a dalle.pt's hyper-parameters, and in the shapes of its tensors."""
+    bounded: int = field(metadata={"low": 1, "high": high, "hparam": "size"})
     return bounded
 
 
-def _share() -> float:
-    bounded: float = field(default=0.0, metadata={"low": 0, "high": 1})
-    return bounded
+def _hparam(default: Any, *, hparam: str = "always", **limits: float) -> Any:
+    """An argument of dalle-pytorch's `DALLE`, and when a dalle.pt has it."""
+    return field(default=default, metadata={**limits, "hparam": hparam})
 
 
 @dataclass(frozen=True, kw_only=True)
 class DalleConfig:
-    """A model's architecture.
+    """A model's architecture: the one list of its hyper-parameters, in the order of a dalle.pt.
 
     `num_text_tokens` is the tokenizer's vocabulary with its padding id 0, without the padding ids of each
     position. The image is `image_fmap_size` × `image_fmap_size` codes. The layers cycle through
@@ -37,26 +38,28 @@ class DalleConfig:
     `conv_centred` selects `conv_like` as before 1.5.0. Raises ModelError for invalid values.
     """
 
-    dim: int = _count(high=1 << 16)
-    depth: int = _count(high=MOST_LAYERS)
-    heads: int = _count(high=1 << 12)
-    dim_head: int = _count(high=1 << 14)
-    text_seq_len: int = _count(high=MOST_POSITIONS)
-    num_text_tokens: int = _count(high=1 << 24)
-    num_image_tokens: int = _count(high=1 << 24)
-    image_fmap_size: int = _count(high=256)
-    attn_dropout: float = _share()
-    ff_dropout: float = _share()
-    loss_img_weight: float = field(default=7.0, metadata={"low": 0, "high": 1e9})
-    reversible: bool = False
-    attn_types: tuple[AttentionType, ...] = ("full",)
-    stable: bool = False
-    sandwich_norm: bool = False
-    shift_tokens: bool = False
-    rotary_emb: bool = False
-    shared_attn_ids: tuple[LayerId, ...] | None = None
-    shared_ff_ids: tuple[LayerId, ...] | None = None
-    share_input_output_emb: bool = False
+    num_text_tokens: int = _size(high=1 << 24)
+    text_seq_len: int = _size(high=MOST_POSITIONS)
+    dim: int = _size(high=1 << 16)
+    depth: int = _size(high=MOST_LAYERS)
+    heads: int = _size(high=1 << 12)
+    dim_head: int = _size(high=1 << 14)
+    reversible: bool = _hparam(False)
+    loss_img_weight: float = _hparam(7.0, low=0, high=1e9)
+    attn_types: tuple[AttentionType, ...] = _hparam(("full",))
+    ff_dropout: float = _hparam(0.0, low=0, high=1)
+    attn_dropout: float = _hparam(0.0, low=0, high=1)
+    stable: bool = _hparam(False)
+    shift_tokens: bool = _hparam(False)
+    rotary_emb: bool = _hparam(False)
+    # DALLE before 1.4.0 does not know these.
+    sandwich_norm: bool = _hparam(False, hparam="if set")
+    shared_attn_ids: tuple[LayerId, ...] | None = _hparam(None, hparam="if set")
+    shared_ff_ids: tuple[LayerId, ...] | None = _hparam(None, hparam="if set")
+    share_input_output_emb: bool = _hparam(False, hparam="if set")
+    # No arguments of DALLE: the first two are its codec's.
+    num_image_tokens: int = field(metadata={"low": 1, "high": 1 << 24})
+    image_fmap_size: int = field(metadata={"low": 1, "high": 256})
     sparse_layout: Layout | None = None
     conv_centred: bool = False
 
@@ -80,11 +83,11 @@ class DalleConfig:
 
         Raises ModelError for unknown or missing names.
         """
-        fields: dict[str, Any] = {
+        given: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         try:
-            return cls(**fields)
+            return cls(**given)
         except TypeError as error:
             raise ModelError(f"These are not a model's hyper-parameters: {error}.") from error
 
@@ -154,3 +157,10 @@ class DalleConfig:
                     f"Layer {layer} is {kind} and shares the attention {name!r} with a layer that is "
                     f"{kinds[name]}. Give attn_types and shared_attn_ids that match."
                 )
+
+
+NAMES = tuple(each.name for each in fields(DalleConfig))
+# How each argument of dalle-pytorch's `DALLE` gets into a dalle.pt, in the file's order.
+HPARAMS = {
+    each.name: each.metadata["hparam"] for each in fields(DalleConfig) if "hparam" in each.metadata
+}

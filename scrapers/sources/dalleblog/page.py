@@ -199,10 +199,10 @@ class _Building:
         samples = (image.sample for image in self.items.images)
         untied = Counter(sample.section for sample in samples if sample.identity not in tied)
         counts = {
-            "were renamed when the page was saved, and nothing tells their URLs: left out. Save it "
+            "were renamed when the page was saved, so their URLs are unknown: left out. Save it "
             "as HTML only or as .mhtml instead.": untied.pop("", 0),
             "have a URL that can't be read or requested: left out.": self.items.unreadable,
-            "are in the page itself (data:) and have no URL: left out.": self.items.embedded,
+            "are embedded in the page (data:) and have no URL: left out.": self.items.embedded,
         }
         for section, count in sorted(untied.items()):
             text = f"Section '{section}': {count:,} images have no caption: left out."

@@ -99,7 +99,7 @@ def test_weights_of_other_hyper_parameters_are_refused(tmp_path: Path, model: Da
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"version": 99}, "version 99"), ({"model": {}}, r"model\.dim is missing")],
+    [({"version": 99}, "version 99"), ({"model": {}}, r"model\.num_text_tokens is missing")],
 )
 def test_another_description_is_refused(
     folder: Path, change: dict[str, object], message: str

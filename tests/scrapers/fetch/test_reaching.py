@@ -433,7 +433,7 @@ def test_a_host_that_can_not_be_reached_is_said_at_once(
         report = scrape(quick, source=PlainSource(url))
     assert report.counts["pending"] == 12
     assert caplog.messages[0].startswith(f"{sentence}. Trying again in ")
-    assert caplog.messages[-1] == f"{sentence}. Nothing is requested from this host now."
+    assert caplog.messages[-1] == f"{sentence}. Nothing is requested from this host for now."
     with pytest.raises(SourceError, match=sentence):
         scrape(quick, source=PlainSource(url, start_url=f"{url}/page"))
     sealed = replace(quick, workspace=quick.workspace / "tls", ca_file=PEM / "ca.pem")

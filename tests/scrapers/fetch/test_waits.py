@@ -35,8 +35,8 @@ def test_a_wait_beyond_the_longest_outage_leaves_the_host(
     assert re.fullmatch(
         re.escape(server.url)
         + r" doesn't respond \(status 429, Retry-After: 99999999, and asks us to "
-        r"wait until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): longer than --max-outage-s 5\. The rest of it "
-        r"is left for another run\.",
+        r"wait until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): longer than --max-outage-s 5\. Its other URLs "
+        r"are left for another run\.",
         said,
     )
     server.behaviour = None
@@ -105,7 +105,9 @@ def test_robots_that_are_to_be_asked_much_later_close_the_host(
     assert said.startswith(
         f"{server.url}/robots.txt can't be fetched: status 503; it asks us to wait until "
     )
-    assert said.endswith("longer than --max-outage-s 5. Nothing is requested from this host now.")
+    assert said.endswith(
+        "longer than --max-outage-s 5. Nothing is requested from this host for now."
+    )
 
 
 @pytest.mark.parametrize("outage", ["status", "refused", "closes"])

@@ -89,7 +89,7 @@ def test_a_complete_page_says_where_it_was_saved_from() -> None:
     [
         (b"%PDF-1.7", "The page x is a PDF, not HTML"),
         (b"PK\x03\x04", "is a zip archive"),
-        (b"bplist00", "is a web archive of Safari"),
+        (b"bplist00", "is a Safari web archive"),
         (b"WARC/1.1\r\n", "is a WARC archive"),
         (b"\x89PNG\r\n\x1a\n", "is a PNG image"),
         (b"\x28\xb5\x2f\xfd", "is compressed with zstd"),

@@ -87,7 +87,7 @@ def test_an_index_that_does_not_give_its_last_row_leaves_a_doubt(
     archive.trouble = lambda ask: answer(b"", 400) if "limit=-1" in ask.path else None
     report = scrape(via, source=PlainSource(SITE))
     assert report.counts["done"] == 12
-    assert "doesn't tell" in "".join(report.details["archive"]["doubts"].values())
+    assert "doesn't say" in "".join(report.details["archive"]["doubts"].values())
 
 
 @pytest.mark.parametrize("layout", ["/cdx", "/timemap/cdx", "-cdx", "-index"])
@@ -237,7 +237,7 @@ def test_an_index_that_refuses_is_not_used(archive: ArchiveStandIn, via: DalleBl
     hold_all(archive, 1, 1)
     table = b'[["timestamp","original"]]'
     archive.trouble = lambda ask: answer(table, X_Robots_Tag="noai") if "cdx" in ask.path else None
-    with pytest.raises(SourceError, match=r"refuses to be used .*noai"):
+    with pytest.raises(SourceError, match=r"opts out of being used .*noai"):
         scrape(via, source=ONE)
 
 
@@ -245,7 +245,7 @@ def test_why_an_archive_is_not_asked_is_said_as_it_is(
     archive: ArchiveStandIn, via: DalleBlogConfig, server: Server
 ) -> None:
     server.tdmrep_answer = answer(b'[{"location": "/cdx*", "tdm-reservation": 1}]')
-    with pytest.raises(SourceError, match=rf"is not to be used \(tdmrep.json in .*{TDMREP_PATH}"):
+    with pytest.raises(SourceError, match=rf"is opted out \(tdmrep.json in .*{TDMREP_PATH}"):
         scrape(via, source=ONE)
     listed = via.workspace.parent / "opt-outs.txt"
     listed.write_text(f"{server.url}/\n")

@@ -126,7 +126,7 @@ def test_an_empty_index_is_said_and_leaves_all_for_another_run(
     assert report.outcome == "incomplete"
     assert (report.counts["missing"], report.counts["pending"]) == (0, 12)
     assert states(via.workspace) == {}
-    assert "has no image of what is wanted" in caplog.text
+    assert "has none of the requested images" in caplog.text
     archive.captures.clear()
     hold_all(archive)
     assert scrape(via, source=PlainSource(SITE)).counts["done"] == 12
@@ -138,7 +138,7 @@ def test_a_folder_that_the_archive_does_not_hold_is_said_whatever_it_holds_of_ot
     hold_all(archive)
     assert scrape(via, source=PlainSource(SITE)).outcome == "done"
     report = scrape(replace(via, limit=9), source=PlainSource(SITE, section="others"))
-    assert f"has no image of what is wanted ({SITE}/samples/others/)" in caplog.text
+    assert f"has none of the requested images ({SITE}/samples/others/)" in caplog.text
     assert report.outcome == "incomplete"
     assert report.counts["missing"] == 0
 
@@ -343,7 +343,7 @@ def test_an_older_capture_is_no_way_around_a_refusing_page_in_which_nothing_is_r
     archive.record(OLD, page, b"captions, of old", mimetype="text/html")
     body = b"<html><head><META NAME=robots CONTENT='noai'></head><h1>new</h1>"
     archive.record(NEW, page, body, mimetype="text/html")
-    with pytest.raises(SourceError, match="refuses the use of its captions"):
+    with pytest.raises(SourceError, match="opts out of any use of its captions"):
         scrape(via, source=SourceWithPage(SITE))
     assert len([path for path in archive.replay_asks if path.endswith("/dall-e/")]) == 1
     assert scrape(replace(via, ignore_opt_out=True), source=SourceWithPage(SITE)).counts["done"]

@@ -221,7 +221,7 @@ def test_an_empty_collection_or_none_is_said(
     via = serve(recording)
     via = replace(via, archive_url=via.archive_url.removesuffix("/coll") + collection)
     assert scrape(via, source=one()).outcome == "incomplete"
-    assert "has no image of what is wanted" in caplog.text
+    assert "has none of the requested images" in caplog.text
 
 
 def test_the_blog_comes_from_a_recording_of_the_replica(serve: Serve, tmp_path: Path) -> None:

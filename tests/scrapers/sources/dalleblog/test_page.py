@@ -520,6 +520,6 @@ def test_images_that_a_browser_renamed_are_found_by_their_captions() -> None:
     assert keys(content, "countries") == {"a photo of the food of china": "752777209"}
     assert keys(content, "cross_sections") == {"a cross-section view of a walnut": spelt}
     assert content.notes == (
-        "2 images were renamed when the page was saved, and nothing tells their URLs: left out. "
+        "2 images were renamed when the page was saved, so their URLs are unknown: left out. "
         "Save it as HTML only or as .mhtml instead.",
     )

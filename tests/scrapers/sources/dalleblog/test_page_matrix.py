@@ -96,7 +96,7 @@ LEFT_OUT = {
     "a figure without a caption": "Section 'things': 1 images have no caption: left out.",
     "a text and two images": "Section 'things': 2 images have no caption: left out.",
     "a host of 64 letters": "1 images have a URL that can't be read or requested: left out.",
-    "an image in the page": "1 images are in the page itself (data:) and have no URL: left out.",
+    "an image in the page": "1 images are embedded in the page (data:) and have no URL: left out.",
 }
 
 

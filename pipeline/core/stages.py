@@ -1,0 +1,36 @@
+"""The stages, in the order of `pipeline run`. A new stage is a package and a line here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+
+from pipeline.core.stage import Stage
+
+# Each package declares its stage as `STAGE` in its module `stage`.
+STAGE_PACKAGES = (
+    "scrapers",
+    "pipeline.dedupe",
+    "pipeline.train_tokenizer",
+    "pipeline.train_codec",
+    "pipeline.encode",
+    "pipeline.shard",
+    "pipeline.train",
+    "pipeline.generate",
+    "pipeline.report",
+)
+
+
+@functools.cache
+def all_stages() -> Mapping[str, Stage]:
+    """The stages by name, in order. Imports their declarations and options, but none of their work."""
+    stages: list[Stage] = [
+        importlib.import_module(f"{package}.stage").STAGE for package in STAGE_PACKAGES
+    ]
+    return {stage.name: stage for stage in stages}
+
+
+def stage_of(contract: str) -> Stage:
+    """The stage that writes the folders of a contract."""
+    return next(stage for stage in all_stages().values() if stage.contract_name == contract)

@@ -1,0 +1,1 @@
+"""Several workspaces → one: ledgers merged by URL, segments linked or copied."""

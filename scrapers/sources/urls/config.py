@@ -1,0 +1,110 @@
+"""The options of the source urls. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.core.config import option
+from pipeline.core.errors import ConfigError
+from scrapers.config import ScrapeConfig
+
+PresetName = Literal[
+    "cc3m", "cc12m", "yfcc15m", "wit", "sbu", "redcaps", "laion", "relaion", "coyo", "datacomp",
+    "recap-datacomp",
+]  # fmt: skip
+_SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
+_HASH = re.compile(r"(sha256|md5)=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UrlsConfig(ScrapeConfig):
+    """Which lists, which of their columns, and which of their rows."""
+
+    inputs: tuple[str, ...] = option(
+        (),
+        "Lists of URLs: CSV, TSV, JSON, JSONL, Parquet or txt, also .gz, .bz2, .zst; folders, globs, URLs.",
+        runtime=True,
+        remember=True,
+        metavar="LIST",
+    )
+    preset: PresetName | None = option(None, "The form of a published list.")
+    list_format: Literal["csv", "tsv", "json", "jsonl", "parquet", "txt"] | None = option(
+        None, "Format of the lists (default: by their names)."
+    )
+    url_column: str | None = option(None, "Column of the URL (default: guessed).")
+    caption_column: tuple[str, ...] = option(
+        (), "Column of a caption; repeat it to keep several captions per image (default: guessed)."
+    )
+    keep_columns: tuple[str, ...] = option(
+        (), "Column to keep as `extra` beside the image. Repeatable."
+    )
+    where: str | None = option(
+        None, "Only rows for which this holds, such as \"width >= 256 and lang = 'en'\"."
+    )
+    verify_hash: str | None = option(
+        None, "Store only images whose hash is that of a column: sha256=COLUMN or md5=COLUMN."
+    )
+    shard: str | None = option(
+        None, "Only shard I of N, cut by a hash of the URL: I/N, from 0/N to N-1/N."
+    )
+    max_bad_rows: int | None = option(
+        None,
+        "Stop before the first request if more rows than this are broken.",
+        low=0,
+        runtime=True,
+    )
+    allow_host: tuple[str, ...] = option(
+        (),
+        "A host at a private address that may be asked although the lists name public hosts. Repeatable.",
+        runtime=True,
+        remember=True,
+    )
+    dry_run: bool = option(
+        False,
+        "Only print the columns that would be used and three rows. Asks no host, writes nothing.",
+        runtime=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for options that can't be read."""
+        super().__post_init__()
+        _ = self.shard_of, self.hash_column
+
+    @property
+    def shard_of(self) -> tuple[int, int] | None:
+        """--shard as (I, N)."""
+        if self.shard is None:
+            return None
+        match = _SHARD.fullmatch(self.shard)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise ConfigError(
+                f"--shard is {self.shard!r}; expected I/N with 0 <= I < N, as in 0/4."
+            )
+        return int(match[1]), int(match[2])
+
+    @property
+    def hash_column(self) -> tuple[str, str] | None:
+        """--verify-hash as (algorithm, column)."""
+        if self.verify_hash is None:
+            return None
+        match = _HASH.fullmatch(self.verify_hash)
+        if match is None:
+            raise ConfigError(
+                f"--verify-hash is {self.verify_hash!r}; expected sha256=COLUMN or md5=COLUMN."
+            )
+        return match[1], match[2]
+
+    @property
+    def only_shows(self) -> bool:
+        """See `ScrapeConfig.only_shows`."""
+        return self.dry_run
+
+    def named_hosts(self) -> frozenset[str]:
+        """See `ScrapeConfig.named_hosts`."""
+        return frozenset(host.strip().lower() for host in self.allow_host)
+
+    def extent(self) -> dict[str, Any]:
+        """See `ScrapeConfig.extent`."""
+        return {**super().extent(), "where": self.where, "shard": self.shard}
