@@ -15,7 +15,7 @@ def why_run(config: ScrapeConfig, manifest: Manifest) -> str | None:
     if config.update:
         return "--update: the page is requested again"
     if reads_files(config):
-        return "its files are compared with the ledger"
+        return "its files may have changed"
     if find_finished(config) is not None:
         return None
     waiting, failed = manifest.counts.get("pending", 0), _failed(manifest)

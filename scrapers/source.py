@@ -240,6 +240,14 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class ReadsFiles(Protocol):
+    """A source whose positional arguments are files; they decide what is fetched."""
+
+    def input_digests(self) -> Mapping[str, str]:
+        """A digest of each file by its name, for the manifest. The same until the source is opened again."""
+
+
+@runtime_checkable
 class LocalSource(Protocol):
     """A source whose images are on disk already. Its `discover` is only for lists and plans.
 
@@ -255,14 +263,6 @@ class LocalSource(Protocol):
 
     def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
         """The images."""
-
-
-@runtime_checkable
-class ReadsFiles(Protocol):
-    """A source whose positional arguments are files; they decide what is fetched."""
-
-    def input_digests(self) -> Mapping[str, str]:
-        """A digest of each file by its name, for the manifest. The same until the source is opened again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,10 +281,10 @@ class SourceKind:
 # The modules that declare the sources, by name. A new source is a file and a line here.
 _MODULES = {
     "dalleblog": "scrapers.sources.dalleblog",
+    "urls": "scrapers.sources.urls",
     "folder": "scrapers.sources.folder",
     "img2dataset": "scrapers.sources.img2dataset",
     "tars": "scrapers.sources.tars",
-    "urls": "scrapers.sources.urls",
 }
 
 

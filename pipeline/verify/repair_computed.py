@@ -29,7 +29,7 @@ def repair_raw(work: FolderRepair) -> None:
     for file in ("page.html", "page.json"):
         if file in work.files:
             work.delete(file)
-    work.make_unfinished("the scrape is unfinished; it will fetch or read what is lost")
+    work.make_unfinished("the scrape is unfinished: it fetches or reads what is lost")
     _forget_originals(work)
     if not segments:
         return

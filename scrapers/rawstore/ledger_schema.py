@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
-# 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch, files of the user's
-# that hold images.
+# 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch; bytes that stay in
+# the user's own files.
 # Earlier versions are read as well.
 LEDGER_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
