@@ -135,9 +135,8 @@ class CaptionPlan:
     those of its images. `masked` means that a part of each image was given and only the rest sampled.
     `captions` are further captions of the same images. `rank` is that of an image whose URL contains none;
     `extra` is a JSON object. `key_prefix` is what the keys of the images begin with instead of the section:
-    a URL that several sections name is one image then; `key` is their whole key, if it doesn't come from
-    section and URL. `expected_hash` is that of the image's bytes, such as ``sha256:ab12…``; others are not
-    stored.
+    a URL that several sections name is one image then. `expected_hash` is that of the image's bytes, such as
+    ``sha256:ab12…``; others are not stored.
     """
 
     section: str
@@ -149,7 +148,6 @@ class CaptionPlan:
     extra: str | None = None
     key_prefix: str | None = None
     expected_hash: str | None = None
-    key: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -206,8 +206,6 @@ class PlanOpener:
         forms: dict[str, OpenForm] = {}
         for form in plan.forms:
             address = address_of(form, plan.key_prefix or plan.section)
-            if plan.key is not None:
-                address = address._replace(key=plan.key)
             captions = {storable(caption) for caption in (form.caption, *plan.captions)}
             if (used := self.in_use.get(address.key)) is not None:
                 self._add_captions(used, captions)

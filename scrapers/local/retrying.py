@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from scrapers.crawl.announcing import is_public_name
 from scrapers.crawl.jobs import FAILED_STATES
+from scrapers.local.rows import KEY_PREFIX
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 from scrapers.source import CaptionForm, CaptionPlan
@@ -14,7 +15,7 @@ from scrapers.source import CaptionForm, CaptionPlan
 _ROWS_AT_ONCE = 1000
 _STATES = ", ".join(str(STATE_NUMBER[state]) for state in sorted({*FAILED_STATES, "pending"}))
 _FAILED = f"""
-SELECT f.id, f.key, f.section, f.caption, f.prefix, f.rank, f.extra
+SELECT f.id, f.section, f.caption, f.prefix, f.rank, f.extra
 FROM forms f CROSS JOIN urls u ON u.form = f.id
 WHERE f.id > ? AND u.state IN ({_STATES}) AND f.suffix IS NULL
   AND (f.prefix LIKE 'http://%' OR f.prefix LIKE 'https://%')
@@ -27,7 +28,7 @@ def failed_plans(ledger: Ledger) -> Iterator[CaptionPlan]:
     last: object = 0
     while rows := list(ledger.query(_FAILED, last)):
         last = rows[-1][0]
-        for _, key, section, caption, url, rank, extra in rows:
+        for _, section, caption, url, rank, extra in rows:
             yield CaptionPlan(
                 section=str(section),
                 forms=(CaptionForm(caption=str(caption), url_template=str(url)),),
@@ -35,7 +36,7 @@ def failed_plans(ledger: Ledger) -> Iterator[CaptionPlan]:
                 masked=False,
                 rank=rank,  # type: ignore[arg-type]
                 extra=extra,  # type: ignore[arg-type]
-                key=str(key),
+                key_prefix=KEY_PREFIX,
             )
 
 

@@ -26,6 +26,8 @@ from scrapers.rawstore.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 from scrapers.source import CaptionForm, FilePlace, Item
 
+# Keys of images by URL begin with it: the group may be the name of a folder, which may be renamed.
+KEY_PREFIX = "images"
 # More files than can wait to be written: an older one is in the ledger.
 _FILES_KEPT = 50_000
 
@@ -43,8 +45,7 @@ def keyed(item: Item) -> Keyed:
     if item.name is not None:
         return Keyed(item, key_of_name(item.name), storable(item.url))
     url = encodable_url(without_credentials(item.url))
-    # Not the group's name: it may be that of a folder, which may be renamed.
-    address = address_of(CaptionForm(caption="", url_template=url), "")
+    address = address_of(CaptionForm(caption="", url_template=url), KEY_PREFIX)
     return Keyed(item, address.key, address.prefix)
 
 

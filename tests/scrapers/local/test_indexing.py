@@ -80,6 +80,20 @@ def test_changed_and_new_files_are_read_and_counted(
     assert (report.details["stored"], report.counts["done"]) == (2, 7)
 
 
+def test_a_file_of_the_same_length_with_another_time_is_read(
+    photos: Path, tmp_path: Path, read_again: list[str]
+) -> None:
+    scrape_source("folder", photos, workspace=tmp_path / "w")
+    read_again.clear()
+    data = (photos / "2.png").read_bytes()
+    changed = data[:60] + b"~" + data[61:]
+    (photos / "2.png").write_bytes(changed)
+    os.utime(photos / "2.png", ns=(1, 1_000_000_000))
+    scrape_source("folder", photos, workspace=tmp_path / "w")
+    assert read_again == ["2.png"]
+    assert rows(tmp_path / "w")["2.png"].sha256 == sha256_bytes(changed)
+
+
 def test_a_changed_caption_replaces_the_earlier_ones_without_reading_the_image(
     photos: Path, tmp_path: Path, read_again: list[str]
 ) -> None:
