@@ -2,7 +2,7 @@
 
     plans → round-0000/list.parquet → img2dataset → round-0000/images → rows of the ledger
 
-A round is begun only when the one before is complete. Its images stay in its tars, to which the ledger points.
+A round is begun only when the one before is complete. Its images stay in its tars; the ledger points there.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.urls.config import UrlsConfig
 from tests.scrapers.conftest import Ask, Server, answer, png, states, stored
-from tests.scrapers.local.folders import scrape_source, write_files
 from tests.scrapers.sources.urls.lists import write
 
 
@@ -283,30 +282,3 @@ def test_the_options_of_the_first_are_taken_over_without_its_shard(
     again = CliRunner().invoke(app, ["scrape", "urls", "--workspace", str(there)])
     assert again.exit_code == 0, again.output
     assert len(stored(there)) == 40
-
-
-def test_images_that_stay_in_files_are_found_after_a_merge(tmp_path: Path) -> None:
-    sorts = {"cats": (1, 2), "dogs": (2, 3, 4)}
-    for name, numbers in sorts.items():
-        write_files(
-            tmp_path / name,
-            {f"{name}{n}.png": n for n in numbers} | {f"{name}{n}.txt": name for n in numbers},
-        )
-        scrape_source("folder", tmp_path / name, workspace=tmp_path / f"w-{name}")
-    root = merged(tmp_path, tmp_path / "w-cats", tmp_path / "w-dogs")
-    found = query(root, "SELECT segment, offset, bytes, sha256 FROM items ORDER BY segment")
-    assert [Path(path).name for path, *_ in found] == [
-        "cats1.png", "cats2.png", "dogs2.png", "dogs3.png", "dogs4.png",
-    ]  # fmt: skip
-    for path, offset, size, digest in found:
-        assert hashlib.sha256(Path(path).read_bytes()[offset:][:size]).hexdigest() == digest
-    assert dedupe(DedupeConfig(workspace=root)).counts["kept"] == 4
-
-
-def test_a_file_that_two_workspaces_hold_is_listed_once(tmp_path: Path) -> None:
-    write_files(tmp_path / "photos", {"a.png": 1, "a.txt": "x", "b.png": 2, "b.txt": "y"})
-    for name in ("w0", "w1"):
-        scrape_source("folder", tmp_path / "photos", workspace=tmp_path / name)
-    root = merged(tmp_path, tmp_path / "w0", tmp_path / "w1")
-    assert query(root, "SELECT count(*) FROM files") == [(2,)]
-    assert query(root, "SELECT count(*) FROM items WHERE state = 'done'") == [(2,)]

@@ -1,4 +1,4 @@
-"""What the real img2dataset writes; skipped unless IMG2DATASET_PYTHON names an interpreter that has it."""
+"""What the real img2dataset writes; skipped unless DALLE_IMG2DATASET_PYTHON names an interpreter that has it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.scrapers.conftest import Ask, Server, answer
 from tests.scrapers.local.folders import differences, rows, scrape_source
 from tests.scrapers.sources.img2dataset.outputs import Format
 
-PYTHON = os.environ.get("IMG2DATASET_PYTHON")
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="IMG2DATASET_PYTHON is not set")
+PYTHON = os.environ.get("DALLE_IMG2DATASET_PYTHON")
+pytestmark = pytest.mark.skipif(PYTHON is None, reason="DALLE_IMG2DATASET_PYTHON is not set")
 
 _ANSWERS = {
     "/gone.png": answer(b"", 404),
