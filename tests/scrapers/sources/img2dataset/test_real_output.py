@@ -1,4 +1,4 @@
-"""What the real img2dataset writes; skipped unless DALLE_IMG2DATASET_PYTHON names an interpreter that has it."""
+"""What the real img2dataset writes; skipped unless DALLE_IMG2DATASET_PYTHON names its interpreter."""
 
 from __future__ import annotations
 
