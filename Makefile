@@ -17,6 +17,7 @@ AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
 AIRFLOW_PORT ?= 8080
+TEST_PROCESSES ?= 2
 
 # So has pywb, the web archive that the scraper's tests read; without it they are skipped.
 ARCHIVE_VENV ?= .venv-archive
@@ -42,8 +43,9 @@ lint: $(TEST_STAMP)
 types: $(TEST_STAMP)
 	$(BIN)/mypy
 
+# In two processes, each of which gets whole files: most of the time is waiting for the disk.
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 # The slow tests, which `make test` leaves out.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
