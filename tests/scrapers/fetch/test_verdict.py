@@ -138,7 +138,8 @@ def test_a_refusal_counts_where_there_is_something_to_refuse(
 @pytest.mark.parametrize("state", URL_STATES)
 @pytest.mark.parametrize("status", [None, 200, 401, 403, 404, 500])
 def test_what_a_probe_says_of_its_caption(state: UrlState, status: int | None) -> None:
-    expected = {"done": "exists", "opted_out": "exists", "truncated": "exists", "missing": "absent"}
+    exists = dict.fromkeys(("done", "opted_out", "truncated", "hash_mismatch"), "exists")
+    expected = {**exists, "missing": "absent"}
     refused_listing = state == "failed" and status in (401, 403)
     assert evidence_of(state, status) == (
         "absent" if refused_listing else expected.get(state, "unknown")
