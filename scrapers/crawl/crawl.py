@@ -3,8 +3,9 @@
     plans (lazy) → open plans → jobs ready per host → requests in flight → outcomes → store
                         ↑ fan-out after a probe ↓          ↓ retry after a delay
 
-A plan is opened only while fewer jobs wait than the hosts can take soon, so memory doesn't
-depend on the number of URLs.
+`window` decides how far to read ahead, and keeps the plans of hosts that have enough jobs; `turns` limit
+the requests in flight at all hosts together. So memory and connections depend neither on the number of URLs
+nor on that of hosts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from scrapers.config import ScrapeConfig
 from scrapers.crawl.image_fetcher import Attempt, ImageFetcher
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally, WallClock
+from scrapers.crawl.turns import Turns
+from scrapers.crawl.window import Window
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.embedded import refusal_finder
@@ -30,9 +33,11 @@ from scrapers.fetch.verdict import Verdict, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
 
-# Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
-_READY_PER_SLOT = 4
-_MAX_OPEN_JOBS = 16_384
+# Of all connections: for requests of images, and for hosts whose robots.txt is being loaded. The rest are for
+# redirects, and idle.
+_REQUESTS_SHARE = 0.5
+_LOADS_SHARE = 0.25
+_MAX_REQUESTS = 8192
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
@@ -51,6 +56,7 @@ class Crawl:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
         num_urls: int,
+        num_hosts: int = 1,
         progress: Progress = no_progress,
         clock: WallClock = time.time,
     ) -> None:
@@ -77,8 +83,12 @@ class Crawl:
         self._plans: Iterator[CaptionPlan] = iter(())
         self._filling = False
         self._exhausted = False
-        self._low_mark = max(64, _READY_PER_SLOT * config.concurrency)
-        self._num_ready = 0
+        self._window = Window(hosts, num_hosts=num_hosts, concurrency=config.concurrency)
+        connections = hosts.client.max_connections
+        self._requests = Turns(max(1, min(_MAX_REQUESTS, int(connections * _REQUESTS_SHARE))))
+        self._loads = Turns(max(1, int(connections * _LOADS_SHARE)))
+        self._loading: set[Host] = set()
+        self._unparking: set[Host] = set()
         self._num_open = 0
         self._num_done = 0
         self._total = num_urls
@@ -157,7 +167,7 @@ class Crawl:
     async def _report_progress(self) -> None:
         while True:
             notes: dict[str, int | float | str] = dict(self.tally.failures)
-            if (waiting := self.hosts.waiting()) is not None:
+            if (waiting := self.hosts.waiting(self._window.supplied)) is not None:
                 notes["waiting for"] = waiting
             self._progress(self._num_done, self._total, notes)
             await asyncio.sleep(_PROGRESS_EVERY_S)
@@ -175,7 +185,7 @@ class Crawl:
         for _ in range(_PLANS_AT_ONCE):
             if self._stopped or self._exhausted:
                 break
-            if self._num_ready >= self._low_mark or self._num_open >= _MAX_OPEN_JOBS:
+            if not self._wants_plans():
                 return
             try:
                 plan = next(self._plans, None)
@@ -185,17 +195,36 @@ class Crawl:
             if plan is None:
                 self._exhausted = True
                 break
-            self._open(plan)
+            if not self._window.park(plan):
+                self._open(plan)
         else:
-            # Most of these were finished already: yield to requests and signals.
+            # Most of these were finished already, or are parked: yield to requests and signals.
             self._fill_soon()
             return
         self._check_end()
 
+    def _wants_plans(self) -> bool:
+        return not self._requests.is_contested and self._window.wants_plans(self._num_open)
+
     def _fill_soon(self) -> None:
-        if not self._filling:
+        if not self._filling and not self._exhausted and self._wants_plans():
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
+
+    def _unpark_if_low(self, host: Host) -> None:
+        if host not in self._unparking and self._window.is_low(host, self._num_open):
+            self._unparking.add(host)
+            asyncio.get_running_loop().call_soon(self._unpark, host)
+
+    def _unpark(self, host: Host) -> None:
+        """Open parked plans of a host until enough of its jobs wait."""
+        self._unparking.discard(host)
+        for _ in range(_PLANS_AT_ONCE):
+            if self._stopped or not self._window.is_low(host, self._num_open):
+                break
+            self._open(self._window.unpark(host))
+        self._unpark_if_low(host)
+        self._check_end()
 
     def _open_plan(self, plan: CaptionPlan) -> OpenPlan | None:
         opened = self._opener.open(plan)
@@ -245,7 +274,7 @@ class Crawl:
         self._close(plan)
 
     def _check_end(self) -> None:
-        if self._exhausted and self._num_open == 0:
+        if self._exhausted and self._num_open == 0 and self._window.is_empty:
             self._ended.set()
 
     # --- Hosts ------------------------------------------------------------------------------------
@@ -253,12 +282,13 @@ class Crawl:
     def _enqueue(self, job: Job, *, first: bool = False) -> None:
         host = self.hosts.of(job.address)
         (host.ready.appendleft if first else host.ready.append)(job)
-        self._num_ready += 1
+        self._window.add(host)
 
     def _wake(self, host: Host) -> None:
         """Start as many requests as the host's pace allows now."""
         if host.robots is None:
-            if host.loading is None:
+            if host not in self._loading and self._loads.take(host):
+                self._loading.add(host)
                 self._spawn(self._load_and_wake(host))
             return
         while (job := self._take(host)) is not None:
@@ -270,8 +300,18 @@ class Crawl:
         self._wake(host)
 
     async def _load_and_wake(self, host: Host) -> None:
-        await self.hosts.load(host)
+        try:
+            await self.hosts.load(host)
+        finally:
+            self._loading.discard(host)
+            self._loads.give_back()
         self._wake(host)
+        self._wake_next(self._loads)
+
+    def _wake_next(self, turns: Turns) -> None:
+        """Let hosts that waited for a turn start, as long as there are any."""
+        while not self._stopped and (host := turns.next_host()) is not None:
+            self._wake(host)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -312,15 +352,17 @@ class Crawl:
             if wait_s > 0:
                 self._wake_later(host, wait_s)
                 return None
+            if not self._requests.take(host):
+                return None
             host.pace.start(self._now())
             return self._pop(host)
         return None
 
     def _pop(self, host: Host) -> Job:
-        self._num_ready -= 1
         job: Job = host.ready.popleft()
-        if self._num_ready < self._low_mark and not self._exhausted:
-            self._fill_soon()
+        self._window.remove(host)
+        self._unpark_if_low(host)
+        self._fill_soon()
         return job
 
     def _wake_later(self, host: Host, wait_s: float) -> None:
@@ -334,12 +376,19 @@ class Crawl:
     # --- Requests ---------------------------------------------------------------------------------
 
     async def _work(self, host: Host, first: Job) -> None:
-        """A slot: processes one job after another while the host's pace allows."""
+        """A slot: processes one job after another while the host's pace allows, and no other host waits."""
         job: Job | None = first
         while job is not None:
-            await self._attempt(host, job)
+            try:
+                await self._attempt(host, job)
+            finally:
+                self._requests.give_back()
             if self._store.is_full:
                 await self._store.room()
+            if self._requests.is_contested:
+                self._requests.line_up(host)
+                self._wake_next(self._requests)
+                return
             job = self._take(host)
             if host.pace.in_flight < int(host.pace.slots) and host.ready:
                 self._wake(host)
@@ -425,4 +474,5 @@ class Crawl:
         self._num_open -= 1
         if plan.outstanding == 0:
             then(plan)
+        self._fill_soon()
         self._check_end()
