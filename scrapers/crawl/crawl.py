@@ -18,30 +18,23 @@ from typing import Any
 
 from pipeline.core.progress import Progress, no_progress
 from scrapers.config import ScrapeConfig
+from scrapers.crawl.dispatcher import Dispatcher
 from scrapers.crawl.image_fetcher import Attempt, ImageFetcher
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally, WallClock
-from scrapers.crawl.turns import Turns
 from scrapers.crawl.window import Window
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.embedded import refusal_finder
-from scrapers.fetch.optouts.tdmrep import TdmRule
 from scrapers.fetch.pace import parse_retry_after
 from scrapers.fetch.response import Response
-from scrapers.fetch.verdict import Verdict, opt_out
+from scrapers.fetch.verdict import Verdict
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
 
-# Of all connections: for requests of images, and for hosts whose robots.txt is being loaded. The rest are for
-# redirects, and idle.
-_REQUESTS_SHARE = 0.5
-_LOADS_SHARE = 0.25
-_MAX_REQUESTS = 8192
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
-_LOOK_AGAIN_S = 0.1
 
 
 class Crawl:
@@ -84,10 +77,16 @@ class Crawl:
         self._filling = False
         self._exhausted = False
         self._window = Window(hosts, num_hosts=num_hosts, concurrency=config.concurrency)
-        connections = hosts.client.max_connections
-        self._requests = Turns(max(1, min(_MAX_REQUESTS, int(connections * _REQUESTS_SHARE))))
-        self._loads = Turns(max(1, int(connections * _LOADS_SHARE)))
-        self._loading: set[Host] = set()
+        self._dispatcher = Dispatcher(
+            hosts,
+            self._window,
+            self.tally,
+            spawn=self._spawn,
+            work=self._work,
+            settle=self._settle,
+            drop=self._drop,
+            taken=self._supply,
+        )
         self._unparking: set[Host] = set()
         self._num_open = 0
         self._num_done = 0
@@ -135,7 +134,7 @@ class Crawl:
 
     def stop(self) -> None:
         """Start no more requests; `run` flushes and returns."""
-        self._stopped = True
+        self._stopped = self._dispatcher.stopped = True
         self._ended.set()
 
     @property
@@ -204,12 +203,17 @@ class Crawl:
         self._check_end()
 
     def _wants_plans(self) -> bool:
-        return not self._requests.is_contested and self._window.wants_plans(self._num_open)
+        return not self._dispatcher.is_saturated and self._window.wants_plans(self._num_open)
 
     def _fill_soon(self) -> None:
         if not self._filling and not self._exhausted and self._wants_plans():
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
+
+    def _supply(self, host: Host) -> None:
+        """A job of `host` was taken: others are needed, perhaps."""
+        self._unpark_if_low(host)
+        self._fill_soon()
 
     def _unpark_if_low(self, host: Host) -> None:
         if host not in self._unparking and self._window.is_low(host, self._num_open):
@@ -252,10 +256,11 @@ class Crawl:
         for job, verdict in answered:
             self._settle_soon(job, Attempt(verdict, None))
         for job in jobs:
-            self._enqueue(job)
+            self._dispatcher.add(job)
         if jobs:
             # Deferred: jobs that are settled without a request would recurse into this.
-            asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
+            host = self.hosts.of(jobs[0].address)
+            asyncio.get_running_loop().call_soon(self._dispatcher.wake, host)
 
     def _finish(self, plan: OpenPlan) -> None:
         self._total += len(plan.seen) - len(plan.ranks)
@@ -277,41 +282,7 @@ class Crawl:
         if self._exhausted and self._num_open == 0 and self._window.is_empty:
             self._ended.set()
 
-    # --- Hosts ------------------------------------------------------------------------------------
-
-    def _enqueue(self, job: Job, *, first: bool = False) -> None:
-        host = self.hosts.of(job.address)
-        (host.ready.appendleft if first else host.ready.append)(job)
-        self._window.add(host)
-
-    def _wake(self, host: Host) -> None:
-        """Start as many requests as the host's pace allows now."""
-        if host.robots is None:
-            if host not in self._loading and self._loads.take(host):
-                self._loading.add(host)
-                self._spawn(self._load_and_wake(host))
-            return
-        while (job := self._take(host)) is not None:
-            self._spawn(self._work(host, job))
-
-    async def _ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
-        self.tally.requests += 1
-        await self.hosts.ask_about(host, rule, url)
-        self._wake(host)
-
-    async def _load_and_wake(self, host: Host) -> None:
-        try:
-            await self.hosts.load(host)
-        finally:
-            self._loading.discard(host)
-            self._loads.give_back()
-        self._wake(host)
-        self._wake_next(self._loads)
-
-    def _wake_next(self, turns: Turns) -> None:
-        """Let hosts that waited for a turn start, as long as there are any."""
-        while not self._stopped and (host := turns.next_host()) is not None:
-            self._wake(host)
+    # --- Requests ---------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -323,58 +294,6 @@ class Crawl:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
-    def _take(self, host: Host) -> Job | None:
-        """The next job, with its slot taken; None if none may start now (a timer tries again)."""
-        while host.ready and not self._stopped:
-            if host.closed is not None:
-                job = self._pop(host)
-                if host.is_refused:
-                    self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
-                else:
-                    self._drop(job)
-                continue
-            if (
-                host.asking
-            ):  # Perhaps for a redirect from another host, whose end doesn't wake this one.
-                self._wake_later(host, _LOOK_AGAIN_S)
-                return None
-            job = host.ready[0]
-            if (refusal := self.hosts.refusal(job.address, job.url, host=host)) is not None:
-                if (rule := host.open_question(job.address, refusal)) is not None:
-                    host.asking = True
-                    self._spawn(self._ask_about(host, rule, job.address))
-                    return None
-                self._settle(self._pop(host), opt_out(refusal), None)
-                continue
-            wait_s = host.pace.wait_s(self._now())
-            if wait_s is None:
-                return None
-            if wait_s > 0:
-                self._wake_later(host, wait_s)
-                return None
-            if not self._requests.take(host):
-                return None
-            host.pace.start(self._now())
-            return self._pop(host)
-        return None
-
-    def _pop(self, host: Host) -> Job:
-        job: Job = host.ready.popleft()
-        self._window.remove(host)
-        self._unpark_if_low(host)
-        self._fill_soon()
-        return job
-
-    def _wake_later(self, host: Host, wait_s: float) -> None:
-        if host.timer is None:
-            host.timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer, host)
-
-    def _on_timer(self, host: Host) -> None:
-        host.timer = None
-        self._wake(host)
-
-    # --- Requests ---------------------------------------------------------------------------------
-
     async def _work(self, host: Host, first: Job) -> None:
         """A slot: processes one job after another while the host's pace allows, and no other host waits."""
         job: Job | None = first
@@ -382,16 +301,10 @@ class Crawl:
             try:
                 await self._attempt(host, job)
             finally:
-                self._requests.give_back()
+                self._dispatcher.end_request()
             if self._store.is_full:
                 await self._store.room()
-            if self._requests.is_contested:
-                self._requests.line_up(host)
-                self._wake_next(self._requests)
-                return
-            job = self._take(host)
-            if host.pace.in_flight < int(host.pace.slots) and host.ready:
-                self._wake(host)
+            job = self._dispatcher.next_job(host)
 
     async def _attempt(self, host: Host, job: Job) -> None:
         assert self._fetcher is not None, "no plan may be opened without a fetcher"
@@ -446,8 +359,8 @@ class Crawl:
 
     def _requeue(self, host: Host, job: Job) -> None:
         del host.later[job]
-        self._enqueue(job, first=True)
-        self._wake(host)
+        self._dispatcher.add(job, first=True)
+        self._dispatcher.wake(host)
 
     def _settle_soon(self, job: Job, attempt: Attempt) -> None:
         """Settle the job together with others that arrive by then: starting the next request comes first."""
@@ -461,7 +374,7 @@ class Crawl:
         for job, (verdict, response) in came:
             self._settle(job, verdict, response)
 
-    def _settle(self, job: Job, verdict: Verdict, response: Response | None) -> None:
+    def _settle(self, job: Job, verdict: Verdict, response: Response | None = None) -> None:
         self._recorder.record(job, verdict, response)
         self._num_done += 1
         self._job_ended(job.plan, self._advance)
