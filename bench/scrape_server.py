@@ -22,9 +22,10 @@ worker_processes auto;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 daemon off;
-events {{ worker_connections 4096; }}
+events {{ worker_connections 16384; }}
+worker_rlimit_nofile 20000;
 http {{
-  access_log off;
+  {log}
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
   uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
   types {{ image/png png; }}
@@ -33,7 +34,7 @@ http {{
   keepalive_requests 1000000000;
   open_file_cache max=1000;
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    {listen}
     root {folder};
     location = /status {{ stub_status; }}
     location ~ "^/(?<pool>[a-z0-9]+)/samples/.*_(?<rank>[0-9]+)\\.png$" {{
@@ -60,8 +61,11 @@ def make_pool(folder: Path, size: int) -> int:
 class Nginx:
     """Serves `<pool>/samples/…_<rank>.png` from `folder/<pool>/<rank>.png`, whatever the caption."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, num_addresses: int = 1, log: bool = False) -> None:
+        """Listens on 127.0.0.1 and the addresses after it; with `log`, `requests.log` has host and second."""
         self.folder = folder
+        self.num_addresses = num_addresses
+        self.log = log
         self.port = 0
 
     @property
@@ -74,7 +78,7 @@ class Nginx:
         """Run it on a free port until the end of the block."""
         self.port = _free_port()
         config = self.folder / "nginx.conf"
-        config.write_text(_CONFIG.format(folder=self.folder, port=self.port))
+        config.write_text(self._config())
         command = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", self.folder, "-c", config]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
@@ -83,6 +87,16 @@ class Nginx:
         finally:
             process.terminate()
             process.wait()
+
+    def _config(self) -> str:
+        ports = [
+            f"listen 127.0.0.{n + 1}:{self.port} backlog=4096;" for n in range(self.num_addresses)
+        ]
+        to = f"{self.folder}/requests.log pace buffer=64k flush=1s"
+        log = f"log_format pace '$msec $host'; access_log {to};"
+        return _CONFIG.format(
+            folder=self.folder, listen=" ".join(ports), log=log if self.log else "access_log off;"
+        )
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         for _ in range(200):

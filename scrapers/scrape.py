@@ -313,6 +313,7 @@ class _Run:
             opener=opener,
             fetcher=fetcher,
             num_urls=discovery.num_urls,
+            num_hosts=1 if self.archive is not None else discovery.num_hosts,
             progress=self.progress,
             clock=self.clock,
         )

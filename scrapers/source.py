@@ -47,6 +47,9 @@ class FilePlace(NamedTuple):
     file_bytes: int
     mtime: int
 
+# Hosts that are counted; more of them make no difference.
+_MANY_HOSTS = 100_000
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
@@ -183,6 +186,8 @@ class Discovery:
     user and password by origin (`http://host:port`): for requests only, and in none of the URLs.
     `is_foreign` means that a file of somebody else's names public hosts: its private hosts are refused.
     `busiest` is the origin with the most of `num_urls` and their number, None if there is only one host.
+    `num_hosts` is how many hosts there are, or at least how many were counted: with more than one, the crawl
+    reads ahead so that each has work.
     `names_all`: a URL of an earlier run that no plan names has left the source.
     """
 
@@ -205,12 +210,18 @@ class Discovery:
     def of(cls, items: Callable[[], Iterable[Item]], *, limit: int | None = None) -> Discovery:
         """The discovery of the images that `items()` yields, the same at each call; at most `limit`."""
         plans = _Plans(items=items, limit=limit)
-        sections = Counter(plan.section for plan in plans)
+        sections: Counter[str] = Counter()
+        origins: set[str] = set()
+        for plan in plans:
+            sections[plan.section] += 1
+            if len(origins) < _MANY_HOSTS:
+                origins.add("/".join(plan.forms[0].url_template.split("/", 3)[:3]))
         return cls(
             plans=plans,
             num_captions=sections.total(),
             num_urls=sections.total(),
             sections=tuple(SectionSummary(name=n, captions=c) for n, c in sections.items()),
+            num_hosts=max(1, len(origins)),
         )
 
 

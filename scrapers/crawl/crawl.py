@@ -3,8 +3,9 @@
     plans (lazy) → open plans → jobs ready per host → requests in flight → outcomes → store
                         ↑ fan-out after a probe ↓          ↓ retry after a delay
 
-A plan is opened only while fewer jobs wait than the hosts can take soon, so memory doesn't
-depend on the number of URLs.
+`window` decides how far to read ahead, and keeps the plans of hosts that have enough jobs; `turns` limit
+the requests in flight at all hosts together. So memory and connections depend neither on the number of URLs
+nor on that of hosts.
 """
 
 from __future__ import annotations
@@ -17,26 +18,23 @@ from typing import Any
 
 from pipeline.core.progress import Progress, no_progress
 from scrapers.config import ScrapeConfig
+from scrapers.crawl.dispatcher import Dispatcher
 from scrapers.crawl.image_fetcher import Attempt, ImageFetcher
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
 from scrapers.crawl.recorder import Recorder, Tally, WallClock
+from scrapers.crawl.window import Window
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.optouts.embedded import refusal_finder
-from scrapers.fetch.optouts.tdmrep import TdmRule
 from scrapers.fetch.pace import parse_retry_after
 from scrapers.fetch.response import Response
-from scrapers.fetch.verdict import Verdict, opt_out
+from scrapers.fetch.verdict import Verdict
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
 
-# Waiting jobs per slot, and the maximum of open jobs, including those that wait for a retry.
-_READY_PER_SLOT = 4
-_MAX_OPEN_JOBS = 16_384
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
 _RENEW_EVERY_S = 60.0
-_LOOK_AGAIN_S = 0.1
 
 
 class Crawl:
@@ -51,6 +49,7 @@ class Crawl:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
         num_urls: int,
+        num_hosts: int = 1,
         progress: Progress = no_progress,
         clock: WallClock = time.time,
     ) -> None:
@@ -77,8 +76,18 @@ class Crawl:
         self._plans: Iterator[CaptionPlan] = iter(())
         self._filling = False
         self._exhausted = False
-        self._low_mark = max(64, _READY_PER_SLOT * config.concurrency)
-        self._num_ready = 0
+        self._window = Window(hosts, num_hosts=num_hosts, concurrency=config.concurrency)
+        self._dispatcher = Dispatcher(
+            hosts,
+            self._window,
+            self.tally,
+            spawn=self._spawn,
+            work=self._work,
+            settle=self._settle,
+            drop=self._drop,
+            taken=self._supply,
+        )
+        self._unparking: set[Host] = set()
         self._num_open = 0
         self._num_done = 0
         self._total = num_urls
@@ -125,7 +134,7 @@ class Crawl:
 
     def stop(self) -> None:
         """Start no more requests; `run` flushes and returns."""
-        self._stopped = True
+        self._stopped = self._dispatcher.stopped = True
         self._ended.set()
 
     @property
@@ -157,7 +166,7 @@ class Crawl:
     async def _report_progress(self) -> None:
         while True:
             notes: dict[str, int | float | str] = dict(self.tally.failures)
-            if (waiting := self.hosts.waiting()) is not None:
+            if (waiting := self.hosts.waiting(self._window.supplied)) is not None:
                 notes["waiting for"] = waiting
             self._progress(self._num_done, self._total, notes)
             await asyncio.sleep(_PROGRESS_EVERY_S)
@@ -175,7 +184,7 @@ class Crawl:
         for _ in range(_PLANS_AT_ONCE):
             if self._stopped or self._exhausted:
                 break
-            if self._num_ready >= self._low_mark or self._num_open >= _MAX_OPEN_JOBS:
+            if not self._wants_plans():
                 return
             try:
                 plan = next(self._plans, None)
@@ -185,17 +194,41 @@ class Crawl:
             if plan is None:
                 self._exhausted = True
                 break
-            self._open(plan)
+            if not self._window.park(plan):
+                self._open(plan)
         else:
-            # Most of these were finished already: yield to requests and signals.
+            # Most of these were finished already, or are parked: yield to requests and signals.
             self._fill_soon()
             return
         self._check_end()
 
+    def _wants_plans(self) -> bool:
+        return not self._dispatcher.is_saturated and self._window.wants_plans(self._num_open)
+
     def _fill_soon(self) -> None:
-        if not self._filling:
+        if not self._filling and not self._exhausted and self._wants_plans():
             self._filling = True
             asyncio.get_running_loop().call_soon(self._fill)
+
+    def _supply(self, host: Host) -> None:
+        """A job of `host` was taken: others are needed, perhaps."""
+        self._unpark_if_low(host)
+        self._fill_soon()
+
+    def _unpark_if_low(self, host: Host) -> None:
+        if host not in self._unparking and self._window.is_low(host, self._num_open):
+            self._unparking.add(host)
+            asyncio.get_running_loop().call_soon(self._unpark, host)
+
+    def _unpark(self, host: Host) -> None:
+        """Open parked plans of a host until enough of its jobs wait."""
+        self._unparking.discard(host)
+        for _ in range(_PLANS_AT_ONCE):
+            if self._stopped or not self._window.is_low(host, self._num_open):
+                break
+            self._open(self._window.unpark(host))
+        self._unpark_if_low(host)
+        self._check_end()
 
     def _open_plan(self, plan: CaptionPlan) -> OpenPlan | None:
         opened = self._opener.open(plan)
@@ -223,10 +256,11 @@ class Crawl:
         for job, verdict in answered:
             self._settle_soon(job, Attempt(verdict, None))
         for job in jobs:
-            self._enqueue(job)
+            self._dispatcher.add(job)
         if jobs:
             # Deferred: jobs that are settled without a request would recurse into this.
-            asyncio.get_running_loop().call_soon(self._wake, self.hosts.of(jobs[0].address))
+            host = self.hosts.of(jobs[0].address)
+            asyncio.get_running_loop().call_soon(self._dispatcher.wake, host)
 
     def _finish(self, plan: OpenPlan) -> None:
         self._total += len(plan.seen) - len(plan.ranks)
@@ -245,33 +279,10 @@ class Crawl:
         self._close(plan)
 
     def _check_end(self) -> None:
-        if self._exhausted and self._num_open == 0:
+        if self._exhausted and self._num_open == 0 and self._window.is_empty:
             self._ended.set()
 
-    # --- Hosts ------------------------------------------------------------------------------------
-
-    def _enqueue(self, job: Job, *, first: bool = False) -> None:
-        host = self.hosts.of(job.address)
-        (host.ready.appendleft if first else host.ready.append)(job)
-        self._num_ready += 1
-
-    def _wake(self, host: Host) -> None:
-        """Start as many requests as the host's pace allows now."""
-        if host.robots is None:
-            if host.loading is None:
-                self._spawn(self._load_and_wake(host))
-            return
-        while (job := self._take(host)) is not None:
-            self._spawn(self._work(host, job))
-
-    async def _ask_about(self, host: Host, rule: TdmRule, url: str) -> None:
-        self.tally.requests += 1
-        await self.hosts.ask_about(host, rule, url)
-        self._wake(host)
-
-    async def _load_and_wake(self, host: Host) -> None:
-        await self.hosts.load(host)
-        self._wake(host)
+    # --- Requests ---------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -283,66 +294,17 @@ class Crawl:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)
 
-    def _take(self, host: Host) -> Job | None:
-        """The next job, with its slot taken; None if none may start now (a timer tries again)."""
-        while host.ready and not self._stopped:
-            if host.closed is not None:
-                job = self._pop(host)
-                if host.is_refused:
-                    self._settle(job, Verdict("failed", host.closed, False, "neutral"), None)
-                else:
-                    self._drop(job)
-                continue
-            if (
-                host.asking
-            ):  # Perhaps for a redirect from another host, whose end doesn't wake this one.
-                self._wake_later(host, _LOOK_AGAIN_S)
-                return None
-            job = host.ready[0]
-            if (refusal := self.hosts.refusal(job.address, job.url, host=host)) is not None:
-                if (rule := host.open_question(job.address, refusal)) is not None:
-                    host.asking = True
-                    self._spawn(self._ask_about(host, rule, job.address))
-                    return None
-                self._settle(self._pop(host), opt_out(refusal), None)
-                continue
-            wait_s = host.pace.wait_s(self._now())
-            if wait_s is None:
-                return None
-            if wait_s > 0:
-                self._wake_later(host, wait_s)
-                return None
-            host.pace.start(self._now())
-            return self._pop(host)
-        return None
-
-    def _pop(self, host: Host) -> Job:
-        self._num_ready -= 1
-        job: Job = host.ready.popleft()
-        if self._num_ready < self._low_mark and not self._exhausted:
-            self._fill_soon()
-        return job
-
-    def _wake_later(self, host: Host, wait_s: float) -> None:
-        if host.timer is None:
-            host.timer = asyncio.get_running_loop().call_later(wait_s, self._on_timer, host)
-
-    def _on_timer(self, host: Host) -> None:
-        host.timer = None
-        self._wake(host)
-
-    # --- Requests ---------------------------------------------------------------------------------
-
     async def _work(self, host: Host, first: Job) -> None:
-        """A slot: processes one job after another while the host's pace allows."""
+        """A slot: processes one job after another while the host's pace allows, and no other host waits."""
         job: Job | None = first
         while job is not None:
-            await self._attempt(host, job)
+            try:
+                await self._attempt(host, job)
+            finally:
+                self._dispatcher.end_request()
             if self._store.is_full:
                 await self._store.room()
-            job = self._take(host)
-            if host.pace.in_flight < int(host.pace.slots) and host.ready:
-                self._wake(host)
+            job = self._dispatcher.next_job(host)
 
     async def _attempt(self, host: Host, job: Job) -> None:
         assert self._fetcher is not None, "no plan may be opened without a fetcher"
@@ -397,8 +359,8 @@ class Crawl:
 
     def _requeue(self, host: Host, job: Job) -> None:
         del host.later[job]
-        self._enqueue(job, first=True)
-        self._wake(host)
+        self._dispatcher.add(job, first=True)
+        self._dispatcher.wake(host)
 
     def _settle_soon(self, job: Job, attempt: Attempt) -> None:
         """Settle the job together with others that arrive by then: starting the next request comes first."""
@@ -412,7 +374,7 @@ class Crawl:
         for job, (verdict, response) in came:
             self._settle(job, verdict, response)
 
-    def _settle(self, job: Job, verdict: Verdict, response: Response | None) -> None:
+    def _settle(self, job: Job, verdict: Verdict, response: Response | None = None) -> None:
         self._recorder.record(job, verdict, response)
         self._num_done += 1
         self._job_ended(job.plan, self._advance)
@@ -425,4 +387,5 @@ class Crawl:
         self._num_open -= 1
         if plan.outstanding == 0:
             then(plan)
+        self._fill_soon()
         self._check_end()

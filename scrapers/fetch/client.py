@@ -18,8 +18,10 @@ from scrapers.fetch.connections import Connections
 from scrapers.fetch.cookies import CookieJar
 from scrapers.fetch.decoding import Check, decode_body, is_encoded
 from scrapers.fetch.fetcher import Endpoint, Fetcher, Reply
+from scrapers.fetch.open_files import connection_limit, raise_limit
 from scrapers.fetch.optouts.headers import NO_SIGNALS, SIGNAL_NAMES, HeaderSignals, read_headers
 from scrapers.fetch.proxies import Proxies
+from scrapers.fetch.recent import Recent
 from scrapers.fetch.redirects import AddressCheck, is_public_address, redirect_target
 from scrapers.fetch.request_headers import GivenFields, common_fields, lines_of, referer_line
 from scrapers.fetch.request_url import WebAddress, parse_address, without_credentials
@@ -70,7 +72,9 @@ class Client:
         proxies: Proxies | None = None,
         trust: Trust | None = None,
         cookies: CookieJar | None = None,
+        max_connections: int | None = None,
     ) -> None:
+        """`max_connections`: by default what the limit of open files allows."""
         self.user_agent = user_agent
         self._agent = user_agent.partition("/")[0]
         self.timeout_s = timeout_s
@@ -82,8 +86,16 @@ class Client:
         self._given = given or GivenFields()
         self._proxies = proxies
         self._trust = trust or Trust()
-        self._sites: dict[tuple[str, bool], Site] = {}
+        self._max_connections = max_connections
+        self._sites: Recent[tuple[str, bool], Site] = Recent(_MAX_SITES)
         self._users: dict[str, bytes] = {}
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections may be open at once; raises the limit of open files if possible."""
+        if self._max_connections is None:
+            self._max_connections = connection_limit(raise_limit())
+        return self._max_connections
 
     async def __aenter__(self) -> Client:
         self._addresses = Addresses(self._resolver, self._is_public)
@@ -92,6 +104,7 @@ class Client:
             self.budget,
             tls=self._trust.context,
             timeout_s=self.timeout_s,
+            max_open=self.max_connections,
         )
         self._sessions: Fetcher = Sessions(
             self._addresses,
@@ -236,8 +249,6 @@ class Client:
         address = parse_address(url)
         if site is None:
             site = self._make_site(address, public_only=public_only)
-            if len(self._sites) >= _MAX_SITES:
-                self._sites.clear()
             self._sites[spelled, public_only] = site
         return site, address.target
 

@@ -83,7 +83,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close the connection; nobody waits for a response any more."""
-        self.free = False
+        self._leave_home()
         self._waiting = None
         self._forget()
         if self._transport is not None:
@@ -107,6 +107,11 @@ class Connection(asyncio.BufferedProtocol):
         self._paused_at = None
         if self._transport is not None:
             self._transport.resume_reading()
+
+    def _leave_home(self) -> None:
+        if self.free and self in self._home:
+            self._home.remove(self)
+        self.free = False
 
     # --- Callbacks of the event loop ---------------------------------------------------------------
 
@@ -154,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.free = False
+        self._leave_home()
         self._lost(self)
         head = self._head
         if head is not None and head.length is None and not head.chunked and exc is None:

@@ -27,8 +27,11 @@ class Connections:
         *,
         tls: Callable[[], ssl.SSLContext],
         timeout_s: float,
+        max_open: int,
     ) -> None:
+        """At most `max_open` connections, as long as fewer than that are in use."""
         self.timeout_s = timeout_s
+        self._max_open = max_open
         self.loop = asyncio.get_running_loop()
         self._addresses = addresses
         self.budget = budget
@@ -47,6 +50,7 @@ class Connections:
         self, address: WebAddress, home: list[Connection], *, public_only: bool
     ) -> Connection:
         """A new connection, which adds itself to `home` whenever it is free."""
+        self._make_room()
         connection = Connection(self._scratch, self.budget, self._connections.discard, home)
         await open_connection(
             self._addresses,
@@ -70,6 +74,14 @@ class Connections:
         for connection in list(self._connections):
             connection.close()
         await asyncio.sleep(0)  # so that their sockets are closed, too
+
+    def _make_room(self) -> None:
+        """Close the connections that have been idle the longest, if there are too many."""
+        if len(self._connections) < self._max_open:
+            return
+        idle = sorted((c for c in self._connections if c.free), key=lambda c: c.deadline)
+        for connection in idle[: max(1, self._max_open // 8)]:
+            connection.close()
 
     def _context(self) -> ssl.SSLContext:
         self._tls = self._tls or self._make_tls()

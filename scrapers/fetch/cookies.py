@@ -17,6 +17,7 @@ from pipeline.core.regular_files import read_regular
 from pipeline.core.text_files import split_lines
 
 _MAX_PER_HOST = 50
+_MAX_HOSTS = 10_000
 _MAX_BYTES = 4096
 _MAX_FILE_BYTES = 1 << 24
 _HTTP_ONLY = "#HttpOnly_"
@@ -40,6 +41,7 @@ class CookieJar:
         self._clock = clock
         self._of_host: dict[str, dict[tuple[str, str], Cookie]] = {}
         self._of_domain: dict[str, dict[tuple[str, str], Cookie]] = {}
+        self._in_file: set[str] = set()
 
     @property
     def empty(self) -> bool:
@@ -74,6 +76,12 @@ class CookieJar:
                 del held[next(iter(held))]
         if held:
             self._of_host[host] = held
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Forget the cookies of the host that has set none for the longest time, if there are too many."""
+        if len(self._of_host) - len(self._in_file) > _MAX_HOSTS:
+            del self._of_host[next(h for h in self._of_host if h not in self._in_file)]
 
     def load(self, file: Path) -> None:
         """Read cookies from a file in the format of Netscape and curl.
@@ -104,8 +112,12 @@ class CookieJar:
         cookie = Cookie(
             name=name, value=value, path=path or "/", secure=secure.upper() == "TRUE", expires=ends
         )
-        table = self._of_domain if subdomains.upper() == "TRUE" else self._of_host
-        table.setdefault(domain.lower().lstrip("."), {})[name, cookie.path] = cookie
+        host = domain.lower().lstrip(".")
+        if subdomains.upper() == "TRUE":
+            self._of_domain.setdefault(host, {})[name, cookie.path] = cookie
+        else:
+            self._in_file.add(host)
+            self._of_host.setdefault(host, {})[name, cookie.path] = cookie
 
     def _held(self, host: str) -> Iterator[Cookie]:
         now = self._clock()

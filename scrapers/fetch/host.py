@@ -21,7 +21,11 @@ REFUSED = frozenset({"private_address", "bad_url"})
 _MAX_QUESTIONS = 8
 
 
-@dataclass
+# Rules of a robots.txt that take as much memory as a host without any.
+_RULES_PER_WEIGHT = 4
+
+
+@dataclass(eq=False, slots=True)
 class Host:
     """One origin: scheme, name and port."""
 
@@ -40,11 +44,26 @@ class Host:
     why: str = ""
     # Until when, on the crawl's clock, its wait has been logged.
     told_until: float = 0.0
+    # What the crawl has for it: jobs that wait, those that wait for a retry, and plans that are not open yet.
     ready: deque[Any] = field(default_factory=deque)
-    # Jobs that wait for a retry.
     later: dict[Any, asyncio.TimerHandle] = field(default_factory=dict)
+    parked: Any = None
     loading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    # Whether it was met since hosts were last forgotten, and since its robots.txt was last renewed.
+    recent: bool = True
+    wanted: bool = True
+
+    @property
+    def weight(self) -> int:
+        """How much memory it takes, in hosts without rules."""
+        robots = 0 if self.robots is None else len(self.robots.rules) + len(self.robots.usage_rules)
+        return 1 + (robots + len(self.reservations.rules)) // _RULES_PER_WEIGHT
+
+    def is_idle(self, now: float) -> bool:
+        """Whether nothing depends on what is known of it: no job, no request, no pause."""
+        busy = self.ready or self.later or self.parked or self.loading or self.timer or self.asking
+        return not busy and self.pace.is_at_rest(now)
 
     @property
     def is_refused(self) -> bool:

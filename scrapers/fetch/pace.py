@@ -55,6 +55,12 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
 class HostPace:
     """The pace of one host. Times are seconds of a monotonic clock."""
 
+    __slots__ = (
+        "_failures", "_next_start", "_outage", "_rested_at", "_rests", "_rng", "_slowed_at",
+        "_trouble_since", "asked_until", "in_flight", "interval_s", "max_slots", "paused_until",
+        "rest_s", "rests_until", "slots", "strikes",
+    )  # fmt: skip
+
     def __init__(
         self, *, max_slots: int, rate: float | None, outage: Backoff, rng: random.Random, now: float
     ) -> None:
@@ -93,8 +99,17 @@ class HostPace:
     def start(self, now: float) -> None:
         """A request starts."""
         self.in_flight += 1
+        self.count(now)
+
+    def count(self, now: float) -> None:
+        """A request starts that takes no slot: the next one has to wait as after any other."""
         if self.interval_s:
             self._next_start = max(now, self._next_start) + self.interval_s
+
+    def is_at_rest(self, now: float) -> bool:
+        """Whether it may be forgotten: no request runs, the last one didn't fail, and none has to wait."""
+        until = max(self.asked_until, self.paused_until, self.rests_until, self._next_start)
+        return not self.in_flight and not self._failures and until <= now
 
     def finish(
         self,

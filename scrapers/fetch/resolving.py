@@ -2,7 +2,7 @@
 
 A name that once resolved to public addresses stays public: later it is connected to at such addresses only,
 so that a name server can't redirect us inside with its second answer (DNS rebinding). Connections use the
-very addresses that were checked.
+very addresses that were checked. Of a million names the latest are remembered.
 """
 
 from __future__ import annotations
@@ -17,14 +17,21 @@ from typing import NamedTuple
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from scrapers.fetch.recent import Recent
 from scrapers.fetch.redirects import AddressCheck
+from scrapers.fetch.system_resolver import SystemResolver
 
 # The resolver's interface, and one of the addresses of a name.
 Resolver = AbstractResolver
 Found = ResolveResult
 
 _REMEMBER_S = 300.0
-_MAX_NAMES = 10_000
+# Long enough for all that ask for a name at once, short enough for a later attempt to ask again.
+_REMEMBER_FAILURE_S = 2.0
+# About 1 kB each.
+_MAX_NAMES = 50_000
+# Of names whose first addresses were public, and the like.
+_MAX_KINDS = 200_000
 # A machine that reaches the web through a proxy often has no working name server.
 _LOOK_S = 2.0
 
@@ -55,7 +62,7 @@ class FixedResolver(AbstractResolver):
 
 class _Known(NamedTuple):
     until: float
-    found: list[ResolveResult]
+    found: list[ResolveResult] | OSError
 
 
 class Addresses:
@@ -71,15 +78,15 @@ class Addresses:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner = inner if inner is not None else aiohttp.ThreadedResolver()
+        self._inner = inner if inner is not None else SystemResolver()
         self._is_public = is_public
         self._clock = clock
-        self._known: dict[str, _Known] = {}
+        self._known: Recent[str, _Known] = Recent(_MAX_NAMES)
         self._asking: dict[str, asyncio.Task[list[ResolveResult]]] = {}
         # Names that resolved to a public address; names that first resolved to nothing else.
-        self._public: set[str] = set()
-        self._pinned: set[str] = set()
-        self._behind_proxy: set[str] = set()
+        self._public: Recent[str, None] = Recent(_MAX_KINDS)
+        self._pinned: Recent[str, None] = Recent(_MAX_KINDS)
+        self._behind_proxy: Recent[str, None] = Recent(_MAX_KINDS)
 
     @property
     def fixed(self) -> tuple[str, int] | None:
@@ -96,10 +103,10 @@ class Addresses:
         found = await self._find(host)
         public = [entry for entry in found if self._is_public(entry["host"])]
         if public:
-            self._public.add(host)
+            self._public[host] = None
         if not public_only and host not in self._pinned:
             if len(public) == len(found):
-                self._pinned.add(host)
+                self._pinned[host] = None
             return found
         if not public:
             places = ", ".join(entry["host"] for entry in found[:3])
@@ -113,7 +120,7 @@ class Addresses:
                 async with asyncio.timeout(_LOOK_S):
                     await self.look_up(host, public_only=False)
             except OSError:
-                self._public.add(host)
+                self._public[host] = None
         return host in self._public
 
     async def refuse_private(self, host: str) -> None:
@@ -127,7 +134,7 @@ class Addresses:
             raise
         except OSError:
             pass  # Names that can't be resolved here are the proxy's business.
-        self._behind_proxy.add(host)
+        self._behind_proxy[host] = None
 
     async def close(self) -> None:
         """Cancel all lookups."""
@@ -141,6 +148,8 @@ class Addresses:
             return [_literal(host)]
         known = self._known.get(host)
         if known is not None and self._clock() < known.until:
+            if isinstance(known.found, OSError):
+                raise known.found.with_traceback(None)
             return known.found
         task = self._asking.get(host)
         if task is None:
@@ -150,9 +159,11 @@ class Addresses:
         return await asyncio.shield(task)
 
     async def _ask(self, host: str) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, 0, socket.AF_UNSPEC)
-        if len(self._known) >= _MAX_NAMES:
-            self._known.clear()
+        try:
+            found = await self._inner.resolve(host, 0, socket.AF_UNSPEC)
+        except OSError as error:
+            self._known[host] = _Known(self._clock() + _REMEMBER_FAILURE_S, error)
+            raise
         self._known[host] = _Known(self._clock() + _REMEMBER_S, found)
         return found
 

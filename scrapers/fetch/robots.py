@@ -24,7 +24,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 Policy = Literal["rules", "open", "closed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PathPattern:
     """A path in which `*` matches anything and a final `$` the end: `parts` are between the stars."""
 
@@ -49,7 +49,7 @@ class PathPattern:
         return path.endswith(last) and len(path) - len(last) >= end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A line `Allow` or `Disallow`."""
 
@@ -58,7 +58,7 @@ class Rule:
     line: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class UsageRule:
     """A line `Content-Usage`: whether it refuses training."""
 

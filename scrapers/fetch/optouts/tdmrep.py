@@ -20,7 +20,7 @@ MAX_TDMREP_BYTES = 2**20
 _MAX_RULES = 10_000
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class TdmRule:
     """One rule. `set_aside`: whether headers override it at a first URL; None if not checked yet."""
 

@@ -8,8 +8,9 @@ import random
 import pytest
 
 from scrapers.fetch.client import Client
-from scrapers.fetch.hosts import ROBOTS_S, Hosts
+from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import Backoff
+from scrapers.fetch.robots_loading import ROBOTS_S
 from tests.scrapers.conftest import Server, answer
 
 FORBIDS = answer(b"User-agent: *\nDisallow: /samples/\n")
