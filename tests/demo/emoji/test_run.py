@@ -51,6 +51,8 @@ def test_all_stages_run_and_a_second_run_finds_everything_up_to_date(tmp_path: P
     assert any(f"among {kept:,}" in label for label in tiles)
     assert "emoji of that name" in (root / "report.html").read_text()
     again = json.loads(invoke([*command, "--json"]).stdout.splitlines()[-1])
+    outcomes = {name: report["outcome"] for name, report in again["details"].items()}
+    assert set(outcomes.values()) == {"unchanged"}, outcomes
     assert again["outcome"] == "unchanged"
 
 
