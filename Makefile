@@ -29,10 +29,14 @@ IMG2DATASET_VENV ?= .venv-img2dataset
 IMG2DATASET_BIN := $(IMG2DATASET_VENV)/bin
 IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 
-.PHONY: demo test lint types unit slow mutants airflow test-airflow test-engines clean
+.PHONY: demo emoji test lint types unit slow mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
+
+# A small model of the emoji in Debian's fonts-noto-color-emoji, with the names in its unicode-data.
+emoji: $(STAMP)
+	$(BIN)/pipeline emoji
 
 test: lint types unit
 

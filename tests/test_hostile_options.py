@@ -21,6 +21,8 @@ import pipeline.app.cli
 import pipeline.app.status
 import pipeline.demo.commands
 import pipeline.demo.demo
+import pipeline.demo.emoji.font
+import pipeline.demo.emoji.run
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
 from tests.test_damaged_files import problem
@@ -135,6 +137,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pipeline.demo.commands, "load_function", lambda _: lambda config, _: config.replica()
     )
     monkeypatch.setattr(pipeline.demo.demo, "_run_stages", lambda *_: {})
+    monkeypatch.setattr(pipeline.demo.emoji.run, "_run_stages", lambda *_: {})
+    monkeypatch.setattr(pipeline.demo.emoji.font.EmojiFont, "draw", lambda *_: None)
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
     return tmp_path
 

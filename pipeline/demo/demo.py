@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -24,10 +23,11 @@ from pipeline.app.option_files import PRESETS
 from pipeline.app.run_all import Call, overall_outcome, run_stage
 from pipeline.app.run_log import keep_record
 from pipeline.core.config import StageConfig, option
-from pipeline.core.contracts import MEASUREMENTS, StageReport
+from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
-from pipeline.core.storage import write_bytes, write_json
+from pipeline.core.storage import write_bytes
 from pipeline.core.workspace import Workspace
+from pipeline.demo.results import captions_of_split, save_measurements
 
 PRESET = PRESETS / "demo.toml"
 # The mock server's host in URLs. It is reached with --connect-to whatever its port, so that URLs, keys and
@@ -99,7 +99,7 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
         )
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
         run(stage)
-    seen = trained_captions(workspace, COLOUR_SECTION)
+    seen = captions_of_split(workspace, "train", COLOUR_SECTION)
     for name, captions in (("seen", seen), ("unseen", unseen)):
         prompts = tuple(captions[:PROMPTS])
         run("generate", f"generate {name}", name=name, prompts=prompts, on_change="restart")
@@ -127,21 +127,6 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
         if name == COLOUR_SECTION:
             unseen = captions[number:]
     return scraped, unseen
-
-
-def trained_captions(workspace: Workspace, section: str) -> list[str]:
-    """The captions of a section that the model was trained on, in an order determined by hash."""
-    from pipeline.core.kept_images import dedupe_tables, read_tables
-
-    columns = ("caption_id", "caption", "split", "images", "sections")
-    tables = dedupe_tables(workspace, "captions.parquet")
-    used = [
-        row
-        for rows in read_tables(tables, columns, 4096)
-        for row in rows.to_pylist()
-        if row["split"] == "train" and row["images"] and section in row["sections"]
-    ]
-    return [row["caption"] for row in sorted(used, key=lambda row: row["caption_id"])]
 
 
 @contextlib.contextmanager
@@ -181,14 +166,6 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     """Save this run's measurements for the report; those of stages that did nothing are kept."""
     from pipeline.demo.colour import share_generated, share_scraped
 
-    path = workspace.root / "demo.json"
-    record: dict[str, Any] = (
-        json.loads(path.read_bytes()) if path.exists() else {"seconds": {}, "peak_bytes": 0}
-    )
-    times = record["seconds"]
-    times |= {name: r.seconds for name, r in reports.items() if r.outcome != "unchanged"}
-    record["peak_bytes"] = max(record["peak_bytes"], _peak_memory())
-    write_json(path, record)
     numbers = [
         (
             share_generated(workspace.generated("seen")),
@@ -200,19 +177,5 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
         ),
         (share_scraped(workspace), "of the scraped originals have it, by the same metric"),
     ]
-    tiles = [{"value": f"{share:.0%}", "label": label} for share, label in numbers]
-    tiles.append({"value": f"{sum(times.values()):.0f} s", "label": "in the stages"})
-    tiles += [{"value": f"{seconds:.0f} s", "label": name} for name, seconds in times.items()]
-    tiles.append(
-        {"value": f"{record['peak_bytes'] / 1e9:.1f} GB", "label": "peak memory of one process"}
-    )
-    write_json(workspace.root / MEASUREMENTS, tiles)
-
-
-def _peak_memory() -> int:
-    """The largest resident set of this process or any of its children, in bytes."""
-    usage = (
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return max(usage) * (1024 if sys.platform == "linux" else 1)
+    shown = [(f"{share:.0%}", label) for share, label in numbers]
+    save_measurements(workspace, reports, shown, record_name="demo.json")

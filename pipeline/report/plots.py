@@ -7,7 +7,7 @@ from html import escape
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 150, 12, 34
-COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed")
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#be185d", "#57534e")
 
 Points = Sequence[tuple[float, float]]
 

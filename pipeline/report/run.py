@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -53,7 +54,7 @@ PAGE_NAME = "report.html"
 _MAX_PIXELS = 64 * 2**20
 _ROWS = 16_384
 _TABLES = {"kept/": KEPT, "rejected/": REJECTED}
-PAGE_VERSION = 5  # raised when the page of an unchanged workspace would look different
+PAGE_VERSION = 6  # raised when the page of an unchanged workspace would look different
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
         progress(number, len(makers))
     source = str(read_marker(workspace.root)["source"])
     html = page(
-        f"{source}: from URLs to images",
+        f"{source}: dataset, model and images",
         "Written by pipeline report. Every number comes from a manifest or a table of this workspace.",
         sections,
         made_from=made_from,
@@ -195,17 +196,20 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
     kept = _read_table(view, "kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
     captions.sort(key=lambda row: (row["section"], row["caption"]))
-    rows = []
+    rows, has_ranks = [], False
     for row in _spread(captions, view.config.wall_captions):
         same = (pc.field("caption") == row["caption"]) & (pc.field("section") == row["section"])
         images = kept.filter(same).sort_by("rank").to_pylist()
         ranked = sum(image["rank"] is not None for image in images)
+        has_ranks |= ranked > 0
         images = images[: max(ranked, view.config.wall_ranks)]
         rows.append((row["caption"], [_thumbnail(view, image) for image in images]))
+    single = not has_ranks and all(len(images) == 1 for _, images in rows)
     yield Section(
         title="Scraped images",
-        note="Captions as on the page; each row starts with the image that CLIP ranks best.",
-        body=wall(rows),
+        note="Some of the captions, from all sections, with their kept images. Ranked images begin with the "
+        "best.",
+        body=figures(rows) if single else wall(rows),
     )
 
 
@@ -224,19 +228,27 @@ def _read_table(
 
 
 def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """At most `number` of the rows, taken from the sections in turn."""
+    """At most `number` of the sorted rows: as many from each section as possible, at even distances."""
     by_section: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_section.setdefault(row["section"], []).append(row)
     turns = itertools.zip_longest(*by_section.values())
-    chosen = [row for turn in turns for row in turn if row is not None][:number]
-    return sorted(chosen, key=lambda row: (row["section"], row["caption"]))
+    in_turn = [row for turn in turns for row in turn if row is not None]
+    shares = Counter(row["section"] for row in in_turn[:number])
+    return [
+        row for section, share in shares.items() for row in _thin_out(by_section[section], share)
+    ]
+
+
+def _thin_out(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    return [rows[turn * len(rows) // number] for turn in range(number)]
 
 
 def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
     data = read_image(view.workspace.segments, stored_image(row))
     side = view.config.thumbnail
-    return image_tag(_shrink(data, side), kind="jpeg", alt=f"rank {row['rank']}", width=side)
+    alt = str(row["caption"]) if row["rank"] is None else f"rank {row['rank']}"
+    return image_tag(_shrink(data, side), kind="jpeg", alt=alt, width=side)
 
 
 def _shrink(data: bytes, side: int) -> bytes:

@@ -243,7 +243,7 @@ def test_a_missing_package_names_the_extra(
 
 
 def test_every_stage_has_its_command_and_help_for_each_option() -> None:
-    for name in (*STAGES, "run", "verify", "status", "demo", "replica"):
+    for name in (*STAGES, "run", "verify", "status", "demo", "emoji", "replica"):
         result = invoke(name, "--help")
         assert result.exit_code == 0, (name, result.output)
         assert "--workspace" in result.output or name == "replica"

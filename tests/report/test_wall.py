@@ -83,6 +83,18 @@ def test_a_row_of_images_without_ranks_has_no_more_than_asked_for(
     assert (workspace.root / "report.html").read_text().count("<img ") == min(ranks, RANKS)
 
 
+def test_captions_with_one_image_each_are_shown_side_by_side(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number in range(10):
+        raw.add(f"k{number}", photo_png(number), f"cat {number}", rank=None)
+    workspace = raw.write()
+    dedupe(workspace)
+    run(ReportConfig(workspace=workspace.root, wall_captions=3))
+    html = (workspace.root / "report.html").read_text()
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["cat 0", "cat 3", "cat 6"]
+    assert re.findall(r'alt="(.*?)"', html) == ["cat 0", "cat 3", "cat 6"]
+
+
 @pytest.mark.parametrize("side", [16, 40])
 def test_images_have_the_size_asked_for(side: int, workspace: Workspace) -> None:
     wall(workspace, thumbnail=side)

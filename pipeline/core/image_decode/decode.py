@@ -23,7 +23,7 @@ from pipeline.core.image_files import boxes, jpeg, png, riff
 __all__ = ["FORMATS", "RASTER", "Raster", "decode_image", "hash_pixels"]
 
 # Describes `decode_image` in manifests; raise the number when its pixels change.
-RASTER = "first frame, turned, over white or black, upper 8 bits, RGB; 2"
+RASTER = "first frame, turned, over white or black, upper 8 bits, RGB; 3"
 
 
 class Raster(NamedTuple):

@@ -155,6 +155,23 @@ def test_a_white_logo_with_a_dot_of_colour_is_flattened_over_black() -> None:
     assert found[40, 32].tolist() == [200, 0, 0]
 
 
+@pytest.mark.parametrize("outline", [(0, 0, 0), (200, 0, 0), (150, 160, 170)])
+def test_a_white_drawing_with_an_outline_is_flattened_over_white(
+    outline: tuple[int, int, int],
+) -> None:
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ImageDraw.Draw(image).ellipse((8, 8, 56, 56), fill="white", outline=outline, width=2)
+    found = raster(image)
+    assert found[0, 0].tolist() == [255] * 3
+    assert found[32, 8].tolist() == list(outline)
+
+
+def test_a_faint_white_drawing_is_flattened_over_black() -> None:
+    image = drawing("triangle", (255, 255, 255))
+    image.putalpha(image.getchannel("A").point(lambda alpha: alpha // 3))
+    assert raster(image)[0, 0].tolist() == [0] * 3
+
+
 def test_a_transparent_drawing_in_white_is_visible() -> None:
     """White everywhere, with transparent lines."""
     image = Image.new("RGBA", (32, 32), "white")
