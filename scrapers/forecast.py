@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.core.contracts import Manifest
 from scrapers.config import ScrapeConfig
 from scrapers.scrape import find_finished
+from scrapers.source import reads_files
 
 
 def why_run(config: ScrapeConfig, manifest: Manifest) -> str | None:
@@ -13,6 +14,8 @@ def why_run(config: ScrapeConfig, manifest: Manifest) -> str | None:
         return "--refresh: everything is requested again"
     if config.update:
         return "--update: the page is requested again"
+    if reads_files(config):
+        return "its files may have changed"
     if find_finished(config) is not None:
         return None
     waiting, failed = manifest.counts.get("pending", 0), _failed(manifest)

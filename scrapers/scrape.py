@@ -27,7 +27,7 @@ from scrapers.crawl.announcing import announce
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.image_fetcher import ImageFetcher
 from scrapers.crawl.jobs import Mode, PlanOpener
-from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, begin_refresh, end_refresh
+from scrapers.crawl.raw import NUMBERS_KEPT, RawStore, Work, begin_refresh, end_refresh
 from scrapers.crawl.recorder import WallClock
 from scrapers.crawl.site_fetcher import SiteFetcher
 from scrapers.fetch.charset import decode_page
@@ -38,9 +38,10 @@ from scrapers.fetch.optouts.listed import NO_LIST, read_opt_outs
 from scrapers.fetch.optouts.page import meta_elements
 from scrapers.fetch.pace import Backoff
 from scrapers.fetch.page_urls import take_credentials
+from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
-from scrapers.source import Discovery, Source, StartPage, open_source
+from scrapers.source import Discovery, LocalSource, PreparedSource, Source, StartPage, open_source
 from scrapers.sources.differences import describe_differences, warn_of_losses
 from scrapers.sources.sections import describe_page, keep_sections
 from scrapers.sources.start_page import (
@@ -137,7 +138,7 @@ class _Run:
     page: StartPage | None = None
     discovery: Discovery | None = None
     interrupted: bool = False
-    crawled: Crawl | None = None
+    work: Work | None = None
     archive: Archive | None = None
     report: StageReport | None = None
     main: asyncio.Task[None] | None = None
@@ -146,6 +147,8 @@ class _Run:
         """The report of a run with nothing to do, without a request; None if there may be work."""
         if self.config.refresh or self.config.update or self.config.plan:
             return None
+        if isinstance(self.source, LocalSource):
+            return None  # only the files say whether there is work
         if self.source.start_url is not None:
             self.page = kept_page(self.raw.workspace, self.source.start_url)
             if self.page is None:
@@ -153,8 +156,11 @@ class _Run:
         return self.raw.find_finished(self._page_bytes)
 
     def discover_offline(self) -> None:
-        """Discover what a source without a page has, outside of the event loop: a long list takes minutes."""
-        if self.source.start_url is None:
+        """Read what a source without a page has, outside of the event loop: a long list takes minutes."""
+        source = self.source
+        if isinstance(source, PreparedSource) and not self.config.plan:
+            source.prepare(self.progress)
+        elif source.start_url is None and (self.config.plan or not isinstance(source, LocalSource)):
             self.discovery = self._discover(None)
 
     async def fetch(self) -> None:
@@ -174,14 +180,17 @@ class _Run:
 
     def _stop(self) -> None:
         first, self.interrupted = not self.interrupted, True
-        if first and self.crawled is not None:
+        if first and self.work is not None:
             logger.warning("Stopping: what has arrived is being written.")
-            self.crawled.stop()
+            self.work.stop()
         elif self.main is not None:
             self.main.cancel()
 
     async def _fetch(self) -> None:
         hosts = self._hosts()
+        if isinstance(self.source, LocalSource) and not self.config.plan:
+            self.report = await self._index(self.source, hosts)
+            return
         url = self.source.start_url
         if self.config.via is not None:
             announce_archive(self.config)
@@ -251,6 +260,22 @@ class _Run:
             listed=NO_LIST if config.opt_outs is None else read_opt_outs(config.opt_outs),
         )
 
+    async def _index(self, source: LocalSource, hosts: Hosts) -> StageReport | None:
+        def watch(work: Work) -> None:
+            self.work = work
+
+        run = LocalRun(
+            config=self.config,
+            source=source,
+            raw=self.raw,
+            hosts=hosts,
+            progress=self.progress,
+            clock=self.clock,
+            watch=watch,
+            is_stopped=lambda: self.interrupted,
+        )
+        return await run.run()
+
     async def _fetch_images(self, discovery: Discovery, store: Store, hosts: Hosts) -> None:
         since = begin_refresh(store.ledger, self.clock) if self.config.refresh else 0
         ledger, mode = store.reader, self._mode()
@@ -281,7 +306,7 @@ class _Run:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
     ) -> None:
-        crawl = self.crawled = Crawl(
+        crawl = self.work = Crawl(
             self.config,
             hosts=hosts,
             store=store,

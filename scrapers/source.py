@@ -9,18 +9,43 @@ that `pipeline --help` stays fast.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from itertools import islice
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from pipeline.core.contracts import UrlState
 from pipeline.core.errors import ConfigError, SourceError
+from pipeline.core.progress import Progress
 from pipeline.core.suggestions import name_choices
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import resolve_url, without_credentials
+from scrapers.sources.remarks import Remarks
+
+
+class Failure(NamedTuple):
+    """Why another tool has no image of a URL: the state and reason of its row, and what that tool said."""
+
+    state: UrlState
+    reason: str
+    text: str
+
+
+class FilePlace(NamedTuple):
+    """Where bytes are: `size` of them from `offset` in the file at `path`, which is absolute or an address.
+
+    `file_bytes` and `mtime` (in nanoseconds) are those of the whole file.
+    """
+
+    path: str
+    offset: int
+    size: int
+    file_bytes: int
+    mtime: int
 
 # Hosts that are counted; more of them make no difference.
 _MANY_HOSTS = 100_000
@@ -33,6 +58,10 @@ class Item:
     `group` is a part of the source, such as a page or an album; `rank` orders images of one caption, 0 is the
     best; `extra` holds JSON values to keep beside it in the ledger. The same URL may come several times: its
     captions are collected.
+
+    The other fields are for a `LocalSource`. `place` is where the bytes are already; `body` are the bytes, if
+    no file holds them as they are: these are copied. `name` identifies the item in its source, whatever the
+    path of the source is; without it, the URL does. `failure` is why another tool could not fetch it.
     """
 
     url: str
@@ -40,10 +69,15 @@ class Item:
     group: str = "images"
     rank: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    place: FilePlace | None = None
+    body: bytes | None = field(default=None, repr=False)
+    failure: Failure | None = None
 
     def plan(self) -> CaptionPlan:
         """The image as a plan. Raises SourceError without a caption or an absolute http(s) URL."""
-        url = resolve_url(self.url, "")
+        is_local = self.place is not None or self.name is not None
+        url = self.url if is_local else resolve_url(self.url, "")
         if url is None:
             shown = without_credentials(self.url)
             raise SourceError(f"{shown!r} is not a URL of an image; expected http:// or https://.")
@@ -56,10 +90,27 @@ class Item:
             masked=False,
             captions=self.captions[1:],
             rank=self.rank,
-            extra=json.dumps(dict(self.extra), sort_keys=True, ensure_ascii=False)
-            if self.extra
-            else None,
+            extra=self.extra_json(),
         )
+
+    def extra_json(self) -> str | None:
+        """`extra` as the ledger keeps it."""
+        if not self.extra:
+            return None
+        options: dict[str, Any] = {"sort_keys": True, "ensure_ascii": False, "default": str}
+        try:
+            return json.dumps(dict(self.extra), allow_nan=False, **options)
+        except ValueError:  # NaN, which JSON doesn't have
+            return json.dumps(_without_nan(dict(self.extra)), **options)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON values with null for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +259,32 @@ class ReadsFiles(Protocol):
         """A digest of each file by its name, for the manifest. The same until the source is opened again."""
 
 
+@runtime_checkable
+class LocalSource(Protocol):
+    """A source whose images are on disk already. Its `discover` is only for lists and plans.
+
+    `items_on_disk` yields them lazily, the same ones in the same order each time, and notes in `remarks` what
+    it leaves out. Raises SourceError if there is nothing to read, ConfigError for options that make no sense.
+    """
+
+    name: str
+    start_url: str | None
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        """See `Source.discover`."""
+
+    def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
+        """The images."""
+
+
+@runtime_checkable
+class PreparedSource(LocalSource, Protocol):
+    """A source that another program brings onto the disk."""
+
+    def prepare(self, progress: Progress) -> None:
+        """Run that program, until all is there. Called before the event loop; an interrupt ends it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceKind:
     """The declaration of a source: a line for the help, its options, and `module:callable` that opens it.
@@ -225,6 +302,9 @@ class SourceKind:
 _MODULES = {
     "dalleblog": "scrapers.sources.dalleblog",
     "urls": "scrapers.sources.urls",
+    "folder": "scrapers.sources.folder",
+    "img2dataset": "scrapers.sources.img2dataset",
+    "tars": "scrapers.sources.tars",
 }
 
 
@@ -240,6 +320,11 @@ def find_source(name: str) -> SourceKind:
     if name not in kinds:
         raise ConfigError(f"There is no source {name!r}. {name_choices(name, tuple(kinds))}")
     return kinds[name]
+
+
+def reads_files(config: ScrapeConfig) -> bool:
+    """Whether the source that the options name has its images on disk."""
+    return isinstance(open_source(config), LocalSource)
 
 
 def open_source(config: ScrapeConfig) -> Source:

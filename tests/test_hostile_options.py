@@ -67,7 +67,11 @@ def find_options() -> Iterator[Option]:
                 yield Option(command, parameter.name, flag, number)
 
 
-OPTIONS = sorted(find_options(), key=str)
+# Merging needs two workspaces: without them --debug shows where that is found out.
+OPTIONS = sorted(
+    (option for option in find_options() if (option.command, option.name) != ("merge", "debug")),
+    key=str,
+)
 COMMON = {field.name for field in dataclasses.fields(Common)}
 # What every command has alike is tried on one of them.
 SOME = [option for option in OPTIONS if option.command == "status" or option.name not in COMMON]

@@ -17,7 +17,7 @@ WORKSPACE_VERSION = 1
 
 UrlState = Literal[
     "pending",  # not requested yet, or to be requested again
-    "done",  # its bytes are in a segment
+    "done",  # its bytes are in a segment, or in a file outside the workspace
     "missing",  # 404, 410
     "failed",  # every attempt failed
     "opted_out",  # an opt-out signal forbids its use; `evidence` has the signal
@@ -62,8 +62,12 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column("final_url", "string", "The URL after redirects."),
     Column("sha256", "string", "Hash of the stored bytes, hex."),
     Column("bytes", "int64", "Length of the stored bytes."),
-    Column("segment", "string", "Name of the segment, such as `00000.tar`."),
-    Column("offset", "int64", "Where the bytes start in the segment."),
+    Column(
+        "segment",
+        "string",
+        "Name of the segment, such as `00000.tar`, or path or URL of an indexed file outside the workspace.",
+    ),
+    Column("offset", "int64", "Where the bytes start in the segment or file."),
     Column("first_time", "string", "When it was first requested, ISO 8601 UTC."),
     Column("last_time", "string", "When it was last requested, ISO 8601 UTC."),
     Column(
@@ -110,7 +114,7 @@ _IMAGE: tuple[Column, ...] = (
     ),
     Column("extra", "string", "What else the source says of it, a JSON object or null."),
     Column("rank", "int32", "Rank of the image by CLIP, 0 is best; null if it has none."),
-    Column("segment", "string", "Segment that holds the bytes."),
+    Column("segment", "string", "Segment, or file outside the workspace, that holds the bytes."),
     Column("offset", "int64", "Where the bytes start in the segment."),
     Column("bytes", "int64", "Length of the bytes."),
     Column("bytes_sha256", "string", "Hash of the bytes, hex."),

@@ -42,7 +42,8 @@ configs:
 | `inspections` | a file of the raw store, and what was found in it | |
 
 The column `split` of `kept` and `captions` says what an image is for: {train} images train, {val} validate.
-`segment`, `offset` and `bytes` say where its file lies in `raw/segments`.
+`segment`, `offset` and `bytes` say where its bytes are: in a tar of `raw/segments`, or in the file at
+that path.
 
 ```python
 from datasets import load_dataset

@@ -17,6 +17,7 @@ from pipeline.verify.faults import Checked, Facts, Fault, State
 from pipeline.verify.folders import check_folder, explain, why_unfinished
 
 if TYPE_CHECKING:
+    from scrapers.rawstore.originals_check import Original
     from scrapers.rawstore.raw_check import Segment
 
 Found = tuple[list[Fault], list[Facts]]
@@ -42,12 +43,13 @@ def check_one(
     """Check one folder; `outdated` are its inputs that have changed since it was made."""
     faults = list(check_folder(folder))
     segments: tuple[Segment, ...] = ()
+    originals: tuple[Original, ...] = ()
     if folder.contract == "raw":
         from pipeline.verify.raw import check_raw
 
         raw = check_raw(folder)
         faults += raw.faults
-        segments = raw.segments
+        segments, originals = raw.segments, raw.originals
     if folder.contract == "run" and folder.manifest is None:
         from pipeline.verify.checkpoints import check_checkpoints
 
@@ -63,6 +65,7 @@ def check_one(
         notes=tuple(notes),
         facts=tuple(facts),
         segments=segments,
+        originals=originals,
     )
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.core.errors import REPAIR
 from pipeline.core.inventory import Folder
+from pipeline.core.original_files import is_original
 
 if TYPE_CHECKING:
+    from scrapers.rawstore.originals_check import Original
     from scrapers.rawstore.raw_check import Segment
 
 # The first that applies. Only damage is a fault: a run in progress is unfinished, and a folder made from an
@@ -20,7 +22,10 @@ Facts = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A damaged file of a folder: `found` is a phrase that follows its name, `remedy` says what to do."""
+    """A damaged file of a folder, or one outside that it refers to.
+
+    `found` is a phrase that follows its name, `remedy` says what to do.
+    """
 
     folder: str
     file: str
@@ -28,14 +33,15 @@ class Fault:
     remedy: str = REPAIR
 
     def __str__(self) -> str:
-        return f"{self.folder}/{self.file} {self.found}"
+        name = self.file if is_original(self.file) else f"{self.folder}/{self.file}"
+        return f"{name} {self.found}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """A checked folder: its faults, `notes` on why it is unfinished or outdated, and measurements.
 
-    `segments` are the damaged segments of the raw store.
+    `segments` are the damaged segments of the raw store, `originals` the changed files that it refers to.
     """
 
     folder: Folder
@@ -44,6 +50,7 @@ class Checked:
     notes: tuple[str, ...] = ()
     facts: tuple[Facts, ...] = ()
     segments: tuple[Segment, ...] = ()
+    originals: tuple[Original, ...] = ()
 
     @property
     def why(self) -> str:

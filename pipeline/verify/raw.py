@@ -1,4 +1,4 @@
-"""Check the raw store: the ledger against its manifest, and the segments against the ledger."""
+"""Check the raw store: the ledger against its manifest, segments and files outside against the ledger."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import LEDGER_NAME
 from pipeline.verify.faults import Fault
 from pipeline.verify.folders import check_file, explain
+from scrapers.rawstore.originals_check import Original, check_originals
 from scrapers.rawstore.raw_check import (
     LedgerError,
     LedgerFacts,
@@ -27,19 +28,25 @@ from scrapers.rawstore.raw_check import (
 from scrapers.rawstore.segment_hash import hash_segment
 
 PAGE, PAGE_NOTE = "page.html", "page.json"
+_SHOWN = 10  # of files outside the workspace that have changed
+_SCRAPE_AGAIN = (
+    "Put it back as it was, or run `pipeline scrape` for its source again, then `pipeline dedupe`."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawCheck:
-    """The faults of a raw store; `segments` are those whose bytes have changed."""
+    """The faults of a raw store; `segments` and `originals` are those whose bytes have changed."""
 
     faults: tuple[Fault, ...]
     segments: tuple[Segment, ...] = ()
+    originals: tuple[Original, ...] = ()
 
 
 def check_raw(folder: Folder) -> RawCheck:
     """Read every image of the raw store once and compare it with the ledger."""
     faults, segments = list(_check_page(folder)), []
+    originals: list[Original] = []
     try:
         with open_read_only(folder.path / LEDGER_NAME) as ledger:
             facts = read_ledger(ledger)
@@ -51,6 +58,7 @@ def check_raw(folder: Folder) -> RawCheck:
                 if segment.lost or hash_before not in (None, segment.sha256):
                     segments.append(segment)
                     faults.append(_describe(folder, segment))
+            originals += check_originals(ledger)
     except LedgerError as error:
         return RawCheck(faults=(*faults, _ledger_fault(folder, explain(error))))
     except PipelineError as error:
@@ -59,7 +67,8 @@ def check_raw(folder: Folder) -> RawCheck:
         if name in (described := described_files(folder.path)):
             like = described[name].sha256
             faults += check_file(folder, described[name], hash_of=partial(hash_segment, like=like))
-    return RawCheck(faults=tuple(faults), segments=tuple(segments))
+    faults += _describe_originals(folder, originals)
+    return RawCheck(faults=tuple(faults), segments=tuple(segments), originals=tuple(originals))
 
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
@@ -103,6 +112,21 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
     else:
         found = f"has changed bytes between its images: {lost}"
     return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)
+
+
+def _describe_originals(folder: Folder, originals: list[Original]) -> Iterator[Fault]:
+    """A fault for each of the first files, and one for all others."""
+    for each in originals[:_SHOWN]:
+        lost = f"{each.lost} of its {each.images} images are" if each.lost else "no image is"
+        lost = "its image is" if each.lost == each.images == 1 else lost
+        found = f"{each.found} ({lost} lost)"
+        yield Fault(folder=folder.name, file=each.path, found=found, remedy=_SCRAPE_AGAIN)
+    if more := originals[_SHOWN:]:
+        lost = f"{sum(each.lost for each in more)} more images lost"
+        found = (
+            f"names {len(more)} more files outside the workspace that were moved or changed: {lost}"
+        )
+        yield Fault(folder=folder.name, file="files", found=found, remedy=_SCRAPE_AGAIN)
 
 
 @dataclass(frozen=True, kw_only=True)

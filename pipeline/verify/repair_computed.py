@@ -29,7 +29,8 @@ def repair_raw(work: FolderRepair) -> None:
     for file in ("page.html", "page.json"):
         if file in work.files:
             work.delete(file)
-    work.make_unfinished("the crawl is unfinished; it will fetch what is lost")
+    work.make_unfinished("the scrape is unfinished: it fetches or reads what is lost")
+    _forget_originals(work)
     if not segments:
         return
     mended = mend_segments(path, segments)
@@ -39,6 +40,20 @@ def repair_raw(work: FolderRepair) -> None:
     old = f", and {mended.versions_lost} earlier versions are lost" if mended.versions_lost else ""
     work.repairs.done.append(f"raw: {mended.lost} images wait to be fetched again{old}")
     work.add_command(_dedupe_of(work))  # its tables hold the location of each image
+
+
+def _forget_originals(work: FolderRepair) -> None:
+    """Have the images of files outside the workspace that were moved or changed read again."""
+    from scrapers.rawstore.mending import forget_originals
+
+    originals = work.checked.originals
+    if not originals:
+        return
+    waiting = forget_originals(work.folder.path, (each.number for each in originals))
+    work.repairs.done.append(
+        f"raw: {waiting} images of {len(originals)} files outside the workspace wait to be read again"
+    )
+    work.add_command(_dedupe_of(work))
 
 
 def sweep_raw(work: FolderRepair) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.core.config import resolved
 from pipeline.core.contracts import FileEntry, Manifest, Outcome, StageReport
@@ -25,7 +25,6 @@ from pipeline.core.storage import (
 )
 from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig
-from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.recorder import Tally, WallClock
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.ledger import Ledger
@@ -54,6 +53,20 @@ def begin_refresh(ledger: Ledger, clock: WallClock = time.time) -> int:
 def end_refresh(ledger: Ledger) -> None:
     """Everything was requested: the next refresh starts from the beginning."""
     ledger.set_meta(_REFRESH, None)
+
+
+class Work(Protocol):
+    """What a run did: a crawl, or the indexing of files. `left` URLs are for another run."""
+
+    tally: Tally
+    left: int
+
+    @property
+    def wrote(self) -> bool:
+        """Whether it changed the raw store, other than the times of requests."""
+
+    def stop(self) -> None:
+        """Start nothing more."""
 
 
 @dataclass
@@ -94,7 +107,7 @@ class RawStore:
     def finish(
         self,
         store: Store,
-        crawl: Crawl,
+        work: Work,
         page: bytes | None,
         *,
         repeated: int,
@@ -102,7 +115,7 @@ class RawStore:
     ) -> StageReport:
         """Close the segments, write the manifest if it differs, and report."""
         files = self._files(store)
-        counts = counts_of(store.ledger, crawl.left)
+        counts = counts_of(store.ledger, work.left)
         manifest = make_manifest(
             "raw",
             config=resolved(self.config),
@@ -116,7 +129,7 @@ class RawStore:
         )
         self._write_if_new(manifest)
         return self._report(
-            _outcome(counts, crawl), manifest, **run_details(crawl.tally, repeated=repeated)
+            _outcome(counts, work), manifest, **run_details(work.tally, repeated=repeated)
         )
 
     def _files(self, store: Store) -> tuple[FileEntry, ...]:
@@ -180,10 +193,10 @@ def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
     }
 
 
-def _outcome(counts: dict[str, int], crawl: Crawl) -> Outcome:
-    if is_unfinished(counts) or crawl.tally.kept:
+def _outcome(counts: dict[str, int], work: Work) -> Outcome:
+    if is_unfinished(counts) or work.tally.kept:
         return "incomplete"
-    return "done" if crawl.wrote else "unchanged"
+    return "done" if work.wrote else "unchanged"
 
 
 def _has_length(path: Path, size: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json.encoder
 import time
@@ -51,6 +52,11 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     # Requested again without success; the earlier bytes are kept.
     kept: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Add what another part of the run did."""
+        for each in dataclasses.fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 def accept_all(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:

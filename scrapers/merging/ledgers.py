@@ -60,10 +60,17 @@ _STEPS = (
     """CREATE TEMP TABLE shared AS SELECT i.new AS form, n.rank AS rank,
       o.attempts + n.attempts AS attempts, min(o.first_time, n.first_time) AS first_time
     FROM added.urls n JOIN ids i ON i.old = n.form JOIN urls o ON o.form = i.new AND o.rank = n.rank""",
+    """CREATE TEMP TABLE places AS SELECT a.number AS old, coalesce(f.number,
+      a.number + (SELECT coalesce(max(number), 0) FROM files)) AS new, a.path, a.bytes, a.mtime
+    FROM added.files a LEFT JOIN files f ON f.path = a.path""",
+    """INSERT INTO files SELECT new, path, bytes, mtime FROM places
+    WHERE path NOT IN (SELECT path FROM files)""",
     "DELETE FROM versions WHERE (form, rank) IN (SELECT form, rank FROM chosen)",
     "DELETE FROM absences WHERE (form, rank) IN (SELECT form, rank FROM chosen)",
     """INSERT OR REPLACE INTO urls SELECT c.form, n.rank, n.state, n.status_code, n.reason, n.attempts,
-      n.etag, n.last_modified, n.final_url, n.sha256, n.bytes, n.segment + :first, n.offset, n.version,
+      n.etag, n.last_modified, n.final_url, n.sha256, n.bytes,
+      CASE WHEN n.segment < 0 THEN -(SELECT new FROM places WHERE old = -n.segment)
+        ELSE n.segment + :first END, n.offset, n.version,
       n.first_time, n.last_time, n.evidence
     FROM chosen c JOIN added.urls n ON n.form = c.old AND n.rank = c.rank""",
     """INSERT INTO versions SELECT c.form, v.rank, v.version, v.etag, v.last_modified, v.sha256, v.bytes,
@@ -76,6 +83,7 @@ _STEPS = (
     "DROP TABLE ids",
     "DROP TABLE chosen",
     "DROP TABLE shared",
+    "DROP TABLE places",
 )
 
 

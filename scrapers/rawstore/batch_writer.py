@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.workspace import Workspace
+from scrapers.rawstore.file_rows import FileChanges
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.rawstore.segment_hash import hash_segment
@@ -45,11 +46,13 @@ class WriteBatch:
     touched: list[Touch] = field(default_factory=list)
     captions: list[tuple[int, str]] = field(default_factory=list)
     absences: list[tuple[int, int, int]] = field(default_factory=list)
+    files: FileChanges = field(default_factory=FileChanges)
     bytes: int = 0
     committed: list[Callable[[], None]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.rows) + len(self.touched) + len(self.captions) + len(self.committed)
+        rows = len(self.rows) + len(self.touched) + len(self.captions) + len(self.files)
+        return rows + len(self.committed)
 
 
 class Store:
@@ -195,6 +198,7 @@ class Store:
             captions=batch.captions,
             absences=batch.absences,
             segments=states,
+            files=batch.files if len(batch.files) else None,
         )
 
     def _begin_segments(self, pieces: list[Pieces]) -> None:

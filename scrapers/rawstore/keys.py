@@ -37,6 +37,13 @@ def address_of(form: CaptionForm, section: str) -> Address:
     return Address(head, tail, key, userinfo) if found else Address(tail, None, key, userinfo)
 
 
+def key_of_name(name: str) -> str:
+    """The key of an image by its name in the source, a path with `/`: its first folder and a hash."""
+    head, slash, _ = name.partition("/")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{section_slug(head if slash else '')}-{digest}"
+
+
 def section_slug(section: str) -> str:
     """A section's name in characters that file names and WebDataset keys may contain."""
     slug = re.sub(r"[^a-z0-9_]+", "_", section.lower()).strip("_")

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.core.contracts import URL_STATES
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
+from scrapers.rawstore.file_rows import FileChanges
 from scrapers.rawstore.ledger_checks import (
     FORM_TYPES,
     KNOWN_TYPES,
@@ -30,6 +31,7 @@ from scrapers.rawstore.ledger_schema import (
     ABSENCES,
     ADDED_COLUMNS,
     CAPTIONS,
+    FILES,
     LEDGER_VERSION,
     READABLE_VERSIONS,
     STATE_NUMBER,
@@ -111,7 +113,7 @@ class Ledger:
         if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._migrate()
             return
-        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{items_view()}")
+        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{FILES}{items_view()}")
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
 
@@ -127,7 +129,7 @@ class Ledger:
         )
         version = f"INSERT OR REPLACE INTO meta VALUES('version', '{LEDGER_VERSION}')"
         self._execute_script(
-            f"{added}{CAPTIONS};DROP VIEW IF EXISTS items;{items_view()};{version}"
+            f"{added}{CAPTIONS};{FILES}DROP VIEW IF EXISTS items;{items_view()};{version}"
         )
 
     def columns(self, table: str) -> set[str]:
@@ -204,6 +206,7 @@ class Ledger:
         captions: Iterable[tuple[int, str]] = (),
         absences: Iterable[tuple[int, int, int]] = (),
         segments: Iterable[SegmentState] = (),
+        files: FileChanges | None = None,
     ) -> None:
         """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
 
@@ -211,7 +214,7 @@ class Ledger:
         caption); `absences` are (form, rank, refreshes that missed it), 0 if it was there.
         """
         batch = BatchRows(tuple(forms), tuple(changed), rows, tuple(touched))
-        end = tuple(captions), tuple(absences), tuple(segments)
+        end = tuple(captions), tuple(absences), tuple(segments), files
         with self._errors():
             try:
                 self._commit(batch, *end)
@@ -225,9 +228,12 @@ class Ledger:
         captions: tuple[tuple[int, str], ...],
         absences: tuple[tuple[int, int, int], ...],
         segments: tuple[SegmentState, ...],
+        files: FileChanges | None,
     ) -> None:
         self._execute("BEGIN IMMEDIATE")
         try:
+            if files is not None:
+                files.write(self._db)
             self._db.executemany("INSERT INTO forms VALUES(?,?,?,?,?,?,?,?,?,?,?)", batch.forms)
             self._db.executemany("INSERT OR IGNORE INTO captions VALUES(?, ?)", captions)
             self._db.executemany(_ARCHIVE, batch.changed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
-# 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch.
+# 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch; bytes that stay in
+# the user's own files.
 # Earlier versions are read as well.
 LEDGER_VERSION = 3
 READABLE_VERSIONS = (1, 2, 3)
@@ -42,6 +43,14 @@ CREATE TABLE IF NOT EXISTS captions(
   form INTEGER NOT NULL, caption TEXT NOT NULL, PRIMARY KEY(form, caption)) WITHOUT ROWID
 """
 
+# Files of the user's that hold images where they are: a `segment` of -n means file n. `path` is absolute or
+# an address of fsspec; `mtime` is in nanoseconds.
+FILES = """
+CREATE TABLE IF NOT EXISTS files(
+  number INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, bytes INTEGER NOT NULL, mtime INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS urls_in_files ON urls(segment) WHERE segment < 0;
+"""
+
 # Columns that earlier ledgers lack: (table, column, type).
 ADDED_COLUMNS = (
     ("urls", "evidence", "TEXT"),
@@ -63,7 +72,8 @@ _ITEM_EXPRESSIONS: dict[str, str] = {
     "masked": "f.masked",
     "state": _STATE_CASE + " END",
     "sha256": "lower(hex(u.sha256))",
-    "segment": "printf('%05d.tar', u.segment)",
+    "segment": "CASE WHEN u.segment < 0 THEN (SELECT x.path FROM files x WHERE x.number = -u.segment)\n"
+    "    ELSE printf('%05d.tar', u.segment) END",
     "captions": "CASE WHEN EXISTS(SELECT 1 FROM captions c WHERE c.form = f.id) THEN (\n"
     "    SELECT json_group_array(caption) FROM (SELECT f.caption AS caption UNION ALL\n"
     "      SELECT * FROM (SELECT caption FROM captions c WHERE c.form = f.id ORDER BY caption))) END",

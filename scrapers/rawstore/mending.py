@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.core.errors import StorageError
 from pipeline.core.storage import sha256_bytes
 from scrapers.fetch.sniff import sniff
+from scrapers.rawstore.file_rows import FileChanges
 from scrapers.rawstore.keys import image_key
 from scrapers.rawstore.raw_check import HeldImage, Segment
 from scrapers.rawstore.segment_hash import hash_segment
@@ -76,6 +77,20 @@ def mend_segments(raw: Path, damaged: Iterable[Segment]) -> Mended:
             )
     sweep_segments(raw)
     return total
+
+
+def forget_originals(raw: Path, numbers: Iterable[int]) -> int:
+    """Make the images in these files outside the workspace pending; returns their number.
+
+    Raises StorageError if the ledger or the disk fails.
+    """
+    with _open(raw / "ledger.sqlite") as ledger:
+        ledger.execute("BEGIN IMMEDIATE")
+        before = ledger.total_changes
+        FileChanges(forgotten=list(numbers)).write(ledger)
+        waiting = ledger.total_changes - before
+        ledger.execute("COMMIT")
+    return waiting
 
 
 def sweep_segments(raw: Path) -> list[str]:

@@ -25,9 +25,9 @@ from scrapers.rawstore.segments import segment_name
 from scrapers.rawstore.summary import content_digest
 
 _PLACES = """
-SELECT segment, offset, bytes, sha256, 0, form, rank, version FROM urls WHERE segment IS NOT NULL
+SELECT segment, offset, bytes, sha256, 0, form, rank, version FROM urls WHERE segment >= 0
 UNION ALL
-SELECT segment, offset, bytes, sha256, 1, form, rank, version FROM versions WHERE segment IS NOT NULL
+SELECT segment, offset, bytes, sha256, 1, form, rank, version FROM versions WHERE segment >= 0
 ORDER BY 1, 2
 """
 

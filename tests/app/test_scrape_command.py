@@ -30,7 +30,7 @@ def test_alone_it_lists_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.chdir(tmp_path)
     output = invoke("scrape")
     for kind in source_kinds().values():
-        assert re.search(rf"^  {kind.name} +{re.escape(kind.help)}$", output, re.MULTILINE)
+        assert re.search(rf"  {kind.name} +{re.escape(kind.help)}\n", output)
     assert not list(tmp_path.iterdir())
 
 

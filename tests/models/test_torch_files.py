@@ -111,7 +111,9 @@ class Runs:
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old"])
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("function", [os.system, eval, getattr, subprocess.call], ids=str)
+@pytest.mark.parametrize(
+    "function", [os.system, eval, getattr, subprocess.call], ids=lambda function: function.__name__
+)
 def test_a_function_that_is_asked_for_is_named_and_not_run(
     tmp_path: Path, zipped: bool, protocol: int, function: Callable[..., Any]
 ) -> None:

@@ -20,7 +20,8 @@ def test_a_form_fills_in_the_rank_and_nothing_else() -> None:
 
 
 def test_sources_are_found_by_name_and_opened_with_their_config() -> None:
-    assert tuple(source_kinds()) == ("dalleblog",)
+    assert tuple(source_kinds()) == tuple(sorted(source_kinds()))
+    assert {"dalleblog", "folder"} <= source_kinds().keys()
     assert find_source("dalleblog").config is DalleBlogConfig
     assert open_source(DalleBlogConfig()).name == "dalleblog"
     with pytest.raises(ConfigError, match=r"no source 'dalle'.*dalleblog"):

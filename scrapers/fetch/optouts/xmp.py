@@ -33,6 +33,9 @@ _MARK = b"DataMining"
 # The property, whatever prefix a file gives its namespace, and the values that refuse.
 _PROPERTY = re.compile(r"\{http://ns\.useplus\.org/ldf/xmp/1\.0/?\}DataMining", re.I)
 _RESOURCE = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}resource"
+_DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
+_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
+_LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 _PROHIBITED = re.compile(r"DMI-PROHIBITED[A-Z-]*")
 # For packets that are not well-formed.
 _WRITTEN = re.compile(rb"plus:DataMining[^<>]{0,40}[=>][^<>]{0,200}?(DMI-PROHIBITED[A-Z-]*)", re.S)
@@ -71,6 +74,29 @@ def _packets(body: bytes, kind: ImageFormat) -> Iterator[tuple[str, bytes]]:
         yield from ((f"XMP ({kind})", packet) for packet in _packets_anywhere(body))
 
 
+def read_titles(body: bytes, kind: ImageFormat) -> tuple[str, ...]:
+    """The titles (`dc:title`) in the XMP of an image or, without one, its descriptions (`dc:description`).
+
+    Each language of a text counts once; the default comes first.
+    """
+    roots = [root for _, packet in _packets(body, kind) if (root := _parsed(packet)) is not None]
+    for name in ("title", "description"):
+        texts = (text for root in roots for text in _texts_of(root, f"{_DUBLIN_CORE}{name}"))
+        if found := tuple(dict.fromkeys(filter(None, texts))):
+            return found
+    return ()
+
+
+def _texts_of(root: etree._Element, name: str) -> Iterator[str]:
+    for element in root.iter(etree.Element):
+        if element.tag == name:
+            items = list(element.iter(_ITEM)) or [element]
+            items.sort(key=lambda each: each.get(_LANGUAGE) != "x-default")
+            yield from ((each.text or "").strip() for each in items)
+        elif (value := element.attrib.get(name)) is not None:
+            yield str(value).strip()
+
+
 def _packets_anywhere(body: bytes) -> Iterator[bytes]:
     """The text around each mention of the property, from the start of its packet to the end."""
     at = -1
@@ -104,15 +130,24 @@ def _prohibition_in(packet: bytes) -> str | None:
     """The value of the property, if it prohibits; searched as text if the packet is not well-formed XML."""
     if len(packet) > _MAX_PACKET_BYTES or not _may_hold_property(packet):
         return None
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
-    try:
-        root = etree.fromstring(_trimmed(packet), parser)
-    except (etree.XMLSyntaxError, ValueError):
+    root = _parsed(packet)
+    if root is None:
         found = _WRITTEN.search(packet)
         return None if found is None else found[1].decode("ascii")
     values = (value for element in root.iter(etree.Element) for value in _values_of(element))
     prohibited = (_PROHIBITED.search(value.upper()) for value in values)
     return next((found[0] for found in prohibited if found is not None), None)
+
+
+def _parsed(packet: bytes) -> etree._Element | None:
+    """The root of a packet; None if it is not well-formed or too large."""
+    if not packet or len(packet) > _MAX_PACKET_BYTES:
+        return None
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
+    try:
+        return etree.fromstring(_trimmed(packet), parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
 
 
 def _may_hold_property(packet: bytes) -> bool:

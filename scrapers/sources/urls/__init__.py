@@ -11,5 +11,5 @@ SOURCE = SourceKind(
     name="urls",
     help="The images of lists of URLs and captions: CC12M, LAION, COYO, WIT or your own.",
     config=UrlsConfig,
-    opener="scrapers.sources.urls.source:UrlsSource",
+    opener="scrapers.sources.urls.bulk:open_urls",
 )

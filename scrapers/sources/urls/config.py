@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config import option
@@ -61,6 +62,24 @@ class UrlsConfig(ScrapeConfig):
         runtime=True,
         remember=True,
     )
+    engine: Literal["local", "img2dataset"] = option(
+        "local",
+        "Who downloads: our crawler, or img2dataset in bulk, which ignores robots.txt and hosts' pace.",
+        runtime=True,
+        remember=True,
+    )
+    distributor: Literal["multiprocessing", "pyspark", "ray"] = option(
+        "multiprocessing",
+        "With --engine img2dataset: how it spreads its work. RAY_ADDRESS names a cluster for ray.",
+        runtime=True,
+        remember=True,
+    )
+    img2dataset_python: Path | None = option(
+        None,
+        "With --engine img2dataset: the python of an environment that has it (Python below 3.13).",
+        runtime=True,
+        remember=True,
+    )
     dry_run: bool = option(
         False,
         "Only print the columns that would be used and three rows. Asks no host, writes nothing.",
@@ -71,6 +90,26 @@ class UrlsConfig(ScrapeConfig):
         """Raise ConfigError for options that can't be read."""
         super().__post_init__()
         _ = self.shard_of, self.hash_column
+        if self.engine == "img2dataset":
+            self._check_bulk()
+
+    def _check_bulk(self) -> None:
+        if self.img2dataset_python is None:
+            raise ConfigError(
+                "--engine img2dataset needs --img2dataset-python, the python of an environment that has it: "
+                "its requirements exclude ours."
+            )
+        for flag, given in (
+            ("--verify-hash", self.verify_hash),
+            ("--refresh", self.refresh),
+            ("--via", self.via),
+            ("--proxy", self.proxy),
+            ("--header", self.header),
+            ("--cookie-file", self.cookie_file),
+            ("--opt-outs", self.opt_outs),
+        ):
+            if given:
+                raise ConfigError(f"{flag} is not known to img2dataset. Leave it out, or --engine.")
 
     @property
     def shard_of(self) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.core.errors import ConfigError, DependencyError, SourceError
+from pipeline.core.errors import ConfigError, DependencyError, PipelineError, SourceError
 from pipeline.core.storage import sha256_file
 from scrapers.fetch.page_urls import without_credentials
 
@@ -106,7 +107,11 @@ def _files_of(given: str) -> Iterator[ListFile]:
         mtimes = [_mtime(store, each) for each in paths]
     except FileNotFoundError as error:
         raise ConfigError(f"There is no list at {shown}. Check the path.") from error
-    except OSError as error:
+    except PipelineError:
+        raise
+    except Exception as error:  # each store has errors of its own
+        if not isinstance(error, OSError) and isinstance(store, LocalFileSystem):
+            raise
         raise SourceError(f"The list {shown} can't be read: {error}.") from error
     for each, size, mtime in zip(paths, sizes, mtimes, strict=True):
         yield ListFile(path=each, section=section, store=store, size=size, mtime=mtime)
@@ -124,32 +129,34 @@ def _open_store(given: str, shown: str) -> tuple[Any, str]:
         raise DependencyError(f"{shown} needs a package that is not installed: {error}.") from error
     except (ValueError, OSError) as error:
         raise ConfigError(f"{shown} is not a place to read from: {error}.") from error
+    store.invalidate_cache()
     return store, str(path)
 
 
 def _paths(store: Any, path: str, shown: str) -> tuple[list[str], str]:
     """The files at a path and the name of their list."""
-    if store.isfile(path):
+    kind = None
+    with contextlib.suppress(FileNotFoundError):
+        kind = store.info(path)["type"]  # unlike `isfile` it doesn't take each error for an absence
+    if kind == "file":
         return [path], _stem(path)
-    if store.isdir(path):
-        return _lists_in(store.find(path), path, shown), PurePosixPath(path).name or "list"
+    if kind == "directory":
+        entries = store.ls(path, detail=True)
+        # A link to a file is "other" in a listing.
+        files = [e["name"] for e in entries if e["type"] != "directory" and store.isfile(e["name"])]
+        return _lists_in(files, shown), PurePosixPath(path).name or "list"
     if any(mark in path for mark in "*?["):
         folder = path[: next(i for i, char in enumerate(path) if char in "*?[")].rpartition("/")[0]
-        found = [each for each in store.glob(path) if store.isfile(each)]
+        found = [each for each in store.glob(path) if not _is_hidden(each) and store.isfile(each)]
         if found:
             name = _stem(found[0]) if len(found) == 1 else PurePosixPath(folder).name
             return sorted(found), name or "list"
     raise FileNotFoundError(path)
 
 
-def _lists_in(paths: Sequence[str], folder: str, shown: str) -> list[str]:
-    """The lists below a folder, without hidden files."""
-    lists = [
-        path
-        for path in sorted(paths)
-        if _suffix(path) in FORMATS
-        and not any(part.startswith((".", "_")) for part in _below(path, folder))
-    ]
+def _lists_in(paths: Sequence[str], shown: str) -> list[str]:
+    """The lists in a folder, without hidden files; folders in it are not entered."""
+    lists = [path for path in sorted(paths) if _suffix(path) in FORMATS and not _is_hidden(path)]
     formats = sorted({FORMATS[_suffix(path)] for path in lists})
     if len(formats) > 1:
         raise ConfigError(
@@ -157,15 +164,15 @@ def _lists_in(paths: Sequence[str], folder: str, shown: str) -> list[str]:
             f"'{shown.rstrip('/')}/*.{formats[0]}'."
         )
     if not lists:
-        known = ", ".join(FORMATS)
         raise ConfigError(
-            f"{shown} holds no list: no file ends in {known} (or one of these + .gz)."
+            f"{shown} holds no list: no file in it ends in {', '.join(FORMATS)} (or one of these + .gz). For "
+            f"lists in folders below it give a glob, such as '{shown.rstrip('/')}/**/*.parquet'."
         )
     return lists
 
 
-def _below(path: str, folder: str) -> tuple[str, ...]:
-    return PurePosixPath(path.removeprefix(folder).lstrip("/")).parts
+def _is_hidden(path: str) -> bool:
+    return PurePosixPath(path).name.startswith((".", "_"))
 
 
 def _suffix(path: str) -> str:

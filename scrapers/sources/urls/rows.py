@@ -35,7 +35,7 @@ _NOT_BLANK = r"[^\s\p{Z}]"
 _HEX_CHARS = {"sha256": 64, "md5": 32}
 _AT_ONCE = 1024
 # What keys of images begin with: the same in each list, so that a URL in two of them is one image.
-KEY_PREFIX = "image"
+KEY_PREFIX = "images"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,8 +56,25 @@ def reading(file: ListFile) -> Iterator[None]:
 def _open_raw(file: ListFile, stack: contextlib.ExitStack) -> Any:
     if file.is_local:
         return stack.enter_context(pa.OSFile(file.path))
-    remote: IO[bytes] = stack.enter_context(file.store.open(file.path, "rb"))
-    return pa.PythonFile(remote, mode="r")
+    return pa.PythonFile(_Remote(stack.enter_context(file.store.open(file.path, "rb"))), mode="r")
+
+
+class _Remote:
+    """A file of a store; the errors that only this store has become OSErrors."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 class TextStream:

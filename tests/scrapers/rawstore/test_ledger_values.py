@@ -149,5 +149,5 @@ def test_a_segment_after_the_last_that_was_begun_is_refused(
     if not refused:
         refuse_unknown(tmp_path, begun)
         return
-    with pytest.raises(StorageError, match=f"{begun + 1:05d}.tar the first"):
+    with pytest.raises(StorageError, match=rf"such as {begun + 1:05d}\.tar"):
         refuse_unknown(tmp_path, begun)

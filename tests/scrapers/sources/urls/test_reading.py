@@ -13,9 +13,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
+from scrapers.sources.urls.source import UrlsSource
 from tests.object_store import bucket, s3_server  # noqa: F401  (fixtures)
 from tests.scrapers.sources.urls.lists import (
     compress,
+    config_of,
     discover,
     extras,
     read,
@@ -83,9 +85,23 @@ def test_a_folder_a_glob_and_several_lists_are_read_in_order(tmp_path: Path) -> 
     assert read(folder) == read(f"{folder}/*.parquet") == every
     found = discover(folder, f"{folder}/part-[01].parquet", folder / "part-1.parquet")
     assert [s.name for s in found.sections] == ["coyo"]
+    (folder / "below").mkdir()
+    (folder / "below" / "loop").symlink_to(folder)
+    write(folder / "below/other.tsv", f"{A}\tx\n")
+    assert read(folder) == every
+    assert read(f"{tmp_path}/**/*.tsv") == [(A, ("x",))]
     assert rows_of(found.plans) == every  # each file once
     single = discover(folder / "part-1.parquet")
     assert [(s.name, s.captions) for s in single.sections] == [("part-1", 1)]
+
+
+def test_links_to_lists_and_folders_are_followed(tmp_path: Path) -> None:
+    write(tmp_path / "blobs/0123", as_format("tsv"))
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/l.tsv").symlink_to(tmp_path / "blobs/0123")
+    (tmp_path / "link").symlink_to(tmp_path / "snapshot")
+    assert read(tmp_path / "snapshot/l.tsv") == read(tmp_path / "link") == TWO
+    assert read(f"{tmp_path}/link/*.tsv") == TWO
 
 
 def test_a_list_is_named_without_the_suffixes_of_its_format(tmp_path: Path) -> None:
@@ -101,6 +117,39 @@ def test_lists_are_read_from_an_object_store(bucket: str) -> None:  # noqa: F811
     assert read(f"{bucket}/lists") == read(f"{bucket}/lists/*.tsv*") == [*TWO, (A, ("more",))]
     with pytest.raises(ConfigError, match="There is no list at s3://"):
         read(f"{bucket}/nothing.tsv")
+
+
+def test_a_list_in_a_store_has_another_digest_when_it_changes(bucket: str) -> None:  # noqa: F811
+    store, root = fsspec.core.url_to_fs(bucket)
+    digests = []
+    for text in (f"{A}\tx\n", f"{A}\ty\n", f"{A}\tx\n{B}\ty\n"):
+        store.pipe_file(f"{root}/a.tsv", text.encode())
+        digests.append(UrlsSource(config_of(f"{bucket}/a.tsv")).input_digests()["lists/a/a.tsv"])
+    assert len(set(digests)) == 3
+    assert UrlsSource(config_of(f"{bucket}/a.tsv")).input_digests() == {
+        "lists/a/a.tsv": digests[-1]
+    }
+
+
+def test_errors_of_a_store_name_the_list(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    store, root = fsspec.core.url_to_fs(bucket)
+    store.pipe_file(f"{root}/a.tsv", as_format("tsv"))
+
+    class StoreError(Exception):
+        """An error that only this store has."""
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise StoreError("throttled")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("s3fs.core.S3File._fetch_range", fail)
+        with pytest.raises(
+            SourceError, match=r"The list a\.tsv can't be read: StoreError: throttled"
+        ):
+            read(f"{bucket}/a.tsv")
+    monkeypatch.setattr("s3fs.core.S3FileSystem._info", fail)
+    with pytest.raises(SourceError, match=r"The list s3://.*/a\.tsv can't be read: throttled"):
+        read(f"{bucket}/a.tsv")
 
 
 # --- Values ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Sources whose images are on disk already: index, hash, and note what is gone."""
