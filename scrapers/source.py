@@ -47,6 +47,7 @@ class FilePlace(NamedTuple):
     file_bytes: int
     mtime: int
 
+
 # Hosts that are counted; more of them make no difference.
 _MANY_HOSTS = 100_000
 
