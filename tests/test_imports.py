@@ -135,6 +135,7 @@ def test_aiohttp_client_is_imported_by_one_fetcher_and_the_resolvers_alone() -> 
         "scrapers.fetch.session",
         "scrapers.fetch.session_head",
         "scrapers.fetch.resolving",
+        "scrapers.fetch.system_resolver",
     }
 
 

@@ -64,7 +64,7 @@ class RobotsLoader:
     async def _reservations(self, host: Host, robots: Robots) -> Reservations:
         if not robots.allows(TDMREP_PATH):
             return NO_RESERVATIONS
-        host.pace.count(self.now())
+        await self._wait_for_pace(host)
         waits = [self.backoff.delay_s(n, self.rng) for n in range(1, _ROBOTS_ATTEMPTS)]
         return await ask_reservations(
             self.client,
@@ -100,6 +100,11 @@ class RobotsLoader:
         host.robots = robots
         host.renew_at = self.now() + ROBOTS_S
 
+    async def _wait_for_pace(self, host: Host) -> None:
+        """These requests count like any other, but take no slot."""
+        await asyncio.sleep(host.pace.wait_s(self.now()) or 0.0)
+        host.pace.count(self.now())
+
     async def _ask_robots(self, host: Host, *, quiet: bool = False) -> Robots | _Trouble:
         """robots.txt, or why it can't be fetched after a few attempts."""
         trouble = None
@@ -117,7 +122,7 @@ class RobotsLoader:
         return trouble
 
     async def _try_robots(self, host: Host) -> Robots | _Trouble:
-        host.pace.count(self.now())
+        await self._wait_for_pace(host)
         try:
             response = await self.client.get(
                 f"{host.origin}/robots.txt",
