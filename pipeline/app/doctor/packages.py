@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline import __version__
 from pipeline.app.doctor.check import Check, State
@@ -39,7 +39,7 @@ _MODULES = {
     "pillow-heif": "pillow_heif",
     "pillow-jxl-plugin": "pillow_jxl",
     "pyyaml": "yaml",
-    "backports.zstd": "backports.zstd",
+    "backports-zstd": "backports.zstd",
 }
 # torch takes a second to import. What imports it, too, follows it in the same process.
 _WITH_TORCH = ("torch", "transformers", "deepspeed")
@@ -47,7 +47,8 @@ _WITH_TORCH = ("torch", "transformers", "deepspeed")
 
 def module_of(distribution: str) -> str:
     """The module of a distribution: ``bs4`` of ``beautifulsoup4``."""
-    return _MODULES.get(distribution, distribution.replace("-", "_"))
+    name = normalized(distribution)
+    return _MODULES.get(name, name.replace("-", "_"))
 
 
 def check_python(version: Sequence[int] = sys.version_info[:3]) -> Check:
@@ -89,10 +90,21 @@ def import_installed(importer: Importer = import_for_real) -> Mapping[str, Impor
     return importer([with_torch, [name for name in wanted if name not in _WITH_TORCH]])
 
 
-def _wanted() -> Iterator[Requirement]:
-    for each in declared_requirements():
-        if each.extra is None or each.extra in PURPOSES:
-            yield each
+def wanted_requirements(declared: Iterable[Requirement]) -> list[Requirement]:
+    """Each package once: as required, or else with the first extra of `PURPOSES` that installs it.
+
+    A wheel's metadata name it under every extra, since they list what an extra takes from another.
+    """
+    rank = {extra: index for index, extra in enumerate((None, *PURPOSES))}
+    known = sorted((each for each in declared if each.extra in rank), key=lambda r: rank[r.extra])
+    first: dict[str, Requirement] = {}
+    for each in known:
+        first.setdefault(normalized(each.name), each)
+    return list(first.values())
+
+
+def _wanted() -> list[Requirement]:
+    return wanted_requirements(declared_requirements())
 
 
 def check_packages(
