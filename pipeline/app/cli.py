@@ -24,6 +24,7 @@ from pipeline.app.clean import CleanConfig, clean
 from pipeline.app.command import Command
 from pipeline.app.command_group import EXIT_USAGE, Group, is_usage_error
 from pipeline.app.console import Screen
+from pipeline.app.doctor.command import DoctorConfig, diagnose
 from pipeline.app.metrics import HOST as METRICS_HOST
 from pipeline.app.metrics import serve_metrics
 from pipeline.app.option_files import Common
@@ -319,6 +320,13 @@ _OTHER_COMMANDS = (
         config=StatusConfig,
         run=show_status,
         help="Show the contents of a workspace.",
+        panel="Inspect and check",
+    ),
+    Command(
+        name="doctor",
+        config=DoctorConfig,
+        run=diagnose,
+        help="Check this machine: packages, versions, disk, GPU, network; what is missing and how to get it.",
         panel="Inspect and check",
     ),
     Command(

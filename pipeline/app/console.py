@@ -89,6 +89,8 @@ class Screen:
         by_section = report.details.get("sections")
         if by_section and report.outcome != "unchanged":
             self._section_table(f"{report.stage} by section", by_section)
+        for line in report.details.get("next", ()):
+            self.say(line)
 
     def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
         """One row per section and one column per count, with totals."""

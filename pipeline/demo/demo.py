@@ -11,6 +11,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -70,14 +72,37 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
     reused = all(report.outcome == "unchanged" for report in reports.values())
     if reused:
         call.screen.say("Nothing has changed: all existing results are reused.")
-    call.screen.say(f"Open the report: {page.resolve()}")
     return StageReport(
         stage="demo",
         outcome="unchanged" if reused else "done",
         seconds=round(time.monotonic() - started, 3),
         outputs=(str(page),),
-        details={name: report.as_dict() for name, report in reports.items()},
+        details={
+            **{name: report.as_dict() for name, report in reports.items()},
+            "next": next_steps(page, called_as()),
+        },
     )
+
+
+def next_steps(page: Path, program: str) -> list[str]:
+    """What to do after the demo, in two lines that can be copied."""
+    prompt = "a mural with an image of a blue pear"
+    folder = shlex.quote(str(page.parent))
+    return [
+        f"Open the report: {page.resolve()}",
+        f'Draw your own: {program} generate "{prompt}" --name mine --workspace {folder}',
+    ]
+
+
+def called_as(script: str | None = None) -> str:
+    """How a shell calls this program: `pipeline` may not be on the path, as after `make demo`."""
+    script = script or sys.argv[0]
+    found = shutil.which("pipeline")
+    if found is not None and Path(script).resolve() == Path(found).resolve():
+        return "pipeline"
+    if Path(script).suffix == ".py":
+        return f"{shlex.quote(sys.executable)} -m pipeline"
+    return shlex.quote(script)
 
 
 def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:

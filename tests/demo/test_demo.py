@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 from PIL import Image
 
+from pipeline.app.cli import app
+from pipeline.app.console import Screen
+from pipeline.core.contracts import StageReport
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.demo import (
     CAPTIONS_PER_SECTION,
     COLOUR_SECTION,
     PRESET,
     PROMPTS,
+    called_as,
     choose_captions,
+    next_steps,
     replica_server,
 )
 from pipeline.demo.replica.drawing import draw, encode_png
 from pipeline.demo.replica.palette import PALETTE, colours_named
 from scrapers.sources.dalleblog.captions import load_catalogue
+
+GENERATE = typer.main.get_group(app).commands["generate"]
 
 
 def test_unseen_prompts_are_never_scraped() -> None:
@@ -63,6 +73,36 @@ def test_the_mock_server_runs_only_while_it_is_needed(tmp_path: Path) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, int(port)), timeout=5)
+
+
+def test_the_next_steps_call_the_program_as_this_shell_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "my env/bin/pipeline"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert called_as(str(program)) == f"'{program}'"
+    assert called_as(".venv/bin/pipeline") == ".venv/bin/pipeline"
+    assert called_as("/x/pipeline/__main__.py") == f"{sys.executable} -m pipeline"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert called_as(str(program)) == "pipeline"
+
+
+def test_the_demo_ends_with_the_report_and_a_command_that_is_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = next_steps(tmp_path / "my data/report.html", "pipeline")
+    report = StageReport(stage="demo", outcome="done", outputs=("x",), details={"next": steps})
+    Screen().report(report)
+    page, command = capsys.readouterr().out.splitlines()[-2:]
+    assert page == f"Open the report: {tmp_path}/my data/report.html"
+    words = shlex.split(command.removeprefix("Draw your own: "))
+    assert words == ["pipeline", "generate", "a mural with an image of a blue pear",
+                     "--name", "mine", "--workspace", f"{tmp_path}/my data"]  # fmt: skip
+    options = {flag for param in GENERATE.params for flag in param.opts}
+    assert {"--name", "--workspace"} <= options
 
 
 def test_the_preset_exists() -> None:

@@ -1,0 +1,131 @@
+"""The wheel in an empty environment: without extras, without a checkout, with an empty home."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CAPTIONS = 3
+PYTHONS = ("3.11", "3.12", "3.13")
+THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program without anything of this checkout on its path."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    environment |= more.pop("env", {})
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, **more
+    )
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of this version that runs: this one, on the path, or pyenv's."""
+    if version == THIS:
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python3"))]
+    runs = (str(each) for each in found if each)
+    return next((each for each in runs if run(each, "-c", "import venv").returncode == 0), None)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout; skipped if its build backend can't be had."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip"]
+    if run(*pip, "download", "-q", "--no-deps", "-d", folder / "x", "hatchling>=1.26").returncode:
+        pytest.skip("no package index can be reached")
+    built = run(*pip, "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+    assert built.returncode == 0, built.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module", params=PYTHONS)
+def installed(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`pipeline` of an environment that has the wheel and what it requires."""
+    python = find_python(request.param)
+    if python is None:
+        pytest.skip(f"there is no Python {request.param}")
+    folder = tmp_path_factory.mktemp("environment")
+    assert run(python, "-m", "venv", folder).returncode == 0
+    done = run(folder / "bin/pip", "install", "-q", "--only-binary", ":all:", wheel)
+    if request.param != THIS and "No matching distribution found" in done.stderr:
+        pytest.skip(f"the index has no packages for Python {request.param}")
+    assert done.returncode == 0, done.stderr
+    return folder / "bin/pipeline"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user whose home is empty."""
+    (tmp_path / "home").mkdir()
+    return {"HOME": str(tmp_path / "home")}
+
+
+@pytest.fixture
+def server(installed: Path, home: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """The URL of the mock server of the installed package."""
+    command = [str(installed), "replica", "--port", "0", "--json"]
+    environment = {**os.environ, **home}
+    environment.pop("PYTHONPATH", None)
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield str(json.loads(process.stdout.readline())["address"]).rstrip("/")
+        finally:
+            process.terminate()
+
+
+def test_the_core_scrapes_and_dedupes_and_names_the_extra_for_the_rest(
+    installed: Path, home: dict[str, str], server: str, tmp_path: Path
+) -> None:
+    def pipeline(*words: str) -> subprocess.CompletedProcess[str]:
+        done = run(installed, *words, cwd=tmp_path, env=home)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def counts_of(*words: str) -> Any:
+        done = pipeline(*words, "--workspace", "data/try", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])["counts"]
+
+    assert "Usage: pipeline" in pipeline("--help").stdout
+    page = ("--page-url", f"{server}/blog/dall-e/", "--sections", "emojis")
+    scraped = counts_of("scrape", "dalleblog", *page, "--limit", str(CAPTIONS))
+    assert scraped["done"] == 32 * CAPTIONS
+    assert counts_of("dedupe", "--val-fraction", "0")["kept"] == 32 * CAPTIONS
+    without = pipeline("train-codec", "--workspace", "data/try")
+    assert without.returncode == 1
+    assert "pip install 'dalle-pipeline[train]'" in without.stderr
+
+
+def test_the_doctor_of_the_wheel_knows_what_is_tested_and_what_is_missing(
+    installed: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    done = run(installed, "doctor", "--host", "localhost", "--json", cwd=tmp_path, env=home)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    checks = {check["name"]: check for check in report["details"]["checks"]}
+    assert len(checks) == len(report["details"]["checks"])
+    assert {each["state"] for each in checks.values() if each["needed"]} == {"ok", "missing"}
+    assert (checks["torch"]["state"], checks["torch"]["facts"]["extra"]) == ("missing", "train")
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"aiohttp=={checks['aiohttp']['facts']['tested']}" in pins
+    assert checks["aiohttp"]["state"] == "ok"
