@@ -17,7 +17,8 @@ def looks_cut(data: bytes, pixels_HWC: Pixels) -> bool:
     """Whether the data of a JPEG end before its image does; `pixels_HWC` is its raster.
 
     Decoders refuse truncated files of other formats. Most complete images are recognised without decoding
-    them again: in a truncated baseline JPEG the last block has one colour, wherever rotation moved it.
+    them again: in a truncated baseline JPEG the last block has one colour, wherever rotation moved it. So a
+    baseline JPEG that lacks nothing but data of its last block passes as complete.
     """
     if not uses_huffman_codes(data):
         return False

@@ -26,6 +26,8 @@ _EXIF_PREFIX = re.compile(rb"(Exif\x00\x00)+")
 _XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 _MAX_METADATA_BYTES = 4 * 2**20
+# The texts of a PNG that may name an orientation.
+_EXIF_TEXT, _XMP_TEXT = b"Raw profile type exif", b"XML:com.adobe.xmp"
 
 # The EXIF and the XMP of a file.
 Metadata = tuple[bytes | None, bytes | None]
@@ -66,6 +68,12 @@ def read_orientation(exif: bytes | None, xmp: bytes | None = None) -> int:
     return int(found[1]) if found and found[1] in b"12345678" else 1
 
 
+def may_turn_png(data: bytes, chunk: png.Chunk) -> bool:
+    """Whether a chunk of a PNG may name an orientation."""
+    is_text = any(png.is_text(data, chunk, keyword) for keyword in (_EXIF_TEXT, _XMP_TEXT))
+    return chunk.name == b"eXIf" or is_text
+
+
 def _metadata_of_jpeg(data: bytes) -> Metadata:
     parts = [
         data[segment.start : segment.end]
@@ -87,8 +95,8 @@ def _metadata_of_png(data: bytes) -> Metadata:
         None,
     )
     if exif is None:
-        exif = _raw_profile(_text(data, b"Raw profile type exif"))
-    return exif, _text(data, b"XML:com.adobe.xmp")
+        exif = _raw_profile(_text(data, _EXIF_TEXT))
+    return exif, _text(data, _XMP_TEXT)
 
 
 def _text(data: bytes, keyword: bytes) -> bytes | None:

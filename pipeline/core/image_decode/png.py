@@ -19,14 +19,11 @@ from PIL import Image
 
 from pipeline.core.image_decode.background import flatten
 from pipeline.core.image_decode.errors import DecodeError, Pixels, tidy
-from pipeline.core.image_decode.orientation import orientation_of, turn
+from pipeline.core.image_decode.orientation import may_turn_png, orientation_of, turn
 from pipeline.core.image_decode.pillow import quiet_pillow
 from pipeline.core.image_files.png import SIGNATURE, Chunk, chunk_data, walk_chunks
 
 _GREY, _RGB, _PALETTE = 0, 2, 3
-_SPECIAL_CHUNKS = frozenset(
-    {b"tRNS", b"eXIf"}
-)  # transparency and orientation: not for the fast decoder
 _TRANSPARENT_BYTES = {_GREY: 2, _RGB: 6}
 
 
@@ -58,7 +55,8 @@ def read_png_header(data: bytes) -> PngHeader:
     Raises DecodeError if a CRC is wrong, a chunk is cut off, or IHDR and IEND are not where the format
     requires them (W3C PNG, third edition, section 5).
     """
-    header, special, transparent, last = b"", False, None, None
+    header, transparent, last = b"", None, None
+    special = False  # has transparency or an orientation, which the fast decoder ignores
     for last in walk_chunks(data):
         if last.name == b"IDAT":
             continue
@@ -67,7 +65,7 @@ def read_png_header(data: bytes) -> PngHeader:
             header = _read_ihdr(data, last)
         elif last.name == b"tRNS":
             transparent = _read_transparent(chunk_data(data, last), *header[8:10])
-        special = special or last.name in _SPECIAL_CHUNKS
+        special = special or last.name == b"tRNS" or may_turn_png(data, last)
     if last is None or last.name != b"IEND":
         raise DecodeError(f"the PNG ends early, after {len(data)} bytes")
     width, height, depth, colour = struct.unpack(">IIBB", header[:10])

@@ -57,11 +57,16 @@ def find_text(data: bytes, keyword: bytes, *, max_bytes: int) -> bytes | None:
 
     A compressed text is decompressed up to `max_bytes`.
     """
-    wanted = keyword + b"\0"
     for chunk in walk_chunks(data):
-        if chunk.name in _TEXTS and data.startswith(wanted, chunk.start + 8):
-            return _text_of(chunk.name, chunk_data(data, chunk)[len(wanted) :], max_bytes)
+        if is_text(data, chunk, keyword):
+            rest = chunk_data(data, chunk)[len(keyword) + 1 :]
+            return _text_of(chunk.name, rest, max_bytes)
     return None
+
+
+def is_text(data: bytes, chunk: Chunk, keyword: bytes) -> bool:
+    """Whether a chunk is a text of this keyword."""
+    return chunk.name in _TEXTS and data.startswith(keyword + b"\0", chunk.start + 8)
 
 
 def _text_of(name: bytes, rest: bytes, max_bytes: int) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 
 import numpy as np
 import pytest
@@ -46,6 +47,17 @@ def test_half_a_jpeg_with_an_end_looks_cut(kind: str, share: float) -> None:
     half = data[: head + int((len(data) - head) * share)].rstrip(b"\xff")
     assert is_cut_or_refused(half + END)
     assert is_cut_or_refused(half + END + b"\r\n")
+
+
+@pytest.mark.parametrize("side", [32, 33, 34, 35, 40, 41, 47, 48])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_a_jpeg_of_any_size_without_its_last_two_blocks_looks_cut(
+    side: int, subsampling: int
+) -> None:
+    options = {"restart_marker_blocks": 1, "subsampling": subsampling, "quality": 95}
+    data = encode(photo(3, side, side), "JPEG", **options)
+    restarts = list(re.finditer(rb"\xff[\xd0-\xd7]", data))
+    assert is_cut(data[: restarts[-2].end()] + END)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])

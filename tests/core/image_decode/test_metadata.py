@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.image_decode import DecodeError, Pixels, decode_image
+from pipeline.core.image_decode import DecodeError, Pixels, decode_image, is_plain_png
 from tests.core.image_decode.files import (
     chunk,
     encode,
@@ -120,6 +120,27 @@ def test_an_orientation_of_four_bytes_is_read() -> None:
     assert decode_image(data).pixels_HWC.shape == (64, 48, 3)
 
 
+HELD = b"Exif\0\0" + exif(orientation(6))
+PROFILE = b"\nexif\n%8d\n%s\n" % (len(HELD), HELD.hex().encode())  # as ImageMagick writes it
+XMP = b'<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
+TURNING_TEXTS = {
+    "tEXt": chunk(b"tEXt", b"Raw profile type exif\0" + PROFILE),
+    "zTXt": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)),
+    "iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP),
+    "compressed iTXt": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0XMP\0" + zlib.compress(XMP)),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+@pytest.mark.parametrize("kind", TURNING_TEXTS)
+def test_the_orientation_in_a_text_of_a_png_is_applied(kind: str, mode: str) -> None:
+    image = Image.fromarray(photo(1)).convert(mode)
+    data = insert_chunks(encode(image), TURNING_TEXTS[kind])
+    expected = np.rot90(np.asarray(image.convert("RGB")), -1)
+    np.testing.assert_array_equal(decode_image(data).pixels_HWC, expected)
+    assert not is_plain_png(data)
+
+
 def test_exif_takes_precedence_over_xmp() -> None:
     xmp = b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><a tiff:Orientation="6"/></x:xmpmeta>'
     plain = encode(photo(1), "JPEG")
@@ -152,6 +173,24 @@ def test_a_jpeg_with_broken_segments_is_read() -> None:
     ):
         found = decode_image(insert_segment(plain, marker, data))
         np.testing.assert_array_equal(found.pixels_HWC, decode_image(plain).pixels_HWC)
+
+
+def with_components(data: bytes, names: bytes) -> bytes:
+    """The same JPEG with other names of its three components."""
+    named = bytearray(data)
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    for place, name in enumerate(names):
+        named[frame + 10 + 3 * place] = named[scan + 5 + 2 * place] = name
+    return bytes(named)
+
+
+@pytest.mark.parametrize("kind", ["JFIF", "Adobe"])
+def test_a_jpeg_with_a_broken_segment_keeps_the_colours_that_its_header_names(kind: str) -> None:
+    """Without the JFIF segment, R, G and B name RGB; without the Adobe segment, 1, 2 and 3 name YCbCr."""
+    data = encode(photo(1), "JPEG", quality=95, keep_rgb=kind == "Adobe")
+    plain = with_components(data, b"RGB" if kind == "JFIF" else b"\1\2\3")
+    found = decode_image(insert_segment(plain, 0xEE, b"Adobe")).pixels_HWC
+    assert np.abs(found.astype(int) - photo(1)).mean() < 5
 
 
 def test_an_avif_with_garbage_for_exif_is_read() -> None:
