@@ -11,9 +11,9 @@ STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 ORIENTATION = 274
 
 _MAX_ENTRIES = 4096
-# The size of a value by its type, and the struct codes of the integer types.
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+# The struct codes of the integer types, and the sizes of their values.
 _NUMBER_CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
+_NUMBER_BYTES = {kind: struct.calcsize(f"={code}") for kind, code in _NUMBER_CODES.items()}
 
 
 class Entry(NamedTuple):
@@ -38,7 +38,7 @@ class Directory:
         if entry is None or entry.kind not in _NUMBER_CODES:
             return ()
         form = f"{self.order}{entry.number}{_NUMBER_CODES[entry.kind]}"
-        if entry.position + entry.number * _TYPE_BYTES[entry.kind] > len(self.data):
+        if entry.position + entry.number * _NUMBER_BYTES[entry.kind] > len(self.data):
             return ()
         return struct.unpack_from(form, self.data, entry.position)
 
@@ -69,6 +69,6 @@ def read_directory(data: bytes) -> Directory | None:
 def _read_entry(data: bytes, at: int, order: str, form: str, inline: int) -> tuple[int, Entry]:
     tag, kind, count = struct.unpack_from(order + form, data, at)
     position = at + struct.calcsize(order + form)
-    if count * _TYPE_BYTES.get(kind, 1) > inline:
+    if count * _NUMBER_BYTES.get(kind, 0) > inline:
         (position,) = struct.unpack_from(order + ("Q" if inline == 8 else "I"), data, position)
     return tag, Entry(kind, count, position)

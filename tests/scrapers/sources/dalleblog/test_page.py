@@ -114,6 +114,14 @@ def test_repeated_slots_without_names_are_linked_where_the_same_option_is_marked
     ]
 
 
+@pytest.mark.parametrize(("said", "linked"), [("ox", False), ("elk", True)])
+def test_a_text_of_two_letters_repeats_no_option(said: str, linked: bool) -> None:
+    html = f"<div>one {select(said, 'yak')} here. another <span>{said}</span> there.</div>"
+    content = read(html + image("new", base64_key(f"one {said} here. another {said} there.")))
+    again = "{slot1}" if linked else said
+    assert one(content, "new").template == f"one {{slot1}} here. another {again} there."
+
+
 def test_known_repeated_slots_are_linked_and_alike_ones_are_kept_apart() -> None:
     animals, things = select("cat", "pig"), select("harp", "tuba", "sled")
     colors = select("red", "blue")
@@ -248,6 +256,16 @@ def test_flat_captions_of_the_section_that_take_turns_with_their_images_are_tied
         for i, country in enumerate(("china", "peru", "mali"), 5)
     )
     assert keys(read(html), "countries")["a photo of the food of peru"] == "6"
+
+
+def test_captions_that_take_turns_are_tied_to_the_images_of_their_section_only() -> None:
+    html = (
+        f"<div><p>one {select('tin', 'gold')} owl on a mat</p>{image('new', HEX[0])}"
+        f"<p>two {select('red', 'blue')} cats on a chair</p>{image('countries', '7')}</div>"
+    )
+    content = read(html + "<p>a cross-section view of a walnut</p>")
+    assert keys(content, "new") == {"one tin owl on a mat": HEX[0]}
+    assert keys(content, "countries") == {}
 
 
 def test_the_alternative_text_wins_over_what_is_selected() -> None:

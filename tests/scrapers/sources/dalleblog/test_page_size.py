@@ -67,11 +67,26 @@ def test_a_figure_around_long_prose_keeps_its_caption_and_pictures_together() ->
         ("<div>" * 20_001, "20,000 elements nested"),
         (image("countries", "7") * 100_001, "100,000 images"),
         ("<b>x" * 600_001, "600,000 tags"),
+        ("".join(image(f"section_{n}", "7") for n in range(1_001)), "1,000 sections"),
     ],
 )
 def test_what_no_blog_post_has_is_refused_with_its_number(html: str, what: str) -> None:
     with pytest.raises(SourceError, match=rf"more than {what}.*--page FILE"):
         read(html)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        pytest.param("<p>a <select><option>b</select> c</p>" * 1_000, marks=pytest.mark.slow),
+        pytest.param(f"<p>a <select>{'<option>b' * 100_000}</select> c</p>", marks=pytest.mark.slow),
+        "< " * (600_000 - BRAIN.count("<")),
+        "".join(image(f"section_{n}", "7") for n in range(1_000)),
+    ],
+    ids=["choices", "options", "tags", "sections"],
+)
+def test_a_page_with_as_much_as_it_may_have_is_read(html: str) -> None:
+    assert objects(read(html + BRAIN)) == {"brain"}
 
 
 def captions_with_keys() -> str:
