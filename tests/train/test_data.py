@@ -74,6 +74,20 @@ def test_more_ranks_than_samples_are_refused(reader: ShardReader, make_config: M
         check_samples(reader, make_config(batch_size=4), world_size=11)
 
 
+def test_a_batch_larger_than_the_split_is_refused_with_the_largest_that_fits(
+    reader: ShardReader, make_config: MakeConfig
+) -> None:
+    check_samples(reader, make_config(batch_size=40))
+    alone = (
+        r"A batch of 41 can't be filled from 40 training samples. Give --batch-size 40 or less\.$"
+    )
+    with pytest.raises(ConfigError, match=alone):
+        check_samples(reader, make_config(batch_size=41))
+    shared = "A batch of 21 in each of 2 processes can't be filled from 40"
+    with pytest.raises(ConfigError, match=shared):
+        check_samples(reader, make_config(batch_size=21), world_size=2)
+
+
 def test_a_larger_vocabulary_is_taken_a_smaller_one_refused(
     workspace: Workspace, make_config: MakeConfig
 ) -> None:

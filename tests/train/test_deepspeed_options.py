@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from pipeline.train.deepspeed import (
     check_engine,
     engine_options,
     import_deepspeed,
+    make_engine_stepper,
     start_engine,
     zero_stage,
 )
@@ -124,6 +128,21 @@ def test_options_that_do_not_go_together_are_refused_before_anything_is_written(
     assert not workspace.run("tiny").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "bf16", "ema_decay": 0.9},
+        {"precision": "fp32", "ema_decay": 0.9},
+        {"precision": "fp16", "zero_stage": 1},
+        {"precision": "bf16", "zero_stage": 0},
+    ],
+)
+def test_options_that_go_together_are_taken(
+    make_config: MakeConfig, options: dict[str, Any]
+) -> None:
+    check_engine(make_config(parallel="deepspeed", **options))
+
+
 def test_one_process_gets_advice_on_how_to_start(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +156,28 @@ def test_the_extra_is_named_where_the_package_is_missing(monkeypatch: pytest.Mon
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     with pytest.raises(DependencyError, match=r"pip install 'dalle-pipeline\[deepspeed\]'"):
         import_deepspeed(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", False), ("cuda", True)])
+def test_the_all_reduce_for_inference_is_compiled_on_gpus_only(
+    monkeypatch: pytest.MonkeyPatch, device: str, compiled: bool
+) -> None:
+    """Compiling it takes a minute on a CPU, or fails."""
+    operators = {"deepspeed_shm_comm": True}
+    package = SimpleNamespace(ops=SimpleNamespace(__compatible_ops__=operators))
+    monkeypatch.setitem(sys.modules, "deepspeed", package)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    with warnings.catch_warnings():
+        import_deepspeed(torch.device(device))
+    assert operators == {"deepspeed_shm_comm": compiled}
+    assert os.environ["DS_ACCELERATOR"] == device
+
+
+def test_an_engine_without_zero_scales_its_loss_itself() -> None:
+    engine = SimpleNamespace(zero_optimization=lambda: False, optimizer=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's own scaler disables itself with a warning on a CPU
+        assert make_engine_stepper(engine, torch.nn.Linear(2, 2)).scale is None
 
 
 def test_fp16_is_refused_on_a_processor(make_config: MakeConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.stop_signals import StopRequest
 from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train.config import TrainConfig
-from pipeline.train.distributed import Kind, Ranks
+from pipeline.train.distributed import Kind, Ranks, Stop
 from pipeline.train.evaluation import make_grid_sampler
+from pipeline.train.model import make_model, new_model
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
 from tests.train.conftest import write_shards
@@ -53,6 +56,35 @@ def test_a_grid_has_a_row_a_prompt_and_changes_as_the_model_does(
     assert not np.array_equal(grids[0], grids[1])
     first, second = grids[2][:, :SIDE], grids[2][:, SIDE : 2 * SIDE]
     assert not np.array_equal(first, second)  # each picture has random numbers of its own
+
+
+class GreyCodec(VQCodec):
+    """Decodes to images of one grey each: -30 of 255, 0, 30, 60 and so on."""
+
+    def decode(self, codes_BN: torch.Tensor) -> torch.Tensor:
+        greys_B = (torch.arange(len(codes_BN)) * 30 - 30) / 255
+        return greys_B[:, None, None, None].expand(-1, 3, 2, 2)
+
+
+@pytest.mark.usefixtures("codec")
+def test_a_grid_has_the_values_of_the_images_row_by_row(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    reader = ShardReader(workspace.shards("default"), "train")
+    prompts = ("a red cube", "a blue cube", "a green cube")
+    config = make_config(sample_every=5, sample_prompts=prompts)
+    ranks = Ranks(kind="none", rank=0, size=1, device=torch.device("cpu"))
+    sampler = make_grid_sampler(config, reader, ranks)
+    assert sampler is not None
+    grey = GreyCodec(VQConfig(image_size=SIDE, num_tokens=16, code_dim=4, channels=4))
+    model = make_model(new_model(reader.index, config.model), config, ranks)
+    grid_HWC = replace(sampler, codec=grey).draw(model, Stop(ranks, StopRequest()))
+    assert grid_HWC is not None
+    assert grid_HWC[::2, ::2, 0].tolist() == [
+        [0, 0, 30, 60],
+        [90, 120, 150, 180],
+        [210, 240, 255, 255],
+    ]
 
 
 @pytest.mark.usefixtures("codec")

@@ -144,6 +144,25 @@ def test_earlier_versions_are_kept_where_they_are_whole(
     assert check_one(folder, Workspace(quick.workspace)).faults == ()
 
 
+def test_earlier_versions_that_are_lost_are_counted_apart_from_images(
+    server: Server, quick: DalleBlogConfig
+) -> None:
+    big_server(server)
+    finish(server, quick, 1)
+    behaviour = server.behaviour
+    assert behaviour is not None
+
+    async def changed(ask: Any) -> bytes | None:
+        ask.path = ask.path.replace("c0_1.", "c0_100.").replace("c0_2.", "c0_200.")
+        return await behaviour(ask)
+
+    server.behaviour = changed
+    finish(server, replace(quick, refresh=True), 1)
+    for segment in segments(quick):
+        (quick.workspace / "raw/segments" / segment).unlink()
+    assert mend(quick) == Mended(lost=32, versions_lost=2, kept=0)
+
+
 class KilledError(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 

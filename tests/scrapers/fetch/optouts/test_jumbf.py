@@ -58,6 +58,27 @@ def test_it_is_found_in_every_format(label: str, place: str) -> None:
     assert find(PLACES[place](store(assertion(label, training("allowed", maker=maker))))) is None
 
 
+REFUSAL = box(b"cbor", cbor(training()))
+
+
+@pytest.mark.parametrize(
+    ("description", "found"),
+    [
+        (bytes(16) + b"\3cawg.training-mining\0", True),
+        (bytes(16) + b"\2cawg.training-mining\0", True),
+        (bytes(16) + b"\1cawg.training-mining\0", False),  # the flag of a label is not set
+        (bytes(16) + b"\3", False),
+        (bytes(16), False),
+        (b"", False),
+    ],
+)
+def test_an_assertion_is_known_by_the_label_in_its_description(
+    description: bytes, found: bool
+) -> None:
+    part = box(b"jumb", box(b"jumd", description) + REFUSAL)
+    assert (find(png_with_store(store(part))) is not None) == found
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 @pytest.mark.parametrize(
     ("content", "text"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scrapers.fetch.charset import decode_page
-from scrapers.fetch.optouts.page import page_refusal
+from scrapers.fetch.optouts.page import meta_elements, page_refusal
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.sources.dalleblog.page_items import read_items
 
@@ -23,6 +23,11 @@ def refused(html: str) -> str | None:
         return None
     assert (found.signal, found.reason, found.where) == ("page-meta", "page_meta", URL)
     return found.text
+
+
+def test_the_meta_elements_of_a_page_that_is_no_source_are_read() -> None:
+    page = '<p>x</p><META NAME="Robots" CONTENT="NoAI"/><meta name=tdm-policy><meta charset=utf-8>'
+    assert meta_elements(page) == [("robots", "NoAI"), ("tdm-policy", "")]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,9 @@ def test_what_no_blog_post_has_is_refused_with_its_number(html: str, what: str) 
     "html",
     [
         pytest.param("<p>a <select><option>b</select> c</p>" * 1_000, marks=pytest.mark.slow),
-        pytest.param(f"<p>a <select>{'<option>b' * 100_000}</select> c</p>", marks=pytest.mark.slow),
+        pytest.param(
+            f"<p>a <select>{'<option>b' * 100_000}</select> c</p>", marks=pytest.mark.slow
+        ),
         "< " * (600_000 - BRAIN.count("<")),
         "".join(image(f"section_{n}", "7") for n in range(1_000)),
     ],
