@@ -364,6 +364,18 @@ def test_a_tokenizer_whose_manifest_is_damaged_is_kept(small: Small) -> None:
     assert small.call("shard")["outcome"] == "unchanged"  # it is the same tokenizer
 
 
+def test_a_damaged_tokenizer_whose_manifest_is_damaged_too_is_trained_again(small: Small) -> None:
+    before = small.files("tokenizers")
+    for file in ("tokenizer.json", MANIFEST_NAME):
+        path = small.root / "tokenizers/bpe" / file
+        path.write_bytes(path.read_bytes()[:-30])
+    (report,) = repair_and_make_anew(small, MANIFEST_NAME)
+    assert (report["stage"], report["outcome"]) == ("train-tokenizer", "done")
+    path = "tokenizers/bpe/tokenizer.json"
+    assert small.files("tokenizers")[path] == before[path]
+    assert f"{path}.damaged" in set_aside(small)
+
+
 @pytest.mark.parametrize("file", ["codec.safetensors", "codec.json"])
 def test_a_damaged_codec_is_set_aside_and_trained_again(
     small: Small, damage: Callable[[Path], None], file: str

@@ -71,6 +71,27 @@ def test_the_page_of_an_mhtml_archive_is_read_with_where_it_came_from(
     assert opened(gzip.compress(mhtml(write(HTML.encode()), encoding))).body == page.body
 
 
+@pytest.mark.parametrize(
+    ("location", "url"),
+    [
+        (b"Content-Location: http://a.example/", "http://a.example/"),
+        (b"Content-Location: cid:frame-1@mhtml.blink", "https://named.example/"),
+        (b"Content-Location: file:///home/me/page.html", "https://named.example/"),
+        (b"X-None: x", ELSEWHERE),  # the archive's own URL
+    ],
+)
+def test_a_page_without_a_web_url_in_its_archive_has_the_one_it_was_named_by(
+    location: bytes, url: str
+) -> None:
+    own = f"\nContent-Location: {ELSEWHERE}".encode()
+    assert opened(mhtml(HTML.encode(), "8bit").replace(own, b"\n" + location)).url == url
+
+
+def test_an_archive_without_any_url_has_the_one_it_was_named_by() -> None:
+    body = mhtml(HTML.encode(), "8bit").replace(b"Content-Location:", b"X-None:")
+    assert opened(body).url == "https://named.example/"
+
+
 @pytest.mark.parametrize("behind", [b"", b"\0" * 512, b"junk", gzip.compress(b"<i>", mtime=0)])
 def test_a_gzipped_page_is_unpacked_whatever_stands_behind_it(behind: bytes) -> None:
     body = opened(gzip.compress(HTML.encode()) + behind).body.decode()
@@ -98,7 +119,12 @@ def test_a_complete_page_says_where_it_was_saved_from() -> None:
         (mhtml(b"x", "8bit", "text/plain"), "is an MHTML archive with no HTML in it"),
         (b"<" * (MAX_PAGE_BYTES + 1), "has 16,777,217 bytes of HTML; at most 16,777,216 are read"),
         (gzip.compress(b" " * (20 << 20)), "has 20,971,520 bytes of HTML"),
+        # Nothing is unpacked beyond 128 MiB.
+        (gzip.compress(bytes(128 << 20), 1) + gzip.compress(bytes(1 << 20)), "134,217,728 bytes"),
+        (gzip.compress(bytes(128 << 20), 1)[:-8], "has 134,217,728 bytes of HTML"),
+        (gzip.compress(bytes((128 << 20) - 1), 1)[:-8], "is gzipped and ends too early"),
     ],
+    ids=range(14),
 )
 def test_what_is_no_page_is_named(body: bytes, said: str) -> None:
     with pytest.raises(SourceError, match=said):
