@@ -63,3 +63,14 @@ def test_captions_count_where_they_have_an_image(raw: RawStore) -> None:
     found = details(workspace)
     assert found["captions"] == {"with_images": 3, "val_with_images": 1}
     assert found["splits"] == {"train": 7, "val": 1}
+
+
+def test_sizes_are_counted_and_all_but_the_fifty_most_common_are_one_number(raw: RawStore) -> None:
+    for number in range(52):
+        for rank in range(2 if number < 50 else 1):
+            image = encode(photo(100 * rank + number, 40, 60 + number), "PNG")
+            raw.add(f"s{number}-{rank}", image, TRAIN[0], rank=rank)
+    workspace = raw.write()
+    dedupe(workspace)
+    sizes = details(workspace)["sizes"]
+    assert sizes == {f"{60 + number}x40": 2 for number in range(50)} | {"other": 2}

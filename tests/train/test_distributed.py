@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.core.config import option_values
 from pipeline.core.errors import ConfigError
@@ -27,7 +30,7 @@ from pipeline.models.checkpoints.native import (
     read_tensors,
 )
 from pipeline.train.config import TrainConfig
-from pipeline.train.distributed import join_ranks
+from pipeline.train.distributed import Ranks, join_ranks
 from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
 from tests.train.conftest import open_workspace
@@ -46,6 +49,21 @@ paths = ("workspace", "resume_from", "deepspeed_config")
 options |= {name: Path(options[name]) for name in paths if options[name]}
 run(build_config(TrainConfig, options))
 """
+
+
+def test_fsdp_shards_every_weight_also_those_outside_of_layers(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(8, 4), nn.ModuleList([nn.Linear(4, 4)]), nn.Linear(4, 8))
+    ranks = Ranks(kind="fsdp", rank=0, size=1, device=torch.device("cpu"))
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        assert ranks.wrap(model) is model
+        kinds = {name: type(weight) for name, weight in model.named_parameters()}
+    finally:
+        dist.destroy_process_group()
+    assert kinds == dict.fromkeys(
+        ("0.weight", "1.0.weight", "1.0.bias", "2.weight", "2.bias"), DTensor
+    )
 
 
 # Rank 1 alone runs out of memory, in the second step.

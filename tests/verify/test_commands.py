@@ -21,9 +21,7 @@ def command(
     if config is not None:
         hashes = dict.fromkeys(inputs, "0" * 64)
         manifest = make_manifest(contract, config=config, inputs=hashes, counts={}, files=())
-    folder = Folder(
-        contract=contract, name=name, path=root / name, manifest=manifest, problem=None
-    )
+    folder = Folder(contract=contract, name=name, path=root / name, manifest=manifest, problem=None)
     words = command_for(folder, root, STAGES).split()
     assert words[:1] == ["pipeline"]
     assert words[words.index("--workspace") + 1] == str(root)

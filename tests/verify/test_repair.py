@@ -185,6 +185,20 @@ def test_tables_whose_manifest_is_damaged_are_written_again_and_nothing_is_inspe
     assert small.files() == before
 
 
+def test_the_mark_of_codes_whose_manifest_is_damaged_lists_the_undamaged_tables(
+    small: Small,
+) -> None:
+    flip(find(small, f"{CODES}/00001.parquet"), at=0.3, count=1)
+    find(small, f"{CODES}/{MANIFEST_NAME}").write_bytes(b"")
+    small.repair()
+    mark = json.loads(find(small, f"{CODES}/{UNFINISHED_NAME}").read_bytes())
+    tables = sorted(path.name for path in small.root.glob(f"{CODES}/*.parquet"))
+    assert "00000.parquet" in tables
+    assert "00001.parquet" not in tables
+    assert sorted(entry["path"] for entry in mark["files"]) == tables
+    assert all(len(entry["sha256"]) == 64 for entry in mark["files"])
+
+
 def test_a_damaged_mark_is_written_again(small: Small) -> None:
     before = small.files()
     flip(find(small, f"{CODES}/00001.parquet"))
