@@ -47,8 +47,8 @@ def test_a_third_party_codec_is_imported_again_by_encode(
 
 
 def test_a_codec_of_ours_is_trained_again_with_its_options(tmp_path: Path) -> None:
-    default = declared_options(STAGES["train-codec"].config)["num_layers"].default
-    config = {"name": "mine", "steps": 7, "num_layers": default}
+    default = declared_options(STAGES["train-codec"].config)["batch_size"].default
+    config = {"name": "mine", "steps": 7, "batch_size": default}
     found = command("codec", "codecs/mine", tmp_path, config, "dedupe")
     assert found == ["train-codec", "--name", "mine", "--steps", "7"]
 
