@@ -295,6 +295,27 @@ def test_a_page_that_can_not_be_had_is_one_sentence_and_touches_nothing(
     assert len(stored(quick.workspace)) == 12
 
 
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_a_page_is_asked_for_as_often_as_attempts_say(
+    server: Server, quick: DalleBlogConfig, attempts: int
+) -> None:
+    server.behaviour = with_status(503)
+    source = PlainSource(server.url, start_url=f"{server.url}/page")
+    config = replace(quick, attempts=attempts)
+    with pytest.raises(SourceError, match="status 503, expected 200"):
+        scrape(config, source=source)
+    assert server.hits["/page"] == attempts
+
+    async def last(ask: Ask) -> bytes | None:
+        if ask.path == "/page" and ask.turn < 2 * attempts:
+            return answer(b"", 503)
+        return answer(b"<html>" if ask.path == "/page" else png(ask.path))
+
+    server.behaviour = last
+    assert scrape(config, source=source).outcome == "done"
+    assert server.hits["/page"] == 2 * attempts
+
+
 def test_the_page_is_asked_for_once(server: Server, quick: DalleBlogConfig) -> None:
     page = b"<html>" + b"x" * 15_000_000
 

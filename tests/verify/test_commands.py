@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.app.stages import STAGES
+from pipeline.core.config import declared_options
 from pipeline.core.inventory import Folder
 from pipeline.core.storage import make_manifest
 from pipeline.verify.commands import command_for
@@ -46,7 +47,8 @@ def test_a_third_party_codec_is_imported_again_by_encode(
 
 
 def test_a_codec_of_ours_is_trained_again_with_its_options(tmp_path: Path) -> None:
-    config = {"name": "mine", "steps": 7, "batch_size": STAGES["train-codec"].config().batch_size}
+    default = declared_options(STAGES["train-codec"].config)["batch_size"].default
+    config = {"name": "mine", "steps": 7, "batch_size": default}
     found = command("codec", "codecs/mine", tmp_path, config, "dedupe")
     assert found == ["train-codec", "--name", "mine", "--steps", "7"]
 

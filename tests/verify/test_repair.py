@@ -385,9 +385,9 @@ def test_a_damaged_tokenizer_whose_manifest_is_damaged_too_is_trained_again(smal
         path.write_bytes(path.read_bytes()[:-30])
     (report,) = repair_and_make_anew(small, MANIFEST_NAME)
     assert (report["stage"], report["outcome"]) == ("train-tokenizer", "done")
-    path = "tokenizers/bpe/tokenizer.json"
-    assert small.files("tokenizers")[path] == before[path]
-    assert f"{path}.damaged" in set_aside(small)
+    name = "tokenizers/bpe/tokenizer.json"
+    assert small.files("tokenizers")[name] == before[name]
+    assert f"{name}.damaged" in set_aside(small)
 
 
 @pytest.mark.parametrize("file", ["codec.safetensors", "codec.json"])

@@ -167,6 +167,17 @@ def test_an_unknown_caption_spread_over_blocks_is_put_together_by_its_key() -> N
     assert one(content, "new").template == "two {slot1} owls on a {slot2}"
 
 
+def test_a_caption_spread_over_blocks_may_end_with_its_choice_amid_a_line() -> None:
+    key = base64_key("one tin owl with a cat")
+    content = read(
+        f"<div><span>one tin owl with a</span></div><div>{select('cat', 'dog')} in this world</div>"
+        + image("new", key)
+    )
+    assert one(content, "new").template == "one tin owl with a {slot1}"
+    assert keys(content, "new") == {"one tin owl with a cat": key}
+    assert content.notes == ()
+
+
 def test_an_aria_listbox_is_a_select() -> None:
     content = read(
         """<p>a cross-section view of a <span role="listbox"><span role="option">walnut</span>
