@@ -87,7 +87,7 @@ def dedupe_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     yield Section(
         title="Kept images",
         note="Kept images by property.",
-        body=html_table(("", "", "images"), rows),
+        body=html_table(("property", "value", "images"), rows),
     )
 
 

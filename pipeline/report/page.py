@@ -16,7 +16,8 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 24px 20px 64px; color: var(--ink);
   background: var(--ground); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; }
+h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 28px 0 6px; }
+h1, h2, p, td, figcaption, .tile { overflow-wrap: anywhere; }
 p.note { color: var(--muted); margin: 4px 0 12px; max-width: 75ch; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0; }
 nav a { color: inherit; }
@@ -38,6 +39,18 @@ figcaption { font-size: 13px; margin-top: 6px; }
 figure img { max-width: 100%; border-radius: 4px; margin-right: 3px; }
 .single figure img { min-width: min(100%, 640px); image-rendering: pixelated; }
 .scroll + .scroll { margin-top: 12px; } ul { margin: 4px 0; padding-left: 20px; }
+.funnel { display: grid; grid-template-columns: max-content 1fr; gap: 4px 10px;
+  margin: 14px 0; font-size: 14px; }
+.funnel i { display: block; height: 100%; min-width: 2px; background: #2563eb; border-radius: 3px; }
+.funnel span { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); gap: 12px; }
+.pairs .two { display: flex; gap: 8px; } .two span { font-size: 12px; color: var(--muted); }
+.two span img { display: block; margin: 0; }
+@media (max-width: 600px) {
+  body { padding: 16px 12px 48px; }
+  .wall tr, .wall td { display: block; } .wall td.caption { width: auto; border: 0; }
+  .wall td.row { white-space: normal; }
+}
 svg { width: 100%; max-width: 760px; background: var(--card); border: 1px solid var(--line);
   border-radius: 8px; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } svg .grid { stroke: var(--line); }
@@ -77,7 +90,8 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     marks = [' class="number"' if is_number else "" for is_number in numeric] or [""] * len(columns)
     head = "".join(f"<th{mark}>{escape(c)}</th>" for mark, c in zip(marks, columns, strict=True))
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _cell(value: Any) -> str:
@@ -92,7 +106,9 @@ def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
         f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(images)}</td></tr>'
         for caption, images in rows
     )
-    return f'<div class="scroll"><table class="wall"><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll" tabindex="0"><table class="wall"><tbody>{body}</tbody></table></div>'
+    )
 
 
 def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
@@ -104,6 +120,33 @@ def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
     )
     kind = "group single" if len(items) == 1 else "group"
     return f'<div class="{kind}">{body}</div>'
+
+
+def funnel(steps: Sequence[tuple[str, int]]) -> str:
+    """What is left after each step, as bars, with what was lost since the step before."""
+    most = max((number for _, number in steps), default=0) or 1
+    before = [None, *(number for _, number in steps)]
+    body = "".join(
+        f"<span>{escape(name)}: <b>{number:,}</b>{_lost(previous, number)}</span>"
+        f'<div><i style="width:{100 * number / most:.1f}%"></i></div>'
+        for (name, number), previous in zip(steps, before, strict=False)
+    )
+    return f'<div class="funnel">{body}</div>' if steps else ""
+
+
+def _lost(previous: int | None, number: int) -> str:
+    return "" if previous is None or previous == number else f" ({number - previous:+,})"
+
+
+def pairs(items: Iterable[tuple[Sequence[tuple[str, str]], str]]) -> str:
+    """Images with a word above each, and HTML below them; as many groups side by side as fit."""
+    body = "".join(
+        '<figure><div class="two">'
+        + "".join(f"<span>{escape(word)}{tag}</span>" for word, tag in images)
+        + f"</div><figcaption>{words}</figcaption></figure>"
+        for images, words in items
+    )
+    return f'<div class="pairs">{body}</div>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +173,7 @@ def page(title: str, lead: str, sections: Sequence[Section], *, made_from: str =
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="made-from" content="{escape(made_from)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
         f'<h1>{escape(title)}</h1><p class="note">{escape(lead)}</p><nav>{links}</nav>{parts}'
-        "</body></html>\n"
+        "</main></body></html>\n"
     )

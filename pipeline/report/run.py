@@ -6,64 +6,42 @@ exist yet are omitted. The page embeds its images and needs no network.
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from PIL import Image
-
+from pipeline import __version__
 from pipeline.core.config import resolved
-from pipeline.core.contracts import KEPT, MEASUREMENTS, REJECTED, StageReport
+from pipeline.core.contracts import MEASUREMENTS, StageReport
 from pipeline.core.errors import REPAIR, PipelineError
-from pipeline.core.image_decode import decode_image
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.kept_images import (
     STORED_IMAGE_COLUMNS,
-    dedupe_tables,
-    read_image,
-    read_tables,
-    stored_image,
 )
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_json_file, read_json_lines, read_small_file
 from pipeline.core.progress import Progress, no_progress
-from pipeline.core.storage import MANIFEST_NAME, arrow_schema, sha256_bytes, sha256_file
+from pipeline.core.storage import MANIFEST_NAME, sha256_bytes, sha256_file
 from pipeline.core.workspace import Workspace, read_marker
+from pipeline.report.card import GeneratedImage, card
 from pipeline.report.config import ReportConfig
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Section, Tile, figures, html_table, image_tag, page, tiles, wall
 from pipeline.report.plots import line_plot
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+from pipeline.report.view import View, decode, shrink
 
 logger = logging.getLogger(__name__)
 
 PLOT_POINTS = 400
 PAGE_NAME = "report.html"
-_MAX_PIXELS = 64 * 2**20
-_ROWS = 16_384
-_TABLES = {"kept/": KEPT, "rejected/": REJECTED}
-PAGE_VERSION = 6  # raised when the page of an unchanged workspace would look different
-
-
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """The inputs of every part of the page."""
-
-    workspace: Workspace
-    folders: list[Folder]
-    config: ReportConfig
+PAGE_VERSION = 7  # raised when the page of an unchanged workspace would look different
 
 
 def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
@@ -74,15 +52,16 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     if _shows(target, made_from):
         return StageReport(stage="report", outcome="unchanged", outputs=(str(target),))
     sections: list[Section] = []
-    makers: Mapping[str, Callable[[_View], Iterator[Section]]] = {
-        "Measured": _numbers,
-        "Stages": _stages,
+    makers: Mapping[str, Callable[[View], Iterator[Section]]] = {
+        "Card": _card,
         "Scraped and kept": _counted,
         "Rejected images": _rejections,
         "Scraped images": _scraped_wall,
         "Codecs": _codecs,
         "Losses": _losses,
         "Generated": _generations,
+        "Stages": _stages,
+        "Measured": _numbers,
     }
     for number, (title, maker) in enumerate(makers.items(), 1):
         sections += _guarded(title, maker(view))
@@ -118,12 +97,12 @@ def why_run(config: ReportConfig, _manifest: None) -> str | None:
     return None if current else "report.html is outdated"
 
 
-def _look(config: ReportConfig) -> _View:
+def _look(config: ReportConfig) -> View:
     workspace = Workspace(config.workspace)
-    return _View(workspace=workspace, folders=find_folders(workspace.root), config=config)
+    return View(workspace=workspace, folders=find_folders(workspace.root), config=config)
 
 
-def _digest(view: _View) -> str:
+def _digest(view: View) -> str:
     """Hash of everything that the page is made from: options, manifests, logs, measurements."""
     paths = [view.workspace.root / MEASUREMENTS]
     for folder in view.folders:
@@ -132,7 +111,9 @@ def _digest(view: _View) -> str:
         (str(p.relative_to(view.workspace.root)), sha256_file(p)) for p in paths if p.is_file()
     ]
     states = [(f.name, f.problem is None, f.stale, f.outgrown) for f in view.folders]
-    return sha256_bytes(repr((PAGE_VERSION, resolved(view.config), hashes, states)).encode())
+    return sha256_bytes(
+        repr((PAGE_VERSION, __version__, resolved(view.config), hashes, states)).encode()
+    )
 
 
 def _shows(page_file: Path, made_from: str) -> bool:
@@ -143,15 +124,22 @@ def _shows(page_file: Path, made_from: str) -> bool:
         return False
 
 
-def _numbers(view: _View) -> Iterator[Section]:
+def _measured(view: View) -> tuple[Tile, ...]:
     path = view.workspace.root / MEASUREMENTS
-    if not os.path.lexists(path):
-        return
-    measured = parse_json_file(path, tuple[Tile, ...], remedy=REPAIR)
-    yield Section(title="Measured", note="Measurements of this run.", body=tiles(measured))
+    return parse_json_file(path, tuple[Tile, ...], remedy=REPAIR) if os.path.lexists(path) else ()
 
 
-def _stages(view: _View) -> Iterator[Section]:
+def _card(view: View) -> Iterator[Section]:
+    total = tuple(tile for tile in _measured(view) if tile.label == "in the stages")
+    yield from card(view, total)
+
+
+def _numbers(view: View) -> Iterator[Section]:
+    if measured := _measured(view):
+        yield Section(title="Measured", note="Measurements of this run.", body=tiles(measured))
+
+
+def _stages(view: View) -> Iterator[Section]:
     yield Section(
         title="Stages",
         note="One folder per stage. Rows in = kept + rejected + failed, as pipeline verify checks.",
@@ -159,17 +147,17 @@ def _stages(view: _View) -> Iterator[Section]:
     )
 
 
-def _counted(view: _View) -> Iterator[Section]:
+def _counted(view: View) -> Iterator[Section]:
     for contract, make_sections in (("raw", scrape_sections), ("dedupe", dedupe_sections)):
-        for folder in _finished(view.folders, contract):
+        for folder in view.finished(contract):
             assert folder.manifest is not None
             yield from make_sections(folder.manifest, str(folder.path / MANIFEST_NAME))
 
 
-def _rejections(view: _View) -> Iterator[Section]:
-    if not _finished(view.folders, "dedupe"):
+def _rejections(view: View) -> Iterator[Section]:
+    if not view.finished("dedupe"):
         return
-    table = _read_table(view, "rejected/", ["reason", "section"])
+    table = view.read_table("rejected/", ["reason", "section"])
     counts = table.group_by(["reason", "section"]).aggregate([([], "count_all")])
     order = [("reason", "ascending"), ("section", "ascending")]
     rows = [
@@ -185,15 +173,15 @@ def _rejections(view: _View) -> Iterator[Section]:
     )
 
 
-def _scraped_wall(view: _View) -> Iterator[Section]:
+def _scraped_wall(view: View) -> Iterator[Section]:
     import pyarrow.compute as pc
 
-    if not _finished(view.folders, "dedupe"):
+    if not view.finished("dedupe"):
         return
     columns = ["caption", "section", "rank", *STORED_IMAGE_COLUMNS]
     rank = pc.field("rank")
     wanted = (rank < view.config.wall_ranks) | rank.is_null()
-    kept = _read_table(view, "kept/", columns, wanted)
+    kept = view.read_table("kept/", columns, wanted)
     captions = kept.group_by(["section", "caption"]).aggregate([]).to_pylist()
     captions.sort(key=lambda row: (row["section"], row["caption"]))
     rows, has_ranks = [], False
@@ -213,20 +201,6 @@ def _scraped_wall(view: _View) -> Iterator[Section]:
     )
 
 
-def _read_table(
-    view: _View, prefix: str, columns: list[str], wanted: pc.Expression | None = None
-) -> pa.Table:
-    """The rows of the dedupe tables below `prefix`; raises ContractError if a table was changed."""
-    import pyarrow as pa
-
-    schema = pa.schema([field for field in arrow_schema(_TABLES[prefix]) if field.name in columns])
-    parts = [schema.empty_table().select(columns)]
-    for rows in read_tables(dedupe_tables(view.workspace, prefix), columns, _ROWS):
-        part = pa.Table.from_batches([rows])
-        parts.append(part if wanted is None else part.filter(wanted))
-    return pa.concat_tables(parts).select(columns)
-
-
 def _spread(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     """At most `number` of the sorted rows: as many from each section as possible, at even distances."""
     by_section: dict[str, list[dict[str, Any]]] = {}
@@ -244,23 +218,13 @@ def _thin_out(rows: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     return [rows[turn * len(rows) // number] for turn in range(number)]
 
 
-def _thumbnail(view: _View, row: Mapping[str, Any]) -> str:
-    data = read_image(view.workspace.segments, stored_image(row))
-    side = view.config.thumbnail
+def _thumbnail(view: View, row: Mapping[str, Any]) -> str:
     alt = str(row["caption"]) if row["rank"] is None else f"rank {row['rank']}"
-    return image_tag(_shrink(data, side), kind="jpeg", alt=alt, width=side)
+    return view.thumbnail(row, alt)
 
 
-def _shrink(data: bytes, side: int) -> bytes:
-    small = Image.fromarray(decode_image(data, max_pixels=_MAX_PIXELS).pixels_HWC)
-    small.thumbnail((2 * side, 2 * side))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=82)
-    return out.getvalue()
-
-
-def _codecs(view: _View) -> Iterator[Section]:
-    for folder in _finished(view.folders, "codec"):
+def _codecs(view: View) -> Iterator[Section]:
+    for folder in view.finished("codec"):
         yield from _guarded(f"Codec {folder.path.name}", _codec(folder))
 
 
@@ -286,7 +250,7 @@ def _facts(details: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} {value}"
 
 
-def _losses(view: _View) -> Iterator[Section]:
+def _losses(view: View) -> Iterator[Section]:
     for folder in view.folders:
         if folder.contract in ("run", "codec"):
             yield from _guarded(f"Losses of {folder.name}", _plot(folder))
@@ -316,32 +280,20 @@ def _number(value: object) -> float | None:
     return float(value) if is_number else None  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _GeneratedImage:
-    """The fields that the report reads from a line of `records.jsonl`."""
-
-    prompt: str
-    file: str
-
-
-def _generations(view: _View) -> Iterator[Section]:
-    for folder in _finished(view.folders, "generated"):
+def _generations(view: View) -> Iterator[Section]:
+    for folder in view.finished("generated"):
         yield from _guarded(f"Generated: {folder.path.name}", _drawn(folder, view.config.thumbnail))
 
 
 def _drawn(folder: Folder, side: int) -> Iterator[Section]:
     prompts: dict[str, list[str]] = {}
     records = folder.path / "records.jsonl"
-    for record in read_json_lines(records, _GeneratedImage, remedy=REPAIR):
+    for record in read_json_lines(records, GeneratedImage, remedy=REPAIR):
         data = read_small_file(path_inside(folder.path, record.file, source=records))
-        tag = image_tag(_shrink(data, side), kind="jpeg", alt="generated", width=side)
+        tag = image_tag(shrink(decode(data), side), kind="jpeg", alt="generated", width=side)
         prompts.setdefault(record.prompt, []).append(tag)
     yield Section(
         title=f"Generated: {folder.path.name}",
         note="Images that the model generated from the prompts alone.",
         body=figures(prompts.items()),
     )
-
-
-def _finished(folders: list[Folder], contract: str) -> list[Folder]:
-    return [f for f in folders if f.contract == contract and f.manifest is not None]
