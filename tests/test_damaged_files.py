@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.mutations import byte_changes, json_changes, remove
-from tests.whole_workspace import Whole, whole
+from tests.helpers.mutations import byte_changes, json_changes, remove
+from tests.helpers.whole_workspace import Whole, whole
 
 __all__ = ["whole"]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.data import ShardDataset, ShardRows
-from tests.webdata.conftest import codes_of, tokens_of, write_shards
+from tests.helpers.webdata import codes_of, tokens_of, write_shards
 
 SAMPLES = 27
 

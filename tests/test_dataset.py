@@ -16,8 +16,8 @@ import pipeline
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
 from pipeline.core.storage import read_manifest
 from pipeline.demo.demo import replica_server
-from tests.dedupe.conftest import RawStore
-from tests.whole_workspace import Whole, whole
+from tests.helpers.dedupe import RawStore
+from tests.helpers.whole_workspace import Whole, whole
 
 __all__ = ["whole"]
 

@@ -15,7 +15,7 @@ from pipeline.core.contracts import StageReport
 from pipeline.core.progress import Progress
 from pipeline.core.storage import write_bytes
 from pipeline.core.workspace import Workspace
-from tests.small_disk import fill, small_disk
+from tests.helpers.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
 

@@ -25,8 +25,8 @@ import pipeline.demo.emoji.font
 import pipeline.demo.emoji.run
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
+from tests.helpers.whole_workspace import Whole, whole
 from tests.test_damaged_files import problem
-from tests.whole_workspace import Whole, whole
 
 __all__ = ["whole"]
 

@@ -17,7 +17,7 @@ import pipeline
 from pipeline.app.cli import app
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, photo_png
+from tests.helpers.dedupe import RawStore, photo_png
 from tests.old_tables import make_old
 
 CODEC = {"image_size": 32, "channels": 4, "code_dim": 4, "num_tokens": 32}

@@ -13,7 +13,7 @@ from pipeline.core.errors import ContractError, DamageError
 from pipeline.core.kept_images import StoredImage, kept_tables, read_image, read_kept
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
-from tests.kept_workspace import make_workspace
+from tests.helpers.kept_workspace import make_workspace
 
 __all__ = ["make_workspace"]
 

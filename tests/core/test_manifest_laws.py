@@ -25,7 +25,7 @@ from pipeline.core.storage import (
     write_manifest,
 )
 from tests.helpers.laws import lawful
-from tests.mutations import byte_changes, json_changes
+from tests.helpers.mutations import byte_changes, json_changes
 
 plain = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 hashes = st.integers(0, 2**256 - 1).map("{:064x}".format)

@@ -17,7 +17,7 @@ pytest.importorskip("airflow")
 from dalle_pipeline_airflow import alerts
 from dalle_pipeline_airflow.assets import SHARDS
 from tests.dags.calls import context, kept
-from tests.dags.conftest import ROOT
+from tests.helpers.dags import ROOT
 
 
 def test_one_way_that_fails_stops_no_other(

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("airflow")
 
-from tests.dags.conftest import ROOT
+from tests.helpers.dags import ROOT
 
 
 def test_the_dags_can_be_read_fast_and_without_our_code(bag: Any) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 pytest.importorskip("airflow")
 
-from tests.dags.conftest import PIPELINE, ROOT
+from tests.helpers.dags import PIPELINE, ROOT
 
 WITHIN_S = 400
 ENDS_WITHIN_S = 15.0

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("airflow")
 
-from tests.dags.conftest import SECTION, Source
 from tests.dags.weeks import Weeks, by_hand
+from tests.helpers.dags import SECTION, Source
 
 SECTIONS = (SECTION, "stacking_snap")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.dags.conftest import PIPELINE, ROOT, SECTION, Source
+from tests.helpers.dags import PIPELINE, ROOT, SECTION, Source
 
 OPTIONS = """
 [scrape]

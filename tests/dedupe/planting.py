@@ -20,8 +20,8 @@ from pipeline.demo.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.source import CaptionPlan, Discovery, Source, StartPage, open_source
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.dedupe.conftest import encode
 from tests.dedupe.fragile import KILLER
+from tests.helpers.dedupe import encode
 
 SECTION = "emojis"
 CAPTIONS = 8

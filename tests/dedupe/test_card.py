@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, dedupe, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, photo_png
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.dedupe.masks import shared_rows
-from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
+from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 
 def nearly(seed: int) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.core.contracts import CAPTIONS, INSPECTIONS, KEPT, REJECT_REASONS, REJECTED, Column
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, dedupe, encode, photo, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, encode, photo, photo_png
 
 DOCS = (Path(__file__).parents[2] / "docs" / "dedupe.md").read_text()
 TABLES = {

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting
-from tests.dedupe.conftest import RawStore, dedupe, photo_png, rejected
 from tests.dedupe.fragile import KILLER, inspect_fragile
+from tests.helpers.dedupe import RawStore, dedupe, photo_png, rejected
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.dedupe import inspecting
-from tests.dedupe.conftest import RawStore, dedupe, kept, photo_png, rejected
 from tests.dedupe.fragile import HANGER, KILLER, inspect_fragile
+from tests.helpers.dedupe import RawStore, dedupe, kept, photo_png, rejected
 
 
 def test_a_file_that_kills_its_process_is_rejected_and_the_others_are_not(

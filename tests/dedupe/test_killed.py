@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, encode, photo
+from tests.helpers.dedupe import RawStore, encode, photo
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 640

@@ -14,7 +14,7 @@ from pipeline.core.captions import clean_caption, normalize_caption, read_captio
 from pipeline.dedupe.clusters import find_clusters
 from pipeline.dedupe.column_file import write_column
 from pipeline.dedupe.splits import split_captions
-from tests.dedupe.conftest import RawStore, dedupe, encode, photo, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, encode, photo, photo_png
 from tests.helpers.laws import lawful
 
 

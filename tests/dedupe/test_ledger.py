@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import ContractError
-from tests.dedupe.conftest import RawStore, dedupe, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, photo_png
 
 
 def test_a_file_that_is_not_a_ledger_is_explained(raw: RawStore) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.captions import read_caption
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
+from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 HALF = 1 << 63
 

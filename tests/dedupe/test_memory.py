@@ -15,7 +15,7 @@ from pipeline.core.contracts import LEDGER_ITEMS
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.inspection import Inspection
 from pipeline.dedupe.tables import write_inspections
-from tests.dedupe.conftest import write_ledger
+from tests.helpers.dedupe import write_ledger
 
 FEW, MANY = 10_000, 100_000
 MOST_BYTES_EACH = 500

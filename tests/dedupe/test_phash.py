@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.dedupe.phash import GRID, ImageStats, make_miniature, shrink
 from pipeline.dedupe.phash import compute_stats as compute_all
-from tests.dedupe.conftest import Pixels, photo
+from tests.helpers.dedupe import Pixels, photo
 
 
 def compute_stats(pixels: Pixels) -> ImageStats:

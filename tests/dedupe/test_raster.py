@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.image_decode import DecodeError, Raster, TooLargeError, decode_image
-from tests.dedupe.conftest import Pixels, encode, photo
+from tests.helpers.dedupe import Pixels, encode, photo
 
 LIMIT = 1_000_000
 

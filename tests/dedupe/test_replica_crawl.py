@@ -12,8 +12,8 @@ from pipeline.core.errors import ContractError
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting
 from pipeline.dedupe.inspection import inspect_part
-from tests.dedupe.conftest import dedupe, kept, rejected
 from tests.dedupe.planting import CAPTIONS, FATES, Crawl, Expected, Shown
+from tests.helpers.dedupe import dedupe, kept, rejected
 
 
 def found_in(workspace: Workspace) -> dict[str, Expected]:

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.report.config import ReportConfig
 from pipeline.report.run import run as write_report
-from tests.dedupe.conftest import dedupe
 from tests.dedupe.planting import Crawl
+from tests.helpers.dedupe import dedupe
 
 README = Path(__file__).parents[2] / "README.md"
 

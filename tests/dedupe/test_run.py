@@ -17,7 +17,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
-from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
+from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 
 def fill(raw: RawStore, count: int = 24) -> None:

@@ -14,7 +14,7 @@ from pipeline.core.kept_images import read_kept
 from pipeline.core.workspace import Workspace
 from pipeline.encode.batches import Task, decode_batches
 from pipeline.train_codec.images import choose_images, load_images
-from tests.dedupe.conftest import Pixels, RawStore, dedupe, encode, kept, photo
+from tests.helpers.dedupe import Pixels, RawStore, dedupe, encode, kept, photo
 
 SIDE = 64
 

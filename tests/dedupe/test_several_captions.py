@@ -14,8 +14,8 @@ from pipeline.core.kept_images import read_image_tables
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.row_captions import read_row_captions
-from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 from tests.dedupe.test_links import TRAIN, VAL
+from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 from tests.old_tables import make_old
 
 

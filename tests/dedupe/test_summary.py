@@ -6,8 +6,8 @@ from typing import Any
 
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
-from tests.dedupe.conftest import RawStore, dedupe, encode, photo, photo_png
 from tests.dedupe.test_links import TRAIN, VAL
+from tests.helpers.dedupe import RawStore, dedupe, encode, photo, photo_png
 
 
 def fill(raw: RawStore) -> Workspace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.dedupe.rows import KEPT_CODE, reason_code
-from tests.dedupe.conftest import RawStore, dedupe, encode, kept, photo, photo_png, rejected
+from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from tests.encode.test_run import (
     kill_at,
     make_config,
 )
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 
 __all__ = ["codec"]
 

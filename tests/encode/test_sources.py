@@ -28,7 +28,7 @@ from pipeline.models.codecs.published import PublishedCodec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.published import PublishedFile
-from tests.models.codecs.conftest import vqgan_settings, write_yaml
+from tests.helpers.codecs import vqgan_settings, write_yaml
 
 MakeWorkspace = Callable[..., Workspace]
 

@@ -16,10 +16,10 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.run import run
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from tests.generate.conftest import finish, write_run
 from tests.generate.images import hashes_by_prompt
 from tests.generate.test_foreign import MakeConfig, write_stock
-from tests.models.codecs.conftest import vqgan_settings
+from tests.helpers.codecs import vqgan_settings
+from tests.helpers.generate import finish, write_run
 from tests.models.codecs.test_vqgan import write_pair
 
 

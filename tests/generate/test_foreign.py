@@ -32,9 +32,9 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.models.codecs.vqgan_files import load_vqgan
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.tokenizers.load import train_bpe
-from tests.generate.conftest import finish, write_run
 from tests.generate.images import hashes_by_prompt, records_of
-from tests.models.codecs.conftest import vqgan_settings
+from tests.helpers.codecs import vqgan_settings
+from tests.helpers.generate import finish, write_run
 from tests.models.codecs.test_vqgan import write_pair
 
 MakeConfig = Callable[..., GenerateConfig]

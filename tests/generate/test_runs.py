@@ -15,9 +15,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.run import run
 from pipeline.models.checkpoints.native import MODEL_FILE, read_info
-from tests.generate.conftest import write_step
 from tests.generate.images import hashes_by_prompt
 from tests.generate.test_foreign import write_stock
+from tests.helpers.generate import write_step
 
 MakeConfig = Callable[..., GenerateConfig]
 

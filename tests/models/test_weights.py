@@ -29,7 +29,7 @@ from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.weights import check_tensors, fill, strip_prefix, tensors_in
 from pipeline.train.resume import read_warm_start
-from tests.models.codecs.conftest import vqgan_settings, write_yaml
+from tests.helpers.codecs import vqgan_settings, write_yaml
 from tests.oracles.checkpoints import PLAIN, saved_dict, trained_stock
 from tests.oracles.codecs import dall_e
 

@@ -18,7 +18,7 @@ from pipeline.report.nearest import find_nearest
 from pipeline.report.page import funnel
 from pipeline.report.run import run
 from pipeline.report.view import View
-from tests.dedupe.conftest import RawStore, dedupe, photo, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, photo, photo_png
 
 EVIL = "<script>alert(1)</script><img src=http://x.test/>"
 

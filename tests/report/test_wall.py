@@ -12,7 +12,7 @@ from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
 from pipeline.report.run import run, why_run
-from tests.dedupe.conftest import RawStore, dedupe, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, photo_png
 
 RANKS = 4
 

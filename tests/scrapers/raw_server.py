@@ -15,7 +15,7 @@ from scrapers.fetch.proxies import Proxies
 from scrapers.fetch.request_url import parse_address
 from scrapers.fetch.response import Response
 from scrapers.fetch.sniff import sniff
-from tests.scrapers.conftest import png
+from tests.helpers.crawls import png
 
 PNG = png("raw", 3000)
 FETCHERS = ("connections", "session")

@@ -24,7 +24,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_schema import items_view
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, Item, StartPage
-from tests.scrapers.conftest import Ask, Server, answer
+from tests.helpers.crawls import Ask, Server, answer
 
 
 @dataclass(frozen=True, kw_only=True)

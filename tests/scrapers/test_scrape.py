@@ -10,7 +10,7 @@ from pipeline.core.storage import read_manifest
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import PlainSource, Server, members, png, states, stored
+from tests.helpers.crawls import PlainSource, Server, members, png, states, stored
 
 
 def test_every_image_is_stored_as_served(server: Server, quick: DalleBlogConfig) -> None:

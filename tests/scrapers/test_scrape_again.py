@@ -8,7 +8,7 @@ from dataclasses import replace
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, members, png, states, stored
 
 
 class Changing:

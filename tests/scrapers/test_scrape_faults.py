@@ -16,7 +16,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, Behaviour, PlainSource, Server, answer, png, states, stored
+from tests.helpers.crawls import Ask, Behaviour, PlainSource, Server, answer, png, states, stored
 
 HTML = answer(b"<!DOCTYPE html><html>Try again</html>", Content_Type="image/png")
 

@@ -17,7 +17,7 @@ from scrapers.fetch.client import Client
 from scrapers.fetch.opening import user_agent
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png, states
 
 
 def test_robots_are_obeyed_without_a_request(server: Server, quick: DalleBlogConfig) -> None:

@@ -24,7 +24,7 @@ from scrapers.rawstore.ledger_schema import items_view
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.core.image_decode.files import encode, photo
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, members, png, states, stored
 from tests.scrapers.fetch.optouts.files import (
     assertion,
     gif_with_xmp,

@@ -15,7 +15,7 @@ from pipeline.demo.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.captions import load_catalogue
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import stored
+from tests.helpers.crawls import stored
 
 # Keys of this section can't be computed: the page alone says which captions there are.
 SECTION = "text_rendering"

@@ -14,7 +14,7 @@ from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
 from pipeline.demo.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import stored
+from tests.helpers.crawls import stored
 
 PASSING = (
     "slow", "truncated", "cut_short", "busy", "busy_until", "error", "unavailable", "html", "reset",

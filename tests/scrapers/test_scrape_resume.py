@@ -24,7 +24,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.segment_hash import hash_segment
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, members, png, stored
 
 ROOT = Path(__file__).parents[2]
 CHILD = """
@@ -33,7 +33,7 @@ from pathlib import Path
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.scrape import scrape
 from scrapers.rawstore import batch_writer as store
-from tests.scrapers.conftest import PlainSource
+from tests.helpers.crawls import PlainSource
 store.BATCH_ROWS = 50
 config = DalleBlogConfig(workspace=Path(sys.argv[2]), segment_mb=1, backoff_s=0.01)
 report = scrape(config, source=PlainSource(sys.argv[1], captions=int(sys.argv[3]), ranks=32))

@@ -11,7 +11,7 @@ from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ContractError
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from tests.shard.conftest import World
+from tests.helpers.shards import World
 
 
 def shard(world: World, **options: Any) -> StageReport:

@@ -17,7 +17,7 @@ import pytest
 from pipeline.core.errors import StorageError
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
-from tests.small_disk import small_disk
+from tests.helpers.small_disk import small_disk
 
 __all__ = ["small_disk"]
 

@@ -17,7 +17,7 @@ from pipeline.core.storage import sha256_bytes
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
-from tests.shard.conftest import make_row
+from tests.helpers.shards import make_row
 
 SIDE = 16
 Pixels = npt.NDArray[np.uint8]

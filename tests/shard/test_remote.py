@@ -22,7 +22,7 @@ from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
 from pipeline.webdata.remote import download_shards
 from pipeline.webdata.remote_folder import RemoteFolder
-from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
+from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 
 def configure(world: Any, out: str | None, **options: Any) -> ShardConfig:

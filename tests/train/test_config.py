@@ -12,7 +12,7 @@ from pipeline.app.stages import STAGES
 from pipeline.core.config import declared_options, option_values, resolved
 from pipeline.train.config import LoggingOptions, ModelOptions, TrainConfig
 from pipeline.train.resume import MONITORING
-from tests.train.conftest import MakeConfig, train_config
+from tests.helpers.training import MakeConfig, train_config
 
 # As the manifests of runs before there were sections have it.
 RECORDED = {

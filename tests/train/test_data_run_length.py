@@ -14,7 +14,7 @@ from pipeline.train.data import Position, RunLength, first_step_samples, step_sa
 from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
-from tests.train.conftest import changed, train_config
+from tests.helpers.training import changed, train_config
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]

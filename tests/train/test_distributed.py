@@ -33,7 +33,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, join_ranks
 from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
-from tests.train.conftest import open_workspace
+from tests.helpers.training import open_workspace
 from tests.train.test_train import log_of, tree
 
 MakeConfig = Callable[..., TrainConfig]

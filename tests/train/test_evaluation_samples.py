@@ -23,7 +23,7 @@ from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.model import make_model, new_model
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
-from tests.train.conftest import write_shards
+from tests.helpers.training import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

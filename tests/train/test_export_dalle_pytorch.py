@@ -23,10 +23,10 @@ from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
-from tests.models.codecs.conftest import vqgan_settings, write_yaml
+from tests.helpers.codecs import vqgan_settings, write_yaml
+from tests.helpers.training import changed, write_shards
 from tests.oracles.codecs import dalle_pytorch, taming_critic, taming_vqgan
 from tests.oracles.programs import draw_greedily, load_as_generate_py, train_file
-from tests.train.conftest import changed, write_shards
 
 MakeConfig = Callable[..., TrainConfig]
 CRITIC_TENSORS = 55  # of the loss of every published VQGAN

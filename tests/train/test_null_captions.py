@@ -20,9 +20,9 @@ from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import ShardReader, TokenBatch
+from tests.helpers.training import changed, write_shards
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import randomise, stock_twin
-from tests.train.conftest import changed, write_shards
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]

@@ -23,7 +23,7 @@ from pipeline.train.run import run
 from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
-from tests.train.conftest import train_config
+from tests.helpers.training import train_config
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]

@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pipeline.train.optimizer import Plateau, learning_rate
-from tests.train.conftest import train_config
+from tests.helpers.training import train_config
 
 
 def deepspeed_warmup_decay(iteration: int, total: int, warmup: int, kind: str) -> float:

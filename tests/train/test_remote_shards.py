@@ -19,7 +19,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.webdata.remote import publish
-from tests.object_store import bucket, s3_server  # noqa: F401
+from tests.helpers.object_store import bucket, s3_server  # noqa: F401
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -19,7 +19,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
-from tests.train.conftest import open_workspace
+from tests.helpers.training import open_workspace
 from tests.train.test_evaluation_samples import codec
 from tests.train.test_train import log_of, tree
 

@@ -1,5 +1,5 @@
-from tests.kept_workspace import make_workspace, one_thread
-from tests.shard.conftest import make_world, world
+from tests.helpers.kept_workspace import make_workspace, one_thread
+from tests.helpers.shards import make_world, world
 from tests.verify.small_pipeline import serve_blog, small, whole
 
 __all__ = [

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pipeline.app.cli import app
 from pipeline.core.ownership import reopen
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
-from tests.scrapers.conftest import members, stored
+from tests.helpers.crawls import members, stored
 from tests.verify.small_pipeline import Small, flip
 
 CODES = "codes/small-*"

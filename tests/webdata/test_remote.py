@@ -23,7 +23,7 @@ from pipeline.core.storage import (
 )
 from pipeline.webdata.remote import Published, download_shards, publish
 from pipeline.webdata.remote_folder import RemoteFolder
-from tests.object_store import address, bucket, s3_server, stored  # noqa: F401
+from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 FILES = {"train/000000.tar": b"one", "train/000001.tar": b"two", "index.json": b"{}"}
 pytestmark = pytest.mark.timeout(120)

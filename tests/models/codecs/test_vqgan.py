@@ -14,7 +14,7 @@ from pipeline.core.errors import ModelError
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
-from tests.models.codecs.conftest import importable, vqgan_settings, write_yaml
+from tests.helpers.codecs import importable, vqgan_settings, write_yaml
 
 
 def write_pair(

@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan, read_vqgan_config
-from tests.models.codecs.conftest import vqgan_settings, write_yaml
+from tests.helpers.codecs import vqgan_settings, write_yaml
 
 Rename = Callable[[str], str]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.models.codecs.vqgan import VQGAN
 from pipeline.models.codecs.vqgan_files import load_vqgan
-from tests.models.codecs.conftest import vqgan_settings, write_yaml
+from tests.helpers.codecs import vqgan_settings, write_yaml
 from tests.oracles.codecs import assert_same_codes, dalle_pytorch, taming_vqgan, without_noise
 
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ from scrapers.fetch.opening import user_agent
 from scrapers.scrape import scrape
 from scrapers.source import Source
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png
 from tests.scrapers.test_scrape_manners import Names
 
 
@@ -124,7 +124,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import scrapers.scrape as stage
-from tests.scrapers.conftest import PlainSource
+from tests.helpers.crawls import PlainSource
 from tests.scrapers.crawl.test_announcing import client
 
 base = f"http://images.example.org:{sys.argv[1]}"

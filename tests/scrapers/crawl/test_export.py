@@ -22,7 +22,7 @@ from scrapers.crawl.export import (
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm, CaptionPlan, Discovery
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import PlainSource, Server, stored
+from tests.helpers.crawls import PlainSource, Server, stored
 
 
 def test_the_ledger_is_exported_row_by_row(

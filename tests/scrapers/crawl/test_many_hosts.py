@@ -24,7 +24,7 @@ from scrapers.fetch.pace import Backoff
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, Item
 from scrapers.sources.urls.config import UrlsConfig
-from tests.scrapers.conftest import Ask, Server, answer, png
+from tests.helpers.crawls import Ask, Server, answer, png
 
 # Longer than any of these crawls: who waits for a host that is not asked fails.
 PATIENCE_S = 100.0

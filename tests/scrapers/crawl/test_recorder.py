@@ -18,7 +18,7 @@ from scrapers.fetch.response_head import Headers
 from scrapers.fetch.verdict import UNCHANGED, Verdict, judge_response
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionForm, CaptionPlan
-from tests.scrapers.conftest import png
+from tests.helpers.crawls import png
 
 URL = "http://h/samples/s/a_0.png"
 FORM = CaptionForm(caption="a cube", url_template="http://h/samples/s/a_{rank}.png")

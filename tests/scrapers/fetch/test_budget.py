@@ -14,7 +14,7 @@ import pytest
 from scrapers.fetch.budget import Budget
 from scrapers.fetch.client import Client
 from scrapers.fetch.response import FetchError, Response
-from tests.scrapers.conftest import png
+from tests.helpers.crawls import png
 from tests.scrapers.raw_server import FETCHERS, Heard, RawServer, get_all, ok, through
 
 MIB = 2**20
@@ -124,7 +124,7 @@ PROGRAM = """
     from pathlib import Path
     from scrapers.sources.dalleblog.config import DalleBlogConfig
     from scrapers.scrape import scrape
-    from tests.scrapers.conftest import PlainSource
+    from tests.helpers.crawls import PlainSource
 
     def crawl(base, captions, folder, proxy):
         config = DalleBlogConfig(

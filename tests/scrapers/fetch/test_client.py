@@ -12,7 +12,7 @@ import pytest
 from scrapers.fetch.client import Client
 from scrapers.fetch.decoding import decode_body
 from scrapers.fetch.response import FetchError, Response
-from tests.scrapers.conftest import Ask, Server, answer, png
+from tests.helpers.crawls import Ask, Server, answer, png
 
 BODY = png("body", 5000)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: x\r\n\r\n"

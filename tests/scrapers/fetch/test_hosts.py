@@ -11,7 +11,7 @@ from scrapers.fetch.client import Client
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.pace import Backoff
 from scrapers.fetch.robots_loading import ROBOTS_S
-from tests.scrapers.conftest import Server, answer
+from tests.helpers.crawls import Server, answer
 
 FORBIDS = answer(b"User-agent: *\nDisallow: /samples/\n")
 

@@ -23,7 +23,7 @@ from scrapers.fetch.redirects import is_public_address
 from scrapers.fetch.resolving import Addresses
 from scrapers.fetch.robots import parse_robots
 from scrapers.fetch.system_resolver import SystemResolver
-from tests.scrapers.conftest import Server, answer
+from tests.helpers.crawls import Server, answer
 
 
 class Names(AbstractResolver):

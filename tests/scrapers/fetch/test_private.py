@@ -21,7 +21,7 @@ from scrapers.fetch.response import FetchError
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm, CaptionPlan
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import PlainSource, Server, states
+from tests.helpers.crawls import PlainSource, Server, states
 from tests.scrapers.raw_server import PNG, RawServer, get_all, moved, ok, through
 
 # 127.0.0.2 stands for an address of the public internet.

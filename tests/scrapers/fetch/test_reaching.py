@@ -31,7 +31,7 @@ from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import PlainSource
+from tests.helpers.crawls import PlainSource
 from tests.scrapers.fetch.test_requests import Here
 from tests.scrapers.raw_server import PNG, Heard, RawServer, get_all, ok
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, Server, answer, png
+from tests.helpers.crawls import Ask, Server, answer, png
 from tests.scrapers.raw_server import RawServer, ok
 
 SECRETS = ("pagepw", "cdnpw", "proxypw", "tokenpw", "cookiepw", "envpw")

@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.errors import SourceError
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png, states
 from tests.scrapers.raw_server import RawServer, ok
 
 

@@ -12,7 +12,7 @@ from pipeline.core.contracts import StageReport
 from scrapers.options import build_config
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.workspace import Workspace
 from pipeline.dataset import Dataset
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import rows, write_files
 from tests.scrapers.local.stages import Stages
 

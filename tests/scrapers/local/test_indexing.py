@@ -17,7 +17,7 @@ from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from scrapers.local import looking
 from scrapers.rawstore.ledger import Ledger
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import rows, scrape_source, write_files
 
 ROOT = Path(__file__).parents[3]

@@ -24,7 +24,7 @@ from scrapers.merging.run import merge
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.urls.config import UrlsConfig
-from tests.scrapers.conftest import Ask, Server, answer, png, states, stored
+from tests.helpers.crawls import Ask, Server, answer, png, states, stored
 from tests.scrapers.sources.urls.lists import write
 
 

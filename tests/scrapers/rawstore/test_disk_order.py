@@ -18,8 +18,8 @@ from scrapers.rawstore.mending import mend_segments
 from scrapers.rawstore.raw_check import Segment
 from scrapers.rawstore.segments import SegmentState, SegmentWriter
 from scrapers.scrape import scrape
+from tests.helpers.crawls import PlainSource, Server, png
 from tests.helpers.disk_order import DiskOrder
-from tests.scrapers.conftest import PlainSource, Server, png
 
 FORM = FormRow(1, "things-0123", 1, "things", "a thing", False, 8, "http://h/a_", ".png")
 

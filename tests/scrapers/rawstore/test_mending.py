@@ -18,7 +18,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.mending import Mended, mend_segments, sweep_segments
 from scrapers.rawstore.segments import SegmentWriter
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Server, members, stored
+from tests.helpers.crawls import Server, members, stored
 from tests.scrapers.test_scrape_resume import big, big_server, finish
 
 CAPTIONS = 24

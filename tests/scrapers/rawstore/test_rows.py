@@ -25,7 +25,7 @@ from scrapers.rawstore.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.scrape import scrape
 from scrapers.source import CaptionForm
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, members, png, stored
 from tests.scrapers.raw_server import Heard, RawServer, moved, ok
 
 # Header lines of a good image, and what of them is kept: ETag, Last-Modified, the row's word.

@@ -18,7 +18,7 @@ from scrapers.rawstore.segment_hash import SCHEME, hash_segment
 from scrapers.rawstore.segments import SegmentState, SegmentWriter
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png
 
 
 def place(writer: SegmentWriter, number: int, size: int) -> None:

@@ -13,7 +13,7 @@ import webdataset as wds
 from scrapers.rawstore.keys import address_of, image_key, section_slug
 from scrapers.rawstore.segments import SegmentState, SegmentWriter
 from scrapers.source import CaptionForm
-from tests.scrapers.conftest import png
+from tests.helpers.crawls import png
 
 
 def fill(folder: Path, sizes: list[int], max_bytes: int = 10**9) -> list[SegmentState]:

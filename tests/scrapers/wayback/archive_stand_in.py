@@ -1,4 +1,4 @@
-"""A web archive with its two endpoints, index and replay, for a `Server` of conftest."""
+"""A web archive with its two endpoints, index and replay, for a `Server` of `tests.helpers.crawls`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import cached_property
 from urllib.parse import parse_qs, quote_plus, unquote, urlsplit
 
-from tests.scrapers.conftest import Ask, answer
+from tests.helpers.crawls import Ask, answer
 
 FIELDS = ("urlkey", "timestamp", "original", "mimetype", "statuscode", "digest")
 Trouble = Callable[[Ask], bytes | None]

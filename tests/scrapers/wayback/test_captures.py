@@ -25,7 +25,7 @@ from scrapers.wayback.captures import (
     replayed,
 )
 from scrapers.wayback.query import IndexRow
-from tests.scrapers.conftest import png
+from tests.helpers.crawls import png
 
 ORIGINAL = "https://h/samples/s/aB_0.png"
 WHOLE, CUT = png("a"), png("a")[:-20]

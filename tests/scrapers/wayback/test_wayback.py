@@ -9,7 +9,7 @@ import pytest
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.

@@ -15,7 +15,7 @@ import pytest
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.urls import base64_key
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, members, png, states, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, members, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ from pathlib import Path
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.scrape import scrape
 from scrapers.rawstore import batch_writer as store
-from tests.scrapers.conftest import PlainSource
+from tests.helpers.crawls import PlainSource
 store.BATCH_ROWS = 20
 config = DalleBlogConfig(workspace=Path(sys.argv[2]), via="wayback", archive_url=sys.argv[1],
                       archive_rate=2000.0, archive_index_rate=2000.0,

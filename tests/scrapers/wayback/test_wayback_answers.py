@@ -13,7 +13,7 @@ from scrapers.fetch.optouts.tdmrep import TDMREP_PATH
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.wayback.query import IndexPage, IndexRow, dialect_of, parse_index
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states, stored
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png, states, stored
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 from tests.scrapers.wayback.test_wayback import NEW, OLD, SITE, final_urls, hold_all, url
 

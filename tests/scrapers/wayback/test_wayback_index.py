@@ -12,7 +12,7 @@ from scrapers.scrape import scrape
 from scrapers.source import Discovery, StartPage
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.wayback.archive import index_rate, request_limits
-from tests.scrapers.conftest import Ask, PlainSource, Server, answer, png, states
+from tests.helpers.crawls import Ask, PlainSource, Server, answer, png, states
 from tests.scrapers.wayback.archive_stand_in import ArchiveStandIn
 
 # Nothing listens there, nor does the name exist: whatever is fetched came from the archive.

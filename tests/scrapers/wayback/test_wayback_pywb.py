@@ -13,7 +13,7 @@ from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
-from tests.scrapers.conftest import PlainSource, Server, png, states, stored
+from tests.helpers.crawls import PlainSource, Server, png, states, stored
 from tests.scrapers.wayback.pywb_archive import PywbArchive, Recording, chunked, gzipped, needs_pywb
 from tests.scrapers.wayback.test_wayback import final_urls
 from tests.scrapers.wayback.test_wayback_index import SourceWithPage

@@ -20,7 +20,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from scrapers.sources.dalleblog.urls import base64_key
-from tests.scrapers.conftest import Ask, Server, answer, png
+from tests.helpers.crawls import Ask, Server, answer, png
 
 CAPTION = "so’s the cat?>"
 KEY = base64_key(CAPTION)

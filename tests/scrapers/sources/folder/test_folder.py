@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.core.errors import ConfigError, SourceError
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import Row, differences, rows, scrape_source, write_files
 
 Files = dict[str, bytes | str | int]

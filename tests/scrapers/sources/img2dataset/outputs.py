@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.core.storage import sha256_bytes
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 
 Format = Literal["files", "webdataset", "parquet"]
 

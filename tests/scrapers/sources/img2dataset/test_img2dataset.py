@@ -12,8 +12,8 @@ import pytest
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.storage import sha256_bytes
 from scrapers.sources.img2dataset.failures import read_failure
-from tests.kept_workspace import make_png
-from tests.scrapers.conftest import Ask, Server, answer
+from tests.helpers.crawls import Ask, Server, answer
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import differences, rows, scrape_source
 from tests.scrapers.local.stages import Stages
 from tests.scrapers.sources.img2dataset.outputs import Format, Tried, make_jpeg, write_output

@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 
 from pipeline.core.storage import sha256_bytes
-from tests.kept_workspace import make_png
-from tests.scrapers.conftest import Ask, Server, answer
+from tests.helpers.crawls import Ask, Server, answer
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import differences, rows, scrape_source
 from tests.scrapers.sources.img2dataset.outputs import Format
 

@@ -16,7 +16,7 @@ import webdataset
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.kept_images import StoredImage, read_image
 from scrapers.local import looking
-from tests.kept_workspace import make_png
+from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import Row, differences, rows, scrape_source
 from tests.scrapers.local.stages import Stages
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, SourceError
 from scrapers.sources.urls.source import UrlsSource
-from tests.object_store import bucket, s3_server  # noqa: F401  (fixtures)
+from tests.helpers.object_store import bucket, s3_server  # noqa: F401  (fixtures)
 from tests.scrapers.sources.urls.lists import (
     compress,
     config_of,

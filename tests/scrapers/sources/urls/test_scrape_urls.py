@@ -34,7 +34,7 @@ from scrapers.fetch.client import Client
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import find_finished, scrape
 from scrapers.sources.urls.config import UrlsConfig
-from tests.scrapers.conftest import Ask, Server, answer, states, stored
+from tests.helpers.crawls import Ask, Server, answer, states, stored
 from tests.scrapers.sources.urls.lists import compress, write, write_parquet
 from tests.scrapers.test_scrape_manners import Names
 
