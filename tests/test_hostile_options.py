@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import typer.main
 from typer.testing import CliRunner
 
 import pipeline.app.cli
+import pipeline.app.doctor.network
 import pipeline.app.status
 import pipeline.demo.commands
 import pipeline.demo.demo
@@ -140,7 +142,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pipeline.demo.emoji.run, "_run_stages", lambda *_: {})
     monkeypatch.setattr(pipeline.demo.emoji.font.EmojiFont, "draw", lambda *_: None)
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
+    monkeypatch.setattr(pipeline.app.doctor.network, "socket", NoNames())
     return tmp_path
+
+
+class NoNames:
+    """Sockets of a machine without a name server: `doctor` looks names up."""
+
+    SOCK_STREAM = socket.SOCK_STREAM
+    gaierror = socket.gaierror
+
+    def getaddrinfo(self, *_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "no name server")
 
 
 class Awake:
