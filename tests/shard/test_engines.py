@@ -41,5 +41,5 @@ def test_an_error_on_ray_is_the_error_of_the_stage(
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     (world.workspace.segments / "00000.tar").write_bytes(b"")
-    with pytest.raises(ContractError, match="does not hold"):
+    with pytest.raises(ContractError, match="does not match the tables"):
         shard(world, images="png", engine="ray", workers=1)
