@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.stages import STAGE_PACKAGES
+from pipeline.core.stages import STAGE_PACKAGES, all_stages
 
 ROOT = Path(__file__).parents[1]
 OURS = ("pipeline", "scrapers", "dags", "tests", "bench")
@@ -112,6 +112,26 @@ def test_a_module_imports_only_lower_layers(name: str, path: Path) -> None:
 )
 def test_the_rules_catch_what_they_should(importer: str, imported: str) -> None:
     assert forbidden(importer, imported)
+
+
+# Names of stages and contracts that may be compared with: the options of workspaces that were written before
+# they were remembered, and the extra `train`.
+_NAMED = {("remembered", "scrape"), ("packages", "train")}
+
+
+def test_a_stage_has_no_special_case_outside_of_its_package() -> None:
+    stages = all_stages().values()
+    names = {stage.name for stage in stages} | {stage.contract_name for stage in stages} - {None}
+    found = {
+        (path.stem, str(constant.value))
+        for top in ("pipeline/app", "pipeline/core", "pipeline/verify")
+        for path in (ROOT / top).rglob("*.py")
+        for compare in ast.walk(ast.parse(path.read_text()))
+        if isinstance(compare, ast.Compare)
+        for constant in ast.walk(compare)
+        if isinstance(constant, ast.Constant) and constant.value in names
+    }
+    assert found == _NAMED
 
 
 def test_torch_is_imported_by_few_packages() -> None:
