@@ -29,7 +29,9 @@ IMG2DATASET_VENV ?= .venv-img2dataset
 IMG2DATASET_BIN := $(IMG2DATASET_VENV)/bin
 IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 
-.PHONY: demo emoji test lint types unit slow mutants airflow test-airflow test-engines clean
+GET_CHROMIUM := apt-get install -y -q --no-install-recommends chromium
+
+.PHONY: demo emoji test lint types unit browser slow mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -48,11 +50,19 @@ types: $(TEST_STAMP)
 	$(BIN)/mypy
 
 # In two processes, each of which gets whole files: most of the time is waiting for the disk.
-unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
+unit: $(TEST_STAMP) $(ARCHIVE_STAMP) browser
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
+# The browser in which pages are tested: any Chromium on the PATH, or the one that DALLE_CHROMIUM names.
+browser:
+	@test -n "$$DALLE_CHROMIUM" || command -v chromium >/dev/null \
+		|| command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { $(GET_CHROMIUM) \
+			|| { apt-get update -q && $(GET_CHROMIUM); }; }; } \
+		|| echo 'There is no Chromium: the tests in a browser are skipped'
+
 # The slow tests, which `make test` leaves out.
-slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
+slow: $(TEST_STAMP) $(ARCHIVE_STAMP) browser
 	$(BIN)/python -m pytest -m slow
 
 # Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
