@@ -42,9 +42,7 @@ class ServeConfig(StageConfig):
     )
     precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Precision of the transformer.")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Device; auto uses CUDA if available.")
-    threads: int = option(
-        0, "CPU threads for drawing; 0 uses torch's default.", low=0, high=1024
-    )
+    threads: int = option(0, "CPU threads for drawing; 0 uses torch's default.", low=0, high=1024)
     batch_size: int = option(
         16, "Images drawn at once, from all requests that wait.", low=1, high=MOST_IMAGES
     )

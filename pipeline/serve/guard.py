@@ -54,8 +54,8 @@ def check_exposure(config: ServeConfig) -> None:
         raise ConfigError("--token is shorter than 8 characters. Give a longer one.")
     if config.token is None and not is_loopback(config.host):
         raise ConfigError(
-            f"--host {config.host} is reachable from other machines, which needs a token. Set the environment "
-            "variable PIPELINE_SERVE_TOKEN (or --token), or listen on 127.0.0.1."
+            f"--host {config.host} is reachable from other machines, which needs a token. Set the "
+            "environment variable PIPELINE_SERVE_TOKEN (or --token), or listen on 127.0.0.1."
         )
     for origin in config.allow_origin:
         if origin != "*" and not re.fullmatch(r"https?://[^/?#\s]+", origin):
@@ -124,8 +124,8 @@ class Guard:
         if not (is_loopback(name) or name in self._hosts):
             raise RequestError(
                 403,
-                f"This server does not answer for the host name {name[:100]!r}. Use localhost, or start it with "
-                "--allow-host.",
+                f"This server does not answer for the host name {name[:100]!r}. Use localhost, or start it "
+                "with --allow-host.",
             )
 
     def _check_origin(self, request: web.Request) -> None:
@@ -133,11 +133,10 @@ class Guard:
             return
         origin = request.headers.get("Origin")
         if origin is None:
-            if request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
-                return
-        elif urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower():
-            return
-        elif is_api(request.path) and self._allows(origin):
+            is_own = request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+        else:
+            is_own = _place(origin) == request.headers.get("Host", "").lower()
+        if is_own or (origin and is_api(request.path) and self._allows(origin)):
             return
         raise RequestError(
             403,
@@ -157,8 +156,8 @@ class Guard:
             return
         raise RequestError(
             401,
-            "This server needs its token: send the header `Authorization: Bearer TOKEN`, or open it once with "
-            "?token=TOKEN.",
+            "This server needs its token: send the header `Authorization: Bearer TOKEN`, or open it once "
+            "with ?token=TOKEN.",
             code="invalid_api_key",
         )
 
@@ -167,6 +166,14 @@ def host_name(header: str) -> str:
     """The name in a Host header, without port, lower case."""
     try:
         return (urlsplit(f"//{header}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin, lower case; "" for `null` and what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 

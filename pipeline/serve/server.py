@@ -77,9 +77,7 @@ async def listening(site: Site) -> Any:
 
     try:
         try:
-            server = await loop.create_server(
-                accept, config.host, config.port, backlog=_BACKLOG
-            )
+            server = await loop.create_server(accept, config.host, config.port, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(
                 f"--host {config.host} --port {config.port} can't be used: {error.strerror or error}. Give "

@@ -11,15 +11,21 @@ from pathlib import Path
 from aiohttp import web
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.workspace import Workspace
 from pipeline.serve.apis import dalle_service, openai, page
 from pipeline.serve.apis.asking import Easel
+from pipeline.serve.browsing import Browsing
+from pipeline.serve.catalogue.shelf import Shelf
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.drawing.models import Models
 from pipeline.serve.drawing.studio import Studio
 from pipeline.serve.errors import RequestError, error_response, json_response, wants_html
 from pipeline.serve.guard import COOKIE, HEADERS, Guard
+from pipeline.serve.live import Live
 from pipeline.serve.measures import Measures
 from pipeline.serve.pages.generate import generate_page
+from pipeline.serve.responses import html_response
+from pipeline.serve.thumbnails import Thumbnails
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +50,16 @@ class Site:
             on_batch=self.measures.add_batch,
         )
         self.easel = Easel(config, self.models, self.studio, self.measures)
+        self.live = Live(Workspace(config.workspace))
+        self.shelf = Shelf(Workspace(config.workspace), config.index)
+        self.thumbnails = Thumbnails(
+            side=config.thumbnail, limit=config.thumbnail_mb * 1_000_000, measures=self.measures
+        )
         self.measures.watch("waiting", "Images that wait.", lambda: self.studio.waiting)
         self.measures.watch("models", "Models loaded.", lambda: len(self.models.loaded))
+        self.measures.watch(
+            "thumbnail_bytes", "Memory of thumbnails.", lambda: self.thumbnails.kept_bytes
+        )
         # Connections over which no request has come yet; `server` closes them after a while.
         self.silent: dict[int, asyncio.Protocol] = {}
         self._static = {path.name: path.read_bytes() for path in sorted(STATIC.iterdir())}
@@ -58,13 +72,17 @@ class Site:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/static/{name}", self._static_file)
         app.router.add_get("/generate", self._generate)
+        self.live.add_routes(app)
+        Browsing(self.shelf, self.thumbnails).add_routes(app)
         for api in (dalle_service, openai, page):
             api.add_routes(app, self.easel)
         return app
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop drawing, and the threads and processes that make thumbnails and the index."""
         self.studio.close()
+        self.thumbnails.close()
+        self.shelf.close()
 
     # --- Around every request --------------------------------------------------------------------
 
@@ -104,7 +122,9 @@ class Site:
             return preflight
         if (token := self.guard.given_token(request)) is not None:
             rest = {name: value for name, value in request.query.items() if name != "token"}
-            to_page = web.Response(status=303, headers={"Location": str(request.rel_url.with_query(rest))})
+            to_page = web.Response(
+                status=303, headers={"Location": str(request.rel_url.with_query(rest))}
+            )
             to_page.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
             return to_page
         self.guard.check(request)
@@ -120,7 +140,7 @@ class Site:
     async def _start(self, request: web.Request) -> web.StreamResponse:
         """The start page for a browser; for others the health check of dalle-service."""
         if wants_html(request):
-            raise web.HTTPNotFound
+            return await self.live.overview()
         return json_response("ok", headers={"Vary": "Accept"})
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -145,13 +165,6 @@ class Site:
             model=request.query.get("model", ""),
         )
         return html_response(html)
-
-
-def html_response(html: str) -> web.Response:
-    """A page."""
-    return web.Response(
-        body=html.encode("utf-8", "replace"), content_type="text/html", charset="utf-8"
-    )
 
 
 def _route_of(request: web.Request) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from pipeline.core.errors import DependencyError, PipelineError
 from pipeline.serve.config import ServeConfig
-from pipeline.serve.drawing.jobs import Drawn, Event, Failed, Finished, Job, Prime, Preview, Recipe
+from pipeline.serve.drawing.jobs import Drawn, Event, Failed, Finished, Job, Preview, Prime, Recipe
 from pipeline.serve.drawing.models import Models
 from pipeline.serve.drawing.studio import ClosedError, QueueFullError, Studio
 from pipeline.serve.errors import RequestError
@@ -89,12 +89,8 @@ class Easel:
 
     async def draw(self, ask: Ask) -> list[Drawn]:
         """All images of what is asked for; raises RequestError as `drawing` does, and if drawing fails."""
-        images = []
         async with self.drawing(ask) as mailbox:
-            async for event in mailbox:
-                if isinstance(event, Drawn):
-                    images.append(event)
-        return images
+            return [event async for event in mailbox if isinstance(event, Drawn)]
 
     def _job(self, ask: Ask, listener: Callable[[Event], None]) -> Job:
         self._check(ask)
@@ -129,7 +125,9 @@ class Easel:
             )
         if ask.best is not None and not 1 <= ask.best <= ask.count:
             raise RequestError(
-                400, f"best is {ask.best}. Expected 1 to {ask.count}, the images drawn.", param="best"
+                400,
+                f"best is {ask.best}. Expected 1 to {ask.count}, the images drawn.",
+                param="best",
             )
         if ask.seed is not None and not 0 <= ask.seed <= MAX_SEED:
             raise RequestError(
@@ -215,9 +213,7 @@ def _refuse(error: Exception) -> NoReturn:
     raise RequestError(500, "Drawing failed; the server's log says why.") from error
 
 
-def _number(
-    name: str, given: float | None, default: float, *, low: float, high: float
-) -> float:
+def _number(name: str, given: float | None, default: float, *, low: float, high: float) -> float:
     value = default if given is None else float(given)
     if not (math.isfinite(value) and low <= value <= high):
         raise RequestError(400, f"{name} is {value}. Expected {low:g} to {high:g}.", param=name)

@@ -1,8 +1,8 @@
 """The API behind the page /generate: images as they come, one JSON object a line, and images to begin with.
 
-    POST /api/prime      an image file → {"id", "width", "height"}
-    POST /api/generate   {"prompt", "count", …} → lines {"event": "queued" | "begun" | "preview" | "image" |
-                         "done" | "error", …}
+POST /api/prime      an image file → {"id", "width", "height"}
+POST /api/generate   {"prompt", "count", …} → lines {"event": "queued" | "begun" | "preview" | "image" |
+                     "done" | "error", …}
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ Pixels = npt.NDArray[np.uint8]
 class Prime:
     """An image that every drawn image starts with: a decoded raster, uint8 [height, width, 3].
 
-    `digest` identifies the file; `rows` is the number of rows of codes to take, None for DALLE-pytorch's share.
+    `digest` identifies the file; `rows` is the number of rows of codes to take, None for
+    DALLE-pytorch's share.
     """
 
     digest: str

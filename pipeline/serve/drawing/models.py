@@ -71,7 +71,7 @@ class Models:
         return list(self._loaded)
 
     def default(self) -> str | None:
-        """The name to use if a request gives none: --run, else dalle, else the first; None if there is none."""
+        """The name to use if a request gives none: --run, else dalle, else the first; None without any."""
         runs = self.runs
         wanted = self._config.run or DEFAULT_RUN
         return wanted if wanted in runs else None if self._config.run else next(iter(runs), None)
@@ -114,7 +114,9 @@ class Models:
         except ConfigError as error:  # an option of `serve` is not the fault of the request
             raise ModelError(str(error)) from error
         logger.info("Loaded %s from %s", name, inputs.checkpoint)
-        return ModelArtist(sampler, checkpoint=inputs.digest, version=version, find_clip=self._find_clip)
+        return ModelArtist(
+            sampler, checkpoint=inputs.digest, version=version, find_clip=self._find_clip
+        )
 
     def _find_clip(self) -> Clip | None:
         if self._clip is None and self._config.clip is not None:

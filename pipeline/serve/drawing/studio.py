@@ -87,7 +87,7 @@ class Studio:
         *,
         queue: int,
         batch_size: int,
-        on_batch: Callable[[int, float], None] = lambda images, seconds: None,
+        on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self._find_artist, self._on_batch = find_artist, on_batch
         self._queue, self._batch_size = queue, batch_size
@@ -188,7 +188,8 @@ class Studio:
         images = artist.draw(recipe, batch, _Watch(self._is_wanted, began_s))
         seconds = time.monotonic() - began_s
         self._learn(seconds / len(batch))
-        self._on_batch(len(batch), seconds)
+        if self._on_batch is not None:
+            self._on_batch(len(batch), seconds)
         for item, pixels_HWC in zip(batch, images, strict=True):
             seed = artist.seed_of(item.job, item.index)
             self._deliver(item, Drawn(index=item.index, seed=seed, pixels_HWC=pixels_HWC), artist)

@@ -77,9 +77,7 @@ def notice(message: str) -> str:
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], *, label: str) -> str:
     """A table that scrolls sideways; cells are HTML, heads are text."""
     cells = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}"><table><thead><tr>'
         f"{cells}</tr></thead><tbody>{body}</tbody></table></div>"
