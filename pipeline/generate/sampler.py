@@ -6,8 +6,9 @@ Legend: B images of a batch, U prompts, T text positions, N codes, P codes of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from pipeline.models.tokenizers.load import TextTokenizer
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+# Called after each row of codes with the batch and its codes_BP so far; what it raises ends the drawing.
+Watch = Callable[[Sequence[Order], Tensor], None]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_PRIME_BYTES = 256 << 20
@@ -84,7 +87,7 @@ class ImageSampler:
         return completed
 
     def draw_all(
-        self, orders: Sequence[Order], progress: Progress
+        self, orders: Sequence[Order], progress: Progress, watch: Watch | None = None
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
         """Draw all images in batches across prompts; yields each batch with its pixels uint8 [B, H, W, 3].
 
@@ -93,7 +96,7 @@ class ImageSampler:
         start, size = 0, self.config.batch_size
         while start < len(orders):
             batch = orders[start : start + size]
-            pixels_BHWC = self._try_to_draw(batch)
+            pixels_BHWC = self._try_to_draw(batch, watch)
             if pixels_BHWC is None:
                 size = len(batch) // 2
                 logger.warning("Out of memory with %d images at once; trying %d.", len(batch), size)
@@ -102,10 +105,10 @@ class ImageSampler:
             start += len(batch)
             progress(start, len(orders), None)
 
-    def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
+    def _try_to_draw(self, orders: Sequence[Order], watch: Watch | None) -> Pixels | None:
         """The images; None if memory runs out but might suffice for fewer."""
         try:
-            return self.draw(orders)
+            return self.draw(orders, watch)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -119,7 +122,7 @@ class ImageSampler:
         return None
 
     @torch.inference_mode()
-    def draw(self, orders: Sequence[Order]) -> Pixels:
+    def draw(self, orders: Sequence[Order], watch: Watch | None = None) -> Pixels:
         """The images of one batch, uint8 [B, H, W, 3]."""
         texts = list(dict.fromkeys(order.prompt.text for order in orders))
         tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
@@ -130,6 +133,7 @@ class ImageSampler:
             image_seeds=[order.seed for order in orders],
             choice=self.choice,
             first_codes_P=self.first_codes_P,
+            watch=None if watch is None else partial(watch, orders),
         )
         return to_pixels(self.codec.decode(codes_BN))
 
@@ -159,15 +163,24 @@ def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device
     """The codes of the upper part of the `--prime` image, int64 [P]."""
     if config.prime is None:
         return None
-    rows, columns = codec.grid
-    if config.prime_rows is not None and config.prime_rows >= rows:
+    if config.prime_rows is not None and config.prime_rows >= codec.grid[0]:
         raise ConfigError(
-            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {rows} rows of "
+            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {codec.grid[0]} rows of "
             "codes. Give fewer."
         )
     pixels_HWC = _prime_pixels(config.prime, codec.image_size)
+    return encode_prime(pixels_HWC, codec, device, rows=config.prime_rows)
+
+
+def encode_prime(
+    pixels_HWC: Pixels, codec: Codec, device: torch.device, *, rows: int | None
+) -> Tensor:
+    """The codes of the upper part of a square image of the codec's size, int64 [P].
+
+    `rows` is the number of rows of codes; None takes DALLE-pytorch's share.
+    """
     codes_1N = codec.encode(to_images(pixels_HWC[None], device))
-    count = config.prime_rows * columns if config.prime_rows else int(PRIMED_SHARE * rows * columns)
+    count = rows * codec.grid[1] if rows else int(PRIMED_SHARE * codec.grid[0] * codec.grid[1])
     return codes_1N[0, :count]
 
 

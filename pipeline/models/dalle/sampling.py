@@ -9,7 +9,7 @@ Shapes: U captions, B images, T text positions, N codes of an image, P given cod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,13 @@ def sample_codes(
     image_seeds: Sequence[int],
     choice: Choice,
     first_codes_P: Tensor | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Sample images as codes_BN (int64), one for each of `rows`, which are indices of `captions_UT`.
 
     `image_seeds` holds a seed in 0..2^63-1 for each image. If `first_codes_P` (int64, 0 < P < N) is given,
-    every image starts with these codes.
+    every image starts with these codes. `watch` is called with the codes_BP so far after each row of codes
+    but the last; what it raises ends the sampling.
 
     Raises ModelError if there are as many first codes as an image has, or more, and if the model's logits
     are not finite.
@@ -83,6 +85,8 @@ def sample_codes(
         if len(drawn) == count:
             check_finite(finite)
             return torch.stack(drawn, dim=1)[: len(rows)]
+        if watch is not None and len(drawn) % model.config.image_fmap_size == 0:
+            watch(torch.stack(drawn, dim=1)[: len(rows)])
         codes_B = codes_B.repeat(2) if guided else codes_B
         logits_BV = model.next_logits(codes_B, position=len(drawn) - 1, cache=cache)
 
