@@ -1,0 +1,166 @@
+"""The next code's logits for a batch of images, each at its own position, by operators of fixed shapes.
+
+On CUDA the operators of a step are recorded once for each number of rows and of codes to attend to, and then
+replayed: launching 250 kernels one by one takes longer than running them. With `compile`, the layers are
+compiled, one graph for each kind of attention. Where either fails, the step runs as it is, which is logged
+once.
+
+Shapes as in `static_cache`; V ids of the codebook.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.models.dalle.attention_types import AttentionType
+from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.static_cache import (
+    Place,
+    StaticCache,
+    captured_lengths,
+    hidden_scores,
+    layer_modules,
+    run_layer,
+)
+from pipeline.models.devices import is_out_of_memory, reason_of
+
+logger = logging.getLogger(__name__)
+
+
+class StaticDecoder:
+    """Computes logits of the next codes for the images of `cache`.
+
+    `graphs` says whether to use CUDA graphs (default: on CUDA), `compile` whether to compile the layers with
+    `backend`.
+    """
+
+    def __init__(
+        self,
+        model: Dalle,
+        cache: StaticCache,
+        *,
+        graphs: bool | None = None,
+        compile: bool = False,  # noqa: A002  (as torch names it)
+        backend: str = "inductor",
+    ) -> None:
+        self.model = model
+        self.cache = cache
+        device = cache.layers[0].keys.device
+        self._lengths = captured_lengths(cache.codes)
+        self._modules = layer_modules(model)
+        self._run_layer: Callable = run_layer
+        self.is_compiled = compile
+        if compile:
+            self._run_layer = torch.compile(run_layer, backend=backend, fullgraph=True)
+        self._codes_B = torch.zeros(cache.rows, dtype=torch.int64, device=device)
+        self._positions_B = torch.zeros_like(self._codes_B)
+        on_cuda = device.type == "cuda"
+        self._graphs = _Graphs(self._step) if (on_cuda if graphs is None else graphs) else None
+
+    @torch.inference_mode()
+    def next_logits(self, codes_B: Tensor, positions_B: Tensor, *, last: int) -> Tensor:
+        """logits_BV of the codes that follow `codes_B`, which are at `positions_B` of their images.
+
+        Both are int64, for the first rows of the cache; `last` is the largest position. The result is valid
+        until the next call.
+        """
+        rows = len(codes_B)
+        length = next(length for length in self._lengths if length > last)
+        self._codes_B[:rows] = codes_B
+        self._positions_B[:rows] = positions_B
+        if self._graphs is not None:
+            return self._graphs.run(rows, length)
+        return self._step(rows, length)
+
+    def _step(self, rows: int, length: int) -> Tensor:
+        codes_B, positions_B = self._codes_B[:rows], self._positions_B[:rows]
+        places = self._places(positions_B, length)
+        layers = self.cache.lead(rows)
+
+        def transform(x_BD: Tensor) -> Tensor:
+            # Two tensors, so that the graph of the first layer fits all of them.
+            first_BD, second_BD = x_BD, x_BD.clone() if self.model.config.reversible else x_BD
+            for (kind, modules), cache in zip(self._modules, layers, strict=True):
+                arguments = (modules, cache, places[kind], first_BD, second_BD)
+                first_BD, second_BD = self._run(*arguments)
+            return (first_BD + second_BD) / 2 if self.model.config.reversible else second_BD
+
+        return self.model.logits_at(codes_B, positions_B, transform)
+
+    def _run(self, *arguments: object) -> tuple[Tensor, Tensor]:
+        """A layer. Where compiling fails it runs as it is, from its start: it writes to the same places."""
+        try:
+            return self._run_layer(*arguments)
+        except Exception as error:
+            if not self.is_compiled or is_out_of_memory(error):
+                raise
+            logger.warning(
+                "The model can't be compiled (%s): drawing uncompiled.", reason_of(error)
+            )
+        self._run_layer, self.is_compiled = run_layer, False
+        return self._run_layer(*arguments)
+
+    def _places(self, positions_B: Tensor, length: int) -> dict[AttentionType, Place]:
+        transformer, text = self.model.transformer, self.cache.text
+        turn = None
+        if self.model.config.rotary_emb:
+            angles_B11R = transformer.angles_LR.index_select(0, positions_B + text)[:, None, None]
+            turn = angles_B11R.cos(), angles_B11R.sin()
+        places = {
+            kind: Place(
+                positions_B,
+                turn,
+                hidden_scores(positions_B, visible_NS, text=text, length=length),
+            )
+            for kind, visible_NS in self.cache.visible.items()
+        }
+        if self.is_compiled:  # one graph for all lengths
+            for place in places.values():
+                torch._dynamo.maybe_mark_dynamic(place.hidden_B1S, 2)
+        return places
+
+
+class _Graphs:
+    """CUDA graphs of a step, by its arguments."""
+
+    def __init__(self, step: Callable[[int, int], Tensor]) -> None:
+        self._step = step
+        self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
+        self._pool: object = None
+        self._works = True
+
+    def run(self, rows: int, length: int) -> Tensor:
+        """The first run with these arguments is a normal one, which also initialises the kernels."""
+        key = rows, length
+        if not self._works or key not in self._recorded:
+            self._recorded[key] = None
+            return self._step(rows, length)
+        found = self._recorded[key] or self._record(rows, length)
+        if found is None:
+            return self._step(rows, length)
+        self._recorded[key] = found
+        graph, logits_BV = found
+        graph.replay()
+        return logits_BV
+
+    def _record(self, rows: int, length: int) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the device meanwhile, to decode images.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                logits_BV = self._step(rows, length)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self._works = False
+            logger.warning(
+                "The steps can't be recorded as CUDA graphs (%s): drawing without.",
+                reason_of(error),
+            )
+            return None
+        self._pool = graph.pool()
+        return graph, logits_BV
