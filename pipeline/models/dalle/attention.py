@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,13 @@ class KeyValueCache:
             for tensors in (self.keys, self.values, self.rows)
         )
         return KeyValueCache(self.max_length, keys, values, rows, self.length)
+
+
+class Past(NamedTuple):
+    """The positions before those of this pass: the cache, and which layer's part of it."""
+
+    cache: KeyValueCache
+    layer: int
 
 
 class Pattern(nn.Module):
@@ -131,10 +139,9 @@ class Attention(nn.Module):
         pattern: Pattern,
         *,
         turn: Turn | None,
-        cache: KeyValueCache | None,
-        layer: int,
+        past: Past | None,
     ) -> Tensor:
-        """Attend over the positions. With a cache, `x_BLD` holds only the new ones."""
+        """Attend over the positions. With a past, `x_BLD` holds only the new ones."""
         query_BHLK, key_BHLK, value_BHLK = (
             part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part_BLD in self.to_qkv.chunks(x_BLD, 3)
@@ -143,8 +150,8 @@ class Attention(nn.Module):
             query_BHLK, key_BHLK, value_BHLK = (
                 rotate(part, turn) for part in (query_BHLK, key_BHLK, value_BHLK)
             )
-        if cache is not None:
-            key_BHLK, value_BHLK = cache.extend(layer, key_BHLK, value_BHLK)
+        if past is not None:
+            key_BHLK, value_BHLK = past.cache.extend(past.layer, key_BHLK, value_BHLK)
             query_BHLK = query_BHLK.to(key_BHLK.dtype)
         mixed_BHLK = pattern.attend(query_BHLK, key_BHLK, value_BHLK)
         return self.dropout(self.to_out(mixed_BHLK.transpose(1, 2).flatten(2).to(x_BLD.dtype)))
