@@ -22,12 +22,10 @@ import torch
 from torch import Tensor
 
 from pipeline.models.dalle.attention import Attention, KeyValueCache, Turn
-from pipeline.models.dalle.attention_types import AttentionType
-from pipeline.models.dalle.feed_forward import FeedForward
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.rotary import rotate
 from pipeline.models.dalle.token_shift import TokenShift
-from pipeline.models.dalle.transformer import Layer
+from pipeline.models.dalle.transformer import Block
 
 CAPTURED_LENGTHS = 5  # each is a CUDA graph; attention reads at most a fifth of the codes in vain
 _ALIGNMENT = 8  # lengths are multiples of it, as kernels for half precision want
@@ -58,25 +56,18 @@ class LayerCache(NamedTuple):
     shifted: tuple[Tensor, ...]
 
 
-class LayerModules(NamedTuple):
-    """The modules of a layer, some of which may be shared with others."""
-
-    layer: Layer
-    attention: Attention
-    feed_forward: FeedForward
-    shift: TokenShift | None
-    columns: int  # of codes in an image
-
-
 class Place(NamedTuple):
     """Where the rows of the batch are.
 
-    `codes_B` are the numbers of their codes (int64), `turn` the cosines and sines of their rotary angles,
-    `hidden_B1S` what is added to attention scores: 0, or minus infinity for positions that must not be seen,
-    over the caption's positions and then S codes.
+    `codes_B` are the numbers of their codes (int64), `above_B` and `left_B` the rows that token shift takes
+    channels from, `turn` the cosines and sines of their rotary angles, `hidden_B1S` what is added to
+    attention scores: 0, or minus infinity for positions that must not be seen, over the caption's positions
+    and then S codes.
     """
 
     codes_B: Tensor
+    above_B: Tensor
+    left_B: Tensor
     turn: Turn | None
     hidden_B1S: Tensor
 
@@ -180,22 +171,10 @@ def captured_lengths(codes: int) -> tuple[int, ...]:
     return (*range(step, codes, step), codes)
 
 
-def layer_modules(model: Dalle) -> list[tuple[AttentionType, LayerModules]]:
-    """Each layer's kind of attention and its modules."""
-    config, transformer = model.config, model.transformer
-    return [
-        (
-            kind,
-            LayerModules(
-                layer=transformer.layers[layer],
-                attention=transformer.attentions[transformer._attention_of[layer]],
-                feed_forward=transformer.feed_forwards[transformer._feed_forward_of[layer]],
-                shift=transformer.shift,
-                columns=config.image_fmap_size,
-            ),
-        )
-        for layer, kind in enumerate(config.layer_types)
-    ]
+def shift_sources(codes_B: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """The rows of a `LayerCache.shifted` with the codes above and to the left; 0 is the row of zeros."""
+    above_B = torch.where(codes_B >= columns, codes_B - columns + 1, 0)
+    return above_B, torch.where(codes_B % columns != 0, codes_B, 0)
 
 
 def hidden_scores(codes_B: Tensor, visible_NS: Tensor | None, *, text: int, length: int) -> Tensor:
@@ -212,18 +191,18 @@ def hidden_scores(codes_B: Tensor, visible_NS: Tensor | None, *, text: int, leng
 
 
 def run_layer(
-    modules: LayerModules, cache: LayerCache, place: Place, first_BD: Tensor, second_BD: Tensor
+    block: Block, cache: LayerCache, place: Place, first_BD: Tensor, second_BD: Tensor
 ) -> tuple[Tensor, Tensor]:
     """A layer over one new code of each row, whose keys and values are added to the cache."""
 
     def attend(x_BD: Tensor) -> Tensor:
-        x_BD = _shift(modules, cache.shifted, 0, place, x_BD)
-        return _attend(modules.attention, cache, place, x_BD)
+        x_BD = _shift(block.shift, cache.shifted, 0, place, x_BD)
+        return _attend(block.attention, cache, place, x_BD)
 
     def feed_forward(x_BD: Tensor) -> Tensor:
-        return modules.feed_forward(_shift(modules, cache.shifted, 1, place, x_BD))
+        return block.feed_forward(_shift(block.shift, cache.shifted, 1, place, x_BD))
 
-    streams: tuple[Tensor, Tensor] = modules.layer(first_BD, second_BD, attend, feed_forward)
+    streams: tuple[Tensor, Tensor] = block.layer(first_BD, second_BD, attend, feed_forward)
     return streams
 
 
@@ -274,17 +253,18 @@ def _of_captions(rows_BHX: Tensor, captions_UHXY: Tensor, images: int) -> Tensor
 
 
 def _shift(
-    modules: LayerModules, shifted: tuple[Tensor, ...], branch: int, place: Place, x_BD: Tensor
+    shift: TokenShift | None,
+    shifted: tuple[Tensor, ...],
+    branch: int,
+    place: Place,
+    x_BD: Tensor,
 ) -> Tensor:
-    """Token shift of codes; see `TokenShift`, which gives the sources."""
-    if modules.shift is None:
+    """Token shift of codes; see `TokenShift`."""
+    if shift is None:
         return x_BD
-    codes_B, columns, inputs_BNC = place.codes_B, modules.columns, shifted[branch]
+    inputs_BNC, moved, quarter = shifted[branch], shift.moved, shift.widths[0]
     rows_B = torch.arange(len(x_BD), device=x_BD.device)
-    moved = modules.shift.moved
-    inputs_BNC[rows_B, codes_B + 1] = x_BD[:, :moved].to(inputs_BNC.dtype)
-    above_B = torch.where(codes_B >= columns, codes_B - columns + 1, 0)
-    left_B = torch.where(codes_B % columns != 0, codes_B, 0)
-    quarter = modules.shift.widths[0]
-    from_above_BC, from_left_BC = inputs_BNC[rows_B, above_B], inputs_BNC[rows_B, left_B]
+    inputs_BNC[rows_B, place.codes_B + 1] = x_BD[:, :moved].to(inputs_BNC.dtype)
+    from_above_BC = inputs_BNC[rows_B, place.above_B]
+    from_left_BC = inputs_BNC[rows_B, place.left_B]
     return torch.cat((from_above_BC[:, :quarter], from_left_BC[:, quarter:], x_BD[:, moved:]), -1)

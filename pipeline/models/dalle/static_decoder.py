@@ -23,8 +23,8 @@ from pipeline.models.dalle.static_cache import (
     StaticCache,
     captured_lengths,
     hidden_scores,
-    layer_modules,
     run_layer,
+    shift_sources,
 )
 from pipeline.models.devices import is_out_of_memory, reason_of
 
@@ -51,7 +51,8 @@ class StaticDecoder:
         self.cache = cache
         device = cache.layers[0].keys.device
         self._lengths = captured_lengths(cache.codes)
-        self._modules = layer_modules(model)
+        transformer = model.transformer
+        self._blocks = [transformer.block(layer) for layer in range(model.config.depth)]
         self._run_layer: Callable = run_layer
         self.is_compiled = compile
         if compile:
@@ -78,16 +79,15 @@ class StaticDecoder:
 
     def _step(self, rows: int, length: int) -> Tensor:
         codes_B, positions_B = self._codes_B[:rows], self._positions_B[:rows]
-        places = self._places(positions_B, length)
+        config, places = self.model.config, self._places(positions_B, length)
         layers = self.cache.lead(rows)
 
         def transform(x_BD: Tensor) -> Tensor:
             # Two tensors, so that the graph of the first layer fits all of them.
-            first_BD, second_BD = x_BD, x_BD.clone() if self.model.config.reversible else x_BD
-            for (kind, modules), cache in zip(self._modules, layers, strict=True):
-                arguments = (modules, cache, places[kind], first_BD, second_BD)
-                first_BD, second_BD = self._run(*arguments)
-            return (first_BD + second_BD) / 2 if self.model.config.reversible else second_BD
+            first_BD, second_BD = x_BD, x_BD.clone() if config.reversible else x_BD
+            for block, kind, cache in zip(self._blocks, config.layer_types, layers, strict=True):
+                first_BD, second_BD = self._run(block, cache, places[kind], first_BD, second_BD)
+            return (first_BD + second_BD) / 2 if config.reversible else second_BD
 
         return self.model.logits_at(codes_B, positions_B, transform)
 
@@ -110,9 +110,12 @@ class StaticDecoder:
         if self.model.config.rotary_emb:
             angles_B11R = transformer.angles_LR.index_select(0, positions_B + text)[:, None, None]
             turn = angles_B11R.cos(), angles_B11R.sin()
+        above_B, left_B = shift_sources(positions_B, self.model.config.image_fmap_size)
         places = {
             kind: Place(
                 positions_B,
+                above_B,
+                left_B,
                 turn,
                 hidden_scores(positions_B, visible_NS, text=text, length=length),
             )

@@ -91,9 +91,7 @@ def run_block(
     return streams
 
 
-def _shifted(
-    x_BLD: Tensor, shift: TokenShift | None, past: Past | None, branch: int
-) -> Tensor:
+def _shifted(x_BLD: Tensor, shift: TokenShift | None, past: Past | None, branch: int) -> Tensor:
     """After token shift; `branch` is 0 for a layer's attention and 1 for its feed-forward."""
     if shift is None:
         return x_BLD
