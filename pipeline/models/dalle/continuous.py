@@ -29,13 +29,12 @@ from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sampling import (
     NOT_FINITE,
     Choice,
-    FixedShapes,
     are_finite,
     guide,
     uniform_streams,
 )
 from pipeline.models.dalle.static_cache import StaticCache
-from pipeline.models.dalle.static_decoder import StaticDecoder
+from pipeline.models.dalle.static_decoder import FixedShapes, StaticDecoder
 from pipeline.models.devices import MIN_ROWS
 
 
@@ -75,23 +74,17 @@ class _Group:
 class ContinuousBatch:
     """Draws images of a model in at most `rows` rows; an image with guidance takes two of them.
 
-    The cache is allocated at once: `row_bytes` for each row. `fixed` is as for `sample_codes`.
+    The cache is allocated at once: `static_cache.row_bytes` for each row. `fixed` is as for `sample_codes`.
     """
 
     @torch.inference_mode()
     def __init__(self, model: Dalle, *, rows: int, fixed: FixedShapes | None = None) -> None:
-        config, fixed = model.config, fixed or FixedShapes()
+        config = model.config
         self.model = model
         self.rows = max(rows, MIN_ROWS)
         self._device = model.to_logits.weight.device
         self._cache = StaticCache(model, [(_empty_captions(model, self.rows), 1)])
-        self._decoder = StaticDecoder(
-            model,
-            self._cache,
-            graphs=fixed.graphs,
-            compile=fixed.compile,
-            backend=fixed.backend,
-        )
+        self._decoder = StaticDecoder(model, self._cache, fixed or FixedShapes())
         self._images: list[_Image] = []
         self._owners: list[_Image] = []  # of the rows in use, which are the first ones
         self._groups: list[_Group] | None = None
@@ -115,15 +108,6 @@ class ContinuousBatch:
     def free(self) -> int:
         """The rows that are not in use."""
         return self.rows - len(self._owners)
-
-    @property
-    def row_bytes(self) -> int:
-        """The memory of a row's keys and values."""
-        layer = self._cache.layers[0]
-        (captions,) = layer.captions
-        parts = (captions.keys, captions.values, layer.keys, layer.values, *layer.shifted)
-        one = sum(part[0].numel() * part.element_size() for part in parts)
-        return one * len(self._cache.layers)
 
     @torch.inference_mode()
     def admit(

@@ -159,12 +159,16 @@ class Dalle(nn.Module):
         x_BD = self._embed_codes_at(codes_B, positions_B)
         return self._image_logits(self._normalised(x_BD, transform))
 
-    def next_text_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
+    def next_text_logits(
+        self, tokens_BT: Tensor, position: int, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """logits_BV of the text id at `position`, over text and padding ids.
 
-        Only BOS and the ids before `position` matter; those from `position` on are ignored.
+        Only BOS and the ids before `position` matter; those from `position` on are ignored. With a cache,
+        only the positions that it does not hold yet are processed.
         """
-        x_BLD = self._transform(self.embed_text(tokens_BT)[:, : position + 1])
+        start = cache.length if cache is not None else 0
+        x_BLD = self._transform(self.embed_text(tokens_BT)[:, start : position + 1], cache)
         return self._text_logits(x_BLD[:, -1])
 
     def _read(self, tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:

@@ -18,10 +18,10 @@ from torch import Tensor
 from pipeline.core.contracts import PADDING_ID
 from pipeline.core.errors import ModelError
 from pipeline.models.dalle.model import Dalle
-from pipeline.models.dalle.static_cache import StaticCache
-from pipeline.models.dalle.static_decoder import StaticDecoder
+from pipeline.models.dalle.static_decoder import FixedShapes
 from pipeline.models.devices import fill_rows
 
+ASK_EVERY = 16  # words, after which a device is asked whether all captions have ended
 NOT_FINITE = (
     "The model's logits are not finite (NaN or infinity), so no codes can be sampled. fp16 may "
     "overflow: use --precision bf16 or fp32. With --cond-scale, give a smaller one. Otherwise the "
@@ -110,15 +110,6 @@ def sample_codes(
 
 
 NextLogits = Callable[[Tensor, int], Tensor]  # of codes_B at a position
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedShapes:
-    """How to draw by operators of fixed shapes; `compile` compiles the layers (see `StaticDecoder`)."""
-
-    compile: bool = False
-    graphs: bool | None = None
-    backend: str = "inductor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +213,8 @@ def _start_fixed(
         logits_UV.repeat_interleave(n, 0) for (logits_UV, _), n in zip(begun, sizes, strict=True)
     ]
     logits_BV = torch.cat(parts)
-    decoder = StaticDecoder(
-        model,
-        StaticCache(model, [(cache, n) for (_, cache), n in zip(begun, sizes, strict=True)]),
-        graphs=fixed.graphs,
-        compile=fixed.compile,
-        backend=fixed.backend,
-    )
+    starts = [(cache, n) for (_, cache), n in zip(begun, sizes, strict=True)]
+    decoder = fixed.decoder(model, starts)
     positions_B = torch.empty(len(logits_BV), dtype=torch.int64, device=logits_BV.device)
 
     def next_logits(codes_B: Tensor, position: int) -> Tensor:
@@ -262,15 +248,18 @@ def complete_captions(
     uniform_UT = uniform_streams(fill_rows(seeds), config.text_seq_len).to(device)
     ended_U = torch.zeros_like(lengths_U, dtype=torch.bool)
     finite = torch.ones((), dtype=torch.bool, device=device)
-    for position in range(int(lengths_U.min()), config.text_seq_len):
-        logits_UV = model.next_text_logits(tokens_UT, position)
+    cache = model.transformer.new_cache(batch_size=len(lengths_U), max_length=config.text_seq_len)
+    # Asking the device waits for it: on a CPU that costs nothing.
+    ask_every = 1 if device.type == "cpu" else ASK_EVERY
+    for position in range(min(map(len, beginnings)), config.text_seq_len):
+        logits_UV = model.next_text_logits(tokens_UT, position, cache)
         finite &= are_finite(logits_UV)
         drawn_U = choice.draw(logits_UV, uniform_UT[:, position], total_tokens=config.total_tokens)
         is_word_U = (drawn_U != PADDING_ID) & (drawn_U < config.num_text_tokens)
         open_U = (lengths_U <= position) & ~ended_U
         ended_U |= open_U & ~is_word_U
         tokens_UT[:, position] = torch.where(open_U & is_word_U, drawn_U, tokens_UT[:, position])
-        if bool(ended_U.all()):
+        if position % ask_every == 0 and bool(ended_U.all()):
             break
     check_finite(finite)
     return [[word for word in row if word != PADDING_ID] for row in tokens_UT.tolist()][

@@ -84,7 +84,9 @@ class StaticCache:
         self.text = config.text_seq_len + 1
         self.codes = config.image_seq_len
         self.rows = sum(len(cache.keys[0]) * images for cache, images in starts)
+        self.groups = _groups_of(starts)
         self.layers = [_layer_cache(self, starts, layer) for layer in range(config.depth)]
+        self._take_codes(starts)
         masks = {kind: pattern.mask_LL for kind, pattern in transformer.patterns.items()}
         # The last code is never read, but has a row and a column here: both are as many as codes.
         self.visible = {
@@ -93,6 +95,17 @@ class StaticCache:
             else torch.nn.functional.pad(mask_LL[self.text :], (0, 1, 0, 1))
             for kind, mask_LL in masks.items()
         }
+
+    def refill(self, starts: Sequence[tuple[KeyValueCache, int]]) -> bool:
+        """Begin other images in the same tensors; false, and nothing changes, if they don't fit."""
+        if _groups_of(starts) != self.groups:
+            return False
+        for number, layer in enumerate(self.layers):
+            for captions, (start, _) in zip(layer.captions, starts, strict=True):
+                captions.keys.copy_(start.keys[number][:, :, : self.text])
+                captions.values.copy_(start.values[number][:, :, : self.text])
+        self._take_codes(starts)
+        return True
 
     def lead(self, rows: int) -> list[LayerCache]:
         """The caches of the first `rows` rows, without a copy; needs one image per caption."""
@@ -133,35 +146,55 @@ class StaticCache:
                 theirs = start.rows[2 * number + branch][caption]
                 part[targets_R, 1 : given + 1] = theirs[self.text + 1 :]
 
+    def _take_codes(self, starts: Sequence[tuple[KeyValueCache, int]]) -> None:
+        """Take over the first codes of the images."""
+        for number, layer in enumerate(self.layers):
+            first = 0
+            for start, images in starts:
+                given = start.length - self.text
+                rows = slice(first, first + len(start.keys[number]) * images)
+                first = rows.stop
+                for ours, theirs in (
+                    (layer.keys, start.keys[number]),
+                    (layer.values, start.values[number]),
+                ):
+                    ours[rows, :, :given] = theirs[:, :, self.text :].repeat_interleave(images, 0)
+                for branch, part in enumerate(layer.shifted):
+                    theirs = start.rows[2 * number + branch][:, self.text + 1 :]
+                    part[rows, 1 : given + 1] = theirs.repeat_interleave(images, 0)
+
+
+def _groups_of(starts: Sequence[tuple[KeyValueCache, int]]) -> list[tuple[int, int]]:
+    """The captions of each start, and the images of each of them."""
+    return [(len(cache.keys[0]), images) for cache, images in starts]
+
 
 def _layer_cache(
     cache: StaticCache, starts: Sequence[tuple[KeyValueCache, int]], layer: int
 ) -> LayerCache:
-    text, codes = cache.text, cache.codes
     captions = tuple(
-        Captions(start.keys[layer][:, :, :text], start.values[layer][:, :, :text], images)
-        for start, images in starts
+        Captions(start.keys[layer][:, :, : cache.text], start.values[layer][:, :, : cache.text], n)
+        for start, n in starts
     )
     like = captions[0].keys
     keys, values = (
         # Zeros: positions not yet written are multiplied by a share of 0, and 0 · NaN would be NaN.
-        like.new_zeros(cache.rows, like.shape[1], codes, like.shape[3])
+        like.new_zeros(cache.rows, like.shape[1], cache.codes, like.shape[3])
         for _ in range(2)
     )
     shifted = tuple(
-        part.new_zeros(cache.rows, codes + 1, part.shape[2])
+        part.new_zeros(cache.rows, cache.codes + 1, part.shape[2])
         for part in starts[0][0].rows[2 * layer : 2 * layer + 2]
     )
-    first = 0
-    for start, images in starts:
-        rows, given = slice(first, first + len(start.keys[layer]) * images), start.length - text
-        first = rows.stop
-        for ours, theirs in ((keys, start.keys[layer]), (values, start.values[layer])):
-            ours[rows, :, :given] = theirs[:, :, text:].repeat_interleave(images, 0)
-        for branch, part in enumerate(shifted):
-            theirs = start.rows[2 * layer + branch][:, text + 1 :]
-            part[rows, 1 : given + 1] = theirs.repeat_interleave(images, 0)
     return LayerCache(captions, keys, values, shifted)
+
+
+def row_bytes(model: Dalle) -> int:
+    """The memory of an image's keys and values, its caption included."""
+    config, transformer = model.config, model.transformer
+    cache = transformer.new_cache(batch_size=1, max_length=config.total_seq_len)
+    parts = (*cache.keys, *cache.values, *cache.rows)
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def captured_lengths(codes: int) -> tuple[int, ...]:

@@ -11,11 +11,13 @@ Shapes as in `static_cache`; V ids of the codebook.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.models.dalle.attention import KeyValueCache
 from pipeline.models.dalle.attention_types import AttentionType
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.static_cache import (
@@ -31,36 +33,50 @@ from pipeline.models.devices import is_out_of_memory, reason_of
 logger = logging.getLogger(__name__)
 
 
-class StaticDecoder:
-    """Computes logits of the next codes for the images of `cache`.
+@dataclass(kw_only=True)
+class FixedShapes:
+    """How to draw by operators of fixed shapes, and the decoder of the last batch, for the next one.
 
     `graphs` says whether to use CUDA graphs (default: on CUDA), `compile` whether to compile the layers with
-    `backend`.
+    `backend`; where one of them fails it is switched off.
     """
 
-    def __init__(
-        self,
-        model: Dalle,
-        cache: StaticCache,
-        *,
-        graphs: bool | None = None,
-        compile: bool = False,  # noqa: A002  (as torch names it)
-        backend: str = "inductor",
-    ) -> None:
+    compile: bool = False
+    graphs: bool | None = None
+    backend: str = "inductor"
+    _kept: StaticDecoder | None = None
+
+    def decoder(self, model: Dalle, starts: Sequence[tuple[KeyValueCache, int]]) -> StaticDecoder:
+        """A decoder of images that begin with `starts` (see `StaticCache`)."""
+        kept = self._kept
+        if kept is not None and kept.model is model and kept.cache.refill(starts):
+            return kept
+        self._kept = kept = None  # its memory may be needed
+        self._kept = StaticDecoder(model, StaticCache(model, starts), self)
+        return self._kept
+
+    def forget(self) -> None:
+        """Free the memory of the last batch."""
+        self._kept = None
+
+
+class StaticDecoder:
+    """Computes logits of the next codes for the images of `cache`."""
+
+    def __init__(self, model: Dalle, cache: StaticCache, fixed: FixedShapes) -> None:
         self.model = model
         self.cache = cache
+        self.fixed = fixed
         device = cache.layers[0].keys.device
+        if fixed.graphs is None:
+            fixed.graphs = device.type == "cuda"
         self._lengths = captured_lengths(cache.codes)
         transformer = model.transformer
         self._blocks = [transformer.block(layer) for layer in range(model.config.depth)]
-        self._run_layer: Callable = run_layer
-        self.is_compiled = compile
-        if compile:
-            self._run_layer = torch.compile(run_layer, backend=backend, fullgraph=True)
+        self._compiled: Callable = torch.compile(run_layer, backend=fixed.backend, fullgraph=True)
         self._codes_B = torch.zeros(cache.rows, dtype=torch.int64, device=device)
         self._positions_B = torch.zeros_like(self._codes_B)
-        on_cuda = device.type == "cuda"
-        self._graphs = _Graphs(self._step) if (on_cuda if graphs is None else graphs) else None
+        self._graphs = _Graphs(self._step, fixed)
 
     @torch.inference_mode()
     def next_logits(self, codes_B: Tensor, positions_B: Tensor, *, last: int) -> Tensor:
@@ -73,9 +89,7 @@ class StaticDecoder:
         length = next(length for length in self._lengths if length > last)
         self._codes_B[:rows] = codes_B
         self._positions_B[:rows] = positions_B
-        if self._graphs is not None:
-            return self._graphs.run(rows, length)
-        return self._step(rows, length)
+        return self._graphs.run(rows, length)
 
     def _step(self, rows: int, length: int) -> Tensor:
         codes_B, positions_B = self._codes_B[:rows], self._positions_B[:rows]
@@ -93,16 +107,18 @@ class StaticDecoder:
 
     def _run(self, *arguments: object) -> tuple[Tensor, Tensor]:
         """A layer. Where compiling fails it runs as it is, from its start: it writes to the same places."""
+        if not self.fixed.compile:
+            return run_layer(*arguments)  # type: ignore[arg-type]
         try:
-            return self._run_layer(*arguments)
+            return self._compiled(*arguments)
         except Exception as error:
-            if not self.is_compiled or is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
+            self.fixed.compile = False
             logger.warning(
                 "The model can't be compiled (%s): drawing uncompiled.", reason_of(error)
             )
-        self._run_layer, self.is_compiled = run_layer, False
-        return self._run_layer(*arguments)
+        return self._run(*arguments)
 
     def _places(self, positions_B: Tensor, length: int) -> dict[AttentionType, Place]:
         transformer, text = self.model.transformer, self.cache.text
@@ -121,7 +137,7 @@ class StaticDecoder:
             )
             for kind, visible_NS in self.cache.visible.items()
         }
-        if self.is_compiled:  # one graph for all lengths
+        if self.fixed.compile:  # one graph for all lengths
             for place in places.values():
                 torch._dynamo.maybe_mark_dynamic(place.hidden_B1S, 2)
         return places
@@ -130,16 +146,15 @@ class StaticDecoder:
 class _Graphs:
     """CUDA graphs of a step, by its arguments."""
 
-    def __init__(self, step: Callable[[int, int], Tensor]) -> None:
-        self._step = step
+    def __init__(self, step: Callable[[int, int], Tensor], fixed: FixedShapes) -> None:
+        self._step, self._fixed = step, fixed
         self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
         self._pool: object = None
-        self._works = True
 
     def run(self, rows: int, length: int) -> Tensor:
         """The first run with these arguments is a normal one, which also initialises the kernels."""
         key = rows, length
-        if not self._works or key not in self._recorded:
+        if not self._fixed.graphs or key not in self._recorded:
             self._recorded[key] = None
             return self._step(rows, length)
         found = self._recorded[key] or self._record(rows, length)
@@ -159,7 +174,7 @@ class _Graphs:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            self._works = False
+            self._fixed.graphs = False
             logger.warning(
                 "The steps can't be recorded as CUDA graphs (%s): drawing without.",
                 reason_of(error),

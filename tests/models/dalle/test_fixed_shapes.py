@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.models.dalle import sampling, static_decoder
+from pipeline.models.dalle import static_decoder
 from pipeline.models.dalle.attention_types import ATTENTION_TYPES
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.continuous import ContinuousBatch
 from pipeline.models.dalle.model import Dalle
-from pipeline.models.dalle.sampling import Choice, FixedShapes, sample_codes
+from pipeline.models.dalle.sampling import Choice, sample_codes
 from pipeline.models.dalle.static_cache import StaticCache, captured_lengths
-from pipeline.models.dalle.static_decoder import StaticDecoder
+from pipeline.models.dalle.static_decoder import FixedShapes, StaticDecoder
 from tests.oracles.dalle import randomise
 
 TOKENS = torch.tensor([[1, 2, 3, 0, 0, 0, 0], [4, 5, 0, 0, 0, 0, 0]])
@@ -97,7 +97,7 @@ def test_images_share_the_keys_of_their_caption(monkeypatch: pytest.MonkeyPatch)
             super().__init__(*arguments)
             caches.append(self)
 
-    monkeypatch.setattr(sampling, "StaticCache", Watched)
+    monkeypatch.setattr(static_decoder, "StaticCache", Watched)
     model = make_model()
     for rows, cond_scale, expected in (
         ([0] * 6, 1.0, [(1, 6)]),
@@ -109,6 +109,23 @@ def test_images_share_the_keys_of_their_caption(monkeypatch: pytest.MonkeyPatch)
         draw(model, rows, FixedShapes(), cond_scale=cond_scale)
         captions = caches.pop().layers[0].captions
         assert [(len(part.keys), part.images) for part in captions] == expected
+
+
+def test_the_tensors_of_a_batch_serve_the_next_one_of_the_same_shape() -> None:
+    model, fixed = make_model(shift_tokens=True), FixedShapes()
+    kept = []
+    for rows, first in (
+        ([0, 0, 0, 0, 0], None),
+        ([1, 1, 1, 1, 1], torch.arange(9)),
+        ([1, 1, 1, 1, 1], None),
+        ([0, 1, 0, 1, 0, 1], None),
+    ):
+        options = {"cond_scale": 2.0, "first_codes_P": first}
+        assert draw(model, rows, fixed, **options) == draw(model, rows, None, **options)
+        kept.append(fixed._kept)
+    assert kept[0] is kept[1] is kept[2] is not kept[3]
+    fixed.forget()
+    assert fixed._kept is None
 
 
 def test_five_lengths_are_captured_of_which_the_last_is_the_image() -> None:
@@ -180,12 +197,13 @@ def test_lack_of_memory_is_not_taken_for_a_compiler_that_fails() -> None:
 
     model = make_model()
     cache = StaticCache(model, [(model.start_images(TOKENS, whole=False)[1], 2)])
-    decoder = StaticDecoder(model, cache, compile=True)
-    decoder._run_layer = full
+    fixed = FixedShapes(compile=True)
+    decoder = StaticDecoder(model, cache, fixed)
+    decoder._compiled = full
     zeros = torch.zeros(4, dtype=torch.int64)
     with pytest.raises(torch.OutOfMemoryError):
         decoder.next_logits(zeros, zeros, last=0)
-    assert decoder.is_compiled
+    assert fixed.compile
 
 
 # --- CUDA graphs ---------------------------------------------------------------------------------
@@ -230,7 +248,7 @@ def test_a_length_is_recorded_at_its_second_step_and_then_replayed(
     outputs: list[torch.Tensor] = []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
-    recorded = static_decoder._Graphs(step)
+    recorded = static_decoder._Graphs(step, FixedShapes(graphs=True))
     found = [recorded.run(4, 8).item() for _ in range(4)]
     # The first runs; the second is recorded, which runs nothing on a device, and replayed like the rest.
     assert found == [1.0, 3.0, 4.0, 5.0]
