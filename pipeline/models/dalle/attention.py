@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.dalle.attention_blocks import attend_in_blocks, fits_blocks
+from pipeline.models.dalle.attention_kernels import FlexMask, attend_flex, flex_mask
 from pipeline.models.dalle.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle.attention_types import AttentionType
 from pipeline.models.dalle.config import DalleConfig
@@ -82,13 +83,22 @@ class Pattern(nn.Module):
 
     def __init__(self, kind: AttentionType, config: DalleConfig) -> None:
         super().__init__()
+        self.kind = kind
+        self.flex: FlexMask | None = None
         mask = attention_mask(kind, config)
         self.prefix = config.total_seq_len if mask is None else causal_prefix(mask)
         self.register_buffer("mask_LL", mask, persistent=False)
 
+    def use_flex(self, config: DalleConfig) -> None:
+        """Use FlexAttention for complete sequences in compiled code."""
+        if self.mask_LL is not None:
+            self.flex = flex_mask(self.kind, config, self.mask_LL)
+
     def attend(self, query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:
         """Attention output for queries that are the last of all positions so far."""
         start, end = key_BHSK.shape[2] - query_BHLK.shape[2], key_BHSK.shape[2]
+        if self.flex is not None and torch.compiler.is_compiling() and self._is_whole(start, end):
+            return attend_flex(query_BHLK, key_BHSK, value_BHSK, self.flex)
         if fits_blocks(query_BHLK, key_BHSK):
             mask = None if end <= self.prefix else self.mask_LL
             return attend_in_blocks(query_BHLK, key_BHSK, value_BHSK, mask)
@@ -112,6 +122,9 @@ class Pattern(nn.Module):
         return F.scaled_dot_product_attention(
             query_BHLK, key_BHSK, value_BHSK, attn_mask=mask, is_causal=whole
         )
+
+    def _is_whole(self, start: int, end: int) -> bool:
+        return start == 0 and self.mask_LL is not None and end == len(self.mask_LL)
 
     def _mask(self, start: int, end: int, device: torch.device) -> Tensor | None:
         """Rows `start` to `end` of the mask; None if they see everything."""

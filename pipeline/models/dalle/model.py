@@ -23,7 +23,7 @@ from pipeline.core.errors import ModelError
 from pipeline.models.dalle.attention import KeyValueCache
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.linear import Linear, can_pack
-from pipeline.models.dalle.losses import Part, split_cross_entropy
+from pipeline.models.dalle.losses import ChunkLoss, Part, chunk_loss, split_cross_entropy
 from pipeline.models.dalle.transformer import Transformer
 
 EMBEDDING_STD = 0.05
@@ -64,6 +64,7 @@ class Dalle(nn.Module):
         self.transformer = Transformer(config)
         self.norm_out = nn.LayerNorm(config.dim)
         self.to_logits = Linear(config.dim, config.total_tokens)
+        self.chunk_loss: ChunkLoss = chunk_loss  # or compiled
         if not config.share_input_output_emb:
             self.text_emb = nn.Embedding(config.total_text_tokens, config.dim)
             self.image_emb = nn.Embedding(config.num_image_tokens, config.dim)
@@ -87,7 +88,9 @@ class Dalle(nn.Module):
             x_BLD[:, length:].flatten(0, 1), codes_BN.flatten(), split, self.config.total_tokens
         )
         head = self.to_logits
-        text_loss, image_loss = split_cross_entropy((text, image), head.weight, head.bias)
+        text_loss, image_loss = split_cross_entropy(
+            (text, image), head.weight, head.bias, self.chunk_loss
+        )
         weight = self.config.loss_img_weight
         total = (text_loss + weight * image_loss) / (weight + 1)
         return DalleLoss(total=total, text=text_loss, image=image_loss)

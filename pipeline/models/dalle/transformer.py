@@ -133,7 +133,8 @@ class Transformer(nn.Module):
         """Run all layers; with a cache, only over the new positions, which are added to it."""
         length = x_BLD.shape[1]
         turn = self._turn(cache, length)
-        first_BLD = second_BLD = x_BLD
+        # Two tensors, or the first layer would need a compiled graph of its own.
+        first_BLD, second_BLD = x_BLD, x_BLD.view_as(x_BLD) if self.config.reversible else x_BLD
         for layer in range(self.config.depth):
             past = None if cache is None else Past(cache, layer)
             first_BLD, second_BLD = self._run_layer(layer, first_BLD, second_BLD, turn, past)
