@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(STAGE_PACKAGES),
     frozenset({"pipeline.verify"}),
     frozenset({"pipeline.app"}),
-    frozenset({"pipeline.demo", "pipeline.dataset"}),
+    frozenset({"pipeline.demo", "pipeline.dataset", "pipeline.serve"}),
     frozenset({"pipeline.__main__"}),
 )
 TORCH_HOMES = {
@@ -34,6 +34,7 @@ TORCH_HOMES = {
     "pipeline.generate",
     "pipeline.data",
     "pipeline.dataset",
+    "pipeline.serve",
 }
 
 
@@ -149,7 +150,8 @@ def test_aiohttp_client_is_imported_by_one_fetcher_and_the_resolvers_alone() -> 
     for name, path in modules():
         for imported in imports_of(path):
             server_only = imported.startswith("aiohttp.web") or imported == "aiohttp"
-            if imported.split(".")[0] == "aiohttp" and not (server_only and ".replica" in name):
+            serves = ".replica" in name or name.startswith("pipeline.serve.")
+            if imported.split(".")[0] == "aiohttp" and not (server_only and serves):
                 users.add(name)
     assert users == {
         "scrapers.fetch.session",

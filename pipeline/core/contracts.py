@@ -79,6 +79,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column(
         "extra", "string", "Whatever else the source says about it, as a JSON object; may be null."
     ),
+    Column(
+        "original_sha256",
+        "string",
+        "Hash of the bytes that came, hex, if they were resized before they were stored; else null.",
+    ),
 )
 
 
