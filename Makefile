@@ -29,9 +29,10 @@ IMG2DATASET_VENV ?= .venv-img2dataset
 IMG2DATASET_BIN := $(IMG2DATASET_VENV)/bin
 IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 
-GET_CHROMIUM := apt-get install -y -q --no-install-recommends chromium
+# Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
+DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
 
-.PHONY: demo emoji test lint types unit browser slow mutants airflow test-airflow test-engines clean
+.PHONY: demo emoji debian-packages test lint types unit slow mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -39,6 +40,18 @@ demo: $(STAMP)
 # A small model of the emoji in Debian's fonts-noto-color-emoji, with the names in its unicode-data.
 emoji: $(STAMP)
 	$(BIN)/pipeline emoji
+
+# Any other Chromium on the PATH, or the one that DALLE_CHROMIUM names, also does. Never fails.
+debian-packages:
+	@for package in $(DEBIAN_PACKAGES); do \
+		dpkg -s $$package >/dev/null 2>&1 && continue; \
+		test $$package = chromium && { test -n "$$DALLE_CHROMIUM" || command -v chromium \
+			|| command -v chromium-browser || command -v google-chrome; } >/dev/null && continue; \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& { apt-get install -y -q --no-install-recommends $$package \
+				|| { apt-get update -q && apt-get install -y -q --no-install-recommends $$package; }; } \
+			|| echo "$$package is not installed: the tests that need it are skipped"; \
+	done
 
 test: lint types unit
 
@@ -50,19 +63,11 @@ types: $(TEST_STAMP)
 	$(BIN)/mypy
 
 # In two processes, each of which gets whole files: most of the time is waiting for the disk.
-unit: $(TEST_STAMP) $(ARCHIVE_STAMP) browser
+unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
-# The browser in which pages are tested: any Chromium on the PATH, or the one that DALLE_CHROMIUM names.
-browser:
-	@test -n "$$DALLE_CHROMIUM" || command -v chromium >/dev/null \
-		|| command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
-		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && { $(GET_CHROMIUM) \
-			|| { apt-get update -q && $(GET_CHROMIUM); }; }; } \
-		|| echo 'There is no Chromium: the tests in a browser are skipped'
-
 # The slow tests, which `make test` leaves out.
-slow: $(TEST_STAMP) $(ARCHIVE_STAMP) browser
+slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m slow
 
 # Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
