@@ -8,8 +8,10 @@ head is compiled by the chunk; embeddings are not.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,6 +57,20 @@ def is_compiled(model: nn.Module) -> bool:
     if not isinstance(model, Dalle):
         return model._compiled_call_impl is not None
     return model.chunk_loss is not chunk_loss
+
+
+@contextlib.contextmanager
+def eager(model: nn.Module, condition: bool) -> Iterator[None]:
+    """If `condition` holds, a compiled model runs eagerly inside this context.
+
+    For batches of a size that comes once: compiling a graph for it takes longer than it saves.
+    """
+    model = getattr(model, "module", model)  # inside DDP
+    if not condition or not is_compiled(model):  # the switch alone imports the compiler, which takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def use_eager(model: nn.Module) -> None:
