@@ -9,7 +9,6 @@ head is compiled by the chunk; embeddings are not.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -23,8 +22,6 @@ from pipeline.models.dalle.losses import chunk_loss
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.transformer import run_block
 from pipeline.train.distributed import Kind
-
-logger = logging.getLogger(__name__)
 
 # Of a function: each kind of attention has one for training and one for validation.
 MOST_GRAPHS = 64
@@ -66,7 +63,9 @@ def eager(model: nn.Module, condition: bool) -> Iterator[None]:
     For batches of a size that comes once: compiling a graph for it takes longer than it saves.
     """
     model = getattr(model, "module", model)  # inside DDP
-    if not condition or not is_compiled(model):  # the switch alone imports the compiler, which takes seconds
+    if not condition or not is_compiled(
+        model
+    ):  # the switch alone imports the compiler, which takes seconds
         yield
         return
     with torch.compiler.set_stance("force_eager"):
