@@ -131,7 +131,7 @@ class Trainer:
             logger.warning(
                 "Training without torch.compile, which failed (%s: %s). --compile no skips it.",
                 type(error).__name__,
-                str(error).strip().partition("\n")[0],
+                " ".join(str(error).partition("\n\n")[0].split())[:300],
             )
         else:
             seconds = time.monotonic() - began
