@@ -6,7 +6,7 @@ Legend: B images of a batch, U prompts, T text positions, N codes, P codes of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.estimate import Announced
 from pipeline.core.image_decode import DecodeError, decode_image
-from pipeline.core.progress import Progress
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.regular_files import read_regular
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import ModelInputs
@@ -90,10 +91,16 @@ class ImageSampler:
 
         If memory runs out, the batch size is halved; images do not depend on their batch.
         """
-        start, size = 0, self.config.batch_size
+        start, size, codes = 0, self.config.batch_size, self.model.config.image_seq_len
         while start < len(orders):
             batch = orders[start : start + size]
-            pixels_BHWC = self._try_to_draw(batch)
+
+            def report(drawn: int, start: int = start, images: int = len(batch)) -> None:
+                if isinstance(progress, Announced):
+                    progress.measure((start + images * drawn / codes) / len(orders))
+                progress(start, len(orders), {NOW: f"code {drawn} of {codes}"})
+
+            pixels_BHWC = self._try_to_draw(batch, report)
             if pixels_BHWC is None:
                 size = len(batch) // 2
                 logger.warning("Out of memory with %d images at once; trying %d.", len(batch), size)
@@ -102,10 +109,10 @@ class ImageSampler:
             start += len(batch)
             progress(start, len(orders), None)
 
-    def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
+    def _try_to_draw(self, orders: Sequence[Order], report: Callable[[int], None]) -> Pixels | None:
         """The images; None if memory runs out but might suffice for fewer."""
         try:
-            return self.draw(orders)
+            return self.draw(orders, report)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -119,8 +126,10 @@ class ImageSampler:
         return None
 
     @torch.inference_mode()
-    def draw(self, orders: Sequence[Order]) -> Pixels:
-        """The images of one batch, uint8 [B, H, W, 3]."""
+    def draw(
+        self, orders: Sequence[Order], report: Callable[[int], None] = lambda _: None
+    ) -> Pixels:
+        """The images of one batch, uint8 [B, H, W, 3]; `report` gets the number of codes an image has."""
         texts = list(dict.fromkeys(order.prompt.text for order in orders))
         tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
         codes_BN = sample_codes(
@@ -130,6 +139,7 @@ class ImageSampler:
             image_seeds=[order.seed for order in orders],
             choice=self.choice,
             first_codes_P=self.first_codes_P,
+            report=report,
         )
         return to_pixels(self.codec.decode(codes_BN))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.core.progress import Progress
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
@@ -67,6 +67,8 @@ class Trainer:
             self.reader, self.config, state.position, rank=ranks.rank, world_size=ranks.size
         )
         state.module.train()
+        if ranks.is_main:
+            progress(state.step, self.total_steps, {NOW: "the first step"})
         with watch_signals() as request:
             stop = Stop(ranks, request)
             self.catch_up(stop)

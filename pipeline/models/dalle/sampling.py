@@ -9,7 +9,7 @@ Shapes: U captions, B images, T text positions, N codes of an image, P given cod
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,11 +51,12 @@ def sample_codes(
     image_seeds: Sequence[int],
     choice: Choice,
     first_codes_P: Tensor | None = None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """Sample images as codes_BN (int64), one for each of `rows`, which are indices of `captions_UT`.
 
     `image_seeds` holds a seed in 0..2^63-1 for each image. If `first_codes_P` (int64, 0 < P < N) is given,
-    every image starts with these codes.
+    every image starts with these codes. `report` is told after each code how many an image has by now.
 
     Raises ModelError if there are as many first codes as an image has, or more, and if the model's logits
     are not finite.
@@ -80,6 +81,7 @@ def sample_codes(
             logits_BV, uniform_BN[:, len(drawn)], total_tokens=model.config.total_tokens
         )
         drawn.append(codes_B)
+        report(len(drawn))
         if len(drawn) == count:
             check_finite(finite)
             return torch.stack(drawn, dim=1)[: len(rows)]
