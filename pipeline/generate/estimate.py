@@ -16,14 +16,14 @@ def estimate_drawing(sampler: ImageSampler, folder: Path, *, images: int, kept: 
     """The work of drawing `images` images, of which `kept` are written."""
     config, model = sampler.config, sampler.model.config
     width = next(sampler.model.parameters()).element_size()
-    rows = min(config.batch_size, images) * (_GUIDED if config.cond_scale != 1 else 1)
+    rows = min(sampler.batch_size, images) * (_GUIDED if config.cond_scale != 1 else 1)
     cache = 2 * rows * model.depth * model.total_seq_len * model.heads * model.dim_head * width
     on_gpu = sampler.device.type != "cpu"
     parameters = count_parameters(sampler.model)
     return Estimate(
         stage="generate",
         work=f"draw {images:,} images with {parameters:,} parameters on {sampler.device.type} in "
-        f"{config.precision}, {min(config.batch_size, images)} at once",
+        f"{config.precision}, {min(sampler.batch_size, images)} at once",
         folder=folder,
         disk_bytes=kept * sampler.codec.image_size**2 * _PIXEL_BYTES,
         memory_bytes=cache + (parameters * width if on_gpu else memory_so_far()),

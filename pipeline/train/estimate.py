@@ -12,6 +12,7 @@ from pipeline.core.estimate import Estimate, memory_so_far
 from pipeline.core.quantities import rough_duration
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.devices import matmul_rate
+from pipeline.train.compiling import is_compiled
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, full_shape
 from pipeline.train.run_folder import RunFolder
@@ -19,7 +20,7 @@ from pipeline.train.state import TrainState
 from pipeline.train.trackers import DTYPES, training_flops
 
 _SHARE_OF_PRODUCTS = {"cpu": 0.6, "cuda": 0.35}
-_COMPILING_S = 60.0  # of torch.compile on CUDA, before the first step
+_COMPILING_S = 60.0  # of torch.compile, before the first step
 # Activations of a position, in numbers: of a layer relative to its width, and copies of a logit.
 _LAYER_ACTIVATIONS, _LOGIT_COPIES = 20, 3
 
@@ -41,20 +42,17 @@ def estimate_training(
         folder=folder.root,
         disk_bytes=_disk_bytes(config, parameters, left),
         memory_bytes=_memory_bytes(config, model, ranks, parameters),
-        times=_describe_times(config, model, ranks, samples, left),
+        times=_describe_times(config, state, ranks, samples, left),
     )
 
 
 def _describe_times(
-    config: TrainConfig, model: DalleConfig, ranks: Ranks, samples: int, left: int
+    config: TrainConfig, state: TrainState, ranks: Ranks, samples: int, left: int
 ) -> str:
     device = ranks.device.type
     rate = matmul_rate(ranks.device, DTYPES[config.parallel.precision]) * _SHARE_OF_PRODUCTS[device]
-    step_s = samples * training_flops(model) / rate
-    compiles = config.parallel.compile == "yes" or (
-        config.parallel.compile == "auto" and device == "cuda" and ranks.kind != "deepspeed"
-    )
-    first_s = step_s + _COMPILING_S * compiles
+    step_s = samples * training_flops(state.hyperparameters) / rate
+    first_s = step_s + _COMPILING_S * is_compiled(state.model)
     whole_s = first_s + step_s * max(0, left - 1)
     return f"{rough_duration(first_s)} to the first step, {rough_duration(whole_s)} in all"
 

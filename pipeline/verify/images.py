@@ -54,7 +54,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
         codec = load_codec(find_codec(workspace.root / "codecs", fingerprint))
     except ModuleNotFoundError as error:
         raise DependencyError(
-            f"{missing_package('Decoding', error.name or 'torch')} Or give --pictures 0."
+            f"{missing_package('Decoding', error.name or 'torch')} Or give --images 0."
         ) from error
     except ModelError:
         return {"PSNR": "codec not in codecs/, or damaged", "PSNR to other images": ""}
