@@ -265,7 +265,7 @@ _NOT_NEGATIVE = {"low": 0}  # read by `pipeline.core.parsing`
 
 @dataclass(frozen=True, kw_only=True)
 class StageReport:
-    """The result of a stage; `--json` prints it as one line."""
+    """The result of a stage; `--json` prints it as one line. `next` are lines that say what to do next."""
 
     stage: str
     outcome: Outcome
@@ -273,6 +273,7 @@ class StageReport:
     seconds: float = 0.0
     outputs: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    next: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON values."""

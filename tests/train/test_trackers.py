@@ -14,6 +14,7 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.helpers.progress import items_only
 from tests.train.test_train import StoppedError, log_of, stop_at
 
 MakeConfig = Callable[..., TrainConfig]
@@ -88,7 +89,7 @@ def test_wandb_that_is_not_installed_is_asked_for(
 
 def test_the_progress_line_shows_speed_and_memory(make_config: MakeConfig) -> None:
     notes: list[dict[str, Any]] = []
-    run(make_config(steps=3), lambda done, total, note=None: notes.append(dict(note or {})))
+    run(make_config(steps=3), items_only(lambda done, total, note: notes.append(dict(note))))
     assert len(notes) == 3
     assert set(notes[-1]) == {"loss", "tokens/s", "memory"}
     assert notes[-1]["memory"].endswith(" GB")
