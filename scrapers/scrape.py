@@ -42,7 +42,15 @@ from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
 from scrapers.resizing.rule import ResizeRule, note_rule
-from scrapers.source import Discovery, LocalSource, PreparedSource, Source, StartPage, open_source
+from scrapers.source import (
+    Discovery,
+    LocalSource,
+    PreparedSource,
+    ReadsLong,
+    Source,
+    StartPage,
+    open_source,
+)
 from scrapers.sources.differences import describe_differences, warn_of_losses
 from scrapers.sources.sections import describe_page, keep_sections
 from scrapers.sources.start_page import (
@@ -162,6 +170,8 @@ class _Run:
     def discover_offline(self) -> None:
         """Read what a source without a page has, outside of the event loop: a long list takes minutes."""
         source = self.source
+        if isinstance(source, ReadsLong):
+            source.reading = self.progress
         if isinstance(source, PreparedSource) and not self.config.plan:
             source.prepare(self.progress)
         elif source.start_url is None and (self.config.plan or not isinstance(source, LocalSource)):
