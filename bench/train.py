@@ -28,12 +28,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.core.config import build_config
 from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.flops import training_flops
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.devices import keep_freed_memory, matmul_rate, peak_bytes
+from pipeline.train.compiling import compile_model
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks
+from pipeline.train.precision import DTYPES, allow_tf32
 from pipeline.train.state import load_weights, make_state
-from pipeline.train.trackers import DTYPES, training_flops
 
 SHAPE = DalleConfig(
     dim=544,
@@ -68,6 +70,8 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
     Ours steps as `pipeline train` does; the class with the plain Adam of its train_dalle.py.
     """
     device = torch.device(device_name)
+    if what != "stock":
+        allow_tf32(device)
     torch.manual_seed(0)
     weights = Dalle(SHAPE).state_dict()
     ranks = Ranks(kind="none", rank=0, size=1, device=device)
@@ -84,13 +88,13 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
             keep_freed_memory()
         model = Dalle(SHAPE).to(device)
         if device.type == "cuda":
-            model.compile()
+            compile_model(model, "none")
     state = make_state(model, SHAPE, config, ranks)
     load_weights(state, weights, "the other class")
     del weights
-    if what == "stock":
-        trained = [p for p in model.parameters() if p.requires_grad]
-        state.optimizer = torch.optim.Adam(trained, lr=config.optimizer.learning_rate)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    adam = torch.optim.Adam(trained, lr=config.optimizer.learning_rate)
     seconds, cpu_seconds, losses = [], [], []
     for tokens, codes in make_batches(steps, batch_size):
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -100,12 +104,16 @@ def train_here(what: str, precision: str, batch_size: int, steps: int, device_na
                 loss = model.dalle(tokens_BT, codes_BN, return_loss=True)  # type: ignore[operator, union-attr]
             else:
                 loss = model(tokens_BT, codes_BN).total
-        state.scaler.scale(loss).backward()
-        state.scaler.unscale_(state.optimizer)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_grad_norm)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
+        if what == "stock":
+            scaler.scale(loss).backward()
+            scaler.unscale_(adam)
+            torch.nn.utils.clip_grad_norm_(trained, config.optimizer.clip_grad_norm)
+            scaler.step(adam)
+            scaler.update()
+            adam.zero_grad(set_to_none=True)
+        else:
+            state.stepper.backward(loss)
+            state.stepper.step(~loss.detach().isfinite())
         losses.append(float(loss.detach()))
         seconds.append(time.perf_counter() - began)
         cpu_seconds.append(time.process_time() - cpu_began)

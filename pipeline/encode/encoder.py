@@ -6,14 +6,17 @@ Legend: B images of a batch, H = W pixels, C = 3 colours, N codes of an image.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import Pixels, to_images
-from pipeline.models.devices import is_out_of_memory
+from pipeline.models.devices import is_out_of_memory, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,10 @@ _WORTH_COMPILING = 5000  # images: a CUDA device encodes as many in the minute t
 
 
 class Encoder:
-    """Encodes `batch_size` images at once; halves the batch size when the device runs out of memory."""
+    """Encodes `batch_size` images at once; halves the batch size when the device runs out of memory.
+
+    On CUDA, and if compiled, smaller batches are filled up: a graph is compiled for one shape.
+    """
 
     def __init__(self, codec: Codec, batch_size: int) -> None:
         self.codec = codec
@@ -33,9 +39,9 @@ class Encoder:
         self.device = codec.device
         self._compiled = False
 
-    def compile(self) -> None:
+    def compile(self, backend: str | Callable = "inductor") -> None:
         """Compile the trunk at its first call; if that fails, it runs uncompiled."""
-        self.codec.trunk.compile(dynamic=False)
+        self.codec.trunk.compile(dynamic=False, backend=backend)
         self._compiled = True
 
     def encode(self, pixels_BHWC: Pixels) -> Tensor:
@@ -60,17 +66,25 @@ class Encoder:
     def _try(self, pixels_BHWC: Pixels) -> Tensor | None:
         """The codes; None if memory ran out. After a failed compilation it retries without."""
         try:
-            return self.codec.encode(to_images(pixels_BHWC, self.device))
+            images_BCHW = to_images(self._filled(pixels_BHWC), self.device)
+            return self.codec.encode(images_BCHW)[: len(pixels_BHWC)]
         except Exception as error:
             if is_out_of_memory(error):
                 return None
             if not self._compiled:
                 raise
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
-            log.warning("The encoder can't be compiled (%s): running it uncompiled.", reason)
+            log.warning(
+                "The encoder can't be compiled (%s): running it uncompiled.", reason_of(error)
+            )
         self.codec.trunk._compiled_call_impl = None
         self._compiled = False
         return self._try(pixels_BHWC)
+
+    def _filled(self, pixels_BHWC: Pixels) -> Pixels:
+        missing = self.batch_size - len(pixels_BHWC)
+        if missing <= 0 or not (self._compiled or self.device.type == "cuda"):
+            return pixels_BHWC
+        return np.concatenate((pixels_BHWC, np.zeros((missing, *pixels_BHWC.shape[1:]), np.uint8)))
 
     def _halve_batch(self) -> None:
         if self.batch_size == 1:
@@ -89,6 +103,28 @@ class Encoder:
         self.batch_size = half
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class Fetched:
+    """Codes on their way from a device; they are copied as soon as they are computed.
+
+    `.cpu()` later would wait for the batch that was started in between.
+    """
+
+    def __init__(self, codes_BN: Tensor) -> None:
+        self._codes_BN = codes_BN
+        self._event: torch.cuda.Event | None = None
+        if codes_BN.device.type == "cuda":
+            self._codes_BN = torch.empty(codes_BN.shape, dtype=codes_BN.dtype, pin_memory=True)
+            self._codes_BN.copy_(codes_BN, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def wait(self) -> npt.NDArray[np.int64]:
+        """The codes int64 [B, N]."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._codes_BN.numpy()
 
 
 def pick_batch_size(wanted: str, codec: Codec) -> int:

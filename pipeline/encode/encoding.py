@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.core.engine import WORKER, Engine, PartResult, count_cores, map_parts
 from pipeline.core.errors import PipelineError
-from pipeline.encode.batches import Batch, Failure, Task, decode_batches
+from pipeline.encode.batches import Batch, Failure, Task, decode_parts
 from pipeline.encode.draft import Done, count_images
-from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
+from pipeline.encode.encoder import Encoder, Fetched, pick_batch_size, should_compile
 from pipeline.encode.parts import FailedRow
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.precision import Precision, use_huge_pages, use_precision
@@ -32,28 +31,58 @@ _CUDA_THREADS = 4  # threads that decode for one GPU, on Ray
 EncodeTasks = Callable[[Sequence[Task]], Iterator[Done]]
 
 
-def encode_tasks(
-    encoder: Encoder, segments: Path, threads: ThreadPoolExecutor, tasks: Sequence[Task]
+def start_encoding(
+    encoder: Encoder,
+    segments: Path,
+    threads: ThreadPoolExecutor,
+    parts: Sequence[Sequence[Task]],
+    done: int,
+) -> EncodeTasks:
+    """A function that encodes the parts one after another; the first `done` images have codes.
+
+    While a part is written, the threads decode the next one.
+    """
+    rest = [part[done if number == 0 else 0 :] for number, part in enumerate(parts)]
+    return functools.partial(_take_images, _encode_parts(encoder, segments, threads, rest))
+
+
+def _encode_parts(
+    encoder: Encoder,
+    segments: Path,
+    threads: ThreadPoolExecutor,
+    parts: Sequence[Sequence[Task]],
 ) -> Iterator[Done]:
-    """The encoded batches of `tasks`; a batch's codes are copied while the next is computed."""
-    computing: tuple[Batch, Tensor] | None = None
-    side = encoder.codec.image_size
-    for batch in decode_batches(
-        segments, tasks, side=side, batch_size=encoder.batch_size, threads=threads
+    """The encoded batches; the next one is computed while a batch's codes are copied and used."""
+    computing: tuple[Batch, Fetched] | None = None
+    for batch in decode_parts(
+        segments,
+        parts,
+        side=encoder.codec.image_size,
+        batch_size=encoder.batch_size,
+        threads=threads,
     ):
-        codes_BN = encoder.encode(batch.pixels_BHWC)
+        codes = Fetched(encoder.encode(batch.pixels_BHWC))
         if computing is not None:
-            yield _fetch(*computing)
-        computing = batch, codes_BN
+            yield _done(*computing)
+        computing = batch, codes
     if computing is not None:
-        yield _fetch(*computing)
+        yield _done(*computing)
 
 
-def _fetch(batch: Batch, codes_BN: Tensor) -> Done:
+def _take_images(results: Iterator[Done], tasks: Sequence[Task]) -> Iterator[Done]:
+    """The next results, until they cover `tasks`."""
+    left = len(tasks)
+    while left > 0:
+        done = next(results)
+        left -= done.images
+        yield done
+
+
+def _done(batch: Batch, codes: Fetched) -> Done:
     return Done(
         images=batch.images + len(batch.failures),
         views=batch.views,
-        codes_BN=codes_BN.cpu().numpy().astype(np.uint16),
+        codes_BN=codes.wait().astype(np.uint16),
         failed=tuple(map(_failed_row, batch.failures)),
     )
 
@@ -105,7 +134,7 @@ def encode_piece(piece: Piece) -> Done:
     recipe = piece.recipe
     encoder = _load_encoder(recipe)
     with ThreadPoolExecutor(recipe.threads) as threads:
-        return _join(list(encode_tasks(encoder, recipe.segments, threads, piece.tasks)))
+        return _join(list(_encode_parts(encoder, recipe.segments, threads, [piece.tasks])))
 
 
 @functools.lru_cache(maxsize=1)
@@ -171,14 +200,13 @@ class Spread:
 
 
 def _take(results: Iterator[PartResult[Piece, Done]], tasks: Sequence[Task]) -> Iterator[Done]:
-    """The next results, until they cover `tasks`."""
-    left = len(tasks)
-    while left > 0:
-        result = next(results)
-        if result.failure is not None:
-            raise PipelineError(
-                f"Encoding stopped: {result.failure}. It may have run out of memory: give a smaller "
-                "--batch-size or fewer --devices. The same command resumes."
-            )
-        left -= result.result.images
-        yield result.result
+    return _take_images(map(_checked, results), tasks)
+
+
+def _checked(result: PartResult[Piece, Done]) -> Done:
+    if result.failure is not None:
+        raise PipelineError(
+            f"Encoding stopped: {result.failure}. It may have run out of memory: give a smaller "
+            "--batch-size or fewer --devices. The same command resumes."
+        )
+    return result.result

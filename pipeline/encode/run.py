@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,13 @@ from pipeline.encode.batches import Task, decode_batches
 from pipeline.encode.config import EncodeConfig
 from pipeline.encode.draft import Done, count_images, read_draft, remove_draft, write_draft
 from pipeline.encode.encoder import Encoder, pick_batch_size, should_compile
-from pipeline.encode.encoding import EncodeTasks, Recipe, Spread, encode_tasks, threads_per_process
+from pipeline.encode.encoding import (
+    EncodeTasks,
+    Recipe,
+    Spread,
+    start_encoding,
+    threads_per_process,
+)
 from pipeline.encode.parts import FAILED_NAME, CodesFolder
 from pipeline.encode.precision_cost import MEASURED_IMAGES, PrecisionCost, switch_precision
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
@@ -201,15 +206,20 @@ def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progre
     failed_before = frozenset(row.pixel_sha256 for row in work.folder.failed_rows())
     parts = list(_cut(tasks, failed_before, work.config.part_rows))
     writer = _PartWriter(work, progress, len(kept), len(kept) - len(tasks))
-    if parts and work.config.is_spread:
-        done = count_images(read_draft(work.folder.path, parts[0], work.codec.num_codes))
+    if not parts:
+        return 0
+    done = count_images(read_draft(work.folder.path, parts[0], work.codec.num_codes))
+    if work.config.is_spread:
         writer.write_all(parts, _spread(work, len(tasks)).start(parts, done))
         return writer.new
     encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
     if should_compile(work.config.compile, len(tasks), encoder.device):
         encoder.compile()
     with ThreadPoolExecutor(work.config.workers or count_cores()) as threads:
-        writer.write_all(parts, partial(encode_tasks, encoder, work.segments, threads))
+        try:
+            writer.write_all(parts, start_encoding(encoder, work.segments, threads, parts, done))
+        finally:
+            threads.shutdown(cancel_futures=True)  # what was decoded ahead, after an error
     return writer.new
 
 

@@ -101,11 +101,22 @@ class GenerateConfig(StageConfig):
         None, "Images per prompt to choose --best from.", low=1, high=MAX_IMAGES
     )
 
-    precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "Precision of the transformer; changing it changes the images."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the transformer; changing it changes the images. auto is bf16 on CUDA devices that "
+        "compute in it, else fp32.",
     )
-    batch_size: int = option(
-        32, "Images per batch; halved if memory runs out.", low=1, runtime=True
+    batch_size: int | None = option(
+        None,
+        "Images per batch; halved if memory runs out (default: what fits on CUDA, at most 512; 32 on "
+        "a CPU).",
+        low=1,
+        runtime=True,
+    )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Use torch.compile; auto does so on CUDA when there are enough images.",
+        runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", "Device; auto uses CUDA if available.", runtime=True

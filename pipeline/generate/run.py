@@ -15,6 +15,7 @@ prompts or options are replaced only with `--on-change restart` (see `place`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import ModelInputs, find_model_inputs
 from pipeline.generate.place import CONTRACT, Recipe, choose_place, lock_place, resolve_name
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
-from pipeline.generate.sampler import ImageSampler, load_sampler, read_prime
+from pipeline.generate.sampler import ImageSampler, load_sampler, pick_precision, read_prime
 from pipeline.generate.sketches import Drawn
 from pipeline.generate.writing import ImageWriter, is_whole
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
@@ -45,6 +46,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     match, DependencyError if CLIP's package is missing.
     """
     check_options(config)
+    config = dataclasses.replace(config, precision=pick_precision(config.precision, config.device))
     workspace = Workspace(config.workspace)
     folder = resolve_name(config.out) if config.out else workspace.generated(config.name)
     claim(folder, CONTRACT)

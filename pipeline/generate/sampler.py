@@ -6,9 +6,12 @@ Legend: B images of a batch, U prompts, T text positions, N codes, P codes of th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +28,38 @@ from pipeline.generate.inputs import ModelInputs
 from pipeline.generate.prompts import Order, Prompt
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import square_pixels, to_images, to_pixels
+from pipeline.models.codecs.precision import decode_in_bf16
+from pipeline.models.dalle.feed_forward import FEED_FORWARD_MULT
 from pipeline.models.dalle.model import Dalle
-from pipeline.models.dalle.sampling import Choice, complete_captions, image_seed, sample_codes
+from pipeline.models.dalle.sampling import (
+    Choice,
+    complete_captions,
+    image_seed,
+    sample_codes,
+    with_first_codes,
+)
+from pipeline.models.dalle.static_cache import row_bytes
+from pipeline.models.dalle.static_decoder import FixedShapes
 from pipeline.models.devices import is_out_of_memory, pick_device
 from pipeline.models.tokenizers.load import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+# Called after each row of codes with the batch and its codes_BP so far; what it raises ends the drawing.
+Watch = Callable[[Sequence[Order], Tensor], None]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+T = TypeVar("T")
+
+_CPU_BATCH = 32
+_CUDA_BATCH = (
+    512  # the weights are then a twentieth of what a position reads: more is hardly faster
+)
+_USED = 0.8  # of the free memory
+MOST_DECODED = 64  # a VQGAN's layers take 33 MB per image in float32
+_WORTH_COMPILING = 20_000  # images: at 800 a second, a tenth of their time is what compiling takes
 MAX_PRIME_BYTES = 256 << 20
 MAX_PRIME_PIXELS = 1 << 27
 PRIMED_SHARE = (
@@ -43,9 +68,13 @@ PRIMED_SHARE = (
 TEXT_INDEX = -1  # the index for the seed of a prompt's completion; images have 0, 1, 2 …
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ImageSampler:
-    """Draws images with the options of `config`; every image starts with `first_codes_P`, if any."""
+    """Draws images with the options of `config`; every image starts with `first_codes_P`, if any.
+
+    `batch_size` images are drawn and `decode_size` decoded at once; both are halved when memory runs out.
+    `fixed` draws by operators of fixed shapes, as CUDA wants.
+    """
 
     config: GenerateConfig
     model: Dalle
@@ -53,6 +82,9 @@ class ImageSampler:
     codec: Codec
     device: torch.device
     first_codes_P: Tensor | None
+    batch_size: int
+    decode_size: int = MOST_DECODED
+    fixed: FixedShapes | None = None
 
     @property
     def choice(self) -> Choice:
@@ -71,8 +103,8 @@ class ImageSampler:
     def complete(self, prompts: Sequence[str]) -> list[Prompt]:
         """Have the model complete the prompts."""
         completed: list[Prompt] = []
-        for start in range(0, len(prompts), self.config.batch_size):
-            given = prompts[start : start + self.config.batch_size]
+        for start in range(0, len(prompts), self.batch_size):
+            given = prompts[start : start + self.batch_size]
             seeds = [image_seed(self.config.seed, prompt, TEXT_INDEX) for prompt in given]
             words = complete_captions(
                 self.model, self.tokenizer.ids(given), seeds=seeds, choice=self.choice
@@ -84,32 +116,83 @@ class ImageSampler:
         return completed
 
     def draw_all(
-        self, orders: Sequence[Order], progress: Progress
+        self, orders: Sequence[Order], progress: Progress, watch: Watch | None = None
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
         """Draw all images in batches across prompts; yields each batch with its pixels uint8 [B, H, W, 3].
 
         If memory runs out, the batch size is halved; images do not depend on their batch.
         """
-        start, size = 0, self.config.batch_size
+        if self.fixed is not None:
+            self.fixed.compile = should_compile(self.config.compile, len(orders), self.device)
+        start = 0
         while start < len(orders):
-            batch = orders[start : start + size]
-            pixels_BHWC = self._try_to_draw(batch)
-            if pixels_BHWC is None:
-                size = len(batch) // 2
-                logger.warning("Out of memory with %d images at once; trying %d.", len(batch), size)
-                continue
-            yield batch, pixels_BHWC
+            batch = orders[start : start + self.batch_size]
+            yield batch, self.draw(batch, watch)
             start += len(batch)
             progress(start, len(orders), None)
 
-    def _try_to_draw(self, orders: Sequence[Order]) -> Pixels | None:
-        """The images; None if memory runs out but might suffice for fewer."""
+    def draw(self, orders: Sequence[Order], watch: Watch | None = None) -> Pixels:
+        """The images of one batch, uint8 [B, H, W, 3].
+
+        If memory runs out, the rest of the batch is drawn in halves, from the codes that are already drawn.
+        Raises ModelError if it does not suffice for a single image.
+        """
+        waiting, codes = deque([_Piece(orders=orders, first_codes_P=self.first_codes_P)]), []
+        while waiting:
+            piece, drawn = waiting.popleft(), list[Tensor]()
+            codes_BN = self._try(lambda: self._draw_codes(piece, drawn, watch), len(piece.orders))  # noqa: B023
+            if codes_BN is None:
+                self.batch_size = _halved(len(piece.orders))
+                if self.fixed is not None:
+                    self.fixed.forget()
+                waiting.extendleft(reversed(piece.split(drawn)))
+            else:
+                codes.append(codes_BN)
+        return self._decode(torch.cat(codes))
+
+    @torch.inference_mode()
+    def _draw_codes(self, piece: _Piece, drawn: list[Tensor], watch: Watch | None) -> Tensor:
+        """The codes of a piece, int64 [B, N]; `drawn` receives them position by position."""
+        texts = list(dict.fromkeys(order.prompt.text for order in piece.orders))
+        tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
+        return sample_codes(
+            self.model,
+            torch.from_numpy(tokens_UT).to(self.device, torch.int64),
+            rows=[texts.index(order.prompt.text) for order in piece.orders],
+            image_seeds=[order.seed for order in piece.orders],
+            choice=self.choice,
+            first_codes_P=piece.first_codes_P,
+            fixed=self.fixed,
+            drawn=drawn,
+            watch=None if watch is None else partial(watch, piece.orders),
+        )
+
+    def _decode(self, codes_BN: Tensor) -> Pixels:
+        """The images of codes, `decode_size` at once."""
+        pixels: list[Pixels] = []
+        start = 0
+        while start < len(codes_BN):
+            part_BN = codes_BN[start : start + self.decode_size]
+            found = self._try(lambda: to_pixels(self._decode_some(part_BN)), len(part_BN))  # noqa: B023
+            if found is None:
+                self.decode_size = _halved(len(part_BN))
+            else:
+                pixels.append(found)
+                start += len(part_BN)
+        return np.concatenate(pixels)
+
+    @torch.inference_mode()
+    def _decode_some(self, codes_BN: Tensor) -> Tensor:
+        return self.codec.decode(codes_BN)
+
+    def _try(self, compute: Callable[[], T], images: int) -> T | None:
+        """The result; None if memory runs out but might suffice for fewer images."""
         try:
-            return self.draw(orders)
+            return compute()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(orders) == 1:
+            if images == 1:
                 raise ModelError(
                     f"Out of memory with a single image ({error}). Use --precision bf16, or another "
                     "--device."
@@ -118,20 +201,34 @@ class ImageSampler:
             torch.cuda.empty_cache()
         return None
 
-    @torch.inference_mode()
-    def draw(self, orders: Sequence[Order]) -> Pixels:
-        """The images of one batch, uint8 [B, H, W, 3]."""
-        texts = list(dict.fromkeys(order.prompt.text for order in orders))
-        tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
-        codes_BN = sample_codes(
-            self.model,
-            torch.from_numpy(tokens_UT).to(self.device, torch.int64),
-            rows=[texts.index(order.prompt.text) for order in orders],
-            image_seeds=[order.seed for order in orders],
-            choice=self.choice,
-            first_codes_P=self.first_codes_P,
-        )
-        return to_pixels(self.codec.decode(codes_BN))
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """Images to be drawn together; `first_codes_P` as for `sample_codes`."""
+
+    orders: Sequence[Order]
+    first_codes_P: Tensor | None
+
+    def split(self, drawn: Sequence[Tensor]) -> list[_Piece]:
+        """Halves that go on from the codes_B that are `drawn` so far."""
+        first_codes_P, half = self.first_codes_P, (len(self.orders) + 1) // 2
+        if drawn:
+            first_codes_P = with_first_codes(drawn, first_codes_P)
+        of_each = first_codes_P is not None and first_codes_P.dim() == 2
+        return [
+            _Piece(
+                orders=self.orders[part],
+                first_codes_P=first_codes_P[part]
+                if of_each and first_codes_P is not None
+                else first_codes_P,
+            )
+            for part in (slice(half), slice(half, None))
+        ]
+
+
+def _halved(images: int) -> int:
+    logger.warning("Out of memory with %d images at once; trying %d.", images, images // 2)
+    return images // 2
 
 
 def load_sampler(config: GenerateConfig, model_inputs: ModelInputs) -> ImageSampler:
@@ -143,31 +240,94 @@ def load_sampler(config: GenerateConfig, model_inputs: ModelInputs) -> ImageSamp
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    precision = pick_precision(config.precision, config.device)
     model, codec = model_inputs.load(device)
-    model.to(PRECISIONS[config.precision]).pack()
+    first_codes_P = _read_first_codes(config, codec, device)
+    model.to(PRECISIONS[precision]).pack()
+    on_cuda = device.type == "cuda"
+    if on_cuda and precision == "bf16":
+        decode_in_bf16(codec)
+    guided = config.cond_scale != 1
     return ImageSampler(
         config=config,
         model=model,
         tokenizer=model_inputs.tokenizer,
         codec=codec,
         device=device,
-        first_codes_P=_read_first_codes(config, codec, device),
+        first_codes_P=first_codes_P,
+        batch_size=config.batch_size or pick_batch_size(model, guided=guided),
+        fixed=FixedShapes() if on_cuda else None,
     )
+
+
+def pick_precision(wanted: Precision, device: str) -> Precision:
+    """`wanted`, or for `auto` bf16 on a CUDA device that computes in it, else fp32.
+
+    Raises ConfigError if the device does not exist.
+    """
+    if wanted != "auto":
+        return wanted
+    on_cuda = pick_device(device).type == "cuda"
+    # Older devices only emulate it, which is slower than float32.
+    return "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def pick_batch_size(model: Dalle, *, guided: bool) -> int:
+    """32 images on a CPU; on CUDA as many as fit in its free memory, at most 512."""
+    device = model.to_logits.weight.device
+    if device.type != "cuda":
+        return _CPU_BATCH
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return fitting_images(free_bytes, image_bytes(model, guided=guided))
+
+
+def image_bytes(model: Dalle, *, guided: bool) -> int:
+    """An estimate of the memory that drawing an image takes.
+
+    Its keys and values; the widest layer of its caption's positions twice; the logits and what sampling makes
+    of them: several copies in float32 and in float64.
+    """
+    config = model.config
+    number_bytes = model.to_logits.weight.element_size()
+    widest = 2 * FEED_FORWARD_MULT * config.dim * (config.text_seq_len + 1)
+    logits = (number_bytes + 4 * 4 + 3 * 8) * config.num_image_tokens
+    return (1 + guided) * (row_bytes(model) + 2 * number_bytes * widest + logits)
+
+
+def fitting_images(free_bytes: int, each_bytes: int) -> int:
+    """How many images fit in four fifths of the free memory, from 1 to 512."""
+    return max(1, min(_CUDA_BATCH, int(_USED * free_bytes) // each_bytes))
+
+
+def should_compile(wanted: str, images: int, device: torch.device) -> bool:
+    """Whether to compile the layers: if asked to, or with `auto` on CUDA for many images."""
+    if wanted == "auto":
+        return device.type == "cuda" and images >= _WORTH_COMPILING
+    return wanted == "on"
 
 
 def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device) -> Tensor | None:
     """The codes of the upper part of the `--prime` image, int64 [P]."""
     if config.prime is None:
         return None
-    rows, columns = codec.grid
-    if config.prime_rows is not None and config.prime_rows >= rows:
+    if config.prime_rows is not None and config.prime_rows >= codec.grid[0]:
         raise ConfigError(
-            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {rows} rows of "
+            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {codec.grid[0]} rows of "
             "codes. Give fewer."
         )
     pixels_HWC = _prime_pixels(config.prime, codec.image_size)
+    return encode_prime(pixels_HWC, codec, device, rows=config.prime_rows)
+
+
+def encode_prime(
+    pixels_HWC: Pixels, codec: Codec, device: torch.device, *, rows: int | None
+) -> Tensor:
+    """The codes of the upper part of a square image of the codec's size, int64 [P].
+
+    `rows` is the number of rows of codes; None takes DALLE-pytorch's share.
+    """
     codes_1N = codec.encode(to_images(pixels_HWC[None], device))
-    count = config.prime_rows * columns if config.prime_rows else int(PRIMED_SHARE * rows * columns)
+    count = rows * codec.grid[1] if rows else int(PRIMED_SHARE * codec.grid[0] * codec.grid[1])
     return codes_1N[0, :count]
 
 

@@ -38,6 +38,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's message; of a compiler's error that of the one behind it."""
+    error = getattr(error, "inner_exception", error)
+    return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+
+
 def fill_rows(items: Sequence[int]) -> list[int]:
     """Pad `items` to `MIN_ROWS` by repeating the last one, so that small batches compute the same bits."""
     return [*items, *[items[-1]] * (MIN_ROWS - len(items))]

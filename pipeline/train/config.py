@@ -185,12 +185,15 @@ class ParallelOptions:
     deepspeed_config: Path | None = option(
         None, "DeepSpeed JSON for everything that has no option here.", runtime=True
     )
-    precision: Literal["fp32", "bf16", "fp16"] = option(
-        "fp32", "bf16 is faster on hardware that supports it, and far slower elsewhere."
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        "bf16 is faster on hardware that supports it, and far slower elsewhere; auto is bf16 on CUDA, else "
+        "fp32. On CUDA, fp32 uses TF32.",
     )
     compile: Literal["auto", "no", "yes"] = option(
         "auto",
-        "Use torch.compile; auto does so on CUDA, except with deepspeed.",
+        "Use torch.compile; auto does so on CUDA, except with deepspeed. If the compiler fails, training "
+        "continues without it.",
         runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option(

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
 from pipeline.core.contracts import PADDING_ID, Split
 from pipeline.core.errors import ConfigError, ContractError, damaged
@@ -87,13 +87,15 @@ def drop_captions(batch: TokenBatch, config: TrainConfig, epoch: int) -> TokenBa
     return TokenBatch(np.where(kept_B1, batch.tokens_BT, PADDING_ID), batch.codes_BN, batch.rows)
 
 
-def to_tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch as int64 tensors tokens_BT and codes_BN."""
-    tokens_BT = torch.from_numpy(batch.tokens_BT).to(device, torch.int64)
-    return tokens_BT, torch.from_numpy(batch.codes_BN).to(device, torch.int64)
+class Rows(Protocol):
+    """A batch, wherever it is."""
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the shards that its samples come from."""
 
 
-def batch_keys(reader: ShardReader, batches: Sequence[TokenBatch]) -> list[str]:
+def batch_keys(reader: ShardReader, batches: Sequence[Rows]) -> list[str]:
     """The keys of the samples in these batches."""
     return [reader.sample(int(row)).key for batch in batches for row in batch.rows]
 

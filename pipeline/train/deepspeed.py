@@ -232,18 +232,20 @@ class EngineStepper:
     model: nn.Module
 
     @property
-    def scale(self) -> float | None:
+    def scale(self) -> Tensor | None:
         """The loss scale of fp16; None for other precisions."""
-        return self._scaler.cur_scale if self.engine.fp16_enabled() else None
+        return torch.tensor(self._scaler.cur_scale) if self.engine.fp16_enabled() else None
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self) -> float:
+    def step(self, broken: Tensor) -> Tensor:
         """Update the weights with the clipped gradients; returns the norm before clipping."""
+        if broken:
+            return torch.tensor(math.nan)
         self.engine.step()
-        return float(self.engine.get_global_grad_norm())
+        return torch.tensor(float(self.engine.get_global_grad_norm()))
 
     def moments(self) -> dict[str, Tensor]:
         """The optimizer's full state as `<parameter>/<state>`."""
@@ -288,7 +290,7 @@ class EngineStepper:
         return ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class WholeEngineStepper(TorchStepper):
     """Steps with DeepSpeed without ZeRO (stage 0): torch's optimizer, unsharded moments."""
 
@@ -298,11 +300,11 @@ class WholeEngineStepper(TorchStepper):
         """Add a loss's gradients."""
         self.engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self) -> float:
+    def step(self, broken: Tensor) -> Tensor:
         """Update the weights with the clipped gradients; returns the norm before clipping."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))  # the engine reports none
-        if math.isfinite(norm):
+        norm = torch.nn.utils.get_total_norm(gradients)  # the engine reports none
+        if norm.isfinite() and not broken:
             self.engine.step()
         return norm
 
@@ -315,7 +317,6 @@ def make_engine_stepper(engine: Any, model: nn.Module) -> Stepper:
         engine=engine,
         model=model,
         optimizer=engine.optimizer,
-        scaler=torch.amp.GradScaler(enabled=False),
         max_norm=float("inf"),
     )
 

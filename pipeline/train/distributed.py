@@ -75,12 +75,16 @@ class Ranks:
 
     def gather(self, values: Tensor) -> Tensor:
         """The tensors of all ranks, stacked, on the CPU."""
+        return self.gather_on_device(values.to(self.device)).cpu()
+
+    def gather_on_device(self, values: Tensor) -> Tensor:
+        """The tensors of all ranks, stacked, on this rank's device, which the caller need not wait for."""
         if self.kind == "none":
-            return values[None].cpu()
-        mine = values.to(self.device).contiguous()
+            return values[None]
+        mine = values.contiguous()
         parts = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(parts, mine)
-        return torch.stack(parts).cpu()
+        return torch.stack(parts)
 
     def gather_texts(self, texts: Sequence[str]) -> list[str]:
         """The texts of all ranks, in rank order."""

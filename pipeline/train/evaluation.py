@@ -70,7 +70,11 @@ def validate(
         if stop.agree():
             break
         mine = np.array_split(rows[start : start + whole], ranks.size)[ranks.rank]
-        losses.append(loss_values(loss_of(reader.gather(mine if len(mine) else rows[:1]))))
+        batch = reader.gather(mine if len(mine) else rows[:1])
+        # A graph for the size of the last batch would take longer to compile than to use.
+        is_full = len(mine) == config.schedule.batch_size
+        with torch.compiler.set_stance("default" if is_full else "force_eager"):
+            losses.append(loss_values(loss_of(batch)))
         weights.append(len(mine) / len(rows))
     module.train()
     if stop.agreed:

@@ -30,6 +30,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.models.dalle.config import NAMES, DalleConfig
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.devices import is_out_of_memory
+from pipeline.train.compiling import compile_model
 from pipeline.train.config import ModelOptions, TrainConfig, split_words
 from pipeline.train.distributed import Ranks
 from pipeline.webdata.index import ShardIndex
@@ -120,7 +121,7 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
         ) from error
     pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
     if config.parallel.compile == "yes" or (config.parallel.compile == "auto" and pays):
-        model.compile()
+        compile_model(model, ranks.kind)
     if ranks.rank:
         torch.manual_seed(config.seed + (ranks.rank << 32))
     return model

@@ -1,6 +1,7 @@
 """From a loss to updated weights: the learning rate, the optimizer's step, the weights' average.
 
-The same step with DeepSpeed is in `deepspeed`.
+A step reads nothing back from the device: torch's fused optimizers divide the gradients by `grad_scale` and
+change nothing where `found_inf` is set, and both are tensors. The same step with DeepSpeed is in `deepspeed`.
 """
 
 from __future__ import annotations
@@ -109,16 +110,17 @@ class Stepper(Protocol):
     """Accumulates gradients and updates the weights with them."""
 
     @property
-    def scale(self) -> float | None:
-        """The loss scale of fp16; None for other precisions."""
+    def scale(self) -> Tensor | None:
+        """The loss scale of fp16 (a scalar); None for other precisions."""
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
 
-    def step(self) -> float:
+    def step(self, broken: Tensor) -> Tensor:
         """Update the weights with the clipped gradients; returns the gradients' norm before clipping.
 
-        If the norm is not finite the weights stay as they are, and the loss scale, if any, is lowered.
+        The weights stay as they are if `broken` (bool) is set, that is if a loss is not finite, or if the
+        norm is not finite; in fp16 the loss scale is lowered then.
         """
 
     def moments(self) -> dict[str, Tensor]:
@@ -134,33 +136,85 @@ class Stepper(Protocol):
         """The inverse of `scaler_state`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+class LossScale:
+    """The factor on fp16's losses, which keeps small gradients from vanishing.
+
+    Halved by every step whose gradients overflow, doubled after `INTERVAL` steps without one: the constants
+    of torch's GradScaler, and the state's names are its too.
+    """
+
+    START = 2.0**16
+    GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
+
+    def __init__(self, device: torch.device) -> None:
+        self.value = torch.full((), self.START, device=device)
+        self._healthy = torch.zeros((), device=device, dtype=torch.int32)  # steps since a change
+
+    def update(self, overflow: Tensor) -> None:
+        """Adapt to a step; `overflow` (bool) is whether its gradients overflowed."""
+        healthy = self._healthy + 1
+        grown = healthy >= self.INTERVAL
+        factor = torch.where(grown, self.GROWTH, 1.0).masked_fill(overflow, self.BACKOFF)
+        self.value = self.value * factor
+        self._healthy = healthy.masked_fill(grown | overflow, 0)
+
+    def state(self) -> dict[str, Any]:
+        """The state as JSON values."""
+        return {
+            "scale": self.value.item(),
+            "growth_factor": self.GROWTH,
+            "backoff_factor": self.BACKOFF,
+            "growth_interval": self.INTERVAL,
+            "_growth_tracker": int(self._healthy.item()),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; the constants stay ours."""
+        self.value.fill_(state["scale"])
+        self._healthy.fill_(state["_growth_tracker"])
+
+
+@dataclass(kw_only=True)
 class TorchStepper:
-    """Steps with torch: a single process, DDP or FSDP. Gradients are clipped to the norm `max_norm`."""
+    """Steps with torch: a single process, DDP or FSDP. Gradients are clipped to the norm `max_norm`.
+
+    `optimizer` must be fused. After a step that failed for another reason than fp16's overflow, all later
+    steps change nothing either, so that the failure can be read later.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
     max_norm: float
+    loss_scale: LossScale | None = None
+    _failed: Tensor | None = None
 
     @property
-    def scale(self) -> float | None:
+    def scale(self) -> Tensor | None:
         """The loss scale of fp16; None for other precisions."""
-        return self.scaler.get_scale() if self.scaler.is_enabled() else None
+        return None if self.loss_scale is None else self.loss_scale.value
 
     def backward(self, loss: Tensor) -> None:
         """Add a loss's gradients."""
-        self.scaler.scale(loss).backward()
+        (loss if self.scale is None else loss * self.scale).backward()
 
-    def step(self) -> float:
+    def step(self, broken: Tensor) -> Tensor:
         """Update the weights with the clipped gradients; returns the norm before clipping."""
-        self.scaler.unscale_(self.optimizer)
-        parameters = self.model.parameters()
-        norm = float(full_tensor(torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)))
-        if self.scaler.is_enabled() or math.isfinite(norm):
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
+        if self.scale is not None:
+            norm = norm / self.scale
+        overflow = ~norm.isfinite()
+        failed = broken if self.scale is not None else broken | overflow
+        self._failed = failed if self._failed is None else self._failed | failed
+        # As torch's clip_grad_norm_, which multiplies by the inverse.
+        divisor = ((norm + 1e-6) / self.max_norm).clamp(min=1)
+        optimizer: Any = self.optimizer
+        optimizer.grad_scale = divisor if self.scale is None else divisor * self.scale
+        optimizer.found_inf = (self._failed | overflow).float()
+        optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale.update(overflow)
+        optimizer.zero_grad(set_to_none=True)
         return norm
 
     def moments(self) -> dict[str, Tensor]:
@@ -186,11 +240,12 @@ class TorchStepper:
 
     def scaler_state(self) -> dict[str, Any]:
         """The loss scale's state as JSON values; empty without one."""
-        return self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        return {} if self.loss_scale is None else self.loss_scale.state()
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
         """The inverse of `scaler_state`."""
-        self.scaler.load_state_dict(dict(state))
+        if self.loss_scale is not None:
+            self.loss_scale.restore(state)
 
 
 class WeightAverage:

@@ -11,6 +11,8 @@ Any other change needs another run; `--resume-from` starts it from this one's we
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import re
 from collections.abc import Mapping
@@ -48,6 +50,7 @@ from pipeline.train.config import LoggingOptions, TrainConfig
 from pipeline.train.data import Position
 from pipeline.train.distributed import Ranks
 from pipeline.train.model import check_fit, make_model, new_model
+from pipeline.train.precision import DTYPES, pick_precision
 from pipeline.train.run_folder import PLAN_NAME, Plan, RunFolder, find_name, wrong_hints
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.webdata.index import ShardIndex
@@ -125,6 +128,23 @@ def read_plan(root: Path) -> Plan | None:
             f"{path} is missing, which records how the checkpoints beside it were trained. {_remedy(root)}"
         )
     return None
+
+
+def settle_precision(config: TrainConfig, root: Path, device: torch.device) -> TrainConfig:
+    """The config without `--precision auto`: the precision of the run in `root`, else the device's.
+
+    So a run that moves to another device goes on as it began.
+    """
+    if config.parallel.precision != "auto":
+        return config
+    found: Plan | None = None
+    if config.on_change != "restart":
+        with contextlib.suppress(ContractError):  # which is raised where it matters
+            found = read_plan(root)
+    earlier = found["config"].get("precision") if found is not None else None
+    kept = earlier if earlier in DTYPES else pick_precision("auto", device)
+    parallel = dataclasses.replace(config.parallel, precision=kept)
+    return dataclasses.replace(config, parallel=parallel)
 
 
 def find_changes(found: Plan, plan: Plan) -> Changes:

@@ -37,6 +37,7 @@ from pipeline.train.deepspeed import check_engine
 from pipeline.train.distributed import Ranks, count_ranks, join_ranks
 from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.model import new_model
+from pipeline.train.precision import allow_tf32
 from pipeline.train.resume import (
     check_length,
     describe_changes,
@@ -46,6 +47,7 @@ from pipeline.train.resume import (
     read_warm_start,
     resolved_plan,
     resume_changes,
+    settle_precision,
     start_state,
 )
 from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
@@ -79,6 +81,8 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
         config = dataclasses.replace(config, resume_from=origin)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
     config = dataclasses.replace(config, name=choose_name(config, workspace, index))
+    device = pick_device(config.parallel.device)
+    config = settle_precision(config, workspace.run(config.name), device)
     plan = resolved_plan(config, inputs)
     folder = RunFolder(root=workspace.run(config.name), logging=config.logging)
     claim(folder.root, "run")
@@ -86,11 +90,12 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if finished is not None:
         return _report("unchanged", str(folder.root), finished.counts, finished.details)
 
-    if pick_device(config.parallel.device).type == "cpu":
+    if device.type == "cpu":
         keep_freed_memory()
+    allow_tf32(device)
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
-    with join_ranks(config.parallel.kind, pick_device(config.parallel.device)) as ranks:
+    with join_ranks(config.parallel.kind, device) as ranks:
         counts, details = train(prepare(config, shards, folder, plan, ranks), plan, progress)
     return _report("done", str(folder.root), counts, details)
 

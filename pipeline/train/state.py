@@ -35,7 +35,14 @@ from pipeline.train.distributed import (
     shard_of,
 )
 from pipeline.train.model import DallePytorchModel, files_under_our_names, tensors_under_their_names
-from pipeline.train.optimizer import Plateau, Stepper, TorchStepper, WeightAverage, make_optimizer
+from pipeline.train.optimizer import (
+    LossScale,
+    Plateau,
+    Stepper,
+    TorchStepper,
+    WeightAverage,
+    make_optimizer,
+)
 
 Files = dict[str, dict[str, Tensor]]
 
@@ -54,7 +61,6 @@ class TrainState:
     model: nn.Module
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
     stepper: Stepper
     plateau: Plateau | None
     average: WeightAverage | None
@@ -95,8 +101,6 @@ def make_state(
     model: nn.Module, hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks
 ) -> TrainState:
     """The state before the first step, for a model already on its device."""
-    scaled = config.parallel.precision == "fp16" and ranks.kind != "deepspeed"
-    scaler = torch.amp.GradScaler(ranks.device.type, enabled=scaled)
     optimizer: torch.optim.Optimizer
     stepper: Stepper
     if ranks.kind == "deepspeed":
@@ -106,13 +110,17 @@ def make_state(
         module = ranks.wrap(model)
         optimizer = make_optimizer(model, config.optimizer)
         max_norm = config.optimizer.clip_grad_norm or float("inf")
-        stepper = TorchStepper(model=model, optimizer=optimizer, scaler=scaler, max_norm=max_norm)
+        stepper = TorchStepper(
+            model=model,
+            optimizer=optimizer,
+            max_norm=max_norm,
+            loss_scale=LossScale(ranks.device) if config.parallel.precision == "fp16" else None,
+        )
     return TrainState(
         hyperparameters=hyperparameters,
         model=model,
         module=module,
         optimizer=optimizer,
-        scaler=scaler,
         stepper=stepper,
         plateau=Plateau(config.optimizer.learning_rate)
         if config.schedule.lr_decay == "plateau"

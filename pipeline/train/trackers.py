@@ -2,16 +2,9 @@
 
 log.jsonl holds only losses, so the same run writes the same bytes; speeds go to the other two.
 
-FLOPs are the model's, not the implementation's: a product of m×k and k×n counts 2·m·k·n, attention counts
-as causal and full, recomputation counts nothing, and backward counts twice forward. A sample of T + N
-positions costs 3 · (Σ layers (T + N) · (8·D·H·K + 24·D²) + 2·H·K·(T + N)² + 2·D·(T·Vt + N·Vi)), where
-24·D² are the GEGLU's two products of width 4·D, and each position counts only the logits of its vocabulary.
-
-MFU (model FLOPs utilization) is relative to the measured rate of plain matrix products. It is shown only on
-a GPU, which the process has to itself; CPU cores are shared with other processes, including those of the
-same run.
-
-Legend: T text positions, N codes, D model width, H heads, K width of a head, Vt, Vi vocabularies.
+MFU (model FLOPs utilization, `models.dalle.flops`) is relative to the measured rate of plain matrix products.
+It is shown only on a GPU, which the process has to itself; CPU cores are shared with other processes,
+including those of the same run.
 """
 
 from __future__ import annotations
@@ -31,8 +24,10 @@ import torch
 from pipeline.core.config import resolved
 from pipeline.core.errors import DependencyError
 from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.flops import training_flops
 from pipeline.models.devices import matmul_rate, peak_bytes
 from pipeline.train.config import TrainConfig
+from pipeline.train.precision import DTYPES
 from pipeline.train.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -168,9 +163,8 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-WINDOW = 20  # the speed is the median over this many steps
+WINDOW = 20  # the speed is the median over this many readings
 MEASURE_MFU_AFTER_S = 5.0  # measuring the device takes a moment, which short runs can do without
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Meter:
@@ -186,13 +180,13 @@ class Meter:
         self._seconds: deque[float] = deque(maxlen=WINDOW)
         self._born = self._began = time.monotonic()
 
-    def begin_step(self) -> None:
-        """Mark the start of a step."""
+    def begin(self) -> None:
+        """Mark the start of the first step since the last reading."""
         self._began = time.monotonic()
 
-    def end_step(self) -> None:
-        """Mark the end of a step; the device must have finished its work."""
-        self._seconds.append(time.monotonic() - self._began)
+    def end(self, steps: int) -> None:
+        """Mark the end of `steps` steps; the device must have finished its work, as reading ensures."""
+        self._seconds.append((time.monotonic() - self._began) / steps)
 
     def values(self) -> dict[str, float]:
         """tokens_per_s, memory_gb, and mfu on a GPU once training has run for some seconds."""
@@ -215,12 +209,3 @@ class Meter:
             "memory": f"{values['memory_gb']:.1f} GB",
         }
         return notes | ({"MFU": f"{values['mfu']:.0%}"} if "mfu" in values else {})
-
-
-def training_flops(model: DalleConfig) -> float:
-    """FLOPs of one sample's forward and backward pass, by the formula above."""
-    length, inner, dim = model.total_seq_len, model.heads * model.dim_head, model.dim
-    layer = length * (8 * dim * inner + 24 * dim**2) + 2 * inner * length**2
-    logits = 2 * dim * model.text_seq_len * model.total_text_tokens
-    logits += 2 * dim * model.image_seq_len * model.num_image_tokens
-    return 3.0 * (model.depth * layer + logits)

@@ -7,9 +7,11 @@ Legend: S batches of a step, R ranks, 3 losses (all, text, image).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.devices import is_out_of_memory, largest_that_fits
+from pipeline.train.compiling import count_graphs, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
     Position,
@@ -30,15 +33,17 @@ from pipeline.train.data import (
     check_ids,
     step_samples,
     stream_steps,
-    to_tensors,
 )
 from pipeline.train.distributed import Ranks, Stop, full_shape
 from pipeline.train.evaluation import NAMES, GridSampler, loss_values, mean_losses, validate
+from pipeline.train.feeding import DeviceBatch, Uploader, feed
 from pipeline.train.optimizer import learning_rate
+from pipeline.train.precision import autocast
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.state import TrainState, state_files
-from pipeline.train.trackers import DTYPES, Journal, Meter
-from pipeline.webdata.reader import ShardReader, TokenBatch
+from pipeline.train.trackers import Journal, Meter
+from pipeline.train.unread import TrainedStep, UnreadSteps, reading_period
+from pipeline.webdata.reader import ShardReader
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +67,78 @@ class Trainer:
     def train(self, progress: Progress) -> None:
         """Train up to `total_steps`; after a signal, saves a checkpoint and raises KeyboardInterrupt."""
         state, ranks = self.state, self.ranks
-        meter = self.make_meter()
-        steps = stream_steps(
-            self.reader, self.config, state.position, rank=ranks.rank, world_size=ranks.size
-        )
+        meter, unread = self.make_meter(), UnreadSteps()
         state.module.train()
-        with watch_signals() as request:
+        with watch_signals() as request, contextlib.closing(self.feed()) as steps:
             stop = Stop(ranks, request)
+            self.warm_up()
             self.catch_up(stop)
             while state.step < self.total_steps and not stop.agreed:
-                meter.begin_step()
+                if not unread:
+                    meter.begin()
                 batches, position = next(steps)
                 rate = self.set_learning_rate()
-                losses = self.accumulate(batches, stop)
-                self.check_finite(losses, batches)
-                self.update(batches)
-                self.advance(position, losses)
-                meter.end_step()
-                self.after_step(losses, rate, meter, progress, stop)
+                losses, votes = self.accumulate(batches, stop)
+                unread.add(self.update(batches, losses, votes))
+                ended = position.epoch > state.position.epoch
+                self.advance(position, batches)
+                if self.must_read(stop, len(unread), ended):
+                    count, last = len(unread), self.read(unread, stop)
+                    meter.end(count)
+                    if ended and state.plateau is not None:
+                        state.plateau.end_epoch(mean_losses(last.losses_RS3)["loss"])
+                    self.after_reading(last, rate, meter, progress, stop)
             if stop.agree():
                 raise KeyboardInterrupt
+
+    def feed(self) -> Generator[tuple[Sequence[DeviceBatch], Position], None, None]:
+        """The steps from the current position on, their batches on the device."""
+        model, ranks = self.state.hyperparameters, self.ranks
+        steps = stream_steps(
+            self.reader, self.config, self.state.position, rank=ranks.rank, world_size=ranks.size
+        )
+        return feed(steps, self.uploader(), lambda batch: check_ids(self.reader, batch, model))
+
+    def uploader(self) -> Uploader:
+        """What copies batches to this rank's device."""
+        model = self.state.hyperparameters
+        vocabulary = max(model.num_text_tokens, model.num_image_tokens)
+        return Uploader(device=self.ranks.device, vocabulary=vocabulary)
+
+    def warm_up(self) -> None:
+        """Compile the model on some samples, or fall back to the eager one if the compiler fails.
+
+        Neither weights nor random numbers change. All ranks take part.
+        """
+        state, size = self.state, self.config.schedule.batch_size
+        if not is_compiled(state.model):
+            return
+        began, graphs = time.monotonic(), count_graphs()
+        module = state.module if self.ranks.kind == "fsdp" else state.model
+        batch = self.uploader().upload(self.reader.gather(range(min(size, len(self.reader)))))
+        devices = [self.ranks.device] if self.ranks.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices):
+                self.loss(module, batch).total.backward()
+                if self.config.logging.val_every:
+                    module.eval()
+                    with torch.no_grad():
+                        self.loss(module, batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self.out_of_memory(RuntimeError(str(error)), batch) from None
+            use_eager(state.model)
+            logger.warning(
+                "Training without torch.compile, which failed (%s: %s). --compile no skips it.",
+                type(error).__name__,
+                str(error).strip().partition("\n")[0],
+            )
+        else:
+            seconds = time.monotonic() - began
+            logger.info("Compiled %d graphs in %.0f s", count_graphs() - graphs, seconds)
+        finally:
+            module.train()
+            state.optimizer.zero_grad(set_to_none=True)
 
     # --- One step ------------------------------------------------------------------------------------
 
@@ -95,23 +152,21 @@ class Trainer:
             group["lr"] = rate
         return rate
 
-    def accumulate(self, batches: Sequence[TokenBatch], stop: Stop) -> Tensor:
-        """Accumulate the gradients of a step's batches; returns all ranks' losses as float64 [R, S, 3].
+    def accumulate(self, batches: Sequence[DeviceBatch], stop: Stop) -> tuple[Tensor, Tensor]:
+        """Accumulate the gradients of a step's batches.
 
-        The ranks' votes on stopping are gathered together with the losses.
+        Returns all ranks' losses, float64 [R, S, 3], and their votes on stopping [R], both on the device.
         """
         state, losses = self.state, []
         for number, batch in enumerate(batches):
-            check_ids(self.reader, batch, state.hyperparameters)
             last = number == len(batches) - 1
             with self.ranks.share_gradients(state.module, last):
                 losses.append(loss_values(self.backward(state.module, batch, share=len(batches))))
-        mine = torch.cat([*losses, losses[0].new_tensor([stop.vote])])
-        all_RX = self.ranks.gather(mine)
-        stop.count(all_RX[:, -1])
-        return all_RX[:, :-1].reshape(self.ranks.size, len(batches), -1)
+        vote = torch.full((1,), stop.vote, dtype=losses[0].dtype, device=losses[0].device)
+        all_RX = self.ranks.gather_on_device(torch.cat([*losses, vote]))
+        return all_RX[:, :-1].reshape(self.ranks.size, len(batches), -1), all_RX[:, -1]
 
-    def backward(self, module: nn.Module, batch: TokenBatch, *, share: int) -> DalleLoss:
+    def backward(self, module: nn.Module, batch: DeviceBatch, *, share: int) -> DalleLoss:
         """Add the gradients of one of a step's `share` batches.
 
         If memory runs out, raises ModelError that names a batch size that fits.
@@ -125,7 +180,7 @@ class Trainer:
         # Raised outside the except clause, whose traceback would keep the activations alive.
         raise self.out_of_memory(cause.with_traceback(None), batch)
 
-    def out_of_memory(self, cause: RuntimeError, batch: TokenBatch) -> ModelError:
+    def out_of_memory(self, cause: RuntimeError, batch: DeviceBatch) -> ModelError:
         """The error for a batch that doesn't fit, with a size that does.
 
         A single process looks for it. Of several, all would have to take part, so half the size is named.
@@ -152,47 +207,75 @@ class Trainer:
             "checkpoint is safe."
         )
 
-    def check_finite(self, losses_RS3: Tensor, batches: Sequence[TokenBatch]) -> None:
-        """Raise ModelError, with the samples' keys, if a loss is not finite."""
-        finite_RS = losses_RS3.isfinite().all(dim=-1)
-        if finite_RS.all():
-            return
-        mine = finite_RS[self.ranks.rank].tolist()
-        broken = [batch for batch, finite in zip(batches, mine, strict=True) if not finite]
-        value = losses_RS3[~finite_RS][0].tolist()
-        named = ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, value, strict=True))
-        raise self.divergence(f"a loss is not finite ({named})", broken)
-
-    def update(self, batches: Sequence[TokenBatch]) -> None:
-        """Update the weights; raises ModelError, with the samples' keys, if the gradient is not finite."""
+    def update(
+        self, batches: Sequence[DeviceBatch], losses_RS3: Tensor, votes_R: Tensor
+    ) -> TrainedStep:
+        """Update the weights, unless a loss or the gradient is not finite."""
         state = self.state
-        norm = state.stepper.step()
-        scale = state.stepper.scale
-        if scale is None and not math.isfinite(norm):
-            raise self.divergence(f"the gradient's norm is {norm}", batches)
-        if scale is not None and scale < 1:  # each skipped step lowered it
-            raise self.divergence("gradients overflow in fp16 at any loss scale", batches)
+        norm = state.stepper.step(~losses_RS3.isfinite().all())
         if state.average is not None:
             state.average.update(state.model)
+        scale = state.stepper.scale
+        return TrainedStep(
+            step=state.step + 1,
+            batches=batches,
+            losses_RS3=losses_RS3,
+            votes_R=votes_R,
+            norm=norm,
+            scale=torch.ones_like(norm) if scale is None else scale,
+        )
 
-    def advance(self, position: Position, losses_RS3: Tensor) -> None:
-        """Count the step, and report the end of an epoch to the plateau."""
+    def advance(self, position: Position, batches: Sequence[DeviceBatch]) -> None:
+        """Count the step."""
         state = self.state
-        if state.plateau is not None and position.epoch > state.position.epoch:
-            state.plateau.end_epoch(mean_losses(losses_RS3)["loss"])
-        ranks, batches, _ = losses_RS3.shape
-        state.samples += ranks * batches * self.config.schedule.batch_size
+        state.samples += self.ranks.size * len(batches) * self.config.schedule.batch_size
         state.step += 1
         state.position = position
 
+    def must_read(self, stop: Stop, unread: int, epoch_ended: bool) -> bool:
+        """Whether something is due after this step that needs its losses, the same on all ranks."""
+        if self.ranks.kind == "none":
+            stop.count(torch.tensor([stop.vote]))
+        logging = self.config.logging
+        every = (logging.log_every, logging.val_every, logging.save_every, logging.sample_every)
+        period = reading_period(self.ranks.device, logging.log_every)
+        return stop.agreed or epoch_ended or unread >= period or any(map(self.is_due, every))
+
+    def read(self, unread: UnreadSteps, stop: Stop) -> TrainedStep:
+        """Read the losses of the last steps; returns the latest of them.
+
+        Raises ModelError, with the samples' keys, if a loss or a gradient was not finite.
+        """
+        steps = unread.read()
+        for step in steps:
+            self.check(step)
+            stop.count(step.votes_R)
+        return steps[-1]
+
+    def check(self, step: TrainedStep) -> None:
+        """Raise ModelError, with the samples' keys, if a loss or the gradient is not finite."""
+        finite_RS = step.losses_RS3.isfinite().all(dim=-1)
+        if not finite_RS.all():
+            mine = finite_RS[self.ranks.rank].tolist()
+            broken = [batch for batch, fine in zip(step.batches, mine, strict=True) if not fine]
+            value = step.losses_RS3[~finite_RS][0].tolist()
+            named = ", ".join(f"{n} {v:.4g}" for n, v in zip(NAMES, value, strict=True))
+            raise self.divergence(f"a loss is not finite ({named})", step.step, broken)
+        norm, scaled = step.norm.item(), self.state.stepper.scale is not None
+        if not scaled and not math.isfinite(norm):
+            raise self.divergence(f"the gradient's norm is {norm}", step.step, step.batches)
+        if scaled and step.scale.item() < 1:  # each skipped step lowered it
+            what = "gradients overflow in fp16 at any loss scale"
+            raise self.divergence(what, step.step, step.batches)
+
     # --- After a step --------------------------------------------------------------------------------
 
-    def after_step(
-        self, losses_RS3: Tensor, rate: float, meter: Meter, progress: Progress, stop: Stop
+    def after_reading(
+        self, last: TrainedStep, rate: float, meter: Meter, progress: Progress, stop: Stop
     ) -> None:
         """Log, validate, draw samples and save if due; also save if the ranks agreed to stop."""
         state, step = self.state, self.state.step
-        means = mean_losses(losses_RS3)
+        means = mean_losses(last.losses_RS3)
         if self.is_due(self.config.logging.log_every):
             self.journal.losses(step, {"epoch": state.position.epoch, "lr": rate, **means})
             self.journal.speeds(step, meter.values())
@@ -241,11 +324,12 @@ class Trainer:
         """Log the losses on the validation split, with the averaged weights if enabled."""
         if not len(self.validation):
             return
+        uploader = self.uploader()
         with self.state.weights_to_use():
             losses = validate(
                 self.validation,
                 self.ranks,
-                lambda batch: self.loss(self.state.model, batch),
+                lambda batch: self.loss(self.state.model, uploader.upload(batch)),
                 self.state.module,
                 config=self.config,
                 stop=stop,
@@ -310,20 +394,21 @@ class Trainer:
 
     # --- Helpers -------------------------------------------------------------------------------------
 
-    def loss(self, module: nn.Module, batch: TokenBatch) -> DalleLoss:
+    def loss(self, module: nn.Module, batch: DeviceBatch) -> DalleLoss:
         """The loss of a batch, in the configured precision."""
-        precision = self.config.parallel.precision
-        tokens_BT, codes_BN = to_tensors(batch, self.ranks.device)
-        with torch.autocast(self.ranks.device.type, DTYPES[precision], enabled=precision != "fp32"):
-            loss: DalleLoss = module(tokens_BT, codes_BN)
+        batch.wait()
+        with autocast(self.config.parallel.precision, self.ranks.device):
+            loss: DalleLoss = module(batch.tokens_BT, batch.codes_BN)
             return loss
 
-    def divergence(self, what: str, batches: Sequence[TokenBatch]) -> ModelError:
-        """The error that stops training; `batches` are this rank's suspect batches."""
+    def divergence(self, what: str, step: int, batches: Sequence[DeviceBatch]) -> ModelError:
+        """The error that stops training; `batches` are this rank's suspect batches of that step."""
         keys = ", ".join(self.ranks.gather_texts(batch_keys(self.reader, batches)))
+        fp16 = self.config.parallel.precision == "fp16"
         return ModelError(
-            f"Training stopped before step {self.state.step + 1}: {what} on the samples {keys}. The last "
-            "checkpoint is safe. Check these samples, or start over with a lower --learning-rate."
+            f"Training stopped before step {step}: {what} on the samples {keys}. The last checkpoint "
+            "is safe. Check these samples, or start over with a lower --learning-rate"
+            f"{' or with --precision bf16, which does not overflow' if fp16 else ''}."
         )
 
     def make_meter(self) -> Meter:
@@ -337,12 +422,12 @@ class Trainer:
             device=self.ranks.device,
         )
 
-    def _backward(self, module: nn.Module, batch: TokenBatch, share: int) -> DalleLoss:
+    def _backward(self, module: nn.Module, batch: DeviceBatch, share: int) -> DalleLoss:
         loss = self.loss(module, batch)
         self.state.stepper.backward(loss.total / share)
         return loss
 
-    def _try_samples(self, batch: TokenBatch, samples: int) -> None:
+    def _try_samples(self, batch: DeviceBatch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
-        part = TokenBatch(batch.tokens_BT[:samples], batch.codes_BN[:samples], batch.rows[:samples])
-        self._backward(self.state.model, part, self.config.schedule.ga_steps)
+        with torch.compiler.set_stance("force_eager"):  # no graphs for sizes that are never used
+            self._backward(self.state.model, batch.first(samples), self.config.schedule.ga_steps)

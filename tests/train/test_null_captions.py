@@ -14,7 +14,8 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import Dalle
 from pipeline.train.config import TrainConfig
-from pipeline.train.data import Position, stream_steps, to_tensors
+from pipeline.train.data import Position, stream_steps
+from pipeline.train.feeding import Uploader
 from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
@@ -39,6 +40,11 @@ def reader(workspace: Workspace) -> ShardReader:
 def batches_of(reader: ShardReader, config: TrainConfig, steps: int = 5) -> list[TokenBatch]:
     stream = stream_steps(reader, config, START)
     return [batch for batches, _ in islice(stream, steps) for batch in batches]
+
+
+def to_tensors(batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    uploaded = Uploader(device=CPU, vocabulary=100).upload(batch)
+    return uploaded.tokens_BT, uploaded.codes_BN
 
 
 def null_rows(batches: list[TokenBatch]) -> list[int]:
@@ -77,10 +83,10 @@ def test_the_loss_is_that_of_the_classs_own_null_cond_prob(
             return mask_B
 
         monkeypatch.setattr(module, "prob_mask_like", mask)
-        tokens_BT, codes_BN = to_tensors(theirs, CPU)
+        tokens_BT, codes_BN = to_tensors(theirs)
         expected = twin(tokens_BT.clone(), codes_BN, return_loss=True, null_cond_prob=0.5)
         assert asked == [0.5]
-        found = model(*to_tensors(ours, CPU)).total
+        found = model(*to_tensors(ours)).total
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
         differing += int(abs(model(tokens_BT, codes_BN).total - expected) > 1e-3)
     assert differing >= 4
@@ -95,9 +101,9 @@ def test_all_captions_go_with_the_classs_real_mask_of_1(
         batches_of(reader, changed(config, null_cond_prob=share)) for share in (1.0, 0.0)
     )
     assert len(null_rows([ours])) == 8
-    tokens_BT, codes_BN = to_tensors(theirs, CPU)
+    tokens_BT, codes_BN = to_tensors(theirs)
     expected = model.dalle(tokens_BT.clone(), codes_BN, return_loss=True, null_cond_prob=1.0)
-    assert torch.equal(model(*to_tensors(ours, CPU)).total, expected)
+    assert torch.equal(model(*to_tensors(ours)).total, expected)
 
 
 def test_another_share_goes_in_every_pass_whatever_the_ranks_and_batches(

@@ -11,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.models.dalle import products
 from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.flops import training_flops
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.devices import matmul_rate
-from pipeline.train.trackers import Meter, training_flops
+from pipeline.train.trackers import Meter
 
 CPU = torch.device("cpu")
 MODEL = DalleConfig(
@@ -59,8 +60,8 @@ def ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def values_of_a_step(device: torch.device) -> dict[str, float]:
     meter = Meter(MODEL, samples=8, size=2, precision="fp32", device=device)
-    meter.begin_step()
-    meter.end_step()
+    meter.begin()
+    meter.end(1)
     return meter.values()
 
 

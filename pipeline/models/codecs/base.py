@@ -38,6 +38,7 @@ class Codec(nn.Module, abc.ABC):
     """
 
     config: Any
+    decoder: nn.Module  # may run in lower precision than float32, as `trunk` does
 
     @property
     @abc.abstractmethod
@@ -117,8 +118,7 @@ class Codec(nn.Module, abc.ABC):
 
     def through_trunk(self, x_BCHW: Tensor) -> Tensor:
         """Run the trunk in its precision; float32 out, so that the choice of codes stays in float32."""
-        first = next(self.trunk.parameters(), x_BCHW)
-        return self.trunk(x_BCHW.to(first.dtype)).to(torch.float32)
+        return run_in_its_precision(self.trunk, x_BCHW)
 
     def check_images(self, images_BCHW: Tensor) -> None:
         """Raise ModelError for images that are not [B, 3, image_size, image_size]."""
@@ -151,6 +151,12 @@ class Codec(nn.Module, abc.ABC):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
+
+
+def run_in_its_precision(module: nn.Module, x_BCHW: Tensor) -> Tensor:
+    """The output in float32 of a module whose parameters may have a lower precision."""
+    first = next(module.parameters(), x_BCHW)
+    return module(x_BCHW.to(first.dtype)).to(torch.float32)
 
 
 def check_image_size(image_size: int, downsampling: int) -> None:

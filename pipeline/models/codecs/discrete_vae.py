@@ -24,6 +24,7 @@ from pipeline.models.codecs.base import (
     Codec,
     check_image_size,
     counted,
+    run_in_its_precision,
 )
 from pipeline.models.description import Description, plain
 from pipeline.models.torch_files import read_torch_file
@@ -147,7 +148,8 @@ class DiscreteVAE(Codec):
         """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self.codebook(codes_BN).transpose(1, 2).unflatten(2, self.grid)
-        return self.denormalise(self.decoder(entries_BDRS)).clamp(0, 1)
+        normal_BCHW = run_in_its_precision(self.decoder, entries_BDRS)
+        return self.denormalise(normal_BCHW).clamp(0, 1)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
         """Normalise colours in [0, 1] for the encoder."""

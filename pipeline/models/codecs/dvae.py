@@ -28,6 +28,7 @@ from pipeline.models.codecs.base import (
     Codec,
     check_image_size,
     counted,
+    run_in_its_precision,
 )
 from pipeline.models.torch_files import Placeholder, read_torch_file, tensors_of
 from pipeline.models.weights import fill
@@ -153,7 +154,7 @@ class OpenAIDVAE(Codec):
         """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self._look_up(codes_BN.unflatten(1, self.grid))
-        statistics_BCHW = self.decoder[1:](entries_BDRS)
+        statistics_BCHW = run_in_its_precision(self.decoder[1:], entries_BDRS)
         inner_BCHW = statistics_BCHW[:, :3].sigmoid()
         return ((inner_BCHW - _MARGIN) / (1 - 2 * _MARGIN)).clamp(0, 1)
 

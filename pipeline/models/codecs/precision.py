@@ -35,6 +35,11 @@ def use_precision(codec: Codec, precision: Precision) -> None:
     codec.trunk.to(torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
+def decode_in_bf16(codec: Codec) -> None:
+    """Make a codec's decoder compute in bf16, whose weights are rounded in place."""
+    codec.decoder.to(torch.bfloat16)
+
+
 def use_huge_pages() -> None:
     """Have torch use huge pages for large tensors on the CPU, unless the user has set otherwise.
 

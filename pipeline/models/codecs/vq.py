@@ -26,6 +26,7 @@ from pipeline.models.codecs.base import (
     Codec,
     check_image_size,
     counted,
+    run_in_its_precision,
 )
 
 _DOWNSAMPLING = 16  # side of a code, in pixels
@@ -143,7 +144,8 @@ class VQCodec(Codec):
 
     def decode_latents(self, latents_BDRS: Tensor) -> Tensor:
         """Images float32 [B, 3, H, W], not yet clamped to [0, 1]."""
-        images_BCHW: Tensor = self.patch_decoder(latents_BDRS) + self.decoder(latents_BDRS)
+        deep_BCHW = run_in_its_precision(self.decoder, latents_BDRS)
+        images_BCHW: Tensor = self.patch_decoder(latents_BDRS) + deep_BCHW
         return images_BCHW + _CENTRE
 
     @torch.no_grad()

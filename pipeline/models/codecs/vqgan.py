@@ -23,6 +23,7 @@ from pipeline.models.codecs.base import (
     Codec,
     check_image_size,
     counted,
+    run_in_its_precision,
 )
 from pipeline.models.codecs.vqgan_network import GROUPS, Decoder, Encoder
 
@@ -189,7 +190,7 @@ class VQGAN(Codec):
         """Images float32 [B, 3, H, W] in [0, 1] of codes int64 [B, N]."""
         self.check_codes(codes_BN)
         entries_BDRS = self.quantize.entries(codes_BN).transpose(1, 2).unflatten(2, self.grid)
-        images_BCHW = self.decoder(self.post_quant_conv(entries_BDRS))
+        images_BCHW = run_in_its_precision(self.decoder, self.post_quant_conv(entries_BDRS))
         return (images_BCHW.clamp(-1, 1) + 1) / 2
 
     def encode_latents(self, images_BCHW: Tensor) -> Tensor:

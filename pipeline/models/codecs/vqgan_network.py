@@ -56,8 +56,19 @@ class Attention(nn.Module):
         q_BXC, k_BXC, v_BXC = (
             project(normed_BCHW).flatten(2).transpose(1, 2) for project in (self.q, self.k, self.v)
         )
-        gathered_BXC = F.scaled_dot_product_attention(q_BXC, k_BXC, v_BXC)
+        gathered_BXC = attend(q_BXC, k_BXC, v_BXC, fused=x_BCHW.device.type == "cuda")
         return x_BCHW + self.proj_out(gathered_BXC.transpose(1, 2).reshape(x_BCHW.shape))
+
+
+def attend(q_BXC: Tensor, k_BXC: Tensor, v_BXC: Tensor, *, fused: bool) -> Tensor:
+    """Single-head attention; `fused` lets torch choose its fused kernels, which need an axis of heads.
+
+    They round differently, so codes made on a CPU would change.
+    """
+    if not fused:
+        return F.scaled_dot_product_attention(q_BXC, k_BXC, v_BXC)
+    heads = (part_BXC.unsqueeze(1) for part_BXC in (q_BXC, k_BXC, v_BXC))
+    return F.scaled_dot_product_attention(*heads).squeeze(1)
 
 
 class Middle(nn.Module):

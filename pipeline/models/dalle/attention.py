@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.dalle.attention_blocks import attend_in_blocks, fits_blocks
+from pipeline.models.dalle.attention_kernels import FlexMask, attend_flex, flex_mask
 from pipeline.models.dalle.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle.attention_types import AttentionType
 from pipeline.models.dalle.config import DalleConfig
@@ -67,6 +69,13 @@ class KeyValueCache:
         return KeyValueCache(self.max_length, keys, values, rows, self.length)
 
 
+class Past(NamedTuple):
+    """The positions before those of this pass: the cache, and which layer's part of it."""
+
+    cache: KeyValueCache
+    layer: int
+
+
 class Pattern(nn.Module):
     """The positions that one kind of attention attends to."""
 
@@ -74,13 +83,22 @@ class Pattern(nn.Module):
 
     def __init__(self, kind: AttentionType, config: DalleConfig) -> None:
         super().__init__()
+        self.kind = kind
+        self.flex: FlexMask | None = None
         mask = attention_mask(kind, config)
         self.prefix = config.total_seq_len if mask is None else causal_prefix(mask)
         self.register_buffer("mask_LL", mask, persistent=False)
 
+    def use_flex(self, config: DalleConfig) -> None:
+        """Use FlexAttention for complete sequences in compiled code."""
+        if self.mask_LL is not None:
+            self.flex = flex_mask(self.kind, config, self.mask_LL)
+
     def attend(self, query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor) -> Tensor:
         """Attention output for queries that are the last of all positions so far."""
         start, end = key_BHSK.shape[2] - query_BHLK.shape[2], key_BHSK.shape[2]
+        if self.flex is not None and torch.compiler.is_compiling() and self._is_whole(start, end):
+            return attend_flex(query_BHLK, key_BHSK, value_BHSK, self.flex)
         if fits_blocks(query_BHLK, key_BHSK):
             mask = None if end <= self.prefix else self.mask_LL
             return attend_in_blocks(query_BHLK, key_BHSK, value_BHSK, mask)
@@ -104,6 +122,9 @@ class Pattern(nn.Module):
         return F.scaled_dot_product_attention(
             query_BHLK, key_BHSK, value_BHSK, attn_mask=mask, is_causal=whole
         )
+
+    def _is_whole(self, start: int, end: int) -> bool:
+        return start == 0 and self.mask_LL is not None and end == len(self.mask_LL)
 
     def _mask(self, start: int, end: int, device: torch.device) -> Tensor | None:
         """Rows `start` to `end` of the mask; None if they see everything."""
@@ -131,10 +152,9 @@ class Attention(nn.Module):
         pattern: Pattern,
         *,
         turn: Turn | None,
-        cache: KeyValueCache | None,
-        layer: int,
+        past: Past | None,
     ) -> Tensor:
-        """Attend over the positions. With a cache, `x_BLD` holds only the new ones."""
+        """Attend over the positions. With a past, `x_BLD` holds only the new ones."""
         query_BHLK, key_BHLK, value_BHLK = (
             part_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part_BLD in self.to_qkv.chunks(x_BLD, 3)
@@ -143,8 +163,8 @@ class Attention(nn.Module):
             query_BHLK, key_BHLK, value_BHLK = (
                 rotate(part, turn) for part in (query_BHLK, key_BHLK, value_BHLK)
             )
-        if cache is not None:
-            key_BHLK, value_BHLK = cache.extend(layer, key_BHLK, value_BHLK)
+        if past is not None:
+            key_BHLK, value_BHLK = past.cache.extend(past.layer, key_BHLK, value_BHLK)
             query_BHLK = query_BHLK.to(key_BHLK.dtype)
         mixed_BHLK = pattern.attend(query_BHLK, key_BHLK, value_BHLK)
         return self.dropout(self.to_out(mixed_BHLK.transpose(1, 2).flatten(2).to(x_BLD.dtype)))

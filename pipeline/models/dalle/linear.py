@@ -31,9 +31,11 @@ class Linear(nn.Linear):
 
     def outputs_from(self, x_XI: Tensor, start: int) -> Tensor:
         """The outputs from `start` on."""
-        bias = None if self.bias is None else self.bias[start:]
+        weight, bias = self.weight, self.bias
+        if start:  # slicing takes a copy in the backward pass
+            weight, bias = weight[start:], None if bias is None else bias[start:]
         if self._packed is None or self._packed_from != start:
-            return linear(x_XI, self.weight[start:], bias)
+            return linear(x_XI, weight, bias)
         return torch.ops.mkldnn._linear_pointwise(x_XI, self._packed, bias, "none", [], "")
 
     def chunks(self, x_XI: Tensor, count: int) -> Sequence[Tensor]:
@@ -52,4 +54,4 @@ class Linear(nn.Linear):
 def can_pack(weight: Tensor) -> bool:
     """Whether the operators support these weights."""
     types = (torch.float32, torch.bfloat16)
-    return weight.device.type == "cpu" and weight.dtype in types and has_onednn()
+    return weight.device.type == "cpu" and weight.dtype in types and has_onednn(weight.dtype)

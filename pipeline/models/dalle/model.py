@@ -11,6 +11,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from pipeline.core.errors import ModelError
 from pipeline.models.dalle.attention import KeyValueCache
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.linear import Linear, can_pack
-from pipeline.models.dalle.losses import Part, split_cross_entropy
+from pipeline.models.dalle.losses import ChunkLoss, Part, chunk_loss, split_cross_entropy
 from pipeline.models.dalle.transformer import Transformer
 
 EMBEDDING_STD = 0.05
@@ -63,6 +64,7 @@ class Dalle(nn.Module):
         self.transformer = Transformer(config)
         self.norm_out = nn.LayerNorm(config.dim)
         self.to_logits = Linear(config.dim, config.total_tokens)
+        self.chunk_loss: ChunkLoss = chunk_loss  # or compiled
         if not config.share_input_output_emb:
             self.text_emb = nn.Embedding(config.total_text_tokens, config.dim)
             self.image_emb = nn.Embedding(config.num_image_tokens, config.dim)
@@ -86,7 +88,9 @@ class Dalle(nn.Module):
             x_BLD[:, length:].flatten(0, 1), codes_BN.flatten(), split, self.config.total_tokens
         )
         head = self.to_logits
-        text_loss, image_loss = split_cross_entropy((text, image), head.weight, head.bias)
+        text_loss, image_loss = split_cross_entropy(
+            (text, image), head.weight, head.bias, self.chunk_loss
+        )
         weight = self.config.loss_img_weight
         total = (text_loss + weight * image_loss) / (weight + 1)
         return DalleLoss(total=total, text=text_loss, image=image_loss)
@@ -117,15 +121,8 @@ class Dalle(nn.Module):
 
     def embed_codes(self, codes_BN: Tensor, start: int = 0) -> Tensor:
         """Embed codes, of which the first is the image's `start`-th."""
-        if self.config.share_input_output_emb:
-            split = self.config.total_text_tokens
-            x_BND = F.embedding(codes_BN + split, self.to_logits.weight)
-        else:
-            x_BND = self.image_emb(codes_BN)
-        if self.config.rotary_emb:
-            return x_BND
-        positions = torch.arange(start, start + codes_BN.shape[1], device=codes_BN.device)
-        return x_BND + self.image_pos_emb(positions)
+        positions_N = torch.arange(start, start + codes_BN.shape[1], device=codes_BN.device)
+        return self._embed_codes_at(codes_BN, positions_N)
 
     def pack(self) -> None:
         """Pack the weights if that makes sampling faster; they must not change afterwards."""
@@ -136,19 +133,21 @@ class Dalle(nn.Module):
                 module.pack(self.config.total_text_tokens if module is self.to_logits else 0)
 
     def start_images(
-        self, tokens_BT: Tensor, codes_BP: Tensor | None = None
+        self, tokens_BT: Tensor, codes_BP: Tensor | None = None, *, whole: bool = True
     ) -> tuple[Tensor, KeyValueCache]:
         """Process captions, and the first P codes of each image if given (P < N), in one pass.
 
-        Returns logits_BV of each image's next code, and the cache to continue with. A caption of padding
-        alone is the null condition of classifier-free guidance.
+        Returns logits_BV of each image's next code, and the cache to continue with, which has room for the
+        rest of the image if `whole`. A caption of padding alone is the null condition of classifier-free
+        guidance.
         """
-        cache = self.transformer.new_cache(
-            batch_size=tokens_BT.shape[0], max_length=self.config.total_seq_len
-        )
         x_BLD = self.embed_text(tokens_BT)
         if codes_BP is not None:
             x_BLD = torch.cat((x_BLD, self.embed_codes(codes_BP)), dim=1)
+        cache = self.transformer.new_cache(
+            batch_size=tokens_BT.shape[0],
+            max_length=self.config.total_seq_len if whole else x_BLD.shape[1],
+        )
         return self._image_logits(self._transform(x_BLD, cache)[:, -1]), cache
 
     def next_logits(self, codes_B: Tensor, *, position: int, cache: KeyValueCache) -> Tensor:
@@ -156,12 +155,23 @@ class Dalle(nn.Module):
         x_B1D = self._transform(self.embed_codes(codes_B[:, None], position), cache)
         return self._image_logits(x_B1D[:, -1])
 
-    def next_text_logits(self, tokens_BT: Tensor, position: int) -> Tensor:
+    def logits_at(
+        self, codes_B: Tensor, positions_B: Tensor, transform: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The same for codes at `positions_B`, one for each image; `transform` runs the layers on x_BD."""
+        x_BD = self._embed_codes_at(codes_B, positions_B)
+        return self._image_logits(self._normalised(x_BD, transform))
+
+    def next_text_logits(
+        self, tokens_BT: Tensor, position: int, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """logits_BV of the text id at `position`, over text and padding ids.
 
-        Only BOS and the ids before `position` matter; those from `position` on are ignored.
+        Only BOS and the ids before `position` matter; those from `position` on are ignored. With a cache,
+        only the positions that it does not hold yet are processed.
         """
-        x_BLD = self._transform(self.embed_text(tokens_BT)[:, : position + 1])
+        start = cache.length if cache is not None else 0
+        x_BLD = self._transform(self.embed_text(tokens_BT)[:, start : position + 1], cache)
         return self._text_logits(x_BLD[:, -1])
 
     def _read(self, tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:
@@ -170,11 +180,21 @@ class Dalle(nn.Module):
         return self._transform(torch.cat((text_BLD, self.embed_codes(codes_BN[:, :-1])), dim=1))
 
     def _transform(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        return self._normalised(x_BLD, lambda x_BLD: self.transformer(x_BLD, cache))
+
+    def _normalised(self, x: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
         if not self.config.stable:
-            return self.norm_out(self.transformer(x_BLD, cache))
-        x_BLD = x_BLD * STABLE_SHARE + x_BLD.detach() * (1 - STABLE_SHARE)
-        x_BLD = self.transformer(x_BLD, cache)
-        return self.norm_out(x_BLD / x_BLD.amax(dim=-1, keepdim=True).detach())
+            return self.norm_out(transform(x))
+        x = transform(x * STABLE_SHARE + x.detach() * (1 - STABLE_SHARE))
+        return self.norm_out(x / x.amax(dim=-1, keepdim=True).detach())
+
+    def _embed_codes_at(self, codes: Tensor, positions: Tensor) -> Tensor:
+        """Embed codes at positions of the image; the shapes must broadcast."""
+        if self.config.share_input_output_emb:
+            x = F.embedding(codes + self.config.total_text_tokens, self.to_logits.weight)
+        else:
+            x = self.image_emb(codes)
+        return x if self.config.rotary_emb else x + self.image_pos_emb(positions)
 
     def _embed_ids(self, ids_BL: Tensor) -> Tensor:
         """Embed BOS and text ids."""

@@ -13,11 +13,14 @@ from torch import Tensor
 
 
 @functools.cache
-def has_onednn() -> bool:
-    """Whether this torch has oneDNN's operators, and takes what we give them."""
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch has oneDNN's operators, and takes what we give them.
+
+    In bf16 they also need a CPU with AVX-512 or AVX-NE-CONVERT.
+    """
     if not torch.backends.mkldnn.is_available():
         return False
-    x = torch.ones(2, 4, dtype=torch.float32, device="cpu")
+    x = torch.ones(2, 4, dtype=dtype, device="cpu")
     try:
         with torch.no_grad():
             packed = torch.ops.mkldnn._reorder_linear_weight(x.clone())

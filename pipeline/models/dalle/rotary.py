@@ -42,9 +42,12 @@ def rotary_angles(config: DalleConfig) -> Tensor:
 
 
 def rotate(x_BHLK: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs of adjacent channels by angles, given as their cosines and sines [L, R]."""
+    """Rotate pairs of adjacent channels by angles, given as their cosines and sines [L, R].
+
+    The angles may differ between samples too: their shape must broadcast to [B, H, L, R].
+    """
     cos_LR, sin_LR = turn
-    turned, rest = x_BHLK.split((cos_LR.shape[1], x_BHLK.shape[-1] - cos_LR.shape[1]), dim=-1)
+    turned, rest = x_BHLK.split((cos_LR.shape[-1], x_BHLK.shape[-1] - cos_LR.shape[-1]), dim=-1)
     even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
     quarter = torch.stack((-odd, even), dim=-1).flatten(-2)
     turned = (turned * cos_LR + quarter * sin_LR).type_as(x_BHLK)

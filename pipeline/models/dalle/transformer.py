@@ -9,13 +9,13 @@ Shapes: B samples, L positions, D model width, C channels that token shift moves
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.models.dalle.attention import Attention, KeyValueCache, Pattern, Turn
+from pipeline.models.dalle.attention import Attention, KeyValueCache, Past, Pattern, Turn
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.feed_forward import FeedForward
 from pipeline.models.dalle.rotary import rotary_angles
@@ -58,17 +58,47 @@ class Layer(nn.Module):
         return out_BLD, out_BLD
 
 
-@dataclass(frozen=True)
-class Step:
-    """One forward pass: the rotary angles of its positions, and the cache of those before them."""
+class Block(NamedTuple):
+    """The modules of a layer. Without its number, one compiled graph fits all layers of a kind."""
 
-    turn: Turn | None
-    cache: KeyValueCache | None
+    layer: Layer
+    attention: Attention
+    feed_forward: FeedForward
+    pattern: Pattern
+    shift: TokenShift | None
 
-    @property
-    def start(self) -> int:
-        """The first of the pass's positions."""
-        return self.cache.length if self.cache else 0
+
+RunBlock = Callable[[Block, Tensor, Tensor, Turn | None, Past | None], tuple[Tensor, Tensor]]
+
+
+def run_block(
+    block: Block,
+    first_BLD: Tensor,
+    second_BLD: Tensor,
+    turn: Turn | None,
+    past: Past | None,
+) -> tuple[Tensor, Tensor]:
+    """Both streams after a layer; `turn` are the cosines and sines of the positions' rotary angles."""
+
+    def attend(x_BLD: Tensor) -> Tensor:
+        x_BLD = _shifted(x_BLD, block.shift, past, 0)
+        return block.attention(x_BLD, block.pattern, turn=turn, past=past)
+
+    def feed_forward(x_BLD: Tensor) -> Tensor:
+        return block.feed_forward(_shifted(x_BLD, block.shift, past, 1))
+
+    streams: tuple[Tensor, Tensor] = block.layer(first_BLD, second_BLD, attend, feed_forward)
+    return streams
+
+
+def _shifted(x_BLD: Tensor, shift: TokenShift | None, past: Past | None, branch: int) -> Tensor:
+    """After token shift; `branch` is 0 for a layer's attention and 1 for its feed-forward."""
+    if shift is None:
+        return x_BLD
+    if past is None:
+        return shift(x_BLD)
+    rows = past.cache.extend_rows(2 * past.layer + branch, x_BLD[..., : shift.moved])
+    return shift(x_BLD, rows, past.cache.length)
 
 
 class Transformer(nn.Module):
@@ -97,14 +127,17 @@ class Transformer(nn.Module):
             self.register_buffer("angles_LR", rotary_angles(config))
         self._attention_of = number_by_first_use(attention_of)
         self._feed_forward_of = number_by_first_use(feed_forward_of)
+        self.run_block: RunBlock = run_block  # or compiled
 
     def forward(self, x_BLD: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Run all layers; with a cache, only over the new positions, which are added to it."""
         length = x_BLD.shape[1]
-        step = Step(turn=self._turn(cache, length), cache=cache)
-        first_BLD = second_BLD = x_BLD
+        turn = self._turn(cache, length)
+        # Two tensors, or the first layer would need a compiled graph of its own.
+        first_BLD, second_BLD = x_BLD, x_BLD.view_as(x_BLD) if self.config.reversible else x_BLD
         for layer in range(self.config.depth):
-            first_BLD, second_BLD = self._run_layer(layer, first_BLD, second_BLD, step)
+            past = None if cache is None else Past(cache, layer)
+            first_BLD, second_BLD = self._run_layer(layer, first_BLD, second_BLD, turn, past)
         if cache is not None:
             cache.length += length
         return (first_BLD + second_BLD) / 2 if self.config.reversible else second_BLD
@@ -126,44 +159,31 @@ class Transformer(nn.Module):
             ],
         )
 
+    def block(self, layer: int) -> Block:
+        """The modules of a layer, some of which may be shared with other layers."""
+        return Block(
+            layer=self.layers[layer],
+            attention=self.attentions[self._attention_of[layer]],
+            feed_forward=self.feed_forwards[self._feed_forward_of[layer]],
+            pattern=self.patterns[self.config.layer_types[layer]],
+            shift=self.shift,
+        )
+
     def _run_layer(
-        self, layer: int, first_BLD: Tensor, second_BLD: Tensor, step: Step
+        self,
+        layer: int,
+        first_BLD: Tensor,
+        second_BLD: Tensor,
+        turn: Turn | None,
+        past: Past | None,
     ) -> tuple[Tensor, Tensor]:
+        arguments = (self.block(layer), first_BLD, second_BLD, turn, past)
         if self.checkpointing and self.training and torch.is_grad_enabled():
             streams: tuple[Tensor, Tensor] = checkpoint(
-                self._layer, layer, first_BLD, second_BLD, step, use_reentrant=False
+                self.run_block, *arguments, use_reentrant=False
             )
             return streams
-        return self._layer(layer, first_BLD, second_BLD, step)
-
-    def _layer(
-        self, layer: int, first_BLD: Tensor, second_BLD: Tensor, step: Step
-    ) -> tuple[Tensor, Tensor]:
-        def attend(x_BLD: Tensor) -> Tensor:
-            return self.attentions[self._attention_of[layer]](
-                self._shifted(x_BLD, 2 * layer, step),
-                self.patterns[self.config.layer_types[layer]],
-                turn=step.turn,
-                cache=step.cache,
-                layer=layer,
-            )
-
-        def feed_forward(x_BLD: Tensor) -> Tensor:
-            number = self._feed_forward_of[layer]
-            return self.feed_forwards[number](self._shifted(x_BLD, 2 * layer + 1, step))
-
-        streams: tuple[Tensor, Tensor] = self.layers[layer](
-            first_BLD, second_BLD, attend, feed_forward
-        )
-        return streams
-
-    def _shifted(self, x_BLD: Tensor, branch: int, step: Step) -> Tensor:
-        if self.shift is None:
-            return x_BLD
-        rows = None
-        if step.cache is not None:
-            rows = step.cache.extend_rows(branch, x_BLD[..., : self.shift.moved])
-        return self.shift(x_BLD, rows, step.start)
+        return self.run_block(*arguments)
 
     def _turn(self, cache: KeyValueCache | None, length: int) -> Turn | None:
         if not self.config.rotary_emb:
