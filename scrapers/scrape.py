@@ -36,7 +36,7 @@ from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.opening import is_guarded, open_client, own_hosts
 from scrapers.fetch.optouts.listed import NO_LIST, read_opt_outs
 from scrapers.fetch.optouts.page import meta_elements
-from scrapers.fetch.pace import Backoff
+from scrapers.fetch.pace import Backoff, start_slots
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
@@ -320,6 +320,8 @@ class _Run:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
     ) -> None:
+        if self.archive is None:
+            hosts.start_slots = start_slots(discovery.num_hosts)
         rule = self.config.resize_rule()
         note_rule(store.ledger, rule)
         with _open_resizer(rule) as resizer:
