@@ -62,7 +62,7 @@ class Nginx:
     """Serves `<pool>/samples/…_<rank>.png` from `folder/<pool>/<rank>.png`, whatever the caption."""
 
     def __init__(self, folder: Path, *, num_addresses: int = 1, log: bool = False) -> None:
-        """Listens on 127.0.0.1 and the addresses after it; with `log`, `requests.log` has seconds and hosts."""
+        """Listens on 127.0.0.1 and the addresses after it; with `log`, `requests.log` has times and hosts."""
         self.folder = folder
         self.num_addresses = num_addresses
         self.log = log
