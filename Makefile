@@ -81,7 +81,8 @@ test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 # Bulk downloads by img2dataset itself (processes, Ray, Spark if there is a Java runtime), and our parts on Ray.
 test-engines: $(TEST_STAMP) $(IMG2DATASET_STAMP)
 	DALLE_IMG2DATASET_PYTHON=$(abspath $(IMG2DATASET_BIN))/python $(BIN)/python -m pytest tests/scrapers/bulk \
-		tests/scrapers/sources/urls/test_bulk.py tests/scrapers/sources/img2dataset/test_real_output.py
+		tests/scrapers/sources/urls/test_bulk.py tests/scrapers/sources/img2dataset/test_real_output.py \
+		tests/scrapers/resizing/test_real_resizer.py
 
 # Airflow on 127.0.0.1, with the mock server as the source; prints its URL. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)
