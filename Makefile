@@ -29,7 +29,10 @@ IMG2DATASET_VENV ?= .venv-img2dataset
 IMG2DATASET_BIN := $(IMG2DATASET_VENV)/bin
 IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 
-.PHONY: demo emoji test lint types unit slow mutants airflow test-airflow test-engines clean
+# Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
+DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
+
+.PHONY: demo emoji debian-packages test lint types unit slow mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -37,6 +40,18 @@ demo: $(STAMP)
 # A small model of the emoji in Debian's fonts-noto-color-emoji, with the names in its unicode-data.
 emoji: $(STAMP)
 	$(BIN)/pipeline emoji
+
+# Any other Chromium on the PATH, or the one that DALLE_CHROMIUM names, also does. Never fails.
+debian-packages:
+	@for package in $(DEBIAN_PACKAGES); do \
+		dpkg -s $$package >/dev/null 2>&1 && continue; \
+		test $$package = chromium && { test -n "$$DALLE_CHROMIUM" || command -v chromium \
+			|| command -v chromium-browser || command -v google-chrome; } >/dev/null && continue; \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& { apt-get install -y -q --no-install-recommends $$package \
+				|| { apt-get update -q && apt-get install -y -q --no-install-recommends $$package; }; } \
+			|| echo "$$package is not installed: the tests that need it are skipped"; \
+	done
 
 test: lint types unit
 

@@ -2,8 +2,8 @@
 
     python bench/encode.py [--images 8] [--repeats 3] [--device auto|cpu|cuda] [--batches 1,4,8]
 
-Every variant runs in a process of its own, on the same pictures and the same random weights: its rate
-is the median of `--repeats` passes over the pictures, its memory the peak of that process (on CUDA: of
+Every variant runs in a process of its own, on the same images and the same random weights: its rate
+is the median of `--repeats` passes over the images, its memory the peak of that process (on CUDA: of
 the device). The peer's best batch size of `--batches` is taken. On CUDA the FLOPs of the encoder are
 counted and set against the matrix rate that the device shows in bf16. Needs of this project only the
 package on the path; where dalle-pytorch or taming-transformers are not installed, the peer's rows are
@@ -83,7 +83,7 @@ class Job:
 def run_job(job: Job) -> dict[str, Any]:
     """Rate, memory and codes of a variant; called in a process of its own."""
     encode = make_stock(job) if job.name == "stock" else make_ours(job)
-    pixels = draw_pictures(job.images)
+    pixels = draw_images(job.images)
     batches = [pixels[start : start + job.batch] for start in range(0, job.images, job.batch)]
     encode(batches[0])
     seconds = []
@@ -133,8 +133,8 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def draw_pictures(count: int) -> Pixels:
-    """Smooth pictures of many colours, uint8 [count, 256, 256, 3]; the same ones each time."""
+def draw_images(count: int) -> Pixels:
+    """Smooth images of many colours, uint8 [count, 256, 256, 3]; the same ones each time."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
     resize = Image.Resampling.BICUBIC
@@ -145,7 +145,7 @@ def draw_pictures(count: int) -> Pixels:
 
 
 def write_files(folder: Path) -> None:
-    """A YAML and a checkpoint with random weights; the codebook lies among the latents of pictures."""
+    """A YAML and a checkpoint with random weights; the codebook is among the latents of images."""
     model = {"target": "taming.models.vqgan.VQModel", "params": SETTINGS}
     (folder / "model.yaml").write_text(yaml.safe_dump({"model": model}))
     from pipeline.models.codecs.vqgan import VQGAN, NearestEntries
@@ -153,7 +153,7 @@ def write_files(folder: Path) -> None:
 
     torch.manual_seed(0)
     codec = VQGAN(read_vqgan_config(folder / "model.yaml")).requires_grad_(False).eval()
-    images = torch.from_numpy(draw_pictures(2)).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(draw_images(2)).permute(0, 3, 1, 2).float() / 255
     latents = codec.encode_latents(images).permute(0, 2, 3, 1).flatten(0, 2)
     assert isinstance(codec.quantize, NearestEntries)
     entries = codec.quantize.embedding.weight
@@ -172,7 +172,7 @@ class Settings(dict[str, Any]):
 
     @staticmethod
     def load(path: str) -> Settings:
-        """What stands in a YAML."""
+        """The content of a YAML."""
         return Settings(yaml.safe_load(Path(path).read_text()))
 
 
@@ -214,12 +214,12 @@ def has_peer() -> bool:
 
 
 def feeding_rate(images: int) -> tuple[float, int]:
-    """Pictures a second that are read, decoded, resized by the threads of the stage; and how many."""
-    large = [Image.fromarray(p).resize((320, 288)) for p in draw_pictures(16)]
+    """Images a second that are read, decoded, resized by the threads of the stage; and how many."""
+    large = [Image.fromarray(p).resize((320, 288)) for p in draw_images(16)]
     files = []
-    for picture in large:
+    for each in large:
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        each.save(file, "PNG")
         files.append(file.getvalue())
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
@@ -229,7 +229,7 @@ def feeding_rate(images: int) -> tuple[float, int]:
 
 
 def encoder_flops(folder: Path) -> int:
-    """Floating-point operations of encoding one picture, counted."""
+    """Floating-point operations of encoding one image, counted."""
     codec = load_vqgan(folder / "model.yaml", folder / "last.ckpt")
     with FlopCounterMode(display=False) as counter:
         codec.encode(torch.zeros(1, 3, SIDE, SIDE))

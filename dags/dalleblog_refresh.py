@@ -1,23 +1,23 @@
-"""Once a week: fetch what is new on the page, and make the shards again.
+"""Once a week: fetch what is new on the page, and update the shards.
 
 check → page → plan → scrape, one part after another → judge → dedupe → tokenizer → codec → encode → shard →
-verify → publish, which creates the event of the asset `dalleblog_shards` if the shards differ from those of the
-last event. `report` writes the page that shows the workspace; `age` alerts if nothing was fetched for long.
+verify → publish, which emits an event of the asset `dalleblog_shards` if the shards differ from those of the last
+event. `report` writes the HTML report of the workspace; `age` alerts if the data has not been refreshed for too long.
 
-**Every task is a command that does what is missing, and nothing twice: any of them can be cleared and run
-again, at any time.** Its log has the whole command line, to be run by hand.
+**Every task runs a command that does only what is missing, so any task can be cleared and run again at any
+time.** Its log contains the whole command line, for running it by hand.
 
-| what you see | what it means | what to do |
+| symptom | cause | what to do |
 |---|---|---|
-| `check` failed | the conf, the workspace or the versions don't fit | its log says which |
-| `page` or `scrape` is retried | the source doesn't respond | nothing for some hours; then look at the page |
-| a part of `scrape` failed, others are skipped | no part starts after one has finally failed | fix the cause, clear the whole of `scrape` |
-| "The disk is full" | there was no room; nothing is broken | make room, clear the failed task |
-| a task waits (up for reschedule) | another command uses a folder that it needs | nothing; `pipeline status` shows which command |
-| `verify` failed | bytes were lost or changed on the disk | `pipeline verify --repair`, which prints what to run; clear `verify` |
-| `publish` skipped | the shards are those of the last event | nothing |
+| `check` failed | the conf, the workspace or the version of the command is not accepted | see its log |
+| `page` or `scrape` is retried | the source doesn't respond | wait some hours, then check the page |
+| a part of `scrape` failed, others are skipped | once a part has failed for good, no other part starts | fix the cause, clear all of `scrape` |
+| "The disk is full" | the disk is full; no data is damaged | free some space, clear the failed task |
+| a task waits (up for reschedule) | another command is using a folder that it needs | nothing; `pipeline status` shows which command |
+| `verify` failed | files were lost or changed on the disk | run `pipeline verify --repair` and the commands that it prints; clear `verify` |
+| `publish` skipped | the shards have not changed since the last event | nothing |
 
-To train without news, trigger `dalleblog_train`. Settings, alerts and their meaning: docs/scheduling.md.
+To train although the shards have not changed, trigger `dalleblog_train`. See docs/scheduling.md for settings and alerts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dalle_pipeline_airflow.params import REFRESH
 from dalle_pipeline_airflow.parts import page_arguments
 from dalle_pipeline_airflow.resources import owner, retry_delay, run_on, run_timeout
 
-# Network failures are over within hours, what kills a process within minutes.
+# Network failures end within hours; what kills a process is usually over within minutes.
 _FOR_NETWORK: dict[str, Any] = {
     "retries": 4,
     "retry_delay": 2 * retry_delay(),
@@ -97,27 +97,27 @@ with DAG(
 
     @task(retries=1)
     def check() -> dict[str, str]:
-        """Refuse a conf, a workspace or a version that doesn't fit, before any request."""
+        """Refuse an unsuitable conf, workspace or version before any request."""
         return checks.check_begin(get_current_context())
 
     @task
     def plan(report: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """Sections of about the same total size for each part of the scrape."""
+        """Divide the sections into parts of about the same size."""
         return checks.plan_parts(get_current_context(), report)
 
     @task(outlets=[RAW])
     def judge() -> dict[str, float]:
-        """The share of requests that succeeded, and the share that is different."""
+        """The share of successful requests, and the share of the data that is different."""
         return checks.judge_fetches(get_current_context())
 
     @task(inlets=[SHARDS], outlets=[SHARDS])
     def publish(report: dict[str, Any] | None) -> str:
-        """Create the event of the shards, if they are not those of the last event."""
+        """Emit an event of the shards if they have changed since the last event."""
         return checks.publish_shards(get_current_context(), report)
 
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def age() -> float | None:
-        """Alert if no image was fetched or confirmed for too long, whatever became of the scrape."""
+        """Alert if no image was fetched or confirmed for too long, even if the scrape failed."""
         return checks.check_age(get_current_context())
 
     page = PageOperator(

@@ -1,19 +1,19 @@
-"""When the shards have changed, continue training.
+"""Continue training when the shards have changed.
 
-check → train → report, and `retain` if old runs are to be removed, for each workspace that has news (`news`). Waits for
-the asset `dalleblog_shards`; the extra of its event names the workspace and the fingerprint of the shards. Every run of
-the DAG is a new run in `runs/`, NAME-TIME, which starts from the last checkpoint of the previous finished one; a killed
-or retried training run resumes. Shards that the last finished run was trained on are skipped.
+check → train → report, and `retain` if old runs are to be removed, for each workspace whose shards have changed
+(`news`). Triggered by the asset `dalleblog_shards`; the extra of its event contains the workspace and the fingerprint of
+the shards. Every run of the DAG trains a new run in `runs/`, NAME-TIME, which starts from the last checkpoint of the
+previous finished one; a killed or retried run resumes. Shards that the last finished run was trained on are skipped.
 
-| what you see | what it means | what to do |
+| symptom | cause | what to do |
 |---|---|---|
-| `check` failed | the conf, the workspace or the versions don't fit | its log says which |
+| `check` failed | the conf, the workspace or the version of the command is not accepted | see its log |
 | `train` skipped | the last finished run was trained on these shards | nothing; trigger the DAG by hand to continue |
-| `train` is retried | its process died, or memory ran out | look at the log; it resumes from its last checkpoint |
+| `train` is retried | its process was killed, or memory ran out | check the log; it resumes from its last checkpoint |
 | `train` waits (up for reschedule) | a refresh is writing the shards | nothing |
-| "The disk is full" | there was no room for a checkpoint | make room (`pipeline clean --keep-runs 4`), clear `train` |
+| "The disk is full" | a checkpoint could not be written | free some space (`pipeline clean --keep-runs 4`), clear `train` |
 
-Settings, alerts and their meaning: docs/scheduling.md.
+See docs/scheduling.md for settings and alerts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ with DAG(
 
     @task
     def news() -> list[str]:
-        """The workspaces that have news; without an event, that of the conf or of the workers."""
+        """The workspaces whose shards have changed; without an event, that of the conf or of the workers."""
         return [str(event.get("workspace")) for event in shards_events(get_current_context())] or [
             ""
         ]
@@ -88,7 +88,7 @@ with DAG(
 
         @task(retries=1, map_index_template="{{ workspace }}")
         def check(workspace: str) -> dict[str, str]:
-            """Refuse a conf, a workspace or a version that doesn't fit, before any work."""
+            """Refuse an unsuitable conf, workspace or version before any work."""
             context = get_current_context()
             found = checks.check_begin(context)
             context["workspace"] = workspace or found["workspace"]  # its name in the UI

@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def refuse_busy_port(port: int) -> None:
-    """Exit with a sentence if the port is taken: another server's responses would pass for Airflow's."""
+    """Exit with a message if the port is taken: another server's responses would pass for Airflow's."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not one that has just ended
         try:
@@ -231,7 +231,7 @@ def running(parts: Parts, home: Path) -> dict[int, str]:
 
 
 def check_parts(parts: Parts, home: Path) -> None:
-    """Exit with a sentence if a component has died."""
+    """Exit with a message if a component has died."""
     for name, process in parts.items():
         if process.poll() is not None:
             say(f"The {name} has exited with {process.returncode}; see {home / name}.log.")

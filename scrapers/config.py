@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.config import StageConfig, option, plain_value
 from pipeline.core.errors import ConfigError
+from scrapers.resizing.rule import ResizeRule
 
 # Our product token, by which robots.txt and other signals may name us.
 USER_AGENT = "dalle-pipeline"
@@ -229,6 +230,10 @@ class ScrapeConfig(StageConfig):
         If it is on the public internet, images on private hosts are refused. False: there is no such page.
         """
         return False
+
+    def resize_rule(self) -> ResizeRule | None:
+        """How images are resized when they arrive; None: they are stored as they come."""
+        return None
 
     def extent(self) -> dict[str, Any]:
         """The options that limit what is fetched, for runs.jsonl."""

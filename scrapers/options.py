@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.suggestions import closest
 from scrapers.config import ScrapeConfig
 from scrapers.source import find_source, source_kinds
+
+# They say where a workspace's images come from.
+_SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
 @cache
@@ -67,6 +71,16 @@ def build_config(values: Mapping[str, Any]) -> ScrapeConfig:
         if name in defaults and name not in known and value != defaults[name]:
             raise ConfigError(_unknown(kind.name, name, known))
     return kind.config(**{name: value for name, value in values.items() if name in known})
+
+
+def check_changes(config: ScrapeConfig, root: Path, changes: Sequence[str]) -> None:
+    """Raise ConfigError for --retry-failed with another source than the workspace `root` was made from."""
+    elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
+    if elsewhere and config.retry_failed:
+        raise ConfigError(
+            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed works only "
+            "with that one. Leave these options out, or give another --workspace."
+        )
 
 
 def _unknown(source: str, name: str, known: set[str]) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
@@ -41,6 +41,7 @@ from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
+from scrapers.resizing.rule import ResizeRule, note_rule
 from scrapers.source import Discovery, LocalSource, PreparedSource, Source, StartPage, open_source
 from scrapers.sources.differences import describe_differences, warn_of_losses
 from scrapers.sources.sections import describe_page, keep_sections
@@ -53,6 +54,9 @@ from scrapers.sources.start_page import (
 )
 from scrapers.wayback.archive import Archive, announce_archive, check_archive, request_limits
 from scrapers.wayback.jobs import ask_site_again
+
+if TYPE_CHECKING:
+    from scrapers.resizing.workers import Resizer
 
 logger = logging.getLogger(__name__)
 
@@ -306,6 +310,20 @@ class _Run:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
     ) -> None:
+        rule = self.config.resize_rule()
+        note_rule(store.ledger, rule)
+        with _open_resizer(rule) as resizer:
+            await self._crawl_with(resizer, discovery, store, hosts, opener, fetcher)
+
+    async def _crawl_with(
+        self,
+        resizer: Resizer | None,
+        discovery: Discovery,
+        store: Store,
+        hosts: Hosts,
+        opener: PlanOpener,
+        fetcher: ImageFetcher | None,
+    ) -> None:
         crawl = self.work = Crawl(
             self.config,
             hosts=hosts,
@@ -316,6 +334,7 @@ class _Run:
             num_hosts=1 if self.archive is not None else discovery.num_hosts,
             progress=self.progress,
             clock=self.clock,
+            resizer=resizer,
         )
         url = None if self.archive is None else self.config.archive_url
         await announce(self.config, discovery, hosts, store.ledger, url=url)
@@ -350,6 +369,14 @@ class _Run:
         if self.config.refresh:
             return "refresh"
         return "retry_failed" if self.config.retry_failed else "continue"
+
+
+def _open_resizer(rule: ResizeRule | None) -> contextlib.AbstractContextManager[Resizer | None]:
+    if rule is None:
+        return contextlib.nullcontext()
+    from scrapers.resizing.workers import Resizer  # numpy and Pillow, which other crawls don't need
+
+    return contextlib.closing(Resizer(rule))
 
 
 def _departed(discovery: Discovery, opener: PlanOpener) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from pipeline.core.contracts import UrlState
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.progress import Progress
+from pipeline.core.remembered import flag_of
 from pipeline.core.suggestions import name_choices
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.page_urls import resolve_url, without_credentials
@@ -333,3 +334,17 @@ def open_source(config: ScrapeConfig) -> Source:
     module, _, name = find_source(config.source).opener.partition(":")
     source: Source = getattr(import_module(module), name)(config)
     return source
+
+
+def source_to_open(config: ScrapeConfig) -> str | None:
+    """The source for which a workspace may be created; None if the workspace must exist already.
+
+    Raises ConfigError for options with which no source can be opened, before a workspace is created.
+    """
+    if config.export is not None:
+        return None
+    for name, path in config.input_files().items():
+        if not path.is_file():
+            raise ConfigError(f"{flag_of(name)} {path} is not a readable file.")
+    open_source(config)
+    return config.source

@@ -28,5 +28,11 @@ STAGE = Stage(
     writes=("raw",),
     on_change="The images in the raw store are kept; those that are new in the plan are fetched.",
     why_run="scrapers.forecast:why_run",
+    on_incomplete="pipeline scrape --retry-failed requests the failed ones again.",
+    workspace_source="scrapers.source:source_to_open",
+    check_changes="scrapers.options:check_changes",
+    command_class="pipeline.app.scrape_command:scrape_command",
+    check_files="pipeline.verify.raw:check_raw",
     repair="pipeline.verify.repair_computed:repair_raw",
+    finish_repair="pipeline.verify.repair_computed:sweep_raw",
 )

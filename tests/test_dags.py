@@ -225,7 +225,7 @@ def test_fetches_are_measured_over_all_parts_and_tries() -> None:
     # What failed at first and came in the next try is good.
     mended = [scraped(90, unchanged=80, failures={"http_500": 20}), scraped(100, unchanged=100)]
     assert measure(mended, first)["good_share"] == 1.0
-    # The plan of a changed page fetched nothing, and stands in nobody's way.
+    # The plan of a changed page fetched nothing, and is in nobody's way.
     plan = {"started": "2026-01-04T00:00:00Z", "counts": {"urls": 9}, "page": {"changed": True}}
     assert measure([plan, *again], first) == measure(again, first)
     assert measure([], []) == {"good_share": 1.0}

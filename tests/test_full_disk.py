@@ -25,12 +25,12 @@ def test_the_message_of_the_stage_wins_over_that_of_the_run_s_line(
 ) -> None:
     root = Workspace(small_disk / "data").open(source="dalleblog").root
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         fill(small_disk)
         write_bytes(root / "dedupe" / "kept.parquet", bytes(1000))
         raise AssertionError("the disk is not full")
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     result = CliRunner().invoke(app, ["dedupe", "--workspace", str(root), "--json"])
     assert result.exit_code == 1
     error = json.loads(result.stdout.splitlines()[-1])["error"]

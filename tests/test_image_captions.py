@@ -149,7 +149,7 @@ def test_old_tables_are_replaced_once_the_ledger_has_more(made: Path, tmp_path: 
 
 def damaged_folders(root: Path) -> set[str]:
     """The folders that verify calls damaged, by name."""
-    result = call("verify", root, "--json", "--pictures", "0")
+    result = call("verify", root, "--json", "--images", "0")
     folders = json.loads(result.stdout.splitlines()[0])["details"]["folders"]
     return {name for name, found in folders.items() if found["state"] == "damaged"}
 

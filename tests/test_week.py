@@ -25,37 +25,11 @@ from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
 from scrapers.rawstore.ledger import Ledger
+from tests.helpers.small_options import scrape_options, small_options
 
 # The keys of its captions can't be computed: what the page shows is what there is.
 SECTION = "text_rendering"
 DAY_S = 86_400
-OPTIONS = """
-[scrape]
-page_url = "http://dalleblog.localhost/blog/dall-e/"
-connect_to = "{address}"
-sections = ["text_rendering"]
-attempts = 2
-backoff_s = 0.01
-gone_after = 2
-
-[dedupe]
-val_fraction = 0.2
-workers = 0
-
-[train-tokenizer]
-vocab_size = 300
-
-[train-codec]
-image_size = 32
-channels = 8
-code_dim = 8
-num_tokens = 32
-steps = 6
-
-[shard]
-text_seq_len = 24
-max_samples = 40
-"""
 DAYS = ("--refresh", "--until", "shard")
 
 
@@ -72,8 +46,13 @@ class Week:
 
     def run(self, replica: Replica | None, *, code: int = 0) -> dict[str, Any]:
         """`pipeline run --refresh`, then the report, as of this day."""
-        address = replica.url.removeprefix("http://").strip("/") if replica else "127.0.0.1:9"
-        self.options.write_text(OPTIONS.format(address=address))
+        url = replica.url if replica else "http://127.0.0.1:9"
+        tables = {
+            "scrape": scrape_options(url, SECTION, attempts=2, gone_after=2),
+            "dedupe": {"val_fraction": 0.2},
+            "shard": {"text_seq_len": 24, "max_samples": 40},
+        }
+        self.options.write_text(small_options(tables))
         report = self.call("run", *DAYS, code=code)
         if code != 1:
             self.call("report")

@@ -1,8 +1,8 @@
 """Alerts: to the task's log, the workspace's `alerts.jsonl`, `alert_command` and Airflow's notifiers.
 
-Each channel has a timeout and is tried whatever becomes of the others. `DALLE_PIPELINE_NOTIFIERS` lists
+Each channel has a timeout, and none blocks the others. `DALLE_PIPELINE_NOTIFIERS` lists
 notifiers of Airflow as JSON, `[{"class": "airflow.providers.smtp.notifications.smtp.SmtpNotifier",
-"arguments": {…}}]`; in those arguments that are templates, `{{ alert }}` is the sentence.
+"arguments": {…}}]`; in those arguments that are templates, `{{ alert }}` is the message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Find = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 
 
 class Alert:
-    """An Airflow callback: `find` returns the kind and the sentence of each alert in a context."""
+    """An Airflow callback: `find` returns the kind and the message of each alert in a context."""
 
     def __init__(self, find: Find) -> None:
         self.find = find
@@ -187,8 +187,8 @@ def first_retry_of(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def failed_run(context: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A run that failed without an alert of a task: a timeout, or somebody marked it."""
-    run, reason = str(context["run_id"]), context.get("reason") or "no reason is known"
+    """A run that failed without an alert of a task: by a timeout, or because it was marked as failed."""
+    run, reason = str(context["run_id"]), context.get("reason") or "the reason is unknown"
     workspaces = [find_workspace(context, event) for event in shards_events(context) or [{}]]
     sent = [alert for path in workspaces if path is not None for alert in alerts_of(path, run)]
     is_known = any(alert.get("kind") in ("failed", "stopped") for alert in sent)

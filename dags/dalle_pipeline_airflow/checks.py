@@ -1,4 +1,4 @@
-"""The steps around the commands: check before, measure, publish the news, link the report."""
+"""The steps around the commands: check settings, measure scrapes, publish shards, link the report."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _alert_of_marked_run(context: Mapping[str, Any], place: Place) -> None:
     if places[0] != places[1] or not _has_begun(context, before.run_id):
         return
     if place.workspace.is_dir() and not alerts_of(place.workspace, before.run_id):
-        said = f"The run before, {before.run_id}, has failed without an alert in alerts.jsonl: "
+        said = f"The previous run, {before.run_id}, failed without an alert in alerts.jsonl: "
         said += "it was marked as failed, or the alert could not be stored"
         send_alert(context, "earlier", said, once=True)
 
@@ -70,7 +70,7 @@ def _has_begun(context: Mapping[str, Any], run: str) -> bool:
 
 
 def judge_fetches(context: Mapping[str, Any]) -> dict[str, float]:
-    """Measure the scrapes of this run by the workspace's own records, and alert about what is doubtful."""
+    """Measure the scrapes of this run by the workspace's own records; alert if a limit is exceeded."""
     workspace, params = place_of(context).workspace, choices(context)
     own, earlier = _own_scrapes(context, workspace)
     found = measure(own, earlier)
@@ -79,13 +79,11 @@ def judge_fetches(context: Mapping[str, Any]) -> dict[str, float]:
     context["outlet_events"][RAW].extra = facts_of(raw, str(workspace)) | found
     least, most = params["min_good_share"], params["max_different_share"]
     if found["good_share"] < least:
-        said = (
-            f"Only {found['good_share']:.1%} of the fetches were good, expected {least:.1%} or more"
-        )
+        said = f"Only {found['good_share']:.1%} of the fetches succeeded, expected at least {least:.1%}"
         send_alert(context, "fetches", said, once=True)
     if found.get("different_share", 0.0) > most:
         said = f"{found['different_share']:.1%} of the data is new, changed or gone"
-        said += f", expected {most:.1%} at most"
+        said += f", expected at most {most:.1%}"
         send_alert(context, "difference", said, once=True)
     return found
 
@@ -107,11 +105,11 @@ def check_age(context: Mapping[str, Any]) -> float | None:
     """Alert if no image was fetched or confirmed for too long; returns the days, if they are known."""
     workspace = find_workspace(context)
     if workspace is None:
-        raise AirflowSkipException("There is no workspace to inspect.")
+        raise AirflowSkipException("There is no workspace to check.")
     days = days_since_fresh(scrapes(workspace), datetime.now(UTC))
     most = choices(context)["max_age_days"]
     if days is not None and days > most:
-        said = f"No image was fetched or confirmed for {days:.0f} days, expected {most:g} at most"
+        said = f"No image was fetched or confirmed for {days:.0f} days, expected at most {most:g}"
         send_alert(context, "age", said, once=True)
     return days
 
@@ -130,7 +128,7 @@ def publish_shards(context: Mapping[str, Any], report: Mapping[str, Any] | None)
     workspace, fingerprint = str(place.workspace), report["details"]["fingerprint"]
     last = last_extra(context["inlet_events"][SHARDS], workspace)
     if last.get("fingerprint") == fingerprint:
-        raise AirflowSkipException("The shards are those of the last event.")
+        raise AirflowSkipException("The shards have not changed since the last event.")
     counts = report["counts"]
     context["outlet_events"][SHARDS].extra = {
         "workspace": workspace,

@@ -43,11 +43,9 @@ from pipeline.app.run_all import (
     RunConfig,
     recall_and_print,
     run_pipeline,
-    source_to_open,
     watch_stage,
 )
 from pipeline.app.run_log import keep_record
-from pipeline.app.scrape_command import scrape_command
 from pipeline.app.stages import STAGES, default_workspace
 from pipeline.app.status import StatusConfig, show_status
 from pipeline.app.verify import show_verify
@@ -61,10 +59,8 @@ from pipeline.core.progress import no_progress
 from pipeline.core.stage import Stage, load_entry_point, load_function
 from pipeline.core.storage import known_error
 from pipeline.core.workspace import Workspace
-from pipeline.generate.config import GenerateConfig
 from pipeline.train.config import ExportConfig
 from pipeline.verify.config import VerifyConfig
-from scrapers.config import ScrapeConfig
 from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
@@ -209,8 +205,8 @@ def _add(command: Command) -> None:
 
     parameters = options_of(name, config, arguments=command.arguments, metrics=command.metrics)
     cls = None
-    if config is STAGES["scrape"].config:
-        cls = scrape_command(
+    if name in STAGES and (maker := STAGES[name].command_class) is not None:
+        cls = load_function(maker)(
             functools.partial(
                 options_of, name, arguments=command.arguments, metrics=command.metrics
             )
@@ -228,13 +224,11 @@ def _follows_another() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def _without_workspace(config: StageConfig) -> GenerateConfig | None:
-    """The options of `generate` for a checkpoint without a workspace; None if there is one."""
-    if not isinstance(config, GenerateConfig) or config.checkpoint is None:
-        return None
+def _without_workspace(stage: Stage, config: StageConfig) -> StageConfig | None:
+    """The config for a run without a workspace; None if there is one, or must be one."""
     if config.workspace != DEFAULT_WORKSPACE or config.workspace.exists():
         return None
-    return dataclasses.replace(config, out=config.out or Path("generated") / config.name)
+    return stage.without_workspace(config)
 
 
 def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
@@ -243,14 +237,13 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
         shows = ("list_urls", "inspect", "only_shows")
         if any(getattr(config, name, None) for name in shows):
             return stage.run(config)
-        alone = _without_workspace(config)
+        alone = _without_workspace(stage, config)
         if alone is not None:
             return watch_stage(stage.name, alone, call)
-        source = source_to_open(config) if isinstance(config, ScrapeConfig) else None
-        root = Workspace(config.workspace).open(source=source).root
+        root = Workspace(config.workspace).open(source=stage.source_to_open(config)).root
         if _follows_another():
             return stage.run(config)
-        if isinstance(config, GenerateConfig) and config.out is not None:
+        if stage.leaves_workspace(config):
             # The workspace may be read-only.
             return watch_stage(stage.name, config, call)
         with keep_record(root, f"pipeline {stage.name}", clock=call.clock) as record:
@@ -338,7 +331,7 @@ _OTHER_COMMANDS = (
     ),
 )
 # Packages above this one register their commands here.
-_REGISTERED: tuple[str, ...] = ("pipeline.demo.commands:COMMANDS",)
+_REGISTERED: tuple[str, ...] = ("pipeline.serve.commands:COMMANDS", "pipeline.demo.commands:COMMANDS")
 
 for _command in (*_STAGE_COMMANDS, *_OTHER_COMMANDS):
     _add(_command)

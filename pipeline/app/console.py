@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.app.progress_line import progress_line
+from pipeline.app.stages import STAGES
 from pipeline.core.contracts import StageReport
 from pipeline.core.plain_text import plain_json, plain_line, plain_text
 from pipeline.core.progress import Progress, no_progress
@@ -72,20 +73,22 @@ class Screen:
     def report(self, report: StageReport) -> None:
         """Print what a stage did."""
         counts = ", ".join(f"{name} {number:,}" for name, number in report.counts.items() if number)
+        took = f"in {report.seconds:.1f} s"
         words = {
-            "done": "done",
-            "unchanged": "nothing to do: inputs and options are unchanged; checked",
-            "incomplete": "done, but some items failed;",
-            "damaged": "done, and found damage;",
+            "done": f"done {took}",
+            "unchanged": f"nothing to do: inputs and options are unchanged; checked {took}",
+            "incomplete": f"done {took}, but some items failed",
+            "damaged": f"done {took}; found damage",
         }
-        line = f"{report.stage}: {words[report.outcome]} in {report.seconds:.1f} s"
+        line = f"{report.stage}: {words[report.outcome]}"
         self.say(f"{line} ({counts})" if counts else line)
         for name, value in report.details.get("shown", {}).items():
             self.say(f"  {name}: {value}")
         for output in report.outputs:
             self.say(f"  → {output}")
-        if report.outcome == "incomplete" and report.stage == "scrape":
-            self.say("  pipeline scrape --retry-failed requests the failed ones again.")
+        stage = STAGES.get(report.stage)
+        if report.outcome == "incomplete" and stage is not None and stage.on_incomplete:
+            self.say(f"  {stage.on_incomplete}")
         by_section = report.details.get("sections")
         if by_section and report.outcome != "unchanged":
             self._section_table(f"{report.stage} by section", by_section)

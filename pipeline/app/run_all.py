@@ -33,15 +33,10 @@ from pipeline.core.remembered import (
     remembering,
     shown,
 )
-from pipeline.core.stage import Stage
+from pipeline.core.stage import Stage, load_function
 from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace
-from pipeline.shard.config import ShardConfig
-from scrapers.config import ScrapeConfig
-
-DEFAULT_SOURCE = "dalleblog"
-_SOURCE_FLAGS = ("--source ", "--page-url ", "--cdn-url ", "--via ", "--archive-url ")
 
 
 class Configure(Protocol):
@@ -140,20 +135,17 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
 
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
-    asked: dict[str, Any] = {
-        name: True for name in ("update", "refresh", "retry_failed") if getattr(config, name)
+    passed_on = ("source", "inputs", "update", "refresh", "retry_failed")
+    asked = {"workspace": config.workspace} | {
+        name: value
+        for name in passed_on
+        if (value := getattr(config, name)) not in (None, False, ())
     }
-    if config.inputs:
-        asked["inputs"] = config.inputs
-    common: dict[str, Any] = {"workspace": config.workspace}
-    if config.source is not None:
-        common["source"] = config.source
     configs = {}
     remembering = None if call.forget else config.workspace
     for name, stage in STAGES.items():
         known = declared_options(stage.config)
-        overrides = common | (asked if name == "scrape" else {})
-        overrides = {k: v for k, v in overrides.items() if k in known}
+        overrides = {k: v for k, v in asked.items() if k in known}
         configs[name] = call.configure(name, overrides, recalled_from=remembering)
         stage.holds(configs[name])
     return RunPlan(
@@ -162,11 +154,9 @@ def make_plan(config: RunConfig, call: Call) -> RunPlan:
 
 
 def open_workspace(plan: RunPlan) -> Workspace:
-    """The plan's workspace, created if the plan begins with scrape. Raises WorkspaceError."""
-    scrape = plan.configs["scrape"]
-    assert isinstance(scrape, ScrapeConfig)
-    source = source_to_open(scrape) if "scrape" in plan.stages else None
-    return Workspace(plan.root).open(source=source)
+    """The plan's workspace, created if a stage of the plan may do so. Raises WorkspaceError."""
+    sources = (STAGES[name].source_to_open(plan.configs[name]) for name in plan.stages)
+    return Workspace(plan.root).open(source=next(filter(None, sources), None))
 
 
 def show_forecast(plan: RunPlan, call: Call) -> StageReport:
@@ -180,22 +170,6 @@ def show_forecast(plan: RunPlan, call: Call) -> StageReport:
         outcome="unchanged" if idle else "done",
         details={name: dataclasses.asdict(forecast) for name, forecast in forecasts.items()},
     )
-
-
-def source_to_open(config: ScrapeConfig) -> str | None:
-    """The source for which a workspace may be created; None if the workspace must exist already.
-
-    Raises ConfigError for options with which no source can be opened, before a workspace is created.
-    """
-    from scrapers.source import open_source
-
-    if config.export is not None:
-        return None
-    for name, path in config.input_files().items():
-        if not path.is_file():
-            raise ConfigError(f"{flag_of(name)} {path} is not a readable file.")
-    open_source(config)
-    return config.source
 
 
 def run_stage(
@@ -220,7 +194,7 @@ def run_stage(
 
 def watch_stage(name: str, config: StageConfig, call: Call) -> StageReport:
     """Run one stage and report its progress to screen, record and metrics."""
-    asked, config = config, encode_first(config, call)
+    asked, config = config, run_first(STAGES[name], config, call)
     stage_metrics = call.metrics.begin(name)
     if call.record is None:
         with call.screen.progress(name) as shown:
@@ -271,17 +245,13 @@ def note_made(root: Path, report: StageReport) -> None:
 def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen) -> None:
     """Print how the options of a stage differ from the previous ones, and the consequence.
 
-    Raises ConfigError for --retry-failed with another source than the workspace was made from.
+    Raises ConfigError for differences that the stage does not allow.
     """
     changes = describe_changes(root, stage.name, config) if stage.on_change else []
     if not changes:
         return
-    elsewhere = [change for change in changes if change.startswith(_SOURCE_FLAGS)]
-    if elsewhere and getattr(config, "retry_failed", False):
-        raise ConfigError(
-            f"{root} was made from another source ({'; '.join(elsewhere)}), and --retry-failed works only "
-            "with that one. Leave these options out, or give another --workspace."
-        )
+    if stage.check_changes is not None:
+        load_function(stage.check_changes)(config, root, changes)
     differences = f"{stage.name}: options differ from before: {'; '.join(changes)}."
     if not changes_output(root, stage.name, config):
         screen.say(differences)
@@ -295,21 +265,14 @@ def print_changes(root: Path, stage: Stage, config: StageConfig, screen: Screen)
             )
 
 
-def encode_first(config: StageConfig, call: Call) -> StageConfig:
-    """For `shard --encode-vqgan`: encode, and return a config for exactly those codes.
-
-    Any other config is returned unchanged.
-    """
-    if not isinstance(config, ShardConfig) or not config.encode_vqgan:
+def run_first(stage: Stage, config: StageConfig, call: Call) -> StageConfig:
+    """Run the stage that must come before, if there is one; return a config that names its output."""
+    first = stage.runs_first(config) if stage.runs_first is not None else None
+    if first is None:
         return config
-    asked = {
-        "workspace": config.workspace,
-        "codec": config.codec,
-        "vqgan_config": config.vqgan_config,
-        "vqgan_checkpoint": config.vqgan_checkpoint,
-    }
-    report = run_stage("encode", call, {k: v for k, v in asked.items() if v is not None})
-    return dataclasses.replace(config, codec=Path(report.outputs[0]).name)
+    report = run_stage(first.stage, call, {"workspace": config.workspace, **first.options})
+    named: dict[str, Any] = {first.names: Path(report.outputs[0]).name}
+    return dataclasses.replace(config, **named)
 
 
 def _skip_stage(name: str, reason: SkipReason, call: Call) -> StageReport:

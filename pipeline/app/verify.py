@@ -51,7 +51,7 @@ def _check(root: Path, config: VerifyConfig, call: Call) -> list[Checked]:
     from pipeline.verify.check import check_workspace
 
     with call.screen.progress("verify") as progress:
-        checked = list(check_workspace(root, config.pictures, progress))
+        checked = list(check_workspace(root, config.images, progress))
     rows = [(each.folder.name, each.state, each.why) for each in checked]
     call.screen.table("Verified", ("folder", "state", "why"), rows)
     for contract in dict.fromkeys(each.folder.contract for each in checked):

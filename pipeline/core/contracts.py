@@ -79,6 +79,11 @@ LEDGER_ITEMS: tuple[Column, ...] = (
     Column(
         "extra", "string", "Whatever else the source says about it, as a JSON object; may be null."
     ),
+    Column(
+        "original_sha256",
+        "string",
+        "Hash of the bytes that came, hex, if they were resized before they were stored; else null.",
+    ),
 )
 
 
@@ -330,8 +335,10 @@ class Contract:
     workspace. `own_files` is a regular expression for the paths that the stage writes: it identifies our
     files in an unfinished folder, while a finished one lists them in its manifest. `count_law` is the rule
     for counts that `verify` checks. `trained_once` marks folders that are trained once and then used
-    unchanged, even if their inputs grow. `earlier_mark` is a file that identifies an unfinished folder of a
-    version before 0.1.0.
+    unchanged, even if their inputs grow. `shared` marks folders that are kept only for those that were made
+    with them: `pipeline clean` lists them when nothing uses them any more. `name_levels` is how many names,
+    separated by `/`, a folder below `place` may have. `earlier_mark` is a file that identifies an unfinished
+    folder of a version before 0.1.0.
     """
 
     name: str
@@ -342,6 +349,8 @@ class Contract:
     own_files: str
     count_law: CountLaw | None = None
     trained_once: bool = False
+    shared: bool = False
+    name_levels: int = 1
     earlier_mark: str | None = None
 
     @property

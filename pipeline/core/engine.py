@@ -28,6 +28,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
+from queue import LifoQueue
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 P = TypeVar("P")
@@ -134,6 +135,41 @@ def map_parts(
         yield from pool.run(parts)
 
 
+class ProcessPool(Generic[P, R]):
+    """Calls a function in processes of this machine, for parts that come one by one.
+
+    The arguments are those of `map_parts`. Processes are started when they are needed, and replaced when they
+    die.
+    """
+
+    def __init__(
+        self, function: Callable[[P], R], *, workers: int, timeout_s: float | None = None
+    ) -> None:
+        # A thread for each process, which waits for its answer; the last one used is used again first.
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="process")
+        self._pools: LifoQueue[_Pool[P, R]] = LifoQueue()
+        for _ in range(workers):
+            self._pools.put(_Pool(function, workers=1, timeout_s=timeout_s))
+
+    def submit(self, part: P) -> Future[PartResult[P, R]]:
+        """Start `function(part)` as soon as a process is free; the future raises what the function raises."""
+        return self._threads.submit(self._call, part)
+
+    def _call(self, part: P) -> PartResult[P, R]:
+        pool = self._pools.get()
+        try:
+            (result,) = pool.run([part])
+            return result
+        finally:
+            self._pools.put(pool)
+
+    def close(self) -> None:
+        """Drop the parts that wait, wait for those that have begun, and end the processes."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        while not self._pools.empty():
+            self._pools.get().close()
+
+
 @dataclass
 class _Worker(Generic[P]):
     number: int
@@ -234,9 +270,9 @@ class _Pool(Generic[P, R]):
         if not worker.is_ready:
             worker.is_ready, worker.since = True, time.monotonic()
             return None
+        worker.index = worker.part = None
         if error is not None:
             raise error
-        worker.index = worker.part = None
         return index, PartResult(part=part, value=value)  # type: ignore[arg-type]
 
     def _wait_timeout_s(self, busy: list[_Worker[P]]) -> float | None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.contracts import CONTRACTS, Manifest
+from pipeline.core.contracts import CONTRACTS, Contract, Manifest
 from pipeline.core.errors import ContractError
-from pipeline.core.storage import input_digest, read_manifest
+from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, input_digest, read_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,18 @@ def find_folders(root: Path) -> list[Folder]:
     return [
         _describe_folder(root, path, contract.name)
         for contract in CONTRACTS.values()
-        for path in _matching_folders(root, contract.place)
+        for path in _matching_folders(root, contract)
         if path.is_dir()
     ]
 
 
-def _matching_folders(root: Path, pattern: str) -> Iterator[Path]:
-    """The folders that match a pattern; those of runs may be one level deeper, as runs/taming/12L_…."""
-    for path in sorted(root.glob(pattern)):
-        deeper = sorted(path.glob("*/plan.json")) if pattern == "runs/*" else []
-        yield from (plan.parent for plan in deeper) if deeper else (path,)
+def _matching_folders(root: Path, contract: Contract) -> Iterator[Path]:
+    """The folders of a contract; with two name levels, some are one level deeper, as runs/taming/12L_…."""
+    marks = (MANIFEST_NAME, UNFINISHED_NAME, contract.earlier_mark)
+    for path in sorted(root.glob(contract.place)):
+        below = path.glob("*/*") if contract.name_levels > 1 else ()
+        deeper = sorted({file.parent for file in below if file.name in marks})
+        yield from deeper or (path,)
 
 
 def _describe_folder(root: Path, path: Path, contract: str) -> Folder:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ContractError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.ownership import own_files
@@ -19,8 +20,6 @@ from pipeline.core.parsing import read_small_file
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
 from pipeline.core.workspace import Workspace
 
-# Contracts whose folders are kept only because others were made with them.
-SHARED_CONTRACTS = frozenset({"tokenizer", "codec", "codes"})
 # A run of a series, as named by the Airflow DAG: NAME-20260104T000000.
 _DATED = re.compile(r"runs/(.+)-\d{8}T\d{6}")
 _REFERENCING_FILES = (
@@ -57,7 +56,7 @@ def find_uses(root: Path) -> list[Use]:
             is_latest=workspace.latest(folder.contract) in (None, folder.path.name),
         )
         for folder in folders
-        if folder.contract in SHARED_CONTRACTS
+        if CONTRACTS[folder.contract].shared
     ]
 
 
@@ -90,14 +89,10 @@ def find_old_runs(root: Path, keep: int) -> list[Folder]:
     series: dict[str, list[Folder]] = defaultdict(list)
     for folder in folders:
         found = _DATED.fullmatch(folder.name)
-        if found and folder.contract == "run" and folder.manifest is not None:
+        if found and folder.manifest is not None:
             series[found[1]].append(folder)
     old = [run for runs in series.values() for run in sorted(runs, key=_name)[: -keep or None]]
-    references = {
-        folder.name: _read_references(folder.path)
-        for folder in folders
-        if folder.contract in ("run", "generated")
-    }
+    references = {folder.name: _read_references(folder.path) for folder in folders}
     return [
         run
         for run in old

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.contracts import WORKSPACE_VERSION
+from pipeline.core.contracts import CONTRACTS, WORKSPACE_VERSION
 from pipeline.core.errors import ContractError, WorkspaceError
 from pipeline.core.ownership import check_name
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import write_json
 
-# The number of levels that names may have, by folder; 1 for all others.
-NAME_LEVELS = {"runs": 2}
 LEDGER_NAME = "ledger.sqlite"
 _REMEDY = "Give another --workspace, or restore the file."
 
@@ -78,7 +76,11 @@ class Workspace:
 
     def run(self, name: str, *, option: str = "--name") -> Path:
         """One training run; `name` may have two levels, as taming/12L_64HD_…."""
-        return self.root / "runs" / check_name(name, option=option, levels=NAME_LEVELS["runs"])
+        return (
+            self.root
+            / "runs"
+            / check_name(name, option=option, levels=CONTRACTS["run"].name_levels)
+        )
 
     def generated(self, name: str) -> Path:
         """Images generated from prompts."""

@@ -24,7 +24,7 @@ from pipeline.core.kept_images import StoredImage, read_image
 from pipeline.dedupe.phash import Miniature, compute_stats, make_miniature
 
 # Raised when the same bytes would yield a different `Inspection`; older ones are then computed again.
-INSPECTION_VERSION = 3
+INSPECTION_VERSION = 4
 
 # Resolution at which the prompted part is measured: rows of the 32×32 grid of image tokens.
 TOKEN_ROWS = 32

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,7 +31,13 @@ from pipeline.models.codecs.pixels import square_pixels, to_images, to_pixels
 from pipeline.models.codecs.precision import decode_in_bf16
 from pipeline.models.dalle.feed_forward import FEED_FORWARD_MULT
 from pipeline.models.dalle.model import Dalle
-from pipeline.models.dalle.sampling import Choice, complete_captions, image_seed, sample_codes
+from pipeline.models.dalle.sampling import (
+    Choice,
+    complete_captions,
+    image_seed,
+    sample_codes,
+    with_first_codes,
+)
 from pipeline.models.dalle.static_cache import row_bytes
 from pipeline.models.dalle.static_decoder import FixedShapes
 from pipeline.models.devices import is_out_of_memory, pick_device
@@ -39,6 +46,8 @@ from pipeline.models.tokenizers.load import TextTokenizer
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+# Called after each row of codes with the batch and its codes_BP so far; what it raises ends the drawing.
+Watch = Callable[[Sequence[Order], Tensor], None]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -107,7 +116,7 @@ class ImageSampler:
         return completed
 
     def draw_all(
-        self, orders: Sequence[Order], progress: Progress
+        self, orders: Sequence[Order], progress: Progress, watch: Watch | None = None
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
         """Draw all images in batches across prompts; yields each batch with its pixels uint8 [B, H, W, 3].
 
@@ -118,11 +127,11 @@ class ImageSampler:
         start = 0
         while start < len(orders):
             batch = orders[start : start + self.batch_size]
-            yield batch, self.draw(batch)
+            yield batch, self.draw(batch, watch)
             start += len(batch)
             progress(start, len(orders), None)
 
-    def draw(self, orders: Sequence[Order]) -> Pixels:
+    def draw(self, orders: Sequence[Order], watch: Watch | None = None) -> Pixels:
         """The images of one batch, uint8 [B, H, W, 3].
 
         If memory runs out, the rest of the batch is drawn in halves, from the codes that are already drawn.
@@ -131,7 +140,7 @@ class ImageSampler:
         waiting, codes = deque([_Piece(orders=orders, first_codes_P=self.first_codes_P)]), []
         while waiting:
             piece, drawn = waiting.popleft(), list[Tensor]()
-            codes_BN = self._try(lambda: self._draw_codes(piece, drawn), len(piece.orders))  # noqa: B023
+            codes_BN = self._try(lambda: self._draw_codes(piece, drawn, watch), len(piece.orders))  # noqa: B023
             if codes_BN is None:
                 self.batch_size = _halved(len(piece.orders))
                 if self.fixed is not None:
@@ -142,7 +151,7 @@ class ImageSampler:
         return self._decode(torch.cat(codes))
 
     @torch.inference_mode()
-    def _draw_codes(self, piece: _Piece, drawn: list[Tensor]) -> Tensor:
+    def _draw_codes(self, piece: _Piece, drawn: list[Tensor], watch: Watch | None) -> Tensor:
         """The codes of a piece, int64 [B, N]; `drawn` receives them position by position."""
         texts = list(dict.fromkeys(order.prompt.text for order in piece.orders))
         tokens_UT = self.tokenizer.encode_batch(texts, self.model.config.text_seq_len)
@@ -155,6 +164,7 @@ class ImageSampler:
             first_codes_P=piece.first_codes_P,
             fixed=self.fixed,
             drawn=drawn,
+            watch=None if watch is None else partial(watch, piece.orders),
         )
 
     def _decode(self, codes_BN: Tensor) -> Pixels:
@@ -203,9 +213,7 @@ class _Piece:
         """Halves that go on from the codes_B that are `drawn` so far."""
         first_codes_P, half = self.first_codes_P, (len(self.orders) + 1) // 2
         if drawn:
-            drawn_BP = torch.stack(list(drawn), dim=1)
-            given = [] if first_codes_P is None else [first_codes_P.expand(len(drawn_BP), -1)]
-            first_codes_P = torch.cat((*given, drawn_BP), dim=1)
+            first_codes_P = with_first_codes(drawn, first_codes_P)
         of_each = first_codes_P is not None and first_codes_P.dim() == 2
         return [
             _Piece(
@@ -302,15 +310,24 @@ def _read_first_codes(config: GenerateConfig, codec: Codec, device: torch.device
     """The codes of the upper part of the `--prime` image, int64 [P]."""
     if config.prime is None:
         return None
-    rows, columns = codec.grid
-    if config.prime_rows is not None and config.prime_rows >= rows:
+    if config.prime_rows is not None and config.prime_rows >= codec.grid[0]:
         raise ConfigError(
-            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {rows} rows of "
+            f"--prime-rows {config.prime_rows} leaves nothing to draw: an image has {codec.grid[0]} rows of "
             "codes. Give fewer."
         )
     pixels_HWC = _prime_pixels(config.prime, codec.image_size)
+    return encode_prime(pixels_HWC, codec, device, rows=config.prime_rows)
+
+
+def encode_prime(
+    pixels_HWC: Pixels, codec: Codec, device: torch.device, *, rows: int | None
+) -> Tensor:
+    """The codes of the upper part of a square image of the codec's size, int64 [P].
+
+    `rows` is the number of rows of codes; None takes DALLE-pytorch's share.
+    """
     codes_1N = codec.encode(to_images(pixels_HWC[None], device))
-    count = config.prime_rows * columns if config.prime_rows else int(PRIMED_SHARE * rows * columns)
+    count = rows * codec.grid[1] if rows else int(PRIMED_SHARE * codec.grid[0] * codec.grid[1])
     return codes_1N[0, :count]
 
 

@@ -24,6 +24,7 @@ STAGE = Stage(
     ),
     writes=("generated/{name}",),
     writes_elsewhere="out",
+    alone_with="checkpoint",
     runs_only_with=("prompts", "prompts_file"),
     numbered=True,
     remembers=False,  # only `pipeline run` generates for the same prompts again

@@ -57,7 +57,7 @@ def inspect_sample(config: ShardConfig, shard: str, key: str) -> StageReport:
     try:
         images = _draw(reader, row, sample, workspace)
     except (ModelError, ModuleNotFoundError) as error:
-        shown["picture"] = f"none: {error}"
+        shown["image"] = f"none: {error}"
         return StageReport(stage="shard", outcome="done", details={"shown": shown})
     if len(images) > len(reader.index.views):
         shown["PSNR"] = _compare(*images)

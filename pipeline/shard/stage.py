@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from pipeline.core.contracts import Contract, CountLaw
-from pipeline.core.stage import Stage
+from pipeline.core.stage import FirstRun, Stage
 from pipeline.shard.config import ShardConfig
+
+
+def _encode_first(config: ShardConfig) -> FirstRun | None:
+    """With --encode-vqgan: the codes to make, which `codec` then names."""
+    if not config.encode_vqgan:
+        return None
+    asked = {
+        "codec": config.codec,
+        "vqgan_config": config.vqgan_config,
+        "vqgan_checkpoint": config.vqgan_checkpoint,
+    }
+    return FirstRun("encode", {k: v for k, v in asked.items() if v is not None}, names="codec")
+
 
 STAGE = Stage(
     name="shard",
@@ -27,6 +40,7 @@ STAGE = Stage(
     rewrites=True,
     sets_latest_models=True,
     chooses=("codec", "tokenizer"),
+    runs_first=_encode_first,
     check="pipeline.verify.shards:check_shards",
     repair="pipeline.verify.repair_computed:repair_shards",
 )

@@ -18,6 +18,7 @@ STAGE = Stage(
         place="codecs/*",
         own_files=r"codec\.(json|safetensors)|log\.jsonl|reconstructions\.png|checkpoint\.(pt|json)",
         trained_once=True,
+        shared=True,
         earlier_mark="checkpoint.json",
     ),
     writes=("codecs/{name}",),

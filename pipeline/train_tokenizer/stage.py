@@ -18,6 +18,7 @@ STAGE = Stage(
         place="tokenizers/*",
         own_files=r"tokenizer\.json",
         trained_once=True,
+        shared=True,
     ),
     writes=("tokenizers/{name}",),
     reads=("dedupe",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.inventory import Folder, find_folders, find_outdated
@@ -15,10 +14,6 @@ from pipeline.core.storage import MANIFEST_NAME
 from pipeline.core.workspace import Workspace
 from pipeline.verify.faults import Checked, Facts, Fault, State
 from pipeline.verify.folders import check_folder, explain, why_unfinished
-
-if TYPE_CHECKING:
-    from scrapers.rawstore.originals_check import Original
-    from scrapers.rawstore.raw_check import Segment
 
 Found = tuple[list[Fault], list[Facts]]
 
@@ -42,18 +37,6 @@ def check_one(
 ) -> Checked:
     """Check one folder; `outdated` are its inputs that have changed since it was made."""
     faults = list(check_folder(folder))
-    segments: tuple[Segment, ...] = ()
-    originals: tuple[Original, ...] = ()
-    if folder.contract == "raw":
-        from pipeline.verify.raw import check_raw
-
-        raw = check_raw(folder)
-        faults += raw.faults
-        segments, originals = raw.segments, raw.originals
-    if folder.contract == "run" and folder.manifest is None:
-        from pipeline.verify.checkpoints import check_checkpoints
-
-        faults += check_checkpoints(folder)
     facts: list[Facts] = []
     if not faults and folder.manifest is not None:
         faults, facts = check_contents(folder, workspace, images)
@@ -64,8 +47,6 @@ def check_one(
         faults=tuple(faults),
         notes=tuple(notes),
         facts=tuple(facts),
-        segments=segments,
-        originals=originals,
     )
 
 

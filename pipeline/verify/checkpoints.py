@@ -1,4 +1,4 @@
-"""Check the checkpoints of an unfinished run, each against its own list of files."""
+"""Check the files of a run; the checkpoints of an unfinished one against their own lists of files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import sha256_file
 from pipeline.verify.faults import Fault
+from pipeline.verify.folders import check_files
 
 _INFO = "checkpoint.json"
 _NAME = re.compile(r"step-\d{6,}")
@@ -31,9 +32,10 @@ class _Listed:
     files: Mapping[str, str]
 
 
-def check_checkpoints(folder: Folder) -> Iterator[Fault]:
-    """Yield the damaged files of each checkpoint."""
-    for path in find_checkpoints(folder.path):
+def check_run(folder: Folder) -> Iterator[Fault]:
+    """Yield the damaged files of a run."""
+    yield from check_files(folder)
+    for path in find_checkpoints(folder.path) if folder.manifest is None else ():
         for name, found in _check(path):
             file = (path / name).relative_to(folder.path).as_posix()
             yield Fault(folder=folder.name, file=file, found=found)

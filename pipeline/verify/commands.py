@@ -22,7 +22,9 @@ def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
     The options are unknown if the manifest can't be read.
     """
     makers = {stage.contract_name: stage for stage in stages.values()}
-    stage = stages["encode"] if _is_imported(folder) else makers[folder.contract]
+    if folder.manifest is not None and "family" in folder.manifest.config:  # a third-party model
+        makers |= {stage.imports[0]: stage for stage in stages.values() if stage.imports}
+    stage = makers[folder.contract]
     words = ["pipeline", stage.name]
     flags = ["--workspace", str(root)]
     if folder.manifest is not None:
@@ -33,12 +35,6 @@ def command_for(folder: Folder, root: Path, stages: Mapping[str, Stage]) -> str:
     return shlex.join([*words, *flags])
 
 
-def _is_imported(folder: Folder) -> bool:
-    """Whether a codec is third-party: then `encode` imports it."""
-    config = folder.manifest.config if folder.manifest is not None else {}
-    return folder.contract == "codec" and "family" in config
-
-
 def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
     for name in stage.positional:
         value = manifest.config.get(name, ())
@@ -47,10 +43,10 @@ def _positional(manifest: Manifest, stage: Stage) -> Iterator[str]:
 
 def _options(folder: Folder, manifest: Manifest, root: Path, stage: Stage) -> Iterator[str]:
     options = declared_options(stage.config)
-    if _is_imported(folder):
+    if stage.imports is not None and stage.imports[0] == folder.contract:
         files = ["FILE" for name in manifest.inputs if name.startswith("file-")]
         name = str(manifest.config.get("name"))
-        yield from ("--codec", f"{name}:{','.join(files)}" if files else name)
+        yield from (flag_of(stage.imports[1]), f"{name}:{','.join(files)}" if files else name)
         for name in manifest.inputs:
             yield from (f"--{name}", "FILE") if name.replace("-", "_") in options else ()
         return

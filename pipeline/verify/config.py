@@ -11,7 +11,7 @@ from pipeline.core.config import StageConfig, option
 class VerifyConfig(StageConfig):
     """Which checks to make, and whether to repair."""
 
-    pictures: int = option(
+    images: int = option(
         16, "Images per set of codes to decode and compare with the original; 0 for none.", low=0
     )
     repair: bool = option(

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeVar
 
 from pipeline.core.errors import REPAIR
 from pipeline.core.inventory import Folder
 from pipeline.core.original_files import is_original
 
-if TYPE_CHECKING:
-    from scrapers.rawstore.originals_check import Original
-    from scrapers.rawstore.raw_check import Segment
-
 # The first that applies. Only damage is a fault: a run in progress is unfinished, and a folder made from an
 # older input is still valid.
 State = Literal["damaged", "unfinished", "outdated", "ok"]
 Facts = Mapping[str, object]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A damaged file of a folder, or one outside that it refers to.
 
-    `found` is a phrase that follows its name, `remedy` says what to do.
+    `found` is a phrase that follows its name, `remedy` says what to do. `lost` holds what the repair of the
+    stage needs to know about it.
     """
 
     folder: str
     file: str
     found: str
     remedy: str = REPAIR
+    lost: tuple[object, ...] = ()
 
     def __str__(self) -> str:
         name = self.file if is_original(self.file) else f"{self.folder}/{self.file}"
@@ -39,18 +38,17 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A checked folder: its faults, `notes` on why it is unfinished or outdated, and measurements.
-
-    `segments` are the damaged segments of the raw store, `originals` the changed files that it refers to.
-    """
+    """A checked folder: its faults, `notes` on why it is unfinished or outdated, and measurements."""
 
     folder: Folder
     state: State
     faults: tuple[Fault, ...] = ()
     notes: tuple[str, ...] = ()
     facts: tuple[Facts, ...] = ()
-    segments: tuple[Segment, ...] = ()
-    originals: tuple[Original, ...] = ()
+
+    def lost(self, kind: type[T]) -> list[T]:
+        """What the faults say is lost, of one kind."""
+        return [each for fault in self.faults for each in fault.lost if isinstance(each, kind)]
 
     @property
     def why(self) -> str:

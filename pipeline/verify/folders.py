@@ -12,6 +12,8 @@ from pipeline.core.errors import ContractError, PipelineError
 from pipeline.core.integrity import described_files, find_fault
 from pipeline.core.inventory import Folder
 from pipeline.core.parsing import parse_json_file
+from pipeline.core.stage import load_function
+from pipeline.core.stages import stage_of
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
@@ -29,9 +31,14 @@ def check_folder(folder: Folder) -> Iterator[Fault]:
     else:
         yield from _check_seal(folder)
         yield from _check_law(folder)
-    if folder.contract != "raw":  # its segments are checked with their images, in `raw`
-        for entry in described_files(folder.path).values():
-            yield from check_file(folder, entry)
+    check = stage_of(folder.contract).check_files
+    yield from check_files(folder) if check is None else load_function(check)(folder)
+
+
+def check_files(folder: Folder) -> Iterator[Fault]:
+    """Yield the faults of the files that a folder's manifest, or its mark, describes."""
+    for entry in described_files(folder.path).values():
+        yield from check_file(folder, entry)
 
 
 def why_unfinished(folder: Folder) -> str | None:

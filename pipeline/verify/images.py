@@ -53,7 +53,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
         codec = load_codec(find_codec(workspace.root / "codecs", fingerprint))
     except ModuleNotFoundError as error:
         raise DependencyError(
-            f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --pictures 0"
+            f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --images 0"
         ) from error
     except ModelError:
         return {"PSNR": "codec not in codecs/, or damaged", "PSNR to other images": ""}

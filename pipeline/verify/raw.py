@@ -34,19 +34,12 @@ _SCRAPE_AGAIN = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawCheck:
-    """The faults of a raw store; `segments` and `originals` are those whose bytes have changed."""
+def check_raw(folder: Folder) -> list[Fault]:
+    """The faults of a raw store: every image of it is read once and compared with the ledger.
 
-    faults: tuple[Fault, ...]
-    segments: tuple[Segment, ...] = ()
-    originals: tuple[Original, ...] = ()
-
-
-def check_raw(folder: Folder) -> RawCheck:
-    """Read every image of the raw store once and compare it with the ledger."""
-    faults, segments = list(_check_page(folder)), []
-    originals: list[Original] = []
+    `Fault.lost` holds the segments and files outside the workspace whose bytes have changed.
+    """
+    faults = list(_check_page(folder))
     try:
         with open_read_only(folder.path / LEDGER_NAME) as ledger:
             facts = read_ledger(ledger)
@@ -56,19 +49,17 @@ def check_raw(folder: Folder) -> RawCheck:
             for segment in read_segments(ledger, folder.path / "segments", hashes):
                 hash_before = expected.pop(f"segments/{segment.name}", None)
                 if segment.lost or hash_before not in (None, segment.sha256):
-                    segments.append(segment)
                     faults.append(_describe(folder, segment))
-            originals += check_originals(ledger)
+            originals = list(check_originals(ledger))
     except LedgerError as error:
-        return RawCheck(faults=(*faults, _ledger_fault(folder, explain(error))))
+        return [*faults, _ledger_fault(folder, explain(error))]
     except PipelineError as error:
-        return RawCheck(faults=(*faults, _ledger_fault(folder, f"names bytes: {error}")))
+        return [*faults, _ledger_fault(folder, f"names bytes: {error}")]
     for name in expected:  # segments that hold no image any more
         if name in (described := described_files(folder.path)):
             like = described[name].sha256
             faults += check_file(folder, described[name], hash_of=partial(hash_segment, like=like))
-    faults += _describe_originals(folder, originals)
-    return RawCheck(faults=tuple(faults), segments=tuple(segments), originals=tuple(originals))
+    return [*faults, *_describe_originals(folder, originals)]
 
 
 def _ledger_fault(folder: Folder, found: str) -> Fault:
@@ -111,7 +102,7 @@ def _describe(folder: Folder, segment: Segment) -> Fault:
         found = f"has different bytes from those in the ledger: {lost}"
     else:
         found = f"has changed bytes between its images: {lost}"
-    return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found)
+    return Fault(folder=folder.name, file=f"segments/{segment.name}", found=found, lost=(segment,))
 
 
 def _describe_originals(folder: Folder, originals: list[Original]) -> Iterator[Fault]:
@@ -120,13 +111,17 @@ def _describe_originals(folder: Folder, originals: list[Original]) -> Iterator[F
         lost = f"{each.lost} of its {each.images} images are" if each.lost else "no image is"
         lost = "its image is" if each.lost == each.images == 1 else lost
         found = f"{each.found} ({lost} lost)"
-        yield Fault(folder=folder.name, file=each.path, found=found, remedy=_SCRAPE_AGAIN)
+        yield Fault(
+            folder=folder.name, file=each.path, found=found, remedy=_SCRAPE_AGAIN, lost=(each,)
+        )
     if more := originals[_SHOWN:]:
         lost = f"{sum(each.lost for each in more)} more images lost"
         found = (
             f"names {len(more)} more files outside the workspace that were moved or changed: {lost}"
         )
-        yield Fault(folder=folder.name, file="files", found=found, remedy=_SCRAPE_AGAIN)
+        yield Fault(
+            folder=folder.name, file="files", found=found, remedy=_SCRAPE_AGAIN, lost=tuple(more)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.stage import Stage, load_function
 from pipeline.core.stages import stage_of
 from pipeline.verify.faults import Checked
-from pipeline.verify.repair_computed import drop_damaged, sweep_raw
+from pipeline.verify.repair_computed import drop_damaged
 from pipeline.verify.work import FolderRepair, Repairs
 
 
@@ -40,12 +40,12 @@ def repair(root: Path, checked: Sequence[Checked], stages: Mapping[str, Stage]) 
         )
         if each.state == "unfinished":
             work.add_command()
-        if each.folder.contract == "raw" and not each.faults:
-            sweep_raw(work)
+        stage = stage_of(each.folder.contract)
+        if stage.finish_repair is not None and not each.faults:
+            load_function(stage.finish_repair)(work)
         if each.faults:
             try:
-                handler = stage_of(each.folder.contract).repair
-                (drop_damaged if handler is None else load_function(handler))(work)
+                (drop_damaged if stage.repair is None else load_function(stage.repair))(work)
             except PipelineError as error:
                 work.give_up(str(error))
     return repairs

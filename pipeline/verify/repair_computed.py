@@ -9,7 +9,6 @@ from pipeline.core import ownership
 from pipeline.core.contracts import SPLITS, FileEntry
 from pipeline.core.errors import PipelineError
 from pipeline.core.integrity import find_fault
-from pipeline.core.inventory import Folder
 from pipeline.core.storage import file_entry, write_bytes
 from pipeline.core.workspace import LEDGER_NAME
 from pipeline.verify.work import FolderRepair
@@ -21,8 +20,9 @@ log = logging.getLogger(__name__)
 def repair_raw(work: FolderRepair) -> None:
     """Mark lost images in the ledger, so that they are fetched again."""
     from scrapers.rawstore.mending import mend_segments
+    from scrapers.rawstore.raw_check import Segment
 
-    path, segments = work.folder.path, work.checked.segments
+    path, segments = work.folder.path, work.checked.lost(Segment)
     if reason := _why_not_repairable(work):
         work.give_up(reason)
         return
@@ -39,21 +39,22 @@ def repair_raw(work: FolderRepair) -> None:
         work.note(f"segments/{segment.name}", what)
     old = f", and {mended.versions_lost} earlier versions are lost" if mended.versions_lost else ""
     work.repairs.done.append(f"raw: {mended.lost} images wait to be fetched again{old}")
-    work.add_command(_dedupe_of(work))  # its tables hold the location of each image
+    work.add_commands_of_readers()  # their tables hold the location of each image
 
 
 def _forget_originals(work: FolderRepair) -> None:
     """Have the images of files outside the workspace that were moved or changed read again."""
     from scrapers.rawstore.mending import forget_originals
+    from scrapers.rawstore.originals_check import Original
 
-    originals = work.checked.originals
+    originals = work.checked.lost(Original)
     if not originals:
         return
     waiting = forget_originals(work.folder.path, (each.number for each in originals))
     work.repairs.done.append(
         f"raw: {waiting} images of {len(originals)} files outside the workspace wait to be read again"
     )
-    work.add_command(_dedupe_of(work))
+    work.add_commands_of_readers()
 
 
 def sweep_raw(work: FolderRepair) -> None:
@@ -65,11 +66,13 @@ def sweep_raw(work: FolderRepair) -> None:
 
 
 def _why_not_repairable(work: FolderRepair) -> str | None:
-    path, segments = work.folder.path, work.checked.segments
+    from scrapers.rawstore.raw_check import Segment
+
+    path = work.folder.path
     for fault in work.checked.faults:
         if fault.file == LEDGER_NAME:
             return f"{fault.file} {fault.found}. {fault.remedy}"
-    if any(segment.bytes is None for segment in segments) and not any(
+    if any(segment.bytes is None for segment in work.checked.lost(Segment)) and not any(
         (path / "segments").glob("*.tar")
     ):
         return (
@@ -77,14 +80,6 @@ def _why_not_repairable(work: FolderRepair) -> str | None:
             f"move {path} away to fetch everything again."
         )
     return None
-
-
-def _dedupe_of(work: FolderRepair) -> Folder:
-    for each in work.everything:
-        if each.folder.contract == "dedupe":
-            return each.folder
-    path = work.root / "dedupe"
-    return Folder(contract="dedupe", name="dedupe", path=path, manifest=None, problem=None)
 
 
 def drop_damaged(work: FolderRepair) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 
 from pipeline.core import ownership
 from pipeline.core.errors import PipelineError
-from pipeline.core.storage import MANIFEST_NAME, file_entry, make_manifest, write_manifest
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    file_entry,
+    json_bytes,
+    make_manifest,
+    write_manifest,
+)
 from pipeline.verify.work import FolderRepair
 
 _LOST = (
@@ -46,12 +52,13 @@ def repair_codec(work: FolderRepair) -> None:
 
 def repair_run(work: FolderRepair) -> None:
     """Keep what is undamaged; training resumes from the last undamaged checkpoint if the last is damaged."""
-    lost = _restore_all(work)
+    manifest = work.folder.manifest
+    plan = {"config": manifest.config, "inputs": manifest.inputs} if manifest is not None else {}
+    lost = _restore_all(work, {"plan.json": json_bytes(plan)})
     checkpoints = {str(Path(f).parent) for f in lost if f.startswith("checkpoints/")}
     for name in sorted(checkpoints):
         work.set_aside(name, "a checkpoint can't be restored, only trained again")
     others = [file for file in lost if not file.startswith("checkpoints/")]
-    manifest = work.folder.manifest
     last = manifest.details.get("checkpoint") if manifest is not None else None
     if work.head_is_damaged or last in checkpoints:
         for file in others:
@@ -77,9 +84,10 @@ def repair_generated(work: FolderRepair) -> None:
         work.add_command()
 
 
-def _restore_all(work: FolderRepair) -> list[str]:
-    """The damaged files that have no intact copy."""
-    return [file for file in work.files if not work.restore(file)]
+def _restore_all(work: FolderRepair, derived: Mapping[str, bytes] | None = None) -> list[str]:
+    """The damaged files that have no intact copy and don't follow from the manifest as in `derived`."""
+    known = derived or {}
+    return [file for file in work.files if not work.restore(file, known.get(file, b""))]
 
 
 def _lose(work: FolderRepair, files: list[str]) -> None:

@@ -15,7 +15,6 @@ from pipeline.core.stage import Stage
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
-    json_bytes,
     sha256_bytes,
     sha256_file,
     sync_folder,
@@ -83,6 +82,17 @@ class FolderRepair:
         if command not in self.repairs.commands:
             self.repairs.commands.append(command)
 
+    def add_commands_of_readers(self) -> None:
+        """Record the commands of the stages that read this folder."""
+        for stage in self.stages.values():
+            if self.folder.name in stage.reads and stage.contract is not None:
+                contract, path = stage.contract.name, self.root / stage.contract.place
+                there = [each.folder for each in self.everything if each.folder.path == path]
+                missing = Folder(
+                    contract=contract, name=path.name, path=path, manifest=None, problem=None
+                )
+                self.add_command(there[0] if there else missing)
+
     def give_up(self, why: str) -> None:
         """Record why the folder can't be repaired."""
         self.repairs.not_repaired.append(f"{self.folder.name}: {why}")
@@ -108,24 +118,24 @@ class FolderRepair:
         sync_folder(path.parent)
         self.note(file, f"kept as {target.name}; {why}")
 
-    def restore(self, file: str) -> bool:
-        """Restore a file from an intact copy in the workspace; return whether there is one."""
+    def restore(self, file: str, derived: bytes = b"") -> bool:
+        """Restore a file from an intact copy in the workspace; return whether there is one.
+
+        `derived` are its bytes as they follow from the manifest.
+        """
         wanted = next((entry for entry in self.listed if entry.path == file), None)
         if wanted is None:
             return False
-        data, source = self._find_bytes(wanted)
+        data, source = self._find_bytes(wanted, derived)
         if data is None:
             return False
         write_bytes(self.folder.path / file, data)
         self.note(file, f"restored from {source}")
         return True
 
-    def _find_bytes(self, wanted: FileEntry) -> tuple[bytes | None, str]:
-        manifest = self.folder.manifest
-        if manifest is not None and (manifest.contract, wanted.path) == ("run", "plan.json"):
-            plan = json_bytes({"config": manifest.config, "inputs": manifest.inputs})
-            if sha256_bytes(plan) == wanted.sha256:
-                return plan, MANIFEST_NAME
+    def _find_bytes(self, wanted: FileEntry, derived: bytes) -> tuple[bytes | None, str]:
+        if sha256_bytes(derived) == wanted.sha256:
+            return derived, MANIFEST_NAME
         for each in self.everything:
             for entry in each.folder.manifest.files if each.folder.manifest is not None else ():
                 path = each.folder.path / entry.path

@@ -11,17 +11,18 @@ nor on that of hosts.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.progress import Progress, no_progress
 from scrapers.config import ScrapeConfig
 from scrapers.crawl.dispatcher import Dispatcher
 from scrapers.crawl.image_fetcher import Attempt, ImageFetcher
 from scrapers.crawl.jobs import Job, OpenPlan, PlanOpener
-from scrapers.crawl.recorder import Recorder, Tally, WallClock
+from scrapers.crawl.recorder import Arrival, Recorder, Resized, Tally, WallClock
 from scrapers.crawl.window import Window
 from scrapers.fetch.host import Host
 from scrapers.fetch.hosts import Hosts
@@ -31,6 +32,11 @@ from scrapers.fetch.response import Response
 from scrapers.fetch.verdict import Verdict
 from scrapers.rawstore.batch_writer import Store
 from scrapers.source import CaptionPlan
+
+if TYPE_CHECKING:
+    from scrapers.resizing.workers import Resizer
+
+logger = logging.getLogger(__name__)
 
 _PLANS_AT_ONCE = 64
 _PROGRESS_EVERY_S = 0.5
@@ -52,6 +58,7 @@ class Crawl:
         num_hosts: int = 1,
         progress: Progress = no_progress,
         clock: WallClock = time.time,
+        resizer: Resizer | None = None,
     ) -> None:
         """Without a `fetcher` nothing can be requested: `leave` the plans."""
         self.tally = Tally()
@@ -64,6 +71,8 @@ class Crawl:
         self._opener = opener
         self._fetcher = fetcher
         self._progress = progress
+        self._resizer = resizer
+        self._resizing: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(
             store,
             self.tally,
@@ -100,7 +109,7 @@ class Crawl:
         store.failed = self.fail
         # Bytes that arrived and are not on disk yet count towards the budget.
         budget = hosts.client.budget
-        budget.elsewhere = lambda: store.pending_bytes() + self._came_bytes
+        budget.elsewhere = self._bytes_that_wait
         store.written = budget.wake
 
     async def run(self, plans: Iterable[CaptionPlan]) -> None:
@@ -120,6 +129,8 @@ class Crawl:
             await self._cancel_requests()
         if self._error is None:
             self._settle_all()
+            while self._resizing:
+                await asyncio.wait(self._resizing)
             await self._store.flush()
         if self._error is not None:
             raise self._error
@@ -153,6 +164,10 @@ class Crawl:
         """End the run with this error."""
         self._error = self._error or error
         self.stop()
+
+    def _bytes_that_wait(self) -> int:
+        resizing = 0 if self._resizer is None else self._resizer.waiting_bytes
+        return self._store.pending_bytes() + self._came_bytes + resizing
 
     async def _cancel_requests(self) -> None:
         tasks = [*self._tasks, *(host.loading for host in self.hosts.all() if host.loading)]
@@ -304,6 +319,8 @@ class Crawl:
                 self._dispatcher.end_request()
             if self._store.is_full:
                 await self._store.room()
+            if self._resizer is not None and self._resizer.is_full:
+                await self._resizer.room()
             job = self._dispatcher.next_job(host)
 
     async def _attempt(self, host: Host, job: Job) -> None:
@@ -375,7 +392,29 @@ class Crawl:
             self._settle(job, verdict, response)
 
     def _settle(self, job: Job, verdict: Verdict, response: Response | None = None) -> None:
-        self._recorder.record(job, verdict, response)
+        arrival = self._recorder.examine(job, verdict, response)
+        if arrival.is_new and self._resizer is not None:
+            task = asyncio.get_running_loop().create_task(self._resize(self._resizer, job, arrival))
+            self._resizing.add(task)
+            task.add_done_callback(self._end_resizing)
+        else:
+            self._record(job, arrival)
+
+    async def _resize(self, resizer: Resizer, job: Job, arrival: Arrival) -> None:
+        assert arrival.response is not None
+        resized = await resizer.resize(arrival.response.body)
+        if resized.failure is not None:
+            logger.info("%s is stored as it came (%s).", job.url, resized.failure)
+        self._record(job, arrival, resized)
+
+    def _end_resizing(self, task: asyncio.Task[None]) -> None:
+        self._resizing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+        self.hosts.client.budget.wake()
+
+    def _record(self, job: Job, arrival: Arrival, resized: Resized | None = None) -> None:
+        self._recorder.record(job, arrival, resized)
         self._num_done += 1
         self._job_ended(job.plan, self._advance)
 

@@ -219,7 +219,9 @@ class PlanOpener:
         for row in rows:
             place = (number, row.rank)
             failed += row.state in FAILED_STATES
-            is_other = row.state == "done" and differs_from_stored(opened.expected_hash, row.sha256)
+            is_other = row.state == "done" and differs_from_stored(
+                opened.expected_hash, row.sha256_as_it_came
+            )
             if is_other or self._asks_again(row):
                 opened.again[place] = row
             else:

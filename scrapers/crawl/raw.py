@@ -180,6 +180,7 @@ def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
     return {
         "requests": tally.requests,
         "stored": tally.stored,
+        **({"resized": tally.resized} if tally.resized else {}),
         "bytes": tally.bytes,
         "unchanged": tally.unchanged,
         "changed": tally.changed,

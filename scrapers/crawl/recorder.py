@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pipeline.core.contracts import UrlState
 from scrapers.crawl.expected_hash import differs, differs_from_stored, mismatch
@@ -18,7 +18,7 @@ from scrapers.crawl.jobs import Job
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.request_url import encodable_url
 from scrapers.fetch.response import Response
-from scrapers.fetch.sniff import ImageFormat
+from scrapers.fetch.sniff import ImageFormat, sniff
 from scrapers.fetch.storable import MAX_URL_CHARS, storable_header
 from scrapers.fetch.verdict import Verdict, evidence_of, opt_out
 from scrapers.rawstore.batch_writer import Store
@@ -30,6 +30,8 @@ WallClock = Callable[[], float]
 # (bytes, their SHA-256, their format) → who refuses them.
 FindRefusal = Callable[[bytes, bytes, ImageFormat | None], Refusal | None]
 _quote = json.encoder.encode_basestring
+# The reason of an image that could not be resized, and is stored as it came.
+NOT_RESIZED = "not_resized"
 
 
 @dataclass
@@ -46,6 +48,8 @@ class Tally:
     gone: int = 0
     # Further captions of URLs that are known already.
     captions: int = 0
+    # Of those stored, the ones that were resized.
+    resized: int = 0
     # Stored earlier, and listed by the user's opt-outs since.
     withdrawn: int = 0
     retries: Counter[str] = field(default_factory=Counter)
@@ -57,6 +61,27 @@ class Tally:
         """Add what another part of the run did."""
         for each in dataclasses.fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+
+class Resized(Protocol):
+    """An image that was to be resized (see `scrapers.resizing.image.Resized`, which needs Pillow)."""
+
+    @property
+    def body(self) -> bytes | None:
+        """The new bytes; None if the image stays as it came."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it could not be resized."""
+
+
+class Arrival(NamedTuple):
+    """A final verdict, the response, the SHA-256 of a complete image, and whether its bytes are new."""
+
+    verdict: Verdict
+    response: Response | None
+    digest: bytes | None
+    is_new: bool
 
 
 def accept_all(_body: bytes, _sha256: bytes, _format: ImageFormat | None) -> Refusal | None:
@@ -92,22 +117,36 @@ class Recorder:
         self._refused = refused
         self._absences = store.ledger.absences() if refresh_since else {}
 
-    def record(self, job: Job, verdict: Verdict, response: Response | None) -> None:
-        """Record the final verdict of a job: store its bytes, if they are new, and its row."""
-        known = job.known
+    def examine(self, job: Job, verdict: Verdict, response: Response | None) -> Arrival:
+        """The final verdict of a job, after a look at the bytes that came."""
         digest = None
         if verdict.state == "done" and response is not None and response.status != 304:
             digest = hashlib.sha256(response.body).digest()
             refusal = self._heed(response.body, digest, verdict.format)
             verdict = verdict if refusal is None else opt_out(refusal)
         verdict = self._compare_hash(job, verdict, response, digest)
+        is_new = (
+            verdict.state == "done"
+            and digest is not None
+            and (job.known is None or job.known.sha256_as_it_came != digest)
+        )
+        return Arrival(verdict, response, digest, is_new)
+
+    def record(self, job: Job, arrival: Arrival, resized: Resized | None = None) -> None:
+        """Record the outcome of a job: store its bytes, if they are new, and its row.
+
+        `resized` has the bytes to store instead of those that came, or why they could not be resized.
+        """
+        known = job.known
+        verdict, response, digest, is_new = arrival
         if verdict.state == "done" and response is not None:
             self._note_presence(job)
-            if digest is None:
-                self._touch(job, verdict, response, self._known_flaw(job))
-                self._tally.unchanged += 1
+            if is_new:
+                assert digest is not None
+                self._store_bytes(job, arrival, _image_of(verdict, response.body, digest, resized))
             else:
-                self._store_bytes(job, verdict, response, digest)
+                self._touch(job, verdict, response, self._flaw(job, verdict, digest))
+                self._tally.unchanged += 1
             return
         self._keep_refused(job, verdict, response)
         if known is not None and known.sha256 is not None:
@@ -126,13 +165,19 @@ class Recorder:
         if digest is not None:
             is_other = differs(expected, response.body, digest)
         else:
-            is_other = differs_from_stored(expected, job.known.sha256 if job.known else None)
+            is_other = differs_from_stored(
+                expected, job.known.sha256_as_it_came if job.known else None
+            )
         return mismatch(expected) if is_other else verdict
 
-    def _known_flaw(self, job: Job) -> str | None:
-        """The reason recorded with the stored bytes, which are unchanged."""
-        assert job.known is not None
-        return job.known.reason if job.known.state == "done" else None
+    def _flaw(self, job: Job, verdict: Verdict, digest: bytes | None) -> str | None:
+        """The reason to record with the stored bytes, which are unchanged; `digest` if they came again."""
+        known = job.known
+        assert known is not None
+        # What came again was resized at first: what is odd about it is not so about the stored bytes.
+        if digest is None or known.original_sha256 is not None or known.reason == NOT_RESIZED:
+            return known.reason if known.state == "done" else None
+        return verdict.reason
 
     def _keep_refused(self, job: Job, verdict: Verdict, response: Response | None) -> None:
         """Keep the bytes of what is no complete image, for a person to look at."""
@@ -151,7 +196,7 @@ class Recorder:
             self._touch(job, verdict._replace(state=job.known.state), response, job.known.reason)
             return
         is_other = verdict.state == "hash_mismatch" and differs_from_stored(
-            job.plan.expected_hash, job.known.sha256
+            job.plan.expected_hash, job.known.sha256_as_it_came
         )
         if is_other or verdict.state in ("missing", "opted_out"):
             gone = verdict.state == "missing"
@@ -177,31 +222,30 @@ class Recorder:
     def _now(self) -> int:
         return max(int(self._clock()), self._refresh_since + 1 if self._refresh_since else 0)
 
-    def _store_bytes(self, job: Job, verdict: Verdict, response: Response, digest: bytes) -> None:
+    def _store_bytes(self, job: Job, arrival: Arrival, image: _Image) -> None:
+        verdict, response = arrival.verdict, arrival.response
         known, version = job.known, 1
         if known is not None:
-            if known.sha256 == digest:
-                self._touch(job, verdict, response, verdict.reason)
-                self._tally.unchanged += 1
-                return
             version = known.version + (known.sha256 is not None)
         form = job.plan.forms[job.form]
         key = image_key(form.address.key, job.rank, version)
         texts = _kept_texts(job, response, stored=True)
         place = self._store.segments.place(
             key,
-            verdict.format or "bin",
-            response.body,
-            _sidecar(job, texts, digest),
-            sha256=digest,
+            image.format or "bin",
+            image.body,
+            _sidecar(job, texts, image),
+            sha256=image.sha256,
         )
         if version > 1:
             self._store.batch.changed.append((form.id, job.rank))
             self._tally.changed += 1
         self._tally.stored += 1
-        self._tally.bytes += len(response.body)
-        self._store.add_bytes(len(response.body))
-        self._write_row(job, verdict, response, texts, digest, place, version)
+        self._tally.resized += image.original_sha256 is not None
+        self._tally.bytes += len(image.body)
+        self._store.add_bytes(len(image.body))
+        verdict = verdict._replace(reason=image.flaw)
+        self._write_row(job, verdict, response, texts, _Stored(image, place, version))
 
     def _write_row(
         self,
@@ -209,12 +253,10 @@ class Recorder:
         verdict: Verdict,
         response: Response | None,
         texts: _Headers,
-        sha256: bytes | None = None,
-        place: tuple[int, int] | None = None,
-        version: int = 1,
+        stored: _Stored | None = None,
     ) -> None:
-        segment, offset = place or (None, None)
-        stored = response if sha256 is not None else None
+        segment, offset = (None, None) if stored is None else stored.place
+        image = None if stored is None else stored.image
         row = UrlRow(
             self._form_id(job),
             job.rank,
@@ -225,13 +267,14 @@ class Recorder:
             texts.etag,
             texts.last_modified,
             texts.final_url,
-            sha256,
-            len(stored.body) if stored else None,
+            None if image is None else image.sha256,
+            None if image is None else len(image.body),
             segment,
             offset,
-            version,
+            1 if stored is None else stored.version,
             self._now(),
             self._evidence(verdict),
+            None if image is None else image.original_sha256,
         )
         self._store.add_row(row)
         self._note_seen(job, verdict.state, row.status_code)
@@ -284,6 +327,34 @@ class Recorder:
         self._tally.failures[reason or state] += 1
 
 
+def _image_of(verdict: Verdict, body: bytes, digest: bytes, resized: Resized | None) -> _Image:
+    """What is stored of an image that came as `body`."""
+    if resized is None or (resized.body is None and resized.failure is None):
+        return _Image(body, digest, verdict.format, verdict.reason)
+    if resized.body is None:
+        return _Image(body, digest, verdict.format, NOT_RESIZED)
+    sha256 = hashlib.sha256(resized.body).digest()
+    return _Image(resized.body, sha256, sniff(resized.body).format, None, original_sha256=digest)
+
+
+class _Image(NamedTuple):
+    """The bytes of an image to store, and what is odd about them."""
+
+    body: bytes
+    sha256: bytes
+    format: ImageFormat | None
+    flaw: str | None
+    original_sha256: bytes | None = None
+
+
+class _Stored(NamedTuple):
+    """An image and its place in the segments."""
+
+    image: _Image
+    place: tuple[int, int]
+    version: int
+
+
 class _Headers(NamedTuple):
     """The headers of a response in a storable form; `flaw` names one that had to be altered."""
 
@@ -311,17 +382,19 @@ def _kept_texts(job: Job, response: Response | None, *, stored: bool) -> _Header
     return _Headers(etag, modified, final_url, flaw if good_etag else "bad_etag")
 
 
-def _sidecar(job: Job, texts: _Headers, digest: bytes) -> str:
+def _sidecar(job: Job, texts: _Headers, image: _Image) -> str:
     """An image's record, as `json.dumps(…, sort_keys=True)` would write it, in a quarter of the time."""
     plan = job.plan
     form = plan.forms[job.form]
     rank = plan.rank if form.address.suffix is None else job.rank
+    original = image.original_sha256
+    came = "" if original is None else f'"original_sha256": "{original.hex()}", '
     return (
         f'{{"caption": {_quote(form.caption)}, "etag": {_quote_or_null(texts.etag)}'
         f', "final_url": {_quote(texts.final_url or job.url)}'
         f', "last_modified": {_quote_or_null(texts.last_modified)}'
-        f', "masked": {"true" if plan.masked else "false"}, "rank": {"null" if rank is None else rank}'
-        f', "section": {_quote(plan.section)}, "sha256": "{digest.hex()}", "url": {_quote(job.url)}}}'
+        f', "masked": {"true" if plan.masked else "false"}, {came}"rank": {"null" if rank is None else rank}'
+        f', "section": {_quote(plan.section)}, "sha256": "{image.sha256.hex()}", "url": {_quote(job.url)}}}'
     )
 
 

@@ -20,6 +20,7 @@ from scrapers.fetch.decoding import Check, decode_body, is_encoded
 from scrapers.fetch.fetcher import Endpoint, Fetcher, Reply
 from scrapers.fetch.open_files import connection_limit, raise_limit
 from scrapers.fetch.optouts.headers import NO_SIGNALS, SIGNAL_NAMES, HeaderSignals, read_headers
+from scrapers.fetch.pace import HostPace
 from scrapers.fetch.proxies import Proxies
 from scrapers.fetch.recent import Recent
 from scrapers.fetch.redirects import AddressCheck, is_public_address, redirect_target
@@ -28,6 +29,7 @@ from scrapers.fetch.request_url import WebAddress, parse_address, without_creden
 from scrapers.fetch.resolving import Addresses, PrivateAddressError, Resolver
 from scrapers.fetch.response import FetchError, Response
 from scrapers.fetch.response_head import Headers
+from scrapers.fetch.sending import SendGate
 from scrapers.fetch.session import Sessions
 from scrapers.fetch.tls import Trust
 from scrapers.fetch.trouble import explain
@@ -80,6 +82,8 @@ class Client:
         self.timeout_s = timeout_s
         self.cookies = cookies if cookies is not None else CookieJar()
         self.budget = Budget()
+        # Keeps the pace of the hosts, if it is set.
+        self.gate_of: Callable[[str, HostPace | None], SendGate] | None = None
         self._page: str | None = None
         self._resolver = resolver
         self._is_public = is_public
@@ -136,13 +140,14 @@ class Client:
         public_only: bool = False,
         is_whole: Check | None = None,
         quiet_s: float | None = None,
+        pace: HostPace | None = None,
     ) -> Response:
         """Request `url`, following up to five redirects; `allow_hop` may refuse each one.
 
         `public_only`: connect to public addresses only, as after a redirect from a public host. `is_whole`
         tells whether bytes are a complete image: the request is then made as for an image of the page. A body
-        that stalls for `quiet_s` has ended early. Raises FetchError if no response came or it had to be
-        refused.
+        that stalls for `quiet_s` has ended early. `pace`: another one to keep than those of the hosts. Raises
+        FetchError if no response came or it had to be refused.
         """
         public = public_only
         current = url
@@ -152,7 +157,8 @@ class Client:
             fields = more + site.referer if is_whole is not None else more
             if site.cookie or not self.cookies.empty:
                 fields += self._cookie_line(site, target)
-            reply = await site.endpoint.ask(target, fields, max_bytes, quiet_s)
+            gate = None if self.gate_of is None else self.gate_of(current, pace)
+            reply = await site.endpoint.ask(target, fields, max_bytes, quiet_s=quiet_s, gate=gate)
             if reply.headers.has_any(_COOKIES):
                 cookies = reply.headers.getall("set-cookie")
                 self.cookies.store(site.address.host, target, cookies)

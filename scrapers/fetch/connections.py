@@ -13,6 +13,7 @@ from scrapers.fetch.fetcher import CONNECT_S, Reply, body_stalled
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses
 from scrapers.fetch.response import FetchError
+from scrapers.fetch.sending import SendGate
 
 _KEEP_IDLE_S = 15.0
 
@@ -117,7 +118,13 @@ class LaneEndpoint:
         self._waiting: list[Connection] = []
 
     async def ask(
-        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+        self,
+        target: str,
+        fields: str,
+        max_bytes: int,
+        *,
+        quiet_s: float | None = None,
+        gate: SendGate | None = None,
     ) -> Reply:
         """See `scrapers.fetch.fetcher.Endpoint`."""
         request = f"GET {target}{self._head}{fields}\r\n".encode("utf-8", "surrogateescape")
@@ -127,7 +134,14 @@ class LaneEndpoint:
             connection = connection or await self._connections.connect(
                 self._address, self._waiting, public_only=self._public_only
             )
+            if gate is not None and gate.wait_s:
+                deadline = await self._wait_at(gate, connection, deadline)
+                if not connection.free:  # The server has closed it meanwhile.
+                    connection = None
+                    continue
             waiting = connection.ask(request, max_bytes, deadline, quiet_s)
+            if gate is not None:
+                gate.sent()
             try:
                 return await waiting
             except FetchError as error:
@@ -141,6 +155,17 @@ class LaneEndpoint:
                 self._budget.give_back(waiting)
             # Not on another kept connection: the server may have meant this request.
             connection = None
+
+    async def _wait_at(self, gate: SendGate, connection: Connection, deadline: float) -> float:
+        """Wait with a free connection; returns the deadline, later by that time."""
+        connection.deadline = deadline  # It counts as idle from now on.
+        started = self._connections.loop.time()
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        return deadline + self._connections.loop.time() - started
 
     def _free_connection(self) -> Connection | None:
         """The most recently used free connection; None if there is none."""

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import Headers
+from scrapers.fetch.sending import SendGate
 
 # The body of a response other than 200 is read up to this length: it may explain, and the connection is kept.
 DRAINED_BYTES = 64 * 1024
@@ -33,11 +34,18 @@ class Endpoint(Protocol):
     """One origin, with what all its requests have in common."""
 
     async def ask(
-        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+        self,
+        target: str,
+        fields: str,
+        max_bytes: int,
+        *,
+        quiet_s: float | None = None,
+        gate: SendGate | None = None,
     ) -> Reply:
         """Request `target`; `fields` are more lines of the head. Raises FetchError.
 
-        A body that stalls for `quiet_s` has ended early.
+        A body that stalls for `quiet_s` has ended early. The time that the request waits at its `gate`
+        doesn't count.
 
         A kept connection that turns out to be closed is no error: another one is tried.
         """

@@ -20,6 +20,7 @@ from scrapers.fetch.reservations import is_set_aside
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.robots import CLOSED, OPEN
 from scrapers.fetch.robots_loading import UNREACHABLE, RobotsLoader, too_long
+from scrapers.fetch.sending import SendGate
 
 # Longer waits are logged.
 _LONG_WAIT_S = 5.0
@@ -48,6 +49,7 @@ class Hosts:
     max_weight: int = MAX_WEIGHT
 
     def __post_init__(self) -> None:
+        self.client.gate_of = self._gate_of
         self._few = FewHosts()
         self._known = HostTable(self.monotonic, max_weight=self.max_weight)
         self._outage = Backoff(base_s=self.backoff.base_s * 2, cap_s=self.backoff.cap_s)
@@ -59,6 +61,11 @@ class Hosts:
             max_outage_s=self.max_outage_s,
             few=self._few,
         )
+
+    def _gate_of(self, url: str, more: HostPace | None) -> SendGate:
+        """The gate of a request at `url`: its host's pace, and perhaps one more."""
+        paces = (self.of(url).pace,) if more is None else (self.of(url).pace, more)
+        return SendGate(*paces, now=self.monotonic)
 
     def of(self, url: str) -> Host:
         """The host of a URL."""

@@ -5,10 +5,14 @@ timeouts halve them; other errors never add any. A host that returns nothing sen
 growing pauses and then tried with a single request; one that says how long to wait (`Retry-After`) is left
 alone for that long. A host with a `rest_s`, as archives have, gets a rest of that length after each response
 that says it had too many requests, and one more each time.
+
+A rate is kept twice: when a request is started, and again when it is written to its connection, which may be
+later by as long as connecting takes (`scrapers.fetch.sending`).
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,8 +60,8 @@ class HostPace:
     """The pace of one host. Times are seconds of a monotonic clock."""
 
     __slots__ = (
-        "_failures", "_next_start", "_outage", "_rested_at", "_rests", "_rng", "_slowed_at",
-        "_trouble_since", "asked_until", "in_flight", "interval_s", "max_slots", "paused_until",
+        "_failures", "_next_start", "_outage", "_rested_at", "_rests", "_rng", "_sent_at", "_slowed_at",
+        "_trouble_since", "asked_until", "at_gate", "in_flight", "interval_s", "max_slots", "paused_until",
         "rest_s", "rests_until", "slots", "strikes",
     )  # fmt: skip
 
@@ -80,6 +84,9 @@ class HostPace:
         self._outage = outage
         self._rng = rng
         self._next_start = now
+        # When the last request was written, and how many are ready to be written.
+        self._sent_at = -math.inf
+        self.at_gate = 0
         self._slowed_at = -1.0
         self._failures = 0
         # The time of the first failure since the last response.
@@ -94,7 +101,18 @@ class HostPace:
         slots = 1 if self.strikes else int(self.slots)
         if self.in_flight >= slots:
             return None
-        return max(0.0, self.asked_until - now, self.paused_until - now, self._next_start - now)
+        until = max(self.asked_until, self.paused_until, self._next_start)
+        if self.at_gate:
+            until = max(until, self._sent_at + (1 + self.at_gate) * self.interval_s)
+        return max(0.0, until - now)
+
+    def send_wait_s(self, now: float) -> float:
+        """Seconds until a request that has started may be written to its connection."""
+        return max(0.0, self._sent_at + self.interval_s - now) if self.interval_s else 0.0
+
+    def note_sent(self, now: float) -> None:
+        """A request has been written."""
+        self._sent_at = now
 
     def start(self, now: float) -> None:
         """A request starts."""
@@ -108,8 +126,10 @@ class HostPace:
 
     def is_at_rest(self, now: float) -> bool:
         """Whether it may be forgotten: no request runs, the last one didn't fail, and none has to wait."""
+        if self.in_flight or self.at_gate or self._failures:
+            return False
         until = max(self.asked_until, self.paused_until, self.rests_until, self._next_start)
-        return not self.in_flight and not self._failures and until <= now
+        return until <= now and not self.send_wait_s(now)
 
     def finish(
         self,

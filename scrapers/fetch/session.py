@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from scrapers.fetch.request_url import WebAddress
 from scrapers.fetch.resolving import Addresses, SessionResolver
 from scrapers.fetch.response import FetchError
 from scrapers.fetch.response_head import MAX_HEAD_BYTES
+from scrapers.fetch.sending import SendGate
 from scrapers.fetch.session_head import head_of, parse_heads_ourselves
 from scrapers.fetch.trouble import explain
 
@@ -89,16 +91,23 @@ class SessionEndpoint:
         self._knows_us = sessions.is_own_host(address)
 
     async def ask(
-        self, target: str, fields: str, max_bytes: int, quiet_s: float | None = None
+        self,
+        target: str,
+        fields: str,
+        max_bytes: int,
+        *,
+        quiet_s: float | None = None,
+        gate: SendGate | None = None,
     ) -> Reply:
         """See `scrapers.fetch.fetcher.Endpoint`."""
         await self._guard()
         pairs = [("Host", self._address.host_and_port), *_pairs(self._fields + fields)]
+        ask_once = partial(self._ask_once, target, pairs, max_bytes, quiet_s, gate)
         try:
-            return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=False)
+            return await ask_once(fresh=False)
         except _StaleError:
             # Over a new connection: the server may have meant this request.
-            return await self._ask_once(target, pairs, max_bytes, quiet_s, fresh=True)
+            return await ask_once(fresh=True)
 
     async def _guard(self) -> None:
         """Refuse a private address, behind a proxy, too: aiohttp doesn't resolve IP addresses."""
@@ -119,6 +128,7 @@ class SessionEndpoint:
         pairs: list[tuple[str, str]],
         max_bytes: int,
         quiet_s: float | None,
+        gate: SendGate | None,
         *,
         fresh: bool,
     ) -> Reply:
@@ -128,7 +138,7 @@ class SessionEndpoint:
             public_only=public_only, as_client=self._knows_us, fresh=fresh
         )
         body = Body(self._sessions.budget, self._sessions.timeout_s, quiet_s)
-        how = SimpleNamespace(reused=False, answered=False)
+        how = SimpleNamespace(reused=False, answered=False, gate=gate, body=body)
         try:
             async with body.deadline, self._get(session, target, pairs, how) as response:
                 how.answered = True
@@ -259,15 +269,18 @@ class Body:
         self._budget.give_back(self)
 
     async def _take(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
         while not self._budget.take(self, number):
-            # That time doesn't count.
-            ends, started = self.deadline.when(), loop.time()
-            assert ends is not None
-            self.deadline.reschedule(None)
-            self._room = loop.create_future()
-            await self._room
-            self.deadline.reschedule(ends + loop.time() - started)
+            self._room = asyncio.get_running_loop().create_future()
+            await self.not_counting(self._room)
+
+    async def not_counting(self, wait: Awaitable[None]) -> None:
+        """Await something; that time doesn't count."""
+        loop = asyncio.get_running_loop()
+        ends, started = self.deadline.when(), loop.time()
+        assert ends is not None
+        self.deadline.reschedule(None)
+        await wait
+        self.deadline.reschedule(ends + loop.time() - started)
 
 
 def _make_session(
@@ -279,6 +292,7 @@ def _make_session(
     parse_heads_ourselves(connector)
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_note_reuse)
+    trace.on_request_headers_sent.append(_wait_at_gate)
     session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -297,6 +311,16 @@ def _make_session(
 async def _note_reuse(session: object, context: SimpleNamespace, params: object) -> None:
     del session, params
     context.trace_request_ctx.reused = True
+
+
+async def _wait_at_gate(session: object, context: SimpleNamespace, params: object) -> None:
+    """Despite the name of its event, aiohttp calls this right before it writes the request."""
+    del session, params
+    how = context.trace_request_ctx
+    if how.gate is not None:
+        if how.gate.wait_s:
+            await how.body.not_counting(how.gate.wait())
+        how.gate.sent()
 
 
 def _authorization(proxy: WebAddress | None) -> dict[str, str]:

@@ -8,12 +8,11 @@ which is complete if its last row is there, as only a decoder can tell.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from pipeline.core.image_files import bmp, boxes, gif, jpeg, png, riff, tiff
 
 ImageFormat = Literal["png", "jpg", "gif", "webp", "bmp", "tiff", "avif", "heic", "jxl"]
-IMAGE_FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 Flaw = Literal[
     "trailing_bytes",  # there is something after the end of the image

@@ -71,10 +71,10 @@ _STEPS = (
       n.etag, n.last_modified, n.final_url, n.sha256, n.bytes,
       CASE WHEN n.segment < 0 THEN -(SELECT new FROM places WHERE old = -n.segment)
         ELSE n.segment + :first END, n.offset, n.version,
-      n.first_time, n.last_time, n.evidence
+      n.first_time, n.last_time, n.evidence, n.original_sha256
     FROM chosen c JOIN added.urls n ON n.form = c.old AND n.rank = c.rank""",
     """INSERT INTO versions SELECT c.form, v.rank, v.version, v.etag, v.last_modified, v.sha256, v.bytes,
-      v.segment + :first, v.offset
+      v.segment + :first, v.offset, v.original_sha256
     FROM chosen c JOIN added.versions v ON v.form = c.old AND v.rank = c.rank""",
     """INSERT INTO absences SELECT c.form, a.rank, a.refreshes
     FROM chosen c JOIN added.absences a ON a.form = c.old AND a.rank = c.rank""",

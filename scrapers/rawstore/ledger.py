@@ -43,17 +43,18 @@ from scrapers.rawstore.segments import SegmentState
 
 _UPSERT = """
 INSERT INTO urls(form, rank, state, status_code, reason, attempts, etag, last_modified, final_url,
-  sha256, bytes, segment, offset, version, last_time, evidence, first_time)
+  sha256, bytes, segment, offset, version, last_time, evidence, original_sha256, first_time)
 VALUES{values}
 ON CONFLICT(form, rank) DO UPDATE SET state = excluded.state, status_code = excluded.status_code,
   reason = excluded.reason, attempts = attempts + excluded.attempts, etag = excluded.etag,
   last_modified = excluded.last_modified, final_url = excluded.final_url, sha256 = excluded.sha256,
   bytes = excluded.bytes, segment = excluded.segment, offset = excluded.offset,
-  version = excluded.version, evidence = excluded.evidence, last_time = excluded.last_time
+  version = excluded.version, evidence = excluded.evidence, last_time = excluded.last_time,
+  original_sha256 = excluded.original_sha256
 """
-_ROW_VALUES = "(" + ",".join("?" * 17) + ")"
+_ROW_VALUES = "(" + ",".join("?" * 18) + ")"
 # Rows per statement: each statement waits for the interpreter's lock. SQLite takes at most 999 values.
-_ROWS_AT_ONCE = 58
+_ROWS_AT_ONCE = 55
 _UPSERT_ONE = _UPSERT.format(values=_ROW_VALUES)
 _UPSERT_MANY = _UPSERT.format(values=",".join([_ROW_VALUES] * _ROWS_AT_ONCE))
 _TOUCH = f"""
@@ -64,12 +65,12 @@ WHERE form = ?9 AND rank = ?10
 """
 _ARCHIVE = """
 INSERT OR REPLACE INTO versions
-SELECT form, rank, version, etag, last_modified, sha256, bytes, segment, offset
+SELECT form, rank, version, etag, last_modified, sha256, bytes, segment, offset, original_sha256
 FROM urls WHERE form = ? AND rank = ?
 """
 _KNOWN = """
 SELECT form, rank, state, status_code, etag, last_modified, sha256, version, last_time, reason,
-  final_url
+  final_url, original_sha256
 FROM urls WHERE form = ?
 """
 _FURTHER_CAPTIONS = "SELECT caption FROM captions WHERE form = ?"
@@ -312,7 +313,7 @@ class Ledger:
         end = "SELECT coalesce(max((offset + bytes + 511) / 512 * 512), 0) FROM urls WHERE segment = ?1"
         lost = self._execute(
             "UPDATE urls SET state = 0, reason = 'lost_bytes', sha256 = NULL, bytes = NULL,"
-            " segment = NULL, offset = NULL"
+            " original_sha256 = NULL, segment = NULL, offset = NULL"
             " WHERE segment = ? AND (offset + bytes + 511) / 512 * 512 > ?",
             segment,
             size,

@@ -13,7 +13,7 @@ _STATES: tuple[UrlState, ...] = get_args(UrlState)
 _TEXT, _NUMBER, _BYTES = (str, type(None)), (int, type(None)), (bytes, type(None))
 Types = tuple[Any, ...]
 # The types of the columns of `ledger.Known` and `segments.SegmentState`, as SQLite returns them.
-KNOWN_TYPES: Types = (int, int, int, _NUMBER, _TEXT, _TEXT, _BYTES, int, int, _TEXT, _TEXT)
+KNOWN_TYPES: Types = (int, int, int, _NUMBER, _TEXT, _TEXT, _BYTES, int, int, _TEXT, _TEXT, _BYTES)
 SEGMENT_TYPES: Types = (int, int, _TEXT)
 FORM_TYPES: Types = (int, str)
 

@@ -49,6 +49,8 @@ class UrlRow(NamedTuple):
     version: int
     time: int
     evidence: str | None = None
+    # The hash of what came, if it was resized.
+    original_sha256: bytes | None = None
 
 
 class Touch(NamedTuple):
@@ -80,6 +82,12 @@ class Known(NamedTuple):
     last_time: int
     reason: str | None
     final_url: str | None
+    original_sha256: bytes | None = None
+
+    @property
+    def sha256_as_it_came(self) -> bytes | None:
+        """The hash of the bytes that the server sent."""
+        return None if self.sha256 is None else self.original_sha256 or self.sha256
 
 
 class BatchRows(NamedTuple):

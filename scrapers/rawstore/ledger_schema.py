@@ -5,10 +5,10 @@ from __future__ import annotations
 from pipeline.core.contracts import LEDGER_ITEMS, URL_STATES
 
 # 2: several captions per URL, images without a rank, `extra`. 3: the state hash_mismatch; bytes that stay in
-# the user's own files.
+# the user's own files. 4: images that were resized when they arrived, with both hashes.
 # Earlier versions are read as well.
-LEDGER_VERSION = 3
-READABLE_VERSIONS = (1, 2, 3)
+LEDGER_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, 4)
 STATE_NUMBER: dict[str, int] = {name: number for number, name in enumerate(URL_STATES)}
 
 TABLES = """
@@ -21,11 +21,11 @@ CREATE TABLE urls(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, state INTEGER NOT NULL, status_code INTEGER,
   reason TEXT, attempts INTEGER NOT NULL, etag TEXT, last_modified TEXT, final_url TEXT,
   sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER, version INTEGER NOT NULL,
-  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, evidence TEXT,
+  first_time INTEGER NOT NULL, last_time INTEGER NOT NULL, evidence TEXT, original_sha256 BLOB,
   PRIMARY KEY(form, rank)) WITHOUT ROWID;
 CREATE TABLE versions(
   form INTEGER NOT NULL, rank INTEGER NOT NULL, version INTEGER NOT NULL, etag TEXT,
-  last_modified TEXT, sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER,
+  last_modified TEXT, sha256 BLOB, bytes INTEGER, segment INTEGER, offset INTEGER, original_sha256 BLOB,
   PRIMARY KEY(form, rank, version)) WITHOUT ROWID;
 CREATE TABLE segments(number INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT);
 """
@@ -56,6 +56,8 @@ ADDED_COLUMNS = (
     ("urls", "evidence", "TEXT"),
     ("forms", "rank", "INTEGER"),
     ("forms", "extra", "TEXT"),
+    ("urls", "original_sha256", "BLOB"),
+    ("versions", "original_sha256", "BLOB"),
 )
 
 _STATE_CASE = "CASE u.state " + " ".join(
@@ -72,6 +74,7 @@ _ITEM_EXPRESSIONS: dict[str, str] = {
     "masked": "f.masked",
     "state": _STATE_CASE + " END",
     "sha256": "lower(hex(u.sha256))",
+    "original_sha256": "CASE WHEN u.sha256 NOT NULL THEN lower(hex(u.original_sha256)) END",
     "segment": "CASE WHEN u.segment < 0 THEN (SELECT x.path FROM files x WHERE x.number = -u.segment)\n"
     "    ELSE printf('%05d.tar', u.segment) END",
     "captions": "CASE WHEN EXISTS(SELECT 1 FROM captions c WHERE c.form = f.id) THEN (\n"
@@ -81,7 +84,7 @@ _ITEM_EXPRESSIONS: dict[str, str] = {
     "first_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.first_time, 'unixepoch')",
     "last_time": "strftime('%Y-%m-%dT%H:%M:%SZ', u.last_time, 'unixepoch')",
 }
-_NULL_WITHOUT_BYTES = ("sha256", "segment")
+_NULL_WITHOUT_BYTES = ("sha256", "segment", "original_sha256")
 
 
 def items_view() -> str:

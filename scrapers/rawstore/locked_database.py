@@ -39,7 +39,7 @@ class Patience:
         """The result of `work`, retried while the file is locked; its last error after an hour."""
         in_main = threading.current_thread() is threading.main_thread()
         patience_s = _MAIN_PATIENCE_S if in_main else _PATIENCE_S
-        started, told = time.monotonic(), False
+        started, announced = time.monotonic(), False
         while True:
             try:
                 found = work()
@@ -47,13 +47,13 @@ class Patience:
                 waited_s = time.monotonic() - started
                 if not is_busy(error) or waited_s > patience_s:
                     raise
-                if not told:
+                if not announced:
                     logger.warning("Another program has locked %s: waiting for it.", self._path)
-                told = True
+                announced = True
                 if self._ended.wait(_PAUSE_S):
                     raise
             else:
-                if told:
+                if announced:
                     logger.warning(
                         "%s is free again after %.0f s.", self._path, time.monotonic() - started
                     )

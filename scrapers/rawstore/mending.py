@@ -30,12 +30,13 @@ _BATCH_BYTES = 16 * 2**20
 _END = bytes(1024)  # of a tar
 _HELD = """
 SELECT u.segment, u.offset, u.bytes, u.sha256, u.is_old, u.form, u.rank, u.version,
-  u.etag, u.last_modified, u.final_url, f.key, f.section, f.caption, f.masked, f.prefix, f.suffix,
-  {rank}
-FROM (SELECT segment, offset, bytes, sha256, 0 AS is_old, form, rank, version, etag, last_modified, final_url
+  u.etag, u.last_modified, u.final_url, u.original, f.key, f.section, f.caption, f.masked, f.prefix,
+  f.suffix, {rank}
+FROM (SELECT segment, offset, bytes, sha256, 0 AS is_old, form, rank, version, etag, last_modified,
+      final_url, {original} AS original
     FROM urls WHERE segment = ?1
   UNION ALL
-  SELECT segment, offset, bytes, sha256, 1, form, rank, version, etag, last_modified, NULL
+  SELECT segment, offset, bytes, sha256, 1, form, rank, version, etag, last_modified, NULL, {original}
     FROM versions WHERE segment = ?1) u JOIN forms f ON f.id = u.form
 ORDER BY u.offset
 """
@@ -194,13 +195,28 @@ class _Mending:
         yield from writer.write(writer.take())
 
     def _held(self) -> Iterator[tuple[Any, ...]]:
-        names = ("etag", "last_modified", "final_url", "key", "section", "caption", "masked")
-        columns = [row[1] for row in self._ledger.execute("PRAGMA table_info(forms)")]
-        # In ledgers of version 1 the rank is 0 if the URL has none.
-        held = _HELD.format(rank="f.rank" if "rank" in columns else "0")
+        names = (
+            "etag",
+            "last_modified",
+            "final_url",
+            "original",
+            "key",
+            "section",
+            "caption",
+            "masked",
+        )
+        held = _HELD.format(
+            # In ledgers of version 1 the rank is 0 if the URL has none.
+            rank="f.rank" if self._has("forms", "rank") else "0",
+            original="original_sha256" if self._has("urls", "original_sha256") else "NULL",
+        )
         for row in self._ledger.execute(held, (self._segment.number,)).fetchall():
             facts = dict(zip((*names, "prefix", "suffix", "rank"), row[8:], strict=True))
             yield (*row[:4], bool(row[4]), *row[5:8], facts)
+
+    def _has(self, table: str, column: str) -> bool:
+        """Whether this ledger has a column, which earlier ones lack."""
+        return column in [row[1] for row in self._ledger.execute(f"PRAGMA table_info({table})")]
 
     def _commit(self, states: list[SegmentState]) -> None:
         self._ledger.execute("BEGIN IMMEDIATE")
@@ -257,5 +273,7 @@ def _as_member(
         "sha256": image.sha256.hex(),
         "url": url,
     }
+    if form["original"] is not None:
+        record["original_sha256"] = form["original"].hex()
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
     return key, sniff(body).format or "bin", body, text

@@ -12,7 +12,7 @@ from scrapers.rawstore.ledger_rows import Touch
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 
 _STORED = """
-SELECT u.form, u.rank, u.status_code, u.sha256, u.final_url,
+SELECT u.form, u.rank, u.status_code, u.sha256, u.original_sha256, u.final_url,
   CASE WHEN f.suffix IS NULL THEN f.prefix ELSE f.prefix || u.rank || f.suffix END
 FROM urls u JOIN forms f ON f.id = u.form WHERE u.state = ?
 """
@@ -27,8 +27,8 @@ def find_withdrawn(ledger: Ledger, listed: OptOutList, now: int) -> Iterator[Tou
         return
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
     rows = ledger.query(_STORED, STATE_NUMBER["done"])
-    for form, rank, status, sha256, final_url, url in rows:
-        refusal = _refusal_of(listed, sha256, url, final_url)
+    for form, rank, status, sha256, original, final_url, url in rows:
+        refusal = _refusal_of(listed, (sha256, original), (url, final_url))
         if refusal is not None:
             yield Touch(
                 state=STATE_NUMBER["opted_out"],
@@ -44,8 +44,11 @@ def find_withdrawn(ledger: Ledger, listed: OptOutList, now: int) -> Iterator[Tou
             )
 
 
-def _refusal_of(listed: OptOutList, sha256: object, *urls: object) -> Refusal | None:
-    if isinstance(sha256, bytes) and (found := listed.bytes_refusal(sha256)) is not None:
-        return found
+def _refusal_of(
+    listed: OptOutList, hashes: tuple[object, ...], urls: tuple[object, ...]
+) -> Refusal | None:
+    for sha256 in hashes:
+        if isinstance(sha256, bytes) and (found := listed.bytes_refusal(sha256)) is not None:
+            return found
     refusals = (listed.url_refusal(url) for url in urls if isinstance(url, str))
     return next((found for found in refusals if found is not None), None)

@@ -133,7 +133,7 @@ class Asker:
         answered = False
         try:
             response = await self.hosts.client.get(
-                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=allow_hop, quiet_s=quiet_s
+                url, max_bytes=_MAX_ANSWER_BYTES, allow_hop=allow_hop, quiet_s=quiet_s, pace=pace
             )
             sign, answered = _sign(response), True
             retry_after_s = parse_retry_after(response.retry_after)

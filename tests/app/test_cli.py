@@ -34,12 +34,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[StageConfig]:
     """Configs that reached the dedupe stage, which is replaced by a stub."""
     configs: list[StageConfig] = []
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         configs.append(config)
         progress(1, 1)
         return StageReport(stage="dedupe", outcome="done", counts={"rows": 3})
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     return configs
 
 
@@ -143,10 +143,10 @@ def test_failed_items_that_remain_are_exit_code_3(
 def test_an_interrupt_is_reported_and_has_its_exit_code(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     result = invoke("dedupe", "--workspace", str(workspace))
     assert result.exit_code == 130
     assert "same command" in result.output
@@ -155,10 +155,10 @@ def test_an_interrupt_is_reported_and_has_its_exit_code(
 def test_an_unexpected_error_shows_its_traceback_only_with_debug(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     result = invoke("dedupe", "--workspace", str(workspace), "--json")
     assert result.exit_code == 1
     assert "boom" in result.stderr
@@ -234,8 +234,8 @@ def test_a_missing_package_names_the_extra(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    doors = [name for name in sys.modules if name.startswith("pipeline.train.")]
-    for name in (name for name in doors if not name.endswith(".config")):
+    loaded = [name for name in sys.modules if name.startswith("pipeline.train.")]
+    for name in (name for name in loaded if not name.endswith(".config")):
         monkeypatch.delitem(sys.modules, name)
     result = invoke("train", "--workspace", str(workspace))
     assert result.exit_code == 1
@@ -295,12 +295,12 @@ def test_an_interrupt_swallowed_by_the_interpreter_is_sent_again(
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         Swallowing()
         time.sleep(10)
         return StageReport(stage="dedupe", outcome="done")
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     result = invoke("dedupe", "--workspace", str(workspace))
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -358,11 +358,11 @@ def test_several_values_in_the_environment_are_separated_by_bars(
 ) -> None:
     configs: list[StageConfig] = []
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         configs.append(config)
         return StageReport(stage="generate", outcome="done")
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     env = {"PIPELINE_GENERATE_PROMPTS": "a red cube | a cat, asleep"}
     invoke("generate", "--workspace", str(workspace), env=env)
     assert pick(configs, "prompts") == ("a red cube", "a cat, asleep")

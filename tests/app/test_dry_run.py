@@ -18,48 +18,8 @@ from pipeline.core.inventory import find_folders
 from pipeline.core.storage import input_digest
 from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.small_options import scrape_options, small_options
 
-OPTIONS = """
-[scrape]
-page_url = "http://dalleblog.localhost/blog/dall-e/"
-connect_to = "{address}"
-sections = ["relative_positions"]
-limit = 6
-backoff_s = 0.01
-
-[dedupe]
-val_fraction = 0.3
-workers = 0
-
-[train-tokenizer]
-vocab_size = 300
-
-[train-codec]
-image_size = 32
-channels = 8
-code_dim = 8
-num_tokens = 32
-steps = 12
-checkpoint_every = 4
-
-[shard]
-text_seq_len = 24
-
-[train]
-dim = 16
-depth = 1
-heads = 2
-dim_head = 8
-steps = 12
-batch_size = 4
-warmup_steps = 2
-save_every = 4
-on_change = "restart"
-
-[generate]
-prompts = ["a small red block sitting on a large green block"]
-num_images = 2
-"""
 STAGES = ("raw", "dedupe", "tokenizers/bpe", "codecs/small", "shards/default", "runs/dalle")
 
 
@@ -76,7 +36,15 @@ def replica() -> Iterator[Replica]:
 @pytest.fixture
 def options(replica: Replica, tmp_path: Path) -> Path:
     path = tmp_path / "options.toml"
-    path.write_text(OPTIONS.format(address=replica.url.removeprefix("http://").strip("/")))
+    prompt = "a small red block sitting on a large green block"
+    tables = {
+        "scrape": scrape_options(replica.url, "relative_positions", limit=6),
+        "train-codec": {"steps": 12, "checkpoint_every": 4},
+        "shard": {"text_seq_len": 24},
+        "train": {"steps": 12, "save_every": 4, "on_change": "restart"},
+        "generate": {"prompts": [prompt], "num_images": 2},
+    }
+    path.write_text(small_options(tables))
     return path
 
 

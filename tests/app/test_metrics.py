@@ -73,13 +73,13 @@ def test_a_command_serves_the_numbers_that_its_report_has(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         progress(7, 9, {"loss": 0.5})
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             seen.update(samples(answer.read().decode()))
         return StageReport(stage=command, outcome="done", counts={"images": 9})
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     arguments = [command, "--workspace", str(root), "--json", "--metrics-port", str(port)]
     result = CliRunner().invoke(app, arguments)

@@ -98,7 +98,7 @@ def _source_of_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (scrape_options, scrape_command):
         monkeypatch.setattr(module, "source_kinds", lambda: kinds)
     monkeypatch.setattr(scrape_options, "find_source", kinds.__getitem__)
-    monkeypatch.setattr(cli, "source_to_open", lambda config: config.source)
+    monkeypatch.setattr("scrapers.source.source_to_open", lambda config: config.source)
 
 
 def given_inputs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *arguments: str) -> object:

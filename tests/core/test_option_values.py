@@ -28,11 +28,11 @@ def root(tmp_path: Path) -> Path:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     configs: list[Any] = []
 
-    def door(config: StageConfig, progress: Progress) -> StageReport:
+    def entry_point(config: StageConfig, progress: Progress) -> StageReport:
         configs.append(config)
         return StageReport(stage="train", outcome="done")
 
-    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: door)
+    monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     return configs
 
 

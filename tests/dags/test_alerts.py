@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from tests.dags.calls import context, kept
 from tests.helpers.dags import ROOT
 
 
-def test_one_way_that_fails_stops_no_other(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_way_that_fails_stops_no_other_and_is_logged(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (place / "alerts.jsonl").mkdir()
     monkeypatch.setenv("DALLE_PIPELINE_ALERT_COMMAND", "/nowhere/at/all")
@@ -33,8 +34,17 @@ def test_one_way_that_fails_stops_no_other(
         },
     ]
     monkeypatch.setenv("DALLE_PIPELINE_NOTIFIERS", json.dumps(notifiers))
-    alerts.send_alert(context(), "failed", "a sentence")
+    with caplog.at_level(logging.ERROR, "airflow.task.alerts"):
+        alerts.send_alert(context(), "failed", "a sentence")
     assert (tmp_path / "n").read_text() == "<a sentence>"
+    first, *problems = [record.getMessage() for record in caplog.records]
+    assert first == "ALERT: a sentence"
+    unsent = "An alert could not be sent: "
+    assert [line.startswith(unsent) for line in problems] == [True, True, True]
+    for line, kind in zip(
+        problems, ("IsADirectory", "FileNotFound", "ModuleNotFound"), strict=True
+    ):
+        assert line.removeprefix(unsent).startswith(f"{kind}Error: ")
 
 
 class Mailbox(socketserver.StreamRequestHandler):

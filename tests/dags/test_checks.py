@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,8 @@ pytest.importorskip("airflow")
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from dalle_pipeline_airflow.assets import SHARDS
-from dalle_pipeline_airflow.checks import plan_parts, publish_shards, report_url
-from tests.dags.calls import context
+from dalle_pipeline_airflow.checks import alert_of_page, plan_parts, publish_shards, report_url
+from tests.dags.calls import context, kept
 
 
 class Events:
@@ -60,3 +61,28 @@ def test_the_report_has_an_address(place: Path, monkeypatch: pytest.MonkeyPatch)
     assert report_url(context()) == f"file://{place}/report.html"
     monkeypatch.setenv("DALLE_PIPELINE_REPORT_URL", "https://data.example.org/")
     assert report_url(context()) == "https://data.example.org/data/report.html"
+
+
+def test_changes_of_the_page_are_one_alert_per_run(place: Path) -> None:
+    """Two scrapes of this run saw the same change, a third one another; an earlier run's is old news."""
+    changes = ({"sections_added": ["b"]}, {"sections_added": ["b"]}, {"captions": {"a": [3, 4]}})
+    runs = [("a_dag an_earlier_run", {"sections_removed": ["c"]})]
+    runs += [("a_dag a_run", page) for page in changes]
+    lines = [
+        json.dumps({"by": by, "stages": [{"stage": "scrape", "did": {"page": page}}]})
+        for by, page in runs
+    ]
+    (place / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    for _ in range(2):
+        alert_of_page(context())
+    assert kept(place) == [
+        "The page has new sections: b. The page's section a has 4 captions, had 3"
+    ]
+
+
+def test_a_page_without_changes_is_no_alert(place: Path) -> None:
+    (place / "runs.jsonl").write_text(
+        json.dumps({"by": "a_dag a_run", "stages": [{"stage": "scrape", "did": {"stored": 3}}]})
+    )
+    alert_of_page(context())
+    assert kept(place) == []

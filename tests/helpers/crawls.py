@@ -1,4 +1,4 @@
-"""A server that serves small PNGs and misbehaves as told, and a source made of plain captions."""
+"""A server that serves small PNGs and misbehaves as configured, and a source made of plain captions."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ MakeWorkspace = Callable[..., Workspace]
 
 
 def make_png(number: int) -> bytes:
-    """A coloured disc on a light ground, 64 × 48 pixels; every number another picture."""
+    """A coloured disc on a light ground, 64 × 48 pixels; each number gives another image."""
     image = Image.new("RGB", (64, 48), (240 - number % 30, 240, 235))
     x, y = 20 + number % 9, 14 + number % 5
     ImageDraw.Draw(image).ellipse((x, y, x + 24, y + 22), fill=COLOURS[number % len(COLOURS)])

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-BUCKET = "pictures"
+BUCKET = "images"
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def s3_server() -> Iterator[str]:
 def bucket(
     s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
-    """`s3://…` of an empty prefix; keys and endpoint stand in the environment, as users have them."""
+    """`s3://…` of an empty prefix; keys and endpoint are in the environment, as users have them."""
     for name, value in (
         ("AWS_ACCESS_KEY_ID", "key"),
         ("AWS_SECRET_ACCESS_KEY", "secret"),

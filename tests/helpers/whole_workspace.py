@@ -16,53 +16,7 @@ from typer.testing import CliRunner
 from pipeline.app.cli import app
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
-
-OPTIONS = """
-[scrape]
-page_url = "http://dalleblog.localhost/blog/dall-e/"
-connect_to = "{address}"
-sections = ["relative_positions"]
-limit = 2
-attempts = 1
-backoff_s = 0.01
-
-[dedupe]
-val_fraction = 0.3
-workers = 0
-
-[train-tokenizer]
-vocab_size = 300
-
-[train-codec]
-image_size = 32
-channels = 4
-code_dim = 4
-num_tokens = 32
-steps = 2
-workers = 1
-
-[encode]
-workers = 1
-
-[shard]
-text_seq_len = 16
-
-[train]
-dim = 16
-depth = 1
-heads = 1
-dim_head = 16
-steps = 2
-batch_size = 4
-warmup_steps = 1
-save_every = 1
-threads = 1
-device = "cpu"
-
-[generate]
-prompts = ["a small red block"]
-num_images = 1
-"""
+from tests.helpers.small_options import scrape_options, small_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +48,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     folder = tmp_path_factory.mktemp("whole")
     with Replica(ReplicaConfig(sections=("relative_positions",), size=16)) as server:
         options = folder / "options.toml"
-        options.write_text(OPTIONS.format(address=server.url.removeprefix("http://").strip("/")))
+        scrape = scrape_options(server.url, "relative_positions", limit=2, attempts=1)
+        prompts = {"prompts": ["a small red block"], "num_images": 1}
+        tables = {"scrape": scrape, "train": {"save_every": 1}, "generate": prompts}
+        options.write_text(small_options(tables))
         made = Whole(root=folder / "data", options=options)
         result = made.call("run")
         assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""The page asked for again: what is new on it is fetched, what has changed is told, nothing is lost."""
+"""The page asked for again: what is new on it is fetched, what has changed is reported, nothing is lost."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def configure(world: Any, **options: Any) -> ShardConfig:
     return ShardConfig(workspace=world.root, **{"text_seq_len": 24, "max_samples": 20, **options})
 
 
-def pictures_of(path: Path, count: int) -> list[np.ndarray]:
+def images_of(path: Path, count: int) -> list[np.ndarray]:
     """The images of a sheet at their original size."""
     sheet = np.array(Image.open(path))
     assert sheet.shape == (256, count * 256 + (count - 1) * 8, 3)
@@ -60,7 +60,7 @@ def test_a_sample_is_shown_with_its_images(world: Any, codec: VQCodec, images: s
     assert shown["caption"] == shown["ids as text"] == row["caption"]
     assert shown["section"] == "solid_colors"
     assert report.outputs == (str(world.root / "inspect" / f"{KEY}.png"),)
-    original, decoded = pictures_of(Path(report.outputs[0]), 2)
+    original, decoded = images_of(Path(report.outputs[0]), 2)
     segment = (world.workspace.segments / "00000.tar").read_bytes()
     data = segment[row["offset"] : row["offset"] + row["bytes"]]
     assert (original == read_square(data, SIDE)).all()
@@ -84,7 +84,7 @@ def test_the_command_prints_it_and_writes_to_out(
     assert result.exit_code == 0, result.output
     assert "ids as text: a red cube on a table, picture 0" in result.output
     assert str(out) in result.output.replace("\n", "")
-    pictures_of(out, 2)
+    images_of(out, 2)
 
 
 def test_every_view_has_its_image(world: Any, codec: VQCodec) -> None:
@@ -97,7 +97,7 @@ def test_every_view_has_its_image(world: Any, codec: VQCodec) -> None:
     path.write_text(json.dumps(manifest))
     run(configure(world))
     report = run(configure(world, inspect=("val/000000", KEY)))
-    _, first, second = pictures_of(Path(report.outputs[0]), 3)
+    _, first, second = images_of(Path(report.outputs[0]), 3)
     assert (first != second).any()
 
 
@@ -106,14 +106,14 @@ def test_without_the_original_only_the_codes_are_shown(world: Any, codec: VQCode
     (world.workspace.dedupe / "manifest.json").unlink()
     report = run(configure(world, inspect=("val/000000", KEY)))
     assert "PSNR" not in report.details["shown"]
-    pictures_of(Path(report.outputs[0]), 1)
+    images_of(Path(report.outputs[0]), 1)
 
 
 def test_without_the_codec_the_text_is_shown(world: Any) -> None:
     run(configure(world))
     report = run(configure(world, inspect=("val/000000", KEY)))
     assert report.outputs == ()
-    assert report.details["shown"]["picture"].startswith("none: ")
+    assert report.details["shown"]["image"].startswith("none: ")
     assert report.details["shown"]["caption"].startswith("a red cube")
 
 

@@ -186,8 +186,8 @@ def test_wids_reads_images_by_the_index(shards: Path, tmp_path: Path) -> None:
 
 def test_tar_unpacks_images_that_can_be_opened(shards: Path, tmp_path: Path) -> None:
     subprocess.run(["tar", "xf", shards / "val/000000.tar", "-C", tmp_path], check=True)
-    pictures = sorted(tmp_path.glob(f"*.{extension(shards)}"))
-    assert len(pictures) == 8
-    with Image.open(pictures[0]) as picture:
-        assert picture.size == (16, 16)
-    assert json.loads(pictures[0].with_suffix(".json").read_text())["width"] == 16
+    images = sorted(tmp_path.glob(f"*.{extension(shards)}"))
+    assert len(images) == 8
+    with Image.open(images[0]) as image:
+        assert image.size == (16, 16)
+    assert json.loads(images[0].with_suffix(".json").read_text())["width"] == 16

@@ -18,60 +18,9 @@ from pipeline.app.cli import app
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.small_options import scrape_options, small_options
 
 SECTION = "relative_positions"
-OPTIONS = """
-[scrape]
-page_url = "http://dalleblog.localhost/blog/dall-e/"
-connect_to = "{address}"
-sections = ["relative_positions"]
-limit = 2
-attempts = 2
-backoff_s = 0.01
-
-[dedupe]
-val_fraction = 0.3
-workers = 0
-
-[train-tokenizer]
-vocab_size = 290
-
-[train-codec]
-image_size = 32
-channels = 4
-code_dim = 4
-num_tokens = 32
-steps = 2
-workers = 1
-device = "cpu"
-
-[encode]
-workers = 1
-part_rows = 12
-device = "cpu"
-
-[shard]
-text_seq_len = 16
-max_samples = 10
-
-[train]
-dim = 16
-depth = 1
-heads = 1
-dim_head = 16
-steps = 3
-batch_size = 4
-warmup_steps = 1
-save_every = 1
-keep_n_checkpoints = 3
-threads = 1
-device = "cpu"
-
-[generate]
-prompts = ["a small red block", "a large blue block"]
-device = "cpu"
-threads = 1
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +57,7 @@ class Small:
 
     def repair(self) -> dict[str, Any]:
         """Run `pipeline verify --repair`; returns its report."""
-        details: dict[str, Any] = self.call("verify", "--repair", "--pictures", "0")["details"]
+        details: dict[str, Any] = self.call("verify", "--repair", "--images", "0")["details"]
         return details
 
     def files(self, folder: str = ".") -> dict[str, bytes]:
@@ -140,9 +89,9 @@ def flip(path: Path, *, at: float = 0.5, count: int = 64) -> None:
 
 @pytest.fixture(scope="session")
 def serve_blog() -> Iterator[str]:
-    """A mock server of the blog; its host:port."""
+    """A mock server of the blog; its URL."""
     with Replica(ReplicaConfig(sections=(SECTION,), size=24)) as replica:
-        yield replica.url.removeprefix("http://").strip("/")
+        yield replica.url
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +101,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory, serve_blog: str) -> Small:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("small")
     options = folder / "options.toml"
-    options.write_text(OPTIONS.format(address=serve_blog))
+    tables = {
+        "scrape": scrape_options(serve_blog, SECTION, limit=2, attempts=2),
+        "train-tokenizer": {"vocab_size": 290},
+        "encode": {"part_rows": 12},
+        "shard": {"max_samples": 10},
+        "train": {"steps": 3, "save_every": 1, "keep_n_checkpoints": 3},
+        "generate": {
+            "prompts": ["a small red block", "a large blue block"],
+            "device": "cpu",
+            "threads": 1,
+        },
+    }
+    options.write_text(small_options(tables))
     small = Small(root=folder / "data", options=options)
     small.call("run")
     torch.set_num_threads(threads)

@@ -27,12 +27,12 @@ def find(small: Small, pattern: str) -> Path:
 
 def repair_and_make_anew(small: Small, named: str) -> list[dict[str, Any]]:
     """Verify, repair, run the printed commands, verify; returns the reports of the commands."""
-    code_before = small.call("verify", "--pictures", "0", code=1)
+    code_before = small.call("verify", "--images", "0", code=1)
     assert named in json.dumps(code_before["details"]["folders"])
     details = small.repair()
     assert details["not_repaired"] == []
     reports = [small.type(command) for command in details["next"]]
-    small.call("verify", "--pictures", "0")
+    small.call("verify", "--images", "0")
     return reports
 
 
@@ -232,7 +232,7 @@ def made_from_images(small: Small) -> dict[str, bytes]:
 
 def repair_raw(small: Small) -> dict[str, int]:
     """Repair, run the printed commands and the outdated stages; returns the report of the scrape."""
-    small.call("verify", "--pictures", "0", code=1)
+    small.call("verify", "--images", "0", code=1)
     details = small.repair()
     assert [command.split()[:3] for command in details["next"]] == [
         ["pipeline", "scrape", "dalleblog"],
@@ -243,7 +243,7 @@ def repair_raw(small: Small) -> dict[str, int]:
     assert dedupe["details"]["inspected"] == 0
     small.call("encode")
     small.call("shard")
-    assert small.call("verify", "--pictures", "4")["counts"]["damaged"] == 0
+    assert small.call("verify", "--images", "4")["counts"]["damaged"] == 0
     done: dict[str, int] = scrape["details"]
     return done
 
@@ -289,22 +289,22 @@ def test_a_store_without_segments_loses_no_record(small: Small) -> None:
     """An unmounted disk must not lose a crawl."""
     (small.root / "raw/segments").rename(small.root / "elsewhere")
     ledger = (small.root / "raw/ledger.sqlite").read_bytes()
-    details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
+    details = small.call("verify", "--repair", "--images", "0", code=1)["details"]
     assert "is a disk not mounted?" in details["not_repaired"][0]
     assert (small.root / "raw/ledger.sqlite").read_bytes() == ledger
     (small.root / "elsewhere").rename(small.root / "raw/segments")
-    small.call("verify", "--pictures", "0")
+    small.call("verify", "--images", "0")
 
 
 def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     ledger = small.root / "raw/ledger.sqlite"
     ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 4096 + ledger.read_bytes()[8192:])
     before = small.files("raw")
-    place = ("--workspace", str(small.root), "--pictures", "0")
+    place = ("--workspace", str(small.root), "--images", "0")
     printed = " ".join(CliRunner().invoke(app, ["verify", *place]).output.split())
     assert "restore it from a backup" in printed
     assert "--repair" not in printed
-    details = small.call("verify", "--repair", "--pictures", "0", code=1)["details"]
+    details = small.call("verify", "--repair", "--images", "0", code=1)["details"]
     assert "restore it from a backup" in details["not_repaired"][0]
     after = small.files("raw")
     assert after["raw/segments/00000.tar"] == before["raw/segments/00000.tar"]
@@ -356,7 +356,7 @@ def test_a_damaged_tokenizer_without_a_copy_is_set_aside_and_trained_again(
     details = small.repair()
     for command in details["next"]:
         small.type(command)
-    small.call("verify", "--pictures", "0")
+    small.call("verify", "--images", "0")
     assert {k: v for k, v in small.files().items() if "runs" not in k} == {
         k: v for k, v in before.items() if "runs" not in k
     }
@@ -485,7 +485,7 @@ def test_a_run_whose_manifest_is_damaged_is_finished_again_without_training(smal
 
 def test_a_run_in_progress_is_no_damage_but_a_damaged_checkpoint_of_it_is(small: Small) -> None:
     reopen(small.root / "runs/dalle", "run")
-    assert small.call("verify", "--pictures", "0")["counts"]["unfinished"] == 1
+    assert small.call("verify", "--images", "0")["counts"]["unfinished"] == 1
     flip(small.root / "runs/dalle/checkpoints/step-000003/model.safetensors")
     (report,) = repair_and_make_anew(small, "step-000003/model.safetensors")
     assert report["stage"] == "train"
@@ -581,7 +581,7 @@ def test_a_repair_killed_at_any_point_can_be_repeated(
         details = small.repair()
         for command in details["next"]:
             small.type(command)
-        small.call("verify", "--pictures", "0")
+        small.call("verify", "--images", "0")
         after = {k: v for k, v in small.files().items() if "runs/" not in k and "ledger" not in k}
         assert after == before, f"killed at {number}"
     assert number > 1

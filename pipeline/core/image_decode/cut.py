@@ -18,7 +18,8 @@ def looks_cut(data: bytes, pixels_HWC: Pixels) -> bool:
 
     Decoders refuse truncated files of other formats. Most complete images are recognised without decoding
     them again: in a truncated baseline JPEG the last block has one colour, wherever rotation moved it. So a
-    baseline JPEG that lacks nothing but data of its last block passes as complete.
+    baseline JPEG with an end marker that lacks only data of its last block passes as complete; without the
+    marker, `decode_image` refuses it.
     """
     if not uses_huffman_codes(data):
         return False

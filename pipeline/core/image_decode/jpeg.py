@@ -18,8 +18,9 @@ from pipeline.core.image_files import jpeg
 
 _SCAN = b"\xff\xda"
 
-# Bits that decode as many different codes but contain no marker.
-_MORE = bytes(53 * n % 255 for n in range(1, 512))
+# Bits that decode as many different codes but contain no marker. Decoders read missing data as zeros, so the
+# first bits are ones: otherwise a last block that lacks little more than its end would look complete.
+_MORE = b"\xfe" + bytes(53 * n % 255 for n in range(1, 512))
 # The same for images with restart intervals: the eight restart markers in turn.
 _MORE_INTERVALS = b"".join(
     bytes([0xFF, 0xD0 + n % 8]) + _MORE[n * 7 : n * 7 + 48] for n in range(32)

@@ -63,13 +63,15 @@ def sample_codes(
     first_codes_P: Tensor | None = None,
     fixed: FixedShapes | None = None,
     drawn: list[Tensor] | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Sample images as codes_BN (int64), one for each of `rows`, which are indices of `captions_UT`.
 
     `image_seeds` holds a seed in 0..2^63-1 for each image. If `first_codes_P` (int64, 0 < P < N) is given,
     every image starts with these codes; as [B, P] they are those of each image. `fixed` draws by operators
     of fixed shapes, as CUDA wants; the logits are the same but for rounding. `drawn` receives the codes_B of
-    each position, so that a caller whose memory runs out keeps them.
+    each position, so that a caller whose memory runs out keeps them. `watch` is called with
+    the codes_BP so far after each row of codes but the last; what it raises ends the sampling.
 
     Raises ModelError if there are as many first codes as an image has, or more, and if the model's logits
     are not finite.
@@ -100,13 +102,21 @@ def sample_codes(
             logits_BV, uniform_BN[:, position], total_tokens=model.config.total_tokens
         )
         codes.append(codes_B.index_select(0, row_of_image))
-        if position < count - 1:
-            logits_BV = next_logits(codes_B.repeat(2) if guided else codes_B, position)
+        if position == count - 1:
+            break
+        if watch is not None and (position + 1) % model.config.image_fmap_size == 0:
+            watch(with_first_codes(codes, first_codes_P))
+        logits_BV = next_logits(codes_B.repeat(2) if guided else codes_B, position)
     check_finite(finite)
-    drawn_BN = torch.stack(codes, dim=1)
+    return with_first_codes(codes, first_codes_P)
+
+
+def with_first_codes(codes: Sequence[Tensor], first_codes_P: Tensor | None) -> Tensor:
+    """The codes_B of each position as codes_BP, after the first codes ([P] or [B, P]) if there are any."""
+    codes_BP = torch.stack(list(codes), dim=1)
     if first_codes_P is None:
-        return drawn_BN
-    return torch.cat((first_codes_P.expand(images, -1), drawn_BN), dim=1)
+        return codes_BP
+    return torch.cat((first_codes_P.expand(len(codes_BP), -1), codes_BP), dim=1)
 
 
 NextLogits = Callable[[Tensor, int], Tensor]  # of codes_B at a position

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pipeline.core.config import option
 from pipeline.core.errors import ConfigError
 from scrapers.config import ScrapeConfig
+from scrapers.resizing.rule import EncodeFormat, ResizeMode, ResizeRule
 
 PresetName = Literal[
     "cc3m", "cc12m", "yfcc15m", "wit", "sbu", "redcaps", "laion", "relaion", "coyo", "datacomp",
@@ -62,6 +63,28 @@ class UrlsConfig(ScrapeConfig):
         runtime=True,
         remember=True,
     )
+    max_side: int | None = option(
+        None,
+        "Scale images down to this many pixels when they arrive (default: store them as they come).",
+        low=8,
+        high=16384,
+        omit_default=True,
+    )
+    resize_mode: ResizeMode = option(
+        "keep_ratio_largest",
+        "With --max-side, as in img2dataset: it limits the longer side; with keep_ratio the shorter one; "
+        "center_crop and border make squares.",
+        omit_default=True,
+    )
+    enlarge: bool = option(
+        False, "With --max-side: enlarge smaller images, too.", omit_default=True
+    )
+    encode_format: EncodeFormat = option(
+        "jpg", "Format of images that --max-side changes.", omit_default=True
+    )
+    encode_quality: int = option(
+        95, "Their quality, as JPEG and WebP.", low=1, high=100, omit_default=True
+    )
     engine: Literal["local", "img2dataset"] = option(
         "local",
         "Who downloads: our crawler, or img2dataset in bulk, which ignores robots.txt and hosts' pace.",
@@ -90,8 +113,28 @@ class UrlsConfig(ScrapeConfig):
         """Raise ConfigError for options that can't be read."""
         super().__post_init__()
         _ = self.shard_of, self.hash_column
+        if self.max_side is None and self._resize_options() != self._resize_options(UrlsConfig):
+            raise ConfigError(
+                "--resize-mode, --enlarge, --encode-format and --encode-quality need --max-side."
+            )
         if self.engine == "img2dataset":
             self._check_bulk()
+
+    def _resize_options(self, of: Any = None) -> tuple[Any, ...]:
+        names = ("resize_mode", "enlarge", "encode_format", "encode_quality")
+        return tuple(getattr(of or self, name) for name in names)
+
+    def resize_rule(self) -> ResizeRule | None:
+        """See `ScrapeConfig.resize_rule`."""
+        if self.max_side is None:
+            return None
+        return ResizeRule(
+            size=self.max_side,
+            mode=self.resize_mode,
+            enlarge=self.enlarge,
+            format=self.encode_format,
+            quality=self.encode_quality,
+        )
 
     def _check_bulk(self) -> None:
         if self.img2dataset_python is None:
@@ -107,9 +150,10 @@ class UrlsConfig(ScrapeConfig):
             ("--header", self.header),
             ("--cookie-file", self.cookie_file),
             ("--opt-outs", self.opt_outs),
+            ("--max-side", self.max_side),
         ):
             if given:
-                raise ConfigError(f"{flag} is not known to img2dataset. Leave it out, or --engine.")
+                raise ConfigError(f"{flag} can't be used with --engine img2dataset. Leave one out.")
 
     @property
     def shard_of(self) -> tuple[int, int] | None:

@@ -129,6 +129,24 @@ def test_a_jpeg_without_end_marker_is_decoded_and_half_a_jpeg_is_not(progressive
         decode_image(data[: len(data) // 2])
 
 
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("quality", [75, 90])
+def test_without_end_marker_any_visible_loss_in_the_last_block_is_noticed(
+    subsampling: int, quality: int
+) -> None:
+    whole = encode(photo(4, 40, 40), "JPEG", subsampling=subsampling, quality=quality)
+    with Image.open(io.BytesIO(whole)) as image:
+        expected = np.asarray(image)
+    lost = 0
+    for count in range(2, 40):
+        cut = whole[:-count].rstrip(b"\xff")
+        with Image.open(io.BytesIO(cut + END)) as image:
+            is_visible = not np.array_equal(np.asarray(image), expected)
+        assert ends_early(cut) or not is_visible, count
+        lost += is_visible
+    assert lost > 10
+
+
 def test_of_two_images_in_one_file_the_first_is_used() -> None:
     buffer = io.BytesIO()
     Image.fromarray(photo(1)).save(

@@ -88,8 +88,8 @@ def test_the_stage_lists_and_exports_without_a_request(
 def test_differences_are_counted_in_one_warning_and_told_in_the_report(
     listing: bool, server: Server, quick: DalleBlogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = tuple(f"The page lacks '{number}'." for number in range(250))
-    source = PlainSource(server.url, captions=1, differences=told)
+    differences = tuple(f"The page lacks '{number}'." for number in range(250))
+    source = PlainSource(server.url, captions=1, differences=differences)
     config = replace(quick, list_urls=listing)
     report = scrape(config, source=source)
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
@@ -97,7 +97,7 @@ def test_differences_are_counted_in_one_warning_and_told_in_the_report(
         "The report has more (--json)."
     ]
     assert report.details["num_differences"] == 250
-    assert report.details["differences"] == list(told[:200])
+    assert report.details["differences"] == list(differences[:200])
     caplog.clear()
     again = scrape(config, source=source)
     assert again.details["num_differences"] == 250

@@ -66,7 +66,7 @@ class World:
             (job,) = opened.jobs()
             assert isinstance(job, Job)
             job.requests = requests
-            recorder.record(job, verdict, came)
+            recorder.record(job, recorder.examine(job, verdict, came))
             await store.flush()
             store.close()
             return tally

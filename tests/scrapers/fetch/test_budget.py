@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 class Holder:
-    """Takes what it is told to, and remembers when it was resumed."""
+    """Takes as much as it was given, and remembers when it was resumed."""
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget

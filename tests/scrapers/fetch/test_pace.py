@@ -220,3 +220,32 @@ def test_a_crawl_delay_never_makes_it_faster() -> None:
     pace.finish("good", started=0.0, now=2.0)
     pace.start(2.0)
     assert pace.wait_s(2.0) == pytest.approx(5.0)
+
+
+def test_a_request_is_written_an_interval_after_the_last_one_was() -> None:
+    pace = make_pace(rate=1.0)
+    assert pace.send_wait_s(0.0) == 0.0
+    pace.start(0.0)
+    pace.note_sent(0.9)  # Connecting took that long.
+    assert pace.wait_s(1.0) == 0.0  # The next one may connect,
+    assert pace.send_wait_s(1.0) == pytest.approx(0.9)  # but has to wait then.
+    assert pace.send_wait_s(1.9) == pytest.approx(0.0)
+    assert not pace.is_at_rest(1.0)
+
+
+def test_no_request_starts_while_others_wait_to_be_written() -> None:
+    pace = make_pace(rate=1.0)
+    pace.start(0.0)
+    pace.note_sent(0.0)
+    pace.at_gate = 2
+    assert pace.wait_s(1.0) == pytest.approx(2.0)
+    pace.at_gate = 0
+    assert pace.wait_s(1.0) == 0.0
+
+
+def test_a_crawl_delay_counts_from_the_robots_txt_that_asks_for_it() -> None:
+    pace = make_pace()
+    pace.note_sent(10.0)
+    assert pace.send_wait_s(10.0) == 0.0
+    pace.slow_to(5.0)
+    assert pace.send_wait_s(12.0) == pytest.approx(3.0)

@@ -32,7 +32,7 @@ def pipeline(*args: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def holding(folder: Path) -> list[str]:
-    """Secrets that stand in a file below a folder, plainly or as Basic sends them."""
+    """Secrets in a file below a folder, plainly or as Basic sends them."""
     data = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     coded = [base64.b64encode(f"{user}:{s}".encode()) for s in SECRETS for user in ("me", "us")]
     return [s for s in SECRETS if s.encode() in data] + [str(c) for c in coded if c in data]

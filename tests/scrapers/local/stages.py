@@ -11,36 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.app.cli import app
-
-_OPTIONS = """
-[dedupe]
-val_fraction = 0.2
-workers = 0
-[train-tokenizer]
-vocab_size = 300
-[train-codec]
-image_size = 32
-channels = 4
-code_dim = 4
-num_tokens = 32
-steps = 2
-workers = 1
-[encode]
-workers = 1
-[shard]
-text_seq_len = 16
-images = "original"
-[train]
-dim = 16
-depth = 1
-heads = 1
-dim_head = 16
-steps = 2
-batch_size = 4
-warmup_steps = 1
-threads = 1
-device = "cpu"
-"""
+from tests.helpers.small_options import small_options
 
 
 @dataclass(frozen=True)
@@ -53,7 +24,9 @@ class Stages:
         """Run a command in this process."""
         torch.set_num_threads(1)
         options = self.root.with_name(f"{self.root.name}.toml")
-        options.write_text(_OPTIONS)
+        options.write_text(
+            small_options({"dedupe": {"val_fraction": 0.2}, "shard": {"images": "original"}})
+        )
         flags = ("--workspace", str(self.root), "--config", str(options))
         return CliRunner().invoke(app, [*arguments, *flags])
 

@@ -16,6 +16,7 @@ from pipeline.verify.check import check_one
 from scrapers.rawstore import mending
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.mending import Mended, mend_segments, sweep_segments
+from scrapers.rawstore.raw_check import Segment
 from scrapers.rawstore.segments import SegmentWriter
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.helpers.crawls import Server, members, stored
@@ -54,7 +55,7 @@ def mend(config: DalleBlogConfig) -> Mended:
     (folder,) = (f for f in find_folders(config.workspace) if f.contract == "raw")
     checked = check_one(folder, Workspace(config.workspace))
     reopen(folder.path, "raw")
-    return mend_segments(folder.path, checked.segments)
+    return mend_segments(folder.path, checked.lost(Segment))
 
 
 def check_mended(server: Server, config: DalleBlogConfig, asked: int) -> None:

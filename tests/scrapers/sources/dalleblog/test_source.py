@@ -122,12 +122,12 @@ def test_page_and_catalogue_are_merged_and_their_differences_told() -> None:
     assert (sections["cross_sections"].shown, sections["cross_sections"].captions) == (True, 19)
     assert not sections["emojis"].shown
     assert sections["new"].captions == 0
-    told = " ".join(found.differences)
-    assert "only the page has 'geode’s core'" in told
-    assert "only the catalogue has 'airplane', 'beehive'" in told
-    assert "Not in the catalogue, taken from the page: new." in told
-    assert "Not on the page, taken from the catalogue: material, " in told
-    assert "The page shows images of http://127.0.0.1:8000/dall-e/v2" in told
+    text = " ".join(found.differences)
+    assert "only the page has 'geode’s core'" in text
+    assert "only the catalogue has 'airplane', 'beehive'" in text
+    assert "Not in the catalogue, taken from the page: new." in text
+    assert "Not on the page, taken from the catalogue: material, " in text
+    assert "The page shows images of http://127.0.0.1:8000/dall-e/v2" in text
 
 
 def test_the_host_that_the_page_shows_is_asked() -> None:

@@ -112,12 +112,13 @@ def test_the_interpreter_must_be_named(tmp_path: Path) -> None:
         ({"refresh": True}, "--refresh"),
         ({"proxy": "http://p.test:1"}, "--proxy"),
         ({"header": ("A: b",)}, "--header"),
+        ({"max_side": 64}, "--max-side"),
     ],
 )
 def test_what_img2dataset_can_not_do_is_refused(
     tmp_path: Path, options: dict[str, Any], flag: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"{flag} is not known to img2dataset"):
+    with pytest.raises(ConfigError, match=f"{flag} can't be used with"):
         UrlsConfig(
             source="urls",
             workspace=tmp_path,

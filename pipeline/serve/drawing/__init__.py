@@ -1,0 +1,1 @@
+"""Drawing for several clients at once: a queue, batches across requests, models loaded as they are needed."""
