@@ -112,11 +112,11 @@ def test_a_prompt_is_too_long_from_one_token_more_than_the_model_reads(
 # --- Defaults by device --------------------------------------------------------------------------
 
 
-def test_a_cpu_draws_32_images_at_once_in_float32(make_artist: MakeArtist) -> None:
-    artist = make_artist()
-    assert {p.dtype for p in artist.model.parameters()} == {torch.float32}
-    assert (artist.batch_size, artist.fixed) == (32, None)
-    assert make_artist(batch_size=7).batch_size == 7
+def test_a_cpu_draws_32_images_at_once_in_float32(make_sampler: MakeSampler) -> None:
+    sampler = make_sampler()
+    assert {p.dtype for p in sampler.model.parameters()} == {torch.float32}
+    assert (sampler.batch_size, sampler.fixed) == (32, None)
+    assert make_sampler(batch_size=7).batch_size == 7
 
 
 def test_auto_is_recorded_as_the_precision_that_it_stands_for(
@@ -149,9 +149,9 @@ def test_a_batch_fits_in_four_fifths_of_the_free_memory() -> None:
 
 
 def test_an_image_takes_its_keys_and_values_and_twice_that_with_guidance(
-    make_artist: MakeArtist,
+    make_sampler: MakeSampler,
 ) -> None:
-    model = make_artist().model
+    model = make_sampler().model
     each = image_bytes(model, guided=False)
     assert each > 2 * 2 * (6 + 16) * 2 * 8 * 4  # keys and values, layers, positions, heads of 8
     assert image_bytes(model, guided=True) == 2 * each
