@@ -66,9 +66,9 @@ types: $(TEST_STAMP)
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
-# The slow tests, which `make test` leaves out.
+# The slow tests, which `make test` leaves out; with more time for each, as those that start processes share the cores.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --timeout 600
 
 # The tests that need a CUDA device.
 test-gpu: $(TEST_STAMP)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import resource
 import sys
 import time
 import warnings
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.estimate import memory_so_far
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 MIN_ROWS = 4
 # Below this share of free memory, others use a GPU: torch and the driver themselves take less than 1 GB.
 SHARE_FREE = 0.9
+_MEASURED_S = 0.5
 
 
 def pick_device(name: str) -> torch.device:
@@ -112,27 +113,35 @@ def fill_rows(items: Sequence[int]) -> list[int]:
     return [*items, *[items[-1]] * (MIN_ROWS - len(items))]
 
 
+def count_parameters(module: torch.nn.Module) -> int:
+    """The numbers in the parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def peak_bytes(device: torch.device) -> int:
     """Peak memory: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    unit = 1024 if sys.platform == "linux" else 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return memory_so_far()
 
 
 @functools.cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs per second of large square matrix products: the best of several, measured once."""
+    """FLOPs per second of large square matrix products: the best of several, measured once.
+
+    Takes at most `_MEASURED_S` and one product more; the random numbers are its own.
+    """
     side, repeats = (8192, 10) if device.type == "cuda" else (1024, 5)
-    a, b = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats):
+    own = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, generator=own).to(dtype) for _ in range(2))
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < _MEASURED_S:
         wait_for(device)
         began = time.perf_counter()
         a @ b
         wait_for(device)
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * side**3 / best
+        times.append(time.perf_counter() - began)
+    return 2.0 * side**3 / min(times)
 
 
 def wait_for(device: torch.device) -> None:

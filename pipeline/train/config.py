@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option, section
+from pipeline.core.config import StageConfig, WorkConfig, option, section
 from pipeline.core.errors import ConfigError
 from pipeline.core.suggestions import name_choices
 from pipeline.models.dalle.attention_types import ATTENTION_TYPES
@@ -236,7 +236,7 @@ class ParallelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(StageConfig):
+class TrainConfig(WorkConfig):
     """Options of `train.run`. A step is one update of the weights."""
 
     name: str = option(

@@ -17,8 +17,9 @@ import torch
 
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.estimate import announce, check_room
 from pipeline.core.ownership import claim
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
@@ -37,6 +38,7 @@ from pipeline.train.data import (
 )
 from pipeline.train.deepspeed import check_engine
 from pipeline.train.distributed import Ranks, count_ranks, join_ranks
+from pipeline.train.estimate import estimate_training
 from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.model import new_model
 from pipeline.train.precision import allow_tf32, pick_precision
@@ -99,7 +101,8 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
         if finished is not None:
             return _report("unchanged", str(folder.root), finished.counts, finished.details)
         config = fill_global_batch(config, ranks.size)
-        counts, details = train(prepare(config, shards, folder, plan, ranks), plan, progress)
+        trainer, progress = prepare(config, shards, folder, plan, ranks, progress)
+        counts, details = train(trainer, plan, progress)
     return _report("done", str(folder.root), counts, details)
 
 
@@ -155,14 +158,24 @@ def train(
 
 
 def prepare(
-    config: TrainConfig, shards: Path, folder: RunFolder, plan: Plan, ranks: Ranks
-) -> Trainer:
-    """Check the shards, load or create the training state, and open the run's folder."""
+    config: TrainConfig,
+    shards: Path,
+    folder: RunFolder,
+    plan: Plan,
+    ranks: Ranks,
+    progress: Progress,
+) -> tuple[Trainer, Progress]:
+    """Check the shards, load or create the training state, say what training takes, open the run's folder.
+
+    Returns the progress to report to from now on, too.
+    """
     skip_corrupt, is_main = config.skip_corrupt, ranks.is_main
+    progress(0, None, {NOW: "checking the shards"})
     reader = open_split(shards, "train", skip_corrupt=skip_corrupt, is_main=is_main)
     check_samples(reader, config, ranks.size)
     tokenizer = read_tokenizer(reader)
     changes = resume_changes(config, folder.root, plan)
+    progress(0, None, {NOW: "building the model"})
     # Before the state: loading a codec draws random numbers, and the state restores the generators.
     grid_sampler = make_grid_sampler(config, reader, ranks)
     # A checkpoint that can't be used is refused before anything is written.
@@ -176,6 +189,10 @@ def prepare(
     left = run_length.steps_left(state.step, state.position)
     check_length(config, changes or {}, step=state.step, position=state.position, left=left)
     total_steps = state.step + left
+    estimate = estimate_training(config, state, folder, ranks, total_steps)
+    check_room(estimate.stage, estimate.folder, estimate.disk_bytes, force=config.force)
+    if ranks.is_main:
+        progress = announce(estimate, progress, force=config.force)
     ranks.barrier()
     validation = open_split(shards, "val", skip_corrupt=skip_corrupt, is_main=is_main)
     journal = Journal(None)
@@ -186,7 +203,7 @@ def prepare(
             logger.warning("Resuming after step %d with %s", state.step, describe_changes(changes))
         folder.open(plan, tokenizer, fresh=checkpoint is None)
         journal = open_journal(folder, config, state.step, total_steps=total_steps)
-    return Trainer(
+    trainer = Trainer(
         config=config,
         ranks=ranks,
         reader=reader,
@@ -199,6 +216,7 @@ def prepare(
         total_steps=total_steps,
         shards_digest=plan["inputs"][_input_name(config)],
     )
+    return trainer, progress
 
 
 def choose_name(config: TrainConfig, workspace: Workspace, index: ShardIndex) -> str:

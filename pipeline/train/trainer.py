@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.core.progress import Progress
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
@@ -69,6 +69,9 @@ class Trainer:
         state, ranks = self.state, self.ranks
         meter, unread = self.make_meter(), UnreadSteps()
         state.module.train()
+        if ranks.is_main:
+            first = "compiling the model" if is_compiled(state.model) else "the first step"
+            progress(state.step, self.total_steps, {NOW: first})
         with watch_signals() as request, contextlib.closing(self.feed()) as steps:
             stop = Stop(ranks, request)
             self.warm_up()
