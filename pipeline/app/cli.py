@@ -331,7 +331,10 @@ _OTHER_COMMANDS = (
     ),
 )
 # Packages above this one register their commands here.
-_REGISTERED: tuple[str, ...] = ("pipeline.serve.commands:COMMANDS", "pipeline.demo.commands:COMMANDS")
+_REGISTERED: tuple[str, ...] = (
+    "pipeline.serve.commands:COMMANDS",
+    "pipeline.demo.commands:COMMANDS",
+)
 
 for _command in (*_STAGE_COMMANDS, *_OTHER_COMMANDS):
     _add(_command)
