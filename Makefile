@@ -66,9 +66,9 @@ types: $(TEST_STAMP)
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
-# The slow tests, which `make test` leaves out.
+# The slow tests, which `make test` leaves out; with more time for each, as those that start processes share the cores.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --timeout 600
 
 # Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
 mutants: $(TEST_STAMP)

@@ -29,11 +29,11 @@ from tests.oracles.clip import write_clip
 MakeConfig = Callable[..., GenerateConfig]
 
 
-# --- Primed pictures -----------------------------------------------------------------------------
+# --- Primed images -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(4).integers(0, 256, (80, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "prime.png")
     return tmp_path / "prime.png"
@@ -58,37 +58,37 @@ def test_every_image_starts_with_the_codes_of_the_one_given(
     given: int,
     workspace: Workspace,
     make_config: MakeConfig,
-    picture: Path,
+    image_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     codec = load_codec(workspace.codec("mine"))
-    codes_1N = codec.encode(to_images(read_square(picture.read_bytes(), 64)[None]))
+    codes_1N = codec.encode(to_images(read_square(image_file.read_bytes(), 64)[None]))
     seen = drawn_codes(workspace, monkeypatch)
-    run(make_config(prime=picture, prime_rows=rows))
+    run(make_config(prime=image_file, prime_rows=rows))
     (codes_BN,) = seen
     assert torch.equal(codes_BN[:, :given], codes_1N[:, :given].expand(6, -1))
     assert len({tuple(row) for row in codes_BN[:, given:].tolist()}) > 1
 
 
 def test_another_image_to_start_with_draws_new_images(
-    make_config: MakeConfig, picture: Path
+    make_config: MakeConfig, image_file: Path
 ) -> None:
-    assert run(make_config(prime=picture)).outcome == "done"
-    assert run(make_config(prime=picture)).outcome == "unchanged"
-    Image.new("RGB", (64, 64), "red").save(picture)
-    assert run(make_config(prime=picture)).outcome == "done"
+    assert run(make_config(prime=image_file)).outcome == "done"
+    assert run(make_config(prime=image_file)).outcome == "unchanged"
+    Image.new("RGB", (64, 64), "red").save(image_file)
+    assert run(make_config(prime=image_file)).outcome == "done"
 
 
 def test_an_image_that_leaves_nothing_to_draw_is_refused(
-    make_config: MakeConfig, picture: Path, tmp_path: Path
+    make_config: MakeConfig, image_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"--prime-rows 4 leaves nothing to draw: .* 4 rows"):
-        run(make_config(prime=picture, prime_rows=4))
+        run(make_config(prime=image_file, prime_rows=4))
     with pytest.raises(ConfigError, match=r"nothing\.png is missing"):
         run(make_config(prime=tmp_path / "nothing.png"))
-    picture.write_bytes(picture.read_bytes()[:100])
+    image_file.write_bytes(image_file.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"prime\.png can't be read"):
-        run(make_config(prime=picture))
+        run(make_config(prime=image_file))
 
 
 # --- Guidance, precision -------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def test_a_completed_caption_is_drawn_and_says_what_it_was_made_from(
     assert first["prompt"] == second["prompt"]
     assert first["prompt"].startswith("a red")
     assert len(first["prompt"]) > len("a red")
-    picture = Image.open(workspace.generated("default") / first["file"])
-    assert picture.info["given"] == "a red"
+    image = Image.open(workspace.generated("default") / first["file"])
+    assert image.info["given"] == "a red"
     run(make_config(name="again", prompts=(first["prompt"],), num_images=2))
     assert hashes_by_prompt(workspace, "again") == hashes_by_prompt(workspace)
 
@@ -284,7 +284,7 @@ def test_a_killed_run_resumes_and_ends_in_the_same_bytes(
             file.write(b'[{"file": "0001-00.p')
     drawn.clear()
     run(config)
-    assert drawn == [3]  # the third prompt's pictures
+    assert drawn == [3]  # the third prompt's images
     assert not (folder / "unfinished.jsonl").exists()
     whole = read_manifest(workspace.generated("whole"), "generated")
     assert read_manifest(folder, "generated").files == whole.files
