@@ -224,9 +224,9 @@ def show(name: str, clients: int, measured: tuple[list[float], float, float]) ->
     """Print a line of the table."""
     times, seconds, cpu_s = measured
     p50, p99 = (1000 * float(np.quantile(times, share)) for share in (0.5, 0.99))
-    print(
-        f"| {name} | {clients} | {p50:.0f} | {p99:.0f} | {len(times) / seconds:.0f} |", flush=True
-    )
+    cpu_ms, rate = 1000 * cpu_s / len(times), len(times) / seconds
+    row = f"| {name} | {clients} | {p50:.0f} | {p99:.0f} | {cpu_ms:.1f} | {rate:.1f} |"
+    print(row, flush=True)
 
 
 def make_workspace(workspace: Workspace, rows: int) -> None:

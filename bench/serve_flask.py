@@ -2,9 +2,9 @@
 
     python bench/serve_flask.py WORKSPACE    prints its URL and serves until it is stopped
 
-rom1504/dalle-service (068fb27) needs CUDA and downloads a VQGAN. This server makes the same calls for the
-same route: the text repeated for each image, `generate_images(text, filter_thres=0.9)` in batches of 4, JPEGs in
-base64, under Flask's own server. Model, tokenizer and the DiscreteVAE are those of the run `dalle` of the
+rom1504/dalle-service (068fb27) needs CUDA and downloads a VQGAN. This server makes the same calls for its
+route: the text repeated for each image, `generate_images(text, filter_thres=0.9)` in batches of 4, JPEGs in
+base64, under Flask's own server. Model, tokenizer and DiscreteVAE are those of the run `dalle` of the
 workspace. Left out: saving each image to disk a second time.
 """
 

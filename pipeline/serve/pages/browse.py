@@ -158,7 +158,9 @@ def _picture(shown: Shown) -> str:
 
 
 def _pages(path: str, query: Mapping[str, object], start: int, total: int, step: int) -> str:
-    """Links to the first, previous, next and last page."""
+    """Links to the first, previous, next and last page; "" if there is only one."""
+    if total <= step:
+        return ""
     last = (total - 1) // step * step
     places = (
         ("First", 0, start > 0),
@@ -312,7 +314,7 @@ def compare_page(pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
         else f"<p>Their perceptual hashes differ in {distance} of 64 bits.</p>"
     )
     body = (
-        f'<h1>Side by side</h1><div class="pair">{figures}</div>{far}'
+        f'<h1>Side by side</h1><div class="pair two">{figures}</div>{far}'
         f"<section><h2>Differs</h2>{_comparison(differing, first, second, 'Columns that differ')}</section>"
         f"<section><h2>Same</h2>{_comparison(same, first, second, 'Columns that are the same')}</section>"
     )
