@@ -36,7 +36,9 @@ _SMALL: Mapping[str, Mapping[str, object]] = {
 
 def small_options(tables: Mapping[str, Mapping[str, object]]) -> str:
     """A TOML file with these options, and small ones for what they leave open."""
-    merged = {name: {**_SMALL.get(name, {}), **tables.get(name, {})} for name in _SMALL | tables}
+    merged = {
+        name: {**_SMALL.get(name, {}), **tables.get(name, {})} for name in {**_SMALL, **tables}
+    }
     return "\n".join(
         f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
         for name, table in merged.items()
