@@ -32,7 +32,7 @@ IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 # Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
 DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
 
-.PHONY: demo emoji debian-packages test lint types unit slow mutants airflow test-airflow test-engines clean
+.PHONY: demo emoji debian-packages test lint types unit slow test-gpu notebooks mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -66,9 +66,17 @@ types: $(TEST_STAMP)
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
-# The slow tests, which `make test` leaves out.
+# The slow tests, which `make test` leaves out; with more time for each, as those that start processes share the cores.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --timeout 600
+
+# The tests that need a CUDA device.
+test-gpu: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m cuda
+
+# Both notebooks from their first cell to their last, with few steps; a cell that fails fails the target.
+notebooks: $(TEST_STAMP)
+	DALLE_NOTEBOOK_QUICK=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout 600 --timeout 1200 notebooks
 
 # Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
 mutants: $(TEST_STAMP)

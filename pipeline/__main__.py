@@ -29,7 +29,10 @@ def main() -> None:
 
 
 def _run() -> object:
-    from pipeline.app.cli import app
+    try:
+        from pipeline.app.cli import app
+    except ModuleNotFoundError as error:
+        return _refuse(error)
     from pipeline.core.interrupts import raise_deferred
 
     raise_deferred()
@@ -38,6 +41,17 @@ def _run() -> object:
     except SystemExit as ending:
         return ending.code
     return 0
+
+
+def _refuse(error: ModuleNotFoundError) -> int:
+    """Say which package of the installation is missing."""
+    from pipeline.core.extras import missing_package
+
+    name = (error.name or "").split(".")[0]
+    if name in ("", "pipeline", "scrapers"):
+        raise error
+    sys.stderr.write(f"Error: {missing_package('Every command', name)}\n")
+    return 1
 
 
 def _open_streams() -> None:

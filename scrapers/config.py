@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipeline.core.config import StageConfig, option, plain_value
+from pipeline.core.config import WorkConfig, option, plain_value
 from pipeline.core.errors import ConfigError
 from scrapers.resizing.rule import ResizeRule
 
@@ -17,7 +17,7 @@ USER_AGENT = "dalle-pipeline"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScrapeConfig(StageConfig):
+class ScrapeConfig(WorkConfig):
     """What to fetch, how politely, and what to request again. A source's options are in a subclass."""
 
     # Names of options in a manifest's `inputs`, where they differ.

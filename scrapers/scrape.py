@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core import estimate
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import SourceError
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.workspace import Workspace
 from scrapers.config import USER_AGENT, ScrapeConfig
-from scrapers.crawl.announcing import announce
+from scrapers.crawl.announcing import announce, estimate_crawl
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.image_fetcher import ImageFetcher
 from scrapers.crawl.jobs import Mode, PlanOpener
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from scrapers.resizing.workers import Resizer
 
 logger = logging.getLogger(__name__)
+
+_MEASURED_S = 10.0  # a crawl begins slowly, so its first seconds say nothing about the rest
 
 
 def scrape(
@@ -240,6 +243,7 @@ class _Run:
             body, discovery, address = await self.archive.fetch_page(shown, discover)
             self.page = StartPage(body=body, url=shown)
         else:
+            self.progress(0, None, {NOW: "fetching the page"})
             self.page = await fetch_page(url, self.client, hosts, attempts=self.config.attempts)
             discovery = self._discover(self.page)
         keep_page(self.raw.workspace, url, self.page, address=address)
@@ -336,6 +340,12 @@ class _Run:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
     ) -> None:
+        progress = estimate.announce(
+            estimate_crawl(self.config, discovery, store.ledger),
+            self.progress,
+            force=self.config.force,
+            measured_s=_MEASURED_S,
+        )
         crawl = self.work = Crawl(
             self.config,
             hosts=hosts,
@@ -344,7 +354,7 @@ class _Run:
             fetcher=fetcher,
             num_urls=discovery.num_urls,
             num_hosts=1 if self.archive is not None else discovery.num_hosts,
-            progress=self.progress,
+            progress=progress,
             clock=self.clock,
             resizer=resizer,
         )

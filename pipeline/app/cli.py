@@ -23,10 +23,11 @@ from pipeline import __version__
 from pipeline.app.clean import CleanConfig, clean
 from pipeline.app.command import Command
 from pipeline.app.command_group import EXIT_USAGE, Group, is_usage_error
-from pipeline.app.console import Screen
+from pipeline.app.console import CurrentStderr, LogFormatter, Screen
 from pipeline.app.doctor.command import DoctorConfig, diagnose
 from pipeline.app.metrics import HOST as METRICS_HOST
 from pipeline.app.metrics import serve_metrics
+from pipeline.app.next_steps import with_next
 from pipeline.app.option_files import Common
 from pipeline.app.options import (
     build,
@@ -54,7 +55,6 @@ from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, PipelineError
 from pipeline.core.interrupts import EXIT_INTERRUPTED, interruptible
 from pipeline.core.outputs import leads_to_stdout
-from pipeline.core.plain_text import PlainFormatter
 from pipeline.core.progress import no_progress
 from pipeline.core.stage import Stage, load_entry_point, load_function
 from pipeline.core.storage import known_error
@@ -65,7 +65,12 @@ from scrapers.merging.config import MergeConfig
 
 DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # What they log at level INFO is for whoever started the command.
-_ANNOUNCING = ("scrapers.crawl.announcing", "scrapers.sources.urls.showing")
+_ANNOUNCING = (
+    "pipeline.core.estimate",
+    "scrapers.crawl.announcing",
+    "scrapers.local.run",
+    "scrapers.sources.urls.showing",
+)
 EXIT_FAILED, EXIT_INCOMPLETE = 1, 3
 
 app = typer.Typer(
@@ -139,8 +144,8 @@ def _fail(error: Exception, screen: Screen, common: Common, command: str) -> NoR
 
 def _set_up_logging(common: Common) -> None:
     level = logging.DEBUG if common.debug else logging.ERROR if common.quiet else logging.WARNING
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler = logging.StreamHandler(CurrentStderr())
+    handler.setFormatter(LogFormatter(whole=common.debug))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # Announcements about requests to a real site are for the user who started the crawl.
     announced = logging.ERROR if common.quiet else logging.INFO
@@ -254,14 +259,15 @@ def _stage_body(stage: Stage) -> Callable[[StageConfig, Call], StageReport]:
             inner = dataclasses.replace(call, record=record)
             report = watch_stage(stage.name, config, inner)
             record.outcome = report.outcome
-            return report
+        return with_next(report, root, stage.name, config)
 
     return body
 
 
 def _merge(config: MergeConfig, call: Call) -> StageReport:
     with call.screen.progress("merge") as shown:
-        return load_entry_point("scrapers.merging.run:merge")(config, shown)
+        report = load_entry_point("scrapers.merging.run:merge")(config, shown)
+    return with_next(report, config.workspace, "scrape")
 
 
 def _export(config: ExportConfig, _call: Call) -> StageReport:

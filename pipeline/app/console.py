@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -20,12 +22,14 @@ from rich.table import Table
 from pipeline.app.progress_line import progress_line
 from pipeline.app.stages import STAGES
 from pipeline.core.contracts import StageReport
-from pipeline.core.plain_text import plain_json, plain_line, plain_text
+from pipeline.core.plain_text import PlainFormatter, plain_json, plain_line, plain_text
 from pipeline.core.progress import Progress, no_progress
 
 T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 5.0
+SILENCE_S = 8.0  # after which a stage that reports nothing is shown to be alive
+_LOOK_EVERY_S = 0.5
 PLAIN_WIDTH = 140  # columns if the output is not a terminal
 _BAR_WIDTH = 30
 _WIDTH_WITH_BAR = 100
@@ -41,10 +45,13 @@ class Screen:
         self.quiet = quiet
         to_stderr = json_mode or data_on_stdout
         stream = sys.stderr if to_stderr else sys.stdout
-        width = None if stream.isatty() else PLAIN_WIDTH
+        is_terminal = stream.isatty()
+        width = None if is_terminal else PLAIN_WIDTH
         # No markup and no emoji codes: text from other people is printed as it is.
         self.out = Console(
             stderr=to_stderr,
+            # Not what FORCE_COLOR says, which notebooks set: a pipe gets no bar that redraws itself.
+            force_terminal=None if is_terminal else False,
             quiet=quiet,
             width=width,
             highlight=False,
@@ -92,7 +99,7 @@ class Screen:
         by_section = report.details.get("sections")
         if by_section and report.outcome != "unchanged":
             self._section_table(f"{report.stage} by section", by_section)
-        for line in report.details.get("next", ()):
+        for line in report.next:
             self.say(line)
 
     def _section_table(self, title: str, sections: Mapping[str, Mapping[str, int]]) -> None:
@@ -150,7 +157,36 @@ class Screen:
             with _bar(self.out, label) as bar:
                 yield bar
         else:
-            yield _PlainProgress(label, self.say)
+            with _PlainProgress(label, self.say).kept_alive() as plain:
+                yield plain
+
+
+class CurrentStderr:
+    """Writes to what is `sys.stderr` at that moment: a bar on a terminal takes its place, to stay below."""
+
+    def write(self, text: str) -> None:
+        """Write text."""
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush it."""
+        sys.stderr.flush()
+
+
+class LogFormatter(PlainFormatter):
+    """Log records as lines; of announcements the text alone, unless `whole` is set."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+        self._announced = PlainFormatter(
+            "%(levelname)s %(name)s: %(message)s" if whole else "%(message)s"
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        if record.levelno == logging.INFO:
+            return self._announced.format(record)
+        return super().format(record)
 
 
 def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
@@ -164,27 +200,70 @@ def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
 
 
 class _PlainProgress:
+    """Prints a line every few seconds, also while the stage reports nothing."""
+
     def __init__(self, label: str, say: Callable[[str], None]) -> None:
         self._label = label
         self._say = say
+        self._lock = threading.Lock()
+        self._state: tuple[int, int | None, Mapping[str, int | float | str] | None] = (
+            0,
+            None,
+            None,
+        )
         self._started: float | None = None
-        self._spoken = 0.0
         self._first = 0
+        self._changed = self._spoken = time.monotonic()
 
     def __call__(
         self, done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
     ) -> None:
-        now = time.monotonic()
-        if self._started is None:
-            self._started, self._spoken, self._first = now, now, done
-            return
-        if now - self._spoken < PLAIN_LINE_EVERY_S:
-            return
-        self._spoken = now
-        rate = (done - self._first) / (now - self._started)
+        with self._lock:
+            now = time.monotonic()
+            self._state, self._changed = (done, total, notes), now
+            if self._started is None:
+                self._started, self._first = now, done
+                return
+            if now - self._spoken >= PLAIN_LINE_EVERY_S:
+                self._speak(now)
+
+    @contextlib.contextmanager
+    def kept_alive(self) -> Iterator[Progress]:
+        """Print a line whenever the stage was silent for long, while the block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(ended,), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_EVERY_S):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._spoken >= SILENCE_S:
+                    self._speak(now, silent_s=now - self._changed)
+
+    def _speak(self, now: float, silent_s: float = 0.0) -> None:
+        done, total, notes = self._state
+        passed = 0.0 if self._started is None else now - self._started
+        rate = (done - self._first) / passed if passed else 0.0
         columns = os.environ.get("COLUMNS", "")
         width = int(columns) if columns.isdecimal() else None
+        notes = with_silence(notes, silent_s)
+        self._spoken = now
         self._say(progress_line(self._label, done, total, rate, notes, width=width))
+
+
+def with_silence(
+    notes: Mapping[str, int | float | str] | None, silent_s: float
+) -> Mapping[str, int | float | str]:
+    """The notes of a stage, and for how long it has reported nothing if that is long."""
+    if silent_s < PLAIN_LINE_EVERY_S:
+        return notes or {}
+    return {**(notes or {}), "no change for": f"{silent_s:.0f} s"}
 
 
 @contextlib.contextmanager
@@ -194,6 +273,7 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
     from rich.text import Text
 
+    changed = time.monotonic()
     bar = [BarColumn(_BAR_WIDTH)] if console.width >= _WIDTH_WITH_BAR else []
 
     class Line(ProgressColumn):
@@ -205,7 +285,7 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
                 int(task.completed),
                 total,
                 task.speed or 0.0,
-                task.fields["notes"],
+                with_silence(task.fields["notes"], time.monotonic() - changed),
                 width=width,
             )
             return Text(plain_line(line), no_wrap=True, overflow="ellipsis")
@@ -216,6 +296,8 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
         def update(
             done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
         ) -> None:
+            nonlocal changed
+            changed = time.monotonic()
             rich_progress.update(task, completed=done, total=total, notes=notes)
 
         yield update

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from rich.cells import cell_len, set_cell_size
 
+from pipeline.core.quantities import duration
+
 Notes = Mapping[str, int | float | str] | None
 
 
@@ -40,24 +42,17 @@ def progress_line(
 
 
 def _parts(done: int, total: int | None, rate: float) -> dict[str, str]:
+    shown = {"rate": f", {rate:.1f}/s"} if rate > 0 else {}
     if not total:
-        return {"count": f"{done:,} done", "rate": f", {rate:.1f}/s"}
+        return {"count": f"{done:,} done", **shown}
     parts = {
         "count": f"{done:,} of {total:,}",
         "percent": f" ({100 * done // total} %)",
-        "rate": f", {rate:.1f}/s",
+        **shown,
     }
     if rate > 0 and done < total:
-        parts["left"] = f", {_duration((total - done) / rate)} left"
+        parts["left"] = f", {duration((total - done) / rate)} left"
     return parts
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _format_notes(notes: Notes) -> str:

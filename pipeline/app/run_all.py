@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from pipeline.app.console import Screen
 from pipeline.app.dry_run import RunPlan, SkipReason, forecast_stages, skip_reason
 from pipeline.app.metrics import Metrics
+from pipeline.app.next_steps import with_next
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, declared_options, option, plain_value
@@ -85,6 +86,9 @@ class RunConfig(StageConfig):
     retrain: bool = option(
         False, "Train a new tokenizer and codec if their training data has changed."
     )
+    force: bool = option(
+        False, "Start stages although the disk seems too small for what they will write."
+    )
     dry_run: bool = option(False, "Only print what would run, and why.")
 
     def __post_init__(self) -> None:
@@ -125,17 +129,26 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
                 else _skip_stage(name, reason, inner)
             )
         record.outcome = overall_outcome(reports)
-    return StageReport(
+    report = StageReport(
         stage="run",
         outcome=overall_outcome(reports),
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
+    waiting = [
+        name
+        for name in plan.stages
+        if STAGES[name].runs_only_with and "skipped" in reports[name].details
+    ]
+    names = list(STAGES)
+    # A stage that lacks what only the user can give, such as prompts, is the one to run next.
+    last = names[names.index(waiting[0]) - 1] if waiting else plan.stages[-1]
+    return with_next(report, root, last)
 
 
 def make_plan(config: RunConfig, call: Call) -> RunPlan:
     """The chosen stages and the options of every stage; invalid ones are reported before any work."""
-    passed_on = ("source", "inputs", "update", "refresh", "retry_failed")
+    passed_on = ("source", "inputs", "update", "refresh", "retry_failed", "force")
     asked = {"workspace": config.workspace} | {
         name: value
         for name in passed_on

@@ -80,6 +80,15 @@ class StageConfig:
     workspace: Path = option(Path("data"), "The dataset's folder.", runtime=True)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkConfig(StageConfig):
+    """The options of stages that take time and room."""
+
+    force: bool = option(
+        False, "Start although the disk seems too small for what will be written.", runtime=True
+    )
+
+
 Config = TypeVar("Config")
 
 

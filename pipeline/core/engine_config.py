@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import WorkConfig, option
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig(StageConfig):
+class EngineConfig(WorkConfig):
     """Where a stage runs its parts."""
 
     engine: Literal["local", "ray"] = option(

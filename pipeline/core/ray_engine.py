@@ -20,7 +20,8 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from pipeline.core.engine import PartResult
-from pipeline.core.errors import ConfigError, DependencyError, PipelineError
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.extras import missing_package
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -214,7 +215,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise DependencyError(
-            "--engine ray needs the package ray. Install it: pip install 'dalle-pipeline[ray]'."
-        ) from error
+        raise missing_package("--engine ray", "ray") from error
     return ray

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pipeline.core.config import StageConfig, build_config, declared_options, option_values
 from pipeline.core.contracts import Contract, StageReport
-from pipeline.core.errors import DependencyError
+from pipeline.core.extras import missing_package
 from pipeline.core.interrupts import raise_deferred
 from pipeline.core.ownership import check_name
 from pipeline.core.progress import Progress, no_progress
@@ -186,9 +186,6 @@ def load_function(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] in ("pipeline", "scrapers"):
             raise
-        raise DependencyError(
-            f"This command needs the package {error.name!r}, which is not installed. "
-            "Install it with: pip install 'dalle-pipeline[train]'."
-        ) from error
+        raise missing_package("This command", error.name) from error
     raise_deferred()
     return found

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.engine import map_parts
-from pipeline.core.progress import Progress
+from pipeline.core.estimate import Estimate, announce
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.inspection import Inspection, InspectionPart, inspect_part
@@ -21,6 +22,8 @@ PART_IMAGES = 64
 # No valid image takes this long; a hanging decoder must not hang the stage.
 _PART_TIMEOUT_S = 900.0
 _IMAGE_TIMEOUT_S = 120.0
+# Of a row: in the tables and, while they are made, in scratch files; in memory (docs/benchmarks.md).
+_ROW_BYTES, _ROW_MEMORY_BYTES, _MEMORY_BYTES = 600, 420, 140_000_000
 
 
 def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress) -> int:
@@ -30,6 +33,8 @@ def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress
     """
     store.forget_outdated(max_pixels=config.max_pixels)
     total = store.find_work()
+    progress = announce(_estimate(store, config, total), progress, force=config.force)
+    progress(0, total, {NOW: "starting the decoders"})
     parts = _cut(store, Workspace(config.workspace).segments, config.max_pixels)
     done, faults = 0, Counter[str]()
     for result in map_parts(
@@ -51,6 +56,17 @@ def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress
         faults.update(i.status for i in found if i.status != "ok")
         progress(done, total, dict(faults))
     return done
+
+
+def _estimate(store: InspectionStore, config: DedupeConfig, new: int) -> Estimate:
+    rows = store.count_rows()
+    return Estimate(
+        stage="dedupe",
+        work=f"inspect {new:,} new images, decide on all {rows:,} rows",
+        folder=Workspace(config.workspace).dedupe,
+        disk_bytes=rows * _ROW_BYTES,
+        memory_bytes=_MEMORY_BYTES + rows * _ROW_MEMORY_BYTES,
+    )
 
 
 def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspection]:

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.app.next_steps import called_as
 from pipeline.app.option_files import PRESETS
 from pipeline.app.run_all import Call, overall_outcome, run_stage
 from pipeline.app.run_log import keep_record
@@ -77,32 +77,19 @@ def run_demo(config: DemoConfig, call: Call) -> StageReport:
         outcome="unchanged" if reused else "done",
         seconds=round(time.monotonic() - started, 3),
         outputs=(str(page),),
-        details={
-            **{name: report.as_dict() for name, report in reports.items()},
-            "next": next_steps(page, called_as()),
-        },
+        details={name: report.as_dict() for name, report in reports.items()},
+        next=next_steps(page, called_as()),
     )
 
 
-def next_steps(page: Path, program: str) -> list[str]:
+def next_steps(page: Path, program: str) -> tuple[str, str]:
     """What to do after the demo, in two lines that can be copied."""
     prompt = "a mural with an image of a blue pear"
     folder = shlex.quote(str(page.parent))
-    return [
+    return (
         f"Open the report: {page.resolve()}",
         f'Draw your own: {program} generate "{prompt}" --name mine --workspace {folder}',
-    ]
-
-
-def called_as(script: str | None = None) -> str:
-    """How a shell calls this program: `pipeline` may not be on the path, as after `make demo`."""
-    script = script or sys.argv[0]
-    found = shutil.which("pipeline")
-    if found is not None and Path(script).resolve() == Path(found).resolve():
-        return "pipeline"
-    if Path(script).suffix == ".py":
-        return f"{shlex.quote(sys.executable)} -m pipeline"
-    return shlex.quote(script)
+    )
 
 
 def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
@@ -194,13 +181,13 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     numbers = [
         (
             share_generated(workspace.generated("seen")),
-            "of images for seen prompts have the named main colour",
+            "colour score, seen prompts: main colour in the middle as named, shapes not judged",
         ),
         (
             share_generated(workspace.generated("unseen")),
-            "of images for prompts never seen have it",
+            "colour score, prompts never seen",
         ),
-        (share_scraped(workspace), "of the scraped originals have it, by the same metric"),
+        (share_scraped(workspace), "colour score of the scraped originals"),
     ]
     shown = [(f"{share:.0%}", label) for share, label in numbers]
     save_measurements(workspace, reports, shown, record_name="demo.json")

@@ -29,9 +29,10 @@ from pipeline.core.config import resolved
 from pipeline.core.contracts import Manifest, StageReport
 from pipeline.core.engine import count_cores
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.estimate import announce
 from pipeline.core.image_decode import RASTER
 from pipeline.core.kept_images import KeptImage, read_kept
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
@@ -46,6 +47,7 @@ from pipeline.encode.encoding import (
     start_encoding,
     threads_per_process,
 )
+from pipeline.encode.estimate import estimate_encoding
 from pipeline.encode.parts import FAILED_NAME, CodesFolder
 from pipeline.encode.precision_cost import MEASURED_IMAGES, PrecisionCost, switch_precision
 from pipeline.encode.sources import CodecSource, chosen_codec, find_codec
@@ -76,6 +78,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     can't be used; ConfigError if the codec or the device does not exist.
     """
     use_huge_pages()
+    progress(0, None, {NOW: "loading the codec"})
     workspace = Workspace(config.workspace)
     asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
     dedupe = digest_input(workspace.dedupe, "dedupe", root=workspace.root)
@@ -92,6 +95,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     work.folder.check(out.manifest)
     out.reopen()
     kept = read_kept(workspace)
+    progress(0, len(kept), {NOW: f"switching the codec to {work.precision}"})
     cost = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
     new = _encode_missing(work, kept, progress)
     manifest = _finish(out, work, kept, cost)
@@ -205,6 +209,18 @@ def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progre
     tasks = list(_tasks(work, kept))
     failed_before = frozenset(row.pixel_sha256 for row in work.folder.failed_rows())
     parts = list(_cut(tasks, failed_before, work.config.part_rows))
+    batch_size = pick_batch_size(work.config.batch_size, work.codec)
+    estimate = estimate_encoding(
+        work.codec,
+        work.folder.path,
+        name=work.source.name,
+        precision=work.precision,
+        images=len(tasks),
+        views=len(work.views),
+        batch_size=batch_size,
+    )
+    progress = announce(estimate, progress, force=work.config.force)
+    progress(len(kept) - len(tasks), len(kept), {NOW: "the first batch"})
     writer = _PartWriter(work, progress, len(kept), len(kept) - len(tasks))
     if not parts:
         return 0
@@ -212,7 +228,7 @@ def _encode_missing(work: _Work, kept: Mapping[str, KeptImage], progress: Progre
     if work.config.is_spread:
         writer.write_all(parts, _spread(work, len(tasks)).start(parts, done))
         return writer.new
-    encoder = Encoder(work.codec, pick_batch_size(work.config.batch_size, work.codec))
+    encoder = Encoder(work.codec, batch_size)
     if should_compile(work.config.compile, len(tasks), encoder.device):
         encoder.compile()
     with ThreadPoolExecutor(work.config.workers or count_cores()) as threads:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import WorkConfig, option
 
 MAX_IMAGES = 1_000_000  # per command: each is a file and a record
 MAX_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(StageConfig):
+class GenerateConfig(WorkConfig):
     """Options of `generate.run`."""
 
     name: str = option("default", "Name of the output: generated/NAME in the workspace.")

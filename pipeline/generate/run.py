@@ -22,11 +22,13 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.core.config import resolved
 from pipeline.core.contracts import StageReport
+from pipeline.core.estimate import announce
 from pipeline.core.ownership import claim
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
+from pipeline.generate.estimate import estimate_drawing
 from pipeline.generate.inputs import ModelInputs, find_model_inputs
 from pipeline.generate.place import CONTRACT, Recipe, choose_place, lock_place, resolve_name
 from pipeline.generate.prompts import Order, Prompt, check_options, list_orders, list_prompts
@@ -59,6 +61,7 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     details = {"checkpoint": str(model_inputs.checkpoint)}
     if is_whole(out):
         return out.report(details=details)
+    progress(0, None, {NOW: "loading the model"})
     sampler = load_sampler(config, model_inputs)
     clip = load_clip(clip_folder, sampler.device) if clip_folder else None
     prompts = sampler.complete(given) if config.gentxt else [Prompt(text=text) for text in given]
@@ -67,7 +70,11 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
     orders = list_orders(prompts, count=config.drawn, seed=config.seed)
     with lock_place(folder, recipe, config.on_change) as out:
         writer = ImageWriter(out, recipe.identity, numbers=range(len(prompts)), keep=config.kept)
-        images = draw(sampler, clip, writer.missing_orders(orders), progress)
+        missing = writer.missing_orders(orders)
+        kept = len(missing) * config.kept // config.drawn
+        estimate = estimate_drawing(sampler, out.folder, images=len(missing), kept=kept)
+        progress = announce(estimate, progress, force=config.force)
+        images = draw(sampler, clip, missing, progress)
         facts = _facts(config, model_inputs.digest)
         writer.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
         writer.finish(counts)

@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.estimate import Announced
 from pipeline.core.image_decode import DecodeError, decode_image
-from pipeline.core.progress import Progress
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.regular_files import read_regular
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import ModelInputs
@@ -127,9 +128,27 @@ class ImageSampler:
         start = 0
         while start < len(orders):
             batch = orders[start : start + self.batch_size]
-            yield batch, self.draw(batch, watch)
+            seen = partial(self._report_codes, progress, (start, len(batch), len(orders)), watch)
+            yield batch, self.draw(batch, seen)
             start += len(batch)
             progress(start, len(orders), None)
+
+    def _report_codes(
+        self,
+        progress: Progress,
+        numbers: tuple[int, int, int],
+        watch: Watch | None,
+        orders: Sequence[Order],
+        codes_BP: Tensor,
+    ) -> None:
+        """Report how far a batch is; `numbers` are the images before it, in it, and in all."""
+        (before, images, total), drawn = numbers, codes_BP.shape[1]
+        of_each = self.model.config.image_seq_len
+        if isinstance(progress, Announced):
+            progress.measure((before + images * drawn / of_each) / total)
+        progress(before, total, {NOW: f"code {drawn} of {of_each}"})
+        if watch is not None:
+            watch(orders, codes_BP)
 
     def draw(self, orders: Sequence[Order], watch: Watch | None = None) -> Pixels:
         """The images of one batch, uint8 [B, H, W, 3].

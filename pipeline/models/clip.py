@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.core.errors import ContractError, DependencyError, ModelError
+from pipeline.core.errors import ContractError, ModelError
+from pipeline.core.extras import missing_package
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.storage import sha256_file
 from pipeline.models.description import Description
@@ -211,8 +212,5 @@ def _import_transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError as error:
-        raise DependencyError(
-            "Scoring images needs the package 'transformers', which is not installed. "
-            "Install it with: pip install 'dalle-pipeline[clip]'."
-        ) from error
+        raise missing_package("Scoring images", "transformers") from error
     return transformers

@@ -20,8 +20,9 @@ from pipeline.core.artifact import find_artifact
 from pipeline.core.config import resolved
 from pipeline.core.contracts import LEFT_OUT, SPLITS, FileEntry, Split, StageReport
 from pipeline.core.engine import LOCAL, open_pool
+from pipeline.core.estimate import announce
 from pipeline.core.ownership import own_files
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.storage import (
     arrow_schema,
     atomic_write,
@@ -35,6 +36,7 @@ from pipeline.models.tokenizers.load import TOKENIZER_FILE
 from pipeline.shard.card import write_card
 from pipeline.shard.codes import CODES_DTYPE, write_codes_file
 from pipeline.shard.config import ShardConfig
+from pipeline.shard.estimate import estimate_shards
 from pipeline.shard.images import check_form
 from pipeline.shard.inputs import Inputs, chosen_tokenizer, dalle_pytorch_options, find_inputs
 from pipeline.shard.inspecting import inspect_sample
@@ -86,7 +88,9 @@ def make_shards(config: ShardConfig, progress: Progress) -> StageReport:
     out = find_artifact(folder, "shards", config=resolved(config), inputs=inputs.digests)
     if out.is_current:
         return out.report(details={"fingerprint": input_digest(folder)})
+    progress(0, None, {NOW: "checking the tables"})
     inputs.check()
+    progress = announce(estimate_shards(config, inputs, folder), progress, force=config.force)
     scratch = Scratch(out, inputs.lineage(out.config))
     joined, entries, reused = _write_shards(config, inputs, folder, scratch, progress)
     index = make_index(config, inputs, entries)

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError, ContractError, DependencyError
+from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.extras import missing_package
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.remembered import flag_of
 from pipeline.train.config import TrainConfig
@@ -209,10 +210,8 @@ def import_deepspeed(device: torch.device) -> Any:
     try:
         package = importlib.import_module("deepspeed")
     except ImportError as error:
-        raise DependencyError(
-            f"--parallel deepspeed needs the package deepspeed, which can't be imported ({error}). "
-            "Install it with: pip install 'dalle-pipeline[deepspeed]'."
-        ) from error
+        why = f"can't be imported ({error})"
+        raise missing_package("--parallel deepspeed", "deepspeed", why) from error
     for handler in logging.getLogger("DeepSpeed").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)  # the command's own output is on stdout

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.core.progress import Progress
+from pipeline.core.progress import NOW, Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.devices import is_out_of_memory, largest_that_fits
-from pipeline.train.compiling import count_graphs, is_compiled, use_eager
+from pipeline.train.compiling import count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
     Position,
@@ -69,6 +69,9 @@ class Trainer:
         state, ranks = self.state, self.ranks
         meter, unread = self.make_meter(), UnreadSteps()
         state.module.train()
+        if ranks.is_main:
+            first = "compiling the model" if is_compiled(state.model) else "the first step"
+            progress(state.step, self.total_steps, {NOW: first})
         with watch_signals() as request, contextlib.closing(self.feed()) as steps:
             stop = Stop(ranks, request)
             self.warm_up()
@@ -131,7 +134,7 @@ class Trainer:
             logger.warning(
                 "Training without torch.compile, which failed (%s: %s). --compile no skips it.",
                 type(error).__name__,
-                str(error).strip().partition("\n")[0],
+                " ".join(str(error).partition("\n\n")[0].split())[:300],
             )
         else:
             seconds = time.monotonic() - began
@@ -429,5 +432,5 @@ class Trainer:
 
     def _try_samples(self, batch: DeviceBatch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
-        with torch.compiler.set_stance("force_eager"):  # no graphs for sizes that are never used
+        with eager(self.state.model, True):
             self._backward(self.state.model, batch.first(samples), self.config.schedule.ga_steps)

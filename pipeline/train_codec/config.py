@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import WorkConfig, option
 from pipeline.core.errors import ConfigError
 
 LEAST_CHANNELS = 6  # of a discrete-vae: 3 colours, each positive and negative
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCodecConfig(StageConfig):
+class TrainCodecConfig(WorkConfig):
     """Options of `train_codec.run`."""
 
     name: str = option("small", "Name of the codec: codecs/NAME in the workspace.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from pipeline.core.artifact import Artifact, digest_input, find_trained
 from pipeline.core.config import resolved
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, ContractError
+from pipeline.core.estimate import Estimate, announce, memory_so_far
+from pipeline.core.kept_images import KeptImage
 from pipeline.core.parsing import read_small_file
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.core.storage import sha256_bytes, write_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, codec_details, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
-from pipeline.models.devices import pick_device
+from pipeline.models.devices import count_parameters, pick_device
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_images, load_images
 from pipeline.train_codec.quality import draw_reconstructions, measure_codec
@@ -39,6 +41,7 @@ _CHECKPOINT_PLAN = "checkpoint.json"
 _LOG = "log.jsonl"
 _RECONSTRUCTIONS = "reconstructions.png"
 _MEASURED_IMAGES = 256
+_ACTIVATIONS = 500  # bytes for each byte of an image of a batch
 _SMALL_BATCH = 8  # the default: works for a set of any size
 
 
@@ -72,7 +75,9 @@ def _make_codec(
 ) -> None:
     device = pick_device(config.device)
     training, folder = _resume_or_start(config, device, out, plan_digest), out.folder
-    images, measured = _load(config, progress)
+    chosen = _choose(config)
+    progress = announce(_estimate(training, folder, len(chosen)), progress, force=config.force)
+    images, measured = _load(config, chosen, progress)
     _train(training, images.pixels_MHWC, folder, progress)
     codec = training.finished()
     save_codec(codec, folder)
@@ -105,17 +110,41 @@ def _check_batch(batch_size: int, images: int) -> None:
         )
 
 
-def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixels]:
+def _choose(config: TrainCodecConfig) -> list[KeptImage]:
+    """The images to train on."""
+    chosen = choose_images(Workspace(config.workspace), "train", config.max_images)
+    _check_batch(config.batch_size, len(chosen))
+    return chosen
+
+
+def _estimate(training: Training, folder: Path, images: int) -> Estimate:
+    config, parameters = training.config, count_parameters(training.codec)
+    device = training.learner.codebook_KD.device
+    return Estimate(
+        stage="train-codec",
+        work=f"train {parameters:,} parameters on {device.type} for {config.steps:,} steps of "
+        f"{config.batch_size} of {images:,} images",
+        folder=folder,
+        # The weights, and a checkpoint that holds them with two moments.
+        disk_bytes=parameters * 4 * 4,
+        # Gradients and moments; the decoded images; the activations of a batch.
+        memory_bytes=memory_so_far()
+        + parameters * 3 * 4
+        + (images + config.batch_size * _ACTIVATIONS) * 3 * config.image_size**2,
+    )
+
+
+def _load(
+    config: TrainCodecConfig, chosen: Sequence[KeptImage], progress: Progress
+) -> tuple[ImageSet, Pixels]:
     """The training images, and those to measure on: from the split val, or from train if val is empty."""
     workspace = Workspace(config.workspace)
-    chosen = choose_images(workspace, "train", config.max_images)
-    _check_batch(config.batch_size, len(chosen))
     images = load_images(
         workspace.segments,
         chosen,
         side=config.image_size,
         workers=config.workers,
-        report=lambda done: progress(0, config.steps, {"images": done}),
+        report=lambda done: progress(0, None, {NOW: f"decoding image {done:,} of {len(chosen):,}"}),
     )
     if not len(images.pixels_MHWC):
         raise ContractError(
@@ -135,6 +164,7 @@ def _load(config: TrainCodecConfig, progress: Progress) -> tuple[ImageSet, Pixel
 def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
     """Train to the end; after a signal, saves a checkpoint and raises KeyboardInterrupt."""
     config = training.config
+    progress(training.step, config.steps, {NOW: "the first step"})
     with watch_signals() as request:
         while training.step < config.steps:
             entry = training.advance(pixels)

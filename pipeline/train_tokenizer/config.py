@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.core.config import StageConfig, option
+from pipeline.core.config import WorkConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizerConfig(StageConfig):
+class TrainTokenizerConfig(WorkConfig):
     """Options of `train_tokenizer.run`."""
 
     name: str = option("bpe", "Name of the tokenizer: tokenizers/NAME in the workspace.")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.contracts import CodecFacts
 from pipeline.core.errors import DependencyError, ModelError
+from pipeline.core.extras import missing_package
 from pipeline.core.inventory import Folder
 from pipeline.core.kept_images import (
     STORED_IMAGE_COLUMNS,
@@ -53,7 +54,7 @@ def compare_images(folder: Folder, workspace: Workspace, images: int) -> Facts:
         codec = load_codec(find_codec(workspace.root / "codecs", fingerprint))
     except ModuleNotFoundError as error:
         raise DependencyError(
-            f"decoding needs {error.name}: install 'dalle-pipeline[train]', or give --images 0"
+            f"{missing_package('Decoding', error.name or 'torch')} Or give --images 0."
         ) from error
     except ModelError:
         return {"PSNR": "codec not in codecs/, or damaged", "PSNR to other images": ""}

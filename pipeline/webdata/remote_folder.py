@@ -18,11 +18,11 @@ from pipeline.core.contracts import CONTRACTS, FileEntry
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
-    DependencyError,
     PipelineError,
     StorageError,
     WorkspaceError,
 )
+from pipeline.core.extras import missing_store
 from pipeline.core.ownership import checked_relative, path_inside
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
 
@@ -60,11 +60,7 @@ class RemoteFolder:
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            kind = url.partition("://")[0]
-            raise DependencyError(
-                f"{url} needs a package that is not installed ({error}). "
-                f"Install it with: pip install 'dalle-pipeline[{'gcs' if kind == 'gs' else kind}]'."
-            ) from error
+            raise missing_store(url, error) from error
         except ValueError as error:
             raise ConfigError(f"{url} is not a URL that fsspec supports ({error}).") from error
         self._is_local = isinstance(self._fs, LocalFileSystem)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 
+from pipeline.core.estimate import Estimate, memory_so_far
+from pipeline.core.quantities import size
+from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.redirects import is_public_address
@@ -22,12 +25,27 @@ logger = logging.getLogger(__name__)
 # Size of an image and duration of a request, while nothing is known yet.
 _IMAGE_BYTES = 100_000
 _ANSWER_S = 0.25
+# What a crawl keeps in memory beside its URLs, and for each of them (docs/benchmarks.md, "Scrape").
+_MEMORY_BYTES, _URL_MEMORY_BYTES = 30_000_000, 40
 # With fewer stored images than this, their mean size is not used.
 _ENOUGH_IMAGES = 32
 # Suffixes that are never on the public internet (RFC 6761, RFC 8375, RFC 9476); nor are names without a dot.
 _PRIVATE_SUFFIXES = (
     ".localhost", ".local", ".test", ".invalid", ".example", ".internal", ".lan", ".home.arpa", ".alt",
 )  # fmt: skip
+
+
+def estimate_crawl(config: ScrapeConfig, discovery: Discovery, ledger: Ledger) -> Estimate:
+    """What the crawl takes, where the URLs that are not decided have the size of the stored images."""
+    decided, image_bytes = _decided_and_size(ledger)
+    left = max(0, discovery.num_urls - decided)
+    return Estimate(
+        stage="scrape",
+        work=f"request up to {left:,} URLs",
+        folder=Workspace(config.workspace).raw,
+        disk_bytes=left * image_bytes,
+        memory_bytes=memory_so_far() + _MEMORY_BYTES + discovery.num_urls * _URL_MEMORY_BYTES,
+    )
 
 
 async def announce(
@@ -55,7 +73,7 @@ async def announce(
     await hosts.load(host)  # its robots.txt may ask for a slower pace
     if host.closed is not None:
         return
-    decided, stored, size = _known(ledger)
+    decided, image_bytes = _decided_and_size(ledger)
     if share < 1.0:
         logger.info(
             "%s URLs on %s hosts are named; most of them are on %s.",
@@ -68,7 +86,7 @@ async def announce(
             site=_host_of(url),
             num_urls=round(discovery.num_urls * share),
             num_decided=round(min(decided, discovery.num_urls) * share),
-            image_bytes=size / stored if stored >= _ENOUGH_IMAGES else _IMAGE_BYTES,
+            image_bytes=image_bytes,
             interval_s=host.pace.interval_s,
             slots=hosts.max_slots,
             contact=config.contact,
@@ -101,7 +119,7 @@ def describe(
         else "No contact is sent: give --contact."
     )
     return (
-        f"About to request up to {left:,} URLs from {site}{known}: about {_size(left * image_bytes)}, about "
+        f"About to request up to {left:,} URLs from {site}{known}: about {size(left * image_bytes)}, about "
         f"{seconds / 3600:,.1f} hours {pace}. {who} Ctrl-C loses nothing: the same command resumes."
     )
 
@@ -130,16 +148,10 @@ def _first_url(discovery: Discovery) -> str | None:
     return None if plan is None else plan.forms[0].url(plan.ranks[0] if plan.ranks else 0)
 
 
-def _known(ledger: Ledger) -> tuple[int, int, int]:
-    """The numbers of decided URLs and of stored images, and the bytes of the latter."""
+def _decided_and_size(ledger: Ledger) -> tuple[int, float]:
+    """The number of decided URLs, and the bytes of an image: of the stored ones, if they are enough."""
     counts = ledger.count_states()
-    ((size,),) = ledger.query("SELECT coalesce(sum(bytes), 0) FROM urls")
-    return counts.total() - counts["pending"], counts["done"], int(str(size))
-
-
-def _size(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
+    ((stored_bytes,),) = ledger.query("SELECT coalesce(sum(bytes), 0) FROM urls")
+    known = counts["done"] >= _ENOUGH_IMAGES
+    mean = int(str(stored_bytes)) / counts["done"] if known else _IMAGE_BYTES
+    return counts.total() - counts["pending"], mean

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from pipeline.core.contracts import StageReport
+from pipeline.core.estimate import free_bytes
 from pipeline.core.progress import Progress
+from pipeline.core.quantities import size
+from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.crawl.crawl import Crawl
 from scrapers.crawl.jobs import Mode, PlanOpener
@@ -57,8 +60,19 @@ class LocalRun:
                 store, work, None, repeated=index.repeated, differences=remarks.sentences()
             )
 
+    def _announce(self) -> None:
+        """Log what is about to be done; how many images there are, only reading the source tells."""
+        copied = bool(getattr(self.config, "copy", False))
+        logger.info(
+            "scrape: read and hash the images of %s; %s. An image takes about 1 kB of the ledger (%s free).",
+            ", ".join(self.config.inputs) or self.source.name,
+            "they are copied into the raw store" if copied else "they stay where they are",
+            size(free_bytes(Workspace(self.config.workspace).raw)),
+        )
+
     async def _index(self, store: Store, remarks: Remarks) -> Indexer:
         config = self.config
+        self._announce()
         since = begin_refresh(store.ledger, self.clock) if config.refresh else 0
         mode: Mode = "retry_failed" if config.retry_failed else "continue"
         index = Indexer(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 
 import pytest
 
-from pipeline.app.console import Screen
+from pipeline.app import console
+from pipeline.app.console import LogFormatter, Screen
 from pipeline.core.plain_text import plain_line, plain_text
 
 MARKED = "[bold]x[/bold] [clip] [/] :cat: [link=http://x]"
@@ -44,3 +47,44 @@ def test_lines_and_letters_stay_as_they_are() -> None:
     assert plain_text(text) == text
     assert plain_line("a\n\tb") == "a\\n\\tb"
     assert plain_text("\udcff\x00") == "\\udcff\\x00"
+
+
+def test_a_silent_stage_is_shown_to_be_alive_and_what_it_waits_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "SILENCE_S", 0.01)
+    monkeypatch.setattr(console, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.001)
+    shown = ""
+    with Screen().progress("train") as progress:
+        while "train: 0 done" not in shown:  # before it has reported anything
+            shown += capsys.readouterr().out
+        progress(0, 500, {"now": "the first step"})
+        while "train: 0 of 500 (0 %)  now the first step, no change for" not in shown:
+            shown += capsys.readouterr().out
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_announcement_is_printed_without_its_origin() -> None:
+    def formatted(level: int, *, whole: bool) -> str:
+        record = logging.LogRecord("pipeline.x", level, "x.py", 1, "About to begin", (), None)
+        return LogFormatter(whole=whole).format(record)
+
+    assert formatted(logging.INFO, whole=False) == "About to begin"
+    assert formatted(logging.INFO, whole=True) == "INFO pipeline.x: About to begin"
+    assert formatted(logging.WARNING, whole=False) == "WARNING pipeline.x: About to begin"
+
+
+def test_a_pipe_gets_no_bar_whatever_the_environment_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
+    screen = Screen()
+    with screen.progress("train") as progress:
+        progress(1, 2, None)
+    screen.table("title", ("column",), [("cell",)])
+    screen.fail("it failed")
+    out, _ = capsys.readouterr()
+    assert "\x1b" not in out

@@ -18,6 +18,7 @@ from pipeline.dedupe import inspecting, rows, tables
 from pipeline.dedupe.config import DedupeConfig
 from pipeline.dedupe.run import check_law, run
 from tests.helpers.dedupe import RawStore, dedupe, encode, kept, photo, photo_png, rejected
+from tests.helpers.progress import items_only
 
 
 def fill(raw: RawStore, count: int = 24) -> None:
@@ -192,11 +193,11 @@ def test_a_killed_run_keeps_its_inspections_and_ends_in_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(DedupeConfig(workspace=workspace.root, workers=0), stop_after_three)
+        run(DedupeConfig(workspace=workspace.root, workers=0), items_only(stop_after_three))
     totals: list[int | None] = []
     run(
         DedupeConfig(workspace=workspace.root, workers=0),
-        lambda done, total, notes=None: totals.append(total),
+        items_only(lambda done, total, notes=None: totals.append(total)),
     )
     assert totals[0] == 40 - 24
     assert folder_bytes(workspace.dedupe) == expected
@@ -209,7 +210,7 @@ def test_old_inspections_are_not_made_again(raw: RawStore, monkeypatch: pytest.M
     inspected: list[int] = []
     run(
         DedupeConfig(workspace=raw.write().root, workers=0),
-        lambda done, total, notes=None: inspected.append(done),
+        items_only(lambda done, total, notes=None: inspected.append(done)),
     )
     assert inspected == [1]
 

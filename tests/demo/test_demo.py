@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.app.cli import app
 from pipeline.app.console import Screen
+from pipeline.app.next_steps import called_as
 from pipeline.core.contracts import StageReport
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.demo import (
@@ -21,7 +22,6 @@ from pipeline.demo.demo import (
     COLOUR_SECTION,
     PRESET,
     PROMPTS,
-    called_as,
     choose_captions,
     next_steps,
     replica_server,
@@ -94,7 +94,7 @@ def test_the_demo_ends_with_the_report_and_a_command_that_is_understood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = next_steps(tmp_path / "my data/report.html", "pipeline")
-    report = StageReport(stage="demo", outcome="done", outputs=("x",), details={"next": steps})
+    report = StageReport(stage="demo", outcome="done", outputs=("x",), next=steps)
     Screen().report(report)
     page, command = capsys.readouterr().out.splitlines()[-2:]
     assert page == f"Open the report: {tmp_path}/my data/report.html"

@@ -19,6 +19,7 @@ from pipeline.encode.config import EncodeConfig
 from pipeline.encode.encoding import threads_per_process
 from pipeline.encode.run import run
 from tests.encode.test_run import KilledError, codes_folder, kill_at, make_codec
+from tests.helpers.progress import items_only
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -74,7 +75,10 @@ def test_an_interrupt_keeps_the_pieces_that_were_done(
         run(config(two, codec, part_rows=1000, devices=2), interrupt)
     assert (codes_folder(two) / "draft.npz").exists()
     seen: list[int] = []
-    run(config(two, codec, part_rows=1000, devices=2), lambda done, *_: seen.append(done))
+    run(
+        config(two, codec, part_rows=1000, devices=2),
+        items_only(lambda done, *_: seen.append(done)),
+    )
     assert seen[0] == 64
     assert files(two) == files(one)
 

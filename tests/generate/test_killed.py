@@ -13,6 +13,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.notes import NOTES
 from pipeline.generate.run import run
+from tests.helpers.progress import items_only
 
 PROMPTS = tuple(f"a red cube on {n} blue cubes" for n in range(24))
 
@@ -36,7 +37,7 @@ def test_a_killed_command_resumes_and_ends_in_the_same_bytes(
 
     killed = make_config(name="killed", prompts=PROMPTS, num_images=1, batch_size=1)
     resumed: list[int] = []
-    run(killed, lambda done, *_: resumed.append(done))
+    run(killed, items_only(lambda done, *_: resumed.append(done)))
     run(dataclasses.replace(killed, name="whole"))
 
     assert max(resumed) <= len(PROMPTS) - noted

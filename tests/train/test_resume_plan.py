@@ -16,6 +16,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.helpers.progress import items_only
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -29,7 +30,7 @@ def folder(workspace: Workspace) -> Path:
 def train(config: TrainConfig) -> list[int]:
     """Run `config`; returns the steps that were trained."""
     steps: list[int] = []
-    run(config, lambda done, total, notes=None: steps.append(done))
+    run(config, items_only(lambda done, total, notes=None: steps.append(done)))
     return steps
 
 

@@ -18,6 +18,7 @@ from pipeline.models.checkpoints.series import checkpoint_path
 from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
+from tests.helpers.progress import items_only
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -62,7 +63,7 @@ def test_what_is_the_users_is_neither_deleted_nor_resumed_from_nor_listed(
     stop_after(config, 7)
     own = put_own_files_beside(folder)
     steps: list[int] = []
-    run(config, lambda done, total, notes=None: steps.append(done))
+    run(config, items_only(lambda done, total, notes=None: steps.append(done)))
     assert steps[0] == 6  # not after step 45 or 99
     assert {name: (folder / name).read_bytes() for name in own} == own
     left = tree(folder)
@@ -98,7 +99,7 @@ def test_it_resumes_from_the_checkpoint_before_a_damaged_one(
         path.unlink()
     steps: list[int] = []
     with caplog.at_level(logging.WARNING):
-        run(make_config(), lambda done, total, notes=None: steps.append(done))
+        run(make_config(), items_only(lambda done, total, notes=None: steps.append(done)))
     assert steps[0] == 6
     assert f"damaged checkpoint {folder}/checkpoints/step-000010" in caplog.text
     assert tree(folder) == whole
@@ -127,7 +128,7 @@ def test_a_checkpoint_edited_by_hand_is_skipped(
         said[name] = {**said[name], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(said))
     steps: list[int] = []
-    run(make_config(), lambda done, total, notes=None: steps.append(done))
+    run(make_config(), items_only(lambda done, total, notes=None: steps.append(done)))
     assert steps[0] == 6
     assert str(path) in caplog.text
 

@@ -14,6 +14,7 @@ from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.helpers.progress import items_only
 from tests.train.test_train import StoppedError, log_of, stop_at
 
 MakeConfig = Callable[..., TrainConfig]
@@ -38,8 +39,8 @@ def test_event_files_hold_what_the_log_holds_and_speeds(
     for name in ("loss", "loss_text", "loss_image", "lr", "val_loss_image"):
         expected = [(record["step"], record[name]) for record in log if name in record]
         assert [step for step, _ in events[name]] == [step for step, _ in expected]
-        told = [value for _, value in events[name]]
-        assert told == pytest.approx([value for _, value in expected])
+        logged = [value for _, value in events[name]]
+        assert logged == pytest.approx([value for _, value in expected])
     assert all(value > 0 for _, value in events["tokens_per_s"])
     assert all(value > 0.01 for _, value in events["memory_gb"])
     manifest = read_manifest(workspace.run("tiny"), "run")
@@ -62,9 +63,10 @@ def test_steps_that_are_done_again_appear_once_in_the_events(
 def test_wandb_gets_the_same(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    logged: list[Any] = []
     tracker = SimpleNamespace(
-        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finished")
+        log=lambda values, step: logged.append((step, values)),
+        finish=lambda: logged.append("finished"),
     )
     asked: dict[str, Any] = {}
     stand_in = SimpleNamespace(init=lambda **kw: asked.update(kw) or tracker)
@@ -72,9 +74,9 @@ def test_wandb_gets_the_same(
     run(make_config(wandb="dalle_train_transformer", steps=3, val_every=0))
     assert asked["project"] == "dalle_train_transformer"
     assert asked["config"]["dim"] == 16
-    losses = [(step, values["loss"]) for step, values in told[:-1] if "loss" in values]
+    losses = [(step, values["loss"]) for step, values in logged[:-1] if "loss" in values]
     assert losses == [(r["step"], r["loss"]) for r in log_of(workspace.run("tiny"))]
-    assert told[-1] == "finished"
+    assert logged[-1] == "finished"
 
 
 def test_wandb_that_is_not_installed_is_asked_for(
@@ -87,7 +89,7 @@ def test_wandb_that_is_not_installed_is_asked_for(
 
 def test_the_progress_line_shows_speed_and_memory(make_config: MakeConfig) -> None:
     notes: list[dict[str, Any]] = []
-    run(make_config(steps=3), lambda done, total, note=None: notes.append(dict(note or {})))
+    run(make_config(steps=3), items_only(lambda done, total, note: notes.append(dict(note))))
     assert len(notes) == 3
     assert set(notes[-1]) == {"loss", "tokens/s", "memory"}
     assert notes[-1]["memory"].endswith(" GB")

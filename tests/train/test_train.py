@@ -27,6 +27,7 @@ from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
 from pipeline.webdata.reader import TokenBatch
+from tests.helpers.progress import items_only
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
@@ -151,7 +152,7 @@ def test_more_steps_continue_from_the_last_checkpoint_as_if_asked_for_at_the_sta
     steps: list[int] = []
     run(
         make_config(lr_decay="constant", steps=23, log_every=2),
-        lambda done, total, notes=None: steps.append(done),
+        items_only(lambda done, total, notes=None: steps.append(done)),
     )
     assert steps[0] == 14
     assert tree(workspace.run("tiny")) == whole

@@ -19,6 +19,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.reader import TokenBatch
+from tests.helpers.progress import items_only
 from tests.helpers.training import open_workspace
 from tests.train.test_evaluation_samples import codec
 from tests.train.test_train import log_of, tree
@@ -159,7 +160,7 @@ def test_a_signal_in_the_last_step_leaves_only_the_end_to_do(
     be_interrupted(config, 11)
     assert steps_of(workspace.run("tiny")) == [10, 12]
     steps: list[int] = []
-    run(config, lambda done, total, notes=None: steps.append(done))
+    run(config, items_only(lambda done, total, notes=None: steps.append(done)))
     assert steps == []
     assert tree(workspace.run("tiny")) == whole
 

@@ -20,6 +20,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import load_codec
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run
+from tests.helpers.progress import items_only
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -203,7 +204,7 @@ def test_a_signal_loses_no_step(
     with caplog.at_level(logging.INFO):
         run(
             make_config(stopped, checkpoint_every=1000),
-            lambda done, total, notes=None: steps.append(done),
+            items_only(lambda done, total, notes=None: steps.append(done)),
         )
     assert f"Resuming after step {step}" in caplog.text
     assert [done for done in steps if done] == list(range(step + 1, 25))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.app.doctor.check import Check, State
 from pipeline.core.cache import default_cache
+from pipeline.core.estimate import existing_folder, free_bytes
 
 _SECTION = "Machine"
 _BF16 = re.compile(r"\b(?:avx512_bf16|amx_bf16|avx_ne_convert|bf16)\b")
@@ -107,7 +108,7 @@ def check_disk(
     state: State = "bad"
     advice, rate = "", None
     try:
-        room = _free_bytes(folder) if free is None else free
+        room = free_bytes(folder) if free is None else free
         found = f"{_gb(room)} free in {folder}"
         if room < _LEAST_FREE:
             advice = "Free some space, or give another folder as --workspace"
@@ -127,18 +128,6 @@ def check_disk(
         needed=True,
         facts=facts,
     )
-
-
-def existing_folder(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    absolute = path.expanduser().absolute()
-    return next(each for each in (absolute, *absolute.parents) if os.path.lexists(each))
-
-
-def _free_bytes(folder: Path) -> int:
-    """What a user without special rights may still write."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 def write_rate(folder: Path, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers
 
-from pipeline.core.errors import DependencyError, ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.extras import missing_package
 from pipeline.core.text_files import split_lines
 from pipeline.models.tokenizers.base import TextTokenizer
 
@@ -82,10 +83,7 @@ def clean(caption: str) -> str:
     try:
         import ftfy
     except ModuleNotFoundError:
-        raise DependencyError(
-            "CLIP's tokenizer needs the package 'ftfy', which is not installed. "
-            "Install it with: pip install 'dalle-pipeline[train]'."
-        ) from None
+        raise missing_package("CLIP's tokenizer", "ftfy") from None
     mended = html.unescape(html.unescape(ftfy.fix_text(caption)))
     return " ".join(mended.split()).lower()
 

@@ -15,7 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.core.errors import ConfigError, DependencyError, PipelineError, SourceError
+from pipeline.core.errors import ConfigError, PipelineError, SourceError
+from pipeline.core.extras import missing_store
 from pipeline.core.storage import sha256_file
 from scrapers.fetch.page_urls import without_credentials
 
@@ -126,7 +127,7 @@ def _open_store(given: str, shown: str) -> tuple[Any, str]:
     try:
         store, path = fsspec.core.url_to_fs(os.path.expanduser(given))  # noqa: PTH111
     except ImportError as error:
-        raise DependencyError(f"{shown} needs a package that is not installed: {error}.") from error
+        raise missing_store(shown, error) from error
     except (ValueError, OSError) as error:
         raise ConfigError(f"{shown} is not a place to read from: {error}.") from error
     store.invalidate_cache()

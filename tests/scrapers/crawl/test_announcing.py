@@ -159,9 +159,7 @@ def test_ctrl_c_costs_nothing(server: Server, tmp_path: Path) -> None:
     with command(server, workspace) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "About to request" in line)
-        assert re.match(
-            r"INFO scrapers\.crawl\.announcing: About to request .* from images\.example\.org", line
-        )
+        assert re.match("About to request .* from images\\.example\\.org", line)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
     with command(server, workspace) as process:
