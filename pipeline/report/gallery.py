@@ -15,7 +15,7 @@ from pipeline.report.samples import KEPT_COLUMNS, REJECTED_COLUMNS, SampleBook
 from pipeline.report.view import View
 
 CLUSTERS = 16
-CLUSTER_IMAGES = 12
+CLUSTER_IMAGES = 11  # a row on a wide screen
 REJECTED_OF_A_REASON = 12
 
 
@@ -145,7 +145,7 @@ def rejected_gallery(view: View, book: SampleBook) -> Iterator[Section]:
         "represents them. Of those that were not fetched there are no bytes to show.",
         body=html_table(("reason", "section", "images"), sums)
         + form
-        + f'<ol class="strips" id="rejected">{items}</ol>',
+        + f'<ol class="strips wide" id="rejected">{items}</ol>',
     )
 
 
