@@ -159,7 +159,7 @@ def broken_compiler(*_: object) -> Any:
 
 
 def broken_in_backward(graph: Any, inputs: Any) -> Any:
-    from functorch.compile import make_boxed_func
+    from functorch.compile import make_boxed_func  # type: ignore[import-untyped]
     from torch._dynamo.backends.common import aot_autograd
 
     return aot_autograd(fw_compiler=lambda g, _: make_boxed_func(g), bw_compiler=broken_compiler)(
