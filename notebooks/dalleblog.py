@@ -59,9 +59,12 @@ if "DALLE_NOTEBOOK_QUICK" in os.environ:  # for tests: everything runs, nothing 
     CAPTIONS, CODEC_STEPS, TRAIN_STEPS = 4, 5, 5
 
 
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def pipeline(command):
     """Run a pipeline command and show what it prints; a command that fails ends the cell."""
-    words = [sys.executable, "-P", "-m", "pipeline", *shlex.split(command)]
+    words = ["pipeline", *shlex.split(command)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -94,7 +97,7 @@ print(f"{CAPTIONS} captions, {CODEC_STEPS} steps for the codec, {TRAIN_STEPS} fo
 import json
 
 server = subprocess.Popen(
-    [sys.executable, "-P", "-m", "pipeline", "replica", "--port", "0", "--json"],
+    ["pipeline", "replica", "--port", "0", "--json"],
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
     text=True,

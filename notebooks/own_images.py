@@ -62,9 +62,12 @@ if "DALLE_NOTEBOOK_QUICK" in os.environ:  # for tests: everything runs, nothing 
     CODEC_STEPS, TRAIN_STEPS = 5, 5
 
 
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def pipeline(command):
     """Run a pipeline command and show what it prints; a command that fails ends the cell."""
-    words = [sys.executable, "-P", "-m", "pipeline", *shlex.split(command)]
+    words = ["pipeline", *shlex.split(command)]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

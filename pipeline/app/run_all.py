@@ -135,8 +135,15 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
-    drawn = "generate" not in reports or "skipped" not in reports["generate"].details
-    return with_next(report, root, plan.stages[-1] if drawn else "train")
+    waiting = [
+        name
+        for name in plan.stages
+        if STAGES[name].runs_only_with and "skipped" in reports[name].details
+    ]
+    names = list(STAGES)
+    # A stage that lacks what only the user can give, such as prompts, is the one to run next.
+    last = names[names.index(waiting[0]) - 1] if waiting else plan.stages[-1]
+    return with_next(report, root, last)
 
 
 def make_plan(config: RunConfig, call: Call) -> RunPlan:

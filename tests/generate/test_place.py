@@ -44,7 +44,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], list[i
     drawn: list[int] = []
     limit: list[int | None] = [None]
 
-    def interrupted(sampler: ImageSampler, orders: Sequence[Order]) -> object:
+    def interrupted(sampler: ImageSampler, orders: Sequence[Order], watch: object = None) -> object:
         if limit[0] is not None and len(drawn) >= limit[0]:
             raise KeyboardInterrupt
         drawn.append(len(orders))

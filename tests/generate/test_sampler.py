@@ -15,7 +15,15 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt
-from pipeline.generate.sampler import ImageSampler, load_sampler
+from pipeline.generate.run import run
+from pipeline.generate.sampler import (
+    ImageSampler,
+    fitting_images,
+    image_bytes,
+    load_sampler,
+    pick_precision,
+    should_compile,
+)
 from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.dalle.sampling import Choice
@@ -99,3 +107,67 @@ def test_a_prompt_is_too_long_from_one_token_more_than_the_model_reads(
     assert {TEXT_SEQ_LEN - 1, TEXT_SEQ_LEN, TEXT_SEQ_LEN + 1} <= set(lengths)
     found = sampler.too_long([Prompt(text=text) for text in words])
     assert found == [length > TEXT_SEQ_LEN for length in lengths]
+
+
+# --- Defaults by device --------------------------------------------------------------------------
+
+
+def test_a_cpu_draws_32_images_at_once_in_float32(make_sampler: MakeSampler) -> None:
+    sampler = make_sampler()
+    assert {p.dtype for p in sampler.model.parameters()} == {torch.float32}
+    assert (sampler.batch_size, sampler.fixed) == (32, None)
+    assert make_sampler(batch_size=7).batch_size == 7
+
+
+def test_auto_is_recorded_as_the_precision_that_it_stands_for(
+    make_config: Callable[..., GenerateConfig], workspace: Workspace
+) -> None:
+    """So images that an older version has drawn in float32 are found."""
+    run(make_config(precision="fp32"))
+    assert run(make_config()).outcome == "unchanged"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "bf16", "expected"),
+    [(False, False, "fp32"), (True, True, "bf16"), (True, False, "fp32")],
+)
+def test_auto_is_bf16_on_devices_that_compute_in_it(
+    cuda: bool, bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: bf16)
+    assert pick_precision("auto", "auto") == expected
+    assert pick_precision("auto", "cpu") == "fp32"
+    assert pick_precision("fp16", "auto") == "fp16"
+
+
+def test_a_batch_fits_in_four_fifths_of_the_free_memory() -> None:
+    assert fitting_images(139 << 30, 18 << 20) == 512
+    assert fitting_images(1000, 100) == 8
+    assert fitting_images(999, 100) == 7
+    assert fitting_images(10, 100) == 1
+
+
+def test_an_image_takes_its_keys_and_values_and_twice_that_with_guidance(
+    make_sampler: MakeSampler,
+) -> None:
+    model = make_sampler().model
+    each = image_bytes(model, guided=False)
+    assert each > 2 * 2 * (6 + 16) * 2 * 8 * 4  # keys and values, layers, positions, heads of 8
+    assert image_bytes(model, guided=True) == 2 * each
+
+
+@pytest.mark.parametrize(
+    ("wanted", "images", "device", "expected"),
+    [
+        ("auto", 19_999, "cuda", False),
+        ("auto", 20_000, "cuda", True),
+        ("auto", 10**6, "cpu", False),
+        ("on", 1, "cpu", True),
+        ("off", 10**6, "cuda", False),
+    ],
+)
+def test_compiling_pays_on_cuda_from_20000_images(
+    wanted: str, images: int, device: str, expected: bool
+) -> None:
+    assert should_compile(wanted, images, torch.device(device)) is expected

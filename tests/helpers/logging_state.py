@@ -10,14 +10,26 @@ from contextlib import contextmanager
 @contextmanager
 def logging_restored() -> Iterator[None]:
     """Undo what a command that ran in this process has set up: `--quiet` would silence later tests."""
-    loggers = (logging.getLogger(), logging.getLogger("scrapers.crawl.announcing"))
-    levels = [logger.level for logger in loggers]
-    handlers = list(loggers[0].handlers)
+    root = logging.getLogger()
+    levels, root_level, handlers = _levels(), root.level, list(root.handlers)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        for handler in loggers[0].handlers[:]:
+        root.setLevel(root_level)
+        for name, level in _levels().items():
+            before = levels.get(name, logging.NOTSET)
+            if level != before:
+                logging.getLogger(name).setLevel(before)
+        for handler in root.handlers[:]:
             if handler not in handlers and type(handler) is logging.StreamHandler:
-                loggers[0].removeHandler(handler)
+                root.removeHandler(handler)
+
+
+def _levels() -> dict[str, int]:
+    """The levels of the project's own loggers."""
+    found = logging.Logger.manager.loggerDict
+    return {
+        name: logger.level
+        for name, logger in found.items()
+        if isinstance(logger, logging.Logger) and name.startswith(("pipeline", "scrapers"))
+    }

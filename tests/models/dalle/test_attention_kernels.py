@@ -55,7 +55,7 @@ def test_by_columns_axial_col_has_blocks_to_leave_out() -> None:
     mask_LL, order_L = attention_mask("axial_col", long), column_order(long)
     assert mask_LL is not None
     assert sorted(order_L.tolist()) == list(range(1280))
-    assert live_blocks(mask_LL[order_L][:, order_L]) == 41
+    assert live_blocks(mask_LL[order_L][:, order_L]) == 40
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ATTENTION_TYPES if kind != "full"])
