@@ -1,7 +1,7 @@
 """`pipeline serve`: pages of a large workspace under 20 clients; drawing against dalle-service's back end.
 
     python bench/serve.py pages [--rows 1000000] [--clients 20] [--folder DIR]
-    python bench/serve.py dalle [--depth 6] [--dim 256]
+    python bench/serve.py dalle [--depth 4] [--dim 128]
 
 `pages` writes the tables of dedupe for a million kept images (31,250 captions, 32 each), whose bytes are
 those of 600 different PNGs of 256 x 256 pixels, starts the server in a process of its own, and asks it from
@@ -74,9 +74,10 @@ def main() -> None:
     pages.add_argument("--requests", type=int, default=20, help="by each client, of each kind")
     pages.add_argument("--folder", type=Path, help="keeps the workspace (default: a new one)")
     dalle = parts.add_parser("dalle")
-    dalle.add_argument("--dim", type=int, default=256)
-    dalle.add_argument("--depth", type=int, default=6)
+    dalle.add_argument("--dim", type=int, default=128)
+    dalle.add_argument("--depth", type=int, default=4)
     dalle.add_argument("--clients", type=int, default=8)
+    dalle.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}")
     with tempfile.TemporaryDirectory() as scratch:
@@ -314,9 +315,11 @@ def measure_drawing(options: argparse.Namespace, scratch: Path) -> None:
     workspace = Workspace(scratch / "data").open("dalleblog")
     write_model(workspace, dim=options.dim, depth=options.depth)
     print("\n| back end | clients | images | s | images/s |\n|---|---|---|---|---|", flush=True)
-    flask = (sys.executable, str(Path(__file__).parent / "serve_flask.py"), str(workspace.root))
+    threads = str(options.threads)
+    other = Path(__file__).parent / "serve_flask.py"
+    flask = (sys.executable, str(other), str(workspace.root), threads)
     rates = []
-    with serving_workspace(workspace.root) as url:
+    with serving_workspace(workspace.root, "--threads", threads) as url:
         rates.append(asyncio.run(draw("pipeline serve", url, options.clients)))
     with serving(flask, lambda line: line.strip() if line.startswith("http") else None) as url:
         rates.append(asyncio.run(draw("dalle-pytorch in Flask", url, 1)))

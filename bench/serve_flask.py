@@ -1,6 +1,6 @@
 """What `serve.py` compares with: dalle-pytorch behind Flask, called as dalle-service's back end calls it.
 
-    python bench/serve_flask.py WORKSPACE    prints its URL and serves until it is stopped
+    python bench/serve_flask.py WORKSPACE THREADS    prints its URL and serves until it is stopped
 
 rom1504/dalle-service (068fb27) needs CUDA and downloads a VQGAN. This server makes the same calls for its
 route: the text repeated for each image, `generate_images(text, filter_thres=0.9)` in batches of 4, JPEGs in
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import io
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,9 @@ def _finish(folder: Path, contract: str, **details: Any) -> None:
 def main() -> None:
     """Serve."""
     from flask import Flask, jsonify, request
+    from werkzeug.serving import make_server
 
+    torch.set_num_threads(int(sys.argv[2]))
     run = Workspace(Path(sys.argv[1])).run("dalle")
     model = load_dalle(run / CHECKPOINT, device=torch.device("cpu"))
     tokenizer = load_tokenizer(run)
@@ -120,11 +121,9 @@ def main() -> None:
         ]
         return jsonify([_jpeg(image) for image in torch.cat(parts)])
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    print(f"http://127.0.0.1:{port}/", flush=True)
-    app.run(port=port, debug=False)
+    server = make_server("127.0.0.1", 0, app, threaded=True)  # what `app.run` starts
+    print(f"http://127.0.0.1:{server.server_port}/", flush=True)
+    server.serve_forever()
 
 
 def _jpeg(image_CHW: Any) -> str:
