@@ -32,7 +32,7 @@ IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 # Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
 DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
 
-.PHONY: demo emoji debian-packages test lint types unit slow notebooks mutants airflow test-airflow test-engines clean
+.PHONY: demo emoji debian-packages test lint types unit slow test-gpu notebooks mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -66,9 +66,13 @@ types: $(TEST_STAMP)
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
-# The slow tests, which `make test` leaves out.
+# The slow tests, which `make test` leaves out; with more time for each, as those that start processes share the cores.
 slow: $(TEST_STAMP) $(ARCHIVE_STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n $(TEST_PROCESSES) --dist loadfile --timeout 600
+
+# The tests that need a CUDA device.
+test-gpu: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m cuda
 
 # Both notebooks from their first cell to their last, with few steps; a cell that fails fails the target.
 notebooks: $(TEST_STAMP)
@@ -85,7 +89,8 @@ test-airflow: $(STAMP) $(AIRFLOW_STAMP)
 # Bulk downloads by img2dataset itself (processes, Ray, Spark if there is a Java runtime), and our parts on Ray.
 test-engines: $(TEST_STAMP) $(IMG2DATASET_STAMP)
 	DALLE_IMG2DATASET_PYTHON=$(abspath $(IMG2DATASET_BIN))/python $(BIN)/python -m pytest tests/scrapers/bulk \
-		tests/scrapers/sources/urls/test_bulk.py tests/scrapers/sources/img2dataset/test_real_output.py
+		tests/scrapers/sources/urls/test_bulk.py tests/scrapers/sources/img2dataset/test_real_output.py \
+		tests/scrapers/resizing/test_real_resizer.py
 
 # Airflow on 127.0.0.1, with the mock server as the source; prints its URL. Ctrl-C ends it.
 airflow: $(STAMP) $(AIRFLOW_STAMP)

@@ -43,7 +43,6 @@ CONFIG = DalleConfig(
 )
 CODES = CONFIG.image_seq_len
 THRESHOLD = 0.9
-LENGTHS = (0, CODES // 2, CODES - 1)
 
 
 class EnoughError(Exception):
@@ -108,7 +107,8 @@ def stock_positions(
     options: dict[str, Any] = {"use_cache": cached}
     if given:
         size = stock.vae.image_size
-        options |= {"img": torch.rand(len(captions_BT), 3, size, size)}
+        image_BCHW = torch.rand(len(captions_BT), 3, size, size, device=captions_BT.device)
+        options |= {"img": image_BCHW}
         options |= {"num_init_img_tokens": given}
     with watched(stock, lambda: mark(moments, count), cached=cached), suppress(EnoughError):
         stock.generate_images(captions_BT.clone(), filter_thres=THRESHOLD, **options)
@@ -117,6 +117,8 @@ def stock_positions(
 
 def mark(moments: list[float], count: int) -> None:
     """Note the moment in which a position begins, or the one after the last."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     moments.append(time.perf_counter())
     if len(moments) > count:
         raise EnoughError
@@ -150,21 +152,22 @@ def simpson(first: float, middle: float, last: float) -> float:
 
 def sum_plain(stock: Any, captions_BT: Tensor) -> tuple[float, list[float]]:
     """Seconds for all positions without a cache, from those of three."""
+    codes = stock.image_seq_len
     costs = [
         stock_positions(stock, captions_BT, given=given, count=1, cached=False)[0]
-        for given in LENGTHS
+        for given in (0, codes // 2, codes - 1)
     ]
-    return simpson(*costs) * CODES, costs
+    return simpson(*costs) * codes, costs
 
 
 def sum_cached(stock: Any, captions_BT: Tensor) -> tuple[float, list[float]]:
     """Seconds with its cache: reading the caption, then 255 positions, from three times three of them."""
-    costs, read = [], 0.0
-    for given in (0, CODES // 2 - 2, CODES - 4):
+    costs, read, codes = [], 0.0, stock.image_seq_len
+    for given in (0, codes // 2 - 2, codes - 4):
         first, *rest = stock_positions(stock, captions_BT, given=given, count=4, cached=True)
         read = first if given == 0 else read
         costs.append(statistics.median(rest))
-    return read + simpson(*costs) * (CODES - 1), [read, *costs]
+    return read + simpson(*costs) * (codes - 1), [read, *costs]
 
 
 # --- The tables ----------------------------------------------------------------------------------

@@ -74,6 +74,36 @@ PARTS = (
         limit_s=60,
     ),
     Part(
+        name="encode",
+        title="Encoding, VQGAN f16-16384 at 256 × 256",
+        measure="bench.gpu_encode:measure_encoding",
+        limit_s=60,
+    ),
+    Part(
+        name="encode-stock",
+        title="The same with dalle-pytorch's VQGanVAE",
+        measure="bench.gpu_encode:measure_stock_encoding",
+        limit_s=45,
+    ),
+    Part(
+        name="draw",
+        title="Drawing 256 codes an image, dalleblog shape",
+        measure="bench.gpu_draw:measure_drawing",
+        limit_s=60,
+    ),
+    Part(
+        name="draw-stock",
+        title="The same with dalle-pytorch 1.6.6 (summed from three positions)",
+        measure="bench.gpu_draw:measure_stock_drawing",
+        limit_s=60,
+    ),
+    Part(
+        name="encode-files",
+        title="Encoding from PNG files",
+        measure="bench.gpu_encode:measure_encoding_files",
+        limit_s=45,
+    ),
+    Part(
         name="train-wide",
         title="Training a wider model (24 × 1,024), bf16",
         measure="bench.gpu_train:measure_wide",
@@ -89,6 +119,12 @@ PARTS = (
         name="train-graphs",
         title="Training with CUDA graphs",
         measure="bench.gpu_train:measure_graphs",
+        limit_s=50,
+    ),
+    Part(
+        name="draw-kinds",
+        title="Drawing by kind of attention, and in a continuous batch of 64 rows",
+        measure="bench.gpu_draw:measure_drawing_kinds",
         limit_s=50,
     ),
 )

@@ -5,7 +5,8 @@
 
 Every host name is resolved to one of 50 addresses of this machine, each lookup taking 50 ms; nginx answers
 at all of them. **fast**: a shuffled list, as fast as it goes. **paced**: a list sorted by host with `--rate`;
-the server's log shows the most requests that any host got within a second, robots.txt included. Then, beside
+the server's log shows the most requests that began within a second at any host, robots.txt included, and the
+shortest time between two of them, to the millisecond and as late as the server was. Then, beside
 img2dataset in the same run, lists of `--peer-hosts` hosts at addresses of their own.
 """
 
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -46,20 +48,21 @@ def write_list(path: Path, pool: str, rows: Iterable[tuple[str, int]]) -> None:
             file.write(f"{url}\ta caption of {host} and number {number}\n")
 
 
-def most_in_a_second(log: Path) -> int:
-    """The most requests that one host got within a second, by nginx's log."""
+def read_pace(log: Path) -> tuple[int, float]:
+    """The most requests that one host got within a second, and the shortest gap, by nginx's log."""
     times: dict[str, list[float]] = defaultdict(list)
     for line in log.read_text().splitlines():
-        second, host = line.split()
-        times[host].append(float(second))
-    most = 0
+        ended, took, host = line.split()
+        times[host].append(float(ended) - float(took))
+    most, shortest = 0, float("inf")
     for found in (sorted(times[host]) for host in times if host.endswith(".test")):
+        shortest = min(shortest, *(after - before for before, after in pairwise(found)))
         first = 0
         for last, second in enumerate(found):
             while second - found[first] >= 1.0:
                 first += 1
             most = max(most, last - first + 1)
-    return most
+    return most, shortest
 
 
 def many(options: argparse.Namespace, folder: Path, *, rate: float) -> None:
@@ -75,8 +78,11 @@ def many(options: argparse.Namespace, folder: Path, *, rate: float) -> None:
         found = measure(command, len(rows), nginx)
     line = f"{found.rate:,.0f} images/s, {found.seconds:.1f} s, {found.peak_mb:,.0f} MB"
     if rate:
-        most = most_in_a_second(folder / "requests.log")
-        line += f"; at most {most} requests to a host within a second (--rate {rate:g})"
+        most, shortest = read_pace(folder / "requests.log")
+        line += (
+            f"; at most {most} requests to a host within a second, {shortest:.3f} s apart or more"
+        )
+        line += f" (--rate {rate:g})"
     order = "sorted by host" if rate else "shuffled"
     print(f"  {options.hosts:,} hosts, {len(rows):,} images, {order}: {line}", flush=True)
 

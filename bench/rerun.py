@@ -149,7 +149,7 @@ def write_ledger(
     for start in range(0, len(captions), 1000):
         forms, rows = [], []
         for number, (section, form) in enumerate(captions[start : start + 1000], start + 1):
-            prefix, suffix, key = address_of(form, section)
+            prefix, suffix, key, _ = address_of(form, section)
             forms.append(
                 FormRow(number, key, number, section, form.caption, False, RANKS, prefix, suffix)
             )

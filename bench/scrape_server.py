@@ -62,7 +62,7 @@ class Nginx:
     """Serves `<pool>/samples/…_<rank>.png` from `folder/<pool>/<rank>.png`, whatever the caption."""
 
     def __init__(self, folder: Path, *, num_addresses: int = 1, log: bool = False) -> None:
-        """Listens on 127.0.0.1 and the addresses after it; with `log`, `requests.log` has host and second."""
+        """Listens on 127.0.0.1 and the addresses after it; with `log`, `requests.log` has times and hosts."""
         self.folder = folder
         self.num_addresses = num_addresses
         self.log = log
@@ -93,7 +93,7 @@ class Nginx:
             f"listen 127.0.0.{n + 1}:{self.port} backlog=4096;" for n in range(self.num_addresses)
         ]
         to = f"{self.folder}/requests.log pace buffer=64k flush=1s"
-        log = f"log_format pace '$msec $host'; access_log {to};"
+        log = f"log_format pace '$msec $request_time $host'; access_log {to};"
         return _CONFIG.format(
             folder=self.folder, listen=" ".join(ports), log=log if self.log else "access_log off;"
         )

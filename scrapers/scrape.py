@@ -37,13 +37,21 @@ from scrapers.fetch.hosts import Hosts
 from scrapers.fetch.opening import is_guarded, open_client, own_hosts
 from scrapers.fetch.optouts.listed import NO_LIST, read_opt_outs
 from scrapers.fetch.optouts.page import meta_elements
-from scrapers.fetch.pace import Backoff
+from scrapers.fetch.pace import Backoff, start_slots
 from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
 from scrapers.resizing.rule import ResizeRule, note_rule
-from scrapers.source import Discovery, LocalSource, PreparedSource, Source, StartPage, open_source
+from scrapers.source import (
+    Discovery,
+    LocalSource,
+    PreparedSource,
+    ReadsLong,
+    Source,
+    StartPage,
+    open_source,
+)
 from scrapers.sources.differences import describe_differences, warn_of_losses
 from scrapers.sources.sections import describe_page, keep_sections
 from scrapers.sources.start_page import (
@@ -165,6 +173,8 @@ class _Run:
     def discover_offline(self) -> None:
         """Read what a source without a page has, outside of the event loop: a long list takes minutes."""
         source = self.source
+        if isinstance(source, ReadsLong):
+            source.reading = self.progress
         if isinstance(source, PreparedSource) and not self.config.plan:
             source.prepare(self.progress)
         elif source.start_url is None and (self.config.plan or not isinstance(source, LocalSource)):
@@ -314,6 +324,8 @@ class _Run:
         opener: PlanOpener,
         fetcher: ImageFetcher | None,
     ) -> None:
+        if self.archive is None:
+            hosts.start_slots = start_slots(discovery.num_hosts)
         rule = self.config.resize_rule()
         note_rule(store.ledger, rule)
         with _open_resizer(rule) as resizer:

@@ -262,6 +262,16 @@ class ReadsFiles(Protocol):
 
 
 @runtime_checkable
+class ReadsLong(Protocol):
+    """A source that may read for minutes before it knows what there is to fetch."""
+
+    reading: Progress
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        """See `Source.discover`; reports to `reading`."""
+
+
+@runtime_checkable
 class LocalSource(Protocol):
     """A source whose images are on disk already. Its `discover` is only for lists and plans.
 

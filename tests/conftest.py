@@ -20,3 +20,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def _logging_restored() -> Iterator[None]:
     with logging_restored():
         yield
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device if there is none."""
+    if item.get_closest_marker("cuda") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

@@ -212,6 +212,28 @@ def test_its_processes_are_known_by_their_home(standalone: ModuleType, tmp_path:
     assert other.pid not in names
 
 
+def test_it_never_counts_itself(tmp_path: Path) -> None:
+    """Even if it was started with the variable that identifies the processes."""
+    code = (
+        "import pathlib, runpy, sys\n"
+        "print(runpy.run_path(sys.argv[1])['running']({}, pathlib.Path(sys.argv[2])))"
+    )
+    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
+    line = [sys.executable, "-c", code, str(SCRIPT), str(tmp_path)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "{}\n"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_component_is_asked_to_end_and_not_killed(
+    standalone: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    component = start(tmp_path / "airflow", "input()", tmp_path)
+    standalone.end({"scheduler": component}, tmp_path)
+    assert component.returncode == -signal.SIGTERM
+    assert capsys.readouterr().out.endswith("Ended.\n")
+
+
 @pytest.mark.usefixtures("handlers")
 def test_a_command_is_asked_to_end_once_and_is_waited_for(
     standalone: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -98,19 +98,19 @@ REFRESH: Mapping[str, Param] = {
         type=["null", "number"],
         minimum=0,
         maximum=1,
-        description="Alert when fewer of the fetches are good (0.95).",
+        description="Alert if a smaller share of the fetches succeeded (0.95).",
     ),
     "max_different_share": Param(
         None,
         type=["null", "number"],
         minimum=0,
-        description="Alert when more of the data has changed (0.10).",
+        description="Alert if a larger share of the data is new, changed or gone (0.10).",
     ),
     "max_age_days": Param(
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
-        description="Alert when no image was fetched or confirmed for this many days (30).",
+        description="Alert if no image was fetched or confirmed for this many days (30).",
     ),
 }
 

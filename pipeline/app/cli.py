@@ -185,6 +185,10 @@ def _add(command: Command) -> None:
             check_quotes(ctx, values)
             values = read_values(ctx, name, values)
             if values.get("workspace") is None:
+                if command.makes_workspace:
+                    raise ConfigError(
+                        f"`pipeline {name}` makes a new workspace: give its folder, --workspace NEW."
+                    )
                 source = values.get("source")
                 values["workspace"] = default_workspace(source) if source else DEFAULT_WORKSPACE
             if name in STAGES and STAGES[name].remembers and not common.forget:
@@ -306,6 +310,7 @@ _OTHER_COMMANDS = (
         help="Merge the raw stores of several workspaces, such as shards of a list, into a new one.",
         arguments=("inputs",),
         panel="Whole pipeline and export",
+        makes_workspace=True,
     ),
     Command(
         name="verify",

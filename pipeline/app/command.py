@@ -15,7 +15,7 @@ class Command:
     """A command whose flags are the fields of `config`; those in `arguments` are positional.
 
     `run` may return a report, which is printed and determines the exit code. `panel` is the heading under
-    which the command is listed.
+    which the command is listed. With `makes_workspace` there is no default for the workspace.
     """
 
     name: str
@@ -25,3 +25,4 @@ class Command:
     arguments: tuple[str, ...] = ()
     metrics: bool = False
     panel: str = "Other commands"
+    makes_workspace: bool = False

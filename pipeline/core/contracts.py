@@ -104,6 +104,21 @@ RejectReason = Literal[
 ]
 REJECT_REASONS: tuple[str, ...] = get_args(RejectReason)
 
+_NORMALIZED = Column(
+    "caption_normalized",
+    "string",
+    "The caption in lower case, with ASCII quotes and no invisible characters.",
+)
+# What is measured of an image's pixels.
+_RASTER: tuple[Column, ...] = (
+    Column("pixel_sha256", "string", "Hash of the RGB raster and its size, hex."),
+    Column("phash", "uint64", "64-bit DCT perceptual hash."),
+    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
+    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
+    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
+    Column("is_blank", "bool", "All pixels have the same colour."),
+    Column("looks_cut", "bool", "Part of the data is missing; the decoder filled in the rest."),
+)
 # Tables of version 1 lack `captions` and `extra`: `kept_images.read_image_tables` adds them.
 _IMAGE: tuple[Column, ...] = (
     Column("key", "string", "The sample's key, as in the ledger; unique."),
@@ -128,23 +143,13 @@ _IMAGE: tuple[Column, ...] = (
 # dedupe/kept/*.parquet, one row per image, sorted by key.
 KEPT: tuple[Column, ...] = (
     *_IMAGE,
-    Column(
-        "caption_normalized",
-        "string",
-        "The caption in lower case, with ASCII quotes and no invisible characters.",
-    ),
+    _NORMALIZED,
     Column("format", "string", "png, jpeg, …"),
     Column("width", "int32", "In pixels."),
     Column("height", "int32", "In pixels."),
     Column("mode", "string", "The file's mode in Pillow: RGB, P, RGBA, L, …"),
     Column("has_alpha", "bool", "The file has transparency."),
-    Column("pixel_sha256", "string", "Hash of the RGB raster and its size, hex."),
-    Column("phash", "uint64", "64-bit DCT perceptual hash."),
-    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
-    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
-    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
-    Column("is_blank", "bool", "All pixels have the same colour."),
-    Column("looks_cut", "bool", "Part of the data is missing; the decoder filled in the rest."),
+    *_RASTER,
     Column(
         "masked_rows",
         "int32",
@@ -174,11 +179,7 @@ CAPTIONS: tuple[Column, ...] = (
         "string",
         "The caption as on the page; if it differs by section, that of the first section.",
     ),
-    Column(
-        "caption_normalized",
-        "string",
-        "The caption in lower case, with ASCII quotes and no invisible characters.",
-    ),
+    _NORMALIZED,
     Column("sections", "list<string>", "Sections that have this caption, sorted."),
     Column("images", "int32", "Number of kept images."),
     Column("ranks", "uint64", "Bit r is set if an image of rank r is kept (r < 64)."),
@@ -200,13 +201,7 @@ INSPECTIONS: tuple[Column, ...] = (
     ),
     Column("mode", "string", "The file's mode in Pillow."),
     Column("has_alpha", "bool", "The file has transparency."),
-    Column("pixel_sha256", "string", "Hash of the RGB raster and its size, hex."),
-    Column("phash", "uint64", "64-bit DCT perceptual hash."),
-    Column("mean_red", "float32", "Mean of the red channel, 0..255."),
-    Column("mean_green", "float32", "Mean of the green channel, 0..255."),
-    Column("mean_blue", "float32", "Mean of the blue channel, 0..255."),
-    Column("is_blank", "bool", "All pixels have the same colour."),
-    Column("looks_cut", "bool", "Part of the data is missing; the decoder filled in the rest."),
+    *_RASTER,
     Column(
         "bands",
         "binary",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,10 +97,11 @@ class Workspace:
     def open(self, source: str | None = None) -> Workspace:
         """Check that this is a workspace; with `source`, create it if the folder is new or empty.
 
-        Raises WorkspaceError for a folder with other content, another version or another source, and for a
-        path that is not UTF-8, which pyarrow can't write to.
+        Raises WorkspaceError for a folder with other content, another version or another source, for a path
+        that is not UTF-8, which pyarrow can't write to, and for a URL.
         """
         _check_encoding(self.root)
+        _refuse_url(self.root)
         if os.path.lexists(self.marker):
             _check_source(self.root, source)
             return self
@@ -124,6 +126,16 @@ class Workspace:
             },
         )
         return self
+
+
+def _refuse_url(root: Path) -> None:
+    """As a path, `s3://bucket/x` would be the folder `s3:/bucket/x`."""
+    if match := re.match(r"([a-z][a-z0-9+.-]+):/", str(root)):
+        raise WorkspaceError(
+            "A workspace must be a folder of a file system, because its ledger is a database, and not a "
+            f"{match[1]} URL. Lists and tars can be read from a store, and `pipeline shard --out` writes to "
+            "one (docs/engines.md)."
+        )
 
 
 def _check_encoding(root: Path) -> None:

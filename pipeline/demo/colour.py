@@ -1,4 +1,6 @@
-"""The demo's own metric: the share of images whose main colour is the one that the prompt names.
+"""The demo's colour score: the share of images whose main colour is the one that the prompt names.
+
+It says nothing about shapes: a blue blob for "a blue pear" is right.
 
 The main colour is the palette colour nearest to most pixels in the middle of the image (where the object is),
 at 64×64. Only the colours that captions of the section can name are candidates. The same metric on the

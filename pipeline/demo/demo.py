@@ -181,13 +181,13 @@ def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
     numbers = [
         (
             share_generated(workspace.generated("seen")),
-            "of images for seen prompts have the named main colour",
+            "colour score, seen prompts: main colour in the middle as named, shapes not judged",
         ),
         (
             share_generated(workspace.generated("unseen")),
-            "of images for prompts never seen have it",
+            "colour score, prompts never seen",
         ),
-        (share_scraped(workspace), "of the scraped originals have it, by the same metric"),
+        (share_scraped(workspace), "colour score of the scraped originals"),
     ]
     shown = [(f"{share:.0%}", label) for share, label in numbers]
     save_measurements(workspace, reports, shown, record_name="demo.json")

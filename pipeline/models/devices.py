@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,22 +15,83 @@ import torch
 from pipeline.core.errors import ConfigError
 from pipeline.core.estimate import memory_so_far
 
+logger = logging.getLogger(__name__)
+
 # Matrix products with fewer rows use other routines, whose sums differ in the last bits. From 4 to 300 rows
 # each row's result was bit-identical (fp32, AVX-512; in bf16 always).
 MIN_ROWS = 4
+# Below this share of free memory, others use a GPU: torch and the driver themselves take less than 1 GB.
+SHARE_FREE = 0.9
 _MEASURED_S = 0.5
 
 
 def pick_device(name: str) -> torch.device:
     """The device `name`, `cpu` or `cuda`; `auto` is CUDA if available.
 
-    Raises ConfigError if CUDA is requested but not available.
+    Raises ConfigError if CUDA is requested but can't be used. If `auto` does not use a GPU because of its
+    driver, a warning says so.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA device. Use --device cpu or auto.")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    if name == "cpu":
+        return torch.device("cpu")
+    fault = cuda_fault()
+    if fault is None:
+        return torch.device("cuda")
+    if name == "cuda":
+        raise ConfigError(f"--device cuda: {fault} Use --device cpu or auto.")
+    if "driver" in fault:
+        logger.warning("Using the CPU: %s", fault)
+    return torch.device("cpu")
+
+
+def cuda_fault() -> str | None:
+    """Why CUDA can't be used, in a sentence; None if it can.
+
+    torch says in a warning why it leaves out a device that is there, such as a driver that is too old.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    if torch.version.cuda is None:
+        return "this build of torch has no CUDA."
+    said = [str(each.message).partition("(Triggered")[0].strip() for each in caught]
+    return said[-1] if said else "torch finds no CUDA device."
+
+
+def claim_gpu(device: torch.device) -> None:
+    """Use a GPU for the first time; warns if other processes use its memory.
+
+    Raises ConfigError if it can't be used, because another process has it to itself, for example.
+    """
+    if device.type != "cuda":
+        return
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"The GPU can't be used ({_first_line(error)}). See with nvidia-smi what uses it, or give "
+            "--device cpu."
+        ) from error
+    if free < SHARE_FREE * total:
+        logger.warning(
+            "Other processes use %.1f of the GPU's %.1f GB; nvidia-smi lists them",
+            (total - free) / 1e9,
+            total / 1e9,
+        )
+
+
+def is_gpu_failure(error: BaseException) -> bool:
+    """Whether an error means that a GPU, or the link between several, failed; it can't be used again."""
+    failure = getattr(torch, "AcceleratorError", None)  # torch 2.8
+    is_failure = failure is not None and isinstance(error, failure)
+    text = str(error)
+    return is_failure or (
+        isinstance(error, RuntimeError) and ("CUDA error" in text or "NCCL" in text)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -73,15 +136,16 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device, generator=own).to(dtype) for _ in range(2))
     times: list[float] = []
     while len(times) < repeats and sum(times) < _MEASURED_S:
-        _wait_for(device)
+        wait_for(device)
         began = time.perf_counter()
         a @ b
-        _wait_for(device)
+        wait_for(device)
         times.append(time.perf_counter() - began)
     return 2.0 * side**3 / min(times)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all of its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

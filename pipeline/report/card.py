@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from html import escape
+import os
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline import __version__
-from pipeline.core.errors import REPAIR
+from pipeline.core.contracts import REJECT_REASONS, URL_STATES
+from pipeline.core.errors import REPAIR, ContractError
 from pipeline.core.image_decode import Pixels
 from pipeline.core.inventory import Folder
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import read_json_lines, read_small_file
+from pipeline.core.workspace import read_marker
+from pipeline.report.curves import points_of, read_log
 from pipeline.report.nearest import CANDIDATES, SIDE, find_nearest
-from pipeline.report.page import Section, Tile, funnel, image_tag, pairs, tiles
-from pipeline.report.view import View, decode, shrink
+from pipeline.report.page import Section, Step, Tile, funnel, pairs, shown, tiles
+from pipeline.report.samples import SampleBook
+from pipeline.report.training import chosen_runs
+from pipeline.report.values import as_number, count_of, detail_of
+from pipeline.report.view import View, decode, thumbnail
 
 _IMAGES = 8
+_RUNS = "runs.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,90 +38,152 @@ class GeneratedImage:
     file: str
 
 
-def card(view: View, measured: tuple[Tile, ...]) -> Iterator[Section]:
-    """The numbers that matter and the funnel, then generated images; `measured` are measured times."""
-    numbers = [*_data_numbers(view), *_model_numbers(view), *measured]
-    if numbers:
-        yield Section(
-            title="At a glance",
-            note=f"Made with dalle-pipeline {__version__}. Every number is from this workspace.",
-            body=tiles(numbers) + funnel(list(_steps(view))),
-        )
+def card(view: View, book: SampleBook) -> Iterator[Section]:
+    """One screen: numbers and the funnel beside generated images."""
+    numbers = [*_data_numbers(view), *_model_numbers(view), *_work(view)]
+    steps = funnel(list(_steps(view)))
+    left = tiles(numbers) + steps if numbers else ""
     folder = view.latest("generated")
-    if folder is not None:
-        yield from _generated(view, folder)
+    right = "" if folder is None else _generated(view, book, folder)
+    body = f'<div class="glance"><div>{left}</div><div>{right}</div></div>' if right else left
+    yield Section(title="", note=_origin(view), body=body)
 
 
-def _count(folder: Folder | None, name: str) -> int | None:
-    return None if folder is None or folder.manifest is None else folder.manifest.counts.get(name)
+def _origin(view: View) -> str:
+    """The source, when and with which command the page was made."""
+    source = read_marker(view.workspace.root)["source"]
+    day = datetime.now(UTC).date().isoformat()
+    return f"Source: {source}. Written {day} by dalle-pipeline {__version__}: {command(view)}"
 
 
-def _detail(folder: Folder | None, *names: str) -> Any:
-    value: Any = None if folder is None or folder.manifest is None else folder.manifest.details
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def command(view: View) -> str:
+    """The command that makes this page, with the workspace by its name alone."""
+    words = ["pipeline", "report", "--workspace", view.workspace.root.absolute().name]
+    for field in fields(view.config):
+        value = getattr(view.config, field.name)
+        if field.name == "workspace" or value == field.default:
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            words += [f"--{field.name.replace('_', '-')}", str(each)]
+    return shlex.join(words)
 
 
 def _data_numbers(view: View) -> Iterator[Tile]:
-    dedupe = view.latest("dedupe")
-    captions = _detail(dedupe, "captions", "with_images")
-    for label, number in (("images", _count(dedupe, "kept")), ("captions", captions)):
+    raw, dedupe = view.latest("raw"), view.latest("dedupe")
+    counted = (
+        ("rows (URLs)", count_of(raw, "urls")),
+        ("images", count_of(dedupe, "kept")),
+        ("captions", detail_of(dedupe, "captions", "with_images")),
+    )
+    for label, number in counted:
         if isinstance(number, int):
             yield Tile(value=f"{number:,}", label=label)
 
 
 def _model_numbers(view: View) -> Iterator[Tile]:
-    codec, run = view.latest("codec"), view.latest("run")
-    if is_number(psnr := _detail(codec, "psnr_db")):
-        yield Tile(value=f"{psnr:.1f} dB", label="codec PSNR")
-    if is_number(loss := _detail(run, "val_loss")):
+    codec = view.latest("codec")
+    for name, label, form in (
+        ("psnr_db", "codec PSNR", "{:.1f} dB"),
+        ("ssim", "codec SSIM", "{:.3f}"),
+    ):
+        if (value := as_number(detail_of(codec, name))) is not None:
+            yield Tile(value=form.format(value), label=label)
+    runs = [folder for folder in chosen_runs(view) if folder.manifest is not None]
+    if runs:
+        yield from _run_numbers(runs[0])
+
+
+def _run_numbers(run: Folder) -> Iterator[Tile]:
+    if (loss := as_number(detail_of(run, "val_loss"))) is not None:
         yield Tile(value=f"{loss:.3f}", label="validation loss")
-    if parameters := _count(run, "parameters"):
+        best = min(
+            points_of(read_log(run.path), "val_loss"), key=lambda p: (p[1], p[0]), default=None
+        )
+        if best is not None and best[1] < loss:
+            yield Tile(value=f"{best[1]:.3f}", label=f"its best, at step {best[0]:,.0f}")
+    if parameters := count_of(run, "parameters"):
         yield Tile(value=f"{parameters:,}", label="model parameters")
 
 
-def is_number(value: object) -> bool:
-    """Whether a value of a manifest or a log is a finite number."""
-    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+def _work(view: View) -> Iterator[Tile]:
+    """How long the stages took in all, from the log of runs, and the machine that wrote the page."""
+    try:
+        runs = read_json_lines(view.workspace.root / _RUNS, dict[str, Any], remedy=REPAIR)
+    except ContractError:
+        runs = []  # a line torn by a crash: `pipeline status` reads around it
+    stages = [
+        stage for run in runs for stage in run.get("stages", ()) if stage.get("stage") != "report"
+    ]
+    if seconds := sum(as_number(stage.get("seconds")) or 0.0 for stage in stages):
+        yield Tile(value=_hours(seconds), label="work in all stages, retries included")
+    yield Tile(
+        value=f"{os.cpu_count()} × {platform.machine()}", label="CPUs where this page was written"
+    )
 
 
-def _steps(view: View) -> Iterator[tuple[str, int]]:
-    """The funnel: how many are left after each stage."""
+def _hours(seconds: float) -> str:
+    return (
+        f"{seconds / 3600:,.1f} h"
+        if seconds >= 3600
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{seconds:.0f} s"
+    )
+
+
+def _steps(view: View) -> Iterator[Step]:
+    """The funnel: how many are left after each stage, and why the others are not."""
     raw, dedupe, shards = (view.latest(name) for name in ("raw", "dedupe", "shards"))
     steps = (
-        ("URLs", _count(raw, "urls")),
-        ("images fetched", _count(raw, "done")),
-        ("images kept", _count(dedupe, "kept")),
-        ("samples in shards", _count(shards, "written")),
-        ("samples for training", _count(shards, "train")),
+        ("URLs", count_of(raw, "urls"), ()),
+        (
+            "images fetched",
+            count_of(raw, "done"),
+            _lost(raw, [s for s in URL_STATES if s != "done"]),
+        ),
+        ("images kept", count_of(dedupe, "kept"), _lost(dedupe, REJECT_REASONS[1:])),
+        ("samples in shards", count_of(shards, "written"), _lost(shards, ("failed", "rejected"))),
+        (
+            "samples for training",
+            count_of(shards, "train"),
+            _lost(shards, ("val",), {"val": "for validation"}),
+        ),
     )
-    yield from ((name, number) for name, number in steps if number is not None)
+    for name, left, lost in steps:
+        if left is not None:
+            yield Step(name=name, left=left, lost=tuple(lost))
 
 
-def _generated(view: View, folder: Folder) -> Iterator[Section]:
+def _lost(
+    folder: Folder | None, names: Sequence[str], words: dict[str, str] | None = None
+) -> list[tuple[str, int]]:
+    return [((words or {}).get(name, name), count_of(folder, name) or 0) for name in names]
+
+
+def _generated(view: View, book: SampleBook, folder: Folder) -> str:
     """Generated images of different prompts beside the nearest training images."""
-    drawn = list(_read_drawn(folder).items())
+    drawn = list(read_drawn(folder).items())
     found = find_nearest(view, drawn) if view.finished("dedupe") else [None] * len(drawn)
     side, items = view.config.thumbnail, []
     for (prompt, pixels), near in zip(drawn, found, strict=True):
-        tag = image_tag(shrink(pixels, side), kind="jpeg", alt=f"generated: {prompt}", width=side)
-        words = f"<b>{escape(prompt)}</b>"
-        images = [("generated", tag)]
+        words = f'<b class="clamp" dir="auto">{shown(prompt)}</b>'
+        images = [("generated", thumbnail(pixels, side, f"generated: {prompt}"))]
         if near is not None:
-            images.append(("nearest", view.thumbnail(near.row, "nearest training image")))
-            words += f"<br>distance {near.distance:.0f}: {escape(near.row['caption'])}"
+            images.append(("nearest", book.button(near.row, "nearest training image")))
+            words += (
+                f'<span class="clamp">distance {near.distance:.0f}: '
+                f"<bdi>{shown(near.row['caption'])}</bdi></span>"
+            )
         items.append((images, words))
-    yield Section(
-        title="Generated beside the nearest training image",
-        note=f"The first prompts of generated/{folder.path.name}. Distance: root mean square over thumbnails "
-        f"of {SIDE}×{SIDE} pixels (0 to 255), among training images with the same caption and the "
-        f"{CANDIDATES} closest in mean colour.",
-        body=pairs(items),
+    note = (
+        f"The first prompts of {folder.name}, each beside the nearest training image: root mean square "
+        f"over thumbnails of {SIDE}×{SIDE} pixels (0 to 255), among images with the same caption and the "
+        f"{CANDIDATES} closest in mean colour."
     )
+    return f'{pairs(items)}<p class="note">{shown(note)}</p>'
 
 
-def _read_drawn(folder: Folder) -> dict[str, Pixels]:
+def read_drawn(folder: Folder) -> dict[str, Pixels]:
     """The first image of each of the first prompts."""
     records = folder.path / "records.jsonl"
     drawn: dict[str, Pixels] = {}

@@ -5,12 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.core.config import StageConfig, option
+from pipeline.core.errors import ConfigError
+
+_MOST_COMPARED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(StageConfig):
     """What the page shows; it is written to `report.html` in the workspace."""
 
-    wall_captions: int = option(12, "Captions shown with their scraped images.", low=1, high=200)
+    wall_captions: int = option(
+        48,
+        "Captions shown with their images; if no caption has several images, that many times --wall-ranks.",
+        low=1,
+        high=1000,
+    )
     wall_ranks: int = option(8, "Images shown per caption, best rank first.", low=1, high=32)
-    thumbnail: int = option(96, "Thumbnail width and height in pixels.", low=16, high=512)
+    thumbnail: int = option(
+        96, "Width and height of the square that a thumbnail fits in, in pixels.", low=16, high=512
+    )
+    run: str | None = option(
+        None,
+        "Show only this training run; it may still be training (default: all runs).",
+        remember=False,
+        omit_default=True,
+    )
+    compare: tuple[str, ...] = option(
+        (),
+        "Compare with a run of this workspace, or with another workspace (its folder). Repeatable.",
+        remember=False,
+        omit_default=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for more comparisons than a plot can show."""
+        if len(self.compare) > _MOST_COMPARED:
+            raise ConfigError(
+                f"--compare is given {len(self.compare)} times; a plot shows at most {_MOST_COMPARED} beside "
+                "the run itself. Compare fewer."
+            )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pipeline.core.image_decode import Pixels
-from pipeline.core.kept_images import STORED_IMAGE_COLUMNS
+from pipeline.report.samples import KEPT_COLUMNS
 from pipeline.report.view import View
 
 SIDE = 16
@@ -39,8 +39,9 @@ def find_nearest(view: View, drawn: Sequence[tuple[str, Pixels]]) -> list[Neares
     The distance is that of thumbnails of 16×16 pixels, cropped to a square.
     """
     candidates = _find_candidates(view, drawn)
-    columns = ["caption", *STORED_IMAGE_COLUMNS]
-    rows = view.read_rows("kept/", columns, (at for places in candidates for at in places))
+    rows = view.read_rows(
+        "kept/", list(KEPT_COLUMNS), (at for places in candidates for at in places)
+    )
     small = {at: _thumbnail(view.pixels(row)) for at, row in rows.items()}
     return [
         _closest(_thumbnail(pixels), {at: small[at] for at in places}, rows)

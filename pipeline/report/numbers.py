@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, TypeVar
 
 from pipeline.core.contracts import Manifest
 from pipeline.core.parsing import parse_dataclass
-from pipeline.report.page import Section, html_table
+from pipeline.report.page import Section, html_table, shown
 
 _MOST_SENTENCES = 10
+_MOST_SIZES = 10
 T = TypeVar("T")
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -58,15 +58,16 @@ def scrape_sections(manifest: Manifest, source: str) -> Iterator[Section]:
     yield Section(
         title="Scraped",
         note="URLs by state; captions with all (complete), some (partial) or none (absent) of their images.",
-        body=body,
+        body=completeness(details.sections) + body,
     )
     sentences = details.differences
     if sentences:
         number = len(sentences) if details.num_differences is None else details.num_differences
-        items = "".join(f"<li>{escape(str(text))}</li>" for text in sentences[:_MOST_SENTENCES])
+        items = "".join(f"<li>{shown(text)}</li>" for text in sentences[:_MOST_SENTENCES])
+        more = f"; these are the first {_MOST_SENTENCES}" if number > _MOST_SENTENCES else ""
         yield Section(
-            title="Page and catalogue",
-            note=f"{number:,} differences, of which the first are:",
+            title="Notes on the source",
+            note=f"{number:,} {'notes' if number > 1 else 'note'} on what the source says{more}.",
             body=f"<ul>{items}</ul>",
         )
 
@@ -79,16 +80,44 @@ def dedupe_sections(manifest: Manifest, source: str) -> Iterator[Section]:
         note="Rows of the dedupe tables by section: kept, or rejected with the reason.",
         body=count_table("section", details.sections),
     )
-    groups = ("splits", "formats", "sizes", "traits")
-    rows = [(g, name, n) for g in groups for name, n in getattr(details, g).items() if n]
+    groups = {g: getattr(details, g) for g in ("splits", "formats", "traits")}
+    groups["sizes, the most frequent"] = _most_frequent(details.sizes)
+    rows = [(g, name, n) for g, counts in groups.items() for name, n in counts.items() if n]
     alike = {k: v for k, v in details.near_duplicates.items() if isinstance(v, int)}
     rows += [("near duplicates", _words(name), number) for name, number in alike.items()]
     rows += [("captions", _words(name), n) for name, n in details.captions.items()]
     yield Section(
-        title="Kept images",
-        note="Kept images by property.",
+        title="Properties of kept images",
+        note="Counts from the manifest of dedupe.",
         body=html_table(("property", "value", "images"), rows),
     )
+
+
+def _most_frequent(sizes: Mapping[str, int]) -> dict[str, int]:
+    """The ten most frequent sizes, the most frequent first."""
+    ranked = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ranked[:_MOST_SIZES])
+
+
+def completeness(sections: Counts) -> str:
+    """Bars of captions with all, some or none of their images, by section; "" if that isn't known."""
+    names = ("complete", "partial", "absent")
+    counts = {name: [found.get(part, 0) for part in names] for name, found in sections.items()}
+    counts = {name: numbers for name, numbers in counts.items() if any(numbers)}
+    most = max((sum(numbers) for numbers in counts.values()), default=0)
+    if not most:
+        return ""
+    rows = "".join(
+        f"<span>{shown(section)}: <b>{numbers[0]:,}</b> of {sum(numbers):,}</span>"
+        f'<div class="stack">{"".join(map(_share, names, numbers, [most] * len(names)))}</div>'
+        for section, numbers in counts.items()
+    )
+    return f'<h4>Captions with all their images, by section</h4><div class="bars">{rows}</div>'
+
+
+def _share(name: str, number: int, most: int) -> str:
+    width = f"width:{100 * number / most:.1f}%"
+    return f'<i class="{name}" style="{width}" title="{name} {number:,}"></i>' if number else ""
 
 
 def count_table(first: str, table: Counts) -> str:

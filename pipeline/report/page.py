@@ -1,60 +1,35 @@
-"""The HTML of the report, built from values; reads no files."""
+"""The HTML of the report, built from values; reads nothing but its own style and script.
+
+The page is one file. Its policy (CSP) allows no request at all, only embedded images, and no script but its
+own, so that a caption can't run or load anything even if it got past the escaping.
+"""
 
 from __future__ import annotations
 
 import base64
+import functools
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from typing import Any
 
-_STYLE = """
-:root { --ink: #1c1917; --muted: #78716c; --line: #e7e5e4; --ground: #fafaf9; --card: #ffffff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #f5f5f4; --muted: #a8a29e; --line: #44403c; --ground: #1c1917; --card: #292524; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 24px 20px 64px; color: var(--ink);
-  background: var(--ground); font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 28px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 28px 0 6px; }
-h1, h2, p, td, figcaption, .tile { overflow-wrap: anywhere; }
-p.note { color: var(--muted); margin: 4px 0 12px; max-width: 75ch; }
-nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 12px 0; }
-nav a { color: inherit; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
-.tile b { display: block; font-size: 24px; } .tile span { color: var(--muted); font-size: 13px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; background: var(--card); font-size: 14px; }
-th, td { text-align: left; padding: 6px 10px; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.wall td { padding: 3px 6px; } .wall img, .row img { display: inline-block; border-radius: 4px; }
-.wall td.caption { width: 30%; min-width: 180px; } .wall td.row { white-space: nowrap; }
-th.number { text-align: right; }
-.group { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 12px; }
-.group.single { display: block; }
-figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 10px; max-width: 100%; }
-figcaption { font-size: 13px; margin-top: 6px; }
-figure img { max-width: 100%; border-radius: 4px; margin-right: 3px; }
-.single figure img { min-width: min(100%, 640px); image-rendering: pixelated; }
-.scroll + .scroll { margin-top: 12px; } ul { margin: 4px 0; padding-left: 20px; }
-.funnel { display: grid; grid-template-columns: max-content 1fr; gap: 4px 10px;
-  margin: 14px 0; font-size: 14px; }
-.funnel i { display: block; height: 100%; min-width: 2px; background: #2563eb; border-radius: 3px; }
-.funnel span { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(230px, 100%), 1fr)); gap: 12px; }
-.pairs .two { display: flex; gap: 8px; } .two span { font-size: 12px; color: var(--muted); }
-.two span img { display: block; margin: 0; }
-@media (max-width: 600px) {
-  body { padding: 16px 12px 48px; }
-  .wall tr, .wall td { display: block; } .wall td.caption { width: auto; border: 0; }
-  .wall td.row { white-space: normal; }
-}
-svg { width: 100%; max-width: 760px; background: var(--card); border: 1px solid var(--line);
-  border-radius: 8px; }
-svg text { font: 11px system-ui, sans-serif; fill: var(--muted); } svg .grid { stroke: var(--line); }
-"""
+from pipeline.core.plain_text import plain_text
+
+Size = tuple[int, int]
+
+
+def shown(text: object) -> str:
+    """Text of whatever origin as HTML: escaped, with visible control and direction characters."""
+    return escape(plain_text(str(text)))
+
+
+@functools.cache
+def static_text(name: str) -> str:
+    """A file of `static/`: page.css or page.js."""
+    return files("pipeline.report").joinpath("static", name).read_text("utf-8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,88 +40,151 @@ class Tile:
     label: str
 
 
-def image_tag(data: bytes, *, kind: str, alt: str, width: int | None = None) -> str:
-    """An `<img>` with embedded bytes; `kind` is jpeg or png."""
-    size = f' width="{width}" height="{width}"' if width else ""
-    encoded = base64.b64encode(data).decode()
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{escape(alt)}"{size}>'
+def fit(size: Size, side: int) -> Size:
+    """Width and height of an image of `size` scaled to a square of `side`, in its own shape."""
+    longer = max(size)
+    width, height = (max(1, round(length * side / longer)) for length in size)
+    return width, height
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Bytes as a `data:` URL of an image; `kind` is jpeg or png."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image_tag(data: bytes, *, kind: str, alt: str, size: Size | None = None) -> str:
+    """An `<img>` with embedded bytes; `kind` is jpeg or png, `size` its width and height in CSS pixels."""
+    sides = f' width="{size[0]}" height="{size[1]}"' if size else ""
+    return f'<img src="{data_uri(data, kind)}" alt="{shown(alt)}"{sides}>'
 
 
 def tiles(items: Iterable[Tile]) -> str:
     """Numbers with labels, side by side."""
     cards = "".join(
-        f'<div class="tile"><b>{escape(item.value)}</b><span>{escape(item.label)}</span></div>'
+        f'<div class="tile"><b>{shown(item.value)}</b><span>{shown(item.label)}</span></div>'
         for item in items
     )
     return f'<div class="tiles">{cards}</div>'
 
 
-def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table; integers get thousands separators and are right-aligned."""
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, about: str = "") -> str:
+    """A table; integers get thousands separators and are right-aligned. `about` is its caption."""
     rows = list(rows)
     numeric = [
         bool(rows) and all(isinstance(v, int) for v in values) for values in zip(*rows, strict=True)
     ]
     marks = [' class="number"' if is_number else "" for is_number in numeric] or [""] * len(columns)
-    head = "".join(f"<th{mark}>{escape(c)}</th>" for mark, c in zip(marks, columns, strict=True))
+    head = "".join(
+        f'<th scope="col"{mark}>{shown(c)}</th>' for mark, c in zip(marks, columns, strict=True)
+    )
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    title = f"<caption>{shown(about)}</caption>" if about else ""
+    table = f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f'<td class="number">{value:,}</td>'
-    return f"<td>{escape(str(value))}</td>"
-
-
-def wall(rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Captions with their images in order of rank; `images` are `<img>` elements."""
-    body = "".join(
-        f'<tr><td class="caption">{escape(caption)}</td><td class="row">{"".join(images)}</td></tr>'
-        for caption, images in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table class="wall"><tbody>{body}</tbody></table></div>'
-    )
+    return f"<td>{shown(value)}</td>"
 
 
 def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:
     """Images with their captions below, as many side by side as fit."""
     items = list(items)
     body = "".join(
-        f"<figure>{''.join(images)}<figcaption>{escape(words)}</figcaption></figure>"
+        f'<figure>{"".join(images)}<figcaption dir="auto">{shown(words)}</figcaption></figure>'
         for words, images in items
     )
     kind = "group single" if len(items) == 1 else "group"
     return f'<div class="{kind}">{body}</div>'
 
 
-def funnel(steps: Sequence[tuple[str, int]]) -> str:
-    """What is left after each step, as bars, with what was lost since the step before."""
-    most = max((number for _, number in steps), default=0) or 1
-    before = [None, *(number for _, number in steps)]
+def bars(rows: Sequence[tuple[str, int, str]]) -> str:
+    """Numbers as bars: (name, number, remark); the longest is the largest number."""
+    most = max((number for _, number, _ in rows), default=0) or 1
     body = "".join(
-        f"<span>{escape(name)}: <b>{number:,}</b>{_lost(previous, number)}</span>"
-        f'<div><i style="width:{100 * number / most:.1f}%"></i></div>'
-        for (name, number), previous in zip(steps, before, strict=False)
+        f"<span>{shown(name)}: <b>{number:,}</b></span>"
+        f'<div><i style="width:{100 * number / most:.1f}%"></i>'
+        f"{f'<small>{shown(remark)}</small>' if remark else ''}</div>"
+        for name, number, remark in rows
     )
-    return f'<div class="funnel">{body}</div>' if steps else ""
+    return f'<div class="bars">{body}</div>' if rows else ""
 
 
-def _lost(previous: int | None, number: int) -> str:
-    return "" if previous is None or previous == number else f" ({number - previous:+,})"
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of the funnel: how many are left, and what was lost since the step before, by reason."""
+
+    name: str
+    left: int
+    lost: tuple[tuple[str, int], ...] = ()
+
+
+def funnel(steps: Sequence[Step]) -> str:
+    """What is left after each step, with what was lost since the step before, and why."""
+    before = [None, *(step.left for step in steps)]
+    return bars(
+        [
+            (step.name, step.left, _loss(step, previous))
+            for step, previous in zip(steps, before, strict=False)
+        ]
+    )
+
+
+def _loss(step: Step, previous: int | None) -> str:
+    reasons = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in step.lost if n)
+    lost = 0 if previous is None else previous - step.left
+    if not lost:
+        return ""
+    return f"{-lost:+,}{f': {reasons}' if reasons else ''}"
 
 
 def pairs(items: Iterable[tuple[Sequence[tuple[str, str]], str]]) -> str:
     """Images with a word above each, and HTML below them; as many groups side by side as fit."""
     body = "".join(
         '<figure><div class="two">'
-        + "".join(f"<span>{escape(word)}{tag}</span>" for word, tag in images)
+        + "".join(f"<span>{shown(word)}{tag}</span>" for word, tag in images)
         + f"</div><figcaption>{words}</figcaption></figure>"
         for images, words in items
     )
     return f'<div class="pairs">{body}</div>'
+
+
+def filters(of: str, *, search: str | None = None, choices: dict[str, Sequence[str]]) -> str:
+    """A form that hides items of the list with the id `of`.
+
+    `search` labels the search in the items' elements `.text`; `choices` are the values of the items' fields,
+    which they have as `data-NAME`. A field with one value can't be chosen.
+    """
+    fields = ""
+    if search:
+        fields += f'<label>{shown(search)}<input type="search" autocomplete="off"></label>'
+    for name, values in choices.items():
+        if len(values) > 1:
+            options = "".join(f'<option value="{shown(v)}">{shown(v)}</option>' for v in values)
+            fields += (
+                f'<label>{shown(name)}<select name="{name}"><option value="">all</option>'
+                f"{options}</select></label>"
+            )
+    if not fields:
+        return ""
+    return (
+        f'<form class="tools only-script" data-of="{of}">{fields}<button type="reset">Reset</button>'
+        '<output aria-live="polite"></output></form>'
+    )
+
+
+def fields_of(values: dict[str, object]) -> str:
+    """The attributes of an item that `filters` compares."""
+    return "".join(f' data-{name}="{shown(value)}"' for name, value in values.items())
+
+
+def json_script(value: Any, **attributes: str) -> str:
+    """A `<script>` that holds a value as JSON, which no text in it can end."""
+    text = json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    names = "".join(f' {name}="{shown(content)}"' for name, content in attributes.items())
+    return f'<script type="application/json"{names}>{text}</script>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +196,66 @@ class Section:
     body: str
 
 
-def page(title: str, lead: str, sections: Sequence[Section], *, made_from: str = "") -> str:
-    """The whole document, self-contained; `made_from` is stored in its head."""
-    links = "".join(
-        f'<a href="#part-{number}">{escape(section.title)}</a>'
-        for number, section in enumerate(sections)
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A chapter of the page: what the navigation names, and its sections."""
+
+    title: str
+    sections: tuple[Section, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Its id in the page."""
+        return self.title.lower().replace(" ", "-")
+
+
+_DIALOG = (
+    '<dialog aria-labelledby="sample-title"><header><h2 id="sample-title" dir="auto">Sample</h2><div>'
+    '<button type="button" data-by="-1">Previous</button><button type="button" data-by="1">Next</button>'
+    '<button type="button" data-by="0">Close</button></div></header><div class="group"></div><dl></dl>'
+    "<details><summary>JSON</summary><pre></pre></details></dialog>"
+)
+
+
+def page(
+    title: str,
+    lead: str,
+    parts: Sequence[Part],
+    *,
+    samples: Sequence[Any] = (),
+    made_from: str = "",
+) -> str:
+    """The whole document, self-contained.
+
+    `samples` are what the buttons of images show, by their `data-sample`; `made_from` is stored in its head.
+    """
+    links = "".join(f'<a href="#{part.anchor}">{shown(part.title)}</a>' for part in parts)
+    body = "".join(map(_part, parts))
+    script = static_text("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{digest}'"
     )
-    parts = "".join(
-        f'<h2 id="part-{number}">{escape(section.title)}</h2>'
-        f'<p class="note">{escape(section.note)}</p>{section.body}'
-        for number, section in enumerate(sections)
-    )
+    held = _DIALOG + json_script(list(samples), id="samples") if samples else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="made-from" content="{escape(made_from)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="note">{escape(lead)}</p><nav>{links}</nav>{parts}'
-        "</main></body></html>\n"
+        f"<title>{shown(title)}</title><style>{static_text('page.css')}</style></head><body><main>"
+        f'<h1>{shown(title)}</h1><p class="lead">{shown(lead)}</p>'
+        f'<nav aria-label="Parts of the report">{links}</nav>{body}</main>{held}'
+        f"<script>{script}</script></body></html>\n"
     )
+
+
+def _part(part: Part) -> str:
+    sections = "".join(map(_section, part.sections))
+    return f'<section id="{part.anchor}"><h2>{shown(part.title)}</h2>{sections}</section>'
+
+
+def _section(section: Section) -> str:
+    heading = f"<h3>{shown(section.title)}</h3>" if section.title else ""
+    note = f'<p class="note">{shown(section.note)}</p>' if section.note else ""
+    return f"{heading}{note}{section.body}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -12,11 +13,11 @@ from PIL import Image
 from pipeline.core.contracts import KEPT, REJECTED
 from pipeline.core.image_decode import Pixels, decode_image
 from pipeline.core.inventory import Folder
-from pipeline.core.kept_images import dedupe_tables, read_image, read_tables, stored_image
+from pipeline.core.kept_images import dedupe_tables, read_image, read_image_tables, stored_image
 from pipeline.core.storage import arrow_schema
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
-from pipeline.report.page import image_tag
+from pipeline.report.page import fit, image_tag
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,8 @@ class View:
     workspace: Workspace
     folders: list[Folder]
     config: ReportConfig
+    loaded: dict[Path, Any] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[str, tuple[Path, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def finished(self, contract: str) -> list[Folder]:
         """The finished folders of a contract."""
@@ -47,7 +50,9 @@ class View:
 
     def batches(self, prefix: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The rows of the dedupe tables below `prefix`; raises DamageError if a table was changed."""
-        return read_tables(dedupe_tables(self.workspace, prefix), columns, _ROWS)
+        if prefix not in self._tables:  # checking their hashes takes as long as reading them
+            self._tables[prefix] = dedupe_tables(self.workspace, prefix)
+        return read_image_tables(self._tables[prefix], columns, _ROWS)
 
     def read_table(
         self, prefix: str, columns: list[str], wanted: pc.Expression | None = None
@@ -82,8 +87,14 @@ class View:
 
     def thumbnail(self, row: Mapping[str, Any], alt: str) -> str:
         """The `<img>` of a scraped image, from its row in `kept`."""
-        side = self.config.thumbnail
-        return image_tag(shrink(self.pixels(row), side), kind="jpeg", alt=alt, width=side)
+        return thumbnail(self.pixels(row), self.config.thumbnail, alt)
+
+
+def thumbnail(pixels_HWC: Pixels, side: int, alt: str) -> str:
+    """The `<img>` of a raster, in its own shape, in a square of `side` CSS pixels."""
+    height, width, _ = pixels_HWC.shape
+    data = shrink(pixels_HWC, side)
+    return image_tag(data, kind="jpeg", alt=alt, size=fit((width, height), side))
 
 
 def decode(data: bytes) -> Pixels:

@@ -73,8 +73,7 @@ class Browsing:
             is_indexed=catalogue.search.is_indexed,
         )
         following = rows[start + PAGE_ROWS : start + 2 * PAGE_ROWS]
-        places = [place for row in following if (place := catalogue.place(int(row))) is not None]
-        self._thumbnails.prepare(places, catalogue.read)
+        self._thumbnails.prepare(map(catalogue.place, map(int, following)), catalogue.read)
         return html_response(html)
 
     async def _show(self, catalogue: Catalogue, rows: Ints) -> list[Shown]:

@@ -40,7 +40,10 @@ class ServeConfig(StageConfig):
         None,
         "CLIP model for best-of: a folder, or a name on the Hugging Face Hub. Needs the extra clip.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "Precision of the transformer.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the transformer; auto is bf16 on CUDA devices that compute in it, else fp32.",
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Device; auto uses CUDA if available.")
     threads: int = option(0, "CPU threads for drawing; 0 uses torch's default.", low=0, high=1024)
     batch_size: int = option(

@@ -8,7 +8,7 @@ import io
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -41,6 +41,7 @@ class Thumbnails:
 
     def __init__(self, *, side: int, limit: int, measures: Measures) -> None:
         self._side, self._limit, self._measures = side, limit, measures
+        self._from_memory = measures.thumbnails.labels("memory")
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._bytes = 0
         self._pending: dict[str, asyncio.Future[str]] = {}
@@ -74,18 +75,18 @@ class Thumbnails:
             found |= {name: future.result() for name, future in made.items() if future.done()}
         return found
 
-    def prepare(self, places: Sequence[StoredImage], read: Read) -> None:
+    def prepare(self, places: Iterable[StoredImage | None], read: Read) -> None:
         """Make the thumbnails of the page that probably comes next, unless there is other work."""
         if not self._pending:
             for place in places:
-                if place.bytes_sha256 not in self._kept:
+                if place is not None and place.bytes_sha256 not in self._kept:
                     self._make(place, read)
 
     def _find(self, name: str) -> str | None:
         found = self._kept.get(name)
         if found is not None:
             self._kept.move_to_end(name)
-            self._measures.thumbnails.labels("memory").inc()
+            self._from_memory.inc()
         return found
 
     def _make(self, place: StoredImage, read: Read) -> asyncio.Future[str]:

@@ -8,8 +8,9 @@ head is compiled by the chunk; embeddings are not.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,8 +22,6 @@ from pipeline.models.dalle.losses import chunk_loss
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.transformer import run_block
 from pipeline.train.distributed import Kind
-
-logger = logging.getLogger(__name__)
 
 # Of a function: each kind of attention has one for training and one for validation.
 MOST_GRAPHS = 64
@@ -55,6 +54,22 @@ def is_compiled(model: nn.Module) -> bool:
     if not isinstance(model, Dalle):
         return model._compiled_call_impl is not None
     return model.chunk_loss is not chunk_loss
+
+
+@contextlib.contextmanager
+def eager(model: nn.Module, condition: bool) -> Iterator[None]:
+    """If `condition` holds, a compiled model runs eagerly inside this context.
+
+    For batches of a size that comes once: compiling a graph for it takes longer than it saves.
+    """
+    model = getattr(model, "module", model)  # inside DDP
+    if not condition or not is_compiled(
+        model
+    ):  # the switch alone imports the compiler, which takes seconds
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def use_eager(model: nn.Module) -> None:

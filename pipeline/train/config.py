@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,8 +97,25 @@ class ScheduleOptions:
         low=1,
         instead_of=("steps",),
     )
-    batch_size: int = option(4, "Samples per forward pass per process.", low=1)
-    ga_steps: int = option(1, "Gradient accumulation: forward passes per step.", low=1)
+    batch: str = option(
+        "4",
+        "Samples per forward pass per process. auto doubles it until that makes training less than 3 % "
+        "faster or memory ends, and records the size.",
+        name="batch_size",
+    )
+    ga_steps: int = option(
+        1,
+        "Gradient accumulation: forward passes per step.",
+        low=1,
+        instead_of=("global_batch_size",),
+    )
+    global_batch_size: int | None = option(
+        None,
+        "Samples per step over all processes; sets --ga-steps.",
+        low=1,
+        instead_of=("ga_steps",),
+        omit_default=True,
+    )
     warmup_steps: int = option(100, "Steps over which the learning rate warms up.", low=0)
     warmup_type: Literal["linear", "log"] = option(
         "linear", "Shape of the warm-up; log is DeepSpeed's default."
@@ -108,6 +126,21 @@ class ScheduleOptions:
         "after epochs without improvement, as DALLE-pytorch does. With constant and plateau, --steps, "
         "--epochs, --batch-size and --ga-steps may change later.",
     )
+
+    def __post_init__(self) -> None:
+        """Turn the batch size into a number; raises ConfigError if it is neither that nor `auto`."""
+        given = str(self.batch)
+        if given == "auto":
+            return
+        if not re.fullmatch("[0-9]{1,9}", given) or not int(given):
+            raise ConfigError(f"--batch-size is {given!r}, expected a number from 1, or auto.")
+        object.__setattr__(self, "batch", int(given))
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per forward pass per process."""
+        assert isinstance(self.batch, int), "auto is settled before training"
+        return self.batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,8 @@ def check_samples(reader: ShardReader, config: TrainConfig, world_size: int = 1)
 
 def step_samples(schedule: ScheduleOptions, ranks: int) -> int:
     """Samples per full step over all ranks."""
+    if schedule.global_batch_size is not None:
+        return schedule.global_batch_size
     return schedule.batch_size * schedule.ga_steps * ranks
 
 

@@ -23,6 +23,7 @@ from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.dalle.sampling import Choice, image_seed, sample_codes
 from pipeline.models.tokenizers.load import load_tokenizer
+from pipeline.train.compiling import eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.deepspeed import zero_stage
 from pipeline.train.distributed import Ranks, Stop
@@ -71,9 +72,7 @@ def validate(
             break
         mine = np.array_split(rows[start : start + whole], ranks.size)[ranks.rank]
         batch = reader.gather(mine if len(mine) else rows[:1])
-        # A graph for the size of the last batch would take longer to compile than to use.
-        is_full = len(mine) == config.schedule.batch_size
-        with torch.compiler.set_stance("default" if is_full else "force_eager"):
+        with eager(module, len(mine) != config.schedule.batch_size):
             losses.append(loss_values(loss_of(batch)))
         weights.append(len(mine) / len(rows))
     module.train()

@@ -50,7 +50,7 @@ from pipeline.train.config import LoggingOptions, TrainConfig
 from pipeline.train.data import Position
 from pipeline.train.distributed import Ranks
 from pipeline.train.model import check_fit, make_model, new_model
-from pipeline.train.precision import DTYPES, pick_precision
+from pipeline.train.precision import DTYPES
 from pipeline.train.run_folder import PLAN_NAME, Plan, RunFolder, find_name, wrong_hints
 from pipeline.train.state import TrainState, load_moments, load_weights, make_state, restore
 from pipeline.webdata.index import ShardIndex
@@ -130,21 +130,22 @@ def read_plan(root: Path) -> Plan | None:
     return None
 
 
-def settle_precision(config: TrainConfig, root: Path, device: torch.device) -> TrainConfig:
-    """The config without `--precision auto`: the precision of the run in `root`, else the device's.
+def keep_settled(config: TrainConfig, root: Path) -> TrainConfig:
+    """The config in which `auto` is the precision and the batch size of the run in `root`, if there is one.
 
     So a run that moves to another device goes on as it began.
     """
-    if config.parallel.precision != "auto":
-        return config
     found: Plan | None = None
     if config.on_change != "restart":
         with contextlib.suppress(ContractError):  # which is raised where it matters
             found = read_plan(root)
-    earlier = found["config"].get("precision") if found is not None else None
-    kept = earlier if earlier in DTYPES else pick_precision("auto", device)
-    parallel = dataclasses.replace(config.parallel, precision=kept)
-    return dataclasses.replace(config, parallel=parallel)
+    earlier = {} if found is None else found["config"]
+    parallel, schedule = config.parallel, config.schedule
+    if parallel.precision == "auto" and (kept := earlier.get("precision")) in DTYPES:
+        parallel = dataclasses.replace(parallel, precision=kept)
+    if schedule.batch == "auto" and "batch_size" in earlier:
+        schedule = dataclasses.replace(schedule, batch=earlier["batch_size"])
+    return dataclasses.replace(config, parallel=parallel, schedule=schedule)
 
 
 def find_changes(found: Plan, plan: Plan) -> Changes:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pipeline.core.contracts import StageReport
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.estimate import announce, check_room
 from pipeline.core.ownership import claim
 from pipeline.core.progress import NOW, Progress, no_progress
@@ -24,7 +24,8 @@ from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
 from pipeline.models.codecs.load import find_codec, read_codec_json
-from pipeline.models.devices import keep_freed_memory, pick_device
+from pipeline.models.devices import claim_gpu, is_gpu_failure, keep_freed_memory, pick_device
+from pipeline.train.batch_size import fill_global_batch, settle_batch_size
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
@@ -33,29 +34,31 @@ from pipeline.train.data import (
     first_step_samples,
     open_split,
     read_tokenizer,
+    step_samples,
 )
 from pipeline.train.deepspeed import check_engine
 from pipeline.train.distributed import Ranks, count_ranks, join_ranks
 from pipeline.train.estimate import estimate_training
 from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.model import new_model
-from pipeline.train.precision import allow_tf32
+from pipeline.train.precision import allow_tf32, pick_precision
 from pipeline.train.resume import (
     check_length,
     describe_changes,
     find_checkpoint,
     find_finished,
+    keep_settled,
     layout_seed,
     read_warm_start,
     resolved_plan,
     resume_changes,
-    settle_precision,
     start_state,
 )
 from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import ShardIndex, read_index
+from pipeline.webdata.reader import ShardReader
 from pipeline.webdata.remote import find_shards, is_url
 
 logger = logging.getLogger(__name__)
@@ -82,25 +85,52 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
         inputs["resume_from"] = checkpoint_digest(origin)
         config = dataclasses.replace(config, resume_from=origin)
     config = dataclasses.replace(config, dataset=dataset_name(config, workspace))
-    config = dataclasses.replace(config, name=choose_name(config, workspace, index))
     device = pick_device(config.parallel.device)
-    config = settle_precision(config, workspace.run(config.name), device)
-    plan = resolved_plan(config, inputs)
-    folder = RunFolder(root=workspace.run(config.name), logging=config.logging)
-    claim(folder.root, "run")
-    finished = find_finished(folder.root, plan)
-    if finished is not None:
-        return _report("unchanged", str(folder.root), finished.counts, finished.details)
-
+    claim_gpu(device)
     if device.type == "cpu":
         keep_freed_memory()
     allow_tf32(device)
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
     with join_ranks(config.parallel.kind, device) as ranks:
+        config = settle(config, workspace, index, shards, ranks)
+        plan = resolved_plan(config, inputs)
+        folder = RunFolder(root=workspace.run(config.name), logging=config.logging)
+        claim(folder.root, "run")
+        finished = find_finished(folder.root, plan)
+        if finished is not None:
+            return _report("unchanged", str(folder.root), finished.counts, finished.details)
+        config = fill_global_batch(config, ranks.size)
         trainer, progress = prepare(config, shards, folder, plan, ranks, progress)
         counts, details = train(trainer, plan, progress)
     return _report("done", str(folder.root), counts, details)
+
+
+def settle(
+    config: TrainConfig, workspace: Workspace, index: ShardIndex, shards: Path, ranks: Ranks
+) -> TrainConfig:
+    """The config with what `auto` stands for: the run's name, the precision, and the batch size.
+
+    An existing run keeps its precision and its batch size.
+    """
+    if config.schedule.batch == "auto" and config.name == "auto" and config.schedule.steps:
+        raise ConfigError(
+            "--name auto depends on the batch size if --steps is given, so --batch-size can't be auto. Give "
+            "a name or a number, or --epochs."
+        )
+    config = dataclasses.replace(config, name=choose_name(config, workspace, index))
+    config = keep_settled(config, workspace.run(config.name))
+    precision = pick_precision(config.parallel.precision, ranks.device)
+    parallel = dataclasses.replace(config.parallel, precision=precision)
+    config = dataclasses.replace(config, parallel=parallel)
+    if config.schedule.batch != "auto":
+        return config
+    reader = ShardReader(shards, "train", skip_corrupt=config.skip_corrupt, check_hashes=False)
+    if config.resume_from is None:
+        model = new_model(index, config.model)
+    else:
+        model = read_warm_start(config.resume_from, layout_seed=layout_seed(config)).model
+    return settle_batch_size(config, model, reader, ranks)
 
 
 def train(
@@ -109,6 +139,14 @@ def train(
     """Train to the end and finish the run's folder; returns the counts and details of its manifest."""
     try:
         trainer.train(progress)
+    except RuntimeError as error:
+        if not is_gpu_failure(error):
+            raise
+        raise ModelError(
+            f"The GPU failed after step {trainer.state.step} ({str(error).strip().partition(chr(10))[0]}). "
+            "The last checkpoint is safe: the same command resumes from it, once the GPU works again "
+            "(nvidia-smi, dmesg)."
+        ) from error
     finally:
         trainer.journal.close()
     counts, details = trainer.summary()
@@ -206,9 +244,9 @@ def add_passes(
     earlier: Mapping[str, int], config: TrainConfig, index: ShardIndex
 ) -> dict[str, int]:
     """Epochs by dataset after this run."""
-    samples = config.schedule.batch_size * config.schedule.ga_steps * count_ranks()
     epochs = config.schedule.epochs
     if config.schedule.steps is not None:
+        samples = step_samples(config.schedule, count_ranks())
         epochs = max(1, round(config.schedule.steps * samples / max(1, index.samples["train"])))
     name = config.dataset or config.shards
     return {**earlier, name: earlier.get(name, 0) + epochs}

@@ -24,7 +24,7 @@ from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.devices import is_out_of_memory, largest_that_fits
-from pipeline.train.compiling import count_graphs, is_compiled, use_eager
+from pipeline.train.compiling import count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
     Position,
@@ -134,7 +134,7 @@ class Trainer:
             logger.warning(
                 "Training without torch.compile, which failed (%s: %s). --compile no skips it.",
                 type(error).__name__,
-                str(error).strip().partition("\n")[0],
+                " ".join(str(error).partition("\n\n")[0].split())[:300],
             )
         else:
             seconds = time.monotonic() - began
@@ -432,5 +432,5 @@ class Trainer:
 
     def _try_samples(self, batch: DeviceBatch, samples: int) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
-        with torch.compiler.set_stance("force_eager"):  # no graphs for sizes that are never used
+        with eager(self.state.model, True):
             self._backward(self.state.model, batch.first(samples), self.config.schedule.ga_steps)

@@ -11,7 +11,6 @@ import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 Dtype = Literal["<u2", "<i4"]
 
@@ -22,11 +21,6 @@ def npy_header(dtype: str, *shape: int) -> bytes:
     file = io.BytesIO()
     np.save(file, np.zeros(shape, dtype=dtype), allow_pickle=False)
     return file.getvalue()[: -math.prod(shape) * np.dtype(dtype).itemsize]
-
-
-def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
-    """A non-empty array as the bytes of an `.npy` file."""
-    return npy_header(array.dtype.str, *array.shape) + array.tobytes()
 
 
 def smallest_dtype(values: int) -> Dtype:

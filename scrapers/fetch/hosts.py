@@ -14,7 +14,7 @@ from scrapers.fetch.host_table import MAX_WEIGHT, HostTable
 from scrapers.fetch.optouts.listed import NO_LIST, OptOutList
 from scrapers.fetch.optouts.signals import Refusal
 from scrapers.fetch.optouts.tdmrep import TdmRule
-from scrapers.fetch.pace import Backoff, HostPace
+from scrapers.fetch.pace import START_SLOTS, Backoff, HostPace
 from scrapers.fetch.request_url import parse_address
 from scrapers.fetch.reservations import is_set_aside
 from scrapers.fetch.response import FetchError
@@ -47,6 +47,8 @@ class Hosts:
     # The user's own list, which applies whatever else is ignored.
     listed: OptOutList = NO_LIST
     max_weight: int = MAX_WEIGHT
+    # Slots that a host starts with that is met from now on.
+    start_slots: int = START_SLOTS
 
     def __post_init__(self) -> None:
         self.client.gate_of = self._gate_of
@@ -96,6 +98,7 @@ class Hosts:
             outage=self._outage,
             rng=self.rng,
             now=self.monotonic(),
+            slots=self.start_slots,
         )
         unasked = self.ignore_opt_out or self.listed.url_refusal(f"{origin}/") is not None
         host = Host(origin, pace, OPEN if unasked else None)

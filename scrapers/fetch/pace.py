@@ -21,6 +21,8 @@ from email.utils import parsedate_to_datetime
 from scrapers.fetch.verdict import HostSign
 
 START_SLOTS = 8
+# With many hosts, each starts with fewer slots, so that all together start with about this many.
+_START_SLOTS_OF_ALL = 64
 # This many failures in a row, without a response in between, are an outage and not bad luck.
 OUTAGE_FAILURES = 10
 
@@ -56,6 +58,11 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
     return max((when - (now or datetime.now(UTC))).total_seconds(), 0.0)
 
 
+def start_slots(num_hosts: int) -> int:
+    """How many slots each of so many hosts starts with: a host with a few images needs one connection."""
+    return max(1, min(START_SLOTS, _START_SLOTS_OF_ALL // max(1, num_hosts)))
+
+
 class HostPace:
     """The pace of one host. Times are seconds of a monotonic clock."""
 
@@ -66,10 +73,18 @@ class HostPace:
     )  # fmt: skip
 
     def __init__(
-        self, *, max_slots: int, rate: float | None, outage: Backoff, rng: random.Random, now: float
+        self,
+        *,
+        max_slots: int,
+        rate: float | None,
+        outage: Backoff,
+        rng: random.Random,
+        now: float,
+        slots: int = START_SLOTS,
     ) -> None:
+        """`slots` is how many it starts with."""
         self.max_slots = max_slots
-        self.slots = float(min(START_SLOTS, max_slots))
+        self.slots = float(min(slots, max_slots))
         self.in_flight = 0
         self.interval_s = 1.0 / rate if rate else 0.0
         self.strikes = 0

@@ -189,6 +189,8 @@ class SessionResolver(AbstractResolver):
 
 def is_literal(host: str) -> bool:
     """Whether a host is an IP address."""
+    if ":" not in host and not host[-1:].isdecimal():
+        return False  # Most names; the rest is much slower.
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -25,8 +25,11 @@ class SendGate:
     @property
     def wait_s(self) -> float:
         """Seconds until the request may be written."""
-        now = self._now()
-        return max(pace.send_wait_s(now) for pace in self._paces)
+        wait_s = 0.0
+        for pace in self._paces:
+            if pace.interval_s:  # Most hosts have none.
+                wait_s = max(wait_s, pace.send_wait_s(self._now()))
+        return wait_s
 
     async def wait(self) -> None:
         """Return when the request may be written."""

@@ -9,6 +9,8 @@ from pipeline.core.contracts import UrlState
 from scrapers.fetch.storable import storable
 
 _INT64 = 2**63 - 1
+# `UrlRow` has a field of this name.
+Digest = bytes
 
 
 class FormRow(NamedTuple):
@@ -50,7 +52,7 @@ class UrlRow(NamedTuple):
     time: int
     evidence: str | None = None
     # The hash of what came, if it was resized.
-    original_sha256: bytes | None = None
+    original_sha256: Digest | None = None
 
 
 class Touch(NamedTuple):

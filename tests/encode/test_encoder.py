@@ -285,10 +285,10 @@ def test_bf16_changes_few_codes_and_says_how_many(
     assert found["fp32"]["price"] is None
     assert found["fp32"]["fingerprint"] != found["bf16"]["fingerprint"]
     assert found["fp32"]["codec"] == found["bf16"]["codec"]
-    told = found["bf16"]["price"]
-    assert told["images"] == 8
-    assert 0 <= told["changed_codes"] < 0.2
-    assert abs(told["psnr_loss_db"]) < 1
+    price = found["bf16"]["price"]
+    assert price["images"] == 8
+    assert 0 <= price["changed_codes"] < 0.2
+    assert abs(price["psnr_loss_db"]) < 1
     assert "bf16 changes" in caplog.text
 
 

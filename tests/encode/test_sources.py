@@ -224,9 +224,9 @@ def test_a_yaml_that_does_not_fit_its_checkpoint_names_tensors_and_shapes(
 ) -> None:
     small = write_pair(tmp_path / "small")
     large = write_pair(tmp_path / "large", ch_mult=[1, 2, 2], num_res_blocks=2)
-    with pytest.raises(ModelError) as told:
+    with pytest.raises(ModelError) as raised:
         encode_pair(make_workspace(1), (large[0], small[1]))
-    message = str(told.value)
+    message = str(raised.value)
     assert f"{small[1]} does not match {large[0]}" in message
     assert re.search(r"tensor encoder\.\S+ has the shape \(32.*\), expected \(64.*\);", message)
     assert "missing, the first is encoder.down.0.block.1.norm1.weight (32,)" in message

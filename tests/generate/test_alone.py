@@ -50,10 +50,10 @@ def test_images_are_drawn_without_a_workspace(command: list[str]) -> None:
 
 
 def test_images_are_written_where_asked(command: list[str], tmp_path: Path) -> None:
-    report = draw([*command, "--out", str(tmp_path / "pictures")])
-    assert report["outputs"] == [str(tmp_path / "pictures")]
+    report = draw([*command, "--out", str(tmp_path / "images")])
+    assert report["outputs"] == [str(tmp_path / "images")]
     draw([*command, "--name", "same"])
-    one, other = tmp_path / "pictures/0000-00.png", Path("generated/same/0000-00.png")
+    one, other = tmp_path / "images/0000-00.png", Path("generated/same/0000-00.png")
     assert one.exists()
     assert sha256_file(one) == sha256_file(other)
     assert list(Path.cwd().iterdir()) == [Path.cwd() / "generated"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.storage import input_digest, read_manifest
 from pipeline.core.workspace import Workspace
+from pipeline.generate import sampler
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.prompts import Order
 from pipeline.generate.run import run
@@ -23,17 +25,19 @@ from pipeline.models.codecs.load import load_codec
 from pipeline.models.codecs.pixels import read_square, to_images
 from pipeline.models.codecs.vq import VQCodec
 from pipeline.models.dalle.model import Dalle
+from pipeline.models.dalle.sampling import Choice
+from pipeline.models.dalle.static_decoder import FixedShapes
 from tests.generate.images import hashes_by_prompt, records_of
 from tests.oracles.clip import write_clip
 
 MakeConfig = Callable[..., GenerateConfig]
 
 
-# --- Primed pictures -----------------------------------------------------------------------------
+# --- Primed images -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image_file(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(4).integers(0, 256, (80, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "prime.png")
     return tmp_path / "prime.png"
@@ -58,37 +62,37 @@ def test_every_image_starts_with_the_codes_of_the_one_given(
     given: int,
     workspace: Workspace,
     make_config: MakeConfig,
-    picture: Path,
+    image_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     codec = load_codec(workspace.codec("mine"))
-    codes_1N = codec.encode(to_images(read_square(picture.read_bytes(), 64)[None]))
+    codes_1N = codec.encode(to_images(read_square(image_file.read_bytes(), 64)[None]))
     seen = drawn_codes(workspace, monkeypatch)
-    run(make_config(prime=picture, prime_rows=rows))
+    run(make_config(prime=image_file, prime_rows=rows))
     (codes_BN,) = seen
     assert torch.equal(codes_BN[:, :given], codes_1N[:, :given].expand(6, -1))
     assert len({tuple(row) for row in codes_BN[:, given:].tolist()}) > 1
 
 
 def test_another_image_to_start_with_draws_new_images(
-    make_config: MakeConfig, picture: Path
+    make_config: MakeConfig, image_file: Path
 ) -> None:
-    assert run(make_config(prime=picture)).outcome == "done"
-    assert run(make_config(prime=picture)).outcome == "unchanged"
-    Image.new("RGB", (64, 64), "red").save(picture)
-    assert run(make_config(prime=picture)).outcome == "done"
+    assert run(make_config(prime=image_file)).outcome == "done"
+    assert run(make_config(prime=image_file)).outcome == "unchanged"
+    Image.new("RGB", (64, 64), "red").save(image_file)
+    assert run(make_config(prime=image_file)).outcome == "done"
 
 
 def test_an_image_that_leaves_nothing_to_draw_is_refused(
-    make_config: MakeConfig, picture: Path, tmp_path: Path
+    make_config: MakeConfig, image_file: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"--prime-rows 4 leaves nothing to draw: .* 4 rows"):
-        run(make_config(prime=picture, prime_rows=4))
+        run(make_config(prime=image_file, prime_rows=4))
     with pytest.raises(ConfigError, match=r"nothing\.png is missing"):
         run(make_config(prime=tmp_path / "nothing.png"))
-    picture.write_bytes(picture.read_bytes()[:100])
+    image_file.write_bytes(image_file.read_bytes()[:100])
     with pytest.raises(ConfigError, match=r"prime\.png can't be read"):
-        run(make_config(prime=picture))
+        run(make_config(prime=image_file))
 
 
 # --- Guidance, precision -------------------------------------------------------------------------
@@ -122,8 +126,8 @@ def test_a_completed_caption_is_drawn_and_says_what_it_was_made_from(
     assert first["prompt"] == second["prompt"]
     assert first["prompt"].startswith("a red")
     assert len(first["prompt"]) > len("a red")
-    picture = Image.open(workspace.generated("default") / first["file"])
-    assert picture.info["given"] == "a red"
+    image = Image.open(workspace.generated("default") / first["file"])
+    assert image.info["given"] == "a red"
     run(make_config(name="again", prompts=(first["prompt"],), num_images=2))
     assert hashes_by_prompt(workspace, "again") == hashes_by_prompt(workspace)
 
@@ -234,6 +238,76 @@ def test_too_little_memory_halves_the_batch_and_changes_no_image(
     assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace)
 
 
+@pytest.mark.parametrize("prime_rows", [None, 1])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_is_drawn_when_memory_runs_out_is_not_drawn_again(
+    prime_rows: int | None,
+    fixed: bool,
+    picture: Path,
+    workspace: Workspace,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A made-up device has room for 3 images from the 7th code of the first batch on."""
+    options: dict[str, Any] = {"prime": picture, "prime_rows": 1} if prime_rows else {}
+    run(make_config(name="whole", **options))
+    draw, drawn = Choice.draw, []
+
+    def draw_few(choice: Choice, logits_BV: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        if len(drawn) >= 6 and len(logits_BV) > 4:  # 3 images are filled up to 4 rows
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        drawn.append(len(logits_BV))
+        return draw(choice, logits_BV, *args, **more)
+
+    load = sampler.load_sampler
+
+    def load_fixed(*arguments: Any) -> ImageSampler:
+        loaded = load(*arguments)
+        loaded.fixed = FixedShapes() if fixed else None
+        return loaded
+
+    monkeypatch.setattr(Choice, "draw", draw_few)
+    monkeypatch.setattr("pipeline.generate.run.load_sampler", load_fixed)
+    with caplog.at_level(logging.WARNING):
+        run(make_config(name="few", **options))
+    assert "Out of memory with 6 images at once; trying 3." in caplog.text
+    rest = 16 - (4 if prime_rows else 0) - 6
+    assert drawn == [6] * 6 + [4] * rest + [4] * rest
+    assert hashes_by_prompt(workspace, "few") == hashes_by_prompt(workspace, "whole")
+
+
+def test_later_batches_are_as_small_as_memory_allows(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tried = Dalle.start_images, []
+
+    def start_few(model: Dalle, tokens_BT: torch.Tensor, *args: Any, **more: Any) -> Any:
+        tried.append(len(tokens_BT))
+        if len(tokens_BT) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return start(model, tokens_BT, *args, **more)
+
+    monkeypatch.setattr(Dalle, "start_images", start_few)
+    prompts = tuple(f"a red cube {n}" for n in range(9))
+    run(make_config(prompts=prompts, num_images=1, batch_size=4))
+    assert tried == [4, 2, 2, 2, 2, 1]
+
+
+def test_images_are_decoded_a_few_at_once(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, sizes = VQCodec.decode, []
+
+    def watch(codec: VQCodec, codes_BN: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(codes_BN))
+        return decode(codec, codes_BN)
+
+    monkeypatch.setattr(VQCodec, "decode", watch)
+    run(make_config(num_images=50, batch_size=100))
+    assert sizes == [64, 36]
+
+
 def test_too_little_memory_for_a_single_image_is_reported(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,11 +342,11 @@ def test_a_killed_run_resumes_and_ends_in_the_same_bytes(
     draw = ImageSampler.draw
     drawn: list[int] = []
 
-    def draw_two_batches(sampler: ImageSampler, orders: Sequence[Order]) -> object:
+    def draw_two_batches(sampler: ImageSampler, orders: Sequence[Order], *more: Any) -> object:
         if len(drawn) == 2:
             raise KeyboardInterrupt
         drawn.append(len(orders))
-        return draw(sampler, orders)
+        return draw(sampler, orders, *more)
 
     monkeypatch.setattr(ImageSampler, "draw", draw_two_batches)
     with pytest.raises(KeyboardInterrupt):
@@ -284,7 +358,7 @@ def test_a_killed_run_resumes_and_ends_in_the_same_bytes(
             file.write(b'[{"file": "0001-00.p')
     drawn.clear()
     run(config)
-    assert drawn == [3]  # the third prompt's pictures
+    assert drawn == [3]  # the third prompt's images
     assert not (folder / "unfinished.jsonl").exists()
     whole = read_manifest(workspace.generated("whole"), "generated")
     assert read_manifest(folder, "generated").files == whole.files

@@ -39,11 +39,11 @@ def test_every_prompt_gets_its_images_and_every_image_its_record(
     for record in records_of(workspace):
         data = (folder / record["file"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == record["sha256"]
-        picture = Image.open(folder / record["file"])
-        assert picture.size == (64, 64)
-        assert picture.info["prompt"] == record["prompt"]
-        assert picture.info["seed"] == str(record["seed"])
-        assert picture.info["checkpoint"] == record["checkpoint"]
+        image = Image.open(folder / record["file"])
+        assert image.size == (64, 64)
+        assert image.info["prompt"] == record["prompt"]
+        assert image.info["seed"] == str(record["seed"])
+        assert image.info["checkpoint"] == record["checkpoint"]
     listed = {entry.path: entry.sha256 for entry in read_manifest(folder, "generated").files}
     assert listed.pop("records.jsonl")
     assert listed.pop("contact.png")

@@ -14,9 +14,9 @@ RED = encode_png(np.full((32, 32, 3), (255, 0, 0), dtype=np.uint8), {})
 
 
 @pytest.mark.parametrize("prompt", ["narrow illicit lily " * 40, "WIDE WOMAN " * 40, "W" * 9999])
-@pytest.mark.parametrize("pictures", [1, 8])
-def test_a_long_prompt_fills_its_line_and_is_cut_there(prompt: str, pictures: int) -> None:
-    sheet = Image.open(io.BytesIO(contact_sheet([(prompt, [RED] * pictures)])))
+@pytest.mark.parametrize("images", [1, 8])
+def test_a_long_prompt_fills_its_line_and_is_cut_there(prompt: str, images: int) -> None:
+    sheet = Image.open(io.BytesIO(contact_sheet([(prompt, [RED] * images)])))
     line = np.asarray(sheet.convert("L"))[: MARGIN_PX + CAPTION_PX - 2]
     (columns,) = np.nonzero((line < 128).any(axis=0))
     assert sheet.width - 30 < columns.max() < sheet.width - MARGIN_PX

@@ -22,8 +22,8 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.tokenizers.load import TOKENIZER_FILE, TextTokenizer, train_bpe
 from pipeline.train.config import TrainConfig
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
-from pipeline.webdata.npy import encode_npy
 from pipeline.webdata.tar import open_shard, table_path
+from tests.helpers.webdata import encode_npy
 
 COLOURS = ("red", "green", "blue", "white")
 TEXT_SEQ_LEN = 6

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pipeline.core.contracts import SHARD_MEMBERS, Split
 from pipeline.core.storage import sha256_file
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
-from pipeline.webdata.npy import encode_npy
+from pipeline.webdata.npy import npy_header
 from pipeline.webdata.tar import open_shard, table_path
 
 TEXT_SEQ_LEN, NUM_CODES, VOCAB_SIZE, CODEBOOK_SIZE = 12, 16, 300, 512
+
+
+def encode_npy(array: npt.NDArray[np.generic]) -> bytes:
+    """A non-empty array as the bytes of an `.npy` file, as `shard` writes it."""
+    return npy_header(array.dtype.str, *array.shape) + array.tobytes()
 
 
 def tokens_of(number: int) -> Any:

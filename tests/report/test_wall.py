@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from html import unescape
+import base64
+import io
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
 
 from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
 from pipeline.report.run import run, why_run
-from tests.helpers.dedupe import RawStore, dedupe, photo_png
+from tests.helpers.dedupe import RawStore, dedupe, encode, photo, photo_png
 
 RANKS = 4
 
@@ -32,16 +34,22 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
+def soup_of(workspace: Workspace, **options: int) -> BeautifulSoup:
+    """The list of kept images on the page."""
+    run(ReportConfig(workspace=workspace.root, **options))
+    soup = BeautifulSoup((workspace.root / "report.html").read_text(), "lxml")
+    kept = soup.find(id="kept")
+    assert kept is not None
+    return BeautifulSoup(str(kept), "lxml")
+
+
 def wall(workspace: Workspace, **options: int) -> dict[str, list[int]]:
     """The ranks shown of each caption, in the order of the page."""
-    run(ReportConfig(workspace=workspace.root, **options))
-    html = (workspace.root / "report.html").read_text()
-    rows = re.findall(r'<td class="caption">(.*?)</td><td class="row">(.*?)</td>', html)
     return {
-        unescape(caption).removesuffix(" <thing>"): [
-            int(rank) for rank in re.findall(r'alt="rank (\d+)"', images)
+        row.select(".text")[0].text.removesuffix(" <thing>"): [
+            int(str(image["alt"]).removeprefix("rank ")) for image in row.find_all("img")
         ]
-        for caption, images in rows
+        for row in soup_of(workspace, **options).find_all("li")
     }
 
 
@@ -79,8 +87,7 @@ def test_a_row_of_images_without_ranks_has_no_more_than_asked_for(
         raw.add(f"k{number}", photo_png(number), "a cat", rank=None)
     workspace = raw.write()
     dedupe(workspace)
-    run(ReportConfig(workspace=workspace.root, wall_ranks=ranks))
-    assert (workspace.root / "report.html").read_text().count("<img ") == min(ranks, RANKS)
+    assert len(soup_of(workspace, wall_ranks=ranks).find_all("img")) == min(ranks, RANKS)
 
 
 def test_captions_with_one_image_each_are_shown_side_by_side(tmp_path: Path) -> None:
@@ -89,17 +96,30 @@ def test_captions_with_one_image_each_are_shown_side_by_side(tmp_path: Path) -> 
         raw.add(f"k{number}", photo_png(number), f"cat {number}", rank=None)
     workspace = raw.write()
     dedupe(workspace)
-    run(ReportConfig(workspace=workspace.root, wall_captions=3))
-    html = (workspace.root / "report.html").read_text()
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", html) == ["cat 0", "cat 3", "cat 6"]
-    assert re.findall(r'alt="(.*?)"', html) == ["cat 0", "cat 3", "cat 6"]
+    soup = soup_of(workspace, wall_captions=1, wall_ranks=3)
+    captions = [caption.text for caption in soup.select(".text")]
+    assert captions == ["cat 0", "cat 3", "cat 6"]
+    assert [image["alt"] for image in soup.find_all("img")] == captions
 
 
 @pytest.mark.parametrize("side", [16, 40])
 def test_images_have_the_size_asked_for(side: int, workspace: Workspace) -> None:
-    wall(workspace, thumbnail=side)
-    html = (workspace.root / "report.html").read_text()
-    assert set(re.findall(r'width="(\d+)" height="(\d+)"', html)) == {(str(side), str(side))}
+    images = soup_of(workspace, thumbnail=side).find_all("img")
+    assert {(image["width"], image["height"]) for image in images} == {(str(side), str(side))}
+
+
+def test_images_that_are_not_square_are_neither_cut_nor_stretched(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    raw.add("wide", encode(photo(1, 50, 200)), "wide", rank=None)
+    raw.add("tall", encode(photo(2, 300, 100)), "tall", rank=None)
+    workspace = raw.write()
+    dedupe(workspace)
+    found = {}
+    for image in soup_of(workspace).find_all("img"):
+        data = base64.b64decode(str(image["src"]).partition(",")[2])
+        shown = tuple(int(str(image[name])) for name in ("width", "height"))
+        found[image["alt"]] = (shown, Image.open(io.BytesIO(data)).size)
+    assert found == {"wide": ((96, 24), (192, 48)), "tall": ((32, 96), (64, 192))}
 
 
 def test_a_log_that_grew_makes_the_page_anew(tmp_path: Path) -> None:

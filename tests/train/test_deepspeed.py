@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "reversible": (3, {"reversible": True, "rotary_emb": True, "shift_tokens": True}),
 }
 # Small parameters would else stay whole.
-PARTED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+SHARDED = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 
 
 def write_json(workspace: Workspace, options: dict[str, Any]) -> Path:
@@ -112,7 +112,7 @@ def test_every_stage_and_model_trains_as_in_one_process(
     workspace: Workspace, make_config: MakeConfig, kind: str
 ) -> None:
     stage, options = KINDS[kind]
-    file = write_json(workspace, PARTED if kind == "reversible" else {})
+    file = write_json(workspace, SHARDED if kind == "reversible" else {})
     train_both(workspace, make_config, zero_stage=stage, deepspeed_config=file, **options)
     assert_trained_alike(workspace, half=kind == "bf16")
 
@@ -134,7 +134,7 @@ type(get_accelerator()).is_fp16_supported = lambda self: True
     [
         (1, "fp32", {"offload_optimizer": {"device": "cpu"}}),
         (2, "fp16", {}),
-        (3, "bf16", PARTED["zero_optimization"]),
+        (3, "bf16", SHARDED["zero_optimization"]),
     ],
 )
 def test_a_stopped_run_resumes_to_the_same_bytes(

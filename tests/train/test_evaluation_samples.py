@@ -27,7 +27,7 @@ from tests.helpers.training import write_shards
 from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
-SIDE = 48  # pixels of a picture of 3 × 3 codes
+SIDE = 48  # pixels of an image of 3 × 3 codes
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_grid_has_a_row_a_prompt_and_changes_as_the_model_does(
     assert {grid.shape for grid in grids} == {(2 * SIDE, 4 * SIDE, 3)}
     assert not np.array_equal(grids[0], grids[1])
     first, second = grids[2][:, :SIDE], grids[2][:, SIDE : 2 * SIDE]
-    assert not np.array_equal(first, second)  # each picture has random numbers of its own
+    assert not np.array_equal(first, second)  # each image has random numbers of its own
 
 
 class GreyCodec(VQCodec):

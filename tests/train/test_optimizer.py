@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import OptimizerOptions, TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.optimizer import Plateau, TorchStepper, make_optimizer
+from pipeline.train.optimizer import LossScale, Plateau, TorchStepper, make_optimizer
 from pipeline.train.run import run
 from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
@@ -167,6 +168,107 @@ def test_a_broken_gradient_changes_nothing(broken: float) -> None:
     assert not taken.step(FINE).isfinite()
     (weight,) = made.parameters()
     assert weight.tolist() == [[1.0, 1.0]]
+
+
+def test_a_step_after_a_broken_one_changes_nothing_either() -> None:
+    """So that the failure can be read some steps later."""
+    made, taken = stepper(0.5)
+    backward(made, taken, (math.nan, 1.0))
+    taken.step(FINE)
+    backward(made, taken, (3.0, 4.0))
+    assert taken.step(FINE).item() == pytest.approx(5.0)
+    (weight,) = made.parameters()
+    assert weight.tolist() == [[1.0, 1.0]]
+
+
+def test_a_broken_loss_changes_nothing_whatever_its_gradient() -> None:
+    made, taken = stepper(0.5)
+    for broken in (BROKEN, FINE):
+        backward(made, taken, (3.0, 4.0))
+        taken.step(broken)
+    (weight,) = made.parameters()
+    assert weight.tolist() == [[1.0, 1.0]]
+
+
+def test_adam_neither_moves_nor_counts_a_step_that_is_left_out() -> None:
+    made = nn.Linear(2, 2)
+    adam = torch.optim.AdamW(made.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+    taken = TorchStepper(model=made, optimizer=adam, max_norm=0.5)
+    states = []
+    for broken in (FINE, BROKEN, FINE):
+        taken.backward(made(torch.ones(3, 2)).sum())
+        taken.step(broken)
+        states.append([p.detach().clone() for p in made.parameters()])
+        states[-1] += [value.clone() for value in taken.moments().values()]
+    for later in states[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(states[0], later, strict=True))
+
+
+@pytest.mark.parametrize("longest", [math.inf, 100.0, 0.5])
+def test_clipping_is_that_of_torch(longest: float) -> None:
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4))
+    twin = copy.deepcopy(made)
+    optimizer = make_optimizer(made, OptimizerOptions(weight_decay=0.1))
+    theirs = make_optimizer(twin, OptimizerOptions(weight_decay=0.1))
+    taken = TorchStepper(model=made, optimizer=optimizer, max_norm=longest)
+    for _ in range(5):
+        x = torch.randn(8, 16)
+        taken.backward(made(x).square().sum())
+        norm = taken.step(FINE)
+        twin(x).square().sum().backward()
+        torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(twin.parameters(), longest))
+        theirs.step()
+        theirs.zero_grad()
+    for ours, other in zip(made.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, other, atol=1e-6, rtol=1e-5)
+
+
+# --- The loss scale of fp16 ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overflows", [[0, 1, 0, 0, 0, 1, 1, 0], [0] * 8, [1] * 8])
+def test_the_loss_scale_is_that_of_torchs_scaler(
+    overflows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LossScale, "INTERVAL", 3)
+    ours = LossScale(torch.device("cpu"))
+    theirs = torch.full((), LossScale.START), torch.zeros((), dtype=torch.int32)
+    for overflow in overflows:
+        found = torch.tensor(float(overflow))
+        torch._amp_update_scale_(*theirs, found, 2.0, 0.5, 3)
+        ours.update(found.bool())
+        assert (ours.state()["scale"], ours.state()["_growth_tracker"]) == tuple(
+            value.item() for value in theirs
+        )
+
+
+def test_a_loss_scale_is_restored() -> None:
+    one, other = (LossScale(torch.device("cpu")) for _ in range(2))
+    one.update(torch.tensor(True))
+    one.update(torch.tensor(False))
+    other.restore(one.state())
+    assert other.state() == one.state()
+    assert one.state()["scale"] == LossScale.START / 2
+
+
+def test_an_overflow_leaves_out_its_step_alone() -> None:
+    made = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(made.weight)
+    optimizer = torch.optim.SGD(made.parameters(), lr=1.0, fused=True)
+    scale = LossScale(torch.device("cpu"))
+    taken = TorchStepper(model=made, optimizer=optimizer, max_norm=math.inf, loss_scale=scale)
+    backward(made, taken, (math.inf, 1.0))
+    assert not taken.step(FINE).isfinite()
+    assert made.weight.tolist() == [[1.0, 1.0]]
+    backward(made, taken, (3.0, 4.0))
+    assert taken.step(FINE).item() == pytest.approx(5.0)
+    assert made.weight.tolist() == [[-2.0, -3.0]]
+    backward(made, taken, (3.0, 4.0))
+    taken.step(BROKEN)
+    backward(made, taken, (3.0, 4.0))
+    taken.step(FINE)
+    assert made.weight.tolist() == [[-2.0, -3.0]]
 
 
 # --- A run ---------------------------------------------------------------------------------------

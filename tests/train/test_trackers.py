@@ -39,8 +39,8 @@ def test_event_files_hold_what_the_log_holds_and_speeds(
     for name in ("loss", "loss_text", "loss_image", "lr", "val_loss_image"):
         expected = [(record["step"], record[name]) for record in log if name in record]
         assert [step for step, _ in events[name]] == [step for step, _ in expected]
-        told = [value for _, value in events[name]]
-        assert told == pytest.approx([value for _, value in expected])
+        logged = [value for _, value in events[name]]
+        assert logged == pytest.approx([value for _, value in expected])
     assert all(value > 0 for _, value in events["tokens_per_s"])
     assert all(value > 0.01 for _, value in events["memory_gb"])
     manifest = read_manifest(workspace.run("tiny"), "run")
@@ -63,9 +63,10 @@ def test_steps_that_are_done_again_appear_once_in_the_events(
 def test_wandb_gets_the_same(
     workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    logged: list[Any] = []
     tracker = SimpleNamespace(
-        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("finished")
+        log=lambda values, step: logged.append((step, values)),
+        finish=lambda: logged.append("finished"),
     )
     asked: dict[str, Any] = {}
     stand_in = SimpleNamespace(init=lambda **kw: asked.update(kw) or tracker)
@@ -73,9 +74,9 @@ def test_wandb_gets_the_same(
     run(make_config(wandb="dalle_train_transformer", steps=3, val_every=0))
     assert asked["project"] == "dalle_train_transformer"
     assert asked["config"]["dim"] == 16
-    losses = [(step, values["loss"]) for step, values in told[:-1] if "loss" in values]
+    losses = [(step, values["loss"]) for step, values in logged[:-1] if "loss" in values]
     assert losses == [(r["step"], r["loss"]) for r in log_of(workspace.run("tiny"))]
-    assert told[-1] == "finished"
+    assert logged[-1] == "finished"
 
 
 def test_wandb_that_is_not_installed_is_asked_for(

@@ -7,7 +7,8 @@ import io
 import numpy as np
 import pytest
 
-from pipeline.webdata.npy import encode_npy, npy_header, smallest_dtype
+from pipeline.webdata.npy import npy_header, smallest_dtype
+from tests.helpers.webdata import encode_npy
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ContractError
-from pipeline.webdata.npy import encode_npy, smallest_dtype
+from pipeline.webdata.npy import smallest_dtype
 from pipeline.webdata.tar import is_key, member_bytes, open_shard, table_path
+from tests.helpers.webdata import encode_npy
 
 SAMPLES = [("first", b"caption", b"x" * 512), ("second_2-B", "naïve".encode(), b"")]
 

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,31 +34,28 @@ def counted(default: Any = dataclasses.MISSING, *, low: int = 1, high: int = 1 <
 class Codec(nn.Module, abc.ABC):
     """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook.
 
-    `config` is the dataclass of the family's architecture.
+    `kind` is the family's name in codec.json; `config` is the dataclass of its architecture, with the fields
+    `num_tokens` and `image_size`.
     """
 
+    kind: ClassVar[str]
     config: Any
     decoder: nn.Module  # may run in lower precision than float32, as `trunk` does
 
     @property
-    @abc.abstractmethod
-    def kind(self) -> str:
-        """Name of the family, as in codec.json."""
-
-    @property
-    @abc.abstractmethod
     def architecture(self) -> Mapping[str, Any]:
         """Everything besides the weights that determines the codec's function, as JSON values."""
+        return dataclasses.asdict(self.config)
 
     @property
-    @abc.abstractmethod
     def num_tokens(self) -> int:
         """Entries of the codebook: codes are in [0, num_tokens)."""
+        return int(self.config.num_tokens)
 
     @property
-    @abc.abstractmethod
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
+        return int(self.config.image_size)
 
     @property
     @abc.abstractmethod

@@ -88,6 +88,8 @@ class DiscreteVAE(Codec):
     normalisation, so that images are in [0, 1] again.
     """
 
+    kind = "discrete-vae"
+
     def __init__(self, config: DiscreteVAEConfig) -> None:
         super().__init__()
         check_image_size(config.image_size, 1 << config.num_layers)
@@ -100,26 +102,6 @@ class DiscreteVAE(Codec):
         )  # a tuple, so that they aren't registered twice
         self.decoder = _build_decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def kind(self) -> str:
-        """Name of the family."""
-        return "discrete-vae"
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        """The config as JSON values."""
-        return dataclasses.asdict(self.config)
-
-    @property
-    def num_tokens(self) -> int:
-        """K."""
-        return self.config.num_tokens
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side."""
-        return self.config.image_size
 
     @property
     def downsampling(self) -> int:

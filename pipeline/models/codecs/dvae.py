@@ -9,13 +9,11 @@ after the codebook, K entries.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +76,8 @@ class Block(nn.Module):
 class OpenAIDVAE(Codec):
     """Encoder to logits over the codebook, and decoder; see `Codec` for the interface."""
 
+    kind = "openai-dvae"
+
     def __init__(self, config: OpenAIDVAEConfig) -> None:
         super().__init__()
         check_image_size(config.image_size, _DOWNSAMPLING)
@@ -104,26 +104,6 @@ class OpenAIDVAE(Codec):
             resample=("upsample", nn.Upsample(scale_factor=2, mode="nearest")),
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def kind(self) -> str:
-        """Name of the family."""
-        return "openai-dvae"
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        """The config as JSON values."""
-        return dataclasses.asdict(self.config)
-
-    @property
-    def num_tokens(self) -> int:
-        """K."""
-        return self.config.num_tokens
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side."""
-        return self.config.image_size
 
     @property
     def downsampling(self) -> int:

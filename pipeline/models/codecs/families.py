@@ -30,26 +30,28 @@ _FAMILY_AND_FILES = re.compile(r"([A-Za-z][\w-]+):(.+)", re.DOTALL)
 class CodecFamily:
     """One kind of codec.
 
-    `kind` is its name in `codec.json` and in ``--codec KIND:FILE``; `codec` and `config` are its class and
-    the dataclass of its architecture. `load` reads files that were made elsewhere, and `files` says which
-    ones, in its order; without it, the kind exists only in workspaces. `recorded_as` is its name in the
-    manifests of codecs that were imported from files.
+    `codec` and `config` are its class and the dataclass of its architecture. `load` reads files that were
+    made elsewhere, and `files` says which ones, in its order; without it, the kind exists only in workspaces.
+    `recorded_as` is its name in the manifests of codecs that were imported from files.
     """
 
-    kind: str
-    codec: Callable[..., Codec]
+    codec: type[Codec]
     config: type[Any]
     load: LoadCodec | None = None
     files: tuple[str, ...] = ()
     recorded_as: str = ""
 
+    @property
+    def kind(self) -> str:
+        """Its name in `codec.json` and in ``--codec KIND:FILE``."""
+        return self.codec.kind
+
 
 FAMILIES: Mapping[str, CodecFamily] = {
     family.kind: family
     for family in (
-        CodecFamily(kind="vq", codec=VQCodec, config=VQConfig),
+        CodecFamily(codec=VQCodec, config=VQConfig),
         CodecFamily(
-            kind="vqgan",
             codec=VQGAN,
             config=VQGANConfig,
             load=load_vqgan,
@@ -57,7 +59,6 @@ FAMILIES: Mapping[str, CodecFamily] = {
             recorded_as="vqgan",
         ),
         CodecFamily(
-            kind="openai-dvae",
             codec=OpenAIDVAE,
             config=OpenAIDVAEConfig,
             load=lambda *files, image_size: load_openai_dvae(*files, image_size=image_size or 256),
@@ -65,7 +66,6 @@ FAMILIES: Mapping[str, CodecFamily] = {
             recorded_as="openai_dvae",
         ),
         CodecFamily(
-            kind="discrete-vae",
             codec=DiscreteVAE,
             config=DiscreteVAEConfig,
             load=load_discrete_vae,

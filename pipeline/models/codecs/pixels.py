@@ -16,8 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.core.image_decode import decode_image
-
 # Names what `read_square` does, for manifests; raise the number when its pixels change.
 PREPROCESSING = "rgb, shorter side to image_size (Pillow bicubic), centre crop, [0, 1]; 2"
 _ZOOM = 1.1  # scale of the image that corner crops are taken from
@@ -41,6 +39,8 @@ def read_square(data: bytes, side: int) -> Pixels:
 
     It decodes with `image_decode.decode_image`, like dedupe. Raises DecodeError.
     """
+    from pipeline.core.image_decode import decode_image  # the rest here needs no decoder
+
     return square_pixels(Image.fromarray(decode_image(data).pixels_HWC), side)
 
 

@@ -11,10 +11,8 @@ D width of a codebook entry, K entries, X patches, P = 768 values of a patch.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +69,8 @@ class VQCodec(Codec):
     Raises ModelError if the image size is not a multiple of the downsampling.
     """
 
+    kind = "vq"
+
     codebook_KD: Tensor
 
     def __init__(self, config: VQConfig) -> None:
@@ -85,26 +85,6 @@ class VQCodec(Codec):
         self.decoder = _build_decoder(config)
         self.register_buffer("codebook_KD", torch.zeros(config.num_tokens, config.code_dim))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5–4× faster convolutions on a CPU
-
-    @property
-    def kind(self) -> str:
-        """Name of the family."""
-        return "vq"
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        """The config as JSON values."""
-        return dataclasses.asdict(self.config)
-
-    @property
-    def num_tokens(self) -> int:
-        """K."""
-        return self.config.num_tokens
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side."""
-        return self.config.image_size
 
     @property
     def downsampling(self) -> int:

@@ -8,8 +8,6 @@ codebook entry, K entries, X = B·N latents.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +117,8 @@ class VQGAN(Codec):
     Raises ModelError for an invalid config.
     """
 
+    kind = "vqgan"
+
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         _check(config)
@@ -142,26 +142,6 @@ class VQGAN(Codec):
         self.quant_conv = nn.Conv2d(config.latents, config.code_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.code_dim, config.latents, 1)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def kind(self) -> str:
-        """Name of the family."""
-        return "vqgan"
-
-    @property
-    def architecture(self) -> Mapping[str, Any]:
-        """The config as JSON values."""
-        return dataclasses.asdict(self.config)
-
-    @property
-    def num_tokens(self) -> int:
-        """K."""
-        return self.config.num_tokens
-
-    @property
-    def image_size(self) -> int:
-        """Pixels of a side."""
-        return self.config.image_size
 
     @property
     def downsampling(self) -> int:

@@ -7,7 +7,7 @@ The share of blocks of 128 × 128 positions that a kind needs, of those that pla
 | sparse                  | 6 of 6             | 55 of 55              |
 | axial_row               | 6 of 6             | 40 of 55              |
 | axial_col               | 6 of 6             | 55 of 55              |
-| axial_col, by columns   | 6 of 6             | 41 of 66              |
+| axial_col, by columns   | 6 of 6             | 40 of 55              |
 | conv_like               | 6 of 6             | 45 of 55              |
 
 Short sequences have no block to leave out, so FlexAttention can't pay there. `sparse` never has any, since

@@ -201,5 +201,6 @@ def _chunk_size(rows: int, width: int, *, most: int, multiple: int) -> int:
     """
     fitting = max(1, most // width)
     size = -(-rows // -(-rows // fitting)) if rows else fitting
-    rounded = -(-size // multiple) * multiple
-    return rounded if rounded <= fitting or fitting < multiple else fitting // multiple * multiple
+    if fitting < multiple:
+        return size
+    return min(-(-size // multiple), fitting // multiple) * multiple

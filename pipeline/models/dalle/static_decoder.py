@@ -73,7 +73,7 @@ class StaticDecoder:
         self._lengths = captured_lengths(cache.codes)
         transformer = model.transformer
         self._blocks = [transformer.block(layer) for layer in range(model.config.depth)]
-        self._compiled: Callable = torch.compile(run_layer, backend=fixed.backend, fullgraph=True)
+        self._compiled: Callable | None = None
         self._codes_B = torch.zeros(cache.rows, dtype=torch.int64, device=device)
         self._positions_B = torch.zeros_like(self._codes_B)
         self._graphs = _Graphs(self._step, fixed)
@@ -109,6 +109,9 @@ class StaticDecoder:
         """A layer. Where compiling fails it runs as it is, from its start: it writes to the same places."""
         if not self.fixed.compile:
             return run_layer(*arguments)  # type: ignore[arg-type]
+        if self._compiled is None:  # torch imports its compiler here, which takes seconds
+            backend = self.fixed.backend
+            self._compiled = torch.compile(run_layer, backend=backend, fullgraph=True)
         try:
             return self._compiled(*arguments)
         except Exception as error:

@@ -199,7 +199,8 @@ def _hashes(column: pa.ChunkedArray) -> Bytes:
     good = pc.if_else(pc.equal(pc.binary_length(text), 64), text, "0" * 64)
     digits = "".join(good.to_pylist()).encode("ascii", "replace")
     halves = _HEX[np.frombuffer(digits, np.uint8)].reshape(-1, 2)
-    return ((halves[:, 0] << 4) | halves[:, 1]).reshape(-1, 32)
+    packed: Bytes = ((halves[:, 0] << 4) | halves[:, 1]).astype(np.uint8)
+    return packed.reshape(-1, 32)
 
 
 def _leaders(tables: Tables, kept_keys: pa.Array) -> Ints:

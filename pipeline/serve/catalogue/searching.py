@@ -136,11 +136,11 @@ class Search:
 
     def _scan(self, words: list[str]) -> Ints:
         """The same without an index: quotes as in the query are not folded."""
-        matches = None
+        matches = np.ones(len(self._captions), bool)
         for word in words:
             found = pc.match_substring(self._captions, word, ignore_case=True)
-            matches = found if matches is None else pc.and_(matches, found)
-        return np.flatnonzero(matches.to_numpy(zero_copy_only=False)).astype(np.int32)
+            matches &= found.to_numpy(zero_copy_only=False)
+        return np.flatnonzero(matches).astype(np.int32)
 
 
 def _escape(word: str) -> str:

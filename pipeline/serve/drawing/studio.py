@@ -12,7 +12,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from pipeline.core.errors import PipelineError
 from pipeline.serve.drawing.jobs import Begun, Drawn, Failed, Finished, Job, Pixels, Preview, Recipe
@@ -41,7 +42,8 @@ class AbandonedError(Exception):
     """Nobody waits for this batch any more."""
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True)
+class Item:
     """An image of a batch: the `index`-th of its job."""
 
     job: Job

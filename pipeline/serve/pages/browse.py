@@ -90,7 +90,7 @@ def browse_page(
         return page("Images", head + body, current="/browse")
     last = min(start + PAGE_ROWS, total)
     body = (
-        f'<p role="status">{start + 1:,}–{last:,} of {total:,} images</p>'
+        f'<p role="status">{start + 1:,}&ndash;{last:,} of {total:,} images</p>'
         f"{gallery(shown)}{_pages('/browse', parameters(query), start, total, PAGE_ROWS)}"
     )
     return page("Images", head + body, current="/browse")
@@ -133,7 +133,7 @@ def _card(shown: Shown) -> str:
     if entry.rank is not None:
         facts.append(f"rank {entry.rank}")
     if entry.width:
-        facts.append(f"{entry.width} × {entry.height}")
+        facts.append(f"{entry.width} x {entry.height}")
     if entry.split == "val":
         facts.append("val")
     return (
@@ -152,13 +152,15 @@ def _picture(shown: Shown) -> str:
     if entry.place is None:
         return '<span class="none">no file</span>'
     if shown.thumbnail == "":
-        return '<span class="none">can’t be shown</span>'
+        return '<span class="none">can&rsquo;t be shown</span>'
     source = shown.thumbnail or url(f"/thumb/{entry.key}", {"v": entry.place.bytes_sha256[:12]})
     return f'<img src="{source}" alt="" loading="lazy" decoding="async" width="160" height="160">'
 
 
 def _pages(path: str, query: Mapping[str, object], start: int, total: int, step: int) -> str:
-    """Links to the first, previous, next and last page."""
+    """Links to the first, previous, next and last page; "" if there is only one."""
+    if total <= step:
+        return ""
     last = (total - 1) // step * step
     places = (
         ("First", 0, start > 0),
@@ -206,7 +208,7 @@ def clusters_page(clusters: Sequence[Cluster], *, start: int, total: int) -> str
     rows = "".join(_cluster(each) for each in clusters)
     last = min(start + CLUSTER_PAGE, total)
     body = (
-        f'<p role="status">{start + 1:,}–{last:,} of {total:,} clusters</p>{rows}'
+        f'<p role="status">{start + 1:,}&ndash;{last:,} of {total:,} clusters</p>{rows}'
         f"{_pages('/clusters', {}, start, total, CLUSTER_PAGE)}"
     )
     return page("Near duplicates", about + body, current="/clusters")
@@ -219,7 +221,7 @@ def _cluster(cluster: Cluster) -> str:
     compare = ""
     if len(cluster.shown) > 1:
         pair = {"a": leader.key, "b": cluster.shown[1].entry.key}
-        compare = " · " + link("/compare", pair, "Compare the first two")
+        compare = " &middot; " + link("/compare", pair, "Compare the first two")
     return (
         f'<section class="cluster" aria-label="{text(leader.caption)}: {cluster.size:,} images">'
         f"<h2>{cluster.size:,} images: {caption(leader.caption)}</h2>"
@@ -312,7 +314,7 @@ def compare_page(pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
         else f"<p>Their perceptual hashes differ in {distance} of 64 bits.</p>"
     )
     body = (
-        f'<h1>Side by side</h1><div class="pair">{figures}</div>{far}'
+        f'<h1>Side by side</h1><div class="pair two">{figures}</div>{far}'
         f"<section><h2>Differs</h2>{_comparison(differing, first, second, 'Columns that differ')}</section>"
         f"<section><h2>Same</h2>{_comparison(same, first, second, 'Columns that are the same')}</section>"
     )

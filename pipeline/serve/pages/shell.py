@@ -24,7 +24,7 @@ def page(title: str, body: str, *, current: str = "", scripts: Iterable[str] = (
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)} · dalle-pipeline</title>\n"
+        f"<title>{text(title)} &middot; dalle-pipeline</title>\n"
         '<link rel="icon" href="data:,">\n'
         f'<link rel="stylesheet" href="/static/style.css">\n{tags}\n</head>\n<body>\n'
         '<a class="skip" href="#main">Skip to content</a>\n'
@@ -37,17 +37,15 @@ def _current(is_current: bool) -> str:
     return ' aria-current="page"' if is_current else ""
 
 
+# Control characters as their pictures; lone surrogates, which UTF-8 can't encode, as U+FFFD.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if code not in (0x09, 0x0A)}
+_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)
+
+
 def text(value: object) -> str:
     """Text as HTML: escaped, control characters shown as their pictures, lone surrogates replaced."""
-    shown = "".join(_visible(letter) for letter in str(value))
-    return escape(shown.encode("utf-8", "replace").decode())
-
-
-def _visible(letter: str) -> str:
-    code = ord(letter)
-    if code < 0x20 and letter not in "\t\n":
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else letter
+    shown = str(value)
+    return escape(shown if shown.isprintable() else shown.translate(_PICTURES))
 
 
 def caption(value: object) -> str:

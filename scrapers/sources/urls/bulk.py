@@ -77,6 +77,7 @@ class BulkUrlsSource:
 
         Raises the errors of `scrapers.bulk.download.download`.
         """
+        self._lists.reading = progress
         for folder in self._rounds():
             if rows_done(folder) < pq.read_metadata(folder / LIST).num_rows:
                 download(folder, self._options(), progress)

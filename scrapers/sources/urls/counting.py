@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import SourceError
+from pipeline.core.progress import Progress, no_progress
 from scrapers.sources.urls.columns import OpenList
 from scrapers.sources.urls.config import UrlsConfig
 from scrapers.sources.urls.faults import Faults
@@ -66,8 +67,10 @@ class Counts:
             self.origins = Counter(dict(self.origins.most_common(_MAX_HOSTS // 2)))
 
 
-def count_rows(lists: Iterable[OpenList], config: UrlsConfig) -> Counts:
-    """Read the lists once, at most up to the limit.
+def count_rows(
+    lists: Iterable[OpenList], config: UrlsConfig, progress: Progress = no_progress
+) -> Counts:
+    """Read the lists once, at most up to the limit. `progress` hears of the rows that were read.
 
     Raises SourceError as soon as more rows are broken than `--max-bad-rows` allows.
     """
@@ -76,6 +79,9 @@ def count_rows(lists: Iterable[OpenList], config: UrlsConfig) -> Counts:
         for rows in select_rows(opened, counts.faults, counts.skipped, shard=config.shard_of):
             room = len(rows) if config.limit is None else config.limit - counts.rows
             counts.add(rows.first(room))
+            read = counts.rows + counts.skipped.total() + counts.faults.total
+            planned = {"rows read": f"{read:,}", "planned": f"{counts.rows:,}"}
+            progress(0, None, {**planned, "list": opened.file.name})
             _check_faults(counts.faults, config.max_bad_rows)
             if config.limit is not None and counts.rows >= config.limit:
                 return counts

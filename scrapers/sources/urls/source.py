@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
+from pipeline.core.progress import Progress, no_progress
 from scrapers.config import ScrapeConfig
 from scrapers.crawl.announcing import is_public_name
 from scrapers.fetch.request_url import parse_address
@@ -33,6 +34,7 @@ class UrlsSource:
         """Raises ConfigError if there is no list at one of the paths."""
         assert isinstance(config, UrlsConfig)
         self.config = config
+        self.reading: Progress = no_progress
         self.files = find_list_files(config.inputs)
 
     def input_digests(self) -> Mapping[str, str]:
@@ -60,7 +62,7 @@ class UrlsSource:
         lists = self._open()
         if self.config.dry_run:
             return Discovery(plans=(), num_captions=0, num_urls=0)
-        counts = count_rows(lists, self.config)
+        counts = count_rows(lists, self.config, self.reading)
         warn_of_faults(counts)
         if not counts.rows:
             raise no_rows(self.files, " ".join(counts.sentences()).rstrip(".") or "no row is in it")

@@ -53,9 +53,9 @@ def test_codes_and_images_are_those_of_the_reference(tmp_path: Path, reference: 
     logits_BKRS = reference.enc(0.8 * images_BCHW + 0.1)
     costs_BNK = -logits_BKRS.flatten(2).transpose(1, 2)
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_BNK)
-    pictures_BCHW = reference.decode(codes_BN)
-    assert pictures_BCHW.std() > 0.01
-    torch.testing.assert_close(codec.decode(codes_BN), pictures_BCHW, atol=1e-5, rtol=0)
+    decoded_BCHW = reference.decode(codes_BN)
+    assert decoded_BCHW.std() > 0.01
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)
 
 
 def test_the_older_format_of_torch_is_read_too(tmp_path: Path, reference: Any) -> None:

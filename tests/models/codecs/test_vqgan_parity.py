@@ -78,9 +78,9 @@ def check_parity(
         quantised_BDRS, _, (_, _, indices) = reference.encode(2 * images_BCHW - 1)
     codes_BN = indices.reshape(len(images_BCHW), -1)
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_of(reference, images_BCHW))
-    pictures_BCHW = (reference.decode(quantised_BDRS).clamp(-1, 1) + 1) / 2
-    assert pictures_BCHW.std() > 0.01
-    torch.testing.assert_close(codec.decode(codes_BN), pictures_BCHW, atol=1e-5, rtol=0)
+    decoded_BCHW = (reference.decode(quantised_BDRS).clamp(-1, 1) + 1) / 2
+    assert decoded_BCHW.std() > 0.01
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)
     return codes_BN
 
 
@@ -140,5 +140,5 @@ def test_codes_and_images_are_those_of_dalle_pytorch(
         codes_BN = theirs.get_codebook_indices(images_BCHW)
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_of(reference, images_BCHW))
     with torch.no_grad():
-        pictures_BCHW = theirs.decode(codes_BN)
-    torch.testing.assert_close(codec.decode(codes_BN), pictures_BCHW, atol=1e-5, rtol=0)
+        decoded_BCHW = theirs.decode(codes_BN)
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)

@@ -96,6 +96,22 @@ def test_a_whole_caption_stays_as_it_is(model: Dalle) -> None:
     assert whole == cut == [1, 2, 3, 4]
 
 
+def test_each_word_is_read_once(model: Dalle, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    forward = model.transformer.forward
+
+    def watch(x_BLD: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        read.append(x_BLD.shape[1])
+        return forward(x_BLD, *arguments)
+
+    monkeypatch.setattr(model.transformer, "forward", watch)
+    with torch.no_grad():
+        model.to_logits.bias[9:13] = -1e4  # no padding, which would end the captions
+        model.to_logits.bias[0] = -1e4
+    complete_captions(model, [[1], [2, 3]], seeds=[5, 6], choice=HALF)
+    assert read == [2, 1, 1]  # BOS and the first word, then word by word
+
+
 def test_codes_are_drawn_as_often_as_their_probability_says() -> None:
     probabilities = torch.tensor([0.1, 0.2, 0.0, 0.7])
     uniform_B = uniform_streams([3], 20_000)[0]

@@ -49,6 +49,20 @@ def test_losses_and_gradients_are_those_of_whole_logits() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_padding_rows_and_ids_changes_neither_losses_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on CUDA: 20 ids and 10 become 24 and 16."""
+    expected, results = make_head(), []
+    for head, multiple in ((expected, 1), (make_head(), 8)):
+        monkeypatch.setattr(losses, "row_multiple", lambda device, multiple=multiple: multiple)
+        text, image = chunked_losses(head)
+        (0.25 * text + 3 * image).backward()
+        results.append([text, image, *(tensor.grad for tensor in head)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_frozen_head_gives_gradients_to_its_rows() -> None:
     head = make_head()
     head[0].requires_grad_(False)

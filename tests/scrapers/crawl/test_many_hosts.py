@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +18,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from pipeline.core.contracts import StageReport
+from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
 from scrapers.config import ScrapeConfig
 from scrapers.crawl.window import Window
@@ -24,7 +28,9 @@ from scrapers.fetch.pace import Backoff
 from scrapers.scrape import scrape
 from scrapers.source import Discovery, Item
 from scrapers.sources.urls.config import UrlsConfig
-from tests.helpers.crawls import Ask, Server, answer, png
+from tests.helpers.crawls import Ask, Server, answer, png, states, stored
+
+ROOT = Path(__file__).parents[3]
 
 # Longer than any of these crawls: who waits for a host that is not asked fails.
 PATIENCE_S = 100.0
@@ -80,6 +86,13 @@ def run(
     """Crawl a list of (host, number of the image)."""
     lines = [f"http://{host}:{port}/{host}/{number}.png\tof {host}" for host, number in rows]
     Path(config.inputs[0]).write_text("\n".join(["url\tcaption", *lines]))
+    return crawl(config, resolver=resolver, max_connections=max_connections)
+
+
+def crawl(
+    config: UrlsConfig, *, resolver: EveryName | None = None, max_connections: int | None = None
+) -> StageReport:
+    """Crawl with every name at this machine."""
 
     def make_client(config: ScrapeConfig) -> Client:
         return Client(
@@ -210,6 +223,62 @@ def test_urls_that_occur_again_on_a_busy_host_are_requested_once(
     rows = [*sorted_rows(2, 400), *sorted_rows(2, 400)]
     assert run(config, rows, port=server.port).counts["done"] == 800
     assert set(server.image_hits.values()) == {1}
+
+
+# Kills itself at the n-th call of a method, counted while plans are parked.
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from scrapers.crawl.window import Window
+from scrapers.rawstore import batch_writer
+from scrapers.rawstore.ledger import Ledger
+from tests.scrapers.crawl.test_many_hosts import UrlsConfig, crawl
+
+workspace, listed, name, number, when = sys.argv[1:]
+batch_writer.BATCH_ROWS = 50
+windows, calls, owner = [], 0, Ledger if name == "commit" else Window
+make, method = Window.__init__, getattr(owner, name)
+
+def keep(self, *args, **more):
+    windows.append(self)
+    make(self, *args, **more)
+
+def counted(*args, **more):
+    global calls
+    calls += not windows[0].is_empty
+    if calls == int(number) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    found = method(*args, **more)
+    if calls == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+Window.__init__ = keep
+setattr(owner, name, counted)
+crawl(UrlsConfig(source="urls", workspace=Path(workspace), inputs=(listed,), concurrency=2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "number", "when"),
+    [("commit", 2, "before"), ("commit", 3, "after"), ("unpark", 200, "before")],
+)
+def test_killed_while_plans_are_parked_it_ends_with_the_same_rows(
+    server: Server, config: UrlsConfig, tmp_path: Path, method: str, number: int, when: str
+) -> None:
+    rows = [*sorted_rows(8, 100), *sorted_rows(8, 20)]  # the last ones occur again
+    assert run(config, rows, port=server.port).counts["done"] == 800
+    killed = Workspace(tmp_path / "killed").open(source="urls").root
+    line = [sys.executable, "-c", DIES, str(killed), config.inputs[0], method, str(number), when]
+    assert subprocess.run(line, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert 0 < len(states(killed)) < 800
+    assert crawl(replace(config, workspace=killed)).counts["done"] == 800
+    assert states(killed) == states(config.workspace)
+    assert stored(killed) == stored(config.workspace)
+    whole, mended = (
+        read_manifest(root / "raw", "raw").details["content"] for root in (config.workspace, killed)
+    )
+    assert mended == whole
 
 
 def make_window(num_hosts: int) -> tuple[Window, Hosts]:

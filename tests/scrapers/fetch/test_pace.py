@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from scrapers.fetch.pace import START_SLOTS, Backoff, HostPace, parse_retry_after
+from scrapers.fetch.pace import START_SLOTS, Backoff, HostPace, parse_retry_after, start_slots
 from scrapers.fetch.verdict import HostSign
 
 
@@ -249,3 +249,14 @@ def test_a_crawl_delay_counts_from_the_robots_txt_that_asks_for_it() -> None:
     assert pace.send_wait_s(10.0) == 0.0
     pace.slow_to(5.0)
     assert pace.send_wait_s(12.0) == pytest.approx(3.0)
+
+
+def test_many_hosts_start_with_fewer_slots_each_and_get_more_as_they_answer() -> None:
+    assert [start_slots(number) for number in (0, 1, 8, 9, 16, 64, 10_000)] == [8, 8, 8, 7, 4, 1, 1]
+    pace = HostPace(
+        max_slots=32, rate=None, outage=Backoff(), rng=random.Random(0), now=0.0, slots=1
+    )
+    pace.start(0.0)
+    assert pace.wait_s(0.0) is None
+    pace.finish("good", started=0.0, now=1.0)
+    assert pace.slots == 2.0

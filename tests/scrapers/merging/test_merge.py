@@ -265,6 +265,16 @@ def test_the_command_prints_the_counts(shards: list[Path], tmp_path: Path) -> No
     assert "urls 61" in done.output
 
 
+def test_the_new_workspace_must_be_named(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["merge", *map(str, shards)])
+    assert done.exit_code == 2
+    assert "give its folder, --workspace NEW" in done.output
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_options_of_the_first_are_taken_over_without_its_shard(
     server: Server, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from scrapers.merging.config import MergeConfig
 from scrapers.merging.run import merge
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.mending import mend_segments
+from scrapers.rawstore.raw_check import Segment
 from scrapers.resizing import image as resizing_image
 from scrapers.scrape import scrape
 from scrapers.sources.urls.config import UrlsConfig
@@ -200,7 +201,7 @@ def test_merged_and_repaired_workspaces_keep_both_hashes(
     segment.write_bytes(data)
     (checked,) = check_workspace(merged)
     reopen(merged / "raw", "raw")
-    assert mend_segments(merged / "raw", checked.segments).lost == 1
+    assert mend_segments(merged / "raw", checked.lost(Segment)).lost == 1
     assert states(merged)[f"{server.url}/1.png"] == ("pending", "lost_bytes")
     assert rows(merged)["/1.png"][2:] == (None, None)
     assert rows(merged)["/2.png"] == wanted["/2.png"]

@@ -26,7 +26,6 @@ class Sheet:
         self.image = Image.new("RGB", (size, size), LIGHT_GROUND)
         self.rank = rank
         self._chance = digest_of("rank", caption, rank)
-        self._caption = caption
         self.page = pen_on(self.image)
         self.pen = self._moved(self.page)
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -521,3 +522,18 @@ def test_nothing_secret_of_a_url_is_printed_or_kept(
     assert "secret" not in caplog.text
     assert b"secret" not in (config.workspace / "raw/ledger.sqlite").read_bytes()
     assert server.image_hits == {"/a.png": 1}
+
+
+def test_the_first_pass_reports_the_rows_that_it_has_read(
+    server: Server, config: UrlsConfig, tmp_path: Path
+) -> None:
+    lines = [f"{server.url}/{n}.png\t{n}" for n in range(30)] + ["broken row"]
+    path = write(tmp_path / "list.tsv", "\n".join(["url\tcaption", *lines]))
+    heard: list[tuple[int, int | None, dict[str, Any]]] = []
+
+    def progress(done: int, total: int | None, notes: Mapping[str, Any] | None = None) -> None:
+        heard.append((done, total, dict(notes or {})))
+
+    scrape(replace(config, inputs=(str(path),), where="caption != '3'"), progress)
+    assert heard[0] == (0, None, {"rows read": "31", "planned": "29", "list": "list.tsv"})
+    assert heard[-1][:2] == (29, 29)

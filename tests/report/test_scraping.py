@@ -1,0 +1,77 @@
+"""The scrape over time in the report: rates, errors by reason and by host, from the ledger alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bs4 import BeautifulSoup
+
+from pipeline.core.inventory import find_folders
+from pipeline.core.workspace import Workspace
+from pipeline.report.config import ReportConfig
+from pipeline.report.run import run
+from pipeline.report.scraping import scrape_over_time
+from pipeline.report.view import View
+from tests.helpers.dedupe import RawStore, photo_png
+
+
+def sections(workspace: Workspace) -> dict[str, Any]:
+    config = ReportConfig(workspace=workspace.root)
+    view = View(workspace=workspace, folders=find_folders(workspace.root), config=config)
+    return {section.title: section for section in scrape_over_time(view)}
+
+
+def table(section: Any) -> list[list[str]]:
+    rows = BeautifulSoup(section.body, "lxml").find_all("tr")
+    return [[cell.text for cell in row.find_all("td")] for row in rows][1:]
+
+
+def add(raw: RawStore, key: str, host: str, second: int, reason: str | None = None) -> None:
+    time = f"2026-01-01T00:00:{second:02}Z"
+    columns = {"url": f"http://{host}/{key}.png", "last_time": time, "reason": reason}
+    raw.add(key, None if reason else photo_png(0), **columns)
+
+
+def test_hosts_are_listed_with_their_errors_the_worst_first(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number in range(3):
+        add(raw, f"good{number}", "good.test", number)
+    add(raw, "bad0", "BAD.test:8080", 1, "http_404")
+    add(raw, "bad1", "bad.test:8080", 2, "timeout")
+    add(raw, "bad2", "bad.test:8080", 3, "timeout")
+    found = sections(raw.write())
+    size = f"{3 * len(photo_png(0)) / 1e6:.1f}"
+    assert table(found["Hosts"]) == [
+        ["bad.test:8080", "0", "3", "3", "0.0", "timeout 2, http 404 1"],
+        ["good.test", "3", "0", "3", size, ""],
+    ]
+
+
+def test_rates_and_errors_are_plotted_over_time(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number in range(6):
+        add(raw, f"k{number}", "good.test", number // 3)
+    add(raw, "gone", "good.test", 3, "http_404")
+    soup = BeautifulSoup(sections(raw.write())["Over time"].body, "lxml")
+    titles = [title.text for title in soup.select("h4")]
+    assert titles == ["URLs a second", "MB a second", "Errors by reason, URLs in 1 second"]
+    (rates, _, errors) = (json.loads(s.text)["series"] for s in soup.find_all("script"))
+    assert rates[0] == {"name": "images", "points": [[0, 3], [1, 3], [2, 0], [3, 0]]}
+    assert errors == [{"name": "http 404", "points": [[0, 0], [1, 0], [2, 0], [3, 1]]}]
+
+
+def test_images_of_a_folder_have_no_rate(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    raw.add("k", photo_png(0), url="file:///photos/k.png", last_time="2026-01-01T00:00:00Z")
+    assert sections(raw.write()) == {}
+
+
+def test_a_ledger_that_cannot_be_read_is_said_on_the_page(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    raw.add("k", photo_png(0))
+    workspace = raw.write()
+    workspace.ledger.write_bytes(b"not a database" * 100)
+    run(ReportConfig(workspace=workspace.root))
+    assert "ledger.sqlite can&#x27;t be read" in (workspace.root / "report.html").read_text()
