@@ -2,6 +2,8 @@
 # The first interpreter that runs and is new enough (a version manager's shim may exist but not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CHECK_PYTHON = "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	|| { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -98,19 +100,19 @@ airflow: $(STAMP) $(AIRFLOW_STAMP)
 		--port $(AIRFLOW_PORT)
 
 $(AIRFLOW_STAMP): constraints-airflow.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(AIRFLOW_BIN)/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	$(AIRFLOW_BIN)/python -m pip install --quiet --constraint constraints-airflow.txt apache-airflow pytest pytest-timeout
 	touch $@
 
 $(ARCHIVE_STAMP): constraints-archive.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(ARCHIVE_BIN)/python || $(PYTHON) -m venv $(ARCHIVE_VENV)
 	$(ARCHIVE_BIN)/python -m pip install --quiet --constraint constraints-archive.txt setuptools pywb \
 		&& touch $@ || { rm -rf $(ARCHIVE_VENV); echo 'pywb could not be installed: the tests against it are skipped'; }
 
 $(IMG2DATASET_STAMP): constraints-img2dataset.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(IMG2DATASET_BIN)/python || $(PYTHON) -m venv $(IMG2DATASET_VENV)
 	$(IMG2DATASET_BIN)/python -m pip install --quiet --constraint constraints-img2dataset.txt img2dataset ray pyspark
 	command -v java >/dev/null || { test "$$(id -u)" = 0 && apt-get install -y -q openjdk-17-jre-headless; } \
@@ -119,7 +121,7 @@ $(IMG2DATASET_STAMP): constraints-img2dataset.txt
 
 # torch first and alone: the pinned version is the one whose CPU build may be available.
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo 'Python 3.11 or newer is needed; give it as PYTHON=…'; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train]'

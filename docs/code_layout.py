@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 HIDDEN = {"shapes", "image_files"}
 BESIDE = {
     "dags/": "Airflow DAGs that run the commands above",
+    "examples/": "short starting points that run as they are",
+    "notebooks/": "the pipeline in a browser, on Colab or a laptop",
     "bench/": "benchmarks against other programs",
     "tests/": "mirrors the tree",
     "docs/": "documentation",

@@ -124,7 +124,7 @@ import pipeline as dalle_pipeline
 dataset = dalle_pipeline.open("data")
 kept = dataset.kept(columns=["key", "caption", "split"]).sort_values("key")
 print(f"{len(kept)} images are kept, {len(dataset.rejected())} rejected")
-print(kept.drop_duplicates("caption").caption.head(8).to_string(index=False))
+print(*kept.caption.drop_duplicates().iloc[:: max(1, CAPTIONS // 8)].head(8), sep="\n")
 contact_sheet([dataset.image(key) for key in kept.key.iloc[:: max(1, len(kept) // 24)][:24]])
 
 # %% [markdown]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,60 @@ def test_the_doctor_of_the_wheel_knows_what_is_tested_and_what_is_missing(
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     assert f"aiohttp=={checks['aiohttp']['facts']['tested']}" in pins
     assert checks["aiohttp"]["state"] == "ok"
+
+
+@pytest.mark.timeout(1800)
+def test_the_demo_runs_from_the_wheel_in_an_empty_home(
+    wheel: Path, home: dict[str, str], tmp_path: Path
+) -> None:
+    """With few steps: mock server, presets, and every stage, from an environment with only the wheel."""
+    environment = tmp_path / "environment"
+    assert run(sys.executable, "-m", "venv", environment).returncode == 0
+    done = run(
+        environment / "bin/pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[train]",
+        "torch==2.13.0",
+    )  # fmt: skip
+    if "No matching distribution found" in done.stderr:
+        pytest.skip("the index has no torch for this machine")
+    assert done.returncode == 0, done.stderr
+    short = {
+        "PIPELINE_TRAIN_CODEC_STEPS": "3",
+        "PIPELINE_TRAIN_CODEC_MAX_IMAGES": "64",
+        "PIPELINE_TRAIN_STEPS": "3",
+        "PIPELINE_GENERATE_NUM_IMAGES": "1",
+    }
+    demo = run(environment / "bin/pipeline", "demo", cwd=tmp_path, env=home | short)
+    assert demo.returncode == 0, demo.stderr
+    page, draw = demo.stdout.splitlines()[-2:]
+    assert page == f"Open the report: {tmp_path / 'data/demo/report.html'}"
+    assert (tmp_path / "data/demo/report.html").exists()
+    words = shlex.split(draw.removeprefix("Draw your own: "))
+    assert run(*words, cwd=tmp_path, env=home).returncode == 0
+    assert list((tmp_path / "data/demo/generated/mine").glob("0000-*.png"))
+
+
+def test_a_python_that_is_too_old_is_refused_by_the_wheel_and_by_make(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        assert "Requires-Python: >=3.11\n" in archive.read(metadata).decode()
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    for python in (old, ""):
+        done = run("make", "demo", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}", cwd=ROOT)
+        assert done.returncode != 0
+        assert "Python 3.11 or newer is needed; give it as PYTHON=…" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_home_that_can_t_be_written_to_is_not_needed(
+    installed: Path, server: str, tmp_path: Path
+) -> None:
+    page = ("--page-url", f"{server}/blog/dall-e/", "--sections", "emojis", "--limit", "1")
+    for words in (("scrape", "dalleblog", *page), ("dedupe", "--val-fraction", "0")):
+        done = run(
+            installed, *words, "--workspace", "data/try", cwd=tmp_path, env={"HOME": "/dev/null"}
+        )
+        assert done.returncode == 0, done.stderr

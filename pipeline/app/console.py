@@ -23,7 +23,7 @@ from pipeline.app.progress_line import progress_line
 from pipeline.app.stages import STAGES
 from pipeline.core.contracts import StageReport
 from pipeline.core.plain_text import PlainFormatter, plain_json, plain_line, plain_text
-from pipeline.core.progress import Progress, no_progress
+from pipeline.core.progress import NOW, Progress, no_progress
 
 T = TypeVar("T")
 
@@ -199,6 +199,10 @@ def _json_line(value: Mapping[str, Any], encoding: str | None) -> str:
     return plain_json(text) + "\n"
 
 
+_State = tuple[int, int | None, Mapping[str, int | float | str] | None]
+_AT_FIRST: Mapping[str, int | float | str] = {NOW: "starting"}
+
+
 class _PlainProgress:
     """Prints a line every few seconds, also while the stage reports nothing."""
 
@@ -206,11 +210,7 @@ class _PlainProgress:
         self._label = label
         self._say = say
         self._lock = threading.Lock()
-        self._state: tuple[int, int | None, Mapping[str, int | float | str] | None] = (
-            0,
-            None,
-            None,
-        )
+        self._state: _State = (0, None, _AT_FIRST)
         self._started: float | None = None
         self._first = 0
         self._changed = self._spoken = time.monotonic()
@@ -291,7 +291,7 @@ def _bar(console: Console, label: str) -> Iterator[Progress]:
             return Text(plain_line(line), no_wrap=True, overflow="ellipsis")
 
     with RichProgress(*bar, Line(), console=console, transient=True) as rich_progress:
-        task = rich_progress.add_task(plain_line(label), total=None, notes=None)
+        task = rich_progress.add_task(plain_line(label), total=None, notes=_AT_FIRST)
 
         def update(
             done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None

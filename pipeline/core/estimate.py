@@ -47,7 +47,7 @@ class Estimate:
         memory = "" if self.memory_bytes is None else f", {size(self.memory_bytes)} of memory"
         times = f"{self.times}; " if self.times else ""
         disk = f"{size(self.disk_bytes)} of disk ({size(free_bytes)} free)"
-        return f"{self.stage}: {self.work}. About {times}{disk}{memory}."
+        return f"{self.stage}: {self.work}. Estimate: {times}{disk}{memory}."
 
 
 @dataclass(kw_only=True)
@@ -58,7 +58,8 @@ class Announced:
     progress: Progress
     measured_s: float = MEASURED_S
     clock: Callable[[], float] = time.monotonic
-    _begun: tuple[float, float] | None = field(default=None, init=False)
+    _start: float | None = field(default=None, init=False)
+    _warm: tuple[float, float] | None = field(default=None, init=False)
     _is_said: bool = field(default=False, init=False)
 
     def __call__(
@@ -70,19 +71,25 @@ class Announced:
             self.measure(done / total)
 
     def measure(self, share: float) -> None:
-        """Note that this share of the work is done, 0 to 1; the first call is the beginning."""
+        """Note that this share of the work is done, 0 to 1; the first call is the beginning.
+
+        What is done first does not count: it takes longer, since libraries and workers start with it.
+        """
         now = self.clock()
-        if self._begun is None:
-            self._begun = now, share
-        began_s, began_at = self._begun
-        passed_s, did = now - began_s, share - began_at
-        if self._is_said or passed_s < self.measured_s or did <= 0:
+        if self._start is None:
+            self._start = share
+        elif self._warm is None and share > self._start:
+            self._warm = now, share
+        if self._warm is None or self._is_said:
+            return
+        passed_s, did = now - self._warm[0], share - self._warm[1]
+        if passed_s < self.measured_s or did <= 0:
             return
         self._is_said = True
         left_s = passed_s * (1 - share) / did
         if left_s >= WORTH_SAYING_S:
             logger.info(
-                "%s: about %s for the rest, judged by the first %s.",
+                "%s: about %s for the rest, judged by %s of work.",
                 self.stage,
                 rough_duration(left_s),
                 rough_duration(passed_s),

@@ -57,7 +57,7 @@ def test_a_silent_stage_is_shown_to_be_alive_and_what_it_waits_for(
     monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.001)
     shown = ""
     with Screen().progress("train") as progress:
-        while "train: 0 done" not in shown:  # before it has reported anything
+        while "train: 0 done  now starting" not in shown:  # before it has reported anything
             shown += capsys.readouterr().out
         progress(0, 500, {"now": "the first step"})
         while "train: 0 of 500 (0 %)  now the first step, no change for" not in shown:

@@ -30,7 +30,7 @@ def make_estimate(folder: Path, *, disk_bytes: float = 2_500_000) -> Estimate:
 
 def test_one_line_names_the_work_its_time_its_disk_and_its_memory(tmp_path: Path) -> None:
     assert make_estimate(tmp_path).line(12_000_000_000) == (
-        "encode: encode 3 images. About 5 min; 2 MB of disk (12 GB free), 410 MB of memory."
+        "encode: encode 3 images. Estimate: 5 min; 2 MB of disk (12 GB free), 410 MB of memory."
     )
 
 
@@ -87,17 +87,17 @@ def said_after(
 
 
 def test_the_rest_is_judged_by_the_first_items_once(caplog: pytest.LogCaptureFixture) -> None:
-    steps = [(0.0, 20), (0.5, 21), (2.0, 22), (4.0, 24), (9.0, 90)]
-    assert said_after(caplog, *steps) == [
-        "encode: about 78 s for the rest, judged by the first 2 s."
-    ]
+    # The first item took 9 s, and does not count.
+    steps = [(0.0, 20), (8.9, 20), (9.0, 21), (9.5, 22), (11.0, 23), (12.0, 24), (13.0, 90)]
+    assert said_after(caplog, *steps) == ["encode: about 77 s for the rest, judged by 2 s of work."]
 
 
 @pytest.mark.parametrize(
     ("steps", "total"),
     [
-        ([(0.0, 0), (2.0, 50), (3.0, 100)], 100),  # the rest is over at once
-        ([(0.0, 0), (0.9, 1)], 100),  # too early
+        ([(0.0, 0), (1.0, 10), (3.0, 90), (4.0, 100)], 100),  # the rest is over at once
+        ([(0.0, 0), (9.0, 1), (9.9, 2)], 100),  # too early
+        ([(0.0, 0), (9.0, 1)], 100),  # only the first item is done
         ([(0.0, 7), (60.0, 7)], 100),  # nothing is done yet
         ([(0.0, 0), (60.0, 7)], None),  # of how many is not known
     ],
