@@ -67,6 +67,7 @@ DEFAULT_WORKSPACE = default_workspace("dalleblog")
 # What they log at level INFO is for whoever started the command.
 _ANNOUNCING = (
     "pipeline.core.estimate",
+    "pipeline.train.trainer",
     "scrapers.crawl.announcing",
     "scrapers.local.run",
     "scrapers.sources.urls.showing",

@@ -135,15 +135,15 @@ def run_pipeline(config: RunConfig, call: Call) -> StageReport:
         seconds=round(time.monotonic() - started, 3),
         details={name: report.as_dict() for name, report in reports.items()},
     )
-    waiting = [
-        name
-        for name in plan.stages
-        if STAGES[name].runs_only_with and "skipped" in reports[name].details
-    ]
+    return with_next(report, root, _last_done(plan, reports))
+
+
+def _last_done(plan: RunPlan, reports: Mapping[str, StageReport]) -> str:
+    """The last stage, or the one before a stage that lacks the options without which it doesn't run."""
     names = list(STAGES)
-    # A stage that lacks what only the user can give, such as prompts, is the one to run next.
-    last = names[names.index(waiting[0]) - 1] if waiting else plan.stages[-1]
-    return with_next(report, root, last)
+    lacking = (name for name in plan.stages if STAGES[name].runs_only_with)
+    skipped = next((name for name in lacking if "skipped" in reports[name].details), None)
+    return plan.stages[-1] if skipped is None else names[names.index(skipped) - 1]
 
 
 def make_plan(config: RunConfig, call: Call) -> RunPlan:

@@ -10,7 +10,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,13 @@ def scrape_over_time(view: View) -> Iterator[Section]:
         return
     times = _query(
         view.workspace.ledger,
-        "SELECT CAST(strftime('%s', last_time) AS INTEGER), state, coalesce(reason, ''), count(*), "
+        "SELECT last_time, state, coalesce(reason, ''), count(*), "
         "coalesce(sum(bytes), 0) FROM items "
-        "WHERE last_time IS NOT NULL AND url LIKE 'http%' GROUP BY 1, 2, 3",
+        "WHERE last_time IS NOT NULL AND substr(url, 1, 4) = 'http' GROUP BY 1, 2, 3",
     )
     if not times:
         return
+    times = [(int(datetime.fromisoformat(row[0]).timestamp()), *row[1:]) for row in times]
     first, last = min(row[0] for row in times), max(row[0] for row in times)
     width = next((d for d in _DURATIONS_S if (last - first) / d < _BUCKETS), _DURATIONS_S[-1])
     unit_s, unit = next(
@@ -67,7 +68,7 @@ def scrape_over_time(view: View) -> Iterator[Section]:
         line_plot(series, x_label=f"{unit} since the first request", y_label=title)
         for title, series in _plots(times, first, last, width, unit_s)
     )
-    day = datetime.fromtimestamp(first).astimezone().isoformat(timespec="minutes")
+    day = datetime.fromtimestamp(first, UTC).strftime("%Y-%m-%d %H:%M UTC")
     yield Section(
         title="Over time",
         note=f"By the last request for each URL, in steps of {_duration(width)}; the first was at {day}. The "
@@ -134,7 +135,7 @@ def _hosts(ledger: Path) -> Iterator[Section]:
         ledger,
         f"SELECT lower(substr({_HOST_OF_URL}, 1, instr({_HOST_OF_URL} || '/', '/') - 1)) AS host, state, "
         "coalesce(reason, ''), count(*), coalesce(sum(bytes), 0), sum(attempts) FROM items "
-        "WHERE attempts > 0 AND url LIKE 'http%' GROUP BY 1, 2, 3",
+        "WHERE attempts > 0 AND substr(url, 1, 4) = 'http' GROUP BY 1, 2, 3",
     )
     hosts: dict[str, dict[str, Any]] = {}
     for host, state, reason, number, size, attempts in rows:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from pipeline.core.cache import default_cache
+from pipeline.models.dalle.attention import Pattern
 from pipeline.models.dalle.attention_kernels import choose_kernel
 from pipeline.models.dalle.losses import chunk_loss
 from pipeline.models.dalle.model import Dalle
@@ -38,6 +39,7 @@ def compile_model(model: nn.Module, kind: Kind, **options: Any) -> None:
         return
     transformer, config = model.transformer, model.config
     for pattern in transformer.patterns.values():
+        assert isinstance(pattern, Pattern)
         on_cuda = next(model.parameters()).device.type == "cuda"
         if on_cuda and choose_kernel(pattern.kind, config.total_seq_len) == "flex":
             pattern.use_flex(config)

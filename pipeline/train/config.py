@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.core.config import StageConfig, WorkConfig, option, section
 from pipeline.core.errors import ConfigError
@@ -139,8 +139,9 @@ class ScheduleOptions:
     @property
     def batch_size(self) -> int:
         """Samples per forward pass per process."""
-        assert isinstance(self.batch, int), "auto is settled before training"
-        return self.batch
+        size: Any = self.batch
+        assert isinstance(size, int), "auto is settled before training"
+        return size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """What training takes, guessed before its first step.
 
-The time of a step is the model's FLOPs (see `trackers`) at a share of the rate of plain matrix products,
-which is measured in half a second. The guess is corrected as soon as some steps are done. On CPUs the share
-was 0.74 in fp32 and 0.68 in bf16 for the blog's model, and 0.47 for one of 2.8 million parameters; on CUDA it
-is a guess.
+The time of a step is the model's FLOPs (see `models.dalle.flops`) at a share of the rate of plain matrix
+products, which is measured in half a second. The guess is corrected as soon as some steps are done. On CPUs
+the share was 0.74 in fp32 and 0.68 in bf16 for the blog's model, and 0.47 for one of 2.8 million parameters;
+on CUDA it is a guess.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 from pipeline.core.estimate import Estimate, memory_so_far
 from pipeline.core.quantities import rough_duration
 from pipeline.models.dalle.config import DalleConfig
+from pipeline.models.dalle.flops import training_flops
 from pipeline.models.devices import matmul_rate
 from pipeline.train.compiling import is_compiled
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, full_shape
+from pipeline.train.precision import DTYPES
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.state import TrainState
-from pipeline.train.trackers import DTYPES, training_flops
 
 _SHARE_OF_PRODUCTS = {"cpu": 0.6, "cuda": 0.35}
 _COMPILING_S = 60.0  # of torch.compile, before the first step

@@ -138,7 +138,8 @@ class Trainer:
             )
         else:
             seconds = time.monotonic() - began
-            logger.info("Compiled %d graphs in %.0f s", count_graphs() - graphs, seconds)
+            if self.ranks.is_main:
+                logger.info("Compiled %d graphs in %.0f s", count_graphs() - graphs, seconds)
         finally:
             module.train()
             state.optimizer.zero_grad(set_to_none=True)

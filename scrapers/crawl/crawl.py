@@ -62,7 +62,8 @@ class Crawl:
     ) -> None:
         """Without a `fetcher` nothing can be requested: `leave` the plans."""
         self.tally = Tally()
-        self.left = 0  # URLs that a closed host left for another run.
+        # URLs that a closed host left for another run, and those of them that have no row yet.
+        self.left = self.left_new = 0
         self.hosts = hosts
         self._backoff = hosts.backoff
         self._rng = hosts.rng
@@ -290,7 +291,10 @@ class Crawl:
 
     def _leave(self, plan: OpenPlan) -> None:
         """The host is closed: leave the rest of the plan for another run."""
-        self.left += max(1, len(plan.ranks) - len(plan.seen))
+        left = max(1, len(plan.ranks) - len(plan.seen))
+        have_rows = sum(place not in plan.seen for place in plan.again)
+        self.left += left
+        self.left_new += max(0, left - have_rows)
         self._close(plan)
 
     def _check_end(self) -> None:

@@ -56,10 +56,14 @@ def end_refresh(ledger: Ledger) -> None:
 
 
 class Work(Protocol):
-    """What a run did: a crawl, or the indexing of files. `left` URLs are for another run."""
+    """What a run did: a crawl, or the indexing of files.
+
+    `left` URLs are for another run; `left_new` of them have no row in the ledger.
+    """
 
     tally: Tally
     left: int
+    left_new: int
 
     @property
     def wrote(self) -> bool:
@@ -115,7 +119,7 @@ class RawStore:
     ) -> StageReport:
         """Close the segments, write the manifest if it differs, and report."""
         files = self._files(store)
-        counts = counts_of(store.ledger, work.left)
+        counts = counts_of(store.ledger, work.left_new)
         manifest = make_manifest(
             "raw",
             config=resolved(self.config),
@@ -195,7 +199,7 @@ def run_details(tally: Tally, *, repeated: int) -> dict[str, Any]:
 
 
 def _outcome(counts: dict[str, int], work: Work) -> Outcome:
-    if is_unfinished(counts) or work.tally.kept:
+    if is_unfinished(counts) or work.tally.kept or work.left:
         return "incomplete"
     return "done" if work.wrote else "unchanged"
 

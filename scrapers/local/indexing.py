@@ -58,7 +58,7 @@ class Indexer:
         """`heed` finds opt-outs in the bytes of an image."""
         self.tally = Tally()
         self.repeated = 0
-        self.left = 0
+        self.left = self.left_new = 0
         self._store = store
         self._wish = wish
         self._heed = heed

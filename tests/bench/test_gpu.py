@@ -49,7 +49,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     returned = measure_all(parts, place, out=tmp_path / "gpu.json", seconds=100)
     written: dict[str, Any] = json.loads((tmp_path / "gpu.json").read_text())
     assert written == returned
-    return written["parts"]
+    parts_of: dict[str, Any] = written["parts"]
+    return parts_of
 
 
 def test_parts_that_fail_or_hang_keep_their_rows_and_the_others_go_on(

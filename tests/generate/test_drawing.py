@@ -243,14 +243,14 @@ def test_too_little_memory_halves_the_batch_and_changes_no_image(
 def test_what_is_drawn_when_memory_runs_out_is_not_drawn_again(
     prime_rows: int | None,
     fixed: bool,
-    picture: Path,
+    image_file: Path,
     workspace: Workspace,
     make_config: MakeConfig,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A made-up device has room for 3 images from the 7th code of the first batch on."""
-    options: dict[str, Any] = {"prime": picture, "prime_rows": 1} if prime_rows else {}
+    options: dict[str, Any] = {"prime": image_file, "prime_rows": 1} if prime_rows else {}
     run(make_config(name="whole", **options))
     draw, drawn = Choice.draw, []
 

@@ -138,7 +138,7 @@ def test_the_report_shows_prompts_with_any_character(
     run(make_config(prompts=("a red\u2028cube\x85on \u00a0a [bold]table",), num_images=1))
     assert report(ReportConfig(workspace=workspace.root)).outcome == "done"
     page = (workspace.root / "report.html").read_text(encoding="utf-8")
-    assert "a red\u2028cube\x85on \u00a0a [bold]table" in page
+    assert "a red\u2028cube\\x85on \u00a0a [bold]table" in page
 
 
 def test_a_checkpoint_can_be_given_by_its_folder(

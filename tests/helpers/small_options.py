@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 PAGE_URL = "http://dalleblog.localhost/blog/dall-e/"
-_SMALL: Mapping[str, Mapping[str, object]] = {
+_SMALL: Mapping[str, Mapping[str, Any]] = {
     "dedupe": {"val_fraction": 0.3, "workers": 0},
     "train-tokenizer": {"vocab_size": 300},
     "train-codec": {
@@ -34,9 +35,11 @@ _SMALL: Mapping[str, Mapping[str, object]] = {
 }
 
 
-def small_options(tables: Mapping[str, Mapping[str, object]]) -> str:
+def small_options(tables: Mapping[str, Any]) -> str:
     """A TOML file with these options, and small ones for what they leave open."""
-    merged = {name: {**_SMALL.get(name, {}), **tables.get(name, {})} for name in _SMALL | tables}
+    merged = {
+        name: {**_SMALL.get(name, {}), **tables.get(name, {})} for name in {**_SMALL, **tables}
+    }
     return "\n".join(
         f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
         for name, table in merged.items()

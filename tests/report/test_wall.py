@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
@@ -34,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return workspace
 
 
-def soup_of(workspace: Workspace, **options: int) -> BeautifulSoup:
+def soup_of(workspace: Workspace, **options: Any) -> BeautifulSoup:
     """The list of kept images on the page."""
     run(ReportConfig(workspace=workspace.root, **options))
     soup = BeautifulSoup((workspace.root / "report.html").read_text(), "lxml")

@@ -19,11 +19,11 @@ from pipeline.models.dalle.config import DalleConfig
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import OptimizerOptions, TrainConfig
 from pipeline.train.distributed import Ranks
+from pipeline.train.feeding import DeviceBatch
 from pipeline.train.optimizer import LossScale, Plateau, TorchStepper, make_optimizer
 from pipeline.train.run import run
 from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
-from pipeline.webdata.reader import TokenBatch
 from tests.helpers.training import train_config
 from tests.train.test_train import log_of
 
@@ -366,7 +366,7 @@ def test_one_loss_that_is_not_finite_stops_the_step_whichever_of_its_batches_it_
 ) -> None:
     healthy, calls = Trainer.loss, itertools.count(1)
 
-    def loss_of(trainer: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
+    def loss_of(trainer: Trainer, module: nn.Module, batch: DeviceBatch) -> DalleLoss:
         loss = healthy(trainer, module, batch)
         return loss._replace(image=loss.image * math.inf) if next(calls) == broken else loss
 

@@ -22,11 +22,11 @@ from pipeline.models.dalle.model import DalleLoss
 from pipeline.models.dalle.sampling import Choice, sample_codes
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.config import TrainConfig
+from pipeline.train.feeding import DeviceBatch
 from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
-from pipeline.webdata.reader import TokenBatch
 from tests.helpers.progress import items_only
 
 MakeConfig = Callable[..., TrainConfig]
@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
     healthy = Trainer.loss
     calls = itertools.count(1)
 
-    def broken(self: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
+    def broken(self: Trainer, module: nn.Module, batch: DeviceBatch) -> DalleLoss:
         loss = healthy(self, module, batch)
         return loss._replace(total=loss.total * math.nan) if next(calls) == 7 else loss
 

@@ -77,6 +77,7 @@ class OpenAIDVAE(Codec):
     """Encoder to logits over the codebook, and decoder; see `Codec` for the interface."""
 
     kind = "openai-dvae"
+    decoder: nn.Sequential
 
     def __init__(self, config: OpenAIDVAEConfig) -> None:
         super().__init__()

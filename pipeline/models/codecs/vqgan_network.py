@@ -67,8 +67,8 @@ def attend(q_BXC: Tensor, k_BXC: Tensor, v_BXC: Tensor, *, fused: bool) -> Tenso
     """
     if not fused:
         return F.scaled_dot_product_attention(q_BXC, k_BXC, v_BXC)
-    heads = (part_BXC.unsqueeze(1) for part_BXC in (q_BXC, k_BXC, v_BXC))
-    return F.scaled_dot_product_attention(*heads).squeeze(1)
+    q_B1XC, k_B1XC, v_B1XC = (part_BXC.unsqueeze(1) for part_BXC in (q_BXC, k_BXC, v_BXC))
+    return F.scaled_dot_product_attention(q_B1XC, k_B1XC, v_B1XC).squeeze(1)
 
 
 class Middle(nn.Module):

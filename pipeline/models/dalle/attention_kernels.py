@@ -88,8 +88,10 @@ def attend_flex(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, mask: 
     """Masked attention over complete sequences. Call it in compiled code only: it is slow elsewhere."""
     if mask.order_L is None or mask.place_L is None:
         return _flex(query_BHLK, key_BHLK, value_BHLK, mask.blocks)
-    ordered = (x.index_select(2, mask.order_L) for x in (query_BHLK, key_BHLK, value_BHLK))
-    return _flex(*ordered, mask.blocks).index_select(2, mask.place_L)
+    query_BHLK, key_BHLK, value_BHLK = (
+        x.index_select(2, mask.order_L) for x in (query_BHLK, key_BHLK, value_BHLK)
+    )
+    return _flex(query_BHLK, key_BHLK, value_BHLK, mask.blocks).index_select(2, mask.place_L)
 
 
 def _flex(query_BHLK: Tensor, key_BHLK: Tensor, value_BHLK: Tensor, blocks: BlockMask) -> Tensor:

@@ -31,7 +31,8 @@ class Linear(nn.Linear):
 
     def outputs_from(self, x_XI: Tensor, start: int) -> Tensor:
         """The outputs from `start` on."""
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if start:  # slicing takes a copy in the backward pass
             weight, bias = weight[start:], None if bias is None else bias[start:]
         if self._packed is None or self._packed_from != start:

@@ -9,7 +9,7 @@ Shapes: B samples, L positions, D model width, C channels that token shift moves
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -162,10 +162,10 @@ class Transformer(nn.Module):
     def block(self, layer: int) -> Block:
         """The modules of a layer, some of which may be shared with other layers."""
         return Block(
-            layer=self.layers[layer],
-            attention=self.attentions[self._attention_of[layer]],
-            feed_forward=self.feed_forwards[self._feed_forward_of[layer]],
-            pattern=self.patterns[self.config.layer_types[layer]],
+            layer=cast("Layer", self.layers[layer]),
+            attention=cast("Attention", self.attentions[self._attention_of[layer]]),
+            feed_forward=cast("FeedForward", self.feed_forwards[self._feed_forward_of[layer]]),
+            pattern=cast("Pattern", self.patterns[self.config.layer_types[layer]]),
             shift=self.shift,
         )
 

@@ -199,6 +199,26 @@ def test_dead_hosts_are_left_for_another_run_with_all_that_waits_for_them(
     assert set(server.image_hits.values()) == {1}
 
 
+def test_failed_rows_that_are_left_for_another_run_are_counted_once(
+    server: Server, config: UrlsConfig
+) -> None:
+    async def one_host_fails(ask: Ask) -> bytes:
+        return answer(b"", 500) if host_of(ask) == "h1.test" else answer(png(ask.path))
+
+    server.behaviour = one_host_fails
+    rows = sorted_rows(3, 4)
+    config = replace(config, attempts=1)
+    first = run(config, rows, port=server.port).counts
+    assert (first["urls"], first["done"], first["failed"]) == (12, 8, 4)
+    server.behaviour = None
+    for mode in ("retry_failed", "refresh"):
+        again = replace(config, **{mode: True})  # type: ignore[arg-type]
+        report = run(again, rows, port=server.port, resolver=EveryName("h1.test"))
+        assert report.outcome == "incomplete"
+        assert report.counts == first
+    assert run(replace(config, refresh=True), rows, port=server.port).counts["done"] == 12
+
+
 def test_a_host_that_fails_on_the_way_gives_up_what_is_parked(
     server: Server, config: UrlsConfig
 ) -> None:
