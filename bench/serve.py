@@ -331,15 +331,15 @@ async def draw(name: str, url: str, clients: int) -> float:
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(url, timeout=timeout) as session:
 
-        async def ask(text: str, count: int) -> int:
+        async def wanted(text: str, count: int) -> int:
             body = {"text": text, "num_images": count, "dalle_name": "dalle"}
             async with session.post("dalle", data=json.dumps(body)) as answer:
                 assert answer.status == 200, await answer.text()
                 return len(await answer.json())
 
-        await ask("a warm-up", 1)  # the model is loaded
+        await wanted("a warm-up", 1)  # the model is loaded
         began_s = time.perf_counter()
-        asked: list[Awaitable[int]] = [ask(f"a red cube {n}", 4) for n in range(clients)]
+        asked: list[Awaitable[int]] = [wanted(f"a red cube {n}", 4) for n in range(clients)]
         images = sum(await asyncio.gather(*asked))
         seconds = time.perf_counter() - began_s
     print(f"| {name} | {clients} | {images} | {seconds:.1f} | {images / seconds:.2f} |", flush=True)

@@ -17,7 +17,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.image_decode import DecodeError, decode_image
 from pipeline.serve.catalogue.catalogue import Catalogue
 from pipeline.serve.catalogue.columns import Ints
-from pipeline.serve.catalogue.shelf import Shelf
+from pipeline.serve.catalogue.loader import CatalogueLoader
 from pipeline.serve.errors import RequestError
 from pipeline.serve.pages import browse
 from pipeline.serve.pages.browse import CLUSTER_IMAGES, CLUSTER_PAGE, PAGE_ROWS, Shown
@@ -39,8 +39,8 @@ _CONVERTING = 2  # originals in other formats that are converted at once
 class Browsing:
     """The handlers, over the current catalogue."""
 
-    def __init__(self, shelf: Shelf, thumbnails: Thumbnails) -> None:
-        self._shelf, self._thumbnails = shelf, thumbnails
+    def __init__(self, loader: CatalogueLoader, thumbnails: Thumbnails) -> None:
+        self._loader, self._thumbnails = loader, thumbnails
         self._converting = asyncio.Semaphore(_CONVERTING)
         self._clusters: tuple[str, Ints, Ints] | None = None
 
@@ -54,7 +54,7 @@ class Browsing:
         app.router.add_get("/image/{key}", self._image)
 
     async def _browse(self, request: web.Request) -> web.Response:
-        catalogue = await self._shelf.current()
+        catalogue = await self._loader.current()
         if catalogue is None:
             html = page("Images", f"<h1>Images</h1>{browse.NO_DEDUPE}", current="/browse")
             return html_response(html)
@@ -90,7 +90,7 @@ class Browsing:
         ]
 
     async def _show_clusters(self, request: web.Request) -> web.Response:
-        catalogue = await self._shelf.current()
+        catalogue = await self._loader.current()
         if catalogue is None:
             html = page(
                 "Near duplicates",
@@ -159,7 +159,7 @@ class Browsing:
         return web.Response(body=body, content_type=kind, headers=headers)
 
     async def _find(self, key: str) -> tuple[Catalogue, int]:
-        catalogue = await self._shelf.current()
+        catalogue = await self._loader.current()
         if catalogue is None:
             raise RequestError(404, "There are no tables of images yet. Run `pipeline dedupe`.")
         row = catalogue.row_of(key)

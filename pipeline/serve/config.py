@@ -13,7 +13,7 @@ MOST_IMAGES = 1024  # per request, and waiting in the queue for each image of a 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig(StageConfig):
-    """Where to listen, who may ask, and how much."""
+    """Where to listen, who may use it, and how much."""
 
     host: str = option("127.0.0.1", "Address to listen on; other than loopback needs --token.")
     port: int = option(8080, "Port to listen on; 0 for any free one.", low=0, high=65_535)

@@ -1,4 +1,4 @@
-"""Who may ask: host names, origins, the token; and the headers of every answer.
+"""Who may send requests: host names, origins, the token; and the headers of every answer.
 
 Without a token only names of this machine are answered, so that a page of a foreign domain whose name is made
 to resolve to 127.0.0.1 (DNS rebinding) reaches nothing. Requests that change or cost something are refused

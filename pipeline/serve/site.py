@@ -13,12 +13,12 @@ from aiohttp import web
 from pipeline.core.errors import PipelineError
 from pipeline.core.workspace import Workspace
 from pipeline.serve.apis import dalle_service, openai, page
-from pipeline.serve.apis.asking import Easel
+from pipeline.serve.apis.image_service import ImageService
 from pipeline.serve.browsing import Browsing
-from pipeline.serve.catalogue.shelf import Shelf
+from pipeline.serve.catalogue.loader import CatalogueLoader
 from pipeline.serve.config import ServeConfig
+from pipeline.serve.drawing.drawing_queue import DrawingQueue
 from pipeline.serve.drawing.models import Models
-from pipeline.serve.drawing.studio import Studio
 from pipeline.serve.errors import RequestError, error_response, json_response, wants_html
 from pipeline.serve.guard import COOKIE, HEADERS, Guard
 from pipeline.serve.live import Live
@@ -43,19 +43,19 @@ class Site:
         self.measures = Measures()
         self.guard = Guard(config)
         self.models = Models(config)
-        self.studio = Studio(
+        self.drawing_queue = DrawingQueue(
             self.models.get,
             queue=config.queue,
             batch_size=config.batch_size,
             on_batch=self.measures.add_batch,
         )
-        self.easel = Easel(config, self.models, self.studio, self.measures)
+        self.service = ImageService(config, self.models, self.drawing_queue, self.measures)
         self.live = Live(Workspace(config.workspace))
-        self.shelf = Shelf(Workspace(config.workspace), config.index)
+        self.loader = CatalogueLoader(Workspace(config.workspace), config.index)
         self.thumbnails = Thumbnails(
             side=config.thumbnail, limit=config.thumbnail_mb * 1_000_000, measures=self.measures
         )
-        self.measures.watch("waiting", "Images that wait.", lambda: self.studio.waiting)
+        self.measures.watch("waiting", "Images that wait.", lambda: self.drawing_queue.waiting)
         self.measures.watch("models", "Models loaded.", lambda: len(self.models.loaded))
         self.measures.watch(
             "thumbnail_bytes", "Memory of thumbnails.", lambda: self.thumbnails.kept_bytes
@@ -73,16 +73,16 @@ class Site:
         app.router.add_get("/static/{name}", self._static_file)
         app.router.add_get("/generate", self._generate)
         self.live.add_routes(app)
-        Browsing(self.shelf, self.thumbnails).add_routes(app)
+        Browsing(self.loader, self.thumbnails).add_routes(app)
         for api in (dalle_service, openai, page):
-            api.add_routes(app, self.easel)
+            api.add_routes(app, self.service)
         return app
 
     def close(self) -> None:
         """Stop drawing, and the threads and processes that make thumbnails and the index."""
-        self.studio.close()
+        self.drawing_queue.close()
         self.thumbnails.close()
-        self.shelf.close()
+        self.loader.close()
 
     # --- Around every request --------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Site:
         return json_response("ok", headers={"Vary": "Accept"})
 
     async def _health(self, _: web.Request) -> web.Response:
-        return json_response({"status": "ok", "waiting": self.studio.waiting})
+        return json_response({"status": "ok", "waiting": self.drawing_queue.waiting})
 
     async def _metrics(self, _: web.Request) -> web.Response:
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -159,7 +159,7 @@ class Site:
 
     async def _generate(self, request: web.Request) -> web.Response:
         html = generate_page(
-            await self.easel.names(),
+            await self.service.names(),
             self.config,
             prompt=request.query.get("prompt", "")[: self.config.max_prompt],
             model=request.query.get("model", ""),

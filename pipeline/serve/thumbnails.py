@@ -24,7 +24,7 @@ QUALITY = 78
 MAX_PIXELS = 64 << 20
 # How long a page waits for its thumbnails; those that are not ready then are loaded by the browser.
 PAGE_WAIT_S = 0.08
-# Thumbnails that may be in work; beyond that pages don't ask for more ahead of the browser.
+# Thumbnails that may be in progress; beyond that pages don't ask for more ahead of the browser.
 MOST_PENDING = 240
 _OVERHEAD = 200  # bytes of an entry besides its data
 _PREFIX = "data:image/jpeg;base64,"

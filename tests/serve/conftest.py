@@ -42,7 +42,7 @@ class Served:
     url: str
     server: BackgroundServer
 
-    def ask(
+    def wanted(
         self,
         method: str,
         path: str,
@@ -60,7 +60,7 @@ class Served:
             return Answer(status=response.status, headers=lower, body=response.read())
 
     def get(self, path: str, **headers: str) -> Answer:
-        return self.ask("GET", path, **headers)
+        return self.wanted("GET", path, **headers)
 
     def page(self, path: str) -> Answer:
         """Get a page as a browser does."""

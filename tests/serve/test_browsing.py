@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.workspace import Workspace
-from pipeline.serve.catalogue import shelf
+from pipeline.serve.catalogue import loader
 from tests.helpers.dedupe import RawStore, dedupe, kept, photo_png, rejected
 from tests.serve.conftest import Serve, Served
 from tests.serve.images import QUOTES, RIGHT_TO_LEFT, write_images
@@ -303,7 +303,7 @@ def test_a_missing_stage_says_what_to_run(serve: Serve, tmp_path: Path) -> None:
 def test_new_tables_are_shown_and_the_old_ones_until_then(
     serve: Serve, images: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shelf, "CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr(loader, "CHECK_EVERY_S", 0.0)
     served = serve(workspace=images.root, index=tmp_path / "index")
     before = total(served.page("/browse").text)
     moved = images.dedupe.with_name("moved")

@@ -70,19 +70,19 @@ def test_further_names_can_be_allowed(serve: Serve) -> None:
 def test_pages_of_other_origins_may_not_post(
     headers: dict[str, str], path: str, served: Served
 ) -> None:
-    answer = served.ask("POST", path, BODY, **headers)
+    answer = served.wanted("POST", path, BODY, **headers)
     assert answer.status == 403
     assert "access-control-allow-origin" not in answer.headers
 
 
 def test_the_own_pages_and_programs_may_post(served: Served) -> None:
-    assert served.ask("POST", "/dalle", BODY, Origin=own_origin(served)).status == 200
-    assert served.ask("POST", "/dalle", BODY).status == 200
+    assert served.wanted("POST", "/dalle", BODY, Origin=own_origin(served)).status == 200
+    assert served.wanted("POST", "/dalle", BODY).status == 200
 
 
 def test_cors_is_closed_by_default(served: Served) -> None:
     headers = {"Origin": "https://a.example", "Access_Control_Request_Method": "POST"}
-    preflight = served.ask("OPTIONS", "/dalle", **headers)
+    preflight = served.wanted("OPTIONS", "/dalle", **headers)
     assert "access-control-allow-origin" not in preflight.headers
     listing = served.get("/dalle-list", Origin="https://a.example")
     assert "access-control-allow-origin" not in listing.headers
@@ -95,7 +95,7 @@ def test_an_allowed_origin_may_call_the_apis_with_the_header_of_dalle_services_f
 ) -> None:
     served = serve(allow_origin=(allowed,))
     origin = "https://a.example"
-    preflight = served.ask(
+    preflight = served.wanted(
         "OPTIONS",
         "/dalle",
         Origin=origin,
@@ -107,22 +107,22 @@ def test_an_allowed_origin_may_call_the_apis_with_the_header_of_dalle_services_f
     assert preflight.headers["access-control-allow-origin"] == origin
     assert preflight.headers["access-control-allow-headers"] == "bypass-tunnel-reminder"
     assert preflight.headers["access-control-allow-private-network"] == "true"
-    answer = served.ask("POST", "/dalle", BODY, Origin=origin, Bypass_Tunnel_Reminder="go")
+    answer = served.wanted("POST", "/dalle", BODY, Origin=origin, Bypass_Tunnel_Reminder="go")
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] == origin
-    assert served.ask("POST", "/api/generate", BODY, Origin=origin).status == 403
+    assert served.wanted("POST", "/api/generate", BODY, Origin=origin).status == 403
     assert "access-control-allow-origin" not in served.get("/browse", Origin=origin).headers
 
 
 def test_another_origin_is_not_allowed_with_it(serve: Serve) -> None:
     served = serve(allow_origin=("https://a.example",))
-    answer = served.ask("POST", "/dalle", BODY, Origin="https://a.example.evil")
+    answer = served.wanted("POST", "/dalle", BODY, Origin="https://a.example.evil")
     assert answer.status == 403
 
 
 def test_header_names_that_are_none_are_not_echoed(serve: Serve) -> None:
     served = serve(allow_origin=("*",))
-    answer = served.ask(
+    answer = served.wanted(
         "OPTIONS", "/dalle", Origin="https://a.example", Access_Control_Request_Headers='"<x>"'
     )
     assert "access-control-allow-headers" not in answer.headers

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from PIL import Image
 
-from pipeline.serve.apis.asking import Ask, Easel
+from pipeline.serve.apis.image_service import ImageRequest, ImageService
 from pipeline.serve.bodies import read_json
 from pipeline.serve.drawing.jobs import Pixels
 from pipeline.serve.errors import json_response
@@ -27,16 +27,16 @@ class _Body:
     dalle_name: str
 
 
-def add_routes(app: web.Application, easel: Easel) -> None:
+def add_routes(app: web.Application, service: ImageService) -> None:
     """Add the routes to the application."""
 
     async def list_models(_: web.Request) -> web.Response:
-        return json_response(await easel.names())
+        return json_response(await service.names())
 
     async def draw(request: web.Request) -> web.Response:
         body = await read_json(request, _Body)
-        ask = Ask(prompt=body.text, count=body.num_images, model=body.dalle_name)
-        images = await easel.draw(ask)
+        wanted = ImageRequest(prompt=body.text, count=body.num_images, model=body.dalle_name)
+        images = await service.draw(wanted)
         encoded = await asyncio.to_thread(
             lambda: [base64.b64encode(to_jpeg(image.pixels_HWC)).decode() for image in images]
         )

@@ -20,7 +20,7 @@ from aiohttp import web
 from PIL import Image
 
 from pipeline.generate.images import encode_png
-from pipeline.serve.apis.asking import Ask, Easel
+from pipeline.serve.apis.image_service import ImageRequest, ImageService
 from pipeline.serve.bodies import read_json
 from pipeline.serve.drawing.jobs import Drawn, Pixels
 from pipeline.serve.errors import RequestError, json_response
@@ -50,25 +50,25 @@ class _Body:
     cond_scale: float | None = None
 
 
-def add_routes(app: web.Application, easel: Easel) -> None:
+def add_routes(app: web.Application, service: ImageService) -> None:
     """Add the routes to the application."""
 
     async def list_models(_: web.Request) -> web.Response:
-        models = [await _describe(easel, name) for name in await easel.names()]
+        models = [await _describe(service, name) for name in await service.names()]
         return json_response({"object": "list", "data": models})
 
     async def show_model(request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        if name not in await easel.names():
+        if name not in await service.names():
             raise RequestError(
                 404, f"There is no model {name[:100]!r}.", param="model", code="model_not_found"
             )
-        return json_response(await _describe(easel, name))
+        return json_response(await _describe(service, name))
 
     async def generate(request: web.Request) -> web.Response:
         body = await read_json(request, _Body)
         size = _check(body)
-        ask = Ask(
+        wanted = ImageRequest(
             prompt=body.prompt,
             count=1 if body.n is None else body.n,
             model=body.model,
@@ -77,7 +77,7 @@ def add_routes(app: web.Application, easel: Easel) -> None:
             temperature=body.temperature,
             cond_scale=body.cond_scale,
         )
-        images = await easel.draw(ask)
+        images = await service.draw(wanted)
         data = await asyncio.to_thread(_encode_all, images, body, size)
         height, width = (size or images[0].pixels_HWC.shape[:2])[:2]
         answer = {
@@ -93,8 +93,8 @@ def add_routes(app: web.Application, easel: Easel) -> None:
     app.router.add_post("/v1/images/generations", generate)
 
 
-async def _describe(easel: Easel, name: str) -> dict[str, Any]:
-    path = easel.models.runs[name]
+async def _describe(service: ImageService, name: str) -> dict[str, Any]:
+    path = service.models.runs[name]
     created = await asyncio.to_thread(lambda: int(path.stat().st_mtime) if path.exists() else 0)
     return {"id": name, "object": "model", "created": created, "owned_by": "dalle-pipeline"}
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from pipeline.core.image_decode import DecodeError, decode_image
 from pipeline.generate.images import encode_png
-from pipeline.serve.apis.asking import Ask, Easel
 from pipeline.serve.apis.dalle_service import to_jpeg
+from pipeline.serve.apis.image_service import ImageRequest, ImageService
 from pipeline.serve.bodies import read_body, read_json
 from pipeline.serve.drawing.jobs import Begun, Drawn, Event, Finished, Pixels, Preview, Prime
 from pipeline.serve.errors import RequestError, json_response
@@ -101,7 +101,7 @@ def _read_prime(data: bytes) -> Pixels:
     return np.asarray(image)
 
 
-def add_routes(app: web.Application, easel: Easel) -> None:
+def add_routes(app: web.Application, service: ImageService) -> None:
     """Add the routes to the application."""
     primes = Primes()
 
@@ -111,7 +111,7 @@ def add_routes(app: web.Application, easel: Easel) -> None:
     async def generate(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, _Body)
         prime = None if body.prime is None else primes.get(body.prime, body.prime_rows)
-        ask = Ask(
+        wanted = ImageRequest(
             prompt=body.prompt,
             count=body.count,
             model=body.model,
@@ -123,7 +123,7 @@ def add_routes(app: web.Application, easel: Easel) -> None:
             prime=prime,
             previews=True,
         )
-        async with easel.drawing(ask) as mailbox:
+        async with service.drawing(wanted) as mailbox:
             response = web.StreamResponse(
                 headers={
                     "Content-Type": "application/x-ndjson; charset=utf-8",

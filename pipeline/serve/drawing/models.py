@@ -20,8 +20,8 @@ from pipeline.core.inventory import find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.serve.config import ServeConfig
+from pipeline.serve.drawing.drawing_queue import Item
 from pipeline.serve.drawing.jobs import Job, Pixels, Prime, Recipe
-from pipeline.serve.drawing.studio import Item
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class Models:
         self._config, self._clock = config, clock
         self._workspace = Workspace(config.workspace)
         self._listed: tuple[float, dict[str, Path]] | None = None
-        self._loaded: OrderedDict[str, ModelArtist] = OrderedDict()
+        self._loaded: OrderedDict[str, LoadedDalle] = OrderedDict()
         self._clip: Clip | None = None
 
     @property
@@ -76,7 +76,7 @@ class Models:
         wanted = self._config.run or DEFAULT_RUN
         return wanted if wanted in runs else None if self._config.run else next(iter(runs), None)
 
-    def get(self, name: str) -> ModelArtist:
+    def get(self, name: str) -> LoadedDalle:
         """The model of a run, loaded from its latest checkpoint.
 
         Raises ModelError if it can't be loaded, DependencyError if a package is missing.
@@ -85,17 +85,17 @@ class Models:
         if path is None:
             raise ModelError(f"There is no run {name!r} with a checkpoint any more.")
         version = _version(path)
-        artist = self._loaded.pop(name, None)
-        if artist is None or artist.version != version:
-            del artist
+        loaded = self._loaded.pop(name, None)
+        if loaded is None or loaded.version != version:
+            del loaded
             while len(self._loaded) >= self._config.loaded_models:
                 unloaded, _ = self._loaded.popitem(last=False)
                 logger.info("Unloaded %s", unloaded)
-            artist = self._load(name, version)
-        self._loaded[name] = artist
-        return artist
+            loaded = self._load(name, version)
+        self._loaded[name] = loaded
+        return loaded
 
-    def _load(self, name: str, version: tuple[Any, ...]) -> ModelArtist:
+    def _load(self, name: str, version: tuple[Any, ...]) -> LoadedDalle:
         from pipeline.generate.inputs import find_model_inputs
         from pipeline.generate.sampler import load_sampler
 
@@ -114,7 +114,7 @@ class Models:
         except ConfigError as error:  # an option of `serve` is not the fault of the request
             raise ModelError(str(error)) from error
         logger.info("Loaded %s from %s", name, inputs.checkpoint)
-        return ModelArtist(
+        return LoadedDalle(
             sampler, checkpoint=inputs.digest, version=version, find_clip=self._find_clip
         )
 
@@ -135,7 +135,7 @@ def _version(run: Path) -> tuple[Any, ...]:
     return (*names, manifest.stat().st_mtime_ns if manifest.exists() else None)
 
 
-class ModelArtist:
+class LoadedDalle:
     """A loaded model; `checkpoint` is the hash of its checkpoint."""
 
     def __init__(

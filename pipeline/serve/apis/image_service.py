@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from pipeline.core.errors import DependencyError, PipelineError
 from pipeline.serve.config import ServeConfig
+from pipeline.serve.drawing.drawing_queue import ClosedError, DrawingQueue, QueueFullError
 from pipeline.serve.drawing.jobs import Drawn, Event, Failed, Finished, Job, Preview, Prime, Recipe
 from pipeline.serve.drawing.models import Models
-from pipeline.serve.drawing.studio import ClosedError, QueueFullError, Studio
 from pipeline.serve.errors import RequestError
 from pipeline.serve.measures import Measures
 
@@ -27,7 +27,7 @@ _RANDOM_SEEDS = 2**53  # a browser's numbers are exact up to here
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class ImageRequest:
     """What a client wants; None means the default."""
 
     prompt: str
@@ -42,13 +42,13 @@ class Ask:
     previews: bool = False
 
 
-class Easel:
+class ImageService:
     """Takes what clients ask for and yields the events of its drawing."""
 
     def __init__(
-        self, config: ServeConfig, models: Models, studio: Studio, measures: Measures
+        self, config: ServeConfig, models: Models, drawing_queue: DrawingQueue, measures: Measures
     ) -> None:
-        self.config, self.models, self.studio = config, models, studio
+        self.config, self.models, self.drawing_queue = config, models, drawing_queue
         self._measures = measures
 
     async def names(self) -> list[str]:
@@ -58,16 +58,16 @@ class Easel:
         return sorted(runs, key=lambda name: (name != default, name))
 
     @contextlib.asynccontextmanager
-    async def drawing(self, ask: Ask) -> AsyncIterator[Mailbox]:
+    async def drawing(self, wanted: ImageRequest) -> AsyncIterator[Mailbox]:
         """Queue what is asked for; yields the mailbox of its events, and cancels it at the end of the block.
 
         Raises RequestError for values out of range, an unknown model, or a full queue.
         """
         await self.names()
         mailbox = Mailbox(asyncio.get_running_loop())
-        job = self._job(ask, mailbox.post)
+        job = self._job(wanted, mailbox.post)
         try:
-            mailbox.before = self.studio.submit(job)
+            mailbox.before = self.drawing_queue.submit(job)
         except QueueFullError as error:
             self._measures.refused.inc()
             raise RequestError(
@@ -85,55 +85,55 @@ class Easel:
             self._measures.abandoned.inc()
             raise
         finally:
-            self.studio.cancel(job)
+            self.drawing_queue.cancel(job)
 
-    async def draw(self, ask: Ask) -> list[Drawn]:
+    async def draw(self, wanted: ImageRequest) -> list[Drawn]:
         """All images of what is asked for; raises RequestError as `drawing` does, and if drawing fails."""
-        async with self.drawing(ask) as mailbox:
+        async with self.drawing(wanted) as mailbox:
             return [event async for event in mailbox if isinstance(event, Drawn)]
 
-    def _job(self, ask: Ask, listener: Callable[[Event], None]) -> Job:
-        self._check(ask)
+    def _job(self, wanted: ImageRequest, listener: Callable[[Event], None]) -> Job:
+        self._check(wanted)
         recipe = Recipe(
-            model=self._model(ask.model),
-            top_k=_number("top_k", ask.top_k, 0.9, low=0, high=1),
-            temperature=_number("temperature", ask.temperature, 1.0, low=0.001, high=100),
-            cond_scale=_number("cond_scale", ask.cond_scale, 1.0, low=0, high=MAX_COND_SCALE),
-            prime=ask.prime,
+            model=self._model(wanted.model),
+            top_k=_number("top_k", wanted.top_k, 0.9, low=0, high=1),
+            temperature=_number("temperature", wanted.temperature, 1.0, low=0.001, high=100),
+            cond_scale=_number("cond_scale", wanted.cond_scale, 1.0, low=0, high=MAX_COND_SCALE),
+            prime=wanted.prime,
         )
         return Job(
             recipe=recipe,
-            prompt=ask.prompt,
-            seed=secrets.randbelow(_RANDOM_SEEDS) if ask.seed is None else ask.seed,
-            count=ask.count,
-            best=ask.best,
-            previews=ask.previews,
+            prompt=wanted.prompt,
+            seed=secrets.randbelow(_RANDOM_SEEDS) if wanted.seed is None else wanted.seed,
+            count=wanted.count,
+            best=wanted.best,
+            previews=wanted.previews,
             listener=listener,
         )
 
-    def _check(self, ask: Ask) -> None:
+    def _check(self, wanted: ImageRequest) -> None:
         most = min(self.config.max_images, self.config.queue)
-        if not 1 <= ask.count <= most:
+        if not 1 <= wanted.count <= most:
             raise RequestError(
-                400, f"{ask.count} images were asked for. Expected 1 to {most}.", param="n"
+                400, f"{wanted.count} images were asked for. Expected 1 to {most}.", param="n"
             )
-        if ask.best is not None and self.config.clip is None:
+        if wanted.best is not None and self.config.clip is None:
             raise RequestError(
                 400,
                 "Choosing the best images needs a CLIP model: start the server with --clip.",
                 param="best",
             )
-        if ask.best is not None and not 1 <= ask.best <= ask.count:
+        if wanted.best is not None and not 1 <= wanted.best <= wanted.count:
             raise RequestError(
                 400,
-                f"best is {ask.best}. Expected 1 to {ask.count}, the images drawn.",
+                f"best is {wanted.best}. Expected 1 to {wanted.count}, the images drawn.",
                 param="best",
             )
-        if ask.seed is not None and not 0 <= ask.seed <= MAX_SEED:
+        if wanted.seed is not None and not 0 <= wanted.seed <= MAX_SEED:
             raise RequestError(
-                400, f"The seed is {ask.seed}. Expected 0 to {MAX_SEED}.", param="seed"
+                400, f"The seed is {wanted.seed}. Expected 0 to {MAX_SEED}.", param="seed"
             )
-        self._check_prompt(ask.prompt)
+        self._check_prompt(wanted.prompt)
 
     def _check_prompt(self, prompt: str) -> None:
         if not prompt.strip():

@@ -17,9 +17,9 @@ from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt, list_orders
 from pipeline.generate.sampler import load_sampler
 from pipeline.serve.config import ServeConfig
+from pipeline.serve.drawing.drawing_queue import ClosedError, DrawingQueue, QueueFullError
 from pipeline.serve.drawing.jobs import Begun, Drawn, Event, Failed, Finished, Job, Preview, Recipe
 from pipeline.serve.drawing.models import Models
-from pipeline.serve.drawing.studio import ClosedError, QueueFullError, Studio
 from tests.helpers.generate import write_codec, write_run, write_step
 
 RECIPE = Recipe(model="dalle")
@@ -62,24 +62,26 @@ def batches() -> list[int]:
 
 
 @pytest.fixture
-def make_studio(workspace: Workspace, batches: list[int]) -> Iterator[Callable[..., Studio]]:
-    made: list[Studio] = []
+def make_drawing_queue(
+    workspace: Workspace, batches: list[int]
+) -> Iterator[Callable[..., DrawingQueue]]:
+    made: list[DrawingQueue] = []
 
-    def make(**options: Any) -> Studio:
+    def make(**options: Any) -> DrawingQueue:
         config = ServeConfig(workspace=workspace.root, device="cpu", threads=1, **options)
         models = Models(config)
-        studio = Studio(
+        drawing_queue = DrawingQueue(
             models.get,
             queue=config.queue,
             batch_size=config.batch_size,
             on_batch=lambda images, seconds: batches.append(images),
         )
-        made.append(studio)
-        return studio
+        made.append(drawing_queue)
+        return drawing_queue
 
     yield make
-    for studio in made:
-        studio.close()
+    for drawing_queue in made:
+        drawing_queue.close()
 
 
 def held() -> tuple[Client, threading.Event, threading.Event]:
@@ -95,10 +97,10 @@ def held() -> tuple[Client, threading.Event, threading.Event]:
 
 
 def test_images_are_those_of_the_command_generate(
-    make_studio: Callable[..., Studio], workspace: Workspace
+    make_drawing_queue: Callable[..., DrawingQueue], workspace: Workspace
 ) -> None:
     client = Client(count=3, seed=7)
-    make_studio().submit(client.job)
+    make_drawing_queue().submit(client.job)
     config = GenerateConfig(workspace=workspace.root, device="cpu", threads=1)
     sampler = load_sampler(config, find_model_inputs(config, workspace))
     orders = list_orders([Prompt(text="a red cube")], count=3, seed=7)
@@ -108,61 +110,61 @@ def test_images_are_those_of_the_command_generate(
 
 
 def test_requests_that_wait_together_are_drawn_in_one_batch(
-    make_studio: Callable[..., Studio], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
 ) -> None:
-    studio = make_studio(batch_size=8)
+    drawing_queue = make_drawing_queue(batch_size=8)
     first, entered, go_on = held()
-    studio.submit(first.job)
+    drawing_queue.submit(first.job)
     assert entered.wait(60)
     clients = [Client(prompt=f"cube {n}", seed=n, count=2) for n in range(3)]
     other = Client(recipe=Recipe(model="dalle", temperature=0.5))
     for client in (clients[0], other, *clients[1:]):
-        studio.submit(client.job)
+        drawing_queue.submit(client.job)
     go_on.set()
     assert [len(client.images()) for client in (*clients, other)] == [2, 2, 2, 1]
     assert batches == [1, 6, 1]
 
 
 def test_a_job_larger_than_a_batch_is_spread_over_several(
-    make_studio: Callable[..., Studio], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
 ) -> None:
     client = Client(count=5)
-    make_studio(batch_size=2).submit(client.job)
+    make_drawing_queue(batch_size=2).submit(client.job)
     assert [image.index for image in client.images()] == [0, 1, 2, 3, 4]
     assert batches == [2, 2, 1]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(
-    make_studio: Callable[..., Studio],
+    make_drawing_queue: Callable[..., DrawingQueue],
 ) -> None:
-    studio = make_studio(queue=4)
+    drawing_queue = make_drawing_queue(queue=4)
     first, entered, go_on = held()
-    studio.submit(first.job)
+    drawing_queue.submit(first.job)
     assert entered.wait(60)
     waiting = Client(count=4)
-    studio.submit(waiting.job)
+    drawing_queue.submit(waiting.job)
     with pytest.raises(QueueFullError) as full:
-        studio.submit(Client().job)
+        drawing_queue.submit(Client().job)
     assert full.value.retry_after_s >= 1
-    studio.cancel(waiting.job)
-    assert studio.waiting == 0
+    drawing_queue.cancel(waiting.job)
+    assert drawing_queue.waiting == 0
     late = Client()
-    studio.submit(late.job)
+    drawing_queue.submit(late.job)
     go_on.set()
     assert len(late.images()) == 1
 
 
 def test_a_waiting_job_that_is_cancelled_is_never_drawn(
-    make_studio: Callable[..., Studio], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
 ) -> None:
-    studio = make_studio()
+    drawing_queue = make_drawing_queue()
     first, entered, go_on = held()
-    studio.submit(first.job)
+    drawing_queue.submit(first.job)
     assert entered.wait(60)
     gone, stays = Client(prompt="gone"), Client(prompt="stays")
-    studio.submit(gone.job)
-    studio.submit(stays.job)
-    studio.cancel(gone.job)
+    drawing_queue.submit(gone.job)
+    drawing_queue.submit(stays.job)
+    drawing_queue.cancel(gone.job)
     go_on.set()
     assert len(stays.images()) == 1
     assert batches == [1, 1]
@@ -170,28 +172,30 @@ def test_a_waiting_job_that_is_cancelled_is_never_drawn(
 
 
 def test_a_batch_is_abandoned_when_all_its_clients_have_left(
-    make_studio: Callable[..., Studio], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
 ) -> None:
-    studio = make_studio()
+    drawing_queue = make_drawing_queue()
 
     def leave(event: Event) -> None:
         if isinstance(event, Preview):
-            studio.cancel(leaving.job)
+            drawing_queue.cancel(leaving.job)
 
     leaving = Client(on=leave, previews=True)
-    studio.submit(leaving.job)
+    drawing_queue.submit(leaving.job)
     assert isinstance(leaving.events.get(timeout=60), Begun)
     assert isinstance(leaving.events.get(timeout=60), Preview)
     stays = Client(prompt="stays")
-    studio.submit(stays.job)
+    drawing_queue.submit(stays.job)
     assert len(stays.images()) == 1
     assert leaving.events.empty()
     assert batches == [1]  # the abandoned batch was not finished
 
 
-def test_previews_are_the_upper_rows_of_the_image(make_studio: Callable[..., Studio]) -> None:
+def test_previews_are_the_upper_rows_of_the_image(
+    make_drawing_queue: Callable[..., DrawingQueue],
+) -> None:
     client = Client(previews=True)
-    make_studio().submit(client.job)
+    make_drawing_queue().submit(client.job)
     events = client.wait()
     (image,) = (event for event in events if isinstance(event, Drawn))
     first = next(event for event in events if isinstance(event, Preview))
@@ -200,12 +204,12 @@ def test_previews_are_the_upper_rows_of_the_image(make_studio: Callable[..., Stu
 
 
 def test_a_model_that_fails_fails_its_requests_and_the_next_is_drawn(
-    make_studio: Callable[..., Studio],
+    make_drawing_queue: Callable[..., DrawingQueue],
 ) -> None:
-    studio = make_studio()
+    drawing_queue = make_drawing_queue()
     lost, fine = Client(recipe=Recipe(model="no-such-run")), Client()
-    studio.submit(lost.job)
-    studio.submit(fine.job)
+    drawing_queue.submit(lost.job)
+    drawing_queue.submit(fine.job)
     (event,) = lost.wait()
     assert isinstance(event, Failed)
     assert isinstance(event.error, ModelError)
@@ -213,15 +217,15 @@ def test_a_model_that_fails_fails_its_requests_and_the_next_is_drawn(
 
 
 def test_closing_fails_what_waits_and_refuses_what_comes(
-    make_studio: Callable[..., Studio],
+    make_drawing_queue: Callable[..., DrawingQueue],
 ) -> None:
-    studio = make_studio()
+    drawing_queue = make_drawing_queue()
     first, entered, go_on = held()
-    studio.submit(first.job)
+    drawing_queue.submit(first.job)
     assert entered.wait(60)
     waiting = Client(prompt="waiting")
-    studio.submit(waiting.job)
-    closing = threading.Thread(target=studio.close)
+    drawing_queue.submit(waiting.job)
+    closing = threading.Thread(target=drawing_queue.close)
     closing.start()
     go_on.set()
     closing.join(60)
@@ -229,7 +233,7 @@ def test_closing_fails_what_waits_and_refuses_what_comes(
     assert isinstance(event, Failed)
     assert isinstance(event.error, ClosedError)
     with pytest.raises(ClosedError):
-        studio.submit(Client().job)
+        drawing_queue.submit(Client().job)
 
 
 def test_the_model_not_used_for_longest_is_unloaded(workspace: Workspace) -> None:

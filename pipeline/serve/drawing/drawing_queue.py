@@ -50,7 +50,7 @@ class Item:
     index: int
 
 
-class Artist(Protocol):
+class LoadedModel(Protocol):
     """A loaded model."""
 
     checkpoint: str
@@ -76,22 +76,22 @@ class Artist(Protocol):
         """The CLIP scores of images."""
 
 
-class Studio:
-    """The queue and the thread that empties it; `find_artist` loads the model of a recipe, in that thread.
+class DrawingQueue:
+    """The queue and the thread that empties it; `find_model` loads the model of a recipe, in that thread.
 
-    At most `queue` images wait and `batch_size` are drawn at once. `on_batch` is told the images and seconds
-    of each batch.
+    At most `queue` images wait and `batch_size` are drawn at once. `on_batch` gets the number of images and
+    the seconds of each batch.
     """
 
     def __init__(
         self,
-        find_artist: Callable[[str], Artist],
+        find_model: Callable[[str], LoadedModel],
         *,
         queue: int,
         batch_size: int,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        self._find_artist, self._on_batch = find_artist, on_batch
+        self._find_model, self._on_batch = find_model, on_batch
         self._queue, self._batch_size = queue, batch_size
         self._jobs: list[Job] = []
         self._active: list[Job] = []
@@ -159,7 +159,7 @@ class Studio:
             job.listener(Failed(error=ClosedError()))
 
     def _next_batch(self) -> list[Item] | None:
-        """Wait for images; None when the studio closes."""
+        """Wait for images; None when the drawing_queue closes."""
         with self._changed:
             self._active = []
             while not self._is_closed and not any(job.waiting for job in self._jobs):
@@ -183,20 +183,20 @@ class Studio:
 
     def _draw(self, batch: list[Item]) -> None:
         recipe = batch[0].job.recipe
-        artist = self._find_artist(recipe.model)
+        loaded = self._find_model(recipe.model)
         for job in {id(item.job): item.job for item in batch if item.index == 0}.values():
-            job.listener(Begun(cut=artist.is_cut(job.prompt)))
+            job.listener(Begun(cut=loaded.is_cut(job.prompt)))
         began_s = time.monotonic()
-        images = artist.draw(recipe, batch, _Watch(self._is_wanted, began_s))
+        images = loaded.draw(recipe, batch, _Watch(self._is_wanted, began_s))
         seconds = time.monotonic() - began_s
         self._learn(seconds / len(batch))
         if self._on_batch is not None:
             self._on_batch(len(batch), seconds)
         for item, pixels_HWC in zip(batch, images, strict=True):
-            seed = artist.seed_of(item.job, item.index)
-            self._deliver(item, Drawn(index=item.index, seed=seed, pixels_HWC=pixels_HWC), artist)
+            seed = loaded.seed_of(item.job, item.index)
+            self._deliver(item, Drawn(index=item.index, seed=seed, pixels_HWC=pixels_HWC), loaded)
 
-    def _deliver(self, item: Item, drawn: Drawn, artist: Artist) -> None:
+    def _deliver(self, item: Item, drawn: Drawn, loaded: LoadedModel) -> None:
         job = item.job
         if job.is_cancelled:
             return
@@ -206,9 +206,9 @@ class Studio:
         if len(job.drawn) < job.count:
             return
         if job.best is not None:
-            for best in _rank(job, artist):
+            for best in _rank(job, loaded):
                 job.listener(best)
-        self._end(job, Finished(checkpoint=artist.checkpoint))
+        self._end(job, Finished(checkpoint=loaded.checkpoint))
 
     def _is_wanted(self, items: Sequence[Item]) -> bool:
         return not self._is_closed and any(not item.job.is_cancelled for item in items)
@@ -249,9 +249,9 @@ class _Watch:
         self._spent_s += time.monotonic() - now_s
 
 
-def _rank(job: Job, artist: Artist) -> list[Drawn]:
+def _rank(job: Job, loaded: LoadedModel) -> list[Drawn]:
     """The best images of a job by their CLIP score."""
-    scores = artist.score(job.prompt, [drawn.pixels_HWC for drawn in job.drawn])
+    scores = loaded.score(job.prompt, [drawn.pixels_HWC for drawn in job.drawn])
     ranked = sorted(zip(scores, job.drawn, strict=True), key=lambda pair: (-pair[0], pair[1].index))
     return [
         Drawn(index=d.index, seed=d.seed, pixels_HWC=d.pixels_HWC, score=round(float(score), 4))

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CHECK_EVERY_S = 2.0
 
 
-class Shelf:
+class CatalogueLoader:
     """Holds the catalogue of a workspace; for one event loop."""
 
     def __init__(self, workspace: Workspace, index: Path | None) -> None:
