@@ -78,6 +78,7 @@ test-gpu: $(TEST_STAMP)
 
 # Both notebooks from their first cell to their last, with few steps; a cell that fails fails the target.
 notebooks: $(TEST_STAMP)
+	rm -rf notebooks/data notebooks/mine notebooks/shapes
 	DALLE_NOTEBOOK_QUICK=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout 600 --timeout 1200 notebooks
 
 # Small changes of meaning, each of which a test must notice (docs/testing.md); ARGS='--sample 20' for some.
