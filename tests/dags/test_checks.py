@@ -65,8 +65,12 @@ def test_the_report_has_an_address(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_changes_of_the_page_are_one_alert_per_run(place: Path) -> None:
     """Two scrapes of this run saw the same change, a third one another; an earlier run's is old news."""
-    changes = ({"sections_added": ["b"]}, {"sections_added": ["b"]}, {"captions": {"a": [3, 4]}})
-    runs = [("a_dag an_earlier_run", {"sections_removed": ["c"]})]
+    changes: list[dict[str, Any]] = [
+        {"sections_added": ["b"]},
+        {"sections_added": ["b"]},
+        {"captions": {"a": [3, 4]}},
+    ]
+    runs: list[tuple[str, dict[str, Any]]] = [("a_dag an_earlier_run", {"sections_removed": ["c"]})]
     runs += [("a_dag a_run", page) for page in changes]
     lines = [
         json.dumps({"by": by, "stages": [{"stage": "scrape", "did": {"page": page}}]})

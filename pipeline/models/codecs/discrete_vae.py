@@ -89,6 +89,7 @@ class DiscreteVAE(Codec):
     """
 
     kind = "discrete-vae"
+    decoder: nn.Sequential
 
     def __init__(self, config: DiscreteVAEConfig) -> None:
         super().__init__()
