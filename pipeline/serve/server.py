@@ -95,7 +95,7 @@ async def listening(site: Site) -> Any:
 
 def _close_silent(site: Site, protocol: Any) -> None:
     """Close a connection over which no request has come."""
-    silent = site.silent.pop(id(protocol), None)
+    silent: Any = site.silent.pop(id(protocol), None)
     if silent is not None and silent.transport is not None:
         silent.transport.abort()
 

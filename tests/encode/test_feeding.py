@@ -19,7 +19,7 @@ from pipeline.encode.batches import Batch, Task, decode_parts
 from pipeline.encode.encoder import Encoder, Fetched
 from pipeline.encode.run import run
 from pipeline.models.codecs.load import load_codec
-from pipeline.models.codecs.pixels import Pixels
+from pipeline.models.codecs.pixels import Pixels, to_images
 from pipeline.models.codecs.vqgan_network import attend
 from tests.encode.test_run import codec, codes_folder, files_of, make_config
 
@@ -197,7 +197,6 @@ def test_an_uncompiled_encoder_on_a_cpu_gets_no_more_than_there_is(
 ) -> None:
     made = Encoder(load_codec(codec), 8)
     sizes = []
-    to_images = encoder.to_images
 
     def watch(pixels_BHWC: Pixels, device: torch.device) -> torch.Tensor:
         sizes.append(len(pixels_BHWC))

@@ -252,7 +252,8 @@ def test_what_is_drawn_when_memory_runs_out_is_not_drawn_again(
     """A made-up device has room for 3 images from the 7th code of the first batch on."""
     options: dict[str, Any] = {"prime": image_file, "prime_rows": 1} if prime_rows else {}
     run(make_config(name="whole", **options))
-    draw, drawn = Choice.draw, []
+    draw = Choice.draw
+    drawn: list[int] = []
 
     def draw_few(choice: Choice, logits_BV: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
         if len(drawn) >= 6 and len(logits_BV) > 4:  # 3 images are filled up to 4 rows

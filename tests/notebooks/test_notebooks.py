@@ -27,7 +27,9 @@ def convert() -> ModuleType:
 
 
 def read(name: str) -> Any:
-    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(  # type: ignore[no-untyped-call]
+        NOTEBOOKS / f"{name}.ipynb", as_version=4
+    )
     nbformat.validate(notebook)
     return notebook
 
@@ -72,7 +74,8 @@ def test_cells_are_read_as_editors_read_them(convert: ModuleType) -> None:
 def test_outputs_stay_with_cells_that_have_not_changed(convert: ModuleType) -> None:
     earlier = convert.make_notebook("# %%\nx = 1\n\n# %%\nx\n")
     for cell in earlier.cells:
-        cell.outputs = [nbformat.v4.new_output("stream", text=f"of {cell.source}")]
+        output = nbformat.v4.new_output("stream", text=f"of {cell.source}")  # type: ignore[no-untyped-call]
+        cell.outputs = [output]
     notebook = convert.make_notebook("# %%\nx = 2\n\n# %%\nx\n")
     convert.keep_outputs(notebook, earlier)
     assert [[output.text for output in cell.outputs] for cell in notebook.cells] == [[], ["of x"]]

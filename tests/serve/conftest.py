@@ -42,7 +42,7 @@ class Served:
     url: str
     server: BackgroundServer
 
-    def wanted(
+    def request(
         self,
         method: str,
         path: str,
@@ -60,7 +60,7 @@ class Served:
             return Answer(status=response.status, headers=lower, body=response.read())
 
     def get(self, path: str, **headers: str) -> Answer:
-        return self.wanted("GET", path, **headers)
+        return self.request("GET", path, None, **headers)
 
     def page(self, path: str) -> Answer:
         """Get a page as a browser does."""

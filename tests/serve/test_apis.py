@@ -39,7 +39,7 @@ def test_dalle_answers_with_an_array_of_jpegs_whatever_the_content_type(
 ) -> None:
     body = {"text": "pink shoes", "num_images": 2, "dalle_name": "dalle"}
     headers = {"Content_Type": kind} if kind else {}
-    answer = served.wanted("POST", "/dalle", body, Bypass_Tunnel_Reminder="go", **headers)
+    answer = served.request("POST", "/dalle", body, Bypass_Tunnel_Reminder="go", **headers)
     assert answer.status == 200
     assert [opened(data).format for data in answer.json] == ["JPEG", "JPEG"]
 
@@ -65,7 +65,7 @@ def test_dalle_answers_with_an_array_of_jpegs_whatever_the_content_type(
 def test_a_bad_request_to_dalle_gets_a_message(
     body: Any, status: int, message: str, served: Served
 ) -> None:
-    answer = served.wanted("POST", "/dalle", body)
+    answer = served.request("POST", "/dalle", body)
     assert answer.status == status
     assert message in answer.json["message"]
 
@@ -103,7 +103,7 @@ def test_images_come_in_the_format_and_size_asked_for(
     options: dict[str, Any], kind: str, size: tuple[int, int], served: Served
 ) -> None:
     body = {"prompt": "a red cube", "n": 2, **options}
-    answer = served.wanted("POST", "/v1/images/generations", body)
+    answer = served.request("POST", "/v1/images/generations", body)
     assert answer.status == 200, answer.text
     images = [opened(each["b64_json"]) for each in answer.json["data"]]
     assert [(image.format, image.size) for image in images] == [(kind, size)] * 2
@@ -112,14 +112,14 @@ def test_images_come_in_the_format_and_size_asked_for(
 
 def test_a_url_is_a_data_url(served: Served) -> None:
     body = {"prompt": "a red cube", "response_format": "url"}
-    (image,) = served.wanted("POST", "/v1/images/generations", body).json["data"]
+    (image,) = served.request("POST", "/v1/images/generations", body).json["data"]
     assert image["url"].startswith("data:image/png;base64,")
 
 
 def test_the_same_seed_gives_the_same_images_and_another_one_others(served: Served) -> None:
     def draw(seed: int) -> Any:
         body = {"prompt": "a red cube", "seed": seed}
-        return served.wanted("POST", "/v1/images/generations", body).json["data"]
+        return served.request("POST", "/v1/images/generations", body).json["data"]
 
     assert draw(3) == draw(3)
     assert draw(3) != draw(4)
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_images_and_another_one_others(served: Serv
 def test_errors_have_the_four_fields_of_the_specification(
     body: dict[str, Any], status: int, param: str | None, served: Served
 ) -> None:
-    answer = served.wanted("POST", "/v1/images/generations", body)
+    answer = served.request("POST", "/v1/images/generations", body)
     assert answer.status == status
     error = answer.json["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -60,7 +60,7 @@ def drawing_held(served: Served) -> Iterator[None]:
         assert go_on.wait(60)
         return find(name)
 
-    drawing_queue._find_model = find_later  # type: ignore[method-assign]
+    drawing_queue._find_model = find_later
     try:
         yield
     finally:
@@ -75,7 +75,7 @@ def test_images_come_one_by_one_and_are_those_of_the_command(
 ) -> None:
     served = serve()
     body = {"prompt": "a red cube", "count": 2, "seed": 7}
-    events = lines(served.wanted("POST", "/api/generate", body))
+    events = lines(served.request("POST", "/api/generate", body))
     assert events[0] == {"event": "queued", "before": 0, "seed": 7}
     assert events[1] == {"event": "begun", "cut": False}
     assert events[-1]["event"] == "done"
@@ -89,7 +89,7 @@ def test_images_come_one_by_one_and_are_those_of_the_command(
 
 def test_a_prompt_longer_than_the_model_reads_is_drawn_and_said_to_be_cut(serve: Serve) -> None:
     body = {"prompt": "a red cube " * 20}
-    assert lines(serve().wanted("POST", "/api/generate", body))[1] == {
+    assert lines(serve().request("POST", "/api/generate", body))[1] == {
         "event": "begun",
         "cut": True,
     }
@@ -98,7 +98,7 @@ def test_a_prompt_longer_than_the_model_reads_is_drawn_and_said_to_be_cut(serve:
 def test_the_seed_that_was_chosen_is_said(serve: Serve) -> None:
     served = serve()
     seeds = {
-        lines(served.wanted("POST", "/api/generate", {"prompt": "a"}))[0]["seed"] for _ in range(3)
+        lines(served.request("POST", "/api/generate", {"prompt": "a"}))[0]["seed"] for _ in range(3)
     }
     assert len(seeds) == 3
 
@@ -118,7 +118,7 @@ def test_the_seed_that_was_chosen_is_said(serve: Serve) -> None:
 def test_a_bad_request_is_refused_before_the_stream_begins(
     body: dict[str, Any], status: int, serve: Serve
 ) -> None:
-    answer = serve().wanted("POST", "/api/generate", body)
+    answer = serve().request("POST", "/api/generate", body)
     assert answer.status == status
     assert answer.json["error"]
 
@@ -139,10 +139,10 @@ def test_an_uploaded_image_begins_every_image_as_with_the_command(
     file = png((64, 64))
     (tmp_path / "prime.png").write_bytes(file)
     served = serve()
-    prime = served.wanted("POST", "/api/prime", file).json
+    prime = served.request("POST", "/api/prime", file).json
     assert (prime["width"], prime["height"]) == (64, 64)
     body = {"prompt": "a red cube", "seed": 3, "prime": prime["id"], "prime_rows": 2}
-    events = lines(served.wanted("POST", "/api/generate", body))
+    events = lines(served.request("POST", "/api/generate", body))
     config = GenerateConfig(
         workspace=workspace.root,
         device="cpu",
@@ -168,7 +168,7 @@ def test_an_uploaded_image_begins_every_image_as_with_the_command(
     ],
 )
 def test_bytes_that_are_no_image_are_refused(data: bytes, message: str, serve: Serve) -> None:
-    answer = serve().wanted("POST", "/api/prime", data)
+    answer = serve().request("POST", "/api/prime", data)
     assert answer.status == 400
     assert message in answer.json["error"]
 
@@ -176,16 +176,16 @@ def test_bytes_that_are_no_image_are_refused(data: bytes, message: str, serve: S
 def test_a_decompression_bomb_is_refused(serve: Serve) -> None:
     out = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(out, "PNG")
-    answer = serve().wanted("POST", "/api/prime", out.getvalue())
+    answer = serve().request("POST", "/api/prime", out.getvalue())
     assert answer.status == 400
 
 
 def test_an_upload_that_is_too_long_is_refused_and_the_oldest_is_dropped(serve: Serve) -> None:
     served = serve()
-    assert served.wanted("POST", "/api/prime", b"\x89PNG" + b"\0" * (17 << 20)).status == 413
-    ids = [served.wanted("POST", "/api/prime", png((16 + n, 16))).json["id"] for n in range(17)]
+    assert served.request("POST", "/api/prime", b"\x89PNG" + b"\0" * (17 << 20)).status == 413
+    ids = [served.request("POST", "/api/prime", png((16 + n, 16))).json["id"] for n in range(17)]
     first, last = (
-        served.wanted("POST", "/api/generate", {"prompt": "a", "prime": name}).status
+        served.request("POST", "/api/generate", {"prompt": "a", "prime": name}).status
         for name in (ids[0], ids[-1])
     )
     assert (first, last) == (404, 200)
@@ -199,10 +199,12 @@ def test_requests_that_wait_together_share_a_batch(serve: Serve) -> None:
     with ThreadPoolExecutor(7) as clients:
         with drawing_held(served):
             # The first is taken by the drawing thread, which waits; the others wait in the queue.
-            first = clients.submit(served.wanted, "POST", "/v1/images/generations", {"prompt": "a"})
+            first = clients.submit(
+                served.request, "POST", "/v1/images/generations", {"prompt": "a"}
+            )
             wait_until(lambda: bool(drawing_queue_of(served)._active))
             rest = [
-                clients.submit(served.wanted, "POST", "/v1/images/generations", {"prompt": str(n)})
+                clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": str(n)})
                 for n in range(6)
             ]
             wait_until(lambda: drawing_queue_of(served).waiting == 6)
@@ -216,12 +218,12 @@ def test_a_full_queue_answers_429_with_retry_after(serve: Serve) -> None:
     served = serve(queue=2)
     with ThreadPoolExecutor(3) as clients, drawing_held(served):
         body = {"text": "a", "num_images": 2, "dalle_name": "dalle"}
-        waiting = [clients.submit(served.wanted, "POST", "/dalle", body)]
+        waiting = [clients.submit(served.request, "POST", "/dalle", body)]
         wait_until(lambda: bool(drawing_queue_of(served)._active))
-        waiting.append(clients.submit(served.wanted, "POST", "/dalle", body))
+        waiting.append(clients.submit(served.request, "POST", "/dalle", body))
         wait_until(lambda: drawing_queue_of(served).waiting == 2)
         for path, full in (("/dalle", body), ("/v1/images/generations", {"prompt": "a"})):
-            answer = served.wanted("POST", path, full)
+            answer = served.request("POST", path, full)
             assert answer.status == 429
             assert int(answer.headers["retry-after"]) >= 1
         assert answer.json["error"]["type"] == "rate_limit_error"
@@ -285,7 +287,7 @@ def test_a_client_that_leaves_frees_its_place_in_the_queue(
         wait_until(lambda: drawing_queue_of(served).waiting == 0)
         first.close()
         wait_until(lambda: all(job.is_cancelled for job in drawing_queue_of(served)._active))
-    assert served.wanted("POST", "/v1/images/generations", {"prompt": "b"}).status == 200
+    assert served.request("POST", "/v1/images/generations", {"prompt": "b"}).status == 200
 
 
 def test_a_body_that_comes_too_slowly_is_given_up(
@@ -312,12 +314,12 @@ def test_a_connection_without_a_request_is_closed(
 def test_stopping_the_server_answers_what_waits_with_503(serve: Serve) -> None:
     served = serve()
     with ThreadPoolExecutor(2) as clients, drawing_held(served):
-        first = clients.submit(served.wanted, "POST", "/v1/images/generations", {"prompt": "a"})
+        first = clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": "a"})
         wait_until(lambda: bool(drawing_queue_of(served)._active))
-        second = clients.submit(served.wanted, "POST", "/v1/images/generations", {"prompt": "b"})
+        second = clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": "b"})
         wait_until(lambda: drawing_queue_of(served).waiting == 1)
         closing = threading.Thread(target=drawing_queue_of(served).close)
         closing.start()
     closing.join(60)
     assert [first.result().status, second.result().status] == [503, 503]
-    assert served.wanted("POST", "/v1/images/generations", {"prompt": "c"}).status == 503
+    assert served.request("POST", "/v1/images/generations", {"prompt": "c"}).status == 503

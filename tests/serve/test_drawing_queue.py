@@ -31,7 +31,12 @@ class Client:
     def __init__(self, *, on: Callable[[Event], None] = lambda event: None, **options: Any) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
         self._on = on
-        fields = {"recipe": RECIPE, "prompt": "a red cube", "seed": 0, "count": 1} | options
+        fields: dict[str, Any] = {
+            "recipe": RECIPE,
+            "prompt": "a red cube",
+            "seed": 0,
+            "count": 1,
+        } | options
         self.job = Job(listener=self._listen, **fields)
 
     def _listen(self, event: Event) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipeline.core.errors import ConfigError
@@ -70,19 +72,22 @@ def test_further_names_can_be_allowed(serve: Serve) -> None:
 def test_pages_of_other_origins_may_not_post(
     headers: dict[str, str], path: str, served: Served
 ) -> None:
-    answer = served.wanted("POST", path, BODY, **headers)
+    answer = served.request("POST", path, BODY, **headers)
     assert answer.status == 403
     assert "access-control-allow-origin" not in answer.headers
 
 
 def test_the_own_pages_and_programs_may_post(served: Served) -> None:
-    assert served.wanted("POST", "/dalle", BODY, Origin=own_origin(served)).status == 200
-    assert served.wanted("POST", "/dalle", BODY).status == 200
+    assert served.request("POST", "/dalle", BODY, Origin=own_origin(served)).status == 200
+    assert served.request("POST", "/dalle", BODY).status == 200
 
 
 def test_cors_is_closed_by_default(served: Served) -> None:
-    headers = {"Origin": "https://a.example", "Access_Control_Request_Method": "POST"}
-    preflight = served.wanted("OPTIONS", "/dalle", **headers)
+    headers: dict[str, Any] = {
+        "Origin": "https://a.example",
+        "Access_Control_Request_Method": "POST",
+    }
+    preflight = served.request("OPTIONS", "/dalle", **headers)
     assert "access-control-allow-origin" not in preflight.headers
     listing = served.get("/dalle-list", Origin="https://a.example")
     assert "access-control-allow-origin" not in listing.headers
@@ -95,7 +100,7 @@ def test_an_allowed_origin_may_call_the_apis_with_the_header_of_dalle_services_f
 ) -> None:
     served = serve(allow_origin=(allowed,))
     origin = "https://a.example"
-    preflight = served.wanted(
+    preflight = served.request(
         "OPTIONS",
         "/dalle",
         Origin=origin,
@@ -107,22 +112,22 @@ def test_an_allowed_origin_may_call_the_apis_with_the_header_of_dalle_services_f
     assert preflight.headers["access-control-allow-origin"] == origin
     assert preflight.headers["access-control-allow-headers"] == "bypass-tunnel-reminder"
     assert preflight.headers["access-control-allow-private-network"] == "true"
-    answer = served.wanted("POST", "/dalle", BODY, Origin=origin, Bypass_Tunnel_Reminder="go")
+    answer = served.request("POST", "/dalle", BODY, Origin=origin, Bypass_Tunnel_Reminder="go")
     assert answer.status == 200
     assert answer.headers["access-control-allow-origin"] == origin
-    assert served.wanted("POST", "/api/generate", BODY, Origin=origin).status == 403
+    assert served.request("POST", "/api/generate", BODY, Origin=origin).status == 403
     assert "access-control-allow-origin" not in served.get("/browse", Origin=origin).headers
 
 
 def test_another_origin_is_not_allowed_with_it(serve: Serve) -> None:
     served = serve(allow_origin=("https://a.example",))
-    answer = served.wanted("POST", "/dalle", BODY, Origin="https://a.example.evil")
+    answer = served.request("POST", "/dalle", BODY, Origin="https://a.example.evil")
     assert answer.status == 403
 
 
 def test_header_names_that_are_none_are_not_echoed(serve: Serve) -> None:
     served = serve(allow_origin=("*",))
-    answer = served.wanted(
+    answer = served.request(
         "OPTIONS", "/dalle", Origin="https://a.example", Access_Control_Request_Headers='"<x>"'
     )
     assert "access-control-allow-headers" not in answer.headers

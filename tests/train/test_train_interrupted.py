@@ -16,9 +16,9 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.models.dalle.model import DalleLoss
 from pipeline.train.config import TrainConfig
+from pipeline.train.feeding import DeviceBatch
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
-from pipeline.webdata.reader import TokenBatch
 from tests.helpers.progress import items_only
 from tests.helpers.training import open_workspace
 from tests.train.test_evaluation_samples import codec
@@ -109,7 +109,7 @@ def test_validation_that_was_broken_off_is_made_up_for(
     whole = left_alone(workspace, config)
     healthy, validated = Trainer.loss, []
 
-    def loss(self: Trainer, module: nn.Module, batch: TokenBatch) -> DalleLoss:
+    def loss(self: Trainer, module: nn.Module, batch: DeviceBatch) -> DalleLoss:
         if not module.training:
             validated.append(self.state.step)
             signal.raise_signal(signal.SIGTERM)

@@ -91,10 +91,10 @@ class ContinuousBatch:
         self._finished: list[FinishedImage] = []
         self._next_id = 0
         count = config.image_seq_len
-        ints = {"dtype": torch.int64, "device": self._device}
-        self._codes_BN = torch.zeros(self.rows, count, **ints)
-        self._last_B = torch.zeros(self.rows, **ints)
-        self._positions_B = torch.zeros(self.rows, **ints)  # of the code to be drawn next
+        ints = torch.empty(0, dtype=torch.int64, device=self._device)
+        self._codes_BN = ints.new_zeros(self.rows, count)
+        self._last_B = ints.new_zeros(self.rows)
+        self._positions_B = ints.new_zeros(self.rows)  # of the code to be drawn next
         self._uniform_BN = torch.zeros(self.rows, count, dtype=torch.float64, device=self._device)
         self._finite_B = torch.ones(self.rows, dtype=torch.bool, device=self._device)
         self._logits_BV = model.to_logits.weight.new_zeros(self.rows, config.num_image_tokens)

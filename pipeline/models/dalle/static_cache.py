@@ -16,7 +16,7 @@ moves, D model width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -87,7 +87,10 @@ class StaticCache:
         self.groups = _groups_of(starts)
         self.layers = [_layer_cache(self, starts, layer) for layer in range(config.depth)]
         self._take_codes(starts)
-        masks = {kind: pattern.mask_LL for kind, pattern in transformer.patterns.items()}
+        masks = {
+            kind: cast("Tensor | None", transformer.patterns[kind].mask_LL)
+            for kind in sorted(set(config.layer_types))
+        }
         # The last code is never read, but has a row and a column here: both are as many as codes.
         self.visible = {
             kind: None

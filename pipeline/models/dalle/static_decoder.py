@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -152,7 +153,7 @@ class _Graphs:
     def __init__(self, step: Callable[[int, int], Tensor], fixed: FixedShapes) -> None:
         self._step, self._fixed = step, fixed
         self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
-        self._pool: object = None
+        self._pool: Any = None
 
     def run(self, rows: int, length: int) -> Tensor:
         """The first run with these arguments is a normal one, which also initialises the kernels."""

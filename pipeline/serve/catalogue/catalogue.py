@@ -108,7 +108,7 @@ class Catalogue:
             found[self._rows_of_captions(self.search.find(query.text))] = True
             wanted &= found
         order = self.order(query.sort)
-        rows = order[wanted[order]]
+        rows: Ints = order[wanted[order]]
         return rows[::-1] if query.descending else rows
 
     def _filter(self, query: Query) -> Any:
@@ -134,16 +134,17 @@ class Catalogue:
         return order
 
     def _make_order(self, sort: str) -> Ints:
-        columns = self.columns
+        columns, values = self.columns, np.empty(0, np.int64)
         if sort == "key":
             return np.arange(columns.rows, dtype=np.int32)
         if sort == "caption":
             by_text = pc.sort_indices(columns.captions).to_numpy()
             place_C = np.empty(len(by_text), np.int32)
             place_C[by_text] = np.arange(len(by_text), dtype=np.int32)
-            values = place_C[columns.caption_R]
+            values = place_C[columns.caption_R].astype(np.int64)
         elif sort == "rank":
-            values = np.where(columns.rank_R == NONE, np.iinfo(np.int32).max, columns.rank_R)
+            last = np.int64(np.iinfo(np.int32).max)
+            values = np.where(columns.rank_R == NONE, last, columns.rank_R)
         elif sort == "size":
             values = columns.width_R.astype(np.int64) * columns.height_R
         elif sort == "bytes":

@@ -10,13 +10,13 @@ import torch
 from pipeline.models.dalle.attention import Pattern
 from pipeline.models.dalle.attention_kernels import KERNELS, LONG, choose_kernel, column_order
 from pipeline.models.dalle.attention_masks import attention_mask
-from pipeline.models.dalle.attention_types import ATTENTION_TYPES
+from pipeline.models.dalle.attention_types import ATTENTION_TYPES, AttentionType
 from pipeline.models.dalle.config import DalleConfig
 
 BLOCK = 128
 
 
-def config(kind: str, *, text: int, size: int) -> DalleConfig:
+def config(kind: AttentionType, *, text: int, size: int) -> DalleConfig:
     return DalleConfig(
         dim=16, depth=1, heads=2, dim_head=16, text_seq_len=text, num_text_tokens=20,
         num_image_tokens=10, image_fmap_size=size, attn_types=(kind,),

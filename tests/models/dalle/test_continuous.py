@@ -9,7 +9,7 @@ import torch
 
 from pipeline.core.errors import ModelError
 from pipeline.models.dalle.config import DalleConfig
-from pipeline.models.dalle.continuous import ContinuousBatch
+from pipeline.models.dalle.continuous import ContinuousBatch, FinishedImage
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.sampling import Choice, sample_codes
 from pipeline.models.dalle.static_cache import row_bytes
@@ -152,7 +152,7 @@ def test_logits_that_are_not_finite_are_an_error_of_their_image_alone() -> None:
     batch.step()
     with torch.inference_mode():
         batch._logits_BV[0, 3] = float("nan")
-    finished = {}
+    finished: dict[int, FinishedImage] = {}
     while batch.ids:
         batch.step()
         finished |= {image.id: image for image in batch.take_finished()}

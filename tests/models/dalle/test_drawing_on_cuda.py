@@ -71,7 +71,8 @@ def test_recorded_steps_draw_what_eager_ones_draw(kind: str, dtype: torch.dtype)
 
 @pytest.mark.parametrize("switch", ["shift_tokens", "rotary_emb", "reversible", "stable"])
 def test_fixed_shapes_draw_what_the_growing_cache_draws(switch: str) -> None:
-    model = make_model(**{switch: True})
+    options: dict[str, Any] = {switch: True}
+    model = make_model(**options)
     same = (draw(model, FixedShapes()) == draw(model, None)).float().mean().item()
     assert same > 0.99  # a near tie may be decided otherwise, and changes what follows
 

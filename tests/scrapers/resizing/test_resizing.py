@@ -142,9 +142,8 @@ def test_a_refresh_compares_what_comes_with_what_came(server: Server, config: Ur
     after = rows(config.workspace)
     assert {row[3] for row in after.values()} == {sha256(encode(photo(90, 90), "PNG"))}
     ledger = Ledger(config.workspace / "raw" / "ledger.sqlite")
-    versions = dict(
-        ledger.query("SELECT lower(hex(sha256)), lower(hex(original_sha256)) FROM versions")
-    )
+    found = ledger.query("SELECT lower(hex(sha256)), lower(hex(original_sha256)) FROM versions")
+    versions = {str(row[0]): row[1] for row in found}
     ledger.close()
     assert versions == {row[2]: row[3] or "" for row in before.values()}
     assert_whole(config.workspace)
