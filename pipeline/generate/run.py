@@ -36,10 +36,12 @@ from pipeline.generate.sampler import ImageSampler, load_sampler, pick_precision
 from pipeline.generate.sketches import Drawn
 from pipeline.generate.writing import ImageWriter, is_whole
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
+from pipeline.models.devices import keep_thread_count
 
 logger = logging.getLogger(__name__)
 
 
+@keep_thread_count()
 def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport:
     """Generate images for every prompt; does nothing if prompts, options and checkpoint are unchanged.
 

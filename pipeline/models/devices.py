@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -106,6 +107,16 @@ def reason_of(error: BaseException) -> str:
     """The first line of an error's message; of a compiler's error that of the one behind it."""
     error = getattr(error, "inner_exception", error)
     return str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+
+
+@contextlib.contextmanager
+def keep_thread_count() -> Iterator[None]:
+    """Restore torch's number of threads at the end: it is the process's, and changes the last bits of sums."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fill_rows(items: Sequence[int]) -> list[int]:

@@ -24,7 +24,13 @@ from pipeline.core.storage import input_digest
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
 from pipeline.models.codecs.load import find_codec, read_codec_json
-from pipeline.models.devices import claim_gpu, is_gpu_failure, keep_freed_memory, pick_device
+from pipeline.models.devices import (
+    claim_gpu,
+    is_gpu_failure,
+    keep_freed_memory,
+    keep_thread_count,
+    pick_device,
+)
 from pipeline.train.batch_size import fill_global_batch, settle_batch_size
 from pipeline.train.card import write_card
 from pipeline.train.config import TrainConfig
@@ -64,6 +70,7 @@ from pipeline.webdata.remote import find_shards, is_url
 logger = logging.getLogger(__name__)
 
 
+@keep_thread_count()
 def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     """Train, or resume training; does nothing if a run with these shards and options has finished.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.core.errors import ConfigError, ModelError
@@ -176,3 +177,15 @@ def test_the_contact_sheet_shows_the_images(workspace: Workspace, make_config: M
     sheet = Image.open(workspace.generated("default") / "contact.png").convert("RGB")
     assert sheet.height >= 2 * 128
     assert len(sheet.getcolors(1 << 24) or ()) > 10
+
+
+def test_the_number_of_threads_is_the_processs_own_again_afterwards(
+    make_config: MakeConfig,
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(make_config(threads=1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

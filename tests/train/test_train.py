@@ -284,3 +284,16 @@ def test_the_learning_rate_rises_then_falls(make_config: MakeConfig) -> None:
     assert rates[:5] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert 0 < rates[-1] < 0.02
+
+
+def test_the_number_of_threads_is_the_processs_own_again_afterwards(
+    make_config: MakeConfig,
+) -> None:
+    """The next stage of the same process would compute other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run(make_config(steps=1, threads=1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
