@@ -111,7 +111,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def keep_thread_count() -> Iterator[None]:
-    """Restore torch's number of threads at the end: it is the process's, and changes the last bits of sums."""
+    """Restore torch's number of threads at the end: the process's sums depend on it in their last bits."""
     threads = torch.get_num_threads()
     try:
         yield
