@@ -331,7 +331,7 @@ _OTHER_COMMANDS = (
         name="doctor",
         config=DoctorConfig,
         run=diagnose,
-        help="Check this machine: packages, versions, disk, GPU, network; what is missing and how to get it.",
+        help="Check this machine: packages, versions, disk, GPU, network. Says how to get what is missing.",
         panel="Inspect and check",
     ),
     Command(

@@ -87,7 +87,7 @@ class RunConfig(StageConfig):
         False, "Train a new tokenizer and codec if their training data has changed."
     )
     force: bool = option(
-        False, "Start stages although the disk seems too small for what they will write."
+        False, "Start stages even if the disk seems too small for what they will write."
     )
     dry_run: bool = option(False, "Only print what would run, and why.")
 

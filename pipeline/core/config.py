@@ -85,7 +85,7 @@ class WorkConfig(StageConfig):
     """The options of stages that take time and room."""
 
     force: bool = option(
-        False, "Start although the disk seems too small for what will be written.", runtime=True
+        False, "Start even if the disk seems too small for what will be written.", runtime=True
     )
 
 

@@ -16,13 +16,13 @@ class EngineConfig(WorkConfig):
 
     engine: Literal["local", "ray"] = option(
         "local",
-        "Where the parts run: in processes of this machine, or on Ray (extra ray). The results are the same.",
+        "Run on this machine (local) or on a Ray cluster (extra ray). The results are the same.",
         runtime=True,
     )
     ray_address: str | None = option(
         None,
-        "With --engine ray: address of a running cluster, such as auto or ray://HOST:10001; its machines "
-        "must see the workspace under the same path (default: start Ray on this machine).",
+        "With --engine ray: address of a running cluster, such as auto or ray://HOST:10001. Its machines "
+        "need the workspace at the same path (default: start Ray on this machine).",
         runtime=True,
     )
 

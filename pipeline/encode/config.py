@@ -72,8 +72,8 @@ class EncodeConfig(EngineConfig):
     )
     devices: int | None = option(
         None,
-        "Encode on this many devices at once, each in a process of its own (default: 1; with --engine ray "
-        "all that the cluster has).",
+        "Number of devices to encode on, one process per device (default: 1; with --engine ray: all devices "
+        "of the cluster).",
         low=1,
         high=1024,
         runtime=True,

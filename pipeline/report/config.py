@@ -16,7 +16,7 @@ class ReportConfig(StageConfig):
 
     wall_captions: int = option(
         48,
-        "Captions shown with their images; if no caption has several images, that many times --wall-ranks.",
+        "Captions to show with their images; times --wall-ranks if no caption has several images.",
         low=1,
         high=1000,
     )
@@ -26,13 +26,13 @@ class ReportConfig(StageConfig):
     )
     run: str | None = option(
         None,
-        "Show only this training run; it may still be training (default: all runs).",
+        "Show only this training run, even while it is still training (default: all runs).",
         remember=False,
         omit_default=True,
     )
     compare: tuple[str, ...] = option(
         (),
-        "Compare with a run of this workspace, or with another workspace (its folder). Repeatable.",
+        "Compare with another run of this workspace, or with another workspace (a folder). Repeatable.",
         remember=False,
         omit_default=True,
     )

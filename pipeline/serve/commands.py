@@ -21,7 +21,7 @@ COMMANDS = (
         name="serve",
         config=ServeConfig,
         run=_serve,
-        help="Serve pages to browse a workspace, and APIs to generate images, on this machine.",
+        help="Serve web pages to browse a workspace, and APIs to generate images.",
         panel="Inspect and check",
     ),
 )

@@ -15,8 +15,8 @@ MOST_IMAGES = 1024  # per request, and waiting in the queue for each image of a 
 class ServeConfig(StageConfig):
     """Where to listen, who may use it, and how much."""
 
-    host: str = option("127.0.0.1", "Address to listen on; other than loopback needs --token.")
-    port: int = option(8080, "Port to listen on; 0 for any free one.", low=0, high=65_535)
+    host: str = option("127.0.0.1", "Address to listen on; any but loopback needs --token.")
+    port: int = option(8080, "Port to listen on; 0 picks a free one.", low=0, high=65_535)
     token: str | None = option(
         None,
         "Token that clients must send, as `Authorization: Bearer TOKEN` or once as ?token=TOKEN. Prefer the "
@@ -24,43 +24,43 @@ class ServeConfig(StageConfig):
         secret=True,
     )
     allow_origin: tuple[str, ...] = option(
-        (), "Origin of pages that may call the APIs, such as https://example.org, or *."
+        (), "Origin whose pages may call the APIs, such as https://example.org, or *. Repeatable."
     )
     allow_host: tuple[str, ...] = option(
-        (), "Further host name to answer for without a token, such as the name of a proxy."
+        (), "Additional host name to accept without a token, such as that of a proxy. Repeatable."
     )
 
     run: str | None = option(
-        None, "Run that draws if a request names none (default: dalle, else the first one)."
+        None, "Run to use if a request names no model (default: dalle, else the first one)."
     )
     loaded_models: int = option(
-        1, "Models kept loaded; the one not used for longest is unloaded.", low=1, high=64
+        1, "Models to keep loaded; the least recently used one is unloaded.", low=1, high=64
     )
     clip: str | None = option(
         None,
-        "CLIP model for best-of: a folder, or a name on the Hugging Face Hub. Needs the extra clip.",
+        "CLIP model that ranks images: a folder, or a name on the Hugging Face Hub. Needs the extra clip.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
         "Precision of the transformer; auto is bf16 on CUDA devices that compute in it, else fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Device; auto uses CUDA if available.")
-    threads: int = option(0, "CPU threads for drawing; 0 uses torch's default.", low=0, high=1024)
+    threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024)
     batch_size: int = option(
-        16, "Images drawn at once, from all requests that wait.", low=1, high=MOST_IMAGES
+        16, "Maximum images per batch, from all waiting requests.", low=1, high=MOST_IMAGES
     )
     queue: int = option(
         64,
-        "Images that may wait; further requests get 429 with Retry-After.",
+        "Maximum images waiting; further requests get 429 with Retry-After.",
         low=1,
         high=1_000_000,
     )
-    max_images: int = option(16, "Images per request.", low=1, high=MOST_IMAGES)
-    max_prompt: int = option(4_000, "Characters of a prompt.", low=1, high=1_000_000)
+    max_images: int = option(16, "Maximum images per request.", low=1, high=MOST_IMAGES)
+    max_prompt: int = option(4_000, "Maximum characters per prompt.", low=1, high=1_000_000)
 
     thumbnail: int = option(160, "Longer side of a thumbnail in pixels.", low=16, high=512)
     thumbnail_mb: int = option(
-        128, "Memory for thumbnails in megabytes; the oldest are dropped.", low=1, high=1_000_000
+        128, "Cache for thumbnails, in megabytes; the oldest are dropped.", low=1, high=1_000_000
     )
     index: Path | None = option(
         None, "Folder for the search index (default: in the user's cache folder)."

@@ -99,8 +99,8 @@ class ScheduleOptions:
     )
     batch: str = option(
         "4",
-        "Samples per forward pass per process. auto doubles it until that makes training less than 3 % "
-        "faster or memory ends, and records the size.",
+        "Samples per forward pass per process. auto doubles it as long as that makes training at least 3 % "
+        "faster and fits in memory; the run keeps the size found.",
         name="batch_size",
     )
     ga_steps: int = option(

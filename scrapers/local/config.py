@@ -17,7 +17,7 @@ class LocalConfig(ScrapeConfig):
     captions_from: str | None = option(None, "Where the captions are.")
     copy: bool = option(
         False,
-        "Copy the images into the raw store. Otherwise they stay where they are, and must.",
+        "Copy the images into the raw store. Without it, they are read in place and must not be moved.",
         runtime=True,
         remember=True,
     )

@@ -28,10 +28,10 @@ class DoctorConfig(StageConfig):
     """What is checked besides this environment and the workspace's disk."""
 
     host: tuple[str, ...] = option(
-        (), "Host whose name is resolved; it gets no request (default: those of the blog)."
+        (), "Host name to resolve; no request is sent (default: the hosts of the blog). Repeatable."
     )
     img2dataset_python: Path | None = option(
-        None, "The python of an environment with img2dataset, to check it, too."
+        None, "Python interpreter of an environment with img2dataset, to check that as well."
     )
 
 

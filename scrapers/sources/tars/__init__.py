@@ -15,7 +15,7 @@ class TarsConfig(LocalConfig):
 
     inputs: tuple[str, ...] = option(
         (),
-        "Tars, folders of them, or URLs; {00000..00099} stands for many.",
+        "Tars, folders of tars, or URLs; braces expand: {00000..00099}.tar.",
         metavar="PATH",
         runtime=True,
         remember=True,

@@ -59,53 +59,54 @@ class UrlsConfig(ScrapeConfig):
     )
     allow_host: tuple[str, ...] = option(
         (),
-        "A host at a private address that may be asked although the lists name public hosts. Repeatable.",
+        "Host at a private address to allow even if the lists contain public hosts. Repeatable.",
         runtime=True,
         remember=True,
     )
     max_side: int | None = option(
         None,
-        "Scale images down to this many pixels when they arrive (default: store them as they come).",
+        "Scale larger images down to this many pixels on arrival (default: store them as served).",
         low=8,
         high=16384,
         omit_default=True,
     )
     resize_mode: ResizeMode = option(
         "keep_ratio_largest",
-        "With --max-side, as in img2dataset: it limits the longer side; with keep_ratio the shorter one; "
-        "center_crop and border make squares.",
+        "With --max-side: which side it limits, as in img2dataset: the longer (keep_ratio_largest) or the "
+        "shorter one (keep_ratio); center_crop and border make squares.",
         omit_default=True,
     )
     enlarge: bool = option(
-        False, "With --max-side: enlarge smaller images, too.", omit_default=True
+        False, "With --max-side: also enlarge smaller images.", omit_default=True
     )
     encode_format: EncodeFormat = option(
-        "jpg", "Format of images that --max-side changes.", omit_default=True
+        "jpg", "With --max-side: format of the resized images.", omit_default=True
     )
     encode_quality: int = option(
-        95, "Their quality, as JPEG and WebP.", low=1, high=100, omit_default=True
+        95, "With --max-side: JPEG or WebP quality.", low=1, high=100, omit_default=True
     )
     engine: Literal["local", "img2dataset"] = option(
         "local",
-        "Who downloads: our crawler, or img2dataset in bulk, which ignores robots.txt and hosts' pace.",
+        "Downloader: our own crawler (local), or img2dataset for bulk downloads, which ignores robots.txt "
+        "and has no rate limit per host.",
         runtime=True,
         remember=True,
     )
     distributor: Literal["multiprocessing", "pyspark", "ray"] = option(
         "multiprocessing",
-        "With --engine img2dataset: how it spreads its work. RAY_ADDRESS names a cluster for ray.",
+        "With --engine img2dataset: its distributor. For ray, RAY_ADDRESS selects a cluster.",
         runtime=True,
         remember=True,
     )
     img2dataset_python: Path | None = option(
         None,
-        "With --engine img2dataset: the python of an environment that has it (Python below 3.13).",
+        "With --engine img2dataset: the Python interpreter of its environment (Python below 3.13).",
         runtime=True,
         remember=True,
     )
     dry_run: bool = option(
         False,
-        "Only print the columns that would be used and three rows. Asks no host, writes nothing.",
+        "Only print the columns that would be used and three rows. Requests nothing, writes nothing.",
         runtime=True,
     )
 
