@@ -1,1 +1,1 @@
-"""Sources whose images are on disk already: index, hash, and note what is gone."""
+"""Sources whose images are already on disk: index and hash them, record what is gone."""

@@ -1,1 +1,1 @@
-"""Images scaled down when they arrive: the rule, one image by it, and the worker processes."""
+"""Scaling images down on arrival: the rules, resizing one image, and the worker processes."""

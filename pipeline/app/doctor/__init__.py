@@ -1,1 +1,1 @@
-"""`pipeline doctor`: what this machine has for each part of the pipeline, and what is missing or broken."""
+"""`pipeline doctor`: what this machine has, and what is missing or broken."""

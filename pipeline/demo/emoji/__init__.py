@@ -1,1 +1,1 @@
-"""`pipeline emoji`: the emoji of an installed font, with their Unicode names, through the whole pipeline."""
+"""`pipeline emoji`: the whole pipeline on the emoji of an installed font and their Unicode names."""

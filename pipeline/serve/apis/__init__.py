@@ -1,1 +1,1 @@
-"""The APIs that generate images: dalle-service's, OpenAI's, and that of the page."""
+"""The APIs that generate images: dalle-service's, OpenAI's, and the page's own."""

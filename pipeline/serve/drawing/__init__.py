@@ -1,1 +1,1 @@
-"""Drawing for several clients at once: a queue, batches across requests, models loaded as they are needed."""
+"""Generation for several clients at once: a queue, batches across requests, models loaded on demand."""

@@ -1,4 +1,4 @@
-"""Lists of URLs and captions: any file of the kind that image datasets are published as.
+"""Lists of URLs and captions, in the formats in which image datasets are published.
 
 A list is read as a stream, twice: once to count and check its rows, and once to crawl. Neither keeps more
 than a batch of rows in memory.
