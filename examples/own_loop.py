@@ -1,8 +1,8 @@
-"""A training loop of your own over the shards of a workspace:
+"""Your own training loop over the shards of a workspace:
 
     python examples/own_loop.py data/blog/shards/default [STEPS]
 
-The model is a stand-in for yours: it predicts each code of an image from the caption and the code before it.
+Replace the toy model with yours: it predicts each code of an image from the caption and the previous code.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BATCH = 8
 
 
 class NextCode(nn.Module):
-    """Logits of each code: of the mean of the caption's tokens, and of the code before."""
+    """Predicts each code from the previous code and the mean of the caption's token embeddings."""
 
     def __init__(self, tokens: int, codes: int, width: int = 64) -> None:
         super().__init__()
         self.caption = nn.Embedding(tokens, width)
-        self.code = nn.Embedding(codes + 1, width)  # the last one stands before the first code
+        self.code = nn.Embedding(codes + 1, width)  # the last one marks the start
         self.out = nn.Linear(width, codes)
 
     def forward(self, tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:

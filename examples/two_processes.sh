@@ -1,10 +1,10 @@
 #!/bin/sh
-# Train on two processes: on two GPUs if there are any, else on the CPU. Needs the shards of a workspace:
+# Train in two processes, on two GPUs or else on the CPU. Needs a workspace with shards:
 #
 #     sh examples/two_processes.sh data/blog [OPTION…]
 #
-# A step has the batches of both. Ctrl-C saves the current step; the same command continues, also with another number
-# of processes.
+# Each step trains on the batches of both. Ctrl-C saves the current step; the same command continues, even with a
+# different number of processes.
 set -eu
 workspace=$1
 shift

@@ -2,14 +2,14 @@
 # # From a web page to a text-to-image model
 #
 # This notebook scrapes images with captions, looks at them, trains an image codec and a small DALL·E on them, and
-# draws images for your own prompts. It takes about ten minutes on two CPU cores, and less with a GPU.
+# generates images for your own prompts. It takes about ten minutes on two CPU cores. A GPU is used if there is one.
 #
-# The images come from a mock server on this machine, which draws them: nobody else's server gets a request. The last
-# section says how to use the real page or your own images.
+# The images come from a mock server on this machine, which draws them; no other server gets a request. The last
+# section shows how to use the real page or your own images.
 #
-# - **Colab**: *File → Upload notebook*, upload the wheel `dalle_pipeline-….whl` (of `pip wheel --no-deps .` in a
-#   checkout) with the folder icon on the left, then *Runtime → Run all*. A GPU is optional (*Runtime → Change runtime
-#   type*). The torch of Colab stays as it is.
+# - **Colab**: *File → Upload notebook*, upload the wheel `dalle_pipeline-….whl` (built by `pip wheel --no-deps .` in
+#   a checkout) with the folder icon on the left, then *Runtime → Run all*. A GPU is optional (*Runtime → Change
+#   runtime type*). Installing the wheel keeps Colab's torch.
 # - **Laptop**: open the notebook in the environment in which dalle-pipeline is installed.
 
 # %%
@@ -90,7 +90,7 @@ print(f"{CAPTIONS} captions, {CODEC_STEPS} steps for the codec, {TRAIN_STEPS} fo
 
 # %% [markdown]
 # ## Scrape
-# The mock server runs beside the notebook. Its page has the captions and the layout of the DALL·E blog post of January
+# The mock server runs in the background. Its page has the captions and the layout of the DALL·E blog post of January
 # 2021.
 
 # %%
@@ -113,7 +113,7 @@ pipeline(
 
 # %% [markdown]
 # ## Dedupe, and look at the images
-# Every image is decoded once. The tables say which are used, which are not, and why.
+# Every image is decoded once. The tables list which images are used, which are not, and why.
 
 # %%
 pipeline("dedupe --val-fraction 0.1 --near-duplicates off --workspace data")
@@ -129,7 +129,7 @@ contact_sheet([dataset.image(key) for key in kept.key.iloc[:: max(1, len(kept) /
 
 # %% [markdown]
 # ## Train a codec
-# The codec turns an image into a grid of codes and back. The upper row shows images, the lower row what is left of them
+# The codec turns an image into a grid of codes and back. The upper row shows originals, the lower row the same images
 # after encoding and decoding.
 
 # %%
@@ -147,7 +147,8 @@ pipeline("encode --workspace data")
 
 # %% [markdown]
 # ## Shard
-# A tokenizer turns captions into ids. Captions, ids and codes are joined into WebDataset tars: all that training reads.
+# A tokenizer turns captions into token ids. Captions, ids and codes are joined into WebDataset tars. Training reads
+# nothing else.
 
 # %%
 pipeline("train-tokenizer --vocab-size 400 --workspace data")
@@ -155,8 +156,8 @@ pipeline("shard --text-seq-len 48 --workspace data")
 
 # %% [markdown]
 # ## Train
-# The model has 0.6 million parameters. Interrupt the cell whenever you like: it saves the current step, and running it
-# again continues from there.
+# The model has 0.6 million parameters. You can interrupt the cell: it saves the current step, and running it again
+# continues from there.
 
 # %%
 pipeline(
@@ -165,8 +166,8 @@ pipeline(
 )
 
 # %% [markdown]
-# ## Draw
-# Type a prompt and run the cell. The captions above show what the model knows.
+# ## Generate
+# Type a prompt and run the cell. The model knows only what is in captions like those above.
 
 # %%
 PROMPT = "a small red block sitting on a large green block"  # @param {type:"string"}
@@ -180,15 +181,15 @@ contact_sheet(
 # %% [markdown]
 # ## Your own data
 # - **A folder of images** with a `.txt` file beside each: `pipeline("scrape folder PATH --workspace mine")`, then the
-#   cells above from *Dedupe* on with `--workspace mine`. The notebook `own_images.ipynb` does this. On Colab, upload
-#   the folder, or mount your drive: `from google.colab import drive; drive.mount("/content/drive")`.
+#   cells above, starting with *Dedupe*, with `--workspace mine`. The notebook `own_images.ipynb` does this. On Colab,
+#   upload the folder, or mount your drive: `from google.colab import drive; drive.mount("/content/drive")`.
 # - **A list of URLs** with captions (CSV, TSV, JSON, Parquet, such as CC12M's):
 #   `pipeline("scrape urls LIST.tsv --preset cc12m --limit 1000 --contact you@example.org --workspace list")`. This
 #   sends requests to other people's servers, so say who you are.
 # - **The blog post itself**: `pipeline("scrape dalleblog --contact you@example.org --workspace blog")`.
 #
-# Every stage says what it will take before it begins, and a command that was interrupted continues where it was. What
-# is there, and what would be next:
+# Every long stage prints an estimate before it begins, and an interrupted command continues where it stopped. `status`
+# shows what is there and what comes next:
 
 # %%
 pipeline("status --workspace data")

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A text-to-image model of your own images
 #
-# This notebook trains an image codec and a small DALL·E on a folder of images with captions. Without a folder of yours
-# it draws one: coloured shapes. It takes about five minutes on two CPU cores, and less with a GPU.
+# This notebook trains an image codec and a small DALL·E on a folder of images with captions. If you don't have one, it
+# makes a folder of coloured shapes. It takes about five minutes on two CPU cores. A GPU is used if there is one.
 #
-# - **Colab**: *File → Upload notebook*, upload the wheel `dalle_pipeline-….whl` (of `pip wheel --no-deps .` in a
-#   checkout) with the folder icon on the left, then *Runtime → Run all*. The torch of Colab stays as it is.
+# - **Colab**: *File → Upload notebook*, upload the wheel `dalle_pipeline-….whl` (built by `pip wheel --no-deps .` in
+#   a checkout) with the folder icon on the left, then *Runtime → Run all*. Installing the wheel keeps Colab's torch.
 # - **Laptop**: open the notebook in the environment in which dalle-pipeline is installed.
 
 # %%
@@ -44,10 +44,10 @@ print(f"torch {torch.__version__} on {device}")
 
 # %% [markdown]
 # ## The folder
-# `IMAGES` is a folder of PNG, JPEG, WebP… files, each with a `.txt` file of the same name that holds its caption, one
-# or several lines. On Colab, upload it with the folder icon, or mount your drive first:
+# `IMAGES` is a folder of PNG, JPEG, WebP… files. Beside each is a `.txt` file of the same name with its captions, one
+# per line. On Colab, upload the folder with the folder icon, or mount your drive first:
 # `from google.colab import drive; drive.mount("/content/drive")`. Captions can also be in the files' names, in a CSV
-# or in the images themselves: see `--captions-from` of `pipeline scrape folder --help`.
+# file or in the images themselves: see `--captions-from` in `pipeline scrape folder --help`.
 
 # %%
 # @title Settings
@@ -115,7 +115,7 @@ print(f"{len(files)} captions, such as {files[0].read_text().strip()!r}")
 
 # %% [markdown]
 # ## Index and dedupe
-# The images stay where they are. What can't be read, and exact duplicates, are left out with a reason.
+# The images stay where they are. Unreadable images and exact duplicates are left out, each with a reason.
 
 # %%
 pipeline(f"scrape folder {shlex.quote(IMAGES)} --workspace mine")
@@ -131,8 +131,8 @@ contact_sheet([dataset.image(key) for key in kept.key[:16]])
 
 # %% [markdown]
 # ## Train
-# A codec, its codes, a tokenizer, shards, and the model. `pipeline run` does all of this in one command, and skips what
-# is there already.
+# First a codec, the codes of the images, a tokenizer and shards, then the model. `pipeline run` does all of this in one
+# command, and skips what is already there.
 
 # %%
 pipeline(f"train-codec --steps {CODEC_STEPS} --channels 32 --image-size 64 --workspace mine")
@@ -147,7 +147,7 @@ pipeline(
 )
 
 # %% [markdown]
-# ## Draw
+# ## Generate
 
 # %%
 PROMPT = "a red circle"  # @param {type:"string"}
@@ -160,7 +160,7 @@ contact_sheet(
 
 # %% [markdown]
 # Everything is in the folder `mine`: the tables, the codec, the shards and the model. `pipeline report` writes an HTML
-# page about it, and more steps and more images make better pictures.
+# page with all of it. More images and more steps give better results.
 
 # %%
 pipeline("status --workspace mine")
