@@ -103,8 +103,8 @@ class GenerateConfig(WorkConfig):
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
-        "Precision of the transformer; changing it changes the images. auto is bf16 on CUDA devices that "
-        "compute in it, else fp32.",
+        "Precision of the transformer; changing it changes the images. auto is bf16 on CUDA devices with "
+        "native bf16, else fp32.",
     )
     batch_size: int | None = option(
         None,

@@ -42,7 +42,7 @@ class ServeConfig(StageConfig):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
-        "Precision of the transformer; auto is bf16 on CUDA devices that compute in it, else fp32.",
+        "Precision of the transformer; auto is bf16 on CUDA devices with native bf16, else fp32.",
     )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Device; auto uses CUDA if available.")
     threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024)

@@ -221,8 +221,8 @@ class ParallelOptions:
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto",
-        "bf16 is faster on hardware that supports it, and far slower elsewhere; auto is bf16 on CUDA, else "
-        "fp32. On CUDA, fp32 uses TF32.",
+        "bf16 is faster on hardware that supports it, and far slower elsewhere; auto is bf16 on CUDA devices "
+        "with native bf16, else fp32. On CUDA, fp32 uses TF32.",
     )
     compile: Literal["auto", "no", "yes"] = option(
         "auto",

@@ -29,7 +29,7 @@ def _form(models: Sequence[str], config: ServeConfig, prompt: str, model: str) -
     best = (
         _number("best", "Keep the best", low=1, high=config.max_images, step="1")
         if config.clip is not None
-        else '<p class="hint">Choosing the best images by CLIP needs <code>--clip</code>.</p>'
+        else '<p class="hint">To rank images by CLIP, start the server with <code>--clip</code>.</p>'
     )
     return (
         '<form id="wanted" autocomplete="off">'
@@ -46,9 +46,9 @@ def _form(models: Sequence[str], config: ServeConfig, prompt: str, model: str) -
         + _number("top_k", "Top-k threshold", low=0, high=1, step="0.01", value="0.9")
         + _number("temperature", "Temperature", low=0.01, high=10, step="0.01", value="1")
         + best
-        + '<label>Image to begin with<input type="file" name="prime" '
+        + '<label>Image prompt<input type="file" name="prime" '
         'accept="image/png,image/jpeg,image/webp,image/gif,image/bmp"></label>'
-        + _number("prime_rows", "Rows to take from it", low=1, high=1024, step="1")
+        + _number("prime_rows", "Rows of the image prompt", low=1, high=1024, step="1")
         + "</div></details></form>"
     )
 
