@@ -75,23 +75,21 @@ def _split_by_source(params: list[Any]) -> tuple[list[Any], list[str]]:
     """The options of every source, and a table for each source that has more."""
     parts = []
     for kind in source_kinds().values():
-        names = {field.name for field in own_fields(kind.config)}
-        own = [param for param in params if param.name in names]
-        own = [*_inputs(kind.config), *own]
+        own = _own_params(kind.config)
         head = f"\n### pipeline scrape {kind.name}\n\n{kind.help}\n\n"
         parts += [head, *_table(own)] if own else []
     shared = [param for param in params if param.name in ScrapeConfig.__dataclass_fields__]
     return shared, parts
 
 
-def _inputs(config: type[ScrapeConfig]) -> list[Any]:
-    """The positional arguments of a source, if it has any, as its own help shows them."""
-    if not takes_inputs(config):
-        return []
-    parameters = options_of("scrape", config, arguments=("inputs",))
+def _own_params(config: type[ScrapeConfig]) -> list[Any]:
+    """The positional arguments of a source, if it has any, and its options, as its own help shows them."""
+    inputs = ("inputs",) if takes_inputs(config) else ()
     shown = typer.Typer(add_completion=False)
+    parameters = options_of("scrape", config, arguments=inputs)
     shown.command()(with_signature(lambda: None, "scrape", parameters))
-    return [param for param in typer.main.get_command(shown).params if param.name == "inputs"]
+    params = {param.name: param for param in typer.main.get_command(shown).params}
+    return [params[name] for name in (*inputs, *(field.name for field in own_fields(config)))]
 
 
 def _table(params: Iterable[Any]) -> Iterator[str]:

@@ -11,6 +11,8 @@ import pytest
 import typer.main
 
 from pipeline.app.cli import app
+from scrapers.options import own_fields
+from scrapers.source import SourceKind, source_kinds
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -71,6 +73,15 @@ def test_the_code_layout_is_what_the_packages_say_of_themselves() -> None:
 def test_the_page_of_options_is_what_the_configs_declare() -> None:
     program = runpy.run_path(str(ROOT / "docs" / "option_tables.py"))
     assert program["PAGE"].read_text() == program["page"](), "run docs/option_tables.py --write"
+
+
+@pytest.mark.parametrize("kind", source_kinds().values(), ids=lambda kind: str(kind.name))
+def test_the_page_of_options_has_the_help_of_each_source_of_its_own(kind: SourceKind) -> None:
+    page = (ROOT / "docs" / "options.md").read_text()
+    section = page.partition(f"### pipeline scrape {kind.name}\n")[2].partition("\n##")[0]
+    for field in own_fields(kind.config):
+        help_text = field.metadata["help"].replace("|", "\\|").replace("<", "&lt;")
+        assert f"| {help_text} |" in section, field.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.name))
