@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ import pipeline.demo.commands
 import pipeline.demo.demo
 import pipeline.demo.emoji.font
 import pipeline.demo.emoji.run
+import pipeline.serve.server
 from pipeline.app.cli import app
 from pipeline.app.option_files import Common
+from pipeline.serve.config import ServeConfig
+from pipeline.serve.server import run_forever
 from tests.helpers.whole_workspace import Whole, whole
 from tests.test_damaged_files import problem
 
@@ -143,6 +147,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pipeline.demo.emoji.font.EmojiFont, "draw", lambda *_: None)
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
     monkeypatch.setattr(pipeline.app.doctor.network, "socket", NoNames())
+    monkeypatch.setattr(pipeline.serve.server, "run_forever", serve_briefly)
     return tmp_path
 
 
@@ -161,6 +166,16 @@ class Awake:
 
     def sleep(self, seconds: float) -> None:
         raise KeyboardInterrupt
+
+
+def serve_briefly(config: ServeConfig, announce: Callable[[str], None]) -> None:
+    """Serve until the URL has been printed."""
+
+    def announce_and_stop(url: str) -> None:
+        announce(url)
+        signal.raise_signal(signal.SIGINT)
+
+    run_forever(config, announce_and_stop)
 
 
 def try_values(whole: Whole, folder: Path, tries: list[tuple[Option, str]]) -> list[str]:

@@ -152,7 +152,7 @@ def _manifest_of(plan: RunPlan, name: str) -> Manifest | None:
 
 def _changed_options(manifest: Manifest, plan: RunPlan, stage: str) -> list[str]:
     before, after = dict(manifest.config), resolved(plan.configs[stage])
-    chosen = [name for name in STAGES[stage].chooses if after.get(name) is None]
+    chosen = [name for name in STAGES[stage].chooses if after.get(name) in (None, "auto")]
     after |= {name: before.get(name) for name in chosen}
     names = sorted(name for name in before | after if before.get(name) != after.get(name))
     return [f"{name} {before.get(name)} → {after.get(name)}" for name in names]

@@ -27,6 +27,7 @@ STAGE = Stage(
     alone_with="checkpoint",
     runs_only_with=("prompts", "prompts_file"),
     numbered=True,
+    chooses=("precision",),
     remembers=False,  # only `pipeline run` generates for the same prompts again
     repair="pipeline.verify.repair_trained:repair_generated",
 )

@@ -233,7 +233,7 @@ class ParallelOptions:
     device: Literal["auto", "cpu", "cuda"] = option(
         "auto", "Device; auto uses CUDA if available.", runtime=True
     )
-    threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, runtime=True)
+    threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024, runtime=True)
 
 
 @dataclass(frozen=True, kw_only=True)

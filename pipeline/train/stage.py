@@ -25,7 +25,7 @@ STAGE = Stage(
     writes=("runs/{name}",),
     reads=("shards/{shards}",),
     on_change="A run is resumed only if these may change; otherwise it is refused (--on-change).",
-    chooses=("dataset",),
+    chooses=("dataset", "precision", "batch_size"),
     check_files="pipeline.verify.checkpoints:check_run",
     repair="pipeline.verify.repair_trained:repair_run",
 )
