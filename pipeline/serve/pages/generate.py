@@ -32,7 +32,7 @@ def _form(models: Sequence[str], config: ServeConfig, prompt: str, model: str) -
         else '<p class="hint">Choosing the best images by CLIP needs <code>--clip</code>.</p>'
     )
     return (
-        '<form id="wanted" autocomplete="off">'
+        '<form id="request" autocomplete="off">'
         f'<label class="wide">Prompt<textarea name="prompt" rows="2" required dir="auto" '
         f'maxlength="{config.max_prompt}">{text(prompt)}</textarea></label>'
         '<div class="row">'

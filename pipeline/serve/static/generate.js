@@ -2,7 +2,7 @@
 // The page /generate: send the form, show images as they come, remember what was drawn.
 // All texts are set with textContent: a prompt is never parsed as HTML.
 
-const form = document.getElementById("ask");
+const form = document.getElementById("request");
 const state = document.getElementById("state");
 const progress = document.getElementById("progress");
 const images = document.getElementById("images");
