@@ -10,7 +10,7 @@ scraped originals, whose colours are correct by construction, shows how reliable
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +50,18 @@ def main_colour(image: Image.Image) -> str:
     return max(CANDIDATES, key=lambda name: int(counts[names.index(name)]))
 
 
-def share_generated(folder: Path) -> float:
-    """Share of the images in a `generated/` folder whose main colour is the first that the prompt names."""
+def share_generated(folder: Path, prompts: Collection[str]) -> float:
+    """Share of the images in a `generated/` folder whose main colour is the first that the prompt names.
+
+    Only images of `prompts` count: the score is not defined for those that name the colour of a detail.
+    """
     text = (folder / "records.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in split_lines(text)]
-    return _share((record["prompt"], (folder / record["file"]).read_bytes()) for record in records)
+    return _share(
+        (record["prompt"], (folder / record["file"]).read_bytes())
+        for record in records
+        if record["prompt"] in prompts
+    )
 
 
 def share_scraped(workspace: Workspace, section: str = "unusual_media") -> float:

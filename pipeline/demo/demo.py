@@ -1,8 +1,9 @@
 """`pipeline demo`: run and measure the whole pipeline on a small mock of the blog.
 
 Starts the mock server (`replica`) in its own process, writes the list of captions, runs every stage with the
-preset `presets/demo.toml`, generates images for prompts seen and not seen in training, and measures how often
-the main colour of an image is the one that its prompt names.
+preset `presets/demo.toml`, generates images for prompts seen and not seen in training (colours, emoji,
+blocks, cross-sections, counts), and measures how often the main colour of an image is the one that its prompt
+names.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,16 @@ ORIGIN = "http://dalleblog.localhost"
 COLOUR_SECTION = "unusual_media"
 # How many captions of each section the demo scrapes, chosen by hash.
 CAPTIONS_PER_SECTION = {
-    COLOUR_SECTION: 200,
-    "relative_positions": 24,
-    "multiple_attributes": 16,
-    "emojis": 12,
+    COLOUR_SECTION: 168,
+    "emojis": 40,
+    "relative_positions": 20,
+    "multiple_attributes": 24,
     "cross_sections": 6,
     "stacking_snap": 1,
+    "multiple_copies": 1,
 }
-PROMPTS = 40
+PROMPTS = 36  # of the colour section, for each of seen and unseen
+OTHER_PROMPTS = 3  # of each other section
 # A few faults as on a real server: some ranks are missing, some files corrupt, some responses late.
 REPLICA_OPTIONS = ("--missing", "0.01", "--corrupt", "0.005", "--error", "0.01", "--busy", "0.0005")
 
@@ -111,11 +115,13 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
         )
     for stage in ("dedupe", "train-tokenizer", "train-codec", "encode", "shard", "train"):
         run(stage)
-    seen = captions_of_split(workspace, "train", COLOUR_SECTION)
+    seen = {
+        section: captions_of_split(workspace, "train", section) for section in CAPTIONS_PER_SECTION
+    }
     for name, captions in (("seen", seen), ("unseen", unseen)):
-        prompts = tuple(captions[:PROMPTS])
+        prompts = tuple(choose_prompts(captions))
         run("generate", f"generate {name}", name=name, prompts=prompts, on_change="restart")
-    measure(workspace, reports)
+    measure(workspace, reports, {*seen[COLOUR_SECTION], *unseen[COLOUR_SECTION]})
     run("report")
     return reports
 
@@ -123,8 +129,8 @@ def _run_stages(workspace: Workspace, call: Call) -> dict[str, StageReport]:
 # --- Captions ------------------------------------------------------------------------------------
 
 
-def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
-    """The (section, caption) pairs to scrape, and captions of the colour section that are never scraped.
+def choose_captions() -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """The (section, caption) pairs to scrape, and the captions of these sections that are never scraped.
 
     Both are in an order determined by hash.
     """
@@ -132,13 +138,28 @@ def choose_captions() -> tuple[list[tuple[str, str]], list[str]]:
 
     sections = {section.name: section for section in load_catalogue().sections}
     scraped: list[tuple[str, str]] = []
+    unseen: dict[str, list[str]] = {}
     for name, number in CAPTIONS_PER_SECTION.items():
         captions = [forms[0] for forms in sections[name].captions()]
-        captions.sort(key=lambda caption: hashlib.sha256(caption.encode()).digest())
+        captions.sort(key=_draw)
         scraped += [(name, caption) for caption in captions[:number]]
-        if name == COLOUR_SECTION:
-            unseen = captions[number:]
+        unseen[name] = captions[number:]
     return scraped, unseen
+
+
+def _draw(caption: str) -> bytes:
+    """A hash independent of the split, which takes the captions with the smallest SHA-256 for val."""
+    return hashlib.sha256(f"demo {caption}".encode()).digest()
+
+
+def choose_prompts(captions: Mapping[str, Sequence[str]]) -> list[str]:
+    """What the model is asked to draw: captions of all sections in turn."""
+    chosen = [
+        captions[name][: PROMPTS if name == COLOUR_SECTION else OTHER_PROMPTS]
+        for name in CAPTIONS_PER_SECTION
+    ]
+    turns = itertools.zip_longest(*chosen)
+    return [caption for turn in turns for caption in turn if caption is not None]
 
 
 @contextlib.contextmanager
@@ -174,17 +195,22 @@ def replica_server(root: Path) -> Iterator[str]:
 # --- Results -------------------------------------------------------------------------------------
 
 
-def measure(workspace: Workspace, reports: Mapping[str, StageReport]) -> None:
-    """Save this run's measurements for the report; those of stages that did nothing are kept."""
+def measure(
+    workspace: Workspace, reports: Mapping[str, StageReport], colour_prompts: Collection[str]
+) -> None:
+    """Save this run's measurements for the report; those of stages that did nothing are kept.
+
+    Only images of `colour_prompts` have a colour score.
+    """
     from pipeline.demo.colour import share_generated, share_scraped
 
     numbers = [
         (
-            share_generated(workspace.generated("seen")),
-            "colour score, seen prompts: main colour in the middle as named, shapes not judged",
+            share_generated(workspace.generated("seen"), colour_prompts),
+            "colour score, seen prompts of the colour section: main colour as named, shapes not judged",
         ),
         (
-            share_generated(workspace.generated("unseen")),
+            share_generated(workspace.generated("unseen"), colour_prompts),
             "colour score, prompts never seen",
         ),
         (share_scraped(workspace), "colour score of the scraped originals"),

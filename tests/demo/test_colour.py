@@ -11,6 +11,8 @@ from PIL import Image
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.replica.palette import PALETTE
 
+PROMPT = "a blue cube on a pink table"
+
 
 def picture(middle: str, around: str = "white", side: int = 128) -> Image.Image:
     """A square of one colour in the middle of another."""
@@ -44,7 +46,7 @@ def test_the_share_is_that_of_images_in_the_first_colour_named(
     lines = []
     for number, colour in enumerate(drawn):
         picture(colour).save(tmp_path / f"{number}.png")
-        record = {"prompt": "a blue cube on a pink table", "file": f"{number}.png"}
+        record = {"prompt": PROMPT, "file": f"{number}.png"}
         lines.append(json.dumps(record) + "\n")
     (tmp_path / "records.jsonl").write_text("".join(lines))
-    assert share_generated(tmp_path) == share
+    assert share_generated(tmp_path, {PROMPT}) == share

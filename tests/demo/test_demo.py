@@ -6,8 +6,11 @@ import io
 import json
 import shlex
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
 from PIL import Image
@@ -15,14 +18,18 @@ from PIL import Image
 from pipeline.app.cli import app
 from pipeline.app.console import Screen
 from pipeline.app.next_steps import called_as
+from pipeline.core.captions import read_caption
 from pipeline.core.contracts import StageReport
+from pipeline.dedupe.splits import draw_val
 from pipeline.demo.colour import CANDIDATES, main_colour, share_generated
 from pipeline.demo.demo import (
     CAPTIONS_PER_SECTION,
     COLOUR_SECTION,
+    OTHER_PROMPTS,
     PRESET,
     PROMPTS,
     choose_captions,
+    choose_prompts,
     next_steps,
     replica_server,
 )
@@ -36,9 +43,31 @@ GENERATE = typer.main.get_group(app).commands["generate"]
 def test_unseen_prompts_are_never_scraped() -> None:
     scraped, unseen = choose_captions()
     assert len(scraped) == sum(CAPTIONS_PER_SECTION.values()) == len(set(scraped))
-    assert len(unseen) >= PROMPTS
-    assert not {caption for _, caption in scraped} & set(unseen)
+    assert len(unseen[COLOUR_SECTION]) >= PROMPTS
+    assert not {caption for _, caption in scraped} & {c for some in unseen.values() for c in some}
     assert choose_captions() == (scraped, unseen)
+
+
+@pytest.mark.parametrize("section", [n for n, count in CAPTIONS_PER_SECTION.items() if count > 9])
+def test_captions_of_every_larger_section_are_trained_on(section: str) -> None:
+    """The choice has to be independent of the split, which draws by the hash of a caption."""
+    preset = tomllib.loads(PRESET.read_text())
+    numbers = [
+        read_caption(caption).number for name, caption in choose_captions()[0] if name == section
+    ]
+    in_val = draw_val(np.array(numbers, dtype=np.uint64), preset["dedupe"]["val_fraction"])
+    assert in_val.mean() < 0.25
+
+
+def test_prompts_of_every_kind_are_asked_and_the_first_ones_are_of_different_kinds() -> None:
+    captions = {name: [f"{name} {i}" for i in range(99)] for name in CAPTIONS_PER_SECTION}
+    captions["multiple_copies"] = []  # there is only one, which is scraped
+    prompts = choose_prompts(captions)
+    counts = Counter(prompt.partition(" ")[0] for prompt in prompts)
+    others = set(CAPTIONS_PER_SECTION) - {COLOUR_SECTION, "multiple_copies"}
+    assert counts == {COLOUR_SECTION: PROMPTS, **dict.fromkeys(others, OTHER_PROMPTS)}
+    assert {prompt.partition(" ")[0] for prompt in prompts[:6]} == {COLOUR_SECTION, *others}
+    assert len(set(prompts)) == len(prompts)
 
 
 def test_the_candidate_colours_are_those_of_the_section() -> None:
@@ -59,9 +88,12 @@ def test_an_image_of_another_colour_lowers_the_share(tmp_path: Path) -> None:
     out = io.BytesIO()
     Image.new("RGB", (64, 64), PALETTE["black"]).save(out, "PNG")
     (tmp_path / "1.png").write_bytes(out.getvalue())
-    records = [{"prompt": prompt, "file": f"{i}.png"} for i, prompt in enumerate(prompts)]
+    other = "an emoji of a baby penguin wearing a blue hat"
+    asked = [*prompts, other]
+    records = [{"prompt": prompt, "file": f"{i % 2}.png"} for i, prompt in enumerate(asked)]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert share_generated(tmp_path) == 0.5
+    assert share_generated(tmp_path, prompts) == 0.5
+    assert share_generated(tmp_path, asked) == 2 / 3
     assert colours_named(prompts[1]) == ("pink",)
 
 
