@@ -50,15 +50,16 @@ class Stage:
     stages whose config class depends on them; `command_class` makes the class of their command from a
     function that lists the parameters of a config. `runs_first` returns a stage to run before, or None.
 
-    For `pipeline run`: `runs_only_with` are options of which at least one must be given; `trained_for` is the
-    stage and the option that use a result which is trained only once; `numbered` says that new results are
-    written beside existing ones as NAME-2, NAME-3, …; `chooses` are options that the stage chooses itself if
-    they are not given or `auto`, such as the latest codec; `folder_name` is a function of the config and the
-    workspace that names the folder up to a fingerprint; `why_run` is a function of the config and the manifest that
-    says why the stage has work although options and inputs are unchanged, or returns None. `remembers` is
-    false if the options of one call mean nothing to the next one. `rewrites` says that other options replace
-    the existing output, whose size is then printed. With `sets_latest_models`, the codec and tokenizer that
-    the output was made with become the default of later stages.
+    For `pipeline run`: `runs_only_with` are options of which at least one must be given; `trained_for` is
+    the stage and the option that use a result which is trained only once; `numbered` says that new results
+    are written beside existing ones as NAME-2, NAME-3, …; `chooses` are options that the stage chooses
+    itself if they are not given or `auto`, such as the latest codec; `folder_name` is a function of the
+    config and the workspace that names the folder up to a fingerprint; `why_run` is a function of the
+    config and the manifest that says why the stage has work although options and inputs are unchanged, or
+    returns None. `remembers` is false if the options of one call mean nothing to the next one. `rewrites`
+    says that other options replace the existing output, whose size is then printed. With
+    `sets_latest_models`, the codec and tokenizer that the output was made with become the default of later
+    stages.
 
     For `pipeline verify`: `check` is a function of the folder, the workspace and a number of images that
     returns the faults and measurements of an undamaged folder's contents. `check_files` is a function of the

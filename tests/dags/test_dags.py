@@ -27,7 +27,7 @@ def test_they_run_one_at_a_time_and_never_as_a_backfill(bag: Any) -> None:
         assert (dag.catchup, dag.max_active_runs) == (False, 1)
         assert "backfill" not in {run_type.value for run_type in dag.allowed_run_types}
         assert {task.owner for task in dag.tasks} == {"dalle-pipeline"}
-        assert "| what you see |" in dag.doc_md
+        assert "| symptom |" in dag.doc_md
     refresh, train = bag.dags["dalleblog_refresh"], bag.dags["dalleblog_train"]
     assert str(refresh.schedule) == "@weekly"
     assert [asset.name for asset in train.schedule] == ["dalleblog_shards"]
