@@ -28,7 +28,8 @@ def faults_of(contract: str, folder: Path, counts: dict[str, int]) -> list[str]:
     manifest = make_manifest(contract, config={}, inputs={}, counts=counts, files=())
     write_manifest(folder, manifest)
     found = Folder(contract=contract, name="x", path=folder, manifest=manifest, problem=None)
-    return [fault.found for fault in check_folder(found)]
+    # Of raw/ its missing ledger is found too.
+    return [fault.found for fault in check_folder(found) if fault.found.startswith("counts")]
 
 
 def test_exactly_these_contracts_have_a_law() -> None:
