@@ -15,6 +15,7 @@ FOLDER = Path(os.environ.get("OPENCLIPART_PNG", "/usr/share/openclipart/png"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # thousands of images are decoded in one process
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="openclipart-png is not installed")
 def test_real_png_titles_go_through_all_stages(tmp_path: Path) -> None:
     stages = Stages(tmp_path / "w")
