@@ -226,7 +226,10 @@ def test_a_killed_run_is_reported_and_the_next_one_recovers(
     command = [sys.executable, "-m", "pipeline", "run", "--workspace", str(workspace), "--quiet"]
     process = subprocess.Popen([*command, "--config", str(options), *SHORT])
     try:
-        wait_for(lambda: next((a.facts for a in read_active(workspace)), {}), "done")
+        wait_for(
+            lambda: next((a.facts for a in read_active(workspace) if a.facts.get("total")), {}),
+            "done",
+        )
         (running,) = read_active(workspace)
         assert running.is_running
         assert (running.facts["stage"], running.facts["process"]) == ("scrape", process.pid)

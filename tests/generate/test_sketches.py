@@ -32,10 +32,11 @@ def end_after(
     draw = ImageSampler.draw
     left = iter(range(batches))
 
-    def some(sampler: ImageSampler, orders: Sequence[Order]) -> object:
+    def some(sampler: ImageSampler, orders: Sequence[Order], watch: object) -> object:
         if next(left, None) is None:
             raise ending
         drawn.extend(order.index for order in orders)
+        assert watch is None
         return draw(sampler, orders)
 
     monkeypatch.setattr(ImageSampler, "draw", some)
