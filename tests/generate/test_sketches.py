@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +33,11 @@ def end_after(
     draw = ImageSampler.draw
     left = iter(range(batches))
 
-    def some(sampler: ImageSampler, orders: Sequence[Order], watch: object) -> object:
+    def some(sampler: ImageSampler, orders: Sequence[Order], watch: Any) -> object:
         if next(left, None) is None:
             raise ending
         drawn.extend(order.index for order in orders)
-        assert watch is None
-        return draw(sampler, orders)
+        return draw(sampler, orders, watch)
 
     monkeypatch.setattr(ImageSampler, "draw", some)
     return drawn
