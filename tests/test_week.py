@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -168,12 +169,14 @@ def manifests(workspace: Path) -> dict[str, Any]:
 
 
 def facts(workspace: Path) -> str:
-    """The report's body, without how many bytes the stages' folders hold.
+    """The report's body, without the workspace's name, the time taken and the bytes of the stages' folders.
 
     Shards that grew are cut otherwise than those made at once, and codes lie in other parts.
     """
     text = (workspace / "report.html").read_text()
-    body = text[text.index("<body") :]
+    body = text[text.index("<body") :].replace(f"--workspace {workspace.name}<", "<")
+    body, number = re.subn(r"<b>[^<]*</b><span>work in all stages", "", body)
+    assert number == 1
     rows = body.split("<tr>")
     return "<tr>".join(row for row in rows if "<td>shards/" not in row and "<td>codes/" not in row)
 

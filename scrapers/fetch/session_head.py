@@ -53,8 +53,11 @@ def _tolerant_handler() -> Callable[[asyncio.AbstractEventLoop], Any] | None:
             super().set_response_params(**params)
 
         def data_received(self, data: bytes) -> None:
-            """Bytes arrived; those of a head are held until it is complete."""
-            if self._answer is None:
+            """Bytes arrived; those of a head are held until it is complete.
+
+            aiohttp passes b"" when it resumes a parser that was paused: the end of a body may be held there.
+            """
+            if self._answer is None or not data:
                 super().data_received(data)
                 return
             try:

@@ -92,7 +92,7 @@ def test_a_model_on_a_vqgan_with_a_critic_draws_in_generate_py(
     with torch.no_grad():
         torch.testing.assert_close(draw_greedily(stock, tokens_BT), stock.vae.decode(codes_BN))
     images_BCHW = load_codec(workspace.codec("vqgan")).decode(codes_BN)
-    torch.testing.assert_close(stock.vae.decode(codes_BN), images_BCHW, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stock.vae.decode(codes_BN), images_BCHW, atol=5e-5, rtol=0)
 
 
 def test_without_its_checkpoint_the_critic_is_missed_in_a_warning(

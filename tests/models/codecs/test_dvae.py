@@ -55,7 +55,7 @@ def test_codes_and_images_are_those_of_the_reference(tmp_path: Path, reference: 
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_BNK)
     decoded_BCHW = reference.decode(codes_BN)
     assert decoded_BCHW.std() > 0.01
-    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=5e-5, rtol=0)
 
 
 def test_the_older_format_of_torch_is_read_too(tmp_path: Path, reference: Any) -> None:

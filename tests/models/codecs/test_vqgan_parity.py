@@ -80,7 +80,7 @@ def check_parity(
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_of(reference, images_BCHW))
     decoded_BCHW = (reference.decode(quantised_BDRS).clamp(-1, 1) + 1) / 2
     assert decoded_BCHW.std() > 0.01
-    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=5e-5, rtol=0)
     return codes_BN
 
 
@@ -141,4 +141,4 @@ def test_codes_and_images_are_those_of_dalle_pytorch(
     assert_same_codes(codec.encode(images_BCHW), codes_BN, costs_of(reference, images_BCHW))
     with torch.no_grad():
         decoded_BCHW = theirs.decode(codes_BN)
-    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codes_BN), decoded_BCHW, atol=5e-5, rtol=0)

@@ -91,7 +91,7 @@ def test_it_is_said_before_the_first_image(
     said: list[int] = []
 
     async def behave(ask: Ask) -> bytes:
-        said.append(len(caplog.records))
+        said.append(len(announcements(caplog)))
         return answer(png(ask.path))
 
     server.behaviour = behave
@@ -99,12 +99,16 @@ def test_it_is_said_before_the_first_image(
     source = PlainSource(f"http://images.example.org:{server.port}", captions=2)
     caplog.set_level(logging.INFO, "scrapers.crawl.announcing")
     scrape(quick, source=source, make_client=client)
-    (record,) = caplog.records
+    (record,) = announcements(caplog)
     assert (
         "About to request up to 8 URLs from images.example.org: about 800 kB" in record.getMessage()
     )
     assert "one request every 0.02 s" in record.getMessage()
     assert said[0] == 1
+
+
+def announcements(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "scrapers.crawl.announcing"]
 
 
 @pytest.mark.parametrize("connect_to", [None, "127.0.0.1:{port}"])
@@ -117,7 +121,7 @@ def test_nothing_is_said_of_this_machine(
         quick = replace(quick, connect_to=connect_to.format(port=server.port))
         base = "http://images.example.org"
     assert scrape(quick, source=PlainSource(base)).counts["done"] == 12
-    assert not caplog.records
+    assert not announcements(caplog)
 
 
 SCRIPT = """

@@ -7,6 +7,7 @@ import random
 import resource
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -143,13 +144,16 @@ def test_robots_and_tdmrep_count_for_the_pace(server: Server) -> None:
                 max_slots=4,
                 rate=20.0,
                 ignore_opt_out=False,
-                monotonic=lambda: 100.0,
+                monotonic=time.monotonic,
             )
             found = hosts.of(f"{server.url}/x.png")
+            started = time.monotonic()
             await hosts.load(found)
-            return found.pace.wait_s(100.0)
+            return found.pace.wait_s(started)
 
-    assert asyncio.run(crawl()) == pytest.approx(0.1)
+    waits_s = asyncio.run(crawl())
+    assert waits_s is not None
+    assert waits_s >= 0.1
 
 
 def test_many_robots_are_renewed_at_once(server: Server) -> None:

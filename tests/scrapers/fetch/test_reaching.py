@@ -289,6 +289,26 @@ def test_this_aiohttp_has_the_internals_that_our_parser_needs() -> None:
     assert session_head._tolerant_handler() is not None
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 600000", "Transfer-Encoding: chunked"])
+def test_a_body_whose_end_arrived_while_reading_was_paused_ends(framing: str) -> None:
+    """aiohttp pauses its parser when much is unread, perhaps before the end, and resumes it with b""."""
+
+    async def read() -> bytes:
+        handler = session_head._tolerant_handler()
+        assert handler is not None
+        protocol = handler(asyncio.get_running_loop())
+        protocol.connection_made(asyncio.Transport())
+        protocol.set_response_params(read_bufsize=1 << 16)
+        body = bytes(600_000)
+        if "chunked" in framing:
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        protocol.data_received(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing.encode() + body)
+        _, content = await protocol.read()
+        return bytes(await asyncio.wait_for(content.read(), 10))
+
+    assert asyncio.run(read()) == bytes(600_000)
+
+
 def test_a_proxy_works_with_an_aiohttp_that_has_other_internals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
