@@ -169,13 +169,18 @@ def manifests(workspace: Path) -> dict[str, Any]:
 
 
 def facts(workspace: Path) -> str:
-    """The report's body, without the workspace's name, the time taken and the bytes of the stages' folders.
+    """The report's body, without the workspace's name, the time taken and what depends on how it grew.
 
-    Shards that grew are cut otherwise than those made at once, and codes lie in other parts.
+    Shards that grew are cut otherwise than those made at once. Codes lie in other parts, those of images
+    that have gone among them.
     """
     text = (workspace / "report.html").read_text()
     body = text[text.index("<body") :].replace(f"--workspace {workspace.name}<", "<")
     body, number = re.subn(r"<b>[^<]*</b><span>work in all stages", "", body)
+    assert number == 1
+    body, number = re.subn(
+        r"<h3>Use of the codebook</h3>.*?(?=<h3>|</section>)", "", body, flags=re.S
+    )
     assert number == 1
     rows = body.split("<tr>")
     return "<tr>".join(row for row in rows if "<td>shards/" not in row and "<td>codes/" not in row)

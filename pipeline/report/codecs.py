@@ -162,7 +162,7 @@ def _draw_use(counts: npt.NDArray[np.int64], images: int) -> Section:
     )
     return Section(
         title="Use of the codebook",
-        note=f"{used:,} of {len(counts):,} entries are used by {images:,} images.",
+        note=f"{used:,} of {len(counts):,} entries are used by the {images:,} images that were encoded.",
         body=f'<div class="plots">{curve}</div><div class="histograms">'
         f"{histogram('Entries by number of uses', _use_bins(counts), unit=' uses')}</div>",
     )

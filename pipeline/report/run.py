@@ -6,6 +6,7 @@ don't exist yet say which command makes them. The page embeds its images and nee
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.core.config import resolved
 from pipeline.core.contracts import MEASUREMENTS, StageReport
-from pipeline.core.errors import REPAIR, PipelineError
+from pipeline.core.errors import REPAIR, ContractError, PipelineError
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.outputs import write_output
 from pipeline.core.ownership import path_inside
@@ -30,7 +31,7 @@ from pipeline.report.gallery import cluster_gallery, kept_gallery, rejected_gall
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Part, Section, Tile, figures, html_table, page, shown, tiles
 from pipeline.report.samples import SampleBook
-from pipeline.report.scraping import scrape_over_time
+from pipeline.report.scraping import requests_made, scrape_over_time
 from pipeline.report.statistics import statistics
 from pipeline.report.training import chosen_runs, compared_runs, training_sections
 from pipeline.report.view import View, decode, thumbnail
@@ -103,7 +104,7 @@ def _look(config: ReportConfig) -> View:
 
 
 def _digest(view: View) -> str:
-    """Hash of everything that the page is made from: options, manifests, logs, grids, measurements."""
+    """Hash of all that the page is made from: options, manifests, requests, logs, grids, measurements."""
     chosen_runs(view)  # raises for a run that doesn't exist
     others = {id(other): other for _, other, _ in compared_runs(view) if other is not view}
     states = [_state_of(each) for each in (view, *others.values())]
@@ -118,6 +119,8 @@ def _state_of(view: View) -> Any:
         grids += sorted(path.name for path in folder.path.glob("samples/step-*.png"))
     root = view.workspace.root
     hashes = [(str(p.relative_to(root)), sha256_file(p)) for p in paths if p.is_file()]
+    with contextlib.suppress(ContractError):  # The page says it in the part that needs the ledger.
+        hashes.append(("ledger", repr(requests_made(view.workspace.ledger))))
     return hashes, grids, [(f.name, f.problem is None, f.stale, f.outgrown) for f in view.folders]
 
 

@@ -78,6 +78,16 @@ def scrape_over_time(view: View) -> Iterator[Section]:
     yield from _hosts(view.workspace.ledger)
 
 
+def requests_made(ledger: Path) -> tuple[Any, ...]:
+    """What changes whenever a URL was requested: the number of requests and the last one's time.
+
+    Raises ContractError if the ledger can't be read.
+    """
+    if not ledger.exists():
+        return ()
+    return _query(ledger, "SELECT sum(attempts), max(last_time) FROM items")[0]
+
+
 def _query(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
     try:
         with closing(

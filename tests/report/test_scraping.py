@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from bs4 import BeautifulSoup
 from pipeline.core.inventory import find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.report.config import ReportConfig
-from pipeline.report.run import run
+from pipeline.report.run import run, why_run
 from pipeline.report.scraping import scrape_over_time
 from pipeline.report.view import View
 from tests.helpers.dedupe import RawStore, photo_png
@@ -75,3 +77,17 @@ def test_a_ledger_that_cannot_be_read_is_said_on_the_page(tmp_path: Path) -> Non
     workspace.ledger.write_bytes(b"not a database" * 100)
     run(ReportConfig(workspace=workspace.root))
     assert "ledger.sqlite can&#x27;t be read" in (workspace.root / "report.html").read_text()
+
+
+def test_the_page_is_outdated_when_urls_were_requested_again_without_any_change(
+    tmp_path: Path,
+) -> None:
+    raw = RawStore(tmp_path / "data")
+    add(raw, "k", "good.test", 1)
+    workspace = raw.write()
+    config = ReportConfig(workspace=workspace.root)
+    run(config)
+    assert why_run(config, None) is None
+    with closing(sqlite3.connect(workspace.ledger)) as ledger, ledger:
+        ledger.execute("UPDATE urls SET attempts = attempts + 1")
+    assert why_run(config, None) == "report.html is outdated"
