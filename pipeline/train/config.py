@@ -224,7 +224,7 @@ class ParallelOptions:
         "bf16 is faster on hardware that supports it, and far slower elsewhere; auto is bf16 on CUDA devices "
         "with native bf16, else fp32. On CUDA, fp32 uses TF32.",
     )
-    compile: Literal["auto", "no", "yes"] = option(
+    compile: Literal["auto", "on", "off"] = option(
         "auto",
         "Use torch.compile; auto does so on CUDA, except with deepspeed. If the compiler fails, training "
         "continues without it.",

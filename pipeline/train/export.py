@@ -42,7 +42,7 @@ def export(config: ExportConfig, _progress: Progress = no_progress) -> StageRepo
         config.out,
         config=info.model,
         weights=model.state_dict(),
-        codec=_stock_codec(config, workspace, checkpoint),
+        codec=_codec_for_dalle_pytorch(config, workspace, checkpoint),
         epoch=info.epoch,
         overwrite=config.overwrite,
     )
@@ -66,7 +66,7 @@ def _find_checkpoint(config: ExportConfig, workspace: Workspace) -> Path:
     return found.path
 
 
-def _stock_codec(
+def _codec_for_dalle_pytorch(
     config: ExportConfig, workspace: Workspace, checkpoint: Path
 ) -> DallePytorchCodec | None:
     """The checkpoint's codec in dalle-pytorch's form; None, with a warning, if it can't be included."""

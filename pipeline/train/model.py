@@ -120,7 +120,7 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
             f"Not enough memory for a model with these hyper-parameters ({error}). Use a smaller one."
         ) from error
     pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
-    if config.parallel.compile == "yes" or (config.parallel.compile == "auto" and pays):
+    if config.parallel.compile == "on" or (config.parallel.compile == "auto" and pays):
         compile_model(model, ranks.kind)
     if ranks.rank:
         torch.manual_seed(config.seed + (ranks.rank << 32))
@@ -159,14 +159,14 @@ class DallePytorchModel(nn.Module):
 
     def forward(self, tokens_BT: Tensor, codes_BN: Tensor) -> DalleLoss:
         """The class's own loss, split into text and image."""
-        stock = self.dalle
-        logits_BVL = stock(tokens_BT, codes_BN).transpose(1, 2)
-        split, length = stock.num_text_tokens, stock.text_seq_len
+        dalle = self.dalle
+        logits_BVL = dalle(tokens_BT, codes_BN).transpose(1, 2)
+        split, length = dalle.num_text_tokens, dalle.text_seq_len
         padding_T = torch.arange(length, device=tokens_BT.device) + (split - length)
         text_BT = torch.where(tokens_BT == 0, padding_T, tokens_BT)
         text = F.cross_entropy(logits_BVL[:, :, :length], text_BT)
         image = F.cross_entropy(logits_BVL[:, :, length:], codes_BN + split)
-        weight = stock.loss_img_weight
+        weight = dalle.loss_img_weight
         return DalleLoss(total=(text + weight * image) / (weight + 1), text=text, image=image)
 
     def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
@@ -189,8 +189,8 @@ def files_under_our_names(files: Files, config: DalleConfig) -> dict[str, dict[s
         if file not in files:
             continue
         renamed[file] = {}
-        for stock, ours in name_pairs(config):
-            for suffix, tensor in _of_parameter(files[file], stock):
+        for theirs, ours in name_pairs(config):
+            for suffix, tensor in _of_parameter(files[file], theirs):
                 value = our_shape(ours, tensor, config) if tensor.ndim else tensor
                 renamed[file].setdefault(f"{ours}{suffix}", value)
     return renamed
@@ -201,10 +201,10 @@ def tensors_under_their_names(
 ) -> dict[str, Tensor]:
     """The inverse of `files_under_our_names`, for one file."""
     return {
-        f"{stock}{suffix}": tensor.reshape(their_shape(stock, tensor.shape))
+        f"{theirs}{suffix}": tensor.reshape(their_shape(theirs, tensor.shape))
         if tensor.ndim
         else tensor
-        for stock, ours in name_pairs(config)
+        for theirs, ours in name_pairs(config)
         for suffix, tensor in _of_parameter(tensors, ours)
     }
 

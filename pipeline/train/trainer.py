@@ -132,7 +132,7 @@ class Trainer:
                 raise self.out_of_memory(RuntimeError(str(error)), batch) from None
             use_eager(state.model)
             logger.warning(
-                "Training without torch.compile, which failed (%s: %s). --compile no skips it.",
+                "Training without torch.compile, which failed (%s: %s). --compile off skips it.",
                 type(error).__name__,
                 " ".join(str(error).partition("\n\n")[0].split())[:300],
             )

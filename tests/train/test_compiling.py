@@ -138,10 +138,10 @@ def test_a_compiled_run_is_the_eager_one_and_compiles_before_its_first_step(
     """8 validation samples in batches of 3: the last batch is not full."""
     caplog.set_level(logging.INFO, logger="pipeline.train")
     options = {"steps": 6, "val_every": 2, "batch_size": 3, "ff_dropout": 0.2, "attn_dropout": 0.2}
-    run(make_config(name="eager", compile="no", **options))
+    run(make_config(name="eager", compile="off", **options))
     graphs: list[int] = []
     run(
-        make_config(name="compiled", compile="yes", **options),
+        make_config(name="compiled", compile="on", **options),
         lambda done, total, notes=None: graphs.append(count_graphs()) if done else None,
     )
     assert graphs == [2 * (1 + HEADS)] * 6
@@ -175,11 +175,11 @@ def test_a_run_goes_on_without_a_compiler_that_fails_and_says_so_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run(make_config(name="eager", compile="no", steps=4))
+    run(make_config(name="eager", compile="off", steps=4))
     monkeypatch.setattr(
         train_model, "compile_model", functools.partial(compile_model, backend=backend)
     )
-    run(make_config(name="compiled", compile="yes", steps=4))
+    run(make_config(name="compiled", compile="on", steps=4))
     assert caplog.text.count("Training without torch.compile, which failed") == 1
     assert "Failed to find C compiler" in caplog.text
     assert log_of(workspace.run("compiled")) == log_of(workspace.run("eager"))
@@ -193,5 +193,5 @@ def test_a_compiled_model_that_does_not_fit_is_reported_without_compiling_other_
 
     room_for(3, monkeypatch)
     with pytest.raises(ModelError, match="3 would fit"):
-        run(make_config(compile="yes"))
+        run(make_config(compile="on"))
     assert count_graphs() == 0

@@ -36,7 +36,7 @@ def losses(workspace: Workspace, config: TrainConfig) -> list[float]:
     return [record["loss"] for record in log_of(workspace.run(config.name)) if "loss" in record]
 
 
-@pytest.mark.parametrize("compiler", ["no", "yes"])
+@pytest.mark.parametrize("compiler", ["off", "on"])
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
 def test_losses_of_20_steps_are_those_of_a_cpu(
     workspace: Workspace, make_config: MakeConfig, precision: str, compiler: str
@@ -49,7 +49,7 @@ def test_losses_of_20_steps_are_those_of_a_cpu(
     assert found[0] == pytest.approx(expected[0], rel=0.01)
 
 
-@pytest.mark.parametrize("options", [{}, {"compile": "no"}, {"precision": "fp16"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"compile": "off"}, {"precision": "fp16"}], ids=str)
 def test_a_stopped_run_resumes_in_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, options: dict[str, Any]
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_broken_loss_is_noticed_later_and_changes_nothing(
         return loss._replace(total=loss.total * math.nan) if next(calls) == 7 else loss
 
     monkeypatch.setattr(Trainer, "loss", loss_of)
-    options = {"device": "cuda", "compile": "no", "val_every": 0, "log_every": 100}
+    options = {"device": "cuda", "compile": "off", "val_every": 0, "log_every": 100}
     with pytest.raises(ModelError, match=r"before step 7: .*on the samples train_00"):
         run(make_config(steps=30, save_every=4, **options))
     (last,) = list_checkpoints(workspace.run("tiny") / "checkpoints")
@@ -114,14 +114,14 @@ def test_memory_that_ends_is_reported_with_a_batch_size_that_fits(make_config: M
     big = {"dim": 1024, "depth": 4, "heads": 16, "dim_head": 64, "batch_size": 40}
     try:
         with pytest.raises(ModelError, match=r"Out of memory|Not enough memory"):
-            run(make_config(device="cuda", compile="no", **big))
+            run(make_config(device="cuda", compile="off", **big))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
 
 
 def test_auto_finds_a_batch_size(make_config: MakeConfig) -> None:
-    report = run(make_config(device="cuda", compile="no", batch_size="auto", steps=2))
+    report = run(make_config(device="cuda", compile="off", batch_size="auto", steps=2))
     assert report.counts["samples"] >= 2 * 8
 
 

@@ -111,13 +111,13 @@ def name_pairs(config: DalleConfig) -> Iterator[tuple[str, str]]:
         absent = [name for name in outside if "pos_emb." in name]
     if config.share_input_output_emb:
         absent += ["text_emb.weight", "image_emb.weight"]
-    yield from ((stock, ours) for stock, ours in outside.items() if stock not in absent)
+    yield from ((theirs, ours) for theirs, ours in outside.items() if theirs not in absent)
     for layer in range(config.depth):
         for branch in range(2):
-            for stock in _branch_names(config, layer, branch):
-                ours = our_name(stock, config)
+            for theirs in _branch_names(config, layer, branch):
+                ours = our_name(theirs, config)
                 assert ours is not None
-                yield stock, ours
+                yield theirs, ours
 
 
 def layer_prefix(config: DalleConfig, layer: int, branch: int) -> str:

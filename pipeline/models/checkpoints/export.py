@@ -85,8 +85,8 @@ def dalle_pytorch_hparams(config: DalleConfig) -> dict[str, Any]:
 def dalle_pytorch_weights(config: DalleConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under the names of 1.6.6, with the sparse attention layout."""
     named = {
-        stock: weights[ours].detach().cpu().reshape(their_shape(stock, weights[ours].shape))
-        for stock, ours in name_pairs(config)
+        theirs: weights[ours].detach().cpu().reshape(their_shape(theirs, weights[ours].shape))
+        for theirs, ours in name_pairs(config)
     }
     for layer, kind in enumerate(config.layer_types):
         if kind == "sparse" and config.sparse_layout is not None:

@@ -88,24 +88,24 @@ def read_foreign(path: Path, *, redraw_layout: int | None = None) -> ImportedMod
     ModelError for a file that is truncated or contains code, for missing tensors or ones that don't make a
     model, and for sparse attention without a layout if `redraw_layout` is None.
     """
-    stock = read_dalle_pytorch(path)
-    version = stock.facts.get("version")
+    theirs = read_dalle_pytorch(path)
+    version = theirs.facts.get("version")
     try:
-        tensors = DallePytorchTensors.of(stock.weights)
-        config = infer_config(stock.hparams, tensors, version=version, redraw_layout=redraw_layout)
-        weights = _our_weights(stock.weights, config, path)
+        tensors = DallePytorchTensors.of(theirs.weights)
+        config = infer_config(theirs.hparams, tensors, version=version, redraw_layout=redraw_layout)
+        weights = _our_weights(theirs.weights, config, path)
     except ModelError as error:
         raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
-    for difference in differences(stock.hparams, config):
+    for difference in differences(theirs.hparams, config):
         logger.warning("In the hparams of %s, %s: using the tensors'", path, difference)
     return ImportedModel(
         config=config,
         weights=weights,
-        moments=_our_moments(stock, config),
-        learning_rate=stock.learning_rate,
-        epoch=_epoch(stock.facts.get("epoch")),
+        moments=_our_moments(theirs, config),
+        learning_rate=theirs.learning_rate,
+        epoch=_epoch(theirs.facts.get("epoch")),
         version=version if isinstance(version, str) else None,
-        codec=_codec(stock),
+        codec=_codec(theirs),
     )
 
 
@@ -132,15 +132,15 @@ def _our_weights(
 ) -> dict[str, Tensor]:
     """The model's tensors, each once, as float32 under our names."""
     names = {
-        ours: stock
-        for stock in dalle_pytorch_weights
-        if (ours := our_name(stock, config)) is not None and is_part(ours, config)
+        ours: theirs
+        for theirs in dalle_pytorch_weights
+        if (ours := our_name(theirs, config)) is not None and is_part(ours, config)
     }
     _check_complete(names, config)
-    check_tensors({stock: dalle_pytorch_weights[stock] for stock in names.values()}, path)
+    check_tensors({theirs: dalle_pytorch_weights[theirs] for theirs in names.values()}, path)
     weights = {
-        ours: our_shape(ours, dalle_pytorch_weights[stock].float(), config)
-        for ours, stock in names.items()
+        ours: our_shape(ours, dalle_pytorch_weights[theirs].float(), config)
+        for ours, theirs in names.items()
     }
     if ANGLES in weights:
         weights[ANGLES] = _whole_angles(weights[ANGLES], config)
@@ -178,11 +178,13 @@ def _check_complete(names: Collection[str], config: DalleConfig) -> None:
         )
 
 
-def _our_moments(stock: DallePytorchCheckpoint, config: DalleConfig) -> Mapping[str, Tensor] | None:
-    if stock.moments is None:
+def _our_moments(
+    theirs: DallePytorchCheckpoint, config: DalleConfig
+) -> Mapping[str, Tensor] | None:
+    if theirs.moments is None:
         return None
     moments = {}
-    for their_name, states in stock.moments.items():
+    for their_name, states in theirs.moments.items():
         name = our_name(their_name, config)
         if name is None:  # some other model's optimizer
             return None
@@ -198,14 +200,14 @@ def _epoch(found: Any) -> int:
     return int(found) if isinstance(found, (int, float)) and 0 <= found < 1 << 31 else 0
 
 
-def _codec(stock: DallePytorchCheckpoint) -> DallePytorchCodec:
-    class_name = stock.facts.get("vae_class_name")
+def _codec(theirs: DallePytorchCheckpoint) -> DallePytorchCodec:
+    class_name = theirs.facts.get("vae_class_name")
     return DallePytorchCodec(
         class_name=class_name if isinstance(class_name, str) else None,
-        params=stock.facts.get("vae_params"),
+        params=theirs.facts.get("vae_params"),
         weights={
             name.removeprefix(CODEC_PREFIX): tensor
-            for name, tensor in stock.weights.items()
+            for name, tensor in theirs.weights.items()
             if name.startswith(CODEC_PREFIX) and tensor.numel() > 0  # ZeRO 3 leaves them empty
         },
     )
