@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +18,22 @@ from tests.helpers.logging_state import logging_restored
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # A shell starts what it puts in the background with interrupts ignored, and tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where temporary files are kept in memory, and the room that all tests together need there.
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 8 * 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the tests' files into memory if there is room: syncing them to a disk takes longer than the rest.
+
+    `--basetemp FOLDER` keeps them, wherever they are wanted.
+    """
+    if hasattr(config, "workerinput") or config.option.basetemp is not None:
+        return
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        folder = tempfile.mkdtemp(prefix="dalle-pipeline-tests-", dir=MEMORY)
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)
