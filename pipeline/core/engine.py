@@ -31,6 +31,8 @@ from multiprocessing.reduction import ForkingPickler
 from queue import LifoQueue
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from pipeline.core.part_result import PartResult
+
 P = TypeVar("P")
 R = TypeVar("R")
 
@@ -53,21 +55,6 @@ class Engine:
 
 
 LOCAL = Engine(name="local")
-
-
-@dataclass(frozen=True)
-class PartResult(Generic[P, R]):
-    """The result of a part: its value, or why its worker died (`failure`)."""
-
-    part: P
-    value: R | None = None
-    failure: str | None = None
-
-    @property
-    def result(self) -> R:
-        """The value of a part that did not fail."""
-        assert self.failure is None, self.failure
-        return self.value  # type: ignore[return-value]
 
 
 def count_cores() -> int:

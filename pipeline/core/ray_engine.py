@@ -19,9 +19,9 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any, TypeVar
 
-from pipeline.core.engine import PartResult
 from pipeline.core.errors import ConfigError, PipelineError
 from pipeline.core.extras import missing_package
+from pipeline.core.part_result import PartResult
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.core.engine import WORKER, Engine, PartResult, count_cores, map_parts
+from pipeline.core.engine import WORKER, Engine, count_cores, map_parts
 from pipeline.core.errors import PipelineError
+from pipeline.core.part_result import PartResult
 from pipeline.encode.batches import Batch, Failure, Task, decode_parts
 from pipeline.encode.draft import Done, count_images
 from pipeline.encode.encoder import Encoder, Fetched, pick_batch_size, should_compile

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pipeline.core.engine import PartResult, map_parts
+from pipeline.core.engine import map_parts
 from pipeline.core.errors import ContractError
+from pipeline.core.part_result import PartResult
 
 
 def square(number: int) -> int:

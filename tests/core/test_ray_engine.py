@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.core.engine import Engine, PartResult, map_parts, open_pool
+from pipeline.core.engine import Engine, map_parts, open_pool
 from pipeline.core.errors import ConfigError, ContractError, DependencyError, PipelineError
+from pipeline.core.part_result import PartResult
 from pipeline.dedupe.config import DedupeConfig
 
 RAY = Engine(name="ray")
