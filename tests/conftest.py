@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         folder = tempfile.mkdtemp(prefix="dalle-pipeline-tests-", dir=MEMORY)
         os.environ["TMPDIR"] = tempfile.tempdir = folder
-        config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+        # In this process only, and after multiprocessing has removed what it keeps there (at priority -100).
+        Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 PLAIN_LINE_EVERY_S = 5.0
 SILENCE_S = 8.0  # after which a stage that reports nothing is shown to be alive
-_LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 0.5
 PLAIN_WIDTH = 140  # columns if the output is not a terminal
 _BAR_WIDTH = 30
 _WIDTH_WITH_BAR = 100
@@ -240,7 +240,7 @@ class _PlainProgress:
             thread.join()
 
     def _watch(self, ended: threading.Event) -> None:
-        while not ended.wait(_LOOK_EVERY_S):
+        while not ended.wait(LOOK_EVERY_S):
             with self._lock:
                 now = time.monotonic()
                 if now - self._spoken >= SILENCE_S:

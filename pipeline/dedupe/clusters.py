@@ -34,9 +34,9 @@ from pipeline.dedupe.linking import link, new_groups
 from pipeline.dedupe.neighbours import Neighbours, Pairs, find_neighbours
 
 # Near pairs within crowds are listed if there are no more than these: per hash, and in total (8 bytes each).
-_FEW_PAIRS_EACH, _FEW_PAIRS = 16.0, 8_000_000
+FEW_PAIRS_EACH, FEW_PAIRS = 16.0, 8_000_000
 # So many crowds are searched for one by one; the remainder is treated as one crowd.
-_MOST_CROWDS = 32
+MOST_CROWDS = 32
 # More choices than for evenly distributed hashes: the longer the keys, the smaller the crowds.
 _CROWD_CHOICES = 100
 # With so few hashes a whole bucket may be compared, however full it is.
@@ -153,11 +153,11 @@ def _split_crowds(hashes: Hashes, crowded: Positions, radius: int) -> tuple[Posi
     apart. Every near pair among `crowded` is within one of the two parts.
     """
     dense, rest = [crowded[:0]], crowded
-    for _ in range(_MOST_CROWDS):
+    for _ in range(MOST_CROWDS):
         if not len(rest):
             break
         near_pairs, centre = measure_density(hashes[rest], radius)
-        if near_pairs <= min(_FEW_PAIRS, _FEW_PAIRS_EACH * len(rest)):
+        if near_pairs <= min(FEW_PAIRS, FEW_PAIRS_EACH * len(rest)):
             return np.unique(np.concatenate(dense)), rest
         around, away = split_around(hashes[rest], centre, radius)
         dense.append(rest[around])

@@ -25,17 +25,17 @@ from pipeline.dedupe.linking import link, new_groups
 
 # Processing one leader compares it with all hashes that have none yet; this pays while it takes at least this
 # share of them. More thinly spread hashes are looked up in buckets.
-_WORTH_A_TURN = 1 / 20_000
-_TURNS_BETWEEN_LOOKS = 64
-_LEAF_HASHES = 512
+WORTH_A_TURN = 1 / 20_000
+TURNS_BETWEEN_LOOKS = 64
+LEAF_HASHES = 512
 # Pairs that are compared at once: several arrays of 8 bytes each.
-_BLOCK_PAIRS = 2_000_000
+BLOCK_PAIRS = 2_000_000
 # Up to so many leaders are compared with every hash instead of being looked up in buckets.
-_FEW_LEADERS = 200
+FEW_LEADERS = 200
 # Comparisons to spend on joining the groups of leaders before the buckets are processed.
-_BALL_PAIRS = 300_000_000
+BALL_PAIRS = 300_000_000
 # In buckets of at most this many hashes, all pairs are compared if any may still be in different groups.
-_STEPS = range(1, 65)
+STEPS = range(1, 65)
 _SAMPLE = 64
 # Hashes that differ from a crowd's centre in at most so many bits are its core.
 _CORE_BITS = 12
@@ -80,9 +80,9 @@ def find_leaders(hashes: Hashes, radius: int) -> Positions:
         leader[rest[close]] = rest[0]
         rest, left = rest[~close], left[~close]
         turns += 1
-        if turns % _TURNS_BETWEEN_LOOKS == 0:
+        if turns % TURNS_BETWEEN_LOOKS == 0:
             taken, before = before - len(rest), len(rest)
-            if taken < _TURNS_BETWEEN_LOOKS * _WORTH_A_TURN * len(rest):
+            if taken < TURNS_BETWEEN_LOOKS * WORTH_A_TURN * len(rest):
                 leader[rest] = rest[_lead_by_halves(left, radius)]
                 break
     return leader
@@ -96,7 +96,7 @@ def _lead_by_halves(hashes: Hashes, radius: int) -> Positions:
     hashes are.
     """
     count = len(hashes)
-    if count <= _LEAF_HASHES:
+    if count <= LEAF_HASHES:
         return _lead_one_by_one(hashes, radius)
     half = count // 2
     leader = np.full(count, -1, dtype=np.int64)
@@ -132,7 +132,7 @@ def link_crowd(hashes: Hashes, leader: Positions, group: Positions, radius: int)
 def _link_balls(hashes: Hashes, leader: Positions, group: Positions, radius: int) -> Positions:
     leaders, followers = np.unique(leader, return_counts=True)
     rename, seen = new_groups(len(hashes)), np.zeros(len(hashes), dtype=np.bool_)
-    budget = _BALL_PAIRS
+    budget = BALL_PAIRS
     for one in leaders[np.argsort(-followers, kind="stable")]:
         if budget < len(hashes):
             break
@@ -157,7 +157,7 @@ def _link_buckets(
     sizes = np.diff(edges)
     in_order = group[order]
     differ = np.minimum.reduceat(in_order, edges[:-1]) != np.maximum.reduceat(in_order, edges[:-1])
-    small = differ & (sizes <= _STEPS.stop)
+    small = differ & (sizes <= STEPS.stop)
     at = np.flatnonzero(np.repeat(small, sizes))
     group = _link_steps(group, hashes, buckets, at=at, radius=radius)
     for large in np.flatnonzero(differ & ~small):
@@ -177,7 +177,7 @@ def _link_steps(
     keys, order = buckets
     in_order, sorted_hashes = group[order], hashes[order]
     links = [(order[:0], order[:0])]
-    for step in _STEPS:
+    for step in STEPS:
         at = at[at + step < len(keys)]
         at = at[keys[at + step] == keys[at]]
         if not len(at):
@@ -221,7 +221,7 @@ def _lead_one_by_one(hashes: Hashes, radius: int) -> Positions:
 
 def _find_first_near(hashes: Hashes, leaders: Hashes, radius: int) -> Positions:
     """The index of the first of `leaders` within `radius` of each hash, −1 if there is none."""
-    if len(leaders) <= _FEW_LEADERS:
+    if len(leaders) <= FEW_LEADERS:
         return _compare_with_all(hashes, leaders, radius)
     plan = plan_bands(len(leaders) + len(hashes), radius)
     none = len(leaders)
@@ -251,7 +251,7 @@ def _compare_with_all(hashes: Hashes, leaders: Hashes, radius: int) -> Positions
 
 
 def _blocks(positions: Positions, others: int) -> list[Positions]:
-    size = max(1, _BLOCK_PAIRS // max(1, others))
+    size = max(1, BLOCK_PAIRS // max(1, others))
     return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
@@ -259,5 +259,5 @@ def _cut_by_sum(positions: Positions, counts: Positions) -> list[Positions]:
     """Split `positions` so that the counts of each piece add up to about one block."""
     if not len(positions):
         return []
-    block = np.cumsum(counts[positions]) // _BLOCK_PAIRS
+    block = np.cumsum(counts[positions]) // BLOCK_PAIRS
     return np.split(positions, np.flatnonzero(np.diff(block)) + 1)

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 PART_IMAGES = 64
 # No valid image takes this long; a hanging decoder must not hang the stage.
-_PART_TIMEOUT_S = 900.0
-_IMAGE_TIMEOUT_S = 120.0
+PART_TIMEOUT_S = 900.0
+IMAGE_TIMEOUT_S = 120.0
 # Of a row: in the tables and, while they are made, in scratch files; in memory (docs/benchmarks.md).
 _ROW_BYTES, _ROW_MEMORY_BYTES, _MEMORY_BYTES = 600, 420, 140_000_000
 
@@ -41,7 +41,7 @@ def inspect_new(store: InspectionStore, config: DedupeConfig, progress: Progress
         inspect_part,
         parts,
         workers=config.workers,
-        timeout_s=_PART_TIMEOUT_S,
+        timeout_s=PART_TIMEOUT_S,
         engine=config.where(),
     ):
         if result.failure is None:
@@ -76,7 +76,7 @@ def inspect_apart(part: InspectionPart, *, workers: int | None) -> list[Inspecti
     """
     singles = [part._replace(places=(place,)) for place in part.places]
     found: list[Inspection] = []
-    for result in map_parts(inspect_part, singles, workers=workers, timeout_s=_IMAGE_TIMEOUT_S):
+    for result in map_parts(inspect_part, singles, workers=workers, timeout_s=IMAGE_TIMEOUT_S):
         if result.failure is None:
             found += result.result
         else:

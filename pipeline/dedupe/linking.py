@@ -8,7 +8,7 @@ import numpy.typing as npt
 Positions = npt.NDArray[np.int64]
 
 # Links processed at once; each takes about 60 bytes meanwhile.
-_LINKS = 2**19
+LINKS = 2**19
 
 
 def new_groups(count: int) -> Positions:
@@ -23,8 +23,8 @@ def link(
 
     `parent` and the result hold the name of the group for every position.
     """
-    for start in range(0, len(first), _LINKS):
-        parent = _link(parent, first[start : start + _LINKS], second[start : start + _LINKS])
+    for start in range(0, len(first), LINKS):
+        parent = _link(parent, first[start : start + LINKS], second[start : start + LINKS])
     return parent
 
 

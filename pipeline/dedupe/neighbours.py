@@ -43,7 +43,7 @@ _LARGE_BUCKET = 256
 # Ratio of the largest bucket to the mean from which sorting buckets by size pays.
 _UNEVEN = 8.0
 # Less work than this takes less time than starting processes for it.
-_WORTH_PROCESSES_NS = 0.3e9
+WORTH_PROCESSES_NS = 0.3e9
 
 Pairs = npt.NDArray[np.int32]
 
@@ -97,7 +97,7 @@ def find_neighbours(
         for choice in range(len(plan.choices))
         for number in range(slices)
     )
-    if search_cost_ns(plan, count) < _WORTH_PROCESSES_NS:
+    if search_cost_ns(plan, count) < WORTH_PROCESSES_NS:
         workers = 0
     return _gather(parts, count, workers)
 

@@ -83,7 +83,7 @@ def decode_parts(
     images = 0
     for tasks in _cut(parts, batch_size):
         pieces = [
-            threads.submit(_decode, segments, tasks[start : start + _PIECE], side)
+            threads.submit(decode_piece, segments, tasks[start : start + _PIECE], side)
             for start in range(0, len(tasks), _PIECE)
         ]
         waiting.append((len(tasks), pieces))
@@ -113,7 +113,7 @@ def _join(pieces: Sequence[Batch]) -> Batch:
     )
 
 
-def _decode(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
+def decode_piece(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
     pixels: list[Pixels] = [np.empty((0, side, side, 3), dtype=np.uint8)]
     views: list[tuple[str, str]] = []
     failures: list[Failure] = []

@@ -16,7 +16,7 @@ from scrapers.source import CaptionPlan
 
 # Open jobs, including those that wait for a retry: about 2 kB each.
 MAX_OPEN_JOBS = 65_536
-_MAX_PARKED_BYTES = 128 * 2**20
+MAX_PARKED_BYTES = 128 * 2**20
 # Jobs of a host that wait, per slot; and at least, however many hosts there are.
 _READY_PER_SLOT = 4
 _LEAST_READY = 4
@@ -43,7 +43,7 @@ class Window:
 
     def wants_plans(self, num_open: int) -> bool:
         """Whether to read on while so many jobs are open."""
-        if num_open >= MAX_OPEN_JOBS or self._parked_bytes >= _MAX_PARKED_BYTES:
+        if num_open >= MAX_OPEN_JOBS or self._parked_bytes >= MAX_PARKED_BYTES:
             return False
         lacks_hosts = 1 < self._num_hosts > len(self.supplied)
         return self.num_ready < self._low_mark or lacks_hosts

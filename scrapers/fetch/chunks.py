@@ -10,7 +10,7 @@ _MAX_LINE_BYTES = 4096
 # No server sends so many chunks; each costs a microsecond.
 _MAX_CHUNKS = 2**18
 # Trailers are dropped; a head of this size would be refused, too.
-_MAX_TRAILER_BYTES = 64 * 1024
+MAX_TRAILER_BYTES = 64 * 1024
 
 
 class BadChunk(Exception):  # noqa: N818  (what was found, not what went wrong with us)
@@ -59,8 +59,8 @@ class Chunks:
     def _read_line(self, line: bytes) -> None:
         if self._in_trailer:
             self._trailer_bytes += len(line)
-            if self._trailer_bytes > _MAX_TRAILER_BYTES:
-                raise BadChunk(f"trailers of more than {_MAX_TRAILER_BYTES} bytes")
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise BadChunk(f"trailers of more than {MAX_TRAILER_BYTES} bytes")
             self.ended = not line
         elif line:
             self._begin_chunk(line.partition(b";")[0].strip())

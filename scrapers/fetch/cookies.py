@@ -17,7 +17,7 @@ from pipeline.core.regular_files import read_regular
 from pipeline.core.text_files import split_lines
 
 _MAX_PER_HOST = 50
-_MAX_HOSTS = 10_000
+MAX_HOSTS = 10_000
 _MAX_BYTES = 4096
 _MAX_FILE_BYTES = 1 << 24
 _HTTP_ONLY = "#HttpOnly_"
@@ -80,7 +80,7 @@ class CookieJar:
 
     def _forget_oldest(self) -> None:
         """Forget the cookies of the host that has set none for the longest time, if there are too many."""
-        if len(self._of_host) - len(self._in_file) > _MAX_HOSTS:
+        if len(self._of_host) - len(self._in_file) > MAX_HOSTS:
             del self._of_host[next(h for h in self._of_host if h not in self._in_file)]
 
     def load(self, file: Path) -> None:

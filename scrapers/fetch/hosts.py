@@ -23,7 +23,7 @@ from scrapers.fetch.robots_loading import UNREACHABLE, RobotsLoader, too_long
 from scrapers.fetch.sending import SendGate
 
 # Longer waits are logged.
-_LONG_WAIT_S = 5.0
+LONG_WAIT_S = 5.0
 
 
 @dataclass(kw_only=True)
@@ -219,7 +219,7 @@ class Hosts:
         """Log which host waits, until when and why, if the wait is long and wasn't logged yet."""
         now = self.monotonic()
         until = max(host.pace.asked_until, host.pace.paused_until)
-        if until - now < _LONG_WAIT_S or until < host.told_until + _LONG_WAIT_S:
+        if until - now < LONG_WAIT_S or until < host.told_until + LONG_WAIT_S:
             return
         host.told_until = until
         asked = host.pace.asked_until >= until
@@ -240,7 +240,7 @@ class Hosts:
         """For the progress line: which of these hosts, that have work, wait long, and until when."""
         now = self.monotonic()
         paces = ((max(host.pace.asked_until, host.pace.paused_until), host) for host in hosts)
-        waiting = [(until, h) for until, h in paces if until - now >= _LONG_WAIT_S and not h.closed]
+        waiting = [(until, h) for until, h in paces if until - now >= LONG_WAIT_S and not h.closed]
         if not waiting:
             return None
         until, host = max(waiting, key=lambda pair: pair[0])

@@ -29,7 +29,7 @@ _REMEMBER_S = 300.0
 # Long enough for all that ask for a name at once, short enough for a later attempt to ask again.
 _REMEMBER_FAILURE_S = 2.0
 # About 1 kB each.
-_MAX_NAMES = 50_000
+MAX_NAMES = 50_000
 # Of names whose first addresses were public, and the like.
 _MAX_KINDS = 200_000
 # A machine that reaches the web through a proxy often has no working name server.
@@ -81,7 +81,7 @@ class Addresses:
         self._inner = inner if inner is not None else SystemResolver()
         self._is_public = is_public
         self._clock = clock
-        self._known: Recent[str, _Known] = Recent(_MAX_NAMES)
+        self._known: Recent[str, _Known] = Recent(MAX_NAMES)
         self._asking: dict[str, asyncio.Task[list[ResolveResult]]] = {}
         # Names that resolved to a public address; names that first resolved to nothing else.
         self._public: Recent[str, None] = Recent(_MAX_KINDS)

@@ -27,7 +27,7 @@ from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.file_rows import KnownFile, all_files, known_files
 from scrapers.source import Item
 
-_CHUNK_ITEMS = 512
+CHUNK_ITEMS = 512
 _CHUNK_BYTES = 32 * 2**20
 _FILES_AT_ONCE = 10_000
 _PROGRESS_EVERY_S = 0.5
@@ -222,7 +222,7 @@ def in_chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     for item in items:
         chunk.append(item)
         size += item.place.size if item.place is not None else 0
-        if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
+        if len(chunk) >= CHUNK_ITEMS or size >= _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

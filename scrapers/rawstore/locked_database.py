@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 BUSY_S = 5.0
 # Then the lock is logged and we wait on: a crawl of days is worth more than an hour. Shorter in the
 # main thread, where an interrupt would go unnoticed meanwhile.
-_PATIENCE_S = 3600.0
-_MAIN_PATIENCE_S = 60.0
+PATIENCE_S = 3600.0
+MAIN_PATIENCE_S = 60.0
 _PAUSE_S = 0.1
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -38,7 +38,7 @@ class Patience:
     def wait_for(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, retried while the file is locked; its last error after an hour."""
         in_main = threading.current_thread() is threading.main_thread()
-        patience_s = _MAIN_PATIENCE_S if in_main else _PATIENCE_S
+        patience_s = MAIN_PATIENCE_S if in_main else PATIENCE_S
         started, announced = time.monotonic(), False
         while True:
             try:

@@ -53,7 +53,7 @@ def test_a_silent_stage_is_shown_to_be_alive_and_what_it_waits_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "SILENCE_S", 0.01)
-    monkeypatch.setattr(console, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(console, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(console, "PLAIN_LINE_EVERY_S", 0.001)
     shown = ""
     with Screen().progress("train") as progress:

@@ -94,9 +94,9 @@ def test_clusters_are_those_of_comparing_all_pairs(name: str, radius: int, tmp_p
 def test_crowds_are_exact_listed_or_not(
     name: str, radius: int, few_pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "_FEW_PAIRS", few_pairs)
-    monkeypatch.setattr(clusters, "_FEW_PAIRS_EACH", few_pairs)
-    monkeypatch.setattr(clusters, "_MOST_CROWDS", 3)
+    monkeypatch.setattr(clusters, "FEW_PAIRS", few_pairs)
+    monkeypatch.setattr(clusters, "FEW_PAIRS_EACH", few_pairs)
+    monkeypatch.setattr(clusters, "MOST_CROWDS", 3)
     monkeypatch.setattr(neighbours, "CROWD", 2)
     monkeypatch.setattr(neighbours, "even_bucket", lambda plan, count: 1.0)
     hashes = np.random.default_rng(9).permutation(CASES[name])
@@ -109,13 +109,13 @@ def test_crowds_are_exact_listed_or_not(
 def test_crowds_are_exact_however_small_the_blocks(
     name: str, balls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowds, "_WORTH_A_TURN", 1.0)
-    monkeypatch.setattr(crowds, "_TURNS_BETWEEN_LOOKS", 1)
-    monkeypatch.setattr(crowds, "_LEAF_HASHES", 8)
-    monkeypatch.setattr(crowds, "_FEW_LEADERS", 3)
-    monkeypatch.setattr(crowds, "_BLOCK_PAIRS", 50)
-    monkeypatch.setattr(crowds, "_BALL_PAIRS", balls)
-    monkeypatch.setattr(crowds, "_STEPS", range(1, 3))
+    monkeypatch.setattr(crowds, "WORTH_A_TURN", 1.0)
+    monkeypatch.setattr(crowds, "TURNS_BETWEEN_LOOKS", 1)
+    monkeypatch.setattr(crowds, "LEAF_HASHES", 8)
+    monkeypatch.setattr(crowds, "FEW_LEADERS", 3)
+    monkeypatch.setattr(crowds, "BLOCK_PAIRS", 50)
+    monkeypatch.setattr(crowds, "BALL_PAIRS", balls)
+    monkeypatch.setattr(crowds, "STEPS", range(1, 3))
     hashes = np.unique(CASES[name])
     leader = find_leaders(hashes, 4)
     group = link_crowd(hashes, leader, np.arange(len(hashes)), 4)
@@ -135,7 +135,7 @@ def test_slices_and_processes_find_the_same(
     monkeypatch.setattr(numberfile, "BLOCK", 1000)
     monkeypatch.setattr(clusters, "BLOCK", 1000)
     same(cluster(hashes, 4, tmp_path), whole)
-    monkeypatch.setattr(neighbours, "_WORTH_PROCESSES_NS", 0.0)
+    monkeypatch.setattr(neighbours, "WORTH_PROCESSES_NS", 0.0)
     same(cluster(hashes, 4, tmp_path, workers=2), whole)
 
 

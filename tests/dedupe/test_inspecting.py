@@ -28,8 +28,8 @@ def test_a_file_that_hangs_its_process_is_rejected(
     raw: RawStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspecting, "inspect_part", inspect_fragile)
-    monkeypatch.setattr(inspecting, "_PART_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(inspecting, "_IMAGE_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(inspecting, "PART_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(inspecting, "IMAGE_TIMEOUT_S", 2.0)
     raw.add("good", photo_png(1))
     raw.add("hanger", HANGER)
     workspace = raw.write()

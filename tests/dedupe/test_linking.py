@@ -15,7 +15,7 @@ from pipeline.dedupe.linking import link, new_groups
 def test_groups_do_not_depend_on_the_number_of_links_per_block(
     links_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linking, "_LINKS", links_at_once)
+    monkeypatch.setattr(linking, "LINKS", links_at_once)
     pairs = np.random.default_rng(0).integers(0, 300, (200, 2), dtype=np.int32)
     expected = list(range(300))
     for one, other in pairs.tolist() * 300:  # as long as any chain

@@ -60,7 +60,7 @@ def test_one_batch_keeps_all_threads_busy(monkeypatch: pytest.MonkeyPatch) -> No
         together.wait(LIMIT_S)
         return decoded(tasks)
 
-    monkeypatch.setattr(batches, "_decode", decode)
+    monkeypatch.setattr(batches, "decode_piece", decode)
     (batch,) = decode_all([make_tasks(64)], batch_size=64, threads=4)
     assert [key for key, _ in batch.views] == [f"{n:03d}" for n in range(64)]
     assert batch.pixels_BHWC[:, 0, 0, 0].tolist() == list(range(64))
@@ -75,7 +75,7 @@ def test_the_next_part_is_decoded_before_the_last_one_is_used(
         together.wait(LIMIT_S)
         return decoded(tasks)
 
-    monkeypatch.setattr(batches, "_decode", decode)
+    monkeypatch.setattr(batches, "decode_piece", decode)
     parts = [make_tasks(5), make_tasks(5, first=5), make_tasks(2, first=10)]
     found = decode_all(parts, batch_size=8, threads=3)
     assert [len(batch.views) for batch in found] == [5, 5, 2]  # no batch has images of two parts
@@ -93,7 +93,7 @@ def test_batches_come_in_order_though_later_pieces_are_decoded_first(
             assert last_done.wait(LIMIT_S)
         return decoded(tasks)
 
-    monkeypatch.setattr(batches, "_decode", decode)
+    monkeypatch.setattr(batches, "decode_piece", decode)
     found = decode_all([make_tasks(40)], batch_size=20, threads=4)
     keys = [key for batch in found for key, _ in batch.views]
     assert keys == [f"{n:03d}" for n in range(40)]
@@ -106,7 +106,7 @@ def test_no_more_is_decoded_ahead_than_a_few_batches(monkeypatch: pytest.MonkeyP
         begun.append(len(tasks))
         return decoded(tasks)
 
-    monkeypatch.setattr(batches, "_decode", decode)
+    monkeypatch.setattr(batches, "decode_piece", decode)
     monkeypatch.setattr(batches, "count_cores", lambda: 2)
     parts = [make_tasks(16, first=16 * part) for part in range(15)]
     with ThreadPoolExecutor(2) as threads:
@@ -147,7 +147,7 @@ def test_an_error_of_the_stage_ends_decoding_ahead(
     make_workspace: MakeWorkspace, codec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = make_workspace(40)
-    decode, begun = batches._decode, []
+    decode, begun = batches.decode_piece, []
 
     def count(segments: Path, tasks: Sequence[Task], side: int) -> Batch:
         begun.append(len(tasks))
@@ -156,7 +156,7 @@ def test_an_error_of_the_stage_ends_decoding_ahead(
     def fail(*_: object) -> Any:
         raise RuntimeError("a shape is wrong")
 
-    monkeypatch.setattr(batches, "_decode", count)
+    monkeypatch.setattr(batches, "decode_piece", count)
     monkeypatch.setattr(Encoder, "encode", fail)
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="a shape is wrong"):

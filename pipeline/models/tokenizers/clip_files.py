@@ -23,7 +23,7 @@ CLIP_VOCABULARY = PublishedFile(
     sha256="924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a",
 )
 # Packages that include it.
-_PACKAGES = {
+PACKAGES = {
     "dalle_pytorch": "data/bpe_simple_vocab_16e6.txt",
     "clip": "bpe_simple_vocab_16e6.txt.gz",
     "open_clip": "bpe_simple_vocab_16e6.txt.gz",
@@ -55,7 +55,7 @@ def load_clip_file(path: Path) -> ClipTokenizer:
 
 def _places() -> Iterator[Path]:
     """Local files that may be CLIP's vocabulary."""
-    for package, name in _PACKAGES.items():
+    for package, name in PACKAGES.items():
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations if spec else None) or ():
             yield from Path(folder).glob(name)

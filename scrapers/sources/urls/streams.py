@@ -17,7 +17,7 @@ from pipeline.core.errors import SourceError
 from scrapers.sources.urls.list_files import ListFile
 
 BLOCK_BYTES = 4 * 2**20
-_HEAD_BYTES = 2**20
+HEAD_BYTES = 2**20
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _BOM = codecs.BOM_UTF8
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -90,7 +90,7 @@ class TextStream:
         self._raw = raw
         self._mends_cr = mends_cr
         self._decoder: codecs.IncrementalDecoder | None = None
-        head = self._read_raw(_HEAD_BYTES)
+        head = self._read_raw(HEAD_BYTES)
         for mark, encoding in _UTF16.items():
             if head.startswith(mark):
                 self._decoder = codecs.getincrementaldecoder(encoding)("replace")

@@ -128,7 +128,7 @@ def test_an_invalid_json_is_named(tmp_path: Path, saved: dict[str, Any]) -> None
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vocabulary: Path) -> None:
     """No package and no cache has a vocabulary; the published one is the small one."""
     merges = read_merges(vocabulary.read_text())
-    monkeypatch.setattr(text_clip_files, "_PACKAGES", {})
+    monkeypatch.setattr(text_clip_files, "PACKAGES", {})
     monkeypatch.setattr(text_clip_files, "is_published", lambda found: found == merges)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-home"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)

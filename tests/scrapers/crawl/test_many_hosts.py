@@ -346,7 +346,7 @@ def test_reading_ahead_ends_when_every_host_has_work() -> None:
 
 
 def test_a_full_window_is_not_read_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scrapers.crawl.window._MAX_PARKED_BYTES", 1000)
+    monkeypatch.setattr("scrapers.crawl.window.MAX_PARKED_BYTES", 1000)
     window, hosts = make_window(100)
     host, parked = hosts.of("http://a.test/"), 0
     for number in range(64):

@@ -202,7 +202,7 @@ def test_many_robots_are_renewed_at_once(server: Server) -> None:
 
 
 def test_the_latest_names_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scrapers.fetch.resolving._MAX_NAMES", 100)
+    monkeypatch.setattr("scrapers.fetch.resolving.MAX_NAMES", 100)
     names = Names()
 
     async def look() -> None:
@@ -296,7 +296,7 @@ def test_connections_fit_into_the_limit_of_open_files() -> None:
 
 
 def test_cookies_of_the_latest_hosts_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scrapers.fetch.cookies._MAX_HOSTS", 10)
+    monkeypatch.setattr("scrapers.fetch.cookies.MAX_HOSTS", 10)
     jar = CookieJar()
     for number in range(50):
         jar.store(f"h{number}.test", "/", ["a=1"])

@@ -49,7 +49,7 @@ def test_a_wait_within_it_is_said_once_and_waited(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("scrapers.fetch.hosts._LONG_WAIT_S", 0.5)
+    monkeypatch.setattr("scrapers.fetch.hosts.LONG_WAIT_S", 0.5)
     seen: list[str] = []
 
     async def once(ask: Ask) -> bytes:

@@ -318,8 +318,8 @@ def test_a_lock_that_stays_is_one_sentence(
     server: Server, quick: DalleBlogConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scrapers.rawstore.ledger.BUSY_S", 0.05)
-    monkeypatch.setattr(patience, "_MAIN_PATIENCE_S", 0.3)
-    monkeypatch.setattr(patience, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(patience, "MAIN_PATIENCE_S", 0.3)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.3)
     scrape(quick, source=PlainSource(server.url, captions=1))
     path = quick.workspace / "raw" / "ledger.sqlite"
     thread = hold_lock(path, 3.0)

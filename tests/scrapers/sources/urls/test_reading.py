@@ -209,7 +209,7 @@ def test_a_carriage_return_within_a_value_of_tsv_is_a_space(tmp_path: Path) -> N
 
 def test_rows_across_blocks_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few bytes: every kind of value is cut somewhere."""
-    monkeypatch.setattr("scrapers.sources.urls.streams._HEAD_BYTES", 100)
+    monkeypatch.setattr("scrapers.sources.urls.streams.HEAD_BYTES", 100)
     monkeypatch.setattr("scrapers.sources.urls.streams.BLOCK_BYTES", 8)
     monkeypatch.setattr("scrapers.sources.urls.delimited.BLOCK_BYTES", 80)
     monkeypatch.setattr("scrapers.sources.urls.json_lists.BLOCK_BYTES", 12)
