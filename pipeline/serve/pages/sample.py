@@ -36,11 +36,11 @@ def sample_page(
     what = f"Rejected: {entry.reason.replace('_', ' ')}" if entry.reason else "Kept"
     body = (
         f"<h1>{caption(entry.caption or entry.key)}</h1><p>{text(what)}{_stands_for(details)}</p>"
-        f'<div class="pair"><figure>{_original(entry)}</figure>{_reconstruction(known)}'
-        f"<div>{_facts(details)}</div></div>"
+        f'<div class="pair"><div><div class="pair two"><figure>{_original(entry)}</figure>'
+        f"{_reconstruction(known)}</div>"
+        + ("" if entry.reason else f"<h2>In the shards</h2>{_place(known)}")
+        + f"</div><div>{_facts(details)}</div></div>"
     )
-    if not entry.reason:
-        body += f"<section><h2>In the shards</h2>{_place(known)}</section>"
     if size > 1:
         body += _cluster_of(entry, cluster, size)
     in_shard = known and known.place and record_of_place(known.place)
