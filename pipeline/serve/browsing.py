@@ -72,16 +72,16 @@ class Browsing:
             shown,
             start=start,
             total=len(rows),
-            sections=sorted(catalogue.columns.sections.values),
+            sections=tuple(sorted(catalogue.columns.sections.values)),
             is_indexed=catalogue.search.is_indexed,
         )
         following = rows[start + PAGE_ROWS : start + 2 * PAGE_ROWS]
-        self._thumbnails.prepare(map(catalogue.place, map(int, following)), catalogue.read)
+        self._thumbnails.prepare(lambda: catalogue.places(following), catalogue.read)
         return html_response(html)
 
     async def _show(self, catalogue: Catalogue, rows: Ints) -> list[Shown]:
         """Entries with their thumbnails as far as they are ready."""
-        entries = [catalogue.entry(int(row)) for row in rows]
+        entries = catalogue.entries(rows)
         places = [entry.place for entry in entries if entry.place is not None]
         ready = await self._thumbnails.of_page(places, catalogue.read)
         return [
