@@ -64,4 +64,10 @@ def curves(
         }
         marked = name == "loss" and best_step is not None
         best = Best(x=best_step or 0.0, words="best validation") if marked else None
-        yield line_plot(series, x_label=x_label, y_label=title_of(name), best=best)
+        yield line_plot(
+            series,
+            x_label=x_label,
+            y_label=title_of(name),
+            best=best,
+            from_zero=name != "psnr_db",
+        )

@@ -19,10 +19,11 @@ from pipeline.serve.catalogue.catalogue import Catalogue
 from pipeline.serve.catalogue.columns import Ints
 from pipeline.serve.catalogue.loader import CatalogueLoader
 from pipeline.serve.errors import RequestError
-from pipeline.serve.pages import browse
+from pipeline.serve.pages import browse, sample
 from pipeline.serve.pages.browse import CLUSTER_IMAGES, CLUSTER_PAGE, PAGE_ROWS, Shown
 from pipeline.serve.pages.shell import page
 from pipeline.serve.responses import html_response
+from pipeline.serve.sample_lookup import SampleLookup
 from pipeline.serve.thumbnails import MAX_PIXELS, Thumbnails, jpeg_of
 
 FOREVER = "private, max-age=31536000, immutable"
@@ -39,8 +40,10 @@ _CONVERTING = 2  # originals in other formats that are converted at once
 class Browsing:
     """The handlers, over the current catalogue."""
 
-    def __init__(self, loader: CatalogueLoader, thumbnails: Thumbnails) -> None:
-        self._loader, self._thumbnails = loader, thumbnails
+    def __init__(
+        self, loader: CatalogueLoader, thumbnails: Thumbnails, lookup: SampleLookup
+    ) -> None:
+        self._loader, self._thumbnails, self._lookup = loader, thumbnails, lookup
         self._converting = asyncio.Semaphore(_CONVERTING)
         self._clusters: tuple[str, Ints, Ints] | None = None
 
@@ -69,16 +72,16 @@ class Browsing:
             shown,
             start=start,
             total=len(rows),
-            sections=sorted(catalogue.columns.sections.values),
+            sections=tuple(sorted(catalogue.columns.sections.values)),
             is_indexed=catalogue.search.is_indexed,
         )
         following = rows[start + PAGE_ROWS : start + 2 * PAGE_ROWS]
-        self._thumbnails.prepare(map(catalogue.place, map(int, following)), catalogue.read)
+        self._thumbnails.prepare(lambda: catalogue.places(following), catalogue.read)
         return html_response(html)
 
     async def _show(self, catalogue: Catalogue, rows: Ints) -> list[Shown]:
         """Entries with their thumbnails as far as they are ready."""
-        entries = [catalogue.entry(int(row)) for row in rows]
+        entries = catalogue.entries(rows)
         places = [entry.place for entry in entries if entry.place is not None]
         ready = await self._thumbnails.of_page(places, catalogue.read)
         return [
@@ -117,22 +120,23 @@ class Browsing:
         details = await asyncio.to_thread(catalogue.details, row)
         members = await asyncio.to_thread(catalogue.members, row)
         cluster = await self._show(catalogue, members[:CLUSTER_IMAGES]) if len(members) > 1 else []
-        html = browse.sample_page(catalogue.entry(row), details, cluster, size=len(members))
+        known = None if "reason" in details else await self._lookup.find(details)
+        html = sample.sample_page(catalogue.entry(row), details, known, cluster, size=len(members))
         return html_response(html)
 
     async def _compare(self, request: web.Request) -> web.Response:
         keys = [request.query.get(name, "") for name in ("a", "b")]
         if not all(keys):
-            return html_response(browse.choose_page(""))
+            return html_response(sample.choose_page(""))
         pairs: list[tuple[Any, Any]] = []
         for key in keys:
             try:
                 catalogue, row = await self._find(key)
             except RequestError as error:
-                return html_response(browse.choose_page(error.message))
+                return html_response(sample.choose_page(error.message))
             details = await asyncio.to_thread(catalogue.details, row)
             pairs.append((catalogue.entry(row), details))
-        return html_response(browse.compare_page(pairs))
+        return html_response(sample.compare_page(pairs))
 
     async def _thumb(self, request: web.Request) -> web.Response:
         catalogue, row = await self._find(request.match_info["key"])

@@ -25,6 +25,7 @@ from pipeline.serve.live import Live
 from pipeline.serve.measures import Measures
 from pipeline.serve.pages.generate import generate_page
 from pipeline.serve.responses import html_response
+from pipeline.serve.sample_lookup import SampleLookup
 from pipeline.serve.thumbnails import Thumbnails
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Site:
         self.thumbnails = Thumbnails(
             side=config.thumbnail, limit=config.thumbnail_mb * 1_000_000, measures=self.measures
         )
+        self.lookup = SampleLookup(Workspace(config.workspace))
         self.measures.watch("waiting", "Images that wait.", lambda: self.drawing_queue.waiting)
         self.measures.watch("models", "Models loaded.", lambda: len(self.models.loaded))
         self.measures.watch(
@@ -73,7 +75,7 @@ class Site:
         app.router.add_get("/static/{name}", self._static_file)
         app.router.add_get("/generate", self._generate)
         self.live.add_routes(app)
-        Browsing(self.loader, self.thumbnails).add_routes(app)
+        Browsing(self.loader, self.thumbnails, self.lookup).add_routes(app)
         for api in (dalle_service, openai, page):
             api.add_routes(app, self.service)
         return app
@@ -82,6 +84,7 @@ class Site:
         """Stop drawing, and the threads and processes that make thumbnails and the index."""
         self.drawing_queue.close()
         self.thumbnails.close()
+        self.lookup.close()
         self.loader.close()
 
     # --- Around every request --------------------------------------------------------------------

@@ -75,10 +75,10 @@ class Thumbnails:
             found |= {name: future.result() for name, future in made.items() if future.done()}
         return found
 
-    def prepare(self, places: Iterable[StoredImage | None], read: Read) -> None:
+    def prepare(self, find: Callable[[], Iterable[StoredImage | None]], read: Read) -> None:
         """Make the thumbnails of the page that probably comes next, unless there is other work."""
         if not self._pending:
-            for place in places:
+            for place in find():
                 if place is not None and place.bytes_sha256 not in self._kept:
                     self._make(place, read)
 

@@ -78,12 +78,11 @@ def _make_codec(
     chosen = _choose(config)
     progress = announce(_estimate(training, folder, len(chosen)), progress, force=config.force)
     images, measured = _load(config, chosen, progress)
-    _train(training, images.pixels_MHWC, folder, progress)
+    _train(training, images.pixels_MHWC, measured, folder, progress)
     codec = training.finished()
     save_codec(codec, folder)
     quality = measure_codec(codec, measured, device)
-    lines = [json.dumps(dataclasses.asdict(entry)) for entry in training.logs]
-    write_bytes(folder / _LOG, ("\n".join(lines) + "\n").encode())
+    _write_log(training, folder)
     write_bytes(folder / _RECONSTRUCTIONS, draw_reconstructions(codec, measured, device))
     out.finish(
         counts={
@@ -161,20 +160,33 @@ def _load(
     return images, images.pixels_MHWC[:_MEASURED_IMAGES]
 
 
-def _train(training: Training, pixels: Pixels, folder: Path, progress: Progress) -> None:
+def _train(
+    training: Training, pixels: Pixels, measured: Pixels, folder: Path, progress: Progress
+) -> None:
     """Train to the end; after a signal, saves a checkpoint and raises KeyboardInterrupt."""
     config = training.config
     progress(training.step, config.steps, {NOW: "the first step"})
     with watch_signals() as request:
         while training.step < config.steps:
             entry = training.advance(pixels)
+            if training.is_measured:
+                training.measure(measured)
             progress(training.step, config.steps, {"loss": entry.loss})
             asked, due = request.asked, training.step % config.checkpoint_every == 0
             if due or asked or training.step == config.steps:
                 write_bytes(folder / _CHECKPOINT, training.to_bytes())
+                _write_log(training, folder)
             if asked:
                 log.warning("Stopped after step %d; its checkpoint is saved", training.step)
                 raise KeyboardInterrupt
+
+
+def _write_log(training: Training, folder: Path) -> None:
+    lines = (
+        {name: value for name, value in dataclasses.asdict(entry).items() if value is not None}
+        for entry in training.logs
+    )
+    write_bytes(folder / _LOG, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------

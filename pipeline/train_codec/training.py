@@ -17,6 +17,7 @@ latents.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
@@ -34,7 +35,8 @@ from torch.nn import functional as F
 
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.discrete_vae import DiscreteVAEConfig
-from pipeline.models.codecs.pixels import Pixels, to_images
+from pipeline.models.codecs.pixels import Pixels, to_images, to_pixels
+from pipeline.models.codecs.reconstruct import psnr
 from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.train_codec.codebook import CodebookLearner
 from pipeline.train_codec.config import TrainCodecConfig
@@ -45,6 +47,8 @@ UNREADABLE = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(OSError, EOFError, pickle.UnpicklingError),
 )
+MEASUREMENTS = 20  # of the reconstructions, evenly spaced over the steps
+_MEASURED = 64  # images; all measurements take as long as about 50 steps of 8 images
 _SQUARED_WEIGHT = (
     4.0  # of the squared error relative to the absolute one: most errors are far below 1/4
 )
@@ -73,11 +77,12 @@ class _Batches:
 
 @dataclass(frozen=True)
 class StepLog:
-    """One line of log.jsonl."""
+    """One line of log.jsonl; `val_psnr_db` is None at steps after which it was not measured."""
 
     step: int
     loss: float
     restarted: int
+    val_psnr_db: float | None = None
 
 
 @dataclass
@@ -107,6 +112,21 @@ class Training:
         self.logs.append(record)
         self.step += 1
         return record
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the reconstructions are measured after the last step."""
+        every = -(-self.config.steps // MEASUREMENTS)
+        return self.step % every == 0 or self.step == self.config.steps
+
+    @torch.no_grad()
+    def measure(self, pixels_MHWC: Pixels) -> None:
+        """Add the mean PSNR of the first images to the log of the last step."""
+        images_BCHW = to_images(pixels_MHWC[:_MEASURED], self.learner.codebook_KD.device)
+        codes_BRS = self.codec.nearest(self.codec.encode_latents(images_BCHW))
+        decoded_BHWC = to_pixels(self.codec.decode_latents(self.codec.look_up(codes_BRS)))
+        mean_db = float(np.mean(psnr(pixels_MHWC[:_MEASURED], decoded_BHWC)))
+        self.logs[-1] = dataclasses.replace(self.logs[-1], val_psnr_db=round(mean_db, 3))
 
     def _losses(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         latents_BDRS = self.codec.encode_latents(images_BCHW)
@@ -152,7 +172,7 @@ class Training:
                 "codec": self.codec.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "learner": self.learner.state(),
-                "logs": [(entry.step, entry.loss, entry.restarted) for entry in self.logs],
+                "logs": [dataclasses.astuple(entry) for entry in self.logs],
             },
             buffer,
         )

@@ -70,9 +70,15 @@ def read_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_]:
         if found != expected:
             raise damaged(f"{path} has {found} bytes, its index expects {expected}.")
     starts = read_table(folder, entry)[:, 0, 0] - BLOCK
-    with tar.open("rb") as file:
-        headers = [os.pread(file.fileno(), _NAME_BYTES, start) for start in starts.tolist()]
-    return np.array([key_of_header(header) for header in headers], dtype=np.bytes_)
+    if not len(starts):
+        return np.empty(0, np.bytes_)
+    data = np.memmap(tar, dtype=np.uint8, mode="r")
+    # As bytes, all at once: turning a million headers into text takes seconds.
+    names = np.lib.stride_tricks.sliding_window_view(data, _NAME_BYTES)[starts]
+    ends = (np.pad(names, ((0, 0), (0, 1)), constant_values=ord(".")) == ord(".")).argmax(axis=1)
+    width = max(1, int(ends.max()))
+    keys = np.where(np.arange(width) < ends[:, None], names[:, :width], 0).astype(np.uint8)
+    return keys.view(f"S{width}")[:, 0]
 
 
 def salvage_keys(folder: Path, entry: ShardEntry) -> npt.NDArray[np.bytes_] | None:

@@ -106,6 +106,19 @@ def test_a_run_that_is_training_is_shown_and_a_longer_log_makes_the_page_anew(
     assert "at step 200" in page_of(workspace, run="dalle").select("#training")[0].text
 
 
+def test_the_psnr_of_a_codec_is_drawn_over_its_training(workspace: Workspace) -> None:
+    folder = workspace.codec("small")
+    measured = [{"step": n, "loss": 1.0, "val_psnr_db": 20 + n / 8} for n in range(8, 41, 8)]
+    write_log(folder, [{"step": 0, "loss": 2.0}, *measured])
+    declare(folder, "codec")
+    plots = page_of(workspace).select("#codec figure.curves")
+    (plot,) = (plot for plot in plots if plot.h4 is not None and plot.h4.text == "PSNR, dB")
+    assert [line.text for line in plot.select(".legend li")] == ["validation"]
+    numbers = json.loads(plot.select("script")[0].text)
+    assert numbers["series"][0]["points"] == [[n, 20 + n / 8] for n in range(8, 41, 8)]
+    assert numbers["y"][0] > 20  # its axis doesn't begin at 0
+
+
 def test_only_the_run_asked_for_is_shown(workspace: Workspace) -> None:
     for name in ("one", "taming/two"):
         write_log(workspace.run(name), losses(3.0))

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.core.workspace import Workspace
@@ -24,8 +26,10 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt, list_orders
 from pipeline.generate.sampler import load_sampler
+from pipeline.models.clip import find_clip, load_clip
 from pipeline.serve import server
 from pipeline.serve.drawing.drawing_queue import DrawingQueue
+from tests.oracles.clip import write_clip
 from tests.serve.conftest import Answer, Serve, Served
 
 
@@ -189,6 +193,53 @@ def test_an_upload_that_is_too_long_is_refused_and_the_oldest_is_dropped(serve: 
         for name in (ids[0], ids[-1])
     )
     assert (first, last) == (404, 200)
+
+
+# --- The best by CLIP ----------------------------------------------------------------------------
+
+
+def test_the_best_by_clip_are_those_of_all_images_and_come_in_the_order_of_their_scores(
+    serve: Serve, tmp_path: Path
+) -> None:
+    folder = write_clip(tmp_path / "clip")
+    served = serve(clip=str(folder), batch_size=4)
+    body = {"prompt": "a red cube", "count": 9, "seed": 7}
+    every = [event for event in events_of(served, body) if event["event"] == "image"]
+    best = [event for event in events_of(served, body | {"best": 3}) if event["event"] == "image"]
+    judge = load_clip(find_clip(str(folder)), torch.device("cpu"))
+    scores = judge.score(["a red cube"] * 9, np.stack([picture(event) for event in every]))
+    ranked = sorted(range(9), key=lambda index: -scores[index])
+    assert all("score" not in event for event in every)
+    assert [event["index"] for event in best] == ranked[:3]
+    assert [event["score"] for event in best] == pytest.approx(
+        [scores[index] for index in ranked[:3]], abs=1e-3
+    )
+    for event in best:
+        assert np.array_equal(picture(event), picture(every[event["index"]]))
+
+
+@pytest.mark.parametrize("best", [0, 3])
+def test_more_of_the_best_than_are_drawn_are_refused(
+    best: int, serve: Serve, tmp_path: Path
+) -> None:
+    served = serve(clip=str(write_clip(tmp_path / "clip")))
+    body = {"prompt": "a", "count": 2, "best": best}
+    answer = served.request("POST", "/api/generate", body)
+    assert (answer.status, "Expected 1 to 2" in answer.json["error"]) == (400, True)
+
+
+def test_a_clip_that_is_not_there_ends_the_stream_with_its_error_and_the_server_goes_on(
+    serve: Serve, tmp_path: Path
+) -> None:
+    served = serve(clip=str(tmp_path / "nothing"))
+    events = events_of(served, {"prompt": "a", "count": 2, "best": 1})
+    assert events[-1]["event"] == "error"
+    assert "nothing" in events[-1]["message"]
+    assert events_of(served, {"prompt": "a"})[-1]["event"] == "done"
+
+
+def events_of(served: Served, body: dict[str, Any]) -> list[dict[str, Any]]:
+    return lines(served.request("POST", "/api/generate", body))
 
 
 # --- Many clients --------------------------------------------------------------------------------

@@ -193,22 +193,24 @@ def test_the_overview_follows_the_workspace(
 
 # --- dalle-service's front end -------------------------------------------------------------------
 
-# The requests of its page, as measured: both with a header that needs a preflight, the POST without a
-# Content-Type; the answer must be an array of base64 images.
-FRONT_END = """<!doctype html><meta charset=utf-8><title>front</title><script>
+FRONT_END = """<!doctype html><meta charset=utf-8><title>front</title><input>
+<script>
 const back = new URLSearchParams(location.search).get("back");
 const headers = {"Bypass-Tunnel-Reminder": "go"};
-(async () => {
-  const models = await (await fetch(back + "/dalle-list", {headers})).json();
-  const body = JSON.stringify({text: "pink shoes", num_images: 4, dalle_name: models[0]});
-  const images = await (await fetch(back + "/dalle", {method: "POST", headers, body})).json();
-  for (const data of images) {
+const ask = async (path, options) => JSON.parse(await (await fetch(back + path, options)).text());
+const models = ask("/dalle-list", {headers});
+document.querySelector("input").addEventListener("keyup", async (event) => {
+  if (event.key !== "Enter") return;
+  const body = JSON.stringify(
+    {text: event.target.value, num_images: 4, dalle_name: (await models)[0]});
+  const found = await ask("/dalle", {method: "POST", headers, body});
+  document.body.append(...found.map((data) => {
     const image = document.createElement("img");
     image.src = "data:image/png;base64, " + data;
-    document.body.append(image);
-  }
+    return image;
+  }));
   document.title = "done";
-})();
+});
 </script><body></body>"""
 
 
@@ -238,7 +240,21 @@ def foreign_page() -> Iterator[str]:
 def test_a_page_of_an_allowed_origin_draws_as_dalle_services_front_end_does(
     served: Served, foreign_page: str, browser: Browser
 ) -> None:
+    """The published front end's code is not ours, so a page of our own sends what it sends.
+
+    From another origin, both requests with a header that needs a preflight; the POST as text/plain, since
+    the front end sets no type, with exactly these fields. The answer is parsed as text and must be an array:
+    each item becomes a `data:` URL after a blank.
+    """
     with browser.visit(f"{foreign_page}?back={served.url}") as visit:
+        visit.page.locator("input").fill("pink shoes")
+        with visit.page.expect_request("**/dalle") as asked:
+            visit.page.locator("input").press("Enter")
+        sent = asked.value.all_headers()
+        assert (sent["content-type"], sent["bypass-tunnel-reminder"]) == (
+            "text/plain;charset=UTF-8",
+            "go",
+        )
         visit.page.wait_for_function("document.title === 'done'")
         widths = visit.page.evaluate(
             "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"

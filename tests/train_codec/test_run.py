@@ -29,6 +29,13 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
+KINDS: dict[str, dict[str, str]] = {
+    "patches": {"encoder": "patches"},
+    "convolutional": {"encoder": "convolutional"},
+    "discrete-vae": {"kind": "discrete-vae"},
+}
+
+
 def make_config(workspace: Workspace, **options: int | str) -> TrainCodecConfig:
     small: dict[str, int | str] = {
         "image_size": 32,
@@ -77,6 +84,30 @@ def test_it_writes_a_codec_its_log_and_an_image(make_workspace: MakeWorkspace) -
     assert 0 < report.details["codebook_used"] <= 16
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_log_has_psnr_at_even_distances_the_last_being_that_of_the_codec(
+    make_workspace: MakeWorkspace, kind: str
+) -> None:
+    workspace = make_workspace()
+    report = run(make_config(workspace, steps=45, **KINDS[kind]))
+    text = (workspace.codec("small") / "log.jsonl").read_text()
+    measured = {
+        line["step"]: line["val_psnr_db"]
+        for line in map(json.loads, text.splitlines())
+        if "val_psnr_db" in line
+    }
+    assert list(measured) == [*range(2, 45, 3)]
+    assert measured[44] == pytest.approx(report.details["psnr_db"], abs=0.01)
+
+
+def test_the_log_can_be_read_during_training(make_workspace: MakeWorkspace) -> None:
+    workspace = make_workspace()
+    with pytest.raises(KilledError):
+        run(make_config(workspace), kill_at(12))
+    lines = (workspace.codec("small") / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(10))
+
+
 def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
     workspace = make_workspace()
     run(make_config(workspace))
@@ -109,13 +140,6 @@ def test_what_was_started_with_other_options_is_left_for_them(
         run(make_config(workspace), kill_at(7))
     assert run(make_config(workspace, seed=1)).outputs == (str(workspace.codec("small-2")),)
     assert run(make_config(workspace)).outputs == (str(workspace.codec("small")),)
-
-
-KINDS: dict[str, dict[str, str]] = {
-    "patches": {"encoder": "patches"},
-    "convolutional": {"encoder": "convolutional"},
-    "discrete-vae": {"kind": "discrete-vae"},
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -38,8 +38,6 @@ class ImageRequest:
     temperature: float | None = None
     cond_scale: float | None = None
     best: int | None = None
-    prime: Prime | None = None
-    previews: bool = False
 
 
 class ImageService:
@@ -58,14 +56,17 @@ class ImageService:
         return sorted(runs, key=lambda name: (name != default, name))
 
     @contextlib.asynccontextmanager
-    async def drawing(self, wanted: ImageRequest) -> AsyncIterator[Mailbox]:
+    async def drawing(
+        self, wanted: ImageRequest, *, prime: Prime | None = None, previews: bool = False
+    ) -> AsyncIterator[Mailbox]:
         """Queue what is asked for; yields the mailbox of its events, and cancels it at the end of the block.
 
+        Images begin with `prime`; with `previews` there are events for unfinished images.
         Raises RequestError for values out of range, an unknown model, or a full queue.
         """
         await self.names()
         mailbox = Mailbox(asyncio.get_running_loop())
-        job = self._job(wanted, mailbox.post)
+        job = self._job(wanted, prime=prime, previews=previews, listener=mailbox.post)
         try:
             mailbox.before = self.drawing_queue.submit(job)
         except QueueFullError as error:
@@ -92,14 +93,21 @@ class ImageService:
         async with self.drawing(wanted) as mailbox:
             return [event async for event in mailbox if isinstance(event, Drawn)]
 
-    def _job(self, wanted: ImageRequest, listener: Callable[[Event], None]) -> Job:
+    def _job(
+        self,
+        wanted: ImageRequest,
+        *,
+        prime: Prime | None,
+        previews: bool,
+        listener: Callable[[Event], None],
+    ) -> Job:
         self._check(wanted)
         recipe = Recipe(
             model=self._model(wanted.model),
             top_k=_number("top_k", wanted.top_k, 0.9, low=0, high=1),
             temperature=_number("temperature", wanted.temperature, 1.0, low=0.001, high=100),
             cond_scale=_number("cond_scale", wanted.cond_scale, 1.0, low=0, high=MAX_COND_SCALE),
-            prime=wanted.prime,
+            prime=prime,
         )
         return Job(
             recipe=recipe,
@@ -107,7 +115,7 @@ class ImageService:
             seed=secrets.randbelow(_RANDOM_SEEDS) if wanted.seed is None else wanted.seed,
             count=wanted.count,
             best=wanted.best,
-            previews=wanted.previews,
+            previews=previews,
             listener=listener,
         )
 

@@ -38,15 +38,7 @@ _STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Body:
-    prompt: str
-    count: int = 1
-    model: str | None = None
-    seed: int | None = None
-    top_k: float | None = None
-    temperature: float | None = None
-    cond_scale: float | None = None
-    best: int | None = None
+class _Body(ImageRequest):
     prime: str | None = None
     prime_rows: int | None = None
 
@@ -111,19 +103,7 @@ def add_routes(app: web.Application, service: ImageService) -> None:
     async def generate(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, _Body)
         prime = None if body.prime is None else primes.get(body.prime, body.prime_rows)
-        wanted = ImageRequest(
-            prompt=body.prompt,
-            count=body.count,
-            model=body.model,
-            seed=body.seed,
-            top_k=body.top_k,
-            temperature=body.temperature,
-            cond_scale=body.cond_scale,
-            best=body.best,
-            prime=prime,
-            previews=True,
-        )
-        async with service.drawing(wanted) as mailbox:
+        async with service.drawing(body, prime=prime, previews=True) as mailbox:
             response = web.StreamResponse(
                 headers={
                     "Content-Type": "application/x-ndjson; charset=utf-8",

@@ -9,7 +9,6 @@ import bisect
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -44,8 +43,7 @@ class Query(NamedTuple):
     descending: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """What a page shows of a row; `place` is None if it has no file."""
 
     row: int
@@ -179,36 +177,63 @@ class Catalogue:
 
     # --- Entries ---------------------------------------------------------------------------------
 
-    def entry(self, row: int) -> Entry:
-        """What a page shows of a row."""
+    def entries(self, rows: Ints) -> list[Entry]:
+        """What a page shows of rows, read together: one by one, the columns take three times as long."""
         columns = self.columns
-        reason, split = int(columns.reason_R[row]), int(columns.split_R[row])
-        return Entry(
-            row=row,
-            key=columns.keys[row].as_py(),
-            caption=columns.captions[int(columns.caption_R[row])].as_py(),
-            section=columns.sections.values[columns.section_R[row]],
-            split=None if split == NONE else SPLITS[split],
-            reason=None if reason == NONE else REJECT_REASONS[reason],
-            rank=_value(columns.rank_R[row]),
-            width=_value(columns.width_R[row]),
-            height=_value(columns.height_R[row]),
-            bytes=_value(columns.bytes_R[row]),
-            place=self.place(row),
-        )
+        texts = columns.captions.take(pa.array(columns.caption_R[rows])).to_pylist()
+        return [
+            Entry(
+                row=row,
+                key=key,
+                caption=text,
+                section=columns.sections.values[section],
+                split=None if split == NONE else SPLITS[split],
+                reason=None if reason == NONE else REJECT_REASONS[reason],
+                rank=_value(rank),
+                width=_value(width),
+                height=_value(height),
+                bytes=_value(size),
+                place=place,
+            )
+            for row, key, text, section, split, reason, rank, width, height, size, place in zip(
+                rows.tolist(),
+                columns.keys.take(pa.array(rows)).to_pylist(),
+                texts,
+                columns.section_R[rows].tolist(),
+                columns.split_R[rows].tolist(),
+                columns.reason_R[rows].tolist(),
+                columns.rank_R[rows].tolist(),
+                columns.width_R[rows].tolist(),
+                columns.height_R[rows].tolist(),
+                columns.bytes_R[rows].tolist(),
+                self.places(rows),
+                strict=True,
+            )
+        ]
+
+    def entry(self, row: int) -> Entry:
+        """What a page shows of one row."""
+        return self.entries(np.array([row], np.int32))[0]
+
+    def places(self, rows: Ints) -> list[StoredImage | None]:
+        """Where the bytes of rows lie, None for those that have none."""
+        columns, hexes = self.columns, self.columns.sha256_R32[rows].tobytes().hex()
+        return [
+            StoredImage(columns.segments.values[segment], offset, size, hexes[at : at + 64])
+            if columns.segments.values[segment] and offset != NONE
+            else None
+            for at, segment, offset, size in zip(
+                range(0, len(hexes), 64),
+                columns.segment_R[rows].tolist(),
+                columns.offset_R[rows].tolist(),
+                columns.bytes_R[rows].tolist(),
+                strict=True,
+            )
+        ]
 
     def place(self, row: int) -> StoredImage | None:
         """Where the bytes of a row lie, None if it has none."""
-        columns = self.columns
-        segment = columns.segments.values[columns.segment_R[row]]
-        if not segment or columns.offset_R[row] == NONE:
-            return None
-        return StoredImage(
-            segment=segment,
-            offset=int(columns.offset_R[row]),
-            bytes=int(columns.bytes_R[row]),
-            bytes_sha256=columns.sha256_R32[row].tobytes().hex(),
-        )
+        return self.places(np.array([row], np.int32))[0]
 
     def read(self, place: StoredImage) -> bytes:
         """The bytes of an image. Raises ContractError or DamageError if they are not there any more."""
@@ -274,8 +299,8 @@ def _number(name: str, names: Sequence[str]) -> int:
     return names.index(name) if name in names else -2  # none has it
 
 
-def _value(number: Any) -> int | None:
-    return None if number == NONE else int(number)
+def _value(number: int) -> int | None:
+    return None if number == NONE else number
 
 
 def _read_row(tables: Sequence[Path], at: int) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.core.contracts import REJECT_REASONS, SPLITS
 from pipeline.serve.catalogue.catalogue import SORTS, STATES, Entry, Query
-from pipeline.serve.pages.shell import caption, link, notice, page, select, table, text, url
+from pipeline.serve.pages.shell import caption, link, notice, page, select, text, url
 
 PAGE_ROWS = 60
 CLUSTER_PAGE = 20
@@ -79,7 +78,7 @@ def browse_page(
     *,
     start: int,
     total: int,
-    sections: Sequence[str],
+    sections: tuple[str, ...],
     is_indexed: bool,
 ) -> str:
     """A page of images, with the form to search and filter them."""
@@ -96,7 +95,8 @@ def browse_page(
     return page("Images", head + body, current="/browse")
 
 
-def _form(query: Query, sections: Sequence[str]) -> str:
+@functools.lru_cache(maxsize=256)  # a third of the time of a page
+def _form(query: Query, sections: tuple[str, ...]) -> str:
     named = [(name, name or "(none)") for name in sections]
     parts = (
         f'<label>Search captions<input type="search" name="q" value="{text(query.text)}" dir="auto"></label>',
@@ -228,123 +228,3 @@ def _cluster(cluster: Cluster) -> str:
         f'<p class="hint"><a href="{sample_url(leader.key)}">Leader</a>{compare}</p>'
         f"{gallery(cluster.shown, classes='grid strip')}{rest}</section>"
     )
-
-
-# --- One sample -----------------------------------------------------------------------------------
-
-
-def sample_page(
-    entry: Entry, details: Mapping[str, Any], cluster: Sequence[Shown], *, size: int
-) -> str:
-    """One sample: its image, all its columns, where its bytes lie, and its cluster."""
-    what = f"Rejected: {entry.reason.replace('_', ' ')}" if entry.reason else "Kept"
-    body = (
-        f"<h1>{caption(entry.caption or entry.key)}</h1><p>{text(what)}{_stands_for(details)}</p>"
-        f'<div class="pair"><figure>{_original(entry)}</figure><div>{_facts(details)}</div></div>'
-    )
-    if size > 1:
-        others = [each for each in cluster if each.entry.row != entry.row]
-        pairs = "".join(
-            f"<li>{link('/compare', {'a': entry.key, 'b': each.entry.key}, text(each.entry.key))}</li>"
-            for each in others[:CLUSTER_IMAGES]
-        )
-        body += (
-            f"<section><h2>Its cluster: {size:,} images that look alike</h2>"
-            f"{gallery(cluster, classes='grid strip')}"
-            f"<details><summary>Compare side by side</summary><ul>{pairs}</ul></details></section>"
-        )
-    shown = json.dumps(details, indent=2, ensure_ascii=False, default=str)
-    body += f"<section><h2>JSON</h2><pre>{text(shown)}</pre></section>"
-    return page(entry.caption or entry.key, body, current="/browse")
-
-
-def _stands_for(details: Mapping[str, Any]) -> str:
-    parts = ""
-    if details.get("detail"):
-        parts += f" ({text(details['detail'])})"
-    if details.get("stands_for"):
-        key = str(details["stands_for"])
-        parts += f'. <a href="{sample_url(key)}">The image that stands for it</a>'
-    return parts
-
-
-def _original(entry: Entry) -> str:
-    if entry.place is None:
-        return '<p class="notice">There is no file: it was never fetched.</p>'
-    source = url(f"/image/{entry.key}", {"v": entry.place.bytes_sha256[:12]})
-    return (
-        f'<img class="original" src="{source}" alt="{text(entry.caption)}">'
-        f'<figcaption class="hint"><a href="{source}">Original file</a></figcaption>'
-    )
-
-
-def _facts(details: Mapping[str, Any]) -> str:
-    rows = [
-        (text(name), _cell(name, value)) for name, value in details.items() if value is not None
-    ]
-    return table(("column", "value"), rows, label="Columns of the row")
-
-
-def _cell(name: str, value: Any) -> str:
-    if name in ("cluster", "stands_for"):
-        return f'<a href="{sample_url(str(value))}">{text(value)}</a>'
-    if isinstance(value, list):
-        return "<br>".join(caption(each) for each in value)
-    return caption(value) if isinstance(value, str) else text(value)
-
-
-# --- Two side by side -----------------------------------------------------------------------------
-
-
-def compare_page(pairs: Sequence[tuple[Entry, Mapping[str, Any]]]) -> str:
-    """Two samples side by side, with the columns in which they differ first."""
-    (one, first), (other, second) = pairs
-    figures = "".join(
-        f"<figure>{_original(entry)}<figcaption>"
-        f'<a href="{sample_url(entry.key)}">{caption(entry.caption or entry.key)}</a></figcaption></figure>'
-        for entry in (one, other)
-    )
-    names = list(dict.fromkeys([*first, *second]))
-    differing = [name for name in names if first.get(name) != second.get(name)]
-    same = [name for name in names if name not in differing]
-    distance = _distance(first.get("phash"), second.get("phash"))
-    far = (
-        ""
-        if distance is None
-        else f"<p>Their perceptual hashes differ in {distance} of 64 bits.</p>"
-    )
-    body = (
-        f'<h1>Side by side</h1><div class="pair two">{figures}</div>{far}'
-        f"<section><h2>Differs</h2>{_comparison(differing, first, second, 'Columns that differ')}</section>"
-        f"<section><h2>Same</h2>{_comparison(same, first, second, 'Columns that are the same')}</section>"
-    )
-    return page("Side by side", body, current="/browse")
-
-
-def _comparison(
-    names: Sequence[str], first: Mapping[str, Any], second: Mapping[str, Any], label: str
-) -> str:
-    rows = [(text(name), _plain(first.get(name)), _plain(second.get(name))) for name in names]
-    return table(("column", "left", "right"), rows, label=label) if rows else "<p>Nothing.</p>"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return "<br>".join(caption(each) for each in value)
-    return "" if value is None else caption(value)
-
-
-def _distance(first: Any, second: Any) -> int | None:
-    if isinstance(first, int) and isinstance(second, int):
-        return (first ^ second).bit_count()
-    return None
-
-
-def choose_page(problem: str) -> str:
-    """The form to choose two samples, if /compare was not given two that exist."""
-    form = (
-        '<form action="/compare" method="get"><label>Key of the left image<input name="a"></label>'
-        '<label>Key of the right image<input name="b"></label><button type="submit">Compare</button></form>'
-    )
-    warning = notice(text(problem)) if problem else ""
-    return page("Side by side", f"<h1>Side by side</h1>{warning}{form}", current="/browse")

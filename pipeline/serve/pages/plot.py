@@ -10,7 +10,7 @@ from pipeline.serve.pages.shell import text
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 720, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 56, 28, 12, 36
 STYLES = 6  # distinguishable by dashes as well as by colour
 _TICKS = 6
 
