@@ -25,7 +25,10 @@ from pipeline.train.feeding import DeviceBatch
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from tests.models.dalle.test_attention_kernels import config as attention_config
+from tests.train.test_evaluation_samples import codec
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
+
+__all__ = ["codec"]
 
 MakeConfig = Callable[..., TrainConfig]
 pytestmark = pytest.mark.cuda
@@ -133,6 +136,22 @@ def test_the_compiler_makes_a_graph_for_each_kind(make_config: MakeConfig) -> No
         lambda done, total, notes=None: graphs.append(count_graphs() - before) if done else None,
     )
     assert set(graphs) == {2 * (2 + 2)}
+
+
+@pytest.mark.usefixtures("codec")
+def test_grids_are_drawn_by_recorded_steps_and_compile_nothing(
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each grid records the steps anew: the memory is free again for training."""
+    torch._dynamo.reset()
+    before, graphs = count_graphs(), []
+    run(
+        make_config(device="cuda", steps=8, val_every=0, sample_every=2),
+        lambda done, total, notes=None: graphs.append(count_graphs() - before) if done else None,
+    )
+    assert set(graphs) == {1 + 2}
+    assert "drawing without" not in caplog.text
+    assert len(list((workspace.run("tiny") / "samples").iterdir())) == 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ATTENTION_TYPES if kind != "full"])
