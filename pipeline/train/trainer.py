@@ -23,7 +23,7 @@ from pipeline.core.progress import NOW, Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
-from pipeline.models.devices import is_out_of_memory, largest_that_fits
+from pipeline.models.devices import is_gpu_failure, is_out_of_memory, largest_that_fits
 from pipeline.train.compiling import count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
@@ -128,6 +128,8 @@ class Trainer:
                     with torch.no_grad():
                         self.loss(module, batch)
         except Exception as error:
+            if is_gpu_failure(error):
+                raise
             if is_out_of_memory(error):
                 raise self.out_of_memory(RuntimeError(str(error)), batch) from None
             use_eager(state.model)
