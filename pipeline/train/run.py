@@ -61,6 +61,7 @@ from pipeline.train.resume import (
     start_state,
 )
 from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
+from pipeline.train.step_graph import check_graphs
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import ShardIndex, read_index
@@ -100,6 +101,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
     with join_ranks(config.parallel.kind, device) as ranks:
+        check_graphs(config, ranks)
         config = settle(config, workspace, index, shards, ranks)
         plan = resolved_plan(config, inputs)
         folder = RunFolder(root=workspace.run(config.name), logging=config.logging)

@@ -39,10 +39,14 @@ def losses(workspace: Workspace, config: TrainConfig) -> list[float]:
     return [record["loss"] for record in log_of(workspace.run(config.name)) if "loss" in record]
 
 
-@pytest.mark.parametrize("compiler", ["off", "on"])
+@pytest.mark.parametrize("compiler", ["off", "on", "graphs"])
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
 def test_losses_of_20_steps_are_those_of_a_cpu(
-    workspace: Workspace, make_config: MakeConfig, precision: str, compiler: str
+    workspace: Workspace,
+    make_config: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    compiler: str,
 ) -> None:
     plain = {"steps": 20, "ff_dropout": 0.0, "attn_dropout": 0.0, "val_every": 10}
     expected = losses(workspace, make_config(name="cpu", precision="fp32", **plain))
@@ -50,9 +54,14 @@ def test_losses_of_20_steps_are_those_of_a_cpu(
     found = losses(workspace, make_config(name="gpu", **on_gpu, **plain))
     assert found == pytest.approx(expected, rel=0.05)
     assert found[0] == pytest.approx(expected[0], rel=0.01)
+    assert "Training without" not in caplog.text
 
 
-@pytest.mark.parametrize("options", [{}, {"compile": "off"}, {"precision": "fp16"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compile": "off"}, {"compile": "graphs"}, {"precision": "fp16"}],
+    ids=str,
+)
 def test_a_stopped_run_resumes_in_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, options: dict[str, Any]
 ) -> None:

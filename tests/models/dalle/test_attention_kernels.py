@@ -42,8 +42,9 @@ def test_every_kind_has_a_kernel_for_short_and_long_sequences() -> None:
 def test_cudnn_never_gets_a_mask() -> None:
     """The code for CUDA, on a CPU, which has other kernels: eager, and in one graph."""
     torch._dynamo.reset()
-    qkv, mask_LL = torch.randn(3, 2, 2, 20, 16), torch.ones(20, 20, dtype=torch.bool).tril()
-    expected = F.scaled_dot_product_attention(*qkv, attn_mask=mask_LL)
+    query, key, value = (torch.randn(2, 2, 20, 16) for _ in range(3))
+    mask_LL = torch.ones(20, 20, dtype=torch.bool).tril()
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_LL)
     allowed: list[bool] = []
 
     def attend(*arguments: Any, **options: Any) -> torch.Tensor:
@@ -52,11 +53,11 @@ def test_cudnn_never_gets_a_mask() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention_kernels, "F", SimpleNamespace(scaled_dot_product_attention=attend))
-        assert torch.equal(attend_masked(*qkv, mask_LL), expected)
+        assert torch.equal(attend_masked(query, key, value, mask_LL), expected)
     assert allowed == [False]
     assert torch.backends.cuda.cudnn_sdp_enabled()  # without a mask it may be the fastest
     compiled = torch.compile(attend_masked, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*qkv, mask_LL), expected)
+    torch.testing.assert_close(compiled(query, key, value, mask_LL), expected)
 
 
 def live_blocks(mask_LL: torch.Tensor) -> int:
