@@ -107,6 +107,24 @@ def test_memory_that_ends_is_no_speed(
         run(make_config(batch_size="auto"))
 
 
+class WithAnother(Ranks):
+    """Two ranks, of which the other has room for 4 samples."""
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values, torch.tensor([4.0])])
+
+
+def test_the_size_is_that_of_the_rank_with_the_least_room(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "measure_speed", measured)
+    ranks = WithAnother(kind="ddp", rank=1, size=2, device=torch.device("cpu"))
+    reader = ShardReader(workspace.shards("default"), "train")
+    config = make_config(batch_size="auto")
+    settled = batch_size.settle_batch_size(config, None, reader, ranks)  # type: ignore[arg-type]
+    assert settled.schedule.batch_size == 4
+
+
 # Every doubling pays, but the second process has room for 8 samples only.
 LITTLE_ROOM = """
 import os
