@@ -224,7 +224,7 @@ def measure_all(
     for part in parts:
         left = seconds - (time.monotonic() - began)
         rows: list[Row] = []
-        result = {"title": part.title, "ended": "no time left", "rows": rows}
+        result: Row = {"title": part.title, "ended": "no time left", "rows": rows}
         results["parts"][part.name] = result
 
         def keep(row: Row, rows: list[Row] = rows) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,8 +26,10 @@ from pipeline.models.dalle.model import Dalle
 from pipeline.models.devices import is_out_of_memory, matmul_rate, peak_bytes
 from pipeline.train.compiling import compile_model
 from pipeline.train.config import OptimizerOptions
+from pipeline.train.feeding import DeviceBatch
 from pipeline.train.optimizer import TorchStepper, make_optimizer
 from pipeline.train.precision import DTYPES, allow_tf32
+from pipeline.train.step_graph import StepGraph
 
 DALLEBLOG: dict[str, Any] = {
     "dim": 544,
@@ -56,7 +59,7 @@ TINY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A model and how it is run; `how` is eager, compiled, or graphs (compiled whole, with CUDA graphs)."""
+    """A model and how it is run; `how` is eager, compiled, or graphs (compiled, and steps in CUDA graphs)."""
 
     shape: dict[str, Any]
     batch: int
@@ -105,7 +108,7 @@ def measure_wide(place: Place) -> Iterator[Row]:
 
 
 def measure_graphs(place: Place) -> Iterator[Row]:
-    """Whole models in CUDA graphs, beside blocks, at batches where launching takes its share."""
+    """Steps as CUDA graphs, at batches where launching takes its share."""
     for batch in (8,) if place.smoke else (8, 24, 64):
         for how in ("compiled", "graphs"):
             yield train(Trial(shape=DALLEBLOG, batch=batch, how=how), place)
@@ -200,14 +203,12 @@ def make_step(model: nn.Module, trial: Trial, place: Place) -> Callable[[Tensor,
     """A function that trains on a batch and returns its loss, without waiting for it."""
     if trial.how == "dalle-pytorch":
         return stock_step(model, place)
-    if trial.how == "compiled":
+    if trial.how != "eager":
         # The compiler itself takes a minute on a CPU.
         compile_model(model, "none", **({"backend": "aot_eager"} if place.smoke else {}))
-    elif trial.how == "graphs":
-        model.compile(**({"backend": "aot_eager"} if place.smoke else {"mode": "reduce-overhead"}))
-    stepper = TorchStepper(
-        model=model, optimizer=make_optimizer(model, OptimizerOptions()), max_norm=0.5
-    )
+    in_graphs = trial.how == "graphs"
+    optimizer = make_optimizer(model, OptimizerOptions(), in_graphs=in_graphs)
+    stepper = TorchStepper(model=model, optimizer=optimizer, max_norm=0.5)
 
     def step(tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:
         with torch.autocast(place.device, torch.bfloat16, enabled=not place.smoke):
@@ -217,7 +218,17 @@ def make_step(model: nn.Module, trial: Trial, place: Place) -> Callable[[Tensor,
         stepper.step(~loss.isfinite())
         return loss
 
-    return step
+    if not in_graphs or place.device != "cuda":
+        return step
+    graph = StepGraph(
+        lambda batches: (step(batches[0].tokens_BT, batches[0].codes_BN),) * 4, optimizer
+    )
+
+    def replay(tokens_BT: Tensor, codes_BN: Tensor) -> Tensor:
+        batch = DeviceBatch(tokens_BT=tokens_BT, codes_BN=codes_BN, rows=np.arange(len(tokens_BT)))
+        return graph.run([batch])[0]
+
+    return replay
 
 
 def stock_step(model: nn.Module, place: Place) -> Callable[[Tensor, Tensor], Tensor]:

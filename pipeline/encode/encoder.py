@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.pixels import Pixels, to_images
-from pipeline.models.devices import is_out_of_memory, reason_of
+from pipeline.models.devices import is_gpu_failure, is_out_of_memory, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Encoder:
         except Exception as error:
             if is_out_of_memory(error):
                 return None
-            if not self._compiled:
+            if not self._compiled or is_gpu_failure(error):
                 raise
             log.warning(
                 "The encoder can't be compiled (%s): running it uncompiled.", reason_of(error)

@@ -60,7 +60,7 @@ from pipeline.models.codecs.precision import (
     use_huge_pages,
     use_precision,
 )
-from pipeline.models.devices import pick_device
+from pipeline.models.devices import claim_gpu, gpu_failures, pick_device
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     asked, config = config, dataclasses.replace(config, codec=chosen_codec(config, workspace))
     dedupe = digest_input(workspace.dedupe, "dedupe", root=workspace.root)
     device = pick_device("cpu" if config.engine == "ray" else config.device)
+    claim_gpu(device)
     # On Ray this process needs no GPU: its workers have them.
     name = config.device if config.engine == "ray" and config.device != "auto" else device.type
     precision = pick_precision(config.precision, torch.device(name))
@@ -96,8 +97,9 @@ def run(config: EncodeConfig, progress: Progress = no_progress) -> StageReport:
     out.reopen()
     kept = read_kept(workspace)
     progress(0, len(kept), {NOW: f"switching the codec to {work.precision}"})
-    cost = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
-    new = _encode_missing(work, kept, progress)
+    with gpu_failures("The codes written so far are kept"):
+        cost = _set_precision(work, list(itertools.islice(kept.values(), MEASURED_IMAGES)))
+        new = _encode_missing(work, kept, progress)
     manifest = _finish(out, work, kept, cost)
     work.folder.sweep(manifest)
     _warn_of_failures(work.folder)

@@ -36,7 +36,7 @@ from pipeline.generate.sampler import ImageSampler, load_sampler, pick_precision
 from pipeline.generate.sketches import Drawn
 from pipeline.generate.writing import ImageWriter, is_whole
 from pipeline.models.clip import Clip, ClipFolder, find_clip, load_clip
-from pipeline.models.devices import keep_thread_count
+from pipeline.models.devices import gpu_failures, keep_thread_count
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ def run(config: GenerateConfig, progress: Progress = no_progress) -> StageReport
         progress = announce(estimate, progress, force=config.force)
         images = draw(sampler, clip, missing, progress)
         facts = _facts(config, model_inputs.digest)
-        writer.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
+        with gpu_failures("The images written so far are kept"):
+            writer.write_prompts(images, drawn=config.drawn, keep=config.kept, facts=facts)
         writer.finish(counts)
     return out.report(details=details)
 

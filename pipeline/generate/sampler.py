@@ -41,7 +41,7 @@ from pipeline.models.dalle.sampling import (
 )
 from pipeline.models.dalle.static_cache import row_bytes
 from pipeline.models.dalle.static_decoder import FixedShapes
-from pipeline.models.devices import is_out_of_memory, pick_device
+from pipeline.models.devices import claim_gpu, is_out_of_memory, pick_device
 from pipeline.models.tokenizers.load import TextTokenizer
 
 logger = logging.getLogger(__name__)
@@ -259,6 +259,7 @@ def load_sampler(config: GenerateConfig, model_inputs: ModelInputs) -> ImageSamp
     if config.threads:
         torch.set_num_threads(config.threads)
     device = pick_device(config.device)
+    claim_gpu(device)
     precision = pick_precision(config.precision, config.device)
     model, codec = model_inputs.load(device)
     first_codes_P = _read_first_codes(config, codec, device)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.estimate import memory_so_far
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def claim_gpu(device: torch.device) -> None:
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
         raise ConfigError(
-            f"The GPU can't be used ({_first_line(error)}). See with nvidia-smi what uses it, or give "
+            f"The GPU can't be used ({reason_of(error)}). See with nvidia-smi what uses it, or give "
             "--device cpu."
         ) from error
     if free < SHARE_FREE * total:
@@ -91,8 +91,21 @@ def is_gpu_failure(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+@contextlib.contextmanager
+def gpu_failures(kept: str, when: Callable[[], str] = str) -> Iterator[None]:
+    """Inside, the failure of a GPU becomes a ModelError; `kept` says what the same command resumes from.
+
+    `when` is called after a failure, for what the message says of its time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_gpu_failure(error):
+            raise
+        raise ModelError(
+            f"The GPU failed{when()} ({reason_of(error)}). {kept}: the same command resumes from there, "
+            "once the GPU works again (nvidia-smi, dmesg)."
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -97,7 +97,8 @@ def settle_batch_size(
             f"{size}: {'out of memory' if speed is None else f'{speed:.4g} samples/s'}"
             for size, speed in sorted(speeds.items())
         )
-        logger.warning("--batch-size auto is %d (%s)", size, tried)
+        least = f", the least of {ranks.size} processes" if ranks.size > 1 else ""
+        logger.warning("--batch-size auto is %d%s (%s)", size, least, tried)
     schedule = dataclasses.replace(config.schedule, batch=str(size))
     return dataclasses.replace(config, schedule=schedule)
 

@@ -224,10 +224,11 @@ class ParallelOptions:
         "bf16 is faster on hardware that supports it, and far slower elsewhere; auto is bf16 on CUDA devices "
         "with native bf16, else fp32. On CUDA, fp32 uses TF32.",
     )
-    compile: Literal["auto", "on", "off"] = option(
+    compile: Literal["auto", "on", "off", "graphs"] = option(
         "auto",
         "Use torch.compile; auto does so on CUDA, except with deepspeed. If the compiler fails, training "
-        "continues without it.",
+        "continues without it. graphs also launches each step as a CUDA graph, for small batches (one "
+        "process).",
         runtime=True,
     )
     device: Literal["auto", "cpu", "cuda"] = option(

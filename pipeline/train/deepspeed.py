@@ -59,8 +59,10 @@ def check_engine(config: TrainConfig) -> None:
                     f"{flag_of(name)} is for --parallel deepspeed. Give both, or leave it out."
                 )
         return
-    if config.parallel.compile == "on":
-        raise ConfigError("--compile on can't be combined with --parallel deepspeed. Leave it out.")
+    if config.parallel.compile in ("on", "graphs"):
+        raise ConfigError(
+            f"--compile {config.parallel.compile} can't be combined with --parallel deepspeed. Leave it out."
+        )
     if config.parallel.precision == "fp16" and zero_stage(config) == 0:
         raise ConfigError(
             "--precision fp16 with DeepSpeed needs ZeRO: give --zero-stage 1, 2 or 3."

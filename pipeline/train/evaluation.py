@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pipeline.models.codecs.base import Codec
 from pipeline.models.codecs.load import find_codec, load_codec
 from pipeline.models.dalle.model import Dalle, DalleLoss
 from pipeline.models.dalle.sampling import Choice, image_seed, sample_codes
+from pipeline.models.dalle.static_decoder import FixedShapes
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.train.compiling import eager
 from pipeline.train.config import TrainConfig
@@ -96,25 +96,37 @@ GENERAL_PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GridSampler:
-    """Draws the same prompts with the same random numbers each time."""
+    """Draws the same prompts with the same random numbers each time.
+
+    `fixed` draws by operators of fixed shapes, as CUDA wants. The model is never compiled for it: a graph of
+    the training step does not fit.
+    """
 
     prompts: tuple[str, ...]
     tokens_BT: torch.Tensor
     codec: Codec
     seeds: tuple[int, ...]
+    fixed: bool
 
     def draw(self, model: nn.Module, stop: Stop) -> npt.NDArray[np.uint8] | None:
         """A row of images per prompt as one RGB image [H, W, 3]; None if this rank is asked to stop."""
         assert isinstance(model, Dalle)
+
+        def check(_codes_BP: Tensor) -> None:
+            if stop.asked:
+                raise _StoppedError
+
         model.eval()
         try:
-            with _stoppable(model, stop):
+            with eager(model, True):
                 codes_BN = sample_codes(
                     model,
                     self.tokens_BT,
                     rows=range(len(self.seeds)),
                     image_seeds=self.seeds,
                     choice=CHOICE,
+                    fixed=FixedShapes() if self.fixed else None,
+                    watch=check,
                 )
         except _StoppedError:
             return None
@@ -135,21 +147,6 @@ class GridSampler:
 
 class _StoppedError(Exception):
     """Drawing was interrupted by a stop request."""
-
-
-@contextlib.contextmanager
-def _stoppable(model: Dalle, stop: Stop) -> Iterator[None]:
-    """Inside this context the model's forward pass raises _StoppedError once this rank is asked to stop."""
-
-    def check(*_: object) -> None:
-        if stop.asked:
-            raise _StoppedError
-
-    hook = model.transformer.register_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def make_grid_sampler(config: TrainConfig, reader: ShardReader, ranks: Ranks) -> GridSampler | None:
@@ -179,6 +176,7 @@ def make_grid_sampler(config: TrainConfig, reader: ShardReader, ranks: Ranks) ->
         tokens_BT=tokens.to(ranks.device, torch.int64),
         codec=load_codec(folder, ranks.device),
         seeds=seeds,
+        fixed=ranks.device.type == "cuda",
     )
 
 

@@ -120,7 +120,8 @@ def make_model(hyperparameters: DalleConfig, config: TrainConfig, ranks: Ranks) 
             f"Not enough memory for a model with these hyper-parameters ({error}). Use a smaller one."
         ) from error
     pays = ranks.device.type == "cuda" and ranks.kind != "deepspeed"
-    if config.parallel.compile == "on" or (config.parallel.compile == "auto" and pays):
+    wanted = config.parallel.compile
+    if wanted in ("on", "graphs") or (wanted == "auto" and pays):
         compile_model(model, ranks.kind)
     if ranks.rank:
         torch.manual_seed(config.seed + (ranks.rank << 32))

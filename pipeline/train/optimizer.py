@@ -92,8 +92,13 @@ class Plateau:
         self._scheduler.load_state_dict({**values, "best": math.inf if best is None else best})
 
 
-def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales."""
+def make_optimizer(
+    model: nn.Module, options: OptimizerOptions, *, in_graphs: bool = False
+) -> torch.optim.Optimizer:
+    """Adam or AdamW with weight decay on matrices only, not on norms, biases and scales.
+
+    With `in_graphs`, a CUDA graph may contain its step: the learning rate is then a tensor.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
@@ -103,7 +108,19 @@ def make_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.O
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     kind = torch.optim.AdamW if options.kind == "adamw" else torch.optim.Adam
-    return kind(groups, lr=options.learning_rate, betas=(0.9, options.beta2), fused=True)
+    rate: float | Tensor = options.learning_rate
+    if in_graphs:
+        rate = torch.tensor(rate, device=trained[0].device)
+    return kind(groups, lr=rate, betas=(0.9, options.beta2), fused=True, capturable=in_graphs)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 class Stepper(Protocol):
@@ -152,11 +169,10 @@ class LossScale:
 
     def update(self, overflow: Tensor) -> None:
         """Adapt to a step; `overflow` (bool) is whether its gradients overflowed."""
-        healthy = self._healthy + 1
-        grown = healthy >= self.INTERVAL
-        factor = torch.where(grown, self.GROWTH, 1.0).masked_fill(overflow, self.BACKOFF)
-        self.value = self.value * factor
-        self._healthy = healthy.masked_fill(grown | overflow, 0)
+        self._healthy += 1
+        grown = self._healthy >= self.INTERVAL
+        self.value *= torch.where(grown, self.GROWTH, 1.0).masked_fill(overflow, self.BACKOFF)
+        self._healthy.masked_fill_(grown | overflow, 0)
 
     def state(self) -> dict[str, Any]:
         """The state as JSON values."""
@@ -205,7 +221,8 @@ class TorchStepper:
             norm = norm / self.scale
         overflow = ~norm.isfinite()
         failed = broken if self.scale is not None else broken | overflow
-        self._failed = failed if self._failed is None else self._failed | failed
+        # In place, as all that a step changes: a CUDA graph repeats it on the same tensors.
+        self._failed = failed.clone() if self._failed is None else self._failed.logical_or_(failed)
         # As torch's clip_grad_norm_, which multiplies by the inverse.
         divisor = ((norm + 1e-6) / self.max_norm).clamp(min=1)
         optimizer: Any = self.optimizer

@@ -26,7 +26,7 @@ from pipeline.models.checkpoints.locate import checkpoint_digest, find_own
 from pipeline.models.codecs.load import find_codec, read_codec_json
 from pipeline.models.devices import (
     claim_gpu,
-    is_gpu_failure,
+    gpu_failures,
     keep_freed_memory,
     keep_thread_count,
     pick_device,
@@ -61,6 +61,7 @@ from pipeline.train.resume import (
     start_state,
 )
 from pipeline.train.run_folder import Plan, RunFolder, codec_folder, dataset_slug, zoo_name
+from pipeline.train.step_graph import check_graphs
 from pipeline.train.trackers import Journal, open_journal
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import ShardIndex, read_index
@@ -100,6 +101,7 @@ def run(config: TrainConfig, progress: Progress = no_progress) -> StageReport:
     if config.parallel.threads:
         torch.set_num_threads(config.parallel.threads)
     with join_ranks(config.parallel.kind, device) as ranks:
+        check_graphs(config, ranks)
         config = settle(config, workspace, index, shards, ranks)
         plan = resolved_plan(config, inputs)
         folder = RunFolder(root=workspace.run(config.name), logging=config.logging)
@@ -145,15 +147,10 @@ def train(
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """Train to the end and finish the run's folder; returns the counts and details of its manifest."""
     try:
-        trainer.train(progress)
-    except RuntimeError as error:
-        if not is_gpu_failure(error):
-            raise
-        raise ModelError(
-            f"The GPU failed after step {trainer.state.step} ({str(error).strip().partition(chr(10))[0]}). "
-            "The last checkpoint is safe: the same command resumes from it, once the GPU works again "
-            "(nvidia-smi, dmesg)."
-        ) from error
+        with gpu_failures(
+            "The last checkpoint is safe", lambda: f" after step {trainer.state.step}"
+        ):
+            trainer.train(progress)
     finally:
         trainer.journal.close()
     counts, details = trainer.summary()

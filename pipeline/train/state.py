@@ -108,7 +108,8 @@ def make_state(
         optimizer, stepper = module.optimizer, make_engine_stepper(module, model)
     else:
         module = ranks.wrap(model)
-        optimizer = make_optimizer(model, config.optimizer)
+        in_graphs = config.parallel.compile == "graphs"
+        optimizer = make_optimizer(model, config.optimizer, in_graphs=in_graphs)
         max_norm = config.optimizer.clip_grad_norm or float("inf")
         stepper = TorchStepper(
             model=model,

@@ -8,6 +8,7 @@ Legend: S batches of a step, R ranks, 3 losses (all, text, image).
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -23,7 +24,7 @@ from pipeline.core.progress import NOW, Progress
 from pipeline.core.stop_signals import watch_signals
 from pipeline.models.checkpoints.native import CheckpointInfo
 from pipeline.models.dalle.model import DalleLoss
-from pipeline.models.devices import is_out_of_memory, largest_that_fits
+from pipeline.models.devices import is_gpu_failure, is_out_of_memory, largest_that_fits
 from pipeline.train.compiling import count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.data import (
@@ -37,10 +38,11 @@ from pipeline.train.data import (
 from pipeline.train.distributed import Ranks, Stop, full_shape
 from pipeline.train.evaluation import NAMES, GridSampler, loss_values, mean_losses, validate
 from pipeline.train.feeding import DeviceBatch, Uploader, feed
-from pipeline.train.optimizer import learning_rate
+from pipeline.train.optimizer import learning_rate, set_learning_rate
 from pipeline.train.precision import autocast
 from pipeline.train.run_folder import RunFolder
 from pipeline.train.state import TrainState, state_files
+from pipeline.train.step_graph import Compute, StepGraph
 from pipeline.train.trackers import Journal, Meter
 from pipeline.train.unread import TrainedStep, UnreadSteps, reading_period
 from pipeline.webdata.reader import ShardReader
@@ -74,6 +76,7 @@ class Trainer:
             progress(state.step, self.total_steps, {NOW: first})
         with watch_signals() as request, contextlib.closing(self.feed()) as steps:
             stop = Stop(ranks, request)
+            compute = self.make_compute(stop)
             self.warm_up()
             self.catch_up(stop)
             while state.step < self.total_steps and not stop.agreed:
@@ -81,8 +84,17 @@ class Trainer:
                     meter.begin()
                 batches, position = next(steps)
                 rate = self.set_learning_rate()
-                losses, votes = self.accumulate(batches, stop)
-                unread.add(self.update(batches, losses, votes))
+                losses, votes, norm, scale = compute(batches)
+                unread.add(
+                    TrainedStep(
+                        step=state.step + 1,
+                        batches=batches,
+                        losses_RS3=losses,
+                        votes_R=votes,
+                        norm=norm,
+                        scale=scale,
+                    )
+                )
                 ended = position.epoch > state.position.epoch
                 self.advance(position, batches)
                 if self.must_read(stop, len(unread), ended):
@@ -128,6 +140,8 @@ class Trainer:
                     with torch.no_grad():
                         self.loss(module, batch)
         except Exception as error:
+            if is_gpu_failure(error):
+                raise
             if is_out_of_memory(error):
                 raise self.out_of_memory(RuntimeError(str(error)), batch) from None
             use_eager(state.model)
@@ -152,9 +166,22 @@ class Trainer:
         done = run_length.done(state.step, state.position, state.samples)
         rate = learning_rate(1 + done, total_steps=run_length.total, config=self.config)
         rate *= state.plateau.factor if state.plateau is not None else 1.0
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(state.optimizer, rate)
         return rate
+
+    def make_compute(self, stop: Stop) -> Compute:
+        """The function that trains on a step's batches, replayed from a CUDA graph if that is asked for."""
+        compute = functools.partial(self.compute, stop)
+        if self.config.parallel.compile != "graphs":
+            return compute
+        return StepGraph(compute, self.state.optimizer).run
+
+    def compute(
+        self, stop: Stop, batches: Sequence[DeviceBatch]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Train on a step's batches; returns losses, votes, norm and scale as in `TrainedStep`."""
+        losses_RS3, votes_R = self.accumulate(batches, stop)
+        return losses_RS3, votes_R, *self.update(losses_RS3)
 
     def accumulate(self, batches: Sequence[DeviceBatch], stop: Stop) -> tuple[Tensor, Tensor]:
         """Accumulate the gradients of a step's batches.
@@ -211,23 +238,14 @@ class Trainer:
             "checkpoint is safe."
         )
 
-    def update(
-        self, batches: Sequence[DeviceBatch], losses_RS3: Tensor, votes_R: Tensor
-    ) -> TrainedStep:
-        """Update the weights, unless a loss or the gradient is not finite."""
+    def update(self, losses_RS3: Tensor) -> tuple[Tensor, Tensor]:
+        """Update the weights, unless a loss or the gradient is not finite; returns the norm and the scale."""
         state = self.state
         norm = state.stepper.step(~losses_RS3.isfinite().all())
         if state.average is not None:
             state.average.update(state.model)
         scale = state.stepper.scale
-        return TrainedStep(
-            step=state.step + 1,
-            batches=batches,
-            losses_RS3=losses_RS3,
-            votes_R=votes_R,
-            norm=norm,
-            scale=torch.ones_like(norm) if scale is None else scale,
-        )
+        return norm, torch.ones_like(norm) if scale is None else scale.clone()
 
     def advance(self, position: Position, batches: Sequence[DeviceBatch]) -> None:
         """Count the step."""

@@ -28,7 +28,7 @@ from pipeline.core.storage import sha256_bytes, write_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import CODEC_JSON, CODEC_WEIGHTS, codec_details, save_codec
 from pipeline.models.codecs.pixels import PREPROCESSING, Pixels
-from pipeline.models.devices import count_parameters, pick_device
+from pipeline.models.devices import claim_gpu, count_parameters, pick_device
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.images import ImageSet, choose_images, load_images
 from pipeline.train_codec.quality import draw_reconstructions, measure_codec
@@ -74,6 +74,7 @@ def _make_codec(
     config: TrainCodecConfig, out: Artifact, plan_digest: str, progress: Progress
 ) -> None:
     device = pick_device(config.device)
+    claim_gpu(device)
     training, folder = _resume_or_start(config, device, out, plan_digest), out.folder
     chosen = _choose(config)
     progress = announce(_estimate(training, folder, len(chosen)), progress, force=config.force)

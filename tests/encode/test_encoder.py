@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,39 @@ def test_other_errors_are_not_taken_for_it(vqgan: VQGAN, monkeypatch: pytest.Mon
     monkeypatch.setattr(vqgan, "encode", Faulty(vqgan, 0, RuntimeError("a shape is wrong")))
     with pytest.raises(RuntimeError, match="a shape is wrong"):
         Encoder(vqgan, 4).encode(noise(3))
+
+
+def test_a_gpu_that_fails_is_not_taken_for_a_compiler_that_does(
+    vqgan: VQGAN, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fault = RuntimeError("CUDA error: unspecified launch failure")
+    monkeypatch.setattr(vqgan, "encode", faulty := Faulty(vqgan, 0, fault))
+    encoder = Encoder(vqgan, 4)
+    encoder.compile("eager")
+    try:
+        with pytest.raises(RuntimeError, match="launch failure"):
+            encoder.encode(noise(3))
+    finally:
+        vqgan.trunk._compiled_call_impl = None
+    assert faulty.asked == [4]
+    assert not caplog.text
+
+
+def test_a_gpu_that_fails_leaves_the_codes_that_are_written(
+    make_workspace: MakeWorkspace, codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, encode = make_workspace(), Encoder.encode
+    config, calls = make_config(workspace, codec, batch_size="2"), itertools.count()
+
+    def encode_some(encoder: Encoder, pixels_BHWC: Pixels) -> Tensor:
+        if next(calls) == 5:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return encode(encoder, pixels_BHWC)
+
+    monkeypatch.setattr(Encoder, "encode", encode_some)
+    with pytest.raises(ModelError, match="The codes written so far are kept: the same command"):
+        run(config)
+    assert 0 < run(config).counts["new"] < 20
 
 
 def test_the_stage_continues_with_less_room(

@@ -333,6 +333,26 @@ def test_another_error_is_not_taken_for_lack_of_memory(
         run(make_config())
 
 
+def test_a_gpu_that_fails_leaves_the_images_that_are_written(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(prompts=("a red cube", "a blue cube"), batch_size=3)
+    draw, drawn = ImageSampler.draw, list[int]()
+
+    def draw_once(sampler: ImageSampler, orders: Sequence[Order], *more: Any) -> object:
+        if drawn:
+            raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+        drawn.append(len(orders))
+        return draw(sampler, orders, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSampler, "draw", draw_once)
+        with pytest.raises(ModelError, match="unspecified launch failure") as error:
+            run(config)
+    assert "The images written so far are kept: the same command resumes" in str(error.value)
+    assert run(config).counts["written"] == 2 * drawn[0]
+
+
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_killed_run_resumes_and_ends_in_the_same_bytes(
     torn: bool, workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch

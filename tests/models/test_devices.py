@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from pipeline.core.errors import ConfigError
-from pipeline.models.devices import claim_gpu, is_gpu_failure, pick_device
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.models.devices import claim_gpu, gpu_failures, is_gpu_failure, pick_device
 
 CUDA = torch.device("cuda")
 OLD = (
@@ -107,3 +107,9 @@ def test_a_cpu_is_not_asked_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_a_failed_gpu_is_told_from_other_errors(error: Exception, failed: bool) -> None:
     assert is_gpu_failure(error) == failed
+    with (
+        pytest.raises(ModelError if failed else type(error)) as raised,
+        gpu_failures("All is kept"),
+    ):
+        raise error
+    assert ("All is kept: the same command resumes" in str(raised.value)) == failed

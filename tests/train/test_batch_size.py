@@ -19,6 +19,7 @@ from pipeline.train.distributed import Ranks
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
 from tests.helpers.training import train_config
+from tests.train.test_distributed import torchrun
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -104,6 +105,50 @@ def test_memory_that_ends_is_no_speed(
     monkeypatch.setattr(batch_size, "_time_steps", full)
     with pytest.raises(ModelError, match="single sample"):
         run(make_config(batch_size="auto"))
+
+
+class WithAnother(Ranks):
+    """Two ranks, of which the other has room for 4 samples."""
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([values, torch.tensor([4.0])])
+
+
+def test_the_size_is_that_of_the_rank_with_the_least_room(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "measure_speed", measured)
+    ranks = WithAnother(kind="ddp", rank=1, size=2, device=torch.device("cpu"))
+    reader = ShardReader(workspace.shards("default"), "train")
+    config = make_config(batch_size="auto")
+    settled = batch_size.settle_batch_size(config, None, reader, ranks)  # type: ignore[arg-type]
+    assert settled.schedule.batch_size == 4
+
+
+# Every doubling pays, but the second process has room for 8 samples only.
+LITTLE_ROOM = """
+import os
+from pipeline.train import batch_size
+batch_size.LEAST_GAIN, healthy = 0.0, batch_size.measure_speed
+def measure_speed(size, *arguments):
+    return None if size > 8 and os.environ["RANK"] == "1" else healthy(size, *arguments)
+batch_size.measure_speed = measure_speed
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_the_size_that_fits_all_of_them(
+    workspace: Workspace, make_config: MakeConfig
+) -> None:
+    options = {"steps": 2, "val_every": 0, "parallel": "ddp"}
+    done = torchrun(make_config(name="auto-size", batch_size="auto", **options), before=LITTLE_ROOM)
+    assert done.returncode == 0, done.stderr
+    assert "--batch-size auto is 8, the least of 2 processes (8: " in done.stderr
+    manifest = read_manifest(workspace.run("auto-size"), "run")
+    assert manifest.config["batch_size"] == 8
+    assert manifest.counts["samples"] == 2 * 2 * 8
+    assert torchrun(make_config(name="number", batch_size=8, **options)).returncode == 0
+    assert log_of(workspace.run("auto-size")) == log_of(workspace.run("number"))
 
 
 @pytest.mark.parametrize("given", ["0", "-3", "2.5", "many", ""])

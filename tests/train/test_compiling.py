@@ -24,6 +24,7 @@ from pipeline.train import model as train_model
 from pipeline.train.compiling import compile_model, count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.train.test_distributed import losses_of, torchrun
 from tests.train.test_train import log_of
 
 MakeConfig = Callable[..., TrainConfig]
@@ -185,6 +186,19 @@ def test_a_run_goes_on_without_a_compiler_that_fails_and_says_so_once(
     assert log_of(workspace.run("compiled")) == log_of(workspace.run("eager"))
 
 
+def test_a_gpu_that_fails_is_not_taken_for_a_compiler_that_does(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure\nmore")
+
+    compile_model_by = functools.partial(compile_model, backend=fail)
+    monkeypatch.setattr(train_model, "compile_model", compile_model_by)
+    with pytest.raises(ModelError, match=r"failed after step 0 \(CUDA error: unspecified launch"):
+        run(make_config(compile="on"))
+    assert "Training without" not in caplog.text
+
+
 @pytest.mark.usefixtures("no_code")
 def test_a_compiled_model_that_does_not_fit_is_reported_without_compiling_other_sizes(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
@@ -195,3 +209,36 @@ def test_a_compiled_model_that_does_not_fit_is_reported_without_compiling_other_
     with pytest.raises(ModelError, match="3 would fit"):
         run(make_config(compile="on"))
     assert count_graphs() == 0
+
+
+# --- Several processes ---------------------------------------------------------------------------
+
+# Each process compiles without generating code, and says at its end how many graphs it has.
+NO_CODE = """
+import atexit, functools
+from pipeline.train import model
+from pipeline.train.compiling import compile_model, count_graphs
+model.compile_model = functools.partial(compile_model, backend="aot_eager")
+atexit.register(lambda: print(count_graphs(), "graphs", flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "layers"), [("ddp", 1), ("fsdp", 2)])
+def test_two_compiled_processes_train_as_an_eager_one_with_the_double_batch(
+    workspace: Workspace, make_config: MakeConfig, parallel: str, layers: int
+) -> None:
+    """With gradients that are shared only in the second of a step's two batches."""
+    plain = {"ff_dropout": 0.0, "attn_dropout": 0.0, "ga_steps": 2, "steps": 6}
+    config = make_config(name="two", batch_size=4, parallel=parallel, compile="on", **plain)
+    done = torchrun(config, before=NO_CODE)
+    assert done.returncode == 0, done.stderr
+    assert "Training without torch.compile" not in done.stderr
+    assert done.stdout.count(f"{2 * (layers + HEADS)} graphs") == 2, done.stdout
+    run(make_config(name="one", batch_size=8, **plain))
+    torch.testing.assert_close(
+        torch.tensor(losses_of(workspace.run("two"))),
+        torch.tensor(losses_of(workspace.run("one"))),
+        rtol=2e-4,
+        atol=1e-5,
+    )

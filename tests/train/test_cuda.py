@@ -25,7 +25,10 @@ from pipeline.train.feeding import DeviceBatch
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from tests.models.dalle.test_attention_kernels import config as attention_config
+from tests.train.test_evaluation_samples import codec
 from tests.train.test_train import StoppedError, log_of, stop_at, tree
+
+__all__ = ["codec"]
 
 MakeConfig = Callable[..., TrainConfig]
 pytestmark = pytest.mark.cuda
@@ -36,10 +39,14 @@ def losses(workspace: Workspace, config: TrainConfig) -> list[float]:
     return [record["loss"] for record in log_of(workspace.run(config.name)) if "loss" in record]
 
 
-@pytest.mark.parametrize("compiler", ["off", "on"])
+@pytest.mark.parametrize("compiler", ["off", "on", "graphs"])
 @pytest.mark.parametrize("precision", ["auto", "fp32", "fp16"])
 def test_losses_of_20_steps_are_those_of_a_cpu(
-    workspace: Workspace, make_config: MakeConfig, precision: str, compiler: str
+    workspace: Workspace,
+    make_config: MakeConfig,
+    caplog: pytest.LogCaptureFixture,
+    precision: str,
+    compiler: str,
 ) -> None:
     plain = {"steps": 20, "ff_dropout": 0.0, "attn_dropout": 0.0, "val_every": 10}
     expected = losses(workspace, make_config(name="cpu", precision="fp32", **plain))
@@ -47,9 +54,14 @@ def test_losses_of_20_steps_are_those_of_a_cpu(
     found = losses(workspace, make_config(name="gpu", **on_gpu, **plain))
     assert found == pytest.approx(expected, rel=0.05)
     assert found[0] == pytest.approx(expected[0], rel=0.01)
+    assert "Training without" not in caplog.text
 
 
-@pytest.mark.parametrize("options", [{}, {"compile": "off"}, {"precision": "fp16"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"compile": "off"}, {"compile": "graphs"}, {"precision": "fp16"}],
+    ids=str,
+)
 def test_a_stopped_run_resumes_in_the_same_bytes(
     workspace: Workspace, make_config: MakeConfig, options: dict[str, Any]
 ) -> None:
@@ -133,6 +145,22 @@ def test_the_compiler_makes_a_graph_for_each_kind(make_config: MakeConfig) -> No
         lambda done, total, notes=None: graphs.append(count_graphs() - before) if done else None,
     )
     assert set(graphs) == {2 * (2 + 2)}
+
+
+@pytest.mark.usefixtures("codec")
+def test_grids_are_drawn_by_recorded_steps_and_compile_nothing(
+    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each grid records the steps anew: the memory is free again for training."""
+    torch._dynamo.reset()
+    before, graphs = count_graphs(), []
+    run(
+        make_config(device="cuda", steps=8, val_every=0, sample_every=2),
+        lambda done, total, notes=None: graphs.append(count_graphs() - before) if done else None,
+    )
+    assert set(graphs) == {1 + 2}
+    assert "drawing without" not in caplog.text
+    assert len(list((workspace.run("tiny") / "samples").iterdir())) == 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ATTENTION_TYPES if kind != "full"])

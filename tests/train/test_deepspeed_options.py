@@ -115,6 +115,7 @@ def test_another_stage_than_the_files_is_refused(make_config: MakeConfig) -> Non
         ({"parallel": "ddp", "zero_stage": 2}, "--zero-stage is for --parallel deepspeed"),
         ({"deepspeed_config": Path("x.json")}, "--deepspeed-config is for --parallel deepspeed"),
         ({"compile": "on"}, "--compile on can't be combined with --parallel deepspeed"),
+        ({"compile": "graphs"}, "--compile graphs can't be combined with --parallel deepspeed"),
         ({"precision": "fp16", "zero_stage": 0}, "give --zero-stage 1, 2 or 3"),
         ({"precision": "fp16", "ema_decay": 0.9}, "would average fp16 weights"),
     ],

@@ -17,6 +17,8 @@ from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
+from pipeline.models.dalle.model import Dalle
+from pipeline.train.compiling import compile_model, count_graphs
 from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Kind, Ranks, Stop
 from pipeline.train.evaluation import make_grid_sampler
@@ -85,6 +87,29 @@ def test_a_grid_has_the_values_of_the_images_row_by_row(
         [90, 120, 150, 180],
         [210, 240, 255, 255],
     ]
+
+
+@pytest.mark.usefixtures("codec")
+def test_operators_of_fixed_shapes_draw_the_same_grid_and_a_compiled_model_is_not_compiled_for_it(
+    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled layer would be compiled again for every layer and position."""
+    reader = ShardReader(workspace.shards("default"), "train")
+    config = make_config(sample_every=5, sample_prompts=("a red cube",))
+    ranks = Ranks(kind="none", rank=0, size=1, device=torch.device("cpu"))
+    sampler = make_grid_sampler(config, reader, ranks)
+    assert sampler is not None
+    assert not sampler.fixed  # faster on a CPU
+    model = make_model(new_model(reader.index, config.model), config, ranks)
+    compile_model(model, "none", backend="aot_eager")
+    stop, before = Stop(ranks, StopRequest()), count_graphs()
+    growing_HWC = sampler.draw(model, stop)
+    assert growing_HWC is not None
+    monkeypatch.delattr(Dalle, "next_logits")  # of the growing cache
+    fixed_HWC = replace(sampler, fixed=True).draw(model, stop)
+    assert fixed_HWC is not None
+    assert np.array_equal(fixed_HWC, growing_HWC)
+    assert count_graphs() == before
 
 
 @pytest.mark.usefixtures("codec")

@@ -35,12 +35,12 @@ class Codec(nn.Module, abc.ABC):
     """An image tokenizer: each square of `downsampling` pixels becomes an entry of a codebook.
 
     `kind` is the family's name in codec.json; `config` is the dataclass of its architecture, with the fields
-    `num_tokens` and `image_size`.
+    `num_tokens` and `image_size`. If it has a module `decoder`, this may run in lower precision than float32:
+    `decode` calls it by `run_in_its_precision`.
     """
 
     kind: ClassVar[str]
     config: Any
-    decoder: nn.Module  # may run in lower precision than float32, as `trunk` does
 
     @property
     def architecture(self) -> Mapping[str, Any]:

@@ -36,8 +36,10 @@ def use_precision(codec: Codec, precision: Precision) -> None:
 
 
 def decode_in_bf16(codec: Codec) -> None:
-    """Make a codec's decoder compute in bf16, whose weights are rounded in place."""
-    codec.decoder.to(torch.bfloat16)
+    """Make a codec's `decoder`, if it has one, compute in bf16; its weights are rounded in place."""
+    decoder = getattr(codec, "decoder", None)
+    if decoder is not None:
+        decoder.to(torch.bfloat16)
 
 
 def use_huge_pages() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.dalle.attention_blocks import attend_in_blocks, fits_blocks
-from pipeline.models.dalle.attention_kernels import FlexMask, attend_flex, flex_mask
+from pipeline.models.dalle.attention_kernels import FlexMask, attend_flex, attend_masked, flex_mask
 from pipeline.models.dalle.attention_masks import attention_mask, causal_prefix
 from pipeline.models.dalle.attention_types import AttentionType
 from pipeline.models.dalle.config import DalleConfig
@@ -119,6 +119,8 @@ class Pattern(nn.Module):
         start, end = key_BHSK.shape[2] - query_BHLK.shape[2], key_BHSK.shape[2]
         whole = start == 0 and end <= self.prefix
         mask = None if whole else self._mask(start, end, key_BHSK.device)
+        if mask is not None and mask.device.type == "cuda":
+            return attend_masked(query_BHLK, key_BHSK, value_BHSK, mask)
         return F.scaled_dot_product_attention(
             query_BHLK, key_BHSK, value_BHSK, attn_mask=mask, is_causal=whole
         )

@@ -14,7 +14,12 @@ Short sequences have no block to leave out, so FlexAttention can't pay there. `s
 its random blocks are 16 wide; the first positions (320 of 352 at the blog's sizes) see all before them and
 need no mask. These are counts, not times: no kernel has been timed yet (docs/benchmarks.md).
 
-Shapes: B samples, H heads, L positions, K width of a head.
+Causal attention without a mask is left to torch's own order of kernels: on H100, H200 and B200 it prefers
+cuDNN to flash attention if cuDNN is new enough. torch 2.5 preferred any cuDNN and got NaN losses
+(pytorch/pytorch#138522), so we don't ask for it where torch doesn't. With a mask cuDNN is never used: its
+gradients may be NaN if the number of positions is 64 more than a multiple of 128 (pytorch/pytorch#196678).
+
+Shapes: B samples, H heads, L positions, S keys, K width of a head.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.models.dalle.attention_types import AttentionType
 from pipeline.models.dalle.config import DalleConfig
@@ -30,7 +37,8 @@ from pipeline.models.dalle.config import DalleConfig
 if TYPE_CHECKING:  # importing it takes seconds, for which only long sequences have a use
     from torch.nn.attention.flex_attention import BlockMask
 
-# causal: flash attention. prefix: flash for the positions that see all before them, a mask for the rest.
+# causal: flash attention or cuDNN's. prefix: the same for the positions that see all before them, a mask for
+# the rest.
 # flex: FlexAttention, which leaves out blocks that are masked whole.
 Kernel = Literal["causal", "prefix", "flex"]
 
@@ -74,6 +82,14 @@ def flex_mask(kind: AttentionType, config: DalleConfig, mask_LL: Tensor) -> Flex
     length = len(mask_LL)
     blocks = create_block_mask(sees, None, None, length, length, device=mask_LL.device.type)
     return FlexMask(blocks, order_L, place_L)
+
+
+def attend_masked(
+    query_BHLK: Tensor, key_BHSK: Tensor, value_BHSK: Tensor, mask_LS: Tensor
+) -> Tensor:
+    """Attention with a mask on CUDA, by any kernel but cuDNN's."""
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        return F.scaled_dot_product_attention(query_BHLK, key_BHSK, value_BHSK, attn_mask=mask_LS)
 
 
 def column_order(config: DalleConfig) -> Tensor:

@@ -29,7 +29,7 @@ from pipeline.models.dalle.static_cache import (
     run_layer,
     shift_sources,
 )
-from pipeline.models.devices import is_out_of_memory, reason_of
+from pipeline.models.devices import is_gpu_failure, is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class StaticDecoder:
         try:
             return self._compiled(*arguments)
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_gpu_failure(error):
                 raise
             self.fixed.compile = False
             logger.warning(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from pipeline.models.dalle import attention_kernels
 from pipeline.models.dalle.attention import Pattern
-from pipeline.models.dalle.attention_kernels import KERNELS, LONG, choose_kernel, column_order
+from pipeline.models.dalle.attention_kernels import (
+    KERNELS,
+    LONG,
+    attend_masked,
+    choose_kernel,
+    column_order,
+)
 from pipeline.models.dalle.attention_masks import attention_mask
 from pipeline.models.dalle.attention_types import ATTENTION_TYPES, AttentionType
 from pipeline.models.dalle.config import DalleConfig
@@ -28,6 +37,27 @@ def test_every_kind_has_a_kernel_for_short_and_long_sequences() -> None:
     assert choose_kernel("conv_like", LONG - 1) == "prefix"
     assert choose_kernel("conv_like", LONG) == "flex"
     assert choose_kernel("full", 10 * LONG) == "causal"
+
+
+def test_cudnn_never_gets_a_mask() -> None:
+    """The code for CUDA, on a CPU, which has other kernels: eager, and in one graph."""
+    torch._dynamo.reset()
+    query, key, value = (torch.randn(2, 2, 20, 16) for _ in range(3))
+    mask_LL = torch.ones(20, 20, dtype=torch.bool).tril()
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_LL)
+    allowed: list[bool] = []
+
+    def attend(*arguments: Any, **options: Any) -> torch.Tensor:
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return F.scaled_dot_product_attention(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_kernels, "F", SimpleNamespace(scaled_dot_product_attention=attend))
+        assert torch.equal(attend_masked(query, key, value, mask_LL), expected)
+    assert allowed == [False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()  # without a mask it may be the fastest
+    compiled = torch.compile(attend_masked, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(query, key, value, mask_LL), expected)
 
 
 def live_blocks(mask_LL: torch.Tensor) -> int:

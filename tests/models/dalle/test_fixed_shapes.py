@@ -191,17 +191,24 @@ def test_a_compiler_that_fails_is_reported_once_and_the_images_are_the_same(
     assert "much more" not in caplog.text
 
 
-def test_lack_of_memory_is_not_taken_for_a_compiler_that_fails() -> None:
-    def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: launch failure")],
+    ids=str,
+)
+def test_a_gpu_that_is_full_or_fails_is_not_taken_for_a_compiler_that_fails(
+    error: Exception,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
 
     model = make_model()
     cache = StaticCache(model, [(model.start_images(TOKENS, whole=False)[1], 2)])
     fixed = FixedShapes(compile=True)
     decoder = StaticDecoder(model, cache, fixed)
-    decoder._compiled = full
+    decoder._compiled = fail
     zeros = torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error), match="CUDA"):
         decoder.next_logits(zeros, zeros, last=0)
     assert fixed.compile
 
