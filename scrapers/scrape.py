@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import logging
 import random
 import signal
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MEASURED_S = 10.0  # a crawl begins slowly, so its first seconds say nothing about the rest
+# Of the objects of a crawl, next to none are in reference cycles: with Python's own thresholds (700, 10, 10),
+# looking for them takes a tenth of the time, and a quarter with thousands of hosts.
+_GC_THRESHOLDS = (10_000, 20, 10)
 
 
 def scrape(
@@ -101,7 +105,7 @@ def scrape(
     report = run.find_finished()
     if report is None:
         run.discover_offline()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _rare_gc(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(run.fetch())
         report = run.report
     if report is None:
@@ -138,6 +142,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
+
+
+@contextlib.contextmanager
+def _rare_gc() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import aiohappyeyeballs
 
@@ -28,32 +29,32 @@ async def open_connection(
 ) -> None:
     """Connect a protocol to `host`. Raises FetchError with the step that failed."""
     place = f"{host}:{port}"
+    connect = partial(
+        asyncio.get_running_loop().create_connection,
+        make_protocol,
+        ssl=tls,
+        server_hostname=host.removesuffix(".") if tls else None,
+    )
     try:
         async with asyncio.timeout(timeout_s):
             found = await addresses.look_up(host, public_only=public_only)
-            infos = [_address(entry, port) for entry in found]
-            connected = await aiohappyeyeballs.start_connection(
-                infos, happy_eyeballs_delay=_NEXT_ADDRESS_S
-            )
-            await _speak(connected, make_protocol, host, tls)
+            await _connect_to(found, port, connect)
     except (OSError, ValueError, RuntimeError) as error:
         raise explain(error, place) from error
 
 
-async def _speak(
-    connected: socket.socket,
-    make_protocol: Callable[[], asyncio.BaseProtocol],
-    host: str,
-    tls: ssl.SSLContext | None,
+async def _connect_to(
+    found: Sequence[Found], port: int, connect: Callable[..., Awaitable[object]]
 ) -> None:
-    loop = asyncio.get_running_loop()
+    """Connect to the first address that responds."""
+    if len(found) == 1:  # Most names; this takes half of the time.
+        (entry,) = found
+        await connect(host=entry["host"], port=entry["port"] or port)
+        return
+    infos = [_address(entry, port) for entry in found]
+    connected = await aiohappyeyeballs.start_connection(infos, happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
-        await loop.create_connection(
-            make_protocol,
-            sock=connected,
-            ssl=tls,
-            server_hostname=host.removesuffix(".") if tls else None,
-        )
+        await connect(sock=connected)
     except BaseException:
         connected.close()
         raise

@@ -73,6 +73,7 @@ SELECT form, rank, state, status_code, etag, last_modified, sha256, version, las
   final_url, original_sha256
 FROM urls WHERE form = ?
 """
+_FORM = "SELECT id, caption FROM forms WHERE key = ?"
 _FURTHER_CAPTIONS = "SELECT caption FROM captions WHERE form = ?"
 
 # The errors of SQLite, or of Python on the way to it, for a value that a row can't hold.
@@ -258,10 +259,12 @@ class Ledger:
 
     def form(self, key: str) -> tuple[int, str] | None:
         """Id and first caption of the form with this key."""
-        rows = list(self.query("SELECT id, caption FROM forms WHERE key = ?", key))
-        if not rows:
+        # Without `query`: each URL of a list is looked up, and its generator costs as much as SQLite.
+        with self._errors():
+            row = self._patience.wait_for(lambda: self._db.execute(_FORM, (key,)).fetchone())
+        if row is None:
             return None
-        number, caption = check_row(self.path, rows[0], FORM_TYPES)
+        number, caption = check_row(self.path, row, FORM_TYPES)
         return number, caption
 
     def further_captions(self, form: int) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 
 from pipeline.core.contracts import LEDGER_ITEMS
@@ -21,6 +22,14 @@ def test_every_image_is_stored_as_served(server: Server, quick: DalleBlogConfig)
     assert len(found) == 30
     for url, body in found.items():
         assert body == png(url.removeprefix(server.url))
+
+
+def test_the_garbage_collector_is_left_as_it_was(server: Server, quick: DalleBlogConfig) -> None:
+    during = []
+    source = PlainSource(server.url, captions=1, ranks=1)
+    scrape(quick, lambda *_: during.append(gc.get_threshold()), source=source)
+    assert during
+    assert gc.get_threshold() not in during
 
 
 def test_a_second_run_asks_nothing_and_says_so(server: Server, quick: DalleBlogConfig) -> None:

@@ -22,6 +22,7 @@ from scrapers.sources.urls.list_files import ListFile
 from scrapers.sources.urls.streams import BLOCK_BYTES, TextStream, lines_of, open_bytes, reading
 
 _ROWS = 8192
+_LINES_AT_ONCE = 256
 _SAMPLE = 100
 _MAX_VALUE_CHARS = 64 * 2**20
 _BLANKS = " \t\r\n"
@@ -101,19 +102,46 @@ def _names(sample: Sequence[dict[str, Any]]) -> tuple[str, ...]:
 
 def _rows_of_lines(file: ListFile, faults: Faults) -> Iterator[dict[str, Any]]:
     with open_bytes(file) as raw, reading(file):
-        for number, line in enumerate(lines_of(TextStream(raw, mends_cr=False)), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except _NOT_JSON:
-                faults.add(file.name, "not JSON", line.decode("utf-8", "replace"), line=number)
-                continue
-            if isinstance(row, dict):
-                yield row
-            else:
-                text = line.decode("utf-8", "replace")
-                faults.add(file.name, "not a JSON object", text, line=number)
+        lines = lines_of(TextStream(raw, mends_cr=False))
+        first = 1
+        while some := list(islice(lines, _LINES_AT_ONCE)):
+            yield from _objects_in(some, first, file.name, faults)
+            first += len(some)
+
+
+def _objects_in(lines: list[bytes], first: int, file: str, faults: Faults) -> list[dict[str, Any]]:
+    """The objects in lines, the first of which has the number `first`.
+
+    They are parsed together, in a third of the time; around a line that is broken in ever smaller groups.
+    """
+    if len(lines) == 1:
+        return _object_in(lines[0], first, file, faults)
+    try:
+        # A number between two lines: no object goes on after it.
+        values = json.loads(b"[%b]" % b",0,".join(lines))
+    except _NOT_JSON:
+        values = []
+    rows = values[::2]
+    if len(values) == 2 * len(lines) - 1 and all(type(row) is dict for row in rows):
+        return rows
+    half = len(lines) // 2
+    return [
+        *_objects_in(lines[:half], first, file, faults),
+        *_objects_in(lines[half:], first + half, file, faults),
+    ]
+
+
+def _object_in(line: bytes, number: int, file: str, faults: Faults) -> list[dict[str, Any]]:
+    if not line.strip():
+        return []
+    try:
+        row, reason = json.loads(line), "not a JSON object"
+    except _NOT_JSON:
+        row, reason = None, "not JSON"
+    if isinstance(row, dict):
+        return [row]
+    faults.add(file, reason, line.decode("utf-8", "replace"), line=number)
+    return []
 
 
 def _rows_of_array(file: ListFile, place: str | None, faults: Faults) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import logging
 import os
@@ -111,17 +112,46 @@ def test_a_refused_connection_is_said_so() -> None:
     )
 
 
-def test_a_connection_that_takes_too_long_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(*args: object, **options: object) -> None:
-        await asyncio.sleep(60)
+class TwoPlaces(AbstractResolver):
+    """Every name has two addresses; servers are only at the second."""
 
-    async def run() -> None:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=place, port=port, family=family, proto=0, flags=0)
+            for place in ("127.0.0.9", "127.0.0.1")
+        ]
+
+    async def close(self) -> None: ...
+
+
+def test_the_next_address_of_a_name_is_tried_if_one_refuses() -> None:
+    async def ask(port: int) -> Response:
+        async with Client(user_agent="x", resolver=TwoPlaces()) as client:
+            return await client.get(f"http://two.test:{port}/a")
+
+    with RawServer(lambda _: ok()) as server:
+        assert asyncio.run(ask(server.port)).body == PNG
+
+
+def test_a_connection_that_takes_too_long_is_said_so() -> None:
+    async def ask(port: int) -> None:
         async with Client(user_agent="x", timeout_s=0.2) as client:
-            await client.get("http://127.0.0.1:1/a")
+            await client.get(f"http://127.0.0.1:{port}/a")
 
-    monkeypatch.setattr("aiohappyeyeballs.start_connection", never)
-    with pytest.raises(FetchError, match=r"no connection to 127\.0\.0\.1:1 in time") as error:
-        asyncio.run(run())
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as server,
+        contextlib.ExitStack() as full,
+    ):
+        port = server.getsockname()[1]
+        for _ in range(3):  # A full queue: the system answers no further connection.
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        sentence = rf"no connection to 127\.0\.0\.1:{port} in time"
+        with pytest.raises(FetchError, match=sentence) as error:
+            asyncio.run(ask(port))
     assert (error.value.reason, error.value.retry) == ("timeout", True)
 
 

@@ -271,6 +271,24 @@ def test_broken_lines_of_jsonl_are_broken_alone(tmp_path: Path) -> None:
     assert found.differences == ("3 rows are broken (not JSON: 2, not a JSON object: 1).",)
 
 
+def test_parts_of_jsonl_lines_make_no_row_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [
+        json.dumps({"url": f"http://a.example/{n}.png", "caption": f"c {n}"}) for n in range(600)
+    ]
+    lines[10:10] = ['{"url": "http://a.example/x.png"', '"caption": "x"}', "{}, {}"]
+    lines[299:299] = ["", "1"]
+    lines[500:500] = ['{"url": "http://a.example/y.png", "caption": ["x"', '"y"]}']
+    found = discover(write(tmp_path / "l.jsonl", "\n".join(lines)))
+    assert [url for url, _ in rows_of(found.plans)] == [
+        f"http://a.example/{n}.png" for n in range(600)
+    ]
+    assert found.differences == ("6 rows are broken (not JSON: 5, not a JSON object: 1).",)
+    assert "l.jsonl, line 11: not JSON" in caplog.text
+    assert 'l.jsonl, line 502: not JSON: "y"]}' in caplog.text
+
+
 @pytest.mark.parametrize(
     "url",
     ["", "   ", "ftp://a.example/x", "a.example/1.png", "http://", "http://a b.example/", "//a.example/",
