@@ -92,6 +92,7 @@ class ShardReader:
         self.skipped = {}
         self._entries = self._whole_shards(skip_corrupt=skip_corrupt, check_hashes=check_hashes)
         self._maps: dict[int, memoryview] = {}
+        self._last_table: tuple[str, npt.NDArray[np.int64]] | None = None
         self._load_offsets()
 
     def __len__(self) -> int:
@@ -99,7 +100,7 @@ class ShardReader:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process, such as a DataLoader worker, maps the files itself.
-        return {**self.__dict__, "_maps": {}}
+        return {**self.__dict__, "_maps": {}, "_last_table": None}
 
     def gather(self, rows: npt.ArrayLike, views: npt.ArrayLike = 0) -> TokenBatch:
         """Token ids and codes of `rows`, in their order; rows may be any integers in 0..len-1.
@@ -250,7 +251,11 @@ class ShardReader:
         return None
 
     def _table(self, entry: ShardEntry) -> npt.NDArray[np.int64]:
-        return read_table(self.folder, entry, columns=len(self.index.members))
+        """The table of offsets of a shard; the last one is kept, for samples in the order of their rows."""
+        if self._last_table is None or self._last_table[0] != entry.table:
+            table = read_table(self.folder, entry, columns=len(self.index.members))
+            self._last_table = entry.table, table
+        return self._last_table[1]
 
     def _load_offsets(self) -> None:
         """Store for each row its shard, and the offsets of its ids and codes after their npy headers."""
