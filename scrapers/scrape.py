@@ -43,7 +43,7 @@ from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
-from scrapers.resizing.rule import ResizeRule, note_rule
+from scrapers.resizing.rule import note_rule, open_resizer
 from scrapers.source import (
     Discovery,
     LocalSource,
@@ -342,7 +342,7 @@ class _Run:
             hosts.start_slots = start_slots(discovery.num_hosts)
         rule = self.config.resize_rule()
         note_rule(store.ledger, rule)
-        with _open_resizer(rule) as resizer:
+        with open_resizer(rule) as resizer:
             await self._crawl_with(resizer, discovery, store, hosts, opener, fetcher)
 
     async def _crawl_with(
@@ -405,14 +405,6 @@ class _Run:
         if self.config.refresh:
             return "refresh"
         return "retry_failed" if self.config.retry_failed else "continue"
-
-
-def _open_resizer(rule: ResizeRule | None) -> contextlib.AbstractContextManager[Resizer | None]:
-    if rule is None:
-        return contextlib.nullcontext()
-    from scrapers.resizing.workers import Resizer  # numpy and Pillow, which other crawls don't need
-
-    return contextlib.closing(Resizer(rule))
 
 
 def _departed(discovery: Discovery, opener: PlanOpener) -> tuple[str, ...]:

@@ -63,7 +63,8 @@ class Item:
 
     The other fields are for a `LocalSource`. `place` is where the bytes are already; `body` are the bytes, if
     no file holds them as they are: these are copied. `name` identifies the item in its source, whatever the
-    path of the source is; without it, the URL does. `failure` is why another tool could not fetch it.
+    path of the source is; without it, the URL does. `failure` is why another tool could not fetch it, and
+    `original_sha256` the hash of what it fetched, before it resized it, perhaps.
     """
 
     url: str
@@ -75,6 +76,7 @@ class Item:
     place: FilePlace | None = None
     body: bytes | None = field(default=None, repr=False)
     failure: Failure | None = None
+    original_sha256: bytes | None = None
 
     def plan(self) -> CaptionPlan:
         """The image as a plan. Raises SourceError without a caption or an absolute http(s) URL."""

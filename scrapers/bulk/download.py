@@ -28,6 +28,7 @@ from pipeline.core.errors import ConfigError, DependencyError, SourceError
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import atomic_write, write_json
 from scrapers.bulk.run_img2dataset import WORKER_KILLED
+from scrapers.resizing.rule import ResizeRule
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ _STARTS = 3  # starts in a row that finish no shard
 _POLL_S = 0.5
 _KILL_AFTER_S = 10.0
 _TAIL_BYTES = 20_000
+_PNG_COMPRESSION = 6  # of 9, as Pillow's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class BulkOptions:
     """How img2dataset downloads. `python` is the interpreter of its environment.
 
     `attempts` and `timeout_s` are per URL; `agent` is the token in the User-Agent header. Files are kept as
-    they come unless `max_side` pixels limit the longer side; then they are re-encoded as JPEG.
+    they come unless there is a rule for `resize`: then img2dataset also re-encodes smaller ones that are in
+    another format or transparent.
     """
 
     python: Path
@@ -59,12 +62,11 @@ class BulkOptions:
     timeout_s: float = 30.0
     agent: str = "dalle-pipeline"
     ignore_opt_out: bool = False
-    max_side: int | None = None
+    resize: ResizeRule | None = None
     shard_rows: int = 10_000
 
     def for_img2dataset(self, folder: Path, columns: Sequence[str]) -> dict[str, Any]:
         """The arguments of `img2dataset.download` for a round in `folder`; `columns` are saved as well."""
-        resized = self.max_side is not None
         return {
             "url_list": str(folder / LIST),
             "input_format": "parquet",
@@ -82,11 +84,21 @@ class BulkOptions:
             "user_agent_token": self.agent,
             "disallowed_header_directives": [] if self.ignore_opt_out else list(OPT_OUTS),
             "compute_hash": "sha256",
-            "resize_mode": "keep_ratio_largest" if resized else "no",
-            "image_size": self.max_side or 256,
-            "resize_only_if_bigger": True,
-            "disable_all_reencoding": not resized,
             "enable_wandb": False,
+            **self._resizing(),
+        }
+
+    def _resizing(self) -> dict[str, Any]:
+        rule = self.resize
+        if rule is None:
+            return {"resize_mode": "no", "disable_all_reencoding": True}
+        return {
+            "resize_mode": rule.mode,
+            "image_size": rule.size,
+            "resize_only_if_bigger": not rule.enlarge,
+            "encode_format": rule.format,
+            "encode_quality": _PNG_COMPRESSION if rule.format == "png" else rule.quality,
+            "skip_reencode": True,
         }
 
 

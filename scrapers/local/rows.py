@@ -216,7 +216,7 @@ class RowWriter:
         elif known is not None and _has_copy(known) and not _is_new(known, looked):
             self._keep_copy(known, looked)
         else:
-            self._point(form, known, looked)
+            self._point(form, each.item, known, looked)
 
     def _count(self, known: KnownFile | None, looked: Looked) -> None:
         before = None if known is None else known.sha256
@@ -229,9 +229,11 @@ class RowWriter:
             self._tally.bytes += looked.place.size
             self._tally.changed += before is not None
 
-    def _point(self, form: int, known: KnownFile | None, looked: Looked) -> None:
+    def _point(self, form: int, item: Item, known: KnownFile | None, looked: Looked) -> None:
         """A row that refers to the file."""
         there = looked.state != "missing"
+        is_resized = looked.state == "done" and item.original_sha256 not in (None, looked.sha256)
+        self._tally.resized += is_resized
         place = looked.place
         version = self._version(form, known)
         self._add_row(
@@ -244,6 +246,7 @@ class RowWriter:
             offset=place.offset if there else None,
             version=version,
             evidence=self._evidence(looked.refusal),
+            original_sha256=item.original_sha256 if is_resized else None,
         )
 
     def _copy(self, form: int, each: Keyed, known: KnownFile | None, looked: Looked) -> None:
@@ -312,6 +315,7 @@ class RowWriter:
         version: int = 1,
         etag: str | None = None,
         evidence: str | None = None,
+        original_sha256: bytes | None = None,
     ) -> None:
         self._store.add_row(
             UrlRow(
@@ -331,6 +335,7 @@ class RowWriter:
                 version=version,
                 time=self._now(),
                 evidence=evidence,
+                original_sha256=original_sha256,
             )
         )
 

@@ -25,6 +25,7 @@ from scrapers.local.indexing import Indexer
 from scrapers.local.retrying import count_failed, failed_plans
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
+from scrapers.resizing.rule import note_rule, open_resizer
 from scrapers.source import LocalSource
 from scrapers.sources.remarks import Remarks
 
@@ -73,6 +74,7 @@ class LocalRun:
     async def _index(self, store: Store, remarks: Remarks) -> Indexer:
         config = self.config
         self._announce()
+        note_rule(store.ledger, config.resize_rule())
         since = begin_refresh(store.ledger, self.clock) if config.refresh else 0
         mode: Mode = "retry_failed" if config.retry_failed else "continue"
         index = Indexer(
@@ -100,17 +102,19 @@ class LocalRun:
         number, is_public = count_failed(store.reader)
         # A list of public hosts is somebody else's: it must not lead to private ones.
         self.hosts.guarded = is_public and self.config.connect_to is None
-        crawl = Crawl(
-            self.config,
-            hosts=self.hosts,
-            store=store,
-            opener=PlanOpener(ledger=store.reader, mode="retry_failed"),
-            fetcher=SiteFetcher(hosts=self.hosts, attempts=self.config.attempts),
-            num_urls=number,
-            progress=self.progress,
-            clock=self.clock,
-        )
-        self.watch(crawl)
-        crawl.tally.add(index.tally)
-        await crawl.run(failed_plans(store.reader))
+        with open_resizer(self.config.resize_rule()) as resizer:
+            crawl = Crawl(
+                self.config,
+                hosts=self.hosts,
+                store=store,
+                opener=PlanOpener(ledger=store.reader, mode="retry_failed"),
+                fetcher=SiteFetcher(hosts=self.hosts, attempts=self.config.attempts),
+                num_urls=number,
+                progress=self.progress,
+                clock=self.clock,
+                resizer=resizer,
+            )
+            self.watch(crawl)
+            crawl.tally.add(index.tally)
+            await crawl.run(failed_plans(store.reader))
         return crawl

@@ -110,7 +110,13 @@ class BulkUrlsSource:
             failure = read_failure(columns.get("error_message"))
         elif place is None:
             failure = Failure("failed", "lost_in_shard", "the shard lacks the image")
-        return Item(**_of_list(columns), place=place, failure=failure)
+        hashed = columns.get("sha256")  # of the bytes as served
+        return Item(
+            **_of_list(columns),
+            place=place,
+            failure=failure,
+            original_sha256=bytes.fromhex(hashed) if hashed else None,
+        )
 
     def _rounds(self) -> list[Path]:
         return sorted(p for p in self._folder.glob("round-*") if (p / LIST).exists())
@@ -128,6 +134,7 @@ class BulkUrlsSource:
             timeout_s=config.timeout_s,
             agent=f"{USER_AGENT}{contact}",
             ignore_opt_out=config.ignore_opt_out,
+            resize=config.resize_rule(),
         )
 
 

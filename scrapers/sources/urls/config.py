@@ -151,7 +151,6 @@ class UrlsConfig(ScrapeConfig):
             ("--header", self.header),
             ("--cookie-file", self.cookie_file),
             ("--opt-outs", self.opt_outs),
-            ("--max-side", self.max_side),
         ):
             if given:
                 raise ConfigError(f"{flag} can't be used with --engine img2dataset. Leave one out.")

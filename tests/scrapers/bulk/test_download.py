@@ -34,6 +34,7 @@ from scrapers.bulk.download import (
     rows_done,
     write_list,
 )
+from scrapers.resizing.rule import EncodeFormat, ResizeRule
 
 SCHEMA = pa.schema([("url", pa.string()), ("caption", pa.string()), ("row", pa.int64())])
 needs_img2dataset = pytest.mark.skipif(
@@ -55,7 +56,8 @@ def png(number: int) -> bytes:
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """/N.png is an image, /noai-N.png one that is not for training, all else is missing."""
+    """/N.png is an image, /noai-N.png one that is not for training, /late-N.png fails until `is_late`
+    is unset, all else is missing."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -64,6 +66,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.requests: Counter[str] = Counter()
         self.agents: set[str] = set()
         self.delay_s = 0.0
+        self.is_late = True
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -78,7 +81,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests[self.path] += 1
         self.server.agents.add(self.headers["User-Agent"])
         time.sleep(self.server.delay_s)
-        name = self.path.strip("/").removesuffix(".png").removeprefix("noai-")
+        if self.path.startswith("/late-") and self.server.is_late:
+            self.send_error(500)
+            return
+        name = self.path.strip("/").removesuffix(".png").rpartition("-")[2]
         if not name.isdigit():
             self.send_error(404)
             return
@@ -260,9 +266,16 @@ def test_opt_outs_are_asked_for_unless_they_are_ignored(tmp_path: Path) -> None:
         == []
     )
     assert (kept["retries"], kept["resize_mode"], kept["disable_all_reencoding"]) == (1, "no", True)
-    resized = options(max_side=512).for_img2dataset(tmp_path, [])
-    assert (resized["resize_mode"], resized["image_size"]) == ("keep_ratio_largest", 512)
-    assert resized["disable_all_reencoding"] is False
+
+
+@pytest.mark.parametrize(("kind", "quality"), [("jpg", 90), ("webp", 90), ("png", 6)])
+def test_images_are_resized_by_our_rule(tmp_path: Path, kind: EncodeFormat, quality: int) -> None:
+    rule = ResizeRule(size=512, mode="center_crop", enlarge=True, format=kind, quality=90)
+    resized = options(resize=rule).for_img2dataset(tmp_path, [])
+    assert (resized["resize_mode"], resized["image_size"]) == ("center_crop", 512)
+    assert (resized["encode_format"], resized["encode_quality"]) == (kind, quality)
+    assert (resized["resize_only_if_bigger"], resized["skip_reencode"]) == (False, True)
+    assert "disable_all_reencoding" not in resized
 
 
 def test_nothing_of_ours_lies_among_its_shards(site: Site, tmp_path: Path) -> None:

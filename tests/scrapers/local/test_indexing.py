@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,11 @@ from pipeline.core.original_files import read_whole
 from pipeline.core.storage import sha256_bytes
 from pipeline.core.workspace import Workspace
 from scrapers.local import looking
+from scrapers.options import build_config
 from scrapers.rawstore.ledger import Ledger
+from scrapers.scrape import scrape
+from scrapers.source import Discovery, FilePlace, Item, StartPage
+from scrapers.sources.remarks import Remarks
 from tests.helpers.kept_workspace import make_png
 from tests.scrapers.local.folders import rows, scrape_source, write_files
 
@@ -285,6 +291,51 @@ def test_a_copy_outlives_an_original_that_breaks(photos: Path, tmp_path: Path) -
     report = scrape_source("folder", photos, workspace=tmp_path / "w", copy=True)
     assert rows(tmp_path / "w") == before
     assert (report.details["kept"], report.outcome) == (1, "incomplete")
+
+
+# --- Resized by another tool ----------------------------------------------------------------------
+
+
+class Fetched:
+    """What another tool has fetched and, all but the last, resized; it knows the hashes of all originals."""
+
+    name = "folder"
+    start_url = None
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("*.png"))
+
+    def discover(self, page: StartPage | None) -> Discovery:
+        raise NotImplementedError
+
+    def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
+        del remarks
+        for number, path in enumerate(self.paths):
+            place = FilePlace(str(path), 0, *[path.stat().st_size] * 2, path.stat().st_mtime_ns)
+            body = path.read_bytes() if number == len(self.paths) - 1 else b"as served"
+            yield Item(
+                url=f"http://a.example/{path.name}",
+                captions=("a caption",),
+                place=place,
+                original_sha256=hashlib.sha256(body).digest(),
+            )
+
+
+def test_an_image_that_another_tool_has_resized_has_both_hashes(
+    photos: Path, tmp_path: Path
+) -> None:
+    values = {"source": "folder", "inputs": (str(photos),), "workspace": tmp_path / "w"}
+    report = scrape(build_config(values), source=Fetched(photos))
+    assert report.details["resized"] == 5
+    ledger = Ledger(Workspace(tmp_path / "w").ledger)
+    found = dict(ledger.query("SELECT url, original_sha256 FROM items"))
+    ledger.close()
+    original = hashlib.sha256(b"as served").hexdigest()
+    urls = [f"http://a.example/{number}.png" for number in range(6)]
+    assert found == {**dict.fromkeys(urls, original), urls[5]: None}
+    assert {name: row.sha256 for name, row in rows(tmp_path / "w").items()} == {
+        f"{n}.png": sha256_bytes((photos / f"{n}.png").read_bytes()) for n in range(6)
+    }
 
 
 # --- Kills ----------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline.app.cli import app
@@ -17,7 +20,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.verify.check import check_workspace
 from scrapers.rawstore.ledger import Ledger
 from scrapers.sources.urls.config import UrlsConfig
-from tests.scrapers.bulk.test_download import Site, needs_img2dataset, site
+from tests.scrapers.bulk.test_download import Site, needs_img2dataset, png, site
 from tests.scrapers.sources.urls.lists import write
 
 __all__ = ["site"]
@@ -100,6 +103,55 @@ def test_a_list_downloaded_in_bulk_goes_through_the_ledger_and_goes_on(
     }  # fmt: skip
 
 
+@needs_img2dataset
+@pytest.mark.slow
+def test_what_img2dataset_resized_is_known_by_both_hashes(
+    site: Site, listed: Path, tmp_path: Path
+) -> None:
+    write(listed, listed.read_text() + f"{site.url}/late-40.png\tnot there yet\t\n")
+    root = tmp_path / "data"
+    sizes = "--max-side", "20", "--encode-format", "webp"
+    assert "img2dataset asks no robots.txt" in scrape(listed, root, *sizes).output
+    assert len(resized(root)) == 30
+    site.is_late = False
+    done = scrape(listed, root, *sizes, "--retry-failed")
+    assert done.exit_code == 0, done.output
+    found = resized(root)
+    assert len(found) == 31
+    for url, sha256, original, stored in found:
+        served = png(int(url.rpartition("/")[2].removesuffix(".png").rpartition("-")[2]))
+        assert original == hashlib.sha256(served).hexdigest()
+        assert sha256 == hashlib.sha256(stored).hexdigest()
+        image = Image.open(io.BytesIO(stored))
+        assert (image.format, image.size) == ("WEBP", (20, 15))
+    assert [each.state for each in check_workspace(root)] == ["ok"]
+
+
+def resized(root: Path) -> list[tuple[str, str, str, bytes]]:
+    """URL, hashes and stored bytes of each image."""
+    ledger = Ledger(Workspace(root).ledger)
+    query = "SELECT url, sha256, original_sha256, segment, offset, bytes FROM items WHERE state = 'done'"
+    found = []
+    for url, sha256, original, segment, offset, size in ledger.query(query):
+        path = Workspace(root).segments / str(segment)  # the user's own, if that is absolute
+        data = path.read_bytes()[int(str(offset)) :][: int(str(size))]
+        found.append((str(url), str(sha256), str(original), data))
+    ledger.close()
+    return found
+
+
+@needs_img2dataset
+@pytest.mark.slow
+def test_what_is_small_enough_has_one_hash(site: Site, listed: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    done = scrape(listed, root, "--max-side", "40", "--encode-format", "png")
+    assert done.exit_code == 0, done.output
+    ledger = Ledger(Workspace(root).ledger)
+    query = "SELECT original_sha256, count(*) FROM items WHERE state = 'done' GROUP BY 1"
+    assert list(ledger.query(query)) == [(None, 30)]
+    ledger.close()
+
+
 def test_the_interpreter_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--img2dataset-python, the python of an environment"):
         UrlsConfig(source="urls", workspace=tmp_path, engine="img2dataset")
@@ -112,7 +164,6 @@ def test_the_interpreter_must_be_named(tmp_path: Path) -> None:
         ({"refresh": True}, "--refresh"),
         ({"proxy": "http://p.test:1"}, "--proxy"),
         ({"header": ("A: b",)}, "--header"),
-        ({"max_side": 64}, "--max-side"),
     ],
 )
 def test_what_img2dataset_can_not_do_is_refused(
