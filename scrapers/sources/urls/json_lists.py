@@ -8,6 +8,7 @@ that memory stays flat whatever their order.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from scrapers.sources.urls.streams import BLOCK_BYTES, TextStream, lines_of, ope
 
 _ROWS = 8192
 _LINES_AT_ONCE = 256
+_BETWEEN = secrets.randbits(62)
 _SAMPLE = 100
 _MAX_VALUE_CHARS = 64 * 2**20
 _BLANKS = " \t\r\n"
@@ -117,12 +119,12 @@ def _objects_in(lines: list[bytes], first: int, file: str, faults: Faults) -> li
     if len(lines) == 1:
         return _object_in(lines[0], first, file, faults)
     try:
-        # A number between two lines: no object goes on after it.
-        values = json.loads(b"[%b]" % b",0,".join(lines))
+        # Nobody can guess what is between two lines, so no value goes on behind it unnoticed.
+        values = json.loads(b"[%b]" % (b",%d," % _BETWEEN).join(lines))
     except _NOT_JSON:
         values = []
-    rows = values[::2]
-    if len(values) == 2 * len(lines) - 1 and all(type(row) is dict for row in rows):
+    rows: list[dict[str, Any]] = values[::2]
+    if values[1::2] == [_BETWEEN] * (len(lines) - 1) and all(type(row) is dict for row in rows):
         return rows
     half = len(lines) // 2
     return [

@@ -289,6 +289,16 @@ def test_parts_of_jsonl_lines_make_no_row_together(
     assert 'l.jsonl, line 502: not JSON: "y"]}' in caplog.text
 
 
+def test_lines_that_make_up_for_each_other_are_broken(tmp_path: Path) -> None:
+    """Two values in one line and one value over two lines: as many as there are lines."""
+    lines = ['{"url": "http://a.example/1.png"}, 0, {"url": "http://a.example/2.png"}']
+    lines += ['{"url": "http://a.example/3.png", "caption": ["x"', '"y"]}']
+    lines += ['{"url": "http://a.example/4.png", "caption": "z"}'] * 100
+    found = discover(write(tmp_path / "l.jsonl", "\n".join(lines)))
+    assert {url for url, _ in rows_of(found.plans)} == {"http://a.example/4.png"}
+    assert found.differences == ("3 rows are broken (not JSON: 3).",)
+
+
 @pytest.mark.parametrize(
     "url",
     ["", "   ", "ftp://a.example/x", "a.example/1.png", "http://", "http://a b.example/", "//a.example/",
