@@ -118,7 +118,7 @@ def _objects_in(lines: list[bytes], first: int, file: str, faults: Faults) -> li
         return _object_in(lines[0], first, file, faults)
     try:
         # A number between two lines: no object goes on after it.
-        values = json.loads(b"[%b]" % b",0,".join(lines))
+        values: list[Any] = json.loads(b"[%b]" % b",0,".join(lines))
     except _NOT_JSON:
         values = []
     rows = values[::2]
