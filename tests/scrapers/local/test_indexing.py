@@ -300,7 +300,7 @@ class Fetched:
     """What another tool has fetched and, all but the last, resized; it knows the hashes of all originals."""
 
     name = "folder"
-    start_url = None
+    start_url: str | None = None
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.glob("*.png"))
@@ -311,7 +311,8 @@ class Fetched:
     def items_on_disk(self, remarks: Remarks) -> Iterator[Item]:
         del remarks
         for number, path in enumerate(self.paths):
-            place = FilePlace(str(path), 0, *[path.stat().st_size] * 2, path.stat().st_mtime_ns)
+            size, mtime = path.stat().st_size, path.stat().st_mtime_ns
+            place = FilePlace(str(path), 0, size, size, mtime)
             body = path.read_bytes() if number == len(self.paths) - 1 else b"as served"
             yield Item(
                 url=f"http://a.example/{path.name}",
@@ -328,11 +329,11 @@ def test_an_image_that_another_tool_has_resized_has_both_hashes(
     report = scrape(build_config(values), source=Fetched(photos))
     assert report.details["resized"] == 5
     ledger = Ledger(Workspace(tmp_path / "w").ledger)
-    found = dict(ledger.query("SELECT url, original_sha256 FROM items"))
+    found = sorted(ledger.query("SELECT url, original_sha256 FROM items"))
     ledger.close()
     original = hashlib.sha256(b"as served").hexdigest()
     urls = [f"http://a.example/{number}.png" for number in range(6)]
-    assert found == {**dict.fromkeys(urls, original), urls[5]: None}
+    assert found == [*((url, original) for url in urls[:5]), (urls[5], None)]
     assert {name: row.sha256 for name, row in rows(tmp_path / "w").items()} == {
         f"{n}.png": sha256_bytes((photos / f"{n}.png").read_bytes()) for n in range(6)
     }
@@ -348,7 +349,7 @@ from scrapers.rawstore import batch_writer
 from scrapers.sources.folder.source import FolderSource
 from tests.scrapers.local.folders import scrape_source
 folder, workspace, at, options = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
-indexing.CHUNK_ITEMS, batch_writer.BATCH_ROWS, batch_writer.BATCH_SECONDS = 3, 4, 0.0
+indexing._CHUNK_ITEMS, batch_writer.BATCH_ROWS, batch_writer.BATCH_SECONDS = 3, 4, 0.0
 listed = FolderSource.items_on_disk
 def items(self, remarks):
     for number, item in enumerate(listed(self, remarks)):
