@@ -349,7 +349,7 @@ from scrapers.rawstore import batch_writer
 from scrapers.sources.folder.source import FolderSource
 from tests.scrapers.local.folders import scrape_source
 folder, workspace, at, options = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
-indexing._CHUNK_ITEMS, batch_writer.BATCH_ROWS, batch_writer.BATCH_SECONDS = 3, 4, 0.0
+indexing.CHUNK_ITEMS, batch_writer.BATCH_ROWS, batch_writer.BATCH_SECONDS = 3, 4, 0.0
 listed = FolderSource.items_on_disk
 def items(self, remarks):
     for number, item in enumerate(listed(self, remarks)):
