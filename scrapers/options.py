@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.field_types import field_types
 from pipeline.core.suggestions import closest
 from scrapers.config import ScrapeConfig
 from scrapers.source import find_source, source_kinds
@@ -25,7 +26,7 @@ def all_options() -> type[ScrapeConfig]:
     """
     fields: dict[str, tuple[Any, Any]] = {}
     for kind in source_kinds().values():
-        hints = get_type_hints(kind.config)
+        hints = field_types(kind.config)
         for field in own_fields(kind.config):
             hint, first = fields.setdefault(field.name, (hints[field.name], field))
             if (hint, first.default) != (hints[field.name], field.default):

@@ -21,7 +21,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pipeline.core.field_types import field_types
 
 # `user:password@` after the scheme of a URL.
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
@@ -107,9 +110,10 @@ class Option:
     panel: str | None = None
 
 
+@functools.cache
 def declared_options(config: type[Any]) -> Mapping[str, Option]:
     """The options of a config class by name, in their order, with those of its sections."""
-    hints = get_type_hints(config)
+    hints = field_types(config)
     found: dict[str, Option] = {}
     for field in dataclasses.fields(config):
         title = field.metadata.get("section")
@@ -127,7 +131,7 @@ def declared_options(config: type[Any]) -> Mapping[str, Option]:
             found[name] = dataclasses.replace(
                 inner, place=(field.name, *inner.place), panel=inner.panel or title
             )
-    return found
+    return MappingProxyType(found)
 
 
 def option_values(config: Any) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def build_config(config: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def _build(config: type[Config], values: Mapping[tuple[str, ...], Any]) -> Config:
-    hints = get_type_hints(config)
+    hints = field_types(config)
     fields = {}
     for name in dict.fromkeys(place[0] for place in values):
         inner = {place[1:]: value for place, value in values.items() if place[0] == name}

@@ -17,9 +17,10 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pipeline.core.errors import ContractError, PipelineError
+from pipeline.core.field_types import field_types
 from pipeline.core.regular_files import read_regular
 
 T = TypeVar("T")
@@ -170,7 +171,7 @@ class _Parser:
         if not isinstance(value, Mapping):
             raise self.mismatch(location, value, "an object")
         fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-        hints = get_type_hints(cls)
+        hints = field_types(cls)
         prefix = f"{location.name}." if location.name else ""
         if self.unknown == "refuse" and (extra := sorted(map(str, set(value) - set(fields)))):
             raise self.error(f"{prefix}{extra[0]} is unknown, expected {', '.join(sorted(fields))}")
