@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from pipeline.core.field_types import field_types
+from pipeline.core.field_types import field_types, once_per_class
 
 # `user:password@` after the scheme of a URL.
 _USER = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
@@ -110,7 +110,7 @@ class Option:
     panel: str | None = None
 
 
-@functools.cache
+@once_per_class
 def declared_options(config: type[Any]) -> Mapping[str, Option]:
     """The options of a config class by name, in their order, with those of its sections."""
     hints = field_types(config)
