@@ -6,6 +6,7 @@ The options are read from the command line itself, so that new ones are tried by
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 
 import pipeline.app.cli
 import pipeline.app.doctor.network
+import pipeline.app.doctor.packages
 import pipeline.app.status
 import pipeline.demo.commands
 import pipeline.demo.demo
@@ -147,8 +149,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pipeline.demo.emoji.font.EmojiFont, "draw", lambda *_: None)
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
     monkeypatch.setattr(pipeline.app.doctor.network, "socket", NoNames())
+    monkeypatch.setattr(pipeline.app.doctor.packages, "import_installed", import_once)
     monkeypatch.setattr(pipeline.serve.server, "run_forever", serve_briefly)
     return tmp_path
+
+
+# All packages, in other processes: ten seconds.
+import_once = functools.cache(pipeline.app.doctor.packages.import_installed)
 
 
 class NoNames:
