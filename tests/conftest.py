@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Where temporary files are kept in memory, and the room that all tests together need there.
-MEMORY, ROOM_BYTES = Path("/dev/shm"), 8 * 2**30
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30
 
 
 def pytest_configure(config: pytest.Config) -> None:
