@@ -32,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         folder = tempfile.mkdtemp(prefix="dalle-pipeline-tests-", dir=MEMORY)
+        Path(folder).chmod(0o755)  # Some tests become another user.
         os.environ["TMPDIR"] = tempfile.tempdir = folder
         # In this process only, and after multiprocessing has removed what it keeps there (at priority -100).
         Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
