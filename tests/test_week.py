@@ -171,8 +171,8 @@ def manifests(workspace: Path) -> dict[str, Any]:
 def facts(workspace: Path) -> str:
     """The report's body, without the workspace's name, the time taken and what depends on how it grew.
 
-    Shards that grew are cut otherwise than those made at once. Codes lie in other parts, those of images
-    that have gone among them.
+    Shards that grew step by step are divided differently from shards that were written at once. Their codes
+    are in other files, which still hold those of images that have gone.
     """
     text = (workspace / "report.html").read_text()
     body = text[text.index("<body") :].replace(f"--workspace {workspace.name}<", "<")
