@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import pipeline
@@ -58,10 +56,8 @@ def add_images(raw: RawStore, *, several: bool) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished workspace of images with one caption each, its tables made old."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("old") / "data"
     workspace = add_images(RawStore(root), several=False)
     dataset = pipeline.open(root)
@@ -69,8 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_old(workspace)
     outcomes = run(dataset)
     assert outcomes["dedupe"] == "unchanged"
-    yield root
-    torch.set_num_threads(threads)
+    return root
 
 
 @pytest.mark.parametrize("choice", ["first", "all", "random"])

@@ -28,13 +28,10 @@ DDCONFIG: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seeded() -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
-    torch.set_num_threads(threads)
 
 
 def vqgan_settings(*, gumbel: bool = False, **ddconfig: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pipeline.app.cli import app
@@ -41,10 +40,8 @@ class Whole:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     """The workspace that tests copy; its mock server runs until the end."""
-    torch.set_num_threads(1)
-    logging.getLogger("aiohttp.server").setLevel(
-        logging.CRITICAL
-    )  # of requests that nobody can read
+    # It logs requests that nobody can read.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     folder = tmp_path_factory.mktemp("whole")
     with Replica(ReplicaConfig(sections=("relative_positions",), size=16)) as server:
         options = folder / "options.toml"

@@ -1,5 +1,5 @@
 """A small workspace in the state after dedupe, for every test here."""
 
-from tests.helpers.kept_workspace import make_workspace, one_thread
+from tests.helpers.kept_workspace import make_workspace
 
-__all__ = ["make_workspace", "one_thread"]
+__all__ = ["make_workspace"]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from pipeline.app.cli import app
@@ -97,8 +96,6 @@ def serve_blog() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory, serve_blog: str) -> Small:
     """The workspace that tests copy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("small")
     options = folder / "options.toml"
     tables = {
@@ -116,7 +113,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, serve_blog: str) -> Small:
     options.write_text(small_options(tables))
     small = Small(root=folder / "data", options=options)
     small.call("run")
-    torch.set_num_threads(threads)
     return small
 
 

@@ -1,9 +1,5 @@
 """The fixtures of these tests; see `tests.helpers.codecs`."""
 
-from tests.helpers.codecs import (
-    _one_thread,
-)
+from tests.helpers.codecs import _seeded
 
-__all__ = [
-    "_one_thread",
-]
+__all__ = ["_seeded"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from typer.testing import CliRunner
 
 from pipeline.app.cli import app
@@ -22,7 +21,6 @@ class Stages:
 
     def call(self, *arguments: str) -> Any:
         """Run a command in this process."""
-        torch.set_num_threads(1)
         options = self.root.with_name(f"{self.root.name}.toml")
         options.write_text(
             small_options({"dedupe": {"val_fraction": 0.2}, "shard": {"images": "original"}})
