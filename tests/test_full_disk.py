@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.app.run_log import keep_record, read_records
 from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
 from pipeline.core.progress import Progress
 from pipeline.core.storage import write_bytes
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 from tests.helpers.small_disk import fill, small_disk
 
 __all__ = ["small_disk"]
@@ -31,7 +30,7 @@ def test_the_message_of_the_stage_wins_over_that_of_the_run_s_line(
         raise AssertionError("the disk is not full")
 
     monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
-    result = CliRunner().invoke(app, ["dedupe", "--workspace", str(root), "--json"])
+    result = run_command(["dedupe", "--workspace", str(root), "--json"])
     assert result.exit_code == 1
     error = json.loads(result.stdout.splitlines()[-1])["error"]
     assert error["type"] == "StorageError"

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import typer.main
-from typer.testing import CliRunner
 
 import pipeline.app.cli
 import pipeline.app.doctor.network
@@ -33,6 +32,7 @@ from pipeline.app.cli import app
 from pipeline.app.option_files import Common
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.server import run_forever
+from tests.helpers.cli import run_command
 from tests.helpers.whole_workspace import Whole, whole
 from tests.test_damaged_files import problem
 
@@ -194,7 +194,7 @@ def try_values(whole: Whole, folder: Path, tries: list[tuple[Option, str]]) -> l
             arguments += ["--workspace", str(copy.root)]
         if option.name != "config":
             arguments += ["--config", str(copy.options)]
-        result = CliRunner().invoke(app, [*arguments, *option.arguments(value)])
+        result = run_command([*arguments, *option.arguments(value)])
         if found := problem(result):
             problems.append(f"{option} {value[:40]!r}: {found}")
     assert (folder / "outside" / "thesis.txt").read_text() == "mine"

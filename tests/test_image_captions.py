@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import pipeline
-from pipeline.app.cli import app
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 from tests.helpers.dedupe import RawStore, photo_png
 from tests.old_tables import make_old
 
@@ -150,4 +149,4 @@ def damaged_folders(root: Path) -> set[str]:
 
 
 def call(command: str, root: Path, *more: str) -> Any:
-    return CliRunner().invoke(app, [command, "--workspace", str(root), *more])
+    return run_command([command, "--workspace", str(root), *more])

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.cli import run_command
 
 MODEL = "--dim 16 --depth 1 --heads 1 --dim-head 16 --threads 1 --device cpu --batch-size 8"
 CODEC = "--image-size 32 --channels 8 --code-dim 8 --num-tokens 32 --steps 8 --device cpu"
@@ -25,7 +24,7 @@ PROMPT = "a small red block sitting on a large green block"
 
 
 def call(root: Path, command: str, *args: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [command, *args, "--workspace", str(root)])
+    result = run_command([command, *args, "--workspace", str(root)])
     assert result.exit_code == code, result.output
     assert "unexpected error" not in result.output
     return " ".join(result.output.split())
@@ -143,7 +142,7 @@ def test_an_empty_place_is_not_the_present_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = NAMED.get(command, [])
-    result = CliRunner().invoke(app, [command, *arguments, "--workspace", str(root), f"{option}="])
+    result = run_command([command, *arguments, "--workspace", str(root), f"{option}="])
     assert (result.exit_code, f"{option} is empty" in result.output) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -257,7 +256,7 @@ def test_what_differs_is_said_only_where_other_images_are_there(root: Path) -> N
 
 def test_a_dry_run_finds_unchanged_what_a_run_finds_unchanged(root: Path) -> None:
     call(root, "run")
-    result = CliRunner().invoke(app, ["run", "--dry-run", "--json", "--workspace", str(root)])
+    result = run_command(["run", "--dry-run", "--json", "--workspace", str(root)])
     stages = json.loads(result.stdout.splitlines()[-1])["details"]
     assert {name: stage["action"] for name, stage in stages.items()} == dict.fromkeys(
         stages, "skip"

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.app.run_log import read_records
 from pipeline.core.inventory import find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
 from scrapers.rawstore.ledger import Ledger
+from tests.helpers.cli import run_command
 from tests.helpers.small_options import scrape_options, small_options
 
 # The keys of its captions can't be computed: what the page shows is what there is.
@@ -61,7 +60,7 @@ class Week:
 
     def call(self, *command: str, workspace: Path | None = None, code: int = 0) -> dict[str, Any]:
         place = ("--workspace", str(workspace or self.workspace), "--config", str(self.options))
-        result = CliRunner().invoke(app, [*command, *place, "--json"])
+        result = run_command([*command, *place, "--json"])
         assert result.exit_code == code, result.output
         report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
         return report
@@ -142,7 +141,7 @@ def test_a_week_ends_every_day_as_a_full_rebuild_would(week: Week, serve: Any) -
     assert friday.keys() == wednesday.keys()
     assert [name for name in friday if friday[name] != wednesday[name]] == [touched(monday)]
     assert outcomes(week.run(third)) == {"unchanged"}
-    assert CliRunner().invoke(app, ["verify", "--workspace", str(week.workspace)]).exit_code == 0
+    assert run_command(["verify", "--workspace", str(week.workspace)]).exit_code == 0
     starts = [record["started"][:10] for record in read_records(week.workspace)]
     assert sorted(starts) != starts  # The clock went back, and nobody minded.
 

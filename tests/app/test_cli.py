@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 import pipeline.app.cli
-from pipeline.app.cli import app
 from pipeline.app.option_files import find_preset
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, option_values
 from pipeline.core.contracts import StageReport
 from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[StageConfig]:
 
 
 def invoke(*args: str, env: Mapping[str, str] | None = None) -> Any:
-    return CliRunner().invoke(app, list(args), env=dict(env or {}))
+    return run_command(list(args), env=dict(env or {}))
 
 
 def pick(configs: list[StageConfig], name: str) -> Any:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.inventory import find_folders
 from pipeline.core.storage import input_digest
 from pipeline.demo.replica.config import FaultPlan, ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.cli import run_command
 from tests.helpers.small_options import scrape_options, small_options
 
 STAGES = ("raw", "dedupe", "tokenizers/bpe", "codecs/small", "shards/default", "runs/dalle")
@@ -58,7 +57,7 @@ def run(workspace: Path, options: Path) -> dict[str, Any]:
         str(options),
         "--json",
     ]
-    result = CliRunner().invoke(app, arguments)
+    result = run_command(arguments)
     assert result.exit_code == 0, result.output
     report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return report
@@ -80,7 +79,7 @@ def test_the_pipeline_runs_once_and_then_has_nothing_to_do(tmp_path: Path, optio
     assert set(STAGES) <= set(done)
     assert len(list((workspace / "generated" / "default").glob("*-*.png"))) == 2
     assert "small red block" in (workspace / "report.html").read_text()
-    assert CliRunner().invoke(app, ["verify", "--workspace", str(workspace)]).exit_code == 0
+    assert run_command(["verify", "--workspace", str(workspace)]).exit_code == 0
 
     second = run(workspace, options)
     assert second["outcome"] == "unchanged"

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.app.metrics import Metrics, serve_metrics
 from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
 from pipeline.core.progress import Progress
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -82,7 +81,7 @@ def test_a_command_serves_the_numbers_that_its_report_has(
     monkeypatch.setattr("pipeline.core.stage.load_entry_point", lambda _: entry_point)
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
     arguments = [command, "--workspace", str(root), "--json", "--metrics-port", str(port)]
-    result = CliRunner().invoke(app, arguments)
+    result = run_command(arguments)
     assert result.exit_code == 0, result.output
     assert f":{port}/metrics" in result.stderr
     numbers: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])["details"]["metrics"]
@@ -99,6 +98,6 @@ def test_a_taken_port_is_a_usage_error(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         arguments = ["dedupe", "--workspace", str(root), "--metrics-port", port]
-        result = CliRunner().invoke(app, arguments)
+        result = run_command(arguments)
     assert result.exit_code == 2
     assert re.search(rf"--metrics-port {port} can't be used", result.output)

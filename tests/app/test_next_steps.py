@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from pipeline.app import next_steps
-from pipeline.app.cli import app
 from pipeline.app.next_steps import next_command, with_next
 from pipeline.core.contracts import StageReport
+from tests.helpers.cli import run_command
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +21,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*words: str) -> str:
-    result = CliRunner().invoke(app, [*words])
+    result = run_command([*words])
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -73,7 +72,7 @@ def test_a_prompt_is_needed_to_draw_and_nothing_comes_after_the_report(tmp_path:
 def test_the_json_report_has_it_too(tmp_path: Path) -> None:
     folder, workspace = make_folder(tmp_path), tmp_path / "data"
     words = ("scrape", "folder", str(folder), "--workspace", str(workspace))
-    result = CliRunner().invoke(app, [*words, "--json"])
+    result = run_command([*words, "--json"])
     assert json.loads(result.stdout.splitlines()[-1])["next"] == [
         f"Next: pipeline dedupe --workspace {workspace}"
     ]

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.app.run_log import keep_record, read_active, read_records
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.cli import run_command
 
 OPTIONS = """
 [scrape]
@@ -59,7 +58,7 @@ def options(replica: Replica, tmp_path: Path) -> Path:
 
 def run(workspace: Path, options: Path, *more: str, code: int = 0) -> dict[str, Any]:
     place = ("--workspace", str(workspace), "--config", str(options))
-    result = CliRunner().invoke(app, ["run", "dalleblog", *place, *more, "--json"])
+    result = run_command(["run", "dalleblog", *place, *more, "--json"])
     assert result.exit_code == code, result.output
     report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return report
@@ -143,7 +142,7 @@ def test_trained_models_stay_while_data_grows(
     write_options(options, replica, limit=4)
     assert outcomes(run(workspace, options, *SHORT))["train-tokenizer"] == "unchanged"
     assert (workspace / "tokenizers" / "bpe" / "manifest.json").read_bytes() == tokenizer
-    rows = CliRunner().invoke(app, ["status", "--workspace", str(workspace), "--json"])
+    rows = run_command(["status", "--workspace", str(workspace), "--json"])
     row = json.loads(rows.stdout)["details"]["tokenizers/bpe"]
     assert (row["state"], row["why"]) == ("fresh", "dedupe has grown since")
     assert outcomes(run(workspace, options, *SHORT, "--retrain"))["train-tokenizer"] == "done"
@@ -178,7 +177,7 @@ def test_a_single_stage_leaves_a_line_too(tmp_path: Path, options: Path) -> None
     run(workspace, options, "--until", "scrape")
     command = ["dedupe", "--workspace", str(workspace), "--config", str(options)]
     by = {"PIPELINE_RUN_BY": "a scheduler"}
-    assert CliRunner().invoke(app, command, env=by).exit_code == 0
+    assert run_command(command, env=by).exit_code == 0
     first, last = read_records(workspace)
     assert (last["command"], last["by"]) == ("pipeline dedupe", "a scheduler")
     assert "by" not in first
@@ -208,12 +207,12 @@ def test_a_source_that_is_down_changes_nothing_and_is_reported(
     failed = read_records(workspace)[-1]
     assert failed["outcome"] == "failed"
     assert failed["error"]["type"] == "SourceError"
-    status = CliRunner().invoke(app, ["status", "--workspace", str(workspace), "--json"])
+    status = run_command(["status", "--workspace", str(workspace), "--json"])
     row = json.loads(status.stdout)["details"]["scrape"]
     assert row["state"] == "failed"
     assert "dalleblog.localhost" in row["why"]
     assert run(workspace, options, "--refresh", *SHORT)["outcome"] == "unchanged"
-    status = CliRunner().invoke(app, ["status", "--workspace", str(workspace), "--json"])
+    status = run_command(["status", "--workspace", str(workspace), "--json"])
     assert json.loads(status.stdout)["details"]["raw"]["state"] == "fresh"
 
 
@@ -282,7 +281,7 @@ def test_an_interrupted_run_is_recorded_as_such(tmp_path: Path) -> None:
 
 
 def status_of(workspace: Path, *names: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["status", "--workspace", str(workspace), "--json"])
+    result = run_command(["status", "--workspace", str(workspace), "--json"])
     rows = json.loads(result.stdout)["details"]
     row: dict[str, Any] = next(rows[name] for name in names if name in rows)
     return row

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from pipeline.app import cli, scrape_command
-from pipeline.app.cli import app
 from pipeline.core.config import option
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError
@@ -18,10 +16,11 @@ from scrapers import options as scrape_options
 from scrapers.config import ScrapeConfig
 from scrapers.options import all_options, build_config
 from scrapers.source import SourceKind, source_kinds
+from tests.helpers.cli import run_command
 
 
 def invoke(*arguments: str) -> str:
-    done = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "TERM": "dumb"})
+    done = run_command(list(arguments), env={"COLUMNS": "200", "TERM": "dumb"})
     assert done.exit_code == 0, done.output
     return done.output
 

@@ -9,11 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError
 from pipeline.core.outputs import leads_to_stdout, write_output
+from tests.helpers.cli import run_command
 
 MAGIC = b"PAR1"
 
@@ -126,7 +125,7 @@ def test_standard_output_is_recognised_by_all_of_its_names() -> None:
 def test_only_a_table_of_urls_goes_to_standard_output(tmp_path: Path, name: str) -> None:
     arguments = ["scrape", "--list-urls", "--no-page", "--limit", "1", "--out"]
     plain = tmp_path / "plain.parquet"
-    result = CliRunner().invoke(app, [*arguments, str(plain)])
+    result = run_command([*arguments, str(plain)])
     assert result.exit_code == 0, result.output
     command = [sys.executable, "-m", "pipeline", *arguments, name]
     piped = subprocess.run(command, capture_output=True, check=True)

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, ContractError, StorageError, WorkspaceError
@@ -27,6 +25,7 @@ from pipeline.core.remembered import (
 )
 from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +201,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def invoke(root: Path, *args: str) -> str:
-    result = CliRunner().invoke(app, [*args, "--workspace", str(root)])
+    result = run_command([*args, "--workspace", str(root)])
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
@@ -256,7 +255,7 @@ def test_failed_urls_are_only_retried_at_the_same_source(root: Path, seen: list[
     invoke(root, "scrape", "dalleblog", "--retry-failed")
     assert seen[-1].page_url == "http://127.0.0.1:1/a"
     asked = ["scrape", "dalleblog", "--retry-failed", "--page-url", "http://127.0.0.1:2/b"]
-    result = CliRunner().invoke(app, [*asked, "--workspace", str(root)])
+    result = run_command([*asked, "--workspace", str(root)])
     assert result.exit_code == 2
     assert "was made from another source" in " ".join(result.output.split())
     assert len(seen) == 2

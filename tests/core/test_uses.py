@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.locks import hold_folders
 from pipeline.core.remembered import note_latest
 from pipeline.core.storage import file_entry, make_manifest, write_json, write_manifest
 from pipeline.core.uses import find_unneeded, find_uses
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 
 
 def finish(root: Path, name: str, *, inputs: tuple[str, ...] = (), **details: Any) -> None:
@@ -79,7 +78,7 @@ def test_without_a_recorded_latest_everything_stays(tmp_path: Path) -> None:
 
 
 def clean(root: Path, *options: str) -> Any:
-    result = CliRunner().invoke(app, ["clean", "--workspace", str(root), "--json", *options])
+    result = run_command(["clean", "--workspace", str(root), "--json", *options])
     return result.exit_code, json.loads(result.stdout.splitlines()[-1])
 
 
@@ -105,7 +104,7 @@ def test_clean_waits_for_nobody_and_touches_nothing_beside_a_running_command(roo
 
 
 def test_status_shows_which_folders_use_which(root: Path) -> None:
-    result = CliRunner().invoke(app, ["status", "--workspace", str(root), "--json"])
+    result = run_command(["status", "--workspace", str(root), "--json"])
     rows = json.loads(result.stdout)["details"]
     assert rows["codecs/small"]["used_by"] == ["codes/small-aaa"]
     assert rows["codecs/small-2"]["used_by"] == ["codes/small-2-bbb"]

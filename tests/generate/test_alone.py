@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError
 from pipeline.core.storage import sha256_file
 from pipeline.core.workspace import Workspace
@@ -18,6 +16,7 @@ from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.vqgan_files import load_vqgan
 from tests.generate.images import hashes_by_prompt
 from tests.generate.test_foreign import MakeConfig, write_stock
+from tests.helpers.cli import run_command
 from tests.helpers.codecs import vqgan_settings
 from tests.helpers.generate import finish, write_run
 from tests.models.codecs.test_vqgan import write_pair
@@ -36,7 +35,7 @@ def command(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def draw(command: list[str]) -> Any:
-    done = CliRunner().invoke(app, command)
+    done = run_command(command)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -60,7 +59,7 @@ def test_images_are_written_where_asked(command: list[str], tmp_path: Path) -> N
 
 
 def test_a_workspace_that_is_given_and_does_not_exist_is_refused(command: list[str]) -> None:
-    done = CliRunner().invoke(app, [*command, "--workspace", "nowhere"])
+    done = run_command([*command, "--workspace", "nowhere"])
     assert done.exit_code == 1
     assert "nowhere is not a workspace" in done.output
 
@@ -78,7 +77,7 @@ def test_the_workspace_that_is_there_is_drawn_into(
 
 
 def test_a_run_needs_its_workspace(command: list[str]) -> None:
-    done = CliRunner().invoke(app, ["generate", "a red cube"])
+    done = run_command(["generate", "a red cube"])
     assert "is not a workspace" in done.output
 
 
@@ -115,7 +114,7 @@ def test_a_folder_of_other_things_is_left_alone(command: list[str], tmp_path: Pa
     folder = tmp_path / "holiday"
     folder.mkdir()
     (folder / "beach.png").write_bytes(b"dear to someone")
-    done = CliRunner().invoke(app, [*command, "--out", str(folder)])
+    done = run_command([*command, "--out", str(folder)])
     assert done.exit_code == 1
     assert "holiday holds beach.png" in done.output.replace("\n", "")
     assert "Nothing was touched" in done.output

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 
 TEXTS = ["", "..", "/", "a\x1bb", "é\u2028", "x" * 5000, "\udce9", "file://x", "~root", "%s{}"]
 NUMBERS = ["", "x", "-1", "0", "1e400", "nan", "inf", "-inf", "99999999999999999999", "0x10", "1_0"]
@@ -45,7 +44,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def generate(workspace: Workspace, *options: str) -> Any:
     base = ["generate", "--workspace", str(workspace.root), "--device", "cpu", "--threads", "1"]
-    return CliRunner().invoke(app, [*base, *options])
+    return run_command([*base, *options])
 
 
 def refused(workspace: Workspace, *options: str) -> str:

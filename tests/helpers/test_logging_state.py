@@ -6,9 +6,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
+from tests.helpers.cli import run_command
 from tests.helpers.logging_state import logging_restored
 
 
@@ -17,7 +16,7 @@ def test_the_level_and_handlers_of_a_command_are_undone(tmp_path: Path, flag: st
     root, announcing = logging.getLogger(), logging.getLogger("scrapers.crawl.announcing")
     before = (root.level, announcing.level)
     with logging_restored():
-        CliRunner().invoke(app, ["status", "--workspace", str(tmp_path), flag])
+        run_command(["status", "--workspace", str(tmp_path), flag])
         assert root.level != before[0]
     assert (root.level, announcing.level) == before
     assert not [handler for handler in root.handlers if type(handler) is logging.StreamHandler]

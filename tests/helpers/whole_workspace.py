@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.cli import run_command
 from tests.helpers.small_options import scrape_options, small_options
 
 
@@ -34,7 +33,7 @@ class Whole:
         """Run a command on it, in this process."""
         name, *more = arguments
         place = ("--workspace", str(self.root), "--config", str(self.options))
-        return CliRunner().invoke(app, [name, *place, *more])
+        return run_command([name, *place, *more])
 
 
 @pytest.fixture(scope="session")

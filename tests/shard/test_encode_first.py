@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.contracts import WORKSPACE_VERSION
 from pipeline.core.storage import input_digest, read_manifest, write_json
 from pipeline.webdata.index import read_index
 from tests.encode.test_sources import write_pair
+from tests.helpers.cli import run_command
 
 pytest.importorskip("torch")
 
@@ -22,7 +21,7 @@ pytest.importorskip("torch")
 def shard(world: Any, *options: str) -> dict[str, Any]:
     """The report of the command, which must succeed."""
     where = ["shard", "--workspace", str(world.root), "--text-seq-len", "24", "--json", "--quiet"]
-    done = CliRunner().invoke(app, [*where, *options], catch_exceptions=False)
+    done = run_command([*where, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report

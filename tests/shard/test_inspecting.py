@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError
 from pipeline.models.codecs.load import save_codec
 from pipeline.models.codecs.pixels import read_square
@@ -21,6 +19,7 @@ from pipeline.models.codecs.vq import VQCodec, VQConfig
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
+from tests.helpers.cli import run_command
 
 SIDE, KEY = 64, "key_00000"
 
@@ -77,8 +76,7 @@ def test_the_command_prints_it_and_writes_to_out(
     run(configure(world))
     tar = world.workspace.shards("default") / "val/000000.tar"
     out = tmp_path / "look.png"
-    result = CliRunner().invoke(
-        app,
+    result = run_command(
         ["shard", "--workspace", str(world.root), "--inspect", str(tar), KEY, "--out", str(out)],
     )
     assert result.exit_code == 0, result.output

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from pipeline.app.cli import app
 from pipeline.app.stages import STAGES
 from pipeline.core.config import declared_options, option_values, resolved
 from pipeline.train.config import LoggingOptions, ModelOptions, TrainConfig
 from pipeline.train.resume import MONITORING
+from tests.helpers.cli import run_command
 from tests.helpers.training import MakeConfig, train_config
 
 # As the manifests of runs before there were sections have it.
@@ -104,7 +102,7 @@ def test_what_is_logged_and_kept_may_change_when_a_run_resumes() -> None:
 
 
 def test_the_help_has_a_panel_for_each_section() -> None:
-    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+    text = run_command(["train", "--help"], env={"COLUMNS": "200"}).output
     panels = dict(re.findall(r"╭─ ([\w ]+?) ─+╮\n(.*?)╰─", text, re.DOTALL))
     assert list(panels) == [
         "Options",
@@ -123,6 +121,6 @@ def test_the_help_has_a_panel_for_each_section() -> None:
 def test_a_toml_table_has_no_sections(tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
     path.write_text("[train.model]\ndim = 16\n")
-    result = CliRunner().invoke(app, ["train", "--config", str(path)])
+    result = run_command(["train", "--config", str(path)])
     assert result.exit_code == 2
     assert "[train] model is" in " ".join(result.output.split())

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.errors import DependencyError, ModelError
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.export import write_dalle_pt
@@ -32,6 +30,7 @@ from pipeline.train.model import DallePytorchModel, new_model
 from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
+from tests.helpers.cli import run_command
 from tests.helpers.training import open_workspace, write_shards
 from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import saved_dict, trained_stock
@@ -163,10 +162,10 @@ def test_the_command_draws_a_layout_when_asked_to(
     torch.save(saved, tmp_path / "dalle.pt")
     options = ["train", "--workspace", str(workspace.root), "--name", "tiny", "--steps", "2"]
     options += ["--resume-from", str(tmp_path / "dalle.pt"), "--device", "cpu", "--no-tensorboard"]
-    refused = CliRunner().invoke(app, options)
+    refused = run_command(options)
     assert refused.exit_code != 0
     assert "--redraw-layout" in refused.stderr
-    assert CliRunner().invoke(app, [*options, "--redraw-layout"]).exit_code == 0
+    assert run_command([*options, "--redraw-layout"]).exit_code == 0
     model = read_info(list_checkpoints(workspace.run("tiny") / "checkpoints")[-1]).model
     assert model.attn_types == ("sparse",)
     assert model.sparse_layout == draw_layout(32, 0)

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.app.option_files import find_preset
 from pipeline.core.storage import read_manifest, write_json
 from pipeline.core.workspace import Workspace
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.config import ExportConfig
+from tests.helpers.cli import run_command
 
 
 def train(workspace: Workspace, *options: str) -> tuple[int, str]:
@@ -21,7 +20,7 @@ def train(workspace: Workspace, *options: str) -> tuple[int, str]:
     if not workspace.marker.exists():
         write_json(workspace.marker, marker)
     command = ["train", "--workspace", str(workspace.root), *options]
-    result = CliRunner().invoke(app, command)
+    result = run_command(command)
     return result.exit_code, result.output
 
 
@@ -117,7 +116,7 @@ def test_an_exported_run_is_a_dalle_pt(workspace: Workspace, tmp_path: Path) -> 
     train(workspace, "--dim", "16", "--steps", "2", "--batch-size", "8", "--device", "cpu")
     out = tmp_path / "dalle.pt"
     command = ["export", "--workspace", str(workspace.root), "--out", str(out), "--json"]
-    result = CliRunner().invoke(app, command)
+    result = run_command(command)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.strip().splitlines()[-1])
     assert report["outputs"] == [str(out)]
@@ -127,7 +126,7 @@ def test_an_exported_run_is_a_dalle_pt(workspace: Workspace, tmp_path: Path) -> 
 
 def test_status_and_verify_see_a_run_of_the_zoos_name(workspace: Workspace) -> None:
     train(workspace, "--name", "auto", "--dim", "16", "--steps", "2", "--device", "cpu")
-    result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
+    result = run_command(["status", "--workspace", str(workspace.root), "--json"])
     names = json.loads(result.stdout.strip().splitlines()[-1])["details"]
     assert "runs/custom_transformer/2L_64HD_8H_16I_6T_dalleblog_1E" in names
     assert "runs/custom" not in names

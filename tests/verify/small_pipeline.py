@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.workspace import Workspace
 from pipeline.demo.replica.config import ReplicaConfig
 from pipeline.demo.replica.server import Replica
+from tests.helpers.cli import run_command
 from tests.helpers.small_options import scrape_options, small_options
 
 SECTION = "relative_positions"
@@ -40,7 +39,7 @@ class Small:
     def call(self, command: str, *arguments: str, code: int = 0) -> dict[str, Any]:
         """Run a command in this process; returns its JSON report."""
         place = ("--workspace", str(self.root), "--config", str(self.options), "--json")
-        result = CliRunner().invoke(app, [command, *arguments, *place])
+        result = run_command([command, *arguments, *place])
         assert result.exit_code == code, result.output
         report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
         return report
@@ -49,7 +48,7 @@ class Small:
         """Run a printed command unchanged."""
         pipeline, *words = shlex.split(line)
         assert pipeline == "pipeline"
-        result = CliRunner().invoke(app, [*words, "--json"])
+        result = run_command([*words, "--json"])
         assert result.exit_code == 0, result.output
         report: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
         return report

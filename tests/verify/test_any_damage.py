@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.verify.check import check_workspace
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.raw_check import open_read_only
+from tests.helpers.cli import run_command
 from tests.verify.small_pipeline import Small
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +125,7 @@ def test_the_command_ends_with_a_report_or_a_sentence(small: Small, name: str) -
         data = bytearray(before)
         rng.choice(CHANGES)(data, rng)
         path.write_bytes(data)
-        result = CliRunner().invoke(app, ["verify", "--workspace", str(small.root), "--json"])
+        result = run_command(["verify", "--workspace", str(small.root), "--json"])
         report = json.loads(result.stdout.splitlines()[-1])
         assert result.exit_code in (0, 1), result.output
         assert "unexpected error" not in result.output, (seed, result.output)
@@ -137,11 +136,11 @@ def test_the_command_ends_with_a_report_or_a_sentence(small: Small, name: str) -
 AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
-from typer.testing import CliRunner
-from pipeline.app.cli import app
+
+from tests.helpers.cli import run_command
 
 def verify(*options):
-    return CliRunner().invoke(app, ["verify", "--json", "--workspace", sys.argv[1], *options])
+    return run_command(["verify", "--json", "--workspace", sys.argv[1], *options])
 
 verify()  # what it imports may lie where only this user reads
 for path in [Path(sys.argv[1]), *Path(sys.argv[1]).rglob("*")]:

@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.inventory import Folder, find_folders
 from pipeline.core.storage import file_entry, make_manifest, read_manifest, write_manifest
 from pipeline.core.workspace import Workspace
@@ -25,6 +23,7 @@ from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run as train_codec
 from pipeline.verify.check import check_contents
 from pipeline.verify.usage import CodebookUse
+from tests.helpers.cli import run_command
 
 MakeWorkspace = Callable[..., Workspace]
 
@@ -72,7 +71,7 @@ def test_intact_codes_are_measured_and_decoded(workspace: Workspace) -> None:
 
 
 def test_the_command_prints_its_measurements(workspace: Workspace) -> None:
-    result = CliRunner().invoke(app, ["verify", "--workspace", str(workspace.root)])
+    result = run_command(["verify", "--workspace", str(workspace.root)])
     assert "Measured in codes" in result.output
     assert "16 images" in result.output
 

@@ -10,9 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.ownership import reopen
 from pipeline.core.storage import (
     file_entry,
@@ -27,6 +25,7 @@ from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, UrlRow
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 from scrapers.rawstore.summary import content_digest, counts_of
+from tests.helpers.cli import run_command
 
 COUNTS = {"rows": 3, "kept": 2, "rejected": 1, "failed": 0}
 
@@ -90,7 +89,7 @@ def states(workspace: Workspace) -> dict[str, tuple[str, str]]:
 def verify(workspace: Workspace, *options: str) -> tuple[int, dict[str, Any]]:
     """The exit code and the JSON report of the command."""
     command = ["verify", "--workspace", str(workspace.root), "--json", *options]
-    result = CliRunner().invoke(app, command)
+    result = run_command(command)
     return result.exit_code, json.loads(result.stdout)
 
 
@@ -116,7 +115,7 @@ def test_a_changed_byte_is_found(workspace: Workspace) -> None:
 def test_the_first_fault_is_an_error_and_the_way_out_is_named(workspace: Workspace) -> None:
     flip_a_byte(workspace.dedupe / "kept" / "00000.parquet")
     command = ["verify", "--workspace", str(workspace.root), "--quiet"]
-    result = CliRunner().invoke(app, command)
+    result = run_command(command)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: dedupe/kept/00000.parquet does not match the sha256")
     assert "pipeline verify --repair" in result.stderr
@@ -146,7 +145,7 @@ def test_an_older_input_makes_a_folder_outdated_and_is_no_damage(workspace: Work
     code, report = verify(workspace)
     assert (code, report["counts"]["outdated"], report["counts"]["damaged"]) == (0, 1, 0)
     assert report["details"]["folders"]["dedupe"]["state"] == "outdated"
-    result = CliRunner().invoke(app, ["status", "--workspace", str(workspace.root), "--json"])
+    result = run_command(["status", "--workspace", str(workspace.root), "--json"])
     details = json.loads(result.stdout)["details"]
     assert (details["dedupe"]["state"], details["dedupe"]["why"]) == ("stale", "raw changed")
     assert details["raw"]["state"] == "fresh"

@@ -9,11 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.ownership import reopen
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME
+from tests.helpers.cli import run_command
 from tests.helpers.crawls import members, stored
 from tests.verify.small_pipeline import Small, flip
 
@@ -301,7 +300,7 @@ def test_a_damaged_ledger_is_named_and_stays(small: Small) -> None:
     ledger.write_bytes(ledger.read_bytes()[:4096] + b"\xff" * 4096 + ledger.read_bytes()[8192:])
     before = small.files("raw")
     place = ("--workspace", str(small.root), "--images", "0")
-    printed = " ".join(CliRunner().invoke(app, ["verify", *place]).output.split())
+    printed = " ".join(run_command(["verify", *place]).output.split())
     assert "restore it from a backup" in printed
     assert "--repair" not in printed
     details = small.call("verify", "--repair", "--images", "0", code=1)["details"]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from tests.demo.emoji.installed import needs_font, short_list
+from tests.helpers.cli import run_command
 
-invoke = functools.partial(CliRunner().invoke, app)
 TINY = """
 [dedupe]
 val_fraction = 0.2
@@ -38,7 +35,7 @@ def test_all_stages_run_and_a_second_run_finds_everything_up_to_date(tmp_path: P
     config.write_text(TINY)
     root = tmp_path / "data"
     command = ("emoji", "--names", str(names), "--config", str(config), "--workspace", str(root))
-    result = invoke([*command, "--json"])
+    result = run_command([*command, "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["outcome"] == "done"
@@ -50,7 +47,7 @@ def test_all_stages_run_and_a_second_run_finds_everything_up_to_date(tmp_path: P
     }
     assert any(f"among {kept:,}" in label for label in tiles)
     assert "emoji of that name" in (root / "report.html").read_text()
-    again = json.loads(invoke([*command, "--json"]).stdout.splitlines()[-1])
+    again = json.loads(run_command([*command, "--json"]).stdout.splitlines()[-1])
     outcomes = {name: report["outcome"] for name, report in again["details"].items()}
     assert set(outcomes.values()) == {"unchanged"}, outcomes
     assert again["outcome"] == "unchanged"
@@ -58,7 +55,7 @@ def test_all_stages_run_and_a_second_run_finds_everything_up_to_date(tmp_path: P
 
 def test_without_a_list_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.demo.emoji.run.FONTS", (tmp_path / "none.ttf",))
-    result = invoke(["emoji", "--workspace", str(tmp_path / "data")])
+    result = run_command(["emoji", "--workspace", str(tmp_path / "data")])
     assert result.exit_code == 1
     assert "fonts-noto-color-emoji" in result.output
     assert not (tmp_path / "data").exists()

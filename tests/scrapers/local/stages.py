@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
-from pipeline.app.cli import app
+from tests.helpers.cli import run_command
 from tests.helpers.small_options import small_options
 
 
@@ -26,7 +24,7 @@ class Stages:
             small_options({"dedupe": {"val_fraction": 0.2}, "shard": {"images": "original"}})
         )
         flags = ("--workspace", str(self.root), "--config", str(options))
-        return CliRunner().invoke(app, [*arguments, *flags])
+        return run_command([*arguments, *flags])
 
     def scrape(self, source: str, *inputs: Path | str) -> None:
         """`pipeline scrape SOURCE INPUT…`, which may leave failed rows."""

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError, ContractError, PipelineError, WorkspaceError
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace, read_marker
@@ -24,6 +22,7 @@ from scrapers.merging.run import merge
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import scrape
 from scrapers.sources.urls.config import UrlsConfig
+from tests.helpers.cli import run_command
 from tests.helpers.crawls import Ask, Server, answer, png, states, stored
 from tests.scrapers.sources.urls.lists import write
 
@@ -259,7 +258,7 @@ def test_a_shortened_segment_is_named(shards: list[Path], tmp_path: Path) -> Non
 
 def test_the_command_prints_the_counts(shards: list[Path], tmp_path: Path) -> None:
     line = ["merge", *map(str, shards), "--workspace", str(tmp_path / "all")]
-    done = CliRunner().invoke(app, line)
+    done = run_command(line)
     assert done.exit_code == 0, done.output
     assert "merge: done" in done.output
     assert "urls 61" in done.output
@@ -269,7 +268,7 @@ def test_the_new_workspace_must_be_named(
     shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["merge", *map(str, shards)])
+    done = run_command(["merge", *map(str, shards)])
     assert done.exit_code == 2
     assert "give its folder, --workspace NEW" in done.output
     assert not (tmp_path / "data").exists()
@@ -282,13 +281,13 @@ def test_the_options_of_the_first_are_taken_over_without_its_shard(
     roots = [str(tmp_path / f"w{n}") for n in range(2)]
     for number, root in enumerate(roots):
         call = ["scrape", "urls", str(path), "--workspace", root, "--shard", f"{number}/2"]
-        assert CliRunner().invoke(app, [*call, "--contact", "me@x.test"]).exit_code == 0
+        assert run_command([*call, "--contact", "me@x.test"]).exit_code == 0
     there = tmp_path / "all"
-    assert CliRunner().invoke(app, ["merge", *roots, "--workspace", str(there)]).exit_code == 0
+    assert run_command(["merge", *roots, "--workspace", str(there)]).exit_code == 0
     (kept,) = read_marker(there)["options"]["scrape"].values()
     assert kept["contact"] == "me@x.test"
     assert "shard" not in kept
     write(path, path.read_text() + "".join(f"{server.url}/new{n}.png\tx\n" for n in range(20)))
-    again = CliRunner().invoke(app, ["scrape", "urls", "--workspace", str(there)])
+    again = run_command(["scrape", "urls", "--workspace", str(there)])
     assert again.exit_code == 0, again.output
     assert len(stored(there)) == 40

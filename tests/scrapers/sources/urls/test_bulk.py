@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from pipeline.app.cli import app
 from pipeline.core.errors import ConfigError
 from pipeline.core.workspace import Workspace
 from pipeline.verify.check import check_workspace
 from scrapers.rawstore.ledger import Ledger
 from scrapers.sources.urls.config import UrlsConfig
+from tests.helpers.cli import run_command
 from tests.scrapers.bulk.test_download import Site, needs_img2dataset, png, site
 from tests.scrapers.sources.urls.lists import write
 
@@ -40,7 +40,7 @@ def scrape(path: Path, root: Path, *options: str) -> Result:
         "1",
         *options,
     ]
-    return CliRunner().invoke(app, call)
+    return run_command(call)
 
 
 def rows(root: Path) -> dict[str, tuple[Any, ...]]:
@@ -96,7 +96,7 @@ def test_a_list_downloaded_in_bulk_goes_through_the_ledger_and_goes_on(
     assert rows(root)["99.png"][0] == "done"
 
     local = ["scrape", "urls", "--workspace", str(root), "--engine", "local"]
-    done = CliRunner().invoke(app, local)
+    done = run_command(local)
     assert done.exit_code == 0, done.output
     assert {path: n for path, n in site.requests.items() if path != "/robots.txt"} == {
         **asked, "/99.png": 1,

@@ -20,9 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from pipeline.app.cli import app
 from pipeline.core.contracts import StageReport
 from pipeline.core.errors import ConfigError, SourceError
 from pipeline.core.storage import read_manifest, sha256_file
@@ -35,6 +33,7 @@ from scrapers.fetch.client import Client
 from scrapers.rawstore.ledger import Ledger
 from scrapers.scrape import find_finished, scrape
 from scrapers.sources.urls.config import UrlsConfig
+from tests.helpers.cli import run_command
 from tests.helpers.crawls import Ask, Server, answer, states, stored
 from tests.scrapers.sources.urls.lists import compress, write, write_parquet
 from tests.scrapers.test_scrape_manners import Names
@@ -374,7 +373,7 @@ def test_plan_counts_without_asking_any_host(
 
 
 def command(*arguments: Path | str, code: int | None = 0) -> str:
-    done = CliRunner().invoke(app, ["scrape", "urls", *map(str, arguments)])
+    done = run_command(["scrape", "urls", *map(str, arguments)])
     assert done.exit_code in ((1, 2) if code is None else (code,)), done.output
     return done.output
 
@@ -401,7 +400,7 @@ def test_a_workspace_remembers_its_lists(
     write(path, f"id,link,text\n1,{server.url}/a.png,x\n2,{server.url}/b.png,y\n")
     command("--workspace", "w")
     assert set(items(tmp_path / "w")) == {"/a.png", "/b.png"}
-    listed = CliRunner().invoke(app, ["scrape", "urls", "--workspace", "w", "--list-urls"])
+    listed = run_command(["scrape", "urls", "--workspace", "w", "--list-urls"])
     assert listed.stdout == f"l\tx\t\t{server.url}/a.png\nl\ty\t\t{server.url}/b.png\n"
 
 
@@ -431,7 +430,7 @@ def test_run_passes_lists_to_scrape(
     rows = "".join(f"{server.url}/{n}.png\tcaption {n}\n" for n in range(5))
     write(tmp_path / "l.tsv", rows)
     line = ["run", "urls", "l.tsv", "--until", "dedupe", "--workspace", "w"]
-    done = CliRunner().invoke(app, line)
+    done = run_command(line)
     assert done.exit_code == 0, done.output
     assert len(kept_rows(tmp_path / "w")) == 5
 
