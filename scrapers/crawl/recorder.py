@@ -23,7 +23,6 @@ from scrapers.fetch.storable import MAX_URL_CHARS, storable_header
 from scrapers.fetch.verdict import Verdict, evidence_of, opt_out
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.keys import image_key
-from scrapers.rawstore.latency_counts import Answered
 from scrapers.rawstore.ledger_rows import Touch, UrlRow
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
 
@@ -307,8 +306,8 @@ class Recorder:
         self._note_seen(job, state, None)
 
     def _note_latencies(self, job: Job, time: int) -> None:
-        if job.latencies_s:
-            self._store.add_latencies(Answered(job.url, time, job.latencies_s))
+        for latency_s in job.latencies_s:
+            self._store.add_latency((job.url, time, latency_s))
 
     def _evidence(self, verdict: Verdict) -> str | None:
         if verdict.refusal is None:

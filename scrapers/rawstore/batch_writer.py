@@ -126,8 +126,8 @@ class Store:
         """Note how many consecutive refreshes missed an image; 0: it is there. Written with the next row."""
         self.batch.absences.append((form, rank, refreshes))
 
-    def add_latencies(self, answered: Answered) -> None:
-        """Count the responses to the requests of a row. Written with the row that was just added."""
+    def add_latency(self, answered: Answered) -> None:
+        """Count the response to a request for a row. Written with the row that was just added."""
         self.batch.answered.append(answered)
 
     def when_committed(self, call: Callable[[], None]) -> None:

@@ -12,7 +12,16 @@ from pipeline.core.latencies import quantile_ms, step_of
 
 @pytest.mark.parametrize(
     ("latency_s", "step"),
-    [(0.001, 0), (0.00141, 0), (0.00142, 1), (0.002, 2), (0.1, 13), (3.0, 23), (0.0, -20)],
+    [
+        (0.001, 0),
+        (0.00141, 0),
+        (0.00142, 1),
+        (0.002, 2),
+        (0.1, 13),
+        (3.0, 23),
+        (0.0, -20),
+        (1e5, 43),
+    ],
 )
 def test_a_step_holds_latencies_up_to_a_factor_of_root_two(latency_s: float, step: int) -> None:
     assert step_of(latency_s) == step

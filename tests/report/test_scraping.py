@@ -112,9 +112,9 @@ def test_latency_is_drawn_over_time_and_listed_by_host(tmp_path: Path) -> None:
     start = 1767225600  # 2026-01-01T00:00:00Z
     write_latencies(
         workspace.ledger,
-        Answered("http://SLOW.test/a.png", start, (3.0,) * 6),
-        Answered("http://quick.test/a.png", start + 10, (0.1,) * 94),
-        Answered("http://quick.test/b.png", start + 180, (0.02,) * 20),
+        *[("http://SLOW.test/a.png", start, 3.0)] * 6,
+        *[("http://quick.test/a.png", start + 10, 0.1)] * 94,
+        *[("http://quick.test/b.png", start + 180, 0.02)] * 20,
     )
     found = sections(workspace)
     assert list(found) == ["Over time", "Latency", "Hosts"]
@@ -142,12 +142,12 @@ def test_the_slowest_of_the_hosts_with_enough_responses_come_first(tmp_path: Pat
     raw = RawStore(tmp_path / "data")
     add(raw, "k", "host0.test", 1)
     workspace = raw.write()
-    hosts = [
-        Answered(f"http://host{n}.test/k.png", 60, (0.002**0.5 * 2**n,) * 20) for n in range(12)
-    ]
-    hosts.append(Answered("http://few.test/k.png", 60, (100.0,) * 19))
-    hosts.append(Answered("http://tail.test/k.png", 60, (0.002**0.5 * 2**11,) * 18 + (500.0,) * 2))
-    write_latencies(workspace.ledger, *hosts)
+    for number in range(12):
+        url = f"http://host{number}.test/k.png"
+        write_latencies(workspace.ledger, *[(url, 60, 0.0015 * 2**number)] * 20)
+    write_latencies(workspace.ledger, *[("http://few.test/k.png", 60, 100.0)] * 19)
+    tail = [0.0015 * 2**11] * 18 + [500.0] * 2
+    write_latencies(workspace.ledger, *(("http://tail.test/k.png", 60, s) for s in tail))
     found = sections(workspace)["Latency"]
     listed = [row[0] for row in table(found)]
     assert listed == ["tail.test", *(f"host{n}.test" for n in range(11, 2, -1))]
@@ -158,7 +158,7 @@ def test_latencies_of_one_minute_are_numbers_without_a_plot(tmp_path: Path) -> N
     raw = RawStore(tmp_path / "data")
     add(raw, "k", "good.test", 1)
     workspace = raw.write()
-    write_latencies(workspace.ledger, Answered("http://good.test/k.png", 60, (0.00019,)))
+    write_latencies(workspace.ledger, ("http://good.test/k.png", 60, 0.00019))
     found = sections(workspace)["Latency"]
     assert "1 request got a response: median 0.21 ms" in found.note
     assert BeautifulSoup(found.body, "lxml").text == ""

@@ -12,7 +12,6 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.latencies import step_of
-from scrapers.rawstore.latency_counts import Answered
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow
 
@@ -35,9 +34,10 @@ def test_latencies_are_counted_by_minute_and_by_host_over_all_batches(ledger: Le
     for _ in range(2):
         ledger.commit(
             answered=[
-                Answered("http://a.test/1.png", 119, (0.01, 2.0)),
-                Answered("https://A.test/2.png", 120, (0.01,)),
-                Answered("http://b.test:8080", 121, (0.01,)),
+                ("http://a.test/1.png", 119, 0.01),
+                ("http://a.test/1.png", 119, 2.0),
+                ("https://A.test/2.png", 120, 0.01),
+                ("http://b.test:8080", 121, 0.01),
             ]
         )
     assert rows(ledger, "latencies") == [(1, FAST, 2), (1, SLOW, 2), (2, FAST, 4)]
@@ -49,7 +49,7 @@ def test_latencies_are_counted_by_minute_and_by_host_over_all_batches(ledger: Le
 
 
 def test_a_host_that_cannot_be_stored_does_not_prevent_the_others(ledger: Ledger) -> None:
-    ledger.commit(answered=[Answered("http://a\ud800.test/1.png", 0, (0.01,))])
+    ledger.commit(answered=[("http://a\ud800.test/1.png", 0, 0.01)])
     ((_, step, number),) = rows(ledger, "host_latencies")
     assert (step, number) == (FAST, 1)
 
@@ -57,7 +57,7 @@ def test_a_host_that_cannot_be_stored_does_not_prevent_the_others(ledger: Ledger
 def test_a_batch_that_fails_leaves_no_counts(ledger: Ledger) -> None:
     ledger.commit(forms=[FORM])
     with pytest.raises(PipelineError):
-        ledger.commit(forms=[FORM], answered=[Answered("http://h/a_0.png", 0, (0.01,))])
+        ledger.commit(forms=[FORM], answered=[("http://h/a_0.png", 0, 0.01)])
     assert rows(ledger, "latencies") == rows(ledger, "host_latencies") == []
 
 
@@ -71,6 +71,6 @@ def test_an_earlier_ledger_is_read_and_gets_the_tables_when_it_is_written(tmp_pa
     assert reader.is_of_this_version()
     reader.close()
     writer = Ledger(path, "x")
-    writer.commit(answered=[Answered("http://h/a_0.png", 0, (0.01,))])
+    writer.commit(answered=[("http://h/a_0.png", 0, 0.01)])
     assert rows(writer, "latencies") == [(0, FAST, 1)]
     writer.close()
