@@ -40,7 +40,8 @@ class Column(NamedTuple):
 
 
 # What readers may query in `raw/ledger.sqlite`: the columns of its view `items`, one row per URL.
-# The tables beneath the view are private to the scraper.
+# They may also query the tables `latencies` and `host_latencies` (see `pipeline.core.latencies`); earlier
+# ledgers lack them. The other tables beneath the view are private to the scraper.
 LEDGER_ITEMS: tuple[Column, ...] = (
     Column("url", "string", "The URL that is requested; unique."),
     Column("key", "string", "Name of the image's files in the segments, [a-z0-9_-]+; unique."),

@@ -1,7 +1,8 @@
-"""The scrape over time, from the ledger: rate, bytes, errors by reason and by host.
+"""The scrape over time, from the ledger: rate, bytes, errors by reason, latency, and hosts.
 
 The ledger has one time for each URL, that of its last request: an update moves what it asked for again to its
-own time. It holds no latency of single requests, so the report has none.
+own time. Latencies are counts by minute and by host, of all requests that got a response; earlier ledgers
+have none.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import REPAIR, ContractError
+from pipeline.core.latencies import quantile_ms
 from pipeline.report.page import Section, html_table
 from pipeline.report.plots import STYLES, line_plot
 from pipeline.report.view import View
 
 _HOSTS = 20
+_SLOWEST = 10
+# Quantiles of fewer say little about a host.
+_FEW_RESPONSES = 20
 _BUCKETS = 80
 _DURATIONS_S = (
     1,
@@ -41,6 +46,7 @@ _DURATIONS_S = (
 )
 _UNITS = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 _REASONS = STYLES - 1
+_QUANTILES = {"median": 0.5, "95th percentile": 0.95}
 _HOST_OF_URL = "substr(url, instr(url, '://') + 3)"
 
 Series = dict[str, list[tuple[float, float]]]
@@ -60,21 +66,18 @@ def scrape_over_time(view: View) -> Iterator[Section]:
         return
     times = [(int(datetime.fromisoformat(row[0]).timestamp()), *row[1:]) for row in times]
     first, last = min(row[0] for row in times), max(row[0] for row in times)
-    width = next((d for d in _DURATIONS_S if (last - first) / d < _BUCKETS), _DURATIONS_S[-1])
-    unit_s, unit = next(
-        (size, name) for size, name in _UNITS if last - first >= 2 * size or size == 1
-    )
+    width, unit_s, unit = _scale(last - first)
     plots = "".join(
         line_plot(series, x_label=f"{unit} since the first request", y_label=title)
         for title, series in _plots(times, first, last, width, unit_s)
     )
-    day = datetime.fromtimestamp(first, UTC).strftime("%Y-%m-%d %H:%M UTC")
     yield Section(
         title="Over time",
-        note=f"By the last request for each URL, in steps of {_duration(width)}; the first was at {day}. The "
-        "ledger does not record how long a request took.",
+        note=f"By the last request for each URL, in steps of {_duration(width)}; the first was at "
+        f"{_moment(first)}.",
         body=f'<div class="plots">{plots}</div>',
     )
+    yield from _latencies(view.workspace.ledger)
     yield from _hosts(view.workspace.ledger)
 
 
@@ -96,6 +99,16 @@ def _query(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
             return connection.execute(statement).fetchall()
     except sqlite3.Error as error:
         raise ContractError(f"{ledger} can't be read ({error}). {REPAIR}") from error
+
+
+def _scale(span: int) -> tuple[int, int, str]:
+    """The width of a step, and a unit with its name, for a time axis; all in seconds."""
+    width = next((d for d in _DURATIONS_S if span / d < _BUCKETS), _DURATIONS_S[-1])
+    return width, *next((size, name) for size, name in _UNITS if span >= 2 * size or size == 1)
+
+
+def _moment(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _duration(seconds: int) -> str:
@@ -137,6 +150,67 @@ def _plots(
             f"Errors by reason, URLs in {_duration(width)}",
             {name: series(counts, 1) for name, counts in drawn.items()},
         )
+
+
+def _latencies(ledger: Path) -> Iterator[Section]:
+    """The median and the 95th percentile, over all requests and over time; nothing for earlier ledgers."""
+    rows = _read_latencies(ledger, "SELECT minute * 60, step, requests FROM latencies")
+    if not rows:
+        return
+    first, last = min(row[0] for row in rows), max(row[0] for row in rows)
+    width, unit_s, unit = _scale(last - first)
+    width = max(60, width)
+    total = Counter[int]()
+    turns: dict[int, Counter[int]] = {}
+    for second, step, number in rows:
+        total[step] += number
+        turns.setdefault((second - first) // width, Counter())[step] += number
+    curves: Series = {
+        name: [(turn * width / unit_s, quantile_ms(turns[turn], share)) for turn in sorted(turns)]
+        for name, share in _QUANTILES.items()
+    }
+    x_label = f"{unit} since {_moment(first)}"
+    plot = line_plot(curves, x_label=x_label, y_label="Latency in milliseconds")
+    median, high = _quantiles(total)
+    requests = "request" if total.total() == 1 else "requests"
+    yield Section(
+        title="Latency",
+        note=f"{total.total():,} {requests} got a response: median {median} ms, 95th percentile {high} ms. A "
+        "latency is the time from sending a request until the head of its response has arrived; that of "
+        "redirects is added. Connecting and waiting for a host's pace are not part of it. By the time when "
+        f"a URL was recorded, in steps of {_duration(width)}. Values are within 20 %: the ledger counts in "
+        "steps of √2.",
+        body=f'<div class="plots">{plot if len(turns) > 1 else ""}{_slowest_hosts(ledger)}</div>',
+    )
+
+
+def _slowest_hosts(ledger: Path) -> str:
+    hosts: dict[str, Counter[int]] = {}
+    for host, step, number in _read_latencies(ledger, "SELECT * FROM host_latencies"):
+        hosts.setdefault(host, Counter())[step] += number
+    slowest = sorted(
+        (host for host, counts in hosts.items() if counts.total() >= _FEW_RESPONSES),
+        key=lambda h: (*(-quantile_ms(hosts[h], share) for share in _QUANTILES.values()), h),
+    )
+    if not slowest:
+        return ""
+    more = f": {_SLOWEST} of {len(slowest):,}" if len(slowest) > _SLOWEST else ""
+    return html_table(
+        ("host", "responses", "median ms", "95th percentile ms"),
+        [(host, hosts[host].total(), *_quantiles(hosts[host])) for host in slowest[:_SLOWEST]],
+        about=f"Hosts with {_FEW_RESPONSES} responses or more, the slowest first{more}",
+    )
+
+
+def _read_latencies(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
+    """The rows of a query of latencies; none from a ledger without such tables."""
+    found = _query(ledger, "SELECT 1 FROM sqlite_master WHERE name = 'latencies'")
+    return _query(ledger, statement) if found else []
+
+
+def _quantiles(counts: Mapping[int, int]) -> tuple[str, ...]:
+    """The median and the 95th percentile in milliseconds, with three digits."""
+    return tuple(f"{float(f'{quantile_ms(counts, q):.3g}'):,.15g}" for q in _QUANTILES.values())
 
 
 def _hosts(ledger: Path) -> Iterator[Section]:

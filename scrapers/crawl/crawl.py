@@ -338,6 +338,8 @@ class Crawl:
             host.pace.finish("neutral", started=started, now=self._now())
             raise
         verdict, response = attempt
+        if response is not None:
+            job.latencies_s += (response.latency_s,)
         wait_s = parse_retry_after(response.retry_after) if response and verdict.retry else None
         now = self._now()
         host.pace.finish(

@@ -95,7 +95,17 @@ class OpenPlan:
 class Job:
     """One URL to request; `address` is the URL of the request."""
 
-    __slots__ = ("address", "failures", "form", "known", "plan", "rank", "requests", "url")
+    __slots__ = (
+        "address",
+        "failures",
+        "form",
+        "known",
+        "latencies_s",
+        "plan",
+        "rank",
+        "requests",
+        "url",
+    )
 
     def __init__(self, plan: OpenPlan, form: int, rank: int, url: str, known: Known | None) -> None:
         self.plan = plan
@@ -107,6 +117,8 @@ class Job:
         self.known = known
         self.failures = 0
         self.requests = 0
+        # Of the requests that got a response.
+        self.latencies_s: tuple[float, ...] = ()
 
     @property
     def has_bytes(self) -> bool:

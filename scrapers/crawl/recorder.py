@@ -277,6 +277,7 @@ class Recorder:
             None if image is None else image.original_sha256,
         )
         self._store.add_row(row)
+        self._note_latencies(job, row.time)
         self._note_seen(job, verdict.state, row.status_code)
 
     def _touch(
@@ -288,21 +289,25 @@ class Recorder:
         # The validators of an error page don't belong to the bytes.
         fresh = response if response and response.status in (200, 304) and state == "done" else None
         texts = _Headers() if fresh is None else _kept_texts(job, fresh, stored=True)
-        self._store.add_touch(
-            Touch(
-                STATE_NUMBER[state],
-                response.status if response else job.known.status_code,
-                reason or texts.flaw,
-                job.requests,
-                self._now(),
-                texts.etag,
-                texts.last_modified,
-                self._evidence(verdict),
-                job.known.form,
-                job.rank,
-            )
+        touch = Touch(
+            STATE_NUMBER[state],
+            response.status if response else job.known.status_code,
+            reason or texts.flaw,
+            job.requests,
+            self._now(),
+            texts.etag,
+            texts.last_modified,
+            self._evidence(verdict),
+            job.known.form,
+            job.rank,
         )
+        self._store.add_touch(touch)
+        self._note_latencies(job, touch.time)
         self._note_seen(job, state, None)
+
+    def _note_latencies(self, job: Job, time: int) -> None:
+        for latency_s in job.latencies_s:
+            self._store.add_latency((job.url, time, latency_s))
 
     def _evidence(self, verdict: Verdict) -> str | None:
         if verdict.refusal is None:

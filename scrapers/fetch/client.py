@@ -152,6 +152,7 @@ class Client:
         public = public_only
         current = url
         more = "" if headers is None else lines_of(headers)
+        latency_s = 0.0
         for _ in range(MAX_REDIRECTS + 1):
             site, target = self._find(current, public_only=public)
             fields = more + site.referer if is_whole is not None else more
@@ -159,11 +160,12 @@ class Client:
                 fields += self._cookie_line(site, target)
             gate = None if self.gate_of is None else self.gate_of(current, pace)
             reply = await site.endpoint.ask(target, fields, max_bytes, quiet_s=quiet_s, gate=gate)
+            latency_s += reply.latency_s
             if reply.headers.has_any(_COOKIES):
                 cookies = reply.headers.getall("set-cookie")
                 self.cookies.store(site.address.host, target, cookies)
             if reply.status not in _REDIRECTS:
-                return self._answer(reply, current, max_bytes, is_whole)
+                return self._answer(reply, current, max_bytes, is_whole, latency_s)
             location = reply.headers.get("location")
             if location is None:
                 raise FetchError("redirect_without_location", retry=True)
@@ -198,8 +200,10 @@ class Client:
         """Whether the host of a URL is on the public internet, as far as it can be resolved."""
         return await self._addresses.is_public(parse_address(url).host)
 
-    def _answer(self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None) -> Response:
-        status, headers, body, codings = reply
+    def _answer(
+        self, reply: Reply, url: str, max_bytes: int, is_whole: Check | None, latency_s: float
+    ) -> Response:
+        status, headers, body, _, codings = reply
         find = headers.get
         label = find("content-encoding")
         if body and (label is not None or codings or is_encoded(body)):
@@ -220,6 +224,7 @@ class Client:
             retry_after=find("retry-after"),
             signals=self._signals(headers, shown),
             headers=headers,
+            latency_s=latency_s,
         )
 
     def _signals(self, headers: Headers, url: str) -> HeaderSignals:

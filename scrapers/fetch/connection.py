@@ -53,6 +53,9 @@ class Connection(asyncio.BufferedProtocol):
         self._max_bytes = 0
         # On the loop's clock: when anything arrived last.
         self._heard_at = 0.0
+        # On the loop's clock: when the request was written; and how long its response's head took from then.
+        self._written_at = 0.0
+        self._latency_s = 0.0
         self._part = b""  # Of an incomplete head.
         self._head: Head | None = None
         self._body: bytearray | None = None  # Of a body of known length.
@@ -78,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._max_bytes = max_bytes
         self._heard = False
         self._waiting = self._loop.create_future()
+        self._written_at = self._loop.time()
         self._transport.write(request)
         return self._waiting
 
@@ -200,6 +204,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._read_head(data[end:])
             return
         self._head = head
+        self._latency_s = self._heard_at - self._written_at
         self._begin_body(head, data[end:])
 
     def _begin_body(self, head: Head, come: memoryview) -> None:
@@ -277,7 +282,8 @@ class Connection(asyncio.BufferedProtocol):
             self.free = True
             self._home.append(self)
         if waiting is not None and not waiting.done():
-            waiting.set_result(Reply(head.status, head.headers, body, head.codings))
+            reply = Reply(head.status, head.headers, body, self._latency_s, head.codings)
+            waiting.set_result(reply)
 
     # --- Room -------------------------------------------------------------------------------------
 

@@ -21,12 +21,14 @@ CONNECT_S = 15.0
 class Reply(NamedTuple):
     """A raw response; the body is complete if the status is 200, otherwise empty if it is long.
 
+    `latency_s` is the time from writing the request until the head was complete.
     `codings` are transfer codings that are still to be undone, the last one first.
     """
 
     status: int
     headers: Headers
     body: bytes
+    latency_s: float
     codings: tuple[str, ...] = ()
 
 

@@ -13,6 +13,7 @@ from scrapers.fetch.verdict import HostSign
 class Response(NamedTuple):
     """A response. `body` is decoded and within the limit; unless the status is 200, empty if it is long.
 
+    `latency_s` is the time from writing the request until the head was complete, that of redirects added up.
     `final_url` is where the redirects ended, without user and password. Every text can be stored: raw bytes
     and control characters of a header are escaped, and what is too long is cut.
     """
@@ -26,6 +27,7 @@ class Response(NamedTuple):
     signals: HeaderSignals
     # Unaltered.
     headers: Headers
+    latency_s: float
 
 
 class FetchError(Exception):

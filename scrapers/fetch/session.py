@@ -138,11 +138,12 @@ class SessionEndpoint:
             public_only=public_only, as_client=self._knows_us, fresh=fresh
         )
         body = Body(self._sessions.budget, self._sessions.timeout_s, quiet_s)
-        how = SimpleNamespace(reused=False, answered=False, gate=gate, body=body)
+        how = SimpleNamespace(reused=False, answered=False, gate=gate, body=body, written_at=0.0)
         try:
             async with body.deadline, self._get(session, target, pairs, how) as response:
                 how.answered = True
-                return await self._read(response, body, max_bytes)
+                latency_s = asyncio.get_running_loop().time() - how.written_at
+                return await self._read(response, body, max_bytes, latency_s)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if how.reused and not how.answered and isinstance(error, _CLOSED):
                 raise _StaleError from error
@@ -171,7 +172,9 @@ class SessionEndpoint:
             trace_request_ctx=how,
         )
 
-    async def _read(self, response: aiohttp.ClientResponse, body: Body, max_bytes: int) -> Reply:
+    async def _read(
+        self, response: aiohttp.ClientResponse, body: Body, max_bytes: int, latency_s: float
+    ) -> Reply:
         if response.status == _TUNNEL_REFUSED and self._proxy is not None:
             raise self._refused_by_proxy(response.status)
         head = head_of(response)
@@ -181,7 +184,7 @@ class SessionEndpoint:
             data = await body.read(response.content, max_bytes)
         else:
             data = await body.drain(response.content)
-        return Reply(response.status, head.headers, data, head.codings)
+        return Reply(response.status, head.headers, data, latency_s, head.codings)
 
     def _refused_by_proxy(self, status: int) -> FetchError:
         assert self._proxy is not None
@@ -321,6 +324,7 @@ async def _wait_at_gate(session: object, context: SimpleNamespace, params: objec
         if how.gate.wait_s:
             await how.body.not_counting(how.gate.wait())
         how.gate.sent()
+    how.written_at = asyncio.get_running_loop().time()
 
 
 def _authorization(proxy: WebAddress | None) -> dict[str, str]:

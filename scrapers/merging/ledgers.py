@@ -7,7 +7,7 @@ Of a URL in several ledgers one row is kept, with its bytes:
   of the same state the one that was requested last, then that of the first workspace.
 
 Its attempts are added up and its first request is the earliest. Section, rank, extra and first caption are
-those of the first workspace that has the URL; the captions of all are kept.
+those of the first workspace that has the URL; the captions of all are kept. Counts of latencies are added up.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ _STEPS = (
     "DROP TABLE shared",
     "DROP TABLE places",
 )
+_HAS_LATENCIES = "SELECT 1 FROM added.sqlite_master WHERE name = 'latencies'"
+_ADD_LATENCIES = tuple(
+    f"""INSERT INTO {table} SELECT * FROM added.{table} WHERE true
+    ON CONFLICT({by}, step) DO UPDATE SET requests = requests + excluded.requests"""
+    for table, by in (("latencies", "minute"), ("host_latencies", "host"))
+)
 
 
 class LedgerMerge:
@@ -107,7 +113,9 @@ class LedgerMerge:
         try:
             self._db.execute("ATTACH ? AS added", (str(ledger),))
             self._db.execute("BEGIN")
-            for step in _STEPS:
+            # Written before there were any, it has no such tables.
+            has_latencies = self._db.execute(_HAS_LATENCIES).fetchone() is not None
+            for step in (*_STEPS, *_ADD_LATENCIES) if has_latencies else _STEPS:
                 self._db.execute(step, {"first": first_segment} if ":first" in step else {})
             self._db.execute("COMMIT")
             self._db.execute("DETACH added")

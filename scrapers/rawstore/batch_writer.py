@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pipeline.core.workspace import Workspace
 from scrapers.rawstore.file_rows import FileChanges
+from scrapers.rawstore.latency_counts import Answered
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, Touch, UrlRow
 from scrapers.rawstore.segment_hash import hash_segment
@@ -46,6 +47,7 @@ class WriteBatch:
     touched: list[Touch] = field(default_factory=list)
     captions: list[tuple[int, str]] = field(default_factory=list)
     absences: list[tuple[int, int, int]] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
     files: FileChanges = field(default_factory=FileChanges)
     bytes: int = 0
     committed: list[Callable[[], None]] = field(default_factory=list)
@@ -124,6 +126,10 @@ class Store:
         """Note how many consecutive refreshes missed an image; 0: it is there. Written with the next row."""
         self.batch.absences.append((form, rank, refreshes))
 
+    def add_latency(self, answered: Answered) -> None:
+        """Count the response to a request for a row. Written with the row that was just added."""
+        self.batch.answered.append(answered)
+
     def when_committed(self, call: Callable[[], None]) -> None:
         """Call it when everything that was added so far is on disk."""
         self.batch.committed.append(call)
@@ -198,6 +204,7 @@ class Store:
             captions=batch.captions,
             absences=batch.absences,
             segments=states,
+            answered=batch.answered,
             files=batch.files if len(batch.files) else None,
         )
 

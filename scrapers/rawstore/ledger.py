@@ -17,6 +17,7 @@ from pipeline.core.contracts import URL_STATES
 from pipeline.core.errors import ContractError, StorageError, damaged
 from pipeline.core.storage import maker_of
 from scrapers.rawstore.file_rows import FileChanges
+from scrapers.rawstore.latency_counts import Answered, add_latencies
 from scrapers.rawstore.ledger_checks import (
     FORM_TYPES,
     KNOWN_TYPES,
@@ -32,6 +33,8 @@ from scrapers.rawstore.ledger_schema import (
     ADDED_COLUMNS,
     CAPTIONS,
     FILES,
+    HOST_LATENCIES,
+    LATENCIES,
     LEDGER_VERSION,
     READABLE_VERSIONS,
     STATE_NUMBER,
@@ -115,13 +118,15 @@ class Ledger:
         if self._execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             self._migrate()
             return
-        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{FILES}{items_view()}")
+        latencies = f"{LATENCIES};{HOST_LATENCIES}"
+        self._execute_script(f"{TABLES}{ABSENCES};{CAPTIONS};{latencies};{FILES}{items_view()}")
         self.set_meta("source", source)
         self.set_meta("version", str(LEDGER_VERSION))
 
     def _migrate(self) -> None:
         """Add what ledgers of earlier versions lack."""
-        self._execute(ABSENCES)
+        for table in (ABSENCES, LATENCIES, HOST_LATENCIES):
+            self._execute(table)
         if self.meta("version") not in (None, *map(str, READABLE_VERSIONS[:-1])):
             return
         added = "".join(
@@ -208,15 +213,17 @@ class Ledger:
         captions: Iterable[tuple[int, str]] = (),
         absences: Iterable[tuple[int, int, int]] = (),
         segments: Iterable[SegmentState] = (),
+        answered: Iterable[Answered] = (),
         files: FileChanges | None = None,
     ) -> None:
         """Write a batch as one transaction: all of it or nothing. The bytes must be on disk.
 
         `changed` names the rows whose current version is kept in `versions`; `captions` are (form, further
-        caption); `absences` are (form, rank, refreshes that missed it), 0 if it was there.
+        caption); `absences` are (form, rank, refreshes that missed it), 0 if it was there; `answered` has the
+        latencies of the rows.
         """
         batch = BatchRows(tuple(forms), tuple(changed), rows, tuple(touched))
-        end = tuple(captions), tuple(absences), tuple(segments), files
+        end = tuple(captions), tuple(absences), tuple(segments), tuple(answered), files
         with self._errors():
             try:
                 self._commit(batch, *end)
@@ -230,6 +237,7 @@ class Ledger:
         captions: tuple[tuple[int, str], ...],
         absences: tuple[tuple[int, int, int], ...],
         segments: tuple[SegmentState, ...],
+        answered: tuple[Answered, ...],
         files: FileChanges | None,
     ) -> None:
         self._execute("BEGIN IMMEDIATE")
@@ -244,6 +252,7 @@ class Ledger:
             self._db.executemany("INSERT OR REPLACE INTO absences VALUES(?, ?, ?)", absences)
             self._db.execute("DELETE FROM absences WHERE refreshes = 0")
             self._db.executemany("INSERT OR REPLACE INTO segments VALUES(?, ?, ?)", segments)
+            add_latencies(self._db, answered)
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:

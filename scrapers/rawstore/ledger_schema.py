@@ -51,6 +51,19 @@ CREATE TABLE IF NOT EXISTS files(
 CREATE INDEX IF NOT EXISTS urls_in_files ON urls(segment) WHERE segment < 0;
 """
 
+# Requests that got a response, by latency (`pipeline.core.latencies`): by minute over all hosts, and by host,
+# as in the URL, over all time.
+LATENCIES = """
+CREATE TABLE IF NOT EXISTS latencies(
+  minute INTEGER NOT NULL, step INTEGER NOT NULL, requests INTEGER NOT NULL,
+  PRIMARY KEY(minute, step)) WITHOUT ROWID
+"""
+HOST_LATENCIES = """
+CREATE TABLE IF NOT EXISTS host_latencies(
+  host TEXT NOT NULL, step INTEGER NOT NULL, requests INTEGER NOT NULL,
+  PRIMARY KEY(host, step)) WITHOUT ROWID
+"""
+
 # Columns that earlier ledgers lack: (table, column, type).
 ADDED_COLUMNS = (
     ("urls", "evidence", "TEXT"),

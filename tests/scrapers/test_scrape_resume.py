@@ -54,6 +54,19 @@ def check_whole(root: Path, server: Server, captions: int) -> None:
     assert all(body == big(url.removeprefix(server.url)) for url, body in found.items())
     named = members(root)
     assert len(named) == 2 * captions * 32
+    check_latencies(root, captions * 32)
+
+
+def check_latencies(root: Path, requests: int) -> None:
+    """Each row that was committed counts its request, which was answered, and no other."""
+    ledger = Ledger(root / "raw" / "ledger.sqlite")
+    for table, column in (
+        ("urls", "attempts"),
+        ("latencies", "requests"),
+        ("host_latencies", "requests"),
+    ):
+        assert list(ledger.query(f"SELECT sum({column}) FROM {table}")) == [(requests,)], table
+    ledger.close()
 
 
 def big(path: str) -> bytes:

@@ -29,7 +29,7 @@ OPTED_OUT = Verdict("opted_out", "x_robots_noai", False, "neutral")
 
 
 def answer(status: int, body: bytes = b"", *, etag: str | None = None) -> Response:
-    return Response(status, body, URL, etag, None, None, NO_SIGNALS, Headers({}, []))
+    return Response(status, body, URL, etag, None, None, NO_SIGNALS, Headers({}, []), 0.1)
 
 
 def new_image(name: str, etag: str | None = None) -> tuple[Verdict, Response]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,19 @@ def test_shards_merge_into_what_one_machine_would_have(
     assert one.counts == other.counts
     assert one.details["content"] == other.details["content"]
     assert server.image_hits["/7.png"] == 2  # once by its shard, once by the whole
+
+
+def test_latencies_are_added_up_also_beside_a_ledger_without_any(
+    server: Server, shards: list[Path], tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(shards[2] / "raw" / "ledger.sqlite")) as db, db:
+        db.execute("DROP TABLE latencies")
+        db.execute("DROP TABLE host_latencies")
+    requests = sum(query(root, "SELECT sum(attempts) FROM urls")[0][0] for root in shards[:2])
+    root = merged(tmp_path, *shards)
+    assert query(root, "SELECT minute, sum(requests) FROM latencies") == [(1000 // 60, requests)]
+    (hosts,) = query(root, "SELECT host, sum(requests) FROM host_latencies")
+    assert hosts == (server.url.removeprefix("http://"), requests)
 
 
 def test_closed_segments_are_linked_and_the_open_one_is_copied(

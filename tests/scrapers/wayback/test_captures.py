@@ -48,7 +48,7 @@ def answer(
 ) -> Response:
     return Response(
         status, body, at(ORIGINAL) if url is None else url, None, None, None, NO_SIGNALS,
-        Headers(fields or {}, []),
+        Headers(fields or {}, []), 0.1,
     )  # fmt: skip
 
 
