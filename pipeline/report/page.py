@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ from typing import Any
 from pipeline.core.plain_text import plain_text
 
 Size = tuple[int, int]
+_NUMBER = re.compile(r"[0-9][0-9,]*(\.[0-9]+)?")
 
 
 def shown(text: object) -> str:
@@ -68,25 +70,30 @@ def tiles(items: Iterable[Tile]) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, about: str = "") -> str:
-    """A table; integers get thousands separators and are right-aligned. `about` is its caption."""
+    """A table captioned `about`; columns of numbers are right-aligned, integers with thousands separators."""
     rows = list(rows)
-    numeric = [
-        bool(rows) and all(isinstance(v, int) for v in values) for values in zip(*rows, strict=True)
-    ]
+    numeric = [all(map(_is_number, values)) for values in zip(*rows, strict=True)]
     marks = [' class="number"' if is_number else "" for is_number in numeric] or [""] * len(columns)
     head = "".join(
         f'<th scope="col"{mark}>{shown(c)}</th>' for mark, c in zip(marks, columns, strict=True)
     )
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{mark}>{_cell(v)}</td>" for mark, v in zip(marks, row, strict=True))
+        + "</tr>"
+        for row in rows
+    )
     title = f"<caption>{shown(about)}</caption>" if about else ""
     table = f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) or _NUMBER.fullmatch(str(value)) is not None
+
+
 def _cell(value: Any) -> str:
-    if isinstance(value, int):
-        return f'<td class="number">{value:,}</td>'
-    return f"<td>{shown(value)}</td>"
+    return f"{value:,}" if isinstance(value, int) else shown(value)
 
 
 def figures(items: Iterable[tuple[str, Sequence[str]]]) -> str:

@@ -48,6 +48,17 @@ def foreign_scripts(soup: BeautifulSoup) -> list[str]:
     return [tag.text for tag in scripts[:-1]] + [tag.text for tag in scripts if "alert" in tag.text]
 
 
+def test_columns_of_numbers_are_right_aligned() -> None:
+    rows = [("a", 12_345, "1,234.5", 7), ("b", 1, "0.25", "not known")]
+    soup = BeautifulSoup(html_table(("name", "images", "MB", "ms"), rows), "lxml")
+    cells = [
+        [each.get("class") == ["number"] for each in row.find_all(["th", "td"])]
+        for row in soup("tr")
+    ]
+    assert cells == [[False, True, True, False]] * 3
+    assert [cell.text for cell in soup("td")][:4] == ["a", "12,345", "1,234.5", "7"]
+
+
 def test_third_party_text_never_becomes_markup() -> None:
     body = tiles([Tile(value=EVIL, label=EVIL)]) + html_table((EVIL,), [(EVIL,)], about=EVIL)
     body += figures([(EVIL, [image_tag(b"x", kind="png", alt=EVIL + '"')])])
