@@ -126,7 +126,7 @@ def rejected_gallery(view: View, book: SampleBook) -> Iterator[Section]:
     counts = table.group_by(["reason", "section"], use_threads=False).aggregate([([], "count_all")])
     order = [("reason", "ascending"), ("section", "ascending")]
     sums = [
-        (row["reason"], row["section"], row["count_all"])
+        (row["reason"].replace("_", " "), row["section"], row["count_all"])
         for row in counts.sort_by(order).to_pylist()
     ]
     rows = _rejected_rows(view, table["reason"].to_pylist())
