@@ -83,8 +83,11 @@ class ContinuousBatch:
         self.model = model
         self.rows = max(rows, MIN_ROWS)
         self._device = model.to_logits.weight.device
-        self._cache = StaticCache(model, [(_empty_captions(model, self.rows), 1)])
-        self._decoder = StaticDecoder(model, self._cache, fixed or FixedShapes())
+        fixed = fixed or FixedShapes()
+        starts = [(_empty_captions(model, self.rows), 1)]
+        joined = self._device.type == "cpu" and not fixed.compile
+        self._cache = StaticCache(model, starts, joined=joined)
+        self._decoder = StaticDecoder(model, self._cache, fixed)
         self._images: list[_Image] = []
         self._owners: list[_Image] = []  # of the rows in use, which are the first ones
         self._groups: list[_Group] | None = None
