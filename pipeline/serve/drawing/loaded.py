@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.core.errors import ModelError
 from pipeline.generate.prompts import Prompt
 from pipeline.generate.sampler import ImageSampler, encode_prime
-from pipeline.models.codecs.pixels import square_pixels, to_pixels
+from pipeline.models.codecs.pixels import square_pixels
 from pipeline.models.dalle.continuous import ContinuousBatch, FinishedImage
 from pipeline.models.dalle.sampling import Choice, image_seed
 from pipeline.models.devices import MIN_ROWS, is_out_of_memory
@@ -126,7 +126,7 @@ class LoadedDalle:
                 drawn = self._batch.drawn(id_)
                 if drawn and drawn % columns == 0:
                     part = self._decode_part(self._batch.drawn_codes(id_))
-                    found.append((image.item, *part))
+                    found += [] if part is None else [(image.item, *part)]
         return found
 
     def drop(self, job: Job) -> None:
@@ -210,17 +210,17 @@ class LoadedDalle:
         square_HWC = square_pixels(Image.fromarray(prime.pixels_HWC), codec.image_size)
         return encode_prime(square_HWC, codec, device, rows=rows)
 
-    @torch.inference_mode()
-    def _decode_part(self, codes_P: Tensor) -> tuple[Pixels, int]:
-        """The rows of an unfinished image, uint8 [rows, W, 3], and the height of an image.
+    def _decode_part(self, codes_P: Tensor) -> tuple[Pixels, int] | None:
+        """The rows of an unfinished image, uint8 [rows, W, 3], and its height; None without memory for them.
 
         The codes that are still missing are filled with the last row's: only the rows above are shown.
         """
-        codec = self._sampler.codec
-        rows, columns = codec.grid
+        rows, columns = self._sampler.codec.grid
         done = len(codes_P) // columns
         codes_N = torch.cat((codes_P, codes_P[-columns:].repeat(rows - done)))
-        pixels_HWC = to_pixels(codec.decode(codes_N[None].to(self._sampler.device)))[0]
+        (pixels_HWC,) = self._decode([codes_N])
+        if isinstance(pixels_HWC, ModelError):
+            return None
         height = len(pixels_HWC)
         return pixels_HWC[: height * done // rows], height
 
