@@ -47,8 +47,7 @@ from pipeline.models.tokenizers.load import TextTokenizer
 logger = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
-# Called after each row of codes with the batch and its codes_BP so far; what it raises ends the drawing.
-Watch = Callable[[Sequence[Order], Tensor], None]
+Watch = Callable[[Tensor], None]  # is called after each row of codes with the codes_BP so far
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -117,7 +116,7 @@ class ImageSampler:
         return completed
 
     def draw_all(
-        self, orders: Sequence[Order], progress: Progress, watch: Watch | None = None
+        self, orders: Sequence[Order], progress: Progress
     ) -> Iterator[tuple[Sequence[Order], Pixels]]:
         """Draw all images in batches across prompts; yields each batch with its pixels uint8 [B, H, W, 3].
 
@@ -128,18 +127,13 @@ class ImageSampler:
         start = 0
         while start < len(orders):
             batch = orders[start : start + self.batch_size]
-            seen = partial(self._report_codes, progress, (start, len(batch), len(orders)), watch)
+            seen = partial(self._report_codes, progress, (start, len(batch), len(orders)))
             yield batch, self.draw(batch, seen)
             start += len(batch)
             progress(start, len(orders), None)
 
     def _report_codes(
-        self,
-        progress: Progress,
-        numbers: tuple[int, int, int],
-        watch: Watch | None,
-        orders: Sequence[Order],
-        codes_BP: Tensor,
+        self, progress: Progress, numbers: tuple[int, int, int], codes_BP: Tensor
     ) -> None:
         """Report how far a batch is; `numbers` are the images before it, in it, and in all."""
         (before, images, total), drawn = numbers, codes_BP.shape[1]
@@ -147,8 +141,6 @@ class ImageSampler:
         if isinstance(progress, Announced):
             progress.measure((before + images * drawn / of_each) / total)
         progress(before, total, {NOW: f"code {drawn} of {of_each}"})
-        if watch is not None:
-            watch(orders, codes_BP)
 
     def draw(self, orders: Sequence[Order], watch: Watch | None = None) -> Pixels:
         """The images of one batch, uint8 [B, H, W, 3].
@@ -167,7 +159,7 @@ class ImageSampler:
                 waiting.extendleft(reversed(piece.split(drawn)))
             else:
                 codes.append(codes_BN)
-        return self._decode(torch.cat(codes))
+        return self.decode(torch.cat(codes))
 
     @torch.inference_mode()
     def _draw_codes(self, piece: _Piece, drawn: list[Tensor], watch: Watch | None) -> Tensor:
@@ -183,11 +175,14 @@ class ImageSampler:
             first_codes_P=piece.first_codes_P,
             fixed=self.fixed,
             drawn=drawn,
-            watch=None if watch is None else partial(watch, piece.orders),
+            watch=watch,
         )
 
-    def _decode(self, codes_BN: Tensor) -> Pixels:
-        """The images of codes, `decode_size` at once."""
+    def decode(self, codes_BN: Tensor) -> Pixels:
+        """The images of codes, uint8 [B, H, W, 3], `decode_size` at once.
+
+        Raises ModelError if memory does not suffice for a single image.
+        """
         pixels: list[Pixels] = []
         start = 0
         while start < len(codes_BN):

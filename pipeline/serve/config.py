@@ -47,7 +47,10 @@ class ServeConfig(StageConfig):
     device: Literal["auto", "cpu", "cuda"] = option("auto", "Device; auto uses CUDA if available.")
     threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024)
     batch_size: int = option(
-        16, "Maximum images per batch, from all waiting requests.", low=1, high=MOST_IMAGES
+        16,
+        "Images of all requests drawn at once; one with guidance counts as two. At least 4 are.",
+        low=1,
+        high=MOST_IMAGES,
     )
     queue: int = option(
         64,

@@ -27,7 +27,7 @@ class Measures:
         self.images = Counter(name("images"), "Images drawn.", registry=registry)
         self.batch = Histogram(
             name("batch_images"),
-            "Images per batch.",
+            "Images drawn at once, observed at each code.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )
@@ -48,9 +48,9 @@ class Measures:
         """A gauge that is read when Prometheus asks."""
         Gauge(_PREFIX + text, about, registry=self._registry).set_function(read)
 
-    def add_batch(self, images: int, seconds: float) -> None:
-        """Count a batch; called from the drawing thread."""
-        self.images.inc(images)
+    def add_step(self, images: int, finished: int, seconds: float) -> None:
+        """Count a code of the `images` in the batch; called from the drawing thread."""
+        self.images.inc(finished)
         self.batch.observe(images)
         self.draw_seconds.inc(seconds)
 

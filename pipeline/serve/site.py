@@ -45,10 +45,7 @@ class Site:
         self.guard = Guard(config)
         self.models = Models(config)
         self.drawing_queue = DrawingQueue(
-            self.models.get,
-            queue=config.queue,
-            batch_size=config.batch_size,
-            on_batch=self.measures.add_batch,
+            self.models.get, queue=config.queue, on_step=self.measures.add_step
         )
         self.service = ImageService(config, self.models, self.drawing_queue, self.measures)
         self.live = Live(Workspace(config.workspace))

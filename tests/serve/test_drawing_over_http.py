@@ -249,29 +249,23 @@ def test_requests_that_wait_together_share_a_batch(serve: Serve) -> None:
     served = serve(batch_size=8)
     with ThreadPoolExecutor(7) as clients:
         with drawing_held(served):
-            # The first is taken by the drawing thread, which waits; the others wait in the queue.
-            first = clients.submit(
-                served.request, "POST", "/v1/images/generations", {"prompt": "a"}
-            )
-            wait_until(lambda: bool(drawing_queue_of(served)._active))
-            rest = [
+            asked = [
                 clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": str(n)})
-                for n in range(6)
+                for n in range(7)
             ]
-            wait_until(lambda: drawing_queue_of(served).waiting == 6)
-        assert {each.result().status for each in (first, *rest)} == {200}
+            wait_until(lambda: drawing_queue_of(served).waiting == 7)
+        assert {each.result().status for each in asked} == {200}
     metrics = served.get("/metrics").text
-    assert "dalle_pipeline_serve_batch_images_count 2.0" in metrics
+    assert "dalle_pipeline_serve_batch_images_count 16.0" in metrics  # once for each code
+    assert f"dalle_pipeline_serve_batch_images_sum {7.0 * 16}" in metrics
     assert "dalle_pipeline_serve_images_total 7.0" in metrics
 
 
 def test_a_full_queue_answers_429_with_retry_after(serve: Serve) -> None:
     served = serve(queue=2)
-    with ThreadPoolExecutor(3) as clients, drawing_held(served):
+    with ThreadPoolExecutor(1) as clients, drawing_held(served):
         body = {"text": "a", "num_images": 2, "dalle_name": "dalle"}
-        waiting = [clients.submit(served.request, "POST", "/dalle", body)]
-        wait_until(lambda: bool(drawing_queue_of(served)._active))
-        waiting.append(clients.submit(served.request, "POST", "/dalle", body))
+        clients.submit(served.request, "POST", "/dalle", body)
         wait_until(lambda: drawing_queue_of(served).waiting == 2)
         for path, full in (("/dalle", body), ("/v1/images/generations", {"prompt": "a"})):
             answer = served.request("POST", path, full)
@@ -331,13 +325,13 @@ def test_a_client_that_leaves_frees_its_place_in_the_queue(
         first = start_request(
             served, "/dalle", {"text": "a", "num_images": 1, "dalle_name": "dalle"}
         )
-        wait_until(lambda: bool(drawing_queue_of(served)._active))
-        leaving = start_request(served, path, body)
         wait_until(lambda: drawing_queue_of(served).waiting == 1)
+        leaving = start_request(served, path, body)
+        wait_until(lambda: drawing_queue_of(served).waiting == 2)
         leaving.close()
-        wait_until(lambda: drawing_queue_of(served).waiting == 0)
+        wait_until(lambda: drawing_queue_of(served).waiting == 1)
         first.close()
-        wait_until(lambda: all(job.is_cancelled for job in drawing_queue_of(served)._active))
+        wait_until(lambda: drawing_queue_of(served).waiting == 0)
     assert served.request("POST", "/v1/images/generations", {"prompt": "b"}).status == 200
 
 
@@ -366,9 +360,9 @@ def test_stopping_the_server_answers_what_waits_with_503(serve: Serve) -> None:
     served = serve()
     with ThreadPoolExecutor(2) as clients, drawing_held(served):
         first = clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": "a"})
-        wait_until(lambda: bool(drawing_queue_of(served)._active))
-        second = clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": "b"})
         wait_until(lambda: drawing_queue_of(served).waiting == 1)
+        second = clients.submit(served.request, "POST", "/v1/images/generations", {"prompt": "b"})
+        wait_until(lambda: drawing_queue_of(served).waiting == 2)
         closing = threading.Thread(target=drawing_queue_of(served).close)
         closing.start()
     closing.join(60)

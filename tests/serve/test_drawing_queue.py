@@ -1,14 +1,16 @@
-"""Images of several requests share batches; what nobody waits for is not drawn; the queue has an end."""
+"""Images of several requests share a batch; what nobody waits for is not drawn; the queue has an end."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.core.errors import ModelError
 from pipeline.core.workspace import Workspace
@@ -16,6 +18,7 @@ from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt, list_orders
 from pipeline.generate.sampler import load_sampler
+from pipeline.models.dalle.continuous import ContinuousBatch
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.drawing.drawing_queue import ClosedError, DrawingQueue, QueueFullError
 from pipeline.serve.drawing.jobs import Begun, Drawn, Event, Failed, Finished, Job, Preview, Recipe
@@ -23,6 +26,7 @@ from pipeline.serve.drawing.models import Models
 from tests.helpers.generate import write_codec, write_run, write_step
 
 RECIPE = Recipe(model="dalle")
+CODES = 16  # of an image
 
 
 class Client:
@@ -62,13 +66,14 @@ def workspace(tmp_path: Any) -> Workspace:
 
 
 @pytest.fixture
-def batches() -> list[int]:
+def steps() -> list[tuple[int, int]]:
+    """The images of each step, and those that were finished with it."""
     return []
 
 
 @pytest.fixture
 def make_drawing_queue(
-    workspace: Workspace, batches: list[int]
+    workspace: Workspace, steps: list[tuple[int, int]]
 ) -> Iterator[Callable[..., DrawingQueue]]:
     made: list[DrawingQueue] = []
 
@@ -78,8 +83,7 @@ def make_drawing_queue(
         drawing_queue = DrawingQueue(
             models.get,
             queue=config.queue,
-            batch_size=config.batch_size,
-            on_batch=lambda images, seconds: batches.append(images),
+            on_step=lambda images, finished, seconds: steps.append((images, finished)),
         )
         made.append(drawing_queue)
         return drawing_queue
@@ -115,7 +119,7 @@ def test_images_are_those_of_the_command_generate(
 
 
 def test_requests_that_wait_together_are_drawn_in_one_batch(
-    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], steps: list[tuple[int, int]]
 ) -> None:
     drawing_queue = make_drawing_queue(batch_size=8)
     first, entered, go_on = held()
@@ -127,16 +131,162 @@ def test_requests_that_wait_together_are_drawn_in_one_batch(
         drawing_queue.submit(client.job)
     go_on.set()
     assert [len(client.images()) for client in (*clients, other)] == [2, 2, 2, 1]
-    assert batches == [1, 6, 1]
+    assert steps == [(8, 0)] * (CODES - 1) + [(8, 8)]
 
 
-def test_a_job_larger_than_a_batch_is_spread_over_several(
-    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
+def test_a_job_larger_than_the_batch_is_drawn_as_rows_become_free(
+    make_drawing_queue: Callable[..., DrawingQueue], steps: list[tuple[int, int]]
 ) -> None:
-    client = Client(count=5)
-    make_drawing_queue(batch_size=2).submit(client.job)
-    assert [image.index for image in client.images()] == [0, 1, 2, 3, 4]
-    assert batches == [2, 2, 1]
+    client = Client(count=6)
+    make_drawing_queue(batch_size=4).submit(client.job)
+    assert [image.index for image in client.images()] == [0, 1, 2, 3, 4, 5]
+    assert [step for step in steps if step[1]] == [(4, 4), (2, 2)]
+
+
+def joined(drawing_queue: DrawingQueue, late: Client, **options: Any) -> tuple[Client, list[Event]]:
+    """Submits `late` at the first client's preview, when at least a row of its image is drawn.
+
+    Returns that client, and the events of both in the order in which they came.
+    """
+    order: list[Event] = []
+
+    def submit(event: Event) -> None:
+        order.append(event)
+        if isinstance(event, Preview) and not late.job.given and late.events.empty():
+            drawing_queue.submit(late.job)
+
+    first = Client(on=submit, prompt="first", previews=True, **options)
+    late._on = order.append
+    drawing_queue.submit(first.job)
+    return first, order
+
+
+def test_a_request_joins_the_batch_that_is_drawn_and_leaves_it_later(
+    make_drawing_queue: Callable[..., DrawingQueue],
+    steps: list[tuple[int, int]],
+    workspace: Workspace,
+) -> None:
+    late = Client(recipe=Recipe(model="dalle", cond_scale=2.0), seed=5)
+    first, _ = joined(make_drawing_queue(), late, seed=7)
+    images = first.images() + late.images()
+    # The last code of the first image is drawn together with one of the second, which ends 4 or more later.
+    assert [step for step in steps if step[1]] == [(2, 1), (1, 1)]
+    assert steps.count((1, 0)) >= 4
+    for image, prompt, seed, cond_scale in zip(
+        images, ("first", "a red cube"), (7, 5), (1.0, 2.0), strict=True
+    ):
+        options: dict[str, Any] = {"workspace": workspace.root, "device": "cpu", "threads": 1}
+        config = GenerateConfig(cond_scale=cond_scale, **options)
+        sampler = load_sampler(config, find_model_inputs(config, workspace))
+        orders = list_orders([Prompt(text=prompt)], count=1, seed=seed)
+        assert np.array_equal(image.pixels_HWC, sampler.draw(orders)[0])
+
+
+def test_a_client_that_leaves_frees_its_rows_for_those_that_wait(
+    make_drawing_queue: Callable[..., DrawingQueue], steps: list[tuple[int, int]]
+) -> None:
+    drawing_queue = make_drawing_queue(batch_size=4)
+    leaving: Client
+
+    def leave(event: Event) -> None:
+        if isinstance(event, Preview):
+            drawing_queue.cancel(leaving.job)
+
+    leaving = Client(on=leave, previews=True, count=3)
+    stays, waits = Client(prompt="stays"), Client(prompt="waits", count=3)
+    first, entered, go_on = held()
+    drawing_queue.submit(first.job)
+    assert entered.wait(60)
+    for client in (leaving, stays, waits):
+        drawing_queue.submit(client.job)
+    drawing_queue.cancel(first.job)
+    go_on.set()
+    assert len(stays.images()) == 1
+    assert len(waits.images()) == 3
+    assert [step for step in steps if step[1]] == [(4, 1), (3, 3)]
+
+
+def test_an_image_that_fails_does_not_fail_its_neighbours(
+    make_drawing_queue: Callable[..., DrawingQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, entered, go_on = held()
+    drawing_queue = make_drawing_queue()
+    drawing_queue.submit(first.job)
+    assert entered.wait(60)
+    lost, fine = Client(prompt="lost", count=2), Client(prompt="fine")
+    drawing_queue.submit(lost.job)
+    drawing_queue.submit(fine.job)
+    real = ContinuousBatch._draw
+
+    def draw(batch: ContinuousBatch, group: Any) -> None:
+        with torch.inference_mode():
+            batch._logits_BV[1] = float("nan")  # the first image of `lost`
+        real(batch, group)
+
+    monkeypatch.setattr(ContinuousBatch, "_draw", draw)
+    go_on.set()
+    event = lost.wait()[-1]
+    assert isinstance(event, Failed)
+    assert "not finite" in str(event.error)
+    assert [len(client.images()) for client in (first, fine)] == [1, 1]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_when_memory_runs_out_fewer_rows_draw_the_same_images(
+    step: int,
+    make_drawing_queue: Callable[..., DrawingQueue],
+    steps: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Client(count=6, seed=3)
+    make_drawing_queue().submit(whole.job)
+    expected = [image.pixels_HWC for image in whole.images()]
+    steps.clear()
+    real = ContinuousBatch.step
+
+    def run_out(batch: ContinuousBatch) -> None:
+        if batch.rows == 8 and len(steps) == step:
+            raise torch.OutOfMemoryError("out of memory")
+        real(batch)
+
+    monkeypatch.setattr(ContinuousBatch, "step", run_out)
+    client = Client(count=6, seed=3)
+    make_drawing_queue(batch_size=8).submit(client.job)
+    found = {image.index: image.pixels_HWC for image in client.images()}
+    assert np.array_equal([found[index] for index in range(6)], expected)
+    # Four continue from their codes, two of them wait for a row.
+    assert [finished for _, finished in steps if finished] == [4, 2]
+    assert len(steps) == CODES + 1 + CODES - step
+
+
+def test_memory_that_does_not_suffice_for_the_smallest_batch_fails_what_is_in_it(
+    make_drawing_queue: Callable[..., DrawingQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(batch: ContinuousBatch) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    drawing_queue, lost, fine = make_drawing_queue(), Client(), Client()
+    with monkeypatch.context() as patched:
+        patched.setattr(ContinuousBatch, "step", run_out)
+        drawing_queue.submit(lost.job)
+        event = lost.wait()[-1]
+    assert isinstance(event, Failed)
+    assert "Out of memory with 4 images" in str(event.error)
+    drawing_queue.submit(fine.job)
+    assert len(fine.images()) == 1
+
+
+def test_images_of_another_model_wait_until_the_batch_is_empty(
+    make_drawing_queue: Callable[..., DrawingQueue], workspace: Workspace
+) -> None:
+    write_step(workspace.run("second"), 4, codec=_codec_of(workspace))
+    late = Client(recipe=Recipe(model="second"))
+    first, order = joined(make_drawing_queue(), late)
+    first.wait()
+    assert len(late.images()) == 1
+    finished = next(n for n, event in enumerate(order) if isinstance(event, Finished))
+    begun = [n for n, event in enumerate(order) if isinstance(event, Begun)]
+    assert begun[0] < finished < begun[1]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(
@@ -160,7 +310,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(
 
 
 def test_a_waiting_job_that_is_cancelled_is_never_drawn(
-    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
+    make_drawing_queue: Callable[..., DrawingQueue], steps: list[tuple[int, int]]
 ) -> None:
     drawing_queue = make_drawing_queue()
     first, entered, go_on = held()
@@ -172,12 +322,12 @@ def test_a_waiting_job_that_is_cancelled_is_never_drawn(
     drawing_queue.cancel(gone.job)
     go_on.set()
     assert len(stays.images()) == 1
-    assert batches == [1, 1]
+    assert [step for step in steps if step[1]] == [(2, 2)]
     assert gone.events.empty()
 
 
-def test_a_batch_is_abandoned_when_all_its_clients_have_left(
-    make_drawing_queue: Callable[..., DrawingQueue], batches: list[int]
+def test_drawing_stops_when_all_clients_have_left(
+    make_drawing_queue: Callable[..., DrawingQueue], steps: list[tuple[int, int]]
 ) -> None:
     drawing_queue = make_drawing_queue()
 
@@ -193,7 +343,7 @@ def test_a_batch_is_abandoned_when_all_its_clients_have_left(
     drawing_queue.submit(stays.job)
     assert len(stays.images()) == 1
     assert leaving.events.empty()
-    assert batches == [1]  # the abandoned batch was not finished
+    assert sum(finished for _, finished in steps) == 1  # the abandoned image was not finished
 
 
 def test_previews_are_the_upper_rows_of_the_image(
@@ -232,6 +382,8 @@ def test_closing_fails_what_waits_and_refuses_what_comes(
     drawing_queue.submit(waiting.job)
     closing = threading.Thread(target=drawing_queue.close)
     closing.start()
+    while not drawing_queue._is_closed:
+        time.sleep(0.01)
     go_on.set()
     closing.join(60)
     (event,) = waiting.wait()

@@ -8,7 +8,8 @@
             ...
 
 An image gets the codes that `sample_codes` draws with the same seed, whatever else is in the batch. The
-class is not thread-safe. After an error of `step`, such as lack of memory, its images can't be continued.
+class is not thread-safe. After lack of memory in `step`, its images can be continued in another batch, from
+their `drawn_codes`.
 
 Shapes: B rows, G rows of images with the same sampling parameters, T text positions, N codes of an image, P
 given codes, V ids of the codebook.
@@ -83,8 +84,11 @@ class ContinuousBatch:
         self.model = model
         self.rows = max(rows, MIN_ROWS)
         self._device = model.to_logits.weight.device
-        self._cache = StaticCache(model, [(_empty_captions(model, self.rows), 1)])
-        self._decoder = StaticDecoder(model, self._cache, fixed or FixedShapes())
+        fixed = fixed or FixedShapes()
+        starts = [(_empty_captions(model, self.rows), 1)]
+        joined = self._device.type == "cpu" and not fixed.compile
+        self._cache = StaticCache(model, starts, joined=joined)
+        self._decoder = StaticDecoder(model, self._cache, fixed)
         self._images: list[_Image] = []
         self._owners: list[_Image] = []  # of the rows in use, which are the first ones
         self._groups: list[_Group] | None = None
@@ -178,6 +182,10 @@ class ContinuousBatch:
         """The images completed since the last call. An image whose logits were not finite has an error."""
         finished, self._finished = self._finished, []
         return finished
+
+    def drawn(self, id: int) -> int:  # noqa: A002
+        """The number of codes that an image has so far; raises KeyError if it is not being drawn."""
+        return self._find(id).drawn
 
     def drawn_codes(self, id: int) -> Tensor:  # noqa: A002
         """The codes of an image so far, int64, on the CPU; raises KeyError if it is not being drawn."""

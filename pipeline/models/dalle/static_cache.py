@@ -8,6 +8,9 @@ A caption is stored once for all of its images. Attention to it is one product f
 and values are read once: of 225 positions that an image of 256 codes attends to on average, 97 are the
 caption's in a model with 96 text tokens.
 
+On a CPU fixed shapes gain nothing, and a batch whose images are at different positions runs the attention of
+the growing cache over the rows of each position: the same bits, and faster.
+
 Shapes: U captions, G images of a caption, B = U · G rows of the batch, P positions of BOS and the caption, N
 codes of an image, S of them that are attended to, H heads, K width of a head, C channels that token shift
 moves, D model width.
@@ -16,12 +19,13 @@ moves, D model width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from pipeline.models.dalle.attention import Attention, KeyValueCache, Turn
+from pipeline.models.dalle.attention import Attention, KeyValueCache, Pattern, Turn
 from pipeline.models.dalle.model import Dalle
 from pipeline.models.dalle.rotary import rotate
 from pipeline.models.dalle.token_shift import TokenShift
@@ -48,12 +52,14 @@ class LayerCache(NamedTuple):
     """What a layer keeps: its captions, keys and values BHNK of the codes, and inputs of token shift.
 
     `shifted` BNC are the inputs of the layer's two branches, after a row of zeros; none without token shift.
+    `joined` are the keys and values BH(P+N)K of which the others are parts; none unless asked for.
     """
 
     captions: tuple[Captions, ...]
     keys: Tensor
     values: Tensor
     shifted: tuple[Tensor, ...]
+    joined: tuple[Tensor, ...] = ()
 
 
 class Place(NamedTuple):
@@ -62,14 +68,15 @@ class Place(NamedTuple):
     `codes_B` are the numbers of their codes (int64), `above_B` and `left_B` the rows that token shift takes
     channels from, `turn` the cosines and sines of their rotary angles, `hidden_B1S` what is added to
     attention scores: 0, or minus infinity for positions that must not be seen, over the caption's positions
-    and then S codes.
+    and then S codes. `spans` are used instead with a `joined` cache: consecutive rows at the same code.
     """
 
     codes_B: Tensor
     above_B: Tensor
     left_B: Tensor
     turn: Turn | None
-    hidden_B1S: Tensor
+    hidden_B1S: Tensor | None
+    spans: tuple[tuple[slice, int], ...] = ()
 
 
 class StaticCache:
@@ -77,15 +84,19 @@ class StaticCache:
 
     `starts` are caches of captions, made by `Dalle.start_images`, each with the number of images of each of
     its captions; `rows` is their sum. If they hold first codes of the images, these are taken over.
+    `joined` keeps captions and codes in one tensor, for one start with one image per caption.
     """
 
-    def __init__(self, model: Dalle, starts: Sequence[tuple[KeyValueCache, int]]) -> None:
+    def __init__(
+        self, model: Dalle, starts: Sequence[tuple[KeyValueCache, int]], *, joined: bool = False
+    ) -> None:
         config, transformer = model.config, model.transformer
         self.text = config.text_seq_len + 1
         self.codes = config.image_seq_len
         self.rows = sum(len(cache.keys[0]) * images for cache, images in starts)
         self.groups = _groups_of(starts)
-        self.layers = [_layer_cache(self, starts, layer) for layer in range(config.depth)]
+        build = _joined_cache if joined else _layer_cache
+        self.layers = [build(self, starts, layer) for layer in range(config.depth)]
         self._take_codes(starts)
         masks = {
             kind: cast("Tensor | None", transformer.patterns[kind].mask_LL)
@@ -123,6 +134,7 @@ class StaticCache:
                 keys=layer.keys[:rows],
                 values=layer.values[:rows],
                 shifted=tuple(part[:rows] for part in layer.shifted),
+                joined=tuple(part[:rows] for part in layer.joined),
             )
             for layer in self.layers
         ]
@@ -185,11 +197,34 @@ def _layer_cache(
         like.new_zeros(cache.rows, like.shape[1], cache.codes, like.shape[3])
         for _ in range(2)
     )
-    shifted = tuple(
+    return LayerCache(captions, keys, values, _shifted_inputs(cache, starts, layer))
+
+
+def _joined_cache(
+    cache: StaticCache, starts: Sequence[tuple[KeyValueCache, int]], layer: int
+) -> LayerCache:
+    ((start, images),) = starts
+    text = cache.text
+    keys, values = (
+        torch.nn.functional.pad(part[:, :, :text], (0, 0, 0, cache.codes))
+        for part in (start.keys[layer], start.values[layer])
+    )
+    return LayerCache(
+        captions=(Captions(keys[:, :, :text], values[:, :, :text], images),),
+        keys=keys[:, :, text:],
+        values=values[:, :, text:],
+        shifted=_shifted_inputs(cache, starts, layer),
+        joined=(keys, values),
+    )
+
+
+def _shifted_inputs(
+    cache: StaticCache, starts: Sequence[tuple[KeyValueCache, int]], layer: int
+) -> tuple[Tensor, ...]:
+    return tuple(
         part.new_zeros(cache.rows, cache.codes + 1, part.shape[2])
         for part in starts[0][0].rows[2 * layer : 2 * layer + 2]
     )
-    return LayerCache(captions, keys, values, shifted)
 
 
 def row_bytes(model: Dalle) -> int:
@@ -213,6 +248,16 @@ def shift_sources(codes_B: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     return above_B, torch.where(codes_B % columns != 0, codes_B, 0)
 
 
+def spans_of(codes: Sequence[int]) -> tuple[tuple[slice, int], ...]:
+    """The runs of consecutive rows at the same code, each with that code."""
+    spans, first = [], 0
+    for code, run in groupby(codes):
+        last = first + len(list(run))
+        spans.append((slice(first, last), code))
+        first = last
+    return tuple(spans)
+
+
 def hidden_scores(codes_B: Tensor, visible_NS: Tensor | None, *, text: int, length: int) -> Tensor:
     """What to add to the scores of rows at `codes_B`, float32 [B, 1, P + length]; see `Place`."""
     if visible_NS is None:
@@ -233,7 +278,7 @@ def run_layer(
 
     def attend(x_BD: Tensor) -> Tensor:
         x_BD = _shift(block.shift, cache.shifted, 0, place, x_BD)
-        return _attend(block.attention, cache, place, x_BD)
+        return _attend(block.attention, block.pattern, cache, place, x_BD)
 
     def feed_forward(x_BD: Tensor) -> Tensor:
         return block.feed_forward(_shift(block.shift, cache.shifted, 1, place, x_BD))
@@ -242,18 +287,41 @@ def run_layer(
     return streams
 
 
-def _attend(attention: Attention, cache: LayerCache, place: Place, x_BD: Tensor) -> Tensor:
+def _attend(
+    attention: Attention, pattern: Pattern, cache: LayerCache, place: Place, x_BD: Tensor
+) -> Tensor:
     # One product for all three: `chunks` would make three of them without packed weights.
     parts = attention.to_qkv(x_BD).unflatten(-1, (3, attention.heads, 1, -1)).unbind(1)
     if place.turn is not None:
         turn = place.turn
         parts = tuple(rotate(part_BH1K, turn) for part_BH1K in parts)
     query_BHK, key_BHK, value_BHK = (part[:, :, 0].to(cache.keys.dtype) for part in parts)
-    rows_B = torch.arange(len(x_BD), device=x_BD.device)
-    cache.keys[rows_B, :, place.codes_B] = key_BHK
-    cache.values[rows_B, :, place.codes_B] = value_BHK
-    mixed_BHK = attend_to_both(query_BHK, cache, place.hidden_B1S)
+    if place.hidden_B1S is None:
+        mixed_BHK = _attend_by_spans(query_BHK, (key_BHK, value_BHK), pattern, cache, place.spans)
+    else:
+        rows_B = torch.arange(len(x_BD), device=x_BD.device)
+        cache.keys[rows_B, :, place.codes_B] = key_BHK
+        cache.values[rows_B, :, place.codes_B] = value_BHK
+        mixed_BHK = attend_to_both(query_BHK, cache, place.hidden_B1S)
     return attention.to_out(mixed_BHK.flatten(1).to(x_BD.dtype))
+
+
+def _attend_by_spans(
+    query_BHK: Tensor,
+    new: tuple[Tensor, Tensor],
+    pattern: Pattern,
+    cache: LayerCache,
+    spans: tuple[tuple[slice, int], ...],
+) -> Tensor:
+    """Attention as with a growing cache, to which the `new` keys and values BHK are added."""
+    mixed = []
+    for rows, code in spans:
+        for part, new_BHK in zip((cache.keys, cache.values), new, strict=True):
+            part[rows, :, code] = new_BHK[rows]
+        end = cache.captions[0].keys.shape[2] + code + 1
+        seen = (part[rows, :, :end] for part in cache.joined)
+        mixed.append(pattern.attend(query_BHK[rows, :, None], *seen))
+    return torch.cat(mixed)[:, :, 0]
 
 
 def attend_to_both(query_BHK: Tensor, cache: LayerCache, hidden_B1S: Tensor) -> Tensor:

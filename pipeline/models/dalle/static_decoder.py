@@ -28,6 +28,7 @@ from pipeline.models.dalle.static_cache import (
     hidden_scores,
     run_layer,
     shift_sources,
+    spans_of,
 )
 from pipeline.models.devices import is_gpu_failure, is_out_of_memory, reason_of
 
@@ -131,6 +132,9 @@ class StaticDecoder:
             angles_B11R = transformer.angles_LR.index_select(0, positions_B + text)[:, None, None]
             turn = angles_B11R.cos(), angles_B11R.sin()
         above_B, left_B = shift_sources(positions_B, self.model.config.image_fmap_size)
+        if self.cache.layers[0].joined:
+            place = Place(positions_B, above_B, left_B, turn, None, spans_of(positions_B.tolist()))
+            return dict.fromkeys(self.cache.visible, place)
         places = {
             kind: Place(
                 positions_B,

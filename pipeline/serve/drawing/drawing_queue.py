@@ -1,8 +1,8 @@
-"""The drawing thread: takes waiting images of several jobs, draws them in one batch, and delivers them.
+"""The drawing thread: draws images of several jobs in one batch, and delivers each when it is finished.
 
-Requests are served in the order of their arrival. The batch begins with the oldest job and takes every other
-waiting image with the same recipe (model, sampling options, prime image), so images of different prompts and
-seeds share it. A batch whose clients have all left is abandoned after the current row of codes.
+Requests are served in the order of their arrival. An image joins the batch as soon as it has a free row,
+whatever the others' prompts, seeds and sampling options are, and leaves it when it is finished or its client
+has left. Images of another model wait until the batch is empty.
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from pipeline.core.errors import PipelineError
-from pipeline.serve.drawing.jobs import Begun, Drawn, Failed, Finished, Job, Pixels, Preview, Recipe
+from pipeline.serve.drawing.jobs import (
+    Begun,
+    Drawn,
+    Failed,
+    Finished,
+    Item,
+    Job,
+    Pixels,
+    Preview,
+    Recipe,
+)
 
 logger = logging.getLogger(__name__)
 
 # A preview is decoded only if previews have taken at most this share of the time so far.
 PREVIEW_SHARE = 0.15
 _FIRST_GUESS_S = 2.0  # seconds per image before any was drawn
-_SMOOTHING = 0.3  # weight of the last batch in the estimate
+_SMOOTHING = 0.3  # weight of the last images in the estimate
 
 
 class QueueFullError(Exception):
@@ -38,18 +47,6 @@ class ClosedError(Exception):
     """The server is stopping."""
 
 
-class AbandonedError(Exception):
-    """Nobody waits for this batch any more."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """An image of a batch: the `index`-th of its job."""
-
-    job: Job
-    index: int
-
-
 class LoadedModel(Protocol):
     """A loaded model."""
 
@@ -58,19 +55,33 @@ class LoadedModel(Protocol):
     def is_cut(self, prompt: str) -> bool:
         """Whether the prompt is longer than what the model reads."""
 
-    def seed_of(self, job: Job, index: int) -> int:
-        """The seed of a job's image."""
+    def is_current(self) -> bool:
+        """Whether its run has no later checkpoint."""
 
-    def draw(
-        self,
-        recipe: Recipe,
-        items: Sequence[Item],
-        watch: Callable[[Sequence[Item], Callable[[], tuple[Sequence[Pixels], int]]], None],
-    ) -> Sequence[Pixels]:
-        """The images. `watch` is called after each row of codes; what it raises ends the drawing.
+    def seed_of(self, item: Item) -> int:
+        """The seed of an image."""
 
-        It gets the items and a function that decodes their rows so far and says how high an image will be.
-        """
+    @property
+    def items(self) -> Sequence[Item]:
+        """The images that are being drawn."""
+
+    def room(self, recipe: Recipe) -> int:
+        """How many more images of a recipe can be admitted."""
+
+    def admit(self, items: Sequence[Item]) -> None:
+        """Begin images of one job."""
+
+    def step(self) -> Sequence[tuple[Item, Pixels | PipelineError]]:
+        """Draw the next code of all images; returns those that are finished, or why one can't be."""
+
+    def previews(self) -> Sequence[tuple[Item, Pixels, int]]:
+        """What can be shown of images that are being drawn, and how high they will be."""
+
+    def drop(self, job: Job) -> None:
+        """Stop drawing the images of a job."""
+
+    def clear(self) -> None:
+        """Stop drawing all images, after an error."""
 
     def score(self, prompt: str, images: Sequence[Pixels]) -> Sequence[float]:
         """The CLIP scores of images."""
@@ -79,8 +90,8 @@ class LoadedModel(Protocol):
 class DrawingQueue:
     """The queue and the thread that empties it; `find_model` loads the model of a recipe, in that thread.
 
-    At most `queue` images wait and `batch_size` are drawn at once. `on_batch` gets the number of images and
-    the seconds of each batch.
+    At most `queue` images wait. `on_step` gets the number of images that a code was drawn of, how many of
+    them are finished with it, and the seconds that it took.
     """
 
     def __init__(
@@ -88,14 +99,15 @@ class DrawingQueue:
         find_model: Callable[[str], LoadedModel],
         *,
         queue: int,
-        batch_size: int,
-        on_batch: Callable[[int, float], None] | None = None,
+        on_step: Callable[[int, int, float], None] | None = None,
     ) -> None:
-        self._find_model, self._on_batch = find_model, on_batch
-        self._queue, self._batch_size = queue, batch_size
+        self._find_model, self._on_step, self._queue = find_model, on_step, queue
         self._jobs: list[Job] = []
-        self._active: list[Job] = []
+        self._model: LoadedModel | None = None
+        self._name = ""  # of the model
         self._image_s: float | None = None
+        # Seconds of drawing since the batch was empty, of previews in them, and since the last image.
+        self._busy_s = self._previews_s = self._image_busy_s = 0.0
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
@@ -125,9 +137,9 @@ class DrawingQueue:
             return before
 
     def cancel(self, job: Job) -> None:
-        """Take a job out of the queue, and out of the batch as far as possible."""
+        """Take a job out of the queue, and out of the batch before its next code."""
         with self._changed:
-            job.is_cancelled = True
+            job.is_over = True
             self._jobs = [each for each in self._jobs if each is not job]
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -145,108 +157,133 @@ class DrawingQueue:
     # --- The thread ------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (batch := self._next_batch()) is not None:
+        while self._wait():
             try:
-                self._draw(batch)
-            except AbandonedError:
-                pass
-            except Exception as error:  # whatever it is, the next batch must still be drawn
-                if not isinstance(error, PipelineError):
-                    logger.exception("Drawing failed")
-                for job in {id(item.job): item.job for item in batch}.values():
-                    self._end(job, Failed(error=error))
+                self._take_in()
+                self._advance()
+            except Exception as error:  # whatever it is, the next images must still be drawn
+                self._fail({item.job for item in self._items}, error)
+                if self._model is not None:
+                    self._model.clear()
         for job in self._jobs:
             job.listener(Failed(error=ClosedError()))
 
-    def _next_batch(self) -> list[Item] | None:
-        """Wait for images; None when the drawing_queue closes."""
+    def _wait(self) -> bool:
+        """Wait until there is something to draw; false when the queue closes."""
         with self._changed:
-            self._active = []
-            while not self._is_closed and not any(job.waiting for job in self._jobs):
+            while not self._is_closed and not self._items and self._oldest() is None:
                 self._changed.wait()
-            if self._is_closed:
-                return None
-            batch = self._take()
-            self._active = [item.job for item in batch]
-            return batch
+            return not self._is_closed
 
-    def _take(self) -> list[Item]:
-        """The images of the next batch, oldest job first."""
-        first = next(job for job in self._jobs if job.waiting)
-        batch: list[Item] = []
-        for job in self._jobs:
-            if job.recipe == first.recipe:
-                take = min(job.waiting, self._batch_size - len(batch))
-                batch += [Item(job, job.given + number) for number in range(take)]
-                job.given += take
-        return batch
+    @property
+    def _items(self) -> Sequence[Item]:
+        return () if self._model is None else self._model.items
 
-    def _draw(self, batch: list[Item]) -> None:
-        recipe = batch[0].job.recipe
-        loaded = self._find_model(recipe.model)
-        for job in {id(item.job): item.job for item in batch if item.index == 0}.values():
-            job.listener(Begun(cut=loaded.is_cut(job.prompt)))
-        began_s = time.monotonic()
-        images = loaded.draw(recipe, batch, _Watch(self._is_wanted, began_s))
-        seconds = time.monotonic() - began_s
-        self._learn(seconds / len(batch))
-        if self._on_batch is not None:
-            self._on_batch(len(batch), seconds)
-        for item, pixels_HWC in zip(batch, images, strict=True):
-            seed = loaded.seed_of(item.job, item.index)
-            self._deliver(item, Drawn(index=item.index, seed=seed, pixels_HWC=pixels_HWC), loaded)
+    def _oldest(self) -> Job | None:
+        return next((job for job in self._jobs if job.waiting), None)
 
-    def _deliver(self, item: Item, drawn: Drawn, loaded: LoadedModel) -> None:
-        job = item.job
-        if job.is_cancelled:
+    def _take_in(self) -> None:
+        """Free the rows of jobs that are over, and begin images of the oldest jobs in free rows."""
+        for over in {item.job for item in self._items if item.job.is_over}:
+            self._loaded.drop(over)
+        while not self._is_closed and (job := self._oldest()) is not None:
+            try:
+                items = self._take(job) if self._is_ready(job.recipe.model) else ()
+                if not items:
+                    return
+                if items[0].index == 0:
+                    job.listener(Begun(cut=self._loaded.is_cut(job.prompt)))
+                self._loaded.admit(items)
+            except Exception as error:
+                self._fail([job], error)
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        assert self._model is not None
+        return self._model
+
+    def _is_ready(self, name: str) -> bool:
+        """Whether images of a model can join those that are drawn; loads it if none are."""
+        if self._items:
+            return self._name == name and self._loaded.is_current()
+        self._model = None  # its memory may be needed
+        self._model, self._name = self._find_model(name), name
+        self._busy_s = self._previews_s = self._image_busy_s = 0.0
+        return True
+
+    def _take(self, job: Job) -> list[Item]:
+        """As many of a job's waiting images as there is room for."""
+        with self._changed:
+            take = min(job.waiting, self._loaded.room(job.recipe))
+            items = [Item(job, job.given + number) for number in range(take)]
+            job.given += take
+            return items
+
+    def _advance(self) -> None:
+        """Draw the next code of all images, and deliver what is finished."""
+        images = len(self._items)
+        if not images:
             return
+        began_s = time.monotonic()
+        finished = self._loaded.step()
+        for item, result in finished:
+            self._deliver(item, result)
+        self._show()
+        seconds = time.monotonic() - began_s
+        self._busy_s += seconds
+        self._image_busy_s += seconds
+        if finished:
+            self._learn(self._image_busy_s / len(finished))
+            self._image_busy_s = 0.0
+        if self._on_step is not None:
+            self._on_step(images, len(finished), seconds)
+
+    def _show(self) -> None:
+        """Show unfinished images as long as that is cheap."""
+        if self._previews_s > PREVIEW_SHARE * self._busy_s:
+            return
+        began_s = time.monotonic()
+        for item, pixels_HWC, height in self._loaded.previews():
+            if not item.job.is_over:
+                item.job.listener(Preview(index=item.index, pixels_HWC=pixels_HWC, height=height))
+        self._previews_s += time.monotonic() - began_s
+
+    def _deliver(self, item: Item, result: Pixels | PipelineError) -> None:
+        job, model = item.job, self._loaded
+        if job.is_over:
+            return
+        if isinstance(result, PipelineError):
+            self._fail([job], result)
+            return
+        drawn = Drawn(index=item.index, seed=model.seed_of(item), pixels_HWC=result)
         job.drawn.append(drawn)
         if job.best is None:
             job.listener(drawn)
         if len(job.drawn) < job.count:
             return
-        if job.best is not None:
-            for best in _rank(job, loaded):
+        try:
+            for best in [] if job.best is None else _rank(job, model):
                 job.listener(best)
-        self._end(job, Finished(checkpoint=loaded.checkpoint))
+        except Exception as error:
+            self._fail([job], error)
+            return
+        self._end(job, Finished(checkpoint=model.checkpoint))
 
-    def _is_wanted(self, items: Sequence[Item]) -> bool:
-        return not self._is_closed and any(not item.job.is_cancelled for item in items)
+    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+        if not isinstance(error, PipelineError):
+            logger.error("Drawing failed", exc_info=error)
+        for job in jobs:
+            self._end(job, Failed(error=error))
 
     def _end(self, job: Job, event: Finished | Failed) -> None:
-        with self._changed:
-            self._jobs = [each for each in self._jobs if each is not job]
-            job.given = job.count
-        job.drawn.clear()
-        if not job.is_cancelled:
+        if not job.is_over:
             job.listener(event)
+        self.cancel(job)
+        job.drawn.clear()
 
     def _learn(self, seconds: float) -> None:
         before = self._image_s
         self._image_s = seconds if before is None else before + _SMOOTHING * (seconds - before)
-
-
-class _Watch:
-    """Ends a batch that nobody waits for, and shows unfinished images as long as that is cheap."""
-
-    def __init__(self, is_wanted: Callable[[Sequence[Item]], bool], began_s: float) -> None:
-        self._is_wanted, self._began_s, self._spent_s = is_wanted, began_s, 0.0
-
-    def __call__(
-        self, items: Sequence[Item], decode: Callable[[], tuple[Sequence[Pixels], int]]
-    ) -> None:
-        if not self._is_wanted(items):
-            raise AbandonedError
-        shown = [item for item in items if item.job.previews and not item.job.is_cancelled]
-        now_s = time.monotonic()
-        if not shown or self._spent_s > PREVIEW_SHARE * (now_s - self._began_s):
-            return
-        images, height = decode()
-        for item, pixels_HWC in zip(items, images, strict=True):
-            if item.job.previews and not item.job.is_cancelled:
-                preview = Preview(index=item.index, pixels_HWC=pixels_HWC, height=height)
-                item.job.listener(preview)
-        self._spent_s += time.monotonic() - now_s
 
 
 def _rank(job: Job, loaded: LoadedModel) -> list[Drawn]:

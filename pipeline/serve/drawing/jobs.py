@@ -26,7 +26,7 @@ class Prime:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What images must have in common to be drawn in one batch."""
+    """How images of a job are drawn, whatever their prompt and seed."""
 
     model: str
     top_k: float = 0.9
@@ -93,11 +93,19 @@ class Job:
     listener: Callable[[Event], None]
     best: int | None = None
     previews: bool = False
-    given: int = field(default=0, init=False)  # images handed to a batch so far
+    given: int = field(default=0, init=False)  # images handed to the batch so far
     drawn: list[Drawn] = field(default_factory=list, init=False)
-    is_cancelled: bool = field(default=False, init=False)
+    is_over: bool = field(default=False, init=False)  # cancelled, failed or finished
 
     @property
     def waiting(self) -> int:
-        """Images that no batch has yet."""
-        return 0 if self.is_cancelled else self.count - self.given
+        """Images that the batch does not have yet."""
+        return 0 if self.is_over else self.count - self.given
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image of a batch: the `index`-th of its job."""
+
+    job: Job
+    index: int

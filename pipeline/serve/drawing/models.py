@@ -1,17 +1,14 @@
 """The runs of the workspace by name, loaded when a request asks for one, unloaded by least recent use.
 
 Only the drawing thread loads models; importing torch waits until the first request.
-
-Legend: B images of a batch, P codes so far, N codes of an image, H rows, W columns of pixels.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +17,10 @@ from pipeline.core.inventory import find_folders
 from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.serve.config import ServeConfig
-from pipeline.serve.drawing.drawing_queue import Item
-from pipeline.serve.drawing.jobs import Job, Pixels, Prime, Recipe
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.generate.sampler import ImageSampler
     from pipeline.models.clip import Clip
+    from pipeline.serve.drawing.loaded import LoadedDalle
 
 logger = logging.getLogger(__name__)
 
@@ -84,22 +77,22 @@ class Models:
         path = self.runs.get(name)
         if path is None:
             raise ModelError(f"There is no run {name!r} with a checkpoint any more.")
-        version = _version(path)
         loaded = self._loaded.pop(name, None)
-        if loaded is None or loaded.version != version:
+        if loaded is None or not loaded.is_current():
             del loaded
             while len(self._loaded) >= self._config.loaded_models:
                 unloaded, _ = self._loaded.popitem(last=False)
                 logger.info("Unloaded %s", unloaded)
-            loaded = self._load(name, version)
+            loaded = self._load(name, path)
         self._loaded[name] = loaded
         return loaded
 
-    def _load(self, name: str, version: tuple[Any, ...]) -> LoadedDalle:
+    def _load(self, name: str, path: Path) -> LoadedDalle:
         from pipeline.generate.inputs import find_model_inputs
         from pipeline.generate.sampler import load_sampler
+        from pipeline.serve.drawing.loaded import LoadedDalle
 
-        config = self._config
+        config, version = self._config, _version(path)
         options = GenerateConfig(
             workspace=config.workspace,
             run=name,
@@ -115,7 +108,10 @@ class Models:
             raise ModelError(str(error)) from error
         logger.info("Loaded %s from %s", name, inputs.checkpoint)
         return LoadedDalle(
-            sampler, checkpoint=inputs.digest, version=version, find_clip=self._find_clip
+            sampler,
+            checkpoint=inputs.digest,
+            is_current=lambda: _version(path) == version,
+            find_clip=self._find_clip,
         )
 
     def _find_clip(self) -> Clip | None:
@@ -133,111 +129,3 @@ def _version(run: Path) -> tuple[Any, ...]:
     names = sorted(path.name for path in (run / _CHECKPOINTS).glob("step-*"))
     manifest = run / "manifest.json"
     return (*names, manifest.stat().st_mtime_ns if manifest.exists() else None)
-
-
-class LoadedDalle:
-    """A loaded model; `checkpoint` is the hash of its checkpoint."""
-
-    def __init__(
-        self,
-        sampler: ImageSampler,
-        *,
-        checkpoint: str,
-        version: tuple[Any, ...],
-        find_clip: Callable[[], Clip | None],
-    ) -> None:
-        self._sampler, self.checkpoint, self.version = sampler, checkpoint, version
-        self._find_clip = find_clip
-
-    def is_cut(self, prompt: str) -> bool:
-        """Whether the prompt has more tokens than the model reads."""
-        from pipeline.generate.prompts import Prompt
-
-        return self._sampler.too_long([Prompt(text=prompt)])[0]
-
-    def seed_of(self, job: Job, index: int) -> int:
-        """The seed of a job's image: that of `pipeline generate --seed`."""
-        from pipeline.models.dalle.sampling import image_seed
-
-        return image_seed(job.seed, job.prompt, index)
-
-    def draw(
-        self,
-        recipe: Recipe,
-        items: Sequence[Item],
-        watch: Callable[[Sequence[Item], Callable[[], tuple[Sequence[Pixels], int]]], None],
-    ) -> Sequence[Pixels]:
-        """The images; if memory runs out, in smaller batches."""
-        from pipeline.core.progress import no_progress
-        from pipeline.generate.prompts import Order, Prompt
-
-        orders = [
-            Order(
-                number=number,
-                index=item.index,
-                prompt=Prompt(text=item.job.prompt),
-                seed=self.seed_of(item.job, item.index),
-            )
-            for number, item in enumerate(items)
-        ]
-
-        def forward(batch: Sequence[Order], codes_BP: Tensor) -> None:
-            own = [items[order.number] for order in batch]
-            watch(own, lambda: self._decode_part(codes_BP))
-
-        sampler = self._with(recipe)
-        drawn = sampler.draw_all(orders, no_progress, forward)
-        return [pixels_HWC for _, batch in drawn for pixels_HWC in batch]
-
-    def score(self, prompt: str, images: Sequence[Pixels]) -> Sequence[float]:
-        """The CLIP scores of images; raises ModelError without a CLIP."""
-        import numpy as np
-
-        clip = self._find_clip()
-        if clip is None:
-            raise ModelError("Choosing the best needs a CLIP model: start the server with --clip.")
-        return clip.score([prompt] * len(images), np.stack(images))
-
-    def _with(self, recipe: Recipe) -> ImageSampler:
-        """The sampler with the options of a recipe; it shares the weights."""
-        config = dataclasses.replace(
-            self._sampler.config,
-            top_k=recipe.top_k,
-            temperature=recipe.temperature,
-            cond_scale=recipe.cond_scale,
-        )
-        first_codes_P = None if recipe.prime is None else self._first_codes(recipe.prime)
-        return dataclasses.replace(self._sampler, config=config, first_codes_P=first_codes_P)
-
-    def _first_codes(self, prime: Prime) -> Tensor:
-        """The codes of the upper part of an uploaded image, int64 [P]."""
-        import torch
-        from PIL import Image
-
-        from pipeline.generate.sampler import encode_prime
-        from pipeline.models.codecs.pixels import square_pixels
-
-        codec, device = self._sampler.codec, self._sampler.device
-        rows = None if prime.rows is None else min(prime.rows, codec.grid[0] - 1)
-        square_HWC = square_pixels(Image.fromarray(prime.pixels_HWC), codec.image_size)
-        with torch.inference_mode():
-            return encode_prime(square_HWC, codec, device, rows=rows)
-
-    def _decode_part(self, codes_BP: Tensor) -> tuple[Sequence[Pixels], int]:
-        """The complete rows of unfinished images, each uint8 [rows, W, 3], and the height of an image.
-
-        The codes that are still missing are filled with the last row's: only the rows above are shown.
-        """
-        import torch
-
-        from pipeline.models.codecs.pixels import to_pixels
-
-        codec = self._sampler.codec
-        rows, columns = codec.grid
-        done = codes_BP.shape[1] // columns
-        last = codes_BP[:, (done - 1) * columns : done * columns]
-        codes_BN = torch.cat((codes_BP[:, : done * columns], *[last] * (rows - done)), dim=1)
-        with torch.inference_mode():
-            pixels_BHWC = to_pixels(codec.decode(codes_BN))
-        height = pixels_BHWC.shape[1]
-        return list(pixels_BHWC[:, : height * done // rows]), height

@@ -111,6 +111,25 @@ def test_a_step_draws_one_code_of_each_image() -> None:
     assert draw_rest(batch) == whole
 
 
+@pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+def test_on_a_cpu_the_logits_are_the_growing_caches_bit_for_bit(changes: dict[str, Any]) -> None:
+    model = make_model(**changes)
+    batch = ContinuousBatch(model, rows=5)
+    batch.admit(TOKENS[1], seeds=[2], choice=WARM)
+    batch.step()
+    batch.admit(TOKENS[2], seeds=[3], choice=HALF)
+    (watched,) = batch.admit(TOKENS[0], seeds=[1], choice=HALF)
+    for _ in range(CODES - 2):
+        batch.step()
+    codes_N = batch.drawn_codes(watched)
+    with torch.inference_mode():
+        logits_BV, cache = model.start_images(TOKENS[:1].expand(4, -1))
+        for position, code in enumerate(codes_N.tolist()):
+            codes_B = torch.full((4,), code)
+            logits_BV = model.next_logits(codes_B, position=position, cache=cache)
+    assert torch.equal(batch._logits_BV[batch._find(watched).row], logits_BV[0])
+
+
 def test_an_image_that_is_cancelled_makes_room_and_disturbs_no_other() -> None:
     model = make_model()
     batch = ContinuousBatch(model, rows=5)
