@@ -19,7 +19,8 @@ AIRFLOW_VENV ?= .venv-airflow
 AIRFLOW_BIN := $(AIRFLOW_VENV)/bin
 AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
 AIRFLOW_PORT ?= 8080
-TEST_PROCESSES ?= 2
+# As many as there are cores, but no more than four: each takes up to 1.5 GB.
+TEST_PROCESSES ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 # So has pywb, the web archive that the scraper's tests read; without it they are skipped.
 ARCHIVE_VENV ?= .venv-archive
@@ -64,7 +65,7 @@ lint: $(TEST_STAMP)
 types: $(TEST_STAMP)
 	$(BIN)/mypy
 
-# In two processes, each of which gets whole files: most of the time is waiting for the disk.
+# In several processes, each of which gets whole files.
 unit: $(TEST_STAMP) $(ARCHIVE_STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
