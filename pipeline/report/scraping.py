@@ -11,6 +11,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,19 +53,23 @@ _HOST_OF_URL = "substr(url, instr(url, '://') + 3)"
 Series = dict[str, list[tuple[float, float]]]
 
 
+@dataclass(kw_only=True)
+class _Host:
+    """What a host answered: URLs with an image, others by reason, requests, and bytes of images."""
+
+    images: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    bytes: int = 0
+
+
 def scrape_over_time(view: View) -> Iterator[Section]:
     """Plots by time and a table of hosts; nothing for images that were not requested (`scrape folder`)."""
     if not view.workspace.ledger.exists():
         return
-    times = _query(
-        view.workspace.ledger,
-        "SELECT last_time, state, coalesce(reason, ''), count(*), "
-        "coalesce(sum(bytes), 0) FROM items "
-        "WHERE last_time IS NOT NULL AND substr(url, 1, 4) = 'http' GROUP BY 1, 2, 3",
-    )
+    times, hosts = _read_requests(view.workspace.ledger)
     if not times:
         return
-    times = [(int(datetime.fromisoformat(row[0]).timestamp()), *row[1:]) for row in times]
     first, last = min(row[0] for row in times), max(row[0] for row in times)
     width, unit_s, unit = _scale(last - first)
     plots = "".join(
@@ -78,7 +83,8 @@ def scrape_over_time(view: View) -> Iterator[Section]:
         body=f'<div class="plots">{plots}</div>',
     )
     yield from _latencies(view.workspace.ledger)
-    yield from _hosts(view.workspace.ledger)
+    if hosts:
+        yield _host_table(hosts)
 
 
 def requests_made(ledger: Path) -> tuple[Any, ...]:
@@ -88,15 +94,44 @@ def requests_made(ledger: Path) -> tuple[Any, ...]:
     """
     if not ledger.exists():
         return ()
-    return _query(ledger, "SELECT sum(attempts), max(last_time) FROM items")[0]
+    return next(_query(ledger, "SELECT sum(attempts), max(last_time) FROM items"))
 
 
-def _query(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
+def _read_requests(ledger: Path) -> tuple[list[tuple[Any, ...]], dict[str, _Host]]:
+    """(second of the last request, state, reason, URLs, bytes) of all URLs; and what each host answered."""
+    rows = _query(
+        ledger,
+        f"SELECT last_time, lower(substr({_HOST_OF_URL}, 1, instr({_HOST_OF_URL} || '/', '/') - 1)), state, "
+        "coalesce(reason, ''), count(*), coalesce(sum(bytes), 0), sum(attempts) FROM items "
+        "WHERE last_time IS NOT NULL AND substr(url, 1, 4) = 'http' GROUP BY 1, 2, 3, 4, attempts > 0",
+    )
+    times: dict[tuple[str, str, str], list[int]] = {}
+    hosts: dict[str, _Host] = {}
+    for time, name, state, reason, number, size, attempts in rows:
+        sums = times.setdefault((time, state, reason), [0, 0])
+        sums[0] += number
+        sums[1] += size
+        if not attempts:
+            continue  # robots.txt forbids it, for example
+        host = hosts.setdefault(name, _Host())
+        host.requests += attempts
+        host.bytes += size
+        if state == "done":
+            host.images += number
+        else:
+            host.errors[reason or state] += number
+    return [
+        (int(datetime.fromisoformat(time).timestamp()), state, reason, *sums)
+        for (time, state, reason), sums in times.items()
+    ], hosts
+
+
+def _query(ledger: Path, statement: str) -> Iterator[tuple[Any, ...]]:
     try:
         with closing(
             sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)
         ) as connection:
-            return connection.execute(statement).fetchall()
+            yield from connection.execute(statement)
     except sqlite3.Error as error:
         raise ContractError(f"{ledger} can't be read ({error}). {REPAIR}") from error
 
@@ -204,8 +239,8 @@ def _slowest_hosts(ledger: Path) -> str:
 
 def _read_latencies(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
     """The rows of a query of latencies; none from a ledger without such tables."""
-    found = _query(ledger, "SELECT 1 FROM sqlite_master WHERE name = 'latencies'")
-    return _query(ledger, statement) if found else []
+    found = next(_query(ledger, "SELECT 1 FROM sqlite_master WHERE name = 'latencies'"), None)
+    return list(_query(ledger, statement)) if found else []
 
 
 def _quantiles(counts: Mapping[int, int]) -> tuple[str, ...]:
@@ -213,37 +248,21 @@ def _quantiles(counts: Mapping[int, int]) -> tuple[str, ...]:
     return tuple(f"{float(f'{quantile_ms(counts, q):.3g}'):,.15g}" for q in _QUANTILES.values())
 
 
-def _hosts(ledger: Path) -> Iterator[Section]:
+def _host_table(hosts: Mapping[str, _Host]) -> Section:
     """The hosts with the most errors, then the largest."""
-    rows = _query(
-        ledger,
-        f"SELECT lower(substr({_HOST_OF_URL}, 1, instr({_HOST_OF_URL} || '/', '/') - 1)) AS host, state, "
-        "coalesce(reason, ''), count(*), coalesce(sum(bytes), 0), sum(attempts) FROM items "
-        "WHERE attempts > 0 AND substr(url, 1, 4) = 'http' GROUP BY 1, 2, 3",
-    )
-    hosts: dict[str, dict[str, Any]] = {}
-    for host, state, reason, number, size, attempts in rows:
-        entry = hosts.setdefault(host, {"done": 0, "errors": Counter(), "bytes": 0, "requests": 0})
-        entry["requests"] += attempts
-        entry["bytes"] += size
-        if state == "done":
-            entry["done"] += number
-        else:
-            entry["errors"][reason or state] += number
-    ranked = sorted(hosts, key=lambda h: (-hosts[h]["errors"].total(), -hosts[h]["done"], h))
+    ranked = sorted(hosts, key=lambda h: (-hosts[h].errors.total(), -hosts[h].images, h))
     columns = ("host", "images", "errors", "requests", "MB", "reasons")
     table = [
         (
-            host, entry["done"], entry["errors"].total(), entry["requests"], f"{entry['bytes'] / 1e6:,.1f}",
-            ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in entry["errors"].most_common(3)),
+            name, host.images, host.errors.total(), host.requests, f"{host.bytes / 1e6:,.1f}",
+            ", ".join(f"{reason.replace('_', ' ')} {n:,}" for reason, n in host.errors.most_common(3)),
         )
-        for host in ranked[:_HOSTS]
-        for entry in (hosts[host],)
+        for name in ranked[:_HOSTS]
+        for host in (hosts[name],)
     ]  # fmt: skip
-    if table:
-        more = f" The first {_HOSTS} of {len(hosts):,}." if len(hosts) > _HOSTS else ""
-        yield Section(
-            title="Hosts",
-            note=f"Those with the most errors first.{more}",
-            body=html_table(columns, table),
-        )
+    more = f" The first {_HOSTS} of {len(hosts):,}." if len(hosts) > _HOSTS else ""
+    return Section(
+        title="Hosts",
+        note=f"Those with the most errors first.{more}",
+        body=html_table(columns, table),
+    )
