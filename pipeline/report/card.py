@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
@@ -27,6 +28,7 @@ from pipeline.report.values import as_number, count_of, detail_of
 from pipeline.report.view import View, decode, thumbnail
 
 _IMAGES = 8
+_INPUTS = 3
 _RUNS = "runs.jsonl"
 
 
@@ -51,9 +53,20 @@ def card(view: View, book: SampleBook) -> Iterator[Section]:
 
 def _origin(view: View) -> str:
     """The source, when and with which command the page was made."""
-    source = read_marker(view.workspace.root)["source"]
+    source = shown_source(view.workspace.root)
     day = datetime.now(UTC).date().isoformat()
     return f"Source: {source}. Written {day} by dalle-pipeline {__version__}: {command(view)}"
+
+
+def shown_source(root: Path) -> str:
+    """The source of a workspace, with what it was given to read."""
+    marker = read_marker(root)
+    kept = marker.get("options", {}).get("scrape", {}).get("")
+    inputs = kept.get("inputs") if isinstance(kept, dict) else None
+    if not isinstance(inputs, list):
+        inputs = []
+    more = f" and {len(inputs) - _INPUTS:,} more" if len(inputs) > _INPUTS else ""
+    return f"{marker['source']} {', '.join(map(str, inputs[:_INPUTS]))}".strip() + more
 
 
 def command(view: View) -> str:
@@ -71,7 +84,7 @@ def command(view: View) -> str:
 def _data_numbers(view: View) -> Iterator[Tile]:
     raw, dedupe = view.latest("raw"), view.latest("dedupe")
     counted = (
-        ("rows (URLs)", count_of(raw, "urls")),
+        ("rows", count_of(raw, "urls")),
         ("images", count_of(dedupe, "kept")),
         ("captions", detail_of(dedupe, "captions", "with_images")),
     )
@@ -135,9 +148,9 @@ def _steps(view: View) -> Iterator[Step]:
     """The funnel: how many are left after each stage, and why the others are not."""
     raw, dedupe, shards = (view.latest(name) for name in ("raw", "dedupe", "shards"))
     steps = (
-        ("URLs", count_of(raw, "urls"), ()),
+        ("rows", count_of(raw, "urls"), ()),
         (
-            "images fetched",
+            "with an image",
             count_of(raw, "done"),
             _lost(raw, [s for s in URL_STATES if s != "done"]),
         ),

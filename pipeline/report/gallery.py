@@ -44,6 +44,7 @@ def kept_gallery(view: View, book: SampleBook) -> Iterator[Section]:
     chosen = spread(groups, number)
     items = [_kept_item(book, images) for images in _images_of(view, chosen, limit)]
     sections = sorted({row["section"] for row in chosen})
+    captions = [len({row["caption"] for row in rows}) for rows in (chosen, groups)]
     form = filters(
         "kept",
         search="Search in captions",
@@ -51,7 +52,7 @@ def kept_gallery(view: View, book: SampleBook) -> Iterator[Section]:
     )
     yield Section(
         title="Kept images",
-        note=f"{len(chosen):,} of {len(groups):,} captions, from all sections, with their kept images"
+        note=f"{captions[0]:,} of {captions[1]:,} captions, from all sections, with their kept images"
         f"{'' if single else f' (at most {limit} each, the best ranks first)'}. A click shows "
         "everything about an image.",
         body=form

@@ -291,7 +291,7 @@ def _compared_rows(views: Sequence[View], runs: Sequence[Run | None]) -> Iterato
     def of_run(name: str) -> list[Any]:
         return [None if run is None else run.config.get(name) for run in runs]
 
-    yield from row("URLs", [count_of(view.latest("raw"), "urls") for view in views])
+    yield from row("rows", [count_of(view.latest("raw"), "urls") for view in views])
     yield from row("images kept", [count_of(view.latest("dedupe"), "kept") for view in views])
     captions = [detail_of(view.latest("dedupe"), "captions", "with_images") for view in views]
     yield from row("captions", captions)

@@ -100,6 +100,36 @@ def rows_of(view: View) -> list[dict[str, Any]]:
     return view.read_table("kept/", ["caption", "split"]).to_pylist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "shown"),
+    [
+        (["/p"], "urls /p. Written"),
+        (["a", "b", "c"], "urls a, b, c. Written"),
+        (["a", "b", "c", "d", "e"], "urls a, b, c and 2 more. Written"),
+        ([], "urls. Written"),
+        (5, "urls. Written"),
+    ],
+)
+def test_the_card_names_what_the_source_was_given(
+    tmp_path: Path, inputs: object, shown: str
+) -> None:
+    workspace = Workspace(tmp_path / "data")
+    workspace.open(source="urls")
+    marker = json.loads(workspace.marker.read_text())
+    marker["options"] = {"scrape": {"": {"source": "urls", "inputs": inputs}}}
+    workspace.marker.write_text(json.dumps(marker))
+    assert f"Source: {shown}" in soup_of(workspace).text
+
+
+def test_captions_in_two_sections_are_counted_once(tmp_path: Path) -> None:
+    raw = RawStore(tmp_path / "data")
+    for number, section in enumerate(("one", "two", "two")):
+        raw.add(f"k{number}", photo_png(number), f"photo {number % 2}", section=section, rank=None)
+    workspace = raw.write()
+    dedupe(workspace, val_fraction=0.0)
+    assert "2 of 2 captions, from all sections" in soup_of(workspace).text
+
+
 def test_the_card_comes_first_and_the_stages_come_last(workspace: Workspace) -> None:
     declare(workspace.run("dalle"), "run", details={"val_loss": 2.5904}, counts={"parameters": 9})
     declare(workspace.codec("small"), "codec", details={"psnr_db": 21.098})
