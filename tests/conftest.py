@@ -16,7 +16,7 @@ from tests.helpers.logging_state import logging_restored
 
 # As in `pipeline.__main__`: threads that wait must not take the cores from the rest of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# The last bits of sums depend on it, and tests compare processes; small models lose time by more.
+# The last bits of sums depend on it, and tests compare processes; more threads make small models slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it puts in the background with interrupts ignored, and tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,8 +1,8 @@
-"""Latencies as the ledger keeps them: counts in steps of √2, few whatever the number of requests. Pure.
+"""Latencies as the ledger keeps them: counts in steps of √2, a few numbers however many the requests. Pure.
 
 A latency is the time from writing a request until the head of its response is complete. Step n holds those
-from 2^(n/2) to 2^((n+1)/2) milliseconds; the first step, -20, also what is shorter, and the last one, 43,
-what is longer than an hour.
+from 2^(n/2) to 2^((n+1)/2) milliseconds; step -20 also holds everything shorter, and step 43 everything
+longer, all from 49 minutes.
 """
 
 from __future__ import annotations

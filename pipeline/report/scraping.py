@@ -211,9 +211,9 @@ def _latencies(ledger: Path) -> Iterator[Section]:
     yield Section(
         title="Latency",
         note=f"{total.total():,} {requests} got a response: median {median} ms, 95th percentile {high} ms. A "
-        "latency is the time from sending a request until the head of its response has arrived; that of "
-        "redirects is added. Connecting and waiting for a host's pace are not part of it. By the time when "
-        f"a URL was recorded, in steps of {_duration(width)}. Values are within 20 %: the ledger counts in "
+        "latency is the time from sending a request until the head of its response has arrived; redirects "
+        "are included, connecting and waiting for a host's pace are not. Plotted at the time when the URL "
+        f"was recorded, in steps of {_duration(width)}. Values are accurate to 20 %: the ledger counts in "
         "steps of √2.",
         body=f'<div class="plots">{plot if len(turns) > 1 else ""}{_slowest_hosts(ledger)}</div>',
     )
@@ -221,10 +221,14 @@ def _latencies(ledger: Path) -> Iterator[Section]:
 
 def _slowest_hosts(ledger: Path) -> str:
     hosts: dict[str, Counter[int]] = {}
-    for host, step, number in _read_latencies(ledger, "SELECT * FROM host_latencies"):
+    for host, step, number in _read_latencies(
+        ledger,
+        "SELECT * FROM host_latencies WHERE host IN "
+        f"(SELECT host FROM host_latencies GROUP BY host HAVING sum(requests) >= {_FEW_RESPONSES})",
+    ):
         hosts.setdefault(host, Counter())[step] += number
     slowest = sorted(
-        (host for host, counts in hosts.items() if counts.total() >= _FEW_RESPONSES),
+        hosts,
         key=lambda h: (*(-quantile_ms(hosts[h], share) for share in _QUANTILES.values()), h),
     )
     if not slowest:
@@ -239,7 +243,7 @@ def _slowest_hosts(ledger: Path) -> str:
 
 def _read_latencies(ledger: Path, statement: str) -> list[tuple[Any, ...]]:
     """The rows of a query of latencies; none from a ledger without such tables."""
-    found = next(_query(ledger, "SELECT 1 FROM sqlite_master WHERE name = 'latencies'"), None)
+    found = next(_query(ledger, "SELECT 1 FROM sqlite_master WHERE name = 'host_latencies'"), None)
     return list(_query(ledger, statement)) if found else []
 
 

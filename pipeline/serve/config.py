@@ -48,7 +48,7 @@ class ServeConfig(StageConfig):
     threads: int = option(0, "CPU threads; 0 uses torch's default.", low=0, high=1024)
     batch_size: int = option(
         16,
-        "Images of all requests drawn at once; one with guidance counts as two. At least 4 are.",
+        "Maximum images drawn at once, over all requests; one with guidance counts as two. Less than 4 is 4.",
         low=1,
         high=MOST_IMAGES,
     )

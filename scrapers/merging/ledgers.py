@@ -85,7 +85,7 @@ _STEPS = (
     "DROP TABLE shared",
     "DROP TABLE places",
 )
-_HAS_LATENCIES = "SELECT 1 FROM added.sqlite_master WHERE name = 'latencies'"
+_HAS_LATENCIES = "SELECT 1 FROM added.sqlite_master WHERE name = 'host_latencies'"
 _ADD_LATENCIES = tuple(
     f"""INSERT INTO {table} SELECT * FROM added.{table} WHERE true
     ON CONFLICT({by}, step) DO UPDATE SET requests = requests + excluded.requests"""

@@ -127,7 +127,7 @@ class Store:
         self.batch.absences.append((form, rank, refreshes))
 
     def add_latency(self, answered: Answered) -> None:
-        """Count the response to a request for a row. Written with the row that was just added."""
+        """Count the latency of a response. Written with the row that was just added."""
         self.batch.answered.append(answered)
 
     def when_committed(self, call: Callable[[], None]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,11 +19,22 @@ from pipeline.core.workspace import Workspace
 from pipeline.generate.config import GenerateConfig
 from pipeline.generate.inputs import find_model_inputs
 from pipeline.generate.prompts import Prompt, list_orders
-from pipeline.generate.sampler import load_sampler
+from pipeline.generate.sampler import encode_prime, load_sampler
 from pipeline.models.dalle.continuous import ContinuousBatch
+from pipeline.models.dalle.static_cache import StaticCache
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.drawing.drawing_queue import ClosedError, DrawingQueue, QueueFullError
-from pipeline.serve.drawing.jobs import Begun, Drawn, Event, Failed, Finished, Job, Preview, Recipe
+from pipeline.serve.drawing.jobs import (
+    Begun,
+    Drawn,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Preview,
+    Prime,
+    Recipe,
+)
 from pipeline.serve.drawing.models import Models
 from tests.helpers.generate import write_codec, write_run, write_step
 
@@ -207,7 +220,9 @@ def test_a_client_that_leaves_frees_its_rows_for_those_that_wait(
 
 
 def test_an_image_that_fails_does_not_fail_its_neighbours(
-    make_drawing_queue: Callable[..., DrawingQueue], monkeypatch: pytest.MonkeyPatch
+    make_drawing_queue: Callable[..., DrawingQueue],
+    steps: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, entered, go_on = held()
     drawing_queue = make_drawing_queue()
@@ -229,6 +244,7 @@ def test_an_image_that_fails_does_not_fail_its_neighbours(
     assert isinstance(event, Failed)
     assert "not finite" in str(event.error)
     assert [len(client.images()) for client in (first, fine)] == [1, 1]
+    assert sum(drawn for _, drawn in steps) == 3
 
 
 @pytest.mark.parametrize("step", [0, 5])
@@ -257,6 +273,51 @@ def test_when_memory_runs_out_fewer_rows_draw_the_same_images(
     # Four continue from their codes, two of them wait for a row.
     assert [finished for _, finished in steps if finished] == [4, 2]
     assert len(steps) == CODES + 1 + CODES - step
+
+
+def test_memory_that_runs_out_while_images_are_admitted_costs_none_of_them(
+    make_drawing_queue: Callable[..., DrawingQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StaticCache.put
+
+    def run_out(cache: StaticCache, *arguments: Any) -> None:
+        if cache.rows == 8:
+            raise torch.OutOfMemoryError("out of memory")
+        real(cache, *arguments)
+
+    monkeypatch.setattr(StaticCache, "put", run_out)
+    client = Client(count=6)
+    make_drawing_queue(batch_size=8).submit(client.job)
+    assert len(client.images()) == 6
+
+
+def test_an_uploaded_image_is_encoded_once_for_all_images_of_a_request(
+    make_drawing_queue: Callable[..., DrawingQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = mock.Mock(side_effect=encode_prime)
+    monkeypatch.setattr("pipeline.serve.drawing.loaded.encode_prime", encoded)
+    prime = Prime(digest="0", pixels_HWC=np.zeros((32, 32, 3), np.uint8), rows=1)
+    client = Client(count=9, recipe=Recipe(model="dalle", prime=prime))
+    make_drawing_queue(batch_size=4).submit(client.job)
+    assert len(client.images()) == 9
+    assert encoded.call_count == 1
+
+
+def test_requests_for_two_models_in_turn_load_each_once(workspace: Workspace) -> None:
+    write_step(workspace.run("second"), 4, codec=_codec_of(workspace))
+    models = Models(ServeConfig(workspace=workspace.root, device="cpu", threads=1))
+    loads: list[str] = []
+    drawing_queue = DrawingQueue(lambda name: loads.append(name) or models.get(name), queue=64)
+    first, entered, go_on = held()
+    drawing_queue.submit(first.job)
+    assert entered.wait(60)
+    clients = [Client(recipe=Recipe(model=name)) for name in ("second", "dalle") * 3]
+    for client in clients:
+        drawing_queue.submit(client.job)
+    go_on.set()
+    assert [len(client.images()) for client in clients] == [1] * 6
+    drawing_queue.close()
+    assert [name for name, _ in itertools.groupby(loads)] == ["dalle", "second", "dalle"]
 
 
 def test_memory_that_does_not_suffice_for_the_smallest_batch_fails_what_is_in_it(

@@ -8,7 +8,7 @@
             ...
 
 An image gets the codes that `sample_codes` draws with the same seed, whatever else is in the batch. The
-class is not thread-safe. After lack of memory in `step`, its images can be continued in another batch, from
+class is not thread-safe. If `step` runs out of memory, its images can be continued in another batch, from
 their `drawn_codes`.
 
 Shapes: B rows, G rows of images with the same sampling parameters, T text positions, N codes of an image, P

@@ -52,7 +52,7 @@ class LayerCache(NamedTuple):
     """What a layer keeps: its captions, keys and values BHNK of the codes, and inputs of token shift.
 
     `shifted` BNC are the inputs of the layer's two branches, after a row of zeros; none without token shift.
-    `joined` are the keys and values BH(P+N)K of which the others are parts; none unless asked for.
+    `joined` are keys and values BH(P+N)K, of which captions and codes are views; empty unless asked for.
     """
 
     captions: tuple[Captions, ...]

@@ -34,6 +34,9 @@ from pipeline.models.devices import is_gpu_failure, is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 
+# logits_BV of the first rows, whose positions are below a length.
+Step = Callable[[int, int], Tensor]
+
 
 @dataclass(kw_only=True)
 class FixedShapes:
@@ -78,7 +81,7 @@ class StaticDecoder:
         self._compiled: Callable | None = None
         self._codes_B = torch.zeros(cache.rows, dtype=torch.int64, device=device)
         self._positions_B = torch.zeros_like(self._codes_B)
-        self._graphs = _Graphs(self._step, fixed)
+        self._graphs = _Graphs(fixed)
 
     @torch.inference_mode()
     def next_logits(self, codes_B: Tensor, positions_B: Tensor, *, last: int) -> Tensor:
@@ -91,7 +94,7 @@ class StaticDecoder:
         length = next(length for length in self._lengths if length > last)
         self._codes_B[:rows] = codes_B
         self._positions_B[:rows] = positions_B
-        return self._graphs.run(rows, length)
+        return self._graphs.run(self._step, rows, length)
 
     def _step(self, rows: int, length: int) -> Tensor:
         codes_B, positions_B = self._codes_B[:rows], self._positions_B[:rows]
@@ -152,33 +155,38 @@ class StaticDecoder:
 
 
 class _Graphs:
-    """CUDA graphs of a step, by its arguments."""
+    """CUDA graphs of a step, by its arguments.
 
-    def __init__(self, step: Callable[[int, int], Tensor], fixed: FixedShapes) -> None:
-        self._step, self._fixed = step, fixed
+    It doesn't hold the step: its memory should be free as soon as nobody uses the decoder.
+    """
+
+    def __init__(self, fixed: FixedShapes) -> None:
+        self._fixed = fixed
         self._recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor] | None] = {}
         self._pool: Any = None
 
-    def run(self, rows: int, length: int) -> Tensor:
+    def run(self, step: Step, rows: int, length: int) -> Tensor:
         """The first run with these arguments is a normal one, which also initialises the kernels."""
         key = rows, length
         if not self._fixed.graphs or key not in self._recorded:
             self._recorded[key] = None
-            return self._step(rows, length)
-        found = self._recorded[key] or self._record(rows, length)
+            return step(rows, length)
+        found = self._recorded[key] or self._record(step, rows, length)
         if found is None:
-            return self._step(rows, length)
+            return step(rows, length)
         self._recorded[key] = found
         graph, logits_BV = found
         graph.replay()
         return logits_BV
 
-    def _record(self, rows: int, length: int) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
+    def _record(
+        self, step: Step, rows: int, length: int
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor] | None:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use the device meanwhile, to decode images.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                logits_BV = self._step(rows, length)
+                logits_BV = step(rows, length)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 # A preview is decoded only if previews have taken at most this share of the time so far.
 PREVIEW_SHARE = 0.15
 _FIRST_GUESS_S = 2.0  # seconds per image before any was drawn
+_REMEMBERED_S = 60.0  # of drawing, for the share of previews
 _SMOOTHING = 0.3  # weight of the last images in the estimate
 
 
@@ -90,8 +91,8 @@ class LoadedModel(Protocol):
 class DrawingQueue:
     """The queue and the thread that empties it; `find_model` loads the model of a recipe, in that thread.
 
-    At most `queue` images wait. `on_step` gets the number of images that a code was drawn of, how many of
-    them are finished with it, and the seconds that it took.
+    At most `queue` images wait. After each step `on_step` gets the number of images in the batch, how many
+    of them are drawn, and the seconds that it took.
     """
 
     def __init__(
@@ -188,6 +189,8 @@ class DrawingQueue:
             self._loaded.drop(over)
         while not self._is_closed and (job := self._oldest()) is not None:
             try:
+                if self._items and not self._loaded.room(job.recipe):
+                    return
                 items = self._take(job) if self._is_ready(job.recipe.model) else ()
                 if not items:
                     return
@@ -206,8 +209,12 @@ class DrawingQueue:
         """Whether images of a model can join those that are drawn; loads it if none are."""
         if self._items:
             return self._name == name and self._loaded.is_current()
+        if self._model is not None and self._name != name:
+            self._model.clear()
         self._model = None  # its memory may be needed
         self._model, self._name = self._find_model(name), name
+        with self._changed:  # those of the same model first, so that each is loaded once
+            self._jobs.sort(key=lambda job: job.recipe.model != name)
         self._busy_s = self._previews_s = self._image_busy_s = 0.0
         return True
 
@@ -232,11 +239,14 @@ class DrawingQueue:
         seconds = time.monotonic() - began_s
         self._busy_s += seconds
         self._image_busy_s += seconds
-        if finished:
-            self._learn(self._image_busy_s / len(finished))
+        if self._busy_s > _REMEMBERED_S:
+            self._busy_s, self._previews_s = self._busy_s / 2, self._previews_s / 2
+        drawn = sum(not isinstance(result, PipelineError) for _, result in finished)
+        if drawn:
+            self._learn(self._image_busy_s / drawn)
             self._image_busy_s = 0.0
         if self._on_step is not None:
-            self._on_step(images, len(finished), seconds)
+            self._on_step(images, drawn, seconds)
 
     def _show(self) -> None:
         """Show unfinished images as long as that is cheap."""

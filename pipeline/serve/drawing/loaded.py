@@ -66,6 +66,7 @@ class LoadedDalle:
         self._batch: ContinuousBatch | None = None
         self._drawn: dict[int, _Image] = {}  # by their ids in the batch
         self._next: list[_Image] = []  # that are not in the batch yet
+        self._begun: tuple[Job, _Start] | None = None  # the last job that was admitted
 
     @property
     def items(self) -> list[Item]:
@@ -87,15 +88,10 @@ class LoadedDalle:
 
     def admit(self, items: Sequence[Item]) -> None:
         """Begin images of one job with the next step; there must be `room` for them."""
-        job, sampler = items[0].job, self._sampler
-        tokens_1T = sampler.tokenizer.encode_batch([job.prompt], sampler.model.config.text_seq_len)
-        prime = job.recipe.prime
-        start = _Start(
-            tokens_T=torch.from_numpy(tokens_1T[0]).to(torch.int64),
-            choice=_choice_of(job.recipe),
-            first_codes_P=None if prime is None else self._first_codes(prime),
-        )
-        self._next += [_Image(item=item, start=start) for item in items]
+        job = items[0].job
+        if self._begun is None or self._begun[0] is not job:
+            self._begun = job, self._start_of(job)
+        self._next += [_Image(item=item, start=self._begun[1]) for item in items]
 
     def step(self) -> list[tuple[Item, Pixels | ModelError]]:
         """Draw a code of every image; returns those that are finished, or the reason why one can't be.
@@ -140,6 +136,7 @@ class LoadedDalle:
     def clear(self) -> None:
         """Drop all images and the batch, after an error."""
         self._batch = None
+        self._begun = None
         self._drawn.clear()
         self._next.clear()
 
@@ -188,6 +185,8 @@ class LoadedDalle:
             return []
         begun = []
         for id_ in batch.ids:
+            if id_ not in self._drawn:
+                continue  # memory ran out while it was admitted: it is still to come
             image = self._drawn.pop(id_)
             codes_P = batch.drawn_codes(id_) if batch.drawn(id_) else None
             begun.append(replace(image, start=replace(image.start, first_codes_P=codes_P)))
@@ -202,6 +201,15 @@ class LoadedDalle:
         except ModelError as error:
             return [error] * len(codes)
 
+    def _start_of(self, job: Job) -> _Start:
+        sampler, prime = self._sampler, job.recipe.prime
+        tokens_1T = sampler.tokenizer.encode_batch([job.prompt], sampler.model.config.text_seq_len)
+        return _Start(
+            tokens_T=torch.from_numpy(tokens_1T[0]).to(torch.int64),
+            choice=_choice_of(job.recipe),
+            first_codes_P=None if prime is None else self._first_codes(prime),
+        )
+
     @torch.inference_mode()
     def _first_codes(self, prime: Prime) -> Tensor:
         """The codes of the upper part of an uploaded image, int64 [P]."""
@@ -211,7 +219,7 @@ class LoadedDalle:
         return encode_prime(square_HWC, codec, device, rows=rows)
 
     def _decode_part(self, codes_P: Tensor) -> tuple[Pixels, int] | None:
-        """The rows of an unfinished image, uint8 [rows, W, 3], and its height; None without memory for them.
+        """The rows of an unfinished image, uint8 [rows, W, 3], and its height; None if memory runs out.
 
         The codes that are still missing are filled with the last row's: only the rows above are shown.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -162,6 +164,20 @@ def test_more_images_than_rows_are_refused() -> None:
     with pytest.raises(ModelError, match="Captions have 4 tokens"):
         batch.admit(TOKENS[0, :4], seeds=[2], choice=HALF)
     assert (len(batch.ids), batch.free) == (1, 3)
+
+
+def test_a_batch_that_is_dropped_holds_neither_its_cache_nor_its_model() -> None:
+    model = make_model()
+    batch = ContinuousBatch(model, rows=4)
+    batch.admit(TOKENS[0], seeds=[1], choice=HALF)
+    batch.step()
+    held = [weakref.ref(model), weakref.ref(batch)]
+    gc.disable()  # a cycle would keep them until it runs
+    try:
+        del batch, model
+        assert [ref() for ref in held] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_logits_that_are_not_finite_are_an_error_of_their_image_alone() -> None:
