@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline.core.config import WorkConfig, option, plain_value
+from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ConfigError
 from scrapers.resizing.rule import ResizeRule
 
@@ -234,6 +235,10 @@ class ScrapeConfig(WorkConfig):
     def resize_rule(self) -> ResizeRule | None:
         """How images are resized when they arrive; None: they are stored as they come."""
         return None
+
+    def resize_engine(self) -> Engine:
+        """Where images are resized."""
+        return LOCAL
 
     def extent(self) -> dict[str, Any]:
         """The options that limit what is fetched, for runs.jsonl."""

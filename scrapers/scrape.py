@@ -342,7 +342,7 @@ class _Run:
             hosts.start_slots = start_slots(discovery.num_hosts)
         rule = self.config.resize_rule()
         note_rule(store.ledger, rule)
-        with open_resizer(rule) as resizer:
+        with open_resizer(rule, self.config.resize_engine()) as resizer:
             await self._crawl_with(resizer, discovery, store, hosts, opener, fetcher)
 
     async def _crawl_with(

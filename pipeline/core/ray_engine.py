@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.core.errors import ConfigError, PipelineError
 from pipeline.core.extras import missing_package
@@ -62,7 +62,7 @@ def map_on_ray(
                 if not running:
                     return
                 part, answer = running[0]
-                result = _take(ray, part, answer)
+                result = _result(ray, part, functools.partial(ray.get, answer))
                 running.popleft()
                 yield result
         finally:
@@ -101,6 +101,42 @@ class RayPool:
             )
 
 
+class RayParts(Generic[P, R]):
+    """Runs a function as tasks on Ray, for parts that come one by one; see `engine.ProcessPool`.
+
+    Errors of the constructor are those of `map_on_ray`.
+    """
+
+    def __init__(
+        self, function: Callable[[P], R], *, address: str | None, timeout_s: float | None
+    ) -> None:
+        self._function, self._timeout_s = function, timeout_s
+        self._connection = contextlib.ExitStack()
+        self._ray = self._connection.enter_context(_connected(address, None))
+        self._task = self._ray.remote(_call).options(
+            num_cpus=1, max_retries=_RETRIES, name=function.__name__
+        )
+
+    def submit(self, part: P) -> Future[PartResult[P, R]]:
+        """Start `function(part)`; the future raises what the function raises."""
+        answer: Future[PartResult[P, R]] = Future()
+        task: Future[R] = self._task.remote(self._function, part, self._timeout_s).future()
+        task.add_done_callback(functools.partial(self._hand_over, answer, part))
+        return answer
+
+    def _hand_over(self, answer: Future[PartResult[P, R]], part: P, task: Future[R]) -> None:
+        if not answer.set_running_or_notify_cancel():
+            return
+        try:
+            answer.set_result(_result(self._ray, part, task.result))
+        except Exception as error:
+            answer.set_exception(error)
+
+    def close(self) -> None:
+        """Disconnect; tasks that run are dropped."""
+        self._connection.close()
+
+
 @contextlib.contextmanager
 def open_ray_pool(address: str | None, workers: int | None) -> Iterator[RayPool]:
     """A pool on the cluster at `address`; None starts Ray on this machine. Errors as in `map_on_ray`."""
@@ -130,9 +166,10 @@ def _call(function: Callable[[P], R], part: P, timeout_s: float | None) -> R:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _take(ray: Any, part: P, answer: Any) -> PartResult[P, Any]:
+def _result(ray: Any, part: P, wait: Callable[[], R]) -> PartResult[P, R]:
+    """What `wait` returns; raises what the function raised."""
     try:
-        return PartResult(part=part, value=ray.get(answer))
+        return PartResult(part=part, value=wait())
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from pipeline.core.engine import LOCAL, Engine
+
 if TYPE_CHECKING:
     from scrapers.resizing.workers import Resizer
 
@@ -98,13 +100,15 @@ def note_rule(ledger: Noted, rule: ResizeRule | None) -> None:
     ledger.set_meta(_NOTE, wanted)
 
 
-def open_resizer(rule: ResizeRule | None) -> contextlib.AbstractContextManager[Resizer | None]:
+def open_resizer(
+    rule: ResizeRule | None, engine: Engine = LOCAL
+) -> contextlib.AbstractContextManager[Resizer | None]:
     """The worker processes that resize by a rule; none without one."""
     if rule is None:
         return contextlib.nullcontext()
     from scrapers.resizing.workers import Resizer  # numpy and Pillow, which other crawls don't need
 
-    return contextlib.closing(Resizer(rule))
+    return contextlib.closing(Resizer(rule, engine=engine))
 
 
 def _rounded(number: float) -> int:

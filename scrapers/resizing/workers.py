@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from pipeline.core.engine import ProcessPool, count_cores
+from pipeline.core.engine import LOCAL, Engine, ProcessPool, count_cores
 from scrapers.resizing.image import Resized, resize_image
 from scrapers.resizing.rule import ResizeRule
 
@@ -15,17 +16,29 @@ _MAX_WAITING_BYTES = 32 * 2**20
 
 
 class Resizer:
-    """Resizes images by a rule, as many at once as there are cores. Use it inside the event loop."""
+    """Resizes images by a rule, as many at once as there are cores. Use it inside the event loop.
 
-    def __init__(self, rule: ResizeRule, *, workers: int | None = None) -> None:
+    On Ray the errors are those of `pipeline.core.ray_engine.map_on_ray`.
+    """
+
+    def __init__(
+        self, rule: ResizeRule, *, workers: int | None = None, engine: Engine = LOCAL
+    ) -> None:
         self.rule = rule
         # Bytes of images that wait, or are being resized.
         self.waiting_bytes = 0
         self._waiting = 0
         self._room = asyncio.Event()
-        self._pool = ProcessPool(
-            resize_image, workers=workers or count_cores(), timeout_s=_TIMEOUT_S
-        )
+        if engine.name == "ray":
+            from pipeline.core.ray_engine import RayParts
+
+            self._pool: ProcessPool[Any, Resized] | RayParts[Any, Resized] = RayParts(
+                resize_image, address=engine.address, timeout_s=_TIMEOUT_S
+            )
+        else:
+            self._pool = ProcessPool(
+                resize_image, workers=workers or count_cores(), timeout_s=_TIMEOUT_S
+            )
 
     async def resize(self, body: bytes) -> Resized:
         """The resized image; one whose decoder crashed or hung stays as it is, with a `failure`."""
@@ -52,5 +65,5 @@ class Resizer:
             await self._room.wait()
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, or leave the cluster."""
         self._pool.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.config import option
+from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ConfigError
 from scrapers.config import ScrapeConfig
 from scrapers.resizing.rule import EncodeFormat, ResizeMode, ResizeRule
@@ -85,12 +86,18 @@ class UrlsConfig(ScrapeConfig):
     encode_quality: int = option(
         95, "With --max-side: JPEG or WebP quality.", low=1, high=100, omit_default=True
     )
-    engine: Literal["local", "img2dataset"] = option(
+    engine: Literal["local", "ray", "img2dataset"] = option(
         "local",
-        "Downloader: our own crawler (local), or img2dataset for bulk downloads, which ignores robots.txt "
-        "and has no rate limit per host.",
+        "Downloader: our own crawler (local), which can resize images on a Ray cluster (ray, extra ray), or "
+        "img2dataset for bulk downloads, which ignores robots.txt and has no rate limit per host.",
         runtime=True,
         remember=True,
+    )
+    ray_address: str | None = option(
+        None,
+        "With --engine ray: address of a running cluster, such as auto or ray://HOST:10001 (default: start "
+        "Ray on this machine).",
+        runtime=True,
     )
     distributor: Literal["multiprocessing", "pyspark", "ray"] = option(
         "multiprocessing",
@@ -118,6 +125,12 @@ class UrlsConfig(ScrapeConfig):
             raise ConfigError(
                 "--resize-mode, --enlarge, --encode-format and --encode-quality need --max-side."
             )
+        if self.ray_address is not None and self.engine != "ray":
+            raise ConfigError("--ray-address needs --engine ray: give both, or neither.")
+        if self.engine == "ray" and self.max_side is None:
+            raise ConfigError(
+                "--engine ray resizes images on a cluster: give --max-side, or leave it out."
+            )
         if self.engine == "img2dataset":
             self._check_bulk()
 
@@ -136,6 +149,10 @@ class UrlsConfig(ScrapeConfig):
             format=self.encode_format,
             quality=self.encode_quality,
         )
+
+    def resize_engine(self) -> Engine:
+        """See `ScrapeConfig.resize_engine`."""
+        return Engine(name="ray", address=self.ray_address) if self.engine == "ray" else LOCAL
 
     def _check_bulk(self) -> None:
         if self.img2dataset_python is None:
