@@ -40,6 +40,8 @@ R = TypeVar("R")
 WORKER = "PIPELINE_WORKER"
 # How many finished parts may wait for an earlier one, per worker.
 _WINDOW = 4
+# How often a worker is started that dies at its start.
+_STARTS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,13 @@ class _Pool(Generic[P, R]):
         return self._workers[-1]
 
     def _start(self) -> _Worker[P]:
+        """Start a worker. One that is killed before it has read what to do has done nothing: try again."""
+        for _ in range(_STARTS - 1):
+            with contextlib.suppress(BrokenPipeError):
+                return self._start_once()
+        return self._start_once()
+
+    def _start_once(self) -> _Worker[P]:
         ours, theirs = self._context.Pipe()
         taken = {worker.number for worker in self._workers}
         number = next(number for number in itertools.count() if number not in taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 
 import pytest
 
@@ -122,6 +124,27 @@ def test_a_worker_that_dies_in_the_middle_of_its_answer_fails_its_part_and_no_ot
     assert [r.part for r in results if r.failure] == [2]
     assert results[2].failure == "its process died of SIGKILL"
     assert [r.result for r in results if not r.failure] == [0, 1, 3, 4, 5]
+
+
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_a_worker_that_is_killed_at_its_start_is_started_again(
+    deaths: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [deaths]
+    real = ForkServerProcess.start
+
+    def start(process: ForkServerProcess) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        real(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", start)
+    if deaths == 3:
+        with pytest.raises(BrokenPipeError):
+            list(map_parts(square, range(3), workers=1))
+    else:
+        assert [r.value for r in map_parts(square, range(3), workers=1)] == [0, 1, 4]
 
 
 def test_workers_leave_interrupts_and_terminations_to_the_parent() -> None:

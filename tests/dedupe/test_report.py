@@ -51,6 +51,7 @@ def test_sections_and_reasons_are_those_of_the_tables(crawl: Crawl, tables: Tabl
     assert head == ["section", *counted.columns]
     assert rows == [[name, *map(str, counted.loc[name])] for name in counted.index]
     by_reason = tables.rejected.groupby(["reason", "section"], as_index=False).size()
+    by_reason["reason"] = by_reason["reason"].str.replace("_", " ")
     assert read_table(crawl, "Rejected images")[1:] == by_reason.astype(str).to_numpy().tolist()
     assert {"duplicate_bytes", "too_large", "not_fetched"} < set(tables.rejected["reason"])
 

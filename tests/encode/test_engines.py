@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,22 +85,26 @@ def test_a_process_that_dies_stops_the_stage_with_a_sentence_and_nothing_is_lost
     make_workspace: MakeWorkspace, codec: Path
 ) -> None:
     workspace = make_workspace(150)
-    killed = threading.Thread(target=_kill_a_worker)
-    killed.start()
-    with pytest.raises(PipelineError, match=r"SIGKILL.*The same command resumes"):
-        run(config(workspace, codec, devices=2))
-    killed.join()
+    over = threading.Event()
+    killing = threading.Thread(target=_kill_workers, args=(over,))
+    killing.start()
+    try:
+        with pytest.raises(PipelineError, match=r"SIGKILL.*The same command resumes"):
+            run(config(workspace, codec, devices=2))
+    finally:
+        over.set()
+        killing.join()
     assert run(config(workspace, codec, devices=2)).counts["encoded"] == 150
 
 
-def _kill_a_worker() -> None:
-    """Kill the first worker of this process when there is one."""
-    while True:
+def _kill_workers(over: threading.Event) -> None:
+    """Kill a worker of this process now and then. One that has not begun its part is started again."""
+    while not over.wait(0.1):
         for child in psutil.Process().children(recursive=True):
-            if "forkserver" in " ".join(child.cmdline()) and child.children():
-                os.kill(child.children()[0].pid, signal.SIGKILL)
-                return
-        time.sleep(0.01)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "forkserver" in " ".join(child.cmdline()) and child.children():
+                    child.children()[0].kill()
+                    break
 
 
 def test_the_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

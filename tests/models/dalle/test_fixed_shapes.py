@@ -255,14 +255,14 @@ def test_a_length_is_recorded_at_its_second_step_and_then_replayed(
     outputs: list[torch.Tensor] = []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
     monkeypatch.setattr(torch.cuda, "graph", Recording)
-    recorded = static_decoder._Graphs(step, FixedShapes(graphs=True))
-    found = [recorded.run(4, 8).item() for _ in range(4)]
+    recorded = static_decoder._Graphs(FixedShapes(graphs=True))
+    found = [recorded.run(step, 4, 8).item() for _ in range(4)]
     # The first runs; the second is recorded, which runs nothing on a device, and replayed like the rest.
     assert found == [1.0, 3.0, 4.0, 5.0]
     assert len(recording) == 1
-    recorded.run(4, 16)
+    recorded.run(step, 4, 16)
     assert len(recording) == 1
-    recorded.run(4, 16)
+    recorded.run(step, 4, 16)
     assert len(recording) == 2
 
 
