@@ -306,8 +306,8 @@ def test_an_uploaded_image_is_encoded_once_for_all_images_of_a_request(
 def test_requests_for_two_models_in_turn_load_each_once(workspace: Workspace) -> None:
     write_step(workspace.run("second"), 4, codec=_codec_of(workspace))
     models = Models(ServeConfig(workspace=workspace.root, device="cpu", threads=1))
-    loads: list[str] = []
-    drawing_queue = DrawingQueue(lambda name: loads.append(name) or models.get(name), queue=64)
+    find = mock.Mock(side_effect=models.get)
+    drawing_queue = DrawingQueue(find, queue=64)
     first, entered, go_on = held()
     drawing_queue.submit(first.job)
     assert entered.wait(60)
@@ -317,6 +317,7 @@ def test_requests_for_two_models_in_turn_load_each_once(workspace: Workspace) ->
     go_on.set()
     assert [len(client.images()) for client in clients] == [1] * 6
     drawing_queue.close()
+    loads = [call.args[0] for call in find.call_args_list]
     assert [name for name, _ in itertools.groupby(loads)] == ["dalle", "second", "dalle"]
 
 

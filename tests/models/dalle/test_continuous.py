@@ -171,7 +171,7 @@ def test_a_batch_that_is_dropped_holds_neither_its_cache_nor_its_model() -> None
     batch = ContinuousBatch(model, rows=4)
     batch.admit(TOKENS[0], seeds=[1], choice=HALF)
     batch.step()
-    held = [weakref.ref(model), weakref.ref(batch)]
+    held: list[weakref.ref[Any]] = [weakref.ref(model), weakref.ref(batch)]
     gc.disable()  # a cycle would keep them until it runs
     try:
         del batch, model
