@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from pipeline.report.gallery import cluster_gallery, kept_gallery, rejected_gall
 from pipeline.report.numbers import dedupe_sections, scrape_sections, state_rows
 from pipeline.report.page import Part, Section, Tile, figures, html_table, page, shown, tiles
 from pipeline.report.samples import SampleBook
-from pipeline.report.scraping import requests_made, scrape_over_time
+from pipeline.report.scraping import read_requests, requests_made, scrape_over_time
 from pipeline.report.statistics import statistics
 from pipeline.report.training import chosen_runs, compared_runs, training_sections
 from pipeline.report.view import View, decode, thumbnail
@@ -55,12 +56,16 @@ def run(config: ReportConfig, progress: Progress = no_progress) -> StageReport:
     if _shows(target, made_from):
         return StageReport(stage="report", outcome="unchanged", outputs=(str(target),))
     book, parts = SampleBook(view=view), []
-    for number, (title, makers) in enumerate(_PARTS.items(), 1):
-        sections = tuple(
-            section for name, make in makers.items() for section in _guarded(name, make(view, book))
-        )
-        parts.append(Part(title=title, sections=sections or (_missing(title),)))
-        progress(number, len(_PARTS) + 1)
+    with ThreadPoolExecutor(1, "ledger") as thread:
+        view.loaded[workspace.ledger] = thread.submit(read_requests, workspace.ledger)
+        for number, (title, makers) in enumerate(_PARTS.items(), 1):
+            sections = tuple(
+                section
+                for name, make in makers.items()
+                for section in _guarded(name, make(view, book))
+            )
+            parts.append(Part(title=title, sections=sections or (_missing(title),)))
+            progress(number, len(_PARTS) + 1)
     source = str(read_marker(workspace.root)["source"])
     html = page(
         f"{source}: dataset, model and images",

@@ -67,7 +67,8 @@ def scrape_over_time(view: View) -> Iterator[Section]:
     """Plots by time and a table of hosts; nothing for images that were not requested (`scrape folder`)."""
     if not view.workspace.ledger.exists():
         return
-    times, hosts = _read_requests(view.workspace.ledger)
+    ahead = view.loaded.get(view.workspace.ledger)
+    times, hosts = read_requests(view.workspace.ledger) if ahead is None else ahead.result()
     if not times:
         return
     first, last = min(row[0] for row in times), max(row[0] for row in times)
@@ -97,8 +98,12 @@ def requests_made(ledger: Path) -> tuple[Any, ...]:
     return next(_query(ledger, "SELECT sum(attempts), max(last_time) FROM items"))
 
 
-def _read_requests(ledger: Path) -> tuple[list[tuple[Any, ...]], dict[str, _Host]]:
-    """(second of the last request, state, reason, URLs, bytes) of all URLs; and what each host answered."""
+def read_requests(ledger: Path) -> tuple[list[tuple[Any, ...]], dict[str, _Host]]:
+    """(second of the last request, state, reason, URLs, bytes) of all URLs; and what each host answered.
+
+    It takes seconds for a million URLs, so it may run in another thread, which puts its future into `loaded`
+    of the view.
+    """
     rows = _query(
         ledger,
         f"SELECT last_time, lower(substr({_HOST_OF_URL}, 1, instr({_HOST_OF_URL} || '/', '/') - 1)), state, "
