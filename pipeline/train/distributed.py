@@ -22,10 +22,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stop_signals import StopRequest
@@ -50,9 +47,14 @@ class Ranks:
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The module to call in training; FSDP also shards the weights of `model` in place."""
+        # Imported here: they take longer than a small training.
         if self.kind == "ddp":
+            from torch.nn.parallel import DistributedDataParallel
+
             return DistributedDataParallel(model)
         if self.kind == "fsdp":
+            from torch.distributed.fsdp import fully_shard
+
             for layer in _layers(model):
                 fully_shard(layer)
             # Without the flag the root stays unsharded after a forward pass without a backward pass.
@@ -62,15 +64,15 @@ class Ranks:
     @contextlib.contextmanager
     def share_gradients(self, model: nn.Module, share: bool) -> Iterator[None]:
         """For the backward pass inside this context: average gradients over all ranks if `share` is set."""
-        if isinstance(model, DistributedDataParallel) and not share:
-            with model.no_sync():
+        wrapped: Any = model
+        if self.kind == "ddp" and not share:
+            with wrapped.no_sync():
                 yield
             return
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(share)
+        if self.kind == "fsdp":
+            wrapped.set_requires_gradient_sync(share)
         if self.kind == "deepspeed":
-            engine: Any = model
-            engine.set_gradient_accumulation_boundary(share)
+            wrapped.set_gradient_accumulation_boundary(share)
         yield
 
     def gather(self, values: Tensor) -> Tensor:
@@ -183,8 +185,9 @@ class Stop:
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The full tensor, gathered from all ranks if it is sharded; its float32 copy if it has one."""
-    if isinstance(tensor, DTensor):
-        return tensor.full_tensor()
+    if sharded_by_fsdp(tensor):
+        full: Tensor = tensor.full_tensor()  # type: ignore[operator]
+        return full
     if managed_by_zero(tensor):
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -202,8 +205,11 @@ def full_shape(tensor: Tensor) -> torch.Size:
 def sharded_like(value: Tensor, model: Tensor) -> Tensor:
     """`value`, the same on all ranks, on the device of `model` and sharded like it by FSDP."""
     value = value.to(model.device)
-    if isinstance(model, DTensor):
-        return distribute_tensor(value, model.device_mesh, model.placements)
+    if sharded_by_fsdp(model):
+        from torch.distributed.tensor import distribute_tensor
+
+        sharded: Tensor = distribute_tensor(value, model.device_mesh, model.placements)
+        return sharded
     return value
 
 
@@ -251,6 +257,11 @@ def shard_of(value: Tensor, parameter: Tensor) -> Tensor:
     if sharded_by_zero(parameter):
         return zero_shard(value, parameter)
     return sharded_like(value, parameter)
+
+
+def sharded_by_fsdp(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, whose class is imported only where there are any."""
+    return hasattr(tensor, "full_tensor")
 
 
 def managed_by_zero(tensor: Tensor) -> bool:
