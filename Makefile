@@ -35,7 +35,7 @@ IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 # Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
 DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
 
-.PHONY: demo emoji debian-packages test lint types unit slow test-gpu notebooks mutants airflow test-airflow test-engines clean
+.PHONY: demo emoji debian-packages environments test lint types unit slow test-gpu notebooks mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
 	$(BIN)/pipeline demo
@@ -55,6 +55,9 @@ debian-packages:
 				|| { apt-get update -q && apt-get install -y -q --no-install-recommends $$package; }; } \
 			|| echo "$$package is not installed: the tests that need it are skipped"; \
 	done
+
+# All of them, which `--jobs` installs side by side.
+environments: $(TEST_STAMP) $(AIRFLOW_STAMP) $(ARCHIVE_STAMP) $(IMG2DATASET_STAMP)
 
 test: lint types unit
 
