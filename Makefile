@@ -56,7 +56,7 @@ debian-packages:
 			|| echo "$$package is not installed: the tests that need it are skipped"; \
 	done
 
-# All of them, which `--jobs` installs side by side.
+# Every environment, which `--jobs` installs side by side.
 environments: $(TEST_STAMP) $(AIRFLOW_STAMP) $(ARCHIVE_STAMP) $(IMG2DATASET_STAMP)
 
 test: lint types unit
