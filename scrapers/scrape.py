@@ -43,7 +43,8 @@ from scrapers.fetch.page_urls import take_credentials
 from scrapers.local.run import LocalRun
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
-from scrapers.resizing.rule import note_rule, open_resizer
+from scrapers.resizing.opening import open_resizer
+from scrapers.resizing.rule import note_rule
 from scrapers.source import (
     Discovery,
     LocalSource,

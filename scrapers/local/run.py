@@ -25,7 +25,8 @@ from scrapers.local.indexing import Indexer
 from scrapers.local.retrying import count_failed, failed_plans
 from scrapers.rawstore.batch_writer import Store
 from scrapers.rawstore.withdrawing import find_withdrawn
-from scrapers.resizing.rule import note_rule, open_resizer
+from scrapers.resizing.opening import open_resizer
+from scrapers.resizing.rule import note_rule
 from scrapers.source import LocalSource
 from scrapers.sources.remarks import Remarks
 

@@ -5,15 +5,9 @@ The modes and their rounding are those of img2dataset's `resize_mode`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
-
-from pipeline.core.engine import LOCAL, Engine
-
-if TYPE_CHECKING:
-    from scrapers.resizing.workers import Resizer
+from typing import Literal, NamedTuple, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -98,17 +92,6 @@ def note_rule(ledger: Noted, rule: ResizeRule | None) -> None:
             wanted,
         )
     ledger.set_meta(_NOTE, wanted)
-
-
-def open_resizer(
-    rule: ResizeRule | None, engine: Engine = LOCAL
-) -> contextlib.AbstractContextManager[Resizer | None]:
-    """The worker processes that resize by a rule; none without one."""
-    if rule is None:
-        return contextlib.nullcontext()
-    from scrapers.resizing.workers import Resizer  # numpy and Pillow, which other crawls don't need
-
-    return contextlib.closing(Resizer(rule, engine=engine))
 
 
 def _rounded(number: float) -> int:
