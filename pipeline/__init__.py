@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.version import __version__
+
 if TYPE_CHECKING:
     from pipeline.dataset import Dataset, open  # noqa: A004
 
-__version__ = "0.1.0"
 __all__ = ["Dataset", "__version__", "open"]
 
 

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 
 import typer
 
-from pipeline import __version__
 from pipeline.app.clean import CleanConfig, clean
 from pipeline.app.command import Command
 from pipeline.app.command_group import EXIT_USAGE, Group, is_usage_error
@@ -58,6 +57,7 @@ from pipeline.core.outputs import leads_to_stdout
 from pipeline.core.progress import no_progress
 from pipeline.core.stage import Stage, load_entry_point, load_function
 from pipeline.core.storage import known_error
+from pipeline.core.version import __version__
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import ExportConfig
 from pipeline.verify.config import VerifyConfig

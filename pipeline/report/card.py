@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
 from pipeline.core.contracts import REJECT_REASONS, URL_STATES
 from pipeline.core.errors import REPAIR, ContractError
 from pipeline.core.image_decode import Pixels
 from pipeline.core.inventory import Folder
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import read_json_lines, read_small_file
+from pipeline.core.version import __version__
 from pipeline.core.workspace import read_marker
 from pipeline.report.curves import points_of, read_log
 from pipeline.report.nearest import CANDIDATES, SIDE, find_nearest

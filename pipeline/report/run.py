@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
 from pipeline.core.config import resolved
 from pipeline.core.contracts import MEASUREMENTS, StageReport
 from pipeline.core.errors import REPAIR, ContractError, PipelineError
@@ -24,6 +23,7 @@ from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_json_file, read_json_lines, read_small_file
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.storage import MANIFEST_NAME, sha256_bytes, sha256_file
+from pipeline.core.version import __version__
 from pipeline.core.workspace import Workspace, read_marker
 from pipeline.report.card import GeneratedImage, card
 from pipeline.report.codecs import codec_sections

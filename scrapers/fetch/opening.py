@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from pipeline import __version__
 from pipeline.core.errors import ConfigError
+from pipeline.core.version import __version__
 from scrapers.config import USER_AGENT, ScrapeConfig
 from scrapers.fetch.client import Client
 from scrapers.fetch.cookies import CookieJar

@@ -6,7 +6,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pipeline import __version__
 from pipeline.app.doctor.check import Check, State
 from pipeline.app.doctor.importing import Imported, try_groups
 from pipeline.app.doctor.requirements import (
@@ -16,6 +15,7 @@ from pipeline.app.doctor.requirements import (
     normalized,
     tested_versions,
 )
+from pipeline.core.version import __version__
 
 IMPORT_TIMEOUT_S = 60.0
 _SECTION = "Python and packages"
