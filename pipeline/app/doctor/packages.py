@@ -17,7 +17,7 @@ from pipeline.app.doctor.requirements import (
 )
 from pipeline.core.version import __version__
 
-IMPORT_TIMEOUT_S = 60.0
+IMPORT_TIMEOUT_S = 300.0
 _SECTION = "Python and packages"
 _OLDEST, _NEWEST = (3, 11), (3, 13)
 # What each extra is for. The others are for developers, or are installed elsewhere.
