@@ -126,7 +126,7 @@ def count_table(first: str, table: Counts) -> str:
     rows = [(row, *(counts.get(n, 0) for n in names)) for row, counts in table.items()]
     if len(rows) > 1:
         rows.append(("all", *(sum(counts.get(n, 0) for counts in table.values()) for n in names)))
-    return html_table((first, *names), rows)
+    return html_table((first, *map(_words, names)), rows)
 
 
 def state_rows(folders: Iterable[Any]) -> Iterator[tuple[str, str, str, str]]:

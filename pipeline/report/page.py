@@ -140,11 +140,15 @@ def funnel(steps: Sequence[Step]) -> str:
 
 
 def _loss(step: Step, previous: int | None) -> str:
-    reasons = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in step.lost if n)
     lost = 0 if previous is None else previous - step.left
     if not lost:
         return ""
-    return f"{-lost:+,}{f': {reasons}' if reasons else ''}"
+    reasons = [(name.replace("_", " "), n) for name, n in step.lost if n]
+    number = f"{-lost:+,}".replace("-", "−")
+    if [n for _, n in reasons] == [lost]:
+        return f"{number} {reasons[0][0]}"
+    words = ", ".join(f"{name} {n:,}" for name, n in reasons)
+    return f"{number}: {words}" if words else number
 
 
 def pairs(items: Iterable[tuple[Sequence[tuple[str, str]], str]]) -> str:

@@ -40,7 +40,7 @@ from pipeline.report.view import View, decode, thumbnail
 logger = logging.getLogger(__name__)
 
 PAGE_NAME = "report.html"
-PAGE_VERSION = 10  # raised when the page of an unchanged workspace would look different
+PAGE_VERSION = 11  # raised when the page of an unchanged workspace would look different
 
 Maker = Callable[[View, SampleBook], Iterator[Section]]
 

@@ -147,14 +147,19 @@ def test_the_card_comes_first_and_the_stages_come_last(workspace: Workspace) -> 
 def test_the_funnel_says_what_is_lost_at_each_step() -> None:
     lost = (("http_404", 400), ("none", 0), ("<i>", 100))
     steps = [Step(name="URLs", left=2000), Step(name="kept", left=1500, lost=lost)]
-    soup = BeautifulSoup(funnel([*steps, Step(name="<b>x", left=1500)]), "lxml")
-    names = ["URLs: 2,000", "kept: 1,500", "<b>x: 1,500"]
+    steps += [Step(name="<b>x", left=1500), Step(name="train", left=1400, lost=(("for_val", 100),))]
+    soup = BeautifulSoup(funnel(steps), "lxml")
+    names = ["URLs: 2,000", "kept: 1,500", "<b>x: 1,500", "train: 1,400"]
     assert [step.text for step in soup.find_all("span")] == names
-    assert [step.text for step in soup.find_all("small")] == ["-500: http 404 400, <i> 100"]
+    assert [step.text for step in soup.find_all("small")] == [
+        "−500: http 404 400, <i> 100",
+        "−100 for val",
+    ]
     assert [bar["style"] for bar in soup.find_all("i")] == [
         "width:100.0%",
         "width:75.0%",
         "width:75.0%",
+        "width:70.0%",
     ]
 
 
