@@ -40,7 +40,7 @@ def stage_table(rows: Sequence[Mapping[str, str]]) -> str:
 
 def status_row(row: Any) -> dict[str, str]:
     """A row of `pipeline status` as texts."""
-    counts = ", ".join(f"{name} {number:,}" for name, number in row.counts.items())
+    counts = ", ".join(f"{k.replace('_', ' ')} {n:,}" for k, n in row.counts.items())
     took = f" ({row.seconds:,.1f} s)" if row.seconds is not None else ""
     return {
         "stage": row.stage,

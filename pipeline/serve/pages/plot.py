@@ -59,6 +59,11 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
+def _tick(value: float) -> str:
+    """A tick's label; a large number in full, such as 15,000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def _axes(x_axis: Sequence[float], y_axis: Sequence[float], log: bool) -> str:
     parts = []
     for value in y_axis:
@@ -66,12 +71,12 @@ def _axes(x_axis: Sequence[float], y_axis: Sequence[float], log: bool) -> str:
         shown = 10.0**value if log else value
         parts.append(
             f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{shown:.4g}</text>'
+            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick(shown)}</text>'
         )
     for value in x_axis:
         at = _x(value, x_axis)
         parts.append(
-            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:,.4g}</text>'
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_tick(value)}</text>'
         )
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>'
