@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -53,24 +52,40 @@ def apply_page(copy: Path) -> None:
         path.write_text(path.read_text().replace(before, after))
 
 
+# Runs the commands that it reads in one process, as most of them import torch.
+COMMANDS = """
+import json, shlex, sys
+from typer.testing import CliRunner
+from pipeline.app.cli import app
+for line in sys.stdin:
+    done = CliRunner().invoke(app, shlex.split(line))
+    print(json.dumps([done.exit_code, done.stdout, done.output]), flush=True)
+"""
+
+
 class Extended:
-    """A copy of the code with the examples, and a folder in which its commands are run."""
+    """A copy of the code with the examples, and a process that runs its commands in a folder."""
 
     def __init__(self, code: Path, folder: Path, gallery: str) -> None:
         self.code, self.folder, self.gallery = code, folder, gallery
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", COMMANDS],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(code)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def pipeline(self, arguments: str) -> dict[str, Any]:
         """Run a command and return its report."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         shown = arguments.replace("http://127.0.0.1:8000", self.gallery)
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", *shlex.split(shown), "--json"],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.code)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        print(shown, "--json", file=self.process.stdin, flush=True)
+        code, output, errors = json.loads(self.process.stdout.readline())
+        assert code == 0, errors
+        report: dict[str, Any] = json.loads(output.splitlines()[-1])
         return report
 
 
@@ -93,7 +108,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def extended(tmp_path_factory: pytest.TempPathFactory, gallery: str) -> Extended:
+def extended(tmp_path_factory: pytest.TempPathFactory, gallery: str) -> Iterator[Extended]:
     """The copy, with the gallery scraped and its images kept."""
     code, folder = tmp_path_factory.mktemp("code"), tmp_path_factory.mktemp("work")
     for package in ("pipeline", "scrapers"):
@@ -104,9 +119,10 @@ def extended(tmp_path_factory: pytest.TempPathFactory, gallery: str) -> Extended
     palette = "".join(f"{red} {green} {blue}\n" for red, green, blue in COLOURS.values())
     (folder / "palette.txt").write_text(palette)
     made = Extended(code, folder, gallery)
-    made.pipeline(shown_command("scrape"))
-    made.pipeline(shown_command("dedupe"))
-    return made
+    with made.process:
+        made.pipeline(shown_command("scrape"))
+        made.pipeline(shown_command("dedupe"))
+        yield made
 
 
 def test_the_source_yields_each_image_with_its_caption(extended: Extended) -> None:

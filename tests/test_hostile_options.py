@@ -6,12 +6,11 @@ The options are read from the command line itself, so that new ones are tried by
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,10 @@ import pytest
 import typer.main
 
 import pipeline.app.cli
+import pipeline.app.doctor.machine
 import pipeline.app.doctor.network
 import pipeline.app.doctor.packages
+import pipeline.app.doctor.programs
 import pipeline.app.status
 import pipeline.demo.commands
 import pipeline.demo.demo
@@ -29,6 +30,9 @@ import pipeline.demo.emoji.font
 import pipeline.demo.emoji.run
 import pipeline.serve.server
 from pipeline.app.cli import app
+from pipeline.app.doctor.importing import Imported
+from pipeline.app.doctor.packages import import_installed
+from pipeline.app.doctor.programs import check_java
 from pipeline.app.option_files import Common
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.server import run_forever
@@ -149,13 +153,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(pipeline.demo.emoji.font.EmojiFont, "draw", lambda *_: None)
     monkeypatch.setattr(pipeline.app.status, "time", Awake())
     monkeypatch.setattr(pipeline.app.doctor.network, "socket", NoNames())
-    monkeypatch.setattr(pipeline.app.doctor.packages, "import_installed", import_once)
+    monkeypatch.setattr(
+        pipeline.app.doctor.packages, "import_installed", lambda: import_installed(import_nothing)
+    )
+    monkeypatch.setattr(pipeline.app.doctor.programs, "check_java", lambda _: check_java({}))
+    monkeypatch.setattr(pipeline.app.doctor.machine, "write_rate", lambda _: 1e9)
     monkeypatch.setattr(pipeline.serve.server, "run_forever", serve_briefly)
     return tmp_path
 
 
-# All packages, in other processes: ten seconds.
-import_once = functools.cache(pipeline.app.doctor.packages.import_installed)
+def import_nothing(groups: Sequence[Sequence[str]]) -> dict[str, Imported]:
+    """The result of `doctor` if all packages can be imported, which it tries for ten seconds."""
+    return {name: Imported() for names in groups for name in names}
 
 
 class NoNames:

@@ -103,12 +103,12 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("command", sorted(NAMED))
-def test_a_name_that_is_no_slug_is_wrong_usage(root: Path, command: str, name: str) -> None:
+def test_a_name_that_is_no_slug_is_wrong_usage(root: Path, command: str) -> None:
     before, locks = files(root.parent), sorted((root / ".locks").iterdir())
-    output = call(root, command, *NAMED[command], "--name", name, code=2)
-    assert "use letters, digits" in output or "--name is empty" in output
+    for name in NAMES:
+        output = call(root, command, *NAMED[command], "--name", name, code=2)
+        assert "use letters, digits" in output or "--name is empty" in output, name
     assert files(root.parent) == before
     assert sorted((root / ".locks").iterdir()) == locks
 

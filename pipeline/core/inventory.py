@@ -5,7 +5,8 @@ Used by `verify`, `status` and the report; reads only manifests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,9 @@ class Folder:
 
 def find_folders(root: Path) -> list[Folder]:
     """All folders of the workspace `root` that have a contract, in the order of the pipeline."""
+    changed = functools.cache(functools.partial(_changed, root))
     return [
-        _describe_folder(root, path, contract.name)
+        _describe_folder(root, path, contract.name, changed)
         for contract in CONTRACTS.values()
         for path in _matching_folders(root, contract)
         if path.is_dir()
@@ -51,16 +53,16 @@ def _matching_folders(root: Path, contract: Contract) -> Iterator[Path]:
         yield from deeper or (path,)
 
 
-def _describe_folder(root: Path, path: Path, contract: str) -> Folder:
+def _describe_folder(
+    root: Path, path: Path, contract: str, is_changed: Callable[[str, str], bool]
+) -> Folder:
     name = path.relative_to(root).as_posix()
     try:
         manifest = read_manifest(path, contract)
     except ContractError as error:
         return Folder(contract=contract, name=name, path=path, manifest=None, problem=str(error))
     changed = tuple(
-        source
-        for source, digest in sorted(manifest.inputs.items())
-        if _changed(root, source, digest)
+        source for source, digest in sorted(manifest.inputs.items()) if is_changed(source, digest)
     )
     once = CONTRACTS[contract].trained_once
     return Folder(

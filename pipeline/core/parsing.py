@@ -14,13 +14,13 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pipeline.core.errors import ContractError, PipelineError
-from pipeline.core.field_types import field_types
+from pipeline.core.field_types import field_types, once_per_class
 from pipeline.core.regular_files import read_regular
 
 T = TypeVar("T")
@@ -103,20 +103,15 @@ def read_small_file(path: Path, *, max_bytes: int = MAX_BYTES, remedy: str = REM
     return read_regular(path, max_bytes=max_bytes, error=ContractError, remedy=remedy)
 
 
-@dataclass(frozen=True)
-class _Location:
+class _Location(NamedTuple):
     """The position of a value in a file, and the bounds for numbers there."""
 
     name: str = ""
     low: float | None = None
     high: float | None = None
 
-    def field(self, field: dataclasses.Field[Any]) -> _Location:
-        name = f"{self.name}.{field.name}" if self.name else field.name
-        return _Location(name, field.metadata.get("low"), field.metadata.get("high"))
-
     def item(self, key: object) -> _Location:
-        return dataclasses.replace(self, name=f"{self.name}[{key!r}]")
+        return _Location(f"{self.name}[{key!r}]", self.low, self.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +134,23 @@ class _Parser:
         """
         if depth > MAX_DEPTH:
             raise self.error(f"it is nested more than {MAX_DEPTH} levels deep")
-        if isinstance(value, str) and "\0" in value:
-            raise self.error(f"{_show(value)} holds a NUL, expected text")
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                self.check_plain(key, depth + 1)
-                self.check_plain(inner, depth + 1)
+        if isinstance(value, str):
+            if "\0" in value:
+                raise self.error(f"{_show(value)} holds a NUL, expected text")
         elif isinstance(value, (list, tuple)):
             for inner in value:
                 self.check_plain(inner, depth + 1)
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
+                self.check_plain(key, depth + 1)
+                self.check_plain(inner, depth + 1)
 
     def parse(self, hint: Any, value: object, location: _Location) -> Any:
-        origin = get_origin(hint)
         if hint is Any or hint is object:
             return value
+        if hint in _FITS:
+            return self._scalar(hint, value, location)
+        origin = get_origin(hint)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             return self._dataclass(hint, value, location)
         if origin is Literal:
@@ -163,24 +161,22 @@ class _Parser:
             return self._tuple(get_args(hint) or (Any, ...), value, location)
         if origin in (list, Sequence):
             return list(self._tuple((*get_args(hint), ...), value, location))
-        if isinstance(origin or hint, type) and issubclass(origin or hint, Mapping):
-            return self._mapping(get_args(hint) or (str, Any), value, location)
-        return self._scalar(hint, value, location)
+        return self._mapping(get_args(hint) or (str, Any), value, location)
 
     def _dataclass(self, cls: type[Any], value: object, location: _Location) -> Any:
         if not isinstance(value, Mapping):
             raise self.mismatch(location, value, "an object")
-        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-        hints = field_types(cls)
+        fields = _fields(cls)
         prefix = f"{location.name}." if location.name else ""
         if self.unknown == "refuse" and (extra := sorted(map(str, set(value) - set(fields)))):
             raise self.error(f"{prefix}{extra[0]} is unknown, expected {', '.join(sorted(fields))}")
         parsed = {}
-        for name, field in fields.items():
+        for name, (hint, low, high, has_default) in fields.items():
             if name in value:
-                parsed[name] = self.parse(hints[name], value[name], location.field(field))
-            elif not _has_default(field):
-                raise self.error(f"{prefix}{name} is missing, expected {_describe(hints[name])}")
+                inside = _Location(prefix + name, low, high)
+                parsed[name] = self.parse(hint, value[name], inside)
+            elif not has_default:
+                raise self.error(f"{prefix}{name} is missing, expected {_describe(hint)}")
         try:
             return cls(**parsed)
         except (ValueError, PipelineError) as error:
@@ -225,21 +221,14 @@ class _Parser:
         if not isinstance(value, Mapping):
             raise self.mismatch(location, value, "an object")
         keys, values = members
-        return {
-            self.parse(keys, key, location.item(key)): self.parse(values, inner, location.item(key))
-            for key, inner in value.items()
-        }
+        parsed = {}
+        for key, inner in value.items():
+            place = location.item(key)
+            parsed[self.parse(keys, key, place)] = self.parse(values, inner, place)
+        return parsed
 
     def _scalar(self, hint: Any, value: object, location: _Location) -> Any:
-        fits = {
-            bool: isinstance(value, bool),
-            int: _is_integer(value),
-            float: _is_integer(value) or (isinstance(value, float) and math.isfinite(value)),
-            str: isinstance(value, str),
-            Path: isinstance(value, str),
-            type(None): value is None,
-        }
-        if not fits[hint]:
+        if not _FITS[hint](value):
             raise self.mismatch(location, value, _describe(hint))
         if hint in (int, float):
             self._check_bounds(value, location)
@@ -260,9 +249,37 @@ def _fits_64_bits(value: int) -> bool:
     return -MAX_INTEGER - 1 <= value <= MAX_INTEGER
 
 
-def _has_default(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is not missing or field.default_factory is not missing
+_FITS: Mapping[Any, Callable[[Any], bool]] = {
+    bool: lambda value: isinstance(value, bool),
+    int: _is_integer,
+    float: lambda value: _is_integer(value) or (isinstance(value, float) and math.isfinite(value)),
+    str: lambda value: isinstance(value, str),
+    Path: lambda value: isinstance(value, str),
+    type(None): lambda value: value is None,
+}
+
+
+class _Field(NamedTuple):
+    hint: Any
+    low: float | None
+    high: float | None
+    has_default: bool
+
+
+@once_per_class
+def _fields(cls: type[Any]) -> Mapping[str, _Field]:
+    """The fields of a dataclass that are given to it; collected once, as files have thousands of objects."""
+    missing, hints = dataclasses.MISSING, field_types(cls)
+    return {
+        field.name: _Field(
+            hints[field.name],
+            field.metadata.get("low"),
+            field.metadata.get("high"),
+            field.default is not missing or field.default_factory is not missing,
+        )
+        for field in dataclasses.fields(cls)
+        if field.init
+    }
 
 
 def _show(value: object) -> str:

@@ -218,14 +218,22 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
 
     Raises ContractError if it is not a manifest, or one of another contract or version.
     """
-    head = parse_json(ManifestHead, data, source=path, remedy=REPAIR)
+    try:
+        manifest = parse_json(Manifest, data, source=path, remedy=REPAIR)
+    except ContractError:  # Other versions may have other fields.
+        _check_version(parse_json(ManifestHead, data, source=path, remedy=REPAIR), path, contract)
+        raise
+    _check_version(manifest, path, contract)
+    return manifest
+
+
+def _check_version(head: ManifestHead | Manifest, path: str, contract: str) -> None:
     if head.contract != contract or not CONTRACTS[contract].reads(head.version):
         raise ContractError(
             f"{path} holds contract {head.contract} version {head.version}, expected "
             f"{contract} version {CONTRACTS[contract].version}. Run the stage that makes it again with "
             "this version of the pipeline."
         )
-    return parse_json(Manifest, data, source=path, remedy=REPAIR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

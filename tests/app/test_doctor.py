@@ -8,8 +8,9 @@ import re
 import stat
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from pipeline.app.doctor import requirements
 from pipeline.app.doctor.check import Check, describe_error
 from pipeline.app.doctor.devices import Driver, check_gpu, read_driver
-from pipeline.app.doctor.importing import Imported, try_groups, try_imports
+from pipeline.app.doctor.importing import Imported, try_groups
 from pipeline.app.doctor.machine import (
     check_cache,
     check_cores,
@@ -72,8 +73,20 @@ def run_doctor(
 
 
 def write_module(folder: Path, name: str, code: str) -> None:
-    (folder / name).mkdir(parents=True)
+    (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / name / "__init__.py").write_text(code)
+
+
+def light_stubs(folder: Path) -> Path:
+    """Empty modules in front of all packages that are slow to import and that doctor does not use."""
+    for name in ("transformers", "deepspeed", "webdataset", "pandas", "aiohttp", "ray", "s3fs"):
+        write_module(folder, name, "")
+    write_module(
+        folder,
+        "torch",
+        "class version: cuda = '12'\nget_num_threads = int\nclass cuda: device_count = int\n",
+    )
+    return folder
 
 
 def write_program(path: Path, script: str) -> Path:
@@ -99,7 +112,7 @@ def test_a_whole_environment_passes_and_leaves_nothing_behind(tmp_path: Path) ->
 
 
 def test_broken_packages_are_bad_with_their_error_in_one_line(tmp_path: Path) -> None:
-    stubs = tmp_path / "stubs"
+    stubs = light_stubs(tmp_path / "stubs")
     write_module(stubs, "torch", "raise OSError('libcudart.so.12:\\n  cannot open shared object')")
     write_module(stubs, "pandas", "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
     write_module(stubs, "aiohttp", "raise SystemExit(5)")
@@ -118,8 +131,9 @@ def test_broken_packages_are_bad_with_their_error_in_one_line(tmp_path: Path) ->
 def test_a_broken_package_that_only_an_option_uses_does_not_fail_the_command(
     tmp_path: Path,
 ) -> None:
-    write_module(tmp_path / "stubs", "ray", "raise ImportError('no _raylet')")
-    code, report, checks = run_doctor(tmp_path, stubs=tmp_path / "stubs")
+    stubs = light_stubs(tmp_path / "stubs")
+    write_module(stubs, "ray", "raise ImportError('no _raylet')")
+    code, report, checks = run_doctor(tmp_path, stubs=stubs)
     assert (code, report["outcome"], report["counts"]["bad"] >= 1) == (0, "done", True)
     assert (checks["ray"]["state"], checks["ray"]["needed"]) == ("bad", False)
 
@@ -129,7 +143,7 @@ def test_lines_for_people_say_what_to_fix_first(tmp_path: Path) -> None:
     file.write_text("")
     done = subprocess.run(
         [*DOCTOR, "--workspace", str(file / "data")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{light_stubs(tmp_path / 'stubs')}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
         check=False,
@@ -215,8 +229,7 @@ def test_every_extra_for_users_has_a_purpose_and_every_package_a_module() -> Non
     assert extras == set(PURPOSES)
     used = [each.name for each in declared if each.extra is None or each.extra in PURPOSES]
     installed = [name for name in used if installed_version(name)]
-    results = try_imports([module_of(name) for name in installed], timeout_s=120)
-    assert [name for name, result in results.items() if result.missing] == []
+    assert [name for name in installed if find_spec(module_of(name)) is None] == []
     assert {"aiohttp", "torch"} <= set(installed)
 
 
@@ -431,11 +444,14 @@ def test_names_are_resolved_but_their_servers_get_no_request() -> None:
 
 
 def test_a_name_server_that_is_silent_is_not_waited_for() -> None:
+    over = threading.Event()
+
     def resolve(_host: str) -> str:
-        time.sleep(30)
+        over.wait()
         return "late"
 
     (check,) = check_names(["a.test"], has_proxy=False, resolve=resolve, timeout_s=0.1)
+    over.set()
     assert (check.state, check.found) == ("bad", "not resolved within 0.1 s")
 
 

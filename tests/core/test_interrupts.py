@@ -109,9 +109,18 @@ def test_an_ignored_signal_stays_ignored_and_handlers_are_restored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
-    "moment", ["typer", "pipeline.app.cli", "pipeline.encode.run", "torch", "torch._C"]
+    ("moment", "number"),
+    [
+        ("typer", signal.SIGINT),
+        ("typer", signal.SIGTERM),
+        ("pipeline.app.cli", signal.SIGINT),
+        ("pipeline.app.cli", signal.SIGTERM),
+        ("pipeline.encode.run", signal.SIGINT),
+        # From here on, most of the time is that of importing torch.
+        ("torch", signal.SIGTERM),
+        ("torch._C", signal.SIGINT),
+    ],
 )
 def test_a_signal_during_startup_is_exit_code_130(
     root: Path, moment: str, number: signal.Signals

@@ -42,7 +42,7 @@ _MODULES = {
     "backports-zstd": "backports.zstd",
 }
 # torch takes a second to import. What imports it, too, follows it in the same process.
-_WITH_TORCH = ("torch", "transformers", "deepspeed")
+_WITH_TORCH = ("torch", "transformers", "deepspeed", "webdataset")
 
 
 def module_of(distribution: str) -> str:
