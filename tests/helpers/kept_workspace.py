@@ -42,28 +42,33 @@ def make_workspace(tmp_path: Path) -> MakeWorkspace:
     """Make or remake a workspace with images 0..count-1, every fifth in `val`; `broken` are no images."""
 
     def make(count: int = 20, *, name: str = "data", broken: tuple[int, ...] = ()) -> Workspace:
-        workspace = Workspace(tmp_path / name).open(source="dalleblog")
-        workspace.segments.mkdir(parents=True, exist_ok=True)
-        rows: list[dict[str, Any]] = []
-        with (workspace.segments / "00000.tar").open("wb") as segment:
-            for number in range(count):
-                data = b"not an image" if number in broken else make_png(number)
-                rows.append(_kept_row(number, segment.tell(), data))
-                segment.write(data)
-        path = workspace.dedupe / "kept" / "00000.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(KEPT)), path)
-        manifest = make_manifest(
-            "dedupe",
-            config={},
-            inputs={},
-            counts={"rows": count, "kept": count, "rejected": 0, "failed": 0},
-            files=(file_entry(path, workspace.dedupe, rows=count),),
-        )
-        write_manifest(workspace.dedupe, manifest)
-        return workspace
+        return write_workspace(tmp_path / name, count, broken=broken)
 
     return make
+
+
+def write_workspace(root: Path, count: int = 20, *, broken: tuple[int, ...] = ()) -> Workspace:
+    """What the fixture `make_workspace` makes, in the folder `root`."""
+    workspace = Workspace(root).open(source="dalleblog")
+    workspace.segments.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with (workspace.segments / "00000.tar").open("wb") as segment:
+        for number in range(count):
+            data = b"not an image" if number in broken else make_png(number)
+            rows.append(_kept_row(number, segment.tell(), data))
+            segment.write(data)
+    path = workspace.dedupe / "kept" / "00000.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(KEPT)), path)
+    manifest = make_manifest(
+        "dedupe",
+        config={},
+        inputs={},
+        counts={"rows": count, "kept": count, "rejected": 0, "failed": 0},
+        files=(file_entry(path, workspace.dedupe, rows=count),),
+    )
+    write_manifest(workspace.dedupe, manifest)
+    return workspace
 
 
 def _kept_row(number: int, offset: int, data: bytes) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from pipeline.core.contracts import SHARD_MEMBERS, Split
 from pipeline.core.storage import (
     file_entry,
     make_manifest,
+    sha256_bytes,
     sha256_file,
     write_bytes,
     write_manifest,
@@ -21,6 +26,7 @@ from pipeline.core.storage import (
 from pipeline.core.workspace import Workspace
 from pipeline.models.tokenizers.load import TOKENIZER_FILE, TextTokenizer, train_bpe
 from pipeline.train.config import TrainConfig
+from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, ShardEntry, ShardIndex, TokenizerRef, write_index
 from pipeline.webdata.tar import open_shard, table_path
 from tests.helpers.webdata import encode_npy
@@ -168,3 +174,74 @@ def make_config(workspace: Workspace) -> MakeConfig:
         return train_config(**{**small, **options})
 
     return make
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file of a folder with its hash."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def log_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_at(step: int) -> Callable[..., None]:
+    def progress(done: int, total: int | None, notes: object = None) -> None:
+        if done == step:
+            raise StoppedError
+
+    return progress
+
+
+class TrainedRuns:
+    """Runs on the shards of the fixture `workspace`, each trained once, which tests go on from or end as.
+
+    `kept` has them as they were finished, and as a kill after each of their steps would have left them.
+    """
+
+    def __init__(self, kept: Path) -> None:
+        self._kept, self._workspace = kept, Workspace(kept / "workspace")
+        write_shards(self._workspace)
+
+    def whole(self, config: TrainConfig) -> dict[str, str]:
+        """The files of the finished run, with their hashes."""
+        return tree(self._train(config) / "whole")
+
+    def put(self, config: TrainConfig, *, killed_after: int | None = None) -> Path:
+        """Copy a run to its workspace: the finished one, or as a kill after that step left it."""
+        kept = self._train(config) / ("whole" if killed_after is None else str(killed_after))
+        return shutil.copytree(kept, Workspace(config.workspace).run(config.name))
+
+    def _train(self, config: TrainConfig) -> Path:
+        options = {n: str(v) for n, v in option_values(config).items() if n != "workspace"}
+        kept = self._kept / sha256_bytes(json.dumps(options, sort_keys=True).encode())
+        if (kept / "whole").exists():
+            return kept
+        folder = self._workspace.run(config.name)
+
+        def keep(done: int, total: int | None, notes: object = None) -> None:
+            if done and not (kept / str(done)).exists():
+                shutil.copytree(folder, kept / str(done), copy_function=_link)
+
+        run(changed(config, workspace=self._workspace.root), keep)
+        folder.rename(kept / "whole")
+        return kept
+
+
+def _link(path: str, copy: str) -> None:
+    """The log is written to; other files are replaced."""
+    (shutil.copyfile if path.endswith("/log.jsonl") else os.link)(path, copy)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedRuns:
+    """Runs that several tests need, trained once."""
+    return TrainedRuns(tmp_path_factory.mktemp("trained"))

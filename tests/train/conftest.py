@@ -2,10 +2,12 @@
 
 from tests.helpers.training import (
     make_config,
+    trained,
     workspace,
 )
 
 __all__ = [
     "make_config",
+    "trained",
     "workspace",
 ]

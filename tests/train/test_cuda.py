@@ -24,9 +24,9 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.feeding import DeviceBatch
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
+from tests.helpers.training import StoppedError, log_of, stop_at, tree
 from tests.models.dalle.test_attention_kernels import config as attention_config
 from tests.train.test_evaluation_samples import codec
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 __all__ = ["codec"]
 

@@ -14,8 +14,7 @@ from pipeline.train.data import Position, RunLength, first_step_samples, step_sa
 from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
-from tests.helpers.training import changed, train_config
-from tests.train.test_train import log_of
+from tests.helpers.training import changed, log_of, train_config
 
 MakeConfig = Callable[..., TrainConfig]
 START = Position(epoch=0, consumed=0)

@@ -33,8 +33,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, join_ranks
 from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
-from tests.helpers.training import open_workspace
-from tests.train.test_train import log_of, tree
+from tests.helpers.training import log_of, open_workspace, tree
 
 MakeConfig = Callable[..., TrainConfig]
 

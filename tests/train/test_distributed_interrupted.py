@@ -16,9 +16,8 @@ import pytest
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
-from tests.helpers.training import open_workspace
+from tests.helpers.training import log_of, open_workspace, tree
 from tests.train.test_distributed import torchrun
-from tests.train.test_train import log_of, tree
 
 MakeConfig = Callable[..., TrainConfig]
 

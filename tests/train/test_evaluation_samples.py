@@ -25,8 +25,7 @@ from pipeline.train.evaluation import make_grid_sampler
 from pipeline.train.model import make_model, new_model
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
-from tests.helpers.training import write_shards
-from tests.train.test_train import StoppedError, stop_at, tree
+from tests.helpers.training import StoppedError, stop_at, tree, write_shards
 
 MakeConfig = Callable[..., TrainConfig]
 SIDE = 48  # pixels of an image of 3 × 3 codes

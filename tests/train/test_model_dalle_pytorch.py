@@ -31,12 +31,11 @@ from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.reader import ShardReader
 from tests.helpers.cli import run_command
-from tests.helpers.training import open_workspace, write_shards
+from tests.helpers.training import StoppedError, log_of, open_workspace, stop_at, tree, write_shards
 from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import saved_dict, trained_stock
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import own_logits, stock_dalle
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")

@@ -21,10 +21,9 @@ from pipeline.train.run import run
 from pipeline.webdata.index import read_index
 from pipeline.webdata.order import draw_numbers
 from pipeline.webdata.reader import ShardReader, TokenBatch
-from tests.helpers.training import changed, write_shards
+from tests.helpers.training import StoppedError, changed, log_of, stop_at, tree, write_shards
 from tests.oracles.codecs import dalle_pytorch
 from tests.oracles.dalle import randomise, stock_twin
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")

@@ -24,8 +24,7 @@ from pipeline.train.optimizer import LossScale, Plateau, TorchStepper, make_opti
 from pipeline.train.run import run
 from pipeline.train.state import TrainState, make_state
 from pipeline.train.trainer import Trainer
-from tests.helpers.training import train_config
-from tests.train.test_train import log_of
+from tests.helpers.training import log_of, train_config
 
 MakeConfig = Callable[..., TrainConfig]
 ALONE = Ranks(kind="none", rank=0, size=1, device=torch.device("cpu"))

@@ -24,7 +24,7 @@ from pipeline.train.resume import keep_settled
 from pipeline.train.run import run
 from pipeline.train.state import _random_states, _restore_random
 from pipeline.train.trainer import Trainer
-from tests.train.test_train import log_of
+from tests.helpers.training import log_of
 
 MakeConfig = Callable[..., TrainConfig]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -22,7 +22,7 @@ from pipeline.models.checkpoints.native import (
 from pipeline.train.config import TrainConfig
 from pipeline.train.optimizer import LossScale
 from pipeline.train.run import run
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
+from tests.helpers.training import TrainedRuns, log_of, tree
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -51,16 +51,12 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_stopped_run_ends_in_the_same_bytes(
-    workspace: Workspace, make_config: MakeConfig, kind: str
+    make_config: MakeConfig, trained: TrainedRuns, kind: str
 ) -> None:
     config = make_config(**{"steps": 9, "save_every": 4, "keep_n_checkpoints": 9} | KINDS[kind])
+    folder = trained.put(config, killed_after=(config.schedule.steps or 0) - 3)
     run(config)
-    whole = tree(workspace.run("tiny"))
-    workspace.run("tiny").rename(workspace.root / "elsewhere")
-    with pytest.raises(StoppedError):
-        run(config, stop_at((config.schedule.steps or 0) - 3))
-    run(config)
-    assert tree(workspace.run("tiny")) == whole
+    assert tree(folder) == trained.whole(config)
 
 
 def test_the_plateau_lowers_the_rate_of_a_run_that_gains_nothing(

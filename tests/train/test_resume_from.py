@@ -27,10 +27,9 @@ from pipeline.train.model import new_model
 from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
 from pipeline.webdata.index import CodecRef, read_index, write_index
-from tests.helpers.training import write_shards
+from tests.helpers.training import StoppedError, stop_at, tree, write_shards
 from tests.models.checkpoints.test_deepspeed_checkpoints import write_deepspeed
 from tests.oracles.checkpoints import trained_stock
-from tests.train.test_train import StoppedError, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -17,7 +17,7 @@ from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from tests.helpers.progress import items_only
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
+from tests.helpers.training import StoppedError, TrainedRuns, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -45,42 +45,39 @@ def train(config: TrainConfig) -> list[int]:
     ],
 )
 def test_a_finished_run_is_prolonged_as_if_asked_for_at_the_start(
-    workspace: Workspace,
     make_config: MakeConfig,
-    folder: Path,
+    trained: TrainedRuns,
     lr_decay: str,
     before: dict[str, Any],
     after: dict[str, Any],
 ) -> None:
-    train(make_config(lr_decay=lr_decay, **after))
-    whole = tree(folder)
-    folder.rename(workspace.root / "elsewhere")
-    done = train(make_config(lr_decay=lr_decay, **before))
+    folder = trained.put(make_config(lr_decay=lr_decay, **before))
+    done = read_manifest(folder, "run").counts["steps"]
     more = train(make_config(lr_decay=lr_decay, **after))
-    assert more[0] == done[-1] + 1
-    assert tree(folder) == whole
+    assert more[0] == done + 1
+    assert tree(folder) == trained.whole(make_config(lr_decay=lr_decay, **after))
 
 
 @pytest.mark.parametrize("lr_decay", ["cosine", "linear"])
 @pytest.mark.parametrize("change", [{"steps": 13}, {"steps": None, "epochs": 9}, {"batch_size": 4}])
 def test_with_a_learning_rate_that_depends_on_the_end_resume_from_is_suggested(
-    make_config: MakeConfig, folder: Path, lr_decay: str, change: dict[str, Any]
+    make_config: MakeConfig, trained: TrainedRuns, lr_decay: str, change: dict[str, Any]
 ) -> None:
-    train(make_config(lr_decay=lr_decay))
+    folder = trained.put(make_config(lr_decay=lr_decay))
     before = tree(folder)
     with pytest.raises(ConfigError, match=f"--lr-decay {lr_decay}.*--resume-from {folder}"):
         train(make_config(lr_decay=lr_decay, **change))
     assert tree(folder) == before
     more = make_config(lr_decay=lr_decay, name="more", resume_from=folder, **change)
-    assert train(more)[0] == 1
+    with pytest.raises(StoppedError):
+        run(more, stop_at(1))
 
 
 def test_a_run_continues_with_batches_of_another_size(
-    make_config: MakeConfig, folder: Path, caplog: pytest.LogCaptureFixture
+    make_config: MakeConfig, trained: TrainedRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As the message about memory that ran out says."""
-    with pytest.raises(StoppedError):
-        run(make_config(lr_decay="constant"), stop_at(6))
+    folder = trained.put(make_config(lr_decay="constant"), killed_after=6)
     smaller = make_config(lr_decay="constant", batch_size=4, ga_steps=2)
     assert train(smaller) == list(range(6, 13))
     assert "batch_size 8 → 4" in caplog.text
@@ -103,9 +100,9 @@ def test_a_run_without_a_checkpoint_may_start_with_other_options(
 
 
 def test_a_finished_run_has_nothing_to_train_in_other_batches(
-    make_config: MakeConfig, folder: Path
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    train(make_config(lr_decay="constant"))
+    folder = trained.put(make_config(lr_decay="constant"))
     before = tree(folder)
     with pytest.raises(ConfigError, match="no steps left, so --batch-size can't change"):
         train(make_config(lr_decay="constant", batch_size=4))
@@ -122,9 +119,9 @@ def test_a_finished_run_has_nothing_to_train_in_other_batches(
     ],
 )
 def test_steps_are_not_taken_back(
-    make_config: MakeConfig, folder: Path, shorter: dict[str, Any], sentence: str
+    make_config: MakeConfig, trained: TrainedRuns, shorter: dict[str, Any], sentence: str
 ) -> None:
-    train(make_config(lr_decay="constant"))
+    folder = trained.put(make_config(lr_decay="constant"))
     before = tree(folder)
     with pytest.raises(ConfigError, match=sentence):
         train(make_config(lr_decay="constant", **shorter))
@@ -134,25 +131,27 @@ def test_steps_are_not_taken_back(
 WATCHED: dict[str, Any] = {"log_every": 2, "val_every": 3, "save_every": 2, "keep_n_checkpoints": 3}
 
 
-def test_monitoring_options_may_change(make_config: MakeConfig, folder: Path) -> None:
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(6))
+def test_monitoring_options_may_change(make_config: MakeConfig, trained: TrainedRuns) -> None:
+    folder = trained.put(make_config(), killed_after=6)
     assert train(make_config(**WATCHED))[0] == 6
     steps = [read_info(path).step for path in list_checkpoints(folder / "checkpoints")]
     assert steps == [8, 10, 12]
     assert [r["step"] for r in log_of(folder) if "val_loss" in r] == [6, 9, 12]
 
 
-def test_a_finished_run_stays_as_it_was_watched(make_config: MakeConfig, folder: Path) -> None:
-    run(make_config())
+def test_a_finished_run_stays_as_it_was_watched(
+    make_config: MakeConfig, trained: TrainedRuns
+) -> None:
+    folder = trained.put(make_config())
     before = tree(folder)
     assert run(make_config(**WATCHED)).outcome == "unchanged"
     assert tree(folder) == before
 
 
-def test_an_option_that_came_later_had_its_default(make_config: MakeConfig, folder: Path) -> None:
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(6))
+def test_an_option_that_came_later_had_its_default(
+    make_config: MakeConfig, trained: TrainedRuns
+) -> None:
+    folder = trained.put(make_config(), killed_after=6)
     path = folder / "plan.json"
     plan = json.loads(path.read_bytes())
     del plan["config"]["null_cond_prob"]
@@ -167,23 +166,21 @@ PLANS = ["", "\0" * 40, "[1", "[]", "null", "{}", '{"config": 1, "inputs": {}}',
 
 @pytest.mark.parametrize("data", PLANS)
 def test_a_damaged_plan_is_named_and_nothing_is_changed(
-    make_config: MakeConfig, folder: Path, data: str
+    make_config: MakeConfig, trained: TrainedRuns, data: str
 ) -> None:
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(6))
+    folder = trained.put(make_config(), killed_after=6)
     (folder / "plan.json").write_text(data)
     before = tree(folder)
     with pytest.raises(ContractError, match=r"plan\.json.*--resume-from"):
         run(make_config())
     assert tree(folder) == before
-    assert run(make_config(on_change="restart")).counts["steps"] == 12
+    assert run(make_config(on_change="restart", steps=1)).counts["steps"] == 1
 
 
 def test_a_run_with_checkpoints_and_no_plan_is_not_restarted(
-    make_config: MakeConfig, folder: Path
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(6))
+    folder = trained.put(make_config(), killed_after=6)
     (folder / "plan.json").unlink()
     with pytest.raises(ContractError, match=r"plan\.json is missing"):
         run(make_config())
@@ -191,9 +188,9 @@ def test_a_run_with_checkpoints_and_no_plan_is_not_restarted(
 
 
 def test_the_manifest_of_a_finished_run_says_what_its_lost_plan_said(
-    make_config: MakeConfig, folder: Path
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config(lr_decay="constant"))
+    folder = trained.put(make_config(lr_decay="constant"))
     (folder / "plan.json").unlink()
     with pytest.raises(ConfigError, match="learning_rate"):
         run(make_config(lr_decay="constant", learning_rate=1.0))
@@ -201,9 +198,9 @@ def test_the_manifest_of_a_finished_run_says_what_its_lost_plan_said(
 
 
 def test_other_shards_are_named(
-    workspace: Workspace, make_config: MakeConfig, folder: Path
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config())
+    trained.put(make_config())
     shutil.copytree(workspace.shards("default"), workspace.shards("other"))
     with pytest.raises(ConfigError, match=r"shards default → other.*--resume-from"):
         run(make_config(shards="other"))

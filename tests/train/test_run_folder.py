@@ -19,7 +19,7 @@ from pipeline.train.config import ExportConfig, TrainConfig
 from pipeline.train.export import export
 from pipeline.train.run import run
 from tests.helpers.progress import items_only
-from tests.train.test_train import StoppedError, log_of, stop_at, tree
+from tests.helpers.training import StoppedError, TrainedRuns, log_of, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 LOOKALIKES = ("step-000005-best", "step-000045-old", "step-000005.bak", "step-000099")
@@ -28,11 +28,6 @@ LOOKALIKES = ("step-000005-best", "step-000045-old", "step-000005.bak", "step-00
 @pytest.fixture
 def folder(workspace: Workspace) -> Path:
     return workspace.run("tiny")
-
-
-def stop_after(config: TrainConfig, step: int) -> None:
-    with pytest.raises(StoppedError):
-        run(config, stop_at(step))
 
 
 def put_own_files_beside(folder: Path) -> dict[str, bytes]:
@@ -54,13 +49,11 @@ def put_own_files_beside(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_the_users_is_neither_deleted_nor_resumed_from_nor_listed(
-    workspace: Workspace, make_config: MakeConfig, folder: Path, tmp_path: Path
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns, tmp_path: Path
 ) -> None:
-    config = make_config(steps=25, keep_n_checkpoints=2)
-    run(config)
-    whole = tree(folder)
-    folder.rename(workspace.root / "elsewhere")
-    stop_after(config, 7)
+    config = make_config(steps=15, keep_n_checkpoints=2)
+    whole = trained.whole(config)
+    folder = trained.put(config, killed_after=7)
     own = put_own_files_beside(folder)
     steps: list[int] = []
     run(config, items_only(lambda done, total, notes=None: steps.append(done)))
@@ -71,27 +64,23 @@ def test_what_is_the_users_is_neither_deleted_nor_resumed_from_nor_listed(
         name: left[name] for name in whole
     } == whole  # also the manifest, which lists none of them
     report = export(ExportConfig(workspace=workspace.root, run="tiny", out=tmp_path / "dalle.pt"))
-    assert report.details["checkpoint"].endswith("step-000025")
+    assert report.details["checkpoint"].endswith("step-000015")
     again = run(make_config(steps=9, on_change="restart"))
     assert again.counts["steps"] == 9
     assert {name: (folder / name).read_bytes() for name in own} == own
-    assert not checkpoint_path(folder / "checkpoints", 20).exists()
+    assert not checkpoint_path(folder / "checkpoints", 10).exists()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "rng.safetensors", "checkpoint.json"])
 @pytest.mark.parametrize("damage", ["cut", "zeros", "gone"])
 def test_it_resumes_from_the_checkpoint_before_a_damaged_one(
-    workspace: Workspace,
     make_config: MakeConfig,
-    folder: Path,
+    trained: TrainedRuns,
     caplog: pytest.LogCaptureFixture,
     name: str,
     damage: str,
 ) -> None:
-    run(make_config())
-    whole = tree(folder)
-    folder.rename(workspace.root / "elsewhere")
-    stop_after(make_config(), 11)
+    folder = trained.put(make_config(), killed_after=11)
     path = folder / "checkpoints/step-000010" / name
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] if damage == "cut" else bytes(len(data)))
@@ -102,7 +91,7 @@ def test_it_resumes_from_the_checkpoint_before_a_damaged_one(
         run(make_config(), items_only(lambda done, total, notes=None: steps.append(done)))
     assert steps[0] == 6
     assert f"damaged checkpoint {folder}/checkpoints/step-000010" in caplog.text
-    assert tree(folder) == whole
+    assert tree(folder) == trained.whole(make_config())
 
 
 @pytest.mark.parametrize(
@@ -119,17 +108,19 @@ def test_it_resumes_from_the_checkpoint_before_a_damaged_one(
     ids=json.dumps,
 )
 def test_a_checkpoint_edited_by_hand_is_skipped(
-    make_config: MakeConfig, folder: Path, edit: dict[str, Any], caplog: pytest.LogCaptureFixture
+    make_config: MakeConfig,
+    trained: TrainedRuns,
+    edit: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stop_after(make_config(), 11)
+    folder = trained.put(make_config(), killed_after=11)
     path = folder / "checkpoints/step-000010/checkpoint.json"
     said = json.loads(path.read_bytes())
     for name, value in edit.items():
         said[name] = {**said[name], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(said))
-    steps: list[int] = []
-    run(make_config(), items_only(lambda done, total, notes=None: steps.append(done)))
-    assert steps[0] == 6
+    with pytest.raises(StoppedError):  # the first step after the checkpoint before
+        run(make_config(), stop_at(6))
     assert str(path) in caplog.text
 
 
@@ -138,7 +129,8 @@ def test_a_state_that_does_not_belong_to_the_run_is_refused_in_a_sentence(
 ) -> None:
     """As the scale of another engine is that of a run of ours."""
     config = make_config(precision="fp16")
-    stop_after(config, 7)
+    with pytest.raises(StoppedError):
+        run(config, stop_at(6))
     path = folder / "checkpoints/step-000005/checkpoint.json"
     said = json.loads(path.read_bytes())
     said["training"]["scaler"] = {"cur_scale": 1.0}
@@ -157,25 +149,20 @@ TAILS = {
 
 @pytest.mark.parametrize("tail", list(TAILS))
 def test_what_a_power_cut_left_at_the_end_of_the_log_is_dropped(
-    workspace: Workspace,
-    make_config: MakeConfig,
-    folder: Path,
-    caplog: pytest.LogCaptureFixture,
-    tail: str,
+    make_config: MakeConfig, trained: TrainedRuns, caplog: pytest.LogCaptureFixture, tail: str
 ) -> None:
-    run(make_config())
-    whole = tree(folder)
-    folder.rename(workspace.root / "elsewhere")
-    stop_after(make_config(), 7)
+    folder = trained.put(make_config(), killed_after=7)
     with (folder / "log.jsonl").open("ab") as file:
         file.write(TAILS[tail])
     run(make_config())
     assert "log.jsonl: dropped" in caplog.text
-    assert tree(folder) == whole
+    assert tree(folder) == trained.whole(make_config())
 
 
-def test_a_log_that_is_gone_costs_only_its_lines(make_config: MakeConfig, folder: Path) -> None:
-    stop_after(make_config(), 7)
+def test_a_log_that_is_gone_costs_only_its_lines(
+    make_config: MakeConfig, trained: TrainedRuns
+) -> None:
+    folder = trained.put(make_config(), killed_after=7)
     (folder / "log.jsonl").unlink()
     report = run(make_config())
     assert [record["step"] for record in log_of(folder) if "loss" in record] == list(range(6, 13))
@@ -195,16 +182,13 @@ def test_killed_between_its_last_checkpoint_and_its_manifest_it_keeps_the_last_l
 
 
 def test_what_was_being_written_when_it_was_killed_is_swept_up(
-    workspace: Workspace, make_config: MakeConfig, folder: Path
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config())
-    whole = tree(folder)
-    folder.rename(workspace.root / "elsewhere")
-    stop_after(make_config(), 7)
+    folder = trained.put(make_config(), killed_after=7)
     checkpoints = folder / "checkpoints"
     shutil.copytree(checkpoints / "step-000005", checkpoints / "step-000007.partial")
     run(make_config())
-    assert tree(folder) == whole
+    assert tree(folder) == trained.whole(make_config())
 
 
 def test_a_folder_that_is_no_run_is_refused_by_its_name(

@@ -24,8 +24,7 @@ from pipeline.train.optimizer import TorchStepper
 from pipeline.train.run import run
 from pipeline.train.step_graph import NORMAL, StepGraph, check_graphs
 from pipeline.train.trainer import Trainer
-from tests.helpers.training import train_config
-from tests.train.test_train import log_of
+from tests.helpers.training import log_of, train_config
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")

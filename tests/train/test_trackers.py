@@ -15,7 +15,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 from tests.helpers.progress import items_only
-from tests.train.test_train import StoppedError, log_of, stop_at
+from tests.helpers.training import StoppedError, log_of, stop_at
 
 MakeConfig = Callable[..., TrainConfig]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,34 +26,10 @@ from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from pipeline.webdata.index import read_index, write_index
 from tests.helpers.progress import items_only
+from tests.helpers.training import TrainedRuns, log_of, tree
 
 MakeConfig = Callable[..., TrainConfig]
 CPU = torch.device("cpu")
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every file of a folder with its hash."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
-
-
-def log_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-class StoppedError(Exception):
-    pass
-
-
-def stop_at(step: int) -> Callable[..., None]:
-    def progress(done: int, total: int | None, notes: object = None) -> None:
-        if done == step:
-            raise StoppedError
-
-    return progress
 
 
 def test_a_model_learns_which_codes_a_caption_means(
@@ -99,13 +73,10 @@ def test_the_folder_holds_plan_tokenizer_log_checkpoints_and_manifest(
 
 
 def test_the_same_run_twice_leaves_the_same_bytes(
-    workspace: Workspace, make_config: MakeConfig
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
     run(make_config())
-    first = tree(workspace.run("tiny"))
-    (workspace.run("tiny")).rename(workspace.root / "elsewhere")
-    run(make_config())
-    assert tree(workspace.run("tiny")) == first
+    assert tree(workspace.run("tiny")) == trained.whole(make_config())
 
 
 def test_a_finished_run_is_left_alone(workspace: Workspace, make_config: MakeConfig) -> None:
@@ -118,36 +89,26 @@ def test_a_finished_run_is_left_alone(workspace: Workspace, make_config: MakeCon
 
 @pytest.mark.parametrize("step", [1, 4, 5, 7, 11, 12])
 def test_a_run_stopped_at_any_step_ends_in_the_same_bytes(
-    workspace: Workspace, make_config: MakeConfig, step: int
+    make_config: MakeConfig, trained: TrainedRuns, step: int
 ) -> None:
+    folder = trained.put(make_config(), killed_after=step)
     run(make_config())
-    whole = tree(workspace.run("tiny"))
-    workspace.run("tiny").rename(workspace.root / "elsewhere")
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(step))
-    run(make_config())
-    assert tree(workspace.run("tiny")) == whole
+    assert tree(folder) == trained.whole(make_config())
 
 
 def test_a_run_that_steps_across_epochs_by_accumulation_resumes_exactly(
-    workspace: Workspace, make_config: MakeConfig
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
     config = make_config(ga_steps=3, batch_size=7)
+    folder = trained.put(config, killed_after=6)
     run(config)
-    whole = tree(workspace.run("tiny"))
-    workspace.run("tiny").rename(workspace.root / "elsewhere")
-    with pytest.raises(StoppedError):
-        run(config, stop_at(6))
-    run(config)
-    assert tree(workspace.run("tiny")) == whole
+    assert tree(folder) == trained.whole(config)
 
 
 def test_more_steps_continue_from_the_last_checkpoint_as_if_asked_for_at_the_start(
-    workspace: Workspace, make_config: MakeConfig
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config(lr_decay="constant", steps=23, log_every=2))
-    whole = tree(workspace.run("tiny"))
-    workspace.run("tiny").rename(workspace.root / "elsewhere")
+    whole = trained.whole(make_config(lr_decay="constant", steps=23, log_every=2))
     run(make_config(lr_decay="constant", steps=13, log_every=2))
     steps: list[int] = []
     run(
@@ -159,21 +120,21 @@ def test_more_steps_continue_from_the_last_checkpoint_as_if_asked_for_at_the_sta
 
 
 def test_another_plan_is_refused_and_nothing_is_changed(
-    workspace: Workspace, make_config: MakeConfig
+    make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config())
-    before = tree(workspace.run("tiny"))
+    folder = trained.put(make_config())
+    before = tree(folder)
     with pytest.raises(ConfigError, match=r"learning_rate 0.01 → 0.02.*--on-change restart"):
         run(make_config(learning_rate=2e-2))
     with pytest.raises(ConfigError, match="steps 12 → 13"):
         run(make_config(steps=13))
-    assert tree(workspace.run("tiny")) == before
+    assert tree(folder) == before
 
 
 def test_another_plan_starts_over_when_asked_to(
-    workspace: Workspace, make_config: MakeConfig
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
-    run(make_config(steps=20))
+    trained.put(make_config())
     report = run(make_config(steps=6, on_change="restart"))
     assert report.counts["steps"] == 6
     assert [p.name for p in list_checkpoints(workspace.run("tiny") / "checkpoints")] == [
@@ -182,8 +143,10 @@ def test_another_plan_starts_over_when_asked_to(
     ]
 
 
-def test_new_shards_are_another_plan(workspace: Workspace, make_config: MakeConfig) -> None:
-    run(make_config())
+def test_new_shards_are_another_plan(
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
+) -> None:
+    trained.put(make_config())
     path = workspace.shards("default") / "manifest.json"
     manifest = json.loads(path.read_bytes())
     manifest["files"][0]["sha256"] = "0" * 64
@@ -216,11 +179,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_samples(
 
 
 def test_a_run_whose_only_checkpoint_is_damaged_is_not_restarted_unasked(
-    workspace: Workspace, make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+    workspace: Workspace,
+    make_config: MakeConfig,
+    trained: TrainedRuns,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(StoppedError):
-        run(make_config(), stop_at(7))
-    weights = workspace.run("tiny") / "checkpoints/step-000005/model.safetensors"
+    folder = trained.put(make_config(), killed_after=7)
+    weights = folder / "checkpoints/step-000005/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     before = tree(workspace.run("tiny"))
     with pytest.raises(ModelError, match=r"All checkpoints of .*tiny are damaged: step-000005"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from pipeline.train.feeding import DeviceBatch
 from pipeline.train.run import run
 from pipeline.train.trainer import Trainer
 from tests.helpers.progress import items_only
-from tests.helpers.training import open_workspace
+from tests.helpers.training import TrainedRuns, log_of, open_workspace, tree
 from tests.train.test_evaluation_samples import codec
-from tests.train.test_train import log_of, tree
 
 __all__ = ["codec"]
 
@@ -49,34 +49,26 @@ def steps_of(folder: Path) -> list[int]:
     return [read_info(path).step for path in list_checkpoints(folder / "checkpoints")]
 
 
-def left_alone(workspace: Workspace, config: TrainConfig) -> dict[str, str]:
-    """The files of a run of `config` that nobody stopped; it is moved out of the way."""
-    run(config)
-    whole = tree(workspace.run(config.name))
-    workspace.run(config.name).rename(workspace.root / "elsewhere")
-    return whole
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_no_step_is_lost(
     workspace: Workspace, make_config: MakeConfig, number: signal.Signals
 ) -> None:
     """As far as the next checkpoint would have been, and without an earlier one."""
     config = make_config(steps=3000, save_every=1000, val_every=0)
-    be_interrupted(config, 40, number)
+    be_interrupted(config, 14, number)
     folder = workspace.run("tiny")
-    assert steps_of(folder) == [41]  # the step that was going on was finished
-    assert read_info(list_checkpoints(folder / "checkpoints")[0]).training["samples"] == 41 * 8
-    assert [record["step"] for record in log_of(folder)] == list(range(1, 42))
+    assert steps_of(folder) == [15]  # the step that was going on was finished
+    assert read_info(list_checkpoints(folder / "checkpoints")[0]).training["samples"] == 15 * 8
+    assert [record["step"] for record in log_of(folder)] == list(range(1, 16))
     assert not (folder / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 9, 11])
 def test_it_resumes_to_the_same_bytes(
-    workspace: Workspace, make_config: MakeConfig, step: int
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns, step: int
 ) -> None:
     config = make_config(log_every=2)
-    whole = left_alone(workspace, config)
+    whole = trained.whole(config)
     be_interrupted(config, step)
     assert steps_of(workspace.run("tiny"))[-1] == step + 1
     run(config)
@@ -85,12 +77,12 @@ def test_it_resumes_to_the_same_bytes(
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_stopped_again_and_again_it_ends_in_the_same_bytes(
-    workspace: Workspace, make_config: MakeConfig, keep: int
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns, keep: int
 ) -> None:
     config = make_config(
         steps=14, save_every=4, keep_n_checkpoints=keep, lr_decay="plateau", ema_decay=0.9
     )
-    whole = left_alone(workspace, config)
+    whole = trained.whole(config)
     folder, found = workspace.run("tiny"), []
     for step in (1, 3, 5, 8, 10):
         be_interrupted(config, step)
@@ -103,10 +95,13 @@ def test_stopped_again_and_again_it_ends_in_the_same_bytes(
 
 
 def test_validation_that_was_broken_off_is_made_up_for(
-    workspace: Workspace, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace,
+    make_config: MakeConfig,
+    trained: TrainedRuns,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = make_config(batch_size=4, val_every=4, steps=9)
-    whole = left_alone(workspace, config)
+    whole = trained.whole(config)
     healthy, validated = Trainer.loss, []
 
     def loss(self: Trainer, module: nn.Module, batch: DeviceBatch) -> DalleLoss:
@@ -134,7 +129,9 @@ def test_a_grid_that_was_broken_off_is_drawn_later(
     from pipeline.train.evaluation import GridSampler
 
     config = make_config(sample_every=4, ema_decay=0.5, val_every=0)
-    whole = left_alone(workspace, config)
+    run(config)
+    whole = tree(workspace.run("tiny"))
+    workspace.run("tiny").rename(workspace.root / "elsewhere")
     healthy = GridSampler.draw
 
     def draw(self: GridSampler, model: nn.Module, stop: Any) -> Any:
@@ -153,10 +150,10 @@ def test_a_grid_that_was_broken_off_is_drawn_later(
 
 
 def test_a_signal_in_the_last_step_leaves_only_the_end_to_do(
-    workspace: Workspace, make_config: MakeConfig
+    workspace: Workspace, make_config: MakeConfig, trained: TrainedRuns
 ) -> None:
     config = make_config(log_every=5, val_every=5)
-    whole = left_alone(workspace, config)
+    whole = trained.whole(config)
     be_interrupted(config, 11)
     assert steps_of(workspace.run("tiny")) == [10, 12]
     steps: list[int] = []
@@ -199,6 +196,7 @@ def test_the_command_says_that_it_stopped_and_the_same_one_resumes(
     ) as process:
         while not (log.exists() and log.read_bytes().count(b"\n") > 3):
             assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(number)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr

@@ -16,7 +16,7 @@ from pipeline.core.config import option_values
 from pipeline.core.workspace import Workspace
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
-from tests.train.test_train import log_of, tree
+from tests.helpers.training import log_of, tree
 
 CHILD = """
 import json, sys, time

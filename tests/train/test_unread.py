@@ -28,7 +28,7 @@ from pipeline.train.state import TrainState
 from pipeline.train.trackers import Meter
 from pipeline.train.trainer import Trainer
 from pipeline.train.unread import MOST_UNREAD, TrainedStep, UnreadSteps, reading_period
-from tests.train.test_train import StoppedError, stop_at, tree
+from tests.helpers.training import StoppedError, TrainedRuns, stop_at, tree
 
 MakeConfig = Callable[..., TrainConfig]
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -61,12 +61,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", list(OPTIONS))
 def test_a_run_is_the_same_whenever_its_losses_are_read(
-    name: str, workspace: Workspace, make_config: MakeConfig, request: pytest.FixtureRequest
+    name: str,
+    workspace: Workspace,
+    make_config: MakeConfig,
+    trained: TrainedRuns,
+    request: pytest.FixtureRequest,
 ) -> None:
     config = make_config(log_every=3, val_every=0, save_every=7, **OPTIONS[name])
-    run(config)
-    expected = tree(workspace.run("tiny"))
-    workspace.run("tiny").rename(workspace.root / "elsewhere")
+    expected = trained.whole(config)
     request.getfixturevalue("as_on_cuda")
     run(config)
     assert tree(workspace.run("tiny")) == expected
@@ -162,7 +164,7 @@ def test_nothing_is_saved_after_a_broken_loss(
     assert read_info(last).step == 4
 
 
-def trained(step: int, batches: int) -> TrainedStep:
+def trained_step(step: int, batches: int) -> TrainedStep:
     losses = torch.arange(batches * 3, dtype=torch.float64).view(1, batches, 3) + 100 * step
     return TrainedStep(
         step=step,
@@ -175,7 +177,7 @@ def trained(step: int, batches: int) -> TrainedStep:
 
 
 def test_steps_of_any_number_of_batches_are_read_in_order() -> None:
-    unread, steps = UnreadSteps(), [trained(number, 1 + number % 3) for number in range(1, 6)]
+    unread, steps = UnreadSteps(), [trained_step(number, 1 + number % 3) for number in range(1, 6)]
     for step in steps:
         unread.add(step)
     read = unread.read()

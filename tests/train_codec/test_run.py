@@ -6,7 +6,9 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import pickle
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,13 +22,10 @@ from pipeline.core.workspace import Workspace
 from pipeline.models.codecs.load import load_codec
 from pipeline.train_codec.config import TrainCodecConfig
 from pipeline.train_codec.run import run
+from tests.helpers.kept_workspace import write_workspace
 from tests.helpers.progress import items_only
 
 MakeWorkspace = Callable[..., Workspace]
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
 
 
 KINDS: dict[str, dict[str, str]] = {
@@ -42,7 +41,7 @@ def make_config(workspace: Workspace, **options: int | str) -> TrainCodecConfig:
         "num_tokens": 16,
         "channels": 8,
         "code_dim": 4,
-        "steps": 24,
+        "steps": 12,
         "batch_size": 4,
         "checkpoint_every": 5,
         "workers": 2,
@@ -50,18 +49,42 @@ def make_config(workspace: Workspace, **options: int | str) -> TrainCodecConfig:
     return TrainCodecConfig(workspace=workspace.root, **{**small, **options})  # type: ignore[arg-type]
 
 
-def kill_at(step: int) -> Callable[..., None]:
-    def progress(
-        done: int, total: int | None, notes: Mapping[str, int | float | str] | None = None
-    ) -> None:
-        if done == step:
-            raise KilledError
-
-    return progress
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class TrainedCodecs:
+    """Codecs of `make_workspace()`, each trained once: finished, and as a kill after each step left them."""
+
+    def __init__(self, kept: Path) -> None:
+        self._kept, self._workspace = kept, write_workspace(kept / "workspace")
+
+    def whole(self, **options: int | str) -> Path:
+        """The folder of the finished codec."""
+        return self._train(options) / "whole"
+
+    def put(self, workspace: Workspace, *, killed_after: int, **options: int | str) -> Path:
+        """Copy the codec that a kill after that step left to a workspace."""
+        kept = self._train(options) / str(killed_after)
+        return shutil.copytree(kept, workspace.codec("small"))
+
+    def _train(self, options: Mapping[str, int | str]) -> Path:
+        kept, folder = self._kept / json.dumps(options), self._workspace.codec("small")
+
+        def keep(done: int, total: int | None, notes: object = None) -> None:
+            if done and not (kept / str(done)).exists():
+                shutil.copytree(folder, kept / str(done), copy_function=os.link)
+
+        if not (kept / "whole").exists():
+            run(make_config(self._workspace, **options), keep)
+            folder.rename(kept / "whole")
+        return kept
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedCodecs:
+    """Codecs that several tests need, trained once."""
+    return TrainedCodecs(tmp_path_factory.mktemp("trained"))
 
 
 def test_it_writes_a_codec_its_log_and_an_image(make_workspace: MakeWorkspace) -> None:
@@ -80,32 +103,32 @@ def test_it_writes_a_codec_its_log_and_an_image(make_workspace: MakeWorkspace) -
     assert load_codec(folder).fingerprint == manifest.details["fingerprint"]
     assert manifest.counts == {"images": 16, "learnt_from": 16, "failed": 0}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(24))
+    assert [line["step"] for line in lines] == list(range(12))
     assert 0 < report.details["codebook_used"] <= 16
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_log_has_psnr_at_even_distances_the_last_being_that_of_the_codec(
-    make_workspace: MakeWorkspace, kind: str
+    trained: TrainedCodecs, kind: str
 ) -> None:
-    workspace = make_workspace()
-    report = run(make_config(workspace, steps=45, **KINDS[kind]))
-    text = (workspace.codec("small") / "log.jsonl").read_text()
+    folder = trained.whole(steps=24, **KINDS[kind])
+    details = read_manifest(folder, "codec").details
+    text = (folder / "log.jsonl").read_text()
     measured = {
         line["step"]: line["val_psnr_db"]
         for line in map(json.loads, text.splitlines())
         if "val_psnr_db" in line
     }
-    assert list(measured) == [*range(2, 45, 3)]
-    assert measured[44] == pytest.approx(report.details["psnr_db"], abs=0.01)
+    assert list(measured) == [*range(1, 24, 2)]
+    assert measured[23] == pytest.approx(details["psnr_db"], abs=0.01)
 
 
-def test_the_log_can_be_read_during_training(make_workspace: MakeWorkspace) -> None:
-    workspace = make_workspace()
-    with pytest.raises(KilledError):
-        run(make_config(workspace), kill_at(12))
-    lines = (workspace.codec("small") / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(10))
+def test_the_log_can_be_read_during_training(
+    make_workspace: MakeWorkspace, trained: TrainedCodecs
+) -> None:
+    folder = trained.put(make_workspace(), killed_after=8)
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(5))
 
 
 def test_a_second_run_finds_it_unchanged(make_workspace: MakeWorkspace) -> None:
@@ -133,38 +156,39 @@ def test_a_batch_of_more_images_than_there_are_is_refused(
 
 
 def test_what_was_started_with_other_options_is_left_for_them(
-    make_workspace: MakeWorkspace,
+    make_workspace: MakeWorkspace, trained: TrainedCodecs
 ) -> None:
     workspace = make_workspace()
-    with pytest.raises(KilledError):
-        run(make_config(workspace), kill_at(7))
+    trained.put(workspace, killed_after=7)
     assert run(make_config(workspace, seed=1)).outputs == (str(workspace.codec("small-2")),)
     assert run(make_config(workspace)).outputs == (str(workspace.codec("small")),)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("step", [1, 7, 24])
+@pytest.mark.parametrize("step", [1, 7, 12])
 def test_killed_and_continued_it_ends_in_the_same_bytes(
-    make_workspace: MakeWorkspace, step: int, kind: str, caplog: pytest.LogCaptureFixture
+    make_workspace: MakeWorkspace,
+    trained: TrainedCodecs,
+    step: int,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole, killed = make_workspace(name="whole"), make_workspace(name="killed")
-    run(make_config(whole, **KINDS[kind]))
-    with pytest.raises(KilledError):
-        run(make_config(killed, **KINDS[kind]), kill_at(step))
-    assert not (killed.codec("small") / "manifest.json").exists()
+    workspace = make_workspace()
+    folder = trained.put(workspace, killed_after=step, **KINDS[kind])
+    assert not (folder / "manifest.json").exists()
     with caplog.at_level(logging.INFO):
-        run(make_config(killed, **KINDS[kind]))
+        run(make_config(workspace, **KINDS[kind]))
     assert ("Resuming after step 5" in caplog.text) == (step == 7)
-    assert files_of(killed.codec("small")) == files_of(whole.codec("small"))
+    assert files_of(folder) == files_of(trained.whole(**KINDS[kind]))
 
 
-def test_a_checkpoint_of_other_options_is_not_taken_up(make_workspace: MakeWorkspace) -> None:
-    workspace, fresh = make_workspace(), make_workspace(name="fresh")
-    with pytest.raises(KilledError):
-        run(make_config(workspace), kill_at(12))
+def test_a_checkpoint_of_other_options_is_not_taken_up(
+    make_workspace: MakeWorkspace, trained: TrainedCodecs
+) -> None:
+    workspace = make_workspace()
+    trained.put(workspace, killed_after=7)
     run(make_config(workspace, seed=3))
-    run(make_config(fresh, seed=3))
-    assert files_of(workspace.codec("small-2")) == files_of(fresh.codec("small"))
+    assert files_of(workspace.codec("small-2")) == files_of(trained.whole(seed=3))
 
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -187,35 +211,36 @@ def _without_optimizer(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", list(DAMAGE))
-def test_a_broken_checkpoint_costs_time_only(make_workspace: MakeWorkspace, damage: str) -> None:
-    workspace, fresh = make_workspace(), make_workspace(name="fresh")
-    with pytest.raises(KilledError):
-        run(make_config(workspace), kill_at(12))
-    path = workspace.codec("small") / "checkpoint.pt"
+def test_a_broken_checkpoint_costs_time_only(
+    make_workspace: MakeWorkspace, trained: TrainedCodecs, damage: str
+) -> None:
+    workspace = make_workspace()
+    folder = trained.put(workspace, killed_after=7)
+    path = folder / "checkpoint.pt"
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     run(make_config(workspace))
-    run(make_config(fresh))
-    assert files_of(workspace.codec("small")) == files_of(fresh.codec("small"))
+    assert files_of(folder) == files_of(trained.whole())
 
 
-def test_a_broken_note_of_the_plan_costs_time_only(make_workspace: MakeWorkspace) -> None:
+def test_a_broken_note_of_the_plan_costs_time_only(
+    make_workspace: MakeWorkspace, trained: TrainedCodecs
+) -> None:
     workspace = make_workspace()
-    with pytest.raises(KilledError):
-        run(make_config(workspace), kill_at(12))
-    (workspace.codec("small") / "checkpoint.json").write_bytes(b"\xff\x00")
+    folder = trained.put(workspace, killed_after=7)
+    (folder / "checkpoint.json").write_bytes(b"\xff\x00")
     assert run(make_config(workspace)).outcome == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 7, 23])
+@pytest.mark.parametrize("step", [1, 7, 11])
 def test_a_signal_loses_no_step(
     make_workspace: MakeWorkspace,
+    trained: TrainedCodecs,
     step: int,
     number: signal.Signals,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    whole, stopped = make_workspace(name="whole"), make_workspace(name="stopped")
-    run(make_config(whole))
+    stopped = make_workspace()
 
     def progress(done: int, total: int | None, notes: object = None) -> None:
         if done == step:
@@ -231,15 +256,15 @@ def test_a_signal_loses_no_step(
             items_only(lambda done, total, notes=None: steps.append(done)),
         )
     assert f"Resuming after step {step}" in caplog.text
-    assert [done for done in steps if done] == list(range(step + 1, 25))
-    assert files_of(stopped.codec("small")) == files_of(whole.codec("small"))
+    assert [done for done in steps if done] == list(range(step + 1, 13))
+    assert files_of(stopped.codec("small")) == files_of(trained.whole())
 
 
 @pytest.mark.parametrize("kind", ["vq", "discrete-vae"])
 def test_it_learns(make_workspace: MakeWorkspace, kind: str) -> None:
     workspace = make_workspace(40)
     start = run(make_config(workspace, name="start", steps=2, num_tokens=64, kind=kind))
-    longer = make_config(workspace, name="end", steps=200, num_tokens=64, batch_size=8, kind=kind)
+    longer = make_config(workspace, name="end", steps=100, num_tokens=64, batch_size=8, kind=kind)
     end = run(longer)
     assert end.details["psnr_db"] > start.details["psnr_db"] + 0.3
     assert end.details["perplexity"] > 4
