@@ -73,14 +73,19 @@ def finish(folder: Path, contract: str, **details: Any) -> None:
     write_manifest(folder, manifest)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+def write_models(root: Path) -> Workspace:
     """A workspace with runs/dalle and, among others, the codec that it was trained with."""
-    workspace = Workspace(tmp_path / "workspace").open("a source")
+    workspace = Workspace(root).open("a source")
     write_codec(workspace, "another", seed=1)
     write_run(workspace, codec=write_codec(workspace, "mine", seed=2))
     write_codec(workspace, "third", seed=3)
     return workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A new workspace with models."""
+    return write_models(tmp_path / "workspace")
 
 
 @pytest.fixture

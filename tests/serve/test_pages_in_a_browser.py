@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.core.workspace import Workspace
-from pipeline.serve.config import ServeConfig
-from pipeline.serve.server import BackgroundServer
 from tests.helpers.browser import DESKTOP, PHONE, Browser, browser
 from tests.helpers.generate import write_codec, write_run
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, serving
 from tests.serve.images import write_images
 
 __all__ = ["browser"]  # a fixture
@@ -59,16 +57,9 @@ def log(run: Path, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def served(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    config = ServeConfig(
-        workspace=made.root,
-        port=0,
-        device="cpu",
-        threads=1,
-        index=tmp_path_factory.mktemp("index"),
-        allow_origin=("*",),
-    )
-    with BackgroundServer(config) as url:
-        yield Served(url=url.rstrip("/"), server=None)  # type: ignore[arg-type]
+    index = tmp_path_factory.mktemp("index")
+    with serving(made.root, index=index, allow_origin=("*",)) as started:
+        yield Served(url=started.url.rstrip("/"), server=started.server)
 
 
 @pytest.mark.parametrize("path", PAGES)
