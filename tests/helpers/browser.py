@@ -33,6 +33,8 @@ _ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
+# The rules of axe's category `cat.color` that are on unless asked for.
+_COLOUR_RULES = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -63,12 +65,21 @@ class Visit:
     problems: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    def violations(self) -> list[str]:
-        """What axe finds: rule and elements, one line each."""
+    def look(self, *, width: int, dark: bool) -> None:
+        """Give the window another width, and the page another colour scheme."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+
+    def violations(self, *, of_colour: bool = False) -> list[str]:
+        """What axe finds: rule and elements, one line each. `of_colour`: by its rules about colours alone."""
         from axe_playwright_python.base import AXE_SCRIPT
 
-        self.page.evaluate(AXE_SCRIPT)
-        found = self.page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+        options: dict[str, Any] = {"resultTypes": ["violations"]}
+        if of_colour:
+            options["runOnly"] = _COLOUR_RULES
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE_SCRIPT)
+        found = self.page.evaluate("options => axe.run(options)", options)["violations"]
         return [
             f"{rule['id']} ({rule['impact']}): {[node['target'] for node in rule['nodes']]}"
             for rule in found

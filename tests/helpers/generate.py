@@ -75,19 +75,24 @@ def finish(folder: Path, contract: str, **details: Any) -> None:
     write_manifest(folder, manifest)
 
 
-@functools.cache
-def _written(folder: Path) -> Path:
-    """The files of the fixture `workspace`, which take longer to make than to copy."""
-    workspace = Workspace(folder).open("a source")
+def write_models(root: Path) -> Workspace:
+    """A workspace with runs/dalle and, among others, the codec that it was trained with."""
+    workspace = Workspace(root).open("a source")
     write_codec(workspace, "another", seed=1)
     write_run(workspace, codec=write_codec(workspace, "mine", seed=2))
     write_codec(workspace, "third", seed=3)
-    return folder
+    return workspace
+
+
+@functools.cache
+def _written(folder: Path) -> Path:
+    """The files of the fixture `workspace`, which take longer to make than to copy."""
+    return write_models(folder).root
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with runs/dalle and, among others, the codec that it was trained with."""
+    """A new workspace with models."""
     written = _written(tmp_path_factory.getbasetemp() / "workspace-for-generate")
     torch.manual_seed(0)  # Some tests make models of their own.
     return Workspace(shutil.copytree(written, tmp_path / "workspace"))

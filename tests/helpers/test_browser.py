@@ -48,6 +48,16 @@ def test_the_colour_scheme_is_the_one_asked_for(browser: Browser, tmp_path: Path
             assert visit.page.evaluate(asks) is dark
 
 
+def test_a_page_is_looked_at_in_other_widths_and_colours(browser: Browser, tmp_path: Path) -> None:
+    hidden = "p {width: 500px} @media (prefers-color-scheme: dark) {p {color: #ddd}}"
+    with browser.visit(write(tmp_path, f"<style>{hidden}</style><p>text<p><img>")) as visit:
+        assert (visit.overflow(), visit.violations(of_colour=True)) == (0, [])
+        visit.look(width=PHONE, dark=True)
+        assert visit.overflow() > 100
+        assert [line.split()[0] for line in visit.violations(of_colour=True)] == ["color-contrast"]
+        assert len(visit.violations()) == 2
+
+
 def test_a_missing_chromium_is_a_reason_that_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

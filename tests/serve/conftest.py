@@ -7,6 +7,7 @@ import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from pipeline.core.workspace import Workspace
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.server import BackgroundServer
 from tests.helpers.generate import workspace as workspace  # a fixture
+from tests.helpers.generate import write_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +72,27 @@ class Served:
 Serve = Callable[..., Served]
 
 
+@contextlib.contextmanager
+def serving(workspace: Path, **options: Any) -> Iterator[Served]:
+    """A running server over the workspace at a path; keyword arguments are further options."""
+    options = {"port": 0, "device": "cpu", "threads": 1, **options}
+    server = BackgroundServer(ServeConfig(workspace=workspace, **options))
+    with server as url:
+        yield Served(url=url, server=server)
+
+
 @pytest.fixture
 def serve(workspace: Workspace) -> Iterator[Serve]:
     """Start a server; keyword arguments are options."""
     with contextlib.ExitStack() as stack:
 
         def start(**options: Any) -> Served:
-            few: dict[str, Any] = {"workspace": workspace.root, "port": 0, "device": "cpu"}
-            server = BackgroundServer(ServeConfig(**{**few, "threads": 1, **options}))
-            return Served(url=stack.enter_context(server), server=server)
+            return stack.enter_context(serving(**{"workspace": workspace.root, **options}))
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The same workspace, for tests that don't change it."""
+    return write_models(tmp_path_factory.mktemp("models") / "workspace")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.serve.conftest import Serve, Served
+from pipeline.core.workspace import Workspace
+from tests.serve.conftest import Served, serving
 
 
 def opened(data: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    return serve(max_images=6, queue=8)
+@pytest.fixture(scope="module")
+def served(models: Workspace) -> Iterator[Served]:
+    with serving(models.root, max_images=6, queue=8) as started:
+        yield started
 
 
 # --- dalle-service -------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ import io
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -16,7 +18,7 @@ from PIL import Image
 from pipeline.core.workspace import Workspace
 from pipeline.serve.catalogue import loader
 from tests.helpers.dedupe import RawStore, dedupe, kept, photo_png, rejected
-from tests.serve.conftest import Serve, Served
+from tests.serve.conftest import Serve, Served, serving
 from tests.serve.images import QUOTES, RIGHT_TO_LEFT, write_images
 
 
@@ -31,9 +33,20 @@ def images(made: Workspace, tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "copy")
 
 
-@pytest.fixture
-def served(serve: Serve, made: Workspace, tmp_path: Path) -> Served:
-    return serve(workspace=made.root, index=tmp_path / "index")
+@pytest.fixture(scope="module")
+def served(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for all tests that don't change what it serves."""
+    with serving(made.root, index=tmp_path_factory.mktemp("index")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def without_index(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server whose index is never made."""
+    with serving(made.root, index=tmp_path_factory.mktemp("index")) as started:
+        with mock.patch.object(loader, "multiprocessing"):
+            started.page("/browse")
+        yield started
 
 
 def keys(page: str) -> list[str]:
@@ -127,15 +140,15 @@ def test_a_rejected_image_is_shown_with_its_reason(served: Served, made: Workspa
     ],
 )
 def test_a_search_finds_the_captions_with_all_words(
-    query: str, found: set[str], indexed: bool, served: Served
+    query: str, found: set[str], indexed: bool, served: Served, without_index: Served
 ) -> None:
     if indexed:
         wait_for_index(served)
-    from urllib.parse import quote
-
+    server = served if indexed else without_index
     shown: set[str] = set()
     for start in (0, 60):
-        page = served.page(f"/browse?state=all&q={quote(query)}&start={start}").text
+        page = server.page(f"/browse?state=all&q={quote(query)}&start={start}").text
+        assert ("index is being made" in page) is not indexed
         shown |= set(keys(page))
     assert shown == found
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.workspace import Workspace
 from pipeline.serve.config import ServeConfig
 from pipeline.serve.guard import check_exposure
-from tests.serve.conftest import Serve, Served
+from tests.serve.conftest import Serve, Served, serving
 
 TOKEN = "correct horse battery"
 BODY = {"text": "a red cube", "num_images": 1, "dalle_name": "dalle"}
 
 
-@pytest.fixture
-def served(serve: Serve) -> Served:
-    return serve()
+@pytest.fixture(scope="module")
+def served(models: Workspace) -> Iterator[Served]:
+    with serving(models.root) as started:
+        yield started
 
 
-@pytest.fixture
-def locked(serve: Serve) -> Served:
-    return serve(token=TOKEN)
+@pytest.fixture(scope="module")
+def locked(models: Workspace) -> Iterator[Served]:
+    with serving(models.root, token=TOKEN) as started:
+        yield started
 
 
 def own_origin(served: Served) -> str:

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.core.workspace import Workspace
-from pipeline.serve.config import ServeConfig
-from pipeline.serve.server import BackgroundServer
 from tests.helpers.browser import DESKTOP, PHONE, Browser, browser
 from tests.helpers.generate import write_codec, write_run
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, serving
 from tests.serve.images import write_images
 
 __all__ = ["browser"]  # a fixture
@@ -59,27 +57,19 @@ def log(run: Path, steps: int) -> None:
 
 @pytest.fixture(scope="module")
 def served(made: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    config = ServeConfig(
-        workspace=made.root,
-        port=0,
-        device="cpu",
-        threads=1,
-        index=tmp_path_factory.mktemp("index"),
-        allow_origin=("*",),
-    )
-    with BackgroundServer(config) as url:
-        yield Served(url=url.rstrip("/"), server=None)  # type: ignore[arg-type]
+    index = tmp_path_factory.mktemp("index")
+    with serving(made.root, index=index, allow_origin=("*",)) as started:
+        yield Served(url=started.url.rstrip("/"), server=started.server)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_is_clean(
-    path: str, width: int, dark: bool, served: Served, browser: Browser
-) -> None:
-    with browser.visit(served.url + path, width=width, dark=dark) as visit:
-        assert visit.violations() == []
-        assert visit.overflow() == 0
+def test_a_page_is_clean(path: str, served: Served, browser: Browser) -> None:
+    with browser.visit(served.url + path, width=PHONE) as visit:
+        for width in (PHONE, DESKTOP):
+            for dark in (False, True):
+                visit.look(width=width, dark=dark)
+                assert visit.violations(of_colour=dark) == []
+                assert visit.overflow() == 0
         expected = ["404"] if path == "/nothing" else []
         assert [p for p in visit.problems if not any(e in p for e in expected)] == []
         assert all(url.startswith(served.url) for url in visit.requests)

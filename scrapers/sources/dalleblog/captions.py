@@ -157,7 +157,7 @@ class SlotPart:
     agrees: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Catalogue:
     """The built-in table of the blog post: the URLs of page and CDN, and the sections."""
 

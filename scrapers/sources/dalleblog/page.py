@@ -26,7 +26,14 @@ from scrapers.sources.dalleblog.captions import (
 )
 from scrapers.sources.dalleblog.page_items import MAX_CAPTION_CHARS, Items, Line, read_items
 from scrapers.sources.dalleblog.page_ties import Tie, Tying
-from scrapers.sources.dalleblog.templates import Choice, Templates, Tokens, name_slots, show
+from scrapers.sources.dalleblog.templates import (
+    Choice,
+    Templates,
+    Tokens,
+    name_slots,
+    show,
+    templates_of,
+)
 from scrapers.sources.dalleblog.urls import KeyKind, is_plain_name
 
 # How many text nodes on each side of a choice may belong to its caption.
@@ -84,7 +91,7 @@ def read_page(
     """
     text = decode_page(body, content_type)
     kinds = {section.name: section.key for section in catalogue.sections}
-    templates = Templates(catalogue.sections)
+    templates = templates_of(catalogue)
     items = read_items(text, base_url=base_url, sections=kinds)
     _recognise(items, templates)
     content = _Building(items, Tying(items, templates), templates).content()
@@ -104,7 +111,7 @@ def _recognise(items: Items, templates: Templates) -> None:
         is_whole = line not in lines or comparable(line.shown) in spelt
         for tokens, first, last in () if is_whole else _runs(lines, lines.index(line)):
             alignment = templates.align(tokens)
-            if alignment is not None or comparable(show(tokens)) in spelt:
+            if alignment is not None or (spelt and comparable(show(tokens)) in spelt):
                 lines[first : last + 1] = [replace(line, tokens=tokens, alignment=alignment)]
                 break
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from scrapers.sources.dalleblog.captions import Section, SlotPart, fold, plain_quotes
+from scrapers.sources.dalleblog.captions import Catalogue, Section, SlotPart, fold, plain_quotes
 
 # A choice in a line: its number between two characters that no page contains.
 _CHOICE = re.compile("\0([0-9]+)\0")
@@ -78,6 +79,12 @@ class Templates:
         near = (f for f in self._forms if f.needs in plain and name in (None, f.section.name))
         found = [a for form in near if (a := _lay(form, text, plain, choices)) is not None]
         return max(found, key=_known_options, default=None)
+
+
+@lru_cache(maxsize=1)
+def templates_of(catalogue: Catalogue) -> Templates:
+    """The templates of a catalogue, prepared once: that takes longer than reading a small page."""
+    return Templates(catalogue.sections)
 
 
 def name_slots(tokens: Tokens) -> tuple[str, dict[str, tuple[str, ...]]]:

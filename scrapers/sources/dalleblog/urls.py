@@ -17,6 +17,7 @@ import binascii
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -152,6 +153,7 @@ def image_prompt_url(cdn: str, section: str) -> str:
     return f"{_plain_cdn(cdn)}/image_prompts/{encode_part(section)}.png"
 
 
+@lru_cache(maxsize=4096)
 def parse_sample_url(url: str, *, cdn: str | None = None) -> SampleUrl | None:
     """Split an image's URL; None if it is not one.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -245,7 +244,7 @@ def test_urls_that_occur_again_on_a_busy_host_are_requested_once(
     assert set(server.image_hits.values()) == {1}
 
 
-# Kills itself at the n-th call of a method, counted while plans are parked.
+# Kills itself at the n-th call of a method, counted while plans are parked; each time in a fork.
 DIES = """
 import os, signal, sys
 from pathlib import Path
@@ -254,51 +253,60 @@ from scrapers.rawstore import batch_writer
 from scrapers.rawstore.ledger import Ledger
 from tests.scrapers.crawl.test_many_hosts import UrlsConfig, crawl
 
-workspace, listed, name, number, when = sys.argv[1:]
+def crawl_and_die(workspace, name, number, when):
+    windows, calls, owner = [], 0, Ledger if name == "commit" else Window
+    make, method = Window.__init__, getattr(owner, name)
+
+    def keep(self, *args, **more):
+        windows.append(self)
+        make(self, *args, **more)
+
+    def counted(*args, **more):
+        nonlocal calls
+        calls += not windows[0].is_empty
+        if calls == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = method(*args, **more)
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    Window.__init__ = keep
+    setattr(owner, name, counted)
+    crawl(UrlsConfig(source="urls", workspace=workspace, inputs=(listed,), concurrency=2))
+
 batch_writer.BATCH_ROWS = 50
-windows, calls, owner = [], 0, Ledger if name == "commit" else Window
-make, method = Window.__init__, getattr(owner, name)
-
-def keep(self, *args, **more):
-    windows.append(self)
-    make(self, *args, **more)
-
-def counted(*args, **more):
-    global calls
-    calls += not windows[0].is_empty
-    if calls == int(number) and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    found = method(*args, **more)
-    if calls == int(number):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return found
-
-Window.__init__ = keep
-setattr(owner, name, counted)
-crawl(UrlsConfig(source="urls", workspace=Path(workspace), inputs=(listed,), concurrency=2))
+folder, listed, *moments = sys.argv[1:]
+for moment in moments:
+    if not (pid := os.fork()):
+        name, number, when = moment.split("-")
+        crawl_and_die(Path(folder) / moment, name, int(number), when)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
 """
 
 
-@pytest.mark.parametrize(
-    ("method", "number", "when"),
-    [("commit", 2, "before"), ("commit", 3, "after"), ("unpark", 200, "before")],
-)
 def test_killed_while_plans_are_parked_it_ends_with_the_same_rows(
-    server: Server, config: UrlsConfig, tmp_path: Path, method: str, number: int, when: str
+    server: Server, config: UrlsConfig, tmp_path: Path
 ) -> None:
     rows = [*sorted_rows(8, 100), *sorted_rows(8, 20)]  # the last ones occur again
     assert run(config, rows, port=server.port).counts["done"] == 800
-    killed = Workspace(tmp_path / "killed").open(source="urls").root
-    line = [sys.executable, "-c", DIES, str(killed), config.inputs[0], method, str(number), when]
-    assert subprocess.run(line, cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    assert 0 < len(states(killed)) < 800
-    assert crawl(replace(config, workspace=killed)).counts["done"] == 800
-    assert states(killed) == states(config.workspace)
-    assert stored(killed) == stored(config.workspace)
-    whole, mended = (
-        read_manifest(root / "raw", "raw").details["content"] for root in (config.workspace, killed)
-    )
-    assert mended == whole
+    moments = ["commit-2-before", "commit-3-after", "unpark-200-before"]
+    for moment in moments:
+        Workspace(tmp_path / moment).open(source="urls")
+    line = [sys.executable, "-c", DIES, str(tmp_path), config.inputs[0], *moments]
+    subprocess.run(line, cwd=ROOT, check=True)
+    for moment in moments:
+        killed = tmp_path / moment
+        assert 0 < len(states(killed)) < 800, moment
+        assert crawl(replace(config, workspace=killed)).counts["done"] == 800, moment
+        assert states(killed) == states(config.workspace), moment
+        assert stored(killed) == stored(config.workspace), moment
+        whole, mended = (
+            read_manifest(root / "raw", "raw").details["content"]
+            for root in (config.workspace, killed)
+        )
+        assert mended == whole, moment
 
 
 def make_window(num_hosts: int) -> tuple[Window, Hosts]:

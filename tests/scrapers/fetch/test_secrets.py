@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scrapers.sources.dalleblog.config import DalleBlogConfig
+from tests.helpers.cli import run_command
 from tests.helpers.crawls import Ask, Server, answer, png
 from tests.scrapers.raw_server import RawServer, ok
 
@@ -20,13 +20,13 @@ PAGE = b"""<html><body><h2>emojis</h2><figure>
 </figure></body></html>""" % base64.b64encode(b"an emoji of a cat")
 
 
-def pipeline(*args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def pipeline(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own: nothing that it writes anywhere is missed."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *args],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **environment},
         timeout=200,
     )
 
@@ -65,12 +65,13 @@ def test_secrets_of_the_command_line_are_sent_and_not_kept(server: Server, tmp_p
     assert image["authorization"].startswith("Basic ")
     assert image["x-token"] == "tokenpw"
     assert image["referer"] == f"http://{at}/blog/"
-    again = pipeline(*args)
-    listed = pipeline(*args[:8], "--list-urls", "--sections", "emojis", "--limit", "1")
+    again = run_command(args)
+    listed = run_command([*args[:8], "--list-urls", "--sections", "emojis", "--limit", "1"])
     assert f"http://{at}/dall-e/samples/emojis/" in listed.stdout
-    status = pipeline("status", "--workspace", str(tmp_path / "data"))
-    for run in (done, again, listed, status):
-        assert not [s for s in SECRETS if s in run.stdout + run.stderr]
+    status = run_command(["status", "--workspace", str(tmp_path / "data")])
+    assert (again.exit_code, listed.exit_code, status.exit_code) == (0, 0, 0)
+    for said in (done.stdout + done.stderr, again.output, listed.output, status.output):
+        assert not [s for s in SECRETS if s in said]
     assert holding(tmp_path / "data") == []
 
 
@@ -80,8 +81,9 @@ def test_a_header_may_come_from_the_environment(server: Server, tmp_path: Path) 
         "scrape", "dalleblog", "--workspace", str(tmp_path / "data"), "--no-page",
         "--cdn-url", f"{server.url}/dall-e", "--sections", "emojis", "--limit", "1",
     )  # fmt: skip
-    done = pipeline(*args, PIPELINE_SCRAPE_HEADER="Authorization: Bearer envpw | X-B: 2")
-    assert done.returncode == 0, done.stderr
+    header = "Authorization: Bearer envpw | X-B: 2"
+    done = run_command(args, env={"PIPELINE_SCRAPE_HEADER": header})
+    assert done.exit_code == 0, done.output
     image = next(headers for path, headers in server.asked if "/samples/" in path)
     assert (image["authorization"], image["x-b"]) == ("Bearer envpw", "2")
     assert holding(tmp_path / "data") == []
@@ -99,10 +101,10 @@ def test_the_password_of_a_proxy_is_not_kept(tmp_path: Path) -> None:
         assert proxy.heard[-1].fields("Proxy-Authorization")
     assert "proxypw" not in done.stdout + done.stderr
     assert holding(tmp_path / "data") == []
-    gone = pipeline(*args, "--retry-failed", HTTP_PROXY="socks5://me:proxypw@h:1")
-    assert gone.returncode == 2
-    assert "HTTP_PROXY is 'socks5://h:1'; expected an HTTP proxy" in gone.stderr
-    assert "proxypw" not in gone.stdout + gone.stderr
+    gone = run_command([*args, "--retry-failed"], env={"HTTP_PROXY": "socks5://me:proxypw@h:1"})
+    assert gone.exit_code == 2
+    assert "HTTP_PROXY is 'socks5://h:1'; expected an HTTP proxy" in gone.output
+    assert "proxypw" not in gone.output
 
 
 def test_a_wrong_option_is_refused_without_its_secret(tmp_path: Path) -> None:
@@ -114,9 +116,9 @@ def test_a_wrong_option_is_refused_without_its_secret(tmp_path: Path) -> None:
         ("--header", "tokenpw"),
         ("--proxy", "http://me:proxypw@h:port"),
     ):
-        done = pipeline(*base, *args)
-        assert done.returncode == 2, done.stderr
-        assert not [s for s in SECRETS if s in done.stdout + done.stderr]
+        done = run_command([*base, *args])
+        assert done.exit_code == 2, done.output
+        assert not [s for s in SECRETS if s in done.output]
 
 
 @pytest.mark.parametrize("name", ["header", "proxy"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -348,37 +347,46 @@ from scrapers.local import indexing
 from scrapers.rawstore import batch_writer
 from scrapers.sources.folder.source import FolderSource
 from tests.scrapers.local.folders import scrape_source
-folder, workspace, at, options = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
+
 indexing.CHUNK_ITEMS, batch_writer.BATCH_ROWS, batch_writer.BATCH_SECONDS = 3, 4, 0.0
 listed = FolderSource.items_on_disk
+
 def items(self, remarks):
     for number, item in enumerate(listed(self, remarks)):
         if number == at:
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
+
 FolderSource.items_on_disk = items
-scrape_source("folder", folder, workspace=workspace, **options)
+folder, root, options = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3])
+for at in map(int, sys.argv[4:]):
+    if not (pid := os.fork()):
+        scrape_source("folder", folder, workspace=root / str(at), **options)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
 """
 
 
 @pytest.mark.parametrize("options", [{}, {"copy": True}], ids=["indexed", "copied"])
-@pytest.mark.parametrize("at", [0, 4, 10, 17, 29])
 def test_a_killed_run_continues_and_ends_with_the_same_rows(
-    tmp_path: Path, at: int, options: dict[str, Any]
+    tmp_path: Path, options: dict[str, Any]
 ) -> None:
     files: dict[str, bytes | str | int] = {f"{n:02d}.png": n for n in range(30)}
     files |= {f"{n:02d}.txt": f"caption {n}\nagain {n}" for n in range(30)}
     photos = write_files(tmp_path / "photos", files | {"07.png": "broken"})
-    scrape_source("folder", photos, workspace=tmp_path / "whole", **options)
-    folders = [str(photos), str(tmp_path / "w")]
-    command = [sys.executable, "-c", _KILLED, *folders, str(at), repr(options)]
-    done = subprocess.run(command, cwd=ROOT, check=False)
-    assert done.returncode == -signal.SIGKILL
-    report = scrape_source("folder", photos, workspace=tmp_path / "w", **options)
-    assert rows(tmp_path / "w") == rows(tmp_path / "whole")
-    contents = [
-        json.loads((tmp_path / name / "raw" / "manifest.json").read_text())["details"]["content"]
-        for name in ("w", "whole")
-    ]
-    assert contents[0] == contents[1]
-    assert report.counts == {**report.counts, "urls": 30, "done": 29, "not_an_image": 1}
+    whole = tmp_path / "whole"
+    scrape_source("folder", photos, workspace=whole, **options)
+    moments = ["0", "4", "10", "17", "29"]
+    folders = [str(photos), str(tmp_path)]
+    command = [sys.executable, "-c", _KILLED, *folders, repr(options), *moments]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for at in moments:
+        killed = tmp_path / at
+        report = scrape_source("folder", photos, workspace=killed, **options)
+        assert rows(killed) == rows(whole), at
+        contents = [
+            json.loads((root / "raw" / "manifest.json").read_text())["details"]["content"]
+            for root in (killed, whole)
+        ]
+        assert contents[0] == contents[1], at
+        assert report.counts == {**report.counts, "urls": 30, "done": 29, "not_an_image": 1}, at

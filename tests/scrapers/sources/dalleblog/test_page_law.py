@@ -185,17 +185,13 @@ def captions_of(html: str) -> dict[str, str]:
 
 @LAWFUL
 @given(pages())
-def test_no_image_gets_a_text_of_another_figure(drawn: tuple[str, Page]) -> None:
-    html, page = drawn
-    for key, caption in captions_of(html).items():
-        assert caption in {fold(text) for text in page.may[key] | page.free}, html
-
-
-@LAWFUL
-@given(pages())
-def test_a_figcaption_and_an_own_alt_are_always_the_caption(drawn: tuple[str, Page]) -> None:
+def test_an_image_gets_the_text_of_its_figure_or_alt_and_none_of_another(
+    drawn: tuple[str, Page],
+) -> None:
     html, page = drawn
     found, keys_of = captions_of(html), Counter(page.must.values())
+    for key, caption in found.items():
+        assert caption in {fold(text) for text in page.may[key] | page.free}, html
     # A text over more keys is a headline.
     must = {key: fold(text) for key, text in page.must.items() if keys_of[text] <= 8}
     assert {key: found.get(key) for key in must} == must, html
