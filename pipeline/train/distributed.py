@@ -17,7 +17,7 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,9 @@ from torch.nn import functional as F
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.stop_signals import StopRequest
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Parallel = Literal["auto", "none", "ddp", "fsdp", "deepspeed"]
 Kind = Literal["none", "ddp", "fsdp", "deepspeed"]
@@ -186,8 +189,7 @@ class Stop:
 def full_tensor(tensor: Tensor) -> Tensor:
     """The full tensor, gathered from all ranks if it is sharded; its float32 copy if it has one."""
     if sharded_by_fsdp(tensor):
-        full: Tensor = tensor.full_tensor()  # type: ignore[operator]
-        return full
+        return tensor.full_tensor()
     if managed_by_zero(tensor):
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -208,8 +210,7 @@ def sharded_like(value: Tensor, model: Tensor) -> Tensor:
     if sharded_by_fsdp(model):
         from torch.distributed.tensor import distribute_tensor
 
-        sharded: Tensor = distribute_tensor(value, model.device_mesh, model.placements)
-        return sharded
+        return distribute_tensor(value, model.device_mesh, model.placements)
     return value
 
 
@@ -259,7 +260,7 @@ def shard_of(value: Tensor, parameter: Tensor) -> Tensor:
     return sharded_like(value, parameter)
 
 
-def sharded_by_fsdp(tensor: Tensor) -> bool:
+def sharded_by_fsdp(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether it is a DTensor, whose class is imported only where there are any."""
     return hasattr(tensor, "full_tensor")
 
