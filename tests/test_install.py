@@ -42,6 +42,13 @@ def find_python(version: str) -> str | None:
     return next((each for each in runs if run(each, "-c", "import venv").returncode == 0), None)
 
 
+def install(folder: Path, python: str, *wanted: str | Path) -> subprocess.CompletedProcess[str]:
+    """Install into a new environment, by this pip and without compiling the modules that nothing imports."""
+    assert run(python, "-m", "venv", "--without-pip", folder).returncode == 0
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "-q")
+    return run(*pip, "--no-compile", "--only-binary", ":all:", *wanted)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout; skipped if its build backend can't be had."""
@@ -64,8 +71,7 @@ def installed(
     if python is None:
         pytest.skip(f"there is no Python {request.param}")
     folder = tmp_path_factory.mktemp("environment")
-    assert run(python, "-m", "venv", folder).returncode == 0
-    done = run(folder / "bin/pip", "install", "-q", "--only-binary", ":all:", wheel)
+    done = install(folder, python, wheel)
     if request.param != THIS and "No matching distribution found" in done.stderr:
         pytest.skip(f"the index has no packages for Python {request.param}")
     assert done.returncode == 0, done.stderr
@@ -137,17 +143,14 @@ def test_the_doctor_of_the_wheel_knows_what_is_tested_and_what_is_missing(
 def test_the_demo_runs_from_the_wheel_in_an_empty_home(
     wheel: Path, home: dict[str, str], tmp_path: Path
 ) -> None:
-    """With few steps: mock server, presets, and every stage, from an environment with only the wheel."""
+    """With few images and steps: mock server, presets, every stage, with only the wheel installed."""
     environment = tmp_path / "environment"
-    assert run(sys.executable, "-m", "venv", environment).returncode == 0
-    done = run(
-        environment / "bin/pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[train]",
-        "torch==2.13.0",
-    )  # fmt: skip
+    done = install(environment, sys.executable, f"{wheel}[train]", "torch==2.13.0")
     if "No matching distribution found" in done.stderr:
         pytest.skip("the index has no torch for this machine")
     assert done.returncode == 0, done.stderr
     short = {
+        "PIPELINE_SCRAPE_LIMIT": "8",
         "PIPELINE_TRAIN_CODEC_STEPS": "3",
         "PIPELINE_TRAIN_CODEC_MAX_IMAGES": "64",
         "PIPELINE_TRAIN_STEPS": "3",
