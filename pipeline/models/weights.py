@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.core.errors import ModelError
 from pipeline.models.torch_files import check_regular
@@ -114,7 +115,7 @@ def fill(
     weights were checked when they were read.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoValues():
             expected = (shape or make)().state_dict()
     except (
         RuntimeError,
@@ -130,6 +131,22 @@ def fill(
     network = make()
     network.load_state_dict(used)
     return network
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out initialisers: on the meta device some import torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def _check_fit(

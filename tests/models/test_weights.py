@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,3 +228,16 @@ def test_two_models_in_one_file_are_refused() -> None:
 def test_what_is_no_state_dict_is_refused(values: Any) -> None:
     with pytest.raises(ModelError, match="f is not a state dict"):
         tensors_in(values, "f")
+
+
+def test_shapes_are_learnt_without_torchs_compiler() -> None:
+    """Importing it takes seconds, which every command that loads a model would take longer."""
+    code = """
+import sys
+from torch import nn, ones
+from pipeline.models.weights import fill
+assert fill(lambda: nn.Embedding(2, 3), {"weight": ones(2, 3)}, complaint="").weight.sum() == 6
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
