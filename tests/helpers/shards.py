@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import shutil
@@ -89,6 +90,11 @@ class World:
     def workspace(self) -> Workspace:
         return Workspace(self.root)
 
+    def copy(self, root: Path) -> World:
+        """The same world, with all that is in its folder, at another place."""
+        shutil.copytree(self.root, root)
+        return dataclasses.replace(self, root=root, rows=[dict(row) for row in self.rows])
+
     def add(self, numbers: Sequence[int]) -> None:
         segment = self.workspace.segments / "00000.tar"
         segment.parent.mkdir(parents=True, exist_ok=True)
@@ -172,14 +178,21 @@ class World:
         }
 
 
+@functools.cache
+def _world(root: Path, images: int) -> World:
+    world = World(root / f"world-{images}")
+    world.add(range(images))
+    world.save()
+    world.save_tokenizer()
+    return world
+
+
 @pytest.fixture
-def make_world(tmp_path: Path) -> Callable[..., World]:
+def make_world(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
+    """Copy a world that is made once for each number of images."""
+
     def make(name: str = "data", images: int = 60) -> World:
-        world = World(tmp_path / name)
-        world.add(range(images))
-        world.save()
-        world.save_tokenizer()
-        return world
+        return _world(tmp_path_factory.getbasetemp(), images).copy(tmp_path / name)
 
     return make
 

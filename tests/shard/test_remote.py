@@ -26,7 +26,7 @@ from tests.helpers.object_store import address, bucket, s3_server, stored  # noq
 
 
 def configure(world: Any, out: str | None, **options: Any) -> ShardConfig:
-    settings = {"text_seq_len": 24, "max_samples": 10} | options
+    settings = {"text_seq_len": 24, "max_samples": 20} | options
     return ShardConfig(workspace=world.root, out=out, **settings)
 
 
@@ -80,7 +80,7 @@ class UnpluggedError(Exception):
     """Simulates a lost network."""
 
 
-@pytest.mark.parametrize("after", [0, 1, 5, 15])
+@pytest.mark.parametrize("after", [0, 1, 5, 9])
 def test_an_interrupted_upload_resumes_with_what_is_missing(
     world: Any,
     bucket: str,  # noqa: F811
@@ -204,7 +204,7 @@ def test_killed_while_uploading_it_ends_in_the_same_objects(
         "put = RemoteFolder.put\n"
         "def slowly(*arguments): time.sleep(0.3); put(*arguments)\n"
         "RemoteFolder.put = slowly\n"
-        "run(ShardConfig(workspace=Path(sys.argv[1]), out=sys.argv[2], text_seq_len=24, max_samples=10))"
+        "run(ShardConfig(workspace=Path(sys.argv[1]), out=sys.argv[2], text_seq_len=24, max_samples=20))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(world.root), bucket])
     while len(stored(bucket)) < objects and process.poll() is None:

@@ -1,13 +1,15 @@
-"""A web archive by pywb itself: records in, an address to ask at out."""
+"""Web archives by pywb itself: records in, an address to ask at out."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,36 +66,37 @@ def _date(timestamp: str) -> str:
     return f"{t[:4]}-{t[4:6]}-{t[6:8]}T{t[8:10]}:{t[10:12]}:{t[12:14]}Z"
 
 
-class PywbArchive:
-    """The collection at `url`, until `close`."""
+class Pywb:
+    """A process that has imported pywb, and the archives that it serves until `close`."""
 
-    def __init__(self, folder: Path, recording: Recording) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [str(PYTHON), str(SERVE), str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={name: v for name, v in os.environ.items() if name != "PYTHONPATH"},
-            )
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [str(PYTHON), str(SERVE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={name: v for name, v in os.environ.items() if name != "PYTHONPATH"},
+        )
+
+    @contextlib.contextmanager
+    def archive(self, folder: Path, recording: Recording) -> Iterator[str]:
+        """Serve a collection; yields its URL."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(json.dumps(recording.config))
-        wanted = {"records": recording.records, "lost": recording.lost}
+        wanted = {"folder": str(folder), "records": recording.records, "lost": recording.lost}
         self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line.strip().isdigit(), (folder / "log").read_text()
-        self.url = f"http://127.0.0.1:{int(line)}/coll"
+        port, _, served_by = self._process.stdout.readline().partition(b" ")
+        assert port.isdigit(), (folder / "log").read_text()
+        try:
+            yield f"http://127.0.0.1:{int(port)}/coll"
+        finally:
+            os.kill(int(served_by), signal.SIGTERM)
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.terminate()
-        self._process.wait(30)
-        self._process.stdout.close()
+        """End the process and all archives."""
+        self._process.communicate(timeout=30)
 
 
 def chunked(body: bytes, size: int = 100) -> bytes:

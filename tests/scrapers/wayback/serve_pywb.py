@@ -1,9 +1,11 @@
 """Serves records by pywb itself; run by pywb's own interpreter, so it imports nothing of this package.
 
-    python serve_pywb.py FOLDER < records.json
+    python serve_pywb.py
 
-Writes the records into WARCs by warcio, has `wb-manager` index them, deletes the WARCs that are to be lost,
-and serves the collection on a free port of 127.0.0.1. Prints the port; ends when its standard input does.
+Each line of standard input is an archive as JSON: a folder, records, and WARCs that are to be lost. A fork,
+since importing pywb takes longer than the rest, writes the records into WARCs by warcio, has `wb-manager`
+index them, deletes the WARCs that are to be lost, and serves the collection on a free port of 127.0.0.1 until
+it is terminated. Prints its port and process; ends with all forks when its standard input does.
 """
 
 from gevent import monkey
@@ -14,6 +16,7 @@ import base64
 import io
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -59,25 +62,36 @@ def write_warcs(records):
     return names
 
 
-def serve(lost, out):
+def serve(lost, out, parent):
     for name in lost:
         Path("collections", COLLECTION, "archive", name).unlink()
     server = WSGIServer(("127.0.0.1", 0), FrontEndApp(config_file=None), log=None)
     server.start()
-    print(server.server_port, file=out, flush=True)
-    # A pipe is read by a thread of its own: gevent's loop goes on.
-    gevent.get_hub().threadpool.apply(sys.stdin.buffer.read)
+    os.write(out, b"%d %d\n" % (server.server_port, os.getpid()))
+    while os.getppid() == parent:
+        gevent.sleep(0.5)
 
 
-def main():
-    folder, wanted = sys.argv[1], json.loads(sys.stdin.readline())
-    os.chdir(folder)
-    out, sys.stdout = sys.stdout, sys.stderr  # What pywb prints is no port.
+def make_archive(wanted, parent):
+    """Serve an archive in this process, a fork; what pywb prints goes to its folder."""
+    os.chdir(wanted["folder"])
+    out, log = os.dup(1), os.open("log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     manage(["init", COLLECTION])
     names = write_warcs(wanted["records"])
     if names:
         manage(["add", COLLECTION, *names])
-    serve(wanted["lost"], out)
+    serve(wanted["lost"], out, parent)
+
+
+def main():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Forks that ended are not waited for.
+    parent = os.getpid()
+    for line in sys.stdin:
+        if not os.fork():
+            make_archive(json.loads(line), parent)
+            os._exit(0)
 
 
 main()

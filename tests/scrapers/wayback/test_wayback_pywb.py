@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pipeline.demo.replica.server import Replica
 from scrapers.scrape import scrape
 from scrapers.sources.dalleblog.config import DalleBlogConfig
 from tests.helpers.crawls import PlainSource, Server, png, states, stored
-from tests.scrapers.wayback.pywb_archive import PywbArchive, Recording, chunked, gzipped, needs_pywb
+from tests.scrapers.wayback.pywb_archive import Pywb, Recording, chunked, gzipped, needs_pywb
 from tests.scrapers.wayback.test_wayback import final_urls
 from tests.scrapers.wayback.test_wayback_index import SourceWithPage
 
@@ -33,26 +34,30 @@ def url(caption: int, rank: int = 0, section: str = "things") -> str:
 Serve = Callable[[Recording], DalleBlogConfig]
 
 
+@pytest.fixture(scope="module")
+def pywb() -> Iterator[Pywb]:
+    started = Pywb()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def serve(tmp_path: Path, quick: DalleBlogConfig) -> Iterator[Serve]:
+def serve(tmp_path: Path, quick: DalleBlogConfig, pywb: Pywb) -> Iterator[Serve]:
     """Give options that lead to an archive of these records."""
-    served: list[PywbArchive] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(recording: Recording) -> DalleBlogConfig:
-        archive = PywbArchive(tmp_path / f"pywb{len(served)}", recording)
-        served.append(archive)
-        return replace(
-            quick,
-            via="wayback",
-            archive_url=archive.url,
-            archive_rate=1000.0,
-            archive_index_rate=1000.0,
-            timeout_s=20.0,
-        )
+        def start(recording: Recording) -> DalleBlogConfig:
+            url = stack.enter_context(pywb.archive(tmp_path / "pywb", recording))
+            return replace(
+                quick,
+                via="wayback",
+                archive_url=url,
+                archive_rate=1000.0,
+                archive_index_rate=1000.0,
+                timeout_s=20.0,
+            )
 
-    yield start
-    for archive in served:
-        archive.close()
+        yield start
 
 
 def one(captions: int = 1, ranks: int = 1) -> PlainSource:
