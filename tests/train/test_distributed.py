@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, join_ranks
 from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
+from tests.helpers.ranks import start_ranks, train_by_two
 from tests.helpers.training import log_of, open_workspace, tree
 
 MakeConfig = Callable[..., TrainConfig]
@@ -86,22 +85,6 @@ def torchrun(
     return start_ranks([str(script), json.dumps(options)], ranks=ranks)
 
 
-def start_ranks(what: list[str], *, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    """Run a script or module by torchrun; when it takes too long it ends with all its processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), *what]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            out, err = process.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # which torchrun passes on to its processes
-            raise
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-
 def losses_of(folder: Path) -> list[list[float]]:
     names = ("loss", "loss_text", "loss_image", "val_loss", "val_loss_image")
     return [[record.get(name, 0.0) for name in names] for record in log_of(folder)]
@@ -110,9 +93,9 @@ def losses_of(folder: Path) -> list[list[float]]:
 KINDS: dict[str, dict[str, Any]] = {
     "ddp": {"parallel": "ddp"},
     "fsdp": {"parallel": "fsdp"},
-    "fsdp, fp16": {"parallel": "fsdp", "precision": "fp16"},
-    "fsdp, reversible": {"parallel": "fsdp", "reversible": True},
-    "fsdp, shared": {
+    "fsdp-fp16": {"parallel": "fsdp", "precision": "fp16"},
+    "fsdp-reversible": {"parallel": "fsdp", "reversible": True},
+    "fsdp-shared": {
         "parallel": "fsdp",
         "shared_attn_ids": "0,0",
         "shared_ff_ids": "0,0",
@@ -122,32 +105,37 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(KINDS))
 def test_two_processes_train_as_one_with_the_double_batch(
-    workspace: Workspace, make_config: MakeConfig, kind: str
+    workspace: Workspace, make_config: MakeConfig
 ) -> None:
-    half = KINDS[kind].get("precision") == "fp16"
     plain = {"ff_dropout": 0.0, "attn_dropout": 0.0, "ga_steps": 2, "ema_decay": 0.9, "steps": 6}
-    plain |= {name: value for name, value in KINDS[kind].items() if name != "parallel"}
-    parallel = KINDS[kind]["parallel"]
-    done = torchrun(make_config(name="two", batch_size=4, parallel=parallel, **plain))
-    assert done.returncode == 0, done.stderr
-    run(make_config(name="one", batch_size=8, **plain))
+    two = {
+        kind: make_config(name=f"two-{kind}", batch_size=4, **plain | options)
+        for kind, options in KINDS.items()
+    }
+    for kind, ended in zip(KINDS, train_by_two(workspace.root, *two.values()), strict=True):
+        assert ended.ok, ended.stderr
+        options = plain | KINDS[kind] | {"parallel": "auto"}
+        run(make_config(name=f"one-{kind}", batch_size=8, **options))
+        assert_trained_alike(workspace, kind, half=options.get("precision") == "fp16")
+
+
+def assert_trained_alike(workspace: Workspace, kind: str, *, half: bool) -> None:
+    folders = [workspace.run(f"{name}-{kind}") for name in ("one", "two")]
+    expected, found = (torch.tensor(losses_of(folder)) for folder in folders)
     torch.testing.assert_close(
-        torch.tensor(losses_of(workspace.run("two"))),
-        torch.tensor(losses_of(workspace.run("one"))),
-        rtol=5e-3 if half else 2e-4,
-        atol=1e-5,
+        found, expected, rtol=5e-3 if half else 2e-4, atol=1e-5, msg=lambda m: f"{kind}: {m}"
     )
     if half:  # Adam makes whole steps of gradients that are rounded otherwise
         return
-    one, two = (list_checkpoints(workspace.run(n) / "checkpoints")[-1] for n in ("one", "two"))
+    one, two = (list_checkpoints(folder / "checkpoints")[-1] for folder in folders)
     for file in (MODEL_FILE, OPTIMIZER_FILE, AVERAGE_FILE):
-        expected, found = read_tensors(one, file), read_tensors(two, file)
-        assert expected.keys() == found.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-2, atol=2e-4, msg=name)
-    assert set(read_tensors(two, RNG_FILE)) == {"cpu", "cpu.1"}
+        wanted, tensors = read_tensors(one, file), read_tensors(two, file)
+        assert wanted.keys() == tensors.keys(), kind
+        for name, value in wanted.items():
+            msg = f"{kind}: {name}"
+            torch.testing.assert_close(tensors[name], value, rtol=1e-2, atol=2e-4, msg=msg)
+    assert set(read_tensors(two, RNG_FILE)) == {"cpu", "cpu.1"}, kind
 
 
 @pytest.mark.slow
