@@ -24,10 +24,8 @@ from pipeline.train.run import run
 
 paths = ("workspace", "resume_from", "deepspeed_config")
 
-def do(job):
+def do(options):
     try:
-        exec(job["before"], {})
-        options = job["options"]
         options |= {name: Path(options[name]) for name in paths if options[name]}
         run(build_config(TrainConfig, options))
     except BaseException:
@@ -37,9 +35,9 @@ def do(job):
 
 jobs = Path(sys.argv[1])
 todo = json.loads(jobs.read_text())
-if any(job["options"]["parallel"] == "deepspeed" for job in todo):
+if any(options["parallel"] == "deepspeed" for options in todo):
     import deepspeed
-for number, job in enumerate(todo):
+for number, options in enumerate(todo):
     out = f"{jobs}-{number}-{os.environ['RANK']}"
     child = os.fork()
     if not child:
@@ -51,18 +49,10 @@ for number, job in enumerate(todo):
         )
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.exit(do(job))
+        sys.exit(do(options))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     Path(f"{out}.status").write_text(str(status))
 """
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run, with code that each rank's process executes before it."""
-
-    config: TrainConfig
-    before: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,21 +64,15 @@ class Ended:
     stderr: str
 
 
-def train_by_two(folder: Path, *jobs: Job | TrainConfig) -> list[Ended]:
+def train_by_two(folder: Path, *runs: TrainConfig) -> list[Ended]:
     """Do each run in two new processes, one run after another; `folder` gets their output."""
-    todo = [job if isinstance(job, Job) else Job(job) for job in jobs]
     path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
-    path.write_text(
-        json.dumps(
-            [{"options": option_values(job.config), "before": job.before} for job in todo],
-            default=str,
-        )
-    )
+    path.write_text(json.dumps([option_values(config) for config in runs], default=str))
     script = folder / "train_jobs.py"
     script.write_text(CHILD)
     done = start_ranks([str(script), str(path)])
     assert done.returncode == 0, done.stderr
-    return [_ended(path, number) for number in range(len(todo))]
+    return [_ended(path, number) for number in range(len(runs))]
 
 
 def _ended(jobs: Path, number: int) -> Ended:
