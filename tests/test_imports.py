@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,13 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
     """Dotted names that a module imports, wherever the import stands."""
+    return frozenset(_find_imports(path))
+
+
+def _find_imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -60,6 +66,7 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (module_of(f"{node.module}.{alias.name}") for alias in node.names)
 
 
+@functools.cache
 def module_of(imported: str) -> str:
     """The module in a dotted name that may end in something of the module."""
     path = ROOT.joinpath(*imported.split("."))
