@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 from tests.helpers.dedupe import RawStore, encode, photo
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,8 @@ def kill_while_inspecting(workspace: Workspace) -> None:
 
 def finish(workspace: Workspace) -> dict[str, str]:
     """Run the command and hash its output."""
-    subprocess.run(command(workspace), cwd=ROOT, check=True, timeout=TIMEOUT_S)
+    result = run_command(command(workspace)[3:])
+    assert result.exit_code == 0, result.output
     return {
         path.relative_to(workspace.dedupe).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(workspace.dedupe.rglob("*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,9 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from typer.testing import Result
 
 from pipeline.app.run_log import keep_record
 from pipeline.core.workspace import Workspace
+from tests.helpers.cli import run_command
 from tests.helpers.generate import workspace as workspace  # a fixture
 
 
@@ -22,15 +23,9 @@ def command(root: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "pipeline", "serve", "--workspace", str(root), *options]
 
 
-def run(root: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(root, *options),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-        check=False,
-    )
+def run(root: Path, *options: str, **environment: str) -> Result:
+    """Run the command in this process: it ends before it serves."""
+    return run_command(["serve", "--workspace", str(root), *options], env=environment)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,27 +58,27 @@ def test_it_serves_beside_a_running_stage_until_a_signal_and_ends_cleanly(
 def test_a_port_that_is_taken_is_a_usage_error(workspace: Workspace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(workspace.root, "--port", str(taken.getsockname()[1]))
-    assert done.returncode == 2
-    assert "can't be used" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.exit_code == 2
+    assert "can't be used" in done.output
+    assert "Traceback" not in done.output
 
 
 def test_another_address_without_a_token_is_a_usage_error(workspace: Workspace) -> None:
     done = run(workspace.root, "--host", "0.0.0.0", "--port", "0")
-    assert done.returncode == 2
-    assert "PIPELINE_SERVE_TOKEN" in done.stderr
+    assert done.exit_code == 2
+    assert "PIPELINE_SERVE_TOKEN" in done.output
 
 
 def test_a_token_in_the_environment_is_not_printed(workspace: Workspace) -> None:
     done = run(
         workspace.root, "--host", "no.such.host.invalid", PIPELINE_SERVE_TOKEN="very secret token"
     )
-    assert done.returncode == 2
-    assert "can't be used" in done.stderr
-    assert "very secret token" not in done.stdout + done.stderr
+    assert done.exit_code == 2
+    assert "can't be used" in done.output
+    assert "very secret token" not in done.output
 
 
 def test_a_folder_that_is_no_workspace_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path)
-    assert done.returncode == 1
-    assert "is not a workspace" in done.stderr
+    assert done.exit_code == 1
+    assert "is not a workspace" in done.output

@@ -24,17 +24,25 @@ OLD, NEW = "20210106000000", "20210801120000"
 CHILD = """
 import sys
 from pathlib import Path
-from scrapers.sources.dalleblog.config import DalleBlogConfig
-from scrapers.scrape import scrape
 from scrapers.rawstore import batch_writer as store
-from tests.helpers.crawls import PlainSource
+from tests.scrapers.wayback.test_wayback_again import crawl
 store.BATCH_ROWS = 20
-config = DalleBlogConfig(workspace=Path(sys.argv[2]), via="wayback", archive_url=sys.argv[1],
-                      archive_rate=2000.0, archive_index_rate=2000.0,
-                      archive_concurrency=8, backoff_s=0.01)
-report = scrape(config, source=PlainSource("https://blog.test/dall-e", captions=20, ranks=16))
-print(report.outcome, flush=True)
+crawl(sys.argv[1], Path(sys.argv[2]))
 """
+
+
+def crawl(archive_url: str, root: Path) -> str:
+    """Scrape 320 images via an archive; the outcome."""
+    config = DalleBlogConfig(
+        workspace=root,
+        via="wayback",
+        archive_url=archive_url,
+        archive_rate=2000.0,
+        archive_index_rate=2000.0,
+        archive_concurrency=8,
+        backoff_s=0.01,
+    )
+    return scrape(config, source=PlainSource(SITE, captions=20, ranks=16)).outcome
 
 
 @pytest.fixture
@@ -105,8 +113,7 @@ def test_killed_at_any_moment_it_continues(
             time.sleep(0.001)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    last = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, timeout=60)
-    assert last.stdout.strip() == b"done"
+    assert crawl(server.url, root) == "done"
     assert stored(root) == {url(c, r): png(url(c, r)) for c in range(20) for r in range(16)}
     assert len(members(root)) == 2 * 320
     # Eight pages; a killed run repeats at most the page, and the batches, that were under way.

@@ -7,8 +7,6 @@ import io
 import json
 import logging
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -445,10 +443,29 @@ def test_wrong_options_make_no_workspace(tmp_path: Path, monkeypatch: pytest.Mon
 # --- Killed ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_killed_anywhere_it_ends_with_the_same_rows(
-    server: Server, tmp_path: Path, number: int
-) -> None:
+# Twice for each folder: forks the command, and kills it some time after its ledger exists.
+_KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import scrapers.scrape, scrapers.sources.urls.source
+from pipeline.app.cli import app
+
+listed, *folders = sys.argv[1:]
+for number, folder in enumerate(folders):
+    pause = random.Random(number)
+    for _ in range(2):
+        if not (pid := os.fork()):
+            app(["scrape", "urls", listed, "--workspace", folder, "--quiet"])
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while not Path(folder, "raw/ledger.sqlite").exists() and not os.waitid(os.P_PID, pid, ended):
+            time.sleep(0.01)
+        time.sleep(pause.random() * 0.3)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+"""
+
+
+def test_killed_anywhere_it_ends_with_the_same_rows(server: Server, tmp_path: Path) -> None:
     async def slow(ask: Ask) -> bytes:
         time.sleep(0.002)
         return await image(ask)
@@ -460,38 +477,16 @@ def test_killed_anywhere_it_ends_with_the_same_rows(
     Workspace(wanted).open(source="urls")
     config = UrlsConfig(source="urls", workspace=wanted, backoff_s=0.01)
     run(config, path)
-    root = tmp_path / "killed"
-    line = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "scrape",
-        "urls",
-        path,
-        "--workspace",
-        root,
-        "--quiet",
-    ]
-    pause = random.Random(number)
-    for _ in range(2):
-        child = subprocess.Popen(list(map(str, line)), cwd=ROOT)
-        _wait_for_rows(root, child)
-        time.sleep(pause.random() * 0.3)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    report = scrape(replace(config, workspace=root, inputs=(str(path),)))
-    assert report.counts["done"] == 280
-    assert items(root) == items(wanted)
-    assert stored(root) == stored(wanted)
-    assert_whole(root)
-    whole, killed = (read_manifest(place / "raw", "raw").details for place in (wanted, root))
-    assert killed["content"] == whole["content"]
-
-
-def _wait_for_rows(root: Path, child: subprocess.Popen[bytes]) -> None:
-    """Until the ledger exists or the command has ended."""
-    while child.poll() is None and not (root / "raw" / "ledger.sqlite").exists():
-        time.sleep(0.01)
+    roots = [tmp_path / f"killed{number}" for number in range(3)]
+    subprocess.run([sys.executable, "-c", _KILLS, path, *roots], cwd=ROOT, check=True)
+    for root in roots:
+        report = scrape(replace(config, workspace=root, inputs=(str(path),)))
+        assert report.counts["done"] == 280
+        assert items(root) == items(wanted)
+        assert stored(root) == stored(wanted)
+        assert_whole(root)
+        whole, killed = (read_manifest(place / "raw", "raw").details for place in (wanted, root))
+        assert killed["content"] == whole["content"]
 
 
 @pytest.mark.parametrize("text", ["", "url\tcaption\n"])
