@@ -1,7 +1,6 @@
 """The DAGs without Airflow: read from the source, and what of them needs no Airflow.
 
-`tests/dags` loads and runs them in Airflow's own environment (`make test-airflow`); where that environment
-is there already, they are loaded here, too.
+`tests/dags` loads and runs them in Airflow's own environment (`make test-airflow`).
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import subprocess
 import sys
 import tomllib
 from datetime import UTC, datetime
@@ -21,7 +19,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DAGS = ROOT / "dags"
 PACKAGE = DAGS / "dalle_pipeline_airflow"
-AIRFLOW_PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 FILES = sorted(DAGS.rglob("*.py"))
 NAME = "dalle_pipeline_airflow"
 
@@ -127,14 +124,6 @@ def test_every_error_that_the_command_can_report_has_a_verdict() -> None:
     full = str(storage_error(OSError(28, "No space left on device"), "x"))
     report = {"error": {"type": "StorageError", "message": full}}
     assert outcomes.Outcome(code=1, report=report).verdict == "final"
-
-
-@pytest.mark.skipif(not AIRFLOW_PYTHON.exists(), reason="make test-airflow makes its environment")
-@pytest.mark.timeout(300)
-def test_they_load_in_airflow_where_it_is_installed() -> None:
-    line = [str(AIRFLOW_PYTHON), "-m", "pytest", "tests/dags/test_dags.py", "-q"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- Parts ---------------------------------------------------------------------------------------

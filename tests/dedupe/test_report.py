@@ -48,7 +48,7 @@ def test_sections_and_reasons_are_those_of_the_tables(crawl: Crawl, tables: Tabl
     verdicts = pd.concat([tables.kept.assign(reason="kept"), tables.rejected])
     counted = verdicts.groupby(["section", "reason"]).size().unstack(fill_value=0)
     head, *rows = read_table(crawl, "Kept and rejected")
-    assert head == ["section", *counted.columns]
+    assert head == ["section", *(reason.replace("_", " ") for reason in counted.columns)]
     assert rows == [[name, *map(str, counted.loc[name])] for name in counted.index]
     by_reason = tables.rejected.groupby(["reason", "section"], as_index=False).size()
     by_reason["reason"] = by_reason["reason"].str.replace("_", " ")
