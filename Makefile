@@ -35,6 +35,9 @@ IMG2DATASET_STAMP := $(IMG2DATASET_VENV)/.installed
 # Debian packages that some tests need: a browser, the emoji font and its names, thousands of drawings.
 DEBIAN_PACKAGES := chromium fonts-noto-color-emoji unicode-data openclipart-png
 
+# Python keeps what it has compiled: without it, each process that a test starts compiles all its imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo emoji debian-packages environments test lint types unit slow test-gpu notebooks mutants airflow test-airflow test-engines clean
 
 demo: $(STAMP)
