@@ -38,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 def without_numbers(line: str) -> str:
-    """A line of output without what depends on the machine: times, hashes, counts of what the report shows."""
+    """A line of output without what depends on the machine: times, hashes, counts of what the report has."""
     return re.sub(r"in [\d.]+ s|-[0-9a-f]{12}|\(sections .*\)", "", line)
 
 
