@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -27,9 +28,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.app.run_log import read_records
 from pipeline.core.config import resolved
 from pipeline.core.contracts import FileEntry
+from pipeline.core.stages import all_stages
 from pipeline.core.storage import file_entry, make_manifest, sha256_bytes, write_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.dedupe.inspection import Inspection
@@ -38,7 +39,6 @@ from pipeline.encode.parts import CodesFolder
 from pipeline.encode.run import recipe_digest
 from pipeline.models.codecs.load import load_codec, save_codec
 from pipeline.models.codecs.vq import VQCodec, VQConfig
-from pipeline.train_codec.config import TrainCodecConfig
 from scrapers.rawstore.keys import address_of
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, UrlRow
@@ -210,7 +210,7 @@ def inspections(hashes: list[str]) -> Iterator[Inspection]:
 
 def write_codes(workspace: Workspace, hashes: list[str]) -> None:
     """A codec with random weights, and codes of every image, without their manifest."""
-    config = TrainCodecConfig(workspace=workspace.root)
+    config = all_stages()["train-codec"].config(workspace=workspace.root)
     torch.manual_seed(0)
     codec = VQCodec(VQConfig(image_size=128, num_tokens=1024, code_dim=16, channels=16))
     folder = workspace.codec(config.name)
@@ -243,7 +243,8 @@ def bench_grown(folder: Path) -> None:
             config.write_text(grown_options(address))
             for command in (("run", *how, "--until", "shard"), ("report",)):
                 pipeline(*command, "--workspace", workspace, "--config", config)
-        rows.append([dict(record) for record in read_records(workspace)[-2:]])
+        lines = (workspace / "runs.jsonl").read_text().splitlines()[-2:]
+        rows.append([json.loads(line) for line in lines])
     first, grown, unchanged = ([r for line in lines for r in line["stages"]] for lines in rows)
     print_stages(first, grown, unchanged)
     whole = [sum(line["cpu_seconds"] for line in lines) for lines in rows]
