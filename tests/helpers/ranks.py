@@ -1,20 +1,25 @@
-"""Training by several processes that torchrun starts once for many runs."""
+"""Training by several processes, which torchrun starts once for many runs or once for each."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from pipeline.core.config import option_values
 from pipeline.train.config import TrainConfig
 
-# Imports take longer than a run of these tests, so each rank forks for every run once it has done them.
+LIMIT_S = 500
+
+# Imports take longer than a run of these tests: each rank does them once, then forks for every run.
 CHILD = """
-import functools, json, os, sys, traceback
+import functools, gc, json, os, sys, traceback
 from pathlib import Path
 import torch._dynamo
 import torch.distributed as dist
@@ -22,10 +27,18 @@ from pipeline.core.config import build_config
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
 
-paths = ("workspace", "resume_from", "deepspeed_config")
+folder, engine = Path(sys.argv[1]), sys.argv[2]
+import torch.distributed.fsdp
+if engine == "deepspeed":
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed, torch._inductor.compile_fx
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
-def do(options):
+def do(job):
     try:
+        exec(job["before"], {})
+        options = job["options"]
+        paths = ("workspace", "resume_from", "deepspeed_config")
         options |= {name: Path(options[name]) for name in paths if options[name]}
         run(build_config(TrainConfig, options))
     except BaseException:
@@ -33,67 +46,132 @@ def do(options):
         return 1
     return 0
 
-jobs = Path(sys.argv[1])
-todo = json.loads(jobs.read_text())
-if any(options["parallel"] == "deepspeed" for options in todo):
-    import deepspeed
-for number, options in enumerate(todo):
-    out = f"{jobs}-{number}-{os.environ['RANK']}"
+gc.freeze()
+answers = open(folder / f"answers-{rank}", "w", buffering=1)
+for line in open(folder / f"jobs-{rank}"):
+    job = json.loads(line)
     child = os.fork()
     if not child:
+        os.environ.update(job["environment"])
         # torchrun's own store still has the addresses of the run before.
-        place = f"file://{jobs}-{number}.store"
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        place = f"file://{job['out']}.store"
         dist.init_process_group = functools.partial(
             dist.init_process_group, init_method=place, rank=rank, world_size=size
         )
         for stream, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(f"{out}.{name}", os.O_WRONLY | os.O_CREAT), stream)
-        sys.exit(do(options))
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    Path(f"{out}.status").write_text(str(status))
+            os.dup2(os.open(f"{job['out']}-{rank}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.exit(do(job))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers)
 """
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended: whether in all ranks without an error, and what they printed."""
+@dataclass
+class ForkingRanks:
+    """Processes of torchrun's that have imported all there is to import, and wait for runs."""
 
-    ok: bool
-    stdout: str
-    stderr: str
-
-
-def train_by_two(folder: Path, *runs: TrainConfig) -> list[Ended]:
-    """Do each run in two new processes, one run after another; `folder` gets their output."""
-    path = folder / f"jobs-{len(list(folder.glob('jobs-*.json')))}.json"
-    path.write_text(json.dumps([option_values(config) for config in runs], default=str))
-    script = folder / "train_jobs.py"
-    script.write_text(CHILD)
-    done = start_ranks([str(script), str(path)])
-    assert done.returncode == 0, done.stderr
-    return [_ended(path, number) for number in range(len(runs))]
-
-
-def _ended(jobs: Path, number: int) -> Ended:
-    def read(name: str) -> list[str]:
-        return [Path(f"{jobs}-{number}-{rank}.{name}").read_text() for rank in range(2)]
-
-    return Ended(
-        ok=read("status") == ["0", "0"], stdout="".join(read("out")), stderr="".join(read("err"))
+    engine: str
+    ranks: int
+    folder: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="ranks-")
     )
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    runs: int = 0
+
+    def __post_init__(self) -> None:
+        root = Path(self.folder.name)
+        for kind in ("jobs", "answers"):
+            for rank in range(self.ranks):
+                os.mkfifo(root / f"{kind}-{rank}")
+        script = root / "train_runs.py"
+        script.write_text(CHILD)
+        with (root / "launcher.err").open("w") as errors:
+            self.launcher = subprocess.Popen(
+                torchrun_command([str(script), str(root), self.engine], self.ranks),
+                env=self.environment | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        # Open for both ends, so that opening waits for nobody; the end of the launcher is noticed by `poll`.
+        self.jobs, self.answers = (
+            [
+                os.fdopen(os.open(root / f"{kind}-{rank}", os.O_RDWR), "r+b", 0)
+                for rank in range(self.ranks)
+            ]
+            for kind in ("jobs", "answers")
+        )
+
+    def train(self, config: TrainConfig, before: str) -> subprocess.CompletedProcess[str]:
+        """Do a run after the statements `before`; its output is that of the ranks one after the other."""
+        root = Path(self.folder.name)
+        out = root / f"run-{self.runs}"
+        self.runs += 1
+        changes = {n: v for n, v in os.environ.items() if self.environment.get(n) != v}
+        job = {"options": option_values(config), "before": before, "environment": changes}
+        line = json.dumps(job | {"out": out}, default=str) + "\n"
+        for jobs in self.jobs:
+            jobs.write(line.encode())
+        statuses = [self._answer(answers) for answers in self.answers]
+        said = [
+            "".join(Path(f"{out}-{rank}.{name}").read_text() for rank in range(self.ranks))
+            for name in ("out", "err")
+        ]
+        return subprocess.CompletedProcess([], int(any(statuses)), *said)
+
+    def _answer(self, answers: IO[bytes]) -> int:
+        for _ in range(LIMIT_S):
+            if select.select([answers], [], [], 1)[0]:
+                return int(answers.readline())
+            if self.launcher.poll() is not None:
+                break
+        said = (Path(self.folder.name) / "launcher.err").read_text()
+        self.close()
+        raise AssertionError(said)
+
+    def close(self) -> None:
+        """End the processes."""
+        self.launcher.terminate()  # which torchrun passes on to its processes
+        self.launcher.wait()
+        _RANKS.pop((self.engine, self.ranks), None)
+        for stream in (*self.jobs, *self.answers):
+            stream.close()
+        self.folder.cleanup()
+
+
+_RANKS: dict[tuple[str, int], ForkingRanks] = {}
+
+
+def torchrun(
+    config: TrainConfig, *, ranks: int = 2, before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the statements `before`, then `config`, in new processes, forked from those of torchrun."""
+    engine = "deepspeed" if option_values(config)["parallel"] == "deepspeed" else "torch"
+    kind = (engine, ranks)
+    if kind not in _RANKS:
+        _RANKS[kind] = ForkingRanks(*kind)
+    return _RANKS[kind].train(config, before)
+
+
+def close_ranks() -> None:
+    """End the processes that `torchrun` keeps for further runs."""
+    for ranks in list(_RANKS.values()):
+        ranks.close()
+
+
+def torchrun_command(what: list[str], ranks: int) -> list[str]:
+    """The command by which torchrun runs a script or module in so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*command, "--nproc-per-node", str(ranks), *what]
 
 
 def start_ranks(what: list[str], *, ranks: int = 2) -> subprocess.CompletedProcess[str]:
     """Run a script or module by torchrun; when it takes too long it ends with all its processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(ranks), *what]
+    command = torchrun_command(what, ranks)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            out, err = process.communicate(timeout=500)
+            out, err = process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
             process.terminate()  # which torchrun passes on to its processes
             raise

@@ -18,8 +18,8 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.run import run
 from pipeline.webdata.reader import ShardReader
+from tests.helpers.ranks import torchrun
 from tests.helpers.training import log_of, train_config
-from tests.train.test_distributed import torchrun
 
 MakeConfig = Callable[..., TrainConfig]
 

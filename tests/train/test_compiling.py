@@ -25,8 +25,9 @@ from pipeline.train import model as train_model
 from pipeline.train.compiling import compile_model, count_graphs, eager, is_compiled, use_eager
 from pipeline.train.config import TrainConfig
 from pipeline.train.run import run
+from tests.helpers.ranks import torchrun
 from tests.helpers.training import log_of
-from tests.train.test_distributed import losses_of, torchrun
+from tests.train.test_distributed import losses_of
 
 MakeConfig = Callable[..., TrainConfig]
 SHAPE: dict[str, Any] = {

@@ -27,9 +27,10 @@ from pipeline.models.checkpoints.native import (
 from pipeline.train.config import TrainConfig
 from pipeline.train.resume import read_warm_start
 from pipeline.train.run import run
+from tests.helpers.ranks import torchrun
 from tests.helpers.training import tree
 from tests.oracles.codecs import dalle_pytorch
-from tests.train.test_distributed import losses_of, torchrun
+from tests.train.test_distributed import losses_of
 
 MakeConfig = Callable[..., TrainConfig]
 

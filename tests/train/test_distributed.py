@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from pipeline.core.config import option_values
 from pipeline.core.errors import ConfigError
 from pipeline.core.storage import read_manifest
 from pipeline.core.workspace import Workspace
@@ -31,22 +28,10 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.distributed import Ranks, join_ranks
 from pipeline.train.run import choose_name, run
 from pipeline.webdata.index import read_index
-from tests.helpers.ranks import start_ranks, train_by_two
+from tests.helpers.ranks import start_ranks, torchrun
 from tests.helpers.training import log_of, open_workspace, tree
 
 MakeConfig = Callable[..., TrainConfig]
-
-CHILD = """
-import json, sys
-from pathlib import Path
-from pipeline.core.config import build_config
-from pipeline.train.config import TrainConfig
-from pipeline.train.run import run
-options = json.loads(sys.argv[1])
-paths = ("workspace", "resume_from", "deepspeed_config")
-options |= {name: Path(options[name]) for name in paths if options[name]}
-run(build_config(TrainConfig, options))
-"""
 
 
 def test_fsdp_shards_every_weight_also_those_outside_of_layers(tmp_path: Path) -> None:
@@ -73,16 +58,6 @@ def backward(self, module, batch, share):
     return healthy(self, module, batch, share)
 Trainer._backward = backward
 """
-
-
-def torchrun(
-    config: TrainConfig, *, ranks: int = 2, before: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run `before`, then `config`, in processes that the real torchrun starts."""
-    options = {n: str(v) if isinstance(v, Path) else v for n, v in option_values(config).items()}
-    script = config.workspace / "train_child.py"
-    script.write_text(before + CHILD)
-    return start_ranks([str(script), json.dumps(options)], ranks=ranks)
 
 
 def losses_of(folder: Path) -> list[list[float]]:
@@ -113,8 +88,9 @@ def test_two_processes_train_as_one_with_the_double_batch(
         kind: make_config(name=f"two-{kind}", batch_size=4, **plain | options)
         for kind, options in KINDS.items()
     }
-    for kind, ended in zip(KINDS, train_by_two(workspace.root, *two.values()), strict=True):
-        assert ended.ok, ended.stderr
+    for kind, config in two.items():
+        done = torchrun(config)
+        assert done.returncode == 0, done.stderr
         options = plain | KINDS[kind] | {"parallel": "auto"}
         run(make_config(name=f"one-{kind}", batch_size=8, **options))
         assert_trained_alike(workspace, kind, half=options.get("precision") == "fp16")

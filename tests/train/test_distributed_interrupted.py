@@ -16,8 +16,8 @@ import pytest
 from pipeline.core.workspace import Workspace
 from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
+from tests.helpers.ranks import torchrun
 from tests.helpers.training import log_of, open_workspace, tree
-from tests.train.test_distributed import torchrun
 
 MakeConfig = Callable[..., TrainConfig]
 

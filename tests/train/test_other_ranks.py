@@ -15,8 +15,8 @@ from pipeline.models.checkpoints.native import list_checkpoints, read_info
 from pipeline.train.config import TrainConfig
 from pipeline.train.optimizer import learning_rate
 from pipeline.train.run import run
+from tests.helpers.ranks import torchrun
 from tests.helpers.training import log_of
-from tests.train.test_distributed import torchrun
 from tests.train.test_train_interrupted import be_interrupted
 
 MakeConfig = Callable[..., TrainConfig]
