@@ -48,6 +48,12 @@ from pipeline.app.run_all import (
 from pipeline.app.run_log import keep_record
 from pipeline.app.stages import STAGES, default_workspace
 from pipeline.app.status import StatusConfig, show_status
+from pipeline.app.transfer import (
+    DownloadConfig,
+    UploadConfig,
+    download_workspace,
+    upload_workspace,
+)
 from pipeline.app.verify import show_verify
 from pipeline.core.config import StageConfig
 from pipeline.core.contracts import StageReport
@@ -310,6 +316,23 @@ _OTHER_COMMANDS = (
         run=_merge,
         help="Merge the raw stores of several workspaces, such as shards of a list, into a new one.",
         arguments=("inputs",),
+        panel="Whole pipeline and export",
+        makes_workspace=True,
+    ),
+    Command(
+        name="upload",
+        config=UploadConfig,
+        run=upload_workspace,
+        help="Copy the workspace to an object store; only what has changed is sent.",
+        arguments=("url",),
+        panel="Whole pipeline and export",
+    ),
+    Command(
+        name="download",
+        config=DownloadConfig,
+        run=download_workspace,
+        help="Copy a workspace from an object store into a new folder, and check every hash.",
+        arguments=("url",),
         panel="Whole pipeline and export",
         makes_workspace=True,
     ),

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from pipeline.core.contracts import (
     CONTRACTS,
     Column,
+    Contract,
     FileEntry,
     Manifest,
 )
@@ -210,10 +211,10 @@ def read_manifest(folder: Path, contract: str) -> Manifest:
             f"{folder} has no {MANIFEST_NAME}: the stage that makes it has not finished. Run "
             f"{maker_of(folder, contract)} first."
         )
-    return parse_manifest(read_small_file(path, remedy=REPAIR), str(path), contract)
+    return parse_manifest(read_small_file(path, remedy=REPAIR), str(path), CONTRACTS[contract])
 
 
-def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
+def parse_manifest(data: bytes, path: str, contract: Contract) -> Manifest:
     """The manifest in `data`, read from `path`.
 
     Raises ContractError if it is not a manifest, or one of another contract or version.
@@ -227,11 +228,11 @@ def parse_manifest(data: bytes, path: str, contract: str) -> Manifest:
     return manifest
 
 
-def _check_version(head: ManifestHead | Manifest, path: str, contract: str) -> None:
-    if head.contract != contract or not CONTRACTS[contract].reads(head.version):
+def _check_version(head: ManifestHead | Manifest, path: str, contract: Contract) -> None:
+    if head.contract != contract.name or not contract.reads(head.version):
         raise ContractError(
             f"{path} holds contract {head.contract} version {head.version}, expected "
-            f"{contract} version {CONTRACTS[contract].version}. Run the stage that makes it again with "
+            f"{contract.name} version {contract.version}. Run the stage that makes it again with "
             "this version of the pipeline."
         )
 

@@ -133,8 +133,8 @@ def _refuse_url(root: Path) -> None:
     if match := re.match(r"([a-z][a-z0-9+.-]+):/", str(root)):
         raise WorkspaceError(
             "A workspace must be a folder of a file system, because its ledger is a database, and not a "
-            f"{match[1]} URL. Lists and tars can be read from a store, and `pipeline shard --out` writes to "
-            "one (docs/engines.md)."
+            f"{match[1]} URL. `pipeline upload` and `pipeline download` copy one to a store and back; lists, "
+            "tars and shards are used there in place (docs/engines.md)."
         )
 
 

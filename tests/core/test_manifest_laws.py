@@ -144,7 +144,7 @@ def test_any_field_that_is_dropped_or_of_another_type_is_a_contract_error_or_sti
 @given(data=st.binary(max_size=80))
 def test_any_bytes_are_a_contract_error(data: bytes) -> None:
     with pytest.raises(ContractError):
-        parse_manifest(data, "manifest.json", "dedupe")
+        parse_manifest(data, "manifest.json", CONTRACTS["dedupe"])
 
 
 @lawful(200)

@@ -16,12 +16,12 @@ import fsspec
 import pytest
 
 from pipeline.core.errors import ConfigError, ContractError, StorageError
+from pipeline.core.remote_folder import RemoteFolder
 from pipeline.core.storage import UNFINISHED_NAME
 from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
-from pipeline.webdata.remote import download_shards
-from pipeline.webdata.remote_folder import RemoteFolder
+from pipeline.webdata.remote import download_shards, remote_shards
 from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 
@@ -113,7 +113,7 @@ def test_an_interrupted_upload_resumes_with_what_is_missing(
 def test_a_damaged_object_is_uploaded_again(world: Any, bucket: str) -> None:  # noqa: F811
     """Without a manifest, only its bytes show that a file is up to date."""
     run(configure(world, bucket))
-    RemoteFolder(bucket).mark(stored(bucket))
+    remote_shards(bucket).mark(stored(bucket))
     store = fsspec.filesystem("s3")
     path = f"{bucket}/train/000001.tar"
     store.pipe_file(path, b"x" * store.info(path)["size"])
@@ -200,7 +200,7 @@ def test_killed_while_uploading_it_ends_in_the_same_objects(
     code = (
         "import sys, time; from pathlib import Path\n"
         "from pipeline.shard.config import ShardConfig; from pipeline.shard.run import run\n"
-        "from pipeline.webdata.remote_folder import RemoteFolder\n"
+        "from pipeline.core.remote_folder import RemoteFolder\n"
         "put = RemoteFolder.put\n"
         "def slowly(*arguments): time.sleep(0.3); put(*arguments)\n"
         "RemoteFolder.put = slowly\n"

@@ -12,6 +12,8 @@ import fsspec
 import pytest
 
 from pipeline.core.errors import ConfigError, ContractError, StorageError, WorkspaceError
+from pipeline.core.remote_copy import Published
+from pipeline.core.remote_folder import RemoteFolder
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
@@ -21,8 +23,7 @@ from pipeline.core.storage import (
     write_bytes,
     write_manifest,
 )
-from pipeline.webdata.remote import Published, download_shards, publish
-from pipeline.webdata.remote_folder import RemoteFolder
+from pipeline.webdata.remote import download_shards, publish
 from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
 
 FILES = {"train/000000.tar": b"one", "train/000001.tar": b"two", "index.json": b"{}"}

@@ -29,8 +29,8 @@ PURPOSES: Mapping[str, str] = {
     "heif": "HEIC images",
     "jxl": "JPEG XL images",
     "ray": "--engine ray",
-    "s3": "shards on s3://",
-    "gcs": "shards on gs://",
+    "s3": "shards, lists and workspaces on s3://",
+    "gcs": "shards, lists and workspaces on gs://",
 }
 # Modules whose name is not that of their distribution.
 _MODULES = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACTS, FileEntry
+from pipeline.core.contracts import Contract, FileEntry, Manifest
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -26,7 +26,6 @@ from pipeline.core.extras import missing_store
 from pipeline.core.ownership import checked_relative, path_inside
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
 
-CONTRACT = "shards"
 MAX_SMALL_BYTES = 1 << 30  # of a manifest: with 250 bytes per file that is four million files
 _CHUNK_BYTES = 8 << 20
 
@@ -47,14 +46,23 @@ class Claim:
         return self.begun | self.finished.keys()
 
 
+@dataclass(frozen=True, kw_only=True)
+class RemoteKind:
+    """What a remote folder holds: its contract, what messages call it, and the command that writes it."""
+
+    contract: Contract
+    noun: str
+    command: str
+
+
 class RemoteFolder:
     """A URL: its file system and the files below it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, kind: RemoteKind) -> None:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
-        self.url = url
+        self.url, self.kind = url, kind
         if not url.strip():
             raise ConfigError("The URL is empty. Give one, such as s3://BUCKET/PREFIX.")
         try:
@@ -79,24 +87,43 @@ class RemoteFolder:
                 "before is safe; run the same command again."
             ) from error
 
+    @property
+    def local_root(self) -> Path | None:
+        """The folder itself if the URL is one of the local file system."""
+        return Path(self._root) if self._is_local else None
+
+    def manifest(self) -> tuple[bytes, Manifest]:
+        """The manifest, as stored and parsed.
+
+        Raises ContractError if there is none, or one of another kind or with paths outside the folder.
+        """
+        data = self.read(MANIFEST_NAME)
+        if data is None:
+            raise ContractError(
+                f"{self.url} has no {MANIFEST_NAME}: there are no finished {self.kind.noun}. "
+                f"Write them with `{self.kind.command}`."
+            )
+        return data, parse_manifest(data, f"{self.url}/{MANIFEST_NAME}", self.kind.contract)
+
     def find_claim(self) -> Claim:
         """Find out whether the folder is ours; an empty one is.
 
-        Raises WorkspaceError if it holds files but neither a manifest of shards nor our mark.
+        Raises WorkspaceError if it holds files but neither a manifest of our kind nor our mark.
         """
         manifest, mark = self.read(MANIFEST_NAME), self.read(UNFINISHED_NAME)
         if manifest is None and mark is None and (other := self._first_entry()) is not None:
             raise WorkspaceError(
                 f"{self.url} holds {other}, but neither a {MANIFEST_NAME} nor an {UNFINISHED_NAME} of "
-                "shards that marks it as ours. Nothing was touched: give the URL of an empty folder."
+                f"{self.kind.noun} that marks it as ours. Nothing was touched: give the URL of an empty "
+                "folder."
             )
         return Claim(finished=self._manifest_entries(manifest), begun=self._marked(mark))
 
     def mark(self, files: Iterable[str]) -> None:
         """Mark the remote folder as ours and unfinished, and list our files."""
         facts = {
-            "contract": CONTRACT,
-            "version": CONTRACTS[CONTRACT].version,
+            "contract": self.kind.contract.name,
+            "version": self.kind.contract.version,
             "files": sorted(files),
         }
         target = self._full(UNFINISHED_NAME)
@@ -182,7 +209,7 @@ class RemoteFolder:
             return {}
         source = f"{self.url}/{MANIFEST_NAME}"
         try:
-            files = parse_manifest(data, source, CONTRACT).files
+            files = parse_manifest(data, source, self.kind.contract).files
         except ContractError as error:
             raise self._not_ours(MANIFEST_NAME, error) from error
         own = FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
@@ -195,7 +222,7 @@ class RemoteFolder:
         source = f"{self.url}/{UNFINISHED_NAME}"
         try:
             said: Any = json.loads(data)
-            if said["contract"] != CONTRACT:
+            if said["contract"] != self.kind.contract.name:
                 raise ValueError(f"it is of {said['contract']!r}")
             files = {checked_relative(path, source=source) for path in said["files"]}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -204,6 +231,6 @@ class RemoteFolder:
 
     def _not_ours(self, name: str, error: Exception) -> WorkspaceError:
         return WorkspaceError(
-            f"{self.url} holds a {name} that does not belong to shards ({error}). Nothing was touched: "
-            "give another URL."
+            f"{self.url} holds a {name} that does not belong to {self.kind.noun} ({error}). Nothing was "
+            "touched: give another URL."
         )

@@ -1,0 +1,167 @@
+"""Copy a folder to a URL and back: only what differs, every hash checked, the manifest last.
+
+The remote folder holds the same files as the local one, byte for byte. A reader begins with the manifest,
+which is uploaded last and removed first if a file that it names is about to change. Meanwhile
+`unfinished.json` lists our files: only these are replaced or removed. A folder that holds other files but
+neither of the two is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.contracts import FileEntry, Manifest
+from pipeline.core.errors import ContractError, WorkspaceError
+from pipeline.core.ownership import path_inside
+from pipeline.core.parsing import read_small_file
+from pipeline.core.progress import Progress
+from pipeline.core.remote_folder import MAX_SMALL_BYTES, RemoteFolder
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    UNFINISHED_NAME,
+    atomic_write,
+    sha256_bytes,
+    sha256_file,
+)
+
+_TRANSFERS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """How many files were uploaded, were present already, and were removed."""
+
+    uploaded: int
+    present: int
+    removed: int
+
+
+def upload(
+    remote: RemoteFolder,
+    files: Mapping[str, Path],
+    manifest: Manifest,
+    progress: Progress,
+    *,
+    late: Sequence[str] = (),
+) -> Published:
+    """Make the remote folder match `manifest`: upload what differs, remove our old files.
+
+    `files` are the local files by their path in the manifest, and the manifest itself; those in `late` are
+    uploaded after the others. A remote file is up to date if the finished manifest beside it lists it with
+    the same hash, or else if its bytes have that hash. Raises WorkspaceError, before anything is written, if
+    the remote folder holds files that aren't ours.
+    """
+    last = _own_entry(files[MANIFEST_NAME])
+    wanted = {entry.path: entry for entry in (*manifest.files, last)}
+    claim, there = remote.find_claim(), remote.sizes()
+    missing = [e for e in wanted.values() if not remote.holds(e, there, claim.finished)]
+    _refuse_strangers(remote, missing, there.keys() - claim.own)
+    others = sorted((claim.own & there.keys()) - wanted.keys() - {UNFINISHED_NAME})
+    if missing or others or claim.begun:
+        remote.mark(claim.own | wanted.keys())
+        if any(entry.path in there for entry in missing) and MANIFEST_NAME in there:
+            remote.remove(MANIFEST_NAME)
+            missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
+        _upload(remote, files, missing, [*late, MANIFEST_NAME], progress)
+        for path in (*others, UNFINISHED_NAME):
+            remote.remove(path)
+    return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
+
+
+def check_paths(folder: Path, manifest: Manifest, source: str) -> None:
+    """Raise ContractError for paths that collide or are outside `folder`, before any file is written."""
+    times = Counter(entry.path for entry in manifest.files)
+    times.update((MANIFEST_NAME, UNFINISHED_NAME))  # written beside them
+    for path, count in times.items():
+        path_inside(folder, path, source=source)
+        if count > 1:
+            raise ContractError(
+                f"{source} names the file {path!r}, which would be written twice. Write it again from the "
+                "intact files."
+            )
+
+
+def download(
+    remote: RemoteFolder, folder: Path, entries: Sequence[FileEntry], progress: Progress
+) -> int:
+    """Download files that are not in `folder` yet, and return how many those were; every hash is checked.
+
+    Raises ContractError for a file that differs from its entry.
+    """
+    total, received, fetched = sum(entry.bytes for entry in entries), 0, 0
+
+    def get(entry: FileEntry) -> tuple[int, bool]:
+        path = folder / entry.path
+        is_there = (
+            path.is_file()
+            and path.stat().st_size == entry.bytes
+            and sha256_file(path) == entry.sha256
+        )
+        if not is_there:
+            _download_file(remote, entry, path)
+        return entry.bytes, not is_there
+
+    with ThreadPoolExecutor(_TRANSFERS) as threads:
+        for size, is_new in threads.map(get, entries):
+            received += size
+            fetched += is_new
+            progress(received, total, {"from": remote.url})
+    return fetched
+
+
+def _refuse_strangers(
+    remote: RemoteFolder, entries: Iterable[FileEntry], strangers: Set[str]
+) -> None:
+    """Raise WorkspaceError for a file that isn't ours and would be overwritten."""
+    for entry in entries:
+        if entry.path in strangers:
+            raise WorkspaceError(
+                f"{remote.url} holds {entry.path}, which was not published by this command and would be "
+                "overwritten. Nothing was touched: move it, or give another URL."
+            )
+
+
+def _own_entry(manifest: Path) -> FileEntry:
+    data = read_small_file(manifest, max_bytes=MAX_SMALL_BYTES)
+    return FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
+
+
+def _upload(
+    remote: RemoteFolder,
+    files: Mapping[str, Path],
+    entries: Sequence[FileEntry],
+    late: Sequence[str],
+    progress: Progress,
+) -> None:
+    """Upload in parallel, then those in `late` one after the other."""
+    total, sent = sum(entry.bytes for entry in entries), 0
+
+    def put(entry: FileEntry) -> int:
+        remote.put(files[entry.path], entry.path)
+        return entry.bytes
+
+    turns = [[entry for entry in entries if entry.path not in late]]
+    turns += [[entry for entry in entries if entry.path == name] for name in late]
+    for these in turns:
+        with ThreadPoolExecutor(_TRANSFERS) as threads:
+            for size in threads.map(put, these):
+                sent += size
+                progress(sent, total, {"uploading": remote.url})
+
+
+def _download_file(remote: RemoteFolder, entry: FileEntry, path: Path) -> None:
+    digest = hashlib.sha256()
+    with atomic_write(path) as file:
+        for chunk in remote.chunks(entry.path, entry.bytes):
+            digest.update(chunk)
+            file.write(chunk)
+        if digest.hexdigest() != entry.sha256:
+            raise ContractError(
+                f"{remote.url}/{entry.path} is not the file that its manifest describes (sha256 "
+                f"differs). Write it again with `{remote.kind.command}`."
+            )
