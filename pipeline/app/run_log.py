@@ -68,27 +68,48 @@ def keep_record(
     `writes` are folders that it holds exclusively until its end; with `whole` it holds the entire workspace.
     Raises LockedError, and leaves nothing behind, if another process holds a folder that it needs.
     """
-    held = {"writes": {*writes, WHOLE_WORKSPACE}} if whole else {"writes": {*writes}}
+    with _be_active(
+        root, command, {*writes, WHOLE_WORKSPACE} if whole else {*writes}, clock
+    ) as record:
+        try:
+            record.write_state()
+            yield record
+        except BaseException as error:
+            record.fail(error)
+            raise
+        finally:
+            _append(root, record.as_dict())
+
+
+@contextlib.contextmanager
+def hold_workspace(root: Path, command: str, *, clock: Clock = time.time) -> Iterator[None]:
+    """Keep others from working in the workspace, for a command that only reads it and leaves no line.
+
+    Raises LockedError if another process works in it.
+    """
+    with _be_active(root, command, {WHOLE_WORKSPACE}, clock) as record:
+        record.write_state()
+        yield
+
+
+@contextlib.contextmanager
+def _be_active(root: Path, command: str, writes: set[str], clock: Clock) -> Iterator[RunRecord]:
+    """Hold the folders, and say so in `.active/`."""
     with hold_folders(
-        root, **held, reads={WHOLE_WORKSPACE}, describe=lambda folder: describe_holder(root, folder)
+        root,
+        writes=writes,
+        reads={WHOLE_WORKSPACE},
+        describe=lambda folder: describe_holder(root, folder),
     ):
         _record_killed(root)
         with _hold_active(root, command) as active:
-            record = RunRecord(
+            yield RunRecord(
                 root=root,
                 command=command,
                 active=active,
                 started=time_of(clock),
-                writes=sorted(held["writes"]),
+                writes=sorted(writes),
             )
-            try:
-                record.write_state()
-                yield record
-            except BaseException as error:
-                record.fail(error)
-                raise
-            finally:
-                _append(root, record.as_dict())
 
 
 @dataclass(kw_only=True)

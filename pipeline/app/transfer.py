@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.app.run_all import Call
-from pipeline.app.run_log import RUNS_NAME, describe_holder
+from pipeline.app.run_log import ACTIVE_NAME, RUNS_NAME, describe_holder, hold_workspace
 from pipeline.core.config import StageConfig, option
-from pipeline.core.contracts import Contract, FileEntry, Manifest, StageReport
+from pipeline.core.contracts import CONTRACTS, Contract, FileEntry, Manifest, StageReport
 from pipeline.core.errors import StorageError, WorkspaceError
 from pipeline.core.estimate import check_room
 from pipeline.core.inventory import find_folders
-from pipeline.core.locks import WHOLE_WORKSPACE, hold_folders
+from pipeline.core.locks import LOCKS_NAME, WHOLE_WORKSPACE, hold_folders
 from pipeline.core.ownership import checked_relative, path_inside
-from pipeline.core.parsing import parse_json_file
+from pipeline.core.parsing import parse_dataclass, parse_json, parse_json_file
 from pipeline.core.progress import Progress
 from pipeline.core.remote_copy import check_paths, download, upload
 from pipeline.core.remote_folder import RemoteFolder, RemoteKind
@@ -35,8 +34,9 @@ from pipeline.core.storage import (
     TEMPORARY_SUFFIX,
     UNFINISHED_NAME,
     file_entry,
-    read_detail,
+    parse_manifest,
     sha256_bytes,
+    sha256_file,
     write_json,
     write_manifest,
 )
@@ -49,6 +49,7 @@ _KIND = RemoteKind(
     command="pipeline upload URL",
 )
 _MARKER = "workspace.json"
+_OF_PROCESSES = (LOCKS_NAME, ACTIVE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,8 @@ class UploadConfig(StageConfig):
     url: str = option("", f"Where to: {_URL}", metavar="URL")
     replace: bool = option(
         False,
-        "Replace the copy even if it is of another workspace or has later runs than this one.",
+        "Replace the copy even if it is of another workspace, has other runs, or has stages that are not in "
+        "this one.",
     )
 
 
@@ -72,10 +74,11 @@ class DownloadConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class _History:
-    """The runs of a workspace: the size and the hash of its `runs.jsonl`."""
+    """The runs of a workspace, the size and the hash of its `runs.jsonl`, and the folders of its stages."""
 
     bytes: int
     sha256: str
+    stages: tuple[str, ...]
 
 
 # --- Upload ----------------------------------------------------------------------------------------
@@ -84,31 +87,40 @@ class _History:
 def upload_workspace(config: UploadConfig, call: Call) -> StageReport:
     """Make the copy at the URL match the workspace; only changed files are sent.
 
-    Raises LockedError while a command writes to the workspace; WorkspaceError if the URL holds something
+    Raises LockedError while a command works in the workspace; WorkspaceError if the URL holds something
     else, or a copy that this workspace doesn't continue; StorageError if the store fails or a file changes
     meanwhile.
     """
     root = Workspace(config.workspace).open().root
     remote = RemoteFolder(config.url, _KIND)
-    _refuse_nested(remote, root)
+
+    def check_continues() -> None:
+        with remote.explained("read"):
+            remote.find_claim()  # raises for anything but a copy
+            if not config.replace:
+                _check_history(remote, root)
+
     with (
-        _unchanged(root),
+        _unchanged(root, call),
         tempfile.TemporaryDirectory() as scratch,
         call.screen.progress("upload") as progress,
     ):
-        if not config.replace:
-            with remote.explained("read"):
-                _check_history(remote, root)
-        files = dict(find_files(root))
+        check_continues()
+        files = dict(find_files(root, remote.local_root))
         before = {name: _state(path) for name, path in files.items()}
         manifest = _describe(root, files, progress)
         write_manifest(Path(scratch), manifest)
-        local = files | {MANIFEST_NAME: Path(scratch) / MANIFEST_NAME}
+        check_continues()  # hashing may have taken hours
         with remote.explained("write to"):
-            sent = upload(remote, local, manifest, progress, late=[_MARKER])
-        for name, path in files.items():
-            if _state(path) != before[name]:
-                raise StorageError(f"{path} changed while it was copied. Run the command again.")
+            sent = upload(
+                remote,
+                files | {MANIFEST_NAME: Path(scratch) / MANIFEST_NAME},
+                manifest,
+                progress,
+                late=[_MARKER],
+                note=manifest.details,
+                check=functools.partial(_check_unchanged, root, remote.local_root, before),
+            )
     counts = {"files": len(manifest.files), "bytes": sum(e.bytes for e in manifest.files)}
     counts |= {"uploaded": sent.uploaded, "present": sent.present, "removed": sent.removed}
     return StageReport(
@@ -119,49 +131,62 @@ def upload_workspace(config: UploadConfig, call: Call) -> StageReport:
     )
 
 
-def _unchanged(root: Path) -> contextlib.AbstractContextManager[None]:
-    """Keep commands from writing to the workspace; a read-only one needs no lock."""
+@contextlib.contextmanager
+def _unchanged(root: Path, call: Call) -> Iterator[None]:
+    """Keep commands from working in the workspace; in a read-only one, from writing to its folders."""
+    folders = [folder.name for folder in find_folders(root)]
+    describe = functools.partial(describe_holder, root)
     if not os.access(root, os.W_OK):
-        return contextlib.nullcontext()
-    folders = (WHOLE_WORKSPACE, *(folder.name for folder in find_folders(root)))
-    return hold_folders(root, reads=folders, describe=functools.partial(describe_holder, root))
+        with hold_folders(root, reads=(WHOLE_WORKSPACE, *folders), describe=describe):
+            yield
+        return
+    with (
+        hold_workspace(root, "pipeline upload", clock=call.clock),
+        hold_folders(root, reads=folders, describe=describe),
+    ):
+        yield
 
 
-def find_files(root: Path) -> Iterator[tuple[str, Path]]:
-    """The files of a workspace by their relative paths; those behind links, too.
+def find_files(root: Path, target: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """The files of a workspace by their relative paths, with those behind links.
 
-    Left out are hidden files at the top (locks), temporary files, and the memory that SQLite's processes
-    share. Raises WorkspaceError for a file in the place of the copy's own, ContractError for a path that
-    can't be copied.
+    Left out are `.locks`, `.active`, temporary files, and the memory that SQLite's processes share. Raises
+    WorkspaceError for a link without a target, for a file in the place of the copy's own and if the folder
+    `target`, where the copy is written, is in the workspace; ContractError for a path that can't be copied;
+    OSError for a folder that can't be read.
     """
-    seen = set()
-    for parent, folders, names in os.walk(root, followlinks=True):
-        place = Path(parent)
-        real = place.resolve()
-        if real in seen:  # a loop of links
-            folders.clear()
+    copy = None if target is None else target.resolve()
+    yield from _find_below(root, root, (), copy)
+
+
+def _find_below(
+    root: Path, place: Path, above: tuple[Path, ...], copy: Path | None
+) -> Iterator[tuple[str, Path]]:
+    real = place.resolve()
+    if real in above:  # a link to a folder that it is in
+        return
+    if copy is not None and copy.is_relative_to(real):
+        raise WorkspaceError(f"{copy} is in the workspace {root} itself. Give another URL.")
+    for path in sorted(place.iterdir()):
+        if place == root and path.name in _OF_PROCESSES:
             continue
-        seen.add(real)
-        if place == root:
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            names = [name for name in names if not name.startswith(".")]
-        folders.sort()
-        for name in sorted(names):
-            if name.endswith((TEMPORARY_SUFFIX, ".sqlite-shm")):
-                continue
-            path = place / name
-            relative = checked_relative(path.relative_to(root).as_posix(), source=root)
-            if relative in (MANIFEST_NAME, UNFINISHED_NAME):
-                raise WorkspaceError(
-                    f"{path} is not a file of a workspace, and the copy needs the name. Move it away."
-                )
-            yield relative, path
+        if path.is_dir():
+            yield from _find_below(root, path, (*above, real), copy)
+        elif not path.name.endswith((TEMPORARY_SUFFIX, ".sqlite-shm")):
+            yield _checked(root, path), path
 
 
-def _refuse_nested(remote: RemoteFolder, root: Path) -> None:
-    place = remote.local_root
-    if place is not None and place.resolve().is_relative_to(root.resolve()):
-        raise WorkspaceError(f"{remote.url} is in the workspace {root} itself. Give another URL.")
+def _checked(root: Path, path: Path) -> str:
+    name = checked_relative(path.relative_to(root).as_posix(), source=root)
+    if not path.exists():
+        raise WorkspaceError(
+            f"{path} is a link whose target is missing. Remove it or restore the target."
+        )
+    if name in (MANIFEST_NAME, UNFINISHED_NAME):
+        raise WorkspaceError(
+            f"{path} is not a file of a workspace, and the copy needs the name. Move it away."
+        )
+    return name
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -169,7 +194,19 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _describe(root: Path, files: dict[str, Path], progress: Progress) -> Manifest:
+def _check_unchanged(
+    root: Path, target: Path | None, before: Mapping[str, tuple[int, int]]
+) -> None:
+    """Raise StorageError for a file that was changed, added or removed since."""
+    now = {name: _state(path) for name, path in find_files(root, target)}
+    for name in sorted(now.keys() | before.keys()):
+        if now.get(name) != before.get(name):
+            raise StorageError(
+                f"{root / name} changed while it was copied. Run the same command again."
+            )
+
+
+def _describe(root: Path, files: Mapping[str, Path], progress: Progress) -> Manifest:
     """The manifest of the copy: every file with its hash, and the history."""
     total, done, entries = sum(path.stat().st_size for path in files.values()), 0, []
     for name, path in files.items():
@@ -177,8 +214,8 @@ def _describe(root: Path, files: dict[str, Path], progress: Progress) -> Manifes
         entries.append(FileEntry(path=name, bytes=entry.bytes, sha256=entry.sha256))
         done += entry.bytes
         progress(done, total, {"hashing": name})
-    runs = root / RUNS_NAME
-    data = runs.read_bytes() if RUNS_NAME in files else b""
+    runs = _runs(root)
+    history = _History(bytes=len(runs), sha256=sha256_bytes(runs), stages=_stages(files))
     return Manifest(
         contract=_KIND.contract.name,
         version=_KIND.contract.version,
@@ -186,24 +223,59 @@ def _describe(root: Path, files: dict[str, Path], progress: Progress) -> Manifes
         inputs={},
         counts={"files": len(entries)},
         files=tuple(entries),
-        details={"history": {"bytes": len(data), "sha256": sha256_bytes(data)}},
+        details={"history": asdict(history)},
     )
+
+
+def _runs(root: Path) -> bytes:
+    path = root / RUNS_NAME
+    return path.read_bytes() if path.exists() else b""
+
+
+def _stages(files: Iterable[str]) -> tuple[str, ...]:
+    """The folders of stages that the files are in."""
+    tops = {contract.top for contract in CONTRACTS.values()}
+    return tuple(sorted(tops & {name.split("/")[0] for name in files}))
+
+
+# --- What may be replaced --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What the mark of an unfinished copy says of it."""
+
+    history: _History
 
 
 def _check_history(remote: RemoteFolder, root: Path) -> None:
     """Raise WorkspaceError unless the workspace goes on from the copy that is there, if any."""
-    if remote.read(MANIFEST_NAME) is None:
+    copied = _read_history(remote)
+    if copied is None:
         return
-    _, manifest = remote.manifest()
-    copied = read_detail(Path(remote.url), manifest, "history", _History)
-    runs = root / RUNS_NAME
-    data = runs.read_bytes() if runs.exists() else b""
-    if hashlib.sha256(data[: copied.bytes]).hexdigest() != copied.sha256:
+    if not copied.bytes or sha256_bytes(_runs(root)[: copied.bytes]) != copied.sha256:
         raise WorkspaceError(
-            f"{remote.url} holds a copy with runs that {root} doesn't have: another workspace, or one that "
-            "another machine has worked on since. Nothing was touched: download it, give another URL, or "
-            "replace it with --replace."
+            f"{remote.url} holds a copy that {root} doesn't continue: of another workspace, or with runs of "
+            "another machine. Nothing was touched: download it, give another URL, or replace it with "
+            "--replace."
         )
+    missing = [stage for stage in copied.stages if not (root / stage).is_dir()]
+    if missing:
+        raise WorkspaceError(
+            f"{remote.url} has {', '.join(missing)}, which {root} doesn't have (any more). Nothing was "
+            "touched: --replace removes it from the copy."
+        )
+
+
+def _read_history(remote: RemoteFolder) -> _History | None:
+    """The history of the copy, of an unfinished one by its mark; None if there is no copy."""
+    if (data := remote.read(MANIFEST_NAME)) is not None:
+        source = f"{remote.url}/{MANIFEST_NAME}"
+        details = parse_manifest(data, source, _KIND.contract).details
+        return parse_dataclass(_Begun, details, source=source, field="details").history
+    if (data := remote.read(UNFINISHED_NAME)) is not None:
+        return parse_json(_Begun, data, source=f"{remote.url}/{UNFINISHED_NAME}").history
+    return None
 
 
 # --- Download --------------------------------------------------------------------------------------
@@ -216,24 +288,24 @@ def download_workspace(config: DownloadConfig, call: Call) -> StageReport:
     ContractError for a copy that is unfinished or damaged, StorageError if the store fails.
     """
     root, remote = config.workspace, RemoteFolder(config.url, _KIND)
-    earlier = _begin(root, config.url)
+    earlier = _find_earlier(root, config.url)
+    with remote.explained("read"):
+        _, manifest = remote.manifest()
+    check_paths(root, manifest, f"{config.url}/{MANIFEST_NAME}")
+    files = {entry.path: entry for entry in manifest.files}
+    root.mkdir(parents=True, exist_ok=True)
     with (
         hold_folders(root, writes=(WHOLE_WORKSPACE,)),
-        remote.explained("read"),
         call.screen.progress("download") as progress,
     ):
-        _, manifest = remote.manifest()
-        check_paths(root, manifest, f"{config.url}/{MANIFEST_NAME}")
-        files = {entry.path: entry for entry in manifest.files}
+        _refuse_strangers(root, (entry for path, entry in files.items() if path not in earlier))
+        _mark(root, config.url, earlier | files.keys())
         for path in earlier - files.keys():  # of a copy that has been replaced since
             path_inside(root, path, source=root / UNFINISHED_NAME).unlink(missing_ok=True)
         _mark(root, config.url, files)
         needed = sum(entry.bytes for entry in manifest.files if not (root / entry.path).exists())
         check_room("download", root, needed, force=config.force)
-        marker = [files.pop(_MARKER)] if _MARKER in files else []
-        fetched = sum(
-            download(remote, root, each, progress) for each in ([*files.values()], marker)
-        )
+        fetched = download(remote, root, manifest.files, progress)
         (root / UNFINISHED_NAME).unlink()
     Workspace(root).open()
     counts = {"files": len(manifest.files), "bytes": sum(e.bytes for e in manifest.files)}
@@ -243,31 +315,46 @@ def download_workspace(config: DownloadConfig, call: Call) -> StageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """The mark of an unfinished download: its URL, and the files that it writes."""
+    """The mark of an unfinished download, which is no workspace yet: its URL and its files."""
 
     contract: Literal["workspace"]
     url: str
     files: tuple[str, ...]
 
 
-def _begin(root: Path, url: str) -> set[str]:
-    """Mark the folder, which must be new, or an unfinished download of the URL, whose files are returned."""
+def _find_earlier(root: Path, url: str) -> set[str]:
+    """The files of an unfinished download of the URL; none for a new folder.
+
+    Raises WorkspaceError for a folder that is neither.
+    """
     path = root / UNFINISHED_NAME
     if os.path.lexists(path):
         mark = parse_json_file(path, _Mark, remedy="Give an empty or a new folder as --workspace.")
-        if mark.url == url:
+        if mark.url.rstrip("/") == url.rstrip("/"):
             return set(mark.files)
         raise WorkspaceError(
             f"{root} is an unfinished download of {mark.url}. Give that URL, or another --workspace."
         )
-    if os.path.lexists(root) and (not root.is_dir() or any(root.iterdir())):
+    if os.path.lexists(root) and not (
+        root.is_dir() and {path.name for path in root.iterdir()} <= {LOCKS_NAME}
+    ):
         raise WorkspaceError(
             f"{root} is not empty. Nothing was touched; give an empty or a new folder as --workspace."
         )
-    _mark(root, url, ())
     return set()
 
 
 def _mark(root: Path, url: str, files: Iterable[str]) -> None:
-    mark = _Mark(contract="workspace", url=url, files=tuple(files))
+    mark = _Mark(contract="workspace", url=url, files=tuple(sorted(files)))
     write_json(root / UNFINISHED_NAME, asdict(mark))
+
+
+def _refuse_strangers(root: Path, entries: Iterable[FileEntry]) -> None:
+    """Raise WorkspaceError for a file that the download has not begun, and would overwrite."""
+    for entry in entries:
+        path = root / entry.path
+        if path.exists() and sha256_file(path) != entry.sha256:
+            raise WorkspaceError(
+                f"{path} was not downloaded and would be overwritten. Move it away, then run the same "
+                "command again."
+            )

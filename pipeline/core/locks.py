@@ -8,6 +8,7 @@ kernel releases it when the process ends, however it ends. Commands that only in
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,9 @@ def hold_folders(
     with contextlib.ExitStack() as held:
         for folder in sorted(alone | set(reads)):
             kind = fcntl.LOCK_EX if folder in alone else fcntl.LOCK_SH
-            file = held.enter_context(_open(root, folder))
+            file = held.enter_context(_open(root, folder, shared=folder not in alone))
+            if file is None:
+                continue
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -50,13 +53,21 @@ def hold_folders(
 
 
 @contextlib.contextmanager
-def _open(root: Path, folder: str) -> Iterator[int]:
+def _open(root: Path, folder: str, *, shared: bool = False) -> Iterator[int | None]:
+    """Open a lock. In a read-only workspace, a shared one that doesn't exist is None: nobody can hold it."""
     path = root / LOCKS_NAME / f"{folder.replace('/', '+')}.lock"
+    descriptor = None
     try:
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise storage_error(error, path) from error
+        if not shared or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise storage_error(error, path) from error
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if descriptor is None:
+        yield None
+        return
     try:
         yield descriptor
     finally:
@@ -67,5 +78,6 @@ def _open(root: Path, folder: str) -> Iterator[int]:
 def hold_file(root: Path, name: str) -> Iterator[None]:
     """Wait for the lock on a small file of the workspace, and hold it during a change."""
     with _open(root, name) as file:
+        assert file is not None
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

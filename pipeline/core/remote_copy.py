@@ -1,19 +1,20 @@
 """Copy a folder to a URL and back: only what differs, every hash checked, the manifest last.
 
 The remote folder holds the same files as the local one, byte for byte. A reader begins with the manifest,
-which is uploaded last and removed first if a file that it names is about to change. Meanwhile
-`unfinished.json` lists our files: only these are replaced or removed. A folder that holds other files but
-neither of the two is refused.
+which is uploaded last. New files come first; only before a file that the manifest names is replaced is the
+manifest removed. Meanwhile `unfinished.json` lists our files: only these are replaced or removed. A folder
+that holds other files but neither of the two is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.contracts import FileEntry, Manifest
 from pipeline.core.errors import ContractError, WorkspaceError
@@ -48,13 +49,16 @@ def upload(
     progress: Progress,
     *,
     late: Sequence[str] = (),
+    note: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Published:
     """Make the remote folder match `manifest`: upload what differs, remove our old files.
 
     `files` are the local files by their path in the manifest, and the manifest itself; those in `late` are
-    uploaded after the others. A remote file is up to date if the finished manifest beside it lists it with
-    the same hash, or else if its bytes have that hash. Raises WorkspaceError, before anything is written, if
-    the remote folder holds files that aren't ours.
+    uploaded after the others. `note` is kept in the mark of the unfinished copy; `check` is called before
+    the manifest is uploaded, and may raise. A remote file is up to date if the finished manifest beside it
+    lists it with the same hash, or else if its bytes have that hash. Raises WorkspaceError, before anything
+    is written, if the remote folder holds files that aren't ours.
     """
     last = _own_entry(files[MANIFEST_NAME])
     wanted = {entry.path: entry for entry in (*manifest.files, last)}
@@ -63,11 +67,19 @@ def upload(
     _refuse_strangers(remote, missing, there.keys() - claim.own)
     others = sorted((claim.own & there.keys()) - wanted.keys() - {UNFINISHED_NAME})
     if missing or others or claim.begun:
-        remote.mark(claim.own | wanted.keys())
-        if any(entry.path in there for entry in missing) and MANIFEST_NAME in there:
+        remote.mark(claim.own | wanted.keys(), note)
+        new = [entry for entry in missing if entry.path not in there]
+        changed = [e for e in missing if e.path in there and e.path != MANIFEST_NAME]
+        sender = _Sender(remote, files, sum(entry.bytes for entry in missing), progress)
+        sender.send([entry for entry in new if entry.path not in (*late, MANIFEST_NAME)])
+        if changed and MANIFEST_NAME in there:
             remote.remove(MANIFEST_NAME)
             missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
-        _upload(remote, files, missing, [*late, MANIFEST_NAME], progress)
+        sender.send([entry for entry in changed if entry.path not in late])
+        for name in late:
+            sender.send([entry for entry in missing if entry.path == name])
+        check()
+        sender.send([entry for entry in missing if entry.path == MANIFEST_NAME])
         for path in (*others, UNFINISHED_NAME):
             remote.remove(path)
     return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
@@ -131,37 +143,41 @@ def _own_entry(manifest: Path) -> FileEntry:
     return FileEntry(path=MANIFEST_NAME, bytes=len(data), sha256=sha256_bytes(data))
 
 
-def _upload(
-    remote: RemoteFolder,
-    files: Mapping[str, Path],
-    entries: Sequence[FileEntry],
-    late: Sequence[str],
-    progress: Progress,
-) -> None:
-    """Upload in parallel, then those in `late` one after the other."""
-    total, sent = sum(entry.bytes for entry in entries), 0
+@dataclass
+class _Sender:
+    """Uploads files, several at once."""
 
-    def put(entry: FileEntry) -> int:
-        remote.put(files[entry.path], entry.path)
-        return entry.bytes
+    remote: RemoteFolder
+    files: Mapping[str, Path]
+    total: int
+    progress: Progress
+    sent: int = 0
 
-    turns = [[entry for entry in entries if entry.path not in late]]
-    turns += [[entry for entry in entries if entry.path == name] for name in late]
-    for these in turns:
+    def send(self, entries: Sequence[FileEntry]) -> None:
         with ThreadPoolExecutor(_TRANSFERS) as threads:
-            for size in threads.map(put, these):
-                sent += size
-                progress(sent, total, {"uploading": remote.url})
+            for size in threads.map(self._put, entries):
+                self.sent += size
+                self.progress(self.sent, self.total, {"uploading": self.remote.url})
+
+    def _put(self, entry: FileEntry) -> int:
+        self.remote.put(self.files[entry.path], entry.path)
+        return entry.bytes
 
 
 def _download_file(remote: RemoteFolder, entry: FileEntry, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_write(path) as file:
-        for chunk in remote.chunks(entry.path, entry.bytes):
+        for chunk in _read(remote, entry):
             digest.update(chunk)
             file.write(chunk)
         if digest.hexdigest() != entry.sha256:
             raise ContractError(
                 f"{remote.url}/{entry.path} is not the file that its manifest describes (sha256 "
-                f"differs). Write it again with `{remote.kind.command}`."
+                f"differs). Remove it there, then write it again with `{remote.kind.command}`."
             )
+
+
+def _read(remote: RemoteFolder, entry: FileEntry) -> Iterator[bytes]:
+    """The bytes of a remote file; errors are told apart from those of the disk that they are written to."""
+    with remote.explained("read"):
+        yield from remote.chunks(entry.path, entry.bytes)

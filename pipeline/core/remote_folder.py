@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from pipeline.core.errors import (
 )
 from pipeline.core.extras import missing_store
 from pipeline.core.ownership import checked_relative, path_inside
-from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, parse_manifest, sha256_bytes
+from pipeline.core.storage import (
+    MANIFEST_NAME,
+    UNFINISHED_NAME,
+    atomic_write,
+    parse_manifest,
+    sha256_bytes,
+)
 
 MAX_SMALL_BYTES = 1 << 30  # of a manifest: with 250 bytes per file that is four million files
 _CHUNK_BYTES = 8 << 20
@@ -119,9 +126,10 @@ class RemoteFolder:
             )
         return Claim(finished=self._manifest_entries(manifest), begun=self._marked(mark))
 
-    def mark(self, files: Iterable[str]) -> None:
-        """Mark the remote folder as ours and unfinished, and list our files."""
+    def mark(self, files: Iterable[str], note: Mapping[str, Any] | None = None) -> None:
+        """Mark the remote folder as ours and unfinished, list our files, and keep a note there."""
         facts = {
+            **(note or {}),
             "contract": self.kind.contract.name,
             "version": self.kind.contract.version,
             "files": sorted(files),
@@ -174,8 +182,12 @@ class RemoteFolder:
             )
 
     def put(self, local: Path, path: str) -> None:
-        """Upload a file; in an object store it appears only when complete."""
+        """Upload a file, which appears only when complete."""
         target = self._full(path)
+        if self._is_local:
+            with local.open("rb") as source, atomic_write(Path(target)) as file:
+                shutil.copyfileobj(source, file)
+            return
         self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
         self._fs.put_file(str(local), target)
 

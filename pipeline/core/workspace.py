@@ -14,7 +14,7 @@ from pipeline.core.contracts import CONTRACTS, WORKSPACE_VERSION
 from pipeline.core.errors import ContractError, WorkspaceError
 from pipeline.core.ownership import check_name
 from pipeline.core.parsing import parse_json_file
-from pipeline.core.storage import write_json
+from pipeline.core.storage import UNFINISHED_NAME, write_json
 
 LEDGER_NAME = "ledger.sqlite"
 _REMEDY = "Give another --workspace, or restore the file."
@@ -102,6 +102,11 @@ class Workspace:
         """
         _check_encoding(self.root)
         _refuse_url(self.root)
+        if os.path.lexists(self.root / UNFINISHED_NAME):
+            raise WorkspaceError(
+                f"{self.root} is the beginning of a download. Run the same `pipeline download` again to "
+                "finish it."
+            )
         if os.path.lexists(self.marker):
             _check_source(self.root, source)
             return self

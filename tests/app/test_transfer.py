@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.app.run_log import keep_record
+from pipeline.core.errors import LockedError
+from pipeline.core.locks import hold_folders
 from pipeline.core.remote_folder import RemoteFolder
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, sha256_bytes
 from pipeline.core.workspace import Workspace
+from pipeline.webdata.remote import remote_shards
 from tests.helpers.cli import run_command
 from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
 from tests.helpers.whole_workspace import Whole, whole  # noqa: F401
@@ -45,7 +51,7 @@ def refused(command: str, url: str, root: Path, *more: str) -> str:
 def files_of(root: Path) -> dict[str, bytes]:
     paths = (path for path in root.rglob("*") if path.is_file())
     names = {path.relative_to(root).as_posix(): path for path in paths}
-    left_out = [name for name in names if name.startswith(".") or name.endswith("-shm")]
+    left_out = [n for n in names if n.startswith((".locks/", ".active/")) or n.endswith("-shm")]
     return {name: path.read_bytes() for name, path in names.items() if name not in left_out}
 
 
@@ -58,7 +64,7 @@ def record_run(root: Path, command: str = "pipeline dedupe") -> None:
 def root(tmp_path: Path) -> Path:
     """A workspace with a run and a few files."""
     root = Workspace(tmp_path / "data").open(source="dalleblog").root
-    for name in ("raw/segments/00000.tar", "dedupe/kept/00000.parquet", "notes.txt"):
+    for name in ("raw/segments/00000.tar", "dedupe/kept/00000.parquet", "notes.txt", ".mine/a.txt"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     record_run(root)
@@ -83,18 +89,27 @@ def test_a_whole_workspace_comes_back_as_it_was(
     assert "encode: nothing to do" in again.output
     # What the other machine did comes back, and nothing else is sent.
     assert done("upload", bucket, there.root)["uploaded"] <= 4  # runs, marker, report, manifest
-    assert "runs that" in refused("upload", bucket, here.root)
+    assert "doesn't continue" in refused("upload", bucket, here.root)
 
 
 def test_only_what_changed_is_sent(root: Path, address: str) -> None:  # noqa: F811
-    assert done("upload", address, root)["uploaded"] == 6  # five and the manifest
+    assert done("upload", address, root)["uploaded"] == 7  # six and the manifest
     assert done("upload", address, root)["outcome"] == "unchanged"
     (root / "notes.txt").unlink()
     (root / "dedupe/kept/00000.parquet").write_text("other")
     (root / "new").write_text("new")
     counts = done("upload", address, root)
-    assert (counts["uploaded"], counts["present"], counts["removed"]) == (3, 3, 1)
+    assert (counts["uploaded"], counts["present"], counts["removed"]) == (3, 4, 1)
     assert {n: d for n, d in stored(address).items() if n != MANIFEST_NAME} == files_of(root)
+
+
+def break_off(patch: pytest.MonkeyPatch) -> None:
+    """Let every further upload of a file fail."""
+
+    def fail(_remote: RemoteFolder, _local: Path, path: str) -> None:
+        raise ConnectionError(path)
+
+    patch.setattr(RemoteFolder, "put", fail)
 
 
 def test_an_upload_that_breaks_off_is_no_copy_until_it_is_run_again(
@@ -103,20 +118,35 @@ def test_an_upload_that_breaks_off_is_no_copy_until_it_is_run_again(
     address: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And nobody else may take the place."""
     done("upload", address, root)
     (root / "notes.txt").write_text("other")
     with monkeypatch.context() as patch:
-
-        def fail(_remote: RemoteFolder, _local: Path, path: str) -> None:
-            raise ConnectionError(path)
-
-        patch.setattr(RemoteFolder, "put", fail)
+        break_off(patch)
         assert "run the same command again" in refused("upload", address, root)
     assert "has no manifest.json" in refused("download", address, tmp_path / "new")
-    assert not (tmp_path / "new/workspace.json").exists()
+    other = Workspace(tmp_path / "other").open(source="dalleblog").root
+    record_run(other, "pipeline shard")
+    assert "doesn't continue" in refused("upload", address, other)
     done("upload", address, root)
     done("download", address, tmp_path / "new")
     assert files_of(tmp_path / "new") == files_of(root)
+
+
+def test_the_copy_of_before_is_there_while_new_files_are_sent(
+    root: Path,
+    tmp_path: Path,
+    address: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done("upload", address, root)
+    before = files_of(root)
+    (root / "new").write_text("new")
+    with monkeypatch.context() as patch:
+        break_off(patch)
+        refused("upload", address, root)
+    done("download", address, tmp_path / "new")
+    assert files_of(tmp_path / "new") == before
 
 
 def test_a_download_that_breaks_off_goes_on(
@@ -132,19 +162,28 @@ def test_a_download_that_breaks_off_goes_on(
 
     def fail(remote: RemoteFolder, path: str, most: int) -> Any:
         if path == "workspace.json":
-            raise ConnectionError(path)
+            raise ConnectionError("the line is dead")
         return chunks(remote, path, most)
 
     with monkeypatch.context() as patch:
         patch.setattr(RemoteFolder, "chunks", fail)
-        refused("download", address, new)
-    assert "has no workspace.json" in run_command(["status", "--workspace", str(new)]).stderr
+        assert f"Can't read {address}" in refused("download", address, new)
+    assert "beginning of a download" in run_command(["status", "--workspace", str(new)]).stderr
     (root / "raw/ledger.sqlite-wal").unlink()
     done("upload", address, root)
     assert "unfinished download of" in refused("download", f"{address}/other", new)
     (new / "mine.txt").write_text("mine")
-    assert done("download", address, new)["downloaded"] == 1
-    assert files_of(new) == {**files_of(root), "mine.txt": b"mine"}
+    (root / "mine.txt").write_text("not yours")
+    done("upload", address, root)
+    assert "mine.txt was not downloaded and would be overwritten" in refused(
+        "download", address, new
+    )
+    assert "mine.txt was not downloaded and would be overwritten" in refused(
+        "download", address, new
+    )
+    (new / "mine.txt").rename(new / "mine.bak")
+    assert done("download", f"{address}/", new)["downloaded"] == 2
+    assert files_of(new) == {**files_of(root), "mine.bak": b"mine"}
 
 
 @pytest.mark.parametrize(
@@ -186,13 +225,51 @@ def test_a_copy_with_other_runs_is_only_replaced_on_demand(
     assert stored(address)["runs.jsonl"] == (root / "runs.jsonl").read_bytes()
 
 
-def test_changed_bytes_are_not_taken(root: Path, tmp_path: Path, address: str) -> None:  # noqa: F811
+def test_a_copy_without_runs_is_not_replaced_by_another_workspace(
+    tmp_path: Path,
+    address: str,  # noqa: F811
+) -> None:
+    """Nothing says that a workspace without runs, such as one just merged, goes on from it."""
+    for name in ("one", "other"):
+        root = Workspace(tmp_path / name).open(source="dalleblog").root
+        (root / f"{name}.txt").write_text(name)
+    done("upload", address, tmp_path / "one")
+    assert "doesn't continue" in refused("upload", address, tmp_path / "other")
+    assert "one.txt" in stored(address)
+
+
+def test_a_stage_that_is_gone_is_only_removed_from_the_copy_on_demand(
+    root: Path,
+    address: str,  # noqa: F811
+) -> None:
+    """A disk that isn't mounted looks the same."""
+    done("upload", address, root)
+    shutil.rmtree(root / "raw")
+    assert "has raw, which" in refused("upload", address, root)
+    assert "raw/segments/00000.tar" in stored(address)
+    assert done("upload", address, root, "--replace")["removed"] == 1
+
+
+def test_changed_bytes_are_not_taken_and_the_advice_mends_them(
+    root: Path,
+    tmp_path: Path,
+    address: str,  # noqa: F811
+) -> None:
     done("upload", address, root)
     put(address, "notes.txt", b"notes.tx_")
-    assert "notes.txt is not the file that its manifest describes" in refused(
-        "download", address, tmp_path / "new"
-    )
+    said = refused("download", address, tmp_path / "new")
+    assert "notes.txt is not the file that its manifest describes" in said
+    assert "Remove it there, then write it again with `pipeline upload URL`" in said
     assert not (tmp_path / "new/notes.txt").exists()
+    remote_shards(address).remove("notes.txt")
+    done("upload", address, root)
+    done("download", address, tmp_path / "new")
+
+
+def test_a_mistyped_url_costs_nothing(root: Path, tmp_path: Path, address: str) -> None:  # noqa: F811
+    done("upload", address, root)
+    assert "has no manifest.json" in refused("download", f"{address}x", tmp_path / "new")
+    done("download", address, tmp_path / "new")
 
 
 @pytest.mark.parametrize("path", ["../escaped", "/tmp/escaped", "a/../../escaped"])
@@ -207,7 +284,7 @@ def test_a_manifest_that_names_files_elsewhere_writes_nothing(
     said["files"].append({"path": path, "bytes": 1, "sha256": sha256_bytes(b"x")})
     put(address, MANIFEST_NAME, json.dumps(said).encode())
     assert "Expected a relative path" in refused("download", address, tmp_path / "deep/new")
-    assert set(files_of(tmp_path / "deep/new")) == {UNFINISHED_NAME}
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_workspace_that_a_command_writes_is_not_copied(root: Path, address: str) -> None:  # noqa: F811
@@ -216,8 +293,25 @@ def test_a_workspace_that_a_command_writes_is_not_copied(root: Path, address: st
         keep_record(root, "pipeline dedupe", clock=lambda: 0.0) as record,
         record.stage("dedupe", writes=["dedupe"]),
     ):
-        assert "dedupe is in use by" in refused("upload", address, root)
+        assert "is in use by" in refused("upload", address, root)
     assert stored(address) == {}
+
+
+def test_a_command_that_comes_meanwhile_is_refused_and_leaves_no_trace(
+    root: Path,
+    bucket: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_file = RemoteFolder.put
+
+    def try_it(remote: RemoteFolder, local: Path, path: str) -> None:
+        with pytest.raises(LockedError):
+            record_run(root)
+        put_file(remote, local, path)
+
+    monkeypatch.setattr(RemoteFolder, "put", try_it)
+    done("upload", bucket, root)
+    assert stored(bucket)["runs.jsonl"] == (root / "runs.jsonl").read_bytes()
 
 
 def test_a_file_that_changes_meanwhile_is_named(
@@ -237,13 +331,38 @@ def test_a_file_that_changes_meanwhile_is_named(
     monkeypatch.undo()
 
 
-def test_links_are_followed_once(root: Path, tmp_path: Path, bucket: str) -> None:  # noqa: F811
+def test_links_are_followed_but_not_in_circles(
+    root: Path,
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+) -> None:
     (root / "raw").rename(tmp_path / "large-disk")
     (root / "raw").symlink_to(tmp_path / "large-disk")
+    (root / "latest").symlink_to(root / "raw")  # comes before raw
     (root / "dedupe/loop").symlink_to(root)
     done("upload", bucket, root)
-    assert "raw/segments/00000.tar" in stored(bucket)
-    assert not [name for name in stored(bucket) if "loop" in name]
+    names = set(stored(bucket))
+    assert {"raw/segments/00000.tar", "latest/segments/00000.tar"} < names
+    assert not [name for name in names if "loop" in name]
+
+
+def test_a_folder_that_can_not_be_listed_is_not_an_empty_one(
+    root: Path,
+    address: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done("upload", address, root)
+    list_folder = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path.name == "segments":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return list_folder(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", refuse)
+        assert "segments: Permission denied" in refused("upload", address, root)
+    assert "raw/segments/00000.tar" in stored(address)
 
 
 def test_a_ledger_whose_crawl_was_killed_comes_back_with_all_its_rows(
@@ -273,6 +392,10 @@ def pipe(root: Path) -> None:
     os.mkfifo(root / "raw/pipe")
 
 
+def dead_link(root: Path) -> None:
+    (root / "raw/gone").symlink_to(root / "nothing")
+
+
 def no_workspace(root: Path) -> None:
     (root / "workspace.json").unlink()
 
@@ -282,6 +405,7 @@ def no_workspace(root: Path) -> None:
     [
         (file_at_the_top, "Move it away"),
         (pipe, "not a regular file"),
+        (dead_link, "link whose target is missing"),
         (no_workspace, "is not a workspace"),
     ],
 )
@@ -307,12 +431,30 @@ def test_places_that_would_be_mixed_up_are_refused(root: Path, tmp_path: Path) -
     assert "makes a new workspace" in " ".join(run_command(["download", place]).stderr.split())
 
 
-def test_a_read_only_workspace_is_copied(
+def test_a_read_only_workspace_is_copied_unless_its_owner_writes_to_it(
     root: Path,
     bucket: str,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    (root / "dedupe" / UNFINISHED_NAME).write_text('{"contract": "dedupe", "files": []}')
+    open_file = os.open
+
+    def refuse(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT) and str(path).startswith(str(root)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, flags, *more, **named)
+
+    @contextlib.contextmanager
+    def read_only() -> Iterator[None]:  # root itself may write everywhere
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "access", lambda *_: False)
+            patch.setattr(os, "open", refuse)
+            yield
+
+    with hold_folders(root, writes=["dedupe"]), read_only():
+        assert "dedupe is in use by" in refused("upload", bucket, root)
+    assert stored(bucket) == {}
     before = sorted(root.rglob("*"))
-    done("upload", bucket, root)
+    with read_only():
+        done("upload", bucket, root)
     assert sorted(root.rglob("*")) == before
