@@ -22,7 +22,7 @@ from pipeline.app.next_steps import with_next
 from pipeline.app.run_log import Clock, RunRecord, keep_record, tee
 from pipeline.app.stages import STAGES
 from pipeline.core.config import StageConfig, declared_options, option, plain_value
-from pipeline.core.contracts import CONTRACTS, Outcome, StageReport
+from pipeline.core.contracts import Outcome, StageReport
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.inventory import find_folders
 from pipeline.core.remembered import (
@@ -35,6 +35,7 @@ from pipeline.core.remembered import (
     shown,
 )
 from pipeline.core.stage import Stage, load_function
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import read_manifest
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace

@@ -19,19 +19,20 @@ from typing import Literal
 from pipeline.app.run_all import Call
 from pipeline.app.run_log import ACTIVE_NAME, RUNS_NAME, describe_holder, hold_workspace
 from pipeline.core.config import StageConfig, option
-from pipeline.core.contracts import CONTRACTS, Contract, FileEntry, Manifest, StageReport
+from pipeline.core.contracts import Contract, FileEntry, Manifest, StageReport
 from pipeline.core.errors import StorageError, WorkspaceError
 from pipeline.core.estimate import check_room
 from pipeline.core.inventory import find_folders
 from pipeline.core.locks import LOCKS_NAME, WHOLE_WORKSPACE, hold_folders
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.ownership import checked_relative, path_inside
 from pipeline.core.parsing import parse_dataclass, parse_json, parse_json_file
 from pipeline.core.progress import Progress
 from pipeline.core.remote_copy import check_paths, download, upload
 from pipeline.core.remote_folder import RemoteFolder, RemoteKind
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import (
     MANIFEST_NAME,
-    TEMPORARY_SUFFIX,
     UNFINISHED_NAME,
     file_entry,
     parse_manifest,

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import ownership
-from pipeline.core.contracts import CONTRACTS, FileEntry, Manifest, Outcome, StageReport
+from pipeline.core.contracts import FileEntry, Manifest, Outcome, StageReport
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import (
     MANIFEST_NAME,
     file_entry,

@@ -6,8 +6,7 @@ plain data, so that `pipeline --help` needs no pyarrow; see `pipeline.core.stora
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -358,29 +357,3 @@ class Contract:
     def reads(self, version: int) -> bool:
         """Whether folders of this version can be read."""
         return (self.oldest_read or self.version) <= version <= self.version
-
-
-class _Contracts(Mapping[str, Contract]):
-    """The contracts of all stages by name, in the order of the pipeline.
-
-    Each is declared by its stage (`STAGE.contract`); they are read on first use.
-    """
-
-    @functools.cached_property
-    def _by_name(self) -> dict[str, Contract]:
-        from pipeline.core.stages import all_stages
-
-        declared = (stage.contract for stage in all_stages().values())
-        return {contract.name: contract for contract in declared if contract is not None}
-
-    def __getitem__(self, name: str) -> Contract:
-        return self._by_name[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._by_name)
-
-    def __len__(self) -> int:
-        return len(self._by_name)
-
-
-CONTRACTS: Mapping[str, Contract] = _Contracts()

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.contracts import CONTRACTS, Contract, Manifest
+from pipeline.core.contracts import Contract, Manifest
 from pipeline.core.errors import ContractError
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, input_digest, read_manifest
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.storage import TEMPORARY_SUFFIX, storage_error, sync_folder
+from pipeline.core.names import TEMPORARY_SUFFIX
+from pipeline.core.storage import storage_error, sync_folder
 
 _MOST_LINKS = 40
 

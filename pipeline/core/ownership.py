@@ -2,7 +2,7 @@
 
 The rules, for every stage:
 
-- A name is a slug, so that no name leads out of its folder (`check_name`).
+- A name is a slug, so that no name leads out of its folder (`names.check_name`).
 - A path in a file must be relative and stay inside its folder (`path_inside`).
 - A folder is only written to if it is new, empty, or marked as ours: by the `manifest.json` of the same
   contract, or by `unfinished.json`, which a stage writes before anything else (`claim`, `start_over`,
@@ -23,36 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.contracts import CONTRACTS
-from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.core.errors import ContractError, WorkspaceError
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.parsing import read_small_file
-from pipeline.core.storage import MANIFEST_NAME, TEMPORARY_SUFFIX, UNFINISHED_NAME, write_json
+from pipeline.core.stages import CONTRACTS
+from pipeline.core.storage import MANIFEST_NAME, UNFINISHED_NAME, write_json
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _LONGEST_PATH = 1024
 
 
-# --- Names and paths -----------------------------------------------------------------------------
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` can name a folder of ours: a slug, not a path or a URL."""
-    return bool(_NAME.fullmatch(text)) and not text.endswith((".", TEMPORARY_SUFFIX))
-
-
-def check_name(name: str, *, option: str = "--name", levels: int = 1) -> str:
-    """Return `name` if it can name a folder of ours: a slug, or up to `levels` slugs separated by `/`.
-
-    Raises ConfigError that states the rule.
-    """
-    parts = name.split("/")
-    if len(parts) <= levels and all(map(is_name, parts)):
-        return name
-    deeper = f"; up to {levels} such names may be joined by /" if levels > 1 else ""
-    raise ConfigError(
-        f"{option} {name!r} can't name a folder: use letters, digits, '.', '_' and '-', at most 128 of them, "
-        f"beginning with a letter or a digit{deeper}."
-    )
+# --- Paths -----------------------------------------------------------------------------
 
 
 def path_inside(folder: Path, relative: object, *, source: Path | str) -> Path:

@@ -18,7 +18,7 @@ from pipeline.core.config import StageConfig, build_config, declared_options, op
 from pipeline.core.contracts import Contract, StageReport
 from pipeline.core.extras import missing_package
 from pipeline.core.interrupts import raise_deferred
-from pipeline.core.ownership import check_name
+from pipeline.core.names import check_name
 from pipeline.core.progress import Progress, no_progress
 
 _NAMED_BY = re.compile(r"\{(\w+)\}")

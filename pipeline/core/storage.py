@@ -18,15 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from pipeline.core.contracts import (
-    CONTRACTS,
-    Column,
-    Contract,
-    FileEntry,
-    Manifest,
-)
+from pipeline.core.contracts import Column, Contract, FileEntry, Manifest
 from pipeline.core.errors import REPAIR, ContractError, StorageError
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.parsing import parse_dataclass, parse_json, parse_json_file, read_small_file
+from pipeline.core.stages import CONTRACTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +32,6 @@ T = TypeVar("T")
 MANIFEST_NAME = "manifest.json"
 # The mark of a folder that a stage is writing (see `ownership`); the manifest replaces it.
 UNFINISHED_NAME = "unfinished.json"
-TEMPORARY_SUFFIX = ".partial"
 
 
 # --- Atomic files --------------------------------------------------------------------------------

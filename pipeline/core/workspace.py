@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.contracts import CONTRACTS, WORKSPACE_VERSION
+from pipeline.core.contracts import WORKSPACE_VERSION
 from pipeline.core.errors import ContractError, WorkspaceError
-from pipeline.core.ownership import check_name
+from pipeline.core.names import check_name
 from pipeline.core.parsing import parse_json_file
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import UNFINISHED_NAME, write_json
 
 LEDGER_NAME = "ledger.sqlite"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.core.artifact import Artifact, digest_input, find_artifact
 from pipeline.core.errors import ConfigError, ModelError
-from pipeline.core.ownership import check_name, is_name
+from pipeline.core.names import check_name, is_name
 from pipeline.core.storage import maker_of, sha256_file
 from pipeline.core.suggestions import name_choices
 from pipeline.core.workspace import Workspace

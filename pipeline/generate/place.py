@@ -19,14 +19,9 @@ from typing import Any, Literal
 from pipeline.core.artifact import Artifact
 from pipeline.core.contracts import Manifest
 from pipeline.core.errors import ConfigError, ContractError, LockedError, WorkspaceError
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.ownership import claim, list_family, next_free, own_files
-from pipeline.core.storage import (
-    MANIFEST_NAME,
-    TEMPORARY_SUFFIX,
-    find_manifest,
-    sha256_bytes,
-    storage_error,
-)
+from pipeline.core.storage import MANIFEST_NAME, find_manifest, sha256_bytes, storage_error
 from pipeline.generate.notes import read_identity
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from pathlib import Path
 from pipeline.core.contracts import SHARD_MEMBERS, CodecFacts, FileEntry, Manifest
 from pipeline.core.errors import ConfigError, ContractError
 from pipeline.core.integrity import checked_files, read_checked
-from pipeline.core.ownership import is_name, path_inside
+from pipeline.core.names import is_name
+from pipeline.core.ownership import path_inside
 from pipeline.core.storage import (
     MANIFEST_NAME,
     input_digest,

@@ -37,13 +37,9 @@ from typing import Any
 from pipeline.core.artifact import Artifact
 from pipeline.core.contracts import FileEntry
 from pipeline.core.errors import ModelError
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.ownership import own_files, reopen, start_over
-from pipeline.core.storage import (
-    TEMPORARY_SUFFIX,
-    file_entry,
-    write_bytes,
-    write_json,
-)
+from pipeline.core.storage import file_entry, write_bytes, write_json
 from pipeline.models.checkpoints.info import CheckpointInfo, step_of_name
 from pipeline.models.checkpoints.native import list_checkpoints, read_info, write_checkpoint
 from pipeline.models.checkpoints.series import checkpoint_path, remove_checkpoint, sweep_partial

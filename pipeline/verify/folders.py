@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACTS, FileEntry
+from pipeline.core.contracts import FileEntry
 from pipeline.core.errors import ContractError, PipelineError
 from pipeline.core.integrity import described_files, find_fault
 from pipeline.core.inventory import Folder
 from pipeline.core.parsing import parse_json_file
 from pipeline.core.stage import load_function
-from pipeline.core.stages import stage_of
+from pipeline.core.stages import CONTRACTS, stage_of
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,

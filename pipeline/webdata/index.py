@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.contracts import CONTRACTS, SHARD_MEMBERS, SPLITS, Split
+from pipeline.core.contracts import SHARD_MEMBERS, SPLITS, Split
 from pipeline.core.errors import REPAIR, ContractError
 from pipeline.core.ownership import path_inside
 from pipeline.core.parsing import parse_dataclass, parse_json_file
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import json_bytes, maker_of, write_bytes
 from pipeline.core.suggestions import name_choices
 from pipeline.webdata.npy import Dtype

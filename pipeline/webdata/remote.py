@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.cache import default_cache, exclusive_lock
-from pipeline.core.contracts import CONTRACTS
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.remote_copy import Published, check_paths, download, upload
 from pipeline.core.remote_folder import RemoteFolder, RemoteKind
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import MANIFEST_NAME, read_manifest, sha256_bytes, write_bytes
 from pipeline.core.workspace import Workspace
 from pipeline.webdata.index import INDEX_NAME

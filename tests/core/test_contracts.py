@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.contracts import CONTRACTS
+from pipeline.core.stages import CONTRACTS
 
 # The oldest version that is read, and the one that is written. A new version makes every folder of an older
 # program unreadable, or needs a reader of the old one.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.contracts import CONTRACTS
 from pipeline.core.inventory import Folder
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import make_manifest, write_manifest
 from pipeline.verify.folders import check_folder
 

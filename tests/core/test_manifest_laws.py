@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.contracts import CONTRACTS, FileEntry, Manifest
+from pipeline.core.contracts import FileEntry, Manifest
 from pipeline.core.errors import ContractError
 from pipeline.core.parsing import parse_json
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import (
     find_current,
     input_digest,

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import ConfigError, ContractError, WorkspaceError
+from pipeline.core.names import check_name
 from pipeline.core.ownership import (
-    check_name,
     checked_relative,
     claim,
     list_family,
@@ -22,6 +21,7 @@ from pipeline.core.ownership import (
     reopen,
     start_over,
 )
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import file_entry, make_manifest, write_manifest
 from pipeline.core.workspace import Workspace
 

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.core.contracts import CODES, CONTRACTS
+from pipeline.core.contracts import CODES
 from pipeline.core.errors import ConfigError, ContractError, DamageError, ModelError
 from pipeline.core.image_decode import Raster, decode_image
 from pipeline.core.kept_images import read_image
 from pipeline.core.ownership import reopen
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import arrow_schema, read_manifest
 from pipeline.core.workspace import Workspace
 from pipeline.encode.config import EncodeConfig

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.captions import read_caption
-from pipeline.core.contracts import CONTRACTS
 from pipeline.core.errors import DamageError
 from pipeline.core.inventory import find_folders
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import read_manifest
 from pipeline.shard.captions import draw_caption
 from pipeline.shard.config import ShardConfig

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.core.contracts import CONTRACTS, Split
+from pipeline.core.contracts import Split
 from pipeline.core.errors import (
     ConfigError,
     ContractError,
@@ -24,6 +24,7 @@ from pipeline.core.errors import (
     StorageError,
     WorkspaceError,
 )
+from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import file_entry, read_manifest, sha256_file
 from pipeline.models.tokenizers.load import load_tokenizer
 from pipeline.shard.config import ShardConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.ownership import check_name
+from pipeline.core.names import check_name
 from pipeline.models.dalle.config import DalleConfig
 from pipeline.train.run_folder import (
     NameHints,

@@ -23,13 +23,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.errors import ModelError
-from pipeline.core.storage import (
-    TEMPORARY_SUFFIX,
-    sha256_bytes,
-    sha256_file,
-    write_bytes,
-    write_json,
-)
+from pipeline.core.names import TEMPORARY_SUFFIX
+from pipeline.core.storage import sha256_bytes, sha256_file, write_bytes, write_json
 from pipeline.models.checkpoints.info import FORMAT, read_checkpoint_json
 from pipeline.models.checkpoints.info import INFO_FILE as INFO_FILE
 from pipeline.models.checkpoints.info import CheckpointInfo as CheckpointInfo

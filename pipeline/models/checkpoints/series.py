@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import ModelError
+from pipeline.core.names import TEMPORARY_SUFFIX
 from pipeline.core.ownership import next_free
-from pipeline.core.storage import TEMPORARY_SUFFIX, storage_error, sync_folder
+from pipeline.core.storage import storage_error, sync_folder
 from pipeline.models.checkpoints.info import INFO_FILE, read_checkpoint_json, step_of_name
 
 logger = logging.getLogger(__name__)

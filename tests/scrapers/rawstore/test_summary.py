@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.contracts import CONTRACTS, URL_STATES
+from pipeline.core.contracts import URL_STATES
+from pipeline.core.stages import CONTRACTS
 from scrapers.rawstore.ledger import Ledger
 from scrapers.rawstore.ledger_rows import FormRow, UrlRow
 from scrapers.rawstore.ledger_schema import STATE_NUMBER
