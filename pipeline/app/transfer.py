@@ -11,13 +11,20 @@ import contextlib
 import functools
 import os
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pipeline.app.run_all import Call
-from pipeline.app.run_log import ACTIVE_NAME, RUNS_NAME, describe_holder, hold_workspace
+from pipeline.app.run_log import (
+    ACTIVE_NAME,
+    RUNS_NAME,
+    describe_holder,
+    hold_workspace,
+    keep_record,
+)
 from pipeline.core.config import StageConfig, option
 from pipeline.core.contracts import Contract, FileEntry, Manifest, StageReport
 from pipeline.core.errors import StorageError, WorkspaceError
@@ -25,10 +32,10 @@ from pipeline.core.estimate import check_room
 from pipeline.core.inventory import find_folders
 from pipeline.core.locks import LOCKS_NAME, WHOLE_WORKSPACE, hold_folders
 from pipeline.core.names import TEMPORARY_SUFFIX
-from pipeline.core.ownership import checked_relative, path_inside
+from pipeline.core.ownership import checked_relative, delete_files, path_inside
 from pipeline.core.parsing import parse_dataclass, parse_json, parse_json_file
 from pipeline.core.progress import Progress
-from pipeline.core.remote_copy import check_paths, download, upload
+from pipeline.core.remote_copy import check_names, check_paths, download, upload
 from pipeline.core.remote_folder import RemoteFolder, RemoteKind
 from pipeline.core.stages import CONTRACTS
 from pipeline.core.storage import (
@@ -51,6 +58,10 @@ _KIND = RemoteKind(
 )
 _MARKER = "workspace.json"
 _OF_PROCESSES = (LOCKS_NAME, ACTIVE_NAME)
+_BEGUN = {
+    LOCKS_NAME,
+    UNFINISHED_NAME + TEMPORARY_SUFFIX,
+}  # what a download leaves that was killed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +106,16 @@ def upload_workspace(config: UploadConfig, call: Call) -> StageReport:
     root = Workspace(config.workspace).open().root
     remote = RemoteFolder(config.url, _KIND)
 
-    def check_continues() -> None:
+    def check_continues(files: Iterable[str] | None = None) -> None:
         with remote.explained("read"):
             remote.find_claim()  # raises for anything but a copy
             if not config.replace:
-                _check_history(remote, root)
+                _check_history(remote, root, files)
 
+    if os.access(root, os.W_OK) and not _runs(root):
+        # Without a run, nothing would tell this workspace from another one.
+        with keep_record(root, "pipeline upload", clock=call.clock) as record:
+            record.by = record.by or f"upload {uuid.uuid4()}"
     with (
         _unchanged(root, call),
         tempfile.TemporaryDirectory() as scratch,
@@ -108,10 +123,11 @@ def upload_workspace(config: UploadConfig, call: Call) -> StageReport:
     ):
         check_continues()
         files = dict(find_files(root, remote.local_root))
+        check_continues(files)
         before = {name: _state(path) for name, path in files.items()}
         manifest = _describe(root, files, progress)
         write_manifest(Path(scratch), manifest)
-        check_continues()  # hashing may have taken hours
+        check_continues(files)  # hashing may have taken hours
         with remote.explained("write to"):
             sent = upload(
                 remote,
@@ -249,8 +265,11 @@ class _Begun:
     history: _History
 
 
-def _check_history(remote: RemoteFolder, root: Path) -> None:
-    """Raise WorkspaceError unless the workspace goes on from the copy that is there, if any."""
+def _check_history(remote: RemoteFolder, root: Path, files: Iterable[str] | None) -> None:
+    """Raise WorkspaceError unless the workspace goes on from the copy that is there, if any.
+
+    With its `files`, also if there are none of a stage of the copy.
+    """
     copied = _read_history(remote)
     if copied is None:
         return
@@ -260,11 +279,11 @@ def _check_history(remote: RemoteFolder, root: Path) -> None:
             "another machine. Nothing was touched: download it, give another URL, or replace it with "
             "--replace."
         )
-    missing = [stage for stage in copied.stages if not (root / stage).is_dir()]
-    if missing:
+    gone = set(copied.stages) - set(_stages(files)) if files is not None else set()
+    if gone:
         raise WorkspaceError(
-            f"{remote.url} has {', '.join(missing)}, which {root} doesn't have (any more). Nothing was "
-            "touched: --replace removes it from the copy."
+            f"{remote.url} has files in {', '.join(sorted(gone))}, and {root} has none there (any more). "
+            "Nothing was touched: --replace removes them from the copy."
         )
 
 
@@ -289,24 +308,26 @@ def download_workspace(config: DownloadConfig, call: Call) -> StageReport:
     ContractError for a copy that is unfinished or damaged, StorageError if the store fails.
     """
     root, remote = config.workspace, RemoteFolder(config.url, _KIND)
+    Workspace(root).check_place()
     earlier = _find_earlier(root, config.url)
     with remote.explained("read"):
         _, manifest = remote.manifest()
-    check_paths(root, manifest, f"{config.url}/{MANIFEST_NAME}")
-    files = {entry.path: entry for entry in manifest.files}
+    source = f"{config.url}/{MANIFEST_NAME}"
+    check_names(manifest, source)
     root.mkdir(parents=True, exist_ok=True)
     with (
         hold_folders(root, writes=(WHOLE_WORKSPACE,)),
         call.screen.progress("download") as progress,
     ):
-        _refuse_strangers(root, (entry for path, entry in files.items() if path not in earlier))
-        _mark(root, config.url, earlier | files.keys())
-        for path in earlier - files.keys():  # of a copy that has been replaced since
-            path_inside(root, path, source=root / UNFINISHED_NAME).unlink(missing_ok=True)
-        _mark(root, config.url, files)
-        needed = sum(entry.bytes for entry in manifest.files if not (root / entry.path).exists())
-        check_room("download", root, needed, force=config.force)
-        fetched = download(remote, root, manifest.files, progress)
+        files = {entry.path: entry.sha256 for entry in manifest.files}
+        there = _hash_files(root, earlier, files)
+        _mark(root, config.url, earlier | files)
+        # Of a copy that has been replaced since.
+        delete_files(root, [path for path in there if path not in files])
+        check_paths(root, manifest, source)
+        missing = [entry for entry in manifest.files if there.get(entry.path) != entry.sha256]
+        check_room("download", root, sum(entry.bytes for entry in missing), force=config.force)
+        fetched = download(remote, root, missing, progress)
         (root / UNFINISHED_NAME).unlink()
     Workspace(root).open()
     counts = {"files": len(manifest.files), "bytes": sum(e.bytes for e in manifest.files)}
@@ -316,15 +337,15 @@ def download_workspace(config: DownloadConfig, call: Call) -> StageReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Mark:
-    """The mark of an unfinished download, which is no workspace yet: its URL and its files."""
+    """The mark of an unfinished download, which is no workspace yet: its URL, and the hashes of its files."""
 
     contract: Literal["workspace"]
     url: str
-    files: tuple[str, ...]
+    files: Mapping[str, str]
 
 
-def _find_earlier(root: Path, url: str) -> set[str]:
-    """The files of an unfinished download of the URL; none for a new folder.
+def _find_earlier(root: Path, url: str) -> dict[str, str]:
+    """The files of an unfinished download of the URL, by their hashes; none for a new folder.
 
     Raises WorkspaceError for a folder that is neither.
     """
@@ -332,30 +353,41 @@ def _find_earlier(root: Path, url: str) -> set[str]:
     if os.path.lexists(path):
         mark = parse_json_file(path, _Mark, remedy="Give an empty or a new folder as --workspace.")
         if mark.url.rstrip("/") == url.rstrip("/"):
-            return set(mark.files)
+            return dict(mark.files)
         raise WorkspaceError(
             f"{root} is an unfinished download of {mark.url}. Give that URL, or another --workspace."
         )
     if os.path.lexists(root) and not (
-        root.is_dir() and {path.name for path in root.iterdir()} <= {LOCKS_NAME}
+        root.is_dir() and {path.name for path in root.iterdir()} <= _BEGUN
     ):
         raise WorkspaceError(
             f"{root} is not empty. Nothing was touched; give an empty or a new folder as --workspace."
         )
-    return set()
+    return {}
 
 
-def _mark(root: Path, url: str, files: Iterable[str]) -> None:
-    mark = _Mark(contract="workspace", url=url, files=tuple(sorted(files)))
-    write_json(root / UNFINISHED_NAME, asdict(mark))
+def _mark(root: Path, url: str, files: Mapping[str, str]) -> None:
+    write_json(root / UNFINISHED_NAME, asdict(_Mark(contract="workspace", url=url, files=files)))
 
 
-def _refuse_strangers(root: Path, entries: Iterable[FileEntry]) -> None:
-    """Raise WorkspaceError for a file that the download has not begun, and would overwrite."""
-    for entry in entries:
-        path = root / entry.path
-        if path.exists() and sha256_file(path) != entry.sha256:
+def _hash_files(root: Path, earlier: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
+    """The hashes of the files in the folder that the download has written or is going to write.
+
+    Raises WorkspaceError for one that it has not written: it would be overwritten or removed.
+    """
+    found = {}
+    for name in sorted({*earlier, *files}):
+        path = (
+            path_inside(root, name, source=root / UNFINISHED_NAME)
+            if name in earlier
+            else root / name
+        )
+        if not path.is_file():
+            continue
+        found[name] = sha256_file(path)
+        if found[name] not in (earlier.get(name), files.get(name)):
             raise WorkspaceError(
                 f"{path} was not downloaded and would be overwritten. Move it away, then run the same "
                 "command again."
             )
+    return found

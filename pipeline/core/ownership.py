@@ -124,7 +124,7 @@ def start_over(folder: Path, contract: str) -> None:
     files = own_files(folder, contract)
     mark_unfinished(folder, contract, files)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    _delete(folder, files)
+    delete_files(folder, files)
 
 
 def reopen(folder: Path, contract: str) -> None:
@@ -173,7 +173,7 @@ def remove_own(folder: Path, contract: str) -> None:
     """
     files = own_files(folder, contract)
     reopen(folder, contract)  # if killed midway, it counts as unfinished and can be removed again
-    _delete(folder, [*files, UNFINISHED_NAME])
+    delete_files(folder, [*files, UNFINISHED_NAME])
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -242,7 +242,7 @@ def _files_below(folder: Path) -> Iterator[str]:
                 yield path.as_posix()
 
 
-def _delete(folder: Path, names: Iterable[str]) -> None:
+def delete_files(folder: Path, names: Iterable[str]) -> None:
     """Delete files by relative path, and the folders below `folder` that are then empty."""
     parents: set[Path] = set()
     for name in names:

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.contracts import FileEntry, Manifest
 from pipeline.core.errors import ContractError, WorkspaceError
-from pipeline.core.ownership import path_inside
+from pipeline.core.ownership import checked_relative, path_inside
 from pipeline.core.parsing import read_small_file
 from pipeline.core.progress import Progress
 from pipeline.core.remote_folder import MAX_SMALL_BYTES, RemoteFolder
@@ -68,29 +68,42 @@ def upload(
     others = sorted((claim.own & there.keys()) - wanted.keys() - {UNFINISHED_NAME})
     if missing or others or claim.begun:
         remote.mark(claim.own | wanted.keys(), note)
-        new = [entry for entry in missing if entry.path not in there]
-        changed = [e for e in missing if e.path in there and e.path != MANIFEST_NAME]
+        changed = [e for e in missing if e.path in claim.finished and e.path != MANIFEST_NAME]
+        new = [entry for entry in missing if entry.path not in claim.finished]
+        in_the_way = _find_in_the_way(others, [entry.path for entry in missing])
         sender = _Sender(remote, files, sum(entry.bytes for entry in missing), progress)
-        sender.send([entry for entry in new if entry.path not in (*late, MANIFEST_NAME)])
-        if changed and MANIFEST_NAME in there:
+        if not in_the_way:
+            sender.send([entry for entry in new if entry.path not in (*late, MANIFEST_NAME)])
+        if (changed or in_the_way) and MANIFEST_NAME in there:
             remote.remove(MANIFEST_NAME)
             missing = [*(e for e in missing if e.path != MANIFEST_NAME), last]
+        for path in in_the_way:
+            remote.remove(path)
+        if in_the_way:
+            sender.send([entry for entry in new if entry.path not in (*late, MANIFEST_NAME)])
         sender.send([entry for entry in changed if entry.path not in late])
         for name in late:
             sender.send([entry for entry in missing if entry.path == name])
         check()
         sender.send([entry for entry in missing if entry.path == MANIFEST_NAME])
-        for path in (*others, UNFINISHED_NAME):
+        for path in (*(p for p in others if p not in in_the_way), UNFINISHED_NAME):
             remote.remove(path)
     return Published(uploaded=len(missing), present=len(wanted) - len(missing), removed=len(others))
 
 
 def check_paths(folder: Path, manifest: Manifest, source: str) -> None:
     """Raise ContractError for paths that collide or are outside `folder`, before any file is written."""
+    check_names(manifest, source)
+    for path in (*(entry.path for entry in manifest.files), MANIFEST_NAME, UNFINISHED_NAME):
+        path_inside(folder, path, source=source)
+
+
+def check_names(manifest: Manifest, source: str) -> None:
+    """Raise ContractError for paths that are named twice, or are no relative paths."""
     times = Counter(entry.path for entry in manifest.files)
     times.update((MANIFEST_NAME, UNFINISHED_NAME))  # written beside them
     for path, count in times.items():
-        path_inside(folder, path, source=source)
+        checked_relative(path, source=source)
         if count > 1:
             raise ContractError(
                 f"{source} names the file {path!r}, which would be written twice. Write it again from the "
@@ -124,6 +137,17 @@ def download(
             fetched += is_new
             progress(received, total, {"from": remote.url})
     return fetched
+
+
+def _find_in_the_way(old: Iterable[str], new: Iterable[str]) -> list[str]:
+    """Old files that are in the place of a new file's folder, or below the place of a new file."""
+    new = set(new)
+    folders = {parent for path in new for parent in _parents(path)}
+    return [path for path in old if path in folders or not new.isdisjoint(_parents(path))]
+
+
+def _parents(path: str) -> list[str]:
+    return [parent.as_posix() for parent in PurePosixPath(path).parents]
 
 
 def _refuse_strangers(
@@ -180,4 +204,10 @@ def _download_file(remote: RemoteFolder, entry: FileEntry, path: Path) -> None:
 def _read(remote: RemoteFolder, entry: FileEntry) -> Iterator[bytes]:
     """The bytes of a remote file; errors are told apart from those of the disk that they are written to."""
     with remote.explained("read"):
-        yield from remote.chunks(entry.path, entry.bytes)
+        try:
+            yield from remote.chunks(entry.path, entry.bytes)
+        except FileNotFoundError as error:
+            raise ContractError(
+                f"{remote.url}/{entry.path} is missing, though its manifest names it. Write it again with "
+                f"`{remote.kind.command}`."
+            ) from error

@@ -24,13 +24,14 @@ from pipeline.core.errors import (
     WorkspaceError,
 )
 from pipeline.core.extras import missing_store
-from pipeline.core.ownership import checked_relative, path_inside
+from pipeline.core.ownership import checked_relative, delete_files, path_inside
 from pipeline.core.storage import (
     MANIFEST_NAME,
     UNFINISHED_NAME,
     atomic_write,
     parse_manifest,
     sha256_bytes,
+    write_bytes,
 )
 
 MAX_SMALL_BYTES = 1 << 30  # of a manifest: with 250 bytes per file that is four million files
@@ -134,9 +135,12 @@ class RemoteFolder:
             "version": self.kind.contract.version,
             "files": sorted(files),
         }
-        target = self._full(UNFINISHED_NAME)
+        target, data = self._full(UNFINISHED_NAME), json.dumps(facts).encode() + b"\n"
+        if self._is_local:
+            write_bytes(Path(target), data)
+            return
         self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-        self._fs.pipe_file(target, json.dumps(facts).encode() + b"\n")
+        self._fs.pipe_file(target, data)
 
     def sizes(self) -> dict[str, int]:
         """The size of each file, by its relative path."""
@@ -178,7 +182,8 @@ class RemoteFolder:
                     yield chunk
         if left < 0:
             raise ContractError(
-                f"{self.url}/{path} has more than the expected {max_bytes:,} bytes."
+                f"{self.url}/{path} has more than the expected {max_bytes:,} bytes. Write it again with "
+                f"`{self.kind.command}`."
             )
 
     def put(self, local: Path, path: str) -> None:
@@ -192,8 +197,12 @@ class RemoteFolder:
         self._fs.put_file(str(local), target)
 
     def remove(self, path: str) -> None:
-        """Remove a file."""
-        self._fs.rm_file(self._full(path))
+        """Remove a file, and on a disk the folders that are then empty."""
+        target = self._full(path)
+        if self._is_local:
+            delete_files(Path(self._root), [path])
+            return
+        self._fs.rm_file(target)
 
     def _full(self, path: str) -> str:
         if self._is_local:

@@ -88,6 +88,11 @@ class Workspace:
         """Images generated from prompts."""
         return self.root / "generated" / check_name(name)
 
+    def check_place(self) -> None:
+        """Raise WorkspaceError for a path that is not UTF-8, which pyarrow can't write to, and for a URL."""
+        _check_encoding(self.root)
+        _refuse_url(self.root)
+
     def latest(self, contract: str) -> str | None:
         """The name of the folder of a contract (codec, tokenizer, codes) that was made last, if known."""
         name = (
@@ -98,11 +103,10 @@ class Workspace:
     def open(self, source: str | None = None) -> Workspace:
         """Check that this is a workspace; with `source`, create it if the folder is new or empty.
 
-        Raises WorkspaceError for a folder with other content, another version or another source, for a path
-        that is not UTF-8, which pyarrow can't write to, and for a URL.
+        Raises WorkspaceError for a folder with other content, another version or another source, for an
+        unfinished download, and what `check_place` raises.
         """
-        _check_encoding(self.root)
-        _refuse_url(self.root)
+        self.check_place()
         if os.path.lexists(self.root / UNFINISHED_NAME):
             raise WorkspaceError(
                 f"{self.root} is the beginning of a download. Run the same `pipeline download` again to "

@@ -225,29 +225,132 @@ def test_a_copy_with_other_runs_is_only_replaced_on_demand(
     assert stored(address)["runs.jsonl"] == (root / "runs.jsonl").read_bytes()
 
 
-def test_a_copy_without_runs_is_not_replaced_by_another_workspace(
+def test_workspaces_without_runs_are_told_apart(
     tmp_path: Path,
     address: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing says that a workspace without runs, such as one just merged, goes on from it."""
-    for name in ("one", "other"):
-        root = Workspace(tmp_path / name).open(source="dalleblog").root
-        (root / f"{name}.txt").write_text(name)
-    done("upload", address, tmp_path / "one")
-    assert "doesn't continue" in refused("upload", address, tmp_path / "other")
+    """Such as one that was just merged: it can resume its own upload, and nobody else can."""
+    one, other = (Workspace(tmp_path / name).open(source="dalleblog").root for name in "ab")
+    (one / "one.txt").write_text("one")
+    with monkeypatch.context() as patch:
+        break_off(patch)
+        refused("upload", address, one)
+    assert "doesn't continue" in refused("upload", address, other)
+    done("upload", address, one)
+    assert "doesn't continue" in refused("upload", address, other)
+    assert done("upload", address, one)["outcome"] == "unchanged"
     assert "one.txt" in stored(address)
 
 
+@pytest.mark.parametrize("is_mount_point", [False, True])
 def test_a_stage_that_is_gone_is_only_removed_from_the_copy_on_demand(
     root: Path,
     address: str,  # noqa: F811
+    is_mount_point: bool,
 ) -> None:
-    """A disk that isn't mounted looks the same."""
+    """A disk that isn't mounted looks the same: an empty folder."""
     done("upload", address, root)
     shutil.rmtree(root / "raw")
-    assert "has raw, which" in refused("upload", address, root)
+    if is_mount_point:
+        (root / "raw").mkdir()
+    assert "has files in raw, and" in refused("upload", address, root)
     assert "raw/segments/00000.tar" in stored(address)
     assert done("upload", address, root, "--replace")["removed"] == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a/b")])
+def test_a_file_becomes_a_folder_and_a_folder_a_file(
+    root: Path,
+    tmp_path: Path,
+    address: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+) -> None:
+    if address.startswith("memory"):
+        pytest.skip("fsspec's store in memory keeps empty folders")
+    new, chunks = tmp_path / "new", RemoteFolder.chunks
+    (root / before).parent.mkdir(parents=True, exist_ok=True)
+    (root / before).write_text("before")
+    done("upload", address, root)
+
+    def fail(remote: RemoteFolder, path: str, most: int) -> Any:
+        if path == "workspace.json":
+            raise ConnectionError("the line is dead")
+        return chunks(remote, path, most)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "chunks", fail)
+        refused("download", address, new)
+    if (root / "a").is_dir():
+        shutil.rmtree(root / "a")
+    else:
+        (root / "a").unlink()
+    (root / after).parent.mkdir(parents=True, exist_ok=True)
+    (root / after).write_text("after")
+    done("upload", address, root)
+    done("download", address, new)
+    assert files_of(new) == files_of(root)
+
+
+def test_a_file_written_where_one_will_be_downloaded_stays(
+    root: Path,
+    tmp_path: Path,
+    address: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done("upload", address, root)
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "chunks", _cut_after(MANIFEST_NAME))
+        refused("download", address, tmp_path / "new")
+    (tmp_path / "new/notes.txt").write_text("mine")
+    assert "notes.txt was not downloaded and would be" in refused(
+        "download", address, tmp_path / "new"
+    )
+    assert (tmp_path / "new/notes.txt").read_text() == "mine"
+
+
+def _cut_after(last: str) -> Any:
+    chunks = RemoteFolder.chunks
+
+    def read(remote: RemoteFolder, path: str, most: int) -> Any:
+        if path != last:
+            raise ConnectionError("the line is dead")
+        return chunks(remote, path, most)
+
+    return read
+
+
+def test_a_download_that_was_killed_at_once_goes_on(root: Path, tmp_path: Path) -> None:
+    place, new = f"file://{tmp_path}/copy", tmp_path / "new"
+    done("upload", place, root)
+    (new / ".locks").mkdir(parents=True)
+    (new / f"{UNFINISHED_NAME}.partial").write_text("{")
+    done("download", place, new)
+
+
+@pytest.mark.parametrize("place", ["s3:/bucket/x", "caf\udce9"])
+def test_a_place_that_can_not_be_a_workspace_is_refused_at_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    done("upload", f"file://{tmp_path}/copy", root)
+    monkeypatch.chdir(tmp_path)
+    refused("download", f"file://{tmp_path}/copy", Path(place))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "data"]
+
+
+def test_a_file_that_is_missing_in_the_copy_is_named_with_what_to_do(
+    root: Path,
+    tmp_path: Path,
+    address: str,  # noqa: F811
+) -> None:
+    done("upload", address, root)
+    remote_shards(address).remove("notes.txt")
+    said = refused("download", address, tmp_path / "new")
+    assert "notes.txt is missing, though its manifest names it. Write it again with" in said
+    done("upload", address, root)
+    done("download", address, tmp_path / "new")
 
 
 def test_changed_bytes_are_not_taken_and_the_advice_mends_them(
