@@ -28,6 +28,9 @@ R = TypeVar("R")
 
 _RETRIES = 1
 _CONNECT_S = 10.0
+# On a machine with much other work, Ray may need more than its 30 s to start; what such a try leaves ends
+# with this process.
+_STARTS = 3
 # Parts that are submitted ahead, per CPU.
 _AHEAD = 2
 
@@ -201,8 +204,19 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
     if address is not None:
         _check_address(address)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with _own_handlers(handlers):
+        _start(ray, address, workers)
     try:
+        yield ray
+    finally:
         with _own_handlers(handlers):
+            ray.shutdown()
+
+
+def _start(ray: Any, address: str | None, workers: int | None) -> None:
+    """Connect, or start Ray here; again if that takes longer than the half minute that Ray allows for it."""
+    for attempt in range(_STARTS):
+        try:
             ray.init(
                 address=address,
                 num_cpus=None if address else workers,
@@ -210,12 +224,10 @@ def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
                 log_to_driver=False,
                 logging_level="error",
             )
-    except (ValueError, RuntimeError, OSError) as error:
-        raise _no_cluster(address, error) from error
-    try:
-        yield ray
-    finally:
-        with _own_handlers(handlers):
+            return
+        except Exception as error:  # Ray's own have no class of theirs
+            if "timed out during startup" not in str(error) or attempt + 1 == _STARTS:
+                raise _no_cluster(address, error) from error
             ray.shutdown()
 
 

@@ -13,7 +13,7 @@ All ranks must call the functions that gather or shard tensors together.
 from __future__ import annotations
 
 import contextlib
-import gc
+import ctypes
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,8 +141,20 @@ def join_ranks(parallel: Parallel, device: torch.device) -> Iterator[Ranks]:
         kind: Kind = parallel if parallel in ("fsdp", "deepspeed") else "ddp"
         yield Ranks(kind=kind, rank=dist.get_rank(), size=size, device=device)
     finally:
-        gc.collect()  # a DDP module that outlives its process group may hang when it is freed
-        dist.destroy_process_group()
+        _leave_groups()
+
+
+def _leave_groups() -> None:
+    """Leave the process groups, and keep their objects until the process ends.
+
+    Freeing a gloo group joins its threads without releasing the GIL, for which a thread may be waiting that
+    frees a tensor of the last collective: whoever frees the last reference (a DDP module, later) then hangs.
+    """
+    # torch has no public list of groups; DeepSpeed makes some of its own.
+    groups = list(getattr(dist.distributed_c10d._world, "pg_map", ())) or [dist.group.WORLD]
+    for group in groups:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+    dist.destroy_process_group()
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

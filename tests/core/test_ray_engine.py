@@ -52,6 +52,30 @@ def test_signal_handlers_stay_as_they_were() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("slow_starts", [1, 3])
+def test_a_start_that_takes_too_long_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, slow_starts: int
+) -> None:
+    ray = pytest.importorskip("ray")
+    start, tries = ray.init, []
+
+    def init(**options: Any) -> Any:
+        tries.append(options)
+        if len(tries) <= slow_starts:
+            raise Exception("The current node timed out during startup.")
+        return start(**options)
+
+    monkeypatch.setattr(ray, "init", init)
+    results = map_parts(square, range(3), engine=RAY, workers=1)
+    if slow_starts == 1:
+        assert values(results) == [0, 1, 4]
+    else:
+        with pytest.raises(ConfigError, match="Ray can't be started: The current node timed out"):
+            next(results)
+    assert len(tries) == min(slow_starts + 1, 3)
+
+
+@pytest.mark.slow
 def test_no_cluster_at_the_address_is_a_sentence() -> None:
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match=r"No Ray cluster answers at 127\.0\.0\.1:1"):

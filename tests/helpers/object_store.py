@@ -51,7 +51,12 @@ def address(request: pytest.FixtureRequest, bucket: str, tmp_path: Path) -> str:
 def stored(address: str) -> dict[str, bytes]:
     """Every file below an address."""
     store, root = fsspec.core.url_to_fs(address)
+    return {name: store.cat_file(f"{root}/{name}") for name in stored_names(address)}
+
+
+def stored_names(address: str) -> list[str]:
+    """The paths of the files below an address, which may be gone when they are read."""
+    store, root = fsspec.core.url_to_fs(address)
     store.invalidate_cache()
     # An address at which the first object appears while it is listed is given as if it were one.
-    paths = sorted(path for path in store.find(root) if path != root)
-    return {path[len(root) + 1 :]: store.cat_file(path) for path in paths}
+    return [path[len(root) + 1 :] for path in sorted(store.find(root)) if path != root]

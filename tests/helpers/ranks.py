@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from pipeline.core.config import option_values
 from pipeline.train.config import TrainConfig
 
-LIMIT_S = 500
+LIMIT_S = 240
+# How long a run may wait for a process of it that has failed, as torchrun lets it.
+GRACE_S = 30
 
 # Imports take longer than a run of these tests: each rank does them once, then forks for every run.
 CHILD = """
-import functools, gc, json, os, sys, traceback
+import faulthandler, functools, gc, json, os, sys, traceback
 from pathlib import Path
 import torch._dynamo
 import torch.distributed as dist
@@ -51,7 +54,9 @@ answers = open(folder / f"answers-{rank}", "w", buffering=1)
 for line in open(folder / f"jobs-{rank}"):
     job = json.loads(line)
     child = os.fork()
-    if not child:
+    if child:
+        print(child, file=answers)
+    else:
         os.environ.update(job["environment"])
         # torchrun's own store still has the addresses of the run before.
         place = f"file://{job['out']}.store"
@@ -60,6 +65,7 @@ for line in open(folder / f"jobs-{rank}"):
         )
         for stream, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(f"{job['out']}-{rank}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        faulthandler.dump_traceback_later(180)  # where it hangs, if it does
         sys.exit(do(job))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers)
 """
@@ -110,15 +116,32 @@ class ForkingRanks:
         line = json.dumps(job | {"out": out}, default=str) + "\n"
         for jobs in self.jobs:
             jobs.write(line.encode())
-        statuses = [self._answer(answers) for answers in self.answers]
+        processes = {answers: self._answer(answers, LIMIT_S) for answers in self.answers}
+        failed = self._wait(processes)
         said = [
             "".join(Path(f"{out}-{rank}.{name}").read_text() for rank in range(self.ranks))
             for name in ("out", "err")
         ]
-        return subprocess.CompletedProcess([], int(any(statuses)), *said)
+        return subprocess.CompletedProcess([], int(failed), *said)
 
-    def _answer(self, answers: IO[bytes]) -> int:
-        for _ in range(LIMIT_S):
+    def _wait(self, processes: dict[io.FileIO, int]) -> bool:
+        """Whether a process failed; as torchrun does, end the others if they don't end by themselves."""
+        failed, limit_s = False, LIMIT_S
+        while processes:
+            answers = next(iter(select.select([*processes], [], [], limit_s)[0]), None)
+            if answers is None:  # it waits for one that has failed, or hangs
+                for process in processes.values():
+                    os.kill(process, signal.SIGKILL)
+                limit_s = LIMIT_S
+                continue
+            del processes[answers]
+            if int(answers.readline()) != 0 and not failed:
+                failed, limit_s = True, GRACE_S
+        return failed
+
+    def _answer(self, answers: io.FileIO, limit_s: int) -> int:
+        """A number that a rank prints; the output of torchrun if it has ended, or none comes."""
+        for _ in range(limit_s):
             if select.select([answers], [], [], 1)[0]:
                 return int(answers.readline())
             if self.launcher.poll() is not None:

@@ -22,7 +22,7 @@ from pipeline.shard.config import ShardConfig
 from pipeline.shard.run import run
 from pipeline.webdata.reader import ShardReader
 from pipeline.webdata.remote import download_shards, remote_shards
-from tests.helpers.object_store import address, bucket, s3_server, stored  # noqa: F401
+from tests.helpers.object_store import address, bucket, s3_server, stored, stored_names  # noqa: F401
 
 
 def configure(world: Any, out: str | None, **options: Any) -> ShardConfig:
@@ -196,18 +196,20 @@ def test_killed_while_uploading_it_ends_in_the_same_objects(
     bucket: str,  # noqa: F811
     objects: int,
 ) -> None:
+    """The uploads that come after the mark and some files wait until it is killed."""
     run(configure(world, None))
     code = (
-        "import sys, time; from pathlib import Path\n"
+        "import itertools, sys, time; from pathlib import Path\n"
         "from pipeline.shard.config import ShardConfig; from pipeline.shard.run import run\n"
         "from pipeline.core.remote_folder import RemoteFolder\n"
-        "put = RemoteFolder.put\n"
-        "def slowly(*arguments): time.sleep(0.3); put(*arguments)\n"
-        "RemoteFolder.put = slowly\n"
+        "put, sent = RemoteFolder.put, itertools.count(1)\n"
+        "def wait(*arguments): put(*arguments) if next(sent) < int(sys.argv[3]) else time.sleep(3600)\n"
+        "RemoteFolder.put = wait\n"
         "run(ShardConfig(workspace=Path(sys.argv[1]), out=sys.argv[2], text_seq_len=24, max_samples=20))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(world.root), bucket])
-    while len(stored(bucket)) < objects and process.poll() is None:
+    words = [str(world.root), bucket, str(objects)]
+    process = subprocess.Popen([sys.executable, "-c", code, *words])
+    while len(stored_names(bucket)) < objects and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,24 @@ def test_fsdp_shards_every_weight_also_those_outside_of_layers(tmp_path: Path) -
     finally:
         dist.destroy_process_group()
     assert sharded == ["0.weight", "1.0.weight", "1.0.bias", "2.weight", "2.bias"]
+
+
+def test_a_group_is_kept_until_the_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Freeing it can hang, also in the reducer of a DDP module that is freed later."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    start = functools.partial(
+        dist.init_process_group, init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    monkeypatch.setattr(dist, "init_process_group", start)
+    with join_ranks("ddp", torch.device("cpu")):
+        groups = [dist.group.WORLD, dist.new_group()]
+        counts = [sys.getrefcount(group) for group in groups]
+    assert not dist.is_initialized()
+    gc.collect()
+    # torch itself keeps none of them.
+    assert [sys.getrefcount(group) > 3 for group in groups] == [True, True], counts
 
 
 # Rank 1 alone runs out of memory, in the second step.
