@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +21,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it puts in the background with interrupts ignored, and tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+with contextlib.suppress(ImportError):  # Airflow's environment has no hypothesis
+    from hypothesis import HealthCheck, settings
+
+    # No test depends on the speed of the machine.
+    settings.register_profile(
+        "at any load", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("at any load")
 
 # Where temporary files are kept in memory, and the room that all tests together need there.
 MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30

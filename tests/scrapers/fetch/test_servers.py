@@ -173,7 +173,7 @@ def ask_twice(fetcher: str, sent: bytes, *, closes: bool) -> list[Response]:
 
     async def run(server: RawServer) -> list[Response]:
         proxies = through(server) if fetcher == "session" else None
-        async with Client(user_agent="dalle-pipeline/1", timeout_s=20, proxies=proxies) as client:
+        async with Client(user_agent="dalle-pipeline/1", timeout_s=200, proxies=proxies) as client:
             return await get_all(client, f"{server.url}/a.png", f"{server.url}/b.png")
 
     with RawServer(lambda _: sent, closes=closes) as server:
