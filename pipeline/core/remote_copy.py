@@ -202,7 +202,7 @@ def _download_file(remote: RemoteFolder, entry: FileEntry, path: Path) -> None:
 
 
 def _read(remote: RemoteFolder, entry: FileEntry) -> Iterator[bytes]:
-    """The bytes of a remote file; errors are told apart from those of the disk that they are written to."""
+    """The bytes of a remote file; its errors don't count as errors of the local disk."""
     with remote.explained("read"):
         try:
             yield from remote.chunks(entry.path, entry.bytes)

@@ -112,6 +112,18 @@ def break_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RemoteFolder, "put", fail)
 
 
+def cut(patch: pytest.MonkeyPatch, is_lost: Callable[[str], bool]) -> None:
+    """Let reading some of the remote files fail."""
+    chunks = RemoteFolder.chunks
+
+    def read(remote: RemoteFolder, path: str, most: int) -> Any:
+        if is_lost(path):
+            raise ConnectionError("the line is dead")
+        return chunks(remote, path, most)
+
+    patch.setattr(RemoteFolder, "chunks", read)
+
+
 def test_an_upload_that_breaks_off_is_no_copy_until_it_is_run_again(
     root: Path,
     tmp_path: Path,
@@ -157,16 +169,11 @@ def test_a_download_that_breaks_off_goes_on(
 ) -> None:
     """Also from a copy that has been replaced meanwhile: files that are not in it any more go."""
     (root / "raw/ledger.sqlite-wal").write_text("of a crawl that was killed")
-    new, chunks = tmp_path / "new", RemoteFolder.chunks
+    new = tmp_path / "new"
     done("upload", address, root)
 
-    def fail(remote: RemoteFolder, path: str, most: int) -> Any:
-        if path == "workspace.json":
-            raise ConnectionError("the line is dead")
-        return chunks(remote, path, most)
-
     with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "chunks", fail)
+        cut(patch, lambda path: path == "workspace.json")
         assert f"Can't read {address}" in refused("download", address, new)
     assert "beginning of a download" in run_command(["status", "--workspace", str(new)]).stderr
     (root / "raw/ledger.sqlite-wal").unlink()
@@ -270,18 +277,13 @@ def test_a_file_becomes_a_folder_and_a_folder_a_file(
 ) -> None:
     if address.startswith("memory"):
         pytest.skip("fsspec's store in memory keeps empty folders")
-    new, chunks = tmp_path / "new", RemoteFolder.chunks
+    new = tmp_path / "new"
     (root / before).parent.mkdir(parents=True, exist_ok=True)
     (root / before).write_text("before")
     done("upload", address, root)
 
-    def fail(remote: RemoteFolder, path: str, most: int) -> Any:
-        if path == "workspace.json":
-            raise ConnectionError("the line is dead")
-        return chunks(remote, path, most)
-
     with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "chunks", fail)
+        cut(patch, lambda path: path == "workspace.json")
         refused("download", address, new)
     if (root / "a").is_dir():
         shutil.rmtree(root / "a")
@@ -302,24 +304,13 @@ def test_a_file_written_where_one_will_be_downloaded_stays(
 ) -> None:
     done("upload", address, root)
     with monkeypatch.context() as patch:
-        patch.setattr(RemoteFolder, "chunks", _cut_after(MANIFEST_NAME))
+        cut(patch, lambda path: path != MANIFEST_NAME)
         refused("download", address, tmp_path / "new")
     (tmp_path / "new/notes.txt").write_text("mine")
     assert "notes.txt was not downloaded and would be" in refused(
         "download", address, tmp_path / "new"
     )
     assert (tmp_path / "new/notes.txt").read_text() == "mine"
-
-
-def _cut_after(last: str) -> Any:
-    chunks = RemoteFolder.chunks
-
-    def read(remote: RemoteFolder, path: str, most: int) -> Any:
-        if path != last:
-            raise ConnectionError("the line is dead")
-        return chunks(remote, path, most)
-
-    return read
 
 
 def test_a_download_that_was_killed_at_once_goes_on(root: Path, tmp_path: Path) -> None:
