@@ -151,7 +151,8 @@ def _leave_groups() -> None:
     frees a tensor of the last collective: whoever frees the last reference (a DDP module, later) then hangs.
     """
     # torch has no public list of groups; DeepSpeed makes some of its own.
-    groups = list(getattr(dist.distributed_c10d._world, "pg_map", ())) or [dist.group.WORLD]
+    world = getattr(dist.distributed_c10d, "_world", None)
+    groups = list(getattr(world, "pg_map", ())) or [dist.group.WORLD]
     for group in groups:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
     dist.destroy_process_group()

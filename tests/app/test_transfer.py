@@ -319,6 +319,7 @@ def test_a_download_that_was_killed_at_once_goes_on(root: Path, tmp_path: Path) 
     (new / ".locks").mkdir(parents=True)
     (new / f"{UNFINISHED_NAME}.partial").write_text("{")
     done("download", place, new)
+    assert files_of(new) == files_of(root)
 
 
 @pytest.mark.parametrize("place", ["s3:/bucket/x", "caf\udce9"])
